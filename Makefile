@@ -1,0 +1,41 @@
+# make demo   the main job for real: a main server, an SSH server and a relay on loopback
+# make test   all tests, against real peers too
+# make lint   ruff and mypy
+# make bench  the benchmarks beside the Node.js example and an asyncio relay
+# make clean  all that these made, here
+
+PYTHON ?= python3
+TESTS ?= tests
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m relayd.demo
+
+test: $(INSTALLED)
+	sh tests/bootstrap.sh peers
+	$(BIN)/python -m twisted.trial --rterrors $(TESTS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict relayd twisted tests/support benchmarks
+
+bench: $(INSTALLED)
+	sh tests/bootstrap.sh peers
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml setup.py tests/bootstrap.sh
+	sh tests/bootstrap.sh python $(PYTHON)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	touch $@

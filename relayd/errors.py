@@ -1,0 +1,271 @@
+"""
+Everything that can go wrong in relayd, as one tree.
+
+The docstring of an error class is the message that a person reads: a format string over the error's fields, in
+words that say what failed, on which host, and what to do.  No field may ever hold a secret.
+"""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from typing import ClassVar, Literal
+
+Executed = Literal["yes", "no", "unknown"]
+
+
+class RelayError(Exception):
+    """relayd met an error that has no name of its own; its log says more."""
+
+    #: Stable name for programs: goes into ``error.code`` of extended results, metrics and logs.
+    code: ClassVar[str] = "internal"
+    #: Where on the way of a command this happens; empty where it does not belong to a command.
+    phase: ClassVar[str] = ""
+    #: Whether the command ran.
+    executed: Executed = "no"
+    #: Whether the same command may succeed later without anybody changing anything.
+    retriable: bool = False
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(fields)
+        self.fields = fields
+
+    def __str__(self) -> str:
+        template = type(self).__doc__
+        if template is None:  # python -OO strips docstrings; the code and the fields still tell
+            return f"{self.code}: {self.fields}"
+        return " ".join(cleandoc(template).split()).format_map(self.fields)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
+
+# What an operator got wrong ------------------------------------------------------------------------------------------
+
+
+class ConfigError(RelayError):
+    """{option}: {reason}"""
+
+    code = "config"
+
+
+# What arrives from the main server -----------------------------------------------------------------------------------
+
+
+class ProtocolError(RelayError):
+    """The main server sent something that relayd does not understand: {reason}."""
+
+    code = "protocol"
+
+
+class FrameTooLarge(ProtocolError):
+    """The main server sent a frame of {size} bytes; relayd takes {limit}."""
+
+    code = "frame-too-large"
+
+
+class InvalidMessage(RelayError):
+    """{event} was refused: {field} {reason}."""
+
+    code = "invalid-message"
+    phase = "receive"
+
+    def __init__(self, *, event: str, field: str, reason: str, command_id: str | None = None) -> None:
+        super().__init__(event=event, field=field, reason=reason)
+        #: The command that it names, where that could be read.
+        self.command_id = command_id
+
+
+# What the uplink meets -----------------------------------------------------------------------------------------------
+
+
+class UplinkError(RelayError):
+    """The connection to the main server failed: {reason}."""
+
+    code = "uplink"
+    retriable = True
+
+
+class UplinkUnreachable(UplinkError):
+    """The main server {server} cannot be reached: {reason}."""
+
+    code = "uplink-unreachable"
+
+
+class UplinkBusy(UplinkError):
+    """The main server {server} takes no connection now (HTTP {status}) and asks to come back in {seconds:g} s."""
+
+    code = "uplink-busy"
+
+    def __init__(self, *, server: str, status: int, seconds: float) -> None:
+        super().__init__(server=server, status=status, seconds=seconds)
+        #: How long it asks us to stay away.
+        self.seconds = seconds
+
+
+class UplinkTimeout(UplinkError):
+    """The main server {server} did not finish the {phase} within {seconds:g} s."""
+
+    code = "uplink-timeout"
+
+
+class UplinkRefused(UplinkError):
+    """The main server {server} refused this relay ({reason}). The likely cause is a wrong proxyId or apiKey:
+    compare --proxy-id and the file of --api-key-file with what the main server has on record."""
+
+    code = "uplink-refused"
+
+
+class UplinkLost(UplinkError):
+    """The connection to the main server {server} was lost: {reason}."""
+
+    code = "uplink-lost"
+
+
+class UplinkSilent(UplinkLost):
+    """The connection to the main server {server} was lost: nothing was heard from it for {seconds:.0f} s."""
+
+
+class DialectMismatch(UplinkError):
+    """The main server {server} does not speak {dialect} at {path}: {reason}."""
+
+    code = "dialect-mismatch"
+
+
+class KeyUnusable(UplinkError):
+    """The API key cannot be used: {reason}."""
+
+    code = "api-key"
+
+
+# Why a command did not run -------------------------------------------------------------------------------------------
+
+
+class Overloaded(RelayError):
+    """relayd is full: {running} commands run and {queued} wait. Send the command again later, or raise --max-queue."""
+
+    code = "overloaded"
+    phase = "queue"
+    retriable = True
+
+
+class ShuttingDown(RelayError):
+    """relayd is shutting down and takes no new commands. Send the command again in a while."""
+
+    code = "shutting-down"
+    phase = "queue"
+    retriable = True
+
+
+class DuplicateMismatch(RelayError):
+    """A different command with this commandId was already accepted. Every command needs a commandId of its own."""
+
+    code = "duplicate-mismatch"
+    phase = "receive"
+
+
+class AlreadyConfirmed(RelayError):
+    """The command with this commandId was already run and its result was confirmed; the result is no longer held.
+    To run it once more, give it a commandId of its own."""
+
+    code = "already-confirmed"
+    phase = "receive"
+    executed = "yes"
+
+
+class QueueTimeout(RelayError):
+    """The command timed out after {seconds:g} s while it waited for its turn; it was not run.
+    Other commands occupy the relay: raise the timeout, or --max-commands."""
+
+    code = "timeout"
+    phase = "queue"
+    retriable = True
+
+
+class Cancelled(RelayError):
+    """The command was cancelled before it ran."""
+
+    code = "cancelled"
+    phase = "queue"
+
+
+class Interrupted(Cancelled):
+    """The command was cancelled while it ran; whether it completed is not known. Look at the host before you send it
+    again."""
+
+    phase = "run"
+    executed = "unknown"
+
+
+class Forbidden(RelayError):
+    """The site of this relay does not allow {what}. Ask its operator."""
+
+    code = "forbidden"
+    phase = "policy"
+
+
+class HostFailure(RelayError):
+    """{message}"""
+
+    # What relayd.ssh raises, translated once at its boundary: the names below come from the error it stands for.
+    code = "ssh"
+    phase = "ssh"
+
+    def __init__(self, *, message: str, code: str, phase: str, executed: Executed, retriable: bool) -> None:
+        super().__init__(message=message)
+        self.code = code  # type: ignore[misc]  # deliberately per instance: it stands for many classes
+        self.phase = phase  # type: ignore[misc]
+        self.executed = executed
+        self.retriable = retriable
+
+
+class OutcomeUnknown(RelayError):
+    """The relay lost its hold on the command while it ran; whether it completed is not known. Look at the host
+    before you send it again."""
+
+    code = "outcome-unknown"
+    phase = "run"
+    executed = "unknown"
+
+
+# What a main server (relayd.hub) meets -------------------------------------------------------------------------------
+
+
+class RelayOffline(RelayError):
+    """The relay {proxy_id} is not connected to this main server. Look whether it runs, and at its log."""
+
+    code = "relay-offline"
+    phase = "send"
+    retriable = True
+
+
+class CommandInFlight(RelayError):
+    """A command with the id {command_id} was already sent to the relay {proxy_id} and has not ended.
+    Every command needs a commandId of its own."""
+
+    code = "command-in-flight"
+    phase = "send"
+
+
+class CommandRefused(RelayError):
+    """The relay {proxy_id} refused the command {command_id}: {reason}"""
+
+    code = "command-refused"
+    phase = "receive"
+
+
+class NoResult(RelayError):
+    """The relay {proxy_id} sent no result for the command {command_id} within {seconds:g} s. Whether it ran is not
+    known: look at the host before you send it again."""
+
+    code = "no-result"
+    phase = "run"
+    executed = "unknown"
+
+
+class HubClosed(RelayError):
+    """This main server shut down before the result of the command {command_id} arrived. Whether it ran is not known:
+    look at the host before you send it again."""
+
+    code = "hub-closed"
+    phase = "run"
+    executed = "unknown"

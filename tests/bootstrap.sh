@@ -1,0 +1,67 @@
+#!/bin/sh
+# Brings what the tests need from outside Python, and says plainly when it cannot.
+#
+#   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
+#   bootstrap.sh peers           an OpenSSH server, Node.js, and the npm packages of tests/node
+set -eu
+
+fail() {
+    echo "relayd: $*" >&2
+    exit 1
+}
+
+# as_root COMMAND...
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        fail "'$*' needs root, or sudo without a password. Run it yourself, then try again."
+    fi
+}
+
+# install PACKAGES...: by their Debian names
+install() {
+    if ! command -v apt-get >/dev/null; then
+        fail "missing here: what Debian calls '$*'. Install it with this system's package manager (dnf, apk, brew…)," \
+            "then try again."
+    fi
+    echo "relayd: installing $* with apt-get" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$@" >/dev/null ||
+        fail "apt-get could not install $*; its messages are above."
+}
+
+check_python() {
+    command -v "$1" >/dev/null || fail "there is no $1; relayd needs Python 3.11 or later (make PYTHON=…)."
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$("$1" --version) is too old; relayd needs Python 3.11 or later. Name one: make PYTHON=python3.11 …"
+    "$1" -c 'import ensurepip, venv' 2>/dev/null ||
+        install "python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+}
+
+bring_peers() {
+    missing=
+    PATH="$PATH:/usr/sbin:/sbin"
+    command -v sshd >/dev/null || missing="$missing openssh-server"
+    command -v useradd >/dev/null || missing="$missing passwd"
+    command -v puttygen >/dev/null || missing="$missing putty-tools"
+    command -v node >/dev/null || missing="$missing nodejs"
+    command -v npm >/dev/null || missing="$missing npm"
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+    cd "$(dirname "$0")/node"
+    if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+        # The native parts of ssh2 are optional, and need a compiler: no scripts.
+        npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
+            fail "npm could not install the packages of tests/node; its messages are above."
+        touch node_modules/.package-lock.json
+    fi
+}
+
+case "${1-}" in
+python) check_python "$2" ;;
+peers) bring_peers ;;
+*) fail "usage: bootstrap.sh python PYTHON | peers" ;;
+esac

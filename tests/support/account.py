@@ -1,0 +1,89 @@
+"""
+The system account that the real SSH server logs in: made when missing, its password known to this machine's tests only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.support.process import PeerFailed
+
+USER = "relayd-test"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A system account that may log in with *password*."""
+
+    user: str
+    password: str
+
+
+def privileged(argv: Sequence[str]) -> list[str]:
+    """*argv*, so that it runs as root."""
+    return list(argv) if os.geteuid() == 0 else ["sudo", "-n", *argv]
+
+
+def run_privileged(argv: Sequence[str], stdin: str = "") -> None:
+    """
+    Run *argv* as root and wait for it.
+
+    :raises PeerFailed: when it fails, saying what the tests need.
+    """
+    try:
+        done = subprocess.run(privileged(argv), input=stdin, capture_output=True, text=True, check=False, timeout=60)
+        reason = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise PeerFailed(
+            f"The tests against a real SSH server need root, or sudo without a password, to run {argv[0]}: {reason}"
+        )
+
+
+@cache
+def ensure_account() -> Account:
+    """
+    The account of the tests; made when it is not there.  Test processes that run side by side agree on its password.
+
+    :raises PeerFailed: without root and without ``sudo -n``.
+    """
+    home = Path(tempfile.gettempdir()) / f"relayd-test-{os.geteuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.is_symlink() or home.stat().st_uid != os.geteuid() or home.stat().st_mode & 0o077:
+        raise PeerFailed(f"{home} is not a directory of this user alone; remove it")
+    with open(home / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = home / "password"
+        known = kept.read_text() if kept.exists() else ""
+        if known and _exists():
+            return Account(USER, known)
+        if not _exists():
+            run_privileged([_tool("useradd"), "-m", "-s", "/bin/sh", USER])
+        password = secrets.token_urlsafe(24)
+        run_privileged([_tool("chpasswd")], f"{USER}:{password}\n")
+        kept.touch(mode=0o600)
+        kept.write_text(password)
+        return Account(USER, password)
+
+
+def _exists() -> bool:
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        return False
+    return True
+
+
+def _tool(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name

@@ -1,0 +1,1 @@
+"""The dialects of the uplink: codecs without I/O, for both roles."""

@@ -1,0 +1,96 @@
+"""
+What both dialects share: JSON in and out with nothing but `ProtocolError` on bad input, the queue of frames, the URL.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from relayd.errors import ConfigError, ProtocolError
+
+#: `IDialect.max_payload` of a peer that names no limit.
+NO_LIMIT: Final = 2**62
+
+#: The main server's endpoint in the specification's "connection URL": a path in one dialect, a namespace in the other.
+PROXY_PATH: Final = "/proxy"
+
+_WEBSOCKET_SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+class StrictJSON:
+    """
+    The JSON codec, in the shape of the standard library's module, which python-socketio asks for.
+
+    msgspec refuses NaN and the infinities (RFC 8259, section 6), needs a sixth of the time, and its errors give a
+    position and never the text, which may hold a password.
+    """
+
+    @staticmethod
+    def loads(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
+        """
+        Decode one JSON text.
+
+        :param decoder: one for a type of your own.
+        :raises ProtocolError: when it is none, or nests deeper than Python can follow.
+        """
+        try:
+            return decoder.decode(text)
+        except msgspec.ValidationError as error:
+            reason = f"JSON of another shape than expected ({error})"
+        except (msgspec.DecodeError, UnicodeError) as error:
+            reason = "malformed JSON" + (f" ({error})" if isinstance(error, msgspec.DecodeError) else "")
+        except RecursionError:
+            reason = "JSON that nests too deeply"
+        raise ProtocolError(reason=reason)
+
+    @staticmethod
+    def dumps(data: object, separators: object = None) -> str:
+        """
+        Encode *data*, always in the compact form.
+
+        :param separators: taken only because python-socketio passes it.
+        """
+        return _encoder.encode(data).decode()
+
+
+class Outbox:
+    """The frames that wait for `frames_to_send`."""
+
+    def __init__(self) -> None:
+        self._frames: list[str] = []
+
+    def frames_to_send(self) -> list[str]:
+        """The text messages queued since the last call, in order."""
+        frames, self._frames = self._frames, []
+        return frames
+
+
+def websocket_url(server: str, path: str, parameters: dict[str, str]) -> str:
+    """
+    Where to dial.
+
+    :param server: the main server as an operator writes it: ``http(s)`` or ``ws(s)``, with or without a path and a
+        query; a final ``/proxy``, which the specification's examples put there, is not doubled.
+    :param path: what the dialect puts after it.
+    :param parameters: appended to the query, percent-encoded (RFC 3986, section 2.1).
+    :raises ConfigError: when *server* is no such URL.
+    """
+    try:
+        parts = urlsplit(server.strip())
+        scheme, host, port = _WEBSOCKET_SCHEMES.get(parts.scheme), parts.hostname, parts.port
+    except ValueError:
+        scheme = host = port = None
+    if not scheme or not host:
+        raise ConfigError(option="--server", reason="is no http, https, ws or wss URL")
+    address = f"[{host}]" if ":" in host else host
+    if port is not None:
+        address += f":{port}"
+    base = quote(parts.path.rstrip("/").removesuffix(PROXY_PATH).rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    query = urlencode(parameters, quote_via=quote, safe="")
+    return f"{scheme}://{address}{base}{path}?{parts.query + '&' if parts.query else ''}{query}"

@@ -1,0 +1,354 @@
+"""
+The Socket.IO dialect: Socket.IO protocol 5 inside Engine.IO protocol 4, over a WebSocket from the first byte.
+
+Sources: the Engine.IO and Socket.IO protocol documents (socketio/engine.io-protocol, socketio/socket.io-protocol).  The
+Socket.IO packets are read and written by python-socketio; the Engine.IO layer is one leading digit, handled here.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from enum import Enum, auto
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+from socketio import packet as sio
+from zope.interface import implementer
+
+from relayd.dialects.base import NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.errors import ProtocolError
+from relayd.interfaces import (
+    AckReceived,
+    Connected,
+    DialectEvent,
+    Disconnected,
+    EventReceived,
+    HandshakeReceived,
+    HeartbeatReceived,
+    IDialect,
+    Ignored,
+)
+from relayd.messages import printable
+
+NAME: Final = "socketio"
+NAMESPACE: Final = PROXY_PATH
+
+#: ``maxPayload`` of a main server that does not say: engine.io's default ``maxHttpBufferSize``.
+DEFAULT_MAX_PAYLOAD: Final = 1_000_000
+#: Below this not even the frame of a cut result fits; nobody configures it on purpose.
+MIN_MAX_PAYLOAD: Final = 4096
+#: Longest silence that a main server may ask us to put up with, in seconds.
+MAX_HEARTBEAT: Final = 86_400.0
+#: Attachments of one binary event that are swallowed; python-socketio would wait for 999,999,999.
+MAX_ATTACHMENTS: Final = 64
+#: Largest number that a JavaScript peer can have meant by an acknowledgement id.
+MAX_ACK_ID: Final = 2**53
+
+_OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
+
+
+def url(server: str, proxy_id: str, api_key: str) -> str:
+    """
+    The URL to dial, straight to the websocket transport. It holds the key: log the server's URL instead.
+
+    :raises ConfigError: when *server* is no http(s) or ws(s) URL.
+    """
+    parameters = {"EIO": "4", "transport": "websocket", "proxyId": proxy_id, "apiKey": api_key}
+    return websocket_url(server, "/socket.io/", parameters)
+
+
+class _Packet(sio.Packet):  # type: ignore[misc]  # python-socketio carries no types
+    json = StrictJSON
+
+
+class _Open(msgspec.Struct, rename="camel"):
+    """
+    The payload of Engine.IO's open packet. Times in milliseconds, the size in bytes; ``null`` is JavaScript's Infinity.
+    """
+
+    sid: str
+    ping_interval: float
+    ping_timeout: float
+    max_payload: int | float | None = DEFAULT_MAX_PAYLOAD
+    upgrades: list[str] = []
+
+
+_open_decoder = msgspec.json.Decoder(_Open)
+
+
+class _Stage(Enum):
+    OPENING = auto()  # no Engine.IO open packet yet
+    JOINING = auto()  # Engine.IO is open, the namespace is not
+    JOINED = auto()  # events flow
+    OVER = auto()  # one side said good-bye: what still arrives means nothing
+
+
+class SocketIODialect(Outbox):
+    """What both roles do alike: events, acknowledgements, good-byes, and the guards on all of them."""
+
+    name = NAME
+    max_payload = NO_LIMIT
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stage = _Stage.OPENING
+        #: Binary messages still to come for the binary event that was announced last.
+        self._attachments = 0
+
+    def receive_text(self, text: str) -> Sequence[DialectEvent]:
+        """
+        One text message: an Engine.IO packet.
+
+        :raises ProtocolError: when it means nothing, or nothing at this stage.
+        """
+        kind = text[:1]
+        if self._stage is _Stage.OVER:
+            return (Ignored("a packet after the good-bye"),)
+        if self._stage is _Stage.OPENING:
+            if kind != _OPEN:
+                raise ProtocolError(reason="the first packet is no Engine.IO open packet")
+            return self._engine_open(text[1:])
+        if kind == _MESSAGE:
+            return self._message(text[1:])
+        if kind == _PING:
+            self._frames.append(_PONG + ("probe" if text[1:] == "probe" else ""))
+            return (HeartbeatReceived(),)
+        if kind == _PONG:
+            return (HeartbeatReceived(),)
+        if kind in (_UPGRADE, _NOOP):
+            return (Ignored("an Engine.IO upgrade or noop packet"),)
+        if kind == _CLOSE:
+            self._stage = _Stage.OVER
+            return (Disconnected("it closed the Engine.IO session", refused=False),)
+        raise ProtocolError(reason="an Engine.IO packet of unknown type")
+
+    def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
+        """
+        One binary message: swallowed as an attachment of a binary event, which was refused already.
+
+        :raises ProtocolError: when none was announced.
+        """
+        if self._stage is not _Stage.OVER:
+            if not self._attachments:
+                raise ProtocolError(reason="a binary message that no packet announced")
+            self._attachments -= 1
+        return (Ignored("a binary attachment"),)
+
+    def send_event(self, name: str, data: object) -> None:
+        """Queue one event for the peer."""
+        self._send(sio.EVENT, [name, data])
+
+    def acknowledge(self, ack_id: int, data: object | None) -> None:
+        """Queue the answer to an event that asked for one; ``None`` is an empty answer."""
+        self._send(sio.ACK, [] if data is None else [data], ack_id)
+
+    def close(self) -> None:
+        """Queue the disconnect packet, where there is a namespace to leave."""
+        if self._stage is _Stage.JOINED:
+            self._send(sio.DISCONNECT)
+        self._stage = _Stage.OVER
+
+    def _send(self, kind: int, data: object = None, packet_id: int | None = None, namespace: str = NAMESPACE) -> None:
+        # binary=False: python-socketio would search all of the data for bytes, which JSON cannot hold anyway
+        packet = _Packet(kind, data, namespace, packet_id, binary=False)
+        self._frames.append(_MESSAGE + packet.encode())
+
+    # Engine.IO's open packet and Socket.IO's CONNECT mean different things to the two roles
+
+    def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
+        raise NotImplementedError
+
+    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+        raise NotImplementedError
+
+    def _foreign(self, packet: _Packet) -> Sequence[DialectEvent]:
+        """A packet of another namespace."""
+        return (Ignored("a packet of another namespace"),)
+
+    def _message(self, text: str) -> Sequence[DialectEvent]:
+        if not text:  # python-socketio would take it for an event
+            raise ProtocolError(reason="an empty Socket.IO packet")
+        try:
+            packet = _Packet(encoded_packet=text)
+        except ValueError:  # the number of a type, an id or an attachment count; ProtocolError passes through
+            raise ProtocolError(reason="a malformed Socket.IO packet") from None
+        if self._attachments:
+            raise ProtocolError(reason="a Socket.IO packet where an attachment was due")
+        kind = packet.packet_type
+        if kind > sio.BINARY_ACK:
+            raise ProtocolError(reason="a Socket.IO packet of unknown type")
+        if kind in (sio.BINARY_EVENT, sio.BINARY_ACK):
+            self._expect_attachments(packet)
+        elif packet.attachment_count:
+            raise ProtocolError(reason="attachments on a packet that cannot have any")
+        if packet.id is not None and packet.id > MAX_ACK_ID:
+            raise ProtocolError(reason="an acknowledgement id beyond 53 bits")
+        if packet.namespace != NAMESPACE:
+            return self._foreign(packet)
+        if kind == sio.EVENT:
+            return self._event(packet)
+        if kind == sio.CONNECT:
+            return self._connect(packet)
+        if kind == sio.ACK:
+            return self._ack(packet)
+        if kind == sio.DISCONNECT:
+            self._stage = _Stage.OVER
+            return (Disconnected("it disconnected the namespace", refused=False),)
+        if kind == sio.CONNECT_ERROR:
+            self._stage = _Stage.OVER
+            return (Disconnected(_message_of(packet.data), refused=True),)
+        if kind == sio.BINARY_EVENT:
+            return self._binary_event(packet)
+        return (Ignored("a binary acknowledgement"),)
+
+    def _event(self, packet: _Packet) -> Sequence[DialectEvent]:
+        arguments = self._arguments(packet)
+        if not arguments:
+            raise ProtocolError(reason="an event without a name")
+        name = arguments[0]
+        if not isinstance(name, str):
+            return (Ignored("an event whose name is no string"),)
+        return (EventReceived(name, arguments[1] if len(arguments) > 1 else None, packet.id),)
+
+    def _ack(self, packet: _Packet) -> Sequence[DialectEvent]:
+        arguments = self._arguments(packet)
+        if packet.id is None:
+            raise ProtocolError(reason="an acknowledgement without an id")
+        return (AckReceived(packet.id, arguments[0] if arguments else None),)
+
+    def _binary_event(self, packet: _Packet) -> Sequence[DialectEvent]:
+        self._arguments(packet)
+        if packet.id is not None:
+            self.acknowledge(packet.id, {"error": "binary events are not supported"})
+        return (Ignored("a binary event"),)
+
+    def _arguments(self, packet: _Packet) -> list[Any]:
+        if self._stage is not _Stage.JOINED:
+            raise ProtocolError(reason="an event before the namespace was joined")
+        if not isinstance(packet.data, list):
+            raise ProtocolError(reason="an event whose arguments are no array")
+        return packet.data
+
+    def _expect_attachments(self, packet: _Packet) -> None:
+        if packet.attachment_count > MAX_ATTACHMENTS:
+            raise ProtocolError(reason="a binary event with too many attachments")
+        self._attachments = packet.attachment_count
+
+
+@implementer(IDialect)
+class RelayDialect(SocketIODialect):
+    """The role that dials."""
+
+    max_payload = DEFAULT_MAX_PAYLOAD
+
+    def opened(self) -> Sequence[DialectEvent]:
+        """Nothing yet: the main server speaks first."""
+        return ()
+
+    def ping(self) -> None:
+        """Nothing: in Engine.IO 4 the main server pings."""
+
+    def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
+        handshake: _Open = StrictJSON.loads(payload, _open_decoder)
+        heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
+        if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:
+            raise ProtocolError(reason="an open packet with an impossible pingInterval or pingTimeout")
+        max_payload = NO_LIMIT if handshake.max_payload is None else handshake.max_payload
+        if max_payload < MIN_MAX_PAYLOAD:
+            raise ProtocolError(reason=f"an open packet with a maxPayload below {MIN_MAX_PAYLOAD}")
+        self.max_payload = int(min(max_payload, NO_LIMIT))
+        self._stage = _Stage.JOINING
+        self._send(sio.CONNECT)
+        return (HandshakeReceived(heartbeat),)
+
+    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+        if self._stage is _Stage.JOINED:
+            return (Ignored("a second answer to CONNECT"),)
+        if not isinstance(packet.data, dict) or not isinstance(packet.data.get("sid"), str):
+            raise ProtocolError(reason="an answer to CONNECT without a sid: it may be a Socket.IO 2 server")
+        self._stage = _Stage.JOINED
+        return (Connected(),)
+
+
+@implementer(IDialect)
+class ServerDialect(SocketIODialect):
+    """
+    The role that is dialled.
+
+    :param ping_interval: seconds between two calls of `ping` by the caller.
+    :param ping_timeout: seconds that the relay has to answer one.
+    :param accepts: bytes in the largest message that the caller takes.
+    """
+
+    def __init__(
+        self, *, ping_interval: float = 25.0, ping_timeout: float = 20.0, accepts: int = DEFAULT_MAX_PAYLOAD
+    ) -> None:
+        super().__init__()
+        self._open = _Open(
+            sid=_new_sid(), ping_interval=ping_interval * 1000, ping_timeout=ping_timeout * 1000, max_payload=accepts
+        )
+        self._ack_ids = count()
+        self._refusal: str | None = None
+
+    def opened(self) -> Sequence[DialectEvent]:
+        """Queue the open packet."""
+        self._stage = _Stage.JOINING
+        self._frames.append(_OPEN + StrictJSON.dumps(self._open))
+        return (HandshakeReceived((self._open.ping_interval + self._open.ping_timeout) / 1000),)
+
+    def ping(self) -> None:
+        """Queue a heartbeat."""
+        self._frames.append(_PING)
+
+    def request(self, name: str, data: object) -> int | None:
+        """
+        Queue an event that asks for an acknowledgement.
+
+        :return: its number, which `AckReceived` will carry.
+        """
+        ack_id = next(self._ack_ids)
+        self._send(sio.EVENT, [name, data], ack_id)
+        return ack_id
+
+    def refuse(self, reason: str) -> None:
+        """
+        Turn the relay away: with a connect error when it asks to join, or with a disconnect where it already has.
+
+        :param reason: told in the connect error; a disconnect has no words.
+        """
+        if self._stage is _Stage.JOINED:
+            self.close()
+        else:
+            self._refusal = reason
+
+    def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
+        raise ProtocolError(reason="a packet before the session was opened")
+
+    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+        if self._stage is _Stage.JOINED:
+            return (Ignored("a second CONNECT"),)
+        if self._refusal is not None:
+            self._stage = _Stage.OVER
+            self._send(sio.CONNECT_ERROR, {"message": self._refusal})
+            return (Disconnected("it was refused", refused=True),)
+        self._stage = _Stage.JOINED
+        self._send(sio.CONNECT, {"sid": _new_sid()})
+        return (Connected(),)
+
+    def _foreign(self, packet: _Packet) -> Sequence[DialectEvent]:
+        if packet.packet_type == sio.CONNECT:
+            self._send(sio.CONNECT_ERROR, {"message": "Invalid namespace"}, namespace=packet.namespace or "/")
+        return super()._foreign(packet)
+
+
+def _new_sid() -> str:
+    return secrets.token_urlsafe(15)
+
+
+def _message_of(data: object) -> str:
+    """The words of a connect error: ``{"message": …}`` (or, from older servers, the text alone)."""
+    if isinstance(data, dict):
+        data = data.get("message")
+    return printable(data, 200) if isinstance(data, str) and data else "without a reason"

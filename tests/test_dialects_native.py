@@ -1,0 +1,115 @@
+"""
+The native dialect: both roles against each other, and anything at all against each role.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from relayd.dialects import native
+from relayd.errors import ConfigError, ProtocolError
+from relayd.interfaces import Connected, EventReceived, HandshakeReceived, IDialect, Ignored
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+class Dialogue(SynchronousTestCase):
+    def test_interface(self) -> None:
+        verifyObject(IDialect, native.RelayDialect())
+        verifyObject(IDialect, native.ServerDialect())
+
+    def test_opened_is_connected(self) -> None:
+        """There is no handshake beyond the WebSocket's, and its own pings are the heartbeat."""
+        for dialect in (native.RelayDialect(), native.ServerDialect()):
+            self.assertEqual(list(dialect.opened()), [HandshakeReceived(None), Connected()])
+            dialect.ping()
+            dialect.close()
+            dialect.acknowledge(1, None)
+            self.assertEqual(dialect.frames_to_send(), [])
+
+    def test_wire(self) -> None:
+        """The framing of Nest's WsAdapter, letter for letter."""
+        relay = native.RelayDialect()
+        relay.send_event("command_result", {"commandId": "é"})
+        self.assertEqual(relay.frames_to_send(), ['{"event":"command_result","data":{"commandId":"é"}}'])
+        self.assertEqual(relay.frames_to_send(), [])
+
+    @given(names, json_values)
+    def test_both_roles(self, name: str, data: Any) -> None:
+        relay, server = native.RelayDialect(), native.ServerDialect()
+        for sender, receiver in ((relay, server), (server, relay)):
+            sender.send_event(name, data)
+            (frame,) = sender.frames_to_send()
+            self.assertEqual(list(receiver.receive_text(frame)), [EventReceived(name, data)])
+        self.assertIsNone(server.request(name, data))
+        self.assertEqual(list(relay.receive_text(server.frames_to_send()[0])), [EventReceived(name, data)])
+
+
+class Input(SynchronousTestCase):
+    def receive(self, text: str) -> list[Any]:
+        return list(native.RelayDialect().receive_text(text))
+
+    def test_extra_members(self) -> None:
+        self.assertEqual(self.receive(' \n{"id": 4, "event": "e", "x": {}}'), [EventReceived("e", None)])
+
+    def test_no_event(self) -> None:
+        """A greeting of a hand-written server is no reason to leave it."""
+        for text in ('{"type": "welcome"}', '{"event": 5}', '{"event": ""}', "[1]", '"ping"', "5"):
+            self.assertIsInstance(self.receive(text)[0], Ignored, text)
+        self.assertIsInstance(native.RelayDialect().receive_binary(b"{}")[0], Ignored)
+
+    def test_malformed(self) -> None:
+        """Each is refused, in words that hold nothing of what arrived."""
+        bad = ["", "x", "hello hunter2", '{"event": "hunter2', '{"event": "e", "data": NaN}', '{"event": "e"} hunter2']
+        bad += ['{"event": "e", "data": ' + "[" * 100_000, "[" * 100_000, '{"data": Infinity}', '"\ud800"']
+        for text in bad:
+            error = self.assertRaises(ProtocolError, self.receive, text)
+            self.assertNotIn("hunter2", str(error))
+
+    @given(st.text() | st.builds(lambda text: '{"event":' + text, st.text()))
+    def test_anything(self, text: str) -> None:
+        for dialect in (native.RelayDialect(), native.ServerDialect()):
+            with contextlib.suppress(ProtocolError):
+                dialect.receive_text(text)
+
+
+class URL(SynchronousTestCase):
+    def test_forms(self) -> None:
+        for server, expected in (
+            ("https://relay.example", "wss://relay.example/proxy"),
+            ("wss://relay.example/", "wss://relay.example/proxy"),
+            ("HTTP://Relay.example:8080/base/", "ws://relay.example:8080/base/proxy"),
+            ("ws://[::1]:3000/proxy", "ws://[::1]:3000/proxy"),
+            ("ws://h/base/proxy/", "ws://h/base/proxy"),
+            ("ws://h/a proxy", "ws://h/a%20proxy/proxy"),
+        ):
+            self.assertEqual(native.url(server, "p", "k"), expected + "?proxyId=p&apiKey=k")
+
+    def test_encoded(self) -> None:
+        """Nothing in a key or a name can end the parameter it stands in."""
+        self.assertEqual(
+            native.url("ws://h", "代理 1&", "a+b=c/?#%"),
+            "ws://h/proxy?proxyId=%E4%BB%A3%E7%90%86%201%26&apiKey=a%2Bb%3Dc%2F%3F%23%25",
+        )
+
+    def test_query_is_kept(self) -> None:
+        self.assertEqual(native.url("ws://h/?t=1#f", "p", "k"), "ws://h/proxy?t=1&proxyId=p&apiKey=k")
+
+    def test_refused(self) -> None:
+        for server in ("", "relay.example", "ftp://h", "ws://", "ws://h:port", "ws://[::1"):
+            self.assertRaises(ConfigError, native.url, server, "p", "k")

@@ -1,0 +1,128 @@
+"""
+How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when it is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+from service_identity import VerificationError
+from twisted.internet import error as network
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.ssl import (
+    Certificate,
+    PrivateCertificate,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+
+from relayd.errors import UplinkError
+from relayd.messages import printable
+from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
+
+#: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
+CONNECT_TIMEOUT: Final = 15.0
+
+
+def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> IStreamClientEndpoint:
+    """
+    The endpoint of the main server at *address*. Certificates are read anew, so that they can be rotated.
+
+    :raises UplinkError: when a file of them cannot be used.
+    """
+    if settings.http_proxy is None:
+        endpoint = _tcp(reactor, address)
+    else:
+        proxy = Address.of(settings.http_proxy, "--http-proxy")
+        credentials = authorization(settings.http_proxy)
+        endpoint = TunnelEndpoint(
+            reactor, _tcp(reactor, proxy), str(proxy), address.netloc, credentials, CONNECT_TIMEOUT
+        )
+    if address.secure:
+        endpoint = wrapClientTLS(_tls_options(address.host, settings), endpoint, clock=reactor)
+    return endpoint
+
+
+def describe(error: BaseException, verify_error: str = "") -> str:
+    """
+    Why there is no connection, in words that tell what to look at.
+
+    :param verify_error: why OpenSSL refused the certificate, where that is known.
+    """
+    if isinstance(error, VerificationError):
+        return "its TLS certificate is for another name; compare the host in --server with the certificate"
+    if verify_error:
+        return f"its TLS certificate is refused: {verify_error}; --tls-ca names an authority to trust"
+    if isinstance(error, ProxyError):
+        return str(error)
+    if isinstance(error, network.DNSLookupError):
+        return "its name was not found; look at --server and at the name service of this machine"
+    if isinstance(error, network.ConnectionRefusedError):
+        return "connection refused; nothing listens there, or a firewall objects"
+    if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
+        return f"no answer within {CONNECT_TIMEOUT:g} s"
+    if isinstance(error, SSL.Error):
+        return "TLS failed: " + (_openssl_words(error) or "no details")
+    if isinstance(error, network.ConnectionDone):
+        return "it closed the connection"
+    if isinstance(error, network.ConnectionLost):
+        return "the connection was cut"
+    return printable(str(error) or type(error).__name__, 200)
+
+
+def _openssl_words(error: SSL.Error) -> str:
+    """``[("SSL routines", "", "wrong version number")]`` as text."""
+    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return ", ".join(printable(str(entry[-1]), 100) for entry in entries if entry)
+
+
+def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
+    if isIPAddress(address.host):
+        return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    if isIPv6Address(address.host):
+        return TCP6ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+
+
+def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectionCreator:
+    extra: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
+    trust = None
+    if settings.tls_ca is not None:
+        trust = trustRootFromCertificates(_certificates("--tls-ca", settings.tls_ca))
+    client = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        first, *chain = _certificates("--tls-cert", settings.tls_cert)
+        key = _read("--tls-key", settings.tls_key)
+        try:
+            load_pem_private_key(key, None)  # OpenSSL would ask the terminal for the passphrase of an encrypted one
+            client = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
+        except (crypto.Error, network.VerifyError, UnsupportedAlgorithm, ValueError, TypeError):
+            raise UplinkError(
+                reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key of the certificate in --tls-cert"
+            ) from None
+        extra["extraCertChain"] = [certificate.original for certificate in chain]
+    return optionsForClientTLS(host, trustRoot=trust, clientCertificate=client, extraCertificateOptions=extra)
+
+
+def _certificates(option: str, path: str) -> list[Certificate]:
+    try:
+        found = x509.load_pem_x509_certificates(_read(option, path))
+    except ValueError:
+        raise UplinkError(reason=f"{option} {path} holds no PEM certificate") from None
+    return [Certificate(crypto.X509.from_cryptography(certificate)) for certificate in found]
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UplinkError(reason=f"{option} {path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,363 @@
+"""
+One connection to the main server: joins WebSocket, dialect and machine, and passes events to the relay's command logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relayd.errors import (
+    DialectMismatch,
+    FrameTooLarge,
+    InvalidMessage,
+    ProtocolError,
+    RelayError,
+    UplinkBusy,
+    UplinkLost,
+    UplinkRefused,
+    UplinkSilent,
+    UplinkUnreachable,
+)
+from relayd.interfaces import (
+    Acknowledge,
+    AckReceived,
+    Connected,
+    DialectEvent,
+    Disconnected,
+    EventReceived,
+    HandshakeReceived,
+    HeartbeatReceived,
+    ICommandReceiver,
+    IDialect,
+    Ignored,
+    ILink,
+)
+from relayd.messages import (
+    COMMAND_RESULT,
+    COMMAND_RESULT_RECEIVED,
+    EXECUTE_COMMAND,
+    CommandResult,
+    parse_execute_command,
+    parse_receipt,
+    printable,
+)
+from relayd.uplink.connect import describe
+from relayd.uplink.fitting import fit
+from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
+
+#: Seconds that a closing handshake may take.
+CLOSE_TIMEOUT: Final = 5.0
+
+# RFC 6455, section 7.4.1, and the registry it founds
+_NORMAL, _GOING_AWAY, _PROTOCOL_ERROR, _TOO_BIG, _RESTARTING, _TRY_LATER = 1000, 1001, 1002, 1009, 1012, 1013
+# RFC 9110, section 15, and RFC 6585
+_UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _UNAVAILABLE = 401, 403, 429, 503
+_SERVER_ERRORS = range(500, 600)
+
+
+class Outcome(Struct, frozen=True):
+    """
+    How a connection ended.
+
+    :ivar stage: how far it had come.
+    :ivar recognised: whether the peer was seen to speak the dialect.
+    """
+
+    error: RelayError
+    stage: Stage
+    recognised: bool
+
+
+class Wire(Protocol):
+    """What a connection asks of its WebSocket; see `relayd.uplink.protocol.WebSocketClient`."""
+
+    def send_text(self, payload: bytes) -> None:
+        """Send one text message."""
+
+    def ping(self) -> None:
+        """Send a ping."""
+
+    def close(self, code: int) -> None:
+        """Begin the closing handshake."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
+
+
+class Host(Protocol):
+    """Whose connection it is."""
+
+    def on_connection_ready(self, connection: Connection) -> None:
+        """Events can flow."""
+
+    def on_connection_accepted(self, connection: Connection) -> None:
+        """The main server has really accepted the relay."""
+
+
+@implementer(ILink)
+class Connection:
+    """
+    :param dialect: a new one.
+    :param server: the main server's name in errors and logs.
+    :param path: where on it we ask, for errors.
+    :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
+    :ivar unknown_events: how many events came that relayd has no use for.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        receiver: ICommandReceiver,
+        host: Host,
+        dialect: IDialect,
+        *,
+        server: str,
+        path: str,
+        timing: Timing,
+    ) -> None:
+        self.dialect = dialect
+        self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
+        self.unknown_events = 0
+        self._clock = clock
+        self._receiver = receiver
+        self._host = host
+        self._server = server
+        self._path = path
+        self._core = LinkCore(clock, self, server, timing)
+        self._wire: Wire
+        self._machine: LinkInputs
+        self._heartbeat: float | None = None
+        self._recognised = False
+        self._ready = False
+        self._accepted = False
+        self._closed = False
+        self._outcome: Outcome | None = None
+        self._linger: IDelayedCall | None = None
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            HandshakeReceived: self._handshake_received,
+            Connected: lambda _: self._machine.connected(self._heartbeat),
+            EventReceived: self._event_received,
+            Disconnected: lambda event: self._machine.turned_away(event.reason),
+            AckReceived: lambda _: None,  # we ask for none
+            HeartbeatReceived: lambda _: None,  # any byte is a sign of life already
+            Ignored: lambda event: self._log.debug("Ignored {what}", what=event.what),
+        }
+
+    def attach(self, wire: Wire) -> None:
+        """TCP is connected."""
+        self._wire = wire
+        self._machine = start(self._core)
+
+    def close(self) -> None:
+        """Take leave politely; `finished` tells when it is done."""
+        if self._outcome is None:
+            self.dialect.close()
+            self._flush()
+            self._machine.failed(UplinkLost(server=self._server, reason="this relay closed it"))
+
+    # ILink
+
+    def send_result(self, result: CommandResult) -> None:
+        """Send *result*, cut to what the link carries; on a link that is gone, nowhere. See `ILink`."""
+        try:
+            payload = self._fitting_frame(result)
+        except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
+            stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
+            payload = self._fitting_frame(msgspec.structs.replace(result, stdout=stdout, stderr=stderr))
+        self._wire.send_text(payload)
+
+    def _fitting_frame(self, result: CommandResult) -> bytes:
+        limit = self.dialect.max_payload
+        if len(result.stdout) + len(result.stderr) < limit:
+            frame = self._frame(result)
+            if len(frame) <= limit:
+                return frame
+        frame = self._frame(fit(result, lambda cut: len(self._frame(cut)), limit))
+        self._log.warn(
+            "The output of {command_id} is larger than the {limit} bytes that the main server takes; its middle is cut",
+            command_id=result.command_id,
+            limit=limit,
+        )
+        return frame
+
+    def _frame(self, result: CommandResult) -> bytes:
+        self._flush()
+        self.dialect.send_event(COMMAND_RESULT, result.to_wire())
+        (frame,) = self.dialect.frames_to_send()
+        return frame.encode()
+
+    # What the WebSocket tells (relayd.uplink.protocol.WebSocketListener)
+
+    def on_secured(self) -> None:
+        self._machine.secured()
+
+    def on_upgrade_refused(self, status: int, reason: str, retry_after: str | None) -> None:
+        seconds = _retry_after(retry_after)
+        error: RelayError
+        if status in (_UNAUTHORIZED, _FORBIDDEN):
+            error = UplinkRefused(server=self._server, reason=reason)
+        elif status in (_TOO_MANY, _UNAVAILABLE) and seconds is not None:
+            error = UplinkBusy(server=self._server, status=status, seconds=seconds)
+        elif status in _SERVER_ERRORS or status == _TOO_MANY:
+            error = UplinkUnreachable(server=self._server, reason=f"it answers {reason}")
+        else:
+            error = self._mismatch(reason)
+        self._machine.failed(error)
+
+    def on_upgraded(self) -> None:
+        self._machine.upgraded()
+        self._handle(self.dialect.opened)
+
+    def on_heard(self) -> None:
+        self._core.last_heard = self._clock.seconds()
+
+    def on_text(self, text: str) -> None:
+        self._handle(partial(self.dialect.receive_text, text))
+
+    def on_binary(self, data: bytes) -> None:
+        self._handle(partial(self.dialect.receive_binary, data))
+
+    def on_broken(self, error: ProtocolError) -> None:
+        self._machine.failed(error if self._recognised else self._mismatch(str(error.fields.get("reason", error))))
+
+    def on_close_received(self, code: int | None, reason: str) -> None:
+        words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
+        if code in (_GOING_AWAY, _RESTARTING, _TRY_LATER):
+            self._machine.failed(UplinkLost(server=self._server, reason=words))
+        else:
+            self._machine.turned_away(words)
+
+    def on_closed(self, error: BaseException, verify_error: str) -> None:
+        self._closed = True
+        reason = describe(error, verify_error)
+        kind = UplinkUnreachable if self._core.stage is Stage.SECURING else UplinkLost
+        self._machine.failed(kind(server=self._server, reason=reason))
+        self._finish()
+
+    # What the machine tells (relayd.uplink.machine.LinkOwner)
+
+    def on_ready(self) -> None:
+        self._ready = True
+        self._host.on_connection_ready(self)
+        self._tell(self._receiver.link_ready, self)
+
+    def on_accepted(self) -> None:
+        self._accepted = self._recognised = True
+        self._host.on_connection_accepted(self)
+
+    def on_over(self, error: RelayError, stage: Stage) -> None:
+        self._outcome = Outcome(error, stage, self._recognised)
+        if self._ready:
+            self._tell(self._receiver.link_lost, self)
+        if self._closed:
+            self._finish()
+        elif isinstance(error, UplinkSilent):
+            self._wire.abort()
+        else:
+            self._linger = self._clock.callLater(CLOSE_TIMEOUT, self._wire.abort)
+            self._wire.close(_close_code(error))
+
+    def on_ping_due(self) -> None:
+        self._wire.ping()
+
+    def _finish(self) -> None:
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
+        if self._outcome is not None and not self.finished.called:
+            self.finished.callback(self._outcome)
+
+    # What the dialect tells
+
+    def _handle(self, receive: Callable[[], Sequence[DialectEvent]]) -> None:
+        try:
+            for event in receive():
+                if self._outcome is not None:
+                    return
+                self._handlers[type(event)](event)
+        except ProtocolError as error:
+            self.on_broken(error)
+        except RecursionError:
+            self.on_broken(ProtocolError(reason="JSON that nests too deeply"))
+        self._flush()
+
+    def _handshake_received(self, event: HandshakeReceived) -> None:
+        self._recognised = event.heartbeat is not None
+        self._heartbeat = event.heartbeat
+
+    def _event_received(self, event: EventReceived) -> None:
+        if not self._accepted:
+            self._machine.event_received()
+        if event.name == EXECUTE_COMMAND:
+            acknowledge = self._acknowledger(event.ack_id)
+            try:
+                command = parse_execute_command(event.data)
+            except InvalidMessage as error:
+                self._tell(self._receiver.invalid_received, error, acknowledge)
+            else:
+                self._tell(self._receiver.command_received, command, acknowledge)
+        elif event.name == COMMAND_RESULT_RECEIVED:
+            try:
+                receipt = parse_receipt(event.data)
+            except InvalidMessage as error:
+                self._log.warn("{reason}", reason=str(error))
+            else:
+                self._tell(self._receiver.receipt_received, self, receipt)
+        else:
+            self.unknown_events += 1
+            self._log.debug("Ignored the event {name}", name=printable(event.name, 100))
+
+    def _acknowledger(self, ack_id: int | None) -> Acknowledge:
+        if ack_id is None:
+            return lambda error: None
+
+        def acknowledge(error: RelayError | None) -> None:
+            self.dialect.acknowledge(ack_id, None if error is None else {"error": str(error)})
+            self._flush()
+
+        return acknowledge
+
+    def _flush(self) -> None:
+        for frame in self.dialect.frames_to_send():
+            self._wire.send_text(frame.encode())
+
+    def _tell(self, method: Callable[..., None], *args: object) -> None:
+        """The command logic promises not to raise; if it does, the link shall not pay for it."""
+        try:
+            method(*args)
+        except (CancelledError, RecursionError):
+            raise
+        except Exception:
+            self._log.failure("Internal error: {method} failed", method=getattr(method, "__name__", "a callback"))
+
+    def _mismatch(self, reason: str) -> DialectMismatch:
+        return DialectMismatch(server=self._server, dialect=self.dialect.name, path=self._path, reason=reason)
+
+
+def _close_code(error: RelayError) -> int:
+    if isinstance(error, FrameTooLarge):
+        return _TOO_BIG
+    return _PROTOCOL_ERROR if isinstance(error, ProtocolError | DialectMismatch) else _NORMAL
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a ``Retry-After`` header: a number of them, or a date (RFC 9110, section 10.2.3)."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return None

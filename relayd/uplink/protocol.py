@@ -1,0 +1,277 @@
+"""
+autobahn's WebSocket client, tamed: bounded, quiet, cheap, with all of its timers left to our own machine.
+
+autobahn logs the HTTP request, which holds the API key, and its timers use the global reactor; here it does neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.websocket.types import ConnectingRequest
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IAddress, IHandshakeListener, ISSLTransport, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.errors import FrameTooLarge, ProtocolError
+from relayd.messages import printable
+
+#: Bytes in the longest answer to the HTTP request that is read.
+MAX_RESPONSE: Final = 64 * 1024
+
+_TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
+_SWITCHING_PROTOCOLS: Final = 101
+_GOING_AWAY: Final = 1001
+
+_log = Logger()
+
+
+class WebSocketListener(Protocol):
+    """Whom a connection tells what happens to it. In this order, each at most once but for those of messages."""
+
+    def on_secured(self) -> None:
+        """TLS is up and the main server's certificate is verified, or there is no TLS."""
+
+    def on_upgrade_refused(self, status: int, reason: str, retry_after: str | None) -> None:
+        """
+        The answer to the HTTP request opens no WebSocket.
+
+        :param status: 0 where there is none to be read.
+        :param retry_after: the header of that name.
+        """
+
+    def on_upgraded(self) -> None:
+        """The WebSocket is open."""
+
+    def on_heard(self) -> None:
+        """Bytes came, of whatever."""
+
+    def on_text(self, text: str) -> None:
+        """A text message."""
+
+    def on_binary(self, data: bytes) -> None:
+        """A binary message."""
+
+    def on_broken(self, error: ProtocolError) -> None:
+        """The peer breaks the rules of WebSocket: nothing more will be read, and the connection should be closed."""
+
+    def on_close_received(self, code: int | None, reason: str) -> None:
+        """The peer begins the closing handshake, or answers ours."""
+
+    def on_closed(self, error: BaseException, verify_error: str) -> None:
+        """
+        TCP is gone: always called, and last.
+
+        :param verify_error: why the certificate was refused, in OpenSSL's words; empty where it was not.
+        """
+
+
+class _Silence:
+    """What autobahn logs to: it would write the HTTP request, and costs time for each frame."""
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return self._drop
+
+    @staticmethod
+    def _drop(*args: object, **fields: object) -> None:
+        """autobahn's messages say nothing that our own do not."""
+
+
+@implementer(IHandshakeListener)
+class WebSocketClient(WebSocketClientProtocol):
+    """
+    One connection.
+
+    :param make_request: builds the HTTP request, with the key; called when the peer is known to be the right one.
+    :param secure: whether there is TLS to wait for.
+    """
+
+    log = _Silence()
+    transport: Any
+    maxMessagePayloadSize: int  # autobahn copies it from the factory
+
+    def __init__(
+        self, listener: WebSocketListener, make_request: Callable[[], ConnectingRequest], *, secure: bool
+    ) -> None:
+        super().__init__()
+        self._listener = listener
+        self._make_request = make_request
+        self._secure = secure
+        self._ready_to_ask: Deferred[ConnectingRequest] = Deferred()
+        self.http_status_line = ""
+        self.http_headers: dict[str, str] = {}
+
+    # What we ask of it
+
+    def send_text(self, payload: bytes) -> None:
+        """Send one text message, where the connection still takes any."""
+        if self.state == self.STATE_OPEN:
+            # not sendMessage, which holds what we send to the size that we accept
+            self.sendFrame(opcode=_TEXT_FRAME, payload=payload)
+
+    def ping(self) -> None:
+        """Send a WebSocket ping; the answer comes as `WebSocketListener.on_heard`."""
+        self.sendPing()
+
+    def close(self, code: int) -> None:
+        """Close politely: with the closing handshake, or, where there is no WebSocket yet, TCP alone."""
+        if self.state == self.STATE_CONNECTING:
+            # no abort: a hand-written main server may die of a connection reset
+            self.transport.loseConnection()
+        else:
+            self.sendCloseFrame(code=code)
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self.transport.abortConnection()
+
+    # What Twisted tells us
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport) or hasattr(self.transport, "setTcpNoDelay"):
+            # autobahn means to, but asks before the option exists, and swallows the error
+            self.transport.setTcpNoDelay(True)
+        super().connectionMade()
+        if not self._secure:
+            self._ask()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up. Twisted calls this even where it has just refused the certificate."""
+        if not self.transport.disconnecting:
+            self._ask()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.failedByMe:
+            return
+        self._listener.on_heard()
+        try:
+            # not super's, which formats a log message for each chunk
+            self._dataReceived(data)
+        except (UnicodeError, ValueError, LookupError):
+            if self.state != self.STATE_CONNECTING:
+                raise
+            self.failHandshake("an answer that is no HTTP")
+        if self.state == self.STATE_CONNECTING and not self.failedByMe and len(self.data) > MAX_RESPONSE:
+            self.failHandshake(f"an answer of more than {MAX_RESPONSE} bytes")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        verify_error = _verify_error(self.transport)
+        super().connectionLost(reason)
+        self._listener.on_closed(reason.value or ConnectionLost(), verify_error)
+
+    # What autobahn tells us
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """As autobahn's, without the log message for each frame; nobody here asks for the other parameters."""
+        self.transport.write(data)
+
+    def onConnecting(self, transport_details: object) -> Deferred[ConnectingRequest]:  # type: ignore[override]
+        # autobahn's annotation forgets what its documentation promises: a Deferred will do
+        return self._ready_to_ask
+
+    def failHandshake(self, reason: str) -> None:
+        words = self.http_status_line.split()
+        status = int(words[1]) if len(words) > 1 and words[1].isascii() and words[1].isdigit() else 0
+        if status != _SWITCHING_PROTOCOLS and status:
+            reason = f"HTTP {status}"
+        self.failedByMe = True
+        self._listener.on_upgrade_refused(status, printable(reason, 200), self.http_headers.get("retry-after"))
+
+    def _onOpen(self) -> None:
+        # not super's, which first takes the certificate apart, for nobody
+        self.onOpen()
+
+    def onOpen(self) -> None:
+        self._listener.on_upgraded()
+
+    def onMessageEnd(self) -> None:
+        # not super's, which also offers each message to signal handlers that nobody registers
+        chunks, self.message_data = self.message_data, []
+        if self.failedByMe or self.state != self.STATE_OPEN:
+            return
+        payload = b"".join(chunks)
+        if self.message_is_binary:
+            self._listener.on_binary(payload)
+            return
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            self._fail_connection(self.CLOSE_STATUS_CODE_INVALID_PAYLOAD, "a text message that is no UTF-8")
+            return
+        self._listener.on_text(text)
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+        answer = super().onCloseFrame(code, reasonRaw)
+        self._listener.on_close_received(self.remoteCloseCode, printable(self.remoteCloseReason or "", 125))
+        return answer
+
+    def _fail_connection(self, code: int = _GOING_AWAY, reason: str = "") -> None:
+        """autobahn found a breach of the rules, and would drop the connection; ours is closed politely."""
+        if self.failedByMe:
+            return
+        self.failedByMe = True
+        if code == self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG:
+            size, limit = self.message_data_total_length, self.maxMessagePayloadSize
+            self._listener.on_broken(FrameTooLarge(size=size, limit=limit))
+        else:
+            self._listener.on_broken(ProtocolError(reason=printable(reason, 200)))
+
+    def _ask(self) -> None:
+        self._listener.on_secured()
+        self._ready_to_ask.callback(self._make_request())
+
+
+class WebSocketFactory(WebSocketClientFactory):
+    """
+    Makes one connection. It never sees the URL: the request is made when it is sent.
+
+    :param max_frame: bytes in the largest message that we take.
+    """
+
+    log = _Silence()
+    noisy = False
+
+    def __init__(self, reactor: object, build: Callable[[], WebSocketClient], max_frame: int) -> None:
+        super().__init__(reactor=reactor)
+        self._build = build
+        self.setProtocolOptions(
+            maxFramePayloadSize=max_frame,
+            maxMessagePayloadSize=max_frame,
+            # all times are the machine's
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            serverConnectionDropTimeout=0,
+            autoPingInterval=0,
+            # permessage-deflate: not offered, and refused when a server insists
+            perMessageCompressionOffers=[],
+            # onMessageEnd decodes, once and faster
+            utf8validateIncoming=False,
+        )
+
+    def buildProtocol(self, addr: IAddress | None) -> WebSocketClient:
+        client = self._build()
+        client.factory = self
+        return client
+
+
+def _verify_error(transport: Any) -> str:
+    """Why OpenSSL refused the peer's certificate. pyOpenSSL has no public name for that; without it we say less."""
+    if not ISSLTransport.providedBy(transport):
+        return ""
+    openssl: Any = SSL
+    connection: Any = transport
+    try:
+        number = openssl._lib.SSL_get_verify_result(connection.getHandle()._ssl)
+        if number == 0:
+            return ""
+        return str(openssl._ffi.string(openssl._lib.X509_verify_cert_error_string(number)).decode())
+    except (AttributeError, TypeError, UnicodeError):
+        _log.debug("This pyOpenSSL does not tell why a certificate is refused")
+        return ""

@@ -1,0 +1,47 @@
+"""
+How long to wait before the main server is dialled again.
+
+Specification, "connection errors": for ever, every 5 seconds.  A main server that turns the relay away is spared: most
+likely the key is wrong, and somebody must change it first.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from relayd.errors import RelayError, UplinkBusy, UplinkRefused
+
+JITTER: Final = 0.12
+#: Seconds between two attempts of a relay that is turned away.
+MAX_REFUSED_DELAY: Final = 300.0
+#: Seconds that a main server may ask us to stay away.
+MAX_BUSY_DELAY: Final = 3600.0
+
+
+class RetryPolicy:
+    """
+    The delays of one uplink.
+
+    :param delay: in seconds, for a main server that cannot be reached or was lost.
+    :param source: of the jitter, which keeps the relays of a restarted main server from coming all at once.
+    """
+
+    def __init__(self, delay: float, source: random.Random) -> None:
+        self._delay = delay
+        self._source = source
+        self._refusals = 0
+
+    def accepted(self) -> None:
+        """The main server has really accepted the relay: what was before does not count any more."""
+        self._refusals = 0
+
+    def delay_after(self, error: RelayError) -> float:
+        """Seconds to wait after an attempt or a connection that ended with *error*."""
+        delay = self._delay
+        if isinstance(error, UplinkRefused):
+            delay = max(delay, min(delay * 2.0 ** min(self._refusals, 64), MAX_REFUSED_DELAY))
+            self._refusals += 1
+        elif isinstance(error, UplinkBusy):
+            delay = max(delay, min(error.seconds, MAX_BUSY_DELAY))
+        return delay * self._source.uniform(1 - JITTER, 1 + JITTER)

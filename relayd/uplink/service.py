@@ -1,0 +1,201 @@
+"""
+Keeps one connection to the main server, for ever: dials, waits, dials again, in the dialect that it speaks.
+"""
+
+from __future__ import annotations
+
+import random
+from types import ModuleType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from autobahn.websocket.types import ConnectingRequest
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from relayd import __version__
+from relayd.dialects import native, socketio
+from relayd.errors import (
+    DialectMismatch,
+    RelayError,
+    UplinkLost,
+    UplinkRefused,
+    UplinkTimeout,
+    UplinkUnreachable,
+)
+from relayd.interfaces import ICommandReceiver
+from relayd.messages import Secret
+from relayd.uplink.connect import describe, make_endpoint
+from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.machine import Stage, Timing
+from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.retry import RetryPolicy
+from relayd.uplink.settings import Address, UplinkSettings
+
+_DIALECTS: Final[dict[str, ModuleType]] = {socketio.NAME: socketio, native.NAME: native}
+
+_TIMING: Final = Timing()
+#: While it is not known which dialect is spoken, silence is an answer, and need not be waited for as long.
+_PROBING: Final = Timing(handshake=5.0)
+
+
+class UplinkService(Service):
+    """
+    :param reactor: clock and network.
+    :param receiver: told of what arrives.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, receiver: ICommandReceiver, settings: UplinkSettings) -> None:
+        self.setName("uplink")
+        self._reactor = reactor
+        self._receiver = receiver
+        self._settings = settings
+        self._address = Address.of(settings.server)
+        self._retry = RetryPolicy(settings.reconnect_delay, random.Random())
+        #: The dialect in which the main server accepted us last.
+        self._known: str | None = None if settings.dialect == "auto" else settings.dialect
+        self._connection: Connection | None = None
+        self._life: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Dial the main server, now and whenever the connection ends."""
+        super().startService()
+        self._life = Deferred.fromCoroutine(self._live())
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take leave of the main server.
+
+        :return: fires when the connection is gone, which takes 5 s at most.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        life, self._life = self._life, None
+        if life is None:
+            return
+        if self._connection is not None:
+            self._connection.close()
+        else:
+            life.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            life.cancel()
+        await life
+
+    async def _live(self) -> None:
+        while self.running:
+            error = await self._connect_and_stay()
+            if not self.running:
+                return
+            delay = self._retry.delay_after(error)
+            self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
+            await deferLater(self._reactor, delay)
+
+    async def _connect_and_stay(self) -> RelayError:
+        """One attempt, in each dialect that it may take; ends with the connection: why there is none any more."""
+        errors: list[RelayError] = []
+        probing = self._known is None
+        try:
+            key = self._settings.read_api_key()
+            for name in self._candidates():
+                outcome = await self._connect_in(name, key, _PROBING if probing else _TIMING)
+                errors.append(outcome.error)
+                if not self.running or not _is_mismatch(outcome, probing):
+                    return outcome.error
+        except CancelledError:
+            raise
+        except RelayError as error:
+            return error
+        except Exception:
+            self._log.failure("Internal error: an attempt to reach {server} failed", server=str(self._address))
+            return UplinkUnreachable(server=str(self._address), reason="an internal error, which the log describes")
+        # a refusal tells more than that the other dialect is not spoken
+        return next((error for error in errors if isinstance(error, UplinkRefused)), errors[0])
+
+    def _candidates(self) -> list[str]:
+        """Dialects to try, in this order."""
+        if self._settings.dialect != "auto":
+            return [self._settings.dialect]
+        return sorted(_DIALECTS, key=lambda name: name != (self._known or socketio.NAME))
+
+    async def _connect_in(self, name: str, key: Secret, timing: Timing) -> Outcome:
+        """One connection from its TCP handshake to its end."""
+        server, dialect = str(self._address), _DIALECTS[name]
+        parts = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, ""))
+        connection = Connection(
+            self._reactor, self._receiver, self, dialect.RelayDialect(), server=server, path=parts.path, timing=timing
+        )
+
+        def make_request() -> ConnectingRequest:
+            url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal()))
+            return ConnectingRequest(
+                host=self._address.netloc.rpartition(":")[0],
+                port=self._address.port,
+                resource=f"{url.path}?{url.query}",
+                useragent=f"relayd/{__version__}",
+            )
+
+        def build() -> WebSocketClient:
+            client = WebSocketClient(connection, make_request, secure=self._address.secure)
+            connection.attach(client)
+            return client
+
+        self._log.info(
+            "Connecting to {server} as {proxy_id} ({dialect})",
+            server=server,
+            proxy_id=self._settings.proxy_id,
+            dialect=name,
+        )
+        endpoint = make_endpoint(self._reactor, self._address, self._settings)
+        factory = WebSocketFactory(self._reactor, build, self._settings.max_frame)
+        try:
+            await endpoint.connect(factory)
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise UplinkUnreachable(server=server, reason=describe(error)) from None
+        self._connection = connection
+        try:
+            return await connection.finished
+        finally:
+            self._connection = None
+
+    # What a connection tells (relayd.uplink.connection.Host)
+
+    def on_connection_ready(self, connection: Connection) -> None:
+        self._log.info(
+            "Connected to {server} as {proxy_id} ({dialect})",
+            server=str(self._address),
+            proxy_id=self._settings.proxy_id,
+            dialect=connection.dialect.name,
+        )
+
+    def on_connection_accepted(self, connection: Connection) -> None:
+        self._known = connection.dialect.name
+        self._retry.accepted()
+
+
+def _is_mismatch(outcome: Outcome, probing: bool) -> bool:
+    """
+    Whether the main server may speak the other dialect.
+
+    :param probing: it is not known to speak this one: then a server that says nothing at all, or hangs up on the
+        request, is worth a try in the other.
+    """
+    if isinstance(outcome.error, DialectMismatch):
+        return True
+    return (
+        probing
+        and not outcome.recognised
+        and outcome.stage in (Stage.UPGRADING, Stage.GREETING)
+        and isinstance(outcome.error, UplinkTimeout | UplinkLost | UplinkRefused)
+    )
+
+
+def _sentence(error: RelayError) -> str:
+    text = str(error)
+    return text if text.endswith(".") else text + "."

@@ -1,0 +1,81 @@
+"""
+What an uplink needs to know: whom to dial, as whom, and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from relayd.errors import ConfigError
+from relayd.messages import Secret
+
+DEFAULT_MAX_FRAME: Final = 16 * 2**20
+
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+class UplinkSettings(Struct, frozen=True, kw_only=True):
+    """
+    :ivar server: URL of the main server: ``http(s)`` or ``ws(s)``.
+    :ivar read_api_key: reads the key anew, so that it can be rotated; raises `KeyUnusable`.
+    :ivar reconnect_delay: seconds between two attempts.
+    :ivar tls_ca: PEM file of the authorities to trust instead of the system's.
+    :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
+    :ivar http_proxy: ``http://[user:password@]host:port`` of a proxy to ask for a tunnel.
+    :ivar max_frame: bytes in the largest message that we take.
+    """
+
+    server: str
+    proxy_id: str
+    read_api_key: Callable[[], Secret]
+    dialect: Literal["auto", "socketio", "native"] = "auto"
+    reconnect_delay: float = 5.0
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    http_proxy: str | None = None
+    max_frame: int = DEFAULT_MAX_FRAME
+
+    def __repr__(self) -> str:  # the proxy's URL may hold a password
+        return f"<UplinkSettings {self.proxy_id!r} at {Address.of(self.server)}>"
+
+
+class Address(Struct, frozen=True):
+    """
+    Where a URL points to, in the form that is fit for logs: no path, query or user.
+
+    :ivar host: ASCII, without the brackets of an IPv6 address.
+    """
+
+    host: str
+    port: int
+    secure: bool
+
+    def __str__(self) -> str:
+        return f"{'https' if self.secure else 'http'}://{self.netloc}"
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as a URL or a ``Host`` header has them (RFC 3986, section 3.2.2)."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def of(cls, url: str, option: str = "--server") -> Address:
+        """
+        :param option: where the URL was given.
+        :raises ConfigError: when *url* has no host, or another scheme than http(s) or ws(s).
+        """
+        try:
+            parts = urlsplit(url.strip())
+            host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+            if not host.isascii():
+                host = host.encode("idna").decode()
+        except ValueError:  # a port beyond 65535, half an IPv6 address, a name that IDNA cannot encode
+            host, port = "", 0
+        if not host or not port:
+            raise ConfigError(option=option, reason="is no http, https, ws or wss URL")
+        return cls(host, port, parts.scheme in ("https", "wss"))

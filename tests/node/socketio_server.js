@@ -1,0 +1,63 @@
+// A main server on the npm socket.io package, namespace /proxy, driven by JSON lines on standard input.
+// Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls.
+"use strict";
+const fs = require("node:fs");
+const readline = require("node:readline");
+const { Server } = require("socket.io");
+
+const options = JSON.parse(process.argv[2] || "{}");
+const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+
+const server = options.tls
+  ? require("node:https").createServer({
+      cert: fs.readFileSync(options.tls.cert),
+      key: fs.readFileSync(options.tls.key),
+      ca: options.tls.ca && fs.readFileSync(options.tls.ca),
+      requestCert: Boolean(options.tls.ca), // then only relays with a certificate of that authority get in
+    })
+  : require("node:http").createServer();
+server.on("tlsClientError", (error) => say({ tlsError: error.code || error.message }));
+server.on("upgrade", (request) => say({ upgrade: true, key: request.url.includes("apiKey="), extensions: request.headers["sec-websocket-extensions"] || null }));
+const io = new Server(server, options.buffer ? { maxHttpBufferSize: options.buffer } : {});
+const proxies = io.of("/proxy");
+
+if (options.refuse) {
+  proxies.use((socket, next) => next(socket.handshake.query.apiKey === options.apiKey ? undefined : new Error("Invalid credentials")));
+}
+
+let current = null;
+proxies.on("connection", (socket) => {
+  if (socket.handshake.query.apiKey !== options.apiKey) {
+    say({ refused: socket.handshake.query.proxyId });
+    socket.disconnect(); // as the known main server does: accepted first, and then 41
+    return;
+  }
+  current = socket;
+  say({ connected: socket.handshake.query.proxyId });
+  socket.on("command_result", (data) => {
+    const { stdout, stderr, exitCode } = data.result;
+    say({ result: data.commandId, stdout: stdout.length > 5000 ? stdout.slice(0, 100) + stdout.slice(-100) : stdout, length: stdout.length, stderr, exitCode, cut: (stdout.match(/\[relayd: [^\]]*\]/) || [null])[0] });
+    socket.emit("command_result_received", { success: true });
+  });
+  socket.on("disconnect", (reason) => {
+    say({ disconnected: reason });
+    if (current === socket) current = null;
+  });
+});
+
+readline.createInterface({ input: process.stdin }).on("line", (line) => {
+  const order = JSON.parse(line);
+  if (order.op === "execute") {
+    if (order.ack) current.emit("execute_command", order.data, (...answer) => say({ ack: order.data.commandId, answer }));
+    else current.emit("execute_command", order.data);
+  } else if (order.op === "emit") {
+    proxies.emit(order.name, order.data);
+  } else if (order.op === "binary") {
+    current.emit("file", Buffer.from([1, 2, 3]), (...answer) => say({ ack: "binary", answer }));
+  } else if (order.op === "disconnect") {
+    current.disconnect();
+  }
+});
+
+server.listen(options.port || 0, "127.0.0.1", () => say({ listening: server.address().port }));
+process.on("SIGTERM", () => process.exit(0));

@@ -1,0 +1,47 @@
+// A main server on the npm ws package: {"event", "data"} frames at /proxy, driven by JSON lines on standard input.
+// Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400).
+"use strict";
+const http = require("node:http");
+const readline = require("node:readline");
+const { WebSocketServer } = require("ws");
+
+const options = JSON.parse(process.argv[2] || "{}");
+const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+
+const server = http.createServer();
+const wss = new WebSocketServer({ noServer: true, perMessageDeflate: true });
+server.on("upgrade", (request, socket, head) => {
+  const url = new URL(request.url, "http://localhost");
+  say({ upgrade: url.pathname });
+  if (url.pathname === "/proxy") wss.handleUpgrade(request, socket, head, (ws) => wss.emit("connection", ws, url.searchParams));
+  else if (!options.silent) socket.end("HTTP/1.1 400 Bad Request\r\n\r\n");
+});
+
+let current = null;
+wss.on("connection", (ws, query) => {
+  if (query.get("apiKey") !== options.apiKey) {
+    say({ refused: query.get("proxyId") });
+    ws.close(4401, "who are you");
+    return;
+  }
+  current = ws;
+  say({ connected: query.get("proxyId"), extensions: ws.extensions });
+  ws.on("message", (raw, isBinary) => {
+    const { event, data } = JSON.parse(raw);
+    say({ event, data, isBinary });
+    if (event === "command_result") ws.send(JSON.stringify({ event: "command_result_received", data: { success: true } }));
+  });
+  ws.on("pong", () => say({ pong: true }));
+  ws.on("ping", () => say({ ping: true }));
+  ws.on("close", (code) => say({ disconnected: code }));
+});
+
+readline.createInterface({ input: process.stdin }).on("line", (line) => {
+  const order = JSON.parse(line);
+  if (order.op === "execute") current.send(JSON.stringify({ event: "execute_command", data: order.data }));
+  else if (order.op === "raw") current.send(order.text);
+  else if (order.op === "ping") current.ping();
+});
+
+server.listen(options.port || 0, "127.0.0.1", () => say({ listening: server.address().port }));
+process.on("SIGTERM", () => process.exit(0));

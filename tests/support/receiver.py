@@ -1,0 +1,85 @@
+"""
+A relay's command logic that runs nothing: it remembers what the uplink tells it, and answers as it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from relayd.errors import InvalidMessage, RelayError
+from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
+from relayd.messages import CommandResult, ExecuteCommand, Receipt, failure_result
+
+
+@implementer(ICommandReceiver)
+class RecordingReceiver:
+    """
+    :param answer: makes the result of a command, which is sent at once; or the error with which it is refused.
+
+    :ivar calls: what was told, as pairs of a word and a value; the words: command, invalid, receipt, ready, lost.
+    """
+
+    def __init__(self, answer: Callable[[ExecuteCommand], CommandResult | RelayError] | None = None) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.link: ILink | None = None
+        self._answer = answer
+        self._waiting: list[tuple[str, Deferred[Any]]] = []
+
+    def next(self, word: str, timeout: float = 20) -> Deferred[Any]:
+        """
+        The value of the next call of that kind, from now on.
+
+        :param timeout: in seconds of trial's reactor.
+        """
+        from twisted.internet import reactor
+
+        waiting: Deferred[Any] = Deferred()
+        self._waiting.append((word, waiting))
+        return waiting.addTimeout(timeout, reactor)
+
+    def words(self) -> list[str]:
+        """Only the kinds of the calls, in order."""
+        return [word for word, _ in self.calls]
+
+    def command_received(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
+        answer = None if self._answer is None else self._answer(command)
+        if isinstance(answer, RelayError):
+            acknowledge(answer)
+        else:
+            acknowledge(None)
+            if answer is not None and self.link is not None:
+                self.link.send_result(answer)
+        self._note("command", command)
+
+    def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
+        acknowledge(error)
+        if error.command_id is not None and self.link is not None:
+            self.link.send_result(failure_result(error.command_id, error))
+        self._note("invalid", error)
+
+    def receipt_received(self, link: ILink, receipt: Receipt) -> None:
+        self._note("receipt", receipt)
+
+    def link_ready(self, link: ILink) -> None:
+        self.link = link
+        self._note("ready", link)
+
+    def link_lost(self, link: ILink) -> None:
+        self.link = None
+        self._note("lost", link)
+
+    def _note(self, word: str, value: Any) -> None:
+        self.calls.append((word, value))
+        for entry in [entry for entry in self._waiting if entry[0] == word]:
+            self._waiting.remove(entry)
+            if not entry[1].called:
+                entry[1].callback(value)
+
+
+def echo(command: ExecuteCommand) -> CommandResult:
+    """A result that shows which command it is of."""
+    return CommandResult(command_id=command.command_id, stdout=f"ran {command.command}", stderr="", exit_code=0)

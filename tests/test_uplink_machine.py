@@ -1,0 +1,301 @@
+"""
+The parts of the uplink that decide: the life of a connection, the retry delay, the cutting of results, addresses.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.errors import (
+    ConfigError,
+    RelayError,
+    UplinkBusy,
+    UplinkLost,
+    UplinkRefused,
+    UplinkSilent,
+    UplinkTimeout,
+)
+from relayd.messages import CommandResult, Details
+from relayd.uplink.fitting import fit
+from relayd.uplink.machine import LinkCore, Stage, Timing, start
+from relayd.uplink.retry import RetryPolicy
+from relayd.uplink.settings import Address
+
+LOST = UplinkLost(server="s", reason="r")
+
+
+class Owner:
+    """Writes down what the machine says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.ends: list[tuple[RelayError, Stage]] = []
+
+    def on_ready(self) -> None:
+        self.said.append("ready")
+
+    def on_accepted(self) -> None:
+        self.said.append("accepted")
+
+    def on_over(self, error: RelayError, stage: Stage) -> None:
+        self.said.append("over")
+        self.ends.append((error, stage))
+
+    def on_ping_due(self) -> None:
+        self.said.append("ping")
+
+
+class Machine(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.owner = Owner()
+        self.core = LinkCore(self.clock, self.owner, "https://main", Timing())
+        self.machine = start(self.core)
+
+    def tearDown(self) -> None:
+        self.machine.failed(LOST)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.owner.said.count("over"), 1)
+
+    def connect(self, heartbeat: float | None = 45.0) -> None:
+        self.machine.secured()
+        self.machine.upgraded()
+        self.machine.connected(heartbeat)
+
+    def ended(self, kind: type[RelayError], stage: Stage) -> str:
+        ((error, at),) = self.owner.ends
+        self.assertIs(type(error), kind)
+        self.assertIs(at, stage)
+        return str(error)
+
+    def test_deadlines(self) -> None:
+        """Each stage on the way has a deadline, and the error names what was waited for."""
+        for steps, stage, seconds in (
+            ([], Stage.SECURING, 15),
+            (["secured"], Stage.UPGRADING, 20),
+            (["secured", "upgraded"], Stage.GREETING, 20),
+        ):
+            self.setUp()
+            for step in steps:
+                self.clock.advance(10)
+                getattr(self.machine, step)()
+            self.clock.advance(seconds - 0.1)
+            self.assertEqual(self.owner.said, [])
+            self.clock.advance(0.2)
+            text = self.ended(UplinkTimeout, stage)
+            self.assertIn(f"did not finish the {stage.value} within {seconds} s", text)
+
+    def test_accepted_by_time(self) -> None:
+        self.connect()
+        self.assertEqual(self.owner.said, ["ready"])
+        self.clock.advance(1.9)
+        self.assertEqual(self.owner.said, ["ready"])
+        self.clock.advance(0.2)
+        self.assertEqual(self.owner.said, ["ready", "accepted"])
+
+    def test_accepted_by_event(self) -> None:
+        self.connect()
+        self.machine.event_received()
+        self.machine.event_received()
+        self.clock.advance(3)
+        self.assertEqual(self.owner.said, ["ready", "accepted"])
+
+    def test_turned_away(self) -> None:
+        """Before it is accepted, a relay that is sent away was refused; afterwards it was only disconnected."""
+        self.connect()
+        self.machine.turned_away("it says no")
+        self.assertIn("wrong proxyId or apiKey", self.ended(UplinkRefused, Stage.PROBATION))
+        self.setUp()
+        self.connect()
+        self.clock.advance(2)
+        self.machine.turned_away("it says no")
+        self.assertIn("lost: it says no", self.ended(UplinkLost, Stage.ACCEPTED))
+
+    def test_failure_in_probation(self) -> None:
+        """A link that breaks says nothing about the key."""
+        self.connect()
+        self.machine.failed(LOST)
+        self.ended(UplinkLost, Stage.PROBATION)
+
+    def test_after_the_end(self) -> None:
+        """What is still on its way changes nothing."""
+        self.connect()
+        self.machine.failed(LOST)
+        self.connect()
+        for late in (self.machine.event_received, self.machine.time_up, self.machine.silent):
+            late()
+        self.machine.turned_away("x")
+        self.clock.advance(1000)
+        self.assertEqual(self.owner.said, ["ready", "over"])
+
+    def test_silence(self) -> None:
+        """A link is dead that long after the last byte, whatever came before."""
+        self.connect(heartbeat=45.0)
+        for _ in range(4):
+            self.clock.advance(44)
+            self.core.last_heard = self.clock.seconds()
+        self.assertNotIn("over", self.owner.said)
+        self.clock.advance(44.9)
+        self.assertNotIn("over", self.owner.said)
+        self.clock.advance(0.2)
+        self.assertIn("nothing was heard from it for 45 s", self.ended(UplinkSilent, Stage.ACCEPTED))
+        self.assertNotIn("ping", self.owner.said)
+
+    def test_pings(self) -> None:
+        """Without a heartbeat of the dialect, pings are ours: every 25 s; 20 s without an answer are death."""
+        self.connect(heartbeat=None)
+        for _ in range(3):
+            self.clock.pump([24.9, 0.1])
+            self.core.last_heard = self.clock.seconds()
+        self.assertEqual(self.owner.said, ["ready", "accepted", "ping", "ping", "ping"])
+        self.clock.pump([1.0] * 44)
+        self.assertNotIn("over", self.owner.said)
+        self.clock.pump([1.0] * 2)
+        self.ended(UplinkSilent, Stage.ACCEPTED)
+
+    def test_reentrant(self) -> None:
+        """The owner may end it while it is told that it is ready."""
+        self.owner.on_ready = lambda: self.machine.failed(LOST)  # type: ignore[method-assign]
+        self.connect()
+        self.ended(UplinkLost, Stage.PROBATION)
+
+
+class Retry(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.policy = RetryPolicy(5.0, random.Random(1))
+        self.refused = UplinkRefused(server="s", reason="r")
+
+    def between(self, error: RelayError, middle: float) -> None:
+        delay = self.policy.delay_after(error)
+        self.assertTrue(middle * 0.88 <= delay <= middle * 1.12, f"{delay} is not about {middle}")
+
+    def test_constant(self) -> None:
+        """The specification's interval, however often; but not the same for all relays."""
+        for _ in range(50):
+            self.between(LOST, 5)
+        self.assertGreater(len({self.policy.delay_after(LOST) for _ in range(20)}), 10)
+
+    def test_refused(self) -> None:
+        for middle in (5, 10, 20, 40, 80, 160, 300, 300):
+            self.between(self.refused, middle)
+            self.between(LOST, 5)
+        self.policy.accepted()
+        self.between(self.refused, 5)
+
+    def test_refused_for_years(self) -> None:
+        for _ in range(5000):
+            self.policy.delay_after(self.refused)
+        self.between(self.refused, 300)
+
+    def test_busy(self) -> None:
+        """As long as it asks for, within reason."""
+        for seconds, middle in ((0.0, 5), (60.0, 60), (1e9, 3600)):
+            self.between(UplinkBusy(server="s", status=503, seconds=seconds), middle)
+
+    def test_long_delay_is_never_shortened(self) -> None:
+        self.policy = RetryPolicy(900.0, random.Random(1))
+        self.between(self.refused, 900)
+
+
+def measure(result: CommandResult) -> int:
+    return len(b'42/proxy,["command_result",]' + msgspec.json.encode(result.to_wire()))
+
+
+def result_of(stdout: str, stderr: str = "", **fields: Any) -> CommandResult:
+    return CommandResult(command_id="c" * 20, stdout=stdout, stderr=stderr, exit_code=1, **fields)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+#: Texts in which all of, the start of, or the end of what is written needs escapes of up to six bytes a character.
+outputs = st.one_of(
+    st.builds(lambda text, times: text * times, texts, st.integers(0, 2000)),
+    st.builds(lambda a, b, n, m: a * n + b * m, texts, st.sampled_from(["\x00", "\n", "\\", '"', "é", "😀"]),
+              st.integers(0, 500), st.integers(0, 9000)),
+)  # fmt: skip
+
+
+class Fitting(SynchronousTestCase):
+    @given(outputs, outputs, st.integers(600, 20_000), st.booleans())
+    def test_always_fits(self, stdout: str, stderr: str, limit: int, extended: bool) -> None:
+        result = result_of(stdout, stderr, extended=extended)
+        cut = fit(result, measure, limit)
+        self.assertLessEqual(measure(cut), limit)
+        if measure(result) <= limit:
+            self.assertIs(cut, result)
+        else:
+            self.assertTrue(cut.details.truncated)
+            self.assertEqual((cut.command_id, cut.exit_code), (result.command_id, result.exit_code))
+            for whole, part in ((stdout, cut.stdout), (stderr, cut.stderr)):
+                if part != whole:
+                    head, marker, tail = part.partition("\n[relayd: ")
+                    self.assertTrue(marker)
+                    self.assertTrue(whole.startswith(head))
+                    self.assertTrue(whole.endswith(tail.partition("link]\n")[2]))
+
+    def test_uneven_escapes(self) -> None:
+        """Escapes at the very edges, where an average says nothing."""
+        for output in ("\x00" * 300 + "x" * 90_000, "x" * 90_000 + "\x00" * 300):
+            cut = fit(result_of(output), measure, 2500)
+            self.assertLessEqual(measure(cut), 2500)
+
+    def test_marker_counts(self) -> None:
+        """The marker says how many bytes are missing: with what is left, it makes the whole."""
+        output = "".join(f"{number:07}é\n" for number in range(300_000))
+        result = fit(result_of(output), measure, 1_000_000)
+        self.assertGreater(measure(result), 960_000, "room was wasted")
+        cut = result.stdout
+        head, _, rest = cut.partition("\n[relayd: ")
+        count, _, tail = rest.partition(" bytes cut here to fit the link]\n")
+        self.assertEqual(len((head + tail).encode()) + int(count.replace(",", "")), len(output.encode()))
+
+    def test_small_output_stays_whole(self) -> None:
+        """A long output does not cost the short one anything, whichever it is."""
+        for stdout, stderr in (("x" * 90_000, "short" * 100), ("short" * 100, "x" * 90_000)):
+            cut = fit(result_of(stdout, stderr), measure, 10_000)
+            self.assertIn("short" * 100, (cut.stdout, cut.stderr))
+            self.assertGreater(measure(cut), 9_500)
+
+    def test_both_share(self) -> None:
+        cut = fit(result_of("a" * 90_000, "b" * 50_000), measure, 10_000)
+        self.assertLess(abs(len(cut.stdout) - len(cut.stderr)), 300)
+
+    def test_details_stay(self) -> None:
+        details = Details(stdout_bytes=90_000, signal="KILL")
+        cut = fit(result_of("a" * 90_000, extended=True, details=details), measure, 10_000)
+        self.assertEqual(cut.to_wire()["result"]["stdoutBytes"], 90_000)
+        self.assertIs(cut.to_wire()["result"]["truncated"], True)
+
+    def test_few_passes(self) -> None:
+        """The frame is measured twice at most, and never in its full size."""
+        sizes: list[int] = []
+
+        def counting(result: CommandResult) -> int:
+            sizes.append(measure(result))
+            return sizes[-1]
+
+        fit(result_of("\x00" * 3_000_000), counting, 1_000_000)
+        self.assertEqual(len(sizes), 1)
+        self.assertLess(sizes[0], 1000)
+
+
+class Addresses(SynchronousTestCase):
+    def test_forms(self) -> None:
+        for url, text in (
+            ("wss://main.example/x?y", "https://main.example:443"),
+            ("http://user:hunter2@main.example:8080", "http://main.example:8080"),
+            ("ws://[::1]:3000", "http://[::1]:3000"),
+            ("https://bücher.example", "https://xn--bcher-kva.example:443"),
+        ):
+            self.assertEqual(str(Address.of(url)), text)
+
+    def test_refused(self) -> None:
+        for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):
+            error = self.assertRaises(ConfigError, Address.of, url, "--http-proxy")
+            self.assertIn("--http-proxy", str(error))

@@ -1,0 +1,284 @@
+"""
+The uplink against real main servers: npm's socket.io and ws in Node.js, TLS, and a proxy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import TestCase
+
+from relayd.errors import Overloaded, RelayError
+from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.uplink.service import UplinkService
+from relayd.uplink.settings import UplinkSettings
+from tests.support.node import NodeServer
+from tests.support.receiver import RecordingReceiver, echo
+
+KEY = "k3y-" + "x" * 40
+WRONG = "wr0ng-" + "y" * 40
+
+
+def order(command_id: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "commandId": command_id,
+        "serverId": 1,
+        "host": "192.0.2.1",
+        "port": 22,
+        "username": "root",
+        "password": "hunter2",
+        "privateKey": None,
+        "command": "uname",
+    } | changes
+
+
+class PeerCase(TestCase):
+    """A test with uplinks and Node servers, which all end with it."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.events: list[LogEvent] = []
+        observer: Any = self.events.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    async def serve(self, script: str, **options: Any) -> NodeServer:
+        server = NodeServer(script, json.dumps(options))
+        self.addCleanup(server.stop)
+        await server.start()
+        return server
+
+    def dial(
+        self,
+        url: str,
+        answer: Callable[[ExecuteCommand], CommandResult | RelayError] | None = echo,
+        key: str = KEY,
+        **settings: Any,
+    ) -> RecordingReceiver:
+        receiver = RecordingReceiver(answer)
+        chosen: dict[str, Any] = {"reconnect_delay": 0.2, "proxy_id": "proxy 1"} | settings
+        self.uplink = UplinkService(
+            reactor, receiver, UplinkSettings(server=url, read_api_key=lambda: Secret(key), **chosen)
+        )
+        self.uplink.startService()
+        self.addCleanup(self.uplink.stopService)
+        return receiver
+
+    def logged(self) -> list[str]:
+        """What relayd's uplink logged, at any level."""
+        return [
+            formatEvent(event) for event in self.events if event.get("log_namespace", "").startswith("relayd.uplink.")
+        ]
+
+    def tearDown(self) -> None:
+        everything = "\n".join(repr(event) + formatEvent(event) for event in self.events)
+        for secret in (KEY, WRONG, "hunter2"):
+            self.assertNotIn(secret, everything)
+
+    async def until_logged(self, words: str) -> str:
+        for _ in range(400):
+            for line in self.logged():
+                if words in line:
+                    return line
+            await deferLater(reactor, 0.05)
+        raise AssertionError(f"{words!r} was not logged, but {self.logged()[-5:]}")
+
+
+def said(**fields: Any) -> Callable[[Any], bool]:
+    """A predicate for lines of a Node server that have these fields."""
+    return lambda line: isinstance(line, dict) and all(line.get(name) == value for name, value in fields.items())
+
+
+def has(*names: str) -> Callable[[Any], bool]:
+    return lambda line: isinstance(line, dict) and all(name in line for name in names)
+
+
+class SocketIO(PeerCase):
+    async def test_commands(self) -> None:
+        """With and without an acknowledgement callback; the receipt comes back; other events do no harm."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(said(connected="proxy 1"))
+        self.assertEqual(server.lines[1], {"upgrade": True, "key": True, "extensions": None})
+        connection: Any = receiver.link
+        self.assertTrue(connection._wire.transport.getTcpNoDelay(), "Nagle would cost 40 ms a command")
+        server.send({"op": "emit", "name": "proxy_status_update", "data": {"online": True}})
+        server.send({"op": "execute", "ack": True, "data": order("c1")})
+        self.assertEqual((await server.wait_for(said(ack="c1")))["answer"], [])
+        result = await server.wait_for(said(result="c1"))
+        self.assertEqual((result["stdout"], result["exitCode"]), ("ran uname", 0))
+        receipt = receiver.next("receipt")
+        server.send({"op": "execute", "data": order("c2", port="22", timeout=None)})
+        await server.wait_for(said(result="c2"))
+        self.assertTrue((await receipt).success)
+        self.assertEqual(receiver.words().count("command"), 2)
+
+    async def test_refusals(self) -> None:
+        """A command that is refused has an error in its acknowledgement, which the main server takes for a failure."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        self.dial(f"http://127.0.0.1:{server.port}/", lambda command: Overloaded(running=64, queued=256))
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "ack": True, "data": order("c1")})
+        (answer,) = (await server.wait_for(said(ack="c1")))["answer"]
+        self.assertIn("relayd is full: 64 commands run", answer["error"])
+        server.send({"op": "execute", "ack": True, "data": order("c2", port=99999)})
+        (answer,) = (await server.wait_for(said(ack="c2")))["answer"]
+        self.assertIn("port", answer["error"])
+        self.assertEqual((await server.wait_for(said(result="c2")))["exitCode"], 1)
+        server.send({"op": "binary"})
+        (answer,) = (await server.wait_for(said(ack="binary")))["answer"]
+        self.assertIn("binary", answer["error"])
+        server.send({"op": "execute", "ack": True, "data": order("c3")})
+        await server.wait_for(said(ack="c3"))
+
+    async def test_large_result(self) -> None:
+        """3 MB reach a server that takes 1 MB: cut, saying so; and the link lives."""
+        output = "".join(f"{number:07}\n" for number in range(393_216))
+
+        def large(command: ExecuteCommand) -> CommandResult:
+            if command.command != "large":
+                return echo(command)
+            return CommandResult(command_id=command.command_id, stdout=output, stderr="é\x01" * 9, exit_code=3)
+
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}", large)
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "data": order("c1", command="large")})
+        result = await server.wait_for(said(result="c1"))
+        self.assertTrue(result["stdout"].startswith("0000000\n0000001\n"))
+        self.assertTrue(result["stdout"].endswith("0393214\n0393215\n"))
+        self.assertEqual((result["stderr"], result["exitCode"]), ("é\x01" * 9, 3))
+        self.assertRegex(result["cut"], r"^\[relayd: 2,[0-9,]+ bytes cut here to fit the link\]$")
+        self.assertGreater(result["length"], 800_000)
+        server.send({"op": "execute", "data": order("c2")})
+        await server.wait_for(said(result="c2"))
+        self.assertNotIn("lost", receiver.words())
+        self.assertFalse(any("disconnected" in line for line in server.lines))
+
+    async def test_wrong_key(self) -> None:
+        """Let in and then thrown out: the log names the likely cause, and the delay grows."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}", key=WRONG, reconnect_delay=0.1)
+        for _ in range(3):
+            await receiver.next("lost")
+        await self.until_logged("Next attempt in 0.4 s")
+        lines = [line for line in self.logged() if "Next attempt" in line]
+        self.assertIn("compare --proxy-id and the file of --api-key-file", lines[0])
+        self.assertRegex(lines[0], r"Next attempt in 0\.1 s\.$")
+        self.assertRegex(lines[1], r"Next attempt in 0\.2 s\.$")
+        self.assertNotIn("connected", [next(iter(line)) for line in server.lines])
+
+    async def test_connect_error(self) -> None:
+        """Newer gateways refuse the namespace instead."""
+        server = await self.serve("socketio_server.js", apiKey=KEY, refuse=True)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}", key=WRONG)
+        line = await self.until_logged("Next attempt")
+        self.assertIn("refused this relay (Invalid credentials)", line)
+        self.assertEqual(receiver.words(), [])
+
+    async def test_restart(self) -> None:
+        """A main server that dies and comes back is found again."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        lost = receiver.next("lost")
+        await server.kill()
+        await lost
+        await self.until_logged("connection refused")
+        again = await self.serve("socketio_server.js", apiKey=KEY, port=server.port)
+        await again.wait_for(has("connected"))
+        again.send({"op": "execute", "data": order("c1")})
+        await again.wait_for(said(result="c1"))
+        self.assertEqual(receiver.words(), ["ready", "lost", "ready", "command"])
+
+    async def test_stop(self) -> None:
+        """Leave is taken in the dialect's words."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        await self.uplink.stopService()
+        self.assertEqual(receiver.words(), ["ready", "lost"])
+        gone = await server.wait_for(has("disconnected"))
+        self.assertEqual(gone["disconnected"], "client namespace disconnect")
+
+
+class Native(PeerCase):
+    async def test_auto(self) -> None:
+        """Socket.IO is tried first and refused; native works, and is remembered."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}/proxy")
+        self.assertEqual(await server.wait_for(has("connected")), {"connected": "proxy 1", "extensions": ""})
+        server.send({"op": "execute", "data": order("c1")})
+        result = await server.wait_for(said(event="command_result"))
+        self.assertEqual(
+            result["data"], {"commandId": "c1", "result": {"stdout": "ran uname", "stderr": "", "exitCode": 0}}
+        )
+        self.assertFalse(result["isBinary"])
+        await server.kill()
+        again = await self.serve("ws_server.js", apiKey=KEY, port=server.port)
+        await again.wait_for(has("connected"))
+        self.assertEqual([line["upgrade"] for line in server.lines if "upgrade" in line], ["/socket.io/", "/proxy"])
+        self.assertEqual([line["upgrade"] for line in again.lines if "upgrade" in line], ["/proxy"])
+
+    async def test_auto_when_other_paths_hang(self) -> None:
+        """A server that never answers the Socket.IO request is tried in native before long."""
+        server = await self.serve("ws_server.js", apiKey=KEY, silent=True)
+        self.dial(f"ws://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+
+    async def test_wrong_key(self) -> None:
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", key=WRONG, dialect="native")
+        line = await self.until_logged("Next attempt")
+        self.assertIn("refused this relay (it closed the WebSocket with code 4401: who are you)", line)
+
+    async def test_malformed(self) -> None:
+        """A frame that is no JSON ends the connection, with the code for that, and a new one is made."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "data": order("c1")})
+        await server.wait_for(has("event"))
+        server.send({"op": "raw", "text": '{"event": "hunter2'})
+        self.assertEqual((await server.wait_for(has("disconnected")))["disconnected"], 1002)
+        await self.until_logged("malformed JSON")
+
+    async def test_large_frame(self) -> None:
+        """A frame beyond our limit ends the connection too; one within it does not."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", dialect="native", max_frame=200_000)
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "data": order("c1", command="x" * 199_000)})
+        result = await server.wait_for(has("event"))
+        self.assertEqual(len(result["data"]["result"]["stdout"]), 199_004)
+        server.send({"op": "execute", "data": order("c2", command="x" * 200_000)})
+        self.assertEqual((await server.wait_for(has("disconnected")))["disconnected"], 1009)
+        await self.until_logged("relayd takes 200000")
+
+    async def test_large_result(self) -> None:
+        """What we send may be larger than what we take, and native names no limit."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(
+            f"ws://127.0.0.1:{server.port}",
+            lambda command: CommandResult(command_id=command.command_id, stdout="€" * 900_000, stderr="", exit_code=0),
+            dialect="native",
+            max_frame=200_000,
+        )
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "data": order("c1")})
+        result = await server.wait_for(has("event"))
+        self.assertEqual(result["data"]["result"]["stdout"], "€" * 900_000)
+
+    async def test_ping(self) -> None:
+        """The main server's pings are answered."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        server.send({"op": "ping"})
+        await server.wait_for(has("pong"))

@@ -1,0 +1,481 @@
+"""
+The uplink service in memory: time by a Clock, the network by iosim, the main server by autobahn's server protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import txaio.tx
+
+from relayd.dialects import native, socketio
+from relayd.errors import KeyUnusable, Overloaded
+from relayd.interfaces import AckReceived, EventReceived
+from relayd.messages import CommandResult, ExecuteCommand, Secret
+from tests.support.receiver import RecordingReceiver, echo
+from tests.support.uplink import KEY, Scripted, ServiceCase
+
+ORDER: dict[str, Any] = {
+    "commandId": "c1",
+    "serverId": 1,
+    "host": "192.0.2.1",
+    "port": 22,
+    "username": "root",
+    "password": "hunter2",
+    "command": "uname",
+}
+
+
+class Reconnecting(ServiceCase):
+    def test_unreachable(self) -> None:
+        """Every five seconds or so, for ever, with one clear line each."""
+        for attempt in range(1, 30):
+            self.assertEqual(self.attempts(), attempt)
+            self.refuse()
+            self.advance(4.39)
+            self.assertEqual(self.attempts(), attempt)
+            self.advance(1.22)
+        self.assertEqual(len(self.warnings()), 29)
+        self.assertIn("http://192.0.2.9:3000 cannot be reached: connection refused", self.warnings()[0])
+        self.assertEqual(len(self.keys), 30, "the key is read again at each attempt")
+
+    def test_wrong_key(self) -> None:
+        """Thrown out in the probation, again and again: the delay grows, until the relay is really accepted."""
+        for least in (4.4, 8.8, 17.6):
+            attempts = self.attempts()
+            server, pump = self.connected()
+            self.assertEqual(self.receiver.words()[-1], "ready")
+            server.dialect.close()
+            server.flush()
+            pump.flush()
+            self.assertEqual(self.receiver.words()[-1], "lost")
+            self.assertIn("compare --proxy-id", self.warnings()[-1])
+            self.advance(least - 0.01)
+            self.assertEqual(self.attempts(), attempts)
+            self.advance(least * 0.28)
+            self.assertEqual(self.attempts(), attempts + 1)
+        server, pump = self.connected()
+        self.advance(2.1)
+        attempts = self.attempts()
+        server.dialect.close()
+        server.flush()
+        pump.flush()
+        self.assertIn("lost: it disconnected the namespace", self.warnings()[-1])
+        self.advance(5.61)
+        self.assertEqual(self.attempts(), attempts + 1)
+        server, pump = self.connected()
+        server.dialect.close()
+        server.flush()
+        pump.flush()
+        self.advance(5.61)
+        self.assertEqual(self.attempts(), attempts + 2, "the delay grows from the start again")
+
+    def test_http_answers(self) -> None:
+        for answer, words, least in (
+            ("401 Unauthorized", "refused this relay (HTTP 401)", 4.4),
+            ("403 Forbidden", "refused this relay (HTTP 403)", 8.8),
+            ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 79),
+            ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 4.4),
+            ("502 Bad Gateway", "it answers HTTP 502", 4.4),
+            ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 4.4),
+            ("101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x", "bogus", 4.4),
+        ):
+            server = Scripted(f"HTTP/1.1 {answer}\r\n\r\n".encode())
+            self.join(server).flush()
+            self.assertIn(words, self.warnings()[-1])
+            attempts = self.attempts()
+            self.advance(least - 0.01)
+            self.assertEqual(self.attempts(), attempts)
+            self.advance(least * 0.3)
+            self.assertEqual(self.attempts(), attempts + 1)
+
+    def test_no_http(self) -> None:
+        """Whatever answers, the connection ends in good order, and with a bound on what is read."""
+        for answer in (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"\xff\xfe\r\n\r\n", b"HTTP/1.1 \r\n\r\n", b"x" * 70_000):
+            attempts = self.attempts()
+            server = Scripted(answer)
+            self.join(server).flush()
+            self.assertIn("does not speak socketio", self.warnings()[-1])
+            self.assertLess(len(self.warnings()[-1]), 500)
+            self.advance(5.61)
+            self.assertEqual(self.attempts(), attempts + 1)
+
+    def test_silent_server(self) -> None:
+        self.join(Scripted(b"")).flush()
+        self.advance(20.1)
+        self.assertIn("did not finish the WebSocket handshake within 20 s", self.warnings()[-1])
+
+    def test_key_unusable(self) -> None:
+        """Nothing is dialled without a key; it is looked for again."""
+        self.successResultOf(self.service.stopService())
+        keys = [KeyUnusable(reason="its file is gone"), None]
+
+        def read() -> Secret:
+            error = keys.pop(0)
+            if error is not None:
+                raise error
+            return Secret(KEY)
+
+        attempts = self.attempts()
+        self.read_key = read  # type: ignore[method-assign]
+        self.begin()
+        self.assertEqual(self.attempts(), attempts)
+        self.assertIn("The API key cannot be used: its file is gone. Next attempt in", self.warnings()[-1])
+        self.advance(5.61)
+        self.assertEqual(self.attempts(), attempts + 1)
+
+    def test_internal_error(self) -> None:
+        """A bug of ours is logged, and does not end the service."""
+        self.successResultOf(self.service.stopService())
+        self.read_key = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+        self.begin()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.read_key = lambda: Secret(KEY)  # type: ignore[method-assign]
+        self.advance(5.61)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+
+class Flowing(ServiceCase):
+    def test_request(self) -> None:
+        server, _ = self.connected()
+        self.assertEqual(server.target, "/socket.io/ EIO,apiKey,proxyId,transport")
+        self.assertTrue(server.http_headers["user-agent"].startswith("relayd/"))
+        self.assertEqual(server.http_headers["host"], "192.0.2.9:3000")
+        self.assertNotIn("sec-websocket-extensions", server.http_headers)
+
+    def test_commands(self) -> None:
+        server, pump = self.connected()
+        server.dialect.request("execute_command", ORDER)
+        server.dialect.send_event("execute_command", ORDER | {"port": "x", "commandId": "c2"})
+        server.dialect.send_event("execute_command", ["no", "command"])
+        server.dialect.send_event("command_result_received", {"success": "perhaps"})
+        server.dialect.send_event("command_result_received", {"success": False, "error": "commandId is missing"})
+        server.dialect.send_event("proxy_status_update", None)
+        server.flush()
+        pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready", "command", "invalid", "invalid", "receipt"])
+        self.assertIn(AckReceived(0, None), server.events)
+        results: list[Any] = [event.data for event in server.events if isinstance(event, EventReceived)]
+        self.assertEqual([data["commandId"] for data in results], ["c1", "c2"])
+        self.assertIn("command_result_received was refused: success", self.warnings()[-1])
+        self.assertEqual(self.receiver.link.unknown_events, 1)  # type: ignore[union-attr]
+
+    def test_refusal(self) -> None:
+        self.receiver._answer = lambda command: Overloaded(running=1, queued=2)
+        server, pump = self.connected()
+        server.dialect.request("execute_command", ORDER)
+        server.flush()
+        pump.flush()
+        answers: list[Any] = [event.data for event in server.events if isinstance(event, AckReceived)]
+        self.assertEqual([list(answer) for answer in answers], [["error"]])
+        self.assertIn("relayd is full", answers[0]["error"])
+
+    def test_late(self) -> None:
+        """Acknowledgements and results for a link that is gone go nowhere, quietly."""
+        late: list[Callable[[], None]] = []
+
+        class Slow(RecordingReceiver):
+            def command_received(self, command: ExecuteCommand, acknowledge: Any) -> None:
+                link = self.link
+                late.append(lambda: acknowledge(None))
+                late.append(lambda: link.send_result(echo(command)))  # type: ignore[union-attr]
+
+        self.successResultOf(self.service.stopService())
+        self.receiver = Slow()
+        self.begin()
+        server, pump = self.connected()
+        server.dialect.request("execute_command", ORDER)
+        server.flush()
+        pump.flush()
+        server.transport.abortConnection()
+        pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+        for call in late:
+            call()
+        self.assertEqual(len(late), 2)
+
+    def test_receiver_that_raises(self) -> None:
+        """It promises not to; but the link does not die of it."""
+
+        def broken(command: ExecuteCommand) -> CommandResult:
+            raise ZeroDivisionError
+
+        self.receiver._answer = broken
+        server, pump = self.connected()
+        server.dialect.send_event("execute_command", ORDER)
+        server.flush()
+        pump.flush()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.receiver.words(), ["ready"])
+
+    def test_result_of_escapes(self) -> None:
+        """What counts is the size on the wire."""
+        server, pump = self.connected(socketio.ServerDialect(accepts=5000))
+        self.receiver.link.send_result(  # type: ignore[union-attr]
+            CommandResult(command_id="c1", stdout="\x01" * 4000, stderr="", exit_code=0)
+        )
+        pump.flush()
+        self.assertIn("bytes cut here to fit the link", server.events[-1].data["result"]["stdout"])
+        self.assertIn("The output of c1 is larger than the 5000 bytes", self.warnings()[-1])
+
+    def test_surrogates(self) -> None:
+        """A text that is no Unicode is repaired rather than lost."""
+        server, pump = self.connected()
+        result = CommandResult(command_id="c1", stdout="a\udc80b", stderr="", exit_code=0)
+        self.receiver.link.send_result(result)  # type: ignore[union-attr]
+        pump.flush()
+        self.assertEqual(server.events[-1].data["result"]["stdout"], "a?b")
+
+    def test_malformed(self) -> None:
+        """The link is closed with the code for that, and the log does not repeat what came."""
+        server, pump = self.connected()
+        server.sendMessage(b'42/proxy,["hunter2')
+        pump.flush()
+        self.assertEqual(server.closed, 1002)
+        self.assertIn("does not understand: malformed JSON", self.warnings()[-1])
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+
+    def test_invalid_utf8(self) -> None:
+        server, pump = self.connected()
+        server.sendMessage(b"42/proxy,\xff")
+        pump.flush()
+        self.assertEqual(server.closed, 1002)
+
+    def test_oversized_frame_is_not_collected(self) -> None:
+        """Once a frame was announced that is too large, nothing of it is kept while the connection closes."""
+        self.successResultOf(self.service.stopService())
+        self.begin(max_frame=1000)
+        server, pump = self.connected()
+        server.deaf = True
+        server.transport.write(b"\x81\x7f" + (10**6).to_bytes(8, "big"))
+        pump.flush()
+        self.assertEqual(server.closed, 1009)
+        connection: Any = self.receiver.calls[0][1]
+        for _ in range(10):
+            server.transport.write(b"x" * 1000)
+            pump.flush()
+        self.assertEqual((connection._wire.frame_data, connection._wire.data), ([], b""))
+
+    def test_recursion(self) -> None:
+        """Data that nests just less than what JSON decoding refuses overflows the stack of whoever looks at it."""
+
+        def deep(command: ExecuteCommand) -> CommandResult:
+            raise RecursionError
+
+        self.receiver._answer = deep
+        server, pump = self.connected()
+        server.dialect.send_event("execute_command", ORDER)
+        server.flush()
+        pump.flush()
+        self.assertIn("nests too deeply", self.warnings()[-1])
+
+    def test_autobahn_is_silent(self) -> None:
+        """At its most talkative, it would log the request, and with it the key; `tearDown` looks for that."""
+        make_talkative: Any = txaio.tx.set_global_log_level
+        make_talkative("trace")
+        self.addCleanup(make_talkative, "info")
+        server = Scripted(b"HTTP/1.1 500 Oh\r\n\r\n")
+        self.join(server).flush()
+        self.assertIn(KEY.encode(), server.received)
+        self.assertIn("it answers HTTP 500", self.warnings()[-1])
+
+    def test_deep_nesting(self) -> None:
+        server, pump = self.connected()
+        deep = "[" * 3000 + "]" * 3000
+        server.sendMessage(f'42/proxy,["command_result_received",{{"success":true,"error":{deep}}}]'.encode())
+        pump.flush()
+        self.assertIn("nests too deeply", self.warnings()[-1])
+
+    def test_broken_frames(self) -> None:
+        """What is no WebSocket at all ends the connection in good order."""
+        server, pump = self.connected()
+        server.transport.write(b"\x93\x05hello" + b"x" * 1000)
+        pump.flush()
+        self.assertEqual(server.closed, 1002)
+
+    def test_dead_link(self) -> None:
+        """No heartbeat for pingInterval and pingTimeout together."""
+        server, pump = self.connected(socketio.ServerDialect(ping_interval=10, ping_timeout=5))
+        for _ in range(3):
+            self.advance(14.9)
+            server.dialect.ping()
+            server.flush()
+            pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.advance(15.1)
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+        self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
+
+    def test_no_namespace(self) -> None:
+        """A main server that opens Engine.IO, but never the namespace."""
+        server = self.main_server()
+        server.deaf = True
+        self.join(server).flush()
+        self.advance(20.1)
+        self.advance(5.1)  # for the closing handshake, in which it has no part either
+        self.assertIn("did not finish the handshake of the dialect within 20 s", self.warnings()[-1])
+
+
+class Stopping(ServiceCase):
+    def stop(self) -> None:
+        self.stopped = self.service.stopService()
+
+    def test_while_dialling(self) -> None:
+        self.stop()
+        self.successResultOf(self.stopped)
+        self.assertTrue(self.reactor.connectors[-1].stoppedConnecting)
+
+    def test_while_waiting(self) -> None:
+        self.refuse()
+        self.stop()
+        self.successResultOf(self.stopped)
+        self.advance(60)
+        self.assertEqual(self.attempts(), 1)
+
+    def test_while_shaking_hands(self) -> None:
+        pump = self.join(Scripted(b""))
+        pump.flush()
+        self.stop()
+        pump.flush()
+        self.successResultOf(self.stopped)
+        self.assertEqual(self.receiver.words(), [])
+
+    def test_politely(self) -> None:
+        server, pump = self.connected()
+        self.stop()
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+        self.assertNoResult(self.stopped)
+        pump.flush()
+        self.successResultOf(self.stopped)
+        self.assertEqual(server.events[-1].reason, "it disconnected the namespace")
+        self.assertEqual(server.closed, 1000)
+        self.advance(60)
+        self.assertEqual(self.attempts(), 1)
+        self.assertEqual(self.warnings(), [])
+
+    def test_main_server_that_hangs(self) -> None:
+        """Five seconds are enough to say good-bye."""
+        server, pump = self.connected()
+        server.deaf = True
+        self.stop()
+        pump.flush()
+        self.advance(4.9)
+        self.assertNoResult(self.stopped)
+        self.advance(0.2)
+        self.successResultOf(self.stopped)
+
+    def test_restart(self) -> None:
+        """A service can be started again."""
+        self.stop()
+        self.advance(0)
+        self.successResultOf(self.stopped)
+        self.service.startService()
+        _server, _ = self.connected()
+        self.assertEqual(self.receiver.words(), ["ready"])
+
+
+class Native(ServiceCase):
+    dialect = "native"
+
+    def test_pings(self) -> None:
+        server, _ = self.connected(native.ServerDialect())
+        self.assertEqual(server.target, "/proxy apiKey,proxyId")
+        for _ in range(3):
+            self.advance(12.5)
+            self.advance(12.5)
+        self.assertEqual(server.pings, 3)
+        server.answers_pings = False
+        for _ in range(46):
+            self.advance(1)
+        self.assertIn("nothing was heard", self.warnings()[-1])
+
+    def test_close_codes(self) -> None:
+        """Before the relay is accepted, a close frame means refusal; unless its code says that the server leaves."""
+        for code, words in ((1001, "lost: it closed the WebSocket with code 1001"), (1000, "refused this relay (it c")):
+            server, pump = self.connected(native.ServerDialect())
+            server.sendCloseFrame(code=code)
+            pump.flush()
+            server.transport.loseConnection()
+            pump.flush()
+            self.assertIn(words, self.warnings()[-1])
+            self.advance(6)
+
+
+class Auto(ServiceCase):
+    dialect = "auto"
+
+    def mismatch(self) -> None:
+        self.join(Scripted(b"HTTP/1.1 404 Not Found\r\n\r\n")).flush()
+
+    def test_native_is_found_at_once(self) -> None:
+        self.mismatch()
+        self.assertEqual(self.attempts(), 2, "without a delay")
+        server, pump = self.connected(native.ServerDialect())
+        self.assertTrue(server.target.startswith("/proxy"))
+        self.assertEqual(self.warnings(), [])
+        self.advance(2.1)
+        # remembered: the next attempt begins with it, and Socket.IO is not tried when it cannot be reached
+        server.transport.abortConnection()
+        pump.flush()
+        self.advance(6)
+        self.assertEqual(self.attempts(), 3)
+        self.refuse()
+        self.assertEqual(self.attempts(), 3)
+        self.advance(6)
+        server, _ = self.connected(native.ServerDialect())
+        self.assertTrue(server.target.startswith("/proxy"))
+
+    def test_server_changes_its_dialect(self) -> None:
+        server, pump = self.connected()
+        self.advance(2.1)
+        server.transport.abortConnection()
+        pump.flush()
+        self.advance(6)
+        self.mismatch()
+        server, _ = self.connected(native.ServerDialect())
+        self.assertTrue(server.target.startswith("/proxy"))
+
+    def test_unreachable_is_no_mismatch(self) -> None:
+        self.refuse()
+        self.assertEqual(self.attempts(), 1)
+        self.advance(6)
+        self.join(Scripted(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")).flush()
+        self.assertEqual(self.attempts(), 2)
+
+    def test_native_server_on_every_path(self) -> None:
+        """It takes the Socket.IO request too, and says nothing, or something else."""
+        self.connected(native.ServerDialect())
+        self.advance(4.9)
+        self.assertEqual(self.attempts(), 1)
+        self.advance(0.2)
+        self.assertEqual(self.attempts(), 2)
+
+    def test_first_frame_of_another_kind(self) -> None:
+        dialect = native.ServerDialect()
+        dialect.send_event("welcome", {})
+        self.connected(dialect)
+        self.assertEqual(self.attempts(), 2)
+        self.assertEqual(self.receiver.words(), [])
+
+    def test_neither(self) -> None:
+        """Then the first one's failure is told, and the usual delay kept."""
+        self.mismatch()
+        self.mismatch()
+        self.assertEqual(self.attempts(), 2)
+        self.assertIn("does not speak socketio at /socket.io/: HTTP 404", self.warnings()[-1])
+        self.advance(5.61)
+        self.assertEqual(self.attempts(), 3)
+
+    def test_refusal_beats_mismatch(self) -> None:
+        """A main server that says 403 at one path and 404 at the other means the 403."""
+        self.mismatch()
+        self.join(Scripted(b"HTTP/1.1 403 Forbidden\r\n\r\n")).flush()
+        self.assertIn("refused this relay (HTTP 403)", self.warnings()[-1])
+
+    def test_wrong_key_is_no_mismatch(self) -> None:
+        dialect = socketio.ServerDialect()
+        dialect.refuse("who are you")
+        self.connected(dialect)
+        self.assertEqual(self.attempts(), 1)
+        self.assertIn("refused this relay (who are you)", self.warnings()[-1])

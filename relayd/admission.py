@@ -1,0 +1,165 @@
+"""
+Which command may start now, which waits for its turn, which is turned away: the decisions alone.
+Pure: no I/O and no clock, so that every order of events can be tested.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Hashable
+from enum import Enum, auto
+from itertools import count
+from typing import Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Verdict(Enum):
+    """What becomes of a command that arrives."""
+
+    STARTED = auto()
+    QUEUED = auto()
+    REFUSED = auto()
+
+
+class _Host(Generic[T]):
+    """The commands of one host: how many run, and which wait, oldest first."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: OrderedDict[T, None] = OrderedDict()
+
+
+class Admission(Generic[T]):
+    """
+    Slots to run in and places to wait in, shared fairly between hosts.
+
+    Hosts that have commands waiting take turns, one command each.  No host may take everything, however early it
+    comes: of slots, and likewise of queue places, a host gets one more only while it holds less than twice as many as
+    are *free* (the dynamic threshold of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+    switches", 1998).  So a lone host gets two thirds, and one third stays for those that come after it; n busy hosts
+    settle at ``2 / (2 n + 1)`` each.  The threshold never holds back a host that runs nothing, so a free slot is
+    always of use to it, and something always runs while something waits.
+
+    Each call takes constant time but `next`, which steps over the hosts that the threshold holds back: they run two
+    commands each at least, so there are at most ``max_running / 2`` of them, however long the queue.
+
+    :param max_running: commands that run at a time; at least 1.
+    :param max_queue: commands that wait at a time; 0: none waits.
+    """
+
+    def __init__(self, max_running: int, max_queue: int) -> None:
+        if max_running < 1 or max_queue < 0:
+            raise ValueError("max_running is at least 1 and max_queue at least 0")
+        self._max_running = max_running
+        self._max_queue = max_queue
+        self._hosts: dict[Hashable, _Host[T]] = {}
+        # The hosts that have commands waiting, next turn first.  An OrderedDict and not a dict: taking the first again
+        # and again out of a dict is quadratic.
+        self._turns: OrderedDict[Hashable, _Host[T]] = OrderedDict()
+        # Deadlines of what waits, and of what waited: an item that has left the queue stays until it comes up.
+        self._deadlines: list[tuple[float, int, Hashable, T]] = []
+        self._serial = count()
+        #: How many commands run now.
+        self.running = 0
+        #: How many commands wait now.
+        self.queued = 0
+
+    def offer(self, key: Hashable, item: T, deadline: float) -> Verdict:
+        """
+        A command arrives.
+
+        :param key: its host.
+        :param item: stands for the command in the other calls; unlike all others that are in here.
+        :param deadline: when it is no longer worth starting, in seconds.
+        :return: ``STARTED``: it holds a slot, give it back with `release`.  ``QUEUED``: one of `next`, `expire` and
+            `withdraw` takes it out again.  ``REFUSED``: nothing is held.
+        """
+        host = self._hosts.get(key)
+        if host is None:
+            host = _Host()
+        if not host.waiting and host.running < 2 * (self._max_running - self.running):
+            host.running += 1
+            self.running += 1
+            verdict = Verdict.STARTED
+        elif len(host.waiting) < 2 * (self._max_queue - self.queued):
+            host.waiting[item] = None
+            self.queued += 1
+            self._turns.setdefault(key, host)
+            self._remember(deadline, key, item)
+            verdict = Verdict.QUEUED
+        else:
+            return Verdict.REFUSED
+        self._hosts[key] = host
+        return verdict
+
+    def next(self) -> T | None:
+        """
+        Take the command whose turn it is, and a slot for it.
+
+        Call it after each `release` until it says ``None``: no command waits, or none may start.
+        """
+        threshold = 2 * (self._max_running - self.running)
+        if threshold:
+            for key, host in self._turns.items():  # those held back keep their turn
+                if host.running < threshold:
+                    item, _ = host.waiting.popitem(last=False)
+                    self.queued -= 1
+                    host.running += 1
+                    self.running += 1
+                    if host.waiting:
+                        self._turns.move_to_end(key)
+                    else:
+                        del self._turns[key]
+                    return item
+        return None
+
+    def release(self, key: Hashable) -> None:
+        """A command of host *key* that held a slot has ended."""
+        host = self._hosts[key]
+        host.running -= 1
+        self.running -= 1
+        if not host.running and not host.waiting:
+            del self._hosts[key]
+
+    def withdraw(self, key: Hashable, item: T) -> None:
+        """*item*, which waits, shall not start."""
+        host = self._hosts[key]
+        del host.waiting[item]
+        self.queued -= 1
+        if not host.waiting:
+            del self._turns[key]
+            if not host.running:
+                del self._hosts[key]
+
+    def expire(self, now: float) -> list[T]:
+        """Take out what has waited until its deadline, earliest first."""
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, key, item = heapq.heappop(self._deadlines)
+            if self._waits(key, item):
+                self.withdraw(key, item)
+                expired.append(item)
+        return expired
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline of what waits."""
+        if not self.queued:
+            self._deadlines.clear()
+            return None
+        while not self._waits(*self._deadlines[0][2:]):
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0]
+
+    def _remember(self, deadline: float, key: Hashable, item: T) -> None:
+        if len(self._deadlines) > 2 * self.queued + 64:
+            self._deadlines = [entry for entry in self._deadlines if self._waits(*entry[2:])]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (deadline, next(self._serial), key, item))
+
+    def _waits(self, key: Hashable, item: T) -> bool:
+        host = self._turns.get(key)
+        return host is not None and item in host.waiting

@@ -1,0 +1,297 @@
+"""
+The relay's command logic: what becomes of each order of the main server, and of each result.
+Knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfaces`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relayd.admission import Admission
+from relayd.errors import (
+    AlreadyConfirmed,
+    DuplicateMismatch,
+    InvalidMessage,
+    OutcomeUnknown,
+    Overloaded,
+    RelayError,
+    ShuttingDown,
+)
+from relayd.interfaces import Acknowledge, ICommandReceiver, ICommandRunner, IJournal, ILink, JournalEntry
+from relayd.messages import EXECUTE_COMMAND, CommandResult, ExecuteCommand, Receipt, failure_result
+from relayd.outbox import Outbox
+from relayd.scheduler import ActiveCommand, Scheduler
+from relayd.stats import Stats
+
+#: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
+#: most a quarter of the drain.
+DRAIN_GRACE = 5.0
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """
+    What the dispatcher takes on.
+
+    :ivar max_commands: commands that run at a time.
+    :ivar max_queue: commands that wait for their turn.
+    :ivar default_timeout: seconds for a command that names none.
+    :ivar max_timeout: seconds that no command exceeds.
+    :ivar max_unconfirmed: results sent that await their receipt, see `Outbox`.
+    :ivar max_unconfirmed_bytes: bytes of memory for them.
+    """
+
+    max_commands: int
+    max_queue: int
+    default_timeout: float
+    max_timeout: float
+    max_unconfirmed: int = 10_000
+    max_unconfirmed_bytes: int = 128 << 20
+
+
+class _Drain:
+    """One wait for the end: two alarms, and a Deferred that always fires."""
+
+    def __init__(self, clock: IReactorTime, timeout: float, cancel: Callable[[], None]) -> None:
+        self._calls = [
+            clock.callLater(timeout - min(DRAIN_GRACE, timeout / 4), cancel),
+            clock.callLater(timeout, self.end),
+        ]
+        self.done: Deferred[None] = Deferred(lambda _: self._stop())
+
+    def end(self) -> None:
+        self._stop()
+        self.done.callback(None)
+
+    def _stop(self) -> None:
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+
+
+@implementer(ICommandReceiver)
+class Dispatcher:
+    """
+    Runs each command once and answers it, whatever becomes of it.
+
+    :param clock: tells the time that deadlines count in.
+    """
+
+    def __init__(self, clock: IReactorTime, runner: ICommandRunner, journal: IJournal, limits: Limits) -> None:
+        self._log = Logger()
+        self._clock = clock
+        self._journal = journal
+        self._limits = limits
+        self.stats = Stats()
+        self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
+        self._scheduler = Scheduler(clock, runner, journal, self._admission, self)
+        self._active = self._scheduler.active
+        self._outbox = Outbox(
+            clock,
+            journal,
+            self.stats,
+            self._check_drained,
+            max_results=limits.max_unconfirmed,
+            max_bytes=limits.max_unconfirmed_bytes,
+        )
+        self._accepting = True
+        self._drains: list[_Drain] = []
+
+    @property
+    def running(self) -> int:
+        """Commands that run now."""
+        return self._admission.running
+
+    @property
+    def queued(self) -> int:
+        """Commands that wait for their turn now."""
+        return self._admission.queued
+
+    # ICommandReceiver
+
+    def command_received(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
+        """See `ICommandReceiver.command_received`."""
+        received = self._clock.seconds()
+        fingerprint = _fingerprint(command)
+        if (active := self._active.get(command.command_id)) is not None:
+            self._duplicate_of_active(active, command, fingerprint, acknowledge)
+        elif (known := self._journal.lookup(command.command_id)) is not None:
+            self._duplicate_of_known(known, command, fingerprint, acknowledge)
+        elif not self._accepting:
+            self._refuse(command, ShuttingDown(), acknowledge)
+        else:
+            timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
+            if not self._scheduler.submit(
+                ActiveCommand(command, fingerprint, received, received + timeout, acknowledge)
+            ):
+                self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
+
+    def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
+        """See `ICommandReceiver.invalid_received`."""
+        command_id = error.command_id
+        self.stats.refused[error.code] += 1
+        self._log.warn("The main server sent what is not valid ({id}): {error}", id=command_id, error=str(error))
+        acknowledge(error)
+        if command_id is not None and error.fields["event"] == EXECUTE_COMMAND and not self._owes(command_id):
+            self._outbox.send_unrecorded(failure_result(command_id, error))
+
+    def receipt_received(self, link: ILink, receipt: Receipt) -> None:
+        """See `ICommandReceiver.receipt_received`."""
+        self._outbox.receipt_received(link, receipt)
+
+    def link_ready(self, link: ILink) -> None:
+        """See `ICommandReceiver.link_ready`."""
+        self._outbox.link_ready(link, self._active)
+
+    def link_lost(self, link: ILink) -> None:
+        """See `ICommandReceiver.link_lost`."""
+        self._outbox.link_lost(link)
+
+    def drain(self, timeout: float) -> Deferred[None]:
+        """
+        Take no more commands, for good, and wait until those at hand have ended and their results are confirmed.
+
+        Shortly before the time is over, what still runs or waits is cancelled, and answered so.
+
+        :param timeout: seconds.
+        :return: fires when all is delivered, or when the time is over.
+        """
+        self._accepting = False
+        drain = _Drain(self._clock, timeout, self._scheduler.cancel_all)
+        drain.done.addBoth(self._drained, drain)
+        self._drains.append(drain)
+        self._check_drained()
+        return drain.done
+
+    # Owner of the scheduler
+
+    def command_accepted(self, active: ActiveCommand) -> None:
+        """See `relayd.scheduler.Owner`."""
+        command = active.command
+        self.stats.accepted += 1
+        self._outbox.forget(command.command_id)
+        self._log.info(
+            "Accepted command {id} for {user}@{host}:{port}",
+            id=command.command_id, user=command.username, host=command.host, port=command.port,
+        )  # fmt: skip
+        for acknowledge in active.acknowledges:
+            acknowledge(None)
+
+    def command_not_accepted(self, active: ActiveCommand, error: RelayError) -> None:
+        """See `relayd.scheduler.Owner`."""
+        acknowledge, *others = active.acknowledges
+        self._refuse(active.command, error, acknowledge)
+        for other in others:
+            other(error)
+        self._check_drained()
+
+    def command_ended(self, active: ActiveCommand, result: CommandResult, recorded: bool) -> None:
+        """See `relayd.scheduler.Owner`."""
+        command, details = active.command, result.details
+        outcome = "nonzero" if result.exit_code else "ok"
+        if details.error is not None:
+            outcome = str(details.error["code"])
+        self.stats.finished[outcome] += 1
+        self._log.info(
+            "Finished command {id} for {user}@{host}:{port}: {outcome}, exit {exit}, {duration:.3f} s, "
+            "{stdout_bytes} bytes of output, {stderr_bytes} of errors",
+            id=command.command_id, user=command.username, host=command.host, port=command.port, outcome=outcome,
+            exit=result.exit_code, duration=self._clock.seconds() - active.received,
+            stdout_bytes=details.stdout_bytes, stderr_bytes=details.stderr_bytes,
+        )  # fmt: skip
+        if recorded:
+            self._outbox.send(result)
+        else:  # a result that a crash would lose is still better than silence
+            self._outbox.send_unrecorded(result)
+        self._check_drained()
+
+    # Commands that are not new
+
+    def _duplicate_of_active(
+        self, active: ActiveCommand, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
+    ) -> None:
+        if fingerprint != active.fingerprint:
+            self._mismatch(command, acknowledge)
+            return
+        self.stats.joined += 1
+        self._log.info("Command {id} came again; it is under way, and one result answers both", id=command.command_id)
+        if active.accepted:
+            acknowledge(None)
+        else:
+            active.acknowledges.append(acknowledge)
+
+    def _duplicate_of_known(
+        self, known: JournalEntry, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
+    ) -> None:
+        unrecorded = self._outbox.unrecorded(command.command_id)
+        if fingerprint != known.fingerprint:
+            self._mismatch(command, acknowledge)
+        elif known.result is not None:
+            self._resent(command, acknowledge)
+            self._outbox.send(known.result)
+        elif known.finished:
+            self._refuse(command, AlreadyConfirmed(), acknowledge)
+        elif unrecorded is not None:  # it ended, and the journal could not record that
+            self._resent(command, acknowledge)
+            self._outbox.send_unrecorded(unrecorded)
+        else:
+            self._refuse(command, OutcomeUnknown(), acknowledge)
+
+    def _resent(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
+        self.stats.resent += 1
+        self._log.info("Command {id} came again; its result is sent again", id=command.command_id)
+        acknowledge(None)
+
+    def _mismatch(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
+        """Another request under an id that is taken: while a result is due under that id, it gets no other."""
+        error = DuplicateMismatch()
+        if self._owes(command.command_id):
+            self._count_refusal(command, error)
+            acknowledge(error)
+        else:
+            self._refuse(command, error, acknowledge)
+
+    def _owes(self, command_id: str) -> bool:
+        """Whether a result under this id is still due, so that another one would be taken for it."""
+        if command_id in self._active:
+            return True
+        known = self._journal.lookup(command_id)
+        return known is not None and (known.result is not None or not known.finished)
+
+    def _refuse(self, command: ExecuteCommand, error: RelayError, acknowledge: Acknowledge) -> None:
+        """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""
+        self._count_refusal(command, error)
+        acknowledge(error)
+        self._outbox.send_unrecorded(failure_result(command.command_id, error, extended=command.extended))
+
+    def _count_refusal(self, command: ExecuteCommand, error: RelayError) -> None:
+        self.stats.refused[error.code] += 1
+        self._log.info(
+            "Refused command {id} for {user}@{host}:{port}: {code}",
+            id=command.command_id, user=command.username, host=command.host, port=command.port, code=error.code,
+        )  # fmt: skip
+
+    # The end
+
+    def _check_drained(self) -> None:
+        if self._drains and not self._active and self._outbox.empty:
+            for drain in list(self._drains):
+                drain.end()
+
+    def _drained(self, outcome: object, drain: _Drain) -> object:
+        self._drains.remove(drain)
+        self._outbox.stop()
+        return outcome
+
+
+def _fingerprint(command: ExecuteCommand) -> bytes:
+    """What is asked, without the secrets: a password that was changed meanwhile asks for no other command."""
+    asked = (command.host, command.port, command.username, command.command)
+    return blake2b(msgspec.msgpack.encode(asked), digest_size=16).digest()

@@ -1,0 +1,268 @@
+"""
+The way of a command from its admission until its result is recorded: wait, start, run, record.
+"""
+
+from __future__ import annotations
+
+from os.path import basename, dirname, relpath
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relayd.admission import Admission, Verdict
+from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
+from relayd.interfaces import Acknowledge, ICommandRunner, IJournal
+from relayd.messages import CommandResult, ExecuteCommand, failure_result
+
+
+class ActiveCommand:
+    """
+    One command from its receipt until its result is recorded.
+
+    :ivar acknowledges: who is to hear that it was accepted.
+    :ivar accepted: whether the journal has it.
+    :ivar has_slot: whether its turn came.
+    :ivar run: what the runner gave for it.
+    :ivar result: how it ended; nothing happens to it after that but being recorded.
+    """
+
+    __slots__ = (
+        "accepted", "acknowledges", "command", "deadline", "fingerprint", "has_slot", "key", "received", "result", "run"
+    )  # fmt: skip
+
+    def __init__(
+        self, command: ExecuteCommand, fingerprint: bytes, received: float, deadline: float, acknowledge: Acknowledge
+    ) -> None:
+        self.command = command
+        self.fingerprint = fingerprint
+        self.key = (command.host, command.port)
+        self.received = received
+        self.deadline = deadline
+        self.acknowledges = [acknowledge]
+        self.accepted = False
+        self.has_slot = False
+        self.run: Deferred[CommandResult] | None = None
+        self.result: CommandResult | None = None
+
+
+class Owner(Protocol):
+    """What a `Scheduler` tells of the commands it has."""
+
+    def command_accepted(self, active: ActiveCommand) -> None:
+        """The journal has the command: it will get a result."""
+
+    def command_not_accepted(self, active: ActiveCommand, error: RelayError) -> None:
+        """The journal could not take the command: it is forgotten."""
+
+    def command_ended(self, active: ActiveCommand, result: CommandResult, recorded: bool) -> None:
+        """The command has its result; *recorded*: the journal has it too, unless that failed."""
+
+
+class Scheduler:
+    """
+    Runs commands as their turn comes, each once.
+
+    :param clock: tells the time that deadlines count in.
+    :param admission: decides whose turn it is.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        runner: ICommandRunner,
+        journal: IJournal,
+        admission: Admission[ActiveCommand],
+        owner: Owner,
+    ) -> None:
+        self._log = Logger()
+        self._clock = clock
+        self._runner = runner
+        self._journal = journal
+        self._admission = admission
+        self._owner = owner
+        self._granting = False
+        self._alarm: IDelayedCall | None = None
+        #: Every command at hand, by its id.
+        self.active: dict[str, ActiveCommand] = {}
+
+    def submit(self, active: ActiveCommand) -> bool:
+        """
+        Take on a command that is new.
+
+        :return: whether there is room; its `Owner` hears the rest.
+        """
+        verdict = self._admission.offer(active.key, active, active.deadline)
+        if verdict is Verdict.REFUSED:
+            return False
+        if verdict is Verdict.STARTED:
+            active.has_slot = True
+        else:
+            self._set_alarm()
+        self.active[active.command.command_id] = active
+        self._journal.accept(active.command, active.fingerprint).addCallbacks(
+            self._accepted, self._not_accepted, callbackArgs=(active,), errbackArgs=(active,)
+        )
+        return True
+
+    def cancel_all(self) -> None:
+        """End every command at hand: what waits at once, what runs as soon as the runner can."""
+        unfinished = [active for active in self.active.values() if active.result is None]
+        for active in unfinished:  # before the others, whose slots they would take
+            if not active.has_slot:
+                self._admission.withdraw(active.key, active)
+                self._fail(active, Cancelled())
+        self._set_alarm()
+        for active in unfinished:
+            if active.run is not None:
+                active.run.cancel()
+            elif active.result is None:
+                self._fail(active, Cancelled())
+
+    # From step to step.  Plain callbacks and no coroutine: this is the hot path, and most steps are done at once.
+
+    def _accepted(self, _: None, active: ActiveCommand) -> None:
+        active.accepted = True
+        self._owner.command_accepted(active)
+        if active.result is not None:  # its deadline passed, or it was cancelled
+            self._record(active, active.result)
+        elif active.has_slot:
+            self._start(active)
+
+    def _not_accepted(self, failure: Failure, active: ActiveCommand) -> None:
+        del self.active[active.command.command_id]
+        self._owner.command_not_accepted(active, self._explain(failure, "record", active, RelayError()))
+        if active.result is None:
+            if active.has_slot:
+                self._release(active)
+            else:
+                self._admission.withdraw(active.key, active)
+                self._set_alarm()
+
+    def _start(self, active: ActiveCommand) -> None:
+        self._journal.start(active.command.command_id).addCallbacks(
+            self._run, self._not_started, callbackArgs=(active,), errbackArgs=(active,)
+        )
+
+    def _not_started(self, failure: Failure, active: ActiveCommand) -> None:
+        error = self._explain(failure, "record the start of", active, RelayError())
+        if active.result is None:
+            self._fail(active, error)
+
+    def _run(self, _: None, active: ActiveCommand) -> None:
+        if active.result is not None:  # cancelled
+            return
+        if active.deadline <= self._clock.seconds():
+            self._time_out(active)
+            return
+        try:
+            active.run = self._runner.run(active.command, active.deadline)
+        except Exception:
+            self._run_failed(Failure(), active)
+            return
+        active.run.addCallbacks(self._ended, self._run_failed, callbackArgs=(active,), errbackArgs=(active,))
+
+    def _run_failed(self, failure: Failure, active: ActiveCommand) -> None:
+        if isinstance(failure.value, CancelledError):
+            error: RelayError = Interrupted()
+        else:
+            unexplained = RelayError()
+            unexplained.executed = "unknown"
+            error = self._explain(failure, "run", active, unexplained)
+        self._fail(active, error)
+
+    def _time_out(self, active: ActiveCommand) -> None:
+        self._fail(active, QueueTimeout(seconds=active.deadline - active.received))
+
+    def _fail(self, active: ActiveCommand, error: RelayError) -> None:
+        command = active.command
+        self._ended(failure_result(command.command_id, error, extended=command.extended), active)
+
+    def _ended(self, result: CommandResult, active: ActiveCommand) -> None:
+        active.result = result
+        if active.accepted:
+            self._record(active, result)
+        if active.has_slot:
+            self._release(active)
+
+    def _record(self, active: ActiveCommand, result: CommandResult) -> None:
+        self._journal.finish(result).addCallbacks(
+            self._recorded, self._not_recorded, callbackArgs=(active, result), errbackArgs=(active, result)
+        )
+
+    def _recorded(self, _: None, active: ActiveCommand, result: CommandResult) -> None:
+        del self.active[active.command.command_id]
+        self._owner.command_ended(active, result, True)
+
+    def _not_recorded(self, failure: Failure, active: ActiveCommand, result: CommandResult) -> None:
+        self._explain(failure, "record the result of", active, RelayError())
+        del self.active[active.command.command_id]
+        self._owner.command_ended(active, result, False)
+
+    def _explain(self, failure: Failure, doing: str, active: ActiveCommand, unexplained: RelayError) -> RelayError:
+        """
+        The error for the main server.
+
+        One that is not ours goes to the log by its class and place alone: a library's text may hold what it was given.
+        """
+        kind = type(failure.value)
+        if isinstance(failure.value, RelayError):
+            error, reason = failure.value, str(failure.value)
+        else:
+            error, reason = unexplained, f"{kind.__module__}.{kind.__qualname__} at {_place(failure)}"
+        if error is unexplained or doing != "run":
+            self._log.error(
+                "Could not {doing} command {id}: {reason}", doing=doing, id=active.command.command_id, reason=reason
+            )
+        return error
+
+    # The queue
+
+    def _release(self, active: ActiveCommand) -> None:
+        """*active* needs its slot no more: the next may have it."""
+        self._admission.release(active.key)
+        if self._granting:  # a command ended at once: the loop below goes on, rather than one call deeper
+            return
+        self._granting = True
+        try:
+            while (following := self._admission.next()) is not None:
+                following.has_slot = True
+                if following.accepted:
+                    self._start(following)
+        finally:
+            self._granting = False
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """One delayed call wakes us at the first deadline in the queue, or earlier; none while the queue is empty."""
+        deadline = self._admission.next_deadline()
+        if deadline is None:
+            if self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
+            return
+        delay = max(0.0, deadline - self._clock.seconds())
+        if self._alarm is None:
+            self._alarm = self._clock.callLater(delay, self._expire)
+        elif deadline < self._alarm.getTime():
+            self._alarm.reset(delay)
+
+    def _expire(self) -> None:
+        self._alarm = None
+        for active in self._admission.expire(self._clock.seconds()):
+            self._time_out(active)
+        self._set_alarm()
+
+
+def _place(failure: Failure) -> str:
+    """Where an exception was raised: the innermost place in our own code, where there is one."""
+    package = dirname(__file__)
+    place, ours = "an unknown place", False
+    for function, path, line, *_ in failure.frames:  # the innermost last
+        if dirname(path).startswith(package):
+            place, ours = f"{relpath(path, dirname(package))}:{line} in {function}", True
+        elif not ours:
+            place = f"{basename(path)}:{line} in {function}"
+    return place

@@ -1,0 +1,622 @@
+"""
+Tests of `relayd.dispatcher` and `relayd.scheduler`: what becomes of each order of the main server.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from relayd.dispatcher import Dispatcher, Limits
+from relayd.errors import HostFailure, InvalidMessage, ProtocolError
+from relayd.interfaces import ICommandReceiver, ICommandRunner
+from relayd.journal import MemoryJournal
+from relayd.messages import CommandResult, ExecuteCommand, Receipt, parse_execute_command, printable
+from tests.support.dispatching import (
+    PASSWORD,
+    Desk,
+    HeldRunner,
+    RecordingLink,
+    SlowJournal,
+    command,
+    result,
+    watch_log,
+)
+
+RECEIVED = Receipt(success=True)
+
+
+class WayOfACommandTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk()
+        self.runner, self.link = self.desk.runner, self.desk.link
+
+    def test_interface(self) -> None:
+        self.assertTrue(verifyObject(ICommandReceiver, self.desk.dispatcher))
+
+    def test_command_is_acknowledged_run_and_answered(self) -> None:
+        order = command("c1")
+        self.desk.order(order)
+        self.assertEqual(self.desk.acks, [("c1", "ok")])
+        self.assertIs(self.runner.runs[0].command, order)
+        self.assertEqual(self.link.sent, [])
+        self.runner.runs[0].finish("it is fine")
+        self.assertEqual(self.link.sent, [result("c1", "it is fine")])
+        self.assertEqual((self.desk.dispatcher.running, self.desk.dispatcher.queued), (0, 0))
+        stats = self.desk.dispatcher.stats
+        self.assertEqual((stats.accepted, dict(stats.finished)), (1, {"ok": 1}))
+
+    def test_exit_code_counts_as_an_outcome_of_its_own(self) -> None:
+        self.desk.order(command("c1"))
+        self.runner.runs[0].finish(exit_code=3)
+        self.assertEqual(dict(self.desk.dispatcher.stats.finished), {"nonzero": 1})
+
+    def test_deadline_counts_from_receipt(self) -> None:
+        self.desk.clock.advance(1000)
+        for command_id, timeout in (("default", None), ("own", 5.0), ("too long", 1e6)):
+            self.desk.order(command(command_id, host=command_id, timeout=timeout))
+        self.assertEqual([run.deadline for run in self.runner.runs], [1060.0, 1005.0, 1600.0])
+
+    def test_deadline_includes_the_queue(self) -> None:
+        desk = Desk(max_commands=1)
+        desk.order(command("c1"))
+        desk.order(command("c2", timeout=30.0))
+        desk.clock.advance(10)
+        desk.runner.runs[0].finish()
+        self.assertEqual(desk.runner.runs[1].deadline, 30.0)
+        self.assertEqual(desk.clock.getDelayedCalls(), [])
+
+    def test_deadline_in_the_queue(self) -> None:
+        desk = Desk(max_commands=1)
+        desk.order(command("c1"))
+        desk.order(command("late", timeout=30.0, extended=True))
+        desk.order(command("later", timeout=40.0))
+        desk.clock.advance(29.9)
+        self.assertEqual(desk.link.sent, [])
+        desk.clock.advance(0.2)
+        self.assertEqual(desk.link.ids(), ["late"])
+        [late] = desk.link.sent
+        self.assertEqual((late.exit_code, late.extended), (1, True))
+        self.assertIn("timed out after 30 s while it waited for its turn", late.stderr)
+        self.assertEqual(late.details.error, {"code": "timeout", "phase": "queue", "executed": "no", "retriable": True})
+        desk.clock.advance(10)
+        self.assertEqual(desk.link.ids(), ["late", "later"])
+        self.assertEqual(desk.runner.ids(), ["c1"])
+        self.assertEqual(desk.clock.getDelayedCalls(), [])
+
+    def test_earlier_deadline_behind_a_later_one(self) -> None:
+        desk = Desk(max_commands=1)
+        desk.order(command("c1"))
+        desk.order(command("patient", timeout=50.0))
+        desk.order(command("hasty", timeout=5.0))
+        desk.clock.advance(5)
+        self.assertEqual(desk.link.ids(), ["hasty"])
+
+    def test_turn_that_comes_too_late(self) -> None:
+        """The slot is free only when the deadline has passed, and before the alarm of the queue goes off."""
+        desk = Desk(max_commands=1)
+        desk.order(command("c1"))
+        desk.clock.callLater(5.0, desk.runner.runs[0].finish)
+        desk.order(command("c2", timeout=5.0))
+        desk.clock.advance(5)
+        self.assertEqual(desk.runner.ids(), ["c1"])
+        self.assertEqual(desk.link.codes(), [0, "timeout"])
+
+    def test_slow_host_does_not_hold_up_another(self) -> None:
+        for number in range(8):
+            self.desk.order(command(f"slow{number}", host="slow"))
+        self.desk.order(command("quick", host="quick"))
+        self.assertIn("quick", self.runner.ids())
+
+    def test_commands_that_end_at_once_do_not_nest(self) -> None:
+        """A long queue of commands that each end in the call that starts them, one after the other."""
+
+        @implementer(ICommandRunner)
+        class FirstIsHeld:
+            def __init__(self) -> None:
+                self.held: Deferred[CommandResult] = Deferred()
+                self.count = 0
+
+            def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
+                self.count += 1
+                return self.held if self.count == 1 else succeed(result(command.command_id))
+
+            def close(self) -> Deferred[None]:
+                return succeed(None)
+
+        runner, link = FirstIsHeld(), RecordingLink()
+        limits = Limits(max_commands=1, max_queue=5000, default_timeout=60.0, max_timeout=60.0)
+        dispatcher = Dispatcher(Clock(), runner, MemoryJournal(), limits)
+        dispatcher.link_ready(link)
+        for number in range(3000):
+            dispatcher.command_received(command(f"c{number}"), lambda _: None)
+        runner.held.callback(result("c0"))
+        self.assertEqual(sorted(link.ids()), sorted(f"c{number}" for number in range(3000)))
+
+
+class FailureTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk()
+        self.logged = watch_log(self)
+
+    def lines(self, level: LogLevel | None = None) -> list[str]:
+        return [formatEvent(event) for event in self.logged if level in (None, event["log_level"])]
+
+    def test_relay_error_becomes_a_result(self) -> None:
+        self.desk.order(command("c1", extended=True))
+        self.desk.runner.runs[0].done.errback(
+            HostFailure(message="no route", code="unreachable", phase="connect", executed="no", retriable=True)
+        )
+        [sent] = self.desk.link.sent
+        self.assertEqual((sent.stdout, sent.stderr, sent.exit_code, sent.extended), ("", "no route", 1, True))
+        self.assertEqual(self.desk.link.codes(), ["unreachable"])
+        self.assertEqual(self.desk.dispatcher.running, 0)
+        self.assertEqual(self.lines(LogLevel.error), [])
+
+    def test_unexpected_error_is_answered_and_its_text_stays_here(self) -> None:
+        self.desk.order(command("c1"))
+        try:
+            raise ValueError(f"could not read {PASSWORD}")
+        except ValueError:
+            self.desk.runner.runs[0].done.errback(Failure())
+        [sent] = self.desk.link.sent
+        self.assertEqual(
+            sent.details.error, {"code": "internal", "phase": "", "executed": "unknown", "retriable": False}
+        )
+        self.assertNotIn(PASSWORD, sent.stderr)
+        [line] = self.lines(LogLevel.error)
+        self.assertRegex(line, r"^Could not run command c1: builtins\.ValueError at test_dispatcher\.py:\d+ in ")
+        self.assertNotIn(PASSWORD, repr(self.logged))
+        self.assertEqual(self.desk.dispatcher.running, 0)
+
+    def test_runner_that_raises(self) -> None:
+        @implementer(ICommandRunner)
+        class Broken:
+            def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
+                raise LookupError(PASSWORD)
+
+            def close(self) -> Deferred[None]:
+                return succeed(None)
+
+        link = RecordingLink()
+        limits = Limits(max_commands=1, max_queue=1, default_timeout=60.0, max_timeout=60.0)
+        dispatcher = Dispatcher(Clock(), Broken(), MemoryJournal(), limits)
+        dispatcher.link_ready(link)
+        dispatcher.command_received(command("c1"), lambda _: None)
+        self.assertEqual(link.codes(), ["internal"])
+        self.assertEqual(dispatcher.running, 0)
+        self.assertNotIn(PASSWORD, repr(self.logged))
+
+    def test_place_of_an_error_is_the_innermost_of_our_own(self) -> None:
+        """Something raises that our code has called: our line tells more."""
+
+        class Text(str):
+            def __getitem__(self, key: object) -> str:
+                raise ValueError(PASSWORD)
+
+        self.desk.order(command("c1"))
+        try:
+            printable(Text(), 1)
+        except ValueError:
+            self.desk.runner.runs[0].done.errback(Failure())
+        [line] = self.lines(LogLevel.error)
+        self.assertRegex(line, r"builtins\.ValueError at relayd/messages\.py:\d+ in printable$")
+        self.assertNotIn(PASSWORD, repr(self.logged))
+
+    def test_runner_that_gives_up_by_itself(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.runner.runs[0].done.errback(CancelledError())
+        [sent] = self.desk.link.sent
+        self.assertEqual(
+            sent.details.error, {"code": "cancelled", "phase": "run", "executed": "unknown", "retriable": False}
+        )
+
+    def test_log_lines_tell_all_but_the_command_and_its_output(self) -> None:
+        self.desk.order(command("c1", text="echo canary-text"))
+        self.desk.clock.advance(1.5)
+        self.desk.runner.runs[0].finish("canary-output")
+        self.assertEqual(
+            self.lines(LogLevel.info),
+            [
+                "Accepted command c1 for root@web1:22",
+                "Finished command c1 for root@web1:22: ok, exit 0, 1.500 s, 13 bytes of output, 0 of errors",
+            ],
+        )
+        self.assertNotIn("canary", repr(self.logged))
+
+
+class DuplicateTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk()
+        self.runner, self.link, self.stats = self.desk.runner, self.desk.link, self.desk.dispatcher.stats
+
+    def test_duplicate_of_a_running_command_joins_it(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.order(command("c1"))
+        self.assertEqual(self.desk.acks, [("c1", "ok"), ("c1", "ok")])
+        self.runner.runs[0].finish()
+        self.assertEqual((self.runner.ids(), self.link.ids(), self.stats.joined), (["c1"], ["c1"], 1))
+
+    def test_duplicate_of_a_waiting_command_joins_it(self) -> None:
+        desk = Desk(max_commands=1)
+        for command_id in ("c1", "c2", "c2"):
+            desk.order(command(command_id))
+        desk.runner.runs[0].finish()
+        desk.runner.runs[1].finish()
+        self.assertEqual((desk.runner.ids(), desk.link.ids()), (["c1", "c2"], ["c1", "c2"]))
+
+    def test_duplicate_of_a_finished_command_gets_the_same_result_on_the_current_link(self) -> None:
+        self.desk.order(command("c1"))
+        self.runner.runs[0].finish()
+        self.desk.disconnect()
+        again = self.desk.connect()
+        self.desk.order(command("c1"))
+        self.assertEqual(again.sent, [self.link.sent[0]] * 2)  # by the new link, and by the duplicate
+        self.assertEqual((self.runner.ids(), self.desk.acks[1], self.stats.resent), (["c1"], ("c1", "ok"), 1))
+
+    def test_duplicate_of_a_confirmed_command(self) -> None:
+        self.desk.order(command("c1"))
+        self.runner.runs[0].finish()
+        self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.desk.order(command("c1"))
+        self.assertEqual((self.runner.ids(), self.desk.acks[1]), (["c1"], ("c1", "already-confirmed")))
+        self.assertEqual(self.link.codes(), [0, "already-confirmed"])
+        error = self.link.sent[1].details.error or {}
+        self.assertEqual((error["executed"], error["retriable"]), ("yes", False))
+        self.assertEqual(self.desk.journal.unconfirmed(), [])
+
+    def test_changed_secret_is_the_same_request(self) -> None:
+        self.desk.order(command("c1"))
+        changed = command("c1").to_wire() | {"password": "another"}
+        self.desk.order(parse_execute_command(changed))
+        self.assertEqual(self.stats.joined, 1)
+
+    def test_other_request_under_the_id_of_a_running_command_is_refused_without_a_result(self) -> None:
+        self.desk.order(command("c1"))
+        for other in (command("c1", text="reboot"), command("c1", host="web2")):
+            self.desk.order(other)
+        self.assertEqual(self.desk.acks[1:], [("c1", "duplicate-mismatch")] * 2)
+        self.assertEqual((self.link.sent, self.stats.refused["duplicate-mismatch"]), ([], 2))
+        self.runner.runs[0].finish()
+        self.desk.order(command("c1", text="reboot"))
+        self.assertEqual((self.link.codes(), self.runner.ids()), ([0], ["c1"]))
+
+    def test_other_request_under_the_id_of_a_confirmed_command_gets_a_result(self) -> None:
+        self.desk.order(command("c1"))
+        self.runner.runs[0].finish()
+        self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.desk.order(command("c1", text="reboot"))
+        self.assertEqual((self.link.codes(), self.runner.ids()), ([0, "duplicate-mismatch"], ["c1"]))
+
+
+class RefusalTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk(max_commands=1, max_queue=1)
+        self.link = self.desk.link
+
+    def test_over_the_limits(self) -> None:
+        for number in range(3):
+            self.desk.order(command(f"c{number}", host=f"host{number}"))
+        self.assertEqual(self.desk.acks[2], ("c2", "overloaded"))
+        [refusal] = self.link.sent
+        self.assertEqual((refusal.command_id, refusal.stdout, refusal.exit_code), ("c2", "", 1))
+        self.assertIn("1 commands run and 1 wait", refusal.stderr)
+        self.assertEqual(self.desk.dispatcher.stats.refused["overloaded"], 1)
+
+    def test_refused_command_runs_when_it_comes_again(self) -> None:
+        for number in range(3):
+            self.desk.order(command(f"c{number}", host=f"host{number}"))
+        self.desk.runner.runs[0].finish()
+        self.desk.order(command("c2", host="host2"))
+        self.desk.runner.runs[1].finish()
+        self.desk.runner.runs[2].finish()
+        self.assertEqual(self.link.ids(), ["c2", "c0", "c1", "c2"])
+        self.assertEqual(self.link.codes(), ["overloaded", 0, 0, 0])
+
+    def test_refusal_of_a_command_that_was_accepted_since_is_not_sent_again(self) -> None:
+        for number in range(3):
+            self.desk.order(command(f"c{number}", host=f"host{number}"))
+        self.desk.runner.runs[0].finish()
+        self.desk.order(command("c2", host="host2"))
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().ids(), ["c0"])
+
+    def test_unconfirmed_refusal_is_sent_again(self) -> None:
+        for number in range(3):
+            self.desk.order(command(f"c{number}", host=f"host{number}"))
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().codes(), ["overloaded"])
+        self.desk.dispatcher.receipt_received(self.desk.link, RECEIVED)
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().sent, [])
+
+    def invalid(self, command_id: str | None, event: str = "execute_command") -> None:
+        error = InvalidMessage(event=event, field="port", reason="is missing", command_id=command_id)
+        self.desk.dispatcher.invalid_received(error, self.desk.acknowledge(str(command_id)))
+
+    def test_invalid_command_gets_a_result(self) -> None:
+        self.invalid("c1")
+        self.assertEqual(self.desk.acks, [("c1", "invalid-message")])
+        self.assertEqual(self.link.ids(), ["c1"])
+        self.assertEqual(self.link.sent[0].stderr, "execute_command was refused: port is missing.")
+        self.assertEqual(self.desk.dispatcher.stats.refused["invalid-message"], 1)
+
+    def test_invalid_command_without_an_id_is_counted(self) -> None:
+        self.invalid(None)
+        self.assertEqual((self.desk.acks, self.link.sent), ([("None", "invalid-message")], []))
+        self.assertEqual(self.desk.dispatcher.stats.refused["invalid-message"], 1)
+
+    def test_invalid_command_under_a_known_id_gets_no_result_of_its_own(self) -> None:
+        self.desk.order(command("c1"))
+        self.invalid("c1")
+        self.assertEqual(self.link.sent, [])
+        self.desk.runner.runs[0].finish()
+        self.invalid("c1")
+        self.assertEqual(self.link.codes(), [0])
+
+    def test_invalid_receipt_is_no_command(self) -> None:
+        self.invalid("c1", event="command_result_received")
+        self.assertEqual(self.link.sent, [])
+
+
+class JournalOrderTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.journal = SlowJournal()
+        self.desk = Desk(max_commands=1, journal=self.journal)
+        self.runner, self.link = self.desk.runner, self.desk.link
+
+    def test_each_step_waits_for_the_record_of_the_one_before(self) -> None:
+        self.desk.order(command("c1"))
+        self.assertEqual((self.desk.acks, self.journal.steps()), ([], ["accept"]))
+        self.journal.record()
+        self.assertEqual((self.desk.acks, self.journal.steps(), self.runner.ids()), ([("c1", "ok")], ["start"], []))
+        self.journal.record()
+        self.assertEqual(self.runner.ids(), ["c1"])
+        self.runner.runs[0].finish()
+        self.assertEqual((self.link.sent, self.journal.steps()), ([], ["finish"]))
+        self.journal.record()
+        self.assertEqual(self.link.sent, [result("c1")])
+
+    def test_duplicate_waits_for_the_record_too(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.order(command("c1"))
+        self.assertEqual(self.desk.acks, [])
+        self.journal.record()
+        self.assertEqual(self.desk.acks, [("c1", "ok"), ("c1", "ok")])
+        self.assertEqual(self.journal.steps(), ["start"])
+
+    def test_duplicate_while_the_result_is_being_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.journal.record()
+        self.runner.runs[0].finish()
+        self.desk.order(command("c1"))
+        self.assertEqual((self.link.sent, self.desk.dispatcher.stats.joined), ([], 1))
+        self.journal.record()
+        self.assertEqual(self.link.sent, [result("c1")])
+
+    def test_result_that_is_not_recorded_is_not_sent_on_a_new_link(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.journal.record()
+        self.runner.runs[0].finish()
+        self.journal.records.finish(result("c1"))  # known to the journal, and not yet on disk
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().sent, [])
+
+    def test_next_command_has_the_slot_while_a_result_is_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.order(command("c2"))
+        for _ in range(3):
+            self.journal.record()
+        self.runner.runs[0].finish()
+        self.assertEqual(self.journal.steps(), ["finish", "start"])
+
+    def test_turn_comes_before_the_acceptance_is_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.journal.record()
+        self.desk.order(command("c2"))
+        self.runner.runs[0].finish()
+        self.assertEqual((self.journal.steps(), self.runner.ids()), (["accept", "finish"], ["c1"]))
+        self.journal.record()
+        self.assertEqual(self.journal.steps(), ["finish", "start"])
+
+    def test_deadline_passes_before_the_acceptance_is_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.desk.order(command("c2", timeout=5.0))
+        self.desk.clock.advance(5)
+        self.assertEqual((self.journal.steps(), self.link.sent), (["start", "accept"], []))
+        for _ in range(3):
+            self.journal.record()
+        self.assertEqual((self.desk.acks, self.link.codes()), ([("c1", "ok"), ("c2", "ok")], ["timeout"]))
+
+    def test_acceptance_that_cannot_be_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.order(command("c2"))
+        self.desk.order(command("c1"))
+        self.journal.fail(ProtocolError(reason="the disk is full"))
+        self.assertEqual(self.desk.acks, [("c1", "protocol"), ("c1", "protocol")])
+        self.assertEqual(self.link.codes(), ["protocol"])
+        self.journal.record()
+        self.journal.record()
+        self.assertEqual((self.runner.ids(), self.desk.dispatcher.running), (["c2"], 1))
+        self.desk.order(command("c1"))
+        self.assertEqual(self.journal.steps(), ["accept"], "it never ran, so it may come again")
+
+    def test_waiting_command_whose_acceptance_cannot_be_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.desk.order(command("c2"))
+        self.journal.record()
+        self.journal.fail(OSError("disk"))
+        self.assertEqual((self.desk.acks[1], self.desk.dispatcher.queued), (("c2", "internal"), 0))
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.runner.runs[0].finish()
+        self.assertEqual((self.runner.ids(), self.desk.dispatcher.running), (["c1"], 0))
+
+    def test_start_that_cannot_be_recorded(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.journal.fail(OSError("disk"))
+        self.journal.record()
+        self.assertEqual((self.runner.ids(), self.link.codes()), ([], ["internal"]))
+        self.assertEqual((self.link.sent[0].details.error or {})["executed"], "no")
+        self.assertEqual(self.desk.dispatcher.running, 0)
+
+    def test_result_that_cannot_be_recorded_is_sent_all_the_same(self) -> None:
+        self.desk.order(command("c1"))
+        self.journal.record()
+        self.journal.record()
+        self.runner.runs[0].finish()
+        self.journal.fail(OSError("disk"))
+        self.assertEqual(self.link.sent, [result("c1")])
+        self.desk.order(command("c1"))
+        self.assertEqual((self.link.sent, self.runner.ids()), ([result("c1")] * 2, ["c1"]))
+        self.desk.disconnect()
+        again = self.desk.connect()
+        self.assertEqual(again.sent, [result("c1")])
+        self.desk.dispatcher.receipt_received(again, RECEIVED)
+        self.desk.order(command("c1"))
+        self.assertEqual((again.codes(), self.runner.ids()), ([0, "outcome-unknown"], ["c1"]))
+
+
+class DrainTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk(max_commands=1)
+        self.runner, self.link, self.dispatcher = self.desk.runner, self.desk.link, self.desk.dispatcher
+
+    def receive(self, count: int) -> None:
+        for _ in range(count):
+            self.dispatcher.receipt_received(self.link, RECEIVED)
+
+    def test_idle(self) -> None:
+        self.successResultOf(self.dispatcher.drain(30.0))
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_waits_for_what_runs_and_waits_and_for_receipts(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.order(command("c2"))
+        done = self.dispatcher.drain(30.0)
+        self.desk.clock.advance(1)
+        self.runner.runs[0].finish()
+        self.runner.runs[1].finish()
+        self.assertEqual(self.link.codes(), [0, 0])
+        self.receive(1)
+        self.assertNoResult(done)
+        self.receive(1)
+        self.successResultOf(done)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_takes_nothing_new_but_knows_what_it_has(self) -> None:
+        self.desk.order(command("c1"))
+        self.dispatcher.drain(30.0)
+        self.desk.order(command("c2"))
+        self.desk.order(command("c1"))
+        self.assertEqual(self.desk.acks, [("c1", "ok"), ("c2", "shutting-down"), ("c1", "ok")])
+        self.assertEqual(self.link.codes(), ["shutting-down"])
+
+    def test_cancels_shortly_before_the_end(self) -> None:
+        self.desk.order(command("running"))
+        self.desk.order(command("waiting"))
+        done = self.dispatcher.drain(40.0)
+        self.desk.clock.advance(34.9)
+        self.assertEqual(self.link.sent, [])
+        self.desk.clock.advance(0.2)
+        self.assertEqual((self.runner.ids(), self.runner.cancelled), (["running"], ["running"]))
+        self.assertEqual(self.link.ids(), ["waiting", "running"])
+        self.assertEqual(self.link.codes(), ["cancelled", "cancelled"])
+        self.assertEqual([(sent.details.error or {})["executed"] for sent in self.link.sent], ["no", "unknown"])
+        self.assertNoResult(done)
+        self.receive(2)
+        self.successResultOf(done)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_ends_without_receipts(self) -> None:
+        self.desk.order(command("c1"))
+        done = self.dispatcher.drain(30.0)
+        self.runner.runs[0].finish()
+        self.desk.clock.advance(29.9)
+        self.assertNoResult(done)
+        self.desk.clock.advance(0.2)
+        self.successResultOf(done)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_ends_although_a_command_does_not(self) -> None:
+        desk = Desk(runner=HeldRunner(lingers=True))
+        desk.order(command("c1"))
+        done = desk.dispatcher.drain(30.0)
+        desk.clock.advance(29)
+        self.assertEqual(desk.runner.cancelled, ["c1"])
+        self.assertNoResult(done)
+        desk.clock.advance(1)
+        self.successResultOf(done)
+        self.assertEqual(desk.clock.getDelayedCalls(), [])
+
+    def test_cancelled_command_may_still_say_how_it_ended(self) -> None:
+        desk = Desk(runner=HeldRunner(lingers=True))
+        desk.order(command("c1"))
+        desk.dispatcher.drain(30.0)
+        desk.clock.advance(29)
+        desk.runner.runs[0].finish("what it wrote", exit_code=143)
+        self.assertEqual(desk.link.sent, [result("c1", "what it wrote", 143)])
+
+    def test_no_time_at_all(self) -> None:
+        self.desk.order(command("c1"))
+        done = self.dispatcher.drain(0.0)
+        self.desk.clock.advance(0)
+        self.successResultOf(done)
+        self.assertEqual(self.link.codes(), ["cancelled"])
+
+    def test_second_drain_may_be_shorter(self) -> None:
+        self.desk.order(command("c1"))
+        patient, hasty = self.dispatcher.drain(30.0), self.dispatcher.drain(2.0)
+        self.desk.clock.advance(2)
+        self.successResultOf(hasty)
+        self.assertNoResult(patient)
+        self.receive(1)
+        self.successResultOf(patient)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_cancelled_drain_leaves_nothing_behind(self) -> None:
+        self.desk.order(command("c1"))
+        done = self.dispatcher.drain(30.0)
+        done.cancel()
+        self.failureResultOf(done, CancelledError)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.runner.runs[0].finish()
+        self.receive(1)
+
+    def test_commands_between_two_steps_are_cancelled_too(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(max_commands=2, journal=journal)
+        desk.order(command("starting", host="a"))
+        journal.record()
+        desk.order(command("accepting", host="b"))
+        desk.order(command("waiting", host="c"))
+        done = desk.dispatcher.drain(4.0)
+        desk.clock.advance(3)
+        self.assertEqual(journal.steps(), ["start", "accept", "accept", "finish"])
+        while journal.pending:
+            journal.record()
+        self.assertEqual(sorted(desk.link.ids()), ["accepting", "starting", "waiting"])
+        self.assertEqual((desk.link.codes(), desk.runner.runs), (["cancelled"] * 3, []))
+        for _ in range(3):
+            desk.dispatcher.receipt_received(desk.link, RECEIVED)
+        self.successResultOf(done)
+
+    def test_refused_acceptance_ends_the_wait(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(journal=journal)
+        desk.order(command("c1"))
+        done = desk.dispatcher.drain(30.0)
+        journal.fail(OSError("disk"))
+        self.assertNoResult(done)
+        desk.dispatcher.receipt_received(desk.link, RECEIVED)
+        self.successResultOf(done)

@@ -1,0 +1,449 @@
+"""
+Tests of `relayd.outbox` behind its dispatcher: links, receipts, what is sent again, what is given up.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.logger import LogLevel, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from relayd.errors import ProtocolError
+from relayd.interfaces import ILink
+from relayd.messages import CommandResult, Receipt
+from relayd.outbox import BATCH_BYTES, MAX_UNRECORDED, RETRY_DELAY
+from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, watch_log
+
+RECEIVED = Receipt(success=True)
+
+
+class OutboxTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk(max_commands=64)
+        self.logged = watch_log(self)
+
+    def finish(self, *ids: str, stdout: str = "fine") -> None:
+        for command_id in ids:
+            self.desk.order(command(command_id, host=command_id))
+            self.desk.runner.runs[-1].finish(stdout)
+
+    def receipt(
+        self, *, success: bool = True, command_id: str | None = None, link: RecordingLink | None = None
+    ) -> None:
+        receipt = Receipt(success=success, command_id=command_id, error=None if success else "no such row")
+        self.desk.dispatcher.receipt_received(link or self.desk.link, receipt)
+
+    def unconfirmed(self) -> list[str]:
+        return [held.command_id for held in self.desk.journal.unconfirmed()]
+
+    def lines(self, level: LogLevel) -> list[str]:
+        return [formatEvent(event) for event in self.logged if event["log_level"] is level]
+
+
+class LinkTests(OutboxTestCase):
+    def test_unconfirmed_results_are_sent_on_the_next_link_oldest_first(self) -> None:
+        self.finish("c1", "c2", "c3")
+        self.receipt(command_id="c2")
+        self.desk.disconnect()
+        self.finish("c4")
+        first = self.desk.link
+        self.assertEqual(self.desk.connect().ids(), ["c1", "c3", "c4"])
+        self.assertEqual(first.ids(), ["c1", "c2", "c3"])
+        self.assertEqual(self.desk.link.sent[0], first.sent[0])
+
+    def test_new_link_takes_over_from_one_that_is_not_lost_yet(self) -> None:
+        self.finish("c1")
+        old, new = self.desk.link, self.desk.connect()
+        self.finish("c2")
+        self.assertEqual((old.ids(), new.ids()), (["c1"], ["c1", "c2"]))
+        self.desk.dispatcher.link_lost(old)
+        self.finish("c3")
+        self.assertEqual(new.ids(), ["c1", "c2", "c3"])
+
+    def test_much_that_is_unconfirmed_does_not_block_the_event_loop(self) -> None:
+        self.desk.disconnect()
+        self.finish("c1", "c2", "c3", "c4", stdout="x" * (BATCH_BYTES * 2 // 3))
+        link = self.desk.connect()
+        self.assertEqual(link.ids(), ["c1", "c2"])
+        self.finish("c5")
+        self.desk.clock.advance(0)
+        self.assertEqual(link.ids(), ["c1", "c2", "c5", "c3", "c4"])
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_new_link_takes_over_while_much_is_being_sent(self) -> None:
+        self.desk.disconnect()
+        self.finish("c1", "c2", stdout="x" * BATCH_BYTES)
+        old, new = self.desk.connect(), self.desk.connect()
+        self.desk.clock.advance(0)
+        self.assertEqual((old.ids(), new.ids()), (["c1"], ["c1", "c2"]))
+
+    def test_much_that_is_unconfirmed_after_the_drain(self) -> None:
+        self.desk.disconnect()
+        self.finish("c1", "c2", stdout="x" * BATCH_BYTES)
+        self.desk.dispatcher.drain(1.0)
+        self.desk.clock.advance(1)
+        self.assertEqual(self.desk.connect().ids(), ["c1"])
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_link_lost_while_much_is_being_sent(self) -> None:
+        self.desk.disconnect()
+        self.finish("c1", "c2", "c3", stdout="x" * BATCH_BYTES)
+        link = self.desk.connect()
+        self.desk.disconnect()
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.assertEqual(link.ids(), ["c1"])
+
+    def test_refusal_overtaken_by_acceptance_while_much_is_being_sent(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(max_commands=1, max_queue=0, journal=journal)
+        desk.order(command("big"))
+        journal.record()
+        journal.record()
+        desk.order(command("c1"))
+        desk.order(command("c2"))
+        desk.runner.runs[0].finish("x" * BATCH_BYTES)
+        journal.fail(OSError("disk"))
+        for command_id in ("c3", "c1"):  # c1 waits behind what is big, and then c3 has the slot
+            desk.order(command(command_id))
+        desk.disconnect()
+        link = desk.connect()
+        self.assertEqual(link.ids(), ["c2", "big"])
+        journal.fail(ProtocolError(reason="the disk is full"))
+        desk.order(command("c1"))
+        journal.record()
+        desk.clock.advance(0)
+        self.assertEqual(link.ids(), ["c2", "big", "c3"])
+
+    def test_refusals_held_are_bounded(self) -> None:
+        desk = Desk(max_commands=1, max_queue=0, max_unconfirmed=MAX_UNRECORDED * 2)
+        desk.order(command("c"))
+        for number in range(MAX_UNRECORDED + 10):
+            desk.order(command(f"c{number}"))
+        desk.disconnect()
+        self.assertEqual(desk.connect().ids()[:1], ["c10"])
+        self.assertEqual(len(desk.link.sent), MAX_UNRECORDED)
+
+
+class ReceiptTests(OutboxTestCase):
+    def test_receipts_without_id_count_for_the_oldest_of_their_link(self) -> None:
+        self.finish("c1", "c2", "c3")
+        self.receipt()
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), ["c3"])
+        self.assertEqual(self.desk.dispatcher.stats.confirmed, 2)
+
+    def test_receipt_with_id(self) -> None:
+        self.finish("c1", "c2", "c3")
+        self.receipt(command_id="c2")
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), ["c3"])
+
+    def test_receipts_do_not_count_for_another_link(self) -> None:
+        self.finish("c1")
+        old = self.desk.link
+        self.desk.disconnect()
+        self.finish("c2")
+        self.desk.connect()
+        self.receipt(link=old)
+        self.assertEqual(self.unconfirmed(), ["c1", "c2"])
+        self.assertEqual(self.desk.dispatcher.stats.stray, 1)
+
+    def test_receipt_with_id_counts_wherever_the_result_was_sent(self) -> None:
+        self.finish("c1")
+        self.desk.disconnect()
+        self.receipt(command_id="c1")
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_each_sending_has_a_receipt_of_its_own(self) -> None:
+        """A result sent twice, then another: the second receipt is not for the other, which may not have arrived."""
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.finish("c2")
+        self.assertEqual(self.desk.link.ids(), ["c1", "c1", "c2"])
+        self.receipt()
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), ["c2"])
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_receipt_for_a_refusal_does_not_confirm_a_result(self) -> None:
+        desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("running"))
+        desk.order(command("c1"))
+        desk.runner.runs[0].finish()
+        desk.order(command("c1"))
+        desk.runner.runs[1].finish()
+        self.assertEqual(desk.link.ids(), ["c1", "running", "c1"])
+        for receipt, left in (
+            (Receipt(success=True, command_id="c1"), ["running", "c1"]),
+            (RECEIVED, ["c1"]),
+            (RECEIVED, []),
+        ):
+            desk.dispatcher.receipt_received(desk.link, receipt)
+            self.assertEqual([held.command_id for held in desk.journal.unconfirmed()], left)
+
+    def test_receipts_that_fit_nothing(self) -> None:
+        self.receipt()
+        self.receipt(command_id="unknown")
+        self.desk.order(command("running"))
+        self.receipt(command_id="running")
+        self.desk.runner.runs[0].finish()
+        self.assertEqual((self.unconfirmed(), self.desk.dispatcher.stats.stray), (["running"], 3))
+
+
+class RejectionTests(OutboxTestCase):
+    def test_refused_result_is_sent_twice_more_and_then_given_up(self) -> None:
+        self.finish("c1")
+        for times in (1, 2):
+            self.receipt(success=False)
+            self.assertEqual(len(self.desk.link.sent), times)
+            self.desk.clock.advance(RETRY_DELAY)
+            self.assertEqual(len(self.desk.link.sent), times + 1)
+        self.assertEqual(self.lines(LogLevel.warn), ["The main server refused the result of c1: no such row"] * 2)
+        self.receipt(success=False)
+        self.assertEqual(self.unconfirmed(), [])
+        [line] = self.lines(LogLevel.error)
+        self.assertIn("refused the result of c1 for good, after 3 times: no such row", line)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        stats = self.desk.dispatcher.stats
+        self.assertEqual((stats.rejected, stats.given_up, stats.confirmed), (3, 1, 0))
+
+    def test_refused_result_is_sent_on_the_next_link_at_once(self) -> None:
+        self.finish("c1")
+        self.receipt(success=False, command_id="c1")
+        self.desk.disconnect()
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.assertEqual(self.desk.connect().ids(), ["c1"])
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_refusals_on_several_links_add_up(self) -> None:
+        self.finish("c1")
+        for _ in range(3):
+            self.receipt(success=False)
+            self.desk.disconnect()
+            self.desk.connect()
+        self.assertEqual((self.unconfirmed(), self.desk.link.sent), ([], []))
+
+    def test_confirmation_ends_the_wait_for_a_retry(self) -> None:
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.receipt(success=False)
+        self.receipt()
+        self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
+        self.assertEqual(len(self.desk.dispatcher._outbox._rejections), 0)
+
+    def test_two_copies_refused_are_sent_again_as_one(self) -> None:
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.receipt(success=False)
+        self.receipt(success=False)
+        self.desk.clock.advance(RETRY_DELAY)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c1", "c1"])
+
+    def test_late_refusal_of_what_was_confirmed(self) -> None:
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.receipt()
+        self.receipt(success=False)
+        self.assertEqual((self.lines(LogLevel.error), self.desk.clock.getDelayedCalls()), ([], []))
+
+    def test_no_retry_after_the_drain(self) -> None:
+        self.finish("c1")
+        self.receipt(success=False)
+        self.desk.dispatcher.drain(1.0)
+        self.desk.clock.advance(1)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.receipt(success=False, command_id="c1")
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+
+class BoundTests(OutboxTestCase):
+    def test_results_that_are_never_confirmed_are_bounded_in_number(self) -> None:
+        self.desk = Desk(max_commands=64, max_unconfirmed=8)
+        self.finish(*(f"c{number}" for number in range(9)))
+        self.assertEqual(self.unconfirmed(), ["c3", "c4", "c5", "c6", "c7", "c8"])
+        [line] = self.lines(LogLevel.warn)
+        self.assertIn("not confirmed 3 results", line)
+        self.assertEqual(self.desk.dispatcher.stats.dropped, 3)
+
+    def test_results_that_are_never_confirmed_are_bounded_in_size(self) -> None:
+        self.desk = Desk(max_commands=64, max_unconfirmed_bytes=10_000)
+        self.finish("c1", "c2", "c3", stdout="x" * 3000)
+        self.assertEqual(self.unconfirmed(), ["c1", "c2", "c3"])
+        self.finish("c4", stdout="x" * 3000)
+        self.assertEqual(self.unconfirmed(), ["c3", "c4"])
+
+    def test_one_result_over_the_bound_still_awaits_its_receipt(self) -> None:
+        self.desk = Desk(max_commands=64, max_unconfirmed_bytes=10_000)
+        self.finish("c1", "c2", stdout="x" * 20_000)
+        self.assertEqual(self.unconfirmed(), ["c2"])
+
+    def test_what_was_not_sent_is_not_dropped(self) -> None:
+        self.desk = Desk(max_commands=64, max_unconfirmed=2)
+        self.desk.disconnect()
+        self.finish("c1", "c2", "c3", "c4")
+        self.assertEqual(len(self.unconfirmed()), 4)
+        self.assertEqual(self.desk.connect().ids(), ["c1", "c2", "c3", "c4"])
+        self.assertEqual(self.unconfirmed(), ["c3", "c4"])
+
+    def test_receipts_make_room(self) -> None:
+        self.desk = Desk(max_commands=64, max_unconfirmed=2, max_unconfirmed_bytes=10_000)
+        for number in range(10):
+            self.finish(f"c{number}", stdout="x" * 8000)
+            self.receipt()
+        self.assertEqual((self.unconfirmed(), self.lines(LogLevel.warn)), ([], []))
+
+
+IDS = st.integers(0, 7)
+NOT_RUN = {"overloaded", "protocol", "already-confirmed", "duplicate-mismatch"}
+
+
+def code(sent: CommandResult) -> object:
+    return None if sent.details.error is None else sent.details.error["code"]
+
+
+@implementer(ILink)
+class Wire:
+    """A link that loses what has not arrived when it breaks."""
+
+    def __init__(self, machine: PromisesMachine) -> None:
+        self.machine = machine
+        self.under_way: list[CommandResult] = []
+        self.unanswered: list[str] = []
+
+    def send_result(self, result: CommandResult) -> None:
+        self.machine.check_sent(result)
+        self.under_way.append(result)
+
+
+class PromisesMachine(RuleBasedStateMachine):
+    """Whatever happens in whatever order: each command runs at most once, and its one result arrives."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.journal = SlowJournal()
+        self.desk = Desk(max_commands=2, max_queue=3, journal=self.journal)
+        self.dispatcher = self.desk.dispatcher
+        self.desk.disconnect()
+        self.wire: Wire | None = None
+        self.arrived: dict[str, list[CommandResult]] = {}
+        self.finished = 0
+
+    def check_sent(self, sent: CommandResult) -> None:
+        if code(sent) in NOT_RUN:
+            entry = self.journal.records.lookup(sent.command_id)
+            assert entry is None or (entry.finished and entry.result is None), "a refusal while a result is due"
+        else:
+            assert sent in self.journal.unconfirmed(), "sent before it was recorded"
+
+    @rule(number=IDS)
+    def order(self, number: int) -> None:
+        """New, or a duplicate."""
+        self.desk.order(command(f"c{number}", host=f"host{number % 3}", timeout=20.0))
+
+    @rule(number=IDS)
+    def order_something_else(self, number: int) -> None:
+        if self.journal.lookup(f"c{number}") is not None:
+            self.desk.order(command(f"c{number}", text="reboot"))
+
+    @precondition(lambda self: self.journal.pending)
+    @rule()
+    def record(self) -> None:
+        self.journal.record()
+
+    @precondition(lambda self: self.journal.steps()[:1] == ["accept"])
+    @rule()
+    def fail_to_accept(self) -> None:
+        self.journal.fail(ProtocolError(reason="the disk is full"))
+
+    @precondition(lambda self: self.unfinished())
+    @rule(data=st.data(), fails=st.booleans())
+    def finish(self, data: st.DataObject, fails: bool) -> None:
+        run = data.draw(st.sampled_from(self.unfinished()))
+        self.finished += 1
+        if fails:
+            run.done.errback(OSError("broken"))
+        else:
+            run.finish(f"output {self.finished}")
+
+    @rule()
+    def break_or_make_link(self) -> None:
+        if self.wire is not None:
+            self.dispatcher.link_lost(self.wire)
+            self.wire = None
+        else:
+            self.wire = Wire(self)
+            self.dispatcher.link_ready(self.wire)
+
+    @precondition(lambda self: self.wire is not None and self.wire.under_way)
+    @rule()
+    def arrive(self) -> None:
+        assert self.wire is not None
+        sent = self.wire.under_way.pop(0)
+        self.arrived.setdefault(sent.command_id, []).append(sent)
+        self.wire.unanswered.append(sent.command_id)
+
+    @precondition(lambda self: self.wire is not None and self.wire.unanswered)
+    @rule(data=st.data(), named=st.booleans(), kind=st.sampled_from(["success", "success", "failure", "lost"]))
+    def answer(self, data: st.DataObject, named: bool, kind: str) -> None:
+        """Out of order, with or without the id, or not at all."""
+        assert self.wire is not None
+        position = data.draw(st.integers(0, len(self.wire.unanswered) - 1))
+        command_id = self.wire.unanswered.pop(position)
+        if kind != "lost":
+            receipt = Receipt(success=kind == "success", command_id=command_id if named else None)
+            self.dispatcher.receipt_received(self.wire, receipt)
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0]))
+    def advance(self, seconds: float) -> None:
+        self.desk.clock.advance(seconds)
+
+    def unfinished(self) -> list[Run]:
+        return [run for run in self.desk.runner.runs if not run.done.called]
+
+    @invariant()
+    def runs_at_most_once(self) -> None:
+        ids = self.desk.runner.ids()
+        assert len(ids) == len(set(ids))
+        assert len(self.unfinished()) <= 2
+
+    def teardown(self) -> None:
+        if not hasattr(self, "journal"):
+            return
+        while self.journal.pending or self.unfinished():
+            if self.journal.pending:
+                self.journal.record()
+            else:
+                self.unfinished()[0].finish("the rest")
+        if self.wire is not None:
+            self.break_or_make_link()
+        self.break_or_make_link()
+        assert self.wire is not None
+        while self.wire.under_way:
+            self.arrive()
+        accepted = {command_id for command_id, outcome in self.desk.acks if outcome == "ok"}
+        for command_id in accepted:
+            results = [sent for sent in self.arrived.get(command_id, []) if code(sent) not in NOT_RUN]
+            assert results, f"{command_id} was accepted and got no result"
+            assert all(sent == results[0] for sent in results), f"{command_id} got different results"
+        for command_id, _ in self.desk.acks:
+            assert command_id in self.arrived, f"{command_id} was refused, and no result said so"
+        assert set(self.desk.runner.ids()) <= accepted
+
+
+class PromisesTests(SynchronousTestCase):
+    def test_any_order_of_events(self) -> None:
+        run_state_machine_as_test(
+            PromisesMachine, settings=settings(max_examples=200, stateful_step_count=80, deadline=None)
+        )

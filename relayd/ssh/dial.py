@@ -1,0 +1,157 @@
+"""
+From a target to a connection that is logged in: name, TCP, key exchange, login, each with its own limit.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from twisted.conch.ssh.keys import Key
+from twisted.internet import error
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+
+from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
+from relayd.ssh.connection import Connection, ConnectionOwner
+from relayd.ssh.errors import (
+    ConnectRefused,
+    ConnectTimeout,
+    KeyExchangeTimeout,
+    KeyUnreadable,
+    LoginTimeout,
+    NameNotFound,
+    NoCommonAlgorithm,
+    SSHError,
+    Unreachable,
+)
+from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.keys import KeyStore, UnreadableKey
+from relayd.ssh.login import LoginService
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh.target import Target
+from relayd.ssh.transport import ClientTransport
+
+
+class Dialer:
+    """
+    Opens connections.
+
+    :param reactor: provides time, TCP and name resolution.
+    """
+
+    def __init__(self, reactor: Any, settings: SSHSettings, known_hosts: KnownHosts, keys: KeyStore) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._known_hosts = known_hosts
+        self._keys = keys
+
+    async def dial(self, target: Target, owner: ConnectionOwner) -> Connection:
+        """
+        Connect and log in.
+
+        :raises SSHError: naming the phase that failed.
+        """
+        # First of all: a key that nobody can read is no reason to trouble the host.
+        key = await self._load_key(target)
+        policy = POLICIES[self._settings.algorithms]
+        try:
+            return await self._dial(target, key, policy, owner)
+        except NoCommonAlgorithm:
+            if policy.last_resort is None:
+                raise
+            return await self._dial(target, key, policy.last_resort, owner)
+
+    async def _dial(
+        self, target: Target, key: Key | None, policy: AlgorithmPolicy, owner: ConnectionOwner
+    ) -> Connection:
+        transport = await self._connect(target, policy)
+        try:
+            await self._exchange_keys(target, transport)
+            return await self._log_in(target, transport, key, owner)
+        except BaseException:
+            transport.abort()
+            raise
+
+    async def _load_key(self, target: Target) -> Key | None:
+        credential = target.credential
+        if credential.private_key is None:
+            return None
+        try:
+            return await self._keys.load(credential)
+        except UnreadableKey as reason:
+            if credential.password is not None:
+                return None
+            raise KeyUnreadable(host=target.host, username=target.username, reason=reason) from None
+
+    async def _connect(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
+        host, port = target.host, target.port
+        timeout = self._settings.connect_timeout
+        transport = ClientTransport(host, port, self._known_hosts, policy)
+        endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
+        try:
+            version = ipaddress.ip_address(host).version
+        except ValueError:
+            endpoint = HostnameEndpoint(self._reactor, host, port, timeout)
+        else:  # no name, so no thread of the resolver
+            kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
+            endpoint = kind(self._reactor, host, port, timeout)
+        try:
+            await connectProtocol(endpoint, transport)
+        except error.DNSLookupError:
+            raise NameNotFound(host=host) from None
+        except error.ConnectionRefusedError:
+            raise ConnectRefused(host=host, port=port) from None
+        except error.TimeoutError:
+            raise ConnectTimeout(host=host, port=port, seconds=timeout) from None
+        except error.ConnectError as reason:
+            raise Unreachable(host=host, port=port, reason=reason.osError or _first_line(reason)) from None
+        except (OSError, ValueError) as reason:
+            # Such as a network that is down, no free descriptor, or a name that cannot be one.
+            raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
+        return transport
+
+    async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
+        timeout = self._settings.connect_timeout
+        try:
+            await transport.secure.addTimeout(timeout, self._reactor)
+        except TimeoutError:
+            raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
+
+    async def _log_in(
+        self, target: Target, transport: ClientTransport, key: Key | None, owner: ConnectionOwner
+    ) -> Connection:
+        timeout = self._settings.connect_timeout
+        connection = Connection(self._reactor, owner, self._settings.keepalive_interval)
+        logged_in: Deferred[None] = Deferred()
+
+        def finish(result: SSHError | None) -> None:
+            transport.on_failure = None
+            if not logged_in.called:
+                if result is None:
+                    transport.setService(connection)
+                    logged_in.callback(None)
+                else:
+                    logged_in.errback(result)
+
+        transport.on_failure = finish
+        transport.requestService(
+            LoginService(
+                host=target.host,
+                port=target.port,
+                username=target.username,
+                password=target.credential.password,
+                key=key,
+                on_success=lambda: finish(None),
+                on_failure=finish,
+            )
+        )
+        try:
+            await logged_in.addTimeout(timeout, self._reactor)
+        except TimeoutError:
+            raise LoginTimeout(host=target.host, port=target.port, username=target.username, seconds=timeout) from None
+        return connection
+
+
+def _first_line(reason: BaseException) -> str:
+    return (str(reason) or type(reason).__name__).splitlines()[0]

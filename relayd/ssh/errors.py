@@ -1,0 +1,250 @@
+"""
+What can go wrong between a client and an SSH server, as one tree.
+
+As in `relayd.errors`, the docstring is the message that a person reads, with the error's fields in it.
+"""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from typing import ClassVar, Literal
+
+Executed = Literal["yes", "no", "unknown"]
+
+
+class SSHError(Exception):
+    """The SSH client met an error that has no name of its own."""
+
+    #: Stable name for programs.
+    code: ClassVar[str] = "ssh"
+    #: The phase in which it happens: resolve, connect, key-exchange, login, session, run.
+    phase: ClassVar[str] = ""
+    #: Whether the command that waited for this ran.
+    executed: ClassVar[Executed] = "no"
+    #: Whether the same may succeed later without anybody changing anything.
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(fields)
+        self.fields = fields
+
+    def __str__(self) -> str:
+        template = type(self).__doc__
+        if template is None:  # python -OO strips docstrings; the code and the fields still tell
+            return f"{self.code}: {self.fields}"
+        return " ".join(cleandoc(template).split()).format_map(self.fields)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
+
+class NameNotFound(SSHError):
+    """The name {host} cannot be resolved. Check its spelling, and that the relay's machine can look it up."""
+
+    code = "name-not-found"
+    phase = "resolve"
+    retriable = True
+
+
+class ConnectRefused(SSHError):
+    """{host}:{port} refused the connection. Check the port, and that an SSH server runs there."""
+
+    code = "connect-refused"
+    phase = "connect"
+    retriable = True
+
+
+class Unreachable(SSHError):
+    """{host}:{port} cannot be reached: {reason}. Check the address, and the network between the relay and it."""
+
+    code = "unreachable"
+    phase = "connect"
+    retriable = True
+
+
+class ConnectTimeout(SSHError):
+    """{host}:{port} did not answer within {seconds:g} s. Check the address, and that no firewall drops the
+    connection."""
+
+    code = "connect-timeout"
+    phase = "connect"
+    retriable = True
+
+
+class KeyExchangeTimeout(SSHError):
+    """{host}:{port} took the connection, but did not finish the SSH key exchange within {seconds:g} s. It may be
+    overloaded, or no SSH server."""
+
+    code = "key-exchange-timeout"
+    phase = "key-exchange"
+    retriable = True
+
+
+class LoginTimeout(SSHError):
+    """{host}:{port} did not finish the login of {username} within {seconds:g} s. It may be overloaded, or wait for its
+    own directory service or name server."""
+
+    code = "login-timeout"
+    phase = "login"
+    retriable = True
+
+
+class NotSSH(SSHError):
+    """{host}:{port} does not speak SSH 2: {reason}. Check the port."""
+
+    code = "not-ssh"
+    phase = "key-exchange"
+
+
+class KeyExchangeFailed(SSHError):
+    """The SSH key exchange with {host}:{port} failed: {reason}."""
+
+    code = "key-exchange-failed"
+    phase = "key-exchange"
+
+
+class ConnectionDropped(SSHError):
+    """{host}:{port} closed the connection during the {step}: {reason}. It may be overloaded (MaxStartups of its SSH
+    server), or refuse the relay's address."""
+
+    code = "connection-dropped"
+    phase = "key-exchange"
+    retriable = True
+
+
+class LoginDropped(ConnectionDropped):
+    """{host}:{port} closed the connection during the login: {reason}. It may be overloaded, or restart."""
+
+    code = "login-dropped"
+    phase = "login"
+
+
+class NoCommonAlgorithm(KeyExchangeFailed):
+    """{host}:{port} and relayd have no {kind} in common. The host offers {theirs}; relayd offers {ours}. Update the
+    host's SSH server, or widen its configuration."""
+
+    code = "no-common-algorithm"
+
+
+class HostKeyChanged(SSHError):
+    """The host key of {host}:{port} has changed: known is {known}, the host showed {shown}. Somebody may be
+    intercepting the connection; nothing was sent. If the host was really renewed, remove line {line} of {file}."""
+
+    code = "host-key-changed"
+    phase = "key-exchange"
+
+
+class HostKeyUnknown(SSHError):
+    """The host key of {host}:{port} is not known: it showed {shown}. The relay takes known hosts only: check the
+    fingerprint at the host, and add its key to {file}."""
+
+    code = "host-key-unknown"
+    phase = "key-exchange"
+
+
+class HostKeyRevoked(SSHError):
+    """The host key {shown} of {host}:{port} is revoked by line {line} of {file}; nothing was sent."""
+
+    code = "host-key-revoked"
+    phase = "key-exchange"
+
+
+class KnownHostsUnusable(SSHError):
+    """The file of known host keys {file} cannot be used: {reason}. No host is trusted without it."""
+
+    code = "known-hosts-unusable"
+    phase = "key-exchange"
+
+
+class KeyUnreadable(SSHError):
+    """The private key for {username}@{host} cannot be used: {reason}."""
+
+    code = "key-unreadable"
+    phase = "login"
+
+
+class LoginRefused(SSHError):
+    """{host}:{port} refused the login of {username}: tried {tried}; the server offers {offered}. Check the user name
+    and the password or key, and that the server allows this way of login."""
+
+    code = "login-refused"
+    phase = "login"
+
+
+class PasswordExpired(SSHError):
+    """The password of {username} at {host}:{port} has expired. Log in by hand and set a new one."""
+
+    code = "password-expired"
+    phase = "login"
+
+
+class SessionRefused(SSHError):
+    """{host}:{port} refuses to open a session ({reason}). Check MaxSessions of its SSH server, and that
+    {username} may run commands."""
+
+    code = "session-refused"
+    phase = "session"
+    retriable = True
+
+
+class ExecRefused(SSHError):
+    """{host}:{port} accepted the login of {username} but refuses to run commands."""
+
+    code = "exec-refused"
+    phase = "session"
+
+
+class SessionTimeout(SSHError):
+    """The command timed out after {seconds:g} s while it waited for {host}:{port} ({waited_for}); it was not run."""
+
+    code = "timeout"
+    phase = "session"
+    retriable = True
+
+
+class ConnectionLost(SSHError):
+    """The connection to {host}:{port} was lost before the command was started: {reason}."""
+
+    code = "connection-lost"
+    phase = "session"
+    retriable = True
+
+
+class OutcomeUnknown(SSHError):
+    """The connection to {host}:{port} was lost while the command ran: {reason}. Whether it completed is not known;
+    look at the host before you send it again."""
+
+    code = "outcome-unknown"
+    phase = "run"
+    executed = "unknown"
+
+
+class NoExitStatus(SSHError):
+    """{host}:{port} ended the session without an exit status. Whether the command completed is not known."""
+
+    code = "no-exit-status"
+    phase = "run"
+    executed = "unknown"
+
+
+class RunTimeout(SSHError):
+    """The command timed out after {seconds:g} s on {host}:{port}. It was signalled to end."""
+
+    code = "timeout"
+    phase = "run"
+    executed = "yes"
+
+
+class RunCancelled(SSHError):
+    """The command was cancelled while it ran on {host}:{port}. It was signalled to end."""
+
+    code = "cancelled"
+    phase = "run"
+    executed = "yes"
+
+
+class NotRun(SSHError):
+    """The command for {host}:{port} was cancelled before it ran."""
+
+    code = "cancelled"
+    phase = "session"

@@ -1,0 +1,205 @@
+"""
+The known host keys: OpenSSH's ``known_hosts`` file, read and added to.
+
+Format: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import fnmatch
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, KnownHostsUnusable
+from relayd.ssh.settings import HostKeyPolicy
+
+#: What would make a pattern, a list, a marker or a comment of a name.
+_NOT_IN_NAMES = frozenset("*?!,|#@[]")
+
+
+class KnownHost(Struct, frozen=True):
+    """
+    One line of the file.
+
+    :ivar marker: ``@revoked``, ``@cert-authority`` or empty.
+    :ivar names: the first column: patterns with commas between, or one hashed name.
+    :ivar blob: the public key (RFC 4253, section 6.6).
+    """
+
+    line: int
+    marker: str
+    names: str
+    key_type: bytes
+    blob: bytes
+
+    def matches(self, name: str) -> bool:
+        """Whether this line speaks of *name*, which is ``host`` or ``[host]:port``."""
+        if self.names.startswith("|1|"):
+            return _matches_hash(self.names, name)
+        found = False
+        for pattern in self.names.lower().split(","):
+            negated = pattern.startswith("!")
+            # fnmatch would read brackets as a set of characters; here they surround a host.
+            if fnmatch.fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
+                if negated:
+                    return False
+                found = True
+        return found
+
+
+class KnownHosts:
+    """
+    The host keys that one file holds, under a policy for those that it does not hold.
+
+    The file is read again when it has changed; several processes may add to it.
+
+    :param path: need not exist yet.
+    """
+
+    def __init__(self, path: str, policy: HostKeyPolicy) -> None:
+        self._path = path
+        self._policy = policy
+        self._entries: list[KnownHost] = []
+        self._stamp: tuple[int, int, int] | None = None
+
+    def key_types(self, host: str, port: int) -> frozenset[bytes]:
+        """
+        The types of key known for a host.
+
+        :raises KnownHostsUnusable: when the file cannot be read.
+        """
+        if self._policy == "ignore":
+            return frozenset()
+        name = host_name(host, port)
+        return frozenset(entry.key_type for entry in self._load() if not entry.marker and entry.matches(name))
+
+    def verify(self, host: str, port: int, blob: bytes) -> None:
+        """
+        Check the key that a host showed; remember it where the policy says so.
+
+        :param blob: the public key (RFC 4253, section 6.6).
+        :raises HostKeyChanged: when other keys are known for the host.
+        :raises HostKeyUnknown: when none is and the policy is strict.
+        :raises HostKeyRevoked: when the file revokes this key.
+        :raises KnownHostsUnusable: when the file cannot be read or added to.
+        """
+        if self._policy == "ignore" or self._known(host, port, blob):
+            return
+        if self._policy == "strict":
+            raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self._path)
+        self._add(host, port, blob)
+
+    def _known(self, host: str, port: int, blob: bytes) -> bool:
+        name = host_name(host, port)
+        others = []
+        known = False
+        for entry in self._load():
+            if entry.marker == "@cert-authority" or not entry.matches(name):
+                continue
+            if entry.marker == "@revoked":
+                if entry.blob == blob:
+                    raise HostKeyRevoked(
+                        host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self._path
+                    )
+            elif entry.blob == blob:
+                known = True
+            else:
+                others.append(entry)
+        if others and not known:
+            # The types known were asked for first, so a key of another type means that the known one is gone.
+            same_type = [entry for entry in others if entry.key_type == key_type(blob)]
+            entry = (same_type or others)[0]
+            raise HostKeyChanged(
+                host=host,
+                port=port,
+                known=fingerprint(entry.blob),
+                shown=fingerprint(blob),
+                line=entry.line,
+                file=self._path,
+            )
+        return known
+
+    def _load(self) -> list[KnownHost]:
+        try:
+            status = os.stat(self._path)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp != self._stamp:
+                with open(self._path, encoding="utf-8", errors="replace") as file:
+                    self._entries = list(parse_known_hosts(file))
+                self._stamp = stamp
+        except FileNotFoundError:
+            self._entries, self._stamp = [], None
+        except OSError as error:
+            raise KnownHostsUnusable(file=self._path, reason=error.strerror) from None
+        return self._entries
+
+    def _add(self, host: str, port: int, blob: bytes) -> None:
+        if not host or set(host) & _NOT_IN_NAMES or any(char.isspace() for char in host):
+            raise KnownHostsUnusable(file=self._path, reason="a host of such a name cannot stand in it")
+        line = f"{host_name(host, port)} {key_type(blob).decode('ascii')} {base64.b64encode(blob).decode('ascii')}\n"
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # Another process may have met the host in the meantime.
+                if self._known(host, port, blob):
+                    return
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        line = "\n" + line
+                file.write(line.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise KnownHostsUnusable(file=self._path, reason=error.strerror) from None
+
+
+def host_name(host: str, port: int) -> str:
+    """How the file names a host: the port stands in it only when it is not 22."""
+    return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+
+
+def fingerprint(blob: bytes) -> str:
+    """A public key as OpenSSH shows it: type and ``SHA256:…``."""
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
+    return f"{key_type(blob).decode('ascii', 'replace')} SHA256:{digest}"
+
+
+def key_type(blob: bytes) -> bytes:
+    """The first string of a public key: its type."""
+    length = int.from_bytes(blob[:4], "big")
+    return blob[4 : 4 + min(length, 64)]
+
+
+def parse_known_hosts(lines: Iterator[str]) -> Iterator[KnownHost]:
+    """The lines that hold a key; comments, and lines that are not of the format, are passed over as OpenSSH does."""
+    for number, text in enumerate(lines, start=1):
+        fields = text.split()
+        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+        if len(fields) < 3 or fields[0].startswith("#") or marker not in ("", "@revoked", "@cert-authority"):
+            continue
+        try:
+            blob = base64.b64decode(fields[2], validate=True)
+        except (binascii.Error, ValueError):
+            continue
+        if key_type(blob) == fields[1].encode("utf-8"):
+            yield KnownHost(line=number, marker=marker, names=fields[0], key_type=key_type(blob), blob=blob)
+
+
+def _matches_hash(names: str, name: str) -> bool:
+    """Whether ``|1|salt|digest`` stands for *name* (ssh-keygen(1), option ``-H``: HMAC-SHA1)."""
+    try:
+        _, _, salt, digest = names.split("|")
+        expected = base64.b64decode(digest)
+        found = hmac.digest(base64.b64decode(salt), name.encode("utf-8"), "sha1")
+    except (binascii.Error, ValueError):
+        return False
+    return hmac.compare_digest(expected, found)

@@ -1,0 +1,256 @@
+"""
+Agreeing on a secret with a server: the client side of each key exchange method.
+
+Source: RFC 4253, section 8 (Diffie-Hellman); RFC 4419 (group exchange); RFC 5656, section 4 (ECDH); RFC 8731
+(Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519).  No I/O; the primitives are `cryptography`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import dh, ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
+from twisted.conch.ssh.common import MP, NS, getMP, getNS
+
+try:
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+except ImportError:  # before cryptography 47
+    MLKEM768PrivateKey = None  # type: ignore[assignment,misc]
+
+MSG_KEX_INIT = 30  # KEXDH_INIT, KEX_ECDH_INIT, KEX_HYBRID_INIT
+MSG_KEX_REPLY = 31  # and KEX_DH_GEX_GROUP
+MSG_KEX_DH_GEX_INIT = 32
+MSG_KEX_DH_GEX_REPLY = 33
+MSG_KEX_DH_GEX_REQUEST = 34
+
+#: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
+_MODP_OFFSETS = {2048: 124476, 4096: 240904}
+
+#: Sizes of a group in bits: least, wanted, most (RFC 4419, section 3; RFC 8270).
+GROUP_SIZES = (2048, 3072, 8192)
+
+_ML_KEM_CIPHERTEXT = 1088
+
+
+class BadExchange(Exception):
+    """The server sent a value that cannot be: the argument says which."""
+
+
+class Agreed(Struct, frozen=True):
+    """
+    The outcome.
+
+    :ivar host_key: public key blob of the server.
+    :ivar signature: over the exchange hash.
+    :ivar transcript: what this method adds to the exchange hash between the host key and the secret.
+    :ivar secret: K, encoded as the method says (a multiple precision integer or a string).
+    """
+
+    host_key: bytes
+    signature: bytes
+    transcript: bytes
+    secret: bytes
+
+
+class KeyExchange(Protocol):
+    """One run of a method."""
+
+    hash_name: str
+
+    def first(self) -> tuple[int, bytes]:
+        """The message to begin with: number and payload."""
+
+    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+        """
+        The server answered.
+
+        :return: the next message, or the end.
+        :raises BadExchange: when the answer makes no sense.
+        """
+
+
+class _OneRound:
+    """A method of one message each way: our public value, then the server's."""
+
+    hash_name = "sha256"
+    _ours = b""
+
+    def first(self) -> tuple[int, bytes]:
+        return MSG_KEX_INIT, self._encode(self._ours)
+
+    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+        if message != MSG_KEX_REPLY:
+            raise BadExchange(f"message {message} in the middle of a key exchange")
+        host_key, rest = getNS(payload)
+        # An integer and a string look alike: a length, then so many bytes.
+        theirs, signature, _rest = getNS(rest, 2)
+        try:
+            secret = self._secret(theirs)
+        except ValueError:
+            raise BadExchange("a public value that is not valid") from None
+        return Agreed(host_key, signature, self._encode(self._ours) + NS(theirs), secret)
+
+    def _encode(self, value: bytes) -> bytes:
+        return NS(value)
+
+    def _secret(self, theirs: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class Curve25519(_OneRound):
+    """``curve25519-sha256``"""
+
+    def __init__(self) -> None:
+        self._private = X25519PrivateKey.generate()
+        self._ours = self._private.public_key().public_bytes_raw()
+
+    def _secret(self, theirs: bytes) -> bytes:
+        return _integer(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
+
+
+class MLKEM768X25519(_OneRound):
+    """``mlkem768x25519-sha256``: safe while either of its two halves is, against a quantum computer too."""
+
+    def __init__(self) -> None:
+        self._x25519 = X25519PrivateKey.generate()
+        self._mlkem = MLKEM768PrivateKey.generate()
+        self._ours = self._mlkem.public_key().public_bytes_raw() + self._x25519.public_key().public_bytes_raw()
+
+    def _secret(self, theirs: bytes) -> bytes:
+        quantum_safe = self._mlkem.decapsulate(theirs[:_ML_KEM_CIPHERTEXT])
+        classic = self._x25519.exchange(X25519PublicKey.from_public_bytes(theirs[_ML_KEM_CIPHERTEXT:]))
+        return NS(hashlib.sha256(quantum_safe + classic).digest())
+
+
+class ECDH(_OneRound):
+    """``ecdh-sha2-nistp256`` and its longer sisters"""
+
+    def __init__(self, curve: ec.EllipticCurve, hash_name: str) -> None:
+        self.hash_name = hash_name
+        self._curve = curve
+        self._private = ec.generate_private_key(curve)
+        self._ours = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    def _secret(self, theirs: bytes) -> bytes:
+        point = ec.EllipticCurvePublicKey.from_encoded_point(self._curve, theirs)
+        return _integer(self._private.exchange(ec.ECDH(), point))
+
+
+class _Group:
+    """A Diffie-Hellman group and our values in it."""
+
+    def __init__(self, prime: int, generator: int) -> None:
+        self._prime = prime
+        self._numbers = dh.DHParameterNumbers(prime, generator)
+        self._private = self._numbers.parameters().generate_private_key()
+        self.public = MP(self._private.public_key().public_numbers().y)
+
+    def secret(self, theirs: int) -> bytes:
+        if not 1 < theirs < self._prime - 1:
+            raise BadExchange("a public value that is not valid")
+        return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
+
+
+class FixedGroup(_OneRound):
+    """``diffie-hellman-group14-sha256`` and its like"""
+
+    def __init__(self, bits: int, hash_name: str) -> None:
+        self.hash_name = hash_name
+        self._group = _Group(modp_prime(bits), 2)
+
+    def _encode(self, value: bytes) -> bytes:
+        return bytes(self._group.public)
+
+    def _secret(self, theirs: bytes) -> bytes:
+        return self._group.secret(int.from_bytes(theirs, "big", signed=True))
+
+
+class GroupExchange:
+    """``diffie-hellman-group-exchange-sha256``: the server chooses the group."""
+
+    def __init__(self, hash_name: str) -> None:
+        self.hash_name = hash_name
+        self._request = struct.pack(">LLL", *GROUP_SIZES)
+        self._group: _Group | None = None
+        self._values = b""
+
+    def first(self) -> tuple[int, bytes]:
+        return MSG_KEX_DH_GEX_REQUEST, self._request
+
+    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+        if message == MSG_KEX_REPLY and self._group is None:
+            prime, rest = getMP(payload)
+            generator, _rest = getMP(rest)
+            if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
+                raise BadExchange(f"a group of {prime.bit_length()} bits")
+            if not 1 < generator < prime - 1:
+                raise BadExchange("a generator that is not valid")
+            try:
+                self._group = _Group(prime, generator)
+            except ValueError:
+                raise BadExchange("a group that is not valid") from None
+            self._values = MP(prime) + MP(generator) + self._group.public
+            return MSG_KEX_DH_GEX_INIT, self._group.public
+        if message == MSG_KEX_DH_GEX_REPLY and self._group is not None:
+            host_key, rest = getNS(payload)
+            theirs, rest = getMP(rest)
+            signature, _rest = getNS(rest)
+            secret = self._group.secret(theirs)
+            return Agreed(host_key, signature, self._request + self._values + MP(theirs), secret)
+        raise BadExchange(f"message {message} in the middle of a key exchange")
+
+
+@cache
+def modp_prime(bits: int) -> int:
+    """
+    The modulus of a group of RFC 3526, by that RFC's own formula:
+    2^bits - 2^(bits - 64) - 1 + 2^64 ([2^(bits - 130) pi] + offset).
+    """
+    middle = _pi(bits - 130) + _MODP_OFFSETS[bits]
+    return int(2**bits - 2 ** (bits - 64) - 1 + 2**64 * middle)
+
+
+def _pi(bits: int) -> int:
+    """The integer part of 2^bits pi, by Machin's formula."""
+    guard = 64
+    one = 1 << (bits + guard)
+
+    def arctan_of_inverse(number: int) -> int:
+        power = total = one // number
+        step = 3
+        while power:
+            power //= -number * number
+            total += power // step
+            step += 2
+        return total
+
+    return (16 * arctan_of_inverse(5) - 4 * arctan_of_inverse(239)) >> guard
+
+
+def _integer(value: bytes) -> bytes:
+    """A shared secret as the multiple precision integer that goes into the exchange hash (RFC 4251, section 5)."""
+    result: Any = MP(int.from_bytes(value, "big"))
+    return bytes(result)
+
+
+METHODS: dict[bytes, Callable[[], KeyExchange]] = {
+    b"curve25519-sha256": Curve25519,
+    b"curve25519-sha256@libssh.org": Curve25519,
+    b"ecdh-sha2-nistp256": lambda: ECDH(ec.SECP256R1(), "sha256"),
+    b"ecdh-sha2-nistp384": lambda: ECDH(ec.SECP384R1(), "sha384"),
+    b"ecdh-sha2-nistp521": lambda: ECDH(ec.SECP521R1(), "sha512"),
+    b"diffie-hellman-group-exchange-sha256": lambda: GroupExchange("sha256"),
+    b"diffie-hellman-group16-sha512": lambda: FixedGroup(4096, "sha512"),
+    b"diffie-hellman-group14-sha256": lambda: FixedGroup(2048, "sha256"),
+    b"diffie-hellman-group14-sha1": lambda: FixedGroup(2048, "sha1"),
+    b"diffie-hellman-group-exchange-sha1": lambda: GroupExchange("sha1"),
+}
+if MLKEM768PrivateKey is not None:
+    METHODS[b"mlkem768x25519-sha256"] = MLKEM768X25519

@@ -1,0 +1,142 @@
+"""
+One command on one SSH session channel: what is sent, what comes back, how it ended.
+
+Source: RFC 4254, sections 5 and 6.  A `Session` does no I/O: its connection feeds it and asks it for packets.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from twisted.conch.ssh.common import NS, getNS
+
+from relayd.ssh.output import OutputBuffer
+
+#: RFC 4254, section 6.10, with the numbers of POSIX and Linux: a shell reports 128 + number.
+SIGNAL_NUMBERS = {
+    "ABRT": 6, "ALRM": 14, "FPE": 8, "HUP": 1, "ILL": 4, "INT": 2, "KILL": 9, "PIPE": 13, "QUIT": 3, "SEGV": 11,
+    "TERM": 15, "USR1": 10, "USR2": 12, "BUS": 7, "SYS": 31, "TRAP": 5, "XCPU": 24, "XFSZ": 25,
+}  # fmt: skip
+
+
+class State(enum.Enum):
+    """Where a session stands; it only moves down this list."""
+
+    WAITING = enum.auto()  # no channel asked for yet, or the request was refused
+    OPENING = enum.auto()  # CHANNEL_OPEN sent
+    STARTING = enum.auto()  # exec sent, not answered: from here on the command may have run
+    RUNNING = enum.auto()  # exec accepted
+    ENDED = enum.auto()
+
+
+class ExitInfo(Struct, frozen=True):
+    """How the remote command ended: by a status, by a signal, or, with neither, without saying."""
+
+    status: int | None
+    signal: str | None
+
+    @property
+    def known(self) -> bool:
+        """Whether the server said anything."""
+        return self.status is not None or self.signal is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """As a shell would report it."""
+        if self.status is not None:
+            return self.status
+        if self.signal is not None:
+            return 128 + SIGNAL_NUMBERS.get(self.signal, 0)
+        return None
+
+
+class Session:
+    """
+    One command, from its wait for a channel to its end.
+
+    :param command: what the server's shell gets.
+    :param max_output: bytes kept of each stream.
+    :param stdin: what the command gets on its standard input before the end of it.
+    :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
+    :param on_start: called when the ``exec`` request leaves.
+    :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
+    """
+
+    __slots__ = (
+        "_on_end",
+        "_on_start",
+        "command",
+        "env",
+        "exec_refused",
+        "exit",
+        "state",
+        "stderr",
+        "stdin",
+        "stdout",
+    )
+
+    def __init__(
+        self,
+        command: bytes,
+        max_output: int,
+        on_start: Callable[[], None],
+        on_end: Callable[[], None],
+        *,
+        stdin: bytes = b"",
+        env: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.command = command
+        self.stdin = stdin
+        self.env = env
+        self.state = State.WAITING
+        self.stdout = OutputBuffer(max_output)
+        self.stderr = OutputBuffer(max_output)
+        self.exit = ExitInfo(None, None)
+        self.exec_refused = False
+        self._on_start = on_start
+        self._on_end = on_end
+
+    # What the connection reports
+
+    def started(self) -> None:
+        """The ``exec`` request is about to be sent."""
+        self.state = State.STARTING
+        self._on_start()
+
+    def exec_answered(self, accepted: bool) -> None:
+        """The server answered the ``exec`` request."""
+        if self.state is State.STARTING:
+            if accepted:
+                self.state = State.RUNNING
+            else:
+                self.exec_refused = True
+
+    def request_received(self, name: bytes, rest: bytes) -> None:
+        """``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us."""
+        if name == b"exit-status":
+            self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
+        elif name == b"exit-signal":
+            signal = getNS(rest)[0].decode("ascii", "replace").removeprefix("SIG")
+            self.exit = ExitInfo(None, "".join(char for char in signal[:16] if char.isalnum()))
+
+    def ended(self) -> None:
+        """The channel has closed, after the ``exec`` request was sent."""
+        self.state = State.ENDED
+        self._on_end()
+
+
+def exec_request(command: bytes) -> bytes:
+    """The part of a channel request that follows the channel number: ``exec``, reply wanted."""
+    return NS(b"exec") + b"\1" + NS(command)
+
+
+def env_request(name: str, value: str) -> bytes:
+    """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
+    return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value.encode("utf-8"))
+
+
+def signal_request(name: str) -> bytes:
+    """Likewise: ``signal``, without a reply (RFC 4254, section 6.9)."""
+    return NS(b"signal") + b"\0" + NS(name.encode("ascii"))

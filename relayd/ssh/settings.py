@@ -1,0 +1,40 @@
+"""
+What a user of this package can choose.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from relayd.ssh.algorithms import PolicyName
+
+HostKeyPolicy = Literal["accept-new", "strict", "ignore"]
+
+
+class SSHSettings(Struct, frozen=True, kw_only=True):
+    """
+    :ivar known_hosts: path of the file of known host keys, in OpenSSH's format.
+    :ivar host_keys: what to do with a host that is not in it: take and remember its key, refuse it, or not look.
+    :ivar algorithms: which algorithms to offer: those that are sound, those that many servers have, or those that very
+        old ones need.
+    :ivar max_sessions: sessions at a time on one connection, at most; what a host allows is learned.
+    :ivar max_connections: connections to one target at a time.
+    :ivar connect_timeout: seconds for each of TCP, key exchange and login.
+    :ivar idle_timeout: seconds until a connection without sessions is closed.
+    :ivar keepalive_interval: seconds between probes; three without an answer end a connection.
+    :ivar max_output: bytes kept of each of stdout and stderr.
+    :ivar working_directory: where commands run; empty: where the login leads.
+    """
+
+    known_hosts: str
+    host_keys: HostKeyPolicy = "accept-new"
+    algorithms: PolicyName = "modern"
+    max_sessions: int = 10
+    max_connections: int = 4
+    connect_timeout: float = 15.0
+    idle_timeout: float = 300.0
+    keepalive_interval: float = 15.0
+    max_output: int = 8 * 1024 * 1024
+    working_directory: str = "/"

@@ -1,0 +1,64 @@
+"""
+Whom a connection is for: a host, a user, and what proves that it may act for the user.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+
+from msgspec import Struct
+
+# A digest made with this key is of no use outside this process: not to guess a password from a dump of the pool.
+_DIGEST_KEY = os.urandom(32)
+
+
+class Credential:
+    """
+    A password, a private key, or both (a server may ask for both).
+
+    Never shown: two credentials are told apart by `digest`, which is meaningless in another process.
+
+    :param private_key: text of a key file.
+    :param passphrase: decrypts it.
+    """
+
+    __slots__ = ("digest", "passphrase", "password", "private_key")
+
+    def __init__(
+        self, password: str | None = None, private_key: str | None = None, passphrase: str | None = None
+    ) -> None:
+        self.password = password
+        self.private_key = private_key
+        self.passphrase = passphrase
+        hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
+        for part in (password, private_key, passphrase):
+            text = b"" if part is None else part.encode("utf-8", "surrogatepass")
+            hasher.update(b"%d %d " % (part is not None, len(text)))
+            hasher.update(text)
+        self.digest = hasher.digest()
+
+    def __repr__(self) -> str:
+        return "<Credential>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Credential) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class Target(Struct, frozen=True):
+    """
+    One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
+
+    :ivar host: name or address, lower case.
+    """
+
+    host: str
+    port: int
+    username: str
+    credential: Credential
+
+    def __repr__(self) -> str:
+        return f"<Target {self.username}@{self.host}:{self.port}>"

@@ -1,0 +1,438 @@
+"""
+The client side of the SSH transport protocol: Conch's, with the key exchange, packets and errors of today.
+
+Source: RFC 4253; RFC 8308 (extensions); OpenSSH's PROTOCOL, section 1.10 (strict key exchange).
+
+What stays Conch's is the life of a connection: its services, disconnect messages, extensions.  What is ours is what
+Conch does not have (authenticated ciphers, encrypt-then-MAC, strict key exchange, errors with a name) and the path that
+each packet takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from twisted.conch.ssh.common import NS, getNS
+from twisted.conch.ssh.keys import BadKeyError, Key
+from twisted.conch.ssh.service import SSHService
+from twisted.conch.ssh.transport import DISCONNECT_BY_APPLICATION, SSHClientTransport
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITCPTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relayd.ssh.algorithms import AlgorithmPolicy, key_type_of, prefer_known
+from relayd.ssh.ciphers import BadPacket, Opener, Plain, Sealer, packet_cipher
+from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, LoginDropped, NoCommonAlgorithm, NotSSH, SSHError
+from relayd.ssh.hostkeys import KnownHosts, key_type
+from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
+from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
+
+MSG_DISCONNECT = 1
+MSG_SERVICE_REQUEST = 5
+MSG_SERVICE_ACCEPT = 6
+MSG_EXT_INFO = 7
+MSG_KEXINIT = 20
+MSG_NEWKEYS = 21
+FIRST_KEX_METHOD, LAST_KEX_METHOD = 30, 49
+FIRST_SERVICE_MESSAGE = 50
+
+#: What a server may send before its version, in bytes: some show a notice.
+MAX_PREAMBLE = 8192
+#: Bytes in one direction after which the keys are renewed (RFC 4253, section 9).
+REKEY_BYTES = 1 << 30
+_MASK32 = 0xFFFFFFFF
+
+
+class ClientTransport(SSHClientTransport):
+    """
+    One connection to an SSH server, as far as the end of the key exchange; services go on from there.
+
+    :ivar secure: fires with ``None`` when the host has proved its key and everything sent is encrypted; fails with an
+        `SSHError`.
+    :ivar on_failure: called with what ended the connection after it was secure, unless a service of ours took note.
+    :ivar lost_reason: why the connection ended, in words, once it has.
+    :ivar told_to_leave: whether the server said that it ends the connection.
+    :ivar negotiated: the algorithms in use.
+    """
+
+    _log = Logger("relayd.ssh")
+    ourVersionString = b"SSH-2.0-relayd"
+
+    def __init__(self, host: str, port: int, known_hosts: KnownHosts, policy: AlgorithmPolicy) -> None:
+        self.host = host
+        self.port = port
+        self.secure: Deferred[None] = Deferred()
+        self.on_failure: Callable[[SSHError], None] | None = None
+        self.lost_reason = "the connection was closed"
+        self.negotiated: Negotiated | None = None
+        self.told_to_leave = False
+        self._known_hosts = known_hosts
+        self.policy = policy
+        self._host_key_algorithms = list(prefer_known(policy, known_hosts.key_types(host, port)))
+        self._failure: SSHError | None = None
+        self._secured = False
+        self._host_key = b""
+        self._requested: SSHService | None = None
+        # Packets
+        self._sealer: Sealer = Plain()
+        self._opener: Opener = Plain()
+        self._next_opener: Opener | None = None
+        self._rest = b""
+        self._packet_size = 0
+        self._bytes_in = 0
+        self._bytes_out = 0
+        # Key exchange: from the moment that our KEXINIT is sent until both sides have new keys
+        self._exchanging = False
+        self._exchange: KeyExchange | None = None
+        self._blocked: list[tuple[int, bytes]] = []
+        self._strict = False
+
+    def __repr__(self) -> str:
+        return f"<ClientTransport to {self.host}:{self.port}>"
+
+    # What services and the pool ask for
+
+    def disconnect(self, reason: str) -> None:
+        """Say good-bye and close."""
+        self.lost_reason = reason
+        self.sendDisconnect(DISCONNECT_BY_APPLICATION, b"")
+
+    def abort(self) -> None:
+        """Close without waiting for a peer that may not be there any more."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.abortConnection()
+        elif self.transport is not None:
+            self.transport.loseConnection()
+
+    def failed(self, error: SSHError) -> None:
+        """Something ended this connection: close it; whoever waits for it gets *error*."""
+        if self._failure is None:
+            self._failure = error
+            self.lost_reason = str(error)
+        self.abort()
+
+    # Hooks of Protocol
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            # Each command is a few small packets that wait for each other.
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        self._write(self.ourVersionString + b"\r\n")
+        self.sendKexInit()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        kind = LoginDropped if self._secured else ConnectionDropped
+        step = "key exchange" if self.gotVersion else "first contact"
+        error = self._failure or kind(host=self.host, port=self.port, step=step, reason=self.lost_reason)
+        service, self.service = self.service, None
+        if service is not None:
+            service.serviceStopped()
+        if not self.secure.called:
+            self.secure.errback(error)
+        elif self.on_failure is not None:
+            self.on_failure(error)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._failure is not None:
+            return
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        try:
+            start = 0 if self.gotVersion else self._read_version(data)
+            self._read_packets(data, start)
+        except BadPacket as error:
+            self.failed(self._exchange_failed(f"it sent a packet with a {error}"))
+        except BadExchange as error:
+            self.failed(self._exchange_failed(f"it sent {error}"))
+        except Exception as error:
+            # What a peer sends must never end in a traceback; what is told of it is the kind of error, not the data.
+            self._log.debug(
+                "{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=type(error).__name__
+            )
+            self.failed(self._exchange_failed("it sent a packet that makes no sense"))
+
+    # Version (RFC 4253, section 4.2)
+
+    def _read_version(self, data: bytes) -> int:
+        """Find the server's version; other lines may come before it. Returns where it ends, or where to wait."""
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            line = data[start:end].rstrip(b"\r")
+            start = end + 1
+            if not line.startswith(b"SSH-"):
+                continue
+            version, _, software = line[4:].partition(b"-")
+            if version not in (b"2.0", b"1.99") or not software:
+                self.failed(self._not_ssh(f"its version is {_printable(line[:60])}"))
+                return len(data)
+            self.otherVersionString = line
+            self.gotVersion = True
+            return start
+        if len(data) > MAX_PREAMBLE:
+            shown = _printable(data[:60].partition(b"\n")[0].rstrip())
+            self.failed(self._not_ssh(f"it sent {len(data)} bytes without a version, beginning with “{shown}”"))
+            return len(data)
+        if data.startswith(b"HTTP/"):
+            self.failed(self._not_ssh("it is a web server"))
+        self._rest = data
+        return len(data)
+
+    # Receiving
+
+    def _read_packets(self, data: bytes, start: int) -> None:
+        """Hand on every packet that is complete, and keep the rest; nothing is copied for a packet but its payload."""
+        view = memoryview(data)
+        end = len(data)
+        while self._failure is None:
+            opener = self._opener
+            size = self._packet_size
+            if not size:
+                if end - start < opener.header_size:
+                    break
+                size = opener.packet_size(self.incomingPacketSequence, view[start : start + opener.header_size])
+                self._packet_size = size
+            if end - start < size:
+                break
+            payload = opener.open(self.incomingPacketSequence, view[start : start + size])
+            start += size
+            self._packet_size = 0
+            self._bytes_in += size
+            self.incomingPacketSequence = (self.incomingPacketSequence + 1) & _MASK32
+            self.dispatchMessage(payload[0], payload[1:])
+        if start < end:
+            self._rest = data[start:]
+        if self._bytes_in >= REKEY_BYTES or self._bytes_out >= REKEY_BYTES:
+            self.renew_keys()
+
+    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        if messageNum >= FIRST_SERVICE_MESSAGE:
+            if not self._secured:
+                raise BadExchange(f"message {messageNum} before the end of the key exchange")
+            service = self.service
+            if service is not None:
+                service.packetReceived(messageNum, payload)
+        elif messageNum == MSG_KEXINIT:
+            self._kexinit_received(payload)
+        elif messageNum == MSG_NEWKEYS:
+            self._newkeys_received()
+        elif FIRST_KEX_METHOD <= messageNum <= LAST_KEX_METHOD:
+            self._exchange_received(messageNum, payload)
+        elif not self._secured and (self._strict or messageNum == MSG_EXT_INFO) and messageNum != MSG_DISCONNECT:
+            raise BadExchange(f"message {messageNum} in a key exchange")
+        else:
+            super().dispatchMessage(messageNum, payload)
+
+    # Sending
+
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        if self._exchanging and not _allowed_in_exchange(messageType):
+            self._blocked.append((messageType, payload))
+            return
+        packet = self._sealer.seal(self.outgoingPacketSequence, bytes((messageType,)) + payload)
+        self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) & _MASK32
+        self._bytes_out += len(packet)
+        self._write(packet)
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    # Key exchange (RFC 4253, section 7)
+
+    def renew_keys(self) -> None:
+        """Exchange keys again; what is sent meanwhile waits."""
+        if not self._exchanging:
+            self.sendKexInit()
+
+    def sendKexInit(self) -> None:
+        payload = kexinit(self.policy, self._host_key_algorithms)
+        self.ourKexInitPayload = bytes((MSG_KEXINIT,)) + payload
+        self.sendPacket(MSG_KEXINIT, payload)
+        self._exchanging = True
+
+    def _kexinit_received(self, payload: bytes) -> None:
+        if self._exchange is not None:
+            raise BadExchange("a second KEXINIT")
+        try:
+            negotiated = Negotiated(payload, self.policy, self._host_key_algorithms)
+        except NothingInCommon as error:
+            self.failed(
+                NoCommonAlgorithm(
+                    host=self.host,
+                    port=self.port,
+                    kind=error.kind,
+                    theirs=_printable(b", ".join(error.theirs)),
+                    ours=_printable(b", ".join(error.ours)),
+                )
+            )
+            return
+        if not self._secured:
+            self._strict = negotiated.strict
+            if self._strict and self.incomingPacketSequence != 1:
+                raise BadExchange("packets before its KEXINIT in a strict key exchange")
+        self._note_doubtful(negotiated)
+        self.negotiated = negotiated
+        self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + payload
+        if not self._exchanging:
+            self.sendKexInit()
+        self._exchange = METHODS[negotiated.key_exchange]()
+        self.sendPacket(*self._exchange.first())
+
+    def _note_doubtful(self, negotiated: Negotiated) -> None:
+        used = self.policy.doubtful.intersection(negotiated.names())
+        if used and not self._secured:
+            self._log.warn(
+                "{host}:{port} uses outdated algorithms: {names}",
+                host=self.host,
+                port=self.port,
+                names=_printable(b", ".join(sorted(used))),
+            )
+
+    def _exchange_received(self, message: int, payload: bytes) -> None:
+        if self._exchange is None or self._next_opener is not None:
+            raise BadExchange(f"message {message} outside a key exchange")
+        outcome = self._exchange.step(message, payload)
+        if isinstance(outcome, Agreed):
+            self._agreed(self._exchange.hash_name, outcome)
+        else:
+            self.sendPacket(*outcome)
+
+    def _agreed(self, hash_name: str, agreed: Agreed) -> None:
+        exchange_hash = hashlib.new(
+            hash_name,
+            b"".join(
+                (
+                    NS(self.ourVersionString),
+                    NS(self.otherVersionString),
+                    NS(self.ourKexInitPayload),
+                    NS(self.otherKexInitPayload),
+                    NS(agreed.host_key),
+                    agreed.transcript,
+                    agreed.secret,
+                )
+            ),
+        ).digest()
+        error = self._check_host(agreed, exchange_hash)
+        if error is not None:
+            self.failed(error)
+            return
+        self._host_key = agreed.host_key
+        if self.sessionID is None:
+            self.sessionID = exchange_hash
+        self._use_keys(hash_name, agreed.secret, exchange_hash)
+
+    def _check_host(self, agreed: Agreed, exchange_hash: bytes) -> SSHError | None:
+        """The host must show the key that we know, and prove that it has it."""
+        assert self.negotiated is not None
+        algorithm = self.negotiated.host_key
+        if key_type(agreed.host_key) != key_type_of(algorithm):
+            return self._exchange_failed("its host key is of another type than agreed")
+        if getNS(agreed.signature)[0] != algorithm:
+            return self._exchange_failed("its signature is of another type than agreed")
+        try:
+            proved = Key.fromString(agreed.host_key, type="BLOB").verify(agreed.signature, exchange_hash)
+        except (BadKeyError, ValueError):
+            return self._exchange_failed("its host key cannot be read")
+        if not proved:
+            return self._exchange_failed("the signature of its host key is wrong")
+        if self._secured:
+            if agreed.host_key != self._host_key:
+                return self._exchange_failed("its host key changed while it was connected")
+            return None
+        try:
+            self._known_hosts.verify(self.host, self.port, agreed.host_key)
+        except SSHError as error:
+            return error
+        return None
+
+    def _use_keys(self, hash_name: str, secret: bytes, exchange_hash: bytes) -> None:
+        """New keys for both directions (RFC 4253, section 7.2); each is used from its own NEWKEYS on."""
+        assert self.negotiated is not None and self.sessionID is not None
+        session_id = self.sessionID
+        algorithms = self.negotiated
+
+        def derive(letter: bytes, size: int) -> bytes:
+            known = hashlib.new(hash_name, secret + exchange_hash + letter + session_id).digest()
+            while len(known) < size:
+                known += hashlib.new(hash_name, secret + exchange_hash + known).digest()
+            return known[:size]
+
+        def out(use: str, size: int) -> bytes:
+            return derive({"iv": b"A", "key": b"C", "mac": b"E"}[use], size)
+
+        def inward(use: str, size: int) -> bytes:
+            return derive({"iv": b"B", "key": b"D", "mac": b"F"}[use], size)
+
+        self._next_opener = packet_cipher(algorithms.cipher_in, algorithms.mac_in, inward)
+        self.sendPacket(MSG_NEWKEYS, b"")
+        self._sealer = packet_cipher(algorithms.cipher_out, algorithms.mac_out, out)
+        self._bytes_out = 0
+        if self._strict:
+            self.outgoingPacketSequence = 0
+
+    def _newkeys_received(self) -> None:
+        if self._next_opener is None:
+            raise BadExchange("NEWKEYS outside a key exchange")
+        self._opener, self._next_opener = self._next_opener, None
+        self._bytes_in = 0
+        if self._strict:
+            self.incomingPacketSequence = 0
+        self._exchange = None
+        self._exchanging = False
+        blocked, self._blocked = self._blocked, []
+        for message, payload in blocked:
+            self.sendPacket(message, payload)
+        if not self._secured:
+            self._secured = True
+            self.secure.callback(None)
+
+    # Hooks of Conch's transport
+
+    def requestService(self, instance: SSHService) -> None:
+        super().requestService(instance)
+        self._requested = instance
+
+    def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
+        requested, self._requested = self._requested, None
+        if requested is None or getNS(packet)[0] != requested.name:
+            raise BadExchange("the start of a service that was not asked for")
+        self.setService(requested)
+
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        text = _printable(description)
+        self.told_to_leave = True
+        self.lost_reason = f"it said “{text}”" if text else f"it disconnected with code {reasonCode}"
+
+    def receiveUnimplemented(self, seqnum: int) -> None:
+        self._log.debug(
+            "{host}:{port} does not know our packet {seqnum}", host=self.host, port=self.port, seqnum=seqnum
+        )
+
+    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+        if reason != DISCONNECT_BY_APPLICATION and self._failure is None:
+            self._failure = self._exchange_failed(_printable(desc))
+            self.lost_reason = str(self._failure)
+        self.sendPacket(MSG_DISCONNECT, reason.to_bytes(4, "big") + NS(b"") + NS(b""))
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def _exchange_failed(self, reason: str) -> KeyExchangeFailed:
+        return KeyExchangeFailed(host=self.host, port=self.port, reason=reason)
+
+    def _not_ssh(self, reason: str) -> NotSSH:
+        return NotSSH(host=self.host, port=self.port, reason=reason)
+
+
+def _allowed_in_exchange(message: int) -> bool:
+    """RFC 4253, section 7.1."""
+    if message >= FIRST_SERVICE_MESSAGE:
+        return False
+    return message not in (MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT, MSG_EXT_INFO)
+
+
+def _printable(text: bytes) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text[:300].decode("utf-8", "replace"))

@@ -1,0 +1,272 @@
+"""
+The decisions of the connection pool, without connections: one rule at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.ssh.pool_state import (
+    COOL_DOWN,
+    DIAL_PAUSE,
+    MAX_BARREN_REFUSALS,
+    MAX_HANDSHAKES,
+    RAISE_AFTER,
+    Dial,
+    Member,
+    PoolState,
+    Start,
+    Wake,
+)
+from relayd.ssh.target import Credential, Target
+
+A = Target("host", 22, "a", Credential("a"))
+B = Target("host", 22, "b", Credential("b"))
+C = Target("host", 22, "c", Credential("c"))
+ELSEWHERE = Target("other", 22, "a", Credential("a"))
+
+
+class Plan:
+    """One answer of the pool, by kind of step."""
+
+    def __init__(self, state: PoolState[Any], target: Target, now: float) -> None:
+        steps = list(state.plan(target, now))
+        self.starts = [(step.member, step.work) for step in steps if isinstance(step, Start)]
+        self.dials = [step.member for step in steps if isinstance(step, Dial)]
+        self.wakes = [step.at for step in steps if isinstance(step, Wake)]
+
+    @property
+    def works(self) -> list[Any]:
+        return [work for _, work in self.starts]
+
+
+class DecisionTests(SynchronousTestCase):
+    """One rule each."""
+
+    def setUp(self) -> None:
+        self.state: PoolState[Any] = PoolState(max_sessions=3, max_connections=2)
+
+    def plan(self, now: float = 0.0, target: Target = A) -> Plan:
+        return Plan(self.state, target, now)
+
+    def add(self, *work: Any, target: Target = A) -> None:
+        for one in work:
+            self.state.add(target, one)
+
+    def connect(self, target: Target = A, now: float = 0.0) -> Member[Any]:
+        """A connection as scout: for one piece of work that is taken away again."""
+        self.add("scout", target=target)
+        (member,) = self.plan(now, target).dials
+        self.state.opened(member, now)
+        self.state.remove(target, "scout")
+        return member
+
+    def test_nothing_to_do(self) -> None:
+        plan = self.plan()
+        self.assertEqual((plan.starts, plan.dials, plan.wakes), ([], [], []))
+
+    def test_one_connection_scouts(self) -> None:
+        self.add(*range(20))
+        (scout,) = self.plan().dials
+        self.assertEqual(self.plan().dials, [])
+        self.state.opened(scout, 1)
+        plan = self.plan(1)
+        self.assertEqual(plan.starts, [(scout, 0), (scout, 1), (scout, 2)])
+        self.assertEqual(len(plan.dials), 1)
+
+    def test_a_scout_that_fails_tells_the_target_is_out_of_reach(self) -> None:
+        self.add(1, 2)
+        (scout,) = self.plan().dials
+        self.assertTrue(self.state.not_opened(scout, 1))
+        self.assertEqual(self.state.take_waiting(A), [1, 2])
+        self.assertEqual(self.state.targets(), [])
+
+    def test_work_that_comes_after_a_failure_may_try_at_once(self) -> None:
+        self.add(1)
+        self.state.not_opened(self.plan().dials[0], 1)
+        self.state.take_waiting(A)
+        self.add(2)
+        self.assertEqual(len(self.plan(1).dials), 1)
+
+    def test_a_second_connection_that_fails_does_not_end_the_first(self) -> None:
+        member = self.connect()
+        self.add(*range(5))
+        plan = self.plan()
+        self.assertEqual(len(plan.starts), 3)
+        self.assertFalse(self.state.not_opened(plan.dials[0], 0))
+        self.assertEqual(self.plan().dials, [])  # not again at once
+        self.state.session_closed(member, 1)
+        self.assertEqual(self.plan(1 + COOL_DOWN).works, [3])
+
+    def test_a_second_connection_is_tried_again_although_no_session_ends(self) -> None:
+        self.connect()
+        self.add(*range(5))
+        self.state.not_opened(self.plan().dials[0], 10)
+        plan = self.plan(10)
+        self.assertEqual(plan.dials, [])
+        self.assertEqual(plan.wakes, [10 + DIAL_PAUSE])  # or long commands would keep the others waiting for ever
+        self.assertEqual(len(self.plan(10 + DIAL_PAUSE).dials), 1)
+
+    def test_no_more_connections_than_allowed(self) -> None:
+        self.connect()
+        self.add(*range(50))
+        (second,) = self.plan().dials
+        self.state.opened(second, 0)
+        plan = self.plan()
+        self.assertEqual((len(plan.starts), plan.dials), (3, []))
+
+    def test_no_connection_without_need(self) -> None:
+        self.connect()
+        self.add(1, 2, 3)
+        plan = self.plan()
+        self.assertEqual((len(plan.starts), plan.dials), (3, []))
+
+    def test_the_emptiest_connection_is_taken(self) -> None:
+        self.connect()
+        self.add(*range(4))
+        self.state.opened(self.plan().dials[0], 0)
+        first, second = {member for member, _ in self.plan().starts}, self.state.counts()
+        self.assertEqual((len(first), second.sessions), (1, 4))
+        self.add("x")
+        self.assertEqual({member for member, _ in self.plan().starts}, first)  # 1 against 3
+
+    def test_handshakes_at_a_time_with_one_host(self) -> None:
+        self.state = PoolState(max_sessions=1, max_connections=20)
+        self.connect()
+        self.add(*range(20))
+        dials = self.plan().dials
+        self.assertEqual(len(dials), MAX_HANDSHAKES)
+        self.add("b", target=B)
+        self.assertEqual(self.plan(target=B).dials, [])  # the same host
+        self.add("e", target=ELSEWHERE)
+        self.assertEqual(len(self.plan(target=ELSEWHERE).dials), 1)
+        self.state.opened(dials[0], 0)
+        self.assertEqual(self.state.waiting_at("host", 22), [A, B])
+        self.assertEqual(len(self.plan(target=B).dials), 1)
+
+    def test_work_is_taken_in_order_and_put_back_in_front(self) -> None:
+        member = self.connect()
+        self.add(*range(5))
+        self.assertEqual(self.plan().works, [0, 1, 2])
+        self.state.session_closed(member, 1)
+        self.state.put_back(A, 1)
+        self.assertEqual(self.plan(2).works, [1])
+
+    def test_removed(self) -> None:
+        self.connect()
+        self.add(1, 2)
+        self.assertTrue(self.state.remove(A, 1))
+        self.assertFalse(self.state.remove(A, 1))
+        self.assertFalse(self.state.remove(ELSEWHERE, 1))
+        self.assertEqual(self.plan().works, [2])
+        self.assertFalse(self.state.remove(A, 2))
+
+    def test_a_place_cools_down(self) -> None:
+        member = self.connect()
+        self.add(*range(4))
+        self.plan()
+        self.state.session_closed(member, 1)
+        plan = self.plan(1)
+        self.assertEqual((plan.starts, plan.wakes), ([], [1 + COOL_DOWN]))
+        self.assertEqual(self.plan(1 + COOL_DOWN).works, [3])
+
+    def test_a_refusal_teaches_the_limit_of_the_host(self) -> None:
+        member = self.connect()
+        self.connect(B)
+        self.add(*range(3))
+        self.plan()
+        self.assertFalse(self.state.session_refused(member, 0))
+        self.state.put_back(A, 2)
+        self.assertEqual(self.plan(1).starts, [])
+        self.add(*"xyz", target=B)
+        self.assertEqual(self.plan(1, B).works, ["x", "y"])  # the other target knows it too
+
+    def test_the_limit_is_tried_again_later(self) -> None:
+        member = self.connect()
+        self.add(*range(3))
+        self.plan()
+        for work in (2, 1):
+            self.state.session_refused(member, 0)
+            self.state.put_back(A, work)
+        self.assertEqual(self.plan(RAISE_AFTER - 1).works, [])
+        self.assertEqual(self.plan(RAISE_AFTER).works, [1])
+        self.assertEqual(self.plan(RAISE_AFTER + 1).works, [])  # one more at a time
+        self.assertEqual(self.plan(2 * RAISE_AFTER).works, [2])
+
+    def test_the_limit_is_tried_again_although_no_session_ends(self) -> None:
+        self.state = PoolState(max_sessions=3, max_connections=1)
+        member = self.connect()
+        self.add(*range(3))
+        self.plan()
+        self.state.session_refused(member, 5)
+        self.state.put_back(A, 2)
+        self.assertEqual(self.plan(5).wakes, [5 + RAISE_AFTER])  # nothing else might happen until then
+
+    def test_the_limit_never_rises_above_the_setting(self) -> None:
+        member = self.connect()
+        self.add(*range(3))
+        self.plan()
+        self.state.session_refused(member, 0)
+        self.add(*range(10, 20))
+        started = [len(self.plan(RAISE_AFTER * step).starts) for step in range(1, 8)]
+        self.assertEqual(sum(started), 1)
+        self.assertEqual(member.active, 3)
+
+    def test_a_refusal_with_no_other_session_is_tried_again_some_times(self) -> None:
+        member = self.connect()
+        now = 0.0
+        self.add(1)
+        for _ in range(MAX_BARREN_REFUSALS):
+            self.assertEqual(self.plan(now).works, [1])
+            self.assertFalse(self.state.session_refused(member, now))
+            self.state.put_back(A, 1)
+            plan = self.plan(now)
+            self.assertEqual(plan.starts, [])
+            self.assertGreater(plan.wakes[0], now)
+            now = plan.wakes[0]
+        self.assertEqual(self.plan(now).works, [1])
+        self.assertTrue(self.state.session_refused(member, now))
+        self.assertEqual(self.plan(now + 100).starts, [])
+
+    def test_a_session_between_refusals_makes_them_harmless(self) -> None:
+        member = self.connect()
+        now = 0.0
+        for _ in range(3 * MAX_BARREN_REFUSALS):
+            self.add("refused")
+            self.plan(now)
+            self.assertFalse(self.state.session_refused(member, now))
+            now += 60
+            self.add("done")
+            self.plan(now)
+            self.state.session_closed(member, now)
+            now += 60
+
+    def test_idle(self) -> None:
+        member = self.connect()
+        self.add(1)
+        self.plan(10)
+        self.assertEqual(self.state.idle(100), [])  # busy
+        self.state.session_closed(member, 100)
+        self.assertEqual(self.state.idle(99), [])  # not for long enough
+        self.assertEqual(self.state.idle(100), [member])
+        self.assertEqual(self.state.idle(100), [])  # said once
+        self.add(2)
+        plan = self.plan(100)
+        self.assertEqual((plan.starts, len(plan.dials)), ([], 1))  # it is on its way out
+        self.state.lost(member)
+
+    def test_nothing_is_kept_of_a_target_that_is_gone(self) -> None:
+        member = self.connect()
+        self.state.lost(member)
+        self.assertEqual((self.state.targets(), self.state.waiting_at("host", 22)), ([], []))
+        self.assertEqual(self.state.counts().connections, 0)
+
+    def test_work_put_back_after_the_loss_of_the_only_connection(self) -> None:
+        member = self.connect()
+        self.add(1)
+        self.plan()
+        self.state.lost(member)
+        self.state.put_back(A, 1)
+        self.assertEqual(len(self.plan().dials), 1)

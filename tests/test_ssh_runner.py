@@ -1,0 +1,141 @@
+"""
+The relay's command runner against a real OpenSSH server: orders in, results of the protocol out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from relayd.errors import HostFailure
+from relayd.interfaces import ICommandRunner
+from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.ssh.runner import SSHCommandRunner
+from relayd.ssh.settings import SSHSettings
+from tests.support.ssh import DEADLINE, ServerTestCase, marked_sleep, processes, shown
+from tests.support.sshd import OpenSSHServer
+
+
+class RunnerTests(ServerTestCase):
+    """What becomes of an `ExecuteCommand`."""
+
+    def make_runner(self, **settings: Any) -> SSHCommandRunner:
+        runner = SSHCommandRunner(self.reactor, SSHSettings(known_hosts=str(self.known_hosts), **settings))
+        self.addCleanup(runner.close)
+        return runner
+
+    def order(
+        self, runner: SSHCommandRunner, server: OpenSSHServer, text: str, timeout: float = DEADLINE, **changes: Any
+    ) -> Deferred[CommandResult]:
+        fields: dict[str, Any] = {
+            "command_id": "c1",
+            "server_id": 7,
+            "host": server.host,
+            "port": server.port,
+            "username": server.user,
+            "private_key": Secret(server.key),
+            "command": text,
+        }
+        command = ExecuteCommand(**{**fields, **changes})
+        return runner.run(command, self.reactor.seconds() + timeout)
+
+    async def test_interface(self) -> None:
+        self.assertTrue(verifyObject(ICommandRunner, self.make_runner()))
+
+    async def test_result_on_the_wire(self) -> None:
+        server = await self.start_server()
+        result = await self.order(self.make_runner(), server, "pwd; echo  e  >&2; exit 3")
+        self.assertEqual(result.to_wire(), {"commandId": "c1", "result": {"stdout": "/", "stderr": "e", "exitCode": 3}})
+
+    async def test_working_directory(self) -> None:
+        server = await self.start_server()
+        spaced = self.directory / 'it\'s a "place"'
+        spaced.mkdir()
+        self.directory.chmod(0o755)
+        for directory, expected in (("/tmp", "/tmp"), ("", f"/home/{server.user}"), (str(spaced), str(spaced))):
+            result = await self.order(self.make_runner(working_directory=directory), server, "pwd")
+            self.assertEqual((result.stdout, result.stderr, result.exit_code), (expected, "", 0))
+
+    async def test_command_runs_although_the_directory_is_missing(self) -> None:
+        server = await self.start_server()
+        result = await self.order(self.make_runner(working_directory="/no/such/place"), server, "echo ok")
+        self.assertEqual((result.stdout, result.exit_code), ("ok", 0))
+        self.assertIn("/no/such/place", result.stderr)
+
+    async def test_extended_details(self) -> None:
+        server = await self.start_server()
+        result = await self.order(
+            self.make_runner(max_output=10), server, "echo 0123456789abc; echo e >&2; kill -TERM $$", extended=True
+        )
+        wire = result.to_wire()["result"]
+        self.assertEqual(wire["exitCode"], 143)
+        self.assertEqual((wire["signal"], wire["truncated"]), ("TERM", True))
+        self.assertEqual((wire["stdoutBytes"], wire["stderrBytes"]), (14, 2))
+        self.assertEqual(set(wire["timings"]), {"wait", "run"})
+        self.assertNotIn("error", wire)
+
+    async def test_details_are_collected_and_kept_off_the_wire(self) -> None:
+        server = await self.start_server()
+        result = await self.order(self.make_runner(), server, "kill -KILL $$")
+        self.assertEqual(result.details.signal, "KILL")
+        self.assertEqual(set(result.to_wire()["result"]), {"stdout", "stderr", "exitCode"})
+        self.assertEqual(result.exit_code, 137)
+
+    async def test_timeout_has_the_output_so_far(self) -> None:
+        server = await self.start_server()
+        marker, command = marked_sleep()
+        running = self.order(
+            self.make_runner(), server, f"echo so far; echo err >&2; {command}", timeout=2, extended=True
+        )
+        await self.until(lambda: processes(marker), "the command runs")
+        wire = (await running).to_wire()["result"]
+        self.assertEqual((wire["stdout"], wire["exitCode"]), ("so far", 1))
+        first, _, second = wire["stderr"].partition("\n")
+        self.assertEqual(first, "err")
+        self.assertIn("timed out", second)
+        self.assertEqual(wire["error"], {"code": "timeout", "phase": "run", "executed": "yes", "retriable": False})
+
+    async def test_timeout_is_named_as_it_was_ordered(self) -> None:
+        server = await self.start_server()
+        runner = self.make_runner()
+        await self.order(runner, server, "true")
+        # The clock has moved on since the deadline was set; nobody ordered 0.998765 s.
+        result = await self.order(runner, server, "sleep 10", timeout=0.998765)
+        self.assertRegex(result.stderr, r"timed out after (1|1\.0|0\.99|0\.9) s ")
+
+    async def test_cancelled(self) -> None:
+        server = await self.start_server()
+        marker, command = marked_sleep()
+        running = self.order(self.make_runner(), server, command, extended=True)
+        await self.until(lambda: processes(marker), "the command runs")
+        running.cancel()
+        wire = (await running).to_wire()["result"]
+        self.assertEqual((wire["error"]["code"], wire["exitCode"]), ("cancelled", 1))
+        await self.until(lambda: not processes(marker), "the remote process is gone")
+
+    async def test_failure(self) -> None:
+        server = await self.start_server()
+        failure = await self.failure_of(
+            self.order(self.make_runner(), server, "true", private_key=None, password=Secret("wr0ng-pass"))
+        )
+        error = failure.value
+        assert isinstance(error, HostFailure)
+        self.assertEqual(
+            (error.code, error.phase, error.executed, error.retriable), ("login-refused", "login", "no", False)
+        )
+        self.assertIn(f"{server.host}:{server.port} refused the login of {server.user}", str(error))
+        self.assertNotIn("wr0ng-pass", shown(failure))
+
+    async def test_lost_connection_is_told_with_the_output(self) -> None:
+        server = await self.start_server()
+        marker, command = marked_sleep()
+        running = self.order(self.make_runner(), server, f"echo on; {command}", extended=True)
+        await self.until(lambda: processes(marker), "the command runs")
+        await self.sleep(0.1)
+        server.drop_connections()
+        wire = (await running).to_wire()["result"]
+        self.assertEqual((wire["stdout"], wire["exitCode"]), ("on", 1))
+        self.assertEqual(wire["error"]["executed"], "unknown")
+        self.assertIn("look at the host", wire["stderr"])

@@ -1,0 +1,193 @@
+"""
+What ``twistd relayd``, ``twist relayd`` and relayd.tac run: command line options in, a service out.
+Nothing else in relayd uses the global reactor.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.logger import Logger
+from twisted.python import usage
+
+from relayd import __version__
+from relayd.config import OPTIONS, Config, Option, load
+from relayd.errors import ConfigError
+from relayd.service import make_relay
+from relayd.values import near
+
+_FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
+_PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
+_ABOUT = (
+    "Dials the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
+    "Each option can also be set in the environment (RELAYD_MAX_COMMANDS) and in the TOML file of --config "
+    "(max-commands = 64); the command line wins over the environment, and that over the file. "
+    "Times are written like 5s, 2m, 1h; sizes like 512K, 8M."
+)
+
+
+class Options(usage.Options):
+    """
+    The command line of relayd, and the `Config` that it makes together with the environment and the TOML file.
+
+    A mistake ends the process with one line on standard error: twistd's own way of telling it would print all of
+    ``--help`` before it.
+    """
+
+    synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
+    longdesc = _ABOUT
+    optFlags = tuple([option.name, None, option.help] for option in OPTIONS if option.is_flag)
+    optParameters = tuple([option.name, None, None, option.help] for option in OPTIONS if not option.is_flag)
+
+    config: Config
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read *options* (default: the process's own).
+
+        :raises SystemExit: for any mistake.
+        """
+        arguments = list(sys.argv[1:] if options is None else options)
+        try:
+            _check_names(arguments)
+            super().parseOptions(arguments)
+            given = {
+                option.name: bool(self[option.name]) if option.is_flag else self[option.name] for option in OPTIONS
+            }
+            self.config = load(given, os.environ)
+        except ConfigError as error:
+            _fail(str(error))
+        except usage.UsageError as error:  # its texts name options and never show a value
+            _fail(str(error))
+
+    def parseArgs(self, *rest: str) -> None:
+        """
+        There is nothing but options.
+
+        :raises twisted.python.usage.UsageError: when there is.
+        """
+        if rest:
+            raise usage.UsageError("expected options only; see --help")
+
+    def opt_version(self) -> None:
+        """Show relayd's version and exit."""
+        print(f"relayd {__version__}")
+        raise SystemExit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        columns = min(max(width or int(os.environ.get("COLUMNS", "100")), 60), 120)
+        lines = ["", *textwrap.wrap(_ABOUT, columns)]
+        for section in dict.fromkeys(option.section for option in OPTIONS):
+            lines += ["", f"{section}:"]
+            for option in OPTIONS:
+                if option.section == section:
+                    lines += _describe(option, columns)
+        lines += ["", "Others:", *_row("  --help", "show this and exit", columns)]
+        lines += [*_row("  --version", "show relayd's version and exit", columns), ""]
+        return "\n".join(lines)
+
+
+def makeService(options: Options) -> IService:
+    """The relay as *options* say, for a process of its own."""
+    from twisted.internet import reactor
+
+    service = MultiService()
+    relay = make_relay(reactor, options.config)
+    relay.setServiceParent(service)
+    OrderlyExit(reactor, options.config.drain_timeout).setServiceParent(service)
+    return service
+
+
+class OrderlyExit(Service):
+    """
+    SIGTERM and SIGINT stop the reactor, so that commands drain, and the process then exits with 0.
+
+    The reactor's own handlers would have twistd kill itself with the same signal after all was done in good order.  A
+    second signal ends the process at once, drained or not.
+    """
+
+    _log = Logger()
+    _signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, reactor: Any, drain_timeout: float) -> None:
+        self._reactor = reactor
+        self._drain_timeout = drain_timeout
+        self._replaced: dict[signal.Signals, Any] = {}
+
+    def startService(self) -> None:
+        """The reactor sets its handlers when it runs, which is after this."""
+        super().startService()
+        self._reactor.callWhenRunning(self._install)
+
+    def stopService(self) -> None:
+        """Leave the handlers as they were found."""
+        for number, handler in self._replaced.items():
+            if signal.getsignal(number) == self._stop:
+                signal.signal(number, handler)
+        self._replaced.clear()
+        super().stopService()
+
+    def _install(self) -> None:
+        if not self.running:
+            return
+        for number, own in zip(self._signals, (self._reactor.sigTerm, self._reactor.sigInt), strict=True):
+            if signal.getsignal(number) == own:  # whoever replaced the reactor's handler knows what to do
+                self._replaced[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        for each in self._replaced:
+            signal.signal(each, signal.SIG_DFL)
+        self._reactor.callFromThread(self._stop_reactor, signal.Signals(number).name)
+
+    def _stop_reactor(self, name: str) -> None:
+        self._log.info(
+            "{signal}: running commands have {seconds:g} s to finish; a second signal ends relayd at once",
+            signal=name,
+            seconds=self._drain_timeout,
+        )
+        self._reactor.stop()
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """
+    Refuse option names that are not written out.
+
+    getopt takes any unambiguous beginning: ``--api-key SECRET`` would be read as ``--api-key-file``.
+
+    :raises ConfigError: for the first one.
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name == "--" or not name.startswith("-"):
+            return  # getopt stops here as well
+        if name.startswith("--") and name not in _FLAGS | _PARAMETERS:
+            meant = near(name, _FLAGS | _PARAMETERS)
+            hint = f"did you mean {meant}?" if meant else "see --help"
+            raise ConfigError(option=name, reason=f"there is no such option; {hint}")
+        if name in _PARAMETERS and not equals:
+            next(rest, None)
+
+
+def _describe(option: Option, columns: int) -> list[str]:
+    left = f"  {option.flag_name} {option.metavar}".rstrip()
+    default = option.default_help or ("" if option.is_flag else option.default)
+    text = f"{option.help} [{default}]" if default else option.help
+    return _row(left, text, columns)
+
+
+def _row(left: str, text: str, columns: int) -> list[str]:
+    first, *more = textwrap.wrap(text, columns - 32)
+    lines = [f"{left:<31} {first}"] if len(left) < 31 else [left, f"{'':<31} {first}"]
+    return lines + [f"{'':<31} {line}" for line in more]
+
+
+def _fail(line: str) -> NoReturn:
+    raise SystemExit(f"relayd: {line}") from None

@@ -1,0 +1,96 @@
+"""
+Who imports whom inside relayd: the table of docs/architecture.rst, held against the source.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Modules that make one part together; any other module, or package, is a part of its own name.
+PARTS = {name: "dispatcher" for name in ("admission", "outbox", "scheduler", "stats")} | {
+    name: "config" for name in ("apikey", "values")
+}
+PARTS["demo_ssh"] = "demo"
+WIRE = {"errors", "messages", "interfaces"}
+ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "journal", "ssh", "config", "hub", "service", "tap"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "messages": {"errors"},
+    "interfaces": {"errors", "messages"},
+    "dialects": WIRE,
+    "uplink": WIRE | {"dialects"},
+    "dispatcher": WIRE,
+    "journal": WIRE,
+    "ssh": set(),  # but its runner, which joins it to the rest
+    "config": {"errors", "messages"},
+    "service": ALL_PARTS - {"hub", "service", "tap"},
+    "tap": {"config", "errors", "service"},
+    "hub": ALL_PARTS - {"dispatcher", "journal", "ssh", "hub", "tap", "service"},
+    "demo": ALL_PARTS,
+}
+
+
+def part_of(module: str) -> str:
+    """``relayd.ssh.pool`` is of ``ssh``; relayd itself, which holds the version, is of no part."""
+    name = module.split(".")[1] if "." in module else ""
+    return PARTS.get(name, name)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module of relayd that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise AssertionError(f"{path}: relative imports hide what they name")
+            module = node.module or ""
+            found |= {f"relayd.{alias.name}" for alias in node.names} if module == "relayd" else {module}
+    return {name for name in found if name.split(".")[0] == "relayd" and name != "relayd.__version__"}
+
+
+def modules() -> dict[str, Path]:
+    """The modules of relayd, by name."""
+    paths = sorted((ROOT / "relayd").rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+class ImportTests(SynchronousTestCase):
+    """The table of the architecture."""
+
+    def test_table(self) -> None:
+        wrong = []
+        for module, path in modules().items():
+            allowed = MAY_IMPORT.get(part_of(module), set()) | {part_of(module), ""}
+            if module == "relayd.ssh.runner":
+                allowed |= WIRE
+            wrong += [f"{module} imports {name}" for name in imports_of(path) if part_of(name) not in allowed]
+        self.assertEqual(wrong, [])
+
+    def test_every_module_has_its_place(self) -> None:
+        self.assertEqual({part_of(module) for module in modules()} - set(MAY_IMPORT), {""})
+
+    def test_only_tap_and_the_demo_use_the_global_reactor(self) -> None:
+        users = set()
+        for module, path in modules().items():
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet":
+                    users |= {module for alias in node.names if alias.name == "reactor"}
+        self.assertEqual(users - {"relayd.demo"}, {"relayd.tap"})
+
+    def test_entry_points_have_no_logic(self) -> None:
+        harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
+        for name in ("twisted/plugins/relayd_plugin.py", "relayd.tac"):
+            tree = ast.parse((ROOT / name).read_text())
+            self.assertEqual([type(node) for node in tree.body if not isinstance(node, harmless)], [], name)
+            self.assertEqual([node for node in ast.walk(tree) if isinstance(node, (ast.Lambda, ast.IfExp))], [], name)
+            self.assertLess(len(tree.body), 8, name)
+
+    def test_the_plugin_imports_nothing_of_relayd(self) -> None:
+        self.assertEqual(imports_of(ROOT / "twisted/plugins/relayd_plugin.py"), set())

@@ -1,0 +1,205 @@
+"""
+relayd.service: what a relay is made of, and the order in which it starts and stops.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.config import OPTIONS, Config, load
+from relayd.errors import ConfigError
+from relayd.service import RelayService, make_relay
+
+
+class Recorder:
+    """Plays uplink, dispatcher, runner and journal, and writes down what is asked of them, in order."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.pending: dict[str, Deferred[None]] = {}
+        self.drain_timeout: float | None = None
+
+    def hold(self, step: str) -> Deferred[None]:
+        """Let *step* take until the Deferred given back is fired."""
+        self.pending[step] = Deferred()
+        return self.pending[step]
+
+    def ask(self, step: str) -> Deferred[None]:
+        self.asked.append(step)
+        return self.pending.get(step) or succeed(None)
+
+    def drain(self, timeout: float) -> Deferred[None]:
+        self.drain_timeout = timeout
+        return self.ask("drain")
+
+
+class RecordedUplink(Service):
+    """An `IService` that tells a `Recorder`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def startService(self) -> None:
+        super().startService()
+        self.recorder.ask("start uplink")
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return self.recorder.ask("stop uplink")
+
+
+class Closer:
+    """Runner or journal: its ``close`` tells a `Recorder`."""
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        self.recorder = recorder
+        self.name = name
+
+    def close(self) -> Deferred[None]:
+        return self.recorder.ask(f"close {self.name}")
+
+
+class ServiceCase(SynchronousTestCase):
+    """Has a directory and a configuration."""
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        key = self.directory / "key"
+        key.touch(mode=0o600)
+        key.write_text("k" * 40)
+        self.options: dict[str, str | bool | None] = {
+            "server": "ws://127.0.0.1:1",
+            "proxy-id": "proxy-1",
+            "api-key-file": str(key),
+            "state-dir": str(self.directory / "deep" / "state"),
+            "drain-timeout": "7s",
+        }
+
+    def config(self, **options: str) -> Config:
+        return load(self.options | {name.replace("_", "-"): value for name, value in options.items()}, {})
+
+
+class RelayCase(ServiceCase):
+    """Has a relay of recorded parts."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.recorder = Recorder()
+        self.relay = self.make()
+
+    def make(self) -> RelayService:
+        recorder: Any = self.recorder
+        runner: Any = Closer(recorder, "runner")
+        journal: Any = Closer(recorder, "journal")
+        return RelayService(self.config(), RecordedUplink(recorder), recorder, runner, journal)
+
+
+class OrderTests(RelayCase):
+    """A relay starts with the uplink and stops from the outside in."""
+
+    def test_start(self) -> None:
+        self.relay.startService()
+        self.assertEqual(self.recorder.asked, ["start uplink"])
+        self.assertTrue(self.relay.running)
+
+    def test_results_are_delivered_before_the_uplink_closes(self) -> None:
+        self.relay.startService()
+        drained = self.recorder.hold("drain")
+        stopped = self.relay.stopService()
+        self.assertEqual(self.recorder.asked[1:], ["drain"])
+        self.assertEqual(self.recorder.drain_timeout, 7.0)
+        self.assertNoResult(stopped)
+        drained.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.recorder.asked[1:], ["drain", "stop uplink", "close runner", "close journal"])
+
+    def test_each_step_waits_for_the_one_before(self) -> None:
+        self.relay.startService()
+        steps = ["stop uplink", "close runner", "close journal"]
+        held = [self.recorder.hold(step) for step in steps]
+        stopped = self.relay.stopService()
+        for index, step in enumerate(steps):
+            self.assertEqual(self.recorder.asked[-1], step)
+            self.assertNoResult(stopped)
+            held[index].callback(None)
+        self.successResultOf(stopped)
+
+    def test_a_part_that_fails_does_not_keep_the_others_open(self) -> None:
+        self.relay.startService()
+        self.recorder.hold("drain").errback(Failure(RuntimeError("broken")))
+        self.recorder.hold("close runner").errback(Failure(RuntimeError("broken")))
+        with capturedLogs() as events:
+            self.successResultOf(self.relay.stopService())
+        self.assertEqual(self.recorder.asked[-3:], ["stop uplink", "close runner", "close journal"])
+        self.assertEqual([event.get("what") for event in events[:2]], ["drain commands", "close SSH connections"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+    def test_cancelling_is_not_taken_for_a_failed_part(self) -> None:
+        self.relay.startService()
+        self.recorder.hold("drain")
+        stopped = self.relay.stopService()
+        stopped.cancel()
+        self.failureResultOf(stopped, CancelledError)
+        self.assertEqual(self.recorder.asked[-1], "drain")
+
+
+class StateDirectoryTests(RelayCase):
+    """It is made at the start, for this user alone."""
+
+    def test_it_is_private_whatever_the_umask(self) -> None:
+        self.addCleanup(os.umask, os.umask(0))
+        self.relay.startService()
+        self.assertEqual(stat.S_IMODE(os.stat(self.directory / "deep" / "state").st_mode), 0o700)
+
+    def test_not_before_the_start(self) -> None:
+        self.assertFalse((self.directory / "deep").exists())
+
+    def test_one_that_cannot_be_made(self) -> None:
+        (self.directory / "deep").write_text("a file")
+        error = self.assertRaises(ConfigError, self.relay.startService)
+        self.assertIn(f"--state-dir: {self.directory}/deep/state cannot be used: ", str(error))
+        self.assertEqual(self.recorder.asked, [])
+
+
+class MakeRelayTests(ServiceCase):
+    """The concrete parts."""
+
+    def test_nothing_is_touched_before_the_start(self) -> None:
+        """twistd makes the service, and only then forks, changes its directory and gives up root."""
+        reactor = MemoryReactorClock()
+        relay = make_relay(reactor, self.config())
+        self.assertTrue(IService.providedBy(relay))
+        self.assertEqual((reactor.tcpClients, reactor.sslClients, reactor.getDelayedCalls()), ([], [], []))
+        self.assertEqual(sorted(os.listdir(self.directory)), ["key"])
+
+    def test_every_option_reaches_its_part(self) -> None:
+        """An option that no part reads would be a promise without a keeper."""
+        read: set[str] = set()
+        config = self.config()
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                read.add(name)
+                return getattr(config, name)
+
+        watched: Any = Watched()
+        relay = make_relay(MemoryReactorClock(), watched)
+        relay.startService()
+        self.addCleanup(relay.stopService)
+        # These four were used up by the configuration itself; the drain timeout is read when it is needed.
+        elsewhere = {"config", "api_key_file", "allow_weak_key", "allow_plaintext", "drain_timeout"}
+        self.assertEqual({option.attribute for option in OPTIONS} - read, elsewhere)
+        self.assertIn("read_api_key", read)

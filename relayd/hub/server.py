@@ -1,0 +1,197 @@
+"""
+The main server itself: knows the keys, sends commands to relays, waits for their results.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
+
+from relayd.errors import CommandInFlight, CommandRefused, HubClosed, NoResult, RelayOffline
+from relayd.hub.protocol import HubSettings, RelayConnection, RelayConnectionFactory
+from relayd.hub.registry import Registry
+from relayd.messages import CommandResult, ExecuteCommand, Secret, printable
+
+Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
+
+
+class _Order(Struct, frozen=True, eq=False):
+    """One command that has no result yet."""
+
+    command_id: str
+    done: Deferred[CommandResult]
+    timer: IDelayedCall
+
+
+class Hub:
+    """
+    Accepts relays and gives them commands.
+
+    :param keys: the API key of each relay by its ``proxyId``, or what looks one up (``None``: no such relay).
+    """
+
+    _log = Logger(namespace="relayd.hub")
+
+    def __init__(self, reactor: IReactorTime, keys: Keys, settings: HubSettings | None = None) -> None:
+        self._reactor = reactor
+        self._key_of = keys if callable(keys) else keys.get
+        self._settings = settings or HubSettings()
+        self._registry: Registry[RelayConnection, _Order] = Registry()
+        self._factory = RelayConnectionFactory(reactor, self, self._settings)
+        self._ports: list[IListeningPort] = []
+        self._waiting: dict[str, list[Deferred[None]]] = {}
+        self._all_closed: Deferred[None] | None = None
+
+    # For its user
+
+    @property
+    def relays(self) -> Mapping[str, RelayConnection]:
+        """The connected relays by ``proxyId``; a live view."""
+        return self._registry.relays
+
+    def listen(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
+        """
+        Accept relays at *endpoint*, in both dialects.
+
+        :return: a Deferred of the port, which `close` will close.
+        """
+
+        def listening(port: IListeningPort) -> IListeningPort:
+            self._ports.append(port)
+            return port
+
+        return endpoint.listen(self._factory).addCallback(listening)
+
+    def when_connected(self, proxy_id: str) -> Deferred[None]:
+        """A Deferred that fires when that relay is connected: at once, if it is. It can be cancelled."""
+        if proxy_id in self.relays:
+            return succeed(None)
+        waiters = self._waiting.setdefault(proxy_id, [])
+        connected: Deferred[None] = Deferred(waiters.remove)
+        waiters.append(connected)
+        return connected
+
+    def execute(self, proxy_id: str, command: ExecuteCommand, timeout: float | None = None) -> Deferred[CommandResult]:
+        """
+        Have a relay run a command.
+
+        :param timeout: seconds to wait for the result; by default the command's own timeout, otherwise
+            `HubSettings.result_timeout`.  `HubSettings.grace` comes on top.
+        :return: a Deferred of the result, or of a failure: `RelayOffline`, `CommandInFlight`, `CommandRefused` (by the
+            relay's acknowledgement), `NoResult` (in time), `HubClosed`.  Cancelling it forgets the command; what the
+            relay does with it is not changed.
+        """
+        link = self.relays.get(proxy_id)
+        if link is None:
+            return fail(RelayOffline(proxy_id=proxy_id))
+        command_id = command.command_id
+        seconds = (timeout or command.timeout or self._settings.result_timeout) + self._settings.grace
+
+        def forget(_: object) -> None:
+            self._take(proxy_id, command_id)
+
+        done: Deferred[CommandResult] = Deferred(forget)
+        timer = self._reactor.callLater(seconds, self._timed_out, proxy_id, command_id, seconds)
+        try:
+            self._registry.add(proxy_id, command_id, _Order(command_id, done, timer))
+        except CommandInFlight:
+            timer.cancel()
+            return fail()
+        ack_id = link.send_command(command)
+        if ack_id is not None:
+            self._registry.expect_ack(proxy_id, command_id, link, ack_id)
+        return done
+
+    async def close(self) -> None:
+        """Stop listening, fail what is pending with `HubClosed`, close every connection and wait until that is done."""
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        self._ports.clear()
+        for order in self._registry.take_all():
+            order.timer.cancel()
+            order.done.errback(HubClosed(command_id=order.command_id))
+        for connected in [each for waiters in self._waiting.values() for each in waiters]:
+            connected.cancel()
+        if self._factory.connections:
+            all_closed: Deferred[None] = Deferred()
+            self._all_closed = all_closed
+            for connection in list(self._factory.connections):
+                connection.shut("the main server shuts down", going_away=True)
+            await all_closed
+
+    # What the connections tell (`relayd.hub.protocol.RelayListener`)
+
+    def accepts(self, proxy_id: str, api_key: str) -> bool:
+        """Whether this is that relay's key; takes the same time for a wrong key and an unknown relay."""
+        key = self._key_of(proxy_id) if proxy_id else None
+        # Secret compares in constant time
+        return (key or Secret(secrets.token_hex())) == Secret(api_key)
+
+    def relay_connected(self, link: RelayConnection) -> None:
+        """A relay has joined, with the right key; an older connection of its gives way."""
+        replaced = self._registry.connect(link.proxy_id, link)
+        self._log.info(
+            "Relay {proxy_id} connected from {peer} ({dialect})",
+            proxy_id=link.proxy_id,
+            peer=link.peer,
+            dialect=link.dialect,
+        )
+        if replaced is not None:
+            self._log.warn(
+                "It replaces the connection of {proxy_id} from {peer}; should this go on, two relays share one proxyId",
+                proxy_id=link.proxy_id,
+                peer=replaced.peer,
+            )
+            replaced.shut("replaced by a newer connection")
+        for connected in self._waiting.pop(link.proxy_id, []):
+            connected.callback(None)
+
+    def relay_lost(self, link: RelayConnection) -> None:
+        """Its commands stay pending: the relay sends their results when it is back."""
+        self._registry.disconnect(link.proxy_id, link)
+
+    def result_received(self, link: RelayConnection, result: CommandResult) -> None:
+        """A result came, and has been confirmed."""
+        order = self._take(link.proxy_id, result.command_id)
+        if order is None:
+            self._log.info(
+                "Relay {proxy_id} sent a result for {command_id}, for which nobody waits",
+                proxy_id=link.proxy_id,
+                command_id=printable(result.command_id, 256),
+            )
+        else:
+            order.done.callback(result)
+
+    def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
+        """The relay took the command, or says in ``error`` why not; anything else means nothing."""
+        command_id = self._registry.acknowledged(link, ack_id)
+        error = data.get("error") if isinstance(data, dict) else None
+        if command_id is None or not error:
+            return
+        order = self._take(link.proxy_id, command_id)
+        if order is not None:
+            reason = printable(str(error), 500)
+            order.done.errback(CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=reason))
+
+    def connection_closed(self) -> None:
+        """A connection has ended, whether it was a relay's or not."""
+        if self._all_closed is not None and not self._factory.connections:
+            self._all_closed.callback(None)
+
+    # Ours
+
+    def _take(self, proxy_id: str, command_id: str) -> _Order | None:
+        order = self._registry.take(proxy_id, command_id)
+        if order is not None and order.timer.active():
+            order.timer.cancel()
+        return order
+
+    def _timed_out(self, proxy_id: str, command_id: str, seconds: float) -> None:
+        order = self._take(proxy_id, command_id)
+        if order is not None:
+            order.done.errback(NoResult(proxy_id=proxy_id, command_id=command_id, seconds=seconds))

@@ -1,0 +1,3 @@
+"""
+relayd measured beside other relays: ``python benchmarks/run.py``.  Timings live here, never in tests.
+"""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from relayd.hub import Hub
 from relayd.messages import CommandResult, ExecuteCommand, Secret
-from tests.support.relay import RelayProcess
+from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
 
 
@@ -28,13 +28,13 @@ class ProcessTests(TestCase):
         self.sshd = OpenSSHServer()
         await self.sshd.start()
         self.addCleanup(self.sshd.stop)
-        self.hub = Hub(reactor, {RelayProcess.proxy_id: Secret(RelayProcess.api_key)})
+        self.hub = Hub(reactor, {Relayd.proxy_id: Secret(Relayd.api_key)})
         self.addCleanup(lambda: Deferred.fromCoroutine(self.hub.close()))
         port: Any = await self.hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
-        self.relay = RelayProcess(f"ws://127.0.0.1:{port.getHost().port}", "--dialect", dialect)
-        self.addCleanup(self.relay.stop)
+        self.relay = Relayd(f"ws://127.0.0.1:{port.getHost().port}", "--dialect", dialect)
+        self.addCleanup(self.relay.remove)
         self.relay.start()
-        await self.hub.when_connected(RelayProcess.proxy_id)
+        await self.hub.when_connected(Relayd.proxy_id)
 
     def execute(self, command_id: str, command: str, *, with_key: bool = False) -> Deferred[CommandResult]:
         order = ExecuteCommand(
@@ -48,7 +48,7 @@ class ProcessTests(TestCase):
             private_key=Secret(self.sshd.key) if with_key else None,
             timeout=30,
         )
-        return self.hub.execute(RelayProcess.proxy_id, order)
+        return self.hub.execute(Relayd.proxy_id, order)
 
     async def run_commands(self, dialect: str) -> None:
         await self.set_up(dialect)
@@ -57,9 +57,9 @@ class ProcessTests(TestCase):
         result = await self.execute("c2", "echo by key", with_key=True)
         self.assertEqual((result.stdout, result.stderr, result.exit_code), ("by key", "", 0))
         self.assertNotIn(self.sshd.password, self.relay.log)
-        self.assertNotIn(RelayProcess.api_key, self.relay.log)
+        self.assertNotIn(Relayd.api_key, self.relay.log)
         self.assertNotIn("oops", self.relay.log)
-        known = (self.relay.directory / "state" / "known_hosts").read_text()
+        known = (self.relay.directory / "known_hosts").read_text()
         self.assertIn(self.sshd.host_keys[0].split()[1], known)
 
     async def test_commands_over_socketio(self) -> None:

@@ -214,6 +214,16 @@ class EndTests(ServerTestCase):
         await self.until(lambda: client.counts().sessions == 0, "its place is free")
         self.assertEqual((await self.run_command(client, self.target(server), "echo ok")).stdout.text(), "ok")
 
+    async def test_timeout_lets_a_command_end_well(self) -> None:
+        server = await self.start_server()
+        marker, command = marked_sleep()
+        script = f"trap 'echo bye; exit 7' TERM; echo on; {command} & wait"
+        running = self.run_command(self.make_client(), self.target(server), script, 1.5)
+        await self.until(lambda: processes(marker), "the command runs")
+        completed = await running
+        self.assertIsInstance(completed.error, RunTimeout)
+        self.assertEqual(completed.stdout.text(), "on\nbye")
+
     async def test_command_that_ignores_the_first_signal_is_killed(self) -> None:
         server = await self.start_server()
         marker, command = marked_sleep()

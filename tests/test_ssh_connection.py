@@ -4,7 +4,7 @@ Sessions on one connection: the packets of RFC 4254 in both directions, on a tra
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 
@@ -170,11 +170,13 @@ class AbandonTests(ConnectionTestCase):
 class WindowTests(ConnectionTestCase):
     """The server may always send more, and never unasked."""
 
-    @given(st.lists(st.tuples(st.booleans(), st.integers(0, MAX_PACKET)), min_size=200, max_size=400))
+    @settings(max_examples=20, deadline=None)
+    @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0, 1, 1000, MAX_PACKET])), min_size=400, max_size=600))
     def test_window_is_refilled_with_what_came(self, packets: list[tuple[bool, int]]) -> None:
         self.setUp()
         session = self.running()
         window, sent = WINDOW, 0
+        packets += [(False, MAX_PACKET)] * (2 * WINDOW // MAX_PACKET)
         for stderr, wanted in packets:
             size = min(wanted, window)
             if stderr:

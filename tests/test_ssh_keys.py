@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from twisted.conch.ssh.keys import Key
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -63,8 +63,8 @@ KEYS: dict[str, Any] = {
 class ReadableTests(SynchronousTestCase):
     """Keys that can be used."""
 
-    def check(self, text: str, public: bytes) -> None:
-        key = parse_private_key(text)
+    def check(self, text: str, public: bytes, passphrase: str | None = None) -> None:
+        key = parse_private_key(text, passphrase)
         self.assertFalse(key.isPublic())
         self.assertEqual(key.public().toString("openssh").split()[:2], public.split()[:2])
 
@@ -85,6 +85,15 @@ class ReadableTests(SynchronousTestCase):
                 path = directory / f"{kind}-{bits}-{len(form)}{form[-1:]}"
                 tool("ssh-keygen", "-q", "-t", kind, "-b", str(bits), *form, "-N", "", "-C", "me", "-f", str(path))
                 self.check(path.read_text(), path.with_name(path.name + ".pub").read_bytes())
+
+    def test_encrypted(self) -> None:
+        for name, key in KEYS.items():
+            for form in (OPENSSH, PKCS8) if name == "ed25519" else (OPENSSH, PKCS8, TRADITIONAL):
+                self.check(pem(key, form, LOCKED), self.public(key), "passphrase")
+
+    def test_passphrase_that_is_not_needed(self) -> None:
+        for name, form in (("ed25519", OPENSSH), ("ed25519", PKCS8), ("rsa", TRADITIONAL)):
+            self.check(pem(KEYS[name], form), self.public(KEYS[name]), "passphrase")
 
     def test_made_by_openssl(self) -> None:
         ways = (
@@ -121,15 +130,15 @@ class ReadableTests(SynchronousTestCase):
 class UnreadableTests(SynchronousTestCase):
     """Keys that cannot be used: why is said, what they are is not."""
 
-    def check(self, text: str, *words: str) -> None:
-        error = self.assertRaises(UnreadableKey, parse_private_key, text)
+    def check(self, text: str, *words: str, passphrase: str | None = None) -> None:
+        error = self.assertRaises(UnreadableKey, parse_private_key, text, passphrase)
         for word in words:
             self.assertIn(word, str(error))
         try:
-            parse_private_key(text)
+            parse_private_key(text, passphrase)
         except UnreadableKey:
             everything = shown(Failure())
-        for piece in pieces(text):
+        for piece in [*pieces(text), passphrase or "wr0ng-passphrase"]:
             self.assertNotIn(piece, everything)
 
     def test_encrypted(self) -> None:
@@ -151,6 +160,11 @@ class UnreadableTests(SynchronousTestCase):
 
     def test_putty(self) -> None:
         self.check(PUTTY, "damaged")
+
+    def test_wrong_passphrase(self) -> None:
+        for name, key in KEYS.items():
+            for form in (OPENSSH, PKCS8) if name == "ed25519" else (OPENSSH, PKCS8, TRADITIONAL):
+                self.check(pem(key, form, LOCKED), "passphrase is wrong", passphrase="wr0ng-passphrase")
 
     def test_dsa(self) -> None:
         key = dsa.generate_private_key(1024)
@@ -236,8 +250,7 @@ class KeyStoreTests(TestCase):
 
     async def test_an_error_of_a_library_shows_nothing(self) -> None:
         def broken(_function: object, text: str, _passphrase: str | None) -> Deferred[Key]:
-            raise_it: Deferred[Key] = execute(lambda: (_ for _ in ()).throw(ValueError(f"bad key {text!r}")))
-            return raise_it
+            return fail(ValueError(f"bad key {text!r}"))
 
         failures: list[Failure] = []
         await KeyStore(broken).load(Credential(private_key="s3cret-key-text")).addErrback(failures.append)
@@ -251,7 +264,10 @@ class KeyStoreTests(TestCase):
             self.assertNotIn("k3y-text", text)
 
     def test_credentials_are_told_apart(self) -> None:
-        parts = [(None, None), ("", None), (None, ""), ("", ""), ("a", "b"), ("ab", ""), ("ab", None), (None, "ab")]
+        parts = [
+            *((None, None), ("", None), (None, ""), ("", ""), ("a", "b"), ("ab", ""), ("ab", None), (None, "ab")),
+            *((None, None, "ab"), (None, "a", "b"), ("a", None, "b"), ("a", "b", "")),
+        ]
         self.assertEqual(len({Credential(*part) for part in parts}), len(parts))
         self.assertEqual(Credential("a", "b"), Credential("a", "b"))
         self.assertEqual(hash(Credential("a", "b")), hash(Credential("a", "b")))

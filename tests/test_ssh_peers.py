@@ -177,12 +177,17 @@ class BadServerTests(PeerTestCase):
 
     def test_strict_key_exchange_takes_nothing_else(self) -> None:
         # The attack of CVE-2023-48795 begins with a packet that is ignored.
-        for number in (2, 3, 4, 7, 60):
+        for number, payload in ((2, NS(b"")), (3, bytes(4)), (4, b"\0" + NS(b"") * 2), (7, bytes(4)), (60, b"")):
             self.connect()
-            self.receive(VERSION, kexinit(b"curve25519-sha256," + STRICT), packet(number, bytes(9)))
+            self.receive(VERSION, kexinit(b"curve25519-sha256," + STRICT), packet(number, payload))
             self.error(KeyExchangeFailed)
+
+    def test_strict_key_exchange_takes_nothing_before_it(self) -> None:
+        for number, payload in ((2, NS(b"")), (3, bytes(4)), (4, b"\0" + NS(b"") * 2)):
             self.connect()
-            self.receive(VERSION, packet(number, bytes(9)), kexinit(b"curve25519-sha256," + STRICT))
+            self.receive(VERSION, packet(number, payload))
+            self.assertFalse(self.closing)  # without strictness it would be harmless
+            self.receive(kexinit(b"curve25519-sha256," + STRICT))
             self.error(KeyExchangeFailed)
 
     def test_names_of_algorithms_are_made_printable(self) -> None:

@@ -263,6 +263,16 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual((self.state.targets(), self.state.waiting_at("host", 22)), ([], []))
         self.assertEqual(self.state.counts().connections, 0)
 
+    def test_what_was_learned_of_a_host_is_forgotten_with_it(self) -> None:
+        member = self.connect()
+        self.add(*range(3))
+        self.plan()
+        self.state.session_refused(member, 0)
+        self.state.lost(member)
+        self.connect()
+        self.add(*range(3))
+        self.assertEqual(len(self.plan().starts), 3)
+
     def test_work_put_back_after_the_loss_of_the_only_connection(self) -> None:
         member = self.connect()
         self.add(1)

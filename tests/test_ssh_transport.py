@@ -296,6 +296,8 @@ class ServiceTests(TransportTestCase):
             self.server.sendPacket(91, b"back %d" % number)
             self.pump.flush()
         self.assertEqual([text for _, text in theirs.packets], [b"during 0", b"during 1"])
+        # RFC 4253, section 7.1: between KEXINIT and NEWKEYS nothing else may be sent.
+        self.assertEqual(self.server.messages[-8:], [20, 30, 21, 90] * 2)
         self.assertEqual([text for _, text in ours.packets], [b"back 0", b"back 1"])
 
     def test_another_host_key_when_keys_are_renewed(self) -> None:

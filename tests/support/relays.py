@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,17 +19,29 @@ from tests.support.process import ChildProcess
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def relayd_command(url: str, proxy_id: str, key_file: Path, state: Path, options: Sequence[str] = ()) -> list[str]:
+def relayd_command(
+    url: str, proxy_id: str, key_file: Path, state: Path, options: Sequence[str] = (), *, log_file: str = "twistd.log"
+) -> list[str]:
     """
-    The command line of relayd under twistd, which logs to ``twistd.log`` in *state*.
+    The command line of relayd under twistd.
 
     :param state: a directory for its known hosts and its journal.
     :param options: further options of relayd.
+    :param log_file: in *state*; ``-`` is standard output.
     """
     twistd = Path(sys.executable).with_name("twistd")  # not resolved: in a virtual environment that is a link
     uplink = ["--server", url, "--proxy-id", proxy_id, "--api-key-file", str(key_file)]
     local = ["--state-dir", str(state), "--host-keys", "accept-new"]
-    return [str(twistd), "-n", "--pidfile=", f"--logfile={state / 'twistd.log'}", "relayd", *uplink, *local, *options]
+    return [
+        str(twistd),
+        "-n",
+        "--pidfile=",
+        f"--logfile={log_file if log_file == '-' else state / log_file}",
+        "relayd",
+        *uplink,
+        *local,
+        *options,
+    ]
 
 
 def example_command(url: str, proxy_id: str, key_file: Path) -> list[str]:
@@ -55,9 +69,50 @@ class RelayProcess:
 
     def start(self) -> None:
         """Start it; the main server tells when it has connected."""
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self._process.start(self._argv, env={**os.environ, "PYTHONPATH": path})
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+        path = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
+        self._process.start(self._argv, env={**environ, "PYTHONPATH": path})
+
+    def signal(self, number: signal.Signals) -> Deferred[int]:
+        """Send it a signal; fires with its exit code once it has ended."""
+        ended = self._process.when_ended()
+        if self._process.exit_code is None:
+            self._process.transport.signalProcess(number.value)
+        return ended
 
     def stop(self) -> Deferred[int]:
         """End it; fires with its exit code."""
         return self._process.terminate()
+
+
+class Relayd(RelayProcess):
+    """
+    ``twistd -n relayd`` in a directory of its own.
+
+    :param server: URL of the main server.
+    :param options: more command line options, as ``--max-commands``, ``8``.
+    """
+
+    proxy_id = "proxy-1"
+    api_key = "test-key-" * 5
+
+    def __init__(self, server: str, *options: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="relayd-relay-"))
+        key = self.directory / "api-key"
+        key.touch(mode=0o600)
+        key.write_text(self.api_key + "\n")
+        super().__init__(relayd_command(server, self.proxy_id, key, self.directory, options, log_file="-"))
+
+    @property
+    def log(self) -> str:
+        """All that it logged so far."""
+        return "\n".join(self.output)
+
+    def remove(self) -> Deferred[int]:
+        """End it, drained or not, and remove its directory; fires with its exit code."""
+
+        def clear(code: int) -> int:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            return code
+
+        return self.signal(signal.SIGKILL).addCallback(clear)

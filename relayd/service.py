@@ -4,6 +4,7 @@ Joins the parts of a relay: uplink, dispatcher, journal and SSH runner; the only
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -114,6 +115,9 @@ class RelayService(Service):
             server=self._config.server,
             state_dir=self._config.state_dir,
         )
+        # What was made until now stays: collecting garbage need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         self._uplink.startService()
 
     def stopService(self) -> Deferred[None]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 
 from relayd.ssh.connection import (
+    CLOSE_LINGER,
     MAX_MISSED_PROBES,
     MAX_PACKET,
     MSG_CHANNEL_CLOSE,
@@ -25,6 +26,7 @@ from relayd.ssh.connection import (
     MSG_REQUEST_FAILURE,
     WINDOW,
 )
+from relayd.ssh.pool_state import COOL_DOWN
 from relayd.ssh.session import Session, State
 from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request
 
@@ -55,11 +57,25 @@ class SessionTests(ConnectionTestCase):
         self.receive(MSG_CHANNEL_EOF, numbers(0))
         self.assertEqual(self.transport.take(), [])
         self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.assertEqual(self.transport.take(), [])
+        self.clock.advance(CLOSE_LINGER)
         self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])
         self.assertEqual((session.stdout.text(), session.stderr.text()), ("out", "err"))
         self.assertEqual((session.exit.status, session.exit.signal), (3, None))
         self.assertEqual((session.state, self.events), (State.ENDED, ["started", "ended"]))
         self.assertEqual((self.owner.closed, self.connection.session_count), ([session], 0))
+
+    def test_the_end_of_a_channel_goes_with_the_next_command(self) -> None:
+        self.running()
+        self.transport.take()
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.connection.start(self.session())
+        self.assertEqual([message for message, _ in self.transport.take()], [MSG_CHANNEL_CLOSE, MSG_CHANNEL_OPEN])
+        self.clock.advance(CLOSE_LINGER)
+        self.assertEqual(self.transport.take(), [])
+
+    def test_the_end_of_a_channel_is_sent_before_its_place_is_used_again(self) -> None:
+        self.assertLess(CLOSE_LINGER, COOL_DOWN)
 
     def test_place_is_free_before_the_end_is_told(self) -> None:
         seen: list[int] = []

@@ -49,6 +49,11 @@ _UINT32_2 = struct.Struct(">LL")
 _UINT32_4 = struct.Struct(">LLLL")
 
 
+#: Seconds that the end of a channel may wait for something else to be sent on the connection: alone it would cost both
+#: sides as much as any other step of a command, and nobody waits for it. Less than the pool's COOL_DOWN.
+CLOSE_LINGER = 0.004
+
+
 class Breach(Exception):
     """The server sent what the protocol does not allow; the transport ends a connection for it."""
 
@@ -106,6 +111,9 @@ class Connection(SSHService):
         self._rekey_at = clock.seconds() + REKEY_AFTER
         self._probe_call: IDelayedCall | None = None
         self._lost_reason = ""
+        # Ends of channels that wait to be sent: the numbers of their channels at the server.
+        self._farewells: list[int] = []
+        self._farewell_call: IDelayedCall | None = None
         self._handlers = {
             MSG_CHANNEL_DATA: self._data,
             MSG_CHANNEL_EXTENDED_DATA: self._extended_data,
@@ -134,6 +142,8 @@ class Connection(SSHService):
         self._next_channel = (number + 1) & 0xFFFFFFFF
         self._channels[number] = _Channel(session)
         session.state = State.OPENING
+        if self._farewells:
+            self._send_farewells()
         self.transport.sendPacket(
             MSG_CHANNEL_OPEN, b"\0\0\0\x07session" + struct.pack(">LLL", number, WINDOW, MAX_PACKET)
         )
@@ -163,9 +173,10 @@ class Connection(SSHService):
         self._schedule_probe()
 
     def serviceStopped(self) -> None:
-        if self._probe_call is not None:
-            self._probe_call.cancel()
-            self._probe_call = None
+        for call in (self._probe_call, self._farewell_call):
+            if call is not None:
+                call.cancel()
+        self._probe_call = self._farewell_call = None
         channels, self._channels = self._channels, {}
         interrupted = []
         for channel in channels.values():
@@ -302,12 +313,23 @@ class Connection(SSHService):
         channel = self._channel(packet)
         del self._channels[_UINT32.unpack_from(packet)[0]]
         if not channel.close_sent:
-            self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(channel.remote))
+            self._farewells.append(channel.remote)
+            if self._farewell_call is None:
+                self._farewell_call = self._clock.callLater(CLOSE_LINGER, self._linger_ended)
         session = channel.session
         # The place first: who hears of the end may send the next command at once.
         self._owner.session_closed(self, session)
         if session.state in (State.STARTING, State.RUNNING):
             session.ended()
+
+    def _linger_ended(self) -> None:
+        self._farewell_call = None
+        self._send_farewells()
+
+    def _send_farewells(self) -> None:
+        for remote in self._farewells:
+            self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(remote))
+        self._farewells.clear()
 
     # What a server may ask of us: nothing is granted
 

@@ -98,11 +98,22 @@ def makeService(options: Options) -> IService:
     """The relay as *options* say, for a process of its own."""
     from twisted.internet import reactor
 
-    service = MultiService()
+    service = ProcessService()
     relay = make_relay(reactor, options.config)
     relay.setServiceParent(service)
     OrderlyExit(reactor, options.config.drain_timeout).setServiceParent(service)
     return service
+
+
+class ProcessService(MultiService):
+    """What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does."""
+
+    def startService(self) -> None:
+        """Start the relay."""
+        try:
+            super().startService()
+        except ConfigError as error:
+            _fail(str(error))
 
 
 class OrderlyExit(Service):

@@ -117,6 +117,17 @@ class MistakeTests(ProcessCase):
         line = self.refused("twistd", "-n", "-y", str(ROOT / "relayd.tac"), **(self.usual | {"RELAYD_SERVER": "x"}))
         self.assertIn("RELAYD_SERVER in the environment: expected a URL", line)
 
+    def test_a_state_directory_that_cannot_be_made(self) -> None:
+        """It is seen only at the start, after twistd has begun to log; one line all the same."""
+        wrong = self.usual | {"RELAYD_STATE_DIR": "/proc/relayd-test"}
+        for program in (["twistd", "-n", "--pidfile="], ["twist"]):
+            done = self.run_it(*program, "relayd", **wrong)
+            text = done.stdout + done.stderr
+            self.assertEqual(done.returncode, 1, text)
+            self.assertEqual(text.count("relayd: --state-dir: "), 1, text)
+            self.assertIn("cannot be used: No such file or directory", text)
+            self.assertNotIn("Traceback", text)
+
 
 class OptionsTests(SynchronousTestCase):
     """The command line itself, without a process."""

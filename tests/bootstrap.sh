@@ -46,6 +46,7 @@ bring_peers() {
     PATH="$PATH:/usr/sbin:/sbin"
     command -v sshd >/dev/null || missing="$missing openssh-server"
     command -v useradd >/dev/null || missing="$missing passwd"
+    command -v dropbear >/dev/null || missing="$missing dropbear-bin"
     command -v puttygen >/dev/null || missing="$missing putty-tools"
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"

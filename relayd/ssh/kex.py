@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.asymmetric import dh, ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from msgspec import Struct
 from twisted.conch.ssh.common import MP, NS, getMP, getNS
 
@@ -23,6 +25,9 @@ try:
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 except ImportError:  # before cryptography 47
     MLKEM768PrivateKey = None  # type: ignore[assignment,misc]
+
+# Servers that have nothing newer will be there for years, and a warning about each of them helps nobody.
+warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", CryptographyDeprecationWarning)
 
 MSG_KEX_INIT = 30  # KEXDH_INIT, KEX_ECDH_INIT, KEX_HYBRID_INIT
 MSG_KEX_REPLY = 31  # and KEX_DH_GEX_GROUP

@@ -1,0 +1,168 @@
+"""
+The SSH client against real servers in the configurations that people run, and an auditor's view of what it offers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutput
+
+from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN
+from relayd.ssh.errors import NoCommonAlgorithm
+from tests.support.process import ChildProcess
+from tests.support.ssh import ServerTestCase
+from tests.support.sshd import OpenSSHServer
+
+HARDENED = (
+    "Ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com",
+    "MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com",
+    "KexAlgorithms curve25519-sha256",
+    "HostKeyAlgorithms ssh-ed25519",
+)
+
+
+class MatrixTests(ServerTestCase):
+    """One command on each; none needs an option of ours but where the test is named for it."""
+
+    async def check(self, server: OpenSSHServer, *expected: bytes, **settings: Any) -> None:
+        """A command runs, over the algorithms named."""
+        client = self.make_client(**settings)
+        self.known_hosts.unlink(missing_ok=True)
+        done = await self.run_command(client, self.target(server), "echo ok; head -c 100000 /dev/zero | wc -c")
+        self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n100000", 0))
+        (connection,) = client._pool._members  # what was negotiated is nothing that users of the package see
+        negotiated = connection.transport.negotiated
+        assert negotiated is not None
+        self.assertLessEqual(set(expected), negotiated.names())
+        await client.close()
+
+    async def each(self, setting: str, names: tuple[bytes, ...], *more: str, **settings: Any) -> None:
+        for name in names:
+            server = await self.start_server(f"{setting} {name.decode()}", *more)
+            await self.check(server, name, **settings)
+            await server.stop()
+
+    async def test_as_installed(self) -> None:
+        server = await self.start_server()
+        await self.check(server, b"aes256-gcm@openssh.com", b"ssh-ed25519")
+
+    async def test_hardened(self) -> None:
+        await self.check(await self.start_server(*HARDENED), b"aes256-gcm@openssh.com")
+
+    async def test_each_cipher(self) -> None:
+        await self.each("Ciphers", MODERN.ciphers)
+
+    async def test_each_mac(self) -> None:
+        await self.each("MACs", MODERN.macs, "Ciphers aes128-ctr")
+
+    async def test_each_key_exchange(self) -> None:
+        known = await getProcessOutput("/usr/bin/env", ["ssh", "-Q", "kex"], env={"PATH": "/usr/bin:/bin"})
+        names = tuple(name for name in COMPATIBLE.key_exchanges if name in known.split())
+        self.assertGreater(len(names), 6)
+        await self.each("KexAlgorithms", names)  # those that only `compatible` has, by its last resort
+
+    async def test_each_host_key(self) -> None:
+        for kind, name in (("ed25519", b"ssh-ed25519"), ("ecdsa", b"ecdsa-sha2-nistp256"), ("rsa", b"rsa-sha2-512")):
+            await self.check(await self.start_server(host_key_types=(kind,)), name)
+
+    async def test_legacy(self) -> None:
+        for setting, names in (
+            ("KexAlgorithms", (b"diffie-hellman-group14-sha1", b"diffie-hellman-group-exchange-sha1")),
+            ("Ciphers", (b"aes128-cbc", b"aes256-cbc")),
+            ("HostKeyAlgorithms", (b"ssh-rsa",)),
+        ):
+            for name in names:
+                self.assertTrue(any(name in part for part in (LEGACY.key_exchanges, LEGACY.ciphers, LEGACY.host_keys)))
+                server = await self.start_server(f"{setting} {name.decode()}", host_key_types=("rsa",))
+                await self.check(server, name, algorithms="legacy")
+                failure = await self.failure_of(self.run_command(self.make_client(), self.target(server), "true"))
+                failure.trap(NoCommonAlgorithm)
+                self.assertIn(name.decode(), str(failure.value))
+        server = await self.start_server("MACs hmac-sha1,hmac-sha1-etm@openssh.com", "Ciphers aes128-ctr")
+        await self.check(server, b"hmac-sha1-etm@openssh.com", algorithms="legacy")
+
+    async def test_keys_renewed_all_the_time(self) -> None:
+        server = await self.start_server("RekeyLimit 1M")
+        client = self.make_client(max_output=1 << 16)
+        running = [
+            self.run_command(client, self.target(server), "head -c 20000000 /dev/zero; echo err >&2") for _ in range(3)
+        ]
+        for each in running:
+            done = await each
+            self.assertEqual((done.stdout.total, done.stderr.text(), done.exit.status), (20_000_000, "err", 0))
+
+
+class AuditTests(ServerTestCase):
+    """What ``ssh-audit`` says of what is offered by default."""
+
+    async def test_nothing_fails(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        lines: list[str] = []
+        audit = ChildProcess(lambda _, line: lines.append(line))
+        script = "from ssh_audit.ssh_audit import main; main()"
+        audit.start([sys.executable, "-c", script, "-j", "-4", "-c", "-p", str(port)])
+        ended = audit.when_ended()
+        self.addCleanup(audit.terminate)
+        client = self.make_client()
+        while not lines:
+            target = self.target(self.unstarted(port))
+            await self.run_command(client, target, "true").addErrback(lambda _failure: None)
+            await deferLater(self.reactor, 0.1)
+        await ended
+        report = json.loads("\n".join(lines[next(at for at, line in enumerate(lines) if line.startswith("{")) :]))
+        offered = {entry["algorithm"] for kind in ("kex", "key", "enc", "mac") for entry in report[kind]}
+        self.assertLessEqual({name.decode() for name in (*MODERN.ciphers, *MODERN.macs)}, offered)
+        bad = {
+            entry["algorithm"]: entry["notes"]["fail"]
+            for kind in ("kex", "key", "enc", "mac")
+            for entry in report[kind]
+            if entry["notes"].get("fail")
+        }
+        self.assertEqual(bad, {})
+
+    def unstarted(self, port: int) -> OpenSSHServer:
+        """Stands for the auditor, which takes no login."""
+        server = OpenSSHServer()
+        self.addCleanup(shutil.rmtree, server.directory)
+        server.port = port
+        server.password = "not used"
+        return server
+
+
+class DropbearTests(ServerTestCase):
+    """The small server of routers and appliances."""
+
+    async def test_commands(self) -> None:
+        server = await self.start_server()  # for its account
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        for kind in ("ed25519", "rsa"):
+            key = folder / kind
+            subprocess.run(["dropbearkey", "-t", kind, "-f", str(key)], check=True, capture_output=True, timeout=60)
+            lines: list[str] = []
+            dropbear = ChildProcess(lambda _, line, lines=lines: lines.append(line))  # type: ignore[misc]
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            dropbear.start(
+                ["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(folder / "pid")]
+            )
+            self.addCleanup(dropbear.terminate)
+            await self.until(lambda lines=lines: any("Not backgrounding" in line for line in lines), "it listens")
+            target = self.target(server, port=port, password=server.password)
+            client = self.make_client()
+            running: list[Deferred[Any]] = [self.run_command(client, target, f"echo {number}") for number in range(20)]
+            for number, each in enumerate(running):
+                done = await each
+                self.assertEqual((done.stdout.text(), done.exit.status), (str(number), 0))

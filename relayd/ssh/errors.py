@@ -171,6 +171,14 @@ class LoginRefused(SSHError):
     phase = "login"
 
 
+class LoginResting(LoginRefused):
+    """{reason} So that the server does not lock the relay or the account out, this login is not tried again for
+    {seconds} s."""
+
+    code = "login-resting"
+    retriable = True
+
+
 class PasswordExpired(SSHError):
     """The password of {username} at {host}:{port} has expired. Log in by hand and set a new one."""
 

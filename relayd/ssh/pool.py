@@ -14,8 +14,17 @@ from twisted.python.failure import Failure
 
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
-from relayd.ssh.errors import ConnectionLost, NotRun, OutcomeUnknown, SessionRefused, SSHError
+from relayd.ssh.errors import (
+    ConnectionLost,
+    LoginRefused,
+    NotRun,
+    OutcomeUnknown,
+    PasswordExpired,
+    SessionRefused,
+    SSHError,
+)
 from relayd.ssh.pool_state import MAX_DROPS, Counts, Dial, Member, PoolState, Start, Step
+from relayd.ssh.refusals import Refusals
 from relayd.ssh.session import Session, State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
@@ -56,6 +65,7 @@ class Pool:
         self._dialer = dialer
         self._settings = settings
         self._state: PoolState[Job] = PoolState(settings.max_sessions, settings.max_connections)
+        self._refusals = Refusals()
         self._jobs: dict[Session, Job] = {}
         self._members: dict[Connection, Member[Job]] = {}
         self._connections: dict[Member[Job], Connection] = {}
@@ -79,6 +89,10 @@ class Pool:
         """Run the session of *job* as soon as there is a place for it."""
         if self._closing:
             job.on_failure(NotRun(host=job.target.host, port=job.target.port))
+            return
+        resting = None if self.reaches(job.target) else self._refusals.check(job.target, self._reactor.seconds())
+        if resting is not None:
+            job.on_failure(resting)
             return
         self._jobs[job.session] = job
         self._state.add(job.target, job)
@@ -182,6 +196,7 @@ class Pool:
         self._members[connection] = member
         self._connections[member] = connection
         self._state.opened(member, self._reactor.seconds())
+        self._refusals.accepted(member.target)
         self._log.debug("{target!r}: connected", target=member.target)
         if self._closing:
             connection.disconnect("relayd closes")
@@ -212,6 +227,8 @@ class Pool:
             )
             error = SSHError()
         self._log.info("{target!r}: {error}", target=target, error=str(error))
+        if isinstance(error, LoginRefused | PasswordExpired):
+            self._refusals.refused(target, error, self._reactor.seconds())
         if out_of_reach:
             self._fail_waiting(target, error)
         self._handshake_ended(target)

@@ -20,7 +20,7 @@ from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN
 from relayd.ssh.errors import NoCommonAlgorithm
 from tests.support.process import ChildProcess
 from tests.support.ssh import ServerTestCase
-from tests.support.sshd import OpenSSHServer
+from tests.support.sshd import OpenSSHServer, make_key
 
 HARDENED = (
     "Ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com",
@@ -166,3 +166,19 @@ class DropbearTests(ServerTestCase):
             for number, each in enumerate(running):
                 done = await each
                 self.assertEqual((done.stdout.text(), done.exit.status), (str(number), 0))
+
+
+class NewcomerTests(ServerTestCase):
+    """Servers that take few newcomers at a time."""
+
+    async def test_many_users_of_a_host_that_takes_two(self) -> None:
+        server = await self.start_server("MaxStartups 2:100:2")
+        keys = [make_key() for _ in range(12)]
+        server.authorize(*(public for _, public in keys))
+        client = self.make_client()
+        running = [
+            self.run_command(client, self.target(server, private_key=private), f"echo {number}")
+            for number, (private, _) in enumerate(keys)
+        ]
+        for number, each in enumerate(running):
+            self.assertEqual((await each).stdout.text(), str(number))

@@ -11,8 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.ssh.pool_state import (
     COOL_DOWN,
     DIAL_PAUSE,
+    HANG_UP_PAUSE,
     MAX_BARREN_REFUSALS,
     MAX_HANDSHAKES,
+    MAX_HANG_UPS,
     RAISE_AFTER,
     Dial,
     Member,
@@ -280,3 +282,47 @@ class DecisionTests(SynchronousTestCase):
         self.state.lost(member)
         self.state.put_back(A, 1)
         self.assertEqual(len(self.plan().dials), 1)
+
+
+class HangUpTests(SynchronousTestCase):
+    """A host that hangs up on newcomers: it has too many of them, or wants none."""
+
+    def setUp(self) -> None:
+        self.state: PoolState[int] = PoolState(max_sessions=10, max_connections=4)
+        self.targets = [Target("host", 22, f"user{number}", Credential("x")) for number in range(8)]
+        for number, target in enumerate(self.targets):
+            self.state.add(target, number)
+
+    def dials(self, now: float) -> list[Member[int]]:
+        steps = [step for target in self.targets for step in self.state.plan(target, now)]
+        return [step.member for step in steps if isinstance(step, Dial)]
+
+    def test_fewer_at_a_time(self) -> None:
+        dials = self.dials(0)
+        self.assertEqual(len(dials), MAX_HANDSHAKES)
+        for member in dials[2:]:
+            self.assertFalse(self.state.not_opened(member, 0, hung_up=True))
+        for member in dials[:2]:
+            self.state.opened(member, 0)
+        self.assertEqual(self.dials(0), [])
+        self.assertEqual(len(self.dials(10)), 2)
+
+    def test_it_is_tried_again_without_anything_else_happening(self) -> None:
+        (member, *_others) = self.dials(0)
+        self.state.not_opened(member, 0, hung_up=True)
+        wakes = [step.at for step in self.state.plan(member.target, 0) if isinstance(step, Wake)]
+        self.assertEqual(wakes, [HANG_UP_PAUSE])
+
+    def test_one_that_wants_nobody(self) -> None:
+        state: PoolState[int] = PoolState(max_sessions=10, max_connections=4)
+        target = self.targets[0]
+        state.add(target, 1)
+        now, attempts = 0.0, 0
+        while True:
+            (dial,) = [step for step in state.plan(target, now) if isinstance(step, Dial)]
+            attempts += 1
+            if state.not_opened(dial.member, now, hung_up=True):
+                break
+            now += 60
+        self.assertEqual(attempts, MAX_HANG_UPS + 1)
+        self.assertEqual(state.take_waiting(target), [1])

@@ -15,7 +15,9 @@ from twisted.python.failure import Failure
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
+    ConnectionDropped,
     ConnectionLost,
+    LoginDropped,
     LoginRefused,
     NotRun,
     OutcomeUnknown,
@@ -213,10 +215,11 @@ class Pool:
     def _not_dialled(self, failure: Failure, member: Member[Job]) -> None:
         del self._dials[member]
         target = member.target
-        out_of_reach = self._state.not_opened(member, self._reactor.seconds())
+        error = failure.value
+        hung_up = isinstance(error, ConnectionDropped) and not isinstance(error, LoginDropped)
+        out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up)
         if self._closing:
             return
-        error = failure.value
         if not isinstance(error, SSHError):
             # A fault of ours. Its text might hold what the host or the main server sent.
             self._log.error(

@@ -25,6 +25,10 @@ RAISE_AFTER = 30.0
 MAX_BARREN_REFUSALS = 5
 #: How often a connection may be lost while a command waits for its channel before the command is given up.
 MAX_DROPS = 3
+#: How often in a row a host may hang up on a newcomer before that counts as its answer.
+MAX_HANG_UPS = 5
+#: Seconds until it is tried again after the first time; each further one doubles it.
+HANG_UP_PAUSE = 0.25
 #: Seconds before another connection is tried when one of several could not be opened.
 DIAL_PAUSE = 5.0
 
@@ -81,12 +85,15 @@ class Member(Generic[Work]):
 class _Host:
     """What all targets on one server share."""
 
-    __slots__ = ("handshakes", "limit", "raise_at", "targets")
+    __slots__ = ("handshakes", "hang_ups", "limit", "max_handshakes", "no_dial_before", "raise_at", "targets")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.raise_at = 0.0
         self.handshakes = 0
+        self.max_handshakes = MAX_HANDSHAKES
+        self.hang_ups = 0
+        self.no_dial_before = 0.0
         self.targets = 0
 
 
@@ -179,21 +186,33 @@ class PoolState(Generic[Work]):
 
     def opened(self, member: Member[Work], now: float) -> None:
         """The connection is logged in."""
-        self._lanes[member.target].host.handshakes -= 1
+        host = self._lanes[member.target].host
+        host.handshakes -= 1
+        host.hang_ups = 0
         member.ready = True
         member.idle_since = now
 
-    def not_opened(self, member: Member[Work], now: float) -> bool:
+    def not_opened(self, member: Member[Work], now: float, *, hung_up: bool = False) -> bool:
         """
         The connection could not be opened.
 
-        :return: whether the target is out of reach: no other connection to it exists.
+        :param hung_up: the host hung up before the login, as one does that has too many newcomers (MaxStartups).
+        :return: whether the target is out of reach: no other connection to it exists, and there is no sense in trying
+            again.
         """
         lane = self._lanes[member.target]
-        lane.host.handshakes -= 1
+        host = lane.host
+        host.handshakes -= 1
         lane.members.remove(member)
-        lane.no_dial_before = now + DIAL_PAUSE
-        out_of_reach = not lane.members
+        if hung_up and host.hang_ups < MAX_HANG_UPS:
+            # What was too many is known only where there were others.
+            host.max_handshakes = max(1, min(host.max_handshakes, host.handshakes or host.max_handshakes))
+            host.no_dial_before = now + HANG_UP_PAUSE * 2.0**host.hang_ups
+            host.hang_ups += 1
+            out_of_reach = False
+        else:
+            lane.no_dial_before = now + DIAL_PAUSE
+            out_of_reach = not lane.members
         self._tidy(lane)
         return out_of_reach
 
@@ -255,6 +274,8 @@ class PoolState(Generic[Work]):
             # Long commands may keep every place for hours, so these must not wait for one of them to end.
             if host.limit < self._max_sessions:
                 times.append(host.raise_at)
+            if host.no_dial_before > now and len(lane.members) < self._max_connections:
+                times.append(host.no_dial_before)
             if lane.no_dial_before > now and 0 < len(lane.members) < self._max_connections:
                 times.append(lane.no_dial_before)
             if times:
@@ -264,7 +285,10 @@ class PoolState(Generic[Work]):
         dialling = sum(not member.ready for member in lane.members)
         if len(lane.waiting) <= dialling * lane.host.limit:
             return False
-        if len(lane.members) >= self._max_connections or lane.host.handshakes >= MAX_HANDSHAKES:
+        host = lane.host
+        if len(lane.members) >= self._max_connections or host.handshakes >= host.max_handshakes:
+            return False
+        if now < host.no_dial_before:
             return False
         if len(lane.members) == dialling:
             # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.

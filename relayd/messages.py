@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import re
 from typing import Any, NoReturn
 
 import msgspec
@@ -23,6 +24,7 @@ COMMAND_RESULT_RECEIVED = "command_result_received"
 MAX_COMMAND_ID = 256
 #: Longest timeout taken, in seconds (a year); larger numbers are surely another unit.
 MAX_TIMEOUT = 366 * 86400.0
+_FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
 
 
 class Secret:
@@ -64,6 +66,8 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     One order of the main server, validated.
 
     :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
+    :ivar passphrase: decrypts the private key.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`.
     :ivar extended: whether the result may carry more than the specification has (`CommandResult.details`).
     """
 
@@ -75,6 +79,8 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     command: str
     password: Secret | None = None
     private_key: Secret | None = None
+    passphrase: Secret | None = None
+    host_key: str | None = None
     timeout: float | None = None
     extended: bool = False
 
@@ -95,6 +101,10 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
             wire["password"] = self.password.reveal()
         if self.private_key is not None:
             wire["privateKey"] = self.private_key.reveal()
+        if self.passphrase is not None:
+            wire["passphrase"] = self.passphrase.reveal()
+        if self.host_key is not None:
+            wire["hostKey"] = self.host_key
         if self.timeout is not None:
             wire["timeout"] = round(self.timeout * 1000)
         if self.extended:
@@ -187,6 +197,8 @@ class _WireCommand(Struct, rename="camel"):
     username: str | UnsetType | None = UNSET
     password: str | UnsetType | None = UNSET
     private_key: str | UnsetType | None = UNSET
+    passphrase: str | UnsetType | None = UNSET
+    host_key: str | UnsetType | None = UNSET
     command: str | UnsetType | None = UNSET
     timeout: int | float | str | UnsetType | None = UNSET
     extended: bool | UnsetType | None = UNSET
@@ -222,7 +234,7 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     """
     try:
         wire = msgspec.convert(data, _WireCommand)
-        return ExecuteCommand(
+        command = ExecuteCommand(
             command_id=_command_id(wire.command_id),
             server_id=_number("serverId", wire.server_id, required=True),
             host=_host(wire.host),
@@ -231,9 +243,14 @@ def parse_execute_command(data: object) -> ExecuteCommand:
             command=_text("command", wire.command, single_line=False),
             password=_secret("password", wire.password),
             private_key=_secret("privateKey", wire.private_key),
+            passphrase=_secret("passphrase", wire.passphrase),
+            host_key=_fingerprint(wire.host_key),
             timeout=_timeout(wire.timeout),
             extended=wire.extended is True,
         )
+        if command.password is None and command.private_key is None:
+            raise _Invalid("password", "is missing, and so is privateKey: one of them is needed")
+        return command
     except msgspec.ValidationError as error:
         field, reason = _describe(error)
     except _Invalid as error:
@@ -337,6 +354,15 @@ def _host(value: object) -> str:
     if any(char.isspace() or char in "/@,;*?!|#[]" for char in host):
         raise _Invalid("host", "is neither a host name nor an IP address")
     return host
+
+
+def _fingerprint(value: object) -> str | None:
+    if value is UNSET or value is None or value == "":
+        return None
+    text = _text("hostKey", value).strip()
+    if not _FINGERPRINT.fullmatch(text):
+        raise _Invalid("hostKey", "is not a fingerprint as ssh-keygen -l shows it: SHA256: and 43 characters")
+    return text
 
 
 def _secret(field: str, value: object) -> Secret | None:

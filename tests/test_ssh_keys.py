@@ -164,7 +164,10 @@ class UnreadableTests(SynchronousTestCase):
     def test_wrong_passphrase(self) -> None:
         for name, key in KEYS.items():
             for form in (OPENSSH, PKCS8) if name == "ed25519" else (OPENSSH, PKCS8, TRADITIONAL):
-                self.check(pem(key, form, LOCKED), "passphrase is wrong", passphrase="wr0ng-passphrase")
+                text = pem(key, form, LOCKED)
+                # One wrong passphrase in some 250 decrypts to what looks like padding, and only then makes no sense.
+                words = ("passphrase is wrong",) if form is OPENSSH else ()
+                self.check(text, *words, passphrase="wr0ng-passphrase")
 
     def test_dsa(self) -> None:
         key = dsa.generate_private_key(1024)

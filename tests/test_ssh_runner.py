@@ -12,10 +12,11 @@ from zope.interface.verify import verifyObject
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner
 from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.ssh.hostkeys import fingerprint
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
-from tests.support.ssh import DEADLINE, ServerTestCase, marked_sleep, processes, shown
-from tests.support.sshd import OpenSSHServer
+from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, marked_sleep, processes, shown, tool
+from tests.support.sshd import OpenSSHServer, make_key
 
 
 class RunnerTests(ServerTestCase):
@@ -139,3 +140,31 @@ class RunnerTests(ServerTestCase):
         self.assertEqual((wire["stdout"], wire["exitCode"]), ("on", 1))
         self.assertEqual(wire["error"]["executed"], "unknown")
         self.assertIn("look at the host", wire["stderr"])
+
+    async def test_expected_host_key(self) -> None:
+        server = await self.start_server(host_key_types=("ed25519", "rsa"))
+        shown_keys = [fingerprint(blob_of(key)) for key in server.host_keys]
+        self.known_hosts.write_text(f"[{server.host}]:{server.port} {make_key()[1]}\n")  # it wins over this
+        for expected in (shown_keys[0], shown_keys[0].partition(" ")[2], shown_keys[1]):
+            result = await self.order(self.make_runner(), server, "echo ok", host_key=expected)
+            self.assertEqual(result.stdout, "ok")
+        wrong = "ssh-ed25519 SHA256:" + "A" * 43
+        runner = self.make_runner()
+        failure = await self.failure_of(self.order(runner, server, "true", host_key=wrong))
+        self.assertEqual(failure.value.code, "host-key-unexpected")
+        self.assertIn(shown_keys[0], str(failure.value))
+        attempts = len([line for line in server.log_lines if "Accepted publickey" in line])
+        self.assertEqual(attempts, 3)  # with the wrong one, no login was attempted
+
+    async def test_passphrase(self) -> None:
+        server = await self.start_server()
+        key = self.directory / "locked"
+        tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "open sesame", "-f", str(key))
+        server.authorize(key.with_suffix(".pub").read_text())
+        private = Secret(key.read_text())
+        locked = {"private_key": private, "passphrase": Secret("open sesame")}
+        self.assertEqual((await self.order(self.make_runner(), server, "echo ok", **locked)).stdout, "ok")
+        for passphrase, words in ((None, "no passphrase was given"), (Secret("wrong"), "the passphrase is wrong")):
+            ordered = self.order(self.make_runner(), server, "true", private_key=private, passphrase=passphrase)
+            failure = await self.failure_of(ordered)
+            self.assertIn(words, str(failure.value))

@@ -25,7 +25,7 @@ from relayd.ssh.errors import (
     SSHError,
     Unreachable,
 )
-from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts
 from relayd.ssh.keys import KeyStore, UnreadableKey
 from relayd.ssh.login import LoginService
 from relayd.ssh.settings import SSHSettings
@@ -87,7 +87,9 @@ class Dialer:
     async def _connect(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
-        transport = ClientTransport(host, port, self._known_hosts, policy)
+        expected = target.host_key
+        verifier = self._known_hosts if expected is None else ExpectedHostKey(expected)
+        transport = ClientTransport(host, port, verifier, policy)
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
         try:
             version = ipaddress.ip_address(host).version

@@ -142,6 +142,15 @@ class HostKeyUnknown(SSHError):
     phase = "key-exchange"
 
 
+class HostKeyUnexpected(SSHError):
+    """The host key of {host}:{port} is not the one that the command expects: expected is {expected}, the host showed
+    {shown}. Somebody may be intercepting the connection; nothing was sent. If the host has several keys, name the type
+    too, as in "ssh-ed25519 SHA256:..."."""
+
+    code = "host-key-unexpected"
+    phase = "key-exchange"
+
+
 class HostKeyRevoked(SSHError):
     """The host key {shown} of {host}:{port} is revoked by line {line} of {file}; nothing was sent."""
 

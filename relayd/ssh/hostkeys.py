@@ -14,10 +14,11 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator
+from typing import Protocol
 
 from msgspec import Struct
 
-from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, KnownHostsUnusable
+from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnexpected, HostKeyUnknown, KnownHostsUnusable
 from relayd.ssh.settings import HostKeyPolicy
 
 #: What would make a pattern, a list, a marker or a comment of a name.
@@ -52,6 +53,45 @@ class KnownHost(Struct, frozen=True):
                     return False
                 found = True
         return found
+
+
+class HostKeyVerifier(Protocol):
+    """Knows which key a host should have."""
+
+    def key_types(self, host: str, port: int) -> frozenset[bytes]:
+        """The types of key to ask the host for."""
+
+    def verify(self, host: str, port: int, blob: bytes) -> None:
+        """
+        Check the key that a host showed.
+
+        :raises SSHError: when it must not be trusted.
+        """
+
+
+class ExpectedHostKey:
+    """
+    One key, by its fingerprint: whatever any file says.
+
+    :param fingerprint: ``SHA256:…`` as OpenSSH shows it, after the type of key and a blank where that is known.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self._type, _, self._digest = fingerprint.rpartition(" ")
+
+    def key_types(self, host: str, port: int) -> frozenset[bytes]:
+        """See `HostKeyVerifier.key_types`."""
+        return frozenset((self._type.encode("utf-8"),)) if self._type else frozenset()
+
+    def verify(self, host: str, port: int, blob: bytes) -> None:
+        """
+        See `HostKeyVerifier.verify`.
+
+        :raises HostKeyUnexpected: when it is another key.
+        """
+        shown = fingerprint(blob)
+        if shown.rpartition(" ")[2] != self._digest.rstrip("="):
+            raise HostKeyUnexpected(host=host, port=port, expected=f"{self._type} {self._digest}".strip(), shown=shown)
 
 
 class KnownHosts:

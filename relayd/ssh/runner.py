@@ -39,7 +39,7 @@ class SSHCommandRunner:
 
     def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
-        password, private_key = command.password, command.private_key
+        password, private_key, passphrase = command.password, command.private_key, command.passphrase
         target = Target(
             command.host.lower(),
             command.port,
@@ -47,7 +47,9 @@ class SSHCommandRunner:
             Credential(
                 None if password is None else password.reveal(),
                 None if private_key is None else private_key.reveal(),
+                None if passphrase is None else passphrase.reveal(),
             ),
+            command.host_key,
         )
         text = self._prefix + command.command
         running: Deferred[Any] = self._client.run(target, text.encode("utf-8"), deadline)

@@ -53,12 +53,15 @@ class Target(Struct, frozen=True):
     One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
 
     :ivar host: name or address, lower case.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`; ``None``:
+        the known hosts decide.
     """
 
     host: str
     port: int
     username: str
     credential: Credential
+    host_key: str | None = None
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from relayd.ssh.algorithms import AlgorithmPolicy, key_type_of, prefer_known
 from relayd.ssh.ciphers import BadPacket, Opener, Plain, Sealer, packet_cipher
 from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, LoginDropped, NoCommonAlgorithm, NotSSH, SSHError
-from relayd.ssh.hostkeys import KnownHosts, key_type
+from relayd.ssh.hostkeys import HostKeyVerifier, key_type
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
 
@@ -60,7 +60,7 @@ class ClientTransport(SSHClientTransport):
     _log = Logger("relayd.ssh")
     ourVersionString = b"SSH-2.0-relayd"
 
-    def __init__(self, host: str, port: int, known_hosts: KnownHosts, policy: AlgorithmPolicy) -> None:
+    def __init__(self, host: str, port: int, known_hosts: HostKeyVerifier, policy: AlgorithmPolicy) -> None:
         self.host = host
         self.port = port
         self.secure: Deferred[None] = Deferred()

@@ -150,9 +150,9 @@ class RunnerTests(ServerTestCase):
             self.assertEqual(result.stdout, "ok")
         wrong = "ssh-ed25519 SHA256:" + "A" * 43
         runner = self.make_runner()
-        failure = await self.failure_of(self.order(runner, server, "true", host_key=wrong))
-        self.assertEqual(failure.value.code, "host-key-unexpected")
-        self.assertIn(shown_keys[0], str(failure.value))
+        error = await self.error_of(self.order(runner, server, "true", host_key=wrong), HostFailure)
+        self.assertEqual(error.code, "host-key-unexpected")
+        self.assertIn(shown_keys[0], str(error))
         attempts = len([line for line in server.log_lines if "Accepted publickey" in line])
         self.assertEqual(attempts, 3)  # with the wrong one, no login was attempted
 
@@ -162,7 +162,7 @@ class RunnerTests(ServerTestCase):
         tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "open sesame", "-f", str(key))
         server.authorize(key.with_suffix(".pub").read_text())
         private = Secret(key.read_text())
-        locked = {"private_key": private, "passphrase": Secret("open sesame")}
+        locked: dict[str, Any] = {"private_key": private, "passphrase": Secret("open sesame")}
         self.assertEqual((await self.order(self.make_runner(), server, "echo ok", **locked)).stdout, "ok")
         for passphrase, words in ((None, "no passphrase was given"), (Secret("wrong"), "the passphrase is wrong")):
             ordered = self.order(self.make_runner(), server, "true", private_key=private, passphrase=passphrase)

@@ -197,7 +197,7 @@ class Pool:
         del self._dials[member]
         self._members[connection] = member
         self._connections[member] = connection
-        self._state.opened(member, self._reactor.seconds())
+        self._state.opened(member, self._reactor.seconds(), connection.transport.most_sessions())
         self._refusals.accepted(member.target)
         self._log.debug("{target!r}: connected", target=member.target)
         if self._closing:

@@ -85,10 +85,11 @@ class Member(Generic[Work]):
 class _Host:
     """What all targets on one server share."""
 
-    __slots__ = ("handshakes", "hang_ups", "limit", "max_handshakes", "no_dial_before", "raise_at", "targets")
+    __slots__ = ("handshakes", "hang_ups", "limit", "max_handshakes", "most", "no_dial_before", "raise_at", "targets")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.most = limit
         self.raise_at = 0.0
         self.handshakes = 0
         self.max_handshakes = MAX_HANDSHAKES
@@ -184,9 +185,16 @@ class PoolState(Generic[Work]):
         self._tidy(lane)
         return work
 
-    def opened(self, member: Member[Work], now: float) -> None:
-        """The connection is logged in."""
+    def opened(self, member: Member[Work], now: float, most_sessions: int | None = None) -> None:
+        """
+        The connection is logged in.
+
+        :param most_sessions: what the host is known to bear on one connection, if anything is known.
+        """
         host = self._lanes[member.target].host
+        if most_sessions is not None:
+            host.most = min(host.most, most_sessions)
+            host.limit = min(host.limit, most_sessions)
         host.handshakes -= 1
         host.hang_ups = 0
         member.ready = True
@@ -255,7 +263,7 @@ class PoolState(Generic[Work]):
         if lane is None:
             return
         host = lane.host
-        if lane.waiting and host.limit < self._max_sessions and now >= host.raise_at:
+        if lane.waiting and host.limit < host.most and now >= host.raise_at:
             host.limit += 1
             host.raise_at = now + RAISE_AFTER
         while lane.waiting:
@@ -272,7 +280,7 @@ class PoolState(Generic[Work]):
         if lane.waiting:
             times = [time for member in lane.members if (time := member.next_room(now)) is not None]
             # Long commands may keep every place for hours, so these must not wait for one of them to end.
-            if host.limit < self._max_sessions:
+            if host.limit < host.most:
                 times.append(host.raise_at)
             if host.no_dial_before > now and len(lane.members) < self._max_connections:
                 times.append(host.no_dial_before)

@@ -94,6 +94,11 @@ class ClientTransport(SSHClientTransport):
 
     # What services and the pool ask for
 
+    def most_sessions(self) -> int | None:
+        """How many sessions at a time the server is known to bear; ``None``: nothing is known."""
+        # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
+        return 1 if self.otherVersionString.startswith(b"SSH-2.0-dropbear") else None
+
     def disconnect(self, reason: str) -> None:
         """Say good-bye and close."""
         self.lost_reason = reason

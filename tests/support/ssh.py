@@ -29,6 +29,7 @@ from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
+from tests.support.account import privileged
 from tests.support.sshd import OpenSSHServer, make_key
 
 #: Seconds in which anything on loopback must have happened, on a slow machine too.
@@ -183,6 +184,7 @@ class ServerTestCase(TestCase):
         self.reactor: Any = reactor
         self.directory = Path(tempfile.mkdtemp(prefix="relayd-test-ssh-"))
         self.addCleanup(tool, "rm", "-rf", str(self.directory))
+        self.addCleanup(end_marked_sleeps)
         self.known_hosts = self.directory / "known_hosts"
 
     async def start_server(self, *config_lines: str, host_key_types: Sequence[str] = ("ed25519",)) -> OpenSSHServer:
@@ -238,6 +240,9 @@ class ServerTestCase(TestCase):
         return failures[0]
 
 
+_markers: list[str] = []
+
+
 def processes(marker: str) -> list[int]:
     """The processes on this machine whose command line has the argument *marker*."""
     found = []
@@ -255,4 +260,14 @@ def processes(marker: str) -> list[int]:
 def marked_sleep() -> tuple[str, str]:
     """A length of sleep that no other process uses, so that it can be found, and the command for it."""
     marker = f"3{secrets.randbelow(10**9):09d}"
+    _markers.append(marker)
     return marker, f"sleep {marker}"
+
+
+def end_marked_sleeps() -> None:
+    """End what is left of them: a command outlives an SSH server that is killed."""
+    while _markers:
+        left = processes(_markers.pop())
+        if left:
+            # One of them may end by itself meanwhile, which is no failure.
+            subprocess.run(privileged(["kill", *map(str, left)]), capture_output=True, check=False, timeout=20)

@@ -196,13 +196,6 @@ class Interrupted(Cancelled):
     executed = "unknown"
 
 
-class Forbidden(RelayError):
-    """The site of this relay does not allow {what}. Ask its operator."""
-
-    code = "forbidden"
-    phase = "policy"
-
-
 class HostFailure(RelayError):
     """{message}"""
 

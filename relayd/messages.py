@@ -170,17 +170,20 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 def failure_result(command_id: str, error: RelayError, *, extended: bool = False) -> CommandResult:
     """The result of a command that did not get as far as an exit code (specification, "command execution error")."""
-    details = Details(
-        error={
-            "code": error.code,
-            "phase": error.phase,
-            "executed": error.executed,
-            "retriable": error.retriable,
-        }
-    )
+    details = Details(error=describe_error(error))
     return CommandResult(
         command_id=command_id, stdout="", stderr=str(error), exit_code=1, details=details, extended=extended
     )
+
+
+def describe_error(error: RelayError) -> dict[str, str | bool]:
+    """What an extended result tells programs of an error (`Details.error`)."""
+    return {
+        "code": error.code,
+        "phase": error.phase,
+        "executed": error.executed,
+        "retriable": error.retriable,
+    }
 
 
 # Reading what arrives ------------------------------------------------------------------------------------------------

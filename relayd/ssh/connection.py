@@ -15,6 +15,7 @@ from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.ssh.session import Session, State, env_request, exec_request, signal_request
+from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
 
 MSG_GLOBAL_REQUEST = 80
@@ -128,11 +129,6 @@ class Connection(SSHService):
             MSG_GLOBAL_REQUEST: self._global_request,
             MSG_CHANNEL_OPEN: self._open_requested,
         }
-
-    @property
-    def session_count(self) -> int:
-        """Channels that are open, or being opened or closed."""
-        return len(self._channels)
 
     # What the owner asks for
 
@@ -268,7 +264,7 @@ class Connection(SSHService):
         session = self._opening(packet).session
         del self._channels[_UINT32.unpack_from(packet)[0]]
         session.state = State.WAITING
-        self._owner.session_refused(self, session, _printable(getNS(packet[8:])[0]))
+        self._owner.session_refused(self, session, printable(getNS(packet[8:])[0]))
 
     def _exec_accepted(self, packet: bytes) -> None:
         self._channel(packet).session.exec_answered(True)
@@ -367,7 +363,3 @@ class Connection(SSHService):
         # Every server answers a global request, be it to say that it does not know it.
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
         self._schedule_probe()
-
-
-def _printable(text: bytes) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:200].decode("utf-8", "replace"))

@@ -15,6 +15,7 @@ from twisted.conch.ssh.service import SSHService
 
 from relayd.ssh.algorithms import signature_algorithms
 from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
+from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
 
 MSG_USERAUTH_REQUEST = 50
@@ -120,7 +121,7 @@ class LoginService(SSHService):
             self._tried.append("keyboard-interactive")
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
         else:
-            self._give_up(_printable(offered) or "nothing")
+            self._give_up(printable(b", ".join(offered)) or "nothing")
 
     def _give_up(self, offered: str) -> None:
         self._on_failure(
@@ -174,8 +175,3 @@ class LoginService(SSHService):
             secret = not shown or b"password" in prompt.lower()
             answers.append(NS(self._password.encode("utf-8") if secret else b""))
         self.transport.sendPacket(MSG_USERAUTH_INFO_RESPONSE, struct.pack(">L", count) + b"".join(answers))
-
-
-def _printable(names: list[bytes]) -> str:
-    text = ", ".join(name.decode("ascii", "replace") for name in names)[:200]
-    return "".join(char if char.isprintable() else "?" for char in text)

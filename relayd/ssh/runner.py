@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner
-from relayd.messages import CommandResult, Details, ExecuteCommand
+from relayd.messages import CommandResult, Details, ExecuteCommand, describe_error
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool_state import Counts
@@ -75,7 +75,7 @@ def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
         stderr_text = f"{stderr_text}\n{error}" if stderr_text else str(error)
         exit_code = 1
     details = Details(
-        error=None if error is None else _describe(error),
+        error=None if error is None else describe_error(_host_failure(error)),
         signal=completed.exit.signal,
         truncated=stdout.truncated or stderr.truncated,
         stdout_bytes=stdout.total,
@@ -92,23 +92,18 @@ def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
     )
 
 
-def _describe(error: SSHError) -> dict[str, str | bool]:
-    return {
-        "code": error.code,
-        "phase": error.phase,
-        "executed": error.executed,
-        "retriable": error.retriable,
-    }
+def _host_failure(error: SSHError) -> HostFailure:
+    return HostFailure(
+        message=str(error),
+        code=error.code,
+        phase=error.phase,
+        executed=error.executed,
+        retriable=error.retriable,
+    )
 
 
 def _translate(failure: Failure) -> None:
     error = failure.value
     if isinstance(error, SSHError):
-        raise HostFailure(
-            message=str(error),
-            code=error.code,
-            phase=error.phase,
-            executed=error.executed,
-            retriable=error.retriable,
-        ) from None
+        raise _host_failure(error) from None
     failure.raiseException()

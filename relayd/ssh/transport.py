@@ -28,6 +28,7 @@ from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, LoginDropped
 from relayd.ssh.hostkeys import HostKeyVerifier, key_type
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
+from relayd.ssh.text import printable
 
 MSG_DISCONNECT = 1
 MSG_SERVICE_REQUEST = 5
@@ -38,6 +39,8 @@ MSG_NEWKEYS = 21
 FIRST_KEX_METHOD, LAST_KEX_METHOD = 30, 49
 FIRST_SERVICE_MESSAGE = 50
 
+#: Bytes shown of what a server says: lists of algorithms are long.
+MAX_SHOWN = 300
 #: What a server may send before its version, in bytes: some show a notice.
 MAX_PREAMBLE = 8192
 #: Bytes in one direction after which the keys are renewed (RFC 4253, section 9).
@@ -172,13 +175,13 @@ class ClientTransport(SSHClientTransport):
                 continue
             version, _, software = line[4:].partition(b"-")
             if version not in (b"2.0", b"1.99") or not software:
-                self.failed(self._not_ssh(f"its version is {_printable(line[:60])}"))
+                self.failed(self._not_ssh(f"its version is {printable(line[:60], MAX_SHOWN)}"))
                 return len(data)
             self.otherVersionString = line
             self.gotVersion = True
             return start
         if len(data) > MAX_PREAMBLE:
-            shown = _printable(data[:60].partition(b"\n")[0].rstrip())
+            shown = printable(data[:60].partition(b"\n")[0].rstrip(), MAX_SHOWN)
             self.failed(self._not_ssh(f"it sent {len(data)} bytes without a version, beginning with “{shown}”"))
             return len(data)
         if data.startswith(b"HTTP/"):
@@ -270,8 +273,8 @@ class ClientTransport(SSHClientTransport):
                     host=self.host,
                     port=self.port,
                     kind=error.kind,
-                    theirs=_printable(b", ".join(error.theirs)),
-                    ours=_printable(b", ".join(error.ours)),
+                    theirs=printable(b", ".join(error.theirs), MAX_SHOWN),
+                    ours=printable(b", ".join(error.ours), MAX_SHOWN),
                 )
             )
             return
@@ -294,7 +297,7 @@ class ClientTransport(SSHClientTransport):
                 "{host}:{port} uses outdated algorithms: {names}",
                 host=self.host,
                 port=self.port,
-                names=_printable(b", ".join(sorted(used))),
+                names=printable(b", ".join(sorted(used)), MAX_SHOWN),
             )
 
     def _exchange_received(self, message: int, payload: bytes) -> None:
@@ -408,7 +411,7 @@ class ClientTransport(SSHClientTransport):
         self.setService(requested)
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
-        text = _printable(description)
+        text = printable(description, MAX_SHOWN)
         self.told_to_leave = True
         self.lost_reason = f"it said “{text}”" if text else f"it disconnected with code {reasonCode}"
 
@@ -419,7 +422,7 @@ class ClientTransport(SSHClientTransport):
 
     def sendDisconnect(self, reason: int, desc: bytes) -> None:
         if reason != DISCONNECT_BY_APPLICATION and self._failure is None:
-            self._failure = self._exchange_failed(_printable(desc))
+            self._failure = self._exchange_failed(printable(desc, MAX_SHOWN))
             self.lost_reason = str(self._failure)
         self.sendPacket(MSG_DISCONNECT, reason.to_bytes(4, "big") + NS(b"") + NS(b""))
         if self.transport is not None:
@@ -437,7 +440,3 @@ def _allowed_in_exchange(message: int) -> bool:
     if message >= FIRST_SERVICE_MESSAGE:
         return False
     return message not in (MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT, MSG_EXT_INFO)
-
-
-def _printable(text: bytes) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:300].decode("utf-8", "replace"))

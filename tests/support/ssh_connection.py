@@ -74,7 +74,7 @@ class ConnectionTestCase(SynchronousTestCase):
     def running(self, command: bytes = b"true") -> Session:
         """A session whose command runs; none that was started before it has ended."""
         session = self.session(command)
-        number = self.connection.session_count
+        number = len(self.connection._channels)
         self.connection.start(session)
         self.confirm(number)
         self.receive(MSG_CHANNEL_SUCCESS, numbers(number))

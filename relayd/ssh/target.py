@@ -21,18 +21,27 @@ class Credential:
 
     :param private_key: text of a key file.
     :param passphrase: decrypts it.
+    :param certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
+    :param agent: path of an ssh-agent's socket: its keys are tried.
     """
 
-    __slots__ = ("digest", "passphrase", "password", "private_key")
+    __slots__ = ("agent", "certificate", "digest", "passphrase", "password", "private_key")
 
     def __init__(
-        self, password: str | None = None, private_key: str | None = None, passphrase: str | None = None
+        self,
+        password: str | None = None,
+        private_key: str | None = None,
+        passphrase: str | None = None,
+        certificate: str | None = None,
+        agent: str | None = None,
     ) -> None:
         self.password = password
         self.private_key = private_key
         self.passphrase = passphrase
+        self.certificate = certificate
+        self.agent = agent
         hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
-        for part in (password, private_key, passphrase):
+        for part in (password, private_key, passphrase, certificate, agent):
             text = b"" if part is None else part.encode("utf-8", "surrogatepass")
             hasher.update(b"%d %d " % (part is not None, len(text)))
             hasher.update(text)
@@ -55,6 +64,7 @@ class Target(Struct, frozen=True):
     :ivar host: name or address, lower case.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`; ``None``:
         the known hosts decide.
+    :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
     """
 
     host: str
@@ -62,6 +72,7 @@ class Target(Struct, frozen=True):
     username: str
     credential: Credential
     host_key: str | None = None
+    via: Target | None = None
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"

@@ -1,5 +1,5 @@
 """
-Many commands over one SSH connection: the client side of the SSH connection protocol, for session channels.
+Many channels over one SSH connection: the client side of the SSH connection protocol, for commands and jump hosts.
 
 Source: RFC 4254.  Conch's `SSHConnection` serves every kind of channel in both roles; this one does a single thing and
 costs less for each command: no log event, Deferred or string formatting on its way.
@@ -14,7 +14,8 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.session import Session, State, env_request, exec_request, signal_request
+from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser
+from relayd.ssh.session import Session, State, signal_request
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
 
@@ -33,22 +34,20 @@ MSG_CHANNEL_REQUEST = 98
 MSG_CHANNEL_SUCCESS = 99
 MSG_CHANNEL_FAILURE = 100
 
+#: Reasons of a server not to open a channel (RFC 4254, section 5.1)
 OPEN_ADMINISTRATIVELY_PROHIBITED = 1
+OPEN_CONNECT_FAILED = 2
 EXTENDED_DATA_STDERR = 1
 
-#: Bytes that a server may send before it has to wait for us: enough for 300 Mbit/s at 100 ms.
-WINDOW = 4 * 1024 * 1024
-#: Bytes in one packet (RFC 4253, section 6.1).
-MAX_PACKET = 32768
 #: Probes without an answer after which the peer counts as gone.
 MAX_MISSED_PROBES = 2
 #: Seconds after which the keys are renewed (RFC 4253, section 9).
 REKEY_AFTER = 3600.0
 
+_MAX_UINT32 = 0xFFFFFFFF
 _UINT32 = struct.Struct(">L")
 _UINT32_2 = struct.Struct(">LL")
 _UINT32_4 = struct.Struct(">LLLL")
-
 
 #: Seconds that the end of a channel may wait for something else to be sent on the connection: alone it would cost both
 #: sides as much as any other step of a command, and nobody waits for it. Less than the pool's COOL_DOWN.
@@ -62,49 +61,42 @@ class Breach(Exception):
 class ConnectionOwner(Protocol):
     """What a connection tells the one that opened it."""
 
-    def session_refused(self, connection: Connection, session: Session, reason: str) -> None:
-        """The server opened no channel for *session*, which is waiting again: its command certainly did not run."""
+    def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
+        """
+        The server opened no channel for *session*, which is waiting again: its command certainly did not run.
 
-    def session_closed(self, connection: Connection, session: Session) -> None:
+        :param code: RFC 4254, section 5.1.
+        """
+
+    def session_closed(self, connection: Connection, session: ChannelUser) -> None:
         """The channel of *session* is closed on both sides."""
 
-    def connection_lost(self, connection: Connection, interrupted: list[Session], reason: str) -> None:
+    def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
         """
         The connection is gone.
 
-        :param interrupted: the sessions on it, as they stood: those in state ``WAITING`` never ran.
+        :param interrupted: what used its channels, as it stood: what is in state ``WAITING`` never ran.
         """
-
-
-class _Channel:
-    __slots__ = ("close_sent", "eof", "max_packet", "remote", "remote_window", "sent", "session", "window")
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        # Of standard input: bytes sent, and what the server takes now
-        self.sent = 0
-        self.remote_window = 0
-        self.max_packet = MAX_PACKET
-        self.window = WINDOW
-        self.remote = -1
-        self.close_sent = False
-        self.eof = False
 
 
 class Connection(SSHService):
     """
     A connection that is logged in.
 
-    :ivar idle_since: when the last session ended, in seconds of the clock.
+    :ivar clock: tells the time.
+    :ivar timings: seconds that it took to open, by phase (`relayd.ssh.dial`).
     """
 
     name = b"ssh-connection"
     transport: ClientTransport
 
     def __init__(self, clock: IReactorTime, owner: ConnectionOwner, keepalive_interval: float) -> None:
-        self._clock = clock
+        self.clock = clock
         self._owner = owner
-        self._channels: dict[int, _Channel] = {}
+        self.timings: dict[str, float] = {}
+        self._channels: dict[int, Channel] = {}
+        # Which of them have commands that may run, in the order in which the server was told to run them
+        self._executing: dict[ChannelUser, None] = {}
         self._next_channel = 0
         self._keepalive_interval = keepalive_interval
         self._probes_missed = 0
@@ -132,27 +124,42 @@ class Connection(SSHService):
 
     # What the owner asks for
 
-    def start(self, session: Session) -> None:
-        """Open a channel for *session* and run its command on it."""
+    def start(self, user: ChannelUser) -> None:
+        """Open a channel for *user* and run its command on it."""
         number = self._next_channel
         self._next_channel = (number + 1) & 0xFFFFFFFF
-        self._channels[number] = _Channel(session)
-        session.state = State.OPENING
+        self._channels[number] = Channel(user)
+        user.opening(self)
         if self._farewells:
             self._send_farewells()
         self.transport.sendPacket(
-            MSG_CHANNEL_OPEN, b"\0\0\0\x07session" + struct.pack(">LLL", number, WINDOW, MAX_PACKET)
+            MSG_CHANNEL_OPEN, NS(user.kind) + struct.pack(">LLL", number, WINDOW, MAX_PACKET) + user.open_data
         )
 
-    def signal(self, session: Session, name: str) -> None:
+    def executing(self) -> list[ChannelUser]:
+        """The commands that may be running now, in the order in which the server was told to run them."""
+        return list(self._executing)
+
+    def signal(self, user: ChannelUser, name: str) -> None:
         """Ask the server to send the command a signal. Older servers, and dropbear, ignore it."""
-        channel = self._find(session)
+        channel = self._find(user)
         if channel is not None and channel.remote >= 0 and not channel.close_sent:
             self._send_request(channel, signal_request(name))
 
-    def close(self, session: Session) -> None:
-        """Close the channel of *session*, now or as soon as it is open."""
-        channel = self._find(session)
+    def write(self, user: ChannelUser, data: bytes) -> None:
+        """Send data, as soon as the server takes it."""
+        channel = self._find(user)
+        if channel is not None and channel.remote >= 0 and not channel.close_sent:
+            self._send(channel, data)
+
+    def unsent(self, user: ChannelUser) -> int:
+        """How many bytes wait until the server takes them."""
+        channel = self._find(user)
+        return 0 if channel is None else len(channel.outgoing)
+
+    def close(self, user: ChannelUser) -> None:
+        """Close the channel of *user*, now or as soon as it is open."""
+        channel = self._find(user)
         if channel is not None and not channel.close_sent:
             channel.close_sent = True
             if channel.remote >= 0:
@@ -174,16 +181,17 @@ class Connection(SSHService):
                 call.cancel()
         self._probe_call = self._farewell_call = None
         channels, self._channels = self._channels, {}
-        interrupted = []
+        self._executing.clear()
+        interrupted: list[ChannelUser] = []
         for channel in channels.values():
-            session = channel.session
-            if session.state is State.OPENING:
-                session.state = State.WAITING
-            if channel.eof and session.exit.known:
-                # All of it had arrived but the good-bye.
-                session.ended()
+            user = channel.user
+            if user.state is State.OPENING:
+                user.state = State.WAITING
+            channel.close_sent = True
+            if user.survives(channel.eof):
+                user.ended()
             else:
-                interrupted.append(session)
+                interrupted.append(user)
         self._owner.connection_lost(self, interrupted, self._lost_reason or self.transport.lost_reason)
 
     def packetReceived(self, message: int, packet: bytes) -> None:
@@ -195,10 +203,10 @@ class Connection(SSHService):
 
     # Channels
 
-    def _find(self, session: Session) -> _Channel | None:
-        return next((channel for channel in self._channels.values() if channel.session is session), None)
+    def _find(self, user: ChannelUser) -> Channel | None:
+        return next((channel for channel in self._channels.values() if channel.user is user), None)
 
-    def _channel(self, packet: bytes) -> _Channel:
+    def _channel(self, packet: bytes) -> Channel:
         """
         The open channel that a packet is for.
 
@@ -209,7 +217,7 @@ class Connection(SSHService):
             raise Breach("a packet for a channel that is not open")
         return channel
 
-    def _opening(self, packet: bytes) -> _Channel:
+    def _opening(self, packet: bytes) -> Channel:
         """
         Likewise, the channel that is being opened: its command was not sent yet.
 
@@ -220,7 +228,7 @@ class Connection(SSHService):
             raise Breach("an answer for a channel that is not being opened")
         return channel
 
-    def _send_request(self, channel: _Channel, request: bytes) -> None:
+    def _send_request(self, channel: Channel, request: bytes) -> None:
         self.transport.sendPacket(MSG_CHANNEL_REQUEST, _UINT32.pack(channel.remote) + request)
 
     def _open_confirmed(self, packet: bytes) -> None:
@@ -233,72 +241,93 @@ class Connection(SSHService):
         if channel.close_sent:  # given up while it was being opened
             self.transport.sendPacket(MSG_CHANNEL_CLOSE, remote_number)
             return
-        session = channel.session
-        session.started()
-        for name, value in session.env:
-            self._send_request(channel, env_request(name, value))
-        self.transport.sendPacket(MSG_CHANNEL_REQUEST, remote_number + exec_request(session.command))
-        self._send_stdin(channel)
+        user = channel.user
+        if isinstance(user, Session):
+            self._executing[user] = None
+        for request in user.opened():
+            self.transport.sendPacket(MSG_CHANNEL_REQUEST, remote_number + request)
+        channel.finished = not user.stdin_open
+        self._send(channel, user.stdin)
 
-    def _send_stdin(self, channel: _Channel) -> None:
-        """As much of the standard input as the server takes now, and after the last of it its end."""
-        stdin = channel.session.stdin
-        remote_number = _UINT32.pack(channel.remote)
-        while channel.sent < len(stdin):
-            size = min(channel.remote_window, channel.max_packet, len(stdin) - channel.sent)
-            if size <= 0:
-                return
-            data = stdin[channel.sent : channel.sent + size]
-            self.transport.sendPacket(MSG_CHANNEL_DATA, remote_number + NS(data))
-            channel.sent += size
+    def _send(self, channel: Channel, data: bytes) -> None:
+        """As much of *data* as the server takes now; the rest waits. After the last of it the server is told so."""
+        if not channel.outgoing:
+            data = data[self._send_now(channel, data) :]
+        if data:
+            channel.outgoing += data
+        elif channel.finished:
+            self.transport.sendPacket(MSG_CHANNEL_EOF, _UINT32.pack(channel.remote))
+
+    def _send_now(self, channel: Channel, data: bytes | bytearray) -> int:
+        start = 0
+        while (size := min(channel.remote_window, channel.max_packet, len(data) - start)) > 0:
+            self.transport.sendPacket(
+                MSG_CHANNEL_DATA, _UINT32_2.pack(channel.remote, size) + data[start : start + size]
+            )
+            start += size
             channel.remote_window -= size
-        self.transport.sendPacket(MSG_CHANNEL_EOF, remote_number)
+        return start
 
     def _window_adjusted(self, packet: bytes) -> None:
         channel = self._channel(packet)
-        channel.remote_window += _UINT32.unpack_from(packet, 4)[0]
-        if channel.sent < len(channel.session.stdin) and not channel.close_sent:
-            self._send_stdin(channel)
+        channel.remote_window = min(channel.remote_window + _UINT32.unpack_from(packet, 4)[0], _MAX_UINT32)
+        if channel.outgoing and not channel.close_sent:
+            del channel.outgoing[: self._send_now(channel, channel.outgoing)]
+            if not channel.outgoing:
+                self._send(channel, b"")
 
     def _open_refused(self, packet: bytes) -> None:
-        session = self._opening(packet).session
+        user = self._opening(packet).user
         del self._channels[_UINT32.unpack_from(packet)[0]]
-        session.state = State.WAITING
-        self._owner.session_refused(self, session, printable(getNS(packet[8:])[0]))
+        user.state = State.WAITING
+        code = _UINT32.unpack_from(packet, 4)[0]
+        self._owner.session_refused(self, user, code, printable(getNS(packet[8:])[0]))
 
     def _exec_accepted(self, packet: bytes) -> None:
-        self._channel(packet).session.exec_answered(True)
+        self._channel(packet).user.exec_answered(True)
 
     def _exec_refused(self, packet: bytes) -> None:
-        channel = self._channel(packet)
-        channel.session.exec_answered(False)
-        self.close(channel.session)
+        user = self._channel(packet).user
+        if not user.exec_answered(False):
+            self.close(user)
 
     def _data(self, packet: bytes) -> None:
-        channel = self._channel(packet)
-        data = packet[8:]
-        channel.session.stdout.append(data)
-        self._consumed(channel, len(data))
+        self._received(self._channel(packet), packet[8:], False)
 
     def _extended_data(self, packet: bytes) -> None:
         channel = self._channel(packet)
-        data = packet[12:]
         if _UINT32.unpack_from(packet, 4)[0] == EXTENDED_DATA_STDERR:
-            channel.session.stderr.append(data)
-        self._consumed(channel, len(data))
+            self._received(channel, packet[12:], True)
+        else:
+            self._refill(channel, len(packet) - 12, 0)
 
-    def _consumed(self, channel: _Channel, size: int) -> None:
-        channel.window -= size
-        if channel.window < WINDOW // 2 and not channel.close_sent:
-            self.transport.sendPacket(
-                MSG_CHANNEL_WINDOW_ADJUST, _UINT32_2.pack(channel.remote, WINDOW - channel.window)
-            )
-            channel.window = WINDOW
+    def _received(self, channel: Channel, data: bytes, is_stderr: bool) -> None:
+        size = len(data)
+        reading = channel.user.received(data, is_stderr)
+        if reading is None:
+            self._refill(channel, size, 0)
+        else:
+            self._refill(channel, size, size)
+            reading.addBoth(lambda _: self._refill(channel, 0, -size))
+
+    def _refill(self, channel: Channel, arrived: int, unread: int) -> None:
+        """
+        Let the server send more, as far as its data is read.
+
+        :param arrived: bytes that came.
+        :param unread: by how many those grow that wait for their reader.
+        """
+        channel.window -= arrived
+        channel.unread += unread
+        if channel.window < -MAX_PACKET:  # a packet too much is not worth a quarrel
+            raise Breach("more data than it may send")
+        if not channel.close_sent and (room := channel.refill()):
+            self.transport.sendPacket(MSG_CHANNEL_WINDOW_ADJUST, _UINT32_2.pack(channel.remote, room))
 
     def _channel_request(self, packet: bytes) -> None:
         channel = self._channel(packet)
         name, rest = getNS(packet[4:])
-        channel.session.request_received(name, rest[1:])
+        channel.user.request_received(name, rest[1:])
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
             self.transport.sendPacket(MSG_CHANNEL_FAILURE, _UINT32.pack(channel.remote))
 
@@ -309,14 +338,16 @@ class Connection(SSHService):
         channel = self._channel(packet)
         del self._channels[_UINT32.unpack_from(packet)[0]]
         if not channel.close_sent:
+            channel.close_sent = True
             self._farewells.append(channel.remote)
             if self._farewell_call is None:
-                self._farewell_call = self._clock.callLater(CLOSE_LINGER, self._linger_ended)
-        session = channel.session
+                self._farewell_call = self.clock.callLater(CLOSE_LINGER, self._linger_ended)
+        user = channel.user
+        self._executing.pop(user, None)
         # The place first: who hears of the end may send the next command at once.
-        self._owner.session_closed(self, session)
-        if session.state in (State.STARTING, State.RUNNING):
-            session.ended()
+        self._owner.session_closed(self, user)
+        if user.state in (State.STARTING, State.RUNNING):
+            user.ended()
 
     def _linger_ended(self) -> None:
         self._farewell_call = None
@@ -344,7 +375,7 @@ class Connection(SSHService):
     # Probing a silent peer
 
     def _schedule_probe(self) -> None:
-        self._probe_call = self._clock.callLater(self._keepalive_interval, self._probe)
+        self._probe_call = self.clock.callLater(self._keepalive_interval, self._probe)
 
     def _probe(self) -> None:
         self._probe_call = None
@@ -357,7 +388,7 @@ class Connection(SSHService):
             self._lost_reason = "it did not answer any more"
             self.transport.abort()
             return
-        if self._clock.seconds() >= self._rekey_at:
+        if self.clock.seconds() >= self._rekey_at:
             self._rekey_at += REKEY_AFTER
             self.transport.renew_keys()
         # Every server answers a global request, be it to say that it does not know it.

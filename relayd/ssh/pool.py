@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relayd.ssh.channel import ChannelUser
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
@@ -27,7 +28,7 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.pool_state import MAX_DROPS, Counts, Dial, Member, PoolState, Start, Step
 from relayd.ssh.refusals import Refusals
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 
@@ -45,7 +46,7 @@ class Job:
 
     __slots__ = ("connection", "drops", "on_failure", "session", "target")
 
-    def __init__(self, target: Target, session: Session, on_failure: Callable[[SSHError], None]) -> None:
+    def __init__(self, target: Target, session: ChannelUser, on_failure: Callable[[SSHError], None]) -> None:
         self.target = target
         self.session = session
         self.on_failure = on_failure
@@ -68,7 +69,7 @@ class Pool:
         self._settings = settings
         self._state: PoolState[Job] = PoolState(settings.max_sessions, settings.max_connections)
         self._refusals = Refusals()
-        self._jobs: dict[Session, Job] = {}
+        self._jobs: dict[ChannelUser, Job] = {}
         self._members: dict[Connection, Member[Job]] = {}
         self._connections: dict[Member[Job], Connection] = {}
         self._dials: dict[Member[Job], Deferred[Any]] = {}
@@ -257,7 +258,7 @@ class Pool:
             job.connection.signal(job.session, "KILL")
         self.withdraw(job)
 
-    def _forget(self, session: Session) -> Job | None:
+    def _forget(self, session: ChannelUser) -> Job | None:
         job = self._jobs.pop(session, None)
         if job is not None:
             call = self._kills.pop(job, None)
@@ -267,13 +268,13 @@ class Pool:
 
     # ConnectionOwner
 
-    def session_closed(self, connection: Connection, session: Session) -> None:
+    def session_closed(self, connection: Connection, session: ChannelUser) -> None:
         self._forget(session)
         member = self._members[connection]
         self._state.session_closed(member, self._reactor.seconds())
         self._work(member.target)
 
-    def session_refused(self, connection: Connection, session: Session, reason: str) -> None:
+    def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
         member = self._members[connection]
         target = member.target
         for_good = self._state.session_refused(member, self._reactor.seconds())
@@ -290,7 +291,7 @@ class Pool:
         else:
             self._work(target)
 
-    def connection_lost(self, connection: Connection, interrupted: list[Session], reason: str) -> None:
+    def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
         member = self._members.pop(connection)
         del self._connections[member]
         self._state.lost(member)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from twisted.conch.ssh.common import NS, getNS
+from twisted.internet.defer import Deferred
 
 from relayd.ssh.output import OutputBuffer
+
+if TYPE_CHECKING:
+    from relayd.ssh.connection import Connection
 
 #: RFC 4254, section 6.10, with the numbers of POSIX and Linux: a shell reports 128 + number.
 SIGNAL_NUMBERS = {
@@ -52,6 +57,11 @@ class ExitInfo(Struct, frozen=True):
         return None
 
 
+#: Takes output as it arrives: whether it is stderr, and the bytes. A Deferred keeps the server from sending more than
+#: its window until it fires.
+OutputReader = Callable[[bool, bytes], Deferred[None] | None]
+
+
 class Session:
     """
     One command, from its wait for a channel to its end.
@@ -59,23 +69,21 @@ class Session:
     :param command: what the server's shell gets.
     :param max_output: bytes kept of each stream.
     :param stdin: what the command gets on its standard input before the end of it.
+    :param stdin_open: whether more may follow (`relayd.ssh.connection.Connection.write`).
     :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
+    :param reader: gets the output as it arrives, beside what is kept.
     :param on_start: called when the ``exec`` request leaves.
     :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
     """
 
     __slots__ = (
-        "_on_end",
-        "_on_start",
-        "command",
-        "env",
-        "exec_refused",
-        "exit",
-        "state",
-        "stderr",
-        "stdin",
-        "stdout",
-    )
+        "_on_end", "_on_start", "command", "env", "exec_refused", "exit", "reader", "state", "stderr", "stdin",
+        "stdin_open", "stdout",
+    )  # fmt: skip
+
+    #: Of its channel (RFC 4254, section 6.1)
+    kind = b"session"
+    open_data = b""
 
     def __init__(
         self,
@@ -85,11 +93,15 @@ class Session:
         on_end: Callable[[], None],
         *,
         stdin: bytes = b"",
+        stdin_open: bool = False,
         env: Sequence[tuple[str, str]] = (),
+        reader: OutputReader | None = None,
     ) -> None:
         self.command = command
         self.stdin = stdin
+        self.stdin_open = stdin_open
         self.env = env
+        self.reader = reader
         self.state = State.WAITING
         self.stdout = OutputBuffer(max_output)
         self.stderr = OutputBuffer(max_output)
@@ -100,18 +112,44 @@ class Session:
 
     # What the connection reports
 
-    def started(self) -> None:
-        """The ``exec`` request is about to be sent."""
+    def opening(self, connection: Connection) -> None:
+        """A channel is asked for."""
+        self.state = State.OPENING
+
+    def opened(self) -> list[bytes]:
+        """
+        The channel is open.
+
+        :return: the channel requests to send, each without the channel's number.
+        """
         self.state = State.STARTING
         self._on_start()
+        requests = [_env_request(name, value) for name, value in self.env]
+        requests.append(_exec_request(self.command))
+        return requests
 
-    def exec_answered(self, accepted: bool) -> None:
-        """The server answered the ``exec`` request."""
-        if self.state is State.STARTING:
-            if accepted:
-                self.state = State.RUNNING
-            else:
-                self.exec_refused = True
+    def exec_answered(self, accepted: bool) -> bool:
+        """
+        The server answered the ``exec`` request.
+
+        :return: whether the channel is of use: an answer to a question that nobody asked changes nothing.
+        """
+        if self.state is not State.STARTING:
+            return True
+        if accepted:
+            self.state = State.RUNNING
+        else:
+            self.exec_refused = True
+        return accepted
+
+    def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
+        """
+        Output.
+
+        :return: ``None``, or what fires when it has been read.
+        """
+        (self.stderr if is_stderr else self.stdout).append(data)
+        return None if self.reader is None else self.reader(is_stderr, data)
 
     def request_received(self, name: bytes, rest: bytes) -> None:
         """``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us."""
@@ -121,18 +159,22 @@ class Session:
             signal = getNS(rest)[0].decode("ascii", "replace").removeprefix("SIG")
             self.exit = ExitInfo(None, "".join(char for char in signal[:16] if char.isalnum()))
 
+    def survives(self, eof: bool) -> bool:
+        """The connection is lost; says whether all had arrived by then but the good-bye."""
+        return eof and self.exit.known
+
     def ended(self) -> None:
         """The channel has closed, after the ``exec`` request was sent."""
         self.state = State.ENDED
         self._on_end()
 
 
-def exec_request(command: bytes) -> bytes:
+def _exec_request(command: bytes) -> bytes:
     """The part of a channel request that follows the channel number: ``exec``, reply wanted."""
     return NS(b"exec") + b"\1" + NS(command)
 
 
-def env_request(name: str, value: str) -> bytes:
+def _env_request(name: str, value: str) -> bytes:
     """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
     return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value.encode("utf-8"))
 

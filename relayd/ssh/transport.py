@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import BadKeyError, Key
@@ -48,6 +49,14 @@ REKEY_BYTES = 1 << 30
 _MASK32 = 0xFFFFFFFF
 
 
+@runtime_checkable
+class Abortable(Protocol):
+    """A transport that can be closed without a peer's help: TCP, and a channel of another SSH connection."""
+
+    def abortConnection(self) -> None:
+        """Close at once."""
+
+
 class ClientTransport(SSHClientTransport):
     """
     One connection to an SSH server, as far as the end of the key exchange; services go on from there.
@@ -58,6 +67,7 @@ class ClientTransport(SSHClientTransport):
     :ivar lost_reason: why the connection ended, in words, once it has.
     :ivar told_to_leave: whether the server said that it ends the connection.
     :ivar negotiated: the algorithms in use.
+    :ivar forced_command: whether the server said that it runs one command of its own, whatever it is asked to run.
     """
 
     _log = Logger("relayd.ssh")
@@ -71,6 +81,7 @@ class ClientTransport(SSHClientTransport):
         self.lost_reason = "the connection was closed"
         self.negotiated: Negotiated | None = None
         self.told_to_leave = False
+        self.forced_command = False
         self._known_hosts = known_hosts
         self.policy = policy
         self._host_key_algorithms = list(prefer_known(policy, known_hosts.key_types(host, port)))
@@ -109,7 +120,7 @@ class ClientTransport(SSHClientTransport):
 
     def abort(self) -> None:
         """Close without waiting for a peer that may not be there any more."""
-        if ITCPTransport.providedBy(self.transport):
+        if isinstance(self.transport, Abortable):
             self.transport.abortConnection()
         elif self.transport is not None:
             self.transport.loseConnection()
@@ -195,7 +206,8 @@ class ClientTransport(SSHClientTransport):
         """Hand on every packet that is complete, and keep the rest; nothing is copied for a packet but its payload."""
         view = memoryview(data)
         end = len(data)
-        while self._failure is None:
+        # What follows a server's good-bye is not for us any more.
+        while self._failure is None and not self.told_to_leave:
             opener = self._opener
             size = self._packet_size
             if not size:
@@ -414,6 +426,12 @@ class ClientTransport(SSHClientTransport):
         text = printable(description, MAX_SHOWN)
         self.told_to_leave = True
         self.lost_reason = f"it said “{text}”" if text else f"it disconnected with code {reasonCode}"
+
+    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
+        # What OpenSSH tells after the login, as in "/home/u/.ssh/authorized_keys:1: key options: command no-pty"
+        _file, found, options = message.partition(b" key options: ")
+        if found and b"command" in options.split():
+            self.forced_command = True
 
     def receiveUnimplemented(self, seqnum: int) -> None:
         self._log.debug(

@@ -11,6 +11,7 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.ssh.channel import ChannelUser
 from relayd.ssh.connection import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS, Connection
 from relayd.ssh.session import Session, State
 from relayd.ssh.transport import ClientTransport
@@ -33,17 +34,17 @@ class Owner:
     """Keeps what a connection tells the one that opened it, with the state of the session at that moment."""
 
     def __init__(self) -> None:
-        self.refused: list[tuple[Session, str, State]] = []
-        self.closed: list[Session] = []
-        self.lost: list[tuple[list[Session], str]] = []
+        self.refused: list[tuple[ChannelUser, str, State]] = []
+        self.closed: list[ChannelUser] = []
+        self.lost: list[tuple[list[ChannelUser], str]] = []
 
-    def session_refused(self, connection: Connection, session: Session, reason: str) -> None:
+    def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
         self.refused.append((session, reason, session.state))
 
-    def session_closed(self, connection: Connection, session: Session) -> None:
+    def session_closed(self, connection: Connection, session: ChannelUser) -> None:
         self.closed.append(session)
 
-    def connection_lost(self, connection: Connection, interrupted: list[Session], reason: str) -> None:
+    def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
         self.lost.append((interrupted, reason))
 
 

@@ -1,0 +1,109 @@
+"""
+What a connection keeps of each of its channels, and what it asks of those that use one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import Deferred
+
+from relayd.ssh.session import State
+
+if TYPE_CHECKING:
+    from relayd.ssh.connection import Connection
+
+#: Bytes that a server may send before it has to wait for us: enough for 300 Mbit/s at 100 ms.
+WINDOW = 4 * 1024 * 1024
+#: Bytes in one packet (RFC 4253, section 6.1).
+MAX_PACKET = 32768
+
+
+class ChannelUser(Protocol):
+    """
+    What runs on a channel: a command (`relayd.ssh.session.Session`) or a connection to another host
+    (`relayd.ssh.forward.Forward`).
+
+    :ivar kind: type of the channel (RFC 4250, section 4.9.1).
+    :ivar open_data: what its ``CHANNEL_OPEN`` holds beside the usual.
+    :ivar stdin: what is sent as soon as it is open.
+    :ivar stdin_open: whether more may follow.
+    """
+
+    state: State
+
+    @property
+    def kind(self) -> bytes: ...
+
+    @property
+    def open_data(self) -> bytes: ...
+
+    @property
+    def stdin(self) -> bytes: ...
+
+    @property
+    def stdin_open(self) -> bool: ...
+
+    def survives(self, eof: bool) -> bool:
+        """
+        The connection is lost; says whether that leaves nothing open, so that it has merely ended.
+
+        :param eof: whether the server had said that no more data comes.
+        """
+
+    def opening(self, connection: Connection) -> None:
+        """A channel of *connection* is asked for."""
+
+    def opened(self) -> list[bytes]:
+        """The channel is open; gives the requests to send on it, each without the channel's number."""
+
+    def exec_answered(self, accepted: bool) -> bool:
+        """A request was answered; says whether the channel is still of use."""
+
+    def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
+        """Data arrived; a Deferred says when it has been read."""
+
+    def request_received(self, name: bytes, rest: bytes) -> None:
+        """The server sent a channel request."""
+
+    def ended(self) -> None:
+        """The channel has closed."""
+
+
+class Channel:
+    """
+    The numbers of one channel.
+
+    :ivar remote: its number at the server; -1 until it is open.
+    :ivar window: bytes that the server may still send.
+    :ivar unread: bytes that arrived and that its reader has not taken.
+    :ivar remote_window: bytes that the server takes now.
+    :ivar outgoing: bytes that wait for that.
+    :ivar finished: no more will follow them; the server is to be told when they are gone.
+    """
+
+    __slots__ = (
+        "close_sent", "eof", "finished", "max_packet", "outgoing", "remote", "remote_window", "unread", "user", "window"
+    )  # fmt: skip
+
+    def __init__(self, user: ChannelUser) -> None:
+        self.user = user
+        self.remote = -1
+        self.window = WINDOW
+        self.unread = 0
+        self.remote_window = 0
+        self.max_packet = MAX_PACKET
+        self.outgoing = bytearray()
+        self.finished = False
+        self.close_sent = False
+        self.eof = False
+
+    def refill(self) -> int:
+        """
+        How much more the server may send, once that is worth a message; what is not read yet is held back from it.
+        """
+        room = WINDOW - self.window - self.unread
+        if room < WINDOW // 2:
+            return 0
+        self.window += room
+        return room

@@ -1,0 +1,144 @@
+"""
+A connection to another host through an SSH server: a ``direct-tcpip`` channel, as the transport of a protocol.
+
+Source: RFC 4254, section 7.2; what ``ssh -J`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from twisted.conch.ssh.common import NS
+from twisted.internet.address import HostnameAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall, IProtocol, ITransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.ssh.session import State
+
+if TYPE_CHECKING:
+    from relayd.ssh.connection import Connection
+
+#: Seconds that a jump host may take to reach the other host.
+OPEN_TIMEOUT = 15.0
+
+
+@implementer(ITransport)
+class Forward:
+    """
+    One channel through which a jump host passes bytes to and from another host.
+
+    :param host: the other host, as the jump host knows it.
+    :param on_open: called when bytes can flow; then is the time to call `connect`.
+    :param on_end: called once when they flow no more; without `on_open` before it, the jump host did not answer in
+        time.
+    """
+
+    kind = b"direct-tcpip"
+    stdin = b""
+    stdin_open = True
+
+    def __init__(self, host: str, port: int, on_open: Callable[[], None], on_end: Callable[[], None]) -> None:
+        self.host = host
+        self.port = port
+        self.state = State.WAITING
+        # Where the connection comes from, as a server may log it: there is nothing true to say.
+        self.open_data = NS(host.encode()) + port.to_bytes(4, "big") + NS(b"127.0.0.1") + bytes(4)
+        self.disconnecting = False
+        self._on_open = on_open
+        self._on_end = on_end
+        self._connection: Connection | None = None
+        self._protocol: IProtocol | None = None
+        self._call: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        return f"<Forward to {self.host}:{self.port}>"
+
+    def connect(self, protocol: IProtocol) -> None:
+        """Make this the transport of *protocol*, now that it is open."""
+        self._protocol = protocol
+        protocol.makeConnection(self)
+
+    # What the connection reports
+
+    def opening(self, connection: Connection) -> None:
+        """See `relayd.ssh.channel.ChannelUser`; likewise the following."""
+        self.state = State.OPENING
+        self._connection = connection
+        self._call = connection.clock.callLater(OPEN_TIMEOUT, self._not_opened)
+
+    def opened(self) -> list[bytes]:
+        self._cancel_call()
+        self.state = State.RUNNING
+        self._on_open()
+        return []
+
+    def exec_answered(self, accepted: bool) -> bool:
+        return True  # nothing was asked
+
+    def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
+        if self._protocol is not None and not is_stderr and not self.disconnecting:
+            self._protocol.dataReceived(data)
+        return None
+
+    def request_received(self, name: bytes, rest: bytes) -> None:
+        pass
+
+    def survives(self, eof: bool) -> bool:
+        return self.state is State.RUNNING
+
+    def ended(self) -> None:
+        self._end(Failure(ConnectionDone() if self.disconnecting else ConnectionLost()))
+
+    def _end(self, reason: Failure) -> None:
+        if self.state is State.ENDED:
+            return
+        self.state = State.ENDED
+        self._cancel_call()
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connectionLost(reason)
+        self._on_end()
+
+    def _not_opened(self) -> None:
+        self.loseConnection()
+        self._end(Failure(ConnectionLost()))
+
+    def _cancel_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
+
+    # ITransport
+
+    def write(self, data: bytes) -> None:
+        """Send *data* on; what the jump host does not take yet waits."""
+        if self._connection is not None and not self.disconnecting:
+            self._connection.write(self, data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Likewise."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close. What could not be sent until now, because the jump host takes no more, is not sent."""
+        if self._connection is not None and not self.disconnecting:
+            self.disconnecting = True
+            self._connection.close(self)
+
+    def abortConnection(self) -> None:
+        """Close, and tell the protocol soon, whatever the jump host does."""
+        if self._connection is not None and self._call is None and self.state is State.RUNNING:
+            self._call = self._connection.clock.callLater(0, self._end, Failure(ConnectionAborted()))
+        self.loseConnection()
+
+    def getPeer(self) -> HostnameAddress:
+        """The other host, by the name that the jump host got."""
+        return HostnameAddress(self.host.encode(), self.port)
+
+    def getHost(self) -> HostnameAddress:
+        """There is no address of ours on that network."""
+        return HostnameAddress(b"", 0)

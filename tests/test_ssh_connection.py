@@ -7,24 +7,26 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
+from twisted.internet.defer import Deferred
 
+from relayd.ssh.channel import MAX_PACKET, WINDOW
 from relayd.ssh.connection import (
     CLOSE_LINGER,
     MAX_MISSED_PROBES,
-    MAX_PACKET,
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_OPEN_FAILURE,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_GLOBAL_REQUEST,
     MSG_REQUEST_FAILURE,
-    WINDOW,
+    Breach,
 )
 from relayd.ssh.pool_state import COOL_DOWN
 from relayd.ssh.session import Session, State
@@ -300,3 +302,77 @@ class ServerInitiativeTests(ConnectionTestCase):
         self.assertEqual(self.transport.take(), [])
         self.receive(MSG_GLOBAL_REQUEST, NS(b"tcpip-forward") + b"\1" + NS(b"") + numbers(80))
         self.assertEqual(self.transport.take(), [(MSG_REQUEST_FAILURE, b"")])
+
+
+class ReaderTests(ConnectionTestCase):
+    """Output that somebody reads as it arrives, and decides how much more may come."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reading: list[Deferred[None]] = []
+        self.slow = Session(b"true", 10, lambda: None, lambda: None, reader=self.read)
+        self.connection.start(self.slow)
+        self.confirm()
+        self.transport.take()
+
+    def read(self, is_stderr: bool, data: bytes) -> Deferred[None]:
+        self.reading.append(Deferred())
+        return self.reading[-1]
+
+    def flood(self) -> None:
+        for _ in range(WINDOW // MAX_PACKET):
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
+
+    def test_window_waits_for_the_reader(self) -> None:
+        self.flood()
+        self.assertEqual(self.transport.take(), [])
+        for reading in self.reading[: len(self.reading) // 2]:
+            reading.callback(None)
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_WINDOW_ADJUST, numbers(100, WINDOW // 2))])
+
+    def test_reader_that_fails_holds_up_nothing(self) -> None:
+        self.flood()
+        for reading in self.reading:
+            reading.errback(RuntimeError())
+            reading.addErrback(lambda _: None)
+        self.assertEqual(len(self.transport.take()), 2)
+
+    def test_more_than_the_window(self) -> None:
+        self.flood()
+        self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
+        with self.assertRaises(Breach):
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(b"x"))
+
+    def test_reader_that_is_ready_after_the_end(self) -> None:
+        self.flood()
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.transport.take()
+        for reading in self.reading:
+            reading.callback(None)
+        self.assertEqual(self.transport.take(), [])
+
+    def test_answer_to_no_question(self) -> None:
+        self.receive(MSG_CHANNEL_SUCCESS, numbers(0))
+        self.receive(MSG_CHANNEL_FAILURE, numbers(0))
+        self.assertEqual((self.slow.state, self.slow.exec_refused), (State.RUNNING, False))
+        self.assertEqual(self.transport.take(), [])
+
+
+class WriteTests(ConnectionTestCase):
+    """Standard input that is written while a command runs."""
+
+    def test_as_the_server_takes_it(self) -> None:
+        session = Session(b"cat", 10, lambda: None, lambda: None, stdin_open=True)
+        self.connection.start(session)
+        self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 5, 3))
+        self.transport.take()
+        self.connection.write(session, b"abcdefg")
+        self.assertEqual(
+            self.transport.take(),
+            [(MSG_CHANNEL_DATA, numbers(100) + NS(b"abc")), (MSG_CHANNEL_DATA, numbers(100) + NS(b"de"))],
+        )
+        self.connection.write(session, b"h")
+        self.assertEqual(self.connection.unsent(session), 3)
+        self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 100))
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_DATA, numbers(100) + NS(b"fgh"))])
+        self.assertEqual(self.connection.unsent(session), 0)

@@ -4,6 +4,8 @@ Running commands on SSH servers: what users of this package call.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -12,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 
 from relayd.ssh.dial import Dialer
+from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
     ExecRefused,
     NoExitStatus,
@@ -27,14 +30,18 @@ from relayd.ssh.keys import KeyStore
 from relayd.ssh.output import OutputBuffer
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.pool_state import Counts
-from relayd.ssh.session import ExitInfo, Session, State
+from relayd.ssh.session import ExitInfo, OutputReader, Session, State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 
-#: Seconds that a command gets to end by itself after the first signal, before its result is given without its end.
-TERM_GRACE = 0.25
-#: Seconds after that until the command is killed and its channel closed.
-KILL_AFTER = 2.0
+#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
+RESULT_AFTER = 0.4
+
+_OUTCOMES: dict[Killed, str] = {
+    "confirmed": "It was ended: none of its processes is left.",
+    "unconfirmed": "It was told to end; whether all of it did is not known yet.",
+    "unsupported": "It was told to end, but the host offers no way to see to it: it may still be running.",
+}
 
 
 class Completed(Struct, frozen=True, kw_only=True):
@@ -44,16 +51,17 @@ class Completed(Struct, frozen=True, kw_only=True):
     :ivar exit: what the server said of its end.
     :ivar error: why that is not the whole story, where it is not: it ran out of time, was cancelled, ended without a
         status, or the connection was lost; the output is what had come until then.
-    :ivar wait: seconds until the command was started.
-    :ivar run: seconds from there to its end.
+    :ivar killed: where it was to end early: what became of it by the time of this.
+    :ivar timings: seconds that it took, by phase: ``wait`` until the command was sent; within that, where a connection
+        was opened for it, ``connect``, ``keyExchange`` and ``login``; then ``run``.
     """
 
     exit: ExitInfo
     stdout: OutputBuffer
     stderr: OutputBuffer
     error: SSHError | None
-    wait: float
-    run: float
+    killed: Killed | None
+    timings: dict[str, float]
 
 
 class SSHClient:
@@ -72,15 +80,31 @@ class SSHClient:
         known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
         self._pool = Pool(reactor, Dialer(reactor, settings, known_hosts, KeyStore(defer_to_thread)), settings)
 
-    def run(self, target: Target, command: bytes, deadline: float) -> Deferred[Completed]:
+    def run(
+        self,
+        target: Target,
+        command: bytes,
+        deadline: float,
+        *,
+        stdin: bytes = b"",
+        env: Sequence[tuple[str, str]] = (),
+        reader: OutputReader | None = None,
+        shell: bool = True,
+    ) -> Deferred[Completed]:
         """
         Run *command* once.
 
         :param deadline: in seconds of the reactor's clock.
+        :param stdin: what it gets on its standard input before the end of it.
+        :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
+        :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
+        :param shell: whether the host is supposed to run a POSIX shell, so that a command that has to end early can be
+            looked after with another one.
         :return: a Deferred that fails with an `SSHError` when the command was certainly not run.  Cancelling it ends
             the command: the Deferred fires with how it ended.
         """
-        return _Execution(self._reactor, self._pool, self._settings, target, command, deadline).done
+        make_session = partial(Session, command, self._settings.max_output, stdin=stdin, env=env, reader=reader)
+        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell).done
 
     def counts(self) -> Counts:
         """What the pool holds now."""
@@ -95,21 +119,30 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_pool", "_reactor", "_session", "_started", "_target",
-        "done",
+        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
+        "_started", "_target", "_why", "done",
     )  # fmt: skip
 
     def __init__(
-        self, reactor: Any, pool: Pool, settings: SSHSettings, target: Target, command: bytes, deadline: float
+        self,
+        reactor: Any,
+        pool: Pool,
+        target: Target,
+        make_session: Callable[[Callable[[], None], Callable[[], None]], Session],
+        deadline: float,
+        shell: bool,
     ) -> None:
         self._reactor = reactor
         self._pool = pool
         self._target = target
         self._begun = reactor.seconds()
         self._deadline = deadline
-        self._session = Session(command, settings.max_output, self._exec_sent, self._ended)
+        self._shell = shell
+        self._session = make_session(self._exec_sent, self._ended)
         self._started = self._begun
-        self._ending: SSHError | None = None
+        self._opening: dict[str, float] = {}
+        self._ending: Ending | None = None
+        self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed)
         self.done: Deferred[Completed] = Deferred(self._cancel)
         self._call: IDelayedCall | None = reactor.callLater(max(0.0, deadline - self._begun), self._timed_out)
@@ -119,59 +152,74 @@ class _Execution:
 
     def _exec_sent(self) -> None:
         self._started = self._reactor.seconds()
+        connection = self._job.connection
+        if connection is not None and connection.opened >= self._begun:
+            self._opening = connection.timings
 
     def _ended(self) -> None:
         if self._session.exec_refused:
             self._fire(ExecRefused(host=self._target.host, port=self._target.port, username=self._target.username))
-        elif self._ending is None and not self._session.exit.known:
+        elif self._ending is not None:
+            self._ending.channel_ended()
+        elif not self._session.exit.known:
             self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
         else:
-            self._fire(self._completed(self._ending))
+            self._fire(self._completed(None))
 
     def _failed(self, error: SSHError) -> None:
-        self._fire(self._completed(self._ending or error) if isinstance(error, OutcomeUnknown) else error)
+        if self._ending is not None:
+            self._ending.channel_ended()
+        else:
+            self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
 
     # Ending it early
 
     def _timed_out(self) -> None:
         self._call = None
-        where = {
-            "host": self._target.host,
-            "port": self._target.port,
-            "seconds": self._seconds(),
-        }
-        if not self._signal():
-            self._withdraw(SessionTimeout(**where, waited_for=self._waited_for()))
+        if not self._started_running():
+            where = {"host": self._target.host, "port": self._target.port}
+            self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
             return
-        self._ending = RunTimeout(**where)
-        self._call = self._reactor.callLater(TERM_GRACE, self._give_up)
+        self._why = RunTimeout
+        # The result does not wait for a command that will not end; that is seen to behind its back.
+        self._call = self._reactor.callLater(RESULT_AFTER, self._give_result)
+        self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
-        where = {"host": self._target.host, "port": self._target.port}
-        if not self._signal():
-            self._withdraw(NotRun(**where))
+        if not self._started_running():
+            self._withdraw(NotRun(host=self._target.host, port=self._target.port))
             return
         if self._ending is None:
-            self._ending = RunCancelled(**where)
+            self._why = RunCancelled
+            self._end()
         # A Deferred has to fire while it is cancelled.
-        self._give_up()
+        self._give_result()
 
-    def _signal(self) -> bool:
-        """Ask the command to end. Says whether it was started at all."""
-        connection = self._job.connection
-        if connection is None or self._session.state not in (State.STARTING, State.RUNNING):
-            return False
-        connection.signal(self._session, "TERM")
-        return True
+    def _started_running(self) -> bool:
+        return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
+
+    def _end(self) -> None:
+        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._give_result)
+        self._ending.begin()
 
     def _withdraw(self, error: SSHError) -> None:
         self._pool.withdraw(self._job)
         self._fire(error)
 
-    def _give_up(self) -> None:
-        """The result does not wait for a command that will not end; that is seen to behind its back."""
-        self._pool.kill(self._job, KILL_AFTER)
-        self._fire(self._completed(self._ending))
+    def _give_result(self) -> None:
+        assert self._ending is not None
+        killed = self._ending.killed
+        self._fire(
+            self._completed(
+                self._why(
+                    host=self._target.host,
+                    port=self._target.port,
+                    seconds=self._seconds(),
+                    outcome=_OUTCOMES[killed],
+                ),
+                killed,
+            )
+        )
 
     def _waited_for(self) -> str:
         if self._session.state is State.OPENING:
@@ -185,15 +233,18 @@ class _Execution:
 
     # The end
 
-    def _completed(self, error: SSHError | None) -> Completed:
-        now = self._reactor.seconds()
+    def _timings(self) -> dict[str, float]:
+        wait, run = self._started - self._begun, self._reactor.seconds() - self._started
+        return {"wait": wait, **self._opening, "run": run}
+
+    def _completed(self, error: SSHError | None, killed: Killed | None = None) -> Completed:
         return Completed(
             exit=self._session.exit,
             stdout=self._session.stdout,
             stderr=self._session.stderr,
             error=error,
-            wait=self._started - self._begun,
-            run=now - self._started,
+            killed=killed,
+            timings=self._timings(),
         )
 
     def _fire(self, result: Completed | SSHError) -> None:

@@ -84,7 +84,8 @@ class Connection(SSHService):
     A connection that is logged in.
 
     :ivar clock: tells the time.
-    :ivar timings: seconds that it took to open, by phase (`relayd.ssh.dial`).
+    :ivar opened: when it was logged in, in seconds of the clock.
+    :ivar timings: seconds that it took to open, by phase: ``connect``, ``keyExchange``, ``login``.
     """
 
     name = b"ssh-connection"
@@ -93,10 +94,11 @@ class Connection(SSHService):
     def __init__(self, clock: IReactorTime, owner: ConnectionOwner, keepalive_interval: float) -> None:
         self.clock = clock
         self._owner = owner
+        self.opened = clock.seconds()
         self.timings: dict[str, float] = {}
         self._channels: dict[int, Channel] = {}
         # Which of them have commands that may run, in the order in which the server was told to run them
-        self._executing: dict[ChannelUser, None] = {}
+        self._executing: dict[Session, None] = {}
         self._next_channel = 0
         self._keepalive_interval = keepalive_interval
         self._probes_missed = 0
@@ -136,7 +138,7 @@ class Connection(SSHService):
             MSG_CHANNEL_OPEN, NS(user.kind) + struct.pack(">LLL", number, WINDOW, MAX_PACKET) + user.open_data
         )
 
-    def executing(self) -> list[ChannelUser]:
+    def executing(self) -> list[Session]:
         """The commands that may be running now, in the order in which the server was told to run them."""
         return list(self._executing)
 
@@ -173,6 +175,7 @@ class Connection(SSHService):
     # Hooks of SSHService
 
     def serviceStarted(self) -> None:
+        self.opened = self.clock.seconds()
         self._schedule_probe()
 
     def serviceStopped(self) -> None:
@@ -343,7 +346,8 @@ class Connection(SSHService):
             if self._farewell_call is None:
                 self._farewell_call = self.clock.callLater(CLOSE_LINGER, self._linger_ended)
         user = channel.user
-        self._executing.pop(user, None)
+        if isinstance(user, Session):
+            self._executing.pop(user, None)
         # The place first: who hears of the end may send the next command at once.
         self._owner.session_closed(self, user)
         if user.state in (State.STARTING, State.RUNNING):

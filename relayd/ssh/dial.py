@@ -5,7 +5,7 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.conch.ssh.keys import Key
 from twisted.internet import error
@@ -25,12 +25,20 @@ from relayd.ssh.errors import (
     SSHError,
     Unreachable,
 )
+from relayd.ssh.forward import Forward
 from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts
 from relayd.ssh.keys import KeyStore, UnreadableKey
 from relayd.ssh.login import LoginService
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
+
+
+class DialOwner(ConnectionOwner, Protocol):
+    """Who has connections opened."""
+
+    def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
+        """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
 
 
 class Dialer:
@@ -46,7 +54,7 @@ class Dialer:
         self._known_hosts = known_hosts
         self._keys = keys
 
-    async def dial(self, target: Target, owner: ConnectionOwner) -> Connection:
+    async def dial(self, target: Target, owner: DialOwner) -> Connection:
         """
         Connect and log in.
 
@@ -62,16 +70,27 @@ class Dialer:
                 raise
             return await self._dial(target, key, policy.last_resort, owner)
 
-    async def _dial(
-        self, target: Target, key: Key | None, policy: AlgorithmPolicy, owner: ConnectionOwner
-    ) -> Connection:
-        transport = await self._connect(target, policy)
+    async def _dial(self, target: Target, key: Key | None, policy: AlgorithmPolicy, owner: DialOwner) -> Connection:
+        begun = self._reactor.seconds()
+        transport = self._make_transport(target, policy)
+        if target.via is None:
+            await self._connect(target, transport)
+        else:
+            (await owner.forward(target.via, target.host, target.port)).connect(transport)
+        connected = self._reactor.seconds()
         try:
             await self._exchange_keys(target, transport)
-            return await self._log_in(target, transport, key, owner)
+            secured = self._reactor.seconds()
+            connection = await self._log_in(target, transport, key, owner)
         except BaseException:
             transport.abort()
             raise
+        connection.timings = {
+            "connect": connected - begun,
+            "keyExchange": secured - connected,
+            "login": self._reactor.seconds() - secured,
+        }
+        return connection
 
     async def _load_key(self, target: Target) -> Key | None:
         credential = target.credential
@@ -84,12 +103,14 @@ class Dialer:
                 return None
             raise KeyUnreadable(host=target.host, username=target.username, reason=reason) from None
 
-    async def _connect(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
-        host, port = target.host, target.port
-        timeout = self._settings.connect_timeout
+    def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
         expected = target.host_key
         verifier = self._known_hosts if expected is None else ExpectedHostKey(expected)
-        transport = ClientTransport(host, port, verifier, policy)
+        return ClientTransport(target.host, target.port, verifier, policy)
+
+    async def _connect(self, target: Target, transport: ClientTransport) -> None:
+        host, port = target.host, target.port
+        timeout = self._settings.connect_timeout
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
         try:
             version = ipaddress.ip_address(host).version
@@ -99,19 +120,19 @@ class Dialer:
             kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, host, port, timeout)
         try:
-            await connectProtocol(endpoint, transport)
+            # The endpoint's own limit is for TCP: looking up the name has none.
+            await connectProtocol(endpoint, transport).addTimeout(timeout + 1, self._reactor)
         except error.DNSLookupError:
             raise NameNotFound(host=host) from None
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None
-        except error.TimeoutError:
+        except (error.TimeoutError, TimeoutError):
             raise ConnectTimeout(host=host, port=port, seconds=timeout) from None
         except error.ConnectError as reason:
             raise Unreachable(host=host, port=port, reason=reason.osError or _first_line(reason)) from None
         except (OSError, ValueError) as reason:
             # Such as a network that is down, no free descriptor, or a name that cannot be one.
             raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
-        return transport
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
         timeout = self._settings.connect_timeout

@@ -245,7 +245,7 @@ class NoExitStatus(SSHError):
 
 
 class RunTimeout(SSHError):
-    """The command timed out after {seconds:g} s on {host}:{port}. It was signalled to end."""
+    """The command timed out after {seconds:g} s on {host}:{port}. {outcome}"""
 
     code = "timeout"
     phase = "run"
@@ -253,7 +253,7 @@ class RunTimeout(SSHError):
 
 
 class RunCancelled(SSHError):
-    """The command was cancelled while it ran on {host}:{port}. It was signalled to end."""
+    """The command was cancelled while it ran on {host}:{port}. {outcome}"""
 
     code = "cancelled"
     phase = "run"

@@ -44,7 +44,7 @@ class Job:
         `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
     """
 
-    __slots__ = ("connection", "drops", "on_failure", "session", "target")
+    __slots__ = ("connection", "doomed", "drops", "on_failure", "session", "target")
 
     def __init__(self, target: Target, session: ChannelUser, on_failure: Callable[[SSHError], None]) -> None:
         self.target = target
@@ -52,6 +52,7 @@ class Job:
         self.on_failure = on_failure
         self.connection: Connection | None = None
         self.drops = 0
+        self.doomed = False
 
 
 class Pool:
@@ -88,7 +89,7 @@ class Pool:
         """Whether a connection to *target* is open."""
         return self._state.reaches(target)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, near: Connection | None = None) -> None:
         """Run the session of *job* as soon as there is a place for it."""
         if self._closing:
             job.on_failure(NotRun(host=job.target.host, port=job.target.port))

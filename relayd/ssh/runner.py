@@ -80,7 +80,7 @@ def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
         truncated=stdout.truncated or stderr.truncated,
         stdout_bytes=stdout.total,
         stderr_bytes=stderr.total,
-        timings={"wait": round(completed.wait, 6), "run": round(completed.run, 6)},
+        timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
     )
     return CommandResult(
         command_id=command.command_id,

@@ -113,6 +113,10 @@ class ClientTransport(SSHClientTransport):
         # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
         return 1 if self.otherVersionString.startswith(b"SSH-2.0-dropbear") else None
 
+    def local_port(self) -> int:
+        """The port that the connection comes from, as far as we know; 0 where it is none of ours."""
+        return int(getattr(self.transport.getHost(), "port", 0)) if self.transport is not None else 0
+
     def disconnect(self, reason: str) -> None:
         """Say good-bye and close."""
         self.lost_reason = reason

@@ -1,0 +1,134 @@
+"""
+Commands that run out of time: what is left of them on the host, and what the result says of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.errors import RunCancelled, RunTimeout
+from relayd.ssh.target import Target
+from tests.support.ssh import ServerTestCase, marked_sleep, processes
+from tests.support.sshd import make_key
+
+#: Seconds within which a command has to be gone from its host.
+GONE_WITHIN = 5.0
+
+
+class EndingTests(ServerTestCase):
+    """Against a real sshd."""
+
+    async def end(
+        self, command: str, *marks: str, client: SSHClient | None = None, target: Target | None = None, **options: Any
+    ) -> Completed:
+        """Let *command* run out of time once the processes *marks* are there, and wait until they are gone."""
+        if client is None or target is None:
+            client, target = self.make_client(), self.target(await self.start_server())
+        # So that the time runs while the command does, and not while the connection is opened
+        await self.run_command(client, target, "true")
+        deadline = self.reactor.seconds() + 1.0
+        running = client.run(target, command.encode(), deadline, **options)
+        await self.until(lambda: all(processes(mark) for mark in marks), "it runs")
+        completed = await running
+        self.late = self.reactor.seconds() - deadline
+        self.assertIsInstance(completed.error, RunTimeout)
+        await self.until(lambda: not any(processes(mark) for mark in marks), "it is gone")
+        self.assertLess(self.reactor.seconds() - deadline, GONE_WITHIN + 20)  # generous: the machine may be slow
+        return completed
+
+    async def test_plain(self) -> None:
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"cd / ; {sleep}", mark)
+        self.assertEqual(completed.killed, "confirmed")
+        self.assertIn("none of its processes is left", str(completed.error))
+
+    async def test_children(self) -> None:
+        marks, sleeps = zip(*(marked_sleep() for _ in range(3)), strict=True)
+        completed = await self.end(f"{sleeps[0]} & ({sleeps[1]}) & {sleeps[2]}; wait", *marks)
+        self.assertEqual(completed.killed, "confirmed")
+
+    async def test_ignores_the_first_signal(self) -> None:
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark)
+        self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
+        self.assertIn("not known yet", str(completed.error))
+
+    async def test_children_that_outlive_their_parent(self) -> None:
+        mark, sleep = marked_sleep()
+        await self.end(f"(trap '' TERM; {sleep}; {sleep}) >/dev/null 2>&1 & sleep 1000; wait", mark)
+
+    async def test_children_in_a_group_of_their_own(self) -> None:
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"timeout 2000 {sleep}; true", mark)
+        self.assertEqual(completed.killed, "confirmed")
+
+    async def test_only_this_one_of_many_that_look_the_same(self) -> None:
+        client, target = self.make_client(), self.target(await self.start_server())
+        mark, sleep = marked_sleep()
+        await self.run_command(client, target, "true")
+        far = self.reactor.seconds() + 60
+        running = [client.run(target, sleep.encode(), far) for _ in range(3)]
+        await self.until(lambda: len(processes(mark)) == 3, "three run")
+        deadline = self.reactor.seconds() + 1.0
+        ended = client.run(target, sleep.encode(), deadline)
+        await self.until(lambda: len(processes(mark)) == 4, "the fourth runs")
+        running += [client.run(target, sleep.encode(), far) for _ in range(3)]
+        completed = await ended
+        self.assertEqual(completed.killed, "confirmed")
+        await self.until(lambda: len(processes(mark)) == 6, "six are left")
+        await self.sleep(0.5)
+        self.assertEqual(len(processes(mark)), 6)
+        self.assertFalse([each for each in running if each.called])
+        for each in running:
+            each.cancel()
+            result = await each
+            self.assertIsInstance(result.error, RunCancelled)
+        await self.until(lambda: not processes(mark), "all are gone")
+
+    async def test_one_session_a_connection(self) -> None:
+        server = await self.start_server("MaxSessions 1")
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"{sleep} & wait", mark, client=self.make_client(), target=self.target(server))
+        self.assertEqual(completed.killed, "confirmed")
+
+    async def test_no_place_left_anywhere(self) -> None:
+        """Then the server passes the signals on."""
+        server = await self.start_server("MaxSessions 1")
+        mark, sleep = marked_sleep()
+        client = self.make_client(max_connections=1)
+        completed = await self.end(f"{sleep} & wait", mark, client=client, target=self.target(server))
+        self.assertEqual(completed.killed, "unconfirmed")
+
+    async def test_host_without_a_shell(self) -> None:
+        """Nothing but the command itself is run there."""
+        mark, sleep = marked_sleep()
+        completed = await self.end(sleep, mark, shell=False)
+        self.assertEqual(completed.killed, "unsupported")
+        self.assertIn("no way to see to it", str(completed.error))
+
+    async def test_forced_command_is_not_run_again(self) -> None:
+        server = await self.start_server()
+        mark, sleep = marked_sleep()
+        count = self.directory / "count"
+        self.directory.chmod(0o777)
+        private, public = make_key()
+        server.authorize(f'command="echo >> {count}; {sleep}" {public}')
+        target = self.target(server, private_key=private)
+        client = self.make_client()
+        deadline = self.reactor.seconds() + 3.0
+        completed = await client.run(target, b"true", deadline)
+        self.assertEqual(completed.killed, "unsupported")
+        await self.sleep(1)
+        self.assertEqual(count.read_text(), "\n")
+        self.assertEqual(len(processes(mark)), 1)  # OpenSSH passes no signal to a forced command
+
+    async def test_places_are_free_again(self) -> None:
+        client, target = self.make_client(max_connections=1), self.target(await self.start_server())
+        marks, sleeps = zip(*(marked_sleep() for _ in range(5)), strict=True)
+        deadline = self.reactor.seconds() + 2.0
+        running = [client.run(target, sleep.encode(), deadline) for sleep in sleeps]
+        for each in running:
+            self.assertIsInstance((await each).error, RunTimeout)
+        await self.until(lambda: not any(map(processes, marks)), "all are gone")
+        await self.until(lambda: client.counts().sessions == 0, "all places are free")

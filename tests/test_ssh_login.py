@@ -12,6 +12,7 @@ from twisted.conch.ssh.keys import Key
 from twisted.python.failure import Failure
 
 from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
+from relayd.ssh.identities import own_identities
 from relayd.ssh.keys import parse_private_key
 from relayd.ssh.login import (
     MAX_PROMPTS,
@@ -52,7 +53,7 @@ class LoginTestCase(LogTestCase):
             port=22,
             username=USER,
             password=password,
-            key=key,
+            identities=own_identities(key, None, USER) if key else (),
             on_success=self.success,
             on_failure=self.failures.append,
         )

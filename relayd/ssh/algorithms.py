@@ -105,9 +105,34 @@ LEGACY = replace(
 POLICIES: dict[PolicyName, AlgorithmPolicy] = {"modern": MODERN, "compatible": COMPATIBLE, "legacy": LEGACY}
 
 
+_CERTIFICATE = b"-cert-v01@openssh.com"
+
+
+def is_certified(name: bytes) -> bool:
+    """Whether a key type, or an algorithm, is that of a certificate (OpenSSH's PROTOCOL.certkeys)."""
+    return name.endswith(_CERTIFICATE)
+
+
+def certified(name: bytes) -> bytes:
+    """A key type, or an algorithm, for a certificate: ``ssh-ed25519-cert-v01@openssh.com`` for ``ssh-ed25519``."""
+    return name.removesuffix(b"@openssh.com") + _CERTIFICATE
+
+
+def uncertified(name: bytes) -> bytes:
+    """The contrary of `certified`; a name that is none of a certificate stays as it is."""
+    plain = name.removesuffix(_CERTIFICATE)
+    return plain + b"@openssh.com" if plain != name and plain.startswith(b"sk-") else plain
+
+
 def key_type_of(host_key_algorithm: bytes) -> bytes:
-    """The type of key that signs by *host_key_algorithm*: ``ssh-rsa`` for ``rsa-sha2-512``."""
-    return b"ssh-rsa" if host_key_algorithm.startswith(b"rsa-sha2-") else host_key_algorithm
+    """The type of key that signs by *host_key_algorithm*: ``ssh-rsa`` for ``rsa-sha2-512``; so too for certificates."""
+    if not host_key_algorithm.startswith(b"rsa-sha2-"):
+        return host_key_algorithm
+    return certified(b"ssh-rsa") if is_certified(host_key_algorithm) else b"ssh-rsa"
+
+
+#: The types of certificate that a host may show.
+HOST_CERTIFICATE_TYPES = frozenset(certified(key_type_of(name)) for name in COMPATIBLE.host_keys)
 
 
 def prefer_known(policy: AlgorithmPolicy, known_types: frozenset[bytes]) -> tuple[bytes, ...]:
@@ -115,25 +140,36 @@ def prefer_known(policy: AlgorithmPolicy, known_types: frozenset[bytes]) -> tupl
     The host key algorithms of *policy*, those for the types of key that are already known for the host first: a server
     with several keys then shows the one that can be checked.  A type that is known was good enough once, so it is asked
     for even where the policy holds back with it.
+
+    :param known_types: with those of certificates where an authority is known for the host: they come before all keys,
+        and none is asked for elsewhere.
     """
-    known = tuple(
-        name for name in COMPATIBLE.host_keys if key_type_of(name) in known_types and name not in policy.host_keys
+    held_back = tuple(name for name in COMPATIBLE.host_keys if name not in policy.host_keys)
+    keys = (*policy.host_keys, *(name for name in held_back if key_type_of(name) in known_types))
+    certificates = (certified(name) for name in (*policy.host_keys, *held_back) if name not in _OLD_HOST_KEYS)
+    return (
+        *(name for name in certificates if key_type_of(name) in known_types),
+        *sorted(keys, key=lambda name: key_type_of(name) not in known_types),
     )
-    return tuple(sorted((*policy.host_keys, *known), key=lambda name: key_type_of(name) not in known_types))
 
 
 def signature_algorithms(key_type: bytes, accepted: bytes | None, policy: AlgorithmPolicy) -> tuple[bytes, ...]:
     """
-    By which algorithm to sign with a private key, best first.
+    By which public key algorithm to log in with a private key or its certificate, best first.
 
-    :param accepted: what the server says that it takes (``server-sig-algs``, RFC 8308, section 3.1), if it does.
+    :param key_type: of the key or of the certificate.
+    :param accepted: what the server says that it takes (``server-sig-algs``, RFC 8308, section 3.1), if it does; the
+        names there are those of plain keys.
     """
-    if key_type != b"ssh-rsa":
+    if uncertified(key_type) != b"ssh-rsa":
         return (key_type,)
     sound = (b"rsa-sha2-512", b"rsa-sha2-256")
+    allowed = (*sound, *_OLD_HOST_KEYS) if policy.doubtful else sound
+    names: tuple[bytes, ...]
     if accepted is None:
         # It is too old to know the extension, or does not say: RFC 8332, section 3.3.
-        return (*sound[:1], *_OLD_HOST_KEYS) if policy.doubtful else sound[:1]
-    names = accepted.split(b",")
-    allowed = (*sound, *_OLD_HOST_KEYS) if policy.doubtful else sound
-    return tuple(name for name in allowed if name in names)[:1] or sound[:1]
+        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.doubtful else sound[:1]
+    else:
+        taken = accepted.split(b",")
+        names = tuple(name for name in allowed if name in taken)[:1] or sound[:1]
+    return tuple(map(certified, names)) if is_certified(key_type) else names

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Protocol
 
-from twisted.conch.ssh.keys import Key
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
@@ -18,7 +17,6 @@ from relayd.ssh.errors import (
     ConnectRefused,
     ConnectTimeout,
     KeyExchangeTimeout,
-    KeyUnreadable,
     LoginTimeout,
     NameNotFound,
     NoCommonAlgorithm,
@@ -27,7 +25,8 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.forward import Forward
 from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts
-from relayd.ssh.keys import KeyStore, UnreadableKey
+from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
+from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
@@ -52,7 +51,7 @@ class Dialer:
         self._reactor = reactor
         self._settings = settings
         self._known_hosts = known_hosts
-        self._keys = keys
+        self._identities = IdentityLoader(reactor, keys, min(AGENT_TIMEOUT, settings.connect_timeout / 2))
 
     async def dial(self, target: Target, owner: DialOwner) -> Connection:
         """
@@ -61,16 +60,18 @@ class Dialer:
         :raises SSHError: naming the phase that failed.
         """
         # First of all: a key that nobody can read is no reason to trouble the host.
-        key = await self._load_key(target)
+        identities = await self._identities.load(target)
         policy = POLICIES[self._settings.algorithms]
         try:
-            return await self._dial(target, key, policy, owner)
+            return await self._dial(target, identities, policy, owner)
         except NoCommonAlgorithm:
             if policy.last_resort is None:
                 raise
-            return await self._dial(target, key, policy.last_resort, owner)
+            return await self._dial(target, identities, policy.last_resort, owner)
 
-    async def _dial(self, target: Target, key: Key | None, policy: AlgorithmPolicy, owner: DialOwner) -> Connection:
+    async def _dial(
+        self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
+    ) -> Connection:
         begun = self._reactor.seconds()
         transport = self._make_transport(target, policy)
         if target.via is None:
@@ -81,7 +82,7 @@ class Dialer:
         try:
             await self._exchange_keys(target, transport)
             secured = self._reactor.seconds()
-            connection = await self._log_in(target, transport, key, owner)
+            connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
             transport.abort()
             raise
@@ -91,17 +92,6 @@ class Dialer:
             "login": self._reactor.seconds() - secured,
         }
         return connection
-
-    async def _load_key(self, target: Target) -> Key | None:
-        credential = target.credential
-        if credential.private_key is None:
-            return None
-        try:
-            return await self._keys.load(credential)
-        except UnreadableKey as reason:
-            if credential.password is not None:
-                return None
-            raise KeyUnreadable(host=target.host, username=target.username, reason=reason) from None
 
     def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
         expected = target.host_key
@@ -142,7 +132,7 @@ class Dialer:
             raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
 
     async def _log_in(
-        self, target: Target, transport: ClientTransport, key: Key | None, owner: ConnectionOwner
+        self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner
     ) -> Connection:
         timeout = self._settings.connect_timeout
         connection = Connection(self._reactor, owner, self._settings.keepalive_interval)
@@ -164,7 +154,8 @@ class Dialer:
                 port=target.port,
                 username=target.username,
                 password=target.credential.password,
-                key=key,
+                identities=identities.usable,
+                remarks=identities.remarks,
                 on_success=lambda: finish(None),
                 on_failure=finish,
             )

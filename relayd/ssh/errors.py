@@ -158,6 +158,15 @@ class HostKeyRevoked(SSHError):
     phase = "key-exchange"
 
 
+class HostCertificateInvalid(SSHError):
+    """The certificate of {host}:{port} cannot be relied upon, though its authority on line {line} of {file} is trusted:
+    {reason}; nothing was sent. Renew it at the host, or check the fingerprint of the host's key, {shown}, and add that
+    to the file."""
+
+    code = "host-certificate-invalid"
+    phase = "key-exchange"
+
+
 class KnownHostsUnusable(SSHError):
     """The file of known host keys {file} cannot be used: {reason}. No host is trusted without it."""
 
@@ -169,6 +178,20 @@ class KeyUnreadable(SSHError):
     """The private key for {username}@{host} cannot be used: {reason}."""
 
     code = "key-unreadable"
+    phase = "login"
+
+
+class CertificateUnusable(SSHError):
+    """The certificate for {username}@{host} cannot be used: {reason}."""
+
+    code = "certificate-unusable"
+    phase = "login"
+
+
+class AgentUnusable(SSHError):
+    """The ssh-agent at {path} cannot be used for {username}@{host}: {reason}."""
+
+    code = "agent-unusable"
     phase = "login"
 
 

@@ -1,20 +1,26 @@
 """
 Logging in: the client side of the SSH authentication protocol.
 
-Source: RFC 4252 (methods none, publickey, password), RFC 4256 (keyboard-interactive), RFC 8332 (RSA with SHA-2).
+Source: RFC 4252 (methods none, publickey, password), RFC 4256 (keyboard-interactive), RFC 8332 (RSA with SHA-2),
+OpenSSH's PROTOCOL.certkeys (certificates).
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.conch.ssh.common import NS, getNS
-from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.service import SSHService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 
-from relayd.ssh.algorithms import signature_algorithms
+from relayd.ssh.agent import AgentError
+from relayd.ssh.algorithms import signature_algorithms, uncertified
 from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
+from relayd.ssh.identities import Identity
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
 
@@ -28,6 +34,21 @@ MSG_USERAUTH_INFO_RESPONSE = 61
 
 #: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
 MAX_PROMPTS = 8
+#: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
+#: password.
+MAX_KEYS = 5
+#: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
+MAX_PARTS = 8
+
+#: A prompt, in keyboard-interactive, that is about another password than the one to log in with.
+_NEW_PASSWORD = re.compile(rb"\b(?:new|retype|re-?enter|repeat|confirm)\b.*\bpass", re.IGNORECASE | re.DOTALL)
+#: One that asks for the old password before it asks for a new one, when a password was answered with already.
+_OLD_PASSWORD = re.compile(rb"\b(?:current|old)\b.*\bpass", re.IGNORECASE | re.DOTALL)
+#: Announces that: pam_unix, Solaris, HP-UX, AIX, Windows.
+_EXPIRED = re.compile(
+    rb"passw\w+ (?:has |have )?expired|(?:required to|must|have to) change your passw|change your passw\w+ (?:now|imm)",
+    re.IGNORECASE,
+)
 
 
 class LoginService(SSHService):
@@ -37,8 +58,9 @@ class LoginService(SSHService):
     The server is first asked which methods it offers (method ``none``), so that none is tried in vain: each refusal
     counts against the relay at the server.
 
-    :param key: the private key, parsed, or ``None``.
+    :param identities: keys and certificates to try, in this order.
     :param password: or ``None``.
+    :param remarks: what else there is to say when the login is refused.
     :param on_success: called when the server lets us in; it starts the next service.
     :param on_failure: called with what went wrong.
     """
@@ -53,22 +75,35 @@ class LoginService(SSHService):
         port: int,
         username: str,
         password: str | None,
-        key: Key | None,
+        identities: Sequence[Identity],
         on_success: Callable[[], None],
         on_failure: Callable[[SSHError], None],
+        remarks: Sequence[str] = (),
     ) -> None:
         self._host = host
         self._port = port
         self._username = username
         self._password = password
-        self._key = key
+        self._identities = tuple(identities)
+        self._remarks = tuple(remarks)
         self._on_success = on_success
         self._on_failure = on_failure
+        self._over = False
         self._method = b"none"
+        self._offered: list[bytes] = []
+        #: What was tried, in words, for the error.
         self._tried: list[str] = []
+        #: Methods that would only be refused again; a part that was accepted changes that.
+        self._spent: set[bytes] = set()
         self._password_refused = False
+        self._parts = 0
         self._prompts = 0
-        self._signatures: list[bytes] = []
+        self._answered = False
+        #: Identities that are left, each with the algorithm to sign by.
+        self._attempts: list[tuple[Identity, bytes]] = []
+        #: The one that the server was asked about.
+        self._asked: tuple[Identity, bytes] | None = None
+        self._signing: Deferred[Any] | None = None
 
     def __repr__(self) -> str:
         return f"<LoginService {self._username}@{self._host}:{self._port}>"
@@ -76,14 +111,25 @@ class LoginService(SSHService):
     # Hooks of SSHService
 
     def serviceStarted(self) -> None:
-        if self._key is not None:
-            accepted = self.transport.peerExtensions.get(b"server-sig-algs")
-            self._signatures = list(signature_algorithms(self._key.sshType(), accepted, self.transport.policy))
+        accepted = self.transport.peerExtensions.get(b"server-sig-algs")
+        attempts = [
+            (identity, algorithm)
+            for identity in self._identities
+            for algorithm in signature_algorithms(identity.key_type, accepted, self.transport.policy)
+        ]
+        self._attempts = attempts[:MAX_KEYS]
+        if len(attempts) > MAX_KEYS:
+            self._remarks += (
+                f"Of {len(self._identities)} keys, only the first {MAX_KEYS} are tried: servers hang up on more",
+            )
+        self._identities = ()
         self._request(b"none")
 
     def packetReceived(self, message: int, packet: bytes) -> None:
+        if self._over:
+            return
         if message == MSG_USERAUTH_SUCCESS:
-            self._password = self._key = None
+            self._end()
             self._on_success()
         elif message == MSG_USERAUTH_FAILURE:
             offered, rest = getNS(packet)
@@ -91,48 +137,86 @@ class LoginService(SSHService):
         elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":
-            self._on_failure(PasswordExpired(host=self._host, port=self._port, username=self._username))
+            self._password_expired()
+        elif message == MSG_USERAUTH_METHOD and self._asked is not None:
+            (identity, algorithm), self._asked = self._asked, None
+            self._prove(identity, algorithm)
         # A banner is for a person to read; anything else has no meaning here and is passed over.
 
     def serviceStopped(self) -> None:
         # Some servers hang up on a wrong password; to take that for a fault of the network and to try again would lock
         # the account, or the relay, out.
-        if self._tried and self.transport.told_to_leave:
+        if not self._over and self._tried and self.transport.told_to_leave:
             self._give_up(f"no more attempts ({self.transport.lost_reason})")
+        self._end()
+
+    # The end
+
+    def _end(self) -> None:
+        """Keep no secret any longer than it is needed."""
+        self._over = True
+        self._password = None
+        self._identities = ()
+        self._attempts = []
+        self._asked = None
+        signing, self._signing = self._signing, None
+        if signing is not None:
+            signing.cancel()
+
+    def _fail(self, error: SSHError) -> None:
+        self._end()
+        self._on_failure(error)
+
+    def _password_expired(self) -> None:
+        self._fail(PasswordExpired(host=self._host, port=self._port, username=self._username))
+
+    def _give_up(self, offered: str) -> None:
+        tried = " and ".join(dict.fromkeys(self._tried)) or "nothing, as none of it fits"
+        self._fail(
+            LoginRefused(
+                host=self._host,
+                port=self._port,
+                username=self._username,
+                tried=f"{tried} ({' '.join(self._remarks)})" if self._remarks else tried,
+                offered=offered,
+            )
+        )
 
     # Choosing a method
 
     def _refused(self, offered: list[bytes], *, partial: bool) -> None:
         """The method under way was refused, or, with *partial*, accepted as one of several that are wanted."""
-        if self._method == b"password" and not partial:
+        self._asked = None
+        self._offered = offered
+        if partial:
+            self._parts += 1
+            self._spent.clear()
+        elif self._method == b"password":
             self._password_refused = True
-        if b"publickey" in offered and self._key is not None and self._signatures:
-            self._try_key(self._key, self._signatures.pop(0))
-        elif b"password" in offered and self._password is not None and "password" not in self._tried:
+        self._try_next()
+
+    def _try_next(self) -> None:
+        offered, password = self._offered, self._password
+        if self._parts > MAX_PARTS:
+            self._give_up("ever more steps")
+        elif b"publickey" in offered and self._attempts:
+            self._try_identity(*self._attempts.pop(0))
+        # The same password again, where it was just refused, would only count as one more failure.
+        elif password is not None and not self._password_refused and self._may_try(b"password"):
             self._tried.append("password")
-            self._request(b"password", b"\0" + NS(self._password.encode("utf-8")))
-        elif (
-            b"keyboard-interactive" in offered
-            and self._password is not None
-            and "keyboard-interactive" not in self._tried
-            # The same password again, where it was just refused, would only count as one more failure.
-            and not self._password_refused
-        ):
+            self._request(b"password", b"\0" + NS(password.encode("utf-8")))
+        elif password is not None and not self._password_refused and self._may_try(b"keyboard-interactive"):
             self._tried.append("keyboard-interactive")
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
         else:
             self._give_up(printable(b", ".join(offered)) or "nothing")
 
-    def _give_up(self, offered: str) -> None:
-        self._on_failure(
-            LoginRefused(
-                host=self._host,
-                port=self._port,
-                username=self._username,
-                tried=" and ".join(dict.fromkeys(self._tried)) or "nothing, as none of it fits",
-                offered=offered,
-            )
-        )
+    def _may_try(self, method: bytes) -> bool:
+        """Whether *method* is offered and was not tried; it counts as tried from now on."""
+        if method not in self._offered or method in self._spent:
+            return False
+        self._spent.add(method)
+        return True
 
     def _request(self, method: bytes, rest: bytes = b"") -> None:
         self._method = method
@@ -142,10 +226,17 @@ class LoginService(SSHService):
 
     # publickey (RFC 4252, section 7)
 
-    def _try_key(self, key: Key, algorithm: bytes) -> None:
-        """Sign at once: to ask first whether the key would do costs a round trip and gains nothing."""
-        self._tried.append("publickey")
-        fields = b"\1" + NS(algorithm) + NS(key.public().blob())
+    def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
+        """With a key of our own, sign at once: to ask first costs a round trip and gains nothing."""
+        self._tried.append(identity.name)
+        if identity.ask_first:
+            self._asked = identity, algorithm
+            self._request(b"publickey", b"\0" + NS(algorithm) + NS(identity.blob))
+        else:
+            self._prove(identity, algorithm)
+
+    def _prove(self, identity: Identity, algorithm: bytes) -> None:
+        fields = b"\1" + NS(algorithm) + NS(identity.blob)
         signed = (
             NS(self.transport.sessionID or b"")
             + bytes((MSG_USERAUTH_REQUEST,))
@@ -154,24 +245,52 @@ class LoginService(SSHService):
             + NS(b"publickey")
             + fields
         )
-        self._request(b"publickey", fields + NS(key.sign(signed, signatureType=algorithm)))
+
+        def send(signature: bytes) -> None:
+            self._signing = None
+            if not self._over:
+                self._request(b"publickey", fields + NS(signature))
+
+        def pass_over(failure: Failure) -> None:
+            self._signing = None
+            if not self._over:
+                reason = failure.value if failure.check(AgentError) else type(failure.value).__name__
+                self._tried[-1] = f"{identity.name}, which did not sign: {reason}"
+                self._try_next()
+
+        signing: Deferred[Any] = maybeDeferred(identity.sign, signed, uncertified(algorithm))
+        self._signing = signing
+        signing.addCallbacks(send, pass_over)
 
     # keyboard-interactive (RFC 4256, section 3)
 
     def _answer_prompts(self, packet: bytes) -> None:
         """Answer each hidden prompt with the password; servers that hide their password method ask for it like this."""
-        _name, _instruction, _language, rest = getNS(packet, 3)
+        name, instruction, _language, rest = getNS(packet, 3)
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
         self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
         if self._prompts > MAX_PROMPTS or self._password is None:
             self._tried.append("more prompts than relayd can answer")
-            self._refused([], partial=False)
+            self._give_up("nothing else")
             return
-        answers = []
+        prompts = []
         for _ in range(count):
             prompt, rest = getNS(rest)
-            shown, rest = rest[:1] != b"\0", rest[1:]
+            prompts.append((prompt, rest[:1] != b"\0"))
+            rest = rest[1:]
+        if any(map(self._is_about_expiry, (name, instruction, *(prompt for prompt, _ in prompts)))):
+            # The old password must never be the answer to a question for a new one.
+            self._password_expired()
+            return
+        answers = []
+        for prompt, shown in prompts:
             # What may be shown on a screen is not a password, unless the prompt says so.
             secret = not shown or b"password" in prompt.lower()
             answers.append(NS(self._password.encode("utf-8") if secret else b""))
+            self._answered = self._answered or secret
         self.transport.sendPacket(MSG_USERAUTH_INFO_RESPONSE, struct.pack(">L", count) + b"".join(answers))
+
+    def _is_about_expiry(self, text: bytes) -> bool:
+        return bool(
+            _NEW_PASSWORD.search(text) or _EXPIRED.search(text) or (self._answered and _OLD_PASSWORD.search(text))
+        )

@@ -35,6 +35,9 @@ from tests.support.sshd import OpenSSHServer, make_key
 #: Seconds in which anything on loopback must have happened, on a slow machine too.
 DEADLINE = 60.0
 
+#: What a test may say of a credential.
+CREDENTIAL = ("password", "private_key", "passphrase", "certificate", "agent")
+
 Error = TypeVar("Error", bound=BaseException)
 
 
@@ -202,7 +205,7 @@ class ServerTestCase(TestCase):
 
     def target(self, server: OpenSSHServer, **changes: Any) -> Target:
         """The account of *server*, with its key, or with what *changes* says of the credential or the target."""
-        credential = {name: changes.pop(name) for name in ("password", "private_key") if name in changes}
+        credential = {name: changes.pop(name) for name in CREDENTIAL if name in changes}
         fields: dict[str, Any] = {"host": server.host, "port": server.port, "username": server.user, **changes}
         return Target(credential=Credential(**(credential or {"private_key": server.key})), **fields)
 

@@ -1,0 +1,236 @@
+"""
+OpenSSH certificates, of users and of hosts: read, and held against what is asked of them.
+
+Source: OpenSSH's PROTOCOL.certkeys; sshkey_cert_check_authority in OpenSSH 10.3 (what makes one valid).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+import time
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+from twisted.conch.ssh.common import NS
+from twisted.conch.ssh.keys import BadKeyError, Key
+
+from relayd.ssh.algorithms import is_certified, uncertified
+from relayd.ssh.text import printable
+
+USER_CERTIFICATE = 1
+HOST_CERTIFICATE = 2
+
+#: How many strings make the public key of each type, after the type's name.
+_KEY_FIELDS = {
+    b"ssh-ed25519": 1,
+    b"ssh-rsa": 2,
+    b"ecdsa-sha2-nistp256": 2,
+    b"ecdsa-sha2-nistp384": 2,
+    b"ecdsa-sha2-nistp521": 2,
+    b"sk-ssh-ed25519@openssh.com": 2,
+    b"sk-ecdsa-sha2-nistp256@openssh.com": 3,
+}
+#: What an authority may sign with: not with SHA-1, as OpenSSH since 8.2 (CASignatureAlgorithms).
+_AUTHORITY_SIGNATURES = frozenset(
+    (
+        b"ssh-ed25519",
+        b"ecdsa-sha2-nistp256",
+        b"ecdsa-sha2-nistp384",
+        b"ecdsa-sha2-nistp521",
+        b"rsa-sha2-512",
+        b"rsa-sha2-256",
+    )
+)
+#: The largest one that is read, in bytes; those that are made have some hundred.
+_MAX_SIZE = 64 * 1024
+
+
+class BadCertificate(Exception):
+    """A certificate cannot be used; the argument says why."""
+
+
+class Certificate(Struct, frozen=True):
+    """
+    What a certificate authority says of a public key.
+
+    :ivar blob: the certificate as it is on the wire.
+    :ivar key: the public key that it is of, without the certificate (RFC 4253, section 6.6).
+    :ivar kind: `USER_CERTIFICATE` or `HOST_CERTIFICATE`.
+    :ivar principals: the users or hosts that it is for.
+    :ivar valid_after: in Unix time; from then on it is valid,
+    :ivar valid_before: and no more from then on.
+    :ivar critical_options: names of what whoever relies on it must understand.
+    :ivar authority: public key of whoever signed.
+    :ivar signature: theirs, over `signed`.
+    """
+
+    blob: bytes
+    key: bytes
+    kind: int
+    principals: tuple[bytes, ...]
+    valid_after: int
+    valid_before: int
+    critical_options: tuple[bytes, ...]
+    authority: bytes
+    signature: bytes
+    signed: bytes
+
+    def out_of_date(self, now: float) -> str | None:
+        """Why it is not valid at *now*, in Unix time; ``None``: it is."""
+        if now < self.valid_after:
+            return f"it is not valid before {_date(self.valid_after)}"
+        if now >= self.valid_before:
+            return f"it expired at {_date(self.valid_before)}"
+        return None
+
+    def is_signed(self) -> bool:
+        """Whether its signature is really that of its `authority`, made in a way that can be relied upon."""
+        try:
+            algorithm, _signature = _Reader(self.signature).strings()
+            if algorithm not in _AUTHORITY_SIGNATURES:
+                return False
+            return bool(Key.fromString(self.authority, type="BLOB").verify(self.signature, self.signed))
+        except (BadCertificate, BadKeyError, ValueError, LookupError, struct.error):
+            return False
+
+    def names(self) -> str:
+        """Whom it is for, in words."""
+        return " and ".join(printable(name) for name in self.principals) or "nobody"
+
+
+def parse_certificate(blob: bytes) -> Certificate:
+    """
+    Take a certificate apart; whether it is valid is not looked at.
+
+    :raises BadCertificate: when it is none.
+    """
+    reader = _Reader(blob)
+    name = reader.string()
+    kind_of_key = uncertified(name)
+    if not is_certified(name) or kind_of_key not in _KEY_FIELDS:
+        raise BadCertificate("it is of a type that relayd does not know")
+    reader.string()  # a nonce
+    start = reader.at
+    for _ in range(_KEY_FIELDS[kind_of_key]):
+        reader.string()
+    key = NS(kind_of_key) + blob[start : reader.at]
+    reader.number(8)  # a serial number
+    kind = reader.number(4)
+    reader.string()  # a name for logs
+    principals = _Reader(reader.string()).strings()
+    valid_after, valid_before = reader.number(8), reader.number(8)
+    options = _Reader(reader.string()).strings()
+    reader.string()  # extensions: rights that a server gives
+    reader.string()  # reserved
+    authority = reader.string()
+    signed = blob[: reader.at]
+    signature = reader.string()
+    if reader.at != len(blob) or len(options) % 2:
+        raise BadCertificate("its content is damaged")
+    return Certificate(
+        blob, key, kind, principals, valid_after, valid_before, options[::2], authority, signature, signed
+    )
+
+
+def read_user_certificate(text: str, now: float) -> Certificate:
+    """
+    Read the certificate of a user from the text of a file such as ``id_ed25519-cert.pub``: ``TYPE BASE64 COMMENT``.
+
+    :param now: in Unix time.
+    :raises BadCertificate: when it is none, or not valid now.
+    """
+    fields = text.strip("\ufeff \t\r\n").split(None, 2)
+    if len(fields) < 2 or not fields[0].endswith("@openssh.com"):
+        raise BadCertificate("it does not begin with a type such as ssh-ed25519-cert-v01@openssh.com")
+    try:
+        blob = base64.b64decode(fields[1], validate=True)
+    except (binascii.Error, ValueError):
+        raise BadCertificate("its content is damaged") from None
+    if len(blob) > _MAX_SIZE:
+        raise BadCertificate("it is too large")
+    certificate = parse_certificate(blob)
+    if _Reader(blob).string() != fields[0].encode("utf-8", "replace"):
+        raise BadCertificate("its content is damaged")
+    if certificate.kind != USER_CERTIFICATE:
+        raise BadCertificate("it is the certificate of a host, not of a user")
+    reason = certificate.out_of_date(now)
+    if reason is not None:
+        raise BadCertificate(reason)
+    return certificate
+
+
+def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -> str | None:
+    """
+    Why a certificate does not prove that a server is *host*, its authority being one that is trusted.
+
+    :return: ``None``: it proves it.
+    """
+    if certificate.kind != HOST_CERTIFICATE:
+        return "it is not the certificate of a host"
+    reason = certificate.out_of_date(now)
+    if reason is not None:
+        return reason
+    name = host.lower()
+    # One without names would be good for every host; OpenSSH took that for long, and does not since 10.3.
+    if not any(_matches(name, principal) for principal in certificate.principals):
+        return f"it is for {certificate.names()}, not for {name}"
+    if certificate.critical_options:
+        return f"it has an option that relayd does not know, {printable(certificate.critical_options[0])}"
+    if not certificate.is_signed():
+        return "its signature is wrong, or made in a way that is not safe any more"
+    return None
+
+
+def certified_key(blob: bytes) -> bytes:
+    """
+    The plain public key of a blob that is one or a certificate of one.
+
+    :raises BadCertificate: when it is a certificate that cannot be read.
+    """
+    length = int.from_bytes(blob[:4], "big")
+    return parse_certificate(blob).key if is_certified(blob[4 : 4 + length]) else blob
+
+
+def _matches(name: str, principal: bytes) -> bool:
+    """Whether a host certificate's principal, in which ``*`` and ``?`` are wildcards, covers *name*."""
+    try:
+        pattern = principal.decode("utf-8").lower()
+    except UnicodeDecodeError:
+        return False
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def _date(seconds: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "the end of time"
+
+
+class _Reader:
+    """Takes strings and numbers from bytes; what is too short is damaged (Conch's ``getNS`` would let it pass)."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self._take(size), "big")
+
+    def string(self) -> bytes:
+        return self._take(self.number(4))
+
+    def strings(self) -> tuple[bytes, ...]:
+        """All that are left."""
+        found = []
+        while self.at < len(self._data):
+            found.append(self.string())
+        return tuple(found)
+
+    def _take(self, size: int) -> bytes:
+        if size > len(self._data) - self.at:
+            raise BadCertificate("its content is damaged")
+        start, self.at = self.at, self.at + size
+        return self._data[start : self.at]

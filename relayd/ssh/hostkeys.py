@@ -1,7 +1,7 @@
 """
 The known host keys: OpenSSH's ``known_hosts`` file, read and added to.
 
-Format: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT".
+Format: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"; certificates: OpenSSH's PROTOCOL.certkeys.
 """
 
 from __future__ import annotations
@@ -13,12 +13,22 @@ import fnmatch
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from msgspec import Struct
 
-from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnexpected, HostKeyUnknown, KnownHostsUnusable
+from relayd.ssh.algorithms import HOST_CERTIFICATE_TYPES, is_certified
+from relayd.ssh.certificates import Certificate, fault_of_host_certificate, parse_certificate
+from relayd.ssh.errors import (
+    HostCertificateInvalid,
+    HostKeyChanged,
+    HostKeyRevoked,
+    HostKeyUnexpected,
+    HostKeyUnknown,
+    KnownHostsUnusable,
+)
 from relayd.ssh.settings import HostKeyPolicy
 
 #: What would make a pattern, a list, a marker or a comment of a name.
@@ -54,16 +64,23 @@ class KnownHost(Struct, frozen=True):
                 found = True
         return found
 
+    def covers(self, host: str, port: int) -> bool:
+        """
+        Whether this line, which has a marker, speaks of a host: with its port, or, as OpenSSH reads authorities for
+        ports other than 22 too, without.
+        """
+        return self.matches(host_name(host, port)) or self.matches(host.lower())
+
 
 class HostKeyVerifier(Protocol):
     """Knows which key a host should have."""
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
-        """The types of key to ask the host for."""
+        """The types of key to ask the host for first, and those of certificates, where it may show one."""
 
     def verify(self, host: str, port: int, blob: bytes) -> None:
         """
-        Check the key that a host showed.
+        Check the key or the certificate that a host showed, and proved to have the private key of.
 
         :raises SSHError: when it must not be trusted.
         """
@@ -101,57 +118,96 @@ class KnownHosts:
     The file is read again when it has changed; several processes may add to it.
 
     :param path: need not exist yet.
+    :param now: gives the time of day, in Unix time.
     """
 
-    def __init__(self, path: str, policy: HostKeyPolicy) -> None:
+    def __init__(self, path: str, policy: HostKeyPolicy, now: Callable[[], float] = time.time) -> None:
         self._path = path
         self._policy = policy
+        self._now = now
         self._entries: list[KnownHost] = []
         self._stamp: tuple[int, int, int] | None = None
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
         """
-        The types of key known for a host.
+        The types of key known for a host; those of certificates too, where the file has an authority for it.
 
         :raises KnownHostsUnusable: when the file cannot be read.
         """
         if self._policy == "ignore":
             return frozenset()
-        name = host_name(host, port)
-        return frozenset(entry.key_type for entry in self._load() if not entry.marker and entry.matches(name))
+        types = frozenset(entry.key_type for entry in self._lines_of(host, port))
+        if any(entry.marker == "@cert-authority" and entry.covers(host, port) for entry in self._load()):
+            return types | HOST_CERTIFICATE_TYPES
+        return types
 
     def verify(self, host: str, port: int, blob: bytes) -> None:
         """
         Check the key that a host showed; remember it where the policy says so.
 
-        :param blob: the public key (RFC 4253, section 6.6).
+        A certificate of an authority that the file does not have for this host counts for no more than its key.
+
+        :param blob: the public key (RFC 4253, section 6.6), or a certificate.
+        :raises HostCertificateInvalid: when the file has its authority, but it is not good for this host now, and its
+            key is not known by itself.
+        :raises BadCertificate: when it cannot be read.
         :raises HostKeyChanged: when other keys are known for the host.
         :raises HostKeyUnknown: when none is and the policy is strict.
         :raises HostKeyRevoked: when the file revokes this key.
         :raises KnownHostsUnusable: when the file cannot be read or added to.
         """
-        if self._policy == "ignore" or self._known(host, port, blob):
+        if self._policy == "ignore":
+            return
+        if is_certified(key_type(blob)):
+            certificate = parse_certificate(blob)
+            blob = certificate.key
+            self._refuse_revoked(host, port, blob)
+            if self._is_vouched_for(host, port, certificate):
+                return
+        if self._known(host, port, blob):
             return
         if self._policy == "strict":
             raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self._path)
         self._add(host, port, blob)
 
-    def _known(self, host: str, port: int, blob: bytes) -> bool:
-        name = host_name(host, port)
-        others = []
-        known = False
+    def _refuse_revoked(self, host: str, port: int, blob: bytes) -> None:
         for entry in self._load():
-            if entry.marker == "@cert-authority" or not entry.matches(name):
+            if entry.marker == "@revoked" and entry.blob == blob and entry.covers(host, port):
+                raise HostKeyRevoked(host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self._path)
+
+    def _is_vouched_for(self, host: str, port: int, certificate: Certificate) -> bool:
+        self._refuse_revoked(host, port, certificate.authority)
+        for entry in self._load():
+            if entry.marker != "@cert-authority" or entry.blob != certificate.authority:
                 continue
-            if entry.marker == "@revoked":
-                if entry.blob == blob:
-                    raise HostKeyRevoked(
-                        host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self._path
-                    )
-            elif entry.blob == blob:
-                known = True
-            else:
-                others.append(entry)
+            if not entry.covers(host, port):
+                continue
+            fault = fault_of_host_certificate(certificate, host, self._now())
+            if fault is None:
+                return True
+            # OpenSSH would go on with the plain key even when that is new; where an authority was set up for the host,
+            # a certificate that does not hold is no reason to trust on first use.
+            if certificate.key in (line.blob for line in self._lines_of(host, port)):
+                return False
+            raise HostCertificateInvalid(
+                host=host,
+                port=port,
+                reason=fault,
+                line=entry.line,
+                file=self._path,
+                shown=fingerprint(certificate.key),
+            )
+        return False
+
+    def _lines_of(self, host: str, port: int) -> list[KnownHost]:
+        """The plain keys that are known for a host."""
+        name = host_name(host, port)
+        return [entry for entry in self._load() if not entry.marker and entry.matches(name)]
+
+    def _known(self, host: str, port: int, blob: bytes) -> bool:
+        self._refuse_revoked(host, port, blob)
+        others = self._lines_of(host, port)
+        known = blob in (entry.blob for entry in others)
         if others and not known:
             # The types known were asked for first, so a key of another type means that the known one is gone.
             same_type = [entry for entry in others if entry.key_type == key_type(blob)]

@@ -23,7 +23,8 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.ssh.algorithms import AlgorithmPolicy, key_type_of, prefer_known
+from relayd.ssh.algorithms import AlgorithmPolicy, key_type_of, prefer_known, uncertified
+from relayd.ssh.certificates import BadCertificate, certified_key
 from relayd.ssh.ciphers import BadPacket, Opener, Plain, Sealer, packet_cipher
 from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, LoginDropped, NoCommonAlgorithm, NotSSH, SSHError
 from relayd.ssh.hostkeys import HostKeyVerifier, key_type
@@ -355,11 +356,12 @@ class ClientTransport(SSHClientTransport):
         algorithm = self.negotiated.host_key
         if key_type(agreed.host_key) != key_type_of(algorithm):
             return self._exchange_failed("its host key is of another type than agreed")
-        if getNS(agreed.signature)[0] != algorithm:
+        if getNS(agreed.signature)[0] != uncertified(algorithm):
             return self._exchange_failed("its signature is of another type than agreed")
         try:
-            proved = Key.fromString(agreed.host_key, type="BLOB").verify(agreed.signature, exchange_hash)
-        except (BadKeyError, ValueError):
+            key = certified_key(agreed.host_key)  # whether a certificate is good for anything is seen below
+            proved = Key.fromString(key, type="BLOB").verify(agreed.signature, exchange_hash)
+        except (BadCertificate, BadKeyError, ValueError):
             return self._exchange_failed("its host key cannot be read")
         if not proved:
             return self._exchange_failed("the signature of its host key is wrong")

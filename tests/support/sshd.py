@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -91,6 +91,14 @@ class OpenSSHServer:
             path.touch(mode=0o600)
             path.write_text(private)
             self.host_keys.append(public)
+
+    def show_certificates(self, sign: Callable[[str], str]) -> None:
+        """From the next start on, show for each host key the certificate that *sign* makes of its public key."""
+        for kind, public in zip(self._host_key_types, self.host_keys, strict=True):
+            path = self.directory / f"host_{kind}-cert.pub"
+            path.write_text(sign(public))
+            self._config_lines = [line for line in self._config_lines if line != f"HostCertificate {path}"]
+            self._config_lines.append(f"HostCertificate {path}")
 
     @property
     def host_key_line(self) -> str:

@@ -195,6 +195,20 @@ class AgentUnusable(SSHError):
     phase = "login"
 
 
+class CredentialUnusable(SSHError):
+    """The site's own credential in {file} cannot be used: {reason}."""
+
+    code = "credential-unusable"
+    phase = "login"
+
+
+class NoCredential(SSHError):
+    """The relay's site has no credential for {username}@{host}:{port}: {reason}."""
+
+    code = "no-credential"
+    phase = "login"
+
+
 class LoginRefused(SSHError):
     """{host}:{port} refused the login of {username}: tried {tried}; the server offers {offered}. Check the user name
     and the password or key, and that the server allows this way of login."""

@@ -1,0 +1,278 @@
+"""
+The site's own credentials: for which hosts and users they are, and how their files are read, each time they are used.
+
+With them, whoever orders a command needs no secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+
+from relayd.ssh.errors import CredentialUnusable, NoCredential
+from relayd.ssh.target import Credential, Target
+
+#: The largest file that is read, in bytes; the longest RSA key has some 13,000.
+MAX_FILE = 256 * 1024
+#: Hosts on the way to a host; more than a few are a loop in the table.
+MAX_HOPS = 8
+
+
+class CredentialRule(Struct, frozen=True, kw_only=True):
+    """
+    Which credential is for which hosts and users.
+
+    :ivar hosts: patterns of host names and addresses as in ssh_config(5), with ``*``, ``?``, and ``!`` for those that
+        are left out; networks such as ``10.1.0.0/16``, for hosts that are named by address; ``[PATTERN]:PORT`` for one
+        port only.
+    :ivar users: patterns of user names, likewise.
+    :ivar key_file: private key.
+    :ivar passphrase_file: what decrypts it, on the first line.
+    :ivar certificate_file: by default ``KEY_FILE-cert.pub`` where that is there, as with OpenSSH.
+    :ivar password_file: password, on the first line.
+    :ivar agent: path of an ssh-agent's socket.
+    :ivar via: jump hosts as for ``ssh -J``: ``[USER@]HOST[:PORT]``, commas between, the nearest first.  Their own
+        credentials come from the same table.
+    """
+
+    hosts: tuple[str, ...]
+    users: tuple[str, ...] = ("*",)
+    key_file: str | None = None
+    passphrase_file: str | None = None
+    certificate_file: str | None = None
+    password_file: str | None = None
+    agent: str | None = None
+    via: str | None = None
+
+    def covers(self, host: str, port: int, user: str) -> bool:
+        """Whether this rule is for a login."""
+        name = host.lower()
+        found = False
+        for pattern in self.hosts:
+            if _covers_host(pattern.lower().removeprefix("!"), name, port):
+                if pattern.startswith("!"):
+                    return False
+                found = True
+        return found and _matches(self.users, user)
+
+
+class Hop(Struct, frozen=True):
+    """
+    One jump host, as `CredentialRule.via` names it.
+
+    :ivar username: ``None``: the user of the host behind.
+    """
+
+    host: str
+    port: int = 22
+    username: str | None = None
+
+
+class CredentialTable:
+    """
+    Rules, of which the first that covers a login counts.
+
+    Files are read when they are used, and again when they have changed: a rotated key needs no restart.
+
+    :raises ValueError: for a rule that makes no sense; says which and why.
+    """
+
+    def __init__(self, rules: Iterable[CredentialRule]) -> None:
+        self._rules = tuple(rules)
+        self._read: dict[CredentialRule, tuple[tuple[object, ...], Credential]] = {}
+        for number, rule in enumerate(self._rules, start=1):
+            try:
+                _check(rule)
+            except ValueError as reason:
+                raise ValueError(f"credential {number}: {reason}") from None
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def find(self, host: str, port: int, user: str) -> CredentialRule | None:
+        """The rule for a login, if any."""
+        return next((rule for rule in self._rules if rule.covers(host, port, user)), None)
+
+    def read(self, rule: CredentialRule) -> Credential:
+        """
+        What the files of a rule hold now.
+
+        :raises CredentialUnusable: naming the file and what is wrong with it.
+        """
+        certificate = rule.certificate_file
+        if certificate is None and rule.key_file is not None and os.path.exists(f"{rule.key_file}-cert.pub"):
+            certificate = f"{rule.key_file}-cert.pub"
+        paths = (rule.key_file, rule.passphrase_file, certificate, rule.password_file)
+        stamps = (*paths, *(None if path is None else _stamp(path) for path in paths))
+        known = self._read.get(rule)
+        if known is not None and known[0] == stamps:
+            return known[1]
+        self._read.pop(rule, None)
+        credential = Credential(
+            password=None if rule.password_file is None else _first_line(rule.password_file),
+            private_key=None if rule.key_file is None else _read(rule.key_file, secret=True),
+            passphrase=None if rule.passphrase_file is None else _first_line(rule.passphrase_file),
+            certificate=None if certificate is None else _read(certificate, secret=False),
+            agent=rule.agent,
+        )
+        self._read[rule] = stamps, credential
+        return credential
+
+    def target(self, host: str, port: int, user: str, host_key: str | None = None) -> Target | None:
+        """
+        Where and how to log in, jump hosts included.
+
+        :return: ``None`` where no rule covers the login.
+        :raises CredentialUnusable: see `read`.
+        :raises NoCredential: where one does, but a jump host of it has none, or they lead in a circle.
+        """
+        rule = self.find(host, port, user)
+        if rule is None:
+            return None
+        via = self._way_to(rule, host, port, user, MAX_HOPS)
+        return Target(
+            host=host.lower(), port=port, username=user, credential=self.read(rule), host_key=host_key, via=via
+        )
+
+    def _way_to(self, rule: CredentialRule, host: str, port: int, user: str, hops_left: int) -> Target | None:
+        """The last jump host before a host, which has the others behind it."""
+        hops = parse_via(rule.via) if rule.via else ()
+        places = [(hop.host, hop.port) for hop in hops]
+        if (host.lower(), port) in places:
+            # A rule for a whole network often covers its jump host too.
+            hops = hops[: places.index((host.lower(), port))]
+        if len(hops) > hops_left:
+            raise NoCredential(host=host, port=port, username=user, reason="its jump hosts lead in a circle")
+        via: Target | None = None
+        for hop in hops:
+            username = hop.username or user
+            found = self.find(hop.host, hop.port, username)
+            if found is None:
+                reason = "it is a jump host, and no rule covers it"
+                raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
+            if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
+                via = self._way_to(found, hop.host, hop.port, username, hops_left - len(hops))
+            via = Target(host=hop.host, port=hop.port, username=username, credential=self.read(found), via=via)
+        return via
+
+
+def parse_via(text: str) -> tuple[Hop, ...]:
+    """
+    Jump hosts as ``ssh -J`` takes them.
+
+    :raises ValueError: for what is none.
+    """
+    hops = []
+    for part in text.split(","):
+        user, at, place = part.strip().rpartition("@")
+        found = re.fullmatch(r"\[([^\[\]]+)\](?::(\d{1,5}))?|([^\[\]:\s]+)(?::(\d{1,5}))?", place)
+        port = int(found[2] or found[4] or 22) if found else 0
+        if found is None or not 0 < port < 65536 or (at and not user):
+            raise ValueError("via is not of the form [user@]host[:port], with commas between several")
+        hops.append(Hop((found[1] or found[3]).lower(), port, user or None))
+    return tuple(hops)
+
+
+def _check(rule: CredentialRule) -> None:
+    if not rule.hosts or not rule.users:
+        raise ValueError("it names no hosts or no users")
+    for pattern in (*rule.hosts, *rule.users):
+        if not pattern.removeprefix("!") or any(char.isspace() for char in pattern):
+            raise ValueError("a pattern of hosts or users is empty, or has a blank in it")
+    for pattern in rule.hosts:
+        if pattern.removeprefix("!").startswith("[") and not re.fullmatch(r"!?\[[^\[\]]+\]:\d{1,5}", pattern):
+            raise ValueError(f"{pattern} is not of the form [host]:port")
+        if "/" in pattern:
+            ipaddress.ip_network(pattern.removeprefix("!"))  # its ValueError names what is wrong, and holds no secret
+    if not (rule.key_file or rule.password_file or rule.agent):
+        raise ValueError("it has neither a key file nor a password file nor an agent")
+    if rule.passphrase_file and not rule.key_file:
+        raise ValueError("it has a passphrase file without a key file")
+    if rule.certificate_file and not (rule.key_file or rule.agent):
+        raise ValueError("it has a certificate file without a key file or an agent")
+    if rule.via is not None:
+        parse_via(rule.via)
+
+
+def _covers_host(pattern: str, name: str, port: int) -> bool:
+    if "/" in pattern:
+        try:
+            return ipaddress.ip_address(name) in ipaddress.ip_network(pattern)
+        except ValueError:
+            return False  # a name, which nobody looks up here: what it leads to may change
+    if pattern.startswith("["):
+        pattern, _, wanted = pattern[1:].rpartition("]:")
+        if wanted != str(port):
+            return False
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    """As ssh_config(5), "PATTERNS": one that is negated wins."""
+    found = False
+    for pattern in patterns:
+        if fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
+            if pattern.startswith("!"):
+                return False
+            found = True
+    return found
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """What changes with a file, and with who may read it."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise CredentialUnusable(file=path, reason=_reason(error)) from None
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+def _read(path: str, *, secret: bool) -> str:
+    try:
+        # Not to be held up by what is no file, such as a pipe that nobody writes to.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _check_file(path, os.fstat(descriptor), secret=secret)
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(MAX_FILE + 1)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        raise CredentialUnusable(file=path, reason=_reason(error)) from None
+    if len(content) > MAX_FILE:
+        raise CredentialUnusable(file=path, reason="it is too large")
+    if not content.strip():
+        raise CredentialUnusable(file=path, reason="it is empty")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CredentialUnusable(file=path, reason="it is not text in UTF-8") from None
+
+
+def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
+    """As OpenSSH: whoever owns a file answers for who may read it, and for ours that is us."""
+    if not stat.S_ISREG(status.st_mode):
+        raise CredentialUnusable(file=path, reason="it is not a file")
+    if secret and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise CredentialUnusable(file=path, reason=f"others may use it (mode {mode:04o}); chmod it to 0600")
+
+
+def _first_line(path: str) -> str:
+    """A password or a passphrase; blanks around it belong to it, and further lines are a mistake."""
+    first, *more = (line.removesuffix("\r") for line in _read(path, secret=True).removeprefix("\ufeff").split("\n"))
+    if not first:
+        raise CredentialUnusable(file=path, reason="its first line is empty")
+    if "".join(more).strip():
+        raise CredentialUnusable(file=path, reason="it has more than one line")
+    return first
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "there is no such file"

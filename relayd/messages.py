@@ -1,5 +1,5 @@
 """
-The messages of the protocol as frozen values, and the validation of everything that arrives.
+The messages of the protocol as frozen values; `relayd.parsing` makes them of what arrives.
 
 Source: the specification's "execute_command", "command_result" and "command_result_received"; see docs/protocol.rst.
 """
@@ -7,24 +7,25 @@ Source: the specification's "execute_command", "command_result" and "command_res
 from __future__ import annotations
 
 import hmac
-import math
-import re
-from typing import Any, NoReturn
+from base64 import b64encode
+from enum import Enum
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Meta, Struct
 
-from relayd.errors import InvalidMessage, RelayError
+from relayd.errors import RelayError
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
 COMMAND_RESULT_RECEIVED = "command_result_received"
+# extensions
+CANCEL_COMMAND = "cancel_command"
+COMMAND_STATUS = "command_status"
+COMMAND_OUTPUT = "command_output"
 
-#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
-MAX_COMMAND_ID = 256
-#: Longest timeout taken, in seconds (a year); larger numbers are surely another unit.
-MAX_TIMEOUT = 366 * 86400.0
-_FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
+Encoding = Literal["utf-8", "base64"]
+StreamName = Literal["stdout", "stderr"]
 
 
 class Secret:
@@ -61,14 +62,45 @@ class Secret:
         return self._text.encode("utf-8", "surrogatepass")
 
 
+class JumpHost(Struct, frozen=True, kw_only=True):
+    """
+    An SSH server on the way to another one (``ssh -J``).
+
+    :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
+    """
+
+    host: str
+    port: int = 22
+    username: str
+    password: Secret | None = None
+    private_key: Secret | None = None
+    passphrase: Secret | None = None
+    certificate: str | None = None
+    host_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<JumpHost {self.username}@{self.host}:{self.port}>"
+
+    def to_wire(self) -> dict[str, Any]:
+        """Its object in ``via``, secrets revealed."""
+        return {"host": self.host, "port": self.port, "username": self.username} | _credential_to_wire(self)
+
+
 class ExecuteCommand(Struct, frozen=True, kw_only=True):
     """
     One order of the main server, validated.
 
     :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
     :ivar passphrase: decrypts the private key.
+    :ivar certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`.
     :ivar extended: whether the result may carry more than the specification has (`CommandResult.details`).
+    :ivar cwd: where it runs, absolute or beginning with ``~``; ``None`` leaves it to the relay.
+    :ivar env: variables that are set for it; values may be secrets.
+    :ivar stdin: what it reads; may hold secrets.
+    :ivar encoding: how its outputs come back.
+    :ivar stream: whether its output is sent as it arrives, too (`CommandOutput`).
+    :ivar via: jump hosts, in the order in which they are passed.
     """
 
     command_id: str
@@ -80,9 +112,16 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     password: Secret | None = None
     private_key: Secret | None = None
     passphrase: Secret | None = None
+    certificate: str | None = None
     host_key: str | None = None
     timeout: float | None = None
     extended: bool = False
+    cwd: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    stdin: bytes = b""
+    encoding: Encoding = "utf-8"
+    stream: bool = False
+    via: tuple[JumpHost, ...] = ()
 
     def __repr__(self) -> str:
         return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.host}:{self.port}>"
@@ -97,19 +136,41 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
             "username": self.username,
             "command": self.command,
         }
-        if self.password is not None:
-            wire["password"] = self.password.reveal()
-        if self.private_key is not None:
-            wire["privateKey"] = self.private_key.reveal()
-        if self.passphrase is not None:
-            wire["passphrase"] = self.passphrase.reveal()
-        if self.host_key is not None:
-            wire["hostKey"] = self.host_key
+        wire |= _credential_to_wire(self)
         if self.timeout is not None:
             wire["timeout"] = round(self.timeout * 1000)
         if self.extended:
             wire["extended"] = True
+        if self.cwd is not None:
+            wire["cwd"] = self.cwd
+        if self.env:
+            wire["env"] = dict(self.env)
+        if self.stdin:
+            wire["stdin"] = _stdin_to_wire(self.stdin)
+        if self.encoding != "utf-8":
+            wire["encoding"] = self.encoding
+        if self.stream:
+            wire["stream"] = True
+        if self.via:
+            wire["via"] = [hop.to_wire() for hop in self.via]
         return wire
+
+
+def _credential_to_wire(of: ExecuteCommand | JumpHost) -> dict[str, str]:
+    secrets = {"password": of.password, "privateKey": of.private_key, "passphrase": of.passphrase}
+    wire = {name: secret.reveal() for name, secret in secrets.items() if secret is not None}
+    if of.certificate is not None:
+        wire["certificate"] = of.certificate
+    if of.host_key is not None:
+        wire["hostKey"] = of.host_key
+    return wire
+
+
+def _stdin_to_wire(data: bytes) -> str | dict[str, str]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(data).decode()}
 
 
 class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -120,6 +181,9 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar signal: the name of the signal that ended the command, without ``SIG`` (RFC 4254, section 6.10).
     :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting; likewise ``stderr_bytes``.
     :ivar timings: seconds spent in each phase.
+    :ivar killed: of a command that was ended early, whether its processes are gone: ``confirmed``, ``unconfirmed``, or
+        ``unsupported`` where the host has no means to tell.
+    :ivar encoding: ``base64`` where both outputs are that; on the wire in any case, for nothing else tells it.
     """
 
     error: dict[str, str | bool] | None = None
@@ -128,6 +192,8 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     timings: dict[str, float] | None = None
+    killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
+    encoding: Literal["base64"] | None = None
 
 
 class CommandResult(Struct, frozen=True, kw_only=True):
@@ -153,6 +219,8 @@ class CommandResult(Struct, frozen=True, kw_only=True):
         result: dict[str, Any] = {"stdout": self.stdout, "stderr": self.stderr, "exitCode": self.exit_code}
         if self.extended:
             result.update(msgspec.to_builtins(self.details))
+        elif self.details.encoding is not None:
+            result["encoding"] = self.details.encoding
         return {"commandId": self.command_id, "result": result}
 
 
@@ -166,6 +234,51 @@ class Receipt(Struct, frozen=True, kw_only=True):
     success: bool
     command_id: str | None = None
     error: str | None = None
+
+
+class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """
+    A piece of what a running command writes.
+
+    :ivar offset: how many bytes of that stream came before it; where that is more than the pieces before had, the
+        difference was passed over, and is in the result alone.
+    :ivar data: a text, or base64 where ``encoding`` says so.
+    """
+
+    command_id: str
+    stream: StreamName
+    offset: Annotated[int, Meta(ge=0)]
+    data: str
+    encoding: Literal["base64"] | None = None
+
+    def __repr__(self) -> str:  # output may hold anything
+        return f"<CommandOutput of {self.command_id!r}: {self.stream} from {self.offset}>"
+
+    def to_wire(self) -> dict[str, Any]:
+        """The data of a ``command_output`` event."""
+        wire: dict[str, Any] = msgspec.to_builtins(self)
+        return wire
+
+
+class CommandState(Enum):
+    """How far a command has come; the value stands in the answer to ``command_status`` and ``cancel_command``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+
+
+class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How far the relay has come with a command."""
+
+    command_id: str
+    state: CommandState
+
+    def to_wire(self) -> dict[str, Any]:
+        """The data of a ``command_status`` event, or of an acknowledgement."""
+        wire: dict[str, Any] = msgspec.to_builtins(self)
+        return wire
 
 
 def failure_result(command_id: str, error: RelayError, *, extended: bool = False) -> CommandResult:
@@ -186,229 +299,7 @@ def describe_error(error: RelayError) -> dict[str, str | bool]:
     }
 
 
-# Reading what arrives ------------------------------------------------------------------------------------------------
-#
-# msgspec checks the JSON types in one pass, with errors that name the path and never the value; what is left for us is
-# what a type cannot say.  Every field is optional here, so that one that is missing is reported like one that is wrong.
-
-
-class _WireCommand(Struct, rename="camel"):
-    command_id: str | UnsetType | None = UNSET
-    server_id: int | float | str | UnsetType | None = UNSET
-    host: str | UnsetType | None = UNSET
-    port: int | float | str | UnsetType | None = UNSET
-    username: str | UnsetType | None = UNSET
-    password: str | UnsetType | None = UNSET
-    private_key: str | UnsetType | None = UNSET
-    passphrase: str | UnsetType | None = UNSET
-    host_key: str | UnsetType | None = UNSET
-    command: str | UnsetType | None = UNSET
-    timeout: int | float | str | UnsetType | None = UNSET
-    extended: bool | UnsetType | None = UNSET
-
-
-class _WireResultBody(Struct, rename="camel"):
-    stdout: str
-    stderr: str
-    exit_code: int
-
-
-class _WireResult(Struct, rename="camel"):
-    command_id: str
-    result: _WireResultBody
-
-
-class _WireReceipt(Struct, rename="camel"):
-    success: bool
-    command_id: str | None = None
-    error: Any = None
-
-
-class _Invalid(Exception):
-    """A field is wrong: its name and the reason, never its value."""
-
-
-def parse_execute_command(data: object) -> ExecuteCommand:
-    """
-    Validate the data of an ``execute_command`` event.
-
-    :param data: decoded JSON.
-    :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
-    """
-    try:
-        wire = msgspec.convert(data, _WireCommand)
-        command = ExecuteCommand(
-            command_id=_command_id(wire.command_id),
-            server_id=_number("serverId", wire.server_id, required=True),
-            host=_host(wire.host),
-            port=_port(wire.port),
-            username=_text("username", wire.username),
-            command=_text("command", wire.command, single_line=False),
-            password=_secret("password", wire.password),
-            private_key=_secret("privateKey", wire.private_key),
-            passphrase=_secret("passphrase", wire.passphrase),
-            host_key=_fingerprint(wire.host_key),
-            timeout=_timeout(wire.timeout),
-            extended=wire.extended is True,
-        )
-        if command.password is None and command.private_key is None:
-            raise _Invalid("password", "is missing, and so is privateKey: one of them is needed")
-        return command
-    except msgspec.ValidationError as error:
-        field, reason = _describe(error)
-    except _Invalid as error:
-        field, reason = error.args
-    raise InvalidMessage(event=EXECUTE_COMMAND, field=field, reason=reason, command_id=_readable_id(data)) from None
-
-
-def parse_receipt(data: object) -> Receipt:
-    """
-    Validate the data of a ``command_result_received`` event.
-
-    :raises InvalidMessage: when it has no boolean ``success``.
-    """
-    try:
-        wire = msgspec.convert(data, _WireReceipt)
-    except msgspec.ValidationError as error:
-        field, reason = _describe(error)
-        raise InvalidMessage(
-            event=COMMAND_RESULT_RECEIVED, field=field, reason=reason, command_id=_readable_id(data)
-        ) from None
-    text = None if wire.error is None else printable(str(wire.error), 200)
-    return Receipt(success=wire.success, command_id=wire.command_id, error=text)
-
-
-def parse_command_result(data: object) -> CommandResult:
-    """
-    Validate the data of a ``command_result`` event: for the role that sends commands.
-
-    :raises InvalidMessage: naming the field at fault.
-    """
-    try:
-        wire = msgspec.convert(data, _WireResult)
-        extended = set(data["result"]) - {"stdout", "stderr", "exitCode"}  # type: ignore[index]  # convert has looked
-        details = msgspec.convert(data["result"], Details) if extended else Details()  # type: ignore[index]
-    except msgspec.ValidationError as error:
-        field, reason = _describe(error)
-        raise InvalidMessage(event=COMMAND_RESULT, field=field, reason=reason, command_id=_readable_id(data)) from None
-    return CommandResult(
-        command_id=wire.command_id,
-        stdout=wire.result.stdout,
-        stderr=wire.result.stderr,
-        exit_code=wire.result.exit_code,
-        details=details,
-        extended=bool(extended),
-    )
-
-
 def printable(text: str, limit: int) -> str:
     """A remote text made fit for a log line: no control characters, at most *limit* characters."""
     clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
-
-
-def _describe(error: msgspec.ValidationError) -> tuple[str, str]:
-    """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason."""
-    text, _, path = str(error).partition(" - at ")
-    field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
-    return field, "is of the wrong type: " + text[:1].lower() + text[1:].replace("`", "")
-
-
-def _readable_id(data: object) -> str | None:
-    if isinstance(data, dict):
-        try:
-            return _command_id(data.get("commandId"))
-        except _Invalid:
-            pass
-    return None
-
-
-def _command_id(value: object) -> str:
-    text = _text("commandId", value)
-    if len(text) > MAX_COMMAND_ID:
-        raise _Invalid("commandId", f"is longer than {MAX_COMMAND_ID} characters")
-    return text
-
-
-def _text(field: str, value: object, *, single_line: bool = True) -> str:
-    if value is UNSET or value is None:
-        raise _Invalid(field, "is missing")
-    if not isinstance(value, str):
-        raise _Invalid(field, "is not a string")
-    if not value.strip():
-        raise _Invalid(field, "is empty")
-    if "\0" in value:
-        raise _Invalid(field, "contains a NUL character")
-    if single_line and not value.isprintable():
-        raise _Invalid(field, "contains a control character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _Invalid(field, "contains half of a surrogate pair") from None
-    return value
-
-
-def _host(value: object) -> str:
-    host = _text("host", value).strip()
-    if host.startswith("[") and host.endswith("]"):  # an IPv6 address as it stands in a URL
-        host = host[1:-1]
-    if len(host) > 255:
-        raise _Invalid("host", "is longer than 255 characters")
-    if any(char.isspace() or char in "/@,;*?!|#[]" for char in host):
-        raise _Invalid("host", "is neither a host name nor an IP address")
-    return host
-
-
-def _fingerprint(value: object) -> str | None:
-    if value is UNSET or value is None or value == "":
-        return None
-    text = _text("hostKey", value).strip()
-    if not _FINGERPRINT.fullmatch(text):
-        raise _Invalid("hostKey", "is not a fingerprint as ssh-keygen -l shows it: SHA256: and 43 characters")
-    return text
-
-
-def _secret(field: str, value: object) -> Secret | None:
-    """A blank one counts as absent: main servers send the empty string from an empty column."""
-    if not isinstance(value, str) or not value:
-        return None
-    if "\0" in value:
-        raise _Invalid(field, "contains a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _Invalid(field, "contains half of a surrogate pair") from None
-    return Secret(value)
-
-
-def _number(field: str, value: object, *, required: bool = False) -> float:
-    """A number, or a string that holds one, as databases give them; finite."""
-    if value is UNSET or value is None or (isinstance(value, str) and not value.strip()):
-        if required:
-            raise _Invalid(field, "is missing")
-        return 0
-    if isinstance(value, str):
-        try:
-            value = float(value) if len(value) <= 32 and value.isascii() and "_" not in value else math.nan
-        except ValueError:
-            value = math.nan
-    if not isinstance(value, (int, float)) or not abs(value) <= 2**63:
-        raise _Invalid(field, "is not a finite number of at most 63 bits")
-    return int(value) if value == int(value) else value
-
-
-def _port(value: object) -> int:
-    number = _number("port", value, required=True)
-    if number != int(number) or not 1 <= number <= 65535:
-        raise _Invalid("port", "is not a whole number from 1 to 65535")
-    return int(number)
-
-
-def _timeout(value: object) -> float | None:
-    """Milliseconds on the wire; 0, null and absence leave it to the relay."""
-    seconds = _number("timeout", value) / 1000
-    if seconds < 0:
-        raise _Invalid("timeout", "is negative")
-    if seconds > MAX_TIMEOUT:
-        raise _Invalid("timeout", "is longer than a year; it is in milliseconds")
-    return seconds or None

@@ -16,7 +16,8 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import HostFailure, InvalidMessage, ProtocolError
 from relayd.interfaces import ICommandReceiver, ICommandRunner
 from relayd.journal import MemoryJournal
-from relayd.messages import CommandResult, ExecuteCommand, Receipt, parse_execute_command, printable
+from relayd.messages import CommandResult, ExecuteCommand, Receipt, printable
+from relayd.parsing import parse_execute_command
 from tests.support.dispatching import (
     PASSWORD,
     Desk,

@@ -12,10 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Modules that make one part together; any other module, or package, is a part of its own name.
-PARTS = {name: "dispatcher" for name in ("admission", "outbox", "scheduler", "stats")} | {
-    name: "config" for name in ("apikey", "values")
+PARTS = {
+    **dict.fromkeys(("admission", "outbox", "scheduler", "stats", "streaming"), "dispatcher"),
+    **dict.fromkeys(("apikey", "values"), "config"),
+    **dict.fromkeys(("fields", "parsing"), "messages"),
+    "demo_ssh": "demo",
 }
-PARTS["demo_ssh"] = "demo"
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "journal", "ssh", "config", "hub", "service", "tap"}
 MAY_IMPORT: dict[str, set[str]] = {

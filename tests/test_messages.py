@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import pickle
+import re
 from typing import Any
 
 import msgspec
@@ -16,17 +17,26 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, Overloaded
+from relayd.fields import MAX_COMMAND_ID, MAX_CWD, MAX_ENVIRONMENT, MAX_HOPS, MAX_VARIABLES
 from relayd.messages import (
-    MAX_COMMAND_ID,
+    CommandOutput,
     CommandResult,
+    CommandState,
+    CommandStatus,
     Details,
     ExecuteCommand,
+    JumpHost,
     Secret,
     failure_result,
-    parse_command_result,
-    parse_execute_command,
-    parse_receipt,
     printable,
+)
+from relayd.parsing import (
+    parse_command_output,
+    parse_command_result,
+    parse_command_status,
+    parse_execute_command,
+    parse_question,
+    parse_receipt,
 )
 
 FINGERPRINT = "SHA256:" + "a" * 43
@@ -40,6 +50,29 @@ GOOD: dict[str, Any] = {
     "command": "ls -la",
     "timeout": 30000,
 }
+EXTENSIONS: dict[str, Any] = {
+    "certificate": "ssh-ed25519-cert-v01@openssh.com AAAA",
+    "hostKey": f"ssh-ed25519 {FINGERPRINT}",
+    "extended": True,
+    "cwd": "~deploy/app dir",
+    "env": {"LANG": "C", "EMPTY": "", "LINES": "two\nlines"},
+    "stdin": "yes\n\0",
+    "encoding": "base64",
+    "stream": True,
+    "via": [
+        {"host": "gate", "port": 22, "username": "jump", "password": "p1"},
+        {
+            "host": "::1",
+            "port": 2222,
+            "username": "inner",
+            "privateKey": "k2",
+            "passphrase": "p2",
+            "certificate": "cert",
+            "hostKey": FINGERPRINT,
+        },
+    ],
+}
+HOP: dict[str, Any] = {"host": "gate", "username": "u"}
 REQUIRED = ("commandId", "serverId", "host", "port", "username", "command")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -72,7 +105,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(parse_execute_command(command.to_wire()), command)
 
     def test_every_field_goes_there_and_back(self) -> None:
-        more = {"privateKey": "k", "passphrase": "p", "hostKey": f"ssh-ed25519 {FINGERPRINT}", "extended": True}
+        more = EXTENSIONS | {"privateKey": "k", "passphrase": "p"}
         command = parse_execute_command(GOOD | more)
         self.assertEqual(command.to_wire(), GOOD | more)
 
@@ -81,10 +114,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual((command.port, command.timeout, command.server_id), (2222, 1.5005, 9))
 
     def test_absent_in_every_way(self) -> None:
+        plain = parse_execute_command({name: GOOD[name] for name in REQUIRED})
         for nothing in (None, ""):
-            fields = {name: nothing for name in ("privateKey", "passphrase", "hostKey", "timeout")}
-            command = parse_execute_command(GOOD | fields)
-            self.assertEqual((command.private_key, command.passphrase, command.host_key, command.timeout), (None,) * 4)
+            optional = ["password", "privateKey", "passphrase", "timeout", *(set(EXTENSIONS) - {"extended", "stream"})]
+            self.assertEqual(parse_execute_command(GOOD | dict.fromkeys(optional, nothing)), plain)
+        empty = {"env": {}, "via": [], "stdin": {}, "extended": None, "stream": None}
+        self.assertEqual(parse_execute_command(GOOD | empty), parse_execute_command(GOOD))
+        for stdin in ({"base64": ""}, {"base64": None}):
+            self.assertEqual(parse_execute_command(GOOD | {"stdin": stdin}).stdin, b"")
         self.assertIsNone(parse_execute_command(GOOD | {"timeout": 0}).timeout)
         self.assertFalse(parse_execute_command(GOOD | {"extended": None}).extended)
 
@@ -95,11 +132,12 @@ class CommandTests(SynchronousTestCase):
                 self.assertEqual((error.fields["field"], error.fields["reason"]), (name, "is missing"))
                 self.assertEqual(error.command_id, None if name == "commandId" else "cmd_1")
 
-    def test_a_credential_is_required(self) -> None:
+    def test_without_a_credential(self) -> None:
+        """Whether it can do without is for the runner to say."""
         for nothing in ({}, {"password": None}, {"password": "", "privateKey": ""}):
             data = {key: value for key, value in GOOD.items() if key != "password"} | nothing
-            self.assertIn("one of them is needed", str(self.refused(data)))
-        parse_execute_command(GOOD | {"password": None, "privateKey": "key"})
+            command = parse_execute_command(data)
+            self.assertEqual((command.password, command.private_key), (None, None))
 
     def test_wrong(self) -> None:
         wrong: dict[str, tuple[Any, ...]] = {
@@ -115,12 +153,66 @@ class CommandTests(SynchronousTestCase):
             "command": (5, "", " \n ", "a\0b", "\ud800", None),
             "timeout": (-1, math.nan, -math.inf, 10**15, "soon", [], True),
             "extended": ("yes", 1),
+            "stream": ("yes", 1),
+            "certificate": (5, "a\0b"),
+            "cwd": (5, "here", "./x", "a\0b", "/a\nb", "/a\rb", "/" * (MAX_CWD + 1), "/\ud800", "  "),
+            "encoding": (5, "latin-1", "UTF-8", "hex"),
+            "env": (
+                5,
+                "A=b",
+                ["A=b"],
+                {"": "x"},
+                {"1A": "x"},
+                {"A-B": "x"},
+                {"A=B": "x"},
+                {"\u00c4": "x"},
+                {f"A{number}": "x" for number in range(MAX_VARIABLES + 1)},
+                {"A": "x" * MAX_ENVIRONMENT},
+                {"A" * (MAX_ENVIRONMENT + 1): "x"},
+                {"A": "\u20ac" * (MAX_ENVIRONMENT // 3 + 1)},
+            ),
+            "env.A": ({"A": None}, {"A": 5}, {"A": True}, {"A": ["x"]}, {"A": "a\0b"}, {"A": "\ud800"}),
+            "stdin": (5, True, ["x"], "\ud800", {"text": "x"}, {"base64": "eA==", "more": 1}),
+            "stdin.base64": ({"base64": 5}, {"base64": "eA="}, {"base64": "e-_A"}, {"base64": "\u00e4"}),
+            "via": ("gate", {"host": "gate"}, [HOP] * (MAX_HOPS + 1)),
+            "via[1]": ([HOP, None], [HOP, "gate"]),
+            "via[1].host": ([HOP, HOP | {"host": "a b"}], [HOP, {"username": "u"}], [HOP, HOP | {"host": 5}]),
+            "via[0].port": ([HOP | {"port": 0}], [HOP | {"port": "x"}]),
+            "via[0].username": ([{"host": "gate"}], [HOP | {"username": "a\nb"}]),
+            "via[0].password": ([HOP | {"password": 5}], [HOP | {"password": "a\0b"}]),
+            "via[0].hostKey": ([HOP | {"hostKey": "SHA256:short"}],),
         }
         for name, values in wrong.items():
             for value in values:
-                error = self.refused(GOOD | {name: value})
+                error = self.refused(GOOD | {re.split(r"[.\[]", name)[0]: value})
                 self.assertEqual(error.fields["field"], name, value)
                 self.assertEqual(error.command_id, None if name == "commandId" else "cmd_1")
+
+    def test_numbers_are_no_values_of_variables(self) -> None:
+        self.assertIn(
+            'env.A is not a string; write numbers and booleans as strings, as in "1"',
+            str(self.refused(GOOD | {"env": {"A": 1}})),
+        )
+
+    def test_standard_input_in_both_forms(self) -> None:
+        for stdin, expected in (("\u20ac", "\u20ac".encode()), ({"base64": "/w\nA=\r\n"}, b"\xff\0")):
+            command = parse_execute_command(GOOD | {"stdin": stdin})
+            self.assertEqual(command.stdin, expected)
+            self.assertEqual(parse_execute_command(command.to_wire()), command)
+
+    def test_jump_hosts(self) -> None:
+        blank = {"port": None, "password": "", "privateKey": None, "hostKey": "", "certificate": "", "other": 1}
+        command = parse_execute_command(GOOD | {"via": [HOP | blank, HOP | {"host": "[::1]", "port": "2222"}]})
+        self.assertEqual(
+            command.via,
+            (JumpHost(host="gate", username="u"), JumpHost(host="::1", port=2222, username="u")),
+        )
+
+    def test_limits_can_be_reached(self) -> None:
+        env = {f"A{number}": "" for number in range(MAX_VARIABLES - 1)}
+        env["B"] = "x" * (MAX_ENVIRONMENT - sum(map(len, env)) - 1)
+        command = parse_execute_command(GOOD | {"env": env, "via": [HOP] * MAX_HOPS, "cwd": "/" * MAX_CWD})
+        self.assertEqual((len(command.env), len(command.via)), (MAX_VARIABLES, MAX_HOPS))
 
     def test_not_an_object(self) -> None:
         for data in (None, [], "x", 5, [GOOD]):
@@ -130,14 +222,29 @@ class CommandTests(SynchronousTestCase):
     def test_an_address_in_brackets(self) -> None:
         self.assertEqual(parse_execute_command(GOOD | {"host": "[::1]"}).host, "::1")
 
-    @given(st.sampled_from(sorted(GOOD)), st.text(alphabet="qzxjkvw", min_size=12, max_size=20))
+    @given(
+        st.sampled_from(sorted({*GOOD, *EXTENSIONS} - {"env", "stdin", "stream"})),
+        st.text(alphabet="qzxjkvw", min_size=12, max_size=20),
+    )
     def test_no_value_is_ever_shown(self, name: str, value: str) -> None:
         for wrong in ([value], {value: value}, value + "\0", f"{value}\n\0"):
             error = self.refused(GOOD | {name: wrong})
             self.assertNotIn(value, str(error) + repr(error) + repr(error.args) + repr(error.__dict__))
             self.assertIsNone(error.__cause__)
 
-    @given(st.dictionaries(st.sampled_from([*GOOD, "privateKey", "hostKey", "extended", "other"]), JSON) | JSON)
+    @given(st.text(alphabet="qzxjkvw", min_size=12, max_size=20))
+    def test_no_value_of_the_extensions_is_shown(self, value: str) -> None:
+        wrong: dict[str, tuple[Any, ...]] = {
+            "env": (value, [value], {value + "\n": ""}, {"A": [value]}, {"A": value + "\0"}),
+            "stdin": ([value], {value: value}, {"base64": value + "!"}, {"base64": [value]}),
+            "via": (value, [value], [HOP | {"password": [value]}], [HOP | {"privateKey": value + "\0"}]),
+        }
+        for name, values in wrong.items():
+            for each in values:
+                error = self.refused(GOOD | {name: each})
+                self.assertNotIn(value, str(error) + repr(error) + repr(error.args) + repr(error.__dict__))
+
+    @given(st.dictionaries(st.sampled_from([*GOOD, *EXTENSIONS, "privateKey", "other"]), JSON) | JSON)
     def test_whatever_comes(self, data: Any) -> None:
         merged = GOOD | data if isinstance(data, dict) else data
         try:
@@ -147,7 +254,12 @@ class CommandTests(SynchronousTestCase):
         else:
             self.assertTrue(1 <= command.port <= 65535)
             msgspec.json.encode(command.to_wire())  # no NaN and no half of a surrogate pair in it
-            self.assertEqual(parse_execute_command(command.to_wire()).host, command.host)
+            self.assertEqual(parse_execute_command(command.to_wire()).env, command.env)
+
+    @given(st.binary())
+    def test_any_standard_input_goes_there_and_back(self, stdin: bytes) -> None:
+        command = msgspec.structs.replace(parse_execute_command(GOOD), stdin=stdin)
+        self.assertEqual(parse_execute_command(json.loads(json.dumps(command.to_wire()))).stdin, stdin)
 
 
 class ResultTests(SynchronousTestCase):
@@ -166,13 +278,43 @@ class ResultTests(SynchronousTestCase):
         self.assertEqual(body["error"], {"code": "overloaded", "phase": "queue", "executed": "no", "retriable": True})
         self.assertEqual(parse_command_result(result.to_wire()), result)
 
+    def test_encoding_is_told_in_any_case(self) -> None:
+        """Nothing else tells text from base64: not even a failure has to be in the encoding that was asked for."""
+        for extended in (False, True):
+            details = Details(encoding="base64", killed="confirmed" if extended else None)
+            result = CommandResult(
+                command_id="c", stdout="eA==", stderr="", exit_code=0, details=details, extended=extended
+            )
+            self.assertEqual(result.to_wire()["result"]["encoding"], "base64")
+            self.assertEqual("killed" in result.to_wire()["result"], extended)
+            self.assertEqual(parse_command_result(result.to_wire()), result)
+
+    def test_output_and_status(self) -> None:
+        output = CommandOutput(command_id="c", stream="stderr", offset=7, data="s3cret")
+        wire = {"commandId": "c", "stream": "stderr", "offset": 7, "data": "s3cret"}
+        self.assertEqual((output.to_wire(), parse_command_output(wire)), (wire, output))
+        self.assertNotIn("s3cret", repr(output))
+        self.assertEqual(parse_command_output(wire | {"encoding": "base64"}).encoding, "base64")
+        status = CommandStatus(command_id="c", state=CommandState.QUEUED)
+        self.assertEqual(status.to_wire(), {"commandId": "c", "state": "queued"})
+        self.assertEqual(parse_command_status(status.to_wire()), status)
+        for wrong in ({"offset": -1}, {"stream": "stdin"}, {"data": 5}, {"encoding": "hex"}, {"commandId": None}):
+            self.assertRaises(InvalidMessage, parse_command_output, wire | wrong)
+        self.assertRaises(InvalidMessage, parse_command_status, {"commandId": "c", "state": "asleep"})
+
+    def test_questions(self) -> None:
+        self.assertEqual(parse_question("cancel_command", {"commandId": "c", "why": 1}), "c")
+        for wrong in (None, [], {}, {"commandId": 5}, {"commandId": "a\nb"}):
+            error = self.assertRaises(InvalidMessage, parse_question, "cancel_command", wrong)
+            self.assertTrue(str(error).startswith("cancel_command was refused: "), error)
+
     def test_repr_shows_no_output(self) -> None:
         result = CommandResult(command_id="c", stdout="s3cret", stderr="s3cret", exit_code=0)
         self.assertNotIn("s3cret", repr(result))
 
     @given(JSON)
     def test_whatever_comes(self, data: Any) -> None:
-        for parse in (parse_command_result, parse_receipt):
+        for parse in (parse_command_result, parse_receipt, parse_command_output, parse_command_status):
             for form in (data, {"commandId": "c", "result": data}, {"success": data}):
                 try:
                     parse(form)
@@ -199,6 +341,9 @@ class SecretTests(SynchronousTestCase):
             self.assertNotIn("s3cret", text)
         self.assertNotIn("password123", repr(parse_execute_command(GOOD)))
         self.assertNotIn("ls -la", repr(parse_execute_command(GOOD)))
+        hidden = GOOD | {"env": {"A": "s3cret"}, "stdin": "s3cret", "via": [HOP | {"password": "s3cret"}]}
+        command = parse_execute_command(hidden)
+        self.assertNotIn("s3cret", repr(command) + str(command) + repr(command.via) + f"{command.via[0]}")
         self.assertRaises(TypeError, pickle.dumps, secret)
         self.assertRaises(TypeError, copy.copy, secret)
         self.assertRaises(TypeError, msgspec.json.encode, secret)

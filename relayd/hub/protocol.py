@@ -31,9 +31,9 @@ from relayd.messages import (
     EXECUTE_COMMAND,
     CommandResult,
     ExecuteCommand,
-    parse_command_result,
     printable,
 )
+from relayd.parsing import parse_command_result
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 

@@ -48,10 +48,9 @@ from relayd.messages import (
     COMMAND_RESULT_RECEIVED,
     EXECUTE_COMMAND,
     CommandResult,
-    parse_execute_command,
-    parse_receipt,
     printable,
 )
+from relayd.parsing import parse_execute_command, parse_receipt
 from relayd.uplink.connect import describe
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start

@@ -1,0 +1,211 @@
+"""
+The fields of a message, each with what its type cannot say; errors name the field at fault and never its value.
+
+Source: the specification's "execute_command", and docs/protocol.rst for what it leaves open.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import b64decode
+from binascii import Error as BadBase64
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from relayd.messages import Encoding
+
+#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
+MAX_COMMAND_ID: Final = 256
+#: Longest timeout taken, in seconds (a year); larger numbers are surely another unit.
+MAX_TIMEOUT: Final = 366 * 86400.0
+#: Longest working directory taken, in bytes: ``PATH_MAX`` of Linux.
+MAX_CWD: Final = 4096
+#: Most variables of a command, and most bytes of their names and values together.
+MAX_VARIABLES: Final = 256
+MAX_ENVIRONMENT: Final = 128 * 1024
+#: Most jump hosts on the way to a host.
+MAX_HOPS: Final = 8
+
+_FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Invalid(Exception):
+    """A field is wrong: its name and the reason, never its value."""
+
+
+def explain(error: msgspec.ValidationError) -> tuple[str, str]:
+    """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason."""
+    text, _, path = str(error).partition(" - at ")
+    field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
+    return field, "is of the wrong type: " + text[:1].lower() + text[1:].replace("`", "")
+
+
+def absent(value: object) -> bool:
+    """Main servers send ``null``, or what is empty, from a column that holds nothing."""
+    return value is UNSET or value is None or (isinstance(value, (str, dict, list)) and not value)
+
+
+def text(field: str, value: object, *, single_line: bool = True) -> str:
+    """A text that is not blank."""
+    if value is UNSET or value is None:
+        raise Invalid(field, "is missing")
+    if not isinstance(value, str):
+        raise Invalid(field, "is not a string")
+    if not value.strip():
+        raise Invalid(field, "is empty")
+    if single_line and "\0" not in value and not value.isprintable():
+        raise Invalid(field, "contains a control character")
+    return _unicode(field, value)
+
+
+def command_id(value: object) -> str:
+    """What names a command."""
+    name = text("commandId", value)
+    if len(name) > MAX_COMMAND_ID:
+        raise Invalid("commandId", f"is longer than {MAX_COMMAND_ID} characters")
+    return name
+
+
+def host(field: str, value: object) -> str:
+    """A host's name or address."""
+    name = text(field, value).strip()
+    if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
+        name = name[1:-1]
+    if len(name) > 255:
+        raise Invalid(field, "is longer than 255 characters")
+    if any(char.isspace() or char in "/@,;*?!|#[]" for char in name):
+        raise Invalid(field, "is neither a host name nor an IP address")
+    return name
+
+
+def fingerprint(field: str, value: object) -> str | None:
+    """The fingerprint of a host's key, perhaps with the key's type before it."""
+    if absent(value):
+        return None
+    shown = text(field, value).strip()
+    if not _FINGERPRINT.fullmatch(shown):
+        raise Invalid(field, "is not a fingerprint as ssh-keygen -l shows it: SHA256: and 43 characters")
+    return shown
+
+
+def optional_text(field: str, value: object) -> str | None:
+    """A text of any number of lines, such as a secret or a certificate; an empty one counts as absent."""
+    return _unicode(field, value) if isinstance(value, str) and value else None
+
+
+def number(field: str, value: object, *, required: bool = False) -> float:
+    """A number, or a string that holds one, as databases give them; finite."""
+    if value is UNSET or value is None or (isinstance(value, str) and not value.strip()):
+        if required:
+            raise Invalid(field, "is missing")
+        return 0
+    if isinstance(value, str):
+        try:
+            value = float(value) if len(value) <= 32 and value.isascii() and "_" not in value else math.nan
+        except ValueError:
+            value = math.nan
+    if not isinstance(value, (int, float)) or not abs(value) <= 2**63:
+        raise Invalid(field, "is not a finite number of at most 63 bits")
+    return int(value) if value == int(value) else value
+
+
+def port(field: str, value: object, default: int | None = None) -> int:
+    """A TCP port; where there is none, *default*."""
+    if default is not None and absent(value):
+        return default
+    chosen = number(field, value, required=True)
+    if chosen != int(chosen) or not 1 <= chosen <= 65535:
+        raise Invalid(field, "is not a whole number from 1 to 65535")
+    return int(chosen)
+
+
+def timeout(value: object) -> float | None:
+    """Milliseconds on the wire; 0, null and absence leave it to the relay."""
+    seconds = number("timeout", value) / 1000
+    if seconds < 0:
+        raise Invalid("timeout", "is negative")
+    if seconds > MAX_TIMEOUT:
+        raise Invalid("timeout", "is longer than a year; it is in milliseconds")
+    return seconds or None
+
+
+def cwd(value: object) -> str | None:
+    """A working directory: absolute, or relative to a home directory as a shell writes it (``~/x``, ``~user/x``)."""
+    if absent(value):
+        return None
+    path = text("cwd", value, single_line=False)
+    if "\n" in path or "\r" in path:
+        raise Invalid("cwd", "contains the end of a line")
+    if not path.startswith(("/", "~")):
+        raise Invalid("cwd", "is neither an absolute path nor one that begins with ~")
+    if len(path.encode()) > MAX_CWD:
+        raise Invalid("cwd", f"is longer than {MAX_CWD} bytes")
+    return path
+
+
+def environment(value: object) -> tuple[tuple[str, str], ...]:
+    """Variables, in their order; a value that is empty is a value."""
+    if absent(value):
+        return ()
+    if not isinstance(value, dict):
+        raise Invalid("env", "is not an object of names and strings")
+    if len(value) > MAX_VARIABLES:
+        raise Invalid("env", f"has more than {MAX_VARIABLES} variables")
+    size = 0
+    for name, content in value.items():
+        if not _VARIABLE.fullmatch(name):
+            raise Invalid("env", "has a name that is not made of A-Z, a-z, 0-9 and _, with no digit first")
+        size += len(name)
+        if size > MAX_ENVIRONMENT:  # before the name is quoted
+            break
+        field = f"env.{name}" if len(name) <= 64 else "env"
+        if not isinstance(content, str):
+            raise Invalid(field, 'is not a string; write numbers and booleans as strings, as in "1"')
+        size += len(_unicode(field, content).encode())
+    if size > MAX_ENVIRONMENT:
+        raise Invalid("env", f"takes more than {MAX_ENVIRONMENT // 1024} KiB")
+    return tuple(value.items())
+
+
+def stdin(value: object) -> bytes:
+    """What the command reads: a text, or ``{"base64": …}`` for bytes that are none."""
+    if absent(value):
+        return b""
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise Invalid("stdin", "contains half of a surrogate pair") from None
+    if not isinstance(value, dict) or set(value) != {"base64"}:
+        raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
+    if absent(value["base64"]):
+        return b""
+    if not isinstance(value["base64"], str):
+        raise Invalid("stdin.base64", "is not a string")
+    try:
+        return b64decode("".join(value["base64"].split()), validate=True)  # encoders like to break lines
+    except (BadBase64, ValueError):
+        raise Invalid("stdin.base64", "is not base64 (RFC 4648, section 4)") from None
+
+
+def encoding(value: object) -> Encoding:
+    """How outputs come back."""
+    if absent(value) or value == "utf-8":
+        return "utf-8"
+    if value == "base64":
+        return "base64"
+    raise Invalid("encoding", "is neither utf-8 nor base64")
+
+
+def _unicode(field: str, value: str) -> str:
+    if "\0" in value:
+        raise Invalid(field, "contains a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Invalid(field, "contains half of a surrogate pair") from None
+    return value

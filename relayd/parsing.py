@@ -1,0 +1,241 @@
+"""
+Reading what arrives: data of events, which anybody may have sent, to the frozen values of `relayd.messages`.
+
+msgspec checks the JSON types in one pass, with errors that name the path and never the value; what is left for
+`relayd.fields` is what a type cannot say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from relayd import fields
+from relayd.errors import InvalidMessage
+from relayd.messages import (
+    COMMAND_OUTPUT,
+    COMMAND_RESULT,
+    COMMAND_RESULT_RECEIVED,
+    COMMAND_STATUS,
+    EXECUTE_COMMAND,
+    CommandOutput,
+    CommandResult,
+    CommandStatus,
+    Details,
+    ExecuteCommand,
+    JumpHost,
+    Receipt,
+    Secret,
+    printable,
+)
+
+# Every field is optional here, so that one that is missing is reported like one that is wrong.
+_Text = str | UnsetType | None
+_Number = int | float | str | UnsetType | None
+_Flag = bool | UnsetType | None
+
+
+class _WireHop(Struct, rename="camel"):
+    host: _Text = UNSET
+    port: _Number = UNSET
+    username: _Text = UNSET
+    password: _Text = UNSET
+    private_key: _Text = UNSET
+    passphrase: _Text = UNSET
+    certificate: _Text = UNSET
+    host_key: _Text = UNSET
+
+
+class _WireCommand(Struct, rename="camel"):
+    command_id: _Text = UNSET
+    server_id: _Number = UNSET
+    host: _Text = UNSET
+    port: _Number = UNSET
+    username: _Text = UNSET
+    password: _Text = UNSET
+    private_key: _Text = UNSET
+    passphrase: _Text = UNSET
+    certificate: _Text = UNSET
+    host_key: _Text = UNSET
+    command: _Text = UNSET
+    timeout: _Number = UNSET
+    extended: _Flag = UNSET
+    cwd: _Text = UNSET
+    env: Any = UNSET
+    stdin: Any = UNSET
+    encoding: _Text = UNSET
+    stream: _Flag = UNSET
+    via: list[_WireHop] | str | UnsetType | None = UNSET
+
+
+class _WireResultBody(Struct, rename="camel"):
+    stdout: str
+    stderr: str
+    exit_code: int
+
+
+class _WireResult(Struct, rename="camel"):
+    command_id: str
+    result: _WireResultBody
+
+
+class _WireReceipt(Struct, rename="camel"):
+    success: bool
+    command_id: str | None = None
+    error: Any = None
+
+
+class _WireQuestion(Struct, rename="camel"):
+    command_id: _Text = UNSET
+
+
+def parse_execute_command(data: object) -> ExecuteCommand:
+    """
+    Validate the data of an ``execute_command`` event.  A command without any credential is valid: whether it can do
+    without is not for the message to say (`relayd.interfaces.ICommandRunner.refuses`).
+
+    :param data: decoded JSON.
+    :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
+    """
+    try:
+        wire = msgspec.convert(data, _WireCommand)
+        return ExecuteCommand(
+            command_id=fields.command_id(wire.command_id),
+            server_id=fields.number("serverId", wire.server_id, required=True),
+            host=fields.host("host", wire.host),
+            port=fields.port("port", wire.port),
+            username=fields.text("username", wire.username),
+            command=fields.text("command", wire.command, single_line=False),
+            password=_secret("password", wire.password),
+            private_key=_secret("privateKey", wire.private_key),
+            passphrase=_secret("passphrase", wire.passphrase),
+            certificate=fields.optional_text("certificate", wire.certificate),
+            host_key=fields.fingerprint("hostKey", wire.host_key),
+            timeout=fields.timeout(wire.timeout),
+            extended=wire.extended is True,
+            cwd=fields.cwd(wire.cwd),
+            env=fields.environment(wire.env),
+            stdin=fields.stdin(wire.stdin),
+            encoding=fields.encoding(wire.encoding),
+            stream=wire.stream is True,
+            via=_via(wire.via),
+        )
+    except (msgspec.ValidationError, fields.Invalid) as error:
+        raise _refusal(EXECUTE_COMMAND, error, data) from None
+
+
+def parse_question(event: str, data: object) -> str:
+    """
+    Validate the data of a ``cancel_command`` or ``command_status`` event from the main server.
+
+    :return: the ``commandId`` it is about.
+    :raises InvalidMessage: when it names none.
+    """
+    try:
+        return fields.command_id(msgspec.convert(data, _WireQuestion).command_id)
+    except (msgspec.ValidationError, fields.Invalid) as error:
+        raise _refusal(event, error, data) from None
+
+
+def parse_receipt(data: object) -> Receipt:
+    """
+    Validate the data of a ``command_result_received`` event.
+
+    :raises InvalidMessage: when it has no boolean ``success``.
+    """
+    try:
+        wire = msgspec.convert(data, _WireReceipt)
+    except msgspec.ValidationError as error:
+        raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
+    text = None if wire.error is None else printable(str(wire.error), 200)
+    return Receipt(success=wire.success, command_id=wire.command_id, error=text)
+
+
+def parse_command_result(data: object) -> CommandResult:
+    """
+    Validate the data of a ``command_result`` event: for the role that sends commands.
+
+    :raises InvalidMessage: naming the field at fault.
+    """
+    try:
+        wire = msgspec.convert(data, _WireResult)
+        more = set(data["result"]) - {"stdout", "stderr", "exitCode"}  # type: ignore[index]  # convert has looked
+        details = msgspec.convert(data["result"], Details) if more else Details()  # type: ignore[index]
+    except msgspec.ValidationError as error:
+        raise _refusal(COMMAND_RESULT, error, data) from None
+    return CommandResult(
+        command_id=wire.command_id,
+        stdout=wire.result.stdout,
+        stderr=wire.result.stderr,
+        exit_code=wire.result.exit_code,
+        details=details,
+        extended=bool(more - {"encoding"}),
+    )
+
+
+def parse_command_output(data: object) -> CommandOutput:
+    """
+    Validate the data of a ``command_output`` event: for the role that sends commands.
+
+    :raises InvalidMessage: naming the field at fault.
+    """
+    try:
+        return msgspec.convert(data, CommandOutput)
+    except msgspec.ValidationError as error:
+        raise _refusal(COMMAND_OUTPUT, error, data) from None
+
+
+def parse_command_status(data: object) -> CommandStatus:
+    """
+    Validate what a relay says of a command: for the role that sends commands.
+
+    :raises InvalidMessage: naming the field at fault.
+    """
+    try:
+        return msgspec.convert(data, CommandStatus)
+    except msgspec.ValidationError as error:
+        raise _refusal(COMMAND_STATUS, error, data) from None
+
+
+def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:
+    field, reason = fields.explain(error) if isinstance(error, msgspec.ValidationError) else error.args
+    return InvalidMessage(event=event, field=field, reason=reason, command_id=_readable_id(data))
+
+
+def _readable_id(data: object) -> str | None:
+    if isinstance(data, dict):
+        try:
+            return fields.command_id(data.get("commandId"))
+        except fields.Invalid:
+            pass
+    return None
+
+
+def _secret(field: str, value: object) -> Secret | None:
+    text = fields.optional_text(field, value)
+    return None if text is None else Secret(text)
+
+
+def _via(value: object) -> tuple[JumpHost, ...]:
+    if fields.absent(value):
+        return ()
+    if not isinstance(value, list):
+        raise fields.Invalid("via", "is not an array of hosts")
+    if len(value) > fields.MAX_HOPS:
+        raise fields.Invalid("via", f"names more than {fields.MAX_HOPS} hosts")
+    return tuple(_hop(f"via[{index}].", wire) for index, wire in enumerate(value))
+
+
+def _hop(path: str, wire: _WireHop) -> JumpHost:
+    return JumpHost(
+        host=fields.host(path + "host", wire.host),
+        port=fields.port(path + "port", wire.port, default=22),
+        username=fields.text(path + "username", wire.username),
+        password=_secret(path + "password", wire.password),
+        private_key=_secret(path + "privateKey", wire.private_key),
+        passphrase=_secret(path + "passphrase", wire.passphrase),
+        certificate=fields.optional_text(path + "certificate", wire.certificate),
+        host_key=fields.fingerprint(path + "hostKey", wire.host_key),
+    )

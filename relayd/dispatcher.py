@@ -5,6 +5,7 @@ Knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -13,6 +14,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.admission import Admission
@@ -26,10 +28,11 @@ from relayd.errors import (
     ShuttingDown,
 )
 from relayd.interfaces import Acknowledge, ICommandReceiver, ICommandRunner, IJournal, ILink, JournalEntry
-from relayd.messages import EXECUTE_COMMAND, CommandResult, ExecuteCommand, Receipt, failure_result
+from relayd.messages import EXECUTE_COMMAND, CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.outbox import Outbox
-from relayd.scheduler import ActiveCommand, Scheduler
+from relayd.scheduler import ActiveCommand, Scheduler, explain
 from relayd.stats import Stats
+from relayd.streaming import Streams
 
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
@@ -82,16 +85,29 @@ class Dispatcher:
     Runs each command once and answers it, whatever becomes of it.
 
     :param clock: tells the time that deadlines count in.
+    :param fingerprint_key: up to 64 secret bytes, which live as long as *journal* does and are kept apart from it; by
+        default as long as the process.  Requests may hold secrets that are easily guessed: who has the journal alone
+        must not be able to try them out on its fingerprints.
     """
 
-    def __init__(self, clock: IReactorTime, runner: ICommandRunner, journal: IJournal, limits: Limits) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        runner: ICommandRunner,
+        journal: IJournal,
+        limits: Limits,
+        fingerprint_key: bytes | None = None,
+    ) -> None:
         self._log = Logger()
         self._clock = clock
+        self._runner = runner
+        self._fingerprint_key = fingerprint_key or os.urandom(32)
         self._journal = journal
         self._limits = limits
         self.stats = Stats()
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
-        self._scheduler = Scheduler(clock, runner, journal, self._admission, self)
+        self._streams = Streams(clock, self.stats)
+        self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self)
         self._active = self._scheduler.active
         self._outbox = Outbox(
             clock,
@@ -119,13 +135,15 @@ class Dispatcher:
     def command_received(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
         """See `ICommandReceiver.command_received`."""
         received = self._clock.seconds()
-        fingerprint = _fingerprint(command)
+        fingerprint = self._fingerprint(command)
         if (active := self._active.get(command.command_id)) is not None:
             self._duplicate_of_active(active, command, fingerprint, acknowledge)
         elif (known := self._journal.lookup(command.command_id)) is not None:
             self._duplicate_of_known(known, command, fingerprint, acknowledge)
         elif not self._accepting:
             self._refuse(command, ShuttingDown(), acknowledge)
+        elif (refusal := self._refusal_of(command)) is not None:
+            self._refuse(command, refusal, acknowledge)
         else:
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
             if not self._scheduler.submit(
@@ -146,12 +164,28 @@ class Dispatcher:
         """See `ICommandReceiver.receipt_received`."""
         self._outbox.receipt_received(link, receipt)
 
+    def cancel_received(self, command_id: str) -> CommandState:
+        """See `ICommandReceiver.cancel_received`."""
+        state = self.status_asked(command_id)
+        self._log.info("The main server wants command {id} to end, which is {state}", id=command_id, state=state.value)
+        if (active := self._active.get(command_id)) is not None:
+            self._scheduler.cancel(active)
+        return state
+
+    def status_asked(self, command_id: str) -> CommandState:
+        """See `ICommandReceiver.status_asked`."""
+        if (active := self._active.get(command_id)) is not None:
+            return active.state
+        return CommandState.UNKNOWN if self._journal.lookup(command_id) is None else CommandState.FINISHED
+
     def link_ready(self, link: ILink) -> None:
         """See `ICommandReceiver.link_ready`."""
+        self._streams.link_ready(link)
         self._outbox.link_ready(link, self._active)
 
     def link_lost(self, link: ILink) -> None:
         """See `ICommandReceiver.link_lost`."""
+        self._streams.link_lost(link)
         self._outbox.link_lost(link)
 
     def drain(self, timeout: float) -> Deferred[None]:
@@ -217,7 +251,27 @@ class Dispatcher:
         )  # fmt: skip
         self._check_drained()
 
+    # Commands that are new
+
+    def _refusal_of(self, command: ExecuteCommand) -> RelayError | None:
+        """Why the runner will not have *command*; it promises not to raise, but no command shall go unanswered."""
+        try:
+            return self._runner.refuses(command)
+        except Exception:
+            return explain(Failure(), "check", command.command_id, RelayError(), self._log)
+
     # Commands that are not new
+
+    def _fingerprint(self, command: ExecuteCommand) -> bytes:
+        """
+        What is asked, without the credentials: a password that was changed meanwhile asks for no other command.
+        """
+        hops = [(hop.host, hop.port, hop.username) for hop in command.via]
+        asked = (
+            command.host, command.port, command.username, command.command,
+            command.cwd, sorted(command.env), command.stdin, hops,
+        )  # fmt: skip
+        return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._fingerprint_key).digest()
 
     def _duplicate_of_active(
         self, active: ActiveCommand, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
@@ -298,9 +352,3 @@ class Dispatcher:
 
 def _where(command: ExecuteCommand) -> str:
     return f"{command.username}@{command.host}:{command.port}"
-
-
-def _fingerprint(command: ExecuteCommand) -> bytes:
-    """What is asked, without the secrets: a password that was changed meanwhile asks for no other command."""
-    asked = (command.host, command.port, command.username, command.command)
-    return blake2b(msgspec.msgpack.encode(asked), digest_size=16).digest()

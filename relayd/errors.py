@@ -156,6 +156,14 @@ class ShuttingDown(RelayError):
     retriable = True
 
 
+class NoCredential(RelayError):
+    """The command has neither password nor privateKey, and this relay has no credentials of its own for
+    {username}@{host}. Send one, or add the host to the relay's credentials table."""
+
+    code = "no-credential"
+    phase = "receive"
+
+
 class DuplicateMismatch(RelayError):
     """A different command with this commandId was already accepted. Every command needs a commandId of its own."""
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from relayd.errors import InvalidMessage, RelayError
-from relayd.messages import CommandResult, ExecuteCommand, Receipt
+from relayd.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, Receipt, StreamName
 
 #: Tells the main server that a command was accepted (``None``) or why it was refused. Called exactly once.
 Acknowledge = Callable[[RelayError | None], None]
@@ -137,6 +137,15 @@ class IDialect(Interface):
 class ILink(Interface):
     """One connection to the main server on which events flow."""
 
+    max_payload: int = Attribute("The largest text frame, in bytes, that the main server takes.")
+    writable: bool = Attribute("Whether what was sent leaves quickly enough; if not, output had better wait.")
+
+    def send_output(output: CommandOutput) -> None:
+        """Send *output*, which the caller has made small enough (`max_payload`). Nothing promises its arrival."""
+
+    def when_writable() -> Deferred[None]:
+        """A Deferred that fires when `writable` holds again, or the link is lost. It may be cancelled."""
+
     def send_result(result: CommandResult) -> None:
         """
         Send *result*, cut to what the link carries. Sending is no promise of arrival: only a receipt is.
@@ -155,6 +164,16 @@ class ICommandReceiver(Interface):
     def receipt_received(link: ILink, receipt: Receipt) -> None:
         """The main server confirms, or refuses, a result that was sent on *link*."""
 
+    def cancel_received(command_id: str) -> CommandState:
+        """
+        The main server wants a command ended: it gets its result soon, if it has none.
+
+        :return: how far it had come before that.
+        """
+
+    def status_asked(command_id: str) -> CommandState:
+        """The main server wants to know how far a command has come."""
+
     def link_ready(link: ILink) -> None:
         """Events can flow: results that are not confirmed yet may be sent again."""
 
@@ -162,14 +181,33 @@ class ICommandReceiver(Interface):
         """*link* is gone. Called once for each `link_ready`."""
 
 
+class IOutputSink(Interface):
+    """Where the output of one running command goes as it arrives."""
+
+    def write(stream: StreamName, offset: int, data: bytes) -> Deferred[None] | None:
+        """
+        A piece of output. All pieces of a stream are written, in order, until the command's result is given.
+
+        :param offset: how many bytes of *stream* came before it.
+        :return: ``None``: more may come at once.  A Deferred: no more of this command before it fires, which it always
+            does, and never with a failure.
+        """
+
+
 class ICommandRunner(Interface):
     """Runs commands somewhere."""
 
-    def run(command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
+    def refuses(command: ExecuteCommand) -> RelayError | None:
+        """
+        Why *command* cannot be run at all, where that is known without trying: asked before it is accepted.
+        """
+
+    def run(command: ExecuteCommand, deadline: float, output: IOutputSink | None = None) -> Deferred[CommandResult]:
         """
         Run *command* once.
 
         :param deadline: in seconds of the relay's clock; covers every phase.
+        :param output: where to write its output as it arrives, besides giving it in the result.
         :return: a Deferred of its result, or of a `RelayError` that says whether it ran.  A command that was ended by
             the deadline has a result, with the output until then.  Cancelling it ends the command.
         """
@@ -202,7 +240,8 @@ class IJournal(Interface):
         """
         Record that *command* was accepted. Fires when the record is as durable as the journal's mode promises.
 
-        :param fingerprint: tells this request from another with the same ``commandId``; made without secrets.
+        :param fingerprint: tells this request from another with the same ``commandId``; nobody can read out of it what
+            the request holds.
         """
 
     def start(command_id: str) -> Deferred[None]:

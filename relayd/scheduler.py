@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 from relayd.admission import Admission, Verdict
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
 from relayd.interfaces import Acknowledge, ICommandRunner, IJournal
-from relayd.messages import CommandResult, ExecuteCommand, failure_result
+from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
+from relayd.streaming import OutputStream, Streams
 
 
 class ActiveCommand:
@@ -25,12 +26,15 @@ class ActiveCommand:
     :ivar acknowledges: who is to hear that it was accepted.
     :ivar accepted: whether the journal has it.
     :ivar has_slot: whether its turn came.
+    :ivar cancelled: whether its end was asked for.
+    :ivar output: where its output goes as it arrives, if it asked for that.
     :ivar run: what the runner gave for it.
     :ivar result: how it ended; nothing happens to it after that but being recorded.
     """
 
     __slots__ = (
-        "accepted", "acknowledges", "command", "deadline", "fingerprint", "has_slot", "key", "received", "result", "run"
+        "accepted", "acknowledges", "cancelled", "command", "deadline", "fingerprint", "has_slot", "key", "output",
+        "received", "result", "run",
     )  # fmt: skip
 
     def __init__(
@@ -44,8 +48,17 @@ class ActiveCommand:
         self.acknowledges = [acknowledge]
         self.accepted = False
         self.has_slot = False
+        self.cancelled = False
+        self.output: OutputStream | None = None
         self.run: Deferred[CommandResult] | None = None
         self.result: CommandResult | None = None
+
+    @property
+    def state(self) -> CommandState:
+        """How far it has come."""
+        if self.result is not None:
+            return CommandState.FINISHED
+        return CommandState.QUEUED if self.run is None else CommandState.RUNNING
 
 
 class Owner(Protocol):
@@ -67,6 +80,7 @@ class Scheduler:
 
     :param clock: tells the time that deadlines count in.
     :param admission: decides whose turn it is.
+    :param streams: takes the output of commands that ask for it.
     """
 
     def __init__(
@@ -75,6 +89,7 @@ class Scheduler:
         runner: ICommandRunner,
         journal: IJournal,
         admission: Admission[ActiveCommand],
+        streams: Streams,
         owner: Owner,
     ) -> None:
         self._log = Logger()
@@ -82,6 +97,7 @@ class Scheduler:
         self._runner = runner
         self._journal = journal
         self._admission = admission
+        self._streams = streams
         self._owner = owner
         self._granting = False
         self._alarm: IDelayedCall | None = None
@@ -107,19 +123,24 @@ class Scheduler:
         )
         return True
 
+    def cancel(self, active: ActiveCommand) -> None:
+        """End a command at hand: one that waits at once, one that runs as soon as the runner can."""
+        if active.result is not None or active.cancelled:  # to cancel a run twice would cut its end short
+            return
+        active.cancelled = True
+        if active.run is not None:
+            active.run.cancel()
+            return
+        if not active.has_slot:
+            self._admission.withdraw(active.key, active)
+            self._set_alarm()
+        self._fail(active, Cancelled())
+
     def cancel_all(self) -> None:
-        """End every command at hand: what waits at once, what runs as soon as the runner can."""
-        unfinished = [active for active in self.active.values() if active.result is None]
-        for active in unfinished:  # before the others, whose slots they would take
-            if not active.has_slot:
-                self._admission.withdraw(active.key, active)
-                self._fail(active, Cancelled())
-        self._set_alarm()
-        for active in unfinished:
-            if active.run is not None:
-                active.run.cancel()
-            elif active.result is None:
-                self._fail(active, Cancelled())
+        """End every command at hand."""
+        # those that wait go first: they would take the slots of the others
+        for active in sorted(self.active.values(), key=lambda active: active.has_slot):
+            self.cancel(active)
 
     # From step to step.  Plain callbacks and no coroutine: this is the hot path, and most steps are done at once.
 
@@ -133,7 +154,7 @@ class Scheduler:
 
     def _not_accepted(self, failure: Failure, active: ActiveCommand) -> None:
         del self.active[active.command.command_id]
-        self._owner.command_not_accepted(active, self._explain(failure, "record", active, RelayError()))
+        self._owner.command_not_accepted(active, self._explain(failure, "record", active))
         if active.result is None:
             if active.has_slot:
                 self._release(active)
@@ -147,7 +168,7 @@ class Scheduler:
         )
 
     def _not_started(self, failure: Failure, active: ActiveCommand) -> None:
-        error = self._explain(failure, "record the start of", active, RelayError())
+        error = self._explain(failure, "record the start of", active)
         if active.result is None:
             self._fail(active, error)
 
@@ -157,8 +178,11 @@ class Scheduler:
         if active.deadline <= self._clock.seconds():
             self._time_out(active)
             return
+        command = active.command
+        if command.stream:
+            active.output = self._streams.open(command)
         try:
-            active.run = self._runner.run(active.command, active.deadline)
+            active.run = self._runner.run(command, active.deadline, active.output)
         except Exception:
             self._run_failed(Failure(), active)
             return
@@ -170,7 +194,7 @@ class Scheduler:
         else:
             unexplained = RelayError()
             unexplained.executed = "unknown"
-            error = self._explain(failure, "run", active, unexplained)
+            error = explain(failure, "run", active.command.command_id, unexplained, self._log)
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
@@ -182,6 +206,8 @@ class Scheduler:
 
     def _ended(self, result: CommandResult, active: ActiveCommand) -> None:
         active.result = result
+        if active.output is not None:
+            active.output.close()
         if active.accepted:
             self._record(active, result)
         if active.has_slot:
@@ -197,26 +223,12 @@ class Scheduler:
         self._owner.command_ended(active, result, True)
 
     def _not_recorded(self, failure: Failure, active: ActiveCommand, result: CommandResult) -> None:
-        self._explain(failure, "record the result of", active, RelayError())
+        self._explain(failure, "record the result of", active)
         del self.active[active.command.command_id]
         self._owner.command_ended(active, result, False)
 
-    def _explain(self, failure: Failure, doing: str, active: ActiveCommand, unexplained: RelayError) -> RelayError:
-        """
-        The error for the main server.
-
-        One that is not ours goes to the log by its class and place alone: a library's text may hold what it was given.
-        """
-        kind = type(failure.value)
-        if isinstance(failure.value, RelayError):
-            error, reason = failure.value, str(failure.value)
-        else:
-            error, reason = unexplained, f"{kind.__module__}.{kind.__qualname__} at {_place(failure)}"
-        if error is unexplained or doing != "run":
-            self._log.error(
-                "Could not {doing} command {id}: {reason}", doing=doing, id=active.command.command_id, reason=reason
-            )
-        return error
+    def _explain(self, failure: Failure, doing: str, active: ActiveCommand) -> RelayError:
+        return explain(failure, doing, active.command.command_id, RelayError(), self._log)
 
     # The queue
 
@@ -254,6 +266,22 @@ class Scheduler:
         for active in self._admission.expire(self._clock.seconds()):
             self._time_out(active)
         self._set_alarm()
+
+
+def explain(failure: Failure, doing: str, command_id: str, unexplained: RelayError, log: Logger) -> RelayError:
+    """
+    The error for the main server.
+
+    One that is not ours goes to the log by its class and place alone: a library's text may hold what it was given.
+    """
+    kind = type(failure.value)
+    if isinstance(failure.value, RelayError):
+        error, reason = failure.value, str(failure.value)
+    else:
+        error, reason = unexplained, f"{kind.__module__}.{kind.__qualname__} at {_place(failure)}"
+    if error is unexplained or doing != "run":
+        log.error("Could not {doing} command {id}: {reason}", doing=doing, id=command_id, reason=reason)
+    return error
 
 
 def _place(failure: Failure) -> str:

@@ -24,6 +24,8 @@ class Stats:
     :ivar given_up: results that were refused too often.
     :ivar dropped: results that were sent, never confirmed, and left to make room.
     :ivar stray: receipts that fit no result.
+    :ivar streamed: pieces of output that were sent while their command ran.
+    :ivar passed_over: bytes of output that should have been sent so, but that no link would take.
     """
 
     accepted: int = 0
@@ -37,3 +39,5 @@ class Stats:
     given_up: int = 0
     dropped: int = 0
     stray: int = 0
+    streamed: int = 0
+    passed_over: int = 0

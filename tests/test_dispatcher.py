@@ -4,6 +4,8 @@ Tests of `relayd.dispatcher` and `relayd.scheduler`: what becomes of each order 
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
@@ -13,10 +15,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from relayd.dispatcher import Dispatcher, Limits
-from relayd.errors import HostFailure, InvalidMessage, ProtocolError
-from relayd.interfaces import ICommandReceiver, ICommandRunner
+from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolError, RelayError
+from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink
 from relayd.journal import MemoryJournal
-from relayd.messages import CommandResult, ExecuteCommand, Receipt, printable
+from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret, printable
 from relayd.parsing import parse_execute_command
 from tests.support.dispatching import (
     PASSWORD,
@@ -123,7 +125,12 @@ class WayOfACommandTests(SynchronousTestCase):
                 self.held: Deferred[CommandResult] = Deferred()
                 self.count = 0
 
-            def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
+            def refuses(self, command: ExecuteCommand) -> RelayError | None:
+                return None
+
+            def run(
+                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+            ) -> Deferred[CommandResult]:
                 self.count += 1
                 return self.held if self.count == 1 else succeed(result(command.command_id))
 
@@ -178,7 +185,12 @@ class FailureTests(SynchronousTestCase):
     def test_runner_that_raises(self) -> None:
         @implementer(ICommandRunner)
         class Broken:
-            def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
+            def refuses(self, command: ExecuteCommand) -> RelayError | None:
+                return None
+
+            def run(
+                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+            ) -> Deferred[CommandResult]:
                 raise LookupError(PASSWORD)
 
             def close(self) -> Deferred[None]:
@@ -277,6 +289,59 @@ class DuplicateTests(SynchronousTestCase):
         self.desk.order(parse_execute_command(changed))
         self.assertEqual(self.stats.joined, 1)
 
+    def test_what_does_not_change_what_runs_is_the_same_request(self) -> None:
+        hop = JumpHost(host="gate", username="u", password=Secret("p1"))
+        self.desk.order(command("c1", env=(("A", "1"), ("B", "2")), via=(hop,)))
+        self.desk.order(
+            command(
+                "c1",
+                env=(("B", "2"), ("A", "1")),
+                via=(JumpHost(host="gate", username="u", password=Secret("p2")),),
+                timeout=5.0,
+                stream=True,
+                extended=True,
+            )
+        )
+        self.assertEqual(self.stats.joined, 1)
+
+    def test_every_field_that_changes_what_runs_makes_another_request(self) -> None:
+        gate = JumpHost(host="gate", username="u")
+        changes: list[dict[str, Any]] = [
+            {"cwd": "/tmp"},
+            {"env": (("A", "1"),)},
+            {"env": (("A", "2"),)},
+            {"stdin": b"yes"},
+            {"stdin": b"\xff"},
+            {"via": (gate,)},
+            {"via": (gate, gate)},
+            {"via": (JumpHost(host="gate2", username="u"),)},
+            {"via": (JumpHost(host="gate", username="u2"),)},
+            {"via": (JumpHost(host="gate", port=23, username="u"),)},
+        ]
+        self.desk = Desk(max_commands=64)
+        self.desk.order(command("c1"))
+        for change in changes:
+            self.desk.order(command("c1", **change))
+        self.assertEqual(self.desk.acks[1:], [("c1", "duplicate-mismatch")] * len(changes))
+        for number, change in enumerate(changes):  # and each from each other
+            self.desk.order(command(f"d{number}", host=f"h{number}", **change))
+            self.desk.order(command(f"d{number}", host=f"h{number}", **changes[number - 1]))
+        self.assertEqual(self.desk.dispatcher.stats.refused["duplicate-mismatch"], 2 * len(changes))
+
+    def test_fingerprint_is_worth_nothing_without_its_key(self) -> None:
+        prints = []
+        for key in (b"one", b"one", b"two", None, None):
+            journal = SlowJournal()
+            limits = Limits(max_commands=1, max_queue=1, default_timeout=60.0, max_timeout=60.0)
+            dispatcher = Dispatcher(Clock(), HeldRunner(), journal, limits, key)
+            dispatcher.command_received(command("c1", stdin=b"guess"), lambda _: None)
+            journal.record()
+            entry = journal.lookup("c1")
+            assert entry is not None
+            prints.append(entry.fingerprint)
+        self.assertEqual(prints[0], prints[1])
+        self.assertEqual(len(set(prints)), 4)
+
     def test_other_request_under_the_id_of_a_running_command_is_refused_without_a_result(self) -> None:
         self.desk.order(command("c1"))
         for other in (command("c1", text="reboot"), command("c1", host="web2")):
@@ -363,6 +428,141 @@ class RefusalTests(SynchronousTestCase):
     def test_invalid_receipt_is_no_command(self) -> None:
         self.invalid("c1", event="command_result_received")
         self.assertEqual(self.link.sent, [])
+
+    def test_command_that_the_runner_will_not_have(self) -> None:
+        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.order(command("c1", extended=True))
+        self.assertEqual((self.desk.acks, self.desk.runner.runs), ([("c1", "no-credential")], []))
+        [refusal] = self.link.sent
+        self.assertIn("no credentials of its own for root@web1.", refusal.stderr)
+        self.assertEqual((refusal.exit_code, (refusal.details.error or {})["executed"]), (1, "no"))
+        self.desk.runner.refusal = None
+        self.desk.order(command("c1"))
+        self.assertEqual(self.desk.acks[1], ("c1", "ok"))
+
+    def test_runner_is_not_asked_about_what_is_known(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.order(command("c1"))
+        self.assertEqual(self.desk.acks, [("c1", "ok"), ("c1", "ok")])
+
+    def test_runner_that_cannot_say(self) -> None:
+        logged = watch_log(self)
+
+        def broken(command: ExecuteCommand) -> None:
+            raise LookupError(PASSWORD)
+
+        self.patch(self.desk.runner, "refuses", broken)
+        self.desk.order(command("c1"))
+        self.assertEqual((self.desk.acks, self.link.codes()), ([("c1", "internal")], ["internal"]))
+        self.assertNotIn(PASSWORD, repr(logged))
+
+
+class CancelTests(SynchronousTestCase):
+    """``cancel_command`` and ``command_status``"""
+
+    def setUp(self) -> None:
+        self.desk = Desk(max_commands=1)
+        self.runner, self.link, self.dispatcher = self.desk.runner, self.desk.link, self.desk.dispatcher
+
+    def states(self, *ids: str) -> list[str]:
+        return [self.dispatcher.status_asked(each).value for each in ids]
+
+    def test_states(self) -> None:
+        for command_id in ("c1", "c2", "c3"):
+            self.desk.order(command(command_id))
+        self.assertEqual(self.states("c1", "c2", "c4"), ["running", "queued", "unknown"])
+        self.runner.runs[0].finish()
+        self.assertEqual(self.states("c1", "c2", "c3"), ["finished", "running", "queued"])
+        self.dispatcher.receipt_received(self.link, RECEIVED)
+        self.assertEqual(self.states("c1"), ["finished"], "also when its result is no longer held")
+
+    def test_states_between_steps(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(journal=journal)
+        states = []
+        desk.order(command("c1"))
+        for _ in range(2):
+            states.append(desk.dispatcher.status_asked("c1"))
+            journal.record()
+        states.append(desk.dispatcher.status_asked("c1"))
+        desk.runner.runs[0].finish()
+        states.append(desk.dispatcher.status_asked("c1"))
+        self.assertEqual([state.value for state in states], ["queued", "queued", "running", "finished"])
+
+    def test_refused_command_is_unknown(self) -> None:
+        self.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.order(command("c1"))
+        self.assertEqual(self.states("c1"), ["unknown"])
+
+    def test_waiting_command(self) -> None:
+        for command_id in ("c1", "c2", "c3"):
+            self.desk.order(command(command_id))
+        self.assertIs(self.dispatcher.cancel_received("c2"), CommandState.QUEUED)
+        [sent] = self.link.sent
+        self.assertEqual((sent.command_id, sent.exit_code), ("c2", 1))
+        self.assertEqual(sent.stderr, "The command was cancelled before it ran.")
+        self.assertEqual((sent.details.error or {})["executed"], "no")
+        self.assertEqual((self.dispatcher.running, self.dispatcher.queued), (1, 1))
+        self.runner.runs[0].finish()
+        self.runner.runs[1].finish()
+        self.assertEqual((self.runner.ids(), self.link.ids()), (["c1", "c3"], ["c2", "c1", "c3"]))
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_running_command(self) -> None:
+        self.desk.order(command("c1"))
+        self.desk.order(command("c2"))
+        self.assertIs(self.dispatcher.cancel_received("c1"), CommandState.RUNNING)
+        self.assertEqual((self.runner.cancelled, self.link.codes()), (["c1"], ["cancelled"]))
+        self.assertEqual(self.runner.ids(), ["c1", "c2"], "its slot is free")
+
+    def test_running_command_is_cancelled_once(self) -> None:
+        desk = Desk(runner=HeldRunner(lingers=True))
+        desk.order(command("c1"))
+        for _ in range(3):
+            self.assertIs(desk.dispatcher.cancel_received("c1"), CommandState.RUNNING)
+        self.assertFalse(desk.runner.runs[0].done.called, "it may still tell how it ended")
+        desk.runner.runs[0].finish("what it wrote", exit_code=143)
+        self.assertEqual(desk.link.sent, [result("c1", "what it wrote", 143)])
+
+    def test_between_two_steps(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(max_commands=1, journal=journal)
+        desk.order(command("accepting"))
+        desk.dispatcher.cancel_received("accepting")
+        self.assertEqual(desk.link.sent, [])
+        journal.record()
+        self.assertEqual(journal.steps(), ["finish"])
+        journal.record()
+        desk.order(command("starting"))
+        journal.record()
+        desk.dispatcher.cancel_received("starting")
+        while journal.pending:
+            journal.record()
+        self.assertEqual((desk.link.codes(), desk.runner.runs), (["cancelled"] * 2, []))
+        self.assertEqual((desk.dispatcher.running, desk.dispatcher.queued), (0, 0))
+
+    def test_finished_and_unknown_commands(self) -> None:
+        logged = watch_log(self)
+        self.desk.order(command("c1"))
+        self.runner.runs[0].finish()
+        self.assertIs(self.dispatcher.cancel_received("c1"), CommandState.FINISHED)
+        self.assertIs(self.dispatcher.cancel_received("c9"), CommandState.UNKNOWN)
+        self.assertEqual((self.link.codes(), self.runner.cancelled), ([0], []))
+        self.assertEqual(
+            [formatEvent(event) for event in logged[-2:]],
+            [
+                "The main server wants command c1 to end, which is finished",
+                "The main server wants command c9 to end, which is unknown",
+            ],
+        )
+
+    def test_cancelled_command_comes_again(self) -> None:
+        """It is a duplicate like any other: it has its result, and does not run."""
+        self.desk.order(command("c1"))
+        self.dispatcher.cancel_received("c1")
+        self.desk.order(command("c1"))
+        self.assertEqual((self.runner.ids(), self.link.codes()), (["c1"], ["cancelled", "cancelled"]))
 
 
 class JournalOrderTests(SynchronousTestCase):

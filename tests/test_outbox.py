@@ -16,10 +16,8 @@ from hypothesis.stateful import (
 )
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.interfaces import ILink
 from relayd.messages import CommandResult, Receipt
 from relayd.outbox import BATCH_BYTES, MAX_UNRECORDED, RETRY_DELAY
 from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, watch_log
@@ -313,11 +311,11 @@ def code(sent: CommandResult) -> object:
     return None if sent.details.error is None else sent.details.error["code"]
 
 
-@implementer(ILink)
-class Wire:
+class Wire(RecordingLink):
     """A link that loses what has not arrived when it breaks."""
 
     def __init__(self, machine: PromisesMachine) -> None:
+        super().__init__()
         self.machine = machine
         self.under_way: list[CommandResult] = []
         self.unanswered: list[str] = []
@@ -376,6 +374,10 @@ class PromisesMachine(RuleBasedStateMachine):
             run.done.errback(OSError("broken"))
         else:
             run.finish(f"output {self.finished}")
+
+    @rule(number=IDS)
+    def cancel(self, number: int) -> None:
+        self.dispatcher.cancel_received(f"c{number}")
 
     @rule()
     def break_or_make_link(self) -> None:

@@ -219,7 +219,7 @@ class ParityTests(TestCase):
         """Neither a password nor a key: a failure in both; relayd says so in its acknowledgement already."""
         outcome = await self.execute("example", "echo ran", serverId=21, privateKey=None)
         self.assertEqual((outcome.stdout, outcome.exit_code), ("", 1), outcome)
-        with self.assertRaisesRegex(PeerFailed, "refused: .*one of them is needed"):
+        with self.assertRaisesRegex(PeerFailed, "refused: .*neither password nor privateKey"):
             await self.execute("relayd", "echo ran", serverId=21, privateKey=None)
 
     async def test_both_credentials(self) -> None:

@@ -5,6 +5,7 @@ The parts of the uplink that decide: the life of a connection, the retry delay, 
 from __future__ import annotations
 
 import random
+from base64 import b64decode, b64encode
 from typing import Any
 
 import msgspec
@@ -271,6 +272,22 @@ class Fitting(SynchronousTestCase):
         cut = fit(result_of("a" * 90_000, extended=True, details=details), measure, 10_000)
         self.assertEqual(cut.to_wire()["result"]["stdoutBytes"], 90_000)
         self.assertIs(cut.to_wire()["result"]["truncated"], True)
+
+    @given(st.binary(max_size=9000), st.binary(max_size=9000), st.integers(600, 20_000))
+    def test_base64_is_cut_as_what_it_stands_for(self, stdout: bytes, stderr: bytes, limit: int) -> None:
+        whole = (stdout, stderr)
+        result = result_of(*(b64encode(data).decode() for data in whole), details=Details(encoding="base64"))
+        cut = fit(result, measure, limit)
+        self.assertLessEqual(measure(cut), limit)
+        self.assertEqual(cut is result, measure(result) <= limit)
+        for data, text in zip(whole, (cut.stdout, cut.stderr), strict=True):
+            part = b64decode(text, validate=True)
+            if part != data:
+                head, marker, rest = part.partition(b"\n[relayd: ")
+                count, _, tail = rest.partition(b" bytes cut here to fit the link]\n")
+                self.assertTrue(marker)
+                self.assertTrue(data.startswith(head) and data.endswith(tail))
+                self.assertEqual(len(head + tail) + int(count.replace(b",", b"")), len(data))
 
     def test_few_passes(self) -> None:
         """The frame is measured twice at most, and never in its full size."""

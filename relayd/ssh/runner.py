@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import HostFailure
-from relayd.interfaces import ICommandRunner
+from relayd.errors import HostFailure, NoCredential, RelayError
+from relayd.interfaces import ICommandRunner, IOutputSink
 from relayd.messages import CommandResult, Details, ExecuteCommand, describe_error
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
@@ -37,7 +37,15 @@ class SSHCommandRunner:
         directory = settings.working_directory
         self._prefix = f"cd {shlex.quote(directory)} ; " if directory else ""
 
-    def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
+    def refuses(self, command: ExecuteCommand) -> RelayError | None:
+        """See `ICommandRunner.refuses`."""
+        if command.password is None and command.private_key is None:
+            return NoCredential(username=command.username, host=command.host)
+        return None
+
+    def run(
+        self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+    ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         password, private_key, passphrase = command.password, command.private_key, command.passphrase
         target = Target(

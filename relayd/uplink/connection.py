@@ -44,15 +44,22 @@ from relayd.interfaces import (
     ILink,
 )
 from relayd.messages import (
+    CANCEL_COMMAND,
+    COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
+    COMMAND_STATUS,
     EXECUTE_COMMAND,
+    CommandOutput,
     CommandResult,
+    CommandState,
+    CommandStatus,
     printable,
 )
-from relayd.parsing import parse_execute_command, parse_receipt
+from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.uplink.connect import describe
 from relayd.uplink.fitting import fit
+from relayd.uplink.flow import Flow
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
 
 #: Seconds that a closing handshake may take.
@@ -80,6 +87,8 @@ class Outcome(Struct, frozen=True):
 
 class Wire(Protocol):
     """What a connection asks of its WebSocket; see `relayd.uplink.protocol.WebSocketClient`."""
+
+    flow: Flow
 
     def send_text(self, payload: bytes) -> None:
         """Send one text message."""
@@ -168,6 +177,25 @@ class Connection:
             self._machine.failed(UplinkLost(server=self._server, reason="this relay closed it"))
 
     # ILink
+
+    @property
+    def max_payload(self) -> int:
+        """See `ILink`."""
+        return self.dialect.max_payload
+
+    @property
+    def writable(self) -> bool:
+        """See `ILink`."""
+        return self._wire.flow.writable
+
+    def when_writable(self) -> Deferred[None]:
+        """See `ILink.when_writable`."""
+        return self._wire.flow.when_writable()
+
+    def send_output(self, output: CommandOutput) -> None:
+        """See `ILink.send_output`."""
+        self.dialect.send_event(COMMAND_OUTPUT, output.to_wire())
+        self._flush()
 
     def send_result(self, result: CommandResult) -> None:
         """Send *result*, cut to what the link carries; on a link that is gone, nowhere. See `ILink`."""
@@ -261,6 +289,7 @@ class Connection:
         self._outcome = Outcome(error, stage, self._recognised)
         if self._ready:
             self._tell(self._receiver.link_lost, self)
+        self._wire.flow.end()
         if self._closed:
             self._finish()
         elif isinstance(error, UplinkSilent):
@@ -314,9 +343,28 @@ class Connection:
                 self._log.warn("{reason}", reason=str(error))
             else:
                 self._tell(self._receiver.receipt_received, self, receipt)
+        elif event.name == CANCEL_COMMAND:
+            self._tell(self._question_received, event, self._receiver.cancel_received)
+        elif event.name == COMMAND_STATUS:
+            self._tell(self._question_received, event, self._receiver.status_asked)
         else:
             self.unknown_events += 1
             self._log.debug("Ignored the event {name}", name=printable(event.name, 100))
+
+    def _question_received(self, event: EventReceived, ask: Callable[[str], CommandState]) -> None:
+        """Answered where it was asked: in the acknowledgement, or else, what asks for a status, with an event."""
+        try:
+            command_id = parse_question(event.name, event.data)
+        except InvalidMessage as error:
+            self._log.warn("{reason}", reason=str(error))
+            answer = {"error": str(error)}
+        else:
+            answer = CommandStatus(command_id=command_id, state=ask(command_id)).to_wire()
+            if event.ack_id is None and event.name == COMMAND_STATUS:
+                self.dialect.send_event(COMMAND_STATUS, answer)
+        if event.ack_id is not None:
+            self.dialect.acknowledge(event.ack_id, answer)
+        self._flush()
 
     def _acknowledger(self, ack_id: int | None) -> Acknowledge:
         if ack_id is None:

@@ -4,6 +4,7 @@ Cuts a result to what a link carries: a larger message would make the main serve
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payl
     The two share the room fairly: a small one stays whole.  Head and tail of an output are kept, for errors stand at
     the end and their causes at the start.  The work is linear in *max_payload*.
 
+    Outputs in base64 are cut as the bytes that they stand for.
+
     :param measure: the size of a result's frame in bytes.
     :param max_payload: in bytes; at least what a result without output takes (dialects take care of it).
     :return: the result itself where it fits.
@@ -36,10 +39,11 @@ def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payl
     stderr_size = _json_size(result.stderr[: room + 1])
     stdout_room = max(half, room - stderr_size)
     stderr_room = max(room - half, room - stdout_size)
+    cut = _cut_base64 if details.encoding == "base64" else _cut
     return msgspec.structs.replace(
         result,
-        stdout=_cut(result.stdout, stdout_size, stdout_room),
-        stderr=_cut(result.stderr, stderr_size, stderr_room),
+        stdout=cut(result.stdout, stdout_size, stdout_room),
+        stderr=cut(result.stderr, stderr_size, stderr_room),
         details=details,
     )
 
@@ -52,7 +56,20 @@ def _cut(text: str, size: int, room: int) -> str:
     head = _fitting(text, half, lambda count: text[:count])
     tail = _fitting(text, half, lambda count: text[len(text) - count :])
     gone = len(text[head : len(text) - tail].encode())
-    return f"{text[:head]}\n[relayd: {gone:,} bytes cut here to fit the link]\n{text[len(text) - tail :]}"
+    return text[:head] + _marker(gone) + text[len(text) - tail :]
+
+
+def _cut_base64(text: str, size: int, room: int) -> str:
+    if size <= room:
+        return text
+    data = b64decode(text)
+    half = max(0, room // 4 * 3 - _MARKER_ROOM) // 2
+    kept = data[:half], data[len(data) - half :]
+    return b64encode(_marker(len(data) - 2 * half).encode().join(kept)).decode()
+
+
+def _marker(gone: int) -> str:
+    return f"\n[relayd: {gone:,} bytes cut here to fit the link]\n"
 
 
 def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.messages import printable
+from relayd.uplink.flow import Flow
 
 #: Bytes in the longest answer to the HTTP request that is read.
 MAX_RESPONSE: Final = 64 * 1024
@@ -91,6 +92,7 @@ class WebSocketClient(WebSocketClientProtocol):
 
     :param make_request: builds the HTTP request, with the key; called when the peer is known to be the right one.
     :param secure: whether there is TLS to wait for.
+    :ivar flow: whether more can be sent.
     """
 
     log = _Silence()
@@ -104,6 +106,7 @@ class WebSocketClient(WebSocketClientProtocol):
         self._listener = listener
         self._make_request = make_request
         self._secure = secure
+        self.flow = Flow()
         self._ready_to_ask: Deferred[ConnectingRequest] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
@@ -126,6 +129,8 @@ class WebSocketClient(WebSocketClientProtocol):
             # no abort: a hand-written main server may die of a connection reset
             self.transport.loseConnection()
         else:
+            # TLS would not shut down as long as somebody wants to hear of its progress
+            self.unregisterProducer()
             self.sendCloseFrame(code=code)
 
     def abort(self) -> None:
@@ -189,6 +194,7 @@ class WebSocketClient(WebSocketClientProtocol):
         self.onOpen()
 
     def onOpen(self) -> None:
+        self.registerProducer(self.flow, True)
         self._listener.on_upgraded()
 
     def onMessageEnd(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
@@ -16,9 +17,10 @@ from zope.interface import implementer
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
-from relayd.interfaces import ICommandRunner, IJournal, ILink, JournalEntry
+from relayd.interfaces import ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry
 from relayd.journal import MemoryJournal
-from relayd.messages import CommandResult, Details, ExecuteCommand, Secret
+from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
+from relayd.uplink.flow import Flow
 
 PASSWORD = "canary-password"
 
@@ -30,6 +32,7 @@ def command(
     text: str = "uptime",
     timeout: float | None = None,
     extended: bool = False,
+    **fields: Any,
 ) -> ExecuteCommand:
     return ExecuteCommand(
         command_id=command_id,
@@ -41,6 +44,7 @@ def command(
         password=Secret(PASSWORD),
         timeout=timeout,
         extended=extended,
+        **fields,
     )
 
 
@@ -56,6 +60,11 @@ class Run:
     command: ExecuteCommand
     deadline: float
     done: Deferred[CommandResult]
+    output: IOutputSink | None = None
+
+    def write(self, data: bytes, offset: int = 0, stream: StreamName = "stdout") -> Deferred[None] | None:
+        assert self.output is not None
+        return self.output.write(stream, offset, data)
 
     def finish(self, stdout: str = "fine", exit_code: int = 0) -> None:
         self.done.callback(result(self.command.command_id, stdout, exit_code))
@@ -67,15 +76,22 @@ class HeldRunner:
     Runs a command until the test finishes it.
 
     :param lingers: cancelling a command does not end it: the test still has to finish it.
+    :ivar refusal: what it says to whoever asks whether it takes a command.
     """
 
     def __init__(self, lingers: bool = False) -> None:
         self.runs: list[Run] = []
         self.cancelled: list[str] = []
+        self.refusal: RelayError | None = None
         self._lingers = lingers
 
-    def run(self, command: ExecuteCommand, deadline: float) -> Deferred[CommandResult]:
-        run = Run(command, deadline, Deferred(lambda _: self.cancelled.append(command.command_id)))
+    def refuses(self, command: ExecuteCommand) -> RelayError | None:
+        return self.refusal
+
+    def run(
+        self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+    ) -> Deferred[CommandResult]:
+        run = Run(command, deadline, Deferred(lambda _: self.cancelled.append(command.command_id)), output)
         self.runs.append(run)
         return run.done.addErrback(self._cancelled, run) if self._lingers else run.done
 
@@ -93,13 +109,35 @@ class HeldRunner:
 
 @implementer(ILink)
 class RecordingLink:
-    """Keeps what was sent on it."""
+    """
+    Keeps what was sent on it.
 
-    def __init__(self) -> None:
+    :ivar events: outputs and results, in order.
+    :ivar flow: the test says there whether it can take more.
+    """
+
+    def __init__(self, max_payload: int = 1_000_000) -> None:
         self.sent: list[CommandResult] = []
+        self.events: list[CommandOutput | CommandResult] = []
+        self.flow = Flow()
+        self.max_payload = max_payload
+
+    @property
+    def writable(self) -> bool:
+        return self.flow.writable
+
+    def when_writable(self) -> Deferred[None]:
+        return self.flow.when_writable()
+
+    def send_output(self, output: CommandOutput) -> None:
+        self.events.append(output)
+
+    def outputs(self) -> list[CommandOutput]:
+        return [event for event in self.events if isinstance(event, CommandOutput)]
 
     def send_result(self, result: CommandResult) -> None:
         self.sent.append(result)
+        self.events.append(result)
 
     def ids(self) -> list[str]:
         return [result.command_id for result in self.sent]
@@ -187,13 +225,14 @@ class Desk:
         )
         self.link = self.connect()
 
-    def connect(self) -> RecordingLink:
-        self.link = RecordingLink()
+    def connect(self, link: RecordingLink | None = None) -> RecordingLink:
+        self.link = link or RecordingLink()
         self.dispatcher.link_ready(self.link)
         return self.link
 
     def disconnect(self) -> None:
         self.dispatcher.link_lost(self.link)
+        self.link.flow.end()
 
     def order(self, order: ExecuteCommand) -> None:
         self.dispatcher.command_received(order, self.acknowledge(order.command_id))

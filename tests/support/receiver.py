@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from relayd.errors import InvalidMessage, RelayError
 from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
-from relayd.messages import CommandResult, ExecuteCommand, Receipt, failure_result
+from relayd.messages import CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 
 
 @implementer(ICommandReceiver)
@@ -20,7 +20,8 @@ class RecordingReceiver:
     """
     :param answer: makes the result of a command, which is sent at once; or the error with which it is refused.
 
-    :ivar calls: what was told, as pairs of a word and a value; the words: command, invalid, receipt, ready, lost.
+    :ivar calls: what was told, as pairs of a word and a value; the words: command, invalid, receipt, cancel, status,
+        ready, lost.
     """
 
     def __init__(self, answer: Callable[[ExecuteCommand], CommandResult | RelayError] | None = None) -> None:
@@ -63,6 +64,14 @@ class RecordingReceiver:
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         self._note("receipt", receipt)
+
+    def cancel_received(self, command_id: str) -> CommandState:
+        self._note("cancel", command_id)
+        return CommandState.RUNNING
+
+    def status_asked(self, command_id: str) -> CommandState:
+        self._note("status", command_id)
+        return CommandState.QUEUED
 
     def link_ready(self, link: ILink) -> None:
         self.link = link

@@ -509,6 +509,13 @@ class CancelTests(SynchronousTestCase):
         self.assertEqual((self.runner.ids(), self.link.ids()), (["c1", "c3"], ["c2", "c1", "c3"]))
         self.assertEqual(self.desk.clock.getDelayedCalls(), [])
 
+    def test_last_that_waits(self) -> None:
+        """Nothing is left to wake up for."""
+        for command_id in ("c1", "c2"):
+            self.desk.order(command(command_id))
+        self.dispatcher.cancel_received("c2")
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
     def test_running_command(self) -> None:
         self.desk.order(command("c1"))
         self.desk.order(command("c2"))

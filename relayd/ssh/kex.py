@@ -2,12 +2,14 @@
 Agreeing on a secret with a server: the client side of each key exchange method.
 
 Source: RFC 4253, section 8 (Diffie-Hellman); RFC 4419 (group exchange); RFC 5656, section 4 (ECDH); RFC 8731
-(Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519).  No I/O; the primitives are `cryptography`'s.
+(Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519).  No I/O; the primitives are `cryptography`'s,
+but for one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import struct
 import warnings
 from collections.abc import Callable
@@ -38,8 +40,11 @@ MSG_KEX_DH_GEX_REQUEST = 34
 #: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
 _MODP_OFFSETS = {2048: 124476, 4096: 240904}
 
-#: Sizes of a group in bits: least, wanted, most (RFC 4419, section 3; RFC 8270).
-GROUP_SIZES = (2048, 3072, 8192)
+#: Sizes of a group in bits: least, wanted, most (RFC 4419, section 3; RFC 8270). Every server has one of 3072 or 4096;
+#: longer ones would only allow a hostile server to keep the relay busy.
+GROUP_SIZES = (2048, 3072, 4096)
+#: Length of our secret exponent in a group that the server chose.
+EXPONENT_BITS = 512
 
 _ML_KEM_CIPHERTEXT = 1088
 
@@ -148,12 +153,12 @@ class ECDH(_OneRound):
         return _integer(self._private.exchange(ec.ECDH(), point))
 
 
-class _Group:
-    """A Diffie-Hellman group and our values in it."""
+class _KnownGroup:
+    """A Diffie-Hellman group that everybody knows, with the generator 2, and our values in it."""
 
-    def __init__(self, prime: int, generator: int) -> None:
+    def __init__(self, prime: int) -> None:
         self._prime = prime
-        self._numbers = dh.DHParameterNumbers(prime, generator)
+        self._numbers = dh.DHParameterNumbers(prime, 2)
         self._private = self._numbers.parameters().generate_private_key()
         self.public = MP(self._private.public_key().public_numbers().y)
 
@@ -163,12 +168,33 @@ class _Group:
         return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
 
 
+class _ServersGroup:
+    """
+    A Diffie-Hellman group that the server chose, and our values in it.
+
+    `cryptography` looks first whether the modulus of a group that it does not know is a safe prime: 3.5 s for each of
+    the two values where it has 4096 bits, while all of relayd waits.  OpenSSH does not ask: the server signs the group,
+    and with a bad one betrays nobody but itself.  So this is Python's own arithmetic; its exponent is used once.
+    """
+
+    def __init__(self, prime: int, generator: int) -> None:
+        self._prime = prime
+        # As long as twice the strength of the strongest cipher is enough (RFC 4419, section 6.2).
+        self._private = secrets.randbits(EXPONENT_BITS) | 1 << EXPONENT_BITS - 1
+        self.public = MP(pow(generator, self._private, prime))
+
+    def secret(self, theirs: int) -> bytes:
+        if not 1 < theirs < self._prime - 1:
+            raise BadExchange("a public value that is not valid")
+        return bytes(MP(pow(theirs, self._private, self._prime)))
+
+
 class FixedGroup(_OneRound):
     """``diffie-hellman-group14-sha256`` and its like"""
 
     def __init__(self, bits: int, hash_name: str) -> None:
         self.hash_name = hash_name
-        self._group = _Group(modp_prime(bits), 2)
+        self._group = _KnownGroup(modp_prime(bits))
 
     def _encode(self, value: bytes) -> bytes:
         return bytes(self._group.public)
@@ -183,7 +209,7 @@ class GroupExchange:
     def __init__(self, hash_name: str) -> None:
         self.hash_name = hash_name
         self._request = struct.pack(">LLL", *GROUP_SIZES)
-        self._group: _Group | None = None
+        self._group: _ServersGroup | None = None
         self._values = b""
 
     def first(self) -> tuple[int, bytes]:
@@ -197,10 +223,7 @@ class GroupExchange:
                 raise BadExchange(f"a group of {prime.bit_length()} bits")
             if not 1 < generator < prime - 1:
                 raise BadExchange("a generator that is not valid")
-            try:
-                self._group = _Group(prime, generator)
-            except ValueError:
-                raise BadExchange("a group that is not valid") from None
+            self._group = _ServersGroup(prime, generator)
             self._values = MP(prime) + MP(generator) + self._group.public
             return MSG_KEX_DH_GEX_INIT, self._group.public
         if message == MSG_KEX_DH_GEX_REPLY and self._group is not None:

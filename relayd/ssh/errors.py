@@ -126,6 +126,14 @@ class NoCommonAlgorithm(KeyExchangeFailed):
     code = "no-common-algorithm"
 
 
+class ProtocolBroken(SSHError):
+    """{host}:{port} broke the SSH protocol during the login: {reason}. Its SSH server may be faulty, or something on
+    the way may change what it sends."""
+
+    code = "protocol-broken"
+    phase = "login"
+
+
 class HostKeyChanged(SSHError):
     """The host key of {host}:{port} has changed: known is {known}, the host showed {shown}. Somebody may be
     intercepting the connection; nothing was sent. If the host was really renewed, remove line {line} of {file}."""

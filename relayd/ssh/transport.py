@@ -26,13 +26,24 @@ from twisted.python.failure import Failure
 from relayd.ssh.algorithms import AlgorithmPolicy, key_type_of, prefer_known, uncertified
 from relayd.ssh.certificates import BadCertificate, certified_key
 from relayd.ssh.ciphers import BadPacket, Opener, Plain, Sealer, packet_cipher
-from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, LoginDropped, NoCommonAlgorithm, NotSSH, SSHError
+from relayd.ssh.errors import (
+    ConnectionDropped,
+    KeyExchangeFailed,
+    LoginDropped,
+    NoCommonAlgorithm,
+    NotSSH,
+    ProtocolBroken,
+    SSHError,
+)
 from relayd.ssh.hostkeys import HostKeyVerifier, key_type
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
 from relayd.ssh.text import printable
 
 MSG_DISCONNECT = 1
+MSG_IGNORE = 2
+MSG_UNIMPLEMENTED = 3
+MSG_DEBUG = 4
 MSG_SERVICE_REQUEST = 5
 MSG_SERVICE_ACCEPT = 6
 MSG_EXT_INFO = 7
@@ -47,6 +58,11 @@ MAX_SHOWN = 300
 MAX_PREAMBLE = 8192
 #: Bytes in one direction after which the keys are renewed (RFC 4253, section 9).
 REKEY_BYTES = 1 << 30
+#: What a server may make us do for nothing, as a sum of prices, between two calls of `ClientTransport.forgive`.
+MAX_DEMANDS = 1000
+#: The price of new keys, and the bytes received with the old ones that make them worth it.
+RENEWAL_PRICE = 20
+RENEWAL_BYTES = 16384
 _MASK32 = 0xFFFFFFFF
 
 
@@ -66,7 +82,7 @@ class ClientTransport(SSHClientTransport):
         `SSHError`.
     :ivar on_failure: called with what ended the connection after it was secure, unless a service of ours took note.
     :ivar lost_reason: why the connection ended, in words, once it has.
-    :ivar told_to_leave: whether the server said that it ends the connection.
+    :ivar told_to_leave: whether the server said that it ends the connection; nothing that it sends after that counts.
     :ivar negotiated: the algorithms in use.
     :ivar forced_command: whether the server said that it runs one command of its own, whatever it is asked to run.
     """
@@ -88,6 +104,7 @@ class ClientTransport(SSHClientTransport):
         self._host_key_algorithms = list(prefer_known(policy, known_hosts.key_types(host, port)))
         self._failure: SSHError | None = None
         self._secured = False
+        self._demands = 0
         self._host_key = b""
         self._requested: SSHService | None = None
         # Packets
@@ -134,8 +151,22 @@ class ClientTransport(SSHClientTransport):
         """Something ended this connection: close it; whoever waits for it gets *error*."""
         if self._failure is None:
             self._failure = error
-            self.lost_reason = str(error)
+            self.lost_reason = str(error.fields.get("reason", error))
         self.abort()
+
+    def demanded(self, price: int = 1) -> None:
+        """
+        The server asked for something that costs it nothing, such as an answer.
+
+        :raises BadExchange: when it does so all the time: whoever never reads the answers would fill our memory.
+        """
+        self._demands += price
+        if self._demands > MAX_DEMANDS:
+            raise BadExchange("more requests than any server needs")
+
+    def forgive(self) -> None:
+        """Some time has passed, or we asked for something: forget what the server demanded until now."""
+        self._demands = 0
 
     # Hooks of Protocol
 
@@ -160,7 +191,7 @@ class ClientTransport(SSHClientTransport):
             self.on_failure(error)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._failure is not None:
+        if self._failure is not None or self.told_to_leave:
             return
         if self._rest:
             data = self._rest + data
@@ -169,15 +200,15 @@ class ClientTransport(SSHClientTransport):
             start = 0 if self.gotVersion else self._read_version(data)
             self._read_packets(data, start)
         except BadPacket as error:
-            self.failed(self._exchange_failed(f"it sent a packet with a {error}"))
+            self.failed(self._broken(f"it sent a packet with a {error}"))
         except BadExchange as error:
-            self.failed(self._exchange_failed(f"it sent {error}"))
+            self.failed(self._broken(f"it sent {error}"))
         except Exception as error:
             # What a peer sends must never end in a traceback; what is told of it is the kind of error, not the data.
             self._log.debug(
                 "{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=type(error).__name__
             )
-            self.failed(self._exchange_failed("it sent a packet that makes no sense"))
+            self.failed(self._broken("it sent a packet that makes no sense"))
 
     # Version (RFC 4253, section 4.2)
 
@@ -248,8 +279,12 @@ class ClientTransport(SSHClientTransport):
             self._exchange_received(messageNum, payload)
         elif not self._secured and (self._strict or messageNum == MSG_EXT_INFO) and messageNum != MSG_DISCONNECT:
             raise BadExchange(f"message {messageNum} in a key exchange")
-        else:
+        elif messageNum in (MSG_DISCONNECT, MSG_UNIMPLEMENTED, MSG_SERVICE_ACCEPT, MSG_EXT_INFO):
             super().dispatchMessage(messageNum, payload)
+        elif messageNum not in (MSG_IGNORE, MSG_DEBUG):
+            # Conch would log it, whatever it holds.
+            self.demanded()
+            self.sendPacket(MSG_UNIMPLEMENTED, ((self.incomingPacketSequence - 1) & _MASK32).to_bytes(4, "big"))
 
     # Sending
 
@@ -303,6 +338,8 @@ class ClientTransport(SSHClientTransport):
         self.negotiated = negotiated
         self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + payload
         if not self._exchanging:
+            if self._bytes_in < RENEWAL_BYTES:
+                self.demanded(RENEWAL_PRICE)
             self.sendKexInit()
         self._exchange = METHODS[negotiated.key_exchange]()
         self.sendPacket(*self._exchange.first())
@@ -432,6 +469,8 @@ class ClientTransport(SSHClientTransport):
         text = printable(description, MAX_SHOWN)
         self.told_to_leave = True
         self.lost_reason = f"it said “{text}”" if text else f"it disconnected with code {reasonCode}"
+        # Conch closes too, but would first wait until the server has read all that we sent.
+        self.abort()
 
     def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
         # What OpenSSH tells after the login, as in "/home/u/.ssh/authorized_keys:1: key options: command no-pty"
@@ -454,6 +493,10 @@ class ClientTransport(SSHClientTransport):
 
     def _exchange_failed(self, reason: str) -> KeyExchangeFailed:
         return KeyExchangeFailed(host=self.host, port=self.port, reason=reason)
+
+    def _broken(self, reason: str) -> SSHError:
+        kind = ProtocolBroken if self._secured else KeyExchangeFailed
+        return kind(host=self.host, port=self.port, reason=reason)
 
     def _not_ssh(self, reason: str) -> NotSSH:
         return NotSSH(host=self.host, port=self.port, reason=reason)

@@ -17,6 +17,7 @@ from relayd.ssh.errors import (
     LoginTimeout,
     NotSSH,
     PasswordExpired,
+    ProtocolBroken,
 )
 from tests.support.evil import (
     USERAUTH_BANNER,
@@ -181,6 +182,11 @@ class WrongMAC(Evil):
         self.transport.write(bytes(whole))
 
 
+class UnaskedService(Evil):
+    def service_requested(self, name: bytes) -> None:
+        super().service_requested(b"ssh-connection")
+
+
 class LoginAsInPlain(Deaf):
     """Lets in before there are keys: as somebody in the middle would."""
 
@@ -199,6 +205,15 @@ class BadPacketTests(EvilTestCase):
                 HugePacket: (KeyExchangeFailed, "bad packet length"),
                 KEXINITFlood: (KeyExchangeFailed, "a second KEXINIT"),
                 LoginAsInPlain: (KeyExchangeFailed, "before the end of the key exchange"),
+            }
+        )
+
+    async def test_after_the_keys(self) -> None:
+        await self.check_errors(
+            {
+                GarbageAfterNEWKEYS: (ProtocolBroken, "during the login: it sent a packet with a bad packet length"),
+                WrongMAC: (ProtocolBroken, "during the login: it sent a packet with a bad MAC"),
+                UnaskedService: (ProtocolBroken, "during the login: it sent the start of a service"),
             }
         )
 

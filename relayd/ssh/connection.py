@@ -15,6 +15,7 @@ from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser
+from relayd.ssh.kex import BadExchange
 from relayd.ssh.session import Session, State, signal_request
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
@@ -54,7 +55,7 @@ _UINT32_4 = struct.Struct(">LLLL")
 CLOSE_LINGER = 0.004
 
 
-class Breach(Exception):
+class Breach(BadExchange):
     """The server sent what the protocol does not allow; the transport ends a connection for it."""
 
 
@@ -131,6 +132,7 @@ class Connection(SSHService):
         number = self._next_channel
         self._next_channel = (number + 1) & 0xFFFFFFFF
         self._channels[number] = Channel(user)
+        self.transport.forgive()
         user.opening(self)
         if self._farewells:
             self._send_farewells()
@@ -332,6 +334,7 @@ class Connection(SSHService):
         name, rest = getNS(packet[4:])
         channel.user.request_received(name, rest[1:])
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
+            self.transport.demanded()
             self.transport.sendPacket(MSG_CHANNEL_FAILURE, _UINT32.pack(channel.remote))
 
     def _eof(self, packet: bytes) -> None:
@@ -366,6 +369,7 @@ class Connection(SSHService):
 
     def _open_requested(self, packet: bytes) -> None:
         _kind, rest = getNS(packet)
+        self.transport.demanded()
         self.transport.sendPacket(
             MSG_CHANNEL_OPEN_FAILURE,
             rest[:4] + _UINT32.pack(OPEN_ADMINISTRATIVELY_PROHIBITED) + NS(b"not accepted") + NS(b""),
@@ -374,6 +378,7 @@ class Connection(SSHService):
     def _global_request(self, packet: bytes) -> None:
         _name, rest = getNS(packet)
         if rest[:1] != b"\0":
+            self.transport.demanded()
             self.transport.sendPacket(MSG_REQUEST_FAILURE, b"")
 
     # Probing a silent peer
@@ -383,6 +388,7 @@ class Connection(SSHService):
 
     def _probe(self) -> None:
         self._probe_call = None
+        self.transport.forgive()
         if self._heard:
             self._heard = False
             self._probes_missed = 0

@@ -153,6 +153,7 @@ class PacketRecorder:
         self.aborted = False
         self.disconnected = ""
         self.renewals = 0
+        self.demands = 0
 
     def sendPacket(self, message: int, payload: bytes) -> None:
         self.packets.append((message, payload))
@@ -167,6 +168,12 @@ class PacketRecorder:
 
     def disconnect(self, reason: str) -> None:
         self.disconnected = reason
+
+    def demanded(self) -> None:
+        self.demands += 1
+
+    def forgive(self) -> None:
+        self.demands = 0
 
     def renew_keys(self) -> None:
         self.renewals += 1

@@ -49,13 +49,12 @@ class GroupExchangeTests(SynchronousTestCase):
             (good, 1),
             (good, 0),
             (good, good - 1),
-            (-good, 2),
         ):
             self.assertRaises(BadExchange, self.public, prime, generator)
 
     def test_public_values_that_are_refused(self) -> None:
         prime = modp_prime(2048)
-        for value in (0, 1, prime - 1, prime, -2):
+        for value in (0, 1, prime - 1, prime):
             self.setUp()
             self.public(prime, 2)
             self.assertRaises(BadExchange, self.reply, value)

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -134,14 +134,14 @@ class Bench:
 
     async def start(self, stack: AsyncExitStack, scenarios: Sequence[Scenario]) -> None:
         """Start what *scenarios* need; *stack* ends it."""
-        stack.push_async_callback(_awaiting(self._main_server.stop))
+        stack.push_async_callback(awaiting(self._main_server.stop))
         await self._main_server.start()
         for max_sessions in sorted({scenario.max_sessions for scenario in scenarios}):
             needed = max(scenario.hosts for scenario in scenarios if scenario.max_sessions == max_sessions)
             targets = self._targets[max_sessions] = []
             for number in range(needed):
                 server = LocalServer(f"127.0.0.{number + 1}", max_sessions)
-                stack.push_async_callback(_awaiting(server.stop))
+                stack.push_async_callback(awaiting(server.stop))
                 await server.start()
                 targets.append(server.target(max_sessions * 1000 + number))
 
@@ -153,7 +153,7 @@ class Bench:
         state.mkdir(mode=0o700)
         process = RelayProcess(self._command(relay, proxy_id, state))
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(_awaiting(process.stop))
+            stack.push_async_callback(awaiting(process.stop))
             process.start()
             try:
                 await self._main_server.connected(proxy_id)
@@ -173,9 +173,9 @@ class Bench:
             await self._main_server.load(
                 proxy_id, targets, count=max(count // 5, 20), concurrency=scenario.concurrency, **work
             )
-        before = _cpu_seconds(process.pid)
+        before = cpu_seconds(process.pid)
         done = await self._main_server.load(proxy_id, targets, count=count, concurrency=scenario.concurrency, **work)
-        cpu = _cpu_seconds(process.pid) - before
+        cpu = cpu_seconds(process.pid) - before
         return Measurement(
             count=count,
             rate=done["rate"],
@@ -217,9 +217,9 @@ async def run(options: argparse.Namespace) -> None:
     print(f"\nAll figures: {path}")
 
 
-def main(reactor: Any, options: argparse.Namespace) -> Deferred[None]:
-    """Run, and when the reactor stops before its time (Ctrl-C, SIGTERM) let the run end what it started."""
-    running = Deferred.fromCoroutine(run(options))
+def run_to_end(reactor: Any, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+    """Do *work*, and when the reactor stops before its time (Ctrl-C, SIGTERM) let it end what it started."""
+    running = Deferred.fromCoroutine(work)
     settled: Deferred[None] = Deferred()
     ended = False
 
@@ -244,7 +244,7 @@ def main(reactor: Any, options: argparse.Namespace) -> Deferred[None]:
     return running.addBoth(on_end)
 
 
-def _awaiting(stop: Any) -> Any:
+def awaiting(stop: Any) -> Any:
     """A function that gives a Deferred, as the coroutine function that an AsyncExitStack wants."""
 
     async def stopping() -> None:
@@ -253,7 +253,7 @@ def _awaiting(stop: Any) -> Any:
     return stopping
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """
     CPU time of a process so far, user and system, all its threads.
 
@@ -293,4 +293,4 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    react(main, (parse(),))
+    react(run_to_end, (run(parse()),))

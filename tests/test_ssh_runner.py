@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
-from relayd.interfaces import ICommandRunner
+from relayd.interfaces import ICommandRunner, IOutputSink
 from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.ssh.hostkeys import fingerprint
 from relayd.ssh.runner import SSHCommandRunner
@@ -19,17 +19,17 @@ from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, marked_sleep, p
 from tests.support.sshd import OpenSSHServer, make_key
 
 
-class RunnerTests(ServerTestCase):
-    """What becomes of an `ExecuteCommand`."""
+class RunnerTestCase(ServerTestCase):
+    """Has commands ordered."""
 
     def make_runner(self, **settings: Any) -> SSHCommandRunner:
+        """A runner; it is closed when the test ends."""
         runner = SSHCommandRunner(self.reactor, SSHSettings(known_hosts=str(self.known_hosts), **settings))
         self.addCleanup(runner.close)
         return runner
 
-    def order(
-        self, runner: SSHCommandRunner, server: OpenSSHServer, text: str, timeout: float = DEADLINE, **changes: Any
-    ) -> Deferred[CommandResult]:
+    def command(self, server: OpenSSHServer, text: str, **changes: Any) -> ExecuteCommand:
+        """The order to run *text* on *server*."""
         fields: dict[str, Any] = {
             "command_id": "c1",
             "server_id": 7,
@@ -39,8 +39,23 @@ class RunnerTests(ServerTestCase):
             "private_key": Secret(server.key),
             "command": text,
         }
-        command = ExecuteCommand(**{**fields, **changes})
-        return runner.run(command, self.reactor.seconds() + timeout)
+        return ExecuteCommand(**{**fields, **changes})
+
+    def order(
+        self,
+        runner: SSHCommandRunner,
+        server: OpenSSHServer,
+        text: str,
+        timeout: float = DEADLINE,
+        output: IOutputSink | None = None,
+        **changes: Any,
+    ) -> Deferred[CommandResult]:
+        """Have it run within *timeout* seconds."""
+        return runner.run(self.command(server, text, **changes), self.reactor.seconds() + timeout, output)
+
+
+class RunnerTests(RunnerTestCase):
+    """What becomes of an `ExecuteCommand`."""
 
     async def test_interface(self) -> None:
         self.assertTrue(verifyObject(ICommandRunner, self.make_runner()))
@@ -74,7 +89,7 @@ class RunnerTests(ServerTestCase):
         self.assertEqual(wire["exitCode"], 143)
         self.assertEqual((wire["signal"], wire["truncated"]), ("TERM", True))
         self.assertEqual((wire["stdoutBytes"], wire["stderrBytes"]), (14, 2))
-        self.assertEqual(set(wire["timings"]), {"wait", "run"})
+        self.assertLessEqual({"wait", "run"}, set(wire["timings"]))
         self.assertNotIn("error", wire)
 
     async def test_details_are_collected_and_kept_off_the_wire(self) -> None:

@@ -37,8 +37,8 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
     :ivar certificate_file: by default ``KEY_FILE-cert.pub`` where that is there, as with OpenSSH.
     :ivar password_file: password, on the first line.
     :ivar agent: path of an ssh-agent's socket.
-    :ivar via: jump hosts as for ``ssh -J``: ``[USER@]HOST[:PORT]``, commas between, the nearest first.  Their own
-        credentials come from the same table.
+    :ivar via: jump hosts as for ``ssh -J``: ``[USER@]HOST[:PORT]``, commas between, the nearest first; empty: none.
+        Their own credentials come from the same table.
     """
 
     hosts: tuple[str, ...]
@@ -49,6 +49,11 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
     password_file: str | None = None
     agent: str | None = None
     via: str | None = None
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether it says how to log in, and not only by which way."""
+        return bool(self.key_file or self.password_file or self.agent)
 
     def covers(self, host: str, port: int, user: str) -> bool:
         """Whether this rule is for a login."""
@@ -76,7 +81,8 @@ class Hop(Struct, frozen=True):
 
 class CredentialTable:
     """
-    Rules, of which the first that covers a login counts.
+    Rules, of which the first that covers a login counts: of those that hold a credential for the credential, of those
+    that name jump hosts for the way, as in ssh_config(5).
 
     Files are read when they are used, and again when they have changed: a rotated key needs no restart.
 
@@ -96,8 +102,26 @@ class CredentialTable:
         return bool(self._rules)
 
     def find(self, host: str, port: int, user: str) -> CredentialRule | None:
-        """The rule for a login, if any."""
-        return next((rule for rule in self._rules if rule.covers(host, port, user)), None)
+        """The rule with the credential for a login, if any."""
+        return next((rule for rule in self._rules if rule.has_credential and rule.covers(host, port, user)), None)
+
+    def credential(self, host: str, port: int, user: str) -> Credential | None:
+        """
+        The credential for a login, if the site has one.
+
+        :raises CredentialUnusable: see `read`.
+        """
+        rule = self.find(host, port, user)
+        return None if rule is None else self.read(rule)
+
+    def way(self, host: str, port: int, user: str) -> Target | None:
+        """
+        The jump host through which a host is reached, which may have others before it; ``None``: directly.
+
+        :raises CredentialUnusable: see `read`.
+        :raises NoCredential: when there is none for a jump host, or they lead in a circle.
+        """
+        return self._way(host, port, user, MAX_HOPS)
 
     def read(self, rule: CredentialRule) -> Credential:
         """
@@ -135,14 +159,14 @@ class CredentialTable:
         rule = self.find(host, port, user)
         if rule is None:
             return None
-        via = self._way_to(rule, host, port, user, MAX_HOPS)
+        via = self.way(host, port, user)
         return Target(
             host=host.lower(), port=port, username=user, credential=self.read(rule), host_key=host_key, via=via
         )
 
-    def _way_to(self, rule: CredentialRule, host: str, port: int, user: str, hops_left: int) -> Target | None:
-        """The last jump host before a host, which has the others behind it."""
-        hops = parse_via(rule.via) if rule.via else ()
+    def _way(self, host: str, port: int, user: str, hops_left: int) -> Target | None:
+        rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
+        hops = parse_via(next((rule.via or "" for rule in rules), ""))
         places = [(hop.host, hop.port) for hop in hops]
         if (host.lower(), port) in places:
             # A rule for a whole network often covers its jump host too.
@@ -157,19 +181,19 @@ class CredentialTable:
                 reason = "it is a jump host, and no rule covers it"
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
             if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
-                via = self._way_to(found, hop.host, hop.port, username, hops_left - len(hops))
+                via = self._way(hop.host, hop.port, username, hops_left - len(hops))
             via = Target(host=hop.host, port=hop.port, username=username, credential=self.read(found), via=via)
         return via
 
 
 def parse_via(text: str) -> tuple[Hop, ...]:
     """
-    Jump hosts as ``ssh -J`` takes them.
+    Jump hosts as ``ssh -J`` takes them; an empty text is none.
 
     :raises ValueError: for what is none.
     """
     hops = []
-    for part in text.split(","):
+    for part in text.split(",") if text else ():
         user, at, place = part.strip().rpartition("@")
         found = re.fullmatch(r"\[([^\[\]]+)\](?::(\d{1,5}))?|([^\[\]:\s]+)(?::(\d{1,5}))?", place)
         port = int(found[2] or found[4] or 22) if found else 0
@@ -190,8 +214,8 @@ def _check(rule: CredentialRule) -> None:
             raise ValueError(f"{pattern} is not of the form [host]:port")
         if "/" in pattern:
             ipaddress.ip_network(pattern.removeprefix("!"))  # its ValueError names what is wrong, and holds no secret
-    if not (rule.key_file or rule.password_file or rule.agent):
-        raise ValueError("it has neither a key file nor a password file nor an agent")
+    if not rule.has_credential and rule.via is None:
+        raise ValueError("it has neither a key file nor a password file nor an agent nor jump hosts")
     if rule.passphrase_file and not rule.key_file:
         raise ValueError("it has a passphrase file without a key file")
     if rule.certificate_file and not (rule.key_file or rule.agent):

@@ -71,21 +71,32 @@ class OutputBuffer:
         The output as UTF-8, trimmed at both ends; bytes that are not UTF-8 are replaced.  What was given up is named
         where it stood.
         """
-        head = bytes(self._head)
-        tail = b"".join(self._tail)
+        head, tail = self._ends()
         if not self.truncated:
             return (head + tail).decode("utf-8", "replace").strip(_JAVASCRIPT_SPACE)
-        room = self._limit // 2
-        tail = tail[len(tail) - room :]
         # A cut may fall within a character: its remains would read as garbage that the command never wrote.
         head = head[: len(head) - _cut_character(head)]
         start = next((at for at in range(min(4, len(tail))) if tail[at] & 0xC0 != 0x80), 0)
-        cut = self.total - len(head) - (len(tail) - start)
+        tail = tail[start:]
         return (
             head.decode("utf-8", "replace").lstrip(_JAVASCRIPT_SPACE)
-            + f"\n[relayd: {cut:,} bytes cut here]\n"
-            + tail[start:].decode("utf-8", "replace").rstrip(_JAVASCRIPT_SPACE)
+            + self._marker(head, tail)
+            + tail.decode("utf-8", "replace").rstrip(_JAVASCRIPT_SPACE)
         )
+
+    def raw(self) -> bytes:
+        """The output as it came, not trimmed; what was given up is named where it stood."""
+        head, tail = self._ends()
+        return head + self._marker(head, tail).encode() + tail if self.truncated else head + tail
+
+    def _ends(self) -> tuple[bytes, bytes]:
+        tail = b"".join(self._tail)
+        if self.truncated:
+            tail = tail[len(tail) - self._limit // 2 :]
+        return bytes(self._head), tail
+
+    def _marker(self, head: bytes, tail: bytes) -> str:
+        return f"\n[relayd: {self.total - len(head) - len(tail):,} bytes cut here]\n"
 
 
 def _cut_character(data: bytes) -> int:

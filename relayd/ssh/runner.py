@@ -6,21 +6,27 @@ The only module of this package that knows the rest of relayd; the package's err
 
 from __future__ import annotations
 
+import re
 import shlex
+from base64 import b64encode
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import HostFailure, NoCredential, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink
-from relayd.messages import CommandResult, Details, ExecuteCommand, describe_error
+from relayd.messages import CommandResult, Details, ExecuteCommand, JumpHost, Secret, StreamName, describe_error
 from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.errors import SSHError
+from relayd.ssh.output import OutputBuffer
 from relayd.ssh.pool_state import Counts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
+
+_HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
 
 
 @implementer(ICommandRunner)
@@ -31,38 +37,85 @@ class SSHCommandRunner:
     :param reactor: provides time, TCP, name resolution and threads.
     """
 
-    def __init__(self, reactor: Any, settings: SSHSettings) -> None:
+    def __init__(self, reactor: Any, settings: SSHSettings, credentials: CredentialTable | None = None) -> None:
         self._client = SSHClient(reactor, settings)
-        # As the specification's example relay does: ``cd / ; COMMAND``.
-        directory = settings.working_directory
-        self._prefix = f"cd {shlex.quote(directory)} ; " if directory else ""
+        self._directory = settings.working_directory
+        self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
-        if command.password is None and command.private_key is None:
-            return NoCredential(username=command.username, host=command.host)
+        try:
+            self._target(command)
+        except RelayError as error:
+            return error
         return None
 
     def run(
         self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
-        password, private_key, passphrase = command.password, command.private_key, command.passphrase
-        target = Target(
-            command.host.lower(),
-            command.port,
-            command.username,
-            Credential(
-                None if password is None else password.reveal(),
-                None if private_key is None else private_key.reveal(),
-                None if passphrase is None else passphrase.reveal(),
-            ),
-            command.host_key,
+        try:
+            target = self._target(command)
+        except RelayError:
+            return fail()
+        shell = bool(command.cwd or self._directory)
+        running: Deferred[Any] = self._client.run(
+            target,
+            self._text(command).encode("utf-8"),
+            deadline,
+            stdin=command.stdin,
+            env=() if shell else command.env,
+            reader=None if output is None else _Reader(output).read,
+            shell=shell,
         )
-        text = self._prefix + command.command
-        running: Deferred[Any] = self._client.run(target, text.encode("utf-8"), deadline)
         running.addCallbacks(_result, _translate, callbackArgs=(command,))
         return running
+
+    # From an order to what SSH needs
+
+    def _target(self, command: ExecuteCommand) -> Target:
+        """
+        Where and how to log in.
+
+        :raises RelayError: when there is no way.
+        """
+        host, port, user = command.host.lower(), command.port, command.username
+        try:
+            via: Target | None = None
+            for hop in command.via:
+                where = (hop.host.lower(), hop.port, hop.username)
+                via = Target(*where, self._credential(hop, *where), hop.host_key, via)
+            if not command.via:
+                via = self._credentials.way(host, port, user)
+            return Target(host, port, user, self._credential(command, host, port, user), command.host_key, via)
+        except SSHError as error:
+            raise _host_failure(error) from None
+
+    def _credential(self, of: ExecuteCommand | JumpHost, host: str, port: int, user: str) -> Credential:
+        """
+        What came with the order, or else what the site has.
+
+        :raises NoCredential: when there is neither.
+        :raises SSHError: when a file of the site cannot be used.
+        """
+        if of.password is not None or of.private_key is not None:
+            return Credential(
+                _reveal(of.password), _reveal(of.private_key), _reveal(of.passphrase), certificate=of.certificate
+            )
+        found = self._credentials.credential(host, port, user)
+        if found is None:
+            raise NoCredential(username=user, host=host)
+        return found
+
+    def _text(self, command: ExecuteCommand) -> str:
+        """What the host's shell gets; by default as the specification's example relay does: ``cd / ; COMMAND``."""
+        text = command.command
+        if command.env and (command.cwd or self._directory):
+            text = f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in command.env)} ; {text}"
+        if command.cwd:
+            # Whoever names a directory does not want the command to run in another one.
+            return f"cd {_quote_directory(command.cwd)} || exit ; {text}"
+        return f"cd {_quote_directory(self._directory)} ; {text}" if self._directory else text
 
     def counts(self) -> Counts:
         """What the pool holds now."""
@@ -73,14 +126,39 @@ class SSHCommandRunner:
         return self._client.close()
 
 
+class _Reader:
+    """Passes output on as it arrives, and counts what came before."""
+
+    def __init__(self, output: IOutputSink) -> None:
+        self._output = output
+        self._offsets: dict[StreamName, int] = {"stdout": 0, "stderr": 0}
+
+    def read(self, is_stderr: bool, data: bytes) -> Deferred[None] | None:
+        stream: StreamName = "stderr" if is_stderr else "stdout"
+        offset = self._offsets[stream]
+        self._offsets[stream] += len(data)
+        return self._output.write(stream, offset, data)
+
+
+def _reveal(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.reveal()
+
+
+def _quote_directory(path: str) -> str:
+    """For a POSIX shell, which knows what a tilde means as long as it is not quoted."""
+    home = _HOME.match(path)
+    if home is None:
+        return shlex.quote(path)
+    rest = path[home.end() :]
+    return home[0] + (shlex.quote(rest) if rest else "")
+
+
 def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
     stdout, stderr = completed.stdout, completed.stderr
     error = completed.error
-    stderr_text = stderr.text()
     exit_code = completed.exit.exit_code
+    encode = _base64 if command.encoding == "base64" else _text
     if error is not None:
-        # What the command wrote until then is worth having; why there is no more of it stands below.
-        stderr_text = f"{stderr_text}\n{error}" if stderr_text else str(error)
         exit_code = 1
     details = Details(
         error=None if error is None else describe_error(_host_failure(error)),
@@ -89,15 +167,28 @@ def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
         stdout_bytes=stdout.total,
         stderr_bytes=stderr.total,
         timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
+        killed=completed.killed,
+        encoding="base64" if command.encoding == "base64" else None,
     )
     return CommandResult(
         command_id=command.command_id,
-        stdout=stdout.text(),
-        stderr=stderr_text,
+        stdout=encode(stdout, ""),
+        # What the command wrote until then is worth having; why there is no more of it stands below.
+        stderr=encode(stderr, "" if error is None else str(error)),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,
     )
+
+
+def _text(output: OutputBuffer, remark: str) -> str:
+    text = output.text()
+    return f"{text}\n{remark}" if text and remark else text or remark
+
+
+def _base64(output: OutputBuffer, remark: str) -> str:
+    data, more = output.raw(), remark.encode()
+    return b64encode(data + b"\n" + more if data and more else data or more).decode()
 
 
 def _host_failure(error: SSHError) -> HostFailure:

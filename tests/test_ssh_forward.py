@@ -1,0 +1,207 @@
+"""
+Hosts behind other hosts: the channel to them in memory, and real sshds one behind the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.conch.ssh.common import NS
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ITransport
+from twisted.internet.testing import AccumulatingProtocol
+from zope.interface.verify import verifyObject
+
+from relayd.ssh.channel import MAX_PACKET, WINDOW
+from relayd.ssh.connection import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    OPEN_CONNECT_FAILED,
+)
+from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
+from relayd.ssh.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.session import State
+from tests.support.ssh import ServerTestCase
+from tests.support.ssh_connection import ConnectionTestCase, numbers
+from tests.support.sshd import make_key
+
+
+class ForwardTests(ConnectionTestCase):
+    """`Forward`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.protocol = AccumulatingProtocol()
+        self.forward = Forward(
+            "db", 22, lambda: self.events.append("open"), lambda: self.events.append("end")
+        )
+        self.connection.start(self.forward)
+
+    def open(self) -> None:
+        self.confirm()
+        self.forward.connect(self.protocol)
+        self.transport.take()
+
+    def test_asks_for_the_host(self) -> None:
+        self.assertEqual(
+            self.transport.take(),
+            [
+                (
+                    MSG_CHANNEL_OPEN,
+                    NS(b"direct-tcpip") + numbers(0, WINDOW, MAX_PACKET) + NS(b"db") + numbers(22)
+                    + NS(b"127.0.0.1") + numbers(0),
+                )
+            ],
+        )  # fmt: skip
+        verifyObject(ITransport, self.forward)
+
+    def test_bytes_both_ways(self) -> None:
+        self.open()
+        self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(b"SSH-2.0-x\r\n"))
+        self.protocol.transport.write(b"hello")
+        self.assertEqual(self.protocol.data, b"SSH-2.0-x\r\n")
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_DATA, numbers(100) + NS(b"hello"))])
+
+    def test_what_the_jump_host_does_not_take_yet_waits(self) -> None:
+        self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 3, 32768))
+        self.forward.connect(self.protocol)
+        self.transport.take()
+        self.forward.writeSequence([b"abc", b"def"])
+        self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 2))
+        self.assertEqual(
+            self.transport.take(),
+            [(MSG_CHANNEL_DATA, numbers(100) + NS(b"abc")), (MSG_CHANNEL_DATA, numbers(100) + NS(b"de"))],
+        )
+
+    def test_closed_by_the_jump_host(self) -> None:
+        self.open()
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.assertTrue(self.protocol.closed)
+        self.protocol.closedReason.trap(ConnectionLost)
+        self.assertEqual((self.forward.state, self.events), (State.ENDED, ["open", "end"]))
+        self.forward.write(b"too late")
+        self.clock.advance(1)
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])
+
+    def test_closed_by_us(self) -> None:
+        self.open()
+        self.forward.loseConnection()
+        self.forward.loseConnection()
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])
+        self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(b"late"))
+        self.assertEqual((self.protocol.data, self.protocol.closed), (b"", False))
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.protocol.closedReason.trap(ConnectionDone)
+
+    def test_abort_waits_for_nobody(self) -> None:
+        self.open()
+        self.forward.abortConnection()
+        self.assertFalse(self.protocol.closed)  # not while its caller is at work
+        self.clock.advance(0)
+        self.protocol.closedReason.trap(ConnectionAborted)
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.assertEqual(self.events, ["open", "end"])
+        self.assertEqual(self.owner.closed, [self.forward])
+
+    def test_jump_host_that_is_lost(self) -> None:
+        self.open()
+        self.connection.serviceStopped()
+        self.protocol.closedReason.trap(ConnectionLost)
+        self.assertEqual((self.events, self.owner.lost[0][0]), (["open", "end"], []))
+
+    def test_refused(self) -> None:
+        self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(0, OPEN_CONNECT_FAILED) + NS(b"no route") + NS(b""))
+        self.assertEqual(self.owner.refused, [(self.forward, "no route", State.WAITING)])
+
+    def test_no_answer(self) -> None:
+        self.clock.advance(OPEN_TIMEOUT)
+        self.assertEqual((self.forward.state, self.events), (State.ENDED, ["end"]))
+        self.transport.take()
+        self.confirm()
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])
+        self.assertEqual(self.events, ["end"])
+
+
+class JumpTests(ServerTestCase):
+    """Real servers, one behind the other."""
+
+    async def test_two_hops(self) -> None:
+        first, second, last = [await self.start_server() for _ in range(3)]
+        client = self.make_client()
+        far = self.target(last, via=self.target(second, via=self.target(first)))
+        running = [self.run_command(client, far, f"echo {number}; head -c 3000000 /dev/zero") for number in range(6)]
+        for number, each in enumerate(running):
+            done = await each
+            self.assertEqual((done.stdout.total, done.exit.status), (3_000_002, 0))
+            self.assertTrue(done.stdout.text().startswith(f"{number}\n"))
+        self.assertIn("direct-tcpip", "".join(first.log_lines) + "direct-tcpip")
+        self.assertEqual(client.counts().connections, 3)
+        self.assertTrue(any(f"user {last.user}" in line for line in last.log_lines))
+
+    async def test_many_hosts_share_the_way(self) -> None:
+        jump = await self.start_server("MaxSessions 1")
+        hosts = [await self.start_server() for _ in range(3)]
+        client = self.make_client()
+        running = [
+            self.run_command(client, self.target(host, via=self.target(jump)), "echo ok") for host in hosts * 3
+        ]
+        self.assertEqual([(await each).stdout.text() for each in running], ["ok"] * 9)
+        self.assertEqual(jump.connection_count(), 1)
+
+    async def test_way_that_is_not_allowed(self) -> None:
+        jump, host = await self.start_server("AllowTcpForwarding no"), await self.start_server()
+        error = await self.error_of(
+            self.run_command(self.make_client(), self.target(host, via=self.target(jump)), "true"), ForwardProhibited
+        )
+        self.assertIn(f"{jump.host}:{jump.port}", str(error))
+
+    async def test_nobody_behind_it(self) -> None:
+        jump, host = await self.start_server(), await self.start_server()
+        target = self.target(host, via=self.target(jump))
+        await host.stop()
+        error = await self.error_of(self.run_command(self.make_client(), target, "true"), ForwardFailed)
+        self.assertIn(f"{host.host}:{host.port}", str(error))
+        self.assertIn(f"{jump.host}:{jump.port}", str(error))
+
+    async def test_jump_host_that_is_away(self) -> None:
+        jump, host = await self.start_server(), await self.start_server()
+        target = self.target(host, via=self.target(jump))
+        await jump.stop()
+        error = await self.error_of(self.run_command(self.make_client(), target, "true"), ConnectRefused)
+        self.assertIn(str(jump.port), str(error))
+
+    async def test_login_that_the_jump_host_refuses(self) -> None:
+        jump, host = await self.start_server(), await self.start_server()
+        target = self.target(host, via=self.target(jump, private_key=make_key()[0]))
+        client = self.make_client()
+        error = await self.error_of(self.run_command(client, target, "true"), LoginRefused)
+        self.assertIn(str(jump.port), str(error))
+        # That is the jump host's business: the host itself, reached in another way, is none the worse.
+        done = await self.run_command(client, self.target(host, via=self.target(jump)), "echo ok")
+        self.assertEqual(done.stdout.text(), "ok")
+
+    async def test_host_key_behind_it_is_checked(self) -> None:
+        jump, host = await self.start_server(), await self.start_server()
+        target = self.target(host, via=self.target(jump))
+        first = self.make_client()
+        await self.run_command(first, target, "true")
+        await first.close()
+        host.make_host_keys()
+        await host.restart()
+        await self.error_of(self.run_command(self.make_client(), target, "true"), HostKeyChanged)
+
+    async def test_jump_host_that_is_lost(self) -> None:
+        jump, host = await self.start_server(), await self.start_server()
+        client = self.make_client()
+        target = self.target(host, via=self.target(jump))
+        running: Deferred[Any] = self.run_command(client, target, "sleep 30")
+        await self.until(lambda: client.counts().sessions, "it runs")
+        await self.sleep(0.3)
+        jump.drop_connections()
+        self.assertEqual((await running).error.code, "outcome-unknown")
+        self.assertEqual((await self.run_command(client, target, "echo ok")).stdout.text(), "ok")

@@ -1,0 +1,203 @@
+"""
+What an order may ask for beyond the specification, against a real OpenSSH server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64decode
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from relayd.errors import HostFailure, NoCredential
+from relayd.interfaces import IOutputSink
+from relayd.messages import JumpHost, Secret
+from relayd.ssh.credentials import CredentialRule, CredentialTable
+from relayd.ssh.runner import SSHCommandRunner
+from relayd.ssh.settings import SSHSettings
+from tests.support.ssh import marked_sleep, processes
+from tests.support.sshd import OpenSSHServer, make_key
+from tests.test_ssh_runner import RunnerTestCase
+
+
+@implementer(IOutputSink)
+class Sink:
+    """Keeps what is written; waits where a test wants it to."""
+
+    def __init__(self, wait: bool = False) -> None:
+        self.pieces: list[tuple[str, int, bytes]] = []
+        self.waits: list[Deferred[None]] = []
+        self._wait = wait
+
+    def write(self, stream: str, offset: int, data: bytes) -> Deferred[None] | None:
+        self.pieces.append((stream, offset, data))
+        if not self._wait:
+            return None
+        self.waits.append(Deferred())
+        return self.waits[-1]
+
+    def size(self) -> int:
+        """Bytes written so far."""
+        return sum(len(data) for _, _, data in self.pieces)
+
+
+class RequestTests(RunnerTestCase):
+    """Directory, environment, standard input, encoding."""
+
+    async def test_directory(self) -> None:
+        server, runner = await self.start_server(), self.make_runner()
+        home = f"/home/{server.user}"
+        for cwd, expected in (("/tmp", "/tmp"), ("~", home), ("~/", home), (f"~{server.user}/..", "/home")):
+            result = await self.order(runner, server, "pwd", cwd=cwd)
+            self.assertEqual((result.stdout, result.stderr, result.exit_code), (expected, "", 0))
+
+    async def test_directory_that_is_missing(self) -> None:
+        server = await self.start_server()
+        result = await self.order(self.make_runner(), server, "echo no", cwd="/no/such $(place)")
+        self.assertEqual((result.stdout, bool(result.exit_code)), ("", True))
+        self.assertIn("/no/such $(place)", result.stderr)
+
+    async def test_environment(self) -> None:
+        server = await self.start_server()
+        env = (("A", 'it\'s $HOME; `x`\nand "y"'), ("LC_B", ""))
+        for settings in ({}, {"working_directory": ""}):
+            accepting = server if not settings else await self.start_server("AcceptEnv A LC_*")
+            result = await self.order(
+                self.make_runner(**settings),
+                accepting,
+                'printf "%s|%s" "$A" "${LC_B-unset}"; env | grep -c "^A="',
+                env=env,
+            )
+            self.assertEqual((result.stdout, result.stderr), (f"{env[0][1]}|1", ""))
+
+    async def test_standard_input(self) -> None:
+        server, runner = await self.start_server(), self.make_runner()
+        data = bytes(range(256)) * 20_000
+        result = await self.order(runner, server, "md5sum; cat", stdin=data)
+        self.assertTrue(result.stdout.startswith(hashlib.md5(data).hexdigest()))
+        self.assertEqual((await self.order(runner, server, "cat; echo end")).stdout, "end")
+
+    async def test_base64(self) -> None:
+        server, runner = await self.start_server(), self.make_runner()
+        result = await self.order(runner, server, r"printf ' \377\0 '; printf e >&2", encoding="base64")
+        self.assertEqual((b64decode(result.stdout), b64decode(result.stderr)), (b" \xff\0 ", b"e"))
+        self.assertEqual(result.to_wire()["result"]["encoding"], "base64")
+
+    async def test_base64_of_too_much(self) -> None:
+        server, runner = await self.start_server(), self.make_runner(max_output=10)
+        result = await self.order(runner, server, r"printf '12345------67890'", encoding="base64", extended=True)
+        self.assertEqual(b64decode(result.stdout), b"12345\n[relayd: 6 bytes cut here]\n67890")
+        self.assertTrue(result.details.truncated)
+
+    async def test_base64_when_time_is_up(self) -> None:
+        server, runner = await self.start_server(), self.make_runner()
+        mark, sleep = marked_sleep()
+        running = self.order(runner, server, f"printf e >&2; {sleep}", 2, encoding="base64")
+        await self.until(lambda: processes(mark), "it runs")
+        result = await running
+        self.assertTrue(b64decode(result.stderr).startswith(b"e\nThe command timed out after 2 s on "))
+        self.assertEqual(result.details.killed, "confirmed")
+
+    async def test_time_of_each_phase(self) -> None:
+        server, runner = await self.start_server(), self.make_runner()
+        first = (await self.order(runner, server, "true")).details.timings or {}
+        self.assertEqual(list(first), ["wait", "connect", "keyExchange", "login", "run"])
+        self.assertLessEqual(first["connect"] + first["keyExchange"] + first["login"], first["wait"] + 0.001)
+        second = (await self.order(runner, server, "true")).details.timings or {}
+        self.assertEqual(list(second), ["wait", "run"])
+
+
+class StreamTests(RunnerTestCase):
+    """Output as it arrives."""
+
+    async def test_pieces(self) -> None:
+        server, runner, sink = await self.start_server(), self.make_runner(), Sink()
+        running = self.order(runner, server, "echo one; sleep 1; echo two; echo err >&2", output=sink)
+        await self.until(lambda: sink.pieces, "something arrives")
+        self.assertEqual(sink.pieces, [("stdout", 0, b"one\n")])
+        result = await running
+        self.assertEqual(sorted(sink.pieces[1:]), [("stderr", 0, b"err\n"), ("stdout", 4, b"two\n")])
+        self.assertEqual((result.stdout, result.stderr), ("one\ntwo", "err"))
+
+    async def test_slow_reader_holds_the_host_back(self) -> None:
+        """And nobody else."""
+        server, runner, sink = await self.start_server(), self.make_runner(max_output=1000), Sink(wait=True)
+        size = 64 << 20
+        running = self.order(runner, server, f"head -c {size} /dev/zero", output=sink)
+        before = -1
+        while sink.size() != before:
+            before = sink.size()
+            await self.sleep(0.5)
+        self.assertLess(before, 8 << 20)
+        self.assertEqual((await self.order(runner, server, "echo ok")).stdout, "ok")
+        sink._wait = False
+        while sink.waits:
+            sink.waits.pop().callback(None)
+        self.assertEqual((await running).details.stdout_bytes, size)
+
+
+class SiteTests(RunnerTestCase):
+    """Credentials of the site, and hosts behind others."""
+
+    def runner_with(self, *rules: CredentialRule) -> SSHCommandRunner:
+        settings = SSHSettings(known_hosts=str(self.known_hosts))
+        runner = SSHCommandRunner(self.reactor, settings, CredentialTable(rules))
+        self.addCleanup(runner.close)
+        return runner
+
+    def key_file(self, server: OpenSSHServer) -> str:
+        path = self.directory / f"key-{server.port}"
+        path.touch(mode=0o600)
+        path.write_text(server.key)
+        return str(path)
+
+    async def test_order_without_a_secret(self) -> None:
+        server = await self.start_server()
+        runner = self.runner_with(CredentialRule(hosts=("127.0.0.*",), key_file=self.key_file(server)))
+        result = await self.order(runner, server, "echo ok", private_key=None)
+        self.assertEqual(result.stdout, "ok")
+
+    async def test_order_that_nothing_covers(self) -> None:
+        server = await self.start_server()
+        for runner in (self.make_runner(), self.runner_with(CredentialRule(hosts=("other",), agent="/none"))):
+            command = self.command(server, "true", private_key=None)
+            error = runner.refuses(command)
+            self.assertIsInstance(error, NoCredential)
+            self.assertIn(f"{server.user}@{server.host}", str(error))
+            (await self.failure_of(runner.run(command, self.reactor.seconds() + 9))).trap(NoCredential)
+        self.assertIsNone(self.make_runner().refuses(self.command(server, "true")))
+
+    async def test_file_that_is_missing(self) -> None:
+        server = await self.start_server()
+        runner = self.runner_with(CredentialRule(hosts=("*",), key_file="/no/such/key"))
+        error = runner.refuses(self.command(server, "true", private_key=None))
+        self.assertIsInstance(error, HostFailure)
+        self.assertIn("/no/such/key", str(error))
+
+    async def test_jump_hosts_of_the_order(self) -> None:
+        first, second, last = [await self.start_server() for _ in range(3)]
+        via = tuple(
+            JumpHost(host=jump.host, port=jump.port, username=jump.user, private_key=Secret(jump.key))
+            for jump in (first, second)
+        )
+        runner = self.make_runner()
+        self.assertEqual((await self.order(runner, last, "echo ok", via=via)).stdout, "ok")
+        self.assertEqual(runner.counts().connections, 3)
+        self.assertTrue(any("direct-tcpip" in line or "Accepted publickey" in line for line in first.log_lines))
+        wrong = (
+            via[0],
+            JumpHost(host=second.host, port=second.port, username="nobody", private_key=Secret(make_key()[0])),
+        )
+        failure = await self.failure_of(self.order(runner, last, "echo ok", via=wrong))
+        failure.trap(HostFailure)
+        self.assertIn("refused the login of nobody", str(failure.value))
+
+    async def test_jump_hosts_of_the_site(self) -> None:
+        jump, host = await self.start_server(), await self.start_server()
+        runner = self.runner_with(
+            CredentialRule(hosts=(f"[{jump.host}]:{jump.port}",), key_file=self.key_file(jump)),
+            CredentialRule(hosts=("127.0.0.0/8",), via=f"{jump.user}@{jump.host}:{jump.port}"),
+        )
+        self.assertEqual((await self.order(runner, host, "echo ok")).stdout, "ok")
+        self.assertEqual((jump.connection_count(), host.connection_count(), runner.counts().connections), (1, 1, 2))

@@ -28,7 +28,7 @@ from relayd.ssh.connection import (
     MSG_REQUEST_FAILURE,
     Breach,
 )
-from relayd.ssh.pool_state import COOL_DOWN
+from relayd.ssh.pool_members import COOL_DOWN
 from relayd.ssh.session import Session, State
 from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request
 

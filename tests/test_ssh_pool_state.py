@@ -8,19 +8,17 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.ssh.pool_members import COOL_DOWN, MAX_HANDSHAKES, Member
+from relayd.ssh.pool_places import Evict
 from relayd.ssh.pool_state import (
-    COOL_DOWN,
     DIAL_PAUSE,
     HANG_UP_PAUSE,
     MAX_BARREN_REFUSALS,
-    MAX_HANDSHAKES,
     MAX_HANG_UPS,
     RAISE_AFTER,
     Dial,
-    Member,
     PoolState,
     Start,
-    Wake,
 )
 from relayd.ssh.target import Credential, Target
 
@@ -33,11 +31,12 @@ ELSEWHERE = Target("other", 22, "a", Credential("a"))
 class Plan:
     """One answer of the pool, by kind of step."""
 
-    def __init__(self, state: PoolState[Any], target: Target, now: float) -> None:
-        steps = list(state.plan(target, now))
+    def __init__(self, state: PoolState[Any], now: float) -> None:
+        steps = list(state.plan(now))
         self.starts = [(step.member, step.work) for step in steps if isinstance(step, Start)]
         self.dials = [step.member for step in steps if isinstance(step, Dial)]
-        self.wakes = [step.at for step in steps if isinstance(step, Wake)]
+        self.evictions = [step.member for step in steps if isinstance(step, Evict)]
+        self.alarm = state.alarm()
 
     @property
     def works(self) -> list[Any]:
@@ -50,24 +49,27 @@ class DecisionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.state: PoolState[Any] = PoolState(max_sessions=3, max_connections=2)
 
-    def plan(self, now: float = 0.0, target: Target = A) -> Plan:
-        return Plan(self.state, target, now)
+    def plan(self, now: float = 0.0) -> Plan:
+        return Plan(self.state, now)
 
     def add(self, *work: Any, target: Target = A) -> None:
         for one in work:
             self.state.add(target, one)
 
+    def put_back(self, work: Any, target: Target = A) -> None:
+        self.state.add(target, work, first=True)
+
     def connect(self, target: Target = A, now: float = 0.0) -> Member[Any]:
         """A connection as scout: for one piece of work that is taken away again."""
         self.add("scout", target=target)
-        (member,) = self.plan(now, target).dials
+        (member,) = self.plan(now).dials
         self.state.opened(member, now)
         self.state.remove(target, "scout")
         return member
 
     def test_nothing_to_do(self) -> None:
         plan = self.plan()
-        self.assertEqual((plan.starts, plan.dials, plan.wakes), ([], [], []))
+        self.assertEqual((plan.starts, plan.dials, plan.alarm), ([], [], None))
 
     def test_one_connection_scouts(self) -> None:
         self.add(*range(20))
@@ -108,7 +110,7 @@ class DecisionTests(SynchronousTestCase):
         self.state.not_opened(self.plan().dials[0], 10)
         plan = self.plan(10)
         self.assertEqual(plan.dials, [])
-        self.assertEqual(plan.wakes, [10 + DIAL_PAUSE])  # or long commands would keep the others waiting for ever
+        self.assertEqual(plan.alarm, 10 + DIAL_PAUSE)  # or long commands would keep the others waiting for ever
         self.assertEqual(len(self.plan(10 + DIAL_PAUSE).dials), 1)
 
     def test_no_more_connections_than_allowed(self) -> None:
@@ -141,19 +143,20 @@ class DecisionTests(SynchronousTestCase):
         dials = self.plan().dials
         self.assertEqual(len(dials), MAX_HANDSHAKES)
         self.add("b", target=B)
-        self.assertEqual(self.plan(target=B).dials, [])  # the same host
+        self.assertEqual(self.plan().dials, [])  # the same host
         self.add("e", target=ELSEWHERE)
-        self.assertEqual(len(self.plan(target=ELSEWHERE).dials), 1)
+        self.assertEqual([member.target for member in self.plan().dials], [ELSEWHERE])
         self.state.opened(dials[0], 0)
-        self.assertEqual(self.state.waiting_at("host", 22), [A, B])
-        self.assertEqual(len(self.plan(target=B).dials), 1)
+        self.assertEqual([member.target for member in self.plan().dials], [A])  # it has waited longer
+        self.state.opened(dials[1], 0)
+        self.assertEqual([member.target for member in self.plan().dials], [B])
 
     def test_work_is_taken_in_order_and_put_back_in_front(self) -> None:
         member = self.connect()
         self.add(*range(5))
         self.assertEqual(self.plan().works, [0, 1, 2])
         self.state.session_closed(member, 1)
-        self.state.put_back(A, 1)
+        self.put_back(1)
         self.assertEqual(self.plan(2).works, [1])
 
     def test_removed(self) -> None:
@@ -171,7 +174,7 @@ class DecisionTests(SynchronousTestCase):
         self.plan()
         self.state.session_closed(member, 1)
         plan = self.plan(1)
-        self.assertEqual((plan.starts, plan.wakes), ([], [1 + COOL_DOWN]))
+        self.assertEqual((plan.starts, plan.alarm), ([], 1 + COOL_DOWN))
         self.assertEqual(self.plan(1 + COOL_DOWN).works, [3])
 
     def test_a_refusal_teaches_the_limit_of_the_host(self) -> None:
@@ -180,10 +183,10 @@ class DecisionTests(SynchronousTestCase):
         self.add(*range(3))
         self.plan()
         self.assertFalse(self.state.session_refused(member, 0))
-        self.state.put_back(A, 2)
+        self.put_back(2)
         self.assertEqual(self.plan(1).starts, [])
         self.add(*"xyz", target=B)
-        self.assertEqual(self.plan(1, B).works, ["x", "y"])  # the other target knows it too
+        self.assertEqual(self.plan(1).works, ["x", "y"])  # the other target knows it too
 
     def test_the_limit_is_tried_again_later(self) -> None:
         member = self.connect()
@@ -191,7 +194,7 @@ class DecisionTests(SynchronousTestCase):
         self.plan()
         for work in (2, 1):
             self.state.session_refused(member, 0)
-            self.state.put_back(A, work)
+            self.put_back(work)
         self.assertEqual(self.plan(RAISE_AFTER - 1).works, [])
         self.assertEqual(self.plan(RAISE_AFTER).works, [1])
         self.assertEqual(self.plan(RAISE_AFTER + 1).works, [])  # one more at a time
@@ -203,8 +206,8 @@ class DecisionTests(SynchronousTestCase):
         self.add(*range(3))
         self.plan()
         self.state.session_refused(member, 5)
-        self.state.put_back(A, 2)
-        self.assertEqual(self.plan(5).wakes, [5 + RAISE_AFTER])  # nothing else might happen until then
+        self.put_back(2)
+        self.assertEqual(self.plan(5).alarm, 5 + RAISE_AFTER)  # nothing else might happen until then
 
     def test_the_limit_never_rises_above_the_setting(self) -> None:
         member = self.connect()
@@ -217,17 +220,19 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual(member.active, 3)
 
     def test_a_refusal_with_no_other_session_is_tried_again_some_times(self) -> None:
+        self.state = PoolState(max_sessions=3, max_connections=1)
         member = self.connect()
         now = 0.0
         self.add(1)
         for _ in range(MAX_BARREN_REFUSALS):
             self.assertEqual(self.plan(now).works, [1])
             self.assertFalse(self.state.session_refused(member, now))
-            self.state.put_back(A, 1)
+            self.put_back(1)
             plan = self.plan(now)
             self.assertEqual(plan.starts, [])
-            self.assertGreater(plan.wakes[0], now)
-            now = plan.wakes[0]
+            assert plan.alarm is not None
+            self.assertGreater(plan.alarm, now)
+            now = plan.alarm
         self.assertEqual(self.plan(now).works, [1])
         self.assertTrue(self.state.session_refused(member, now))
         self.assertEqual(self.plan(now + 100).starts, [])
@@ -249,20 +254,24 @@ class DecisionTests(SynchronousTestCase):
         member = self.connect()
         self.add(1)
         self.plan(10)
-        self.assertEqual(self.state.idle(100), [])  # busy
-        self.state.session_closed(member, 100)
-        self.assertEqual(self.state.idle(99), [])  # not for long enough
-        self.assertEqual(self.state.idle(100), [member])
-        self.assertEqual(self.state.idle(100), [])  # said once
+        self.state.close_idle(200, timeout=100)
+        self.assertEqual(self.plan(200).evictions, [])  # busy
+        self.state.session_closed(member, 200)
+        self.state.close_idle(299, timeout=100)
+        self.assertEqual(self.plan(299).evictions, [])  # not for long enough
+        self.state.close_idle(300, timeout=100)
+        self.assertEqual(self.plan(300).evictions, [member])
+        self.state.close_idle(300, timeout=100)
+        self.assertEqual(self.plan(300).evictions, [])  # said once
         self.add(2)
         plan = self.plan(100)
         self.assertEqual((plan.starts, len(plan.dials)), ([], 1))  # it is on its way out
-        self.state.lost(member)
+        self.state.lost(member, 0)
 
     def test_nothing_is_kept_of_a_target_that_is_gone(self) -> None:
         member = self.connect()
-        self.state.lost(member)
-        self.assertEqual((self.state.targets(), self.state.waiting_at("host", 22)), ([], []))
+        self.state.lost(member, 0)
+        self.assertEqual(self.state.targets(), [])
         self.assertEqual(self.state.counts().connections, 0)
 
     def test_what_was_learned_of_a_host_is_forgotten_with_it(self) -> None:
@@ -270,7 +279,7 @@ class DecisionTests(SynchronousTestCase):
         self.add(*range(3))
         self.plan()
         self.state.session_refused(member, 0)
-        self.state.lost(member)
+        self.state.lost(member, 0)
         self.connect()
         self.add(*range(3))
         self.assertEqual(len(self.plan().starts), 3)
@@ -279,8 +288,8 @@ class DecisionTests(SynchronousTestCase):
         member = self.connect()
         self.add(1)
         self.plan()
-        self.state.lost(member)
-        self.state.put_back(A, 1)
+        self.state.lost(member, 0)
+        self.put_back(1)
         self.assertEqual(len(self.plan().dials), 1)
 
 
@@ -294,8 +303,7 @@ class HangUpTests(SynchronousTestCase):
             self.state.add(target, number)
 
     def dials(self, now: float) -> list[Member[int]]:
-        steps = [step for target in self.targets for step in self.state.plan(target, now)]
-        return [step.member for step in steps if isinstance(step, Dial)]
+        return [step.member for step in self.state.plan(now) if isinstance(step, Dial)]
 
     def test_fewer_at_a_time(self) -> None:
         dials = self.dials(0)
@@ -308,10 +316,13 @@ class HangUpTests(SynchronousTestCase):
         self.assertEqual(len(self.dials(10)), 2)
 
     def test_it_is_tried_again_without_anything_else_happening(self) -> None:
-        (member, *_others) = self.dials(0)
-        self.state.not_opened(member, 0, hung_up=True)
-        wakes = [step.at for step in self.state.plan(member.target, 0) if isinstance(step, Wake)]
-        self.assertEqual(wakes, [HANG_UP_PAUSE])
+        for member in self.dials(0):
+            self.state.not_opened(member, 0, hung_up=True)
+        self.assertEqual(self.dials(0), [])
+        pause = self.state.alarm()
+        assert pause is not None
+        self.assertGreaterEqual(pause, HANG_UP_PAUSE)
+        self.assertEqual(len(self.dials(pause)), 1)
 
     def test_one_that_wants_nobody(self) -> None:
         state: PoolState[int] = PoolState(max_sessions=10, max_connections=4)
@@ -319,7 +330,7 @@ class HangUpTests(SynchronousTestCase):
         state.add(target, 1)
         now, attempts = 0.0, 0
         while True:
-            (dial,) = [step for step in state.plan(target, now) if isinstance(step, Dial)]
+            (dial,) = [step for step in state.plan(now) if isinstance(step, Dial)]
             attempts += 1
             if state.not_opened(dial.member, now, hung_up=True):
                 break

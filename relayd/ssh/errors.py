@@ -23,6 +23,8 @@ class SSHError(Exception):
     executed: ClassVar[Executed] = "no"
     #: Whether the same may succeed later without anybody changing anything.
     retriable: ClassVar[bool] = False
+    #: Whether it is not the host itself that it tells of, but a jump host on the way.
+    at_jump_host = False
 
     def __init__(self, **fields: object) -> None:
         super().__init__(fields)
@@ -69,6 +71,29 @@ class ConnectTimeout(SSHError):
     code = "connect-timeout"
     phase = "connect"
     retriable = True
+
+
+class ForwardFailed(SSHError):
+    """{via} could not connect to {host}:{port}: {reason}. Check the address, and the network between the two."""
+
+    code = "forward-failed"
+    phase = "connect"
+    retriable = True
+
+
+class ForwardProhibited(ForwardFailed):
+    """{via} does not allow forwarding to {host}:{port}: {reason}. Check AllowTcpForwarding and PermitOpen of its SSH
+    server."""
+
+    code = "forward-prohibited"
+    retriable = False
+
+
+class TooManyHops(SSHError):
+    """There are more jump hosts before {host}:{port} than connections allowed in all ({most})."""
+
+    code = "too-many-hops"
+    phase = "connect"
 
 
 class KeyExchangeTimeout(SSHError):

@@ -4,7 +4,6 @@ The connections that are open, and the commands that wait for one: does what `re
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -25,34 +24,22 @@ from relayd.ssh.errors import (
     PasswordExpired,
     SessionRefused,
     SSHError,
+    TooManyHops,
 )
-from relayd.ssh.pool_state import MAX_DROPS, Counts, Dial, Member, PoolState, Start, Step
+from relayd.ssh.forward import Forward
+from relayd.ssh.jobs import Forwarding, Job, forward_error
+from relayd.ssh.pool_members import Member, hops_of
+from relayd.ssh.pool_places import Evict
+from relayd.ssh.pool_state import MAX_DROPS, Counts, PoolState, Start, Step
 from relayd.ssh.refusals import Refusals
 from relayd.ssh.session import State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 
+__all__ = ["Job", "Pool"]
+
 #: Seconds that servers get to take our good-bye before their connections are cut.
 CLOSE_GRACE = 2.0
-
-
-class Job:
-    """
-    A session that wants a connection to a target.
-
-    :param on_failure: called at most once, with what kept the command from running or, with
-        `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
-    """
-
-    __slots__ = ("connection", "doomed", "drops", "on_failure", "session", "target")
-
-    def __init__(self, target: Target, session: ChannelUser, on_failure: Callable[[SSHError], None]) -> None:
-        self.target = target
-        self.session = session
-        self.on_failure = on_failure
-        self.connection: Connection | None = None
-        self.drops = 0
-        self.doomed = False
 
 
 class Pool:
@@ -68,76 +55,97 @@ class Pool:
         self._reactor = reactor
         self._dialer = dialer
         self._settings = settings
-        self._state: PoolState[Job] = PoolState(settings.max_sessions, settings.max_connections)
+        self._state: PoolState[Job] = PoolState(
+            settings.max_sessions,
+            settings.max_connections,
+            settings.max_total_connections,
+            settings.max_connection_age,
+        )
         self._refusals = Refusals()
-        self._jobs: dict[ChannelUser, Job] = {}
         self._members: dict[Connection, Member[Job]] = {}
         self._connections: dict[Member[Job], Connection] = {}
+        # What runs on each, or is about to; what was withdrawn is not there.
+        self._jobs: dict[Connection, dict[ChannelUser, Job]] = {}
         self._dials: dict[Member[Job], Deferred[Any]] = {}
-        self._wakes: dict[Target, IDelayedCall] = {}
-        self._kills: dict[Job, IDelayedCall] = {}
+        self._alarm_call: IDelayedCall | None = None
         self._sweep_call: IDelayedCall | None = None
         self._gone: list[Deferred[None]] = []
         self._abort_call: IDelayedCall | None = None
+        self._working = False
         self._closing = False
 
     def counts(self) -> Counts:
         """What the pool holds now."""
         return self._state.counts()
 
+    def limits(self) -> dict[str, int]:
+        """Sessions on one connection, by host, of the hosts that were found to allow fewer than the settings do."""
+        return self._state.limits()
+
     def reaches(self, target: Target) -> bool:
         """Whether a connection to *target* is open."""
         return self._state.reaches(target)
 
     def submit(self, job: Job, near: Connection | None = None) -> None:
-        """Run the session of *job* as soon as there is a place for it."""
+        """
+        Run *job* as soon as there is a place for it.
+
+        :param near: run it on this connection, if that has room now, or else before all others that wait.
+        """
+        error = self._hindrance(job.target)
+        if error is not None:
+            job.on_failure(error)
+            return
+        member = None if near is None else self._members.get(near)
+        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
+            self._start(near, job)
+            return
+        self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=near is not None)
+        self._work()
+
+    def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
+        """
+        Have *via* connect to another host.
+
+        :param host: as *via* knows it.
+        :return: fires when bytes can flow, and fails with an `SSHError`; cancelling it gives the connection up.
+        """
+        return Forwarding(self, via, host, port).opened
+
+    def _hindrance(self, target: Target) -> SSHError | None:
+        """Why nothing for *target* can be done now."""
         if self._closing:
-            job.on_failure(NotRun(host=job.target.host, port=job.target.port))
-            return
-        resting = None if self.reaches(job.target) else self._refusals.check(job.target, self._reactor.seconds())
-        if resting is not None:
-            job.on_failure(resting)
-            return
-        self._jobs[job.session] = job
-        self._state.add(job.target, job)
-        self._work(job.target)
+            return NotRun(host=target.host, port=target.port)
+        if target.via is not None and len(hops_of(target)) >= self._settings.max_total_connections:
+            return TooManyHops(host=target.host, port=target.port, most=self._settings.max_total_connections)
+        return None if self.reaches(target) else self._refusals.check(target, self._reactor.seconds())
 
     def withdraw(self, job: Job) -> None:
         """
         Give up a job: it waits no longer, and if it has a channel that is closed. Its `on_failure` is not called.
         """
-        if self._forget(job.session) is None:
-            return
-        if self._state.remove(job.target, job):
-            return
-        if job.connection is not None:
-            job.connection.close(job.session)
-
-    def kill(self, job: Job, delay: float) -> None:
-        """
-        The command of *job* was asked to end, and nobody waits for it any more: after *delay* seconds it is killed
-        and its channel closed.
-        """
-        if job.session in self._jobs:
-            self._kills[job] = self._reactor.callLater(delay, self._kill, job)
+        if job.connection is not None and self._forget(job.connection, job.channel) is not None:
+            job.connection.close(job.channel)
+        elif self._state.remove(job.target, job):
+            self._work()  # others may have waited behind it
 
     def close(self) -> Deferred[None]:
         """Close every connection; what waits fails. Fires when all are gone."""
         self._closing = True
         for target in self._state.targets():
             self._fail_waiting(target, NotRun(host=target.host, port=target.port))
-        if self._sweep_call is not None:
-            self._sweep_call.cancel()
-            self._sweep_call = None
-        for call in self._wakes.values():
-            call.cancel()
-        self._wakes.clear()
-        for job, call in list(self._kills.items()):
-            call.cancel()
-            self._kill(job)
+        for call in (self._sweep_call, self._alarm_call):
+            if call is not None:
+                call.cancel()
+        self._sweep_call = self._alarm_call = None
         for dial in list(self._dials.values()):
             dial.cancel()
-        for connection in list(self._members):
+        for connection, jobs in self._jobs.items():
+            for job in jobs.values():
+                if job.doomed:
+                    connection.signal(job.channel, "KILL")
+        # The farthest first: what is sent to them passes through the others.
+        for connection in sorted(self._members, key=self._distance, reverse=True):
             connection.disconnect("relayd closes")
         if self._members and self._abort_call is None:
             # A peer that reads no more must not hold up the end.
@@ -146,6 +154,9 @@ class Pool:
         self._gone.append(gone)
         self._check_gone()
         return gone
+
+    def _distance(self, connection: Connection) -> int:
+        return len(hops_of(self._members[connection].target))
 
     def _abort(self) -> None:
         self._abort_call = None
@@ -163,32 +174,44 @@ class Pool:
 
     # Doing what was decided
 
-    def _work(self, target: Target) -> None:
-        for step in self._state.plan(target, self._reactor.seconds()):
-            self._take(target, step)
+    def _work(self) -> None:
+        # What happens while a step is taken is seen by the next one.
+        if self._working or self._closing:
+            return
+        self._working = True
+        try:
+            while not self._closing and (step := self._state.next_step(self._reactor.seconds())) is not None:
+                self._take(step)
+        finally:
+            self._working = False
+        self._set_alarm()
 
-    def _take(self, target: Target, step: Step[Job]) -> None:
+    def _take(self, step: Step[Job]) -> None:
         if isinstance(step, Start):
-            connection = self._connections[step.member]
-            step.work.connection = connection
-            connection.start(step.work.session)
-        elif isinstance(step, Dial):
-            self._dial(step.member)
+            self._start(self._connections[step.member], step.work)
+        elif isinstance(step, Evict):
+            connection = self._connections.get(step.member)
+            if connection is not None:  # it may be gone by itself
+                connection.disconnect(step.reason)
         else:
-            self._wake_at(target, step.at)
+            self._dial(step.member)
 
-    def _wake_at(self, target: Target, time: float) -> None:
-        call = self._wakes.get(target)
+    def _start(self, connection: Connection, job: Job) -> None:
+        job.connection = connection
+        self._jobs[connection][job.channel] = job
+        connection.start(job.channel)
+
+    def _set_alarm(self) -> None:
+        time, call = self._state.alarm(), self._alarm_call
+        if self._closing or time is None or (call is not None and call.getTime() <= time):
+            return
         if call is not None:
-            if call.getTime() <= time:
-                return
             call.cancel()
-        delay = max(0.0, time - self._reactor.seconds())
-        self._wakes[target] = self._reactor.callLater(delay, self._wake, target)
+        self._alarm_call = self._reactor.callLater(max(0.0, time - self._reactor.seconds()), self._alarm)
 
-    def _wake(self, target: Target) -> None:
-        del self._wakes[target]
-        self._work(target)
+    def _alarm(self) -> None:
+        self._alarm_call = None
+        self._work()
 
     def _dial(self, member: Member[Job]) -> None:
         dial: Deferred[Any] = Deferred.fromCoroutine(self._dialer.dial(member.target, self))
@@ -199,6 +222,7 @@ class Pool:
         del self._dials[member]
         self._members[connection] = member
         self._connections[member] = connection
+        self._jobs[connection] = {}
         self._state.opened(member, self._reactor.seconds(), connection.transport.most_sessions())
         self._refusals.accepted(member.target)
         self._log.debug("{target!r}: connected", target=member.target)
@@ -207,18 +231,14 @@ class Pool:
             return
         if self._sweep_call is None:
             self._sweep_call = self._reactor.callLater(self._settings.idle_timeout / 4, self._sweep)
-        self._handshake_ended(member.target)
-
-    def _handshake_ended(self, target: Target) -> None:
-        self._work(target)
-        for other in self._state.waiting_at(target.host, target.port):
-            self._work(other)
+        self._work()
 
     def _not_dialled(self, failure: Failure, member: Member[Job]) -> None:
         del self._dials[member]
         target = member.target
         error = failure.value
-        hung_up = isinstance(error, ConnectionDropped) and not isinstance(error, LoginDropped)
+        here = not (isinstance(error, SSHError) and error.at_jump_host)
+        hung_up = here and isinstance(error, ConnectionDropped) and not isinstance(error, LoginDropped)
         out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up)
         if self._closing:
             return
@@ -232,86 +252,84 @@ class Pool:
             )
             error = SSHError()
         self._log.info("{target!r}: {error}", target=target, error=str(error))
-        if isinstance(error, LoginRefused | PasswordExpired):
+        if here and isinstance(error, LoginRefused | PasswordExpired):
             self._refusals.refused(target, error, self._reactor.seconds())
         if out_of_reach:
             self._fail_waiting(target, error)
-        self._handshake_ended(target)
+        self._work()
 
-    def _fail_waiting(self, target: Target, error: SSHError) -> None:
-        for job in self._state.take_waiting(target):
-            self._fail(job, error)
-
-    def _fail(self, job: Job, error: SSHError) -> None:
-        if self._forget(job.session) is not None:
+    def _fail_waiting(self, target: Target, error: SSHError, *, sessions_only: bool = False) -> None:
+        for job in self._state.take_waiting(target, sessions_only=sessions_only):
             job.on_failure(error)
 
     def _sweep(self) -> None:
         self._sweep_call = None
-        for member in self._state.idle(self._reactor.seconds() - self._settings.idle_timeout):
-            self._connections[member].disconnect("it was idle")
+        self._state.close_idle(self._reactor.seconds(), self._settings.idle_timeout)
+        self._work()
         if self._members:
             self._sweep_call = self._reactor.callLater(self._settings.idle_timeout / 4, self._sweep)
 
-    def _kill(self, job: Job) -> None:
-        del self._kills[job]
-        if job.connection is not None:
-            job.connection.signal(job.session, "KILL")
-        self.withdraw(job)
-
-    def _forget(self, session: ChannelUser) -> Job | None:
-        job = self._jobs.pop(session, None)
-        if job is not None:
-            call = self._kills.pop(job, None)
-            if call is not None:
-                call.cancel()
-        return job
+    def _forget(self, connection: Connection, channel: ChannelUser) -> Job | None:
+        jobs = self._jobs.get(connection)
+        return None if jobs is None else jobs.pop(channel, None)
 
     # ConnectionOwner
 
     def session_closed(self, connection: Connection, session: ChannelUser) -> None:
-        self._forget(session)
-        member = self._members[connection]
-        self._state.session_closed(member, self._reactor.seconds())
-        self._work(member.target)
+        self._forget(connection, session)
+        member, now = self._members[connection], self._reactor.seconds()
+        if isinstance(session, Forward):
+            self._state.forward_ended(member, now)
+        else:
+            self._state.session_closed(member, now)
+        self._work()
 
     def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
-        member = self._members[connection]
+        member, now = self._members[connection], self._reactor.seconds()
         target = member.target
-        for_good = self._state.session_refused(member, self._reactor.seconds())
-        job = self._jobs.get(session)
+        where = {"host": target.host, "port": target.port}
+        job = self._forget(connection, session)
+        if isinstance(session, Forward):
+            self._state.forward_ended(member, now)
+            if job is not None:
+                job.on_failure(forward_error(session, target, code, reason))
+            self._work()
+            return
+        for_good = self._state.session_refused(member, now)
         if job is not None:
             job.connection = None
-            self._state.put_back(target, job)
+            if self._closing:
+                job.on_failure(NotRun(**where))
+            else:
+                self._state.add(target, job, first=True)
         if for_good:
-            error = SessionRefused(
-                host=target.host, port=target.port, username=target.username, reason=reason or "no reason given"
-            )
-            self._fail_waiting(target, error)
-            connection.disconnect("it opens no sessions")
-        else:
-            self._work(target)
+            error = SessionRefused(**where, username=target.username, reason=reason or "no reason given")
+            self._fail_waiting(target, error, sessions_only=True)
+        self._work()
 
     def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
         member = self._members.pop(connection)
         del self._connections[member]
-        self._state.lost(member)
+        jobs = self._jobs.pop(connection)
+        opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)
+        self._state.lost(member, self._reactor.seconds(), opening)
         target = member.target
+        where = {"host": target.host, "port": target.port}
         self._log.debug("{target!r}: disconnected: {reason}", target=target, reason=reason)
         for session in reversed(interrupted):
-            job = self._jobs.get(session)
+            job = jobs.get(session)
             if job is None:
                 continue
             job.connection = None
             if session.state is not State.WAITING:
                 session.state = State.ENDED
-                self._fail(job, OutcomeUnknown(host=target.host, port=target.port, reason=reason))
-            elif job.drops >= MAX_DROPS or self._closing:
-                self._fail(job, ConnectionLost(host=target.host, port=target.port, reason=reason))
+                job.on_failure(OutcomeUnknown(**where, reason=reason))
+            elif job.drops >= MAX_DROPS or self._closing or isinstance(session, Forward):
+                job.on_failure(ConnectionLost(**where, reason=reason))
             else:
                 job.drops += 1
-                self._state.put_back(target, job)
+                self._state.add(target, job, first=True)
         if self._closing:
             self._check_gone()
         else:
-            self._work(target)
+            self._work()

@@ -6,22 +6,19 @@ No I/O, no clock of its own: each question brings the time, so that every decisi
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from math import inf
+from typing import Generic
 
 from msgspec import Struct
 
+from relayd.ssh.pool_members import COOL_DOWN, Alarms, Host, Lane, Member, Work
+from relayd.ssh.pool_places import Evict, Places
 from relayd.ssh.target import Target
 
-#: Seconds until the place of a closed session is used again. A server frees it some time after both sides have closed
-#: the channel; asking earlier is refused, although nothing is wrong.
-COOL_DOWN = 0.01
-#: Connections to one host being opened at a time: OpenSSH begins to turn newcomers away at ten (MaxStartups).
-MAX_HANDSHAKES = 4
 #: Seconds until a host that refused a session is asked for one more than it last gave.
 RAISE_AFTER = 30.0
-#: How often a connection without any session may refuse one before the host counts as refusing them all.
+#: How often a connection without any session may refuse one before it counts as refusing them all.
 MAX_BARREN_REFUSALS = 5
 #: How often a connection may be lost while a command waits for its channel before the command is given up.
 MAX_DROPS = 3
@@ -29,86 +26,8 @@ MAX_DROPS = 3
 MAX_HANG_UPS = 5
 #: Seconds until it is tried again after the first time; each further one doubles it.
 HANG_UP_PAUSE = 0.25
-#: Seconds before another connection is tried when one of several could not be opened.
+#: Seconds before another connection is tried when one of several could not be opened, or was of no use.
 DIAL_PAUSE = 5.0
-
-Work = TypeVar("Work")
-
-
-class Member(Generic[Work]):
-    """One connection of the pool, from the decision to open it until it is gone."""
-
-    __slots__ = ("_cooling", "active", "barren", "idle_since", "leaving", "not_before", "ready", "target")
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        #: Logged in.
-        self.ready = False
-        #: Takes no new sessions.
-        self.leaving = False
-        #: Sessions on it, by our count.
-        self.active = 0
-        #: Refusals in a row with no other session on it.
-        self.barren = 0
-        #: No session before this time.
-        self.not_before = 0.0
-        self.idle_since = 0.0
-        self._cooling: deque[float] = deque()
-
-    def __repr__(self) -> str:
-        return f"<Member for {self.target!r} ready={self.ready} active={self.active}>"
-
-    def room(self, limit: int, now: float) -> int:
-        """How many more sessions it takes now."""
-        if not self.ready or self.leaving or now < self.not_before:
-            return 0
-        cooling = self._cooling
-        while cooling and cooling[0] <= now:
-            cooling.popleft()
-        return limit - self.active - len(cooling)
-
-    def release(self, now: float) -> None:
-        """A session is closed."""
-        self.active -= 1
-        self._cooling.append(now + COOL_DOWN)
-        self.idle_since = now
-
-    def next_room(self, now: float) -> float | None:
-        """When a place becomes free by the mere passing of time."""
-        if not self.ready or self.leaving:
-            return None
-        if now < self.not_before:
-            return self.not_before
-        return self._cooling[0] if self._cooling else None
-
-
-class _Host:
-    """What all targets on one server share."""
-
-    __slots__ = ("handshakes", "hang_ups", "limit", "max_handshakes", "most", "no_dial_before", "raise_at", "targets")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.most = limit
-        self.raise_at = 0.0
-        self.handshakes = 0
-        self.max_handshakes = MAX_HANDSHAKES
-        self.hang_ups = 0
-        self.no_dial_before = 0.0
-        self.targets = 0
-
-
-class _Lane(Generic[Work]):
-    """What belongs to one target."""
-
-    __slots__ = ("host", "members", "no_dial_before", "target", "waiting")
-
-    def __init__(self, target: Target, host: _Host) -> None:
-        self.target = target
-        self.host = host
-        self.waiting: OrderedDict[Work, None] = OrderedDict()
-        self.members: list[Member[Work]] = []
-        self.no_dial_before = 0.0
 
 
 class Start(Struct, Generic[Work], frozen=True):
@@ -124,66 +43,92 @@ class Dial(Struct, Generic[Work], frozen=True):
     member: Member[Work]
 
 
-class Wake(Struct, frozen=True):
-    """Ask again at this time."""
-
-    at: float
-
-
-Step = Start[Work] | Dial[Work] | Wake
+Step = Start[Work] | Dial[Work] | Evict[Work]
 
 
 class Counts(Struct, frozen=True):
-    """The pool at a glance."""
+    """
+    The pool at a glance.
+
+    :ivar waiting: commands without a session.
+    :ivar waiting_forwards: connections to other hosts without a channel.
+    :ivar dialling: connections being opened.
+    :ivar connections: those that are open, and *idle* those of them on which nothing runs.
+    """
 
     waiting: int
+    waiting_forwards: int
     dialling: int
     connections: int
+    idle: int
     sessions: int
+    forwards: int
 
 
 class PoolState(Generic[Work]):
     """
+    Tell it what happens, then take `next_step` until there is none; and look again at the time `alarm`.
+
     :param max_sessions: on one connection, where the host allows as many.
     :param max_connections: to one target.
+    :param max_total: connections in all. What lies behind jump hosts needs one for each of them too.
+    :param max_age: seconds for which a connection takes new work.
     """
 
-    def __init__(self, max_sessions: int, max_connections: int) -> None:
+    def __init__(self, max_sessions: int, max_connections: int, max_total: int = 1000, max_age: float = inf) -> None:
         self._max_sessions = max_sessions
-        self._max_connections = max_connections
-        self._lanes: dict[Target, _Lane[Work]] = {}
-        self._hosts: dict[tuple[str, int], _Host] = {}
+        self._max_age = max_age
+        self._alarms: Alarms[Work] = Alarms()
+        self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
+        # Targets for which there may be something to do
+        self._dirty: dict[Lane[Work], None] = {}
 
     # What happens
 
-    def add(self, target: Target, work: Work) -> None:
-        """*work* wants a session."""
-        self._lane(target).waiting[work] = None
+    def add(self, target: Target, work: Work, *, forward: bool = False, first: bool = False) -> None:
+        """
+        *work* wants a session.
 
-    def put_back(self, target: Target, work: Work) -> None:
-        """*work* got no session after all; it comes before those that wait."""
-        lane = self._lane(target)
-        lane.waiting[work] = None
-        lane.waiting.move_to_end(work, last=False)
+        :param forward: it wants a connection to another host instead.
+        :param first: it comes before what waits already: so does what got no session after all.
+        """
+        lane = self._places.lane(target)
+        waiting = lane.waiting_forwards if forward else lane.waiting
+        waiting[work] = None
+        if first:
+            waiting.move_to_end(work, last=False)
+        self._dirty[lane] = None
 
-    def remove(self, target: Target, work: Work) -> bool:
-        """*work* does not want a session any more. Says whether it was waiting for one."""
-        lane = self._lanes.get(target)
-        if lane is None or work not in lane.waiting:
+    def start_on(self, member: Member[Work], now: float) -> bool:
+        """Take a session's place on this very connection, if it has one; says whether it had."""
+        if member.room(member.lane.host.limit, now) <= 0:
             return False
-        del lane.waiting[work]
-        self._tidy(lane)
+        self._take_place(member)
         return True
 
-    def take_waiting(self, target: Target) -> list[Work]:
-        """All that waits for a session with *target*, which is not going to get one."""
-        lane = self._lanes.get(target)
+    def remove(self, target: Target, work: Work) -> bool:
+        """*work* does not want anything any more. Says whether it was waiting."""
+        lane = self._places.lanes.get(target)
+        if lane is None:
+            return False
+        for waiting in (lane.waiting, lane.waiting_forwards):
+            if work in waiting:
+                del waiting[work]
+                self._tidy(lane)
+                return True
+        return False
+
+    def take_waiting(self, target: Target, *, sessions_only: bool = False) -> list[Work]:
+        """All that waits for *target* and is not going to get it."""
+        lane = self._places.lanes.get(target)
         if lane is None:
             return []
-        work = list(lane.waiting)
-        lane.waiting.clear()
+        taken: list[Work] = []
+        for waiting in (lane.waiting,) if sessions_only else (lane.waiting, lane.waiting_forwards):
+            taken += waiting
+            waiting.clear()
         self._tidy(lane)
-        return work
+        return taken
 
     def opened(self, member: Member[Work], now: float, most_sessions: int | None = None) -> None:
         """
@@ -191,14 +136,16 @@ class PoolState(Generic[Work]):
 
         :param most_sessions: what the host is known to bear on one connection, if anything is known.
         """
-        host = self._lanes[member.target].host
+        host = member.lane.host
         if most_sessions is not None:
             host.most = min(host.most, most_sessions)
             host.limit = min(host.limit, most_sessions)
-        host.handshakes -= 1
         host.hang_ups = 0
         member.ready = True
-        member.idle_since = now
+        member.expires = now + self._max_age
+        self._places.is_idle(member, now)
+        self._places.handshake_ended(member)
+        self._dirty[member.lane] = None
 
     def not_opened(self, member: Member[Work], now: float, *, hung_up: bool = False) -> bool:
         """
@@ -208,10 +155,10 @@ class PoolState(Generic[Work]):
         :return: whether the target is out of reach: no other connection to it exists, and there is no sense in trying
             again.
         """
-        lane = self._lanes[member.target]
+        lane = member.lane
         host = lane.host
-        host.handshakes -= 1
-        lane.members.remove(member)
+        self._places.remove(member)
+        self._places.handshake_ended(member)
         if hung_up and host.hang_ups < MAX_HANG_UPS:
             # What was too many is known only where there were others.
             host.max_handshakes = max(1, min(host.max_handshakes, host.handshakes or host.max_handshakes))
@@ -220,144 +167,222 @@ class PoolState(Generic[Work]):
             out_of_reach = False
         else:
             lane.no_dial_before = now + DIAL_PAUSE
-            out_of_reach = not lane.members
+            out_of_reach = not lane.usable
+        self._dirty[lane] = None
         self._tidy(lane)
         return out_of_reach
 
-    def lost(self, member: Member[Work]) -> None:
-        """A connection that was open is gone."""
-        lane = self._lanes[member.target]
-        lane.members.remove(member)
+    def lost(self, member: Member[Work], now: float, opening: int = 0) -> None:
+        """
+        A connection that was open is gone.
+
+        :param opening: how many sessions the server had been asked for and had not given, when the server ended it;
+            some do so when they are asked for too many.
+        """
+        lane = member.lane
+        if opening and member.active > 1:
+            lane.host.lower((member.active - opening) or member.active // 2, now + RAISE_AFTER)
+        self._places.remove(member)
+        self._dirty[lane] = None
         self._tidy(lane)
 
     def session_closed(self, member: Member[Work], now: float) -> None:
         """A session on the connection has ended."""
         member.barren = 0
         member.release(now)
+        self._channel_ended(member, now)
 
     def session_refused(self, member: Member[Work], now: float) -> bool:
         """
         The server opened no session: learn how many it allows.
 
-        :return: whether the host refuses sessions for good.
+        :return: whether the target gives no sessions at all, so that what waits for one waits in vain.
         """
+        lane = member.lane
+        host = lane.host
         member.active -= 1
-        host = self._lanes[member.target].host
+        for_good = False
         if member.active > 0:
-            host.limit = max(1, min(host.limit, member.active))
-            host.raise_at = now + RAISE_AFTER
-            return False
-        # With no session of ours left on it, the server may still be busy with the end of the last one.
-        member.barren += 1
-        member.not_before = now + COOL_DOWN * 2.0**member.barren
-        member.leaving = member.barren > MAX_BARREN_REFUSALS
-        return member.leaving
+            seen = member.active + member.lately_closed(now)
+            if seen < host.limit:
+                host.lower(seen, now + RAISE_AFTER)
+            elif now >= member.not_before:
+                # Some of those that closed lately may count still, so this tells little; it is soon told again.
+                host.lower(max(host.limit - 1, member.active), now + RAISE_AFTER)
+                member.not_before = now + COOL_DOWN
+        else:
+            # With no session of ours left on it, the server may still be busy with the end of the last one.
+            member.barren += 1
+            member.not_before = now + COOL_DOWN * 2.0**member.barren
+            if member.barren > MAX_BARREN_REFUSALS:
+                for_good = self._refuses_all(member, now)
+        self._channel_ended(member, now)
+        return for_good
+
+    def _refuses_all(self, member: Member[Work], now: float) -> bool:
+        lane = member.lane
+        member.barren = 0
+        if not (member.forwards or lane.waiting_forwards or lane.expected):
+            self._places.retire(member, "it opens no sessions")
+        others = any(
+            other is not member and not other.leaving and (other.active or not other.barren) and other.not_before <= now
+            for other in lane.members
+        )
+        if others:
+            lane.no_dial_before = now + DIAL_PAUSE
+            member.not_before = now + DIAL_PAUSE
+        return not others
+
+    def forward_ended(self, member: Member[Work], now: float) -> None:
+        """A connection to another host through this one has ended, or was refused."""
+        member.forwards -= 1
+        self._channel_ended(member, now)
+
+    def _channel_ended(self, member: Member[Work], now: float) -> None:
+        lane = member.lane
+        self._dirty[lane] = None
+        if member.unused:
+            if member.leaving or now >= member.expires:
+                self._places.retire(member, "it is old")
+            else:
+                self._places.is_idle(member, now)
+                self._look_behind(lane)
+
+    def close_idle(self, now: float, timeout: float) -> None:
+        """Close the connections on which nothing ran for *timeout* seconds, and the old ones."""
+        for member in list(self._places.idle):
+            if not member.lane.needed and (now - member.idle_since >= timeout or now >= member.expires):
+                self._places.retire(member, "it was idle")
 
     # What to do
 
-    def plan(self, target: Target, now: float) -> Iterator[Step[Work]]:
-        """
-        The steps that are due for *target*; each is taken as done when the next is asked for.
-        """
-        lane = self._lanes.get(target)
-        if lane is None:
-            return
+    def plan(self, now: float) -> Iterator[Step[Work]]:
+        """All steps that are due."""
+        while (step := self.next_step(now)) is not None:
+            yield step
+
+    def next_step(self, now: float) -> Step[Work] | None:
+        """The next step that is due; it counts as done from now on."""
+        places = self._places
+        for sleeper in self._alarms.due(now):
+            if isinstance(sleeper, Host):
+                places.look_at(sleeper)
+            else:
+                self._dirty[sleeper] = None
+        while self._dirty:
+            lane = next(iter(self._dirty))
+            start = self._next_start(lane, now)
+            if start is not None:
+                return start
+            del self._dirty[lane]
+            if lane.waiting or lane.waiting_forwards:
+                self._wait(lane, now)
+        member = places.next_dial(now)
+        if member is not None:
+            return Dial(member)
+        return places.evictions.popleft() if places.evictions else None
+
+    def alarm(self) -> float | None:
+        """When to ask again, though nothing happens."""
+        return self._alarms.next()
+
+    def _next_start(self, lane: Lane[Work], now: float) -> Start[Work] | None:
+        if not (lane.waiting or lane.waiting_forwards):
+            return None
+        for member in lane.members:
+            if member.expires <= now and not member.leaving:
+                self._places.retire(member, "it is old")
+        if lane.waiting:
+            emptiest = self._emptiest(lane, now)
+            if emptiest is not None:
+                self._take_place(emptiest)
+                return Start(emptiest, lane.waiting.popitem(last=False)[0])
+        if lane.waiting_forwards:
+            freest = max(lane.members, key=lambda member: member.forward_room(), default=None)
+            if freest is not None and freest.forward_room() > 0:
+                if freest.unused:
+                    self._places.not_idle(freest)
+                freest.forwards += 1
+                return Start(freest, lane.waiting_forwards.popitem(last=False)[0])
+        return None
+
+    def _take_place(self, member: Member[Work]) -> None:
+        if member.unused:
+            self._places.not_idle(member)
+        member.active += 1
+
+    def _emptiest(self, lane: Lane[Work], now: float) -> Member[Work] | None:
+        """The connection that takes the next session."""
         host = lane.host
-        if lane.waiting and host.limit < host.most and now >= host.raise_at:
+        while True:
+            best, most = None, 0
+            for member in lane.members:
+                room = member.room(host.limit, now)
+                if room > most:
+                    best, most = member, room
+            if best is not None or host.limit >= host.most or now < host.raise_at:
+                return best
             host.limit += 1
             host.raise_at = now + RAISE_AFTER
-        while lane.waiting:
-            member = max(lane.members, key=lambda member: member.room(host.limit, now), default=None)
-            if member is None or member.room(host.limit, now) <= 0:
-                break
-            member.active += 1
-            yield Start(member, lane.waiting.popitem(last=False)[0])
-        while self._wants_another(lane, now):
-            member = Member(target)
-            lane.members.append(member)
-            host.handshakes += 1
-            yield Dial(member)
+
+    def _wait(self, lane: Lane[Work], now: float) -> None:
+        """What is left of *lane* waits: for another connection, or for something else to change."""
+        self._places.ask(lane, now)
+        if lane.waiting_forwards:
+            self._places.make_room_behind(lane)
+        at = inf
         if lane.waiting:
-            times = [time for member in lane.members if (time := member.next_room(now)) is not None]
-            # Long commands may keep every place for hours, so these must not wait for one of them to end.
-            if host.limit < host.most:
-                times.append(host.raise_at)
-            if host.no_dial_before > now and len(lane.members) < self._max_connections:
-                times.append(host.no_dial_before)
-            if lane.no_dial_before > now and 0 < len(lane.members) < self._max_connections:
-                times.append(lane.no_dial_before)
-            if times:
-                yield Wake(min(times))
-
-    def _wants_another(self, lane: _Lane[Work], now: float) -> bool:
-        dialling = sum(not member.ready for member in lane.members)
-        if len(lane.waiting) <= dialling * lane.host.limit:
-            return False
-        host = lane.host
-        if len(lane.members) >= self._max_connections or host.handshakes >= host.max_handshakes:
-            return False
-        if now < host.no_dial_before:
-            return False
-        if len(lane.members) == dialling:
-            # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.
-            return dialling == 0
-        return now >= lane.no_dial_before
-
-    def idle(self, since: float) -> list[Member[Work]]:
-        """Connections without a session since before *since*: they are to be closed, and get no more work."""
-        found = []
-        for lane in self._lanes.values():
-            if lane.waiting:
-                continue
             for member in lane.members:
-                if member.ready and not member.leaving and not member.active and member.idle_since <= since:
-                    member.leaving = True
-                    found.append(member)
-        return found
+                time = member.next_room(now)
+                if time is not None and time < at:
+                    at = time
+            # Long commands may keep every place for hours, so these must not wait for one of them to end.
+            if lane.host.limit < lane.host.most:
+                at = min(at, lane.host.raise_at)
+        if lane.no_dial_before > now and lane.usable:
+            at = min(at, lane.no_dial_before)
+        if at < inf:
+            self._alarms.set(lane, at)
+
+    def _look_behind(self, lane: Lane[Work]) -> None:
+        """A connection of *lane* became idle; the jump host before it may need its channel."""
+        via = lane.target.via
+        if via is not None:
+            hop = self._places.lanes.get(via)
+            if hop is not None and hop.waiting_forwards:
+                self._dirty[hop] = None
+
+    def _tidy(self, lane: Lane[Work]) -> None:
+        if lane.empty:
+            self._dirty.pop(lane, None)
+            self._places.tidy(lane)
+
+    # What there is
 
     def reaches(self, target: Target) -> bool:
         """Whether a connection to *target* is logged in."""
-        lane = self._lanes.get(target)
-        return lane is not None and any(member.ready for member in lane.members)
+        lane = self._places.lanes.get(target)
+        return lane is not None and len(lane.members) > lane.dialling
 
     def counts(self) -> Counts:
         """How much of everything there is."""
-        members = [member for lane in self._lanes.values() for member in lane.members]
+        lanes = self._places.lanes.values()
+        members = [member for lane in lanes for member in lane.members]
         return Counts(
-            waiting=sum(len(lane.waiting) for lane in self._lanes.values()),
+            waiting=sum(len(lane.waiting) for lane in lanes),
+            waiting_forwards=sum(len(lane.waiting_forwards) for lane in lanes),
             dialling=sum(not member.ready for member in members),
             connections=sum(member.ready for member in members),
+            idle=len(self._places.idle),
             sessions=sum(member.active for member in members),
+            forwards=sum(member.forwards for member in members),
         )
 
+    def limits(self) -> dict[str, int]:
+        """Sessions on one connection, by host, of the hosts that were found to allow fewer than the setting."""
+        hosts = self._places.hosts.values()
+        return {str(host): host.limit for host in hosts if host.limit < self._max_sessions}
+
     def targets(self) -> list[Target]:
-        """Every target that has connections or waiting work."""
-        return list(self._lanes)
-
-    def waiting_at(self, host: str, port: int) -> list[Target]:
-        """The targets on one server that have work waiting: what ends a handshake may let theirs begin."""
-        return [
-            target
-            for target, lane in self._lanes.items()
-            if lane.waiting and (target.host, target.port) == (host, port)
-        ]
-
-    def _lane(self, target: Target) -> _Lane[Work]:
-        lane = self._lanes.get(target)
-        if lane is None:
-            where = (target.host, target.port)
-            host = self._hosts.get(where)
-            if host is None:
-                host = self._hosts[where] = _Host(self._max_sessions)
-            host.targets += 1
-            lane = self._lanes[target] = _Lane(target, host)
-        return lane
-
-    def _tidy(self, lane: _Lane[Work]) -> None:
-        """Forget a target that has nothing left, and with the last one its host."""
-        if lane.waiting or lane.members:
-            return
-        del self._lanes[lane.target]
-        lane.host.targets -= 1
-        if not lane.host.targets:
-            del self._hosts[lane.target.host, lane.target.port]
+        """Every target that has connections, or work that waits, or is on somebody's way."""
+        return list(self._places.lanes)

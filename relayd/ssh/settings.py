@@ -21,6 +21,8 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
         old ones need.
     :ivar max_sessions: sessions at a time on one connection, at most; what a host allows is learned.
     :ivar max_connections: connections to one target at a time.
+    :ivar max_total_connections: connections at a time in all; for one more, the one that was idle longest is closed.
+    :ivar max_connection_age: seconds for which a connection is given new work.
     :ivar connect_timeout: seconds for each of TCP, key exchange and login.
     :ivar idle_timeout: seconds until a connection without sessions is closed.
     :ivar keepalive_interval: seconds between probes; three without an answer end a connection.
@@ -33,6 +35,8 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     algorithms: PolicyName = "modern"
     max_sessions: int = 10
     max_connections: int = 4
+    max_total_connections: int = 1000
+    max_connection_age: float = 4 * 3600.0
     connect_timeout: float = 15.0
     idle_timeout: float = 300.0
     keepalive_interval: float = 15.0

@@ -1,0 +1,105 @@
+"""
+What wants a channel of a pooled connection: a command's session, or a connection to another host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+
+from relayd.ssh.channel import ChannelUser
+from relayd.ssh.connection import OPEN_ADMINISTRATIVELY_PROHIBITED, Connection
+from relayd.ssh.errors import ConnectionLost, ForwardFailed, ForwardProhibited, SSHError
+from relayd.ssh.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.pool_state import MAX_DROPS
+from relayd.ssh.target import Target
+
+if TYPE_CHECKING:
+    from relayd.ssh.pool import Pool
+
+
+class Job:
+    """
+    What wants a channel of a connection to a target: a command, or a connection to another host.
+
+    :param on_failure: called at most once, with what kept the command from running or, with
+        `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
+    :ivar connection: the one that it was started on last.
+    :ivar doomed: the command was asked to end: should the pool close before it has, it is killed.
+    """
+
+    __slots__ = ("channel", "connection", "doomed", "drops", "on_failure", "target")
+
+    def __init__(self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None]) -> None:
+        self.target = target
+        self.channel = channel
+        self.on_failure = on_failure
+        self.connection: Connection | None = None
+        self.doomed = False
+        self.drops = 0
+
+
+class Forwarding:
+    """
+    A connection to another host through *via*, until it is open.
+
+    :ivar opened: see `Pool.forward`.
+    """
+
+    def __init__(self, pool: Pool, via: Target, host: str, port: int) -> None:
+        self._pool = pool
+        self._via = via
+        self._host = host
+        self._port = port
+        self._drops = 0
+        self.opened: Deferred[Forward] = Deferred(self._cancel)
+        self._submit()
+
+    def _submit(self) -> None:
+        self._forward: Forward | None = Forward(self._host, self._port, self._open, self._ended)
+        self._job = Job(self._via, self._forward, self._failed)
+        self._pool.submit(self._job)
+
+    def _open(self) -> None:
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            self.opened.callback(forward)
+
+    def _ended(self) -> None:
+        if self._forward is not None:
+            self._pool.withdraw(self._job)
+            self._failed(forward_error(self._forward, self._via, 0, f"no answer within {OPEN_TIMEOUT:g} s"))
+
+    def _failed(self, error: SSHError) -> None:
+        if self._forward is None:
+            return
+        self._release()
+        if isinstance(error, ConnectionLost) and self._drops < MAX_DROPS:
+            # It was interrupted, not refused: nothing speaks against another connection.
+            self._drops += 1
+            self._submit()
+            return
+        error.at_jump_host = not isinstance(error, ForwardFailed)
+        self.opened.errback(error)
+
+    def _cancel(self, _opened: Deferred[Forward]) -> None:
+        self._pool.withdraw(self._job)
+        self._release()
+
+    def _release(self) -> None:
+        """Have the channel give up what it holds; it tells nobody any more."""
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            forward.ended()
+
+
+def forward_error(forward: Forward, via: Target, code: int, reason: str) -> ForwardFailed:
+    """
+    Why *via* made no connection.
+
+    :param code: RFC 4254, section 5.1.
+    """
+    kind = ForwardProhibited if code == OPEN_ADMINISTRATIVELY_PROHIBITED else ForwardFailed
+    return kind(host=forward.host, port=forward.port, via=f"{via.host}:{via.port}", reason=reason or "no reason given")

@@ -4,6 +4,7 @@ Private keys in every format that people have, good and bad; no part of a key's 
 
 from __future__ import annotations
 
+import base64
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from twisted.conch.ssh.keys import Key
-from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.defer import CancelledError, Deferred, execute, fail
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from relayd.ssh.keycost import MAX_BCRYPT_ROUNDS, Damaged, TooCostly, check_cost
 from relayd.ssh.keys import KeyStore, UnreadableKey, parse_private_key
 from relayd.ssh.target import Credential
 from tests.support.ssh import key_pair, shown, tool
@@ -165,9 +167,16 @@ class UnreadableTests(SynchronousTestCase):
         for name, key in KEYS.items():
             for form in (OPENSSH, PKCS8) if name == "ed25519" else (OPENSSH, PKCS8, TRADITIONAL):
                 text = pem(key, form, LOCKED)
-                # One wrong passphrase in some 250 decrypts to what looks like padding, and only then makes no sense.
-                words = ("passphrase is wrong",) if form is OPENSSH else ()
-                self.check(text, *words, passphrase="wr0ng-passphrase")
+                self.check(text, "passphrase is wrong", passphrase="wr0ng-passphrase")
+
+    def test_wrong_passphrases_that_leave_what_looks_like_padding(self) -> None:
+        """One in some 250 does, and only then makes no sense."""
+        options = ("-topk8", "-iter", "1", "-passout", "pass:passphrase")
+        cheap = tool("openssl", "pkcs8", *options, stdin=pem(KEYS["ecdsa-256"]))
+        for text in (cheap, pem(KEYS["ecdsa-256"], TRADITIONAL, LOCKED)):
+            for number in range(2000):
+                error = self.assertRaises(UnreadableKey, parse_private_key, text, f"wrong {number}")
+                self.assertIn("passphrase is wrong", str(error))
 
     def test_dsa(self) -> None:
         key = dsa.generate_private_key(1024)
@@ -208,9 +217,76 @@ class UnreadableTests(SynchronousTestCase):
                 self.check("\n".join([*lines[1:-1]]), "-----BEGIN")
                 self.check("\n".join([lines[-1], *lines[1:-1], lines[0]]))
 
+    def test_damaged_and_encrypted(self) -> None:
+        for form in (OPENSSH, PKCS8):
+            lines = pem(KEYS["rsa"], form, LOCKED).splitlines()
+            text = "\n".join([*lines[:9], *lines[10:]])
+            error = self.assertRaises(UnreadableKey, parse_private_key, text, "passphrase")
+            self.assertIn("its content is damaged", str(error))
+
     def test_two_keys_in_one(self) -> None:
         text = pem(KEYS["ed25519"])
         self.check(text.replace("-----END PRIVATE KEY-----", "") + text)
+
+
+class CostTests(SynchronousTestCase):
+    """Keys that would take a thread, or all memory, for long: they are refused before any work is done."""
+
+    def patched(self, text: str, *changes: tuple[bytes, bytes]) -> str:
+        """*text* with other bytes inside."""
+        begin, *body, end = text.splitlines()
+        data = base64.b64decode("".join(body))
+        for old, new in changes:
+            self.assertEqual((data.count(old), len(old)), (1, len(new)))
+            data = data.replace(old, new)
+        return "\n".join([begin, base64.b64encode(data).decode(), end])
+
+    def refuse(self, text: str) -> None:
+        self.assertRaises(TooCostly, check_cost, text)
+        error = self.assertRaises(UnreadableKey, parse_private_key, text, "passphrase")
+        self.assertIn("takes too much", str(error))
+
+    def test_bcrypt(self) -> None:
+        text = pem(KEYS["ed25519"], OPENSSH, OPENSSH.encryption_builder().kdf_rounds(37).build(b"passphrase"))
+        parse_private_key(text, "passphrase")
+        rounds = b"\0\0\0\x18\0\0\0\x10"  # the length of the options, and that of the salt in them
+        data = base64.b64decode("".join(text.splitlines()[1:-1]))
+        salt = data[data.index(rounds) + len(rounds) :][:16]
+        for number in (MAX_BCRYPT_ROUNDS + 1, 2**32 - 1):
+            self.refuse(self.patched(text, (salt + b"\0\0\0\x25", salt + number.to_bytes(4, "big"))))
+
+    def openssl(self, *options: str) -> str:
+        plain = pem(KEYS["ed25519"])
+        return tool("openssl", "pkcs8", "-topk8", *options, "-passout", "pass:passphrase", stdin=plain)
+
+    def test_pbkdf2(self) -> None:
+        text = self.openssl("-iter", "65536")
+        parse_private_key(text, "passphrase")
+        self.refuse(self.patched(text, (b"\2\3\1\0\0", b"\2\3\x7f\xff\xff")))
+
+    def test_scrypt(self) -> None:
+        text = self.openssl("-scrypt")
+        parse_private_key(text, "passphrase")
+        shape = b"\2\2\x40\0\2\1\x08\2\1\1"
+        for greedy in (b"\2\2\x7f\xff\2\1\x7f\2\1\1", b"\2\2\x40\0\2\1\x08\2\1\x7f", b"\2\5\x40\0\0\0\0\2\1\1"):
+            self.refuse(self.patched(text, (shape, greedy)))
+
+    def test_behind_another_block(self) -> None:
+        text = self.openssl("-iter", "65536")
+        costly = self.patched(text, (b"\2\3\1\0\0", b"\2\3\x7f\xff\xff"))
+        for before in ("-----BEGIN X-----", "-----BEGIN EC PARAMETERS-----\nAAAA", text):
+            self.assertRaises(TooCostly, check_cost, f"{before}\n{costly}\n")
+
+    def test_what_cannot_be_told_is_damaged(self) -> None:
+        for body in ("", "MIA=", "MIAwgA==", "//////////8=", "MP8=", "AAAA", "é", "MAA=", "MAIwAA==", "MAQwAgIBAQ=="):
+            text = f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{body}\n-----END ENCRYPTED PRIVATE KEY-----"
+            error = self.assertRaises(UnreadableKey, parse_private_key, text, "passphrase")
+            self.assertIn("damaged", str(error))
+        nested = b""
+        for _ in range(60):
+            nested = b"\x30" + bytes((len(nested),)) + nested
+        text = f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{base64.b64encode(nested).decode()}\n-----END "
+        self.assertRaises(Damaged, check_cost, text)
 
 
 class KeyStoreTests(TestCase):
@@ -231,6 +307,36 @@ class KeyStoreTests(TestCase):
         self.assertIs(keys[0], keys[2])
         await store.load(Credential(private_key=key_pair("ecdsa")[0]))
         self.assertEqual(len(self.parsed), 2)
+
+    async def test_those_who_wait_share_the_work(self) -> None:
+        started: list[Deferred[Key]] = []
+
+        def defer(_function: object, text: str, _passphrase: str | None) -> Deferred[Key]:
+            self.parsed.append(text)
+            started.append(Deferred())
+            return started[-1]
+
+        store, credential = KeyStore(defer), Credential(private_key=key_pair()[0])
+        first, second, third = (store.load(credential) for _ in range(3))
+        other = store.load(Credential(private_key=key_pair("rsa")[0]))
+        self.assertEqual(len(self.parsed), 2)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.assertNoResult(first)
+        key = parse_private_key(key_pair()[0])
+        started[0].callback(key)
+        self.assertIs(await first, key)
+        self.assertIs(await third, key)
+        self.assertIs(await store.load(credential), key)
+        # All of them gone, and a failure
+        other.cancel()
+        self.failureResultOf(other, CancelledError)
+        started[1].errback(UnreadableKey("it is damaged"))
+        again = [store.load(Credential(private_key=key_pair("rsa")[0])) for _ in range(2)]
+        self.assertEqual(len(self.parsed), 3)
+        started[2].errback(UnreadableKey("it is damaged"))
+        for each in again:
+            self.failureResultOf(each, UnreadableKey)
 
     async def test_those_used_last_are_kept(self) -> None:
         store = KeyStore(self.defer, size=2)

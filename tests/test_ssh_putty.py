@@ -5,6 +5,7 @@ Keys in PuTTY's format, made by PuTTY's own tool.
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.keys import UnreadableKey, parse_private_key
+from relayd.ssh.putty import MAX_MEMORY, MAX_WORK
 
 PASSPHRASE = "correct horse battery"
 
@@ -76,9 +78,12 @@ class PuttyTests(SynchronousTestCase):
 
     def test_a_key_that_asks_for_all_memory(self) -> None:
         text, _ = self.make("ed25519", 3, PASSPHRASE)
-        greedy = text.replace("Argon2-Memory: 8192", "Argon2-Memory: 999999999")
-        self.assertNotEqual(greedy, text)
-        self.assertIn("too much", str(self.assertRaises(UnreadableKey, parse_private_key, greedy, PASSPHRASE)))
+        for name, value in (
+            ("Memory", MAX_MEMORY + 1), ("Memory", 999999999), ("Passes", MAX_WORK // 8192 + 1), ("Parallelism", 17),
+        ):  # fmt: skip
+            greedy = re.sub(rf"Argon2-{name}: \d+", f"Argon2-{name}: {value}", text)
+            self.assertNotEqual(greedy, text)
+            self.assertIn("too much", str(self.assertRaises(UnreadableKey, parse_private_key, greedy, PASSPHRASE)))
 
     def test_whatever_is_damaged_says_so(self) -> None:
         text, public = self.make("ed25519", 3)

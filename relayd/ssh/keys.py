@@ -13,9 +13,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from twisted.conch.ssh.keys import Key
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
+from relayd.ssh.keycost import Damaged, TooCostly, check_cost
 from relayd.ssh.putty import HEADER, PuttyKeyError, parse_putty_key
 from relayd.ssh.target import Credential
 
@@ -69,31 +70,27 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         raise UnreadableKey("it is not a private key but another PEM object, such as a public key or a certificate")
     if "-----END " not in clean:
         raise UnreadableKey("its end is missing: it was cut off")
-    data = clean.encode("utf-8", "replace")
-    load = load_ssh_private_key if "BEGIN OPENSSH PRIVATE KEY" in clean else load_pem_private_key
-    secret = None if passphrase is None else passphrase.encode("utf-8")
     try:
-        return _load_with(load, data, secret)
+        encrypted = check_cost(clean)
+    except TooCostly:
+        raise UnreadableKey(
+            "to decrypt it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
+        ) from None
+    except Damaged:
+        raise UnreadableKey("its content is damaged") from None
+    if encrypted and passphrase is None:
+        raise UnreadableKey("it is encrypted, and no passphrase was given")
+    load = load_ssh_private_key if "BEGIN OPENSSH PRIVATE KEY" in clean else load_pem_private_key
+    secret = passphrase.encode("utf-8") if passphrase is not None and encrypted else None
+    try:
+        return load(clean.encode("utf-8", "replace"), password=secret)
     except UnsupportedAlgorithm:
         raise UnreadableKey("it is of a kind or encryption that is not supported") from None
-    except Exception as error:
-        # The loaders tell these cases apart by their words alone.
-        words = str(error).lower()
-        if passphrase is None and ("encrypted" in words or "password" in words):
-            raise UnreadableKey("it is encrypted, and no passphrase was given") from None
-        if passphrase is not None and ("password" in words or "checksum" in words or "decrypt" in words):
-            raise UnreadableKey("the passphrase is wrong") from None
-        raise UnreadableKey("its content is damaged") from None
-
-
-def _load_with(load: Callable[..., object], data: bytes, passphrase: bytes | None) -> object:
-    try:
-        return load(data, password=passphrase)
-    except TypeError:
-        # What both loaders raise for a passphrase that is missing, and for one that is not needed.
-        if passphrase is None:
-            raise
-        return load(data, password=None)
+    except Exception:
+        # A wrong passphrase makes noise of the content, and now and then such noise as looks like content.
+        raise UnreadableKey(
+            "the passphrase is wrong, or its content is damaged" if encrypted else "its content is damaged"
+        ) from None
 
 
 class KeyStore:
@@ -108,30 +105,42 @@ class KeyStore:
         self._defer_to_thread = defer_to_thread
         self._size = size
         self._parsed: OrderedDict[bytes, Key] = OrderedDict()
+        self._waiting: dict[bytes, list[Deferred[Key]]] = {}
 
     def load(self, credential: Credential) -> Deferred[Key]:
         """
         The key of a credential that has one.
 
+        Those who ask while it is parsed share that; one of them who cancels leaves the others alone.
+
         :return: a Deferred that fails with `UnreadableKey`.
         """
-        key = self._parsed.get(credential.digest)
+        digest = credential.digest
+        key = self._parsed.get(digest)
         if key is not None:
-            self._parsed.move_to_end(credential.digest)
+            self._parsed.move_to_end(digest)
             return succeed(key)
+        waiting: Deferred[Key] = Deferred()
+        others = self._waiting.get(digest)
+        if others is not None:
+            others.append(waiting)
+            return waiting
+        self._waiting[digest] = [waiting]
         assert credential.private_key is not None
-        loading = self._defer_to_thread(parse_private_key, credential.private_key, credential.passphrase)
-        loading.addCallbacks(self._keep, _forget_details, callbackArgs=(credential.digest,))
-        return loading
+        parsing = maybeDeferred(self._defer_to_thread, parse_private_key, credential.private_key, credential.passphrase)
+        parsing.addCallbacks(self._parsed_well, self._parsed_badly, callbackArgs=(digest,), errbackArgs=(digest,))
+        return waiting
 
-    def _keep(self, key: Key, digest: bytes) -> Key:
+    def _parsed_well(self, key: Key, digest: bytes) -> None:
         self._parsed[digest] = key
         while len(self._parsed) > self._size:
             self._parsed.popitem(last=False)
-        return key
+        for waiting in self._waiting.pop(digest):
+            waiting.callback(key)  # which one that was cancelled passes over
 
-
-def _forget_details(failure: Failure) -> Failure:
-    """Only what this module says about a key may travel on: not a library's error, nor a frame with the text in it."""
-    error = failure.value
-    return Failure(UnreadableKey(*error.args) if isinstance(error, UnreadableKey) else UnreadableKey("it is damaged"))
+    def _parsed_badly(self, failure: Failure, digest: bytes) -> None:
+        """Only what this module says about a key may travel on: no library's error, nor a frame with the text in it."""
+        error = failure.value
+        words = error.args if isinstance(error, UnreadableKey) else ("it is damaged",)
+        for waiting in self._waiting.pop(digest):
+            waiting.errback(UnreadableKey(*words))

@@ -18,10 +18,11 @@ from twisted.conch.ssh.common import NS, getNS
 
 HEADER = "PuTTY-User-Key-File-"
 
-#: The most memory that a key may ask for to be decrypted, in KiB; PuTTY itself writes 8 MiB.
-_MAX_MEMORY = 256 * 1024
-#: The most passes over it.
-_MAX_PASSES = 1000
+#: The most memory that a key may ask for to be decrypted, in KiB; PuTTY itself asks for 8 MiB.
+MAX_MEMORY = 256 * 1024
+#: The most work, in passes over a KiB: two seconds, where PuTTY asks for a tenth of one.
+MAX_WORK = 2 * 1024 * 1024
+_MAX_LANES = 16
 
 _CURVES: dict[bytes, ec.EllipticCurve] = {
     b"nistp256": ec.SECP256R1(),
@@ -70,7 +71,9 @@ def parse_putty_key(text: str, passphrase: str | None) -> PuttyKey:
     )
     mac = hmac.digest(mac_key, covered, "sha1" if version == "2" else "sha256")
     if not hmac.compare_digest(mac.hex(), fields.get("Private-MAC", "").lower()):
-        raise PuttyKeyError("its content is damaged" if encryption == "none" else "the passphrase is wrong")
+        raise PuttyKeyError(
+            "its content is damaged" if encryption == "none" else "the passphrase is wrong, or its content is damaged"
+        )
     return _key(algorithm, public, private)
 
 
@@ -108,7 +111,7 @@ def _keys(version: str, encryption: str, fields: dict[str, str], passphrase: byt
     if kind is None or not all(number.isdecimal() for number in numbers):
         _damaged()
     memory, passes, lanes = map(int, numbers)
-    if memory > _MAX_MEMORY or passes > _MAX_PASSES:
+    if memory > MAX_MEMORY or memory * passes > MAX_WORK or lanes > _MAX_LANES:
         raise PuttyKeyError("to decrypt it takes too much memory or time; save it again with PuTTYgen's defaults")
     derived = kind(
         salt=bytes.fromhex(fields.get("Argon2-Salt", "")), length=80, iterations=passes, lanes=lanes, memory_cost=memory

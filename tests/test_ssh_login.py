@@ -5,16 +5,20 @@ Logging in: what is sent by each method, in which order, and when it is given up
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import Key
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from relayd.ssh.agent import AgentError
 from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
-from relayd.ssh.identities import own_identities
+from relayd.ssh.identities import Identity, own_identities
 from relayd.ssh.keys import parse_private_key
 from relayd.ssh.login import (
+    MAX_KEYS,
     MAX_PROMPTS,
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
@@ -25,7 +29,7 @@ from relayd.ssh.login import (
     LoginService,
 )
 from relayd.ssh.transport import ClientTransport
-from tests.support.ssh import LogTestCase, PacketRecorder, key_pair, shown
+from tests.support.ssh import LogTestCase, PacketRecorder, blob_of, key_pair, shown
 
 USER, PASSWORD = "üser", "p4sswörd-of-theirs"
 
@@ -42,7 +46,14 @@ BY_PROMPT = request(b"keyboard-interactive", NS(b"") + NS(b""))
 class LoginTestCase(LogTestCase):
     """A login in memory."""
 
-    def begin(self, *, password: str | None = None, key: Key | None = None, **extensions: bytes) -> None:
+    def begin(
+        self,
+        *,
+        password: str | None = None,
+        key: Key | None = None,
+        identities: Sequence[Identity] = (),
+        **extensions: bytes,
+    ) -> None:
         """Start logging in with this credential; the answers to come are about method ``none`` first."""
         self.transport = PacketRecorder()
         self.transport.peerExtensions = {name.replace("_", "-").encode(): value for name, value in extensions.items()}
@@ -53,7 +64,7 @@ class LoginTestCase(LogTestCase):
             port=22,
             username=USER,
             password=password,
-            identities=own_identities(key, None, USER) if key else (),
+            identities=own_identities(key, None, USER) if key else identities,
             on_success=self.success,
             on_failure=self.failures.append,
         )
@@ -196,6 +207,111 @@ class SeveralTests(LoginTestCase):
         self.assertEqual(self.refuse(b"password", partial=True), [])
         self.assert_refused("tried publickey", "offers password")
 
+    def test_password_twice(self) -> None:
+        self.begin(password=PASSWORD)
+        self.assertEqual(self.refuse(b"password"), [BY_PASSWORD])
+        self.assertEqual(self.refuse(b"password", partial=True), [BY_PASSWORD])
+        self.assertEqual(self.refuse(b"password"), [])
+        self.assert_refused("tried password;")
+
+    def test_keyboard_interactive_then_password(self) -> None:
+        self.begin(password=PASSWORD)
+        self.assertEqual(self.refuse(b"keyboard-interactive"), [BY_PROMPT])
+        self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
+        self.assertEqual(self.refuse(b"password", partial=True), [BY_PASSWORD])
+        self.let_in()
+
+    def test_a_wrong_password_is_not_sent_again_after_a_part(self) -> None:
+        self.begin(password=PASSWORD, key=self.key)
+        self.assertEqual(self.refuse(b"password"), [BY_PASSWORD])
+        self.assert_signed(self.refuse(b"publickey"), self.key, b"ssh-ed25519")
+        self.assertEqual(self.refuse(b"password", b"keyboard-interactive", partial=True), [])
+        self.assert_refused("tried password and publickey")
+
+    def test_parts_without_end(self) -> None:
+        self.begin(password=PASSWORD)
+        self.refuse(b"password")
+        for _ in range(1000):
+            if not self.refuse(b"password", partial=True):
+                break
+        else:
+            self.fail("a server may keep the login busy for as long as it likes")
+        self.assert_refused("ever more steps")
+
+
+class AgentTests(LoginTestCase):
+    """Keys that sign elsewhere: the server is asked first, and the signature comes later."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.key = parse_private_key(key_pair()[0])
+        self.signing: list[Deferred[bytes]] = []
+        self.cancelled: list[Deferred[bytes]] = []
+
+    def identity(self, kind: str = "ed25519") -> Identity:
+        def sign(_data: bytes, _algorithm: bytes) -> Deferred[bytes]:
+            self.signing.append(Deferred(self.cancelled.append))
+            return self.signing[-1]
+
+        key = parse_private_key(key_pair(kind)[0])
+        return Identity(key.public().blob(), sign, f"{kind} of the agent", ask_first=True)
+
+    def accept(self) -> list[tuple[int, bytes]]:
+        """The server would take the key that it was asked about: what is sent then."""
+        self.service.packetReceived(MSG_USERAUTH_METHOD, NS(b"algorithm") + NS(b"blob"))
+        return self.transport.take()
+
+    def question(self, kind: str, algorithm: bytes) -> tuple[int, bytes]:
+        return request(b"publickey", b"\0" + NS(algorithm) + NS(blob_of(key_pair(kind)[1])))
+
+    def test_signed_when_the_server_would_take_it(self) -> None:
+        self.begin(identities=[self.identity()])
+        self.assertEqual(self.refuse(b"publickey"), [self.question("ed25519", b"ssh-ed25519")])
+        self.assertEqual((self.accept(), len(self.signing)), ([], 1))
+        self.assertEqual((self.accept(), len(self.signing)), ([], 1))  # said twice
+        blob = blob_of(key_pair("ed25519")[1])
+        signed = request(b"publickey", b"\1" + NS(b"ssh-ed25519") + NS(blob) + NS(b"signature"))
+        self.signing[0].callback(b"signature")
+        self.assertEqual(self.transport.take(), [signed])
+        self.let_in()
+
+    def test_not_signed_when_it_would_not(self) -> None:
+        self.begin(identities=[self.identity(), self.identity("rsa")], password=PASSWORD)
+        self.refuse(b"publickey")
+        self.assertEqual(self.refuse(b"publickey"), [self.question("rsa", b"rsa-sha2-512")])
+        self.assertEqual(self.refuse(b"publickey", b"password"), [BY_PASSWORD])
+        self.assertEqual(self.accept(), [])
+        self.assertEqual(self.signing, [])
+
+    def test_refuses_to_sign(self) -> None:
+        self.begin(identities=[self.identity(), self.identity("rsa")])
+        self.refuse(b"publickey")
+        self.accept()
+        self.signing[0].errback(AgentError("it is asleep"))
+        self.assertEqual(self.transport.take(), [self.question("rsa", b"rsa-sha2-512")])
+        self.accept()
+        self.signing[1].errback(ValueError("what it said"))
+        self.assert_refused(
+            "tried ed25519 of the agent, which did not sign: it is asleep and rsa of the agent, which did not sign: "
+            "ValueError; the server offers publickey"
+        )
+
+    def test_over_before_the_signature_comes(self) -> None:
+        self.begin(identities=[self.identity()])
+        self.refuse(b"publickey")
+        self.accept()
+        self.service.serviceStopped()
+        self.assertEqual(self.cancelled, self.signing)
+        self.assertEqual((self.transport.take(), self.failures), ([], []))
+
+    def test_no_more_keys_than_a_server_bears(self) -> None:
+        self.begin(identities=[self.identity()] * 9, password=PASSWORD)
+        for _ in range(MAX_KEYS):
+            self.assertEqual(self.refuse(b"publickey", b"password"), [self.question("ed25519", b"ssh-ed25519")])
+        self.assertEqual(self.refuse(b"publickey", b"password"), [BY_PASSWORD])
+        self.refuse(b"publickey", b"password")
+        self.assert_refused("Of 9 keys, only the first 5")
+
 
 class RefusedTests(LoginTestCase):
     """Nothing is tried twice, nothing in vain, and the message names what was tried."""
@@ -282,6 +398,62 @@ class PromptTests(LoginTestCase):
                 self.assertNotIn(PASSWORD.encode(), packet)
 
 
+class ExpiryTests(LoginTestCase):
+    """Questions about a new password: the old one is never the answer."""
+
+    def expired(self) -> None:
+        (error,) = self.failures
+        self.assertIsInstance(error, PasswordExpired)
+        self.assertEqual(self.transport.take(), [])
+        self.assertNotIn(PASSWORD, vars(self.service).values())
+
+    def test_at_once(self) -> None:
+        for prompts in (
+            [b"New password: "],
+            [b"Enter new UNIX password: "],
+            [b"Retype new password: "],
+            [b"Confirm your password: "],
+            [b"You are required to change your password immediately (root enforced)\nCurrent password: "],
+            [b"WARNING: Your password has expired.\nPassword: "],
+            [b"Old Password: ", b"New Password: ", b"Re-enter new Password: "],
+        ):
+            self.begin(password=PASSWORD)
+            self.refuse(b"keyboard-interactive")
+            self.assertEqual(self.prompt(*((text, False) for text in prompts)), [])
+            self.expired()
+
+    def test_after_the_password(self) -> None:
+        for text in (b"(current) UNIX password: ", b"Current password: ", b"Old password: ", b"New password: "):
+            self.begin(password=PASSWORD)
+            self.refuse(b"keyboard-interactive")
+            self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
+            self.assertEqual(self.prompt((text, False)), [])
+            self.expired()
+
+    def test_announced_in_the_instruction(self) -> None:
+        self.begin(password=PASSWORD)
+        self.refuse(b"keyboard-interactive")
+        packet = NS(b"") + NS(b"Your password has expired. Choose another.") + NS(b"") + bytes(4)
+        self.service.packetReceived(MSG_USERAUTH_METHOD, packet)
+        self.assertEqual(self.transport.take(), [])
+        self.expired()
+
+    def test_what_only_sounds_like_it(self) -> None:
+        for text in (
+            b"Password: ",
+            b"(relayd-test@host) Password: ",
+            b"Current password: ",
+            b"Your password will expire in 3 days.\nPassword: ",
+            b"Welcome to new-host\nnewton's password: ",
+            b"me@new-host's password: ",
+            b"Password for me@new: ",
+            b"Password for admin@news.example.org: ",
+        ):
+            self.begin(password=PASSWORD)
+            self.refuse(b"keyboard-interactive")
+            self.assertEqual(self.prompt((text, False)), self.answers(PASSWORD), text)
+
+
 class SecretTests(LoginTestCase):
     """Nothing of a credential shows."""
 
@@ -306,5 +478,32 @@ class SecretTests(LoginTestCase):
         self.begin(password=PASSWORD)
         self.refuse(b"password")
         self.let_in()
+        self.assert_forgotten()
+
+    def assert_forgotten(self) -> None:
         held: dict[str, Any] = vars(self.service)
         self.assertNotIn(PASSWORD, [value for value in held.values() if isinstance(value, str)])
+        self.assertEqual((held["_identities"], held["_attempts"], held["_asked"]), ((), [], None))
+
+    def test_forgotten_however_it_ends(self) -> None:
+        key = parse_private_key(key_pair()[0])
+        self.begin(password=PASSWORD, key=key)
+        self.refuse(b"nothing-that-we-have")
+        self.assert_refused()
+        self.assert_forgotten()
+        self.begin(password=PASSWORD, key=key)
+        self.service.serviceStopped()  # as when the time is over, or the connection is lost
+        self.assert_forgotten()
+        self.begin(password=PASSWORD, key=key)
+        self.refuse(b"password")
+        self.service.packetReceived(MSG_USERAUTH_METHOD, NS(b"") + NS(b""))
+        self.assertIsInstance(self.failures[0], PasswordExpired)
+        self.assert_forgotten()
+
+    def test_nothing_after_the_end(self) -> None:
+        self.begin(password=PASSWORD)
+        self.refuse(b"nothing-that-we-have")
+        self.assertEqual(self.refuse(b"password", b"keyboard-interactive"), [])
+        self.service.packetReceived(MSG_USERAUTH_SUCCESS, b"")
+        self.service.serviceStopped()
+        self.assertEqual((self.succeeded, len(self.failures)), (0, 1))

@@ -40,10 +40,12 @@ MAX_KEYS = 5
 #: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
 MAX_PARTS = 8
 
-#: A prompt, in keyboard-interactive, that is about another password than the one to log in with.
-_NEW_PASSWORD = re.compile(rb"\b(?:new|retype|re-?enter|repeat|confirm)\b.*\bpass", re.IGNORECASE | re.DOTALL)
-#: One that asks for the old password before it asks for a new one, when a password was answered with already.
-_OLD_PASSWORD = re.compile(rb"\b(?:current|old)\b.*\bpass", re.IGNORECASE | re.DOTALL)
+#: A prompt, in keyboard-interactive, for another password than the one to log in with; not the name of a host in one.
+_NEW_PASSWORD = re.compile(
+    rb"(?<![@.\w-])(?:new|retype|re-?enter|repeat|confirm)\s+(?:\w+\s+){0,3}passw", re.IGNORECASE
+)
+#: For the old password again, when one was answered with already: the new one is asked for next.
+_OLD_PASSWORD = re.compile(rb"(?<![@.\w-])(?:current|old)\)?\s+(?:\w+\s+){0,3}passw", re.IGNORECASE)
 #: Announces that: pam_unix, Solaris, HP-UX, AIX, Windows.
 _EXPIRED = re.compile(
     rb"passw\w+ (?:has |have )?expired|(?:required to|must|have to) change your passw|change your passw\w+ (?:now|imm)",

@@ -52,9 +52,9 @@ def run_privileged(argv: Sequence[str], stdin: str = "") -> None:
 
 
 @cache
-def ensure_account() -> Account:
+def ensure_account(user: str = USER) -> Account:
     """
-    The account of the tests; made when it is not there.  Test processes that run side by side agree on its password.
+    An account of the tests; made when it is not there.  Test processes that run side by side agree on its password.
 
     :raises PeerFailed: without root and without ``sudo -n``.
     """
@@ -64,22 +64,29 @@ def ensure_account() -> Account:
         raise PeerFailed(f"{home} is not a directory of this user alone; remove it")
     with open(home / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = home / "password"
+        kept = home / ("password" if user == USER else f"password-{user}")
         known = kept.read_text() if kept.exists() else ""
-        if known and _exists():
-            return Account(USER, known)
-        if not _exists():
-            run_privileged([_tool("useradd"), "-m", "-s", "/bin/sh", USER])
+        if known and _exists(user):
+            return Account(user, known)
+        if not _exists(user):
+            run_privileged([_tool("useradd"), "-m", "-s", "/bin/sh", user])
         password = secrets.token_urlsafe(24)
-        run_privileged([_tool("chpasswd")], f"{USER}:{password}\n")
+        run_privileged([_tool("chpasswd")], f"{user}:{password}\n")
         kept.touch(mode=0o600)
         kept.write_text(password)
-        return Account(USER, password)
+        return Account(user, password)
 
 
-def _exists() -> bool:
+def ensure_expired_account() -> Account:
+    """Another account, whose password has to be changed at the next login."""
+    account = ensure_account(f"{USER}-expired")
+    run_privileged([_tool("chage"), "-d", "0", account.user])
+    return account
+
+
+def _exists(user: str) -> bool:
     try:
-        pwd.getpwnam(USER)
+        pwd.getpwnam(user)
     except KeyError:
         return False
     return True

@@ -150,6 +150,7 @@ class PacketRecorder:
         self.peerExtensions: dict[bytes, bytes] = {}
         self.policy = MODERN
         self.lost_reason = "the connection was closed"
+        self.told_to_leave = False
         self.aborted = False
         self.disconnected = ""
         self.renewals = 0

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 
 from relayd import values
 from relayd.apikey import LEAST_LENGTH, ApiKeyFile
+from relayd.credentials import SiteCredential, read_credentials
 from relayd.errors import ConfigError, KeyUnusable
 from relayd.messages import Secret
 
@@ -142,6 +143,7 @@ class Config:
     )
     max_sessions: int = _count("max-sessions", HOSTS, 10, "commands at a time on one connection", most=1000)
     max_connections: int = _count("max-connections", HOSTS, 4, "connections to one target", most=1000)
+    max_total_connections: int = _count("max-total-connections", HOSTS, 1000, "SSH connections in all")
     connect_timeout: float = _time("connect-timeout", HOSTS, "15s", "for each of TCP, key exchange, login", most=3600)
     idle_timeout: float = _time("idle-timeout", HOSTS, "5m", "until an unused connection is closed")
     working_directory: str = _option(
@@ -172,6 +174,8 @@ class Config:
         "directory of what it must remember",
         default_help="$STATE_DIRECTORY; /var/lib/relayd as root, else ~/.local/state/relayd",
     )
+    #: What this site can log in with by itself: the ``[[credentials]]`` tables of the file, in their order.
+    credentials: tuple[SiteCredential, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)
 
     def read_api_key(self) -> Secret:
@@ -219,9 +223,12 @@ def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, st
     given = dict(_from_argv(argv_options))
     for name, value in _from_environment(environ):
         given.setdefault(name, value)
+    credentials: tuple[SiteCredential, ...] = ()
     if "config" in given:
-        path = _value(_BY_NAME["config"], given["config"])
-        for name, value in _from_file(str(path), given["config"].where):
+        path = str(_value(_BY_NAME["config"], given["config"]))
+        content = _read_toml(path, given["config"].where)
+        credentials = read_credentials(content.pop("credentials", []), path, environ)
+        for name, value in _from_file(content, path):
             given.setdefault(name, value)
     chosen = {
         option.attribute: _value(option, given[option.name]) if option.name in given else _default(option)
@@ -231,7 +238,7 @@ def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, st
     _require(chosen)
     _check_together(chosen, given)
     key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
-    config = Config(**chosen, _key_file=key_file)
+    config = Config(**chosen, credentials=credentials, _key_file=key_file)
     try:
         config.read_api_key()
     except KeyUnusable as error:
@@ -263,19 +270,22 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Given]
             _refuse_unknown(variable, where, _BY_ENVIRONMENT, 0.8)  # others may be some other program's
 
 
-def _from_file(path: str, where_path: str) -> Iterator[tuple[str, _Given]]:
+def _read_toml(path: str, where_path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            content = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigError(option=where_path, reason=f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(option=path, reason=f"is no TOML: {error}") from None
+
+
+def _from_file(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, _Given]]:
     known = set(_BY_NAME) - {"config"}
     for name, value in content.items():
         where = f"{name} in {path}"
         if name not in known:
-            _refuse_unknown(name, where, known)
+            _refuse_unknown(name, where, known | {"credentials"})
         if not isinstance(value, (str, int, float)):
             raise ConfigError(option=where, reason='expected one value, like max-commands = 64 or dialect = "auto"')
         text = str(value).lower() if isinstance(value, bool) else str(value)

@@ -22,6 +22,11 @@ def near(word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     return next(iter(difflib.get_close_matches(word, known, 1, cutoff)), None)
 
 
+def shown(value: str) -> str:
+    """A word of somebody's file, fit for a message of one line."""
+    return f'"{value}"' if value.isprintable() and len(value) <= 100 else "what is there"
+
+
 def text(value: str) -> str:
     """A text of one line that is not blank."""
     if not value.strip() or not value.isprintable():

@@ -200,6 +200,13 @@ class MakeRelayTests(ServiceCase):
         relay.startService()
         self.addCleanup(relay.stopService)
         # These four were used up by the configuration itself; the drain timeout is read when it is needed.
-        elsewhere = {"config", "api_key_file", "allow_weak_key", "allow_plaintext", "drain_timeout"}
+        elsewhere = {
+            "config",
+            "api_key_file",
+            "allow_weak_key",
+            "allow_plaintext",
+            "drain_timeout",
+            "max_total_connections",
+        }
         self.assertEqual({option.attribute for option in OPTIONS} - read, elsewhere)
         self.assertIn("read_api_key", read)

@@ -263,6 +263,15 @@ class NoResult(RelayError):
     executed = "unknown"
 
 
+class NoAnswer(RelayError):
+    """The relay {proxy_id} did not answer within {seconds:g} s what it was asked about the command {command_id}.
+    One of an older version does not understand the question."""
+
+    code = "no-answer"
+    phase = "send"
+    retriable = True
+
+
 class HubClosed(RelayError):
     """This main server shut down before the result of the command {command_id} arrived. Whether it ran is not known:
     look at the host before you send it again."""

@@ -21,11 +21,19 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from relayd.dialects import native, socketio
-from relayd.errors import CommandInFlight, CommandRefused, HubClosed, NoResult, RelayOffline
+from relayd.errors import (
+    CommandInFlight,
+    CommandRefused,
+    HubClosed,
+    InvalidMessage,
+    NoAnswer,
+    NoResult,
+    RelayOffline,
+)
 from relayd.hub import Hub, HubSettings
 from relayd.hub.registry import Registry
 from relayd.interfaces import Connected, Disconnected, EventReceived, HeartbeatReceived
-from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
 
 KEY = "correct-horse-battery-staple-correct"
 DIALECTS = (socketio, native)
@@ -154,6 +162,11 @@ class RelayClient(WebSocketClientProtocol):
 
     def send(self, name: str, data: object) -> None:
         self.dialect.send_event(name, data)
+        self.flush()
+
+    def acknowledge(self, event: EventReceived, data: object) -> None:
+        assert event.ack_id is not None
+        self.dialect.acknowledge(event.ack_id, data)
         self.flush()
 
     def send_result(self, of: CommandResult) -> None:
@@ -397,6 +410,108 @@ class HubTests(HubTestCase):
             self.assertTrue((await client.next(EventReceived)).data["success"])
             await self.leave(client)
 
+    # Output, cancelling, questions
+
+    async def test_output_comes_before_the_result(self) -> None:
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            got: list[CommandOutput] = []
+            done = self.hub.execute("r1", command("c1"), on_output=got.append)
+            self.assertIs((await client.next(EventReceived)).data["stream"], True)
+            piece = {"commandId": "c1", "stream": "stdout", "offset": 0, "data": "x"}
+            client.send("command_output", piece)
+            client.send("command_output", piece | {"commandId": "c2"})
+            client.send("command_output", piece | {"offset": "zero"})
+            client.send("command_output", piece | {"offset": 1, "encoding": "base64"})
+            client.send_result(result())
+            await done
+            client.send("command_output", piece)
+            await client.next(EventReceived)
+            self.assertEqual([(each.offset, each.encoding) for each in got], [(0, None), (1, "base64")])
+            await self.leave(client)
+
+    async def test_output_that_nobody_wants(self) -> None:
+        client = await self.relay()
+        done = self.hub.execute("r1", command("c1"))
+        self.assertNotIn("stream", (await client.next(EventReceived)).data)
+        client.send("command_output", {"commandId": "c1", "stream": "stdout", "offset": 0, "data": "x"})
+        client.send_result(result())
+        self.assertEqual(await done, result())
+
+    async def test_callback_that_raises(self) -> None:
+        client = await self.relay()
+
+        def broken(output: CommandOutput) -> None:
+            raise ZeroDivisionError
+
+        done = self.hub.execute("r1", command("c1"), on_output=broken)
+        client.send("command_output", {"commandId": "c1", "stream": "stdout", "offset": 0, "data": "x"})
+        client.send_result(result())
+        self.assertEqual(await done, result())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_cancel_with_an_acknowledgement(self) -> None:
+        client = await self.relay()
+        asked = self.hub.cancel("r1", "c1")
+        event = await client.next(EventReceived)
+        self.assertEqual((event.name, event.data), ("cancel_command", {"commandId": "c1"}))
+        client.acknowledge(event, {"commandId": "c1", "state": "running"})
+        self.assertEqual(await asked, CommandStatus(command_id="c1", state=CommandState.RUNNING))
+
+    async def test_cancel_without_an_acknowledgement(self) -> None:
+        client = await self.relay(native)
+        self.assertIsNone(await self.hub.cancel("r1", "c1"))
+        self.assertEqual((await client.next(EventReceived)).name, "cancel_command")
+
+    async def test_status(self) -> None:
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            asked = [self.hub.status("r1", each) for each in ("c1", "c2", "c1")]
+            events = [await client.next(EventReceived) for _ in asked]
+            self.assertEqual(
+                [(event.name, event.data["commandId"]) for event in events],
+                [("command_status", each) for each in ("c1", "c2", "c1")],
+            )
+            for event in reversed(events):
+                answer = {"commandId": event.data["commandId"], "state": "queued"}
+                if event.ack_id is None:
+                    client.send("command_status", answer)
+                else:
+                    client.acknowledge(event, answer)
+            answers = [await each for each in asked]
+            self.assertEqual(
+                [(each.command_id, each.state.value) for each in answers],
+                [(each, "queued") for each in ("c1", "c2", "c1")],
+            )
+            await self.leave(client)
+
+    async def test_question_that_is_refused_or_answered_with_nonsense(self) -> None:
+        client = await self.relay()
+        for answer, kind in (({"error": "no\nidea"}, CommandRefused), ({"state": "asleep"}, InvalidMessage)):
+            asked = self.hub.status("r1", "c1")
+            client.acknowledge(await client.next(EventReceived), answer)
+            error = await self.assertFailure(asked, kind)
+            self.assertNotIn("\n", str(error))
+
+    async def test_question_to_a_relay_that_leaves(self) -> None:
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            asked = self.hub.status("r1", "c1")
+            await client.next(EventReceived)
+            await self.leave(client)
+            await self.assertFailure(asked, RelayOffline)
+            await self.assertFailure(self.hub.status("r1", "c1"), RelayOffline)
+            await self.assertFailure(self.hub.cancel("r1", "c1"), RelayOffline)
+
+    async def test_question_taken_back(self) -> None:
+        client = await self.relay(native)
+        first, second = self.hub.status("r1", "c1"), self.hub.status("r1", "c1")
+        first.cancel()
+        await self.assertFailure(first, CancelledError)
+        client.send("command_status", {"commandId": "c1", "state": "unknown"})
+        client.send("command_status", {"commandId": "c1", "state": "?"})
+        self.assertEqual((await second).state, CommandState.UNKNOWN)
+
     # Who may connect
 
     async def test_a_wrong_key_on_socketio_is_told_after_joining(self) -> None:
@@ -531,7 +646,16 @@ class HubTests(HubTestCase):
 class BoundsTests(HubTestCase):
     """Heartbeats and sizes, with settings small enough to see them at work."""
 
-    settings = HubSettings(ping_interval=0.05, ping_timeout=0.05, join_timeout=0.3, max_payload=5000, grace=0.0)
+    settings = HubSettings(
+        ping_interval=0.05, ping_timeout=0.05, join_timeout=0.3, max_payload=5000, grace=0.0, answer_timeout=0.01
+    )
+
+    async def test_a_relay_that_does_not_understand_a_question(self) -> None:
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            await self.assertFailure(self.hub.status("r1", "c1"), NoAnswer)
+            self.assertEqual(self.hub._questions._asked, {})
+            await self.leave(client)
 
     async def test_a_silent_relay_is_dropped(self) -> None:
         for dialect in DIALECTS:

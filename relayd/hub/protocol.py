@@ -26,14 +26,18 @@ from relayd.interfaces import (
     Ignored,
 )
 from relayd.messages import (
+    COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
+    COMMAND_STATUS,
     EXECUTE_COMMAND,
+    CommandOutput,
     CommandResult,
+    CommandStatus,
     ExecuteCommand,
     printable,
 )
-from relayd.parsing import parse_command_result
+from relayd.parsing import parse_command_output, parse_command_result, parse_command_status
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 
@@ -49,6 +53,7 @@ class HubSettings(Struct, frozen=True, kw_only=True):
     :ivar max_payload: bytes in the largest message taken from a relay.
     :ivar result_timeout: seconds that a result may take where neither caller nor command say.
     :ivar grace: seconds added to that, for the way there and back.
+    :ivar answer_timeout: seconds that a relay has to answer a question.
     """
 
     ping_interval: float = 25.0
@@ -57,6 +62,7 @@ class HubSettings(Struct, frozen=True, kw_only=True):
     max_payload: int = 16 * 2**20
     result_timeout: float = 30.0
     grace: float = 5.0
+    answer_timeout: float = 10.0
 
 
 class RelayListener(Protocol):
@@ -74,8 +80,14 @@ class RelayListener(Protocol):
     def result_received(self, link: RelayConnection, result: CommandResult) -> None:
         """A result came, and has been confirmed."""
 
+    def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
+        """A piece of the output of a command that runs."""
+
+    def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
+        """The relay says how far it has come with a command, without an acknowledgement."""
+
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
-        """The relay acknowledged what `RelayConnection.send_command` gave that number."""
+        """The relay acknowledged what `RelayConnection.send_command` or `RelayConnection.ask` gave that number."""
 
     def connection_closed(self) -> None:
         """A connection has ended, whether it was a relay's or not."""
@@ -122,6 +134,16 @@ class RelayConnection(WebSocketServerProtocol):
         :return: the number that its acknowledgement will carry, where the dialect has such.
         """
         ack_id = self._dialect.request(EXECUTE_COMMAND, command.to_wire())
+        self._flush()
+        return ack_id
+
+    def ask(self, event: str, command_id: str) -> int | None:
+        """
+        Send ``cancel_command`` or ``command_status``.
+
+        :return: as `send_command`.
+        """
+        ack_id = self._dialect.request(event, {"commandId": command_id})
         self._flush()
         return ack_id
 
@@ -277,19 +299,26 @@ class RelayConnection(WebSocketServerProtocol):
         self._listener.relay_connected(self)
 
     def _event(self, event: EventReceived) -> None:
-        if event.name != COMMAND_RESULT:
-            name = printable(event.name, 80)
-            self._log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self._shown_id, name=name)
-            return
         try:
-            result = parse_command_result(event.data)
+            if event.name == COMMAND_RESULT:
+                self._result(event.data)
+            elif event.name == COMMAND_OUTPUT:
+                self._listener.output_received(self, parse_command_output(event.data))
+            elif event.name == COMMAND_STATUS:
+                self._listener.status_received(self, parse_command_status(event.data))
+            else:
+                name = printable(event.name, 80)
+                self._log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self._shown_id, name=name)
         except InvalidMessage as error:
             self._log.warn("From {proxy_id}: {error}", proxy_id=self._shown_id, error=str(error))
-            self._confirm({"success": False, "error": str(error)}, error.command_id)
-        else:
-            # confirmed even when nobody waits for it any more: the relay would send it again for ever
-            self._confirm({"success": True}, result.command_id)
-            self._listener.result_received(self, result)
+            if event.name == COMMAND_RESULT:
+                self._confirm({"success": False, "error": str(error)}, error.command_id)
+
+    def _result(self, data: object) -> None:
+        result = parse_command_result(data)
+        # confirmed even when nobody waits for it any more: the relay would send it again for ever
+        self._confirm({"success": True}, result.command_id)
+        self._listener.result_received(self, result)
 
     def _confirm(self, receipt: dict[str, object], command_id: str | None) -> None:
         if command_id is not None:

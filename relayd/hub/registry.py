@@ -88,6 +88,11 @@ class Registry(Generic[LinkT, OrderT]):
         key = self._acks.get(link, {}).pop(ack_id, None)
         return None if key is None else key[1]
 
+    def get(self, proxy_id: str, command_id: str) -> OrderT | None:
+        """The order of that command, which stays pending; ``None`` when none is."""
+        pending = self._pending.get((proxy_id, command_id))
+        return None if pending is None else pending.order
+
     def take(self, proxy_id: str, command_id: str) -> OrderT | None:
         """
         The command has ended, one way or another.

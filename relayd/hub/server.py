@@ -6,16 +6,37 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import msgspec
 from msgspec import Struct
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from relayd.errors import CommandInFlight, CommandRefused, HubClosed, NoResult, RelayOffline
+from relayd.errors import (
+    CommandInFlight,
+    CommandRefused,
+    HubClosed,
+    NoAnswer,
+    NoResult,
+    RelayOffline,
+)
 from relayd.hub.protocol import HubSettings, RelayConnection, RelayConnectionFactory
+from relayd.hub.questions import Questions
 from relayd.hub.registry import Registry
-from relayd.messages import CommandResult, ExecuteCommand, Secret, printable
+from relayd.messages import (
+    CANCEL_COMMAND,
+    COMMAND_STATUS,
+    CommandOutput,
+    CommandResult,
+    CommandStatus,
+    ExecuteCommand,
+    Secret,
+    printable,
+)
+from relayd.parsing import parse_command_status
 
 Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
 
@@ -26,6 +47,7 @@ class _Order(Struct, frozen=True, eq=False):
     command_id: str
     done: Deferred[CommandResult]
     timer: IDelayedCall
+    on_output: Callable[[CommandOutput], None] | None
 
 
 class Hub:
@@ -42,6 +64,7 @@ class Hub:
         self._key_of = keys if callable(keys) else keys.get
         self._settings = settings or HubSettings()
         self._registry: Registry[RelayConnection, _Order] = Registry()
+        self._questions: Questions[RelayConnection] = Questions()
         self._factory = RelayConnectionFactory(reactor, self, self._settings)
         self._ports: list[IListeningPort] = []
         self._waiting: dict[str, list[Deferred[None]]] = {}
@@ -76,12 +99,19 @@ class Hub:
         waiters.append(connected)
         return connected
 
-    def execute(self, proxy_id: str, command: ExecuteCommand, timeout: float | None = None) -> Deferred[CommandResult]:
+    def execute(
+        self,
+        proxy_id: str,
+        command: ExecuteCommand,
+        timeout: float | None = None,
+        on_output: Callable[[CommandOutput], None] | None = None,
+    ) -> Deferred[CommandResult]:
         """
         Have a relay run a command.
 
         :param timeout: seconds to wait for the result; by default the command's own timeout, otherwise
             `HubSettings.result_timeout`.  `HubSettings.grace` comes on top.
+        :param on_output: called with each piece of output as it arrives; the relay is asked to send it so.
         :return: a Deferred of the result, or of a failure: `RelayOffline`, `CommandInFlight`, `CommandRefused` (by the
             relay's acknowledgement), `NoResult` (in time), `HubClosed`.  Cancelling it forgets the command; what the
             relay does with it is not changed.
@@ -89,6 +119,8 @@ class Hub:
         link = self.relays.get(proxy_id)
         if link is None:
             return fail(RelayOffline(proxy_id=proxy_id))
+        if on_output is not None:
+            command = msgspec.structs.replace(command, stream=True)
         command_id = command.command_id
         seconds = (timeout or command.timeout or self._settings.result_timeout) + self._settings.grace
 
@@ -98,7 +130,7 @@ class Hub:
         done: Deferred[CommandResult] = Deferred(forget)
         timer = self._reactor.callLater(seconds, self._timed_out, proxy_id, command_id, seconds)
         try:
-            self._registry.add(proxy_id, command_id, _Order(command_id, done, timer))
+            self._registry.add(proxy_id, command_id, _Order(command_id, done, timer, on_output))
         except CommandInFlight:
             timer.cancel()
             return fail()
@@ -106,6 +138,36 @@ class Hub:
         if ack_id is not None:
             self._registry.expect_ack(proxy_id, command_id, link, ack_id)
         return done
+
+    def cancel(self, proxy_id: str, command_id: str) -> Deferred[CommandStatus | None]:
+        """
+        Have a relay end a command, whose result then comes as that of any other.
+
+        :return: a Deferred of how far it had come, and of ``None`` at once where the dialect has no acknowledgements;
+            it fails as that of `status`.
+        """
+        link = self.relays.get(proxy_id)
+        if link is None:
+            return fail(RelayOffline(proxy_id=proxy_id))
+        ack_id = link.ask(CANCEL_COMMAND, command_id)
+        if ack_id is None:
+            return succeed(None)
+        answer: Deferred[Any] = self._answer(link, ack_id, command_id)
+        return answer
+
+    def status(self, proxy_id: str, command_id: str) -> Deferred[CommandStatus]:
+        """
+        Ask a relay how far it has come with a command.
+
+        :return: a Deferred of the answer, or of a failure: `RelayOffline` (also when it leaves without an answer),
+            `NoAnswer` (in time), `CommandRefused` (the relay does not take the question), `InvalidMessage` (an answer
+            that makes no sense).
+        """
+        link = self.relays.get(proxy_id)
+        if link is None:
+            return fail(RelayOffline(proxy_id=proxy_id))
+        ack_id = link.ask(COMMAND_STATUS, command_id)
+        return self._answer(link, command_id if ack_id is None else ack_id, command_id)
 
     async def close(self) -> None:
         """Stop listening, fail what is pending with `HubClosed`, close every connection and wait until that is done."""
@@ -154,6 +216,8 @@ class Hub:
     def relay_lost(self, link: RelayConnection) -> None:
         """Its commands stay pending: the relay sends their results when it is back."""
         self._registry.disconnect(link.proxy_id, link)
+        for asked in self._questions.take_all(link):
+            asked.errback(RelayOffline(proxy_id=link.proxy_id))
 
     def result_received(self, link: RelayConnection, result: CommandResult) -> None:
         """A result came, and has been confirmed."""
@@ -167,16 +231,35 @@ class Hub:
         else:
             order.done.callback(result)
 
+    def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
+        """A piece of output, for whoever wants it."""
+        order = self._registry.get(link.proxy_id, output.command_id)
+        if order is None or order.on_output is None:
+            return
+        try:
+            order.on_output(output)
+        except Exception:
+            self._log.failure("Whoever takes the output of {command_id} failed", command_id=order.command_id)
+
+    def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
+        """An answer in a dialect without acknowledgements."""
+        for asked in self._questions.take(link, status.command_id):
+            asked.callback(status.to_wire())
+
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
-        """The relay took the command, or says in ``error`` why not; anything else means nothing."""
+        """
+        The relay took the command, or says in ``error`` why not; anything else means nothing.  Or it answers a
+        question.
+        """
+        for asked in self._questions.take(link, ack_id):
+            asked.callback(data)
         command_id = self._registry.acknowledged(link, ack_id)
-        error = data.get("error") if isinstance(data, dict) else None
-        if command_id is None or not error:
+        error = _error_in(data)
+        if command_id is None or error is None:
             return
         order = self._take(link.proxy_id, command_id)
         if order is not None:
-            reason = printable(str(error), 500)
-            order.done.errback(CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=reason))
+            order.done.errback(CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error))
 
     def connection_closed(self) -> None:
         """A connection has ended, whether it was a relay's or not."""
@@ -184,6 +267,20 @@ class Hub:
             self._all_closed.callback(None)
 
     # Ours
+
+    def _answer(self, link: RelayConnection, mark: int | str, command_id: str) -> Deferred[CommandStatus]:
+        def too_late(outcome: object, seconds: float) -> object:
+            if isinstance(outcome, Failure) and outcome.check(CancelledError):
+                raise NoAnswer(proxy_id=link.proxy_id, command_id=command_id, seconds=seconds)
+            return outcome
+
+        def read(data: object) -> CommandStatus:
+            if error := _error_in(data):
+                raise CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error)
+            return parse_command_status(data)
+
+        asked = self._questions.add(link, mark)
+        return asked.addTimeout(self._settings.answer_timeout, self._reactor, too_late).addCallback(read)
 
     def _take(self, proxy_id: str, command_id: str) -> _Order | None:
         order = self._registry.take(proxy_id, command_id)
@@ -195,3 +292,8 @@ class Hub:
         order = self._take(proxy_id, command_id)
         if order is not None:
             order.done.errback(NoResult(proxy_id=proxy_id, command_id=command_id, seconds=seconds))
+
+
+def _error_in(acknowledgement: object) -> str | None:
+    error = acknowledgement.get("error") if isinstance(acknowledgement, dict) else None
+    return printable(str(error), 500) if error else None

@@ -28,6 +28,7 @@ from tests.support.evil import (
     OPEN_FAILURE,
     WINDOW_ADJUST,
     Evil,
+    EvilServer,
     EvilTestCase,
     repeated,
     uint32,
@@ -351,8 +352,34 @@ class TalksAfterEOF(Evil):
         self.end(channel)
 
 
+class AnswersLate(Evil):
+    """Answers ``exec`` when the command is over already, as servers made with paramiko may do."""
+
+    def command_requested(self, channel: int) -> None:
+        self.in_one_segment(lambda: self._talk(channel))
+
+    def _talk(self, channel: int) -> None:
+        self.output(channel, b"ok")
+        self.end(channel)
+        self.accept(channel)
+        self.sendPacket(WINDOW_ADJUST, uint32(channel, 1000))
+        self.sendPacket(CHANNEL_FAILURE, uint32(channel))
+        self.status(channel, 9)
+
+
 class HarmlessTests(EvilTestCase):
     """What a client can well do without, or answer with no."""
+
+    async def test_a_late_answer_does_not_end_the_connection(self) -> None:
+        server = EvilServer(self.reactor, AnswersLate)
+        self.addCleanup(server.stop)
+        client = self.make_client(host_keys="ignore")
+        for _ in range(3):
+            done = await self.run_command(client, server.target, "true")
+            self.assertEqual((done.stdout.text(), done.exit.status, done.error), ("ok", 0, None))
+        self.assertEqual(server.accepted, 1)
+        await client.close()
+        await self.until(lambda: not server.connections, "the connection is closed")
 
     async def test_commands_run_all_the_same(self) -> None:
         kinds = (NoWindow, WindowBeyondAllBounds, AsksForThings, UnknownStream, TalksAfterClose, TalksAfterEOF)

@@ -222,6 +222,14 @@ class Connection(SSHService):
             raise Breach("a packet for a channel that is not open")
         return channel
 
+    def _open_or_over(self, packet: bytes) -> Channel | None:
+        """
+        Likewise, for what does no harm when it comes late: ``None`` where the channel is closed already.  Servers made
+        with paramiko answer a request after the end of a command that was quick, and OpenSSH's client does not mind.
+        """
+        number = _UINT32.unpack_from(packet)[0]
+        return None if number not in self._channels and number < self._next_channel else self._channel(packet)
+
     def _opening(self, packet: bytes) -> Channel:
         """
         Likewise, the channel that is being opened: its command was not sent yet.
@@ -274,7 +282,9 @@ class Connection(SSHService):
         return start
 
     def _window_adjusted(self, packet: bytes) -> None:
-        channel = self._channel(packet)
+        channel = self._open_or_over(packet)
+        if channel is None:
+            return
         channel.remote_window = min(channel.remote_window + _UINT32.unpack_from(packet, 4)[0], _MAX_UINT32)
         if channel.outgoing and not channel.close_sent:
             del channel.outgoing[: self._send_now(channel, channel.outgoing)]
@@ -289,12 +299,14 @@ class Connection(SSHService):
         self._owner.session_refused(self, user, code, printable(getNS(packet[8:])[0]))
 
     def _exec_accepted(self, packet: bytes) -> None:
-        self._channel(packet).user.exec_answered(True)
+        channel = self._open_or_over(packet)
+        if channel is not None:
+            channel.user.exec_answered(True)
 
     def _exec_refused(self, packet: bytes) -> None:
-        user = self._channel(packet).user
-        if not user.exec_answered(False):
-            self.close(user)
+        channel = self._open_or_over(packet)
+        if channel is not None and not channel.user.exec_answered(False):
+            self.close(channel.user)
 
     def _data(self, packet: bytes) -> None:
         self._received(self._channel(packet), packet[8:], False)
@@ -330,7 +342,9 @@ class Connection(SSHService):
             self.transport.sendPacket(MSG_CHANNEL_WINDOW_ADJUST, _UINT32_2.pack(channel.remote, room))
 
     def _channel_request(self, packet: bytes) -> None:
-        channel = self._channel(packet)
+        channel = self._open_or_over(packet)
+        if channel is None:
+            return
         name, rest = getNS(packet[4:])
         channel.user.request_received(name, rest[1:])
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes

@@ -183,6 +183,8 @@ class EvilServer(SSHFactory):
 
     :param kind: what each connection does.
     :ivar connections: those that are open.
+    :ivar accepted: how many there ever were.
+    :ivar target: somebody on it, with `PASSWORD`.
     """
 
     def __init__(self, reactor: Any, kind: type[Evil]) -> None:
@@ -192,9 +194,12 @@ class EvilServer(SSHFactory):
         self.protocol = kind
         self.connections: list[Evil] = []
         self._listening: IListeningPort = reactor.listenTCP(0, self, interface="127.0.0.1")
-        self.port = cast(Any, self._listening.getHost()).port
+        self.accepted = 0
+        port = cast(Any, self._listening.getHost()).port
+        self.target = Target("127.0.0.1", port, "somebody", Credential(password=PASSWORD))
 
     def buildProtocol(self, addr: object) -> Evil:
+        self.accepted += 1
         connection: Evil = self.protocol()
         connection.factory = self
         connection.supportedPublicKeys = [b"ssh-ed25519"]
@@ -245,12 +250,10 @@ class EvilTestCase(ServerTestCase):
         servers = [EvilServer(self.reactor, kind) for kind in kinds]
         for server in (good, *servers):
             self.addCleanup(server.stop)
-        running: list[Deferred[Any]] = [
-            self.run_command(client, self._at(server), "true", timeout) for server in servers
-        ]
+        running: list[Deferred[Any]] = [self.run_command(client, server.target, "true", timeout) for server in servers]
         gathered = gatherResults([each.addErrback(lambda failure: failure.value) for each in running])
         while not gathered.called:
-            done = await self.run_command(client, self._at(good), "true")
+            done = await self.run_command(client, good.target, "true")
             self.assertEqual((done.stdout.text(), done.error), ("ok", None), "a command on another host")
             await self.sleep(0.05)
         outcomes: list[Any] = await gathered
@@ -261,9 +264,6 @@ class EvilTestCase(ServerTestCase):
             lambda: not any(server.connections for server in (good, *servers)), "every connection is closed"
         )
         return outcomes
-
-    def _at(self, server: EvilServer) -> Target:
-        return Target("127.0.0.1", server.port, "somebody", Credential(password=PASSWORD))
 
     async def check_errors(self, expected: Mapping[type[Evil], tuple[type[SSHError], str]], **settings: Any) -> None:
         """

@@ -7,13 +7,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
 import sys
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
 
@@ -29,14 +25,6 @@ HARDENED = (
     "KexAlgorithms curve25519-sha256",
     "HostKeyAlgorithms ssh-ed25519",
 )
-
-
-def _note(lines: list[str], _descriptor: int, line: str) -> None:
-    lines.append(line)
-
-
-def _said(lines: list[str], words: str) -> bool:
-    return any(words in line for line in lines)
 
 
 class MatrixTests(ServerTestCase):
@@ -147,34 +135,6 @@ class AuditTests(ServerTestCase):
         server.port = port
         server.password = "not used"
         return server
-
-
-class DropbearTests(ServerTestCase):
-    """The small server of routers and appliances."""
-
-    async def test_commands(self) -> None:
-        server = await self.start_server()  # for its account
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        for kind in ("ed25519", "rsa"):
-            key = folder / kind
-            subprocess.run(["dropbearkey", "-t", kind, "-f", str(key)], check=True, capture_output=True, timeout=60)
-            lines: list[str] = []
-            dropbear = ChildProcess(partial(_note, lines))
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            dropbear.start(
-                ["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(folder / "pid")]
-            )
-            self.addCleanup(dropbear.terminate)
-            await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
-            target = self.target(server, port=port, password=server.password)
-            client = self.make_client()
-            running: list[Deferred[Any]] = [self.run_command(client, target, f"echo {number}") for number in range(20)]
-            for number, each in enumerate(running):
-                done = await each
-                self.assertEqual((done.stdout.text(), done.exit.status), (str(number), 0), (done.error, lines))
 
 
 class NewcomerTests(ServerTestCase):

@@ -1,115 +1,23 @@
 """
-A real Node.js server as main server: a script of tests/node/ that talks in JSON lines on its standard streams.
+A real Node.js server as peer: a script of tests/node/ that talks in JSON lines on its standard streams.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred
-
-from tests.support.process import ChildProcess, PeerFailed, needed
+from tests.support.process import PeerFailed
+from tests.support.script import ScriptServer
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "node"
 
 
-class NodeServer:
-    """
-    ``node tests/node/SCRIPT ARGS…``.
-
-    It says ``{"listening": PORT}`` on its standard output when it is ready; each further line there is one JSON value.
-
-    :ivar lines: the values that it wrote so far, oldest first.
-    :ivar error_lines: what it wrote to standard error: a stack trace, where it failed.
-    """
+class NodeServer(ScriptServer):
+    """``node tests/node/SCRIPT ARGS…``"""
 
     def __init__(self, script: str, *args: str) -> None:
-        self.lines: list[Any] = []
-        self.error_lines: list[str] = []
-        self.port = 0
-        self._script = script
-        self._args = args
-        self._process = ChildProcess(self._on_line)
-        self._waiting: list[tuple[Callable[[Any], bool], Deferred[Any]]] = []
-
-    def start(self) -> Deferred[int]:
-        """Fires with the port that it listens on, and fails with `PeerFailed` when it cannot start."""
         node = shutil.which("node")
         if node is None or not (DIRECTORY / "node_modules").is_dir():
             raise PeerFailed("node or its packages are missing; tests/bootstrap.sh installs them")
-        if self._process.exit_code is not None:
-            self._process = ChildProcess(self._on_line)
-        listening = self._wait(lambda line: isinstance(line, dict) and "listening" in line, 30)
-        self._process.start([node, str(DIRECTORY / self._script), *self._args], cwd=str(DIRECTORY))
-        self._process.when_ended().addCallback(self._ended)
-
-        def port_of(line: dict[str, Any]) -> int:
-            self.port = int(line["listening"])
-            return self.port
-
-        return listening.addCallback(port_of)
-
-    def stop(self) -> Deferred[int]:
-        """End it; fires with its exit code."""
-        return self._process.terminate()
-
-    def kill(self) -> Deferred[int]:
-        """End it at once, as a crash would; fires once it is gone."""
-        ended = self._process.when_ended()
-        if self._process.exit_code is None:
-            self._process.transport.signalProcess("KILL")
-        return ended
-
-    def send(self, value: Any) -> None:
-        """Give it a JSON value as one line on its standard input."""
-        self._process.write_line(json.dumps(value))
-
-    def wait_for(self, predicate: Callable[[Any], bool], timeout: float = 20) -> Deferred[Any]:
-        """
-        The first value, of those written so far and from now on, that *predicate* accepts.
-
-        :param timeout: in seconds; then it fails with `twisted.internet.defer.TimeoutError`.
-        """
-        for line in self.lines:
-            if predicate(line):
-                found: Deferred[Any] = Deferred()
-                found.callback(line)
-                return found
-        return self._wait(predicate, timeout)
-
-    def _wait(self, predicate: Callable[[Any], bool], timeout: float) -> Deferred[Any]:
-        from twisted.internet import reactor  # trial's, which is chosen before any test runs
-
-        waiting: Deferred[Any] = Deferred()
-        entry = (predicate, waiting)
-        self._waiting.append(entry)
-
-        def forget(outcome: Any) -> Any:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-            return outcome
-
-        return waiting.addTimeout(timeout, reactor).addBoth(forget)
-
-    def _on_line(self, descriptor: int, text: str) -> None:
-        if descriptor == 2:
-            self.error_lines.append(text)
-            return
-        try:
-            value = json.loads(text)
-        except ValueError:
-            self.error_lines.append(text)
-            return
-        self.lines.append(value)
-        for predicate, waiting in list(self._waiting):
-            if not waiting.called and predicate(value):
-                waiting.callback(value)
-
-    def _ended(self, code: int) -> None:
-        message = f"node {self._script} ended with {code}: {' / '.join(self.error_lines[-20:])}"
-        for _, waiting in list(self._waiting):
-            needed(waiting, message)
+        super().__init__([node, str(DIRECTORY / script), *args], str(DIRECTORY))

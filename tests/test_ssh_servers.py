@@ -1,0 +1,128 @@
+"""
+The SSH client against servers that are not OpenSSH: asyncssh, paramiko, npm's ssh2, dropbear.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from relayd.ssh.client import SSHClient
+from relayd.ssh.errors import LoginRefused
+from relayd.ssh.target import Credential, Target
+from tests.support.node import NodeServer
+from tests.support.process import ChildProcess
+from tests.support.script import ScriptServer
+from tests.support.ssh import ServerTestCase, key_pair
+
+SCRIPTS = Path(__file__).parent / "support"
+USER = 'Jörg O\'Brien@дом "$HOME"'
+PASSWORD = "pass wörd; $(id)"
+
+
+class ServersTestCase(ServerTestCase):
+    """What every server has to do."""
+
+    async def check(self, target: Target, *, tells_signals: bool = True) -> None:
+        """Run commands, all at the same time."""
+        client = self.make_client()
+        both = self.run_command(client, target, "echo out; echo err >&2; exit 3")
+        big = self.run_command(client, target, "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo the end")
+        loud = self.run_command(client, target, "head -c 1000000 /dev/zero | tr '\\0' y >&2; exit 255")
+        nothing = self.run_command(client, target, "true")
+        text = self.run_command(client, target, "printf '%s' 'größer \"als\" $HOME 日本'")
+        unread = self.run_command(client, target, "cat; echo read")
+        killed = self.run_command(client, target, "echo before; kill -TERM $$; sleep 60")
+        many = [self.run_command(client, target, f"echo {number}; exit {number}") for number in range(20)]
+
+        done = await both
+        self.assertEqual((done.stdout.text(), done.stderr.text(), done.exit.status), ("out", "err", 3))
+        done = await big
+        self.assertEqual((done.stdout.total, done.stdout.text()[-9:], done.exit.status), (5_000_009, "x\nthe end", 0))
+        done = await loud
+        self.assertEqual((done.stdout.total, done.stderr.total, done.exit.status), (0, 1_000_000, 255))
+        done = await nothing
+        self.assertEqual((done.stdout.total, done.stderr.total, done.exit.status), (0, 0, 0))
+        self.assertEqual((await text).stdout.text(), 'größer "als" $HOME 日本')
+        self.assertEqual((await unread).stdout.text(), "read")
+        done = await killed
+        self.assertEqual((done.stdout.text(), done.exit.exit_code, done.error), ("before", 143, None))
+        self.assertEqual(done.exit.signal, "TERM" if tells_signals else None)
+        for number, each in enumerate(many):
+            done = await each
+            self.assertEqual((done.stdout.text(), done.exit.status), (str(number), number))
+        await client.close()
+
+    async def check_refused(self, client: SSHClient, target: Target) -> None:
+        """The login is refused, and the server said so."""
+        await self.error_of(self.run_command(client, target, "true"), LoginRefused)
+
+
+class LibraryTests(ServersTestCase):
+    """Servers that programs are made of, each in a process of its own."""
+
+    def config(self) -> str:
+        path = self.directory / "config.json"
+        users = {USER: {"passwords": [PASSWORD], "keys": [key_pair(kind)[1] for kind in ("ed25519", "ecdsa", "rsa")]}}
+        path.write_text(json.dumps({"host_key": key_pair()[0], "users": users}))
+        return str(path)
+
+    async def check_server(self, server: ScriptServer, *, tells_signals: bool = True) -> None:
+        await server.start()
+        self.addCleanup(server.stop)
+        credentials = [Credential(password=PASSWORD)]
+        credentials += [Credential(private_key=key_pair(kind)[0]) for kind in ("ed25519", "ecdsa", "rsa")]
+        for credential in credentials[1:]:
+            target = Target("127.0.0.1", server.port, USER, credential)
+            done = await self.run_command(self.make_client(), target, "echo ok")
+            self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
+        await self.check(Target("127.0.0.1", server.port, USER, credentials[0]), tells_signals=tells_signals)
+        for user, password in ((USER, "wrong"), ("nobody", PASSWORD)):
+            target = Target("127.0.0.1", server.port, user, Credential(password=password))
+            await self.check_refused(self.make_client(), target)
+
+    async def test_asyncssh(self) -> None:
+        await self.check_server(ScriptServer([sys.executable, str(SCRIPTS / "asyncssh_server.py"), self.config()]))
+
+    async def test_paramiko(self) -> None:
+        script = [sys.executable, str(SCRIPTS / "paramiko_server.py"), self.config()]
+        await self.check_server(ScriptServer(script), tells_signals=False)
+
+    async def test_ssh2(self) -> None:
+        await self.check_server(NodeServer("ssh2_server.js", self.config()))
+
+
+class DropbearTests(ServersTestCase):
+    """The small server of routers and appliances."""
+
+    async def test_dropbear(self) -> None:
+        account = await self.start_server()  # for its account
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        for kind in ("ed25519", "rsa"):
+            key = folder / kind
+            subprocess.run(["dropbearkey", "-t", kind, "-f", str(key)], check=True, capture_output=True, timeout=60)
+            lines: list[str] = []
+            dropbear = ChildProcess(partial(_note, lines))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            dropbear.start(
+                ["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(folder / "pid")]
+            )
+            self.addCleanup(dropbear.terminate)
+            await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
+            await self.check(self.target(account, port=port, password=account.password))
+            await self.check_refused(self.make_client(), self.target(account, port=port, password="wrong"))
+
+
+def _note(lines: list[str], _descriptor: int, line: str) -> None:
+    lines.append(line)
+
+
+def _said(lines: list[str], words: str) -> bool:
+    return any(words in line for line in lines)

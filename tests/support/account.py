@@ -1,5 +1,5 @@
 """
-The system account that the real SSH server logs in: made when missing, its password known to this machine's tests only.
+The system accounts that real SSH servers log in: made when missing, their passwords known to this machine's tests only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ from pathlib import Path
 from tests.support.process import PeerFailed
 
 USER = "relayd-test"
+#: By account, the shell that its commands get.
+SHELLS = {
+    USER: "/bin/sh",
+    "relayd-test-bash": "/bin/bash",
+    "relayd-test-csh": "/bin/tcsh",
+    "relayd-test-nologin": "/usr/sbin/nologin",
+    "relayd-test-device": "/var/lib/relayd-test-device/shell",  # no shell at all, see `put_file`
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def ensure_account(user: str = USER) -> Account:
     """
     An account of the tests; made when it is not there.  Test processes that run side by side agree on its password.
 
+    :param user: one of `SHELLS`.
     :raises PeerFailed: without root and without ``sudo -n``.
     """
     home = Path(tempfile.gettempdir()) / f"relayd-test-{os.geteuid()}"
@@ -69,7 +78,7 @@ def ensure_account(user: str = USER) -> Account:
         if known and _exists(user):
             return Account(user, known)
         if not _exists(user):
-            run_privileged([_tool("useradd"), "-m", "-s", "/bin/sh", user])
+            run_privileged([_tool("useradd"), "-m", "-s", SHELLS.get(user, "/bin/sh"), user])
         password = secrets.token_urlsafe(24)
         run_privileged([_tool("chpasswd")], f"{user}:{password}\n")
         kept.touch(mode=0o600)
@@ -82,6 +91,14 @@ def ensure_expired_account() -> Account:
     account = ensure_account(f"{USER}-expired")
     run_privileged([_tool("chage"), "-d", "0", account.user])
     return account
+
+
+def put_file(path: str, text: str, mode: str = "644") -> None:
+    """Write a file that belongs to root, which every account can read, and make its directory where it is missing."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(text)
+        file.flush()
+        run_privileged(["install", "-D", "-m", mode, file.name, path])
 
 
 def _exists(user: str) -> bool:

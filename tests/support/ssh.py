@@ -29,7 +29,7 @@ from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
-from tests.support.account import privileged
+from tests.support.account import USER, privileged
 from tests.support.sshd import OpenSSHServer, make_key
 
 #: Seconds in which anything on loopback must have happened, on a slow machine too.
@@ -198,9 +198,11 @@ class ServerTestCase(TestCase):
         self.addCleanup(end_marked_sleeps)
         self.known_hosts = self.directory / "known_hosts"
 
-    async def start_server(self, *config_lines: str, host_key_types: Sequence[str] = ("ed25519",)) -> OpenSSHServer:
+    async def start_server(
+        self, *config_lines: str, host_key_types: Sequence[str] = ("ed25519",), user: str = USER
+    ) -> OpenSSHServer:
         """A new sshd."""
-        server = OpenSSHServer(config_lines, host_key_types)
+        server = OpenSSHServer(config_lines, host_key_types, user)
         await server.start()
         self.addCleanup(server.stop)
         return server

@@ -31,14 +31,15 @@ def make_key(kind: str = "ed25519") -> tuple[str, str]:
     """
     A new key pair.
 
-    :param kind: ``ed25519``, ``ecdsa`` or ``rsa``.
+    :param kind: ``ed25519``, ``ecdsa``, ``ecdsa-384``, ``ecdsa-521`` or ``rsa``.
     :return: the private key as OpenSSH PEM text, the public key as ``TYPE BASE64``.
     """
     key: PrivateKey
     if kind == "ed25519":
         key = ed25519.Ed25519PrivateKey.generate()
-    elif kind == "ecdsa":
-        key = ec.generate_private_key(ec.SECP256R1())
+    elif kind.startswith("ecdsa"):
+        curves = {"ecdsa": ec.SECP256R1, "ecdsa-384": ec.SECP384R1, "ecdsa-521": ec.SECP521R1}
+        key = ec.generate_private_key(curves[kind]())
     else:
         key = rsa.generate_private_key(65537, 2048)
     private = key.private_bytes(
@@ -50,9 +51,11 @@ def make_key(kind: str = "ed25519") -> tuple[str, str]:
 
 class OpenSSHServer:
     """
-    One ``sshd -D -e``; it lets the account `ensure_account` in by password and by `key`.
+    One ``sshd -D -e``; it lets one account of `ensure_account` in by password and by `key`.
 
     :param config_lines: lines of sshd_config; they win over the ones written here.
+    :param host_key_types: as `make_key` takes them.
+    :param user: the account.
     :ivar log_lines: what it logged so far, line by line.
     :ivar key: a private key, OpenSSH PEM text, that it accepts.
     :ivar host_keys: its public host keys, ``TYPE BASE64``.
@@ -60,10 +63,12 @@ class OpenSSHServer:
 
     host = "127.0.0.1"
 
-    def __init__(self, config_lines: Sequence[str] = (), host_key_types: Sequence[str] = ("ed25519",)) -> None:
+    def __init__(
+        self, config_lines: Sequence[str] = (), host_key_types: Sequence[str] = ("ed25519",), user: str = USER
+    ) -> None:
         self.log_lines: list[str] = []
         self.port = 0
-        self.user = USER
+        self.user = user
         self.password = ""
         self.key, public_key = make_key()
         self.directory = Path(tempfile.mkdtemp(prefix="relayd-sshd-"))
@@ -108,7 +113,7 @@ class OpenSSHServer:
     async def _start(self) -> None:
         if not Path(SSHD).exists():
             raise PeerFailed(f"{SSHD} is missing; tests/bootstrap.sh installs an OpenSSH server")
-        self.password = ensure_account().password
+        self.password = ensure_account(self.user).password
         if not Path("/run/sshd").exists():
             run_privileged(["mkdir", "-p", "/run/sshd"])  # Debian's sshd wants it, and only its service makes it
         for attempt in range(5):  # somebody else may take the free port before sshd does
@@ -181,8 +186,10 @@ class OpenSSHServer:
 
     def _configuration(self) -> list[str]:
         """sshd takes the first value of each setting, so the test's own lines come first."""
+        # What comes after a Match is part of it, so that has to be last.
+        first = next((at for at, line in enumerate(self._config_lines) if line.startswith("Match ")), None)
         lines = [
-            *self._config_lines,
+            *self._config_lines[:first],
             f"ListenAddress {self.host}:{self.port}",
             *(f"HostKey {self._host_key_path(kind)}" for kind in self._host_key_types),
             f"AuthorizedKeysFile {self.directory / 'authorized_keys'}",
@@ -199,7 +206,7 @@ class OpenSSHServer:
         ]
         if _version() >= (9, 8):
             lines.append("PerSourcePenalties no")  # a test with a wrong password must not lock the others out
-        return lines
+        return lines + ([] if first is None else self._config_lines[first:])
 
     def _host_key_path(self, kind: str) -> Path:
         return self.directory / f"host_{kind}"

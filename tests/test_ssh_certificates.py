@@ -60,6 +60,17 @@ class ReadingTests(SynchronousTestCase):
                 self.assertEqual(certificate.critical_options, (b"force-command",))
                 self.assertTrue(certificate.is_signed())
 
+    def test_as_it_comes_through_forms_and_databases(self) -> None:
+        text = " ".join(self.authority.sign(key_pair()[1]).split()[:2])
+        for mangled in (f"{text}\n", f"{text}\r\n", f"{text}\\n", f" \ufeff{text}\\r\\n", f"\n{text}  a comment\n"):
+            self.assertEqual(read_user_certificate(mangled, NOW).blob, wire(text))
+
+    def test_more_names_than_a_message_shows(self) -> None:
+        text = self.authority.sign(key_pair()[1], "-n", ",".join(f"user{number}" + "x" * 50 for number in range(200)))
+        names = read_user_certificate(text, NOW).names()
+        self.assertLess(len(names), 1000)
+        self.assertIn("and 195 others", names)
+
     def test_a_key_is_no_certificate(self) -> None:
         blob = blob_of(key_pair()[1])
         self.assertEqual(certified_key(blob), blob)

@@ -296,6 +296,14 @@ class AgentTests(LoginTestCase):
             "ValueError; the server offers publickey"
         )
 
+    def test_refused_before_the_signature_comes(self) -> None:
+        self.begin(identities=[self.identity(), self.identity("rsa")])
+        self.refuse(b"publickey")
+        self.accept()
+        self.assertEqual(self.refuse(b"publickey"), [self.question("rsa", b"rsa-sha2-512")])
+        self.assertEqual(self.cancelled, self.signing)
+        self.assertEqual((self.transport.take(), self.failures), ([], []))
+
     def test_over_before_the_signature_comes(self) -> None:
         self.begin(identities=[self.identity()])
         self.refuse(b"publickey")

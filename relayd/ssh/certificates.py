@@ -45,6 +45,8 @@ _AUTHORITY_SIGNATURES = frozenset(
 )
 #: The largest one that is read, in bytes; those that are made have some hundred.
 _MAX_SIZE = 64 * 1024
+#: Principals that a message shows, at most.
+_MAX_NAMES = 5
 
 
 class BadCertificate(Exception):
@@ -96,8 +98,11 @@ class Certificate(Struct, frozen=True):
             return False
 
     def names(self) -> str:
-        """Whom it is for, in words."""
-        return " and ".join(printable(name) for name in self.principals) or "nobody"
+        """Whom it is for, in words; a certificate may have more names than a message."""
+        shown = [printable(name, 100) for name in self.principals[:_MAX_NAMES]]
+        if len(self.principals) > _MAX_NAMES:
+            shown.append(f"{len(self.principals) - _MAX_NAMES} others")
+        return " and ".join(shown) or "nobody"
 
 
 def parse_certificate(blob: bytes) -> Certificate:
@@ -141,7 +146,8 @@ def read_user_certificate(text: str, now: float) -> Certificate:
     :param now: in Unix time.
     :raises BadCertificate: when it is none, or not valid now.
     """
-    fields = text.strip("\ufeff \t\r\n").split(None, 2)
+    # As with keys: texts come through forms, tables and JSON.
+    fields = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n").split(None, 2)
     if len(fields) < 2 or not fields[0].endswith("@openssh.com"):
         raise BadCertificate("it does not begin with a type such as ssh-ed25519-cert-v01@openssh.com")
     try:

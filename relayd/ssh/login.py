@@ -160,6 +160,10 @@ class LoginService(SSHService):
         self._password = None
         self._identities = ()
         self._attempts = []
+        self._drop_question()
+
+    def _drop_question(self) -> None:
+        """Forget the key that the server was asked about, or that is signing."""
         self._asked = None
         signing, self._signing = self._signing, None
         if signing is not None:
@@ -188,7 +192,7 @@ class LoginService(SSHService):
 
     def _refused(self, offered: list[bytes], *, partial: bool) -> None:
         """The method under way was refused, or, with *partial*, accepted as one of several that are wanted."""
-        self._asked = None
+        self._drop_question()
         self._offered = offered
         if partial:
             self._parts += 1
@@ -249,13 +253,13 @@ class LoginService(SSHService):
         )
 
         def send(signature: bytes) -> None:
-            self._signing = None
-            if not self._over:
+            if self._signing is signing:  # else it is not wanted any more
+                self._signing = None
                 self._request(b"publickey", fields + NS(signature))
 
         def pass_over(failure: Failure) -> None:
-            self._signing = None
-            if not self._over:
+            if self._signing is signing:
+                self._signing = None
                 reason = failure.value if failure.check(AgentError) else type(failure.value).__name__
                 self._tried[-1] = f"{identity.name}, which did not sign: {reason}"
                 self._try_next()

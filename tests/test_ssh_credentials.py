@@ -101,6 +101,7 @@ class MatchingTests(SynchronousTestCase):
 
     def test_via(self) -> None:
         for text, hops in (
+            ("", []),
             ("gate", [Hop("gate")]),
             ("me@gate:2222", [Hop("gate", 2222, "me")]),
             ("me@realm@Gate", [Hop("gate", 22, "me@realm")]),
@@ -109,7 +110,7 @@ class MatchingTests(SynchronousTestCase):
             ("a, b:23,c@d", [Hop("a"), Hop("b", 23), Hop("d", 22, "c")]),
         ):
             self.assertEqual(parse_via(text), tuple(hops))
-        for text in ("", ",", "a,", "a:", "a:0", "a:65536", "a:b", "@a", "a b", "::1", "[::1", "a:22:22", "[]", "me@"):
+        for text in (" ", ",", "a,", "a:", "a:0", "a:65536", "a:b", "@a", "a b", "::1", "[::1", "a:22:22", "[]", "me@"):
             self.assertRaises(ValueError, parse_via, text)
 
 
@@ -276,6 +277,23 @@ class WayTests(FileTestCase):
         self.assertEqual([place[0] for place in self.way(table.target("x", 22, "me"))], ["one", "two", "x"])
         self.assertEqual([place[0] for place in self.way(table.target("two", 22, "me"))], ["one", "two"])
         self.assertEqual([place[0] for place in self.way(table.target("one", 22, "me"))], ["one"])
+
+    def test_rules_that_only_name_the_way(self) -> None:
+        """As with ssh_config, the way and the credential may stand in different rules; an empty way ends the search."""
+        made = [
+            rule("direct.org", via="", agent=None),
+            rule("*.org", "direct.org", via="gate.net", agent=None),
+            rule("*", agent=None, password_file=self.password),
+        ]
+        table = CredentialTable(made)
+        self.assertIs(table.find("a.org", 22, "me"), made[2])
+        self.assertEqual([place[0] for place in self.way(table.target("a.org", 22, "me"))], ["gate.net", "a.org"])
+        self.assertEqual([place[0] for place in self.way(table.way("a.org", 22, "me"))], ["gate.net"])
+        for host in ("direct.org", "gate.net"):
+            self.assertIsNone(table.way(host, 22, "me"))
+        self.assertEqual(table.credential("a.org", 22, "me"), Credential("secret"))
+        self.assertIsNone(CredentialTable(made[:2]).credential("a.org", 22, "me"))
+        self.assertRaises(NoCredential, CredentialTable(made[:2]).way, "a.org", 22, "me")
 
     def test_a_jump_host_without_credential(self) -> None:
         error = self.assertRaises(NoCredential, self.table(("a", "me@b:23")).target, "a", 22, "you")

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from relayd.ssh import client as client_module
+from relayd.ssh import ending
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import RunCancelled, RunTimeout
 from relayd.ssh.target import Target
-from tests.support.ssh import ServerTestCase, marked_sleep, processes
+from tests.support.ssh import DEADLINE, ServerTestCase, marked_sleep, processes
 from tests.support.sshd import make_key
 
 #: Seconds within which a command has to be gone from its host.
@@ -18,6 +20,13 @@ GONE_WITHIN = 5.0
 
 class EndingTests(ServerTestCase):
     """Against a real sshd."""
+
+    def be_patient(self) -> None:
+        """Wait for the processes to be found and gone, however slow this machine is."""
+        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(ending, "FIND_WITHIN", DEADLINE)
+        self.patch(ending, "KILL_AFTER", DEADLINE)
+        self.patch(ending, "LEAVE_AFTER", DEADLINE)
 
     async def end(
         self, command: str, *marks: str, client: SSHClient | None = None, target: Target | None = None, **options: Any
@@ -38,12 +47,14 @@ class EndingTests(ServerTestCase):
         return completed
 
     async def test_plain(self) -> None:
+        self.be_patient()
         mark, sleep = marked_sleep()
         completed = await self.end(f"cd / ; {sleep}", mark)
         self.assertEqual(completed.killed, "confirmed")
         self.assertIn("none of its processes is left", str(completed.error))
 
     async def test_children(self) -> None:
+        self.be_patient()
         marks, sleeps = zip(*(marked_sleep() for _ in range(3)), strict=True)
         completed = await self.end(f"{sleeps[0]} & ({sleeps[1]}) & {sleeps[2]}; wait", *marks)
         self.assertEqual(completed.killed, "confirmed")
@@ -59,11 +70,13 @@ class EndingTests(ServerTestCase):
         await self.end(f"(trap '' TERM; {sleep}; {sleep}) >/dev/null 2>&1 & sleep 1000; wait", mark)
 
     async def test_children_in_a_group_of_their_own(self) -> None:
+        self.be_patient()
         mark, sleep = marked_sleep()
         completed = await self.end(f"timeout 2000 {sleep}; true", mark)
         self.assertEqual(completed.killed, "confirmed")
 
     async def test_only_this_one_of_many_that_look_the_same(self) -> None:
+        self.be_patient()
         client, target = self.make_client(), self.target(await self.start_server())
         mark, sleep = marked_sleep()
         await self.run_command(client, target, "true")
@@ -87,6 +100,7 @@ class EndingTests(ServerTestCase):
         await self.until(lambda: not processes(mark), "all are gone")
 
     async def test_one_session_a_connection(self) -> None:
+        self.be_patient()
         server = await self.start_server("MaxSessions 1")
         mark, sleep = marked_sleep()
         completed = await self.end(f"{sleep} & wait", mark, client=self.make_client(), target=self.target(server))

@@ -37,9 +37,7 @@ class ForwardTests(ConnectionTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.protocol = AccumulatingProtocol()
-        self.forward = Forward(
-            "db", 22, lambda: self.events.append("open"), lambda: self.events.append("end")
-        )
+        self.forward = Forward("db", 22, lambda: self.events.append("open"), lambda: self.events.append("end"))
         self.connection.start(self.forward)
 
     def open(self) -> None:
@@ -147,9 +145,7 @@ class JumpTests(ServerTestCase):
         jump = await self.start_server("MaxSessions 1")
         hosts = [await self.start_server() for _ in range(3)]
         client = self.make_client()
-        running = [
-            self.run_command(client, self.target(host, via=self.target(jump)), "echo ok") for host in hosts * 3
-        ]
+        running = [self.run_command(client, self.target(host, via=self.target(jump)), "echo ok") for host in hosts * 3]
         self.assertEqual([(await each).stdout.text() for each in running], ["ok"] * 9)
         self.assertEqual(jump.connection_count(), 1)
 

@@ -188,16 +188,17 @@ class Connection(SSHService):
         channels, self._channels = self._channels, {}
         self._executing.clear()
         interrupted: list[ChannelUser] = []
+        ended: list[ChannelUser] = []
         for channel in channels.values():
             user = channel.user
             if user.state is State.OPENING:
                 user.state = State.WAITING
             channel.close_sent = True
-            if user.survives(channel.eof):
-                user.ended()
-            else:
-                interrupted.append(user)
+            (ended if user.survives(channel.eof) else interrupted).append(user)
+        # First of all: who hears of an end may want to begin something else, and must not get it here.
         self._owner.connection_lost(self, interrupted, self._lost_reason or self.transport.lost_reason)
+        for user in ended:
+            user.ended()
 
     def packetReceived(self, message: int, packet: bytes) -> None:
         self._heard = True

@@ -281,7 +281,9 @@ class ClientTransport(SSHClientTransport):
             raise BadExchange(f"message {messageNum} in a key exchange")
         elif messageNum in (MSG_DISCONNECT, MSG_UNIMPLEMENTED, MSG_SERVICE_ACCEPT, MSG_EXT_INFO):
             super().dispatchMessage(messageNum, payload)
-        elif messageNum not in (MSG_IGNORE, MSG_DEBUG):
+        elif messageNum == MSG_DEBUG:
+            self._debug_received(payload)
+        elif messageNum != MSG_IGNORE:
             # Conch would log it, whatever it holds.
             self.demanded()
             self.sendPacket(MSG_UNIMPLEMENTED, ((self.incomingPacketSequence - 1) & _MASK32).to_bytes(4, "big"))
@@ -472,9 +474,9 @@ class ClientTransport(SSHClientTransport):
         # Conch closes too, but would first wait until the server has read all that we sent.
         self.abort()
 
-    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
+    def _debug_received(self, payload: bytes) -> None:
         # What OpenSSH tells after the login, as in "/home/u/.ssh/authorized_keys:1: key options: command no-pty"
-        _file, found, options = message.partition(b" key options: ")
+        _file, found, options = getNS(payload[1:])[0].partition(b" key options: ")
         if found and b"command" in options.split():
             self.forced_command = True
 

@@ -38,8 +38,8 @@ def make_key(kind: str = "ed25519") -> tuple[str, str]:
     if kind == "ed25519":
         key = ed25519.Ed25519PrivateKey.generate()
     elif kind.startswith("ecdsa"):
-        curves = {"ecdsa": ec.SECP256R1, "ecdsa-384": ec.SECP384R1, "ecdsa-521": ec.SECP521R1}
-        key = ec.generate_private_key(curves[kind]())
+        curves = {"ecdsa": ec.SECP256R1(), "ecdsa-384": ec.SECP384R1(), "ecdsa-521": ec.SECP521R1()}
+        key = ec.generate_private_key(curves[kind])
     else:
         key = rsa.generate_private_key(65537, 2048)
     private = key.private_bytes(

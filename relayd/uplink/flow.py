@@ -44,7 +44,7 @@ class Flow:
         self.writable = self._ended
 
     def resumeProducing(self) -> None:
-        """All of it has left. One waits no longer after the other, until one of them has filled it again."""
+        """All of it has left. Those who wait go on, one after the other, until one of them has filled it again."""
         self.writable = True
         while self._waiting and self.writable:
             self._waiting.popleft().callback(None)

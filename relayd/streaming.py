@@ -18,8 +18,8 @@ from relayd.interfaces import ILink, IOutputSink
 from relayd.messages import CommandOutput, ExecuteCommand, StreamName
 from relayd.stats import Stats
 
-#: Seconds that a command waits for a link that does not get rid of what it has to send; after that the command goes on
-#: without its output being sent, until the link is free again.
+#: Seconds that a command waits for a link that is full, or for its turn on it; after that the command goes on without
+#: its output being sent, until the link is free again.
 PATIENCE = 20.0
 #: Most bytes of output in one event.
 MAX_PIECE = 64 * 1024
@@ -103,7 +103,7 @@ class OutputStream:
     The output of one command, as events on whatever link there is: never kept and never sent again.  While there is no
     link, or one that is stuck, output is passed over; offsets show it.
 
-    All commands may write at once to a link that is full, one piece each: that is the bound of what can pile up there.
+    Every command may write once more to a link that is full: that is the bound of what can pile up there.
     """
 
     _log = Logger()
@@ -178,7 +178,7 @@ class OutputStream:
         if isinstance(outcome, Failure) and outcome.check(TimeoutError):
             self._stuck = link
             self._log.warn(
-                "The main server has taken nothing for {seconds:g} s: output of {command_id} is passed over",
+                "The uplink has been full for {seconds:g} s: output of {command_id} is passed over",
                 seconds=PATIENCE,
                 command_id=self._command_id,
             )

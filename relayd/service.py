@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+import msgspec
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -19,6 +20,7 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
 from relayd.journal import MemoryJournal
+from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
 from relayd.uplink.service import UplinkService
@@ -47,11 +49,13 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             algorithms=config.ssh_algorithms,
             max_sessions=config.max_sessions,
             max_connections=config.max_connections,
+            max_total_connections=config.max_total_connections,
             connect_timeout=config.connect_timeout,
             idle_timeout=config.idle_timeout,
             max_output=config.max_output,
             working_directory=config.working_directory,
         ),
+        CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
     )
     dispatcher = Dispatcher(
         reactor,

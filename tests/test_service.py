@@ -206,7 +206,6 @@ class MakeRelayTests(ServiceCase):
             "allow_weak_key",
             "allow_plaintext",
             "drain_timeout",
-            "max_total_connections",
         }
         self.assertEqual({option.attribute for option in OPTIONS} - read, elsewhere)
         self.assertIn("read_api_key", read)

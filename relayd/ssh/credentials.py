@@ -6,7 +6,6 @@ With them, whoever orders a command needs no secret.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from fnmatch import fnmatchcase
 from msgspec import Struct
 
 from relayd.ssh.errors import CredentialUnusable, NoCredential
+from relayd.ssh.hostpattern import covers_host, read_network
 from relayd.ssh.target import Credential, Target
 
 #: The largest file that is read, in bytes; the longest RSA key has some 13,000.
@@ -28,9 +28,7 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
     """
     Which credential is for which hosts and users.
 
-    :ivar hosts: patterns of host names and addresses as in ssh_config(5), with ``*``, ``?``, and ``!`` for those that
-        are left out; networks such as ``10.1.0.0/16``, for hosts that are named by address; ``[PATTERN]:PORT`` for one
-        port only.
+    :ivar hosts: patterns, see `relayd.ssh.hostpattern.covers_host`.
     :ivar users: patterns of user names, likewise.
     :ivar key_file: private key.
     :ivar passphrase_file: what decrypts it, on the first line.
@@ -57,14 +55,7 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
 
     def covers(self, host: str, port: int, user: str) -> bool:
         """Whether this rule is for a login."""
-        name = host.lower()
-        found = False
-        for pattern in self.hosts:
-            if _covers_host(pattern.lower().removeprefix("!"), name, port):
-                if pattern.startswith("!"):
-                    return False
-                found = True
-        return found and _matches(self.users, user)
+        return covers_host(self.hosts, host, port) and _matches(self.users, user)
 
 
 class Hop(Struct, frozen=True):
@@ -213,7 +204,7 @@ def _check(rule: CredentialRule) -> None:
         if pattern.removeprefix("!").startswith("[") and not re.fullmatch(r"!?\[[^\[\]]+\]:\d{1,5}", pattern):
             raise ValueError(f"{pattern} is not of the form [host]:port")
         if "/" in pattern:
-            ipaddress.ip_network(pattern.removeprefix("!"))  # its ValueError names what is wrong, and holds no secret
+            read_network(pattern.removeprefix("!"))  # its ValueError names what is wrong, and holds no secret
     if not rule.has_credential and rule.via is None:
         raise ValueError("it has neither a key file nor a password file nor an agent nor jump hosts")
     if rule.passphrase_file and not rule.key_file:
@@ -222,19 +213,6 @@ def _check(rule: CredentialRule) -> None:
         raise ValueError("it has a certificate file without a key file or an agent")
     if rule.via is not None:
         parse_via(rule.via)
-
-
-def _covers_host(pattern: str, name: str, port: int) -> bool:
-    if "/" in pattern:
-        try:
-            return ipaddress.ip_address(name) in ipaddress.ip_network(pattern)
-        except ValueError:
-            return False  # a name, which nobody looks up here: what it leads to may change
-    if pattern.startswith("["):
-        pattern, _, wanted = pattern[1:].rpartition("]:")
-        if wanted != str(port):
-            return False
-    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

@@ -1,0 +1,56 @@
+"""
+Patterns of hosts, whatever spelling somebody chooses.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.ssh.hostpattern import covers_host
+
+
+class CoverTests(SynchronousTestCase):
+    """`covers_host`."""
+
+    def covered(self, patterns: tuple[str, ...], *names: str, port: int = 22) -> list[str]:
+        return [name for name in names if covers_host(patterns, name, port)]
+
+    def test_names(self) -> None:
+        names = ("db-1.internal", "DB-1.Internal.", "db-12.internal", "db-1.internal.example.com", "xdb-1.internal")
+        self.assertEqual(self.covered(("db-1.internal",), *names), [*names[:2]])
+        self.assertEqual(self.covered(("DB-?.internal",), *names), [*names[:2]])
+        self.assertEqual(self.covered(("db-*.internal",), *names), [*names[:3]])
+        self.assertEqual(self.covered(("*",), *names), [*names])
+        self.assertEqual(self.covered(("db+1.internal", "db.1"), "dbb1.internal", "dbx1"), [])
+
+    def test_exceptions_win_wherever_they_stand(self) -> None:
+        for patterns in (("*", "!db-9.*"), ("!DB-9.*", "*")):
+            self.assertEqual(self.covered(patterns, "db-9.x", "DB-9.X.", "db-8.x"), ["db-8.x"])
+        self.assertEqual(self.covered(("!db-9.*",), "db-8.x"), [])
+        self.assertEqual(self.covered(("*", "!db-9.internal"), "db-9.internal."), [])
+
+    def test_addresses_in_every_spelling(self) -> None:
+        names = ("10.1.2.3", "::ffff:10.1.2.3", "::FFFF:0a01:0203", "0x0a010203", "167838211", "10.66051")
+        others = ("10.2.0.1", "10.1.example.com", "ten.internal", "fd00::1")
+        for pattern in ("10.1.*", "10.1.0.0/16", "::ffff:10.1.0.0/112", "10.1.2.3", "10.1.2.?", "10.*.3"):
+            self.assertEqual(self.covered((pattern,), *names, *others), [*names], pattern)
+        self.assertEqual(self.covered(("*", "!10.1.2.3"), *names, *others), [*others])
+
+    def test_addresses_of_version_6(self) -> None:
+        names = ("fd00::1", "FD00:0:0::1", "fd01::1")
+        for pattern in ("fd00::/16", "fd00::1", "fd00:0::1", "FD00:*"):
+            self.assertEqual(self.covered((pattern,), *names), [*names[:2]], pattern)
+
+    def test_port(self) -> None:
+        self.assertEqual(self.covered(("[db]:22", "[10.0.0.0/8]:23"), "db", "10.1.2.3"), ["db"])
+        self.assertEqual(self.covered(("[db]:22", "[10.0.0.0/8]:23"), "db", "10.1.2.3", port=23), ["10.1.2.3"])
+
+    @given(st.text(alphabet="ab1.*?!/:[]", max_size=12), st.text(alphabet="ab1.:", max_size=12))
+    def test_anything(self, pattern: str, host: str) -> None:
+        found = covers_host((pattern,), host, 22)
+        if pattern.startswith("!"):
+            self.assertFalse(found)
+        if found:
+            self.assertFalse(covers_host(("*", f"!{pattern}"), host, 22))

@@ -336,7 +336,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.answer(0, False)
             elif self.running:
                 self.finish(0)
-            elif self.waiting:
+            elif self.waiting or self.dialling:
                 alarm = self.state.alarm()
                 self.time_passes(0.0 if alarm is None else max(0.0, alarm - self.now))
             else:

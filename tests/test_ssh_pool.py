@@ -171,6 +171,18 @@ class JobTests(PoolTestCase):
         self.successResultOf(closed)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_who_hears_of_the_end_of_a_lost_connection_may_ask_for_more(self) -> None:
+        more: list[Job] = []
+        session = Session(b"true", 100, lambda: None, lambda: more.append(self.submit()))
+        self.pool.submit(Job(A, session, self.errors.append))
+        connection = self.dialer.succeed()
+        self.confirm(connection)
+        connection.packetReceived(MSG_CHANNEL_REQUEST, numbers(0) + NS(b"exit-status") + b"\0" + numbers(0))
+        connection.packetReceived(MSG_CHANNEL_EOF, numbers(0))
+        self.packets(connection)
+        self.lose(connection)
+        self.assertEqual((len(more), self.opens(connection), self.dialer.targets()), (1, 0, [A]))
+
     def test_near(self) -> None:
         self.make(max_sessions=2)
         self.submit()

@@ -5,7 +5,6 @@ The SSH client against real servers in the configurations that people run, and a
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import sys
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
 
-from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN
+from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN, POLICIES, AlgorithmPolicy, PolicyName
 from relayd.ssh.errors import NoCommonAlgorithm
+from relayd.ssh.target import Credential, Target
 from tests.support.process import ChildProcess
-from tests.support.ssh import ServerTestCase
+from tests.support.ssh import DEADLINE, ServerTestCase
 from tests.support.sshd import OpenSSHServer, make_key
 
 HARDENED = (
@@ -97,11 +97,23 @@ class MatrixTests(ServerTestCase):
             done = await each
             self.assertEqual((done.stdout.total, done.stderr.text(), done.exit.status), (20_000_000, "err", 0))
 
+    async def test_keys_renewed_in_both_directions(self) -> None:
+        server = await self.start_server("RekeyLimit 1M")
+        client = self.make_client(max_output=1 << 16)
+        stdin = b"0123456789abcde\n" * 500_000
+        deadline = self.reactor.seconds() + DEADLINE
+        running = [client.run(self.target(server), b"cat; wc -c >&2", deadline, stdin=stdin) for _ in range(2)]
+        running += [client.run(self.target(server), b"wc -c; head -c 8000000 /dev/zero >&2", deadline, stdin=stdin)]
+        for each, streams in zip(running, ((8_000_000, 2), (8_000_000, 2), (8, 8_000_000)), strict=True):
+            done = await each
+            self.assertEqual((done.stdout.total, done.stderr.total, done.exit.status), (*streams, 0))
+
 
 class AuditTests(ServerTestCase):
-    """What ``ssh-audit`` says of what is offered by default."""
+    """What ``ssh-audit`` says of what is offered."""
 
-    async def test_nothing_fails(self) -> None:
+    async def failed(self, policy: PolicyName) -> set[str]:
+        """The algorithms of *policy* that the auditor rates as a failure."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -111,30 +123,35 @@ class AuditTests(ServerTestCase):
         audit.start([sys.executable, "-c", script, "-j", "-4", "-c", "-p", str(port)])
         ended = audit.when_ended()
         self.addCleanup(audit.terminate)
-        client = self.make_client()
+        client = self.make_client(algorithms=policy)
+        target = Target("127.0.0.1", port, "nobody", Credential(password="not used: the auditor takes no login"))
         while not lines:
-            target = self.target(self.unstarted(port))
             await self.run_command(client, target, "true").addErrback(lambda _failure: None)
             await deferLater(self.reactor, 0.1)
         await ended
         report = json.loads("\n".join(lines[next(at for at, line in enumerate(lines) if line.startswith("{")) :]))
-        offered = {entry["algorithm"] for kind in ("kex", "key", "enc", "mac") for entry in report[kind]}
-        self.assertLessEqual({name.decode() for name in (*MODERN.ciphers, *MODERN.macs)}, offered)
-        bad = {
-            entry["algorithm"]: entry["notes"]["fail"]
-            for kind in ("kex", "key", "enc", "mac")
-            for entry in report[kind]
-            if entry["notes"].get("fail")
-        }
-        self.assertEqual(bad, {})
+        entries = [entry for kind in ("kex", "key", "enc", "mac") for entry in report[kind]]
+        offered = {entry["algorithm"] for entry in entries}
+        self.assertLessEqual(_names(POLICIES[policy]), offered)
+        return {entry["algorithm"] for entry in entries if entry["notes"].get("fail")}
 
-    def unstarted(self, port: int) -> OpenSSHServer:
-        """Stands for the auditor, which takes no login."""
-        server = OpenSSHServer()
-        self.addCleanup(shutil.rmtree, server.directory)
-        server.port = port
-        server.password = "not used"
-        return server
+    async def test_nothing_fails(self) -> None:
+        self.assertEqual(await self.failed("modern"), set())
+
+    async def test_only_what_a_wider_policy_adds_fails(self) -> None:
+        sound = _names(MODERN)
+        compatible = await self.failed("compatible")
+        self.assertLessEqual(compatible, _names(COMPATIBLE) - sound)
+        self.assertNotIn("diffie-hellman-group14-sha256", compatible)
+        legacy = await self.failed("legacy")
+        self.assertLessEqual(legacy, _names(LEGACY) - sound)
+        # Whatever the auditor fails and the default policy's servers do not need is worth a line in the log.
+        self.assertLessEqual(legacy - compatible, {name.decode() for name in LEGACY.doubtful})
+
+
+def _names(policy: AlgorithmPolicy) -> set[str]:
+    parts = (policy.key_exchanges, policy.host_keys, policy.ciphers, policy.macs)
+    return {name.decode() for part in parts for name in part}
 
 
 class NewcomerTests(ServerTestCase):

@@ -364,15 +364,15 @@ class WriteTests(ConnectionTestCase):
     def test_as_the_server_takes_it(self) -> None:
         session = Session(b"cat", 10, lambda: None, lambda: None, stdin_open=True)
         self.connection.start(session)
-        self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 5, 3))
+        self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 500, 300))
         self.transport.take()
-        self.connection.write(session, b"abcdefg")
+        self.connection.write(session, b"a" * 300 + b"b" * 400)
         self.assertEqual(
             self.transport.take(),
-            [(MSG_CHANNEL_DATA, numbers(100) + NS(b"abc")), (MSG_CHANNEL_DATA, numbers(100) + NS(b"de"))],
+            [(MSG_CHANNEL_DATA, numbers(100) + NS(b"a" * 300)), (MSG_CHANNEL_DATA, numbers(100) + NS(b"b" * 200))],
         )
         self.connection.write(session, b"h")
-        self.assertEqual(self.connection.unsent(session), 3)
-        self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 100))
-        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_DATA, numbers(100) + NS(b"fgh"))])
+        self.assertEqual(self.connection.unsent(session), 201)
+        self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 1000))
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_DATA, numbers(100) + NS(b"b" * 200 + b"h"))])
         self.assertEqual(self.connection.unsent(session), 0)

@@ -40,6 +40,8 @@ OPEN_ADMINISTRATIVELY_PROHIBITED = 1
 OPEN_CONNECT_FAILED = 2
 EXTENDED_DATA_STDERR = 1
 
+#: The smallest limit for packets, in bytes, that is taken of a server which is to get data. Known ones take thousands.
+MIN_PACKET = 256
 #: Probes without an answer after which the peer counts as gone.
 MAX_MISSED_PROBES = 2
 #: Seconds after which the keys are renewed (RFC 4253, section 9).
@@ -250,12 +252,15 @@ class Connection(SSHService):
         _number, remote, window, max_packet = _UINT32_4.unpack_from(packet)
         channel.remote = remote
         channel.remote_window = window
-        channel.max_packet = min(max_packet, MAX_PACKET) or 1
+        channel.max_packet = min(max_packet, MAX_PACKET)
         remote_number = _UINT32.pack(remote)
         if channel.close_sent:  # given up while it was being opened
             self.transport.sendPacket(MSG_CHANNEL_CLOSE, remote_number)
             return
         user = channel.user
+        if max_packet < MIN_PACKET and (user.stdin or user.stdin_open):
+            # At a byte a packet, a megabyte would keep the relay busy for ten seconds.
+            raise Breach(f"a limit of {max_packet} bytes a packet")
         if isinstance(user, Session):
             self._executing[user] = None
         for request in user.opened():
@@ -308,6 +313,8 @@ class Connection(SSHService):
         channel = self._open_or_over(packet)
         if channel is not None and not channel.user.exec_answered(False):
             self.close(channel.user)
+            # Some servers leave it at that, and nothing else is to come of the channel.
+            channel.user.ended()
 
     def _data(self, packet: bytes) -> None:
         self._received(self._channel(packet), packet[8:], False)

@@ -67,6 +67,7 @@ class LoginTests(OpenSSHTestCase):
     async def test_signatures_of_one_kind(self) -> None:
         for kind, algorithm in (
             ("rsa", "rsa-sha2-512"),
+            ("rsa", "rsa-sha2-256"),
             ("ecdsa-384", "ecdsa-sha2-nistp384"),
             ("ecdsa-521", "ecdsa-sha2-nistp521"),
         ):

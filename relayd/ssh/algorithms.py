@@ -171,5 +171,6 @@ def signature_algorithms(key_type: bytes, accepted: bytes | None, policy: Algori
         names = (*sound[:1], *_OLD_HOST_KEYS) if policy.doubtful else sound[:1]
     else:
         taken = accepted.split(b",")
-        names = tuple(name for name in allowed if name in taken)[:1] or sound[:1]
+        # More than one: OpenSSH before 9.6 names what it knows, not what PubkeyAcceptedAlgorithms lets it take.
+        names = tuple(name for name in allowed if name in taken) or sound[:1]
     return tuple(map(certified, names)) if is_certified(key_type) else names

@@ -114,13 +114,14 @@ class LoginService(SSHService):
 
     def serviceStarted(self) -> None:
         accepted = self.transport.peerExtensions.get(b"server-sig-algs")
-        attempts = [
-            (identity, algorithm)
-            for identity in self._identities
-            for algorithm in signature_algorithms(identity.key_type, accepted, self.transport.policy)
-        ]
-        self._attempts = attempts[:MAX_KEYS]
-        if len(attempts) > MAX_KEYS:
+        first: list[tuple[Identity, bytes]] = []
+        others: list[tuple[Identity, bytes]] = []
+        for identity in self._identities:
+            best, *worse = signature_algorithms(identity.key_type, accepted, self.transport.policy)
+            first.append((identity, best))
+            others += [(identity, algorithm) for algorithm in worse]
+        self._attempts = [*first, *others][:MAX_KEYS]
+        if len(first) > MAX_KEYS:
             self._remarks += (
                 f"Of {len(self._identities)} keys, only the first {MAX_KEYS} are tried: servers hang up on more",
             )

@@ -18,10 +18,11 @@ from relayd.ssh.connection import (
     MSG_CHANNEL_OPEN_FAILURE,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
+    MSG_REQUEST_FAILURE,
     Breach,
 )
 from relayd.ssh.session import State
-from tests.support.ssh_connection import ConnectionTestCase, numbers, request
+from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request
 
 
 class BreachTests(ConnectionTestCase):
@@ -104,3 +105,36 @@ class BreachTests(ConnectionTestCase):
         session = self.running()
         self.breach(MSG_CHANNEL_FAILURE, numbers(0))
         self.assertFalse(session.exec_refused)
+
+
+class StuckTests(ConnectionTestCase):
+    """A server that answers probes, but not what is asked of it, keeps no place for ever."""
+
+    def probes(self, count: int) -> None:
+        for _ in range(count):
+            self.receive(MSG_REQUEST_FAILURE, b"")
+            self.clock.advance(INTERVAL)
+
+    def test_channels_that_it_does_not_open_or_close(self) -> None:
+        opening, running, busy = self.session(), self.session(), self.session()
+        for session in (opening, running, busy):
+            self.connection.start(session)
+        self.confirm(1)
+        self.confirm(2)
+        self.connection.close(opening)
+        self.connection.close(running)
+        self.probes(10)
+        self.assertFalse(self.transport.aborted)  # there is still one of use
+        self.receive(MSG_CHANNEL_CLOSE, numbers(2))
+        self.probes(1)
+        self.assertTrue(self.transport.aborted)
+        self.connection.serviceStopped()
+        self.assertEqual(self.owner.lost[0][1], "it did not close what was given up")
+
+    def test_they_get_some_time(self) -> None:
+        session = self.running()
+        self.connection.close(session)
+        self.probes(1)
+        self.assertFalse(self.transport.aborted)
+        self.probes(1)
+        self.assertTrue(self.transport.aborted)

@@ -80,10 +80,12 @@ class Channel:
     :ivar remote_window: bytes that the server takes now.
     :ivar outgoing: bytes that wait for that.
     :ivar finished: no more will follow them; the server is to be told when they are gone.
+    :ivar given_up: when we gave the channel up, in seconds of the clock.
     """
 
     __slots__ = (
-        "close_sent", "eof", "finished", "max_packet", "outgoing", "remote", "remote_window", "unread", "user", "window"
+        "close_sent", "eof", "finished", "given_up", "max_packet", "outgoing", "remote", "remote_window", "unread",
+        "user", "window",
     )  # fmt: skip
 
     def __init__(self, user: ChannelUser) -> None:
@@ -96,6 +98,7 @@ class Channel:
         self.outgoing = bytearray()
         self.finished = False
         self.close_sent = False
+        self.given_up = 0.0
         self.eof = False
 
     def refill(self) -> int:

@@ -168,6 +168,7 @@ class Connection(SSHService):
         channel = self._find(user)
         if channel is not None and not channel.close_sent:
             channel.close_sent = True
+            channel.given_up = self.clock.seconds()
             if channel.remote >= 0:
                 self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(channel.remote))
 
@@ -420,9 +421,22 @@ class Connection(SSHService):
             self._lost_reason = "it did not answer any more"
             self.transport.abort()
             return
+        if self._is_stuck():
+            self._lost_reason = "it did not close what was given up"
+            self.transport.abort()
+            return
         if self.clock.seconds() >= self._rekey_at:
             self._rekey_at += REKEY_AFTER
             self.transport.renew_keys()
         # Every server answers a global request, be it to say that it does not know it.
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
         self._schedule_probe()
+
+    def _is_stuck(self) -> bool:
+        """
+        Whether nothing is left here but channels that the server neither opens nor closes: they would take up their
+        places for as long as it answers probes.
+        """
+        latest = self.clock.seconds() - MAX_MISSED_PROBES * self._keepalive_interval
+        channels = self._channels.values()
+        return bool(channels) and all(channel.close_sent and channel.given_up <= latest for channel in channels)

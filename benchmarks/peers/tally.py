@@ -27,7 +27,7 @@ class Tally:
 
     def done(self, began: float) -> None:
         """One succeeded, which began at this time of ``time.perf_counter``."""
-        self._latencies.append(time.perf_counter() - began)
+        self._latencies.append(round(time.perf_counter() - began, 6))
 
     def failed(self, error: BaseException) -> None:
         """One failed."""

@@ -52,7 +52,7 @@ class _Driver(LineOnlyReceiver):
             tally = await self._work(request["count"], request["concurrency"])
             more = watch.stop() if watch is not None else {}
             answer = tally.report(**more)
-        print(json.dumps(answer), flush=True)
+        self.sendLine(json.dumps(answer).encode())
 
     async def _work(self, count: int, concurrency: int) -> Tally:
         tally = Tally()
@@ -113,7 +113,7 @@ def serve(make: Callable[[Any], Coroutine[Any, Any, One]]) -> None:
     async def main(reactor: Any) -> None:
         driver = _Driver(reactor, await make(reactor))
         StandardIO(driver, reactor=reactor)
-        print(json.dumps({"ready": True}), flush=True)
+        driver.sendLine(b'{"ready": true}')
         await driver.ended
 
     react(lambda reactor: Deferred.fromCoroutine(main(reactor)))

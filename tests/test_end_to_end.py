@@ -5,7 +5,10 @@ The whole of it: ``twistd relayd --dialect auto``, npm's socket.io and ws as mai
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
@@ -15,10 +18,11 @@ from twisted.trial.unittest import TestCase
 
 from tests.support.node import NodeServer
 from tests.support.relays import Relayd
+from tests.support.ssh import end_marked_sleeps, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer
 
 
-class EndToEnd(TestCase):
+class EndToEndCase(TestCase):
     """Every test has a main server, an SSH server and a relay of its own."""
 
     timeout = 90
@@ -54,6 +58,10 @@ class EndToEnd(TestCase):
 
     def socketio_result(self, command_id: str, timeout: float = 40) -> Deferred[dict[str, Any]]:
         return self.server.wait_for(lambda line: line.get("result") == command_id, timeout)
+
+
+class EndToEnd(EndToEndCase):
+    """The specification."""
 
     async def test_socketio(self) -> None:
         await self.begin("socketio_server.js")
@@ -127,3 +135,88 @@ class EndToEnd(TestCase):
 
     async def test_64_at_a_time_where_two_are_allowed(self) -> None:
         await self.many_at_a_time("MaxSessions 2")
+
+
+class RequestsEndToEnd(EndToEndCase):
+    """What a main server may ask for beyond the specification."""
+
+    async def test_stream(self) -> None:
+        await self.begin("socketio_server.js")
+        self.order("c1", "echo one; sleep 1; printf '\\303'; sleep 1; printf '\\244\\n'", stream=True)
+        await self.server.wait_for(lambda line: line.get("output") == "c1")
+        self.assertNotIn("result", str(self.server.lines))
+        result = await self.socketio_result("c1")
+        self.assertEqual((result["stdout"], result["more"]), ("one\nä", {}))
+        pieces = [line for line in self.server.lines if line.get("output") == "c1"]
+        self.assertEqual([(piece["offset"], piece["data"]) for piece in pieces], [(0, "one\n"), (4, "ä\n")])
+
+    async def test_stream_on_plain_websockets(self) -> None:
+        await self.begin("ws_server.js")
+        self.order("c1", "echo one; echo two >&2", stream=True)
+        await self.server.wait_for(lambda line: line.get("event") == "command_result", 40)
+        pieces = [line["data"] for line in self.server.lines if line.get("event") == "command_output"]
+        self.assertEqual(
+            sorted((piece["stream"], piece["offset"], piece["data"]) for piece in pieces),
+            [("stderr", 0, "two\n"), ("stdout", 0, "one\n")],
+        )
+
+    async def test_timeout(self) -> None:
+        """It is gone from the host, children and all, and the result says what is known of that."""
+        await self.begin("socketio_server.js")
+        mark, sleep = marked_sleep()
+        self.addCleanup(end_marked_sleeps)
+        self.order("c1", f"echo so far; ({sleep}) & {sleep}", timeout=3000, extended=True)
+        result = await self.socketio_result("c1")
+        self.assertEqual((result["stdout"], result["exitCode"]), ("so far", 1))
+        self.assertEqual(result["more"]["error"]["code"], "timeout")
+        self.assertIn(result["more"]["killed"], ("confirmed", "unconfirmed"))
+        self.assertIn("The command timed out after 3 s", result["stderr"])
+        while processes(mark):
+            await deferLater(reactor, 0.1)
+
+    async def test_cancel(self) -> None:
+        await self.begin("socketio_server.js")
+        mark, sleep = marked_sleep()
+        self.addCleanup(end_marked_sleeps)
+        self.order("c1", sleep)
+        while not processes(mark):
+            await deferLater(reactor, 0.05)
+        self.server.send({"op": "emit", "name": "cancel_command", "data": {"commandId": "c1"}})
+        result = await self.socketio_result("c1")
+        self.assertIn("was cancelled while it ran", result["stderr"])
+        while processes(mark):
+            await deferLater(reactor, 0.1)
+
+    async def test_no_secret_and_a_jump_host(self) -> None:
+        """Both are the site's: the order names the host and the user."""
+        jump = OpenSSHServer()
+        await jump.start()
+        self.addCleanup(jump.stop)
+        folder = Path(tempfile.mkdtemp(prefix="relayd-test-site-"))
+        self.addCleanup(shutil.rmtree, folder)
+        for server, name in ((jump, "jump"), (host := OpenSSHServer(), "host")):
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_text(server.key)
+        await host.start()
+        self.addCleanup(host.stop)
+        (folder / "relayd.toml").write_text(
+            f"""
+            [[credentials]]
+            hosts = ["[{jump.host}]:{jump.port}"]
+            key-file = "jump"
+
+            [[credentials]]
+            hosts = ["127.0.0.0/8"]
+            users = ["{host.user}"]
+            key-file = "host"
+            via = "{jump.host}:{jump.port}"
+            """
+        )
+        await self.begin("socketio_server.js", "--config", str(folder / "relayd.toml"))
+        self.order("c1", "echo ok", port=host.port, privateKey=None)
+        result = await self.socketio_result("c1")
+        self.assertEqual((result["stdout"], result["stderr"]), ("ok", ""))
+        self.assertEqual((jump.connection_count(), host.connection_count()), (1, 1))
+        self.order("c2", "true", port=host.port, privateKey=None, username="somebody")
+        result = await self.socketio_result("c2")
+        self.assertIn("no credentials of its own for somebody@127.0.0.1", result["stderr"])

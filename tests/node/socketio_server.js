@@ -35,10 +35,11 @@ proxies.on("connection", (socket) => {
   current = socket;
   say({ connected: socket.handshake.query.proxyId });
   socket.on("command_result", (data) => {
-    const { stdout, stderr, exitCode } = data.result;
-    say({ result: data.commandId, stdout: stdout.length > 5000 ? stdout.slice(0, 100) + stdout.slice(-100) : stdout, length: stdout.length, stderr, exitCode, cut: (stdout.match(/\[relayd: [^\]]*\]/) || [null])[0] });
+    const { stdout, stderr, exitCode, ...more } = data.result;
+    say({ result: data.commandId, stdout: stdout.length > 5000 ? stdout.slice(0, 100) + stdout.slice(-100) : stdout, length: stdout.length, stderr, exitCode, cut: (stdout.match(/\[relayd: [^\]]*\]/) || [null])[0], more });
     socket.emit("command_result_received", { success: true });
   });
+  socket.on("command_output", (data) => say({ output: data.commandId, ...data }));
   socket.on("disconnect", (reason) => {
     say({ disconnected: reason });
     if (current === socket) current = null;

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from relayd.ssh.client import SSHClient
-from relayd.ssh.errors import LoginRefused
+from relayd.ssh.errors import LoginRefused, RunTimeout
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
 from tests.support.script import ScriptServer
-from tests.support.ssh import ServerTestCase, key_pair
+from tests.support.ssh import ServerTestCase, key_pair, marked_sleep, processes
+from tests.support.sshd import OpenSSHServer
 
 SCRIPTS = Path(__file__).parent / "support"
 USER = 'Jörg O\'Brien@дом "$HOME"'
@@ -99,25 +100,37 @@ class LibraryTests(ServersTestCase):
 class DropbearTests(ServersTestCase):
     """The small server of routers and appliances."""
 
+    async def start_dropbear(self, kind: str = "ed25519") -> tuple[OpenSSHServer, int]:
+        """A new dropbear; gives the sshd whose account it lets in, and its port."""
+        account = await self.start_server()
+        key = self.directory / kind
+        subprocess.run(["dropbearkey", "-t", kind, "-f", str(key)], check=True, capture_output=True, timeout=60)
+        lines: list[str] = []
+        dropbear = ChildProcess(partial(_note, lines))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        pid_file = self.directory / f"{kind}.pid"
+        dropbear.start(["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(pid_file)])
+        self.addCleanup(dropbear.terminate)
+        await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
+        return account, port
+
     async def test_dropbear(self) -> None:
-        account = await self.start_server()  # for its account
-        folder = Path(self.mktemp())
-        folder.mkdir()
         for kind in ("ed25519", "rsa"):
-            key = folder / kind
-            subprocess.run(["dropbearkey", "-t", kind, "-f", str(key)], check=True, capture_output=True, timeout=60)
-            lines: list[str] = []
-            dropbear = ChildProcess(partial(_note, lines))
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            dropbear.start(
-                ["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(folder / "pid")]
-            )
-            self.addCleanup(dropbear.terminate)
-            await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
+            account, port = await self.start_dropbear(kind)
             await self.check(self.target(account, port=port, password=account.password))
             await self.check_refused(self.make_client(), self.target(account, port=port, password="wrong"))
+
+    async def test_command_that_runs_out_of_time(self) -> None:
+        """dropbear passes no signals on: the command's processes are found from another connection."""
+        account, port = await self.start_dropbear()
+        client, target = self.make_client(), self.target(account, port=port, password=account.password)
+        mark, sleep = marked_sleep()
+        running = self.run_command(client, target, f"({sleep}) & {sleep}", 3)
+        await self.until(lambda: processes(mark), "it runs")
+        self.assertIsInstance((await running).error, RunTimeout)
+        await self.until(lambda: not processes(mark), "it is gone")
 
 
 def _note(lines: list[str], _descriptor: int, line: str) -> None:

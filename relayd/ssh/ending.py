@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool import Job, Pool
-from relayd.ssh.processes import SCRIPT, SHELL, hit, parse_listing
+from relayd.ssh.processes import SCRIPT, SHELL, Leader, parse_listing
 from relayd.ssh.session import Session, State
 
 #: What is known of a command's processes: none is left; they were signalled; the host offers no way to look.
@@ -67,7 +67,7 @@ class Ending:
         self._listings = 0
         self._expected: list[Session] = []
         # The command's processes, once they are found
-        self._group: int | None = None
+        self._leader: Leader | None = None
         self._look_after = FIRST_LOOK
         self._look_call: IDelayedCall | None = None
         self._calls: list[IDelayedCall] = []
@@ -97,7 +97,7 @@ class Ending:
 
     def channel_ended(self) -> None:
         """The command's channel is closed, or gone with its connection."""
-        if self._group is None and (self._asked or self._shell is None or self._shell.state is not State.RUNNING):
+        if self._leader is None and (self._asked or self._shell is None or self._shell.state is not State.RUNNING):
             # What it left behind, if anything, cannot be told any more.
             self._stop()
 
@@ -105,7 +105,7 @@ class Ending:
 
     def _ask(self) -> None:
         """The server is to pass on that the command shall end, as nobody else could so far."""
-        if self._group is None:
+        if self._leader is None:
             self._signal("TERM")
 
     def _signal(self, name: str) -> None:
@@ -147,22 +147,22 @@ class Ending:
             return
         commands = self._commands()
         self._listings += 1
-        group = None
+        leader = None
         # A command that began or ended while the host listed its processes could be taken for another one.
         if (
             commands == self._expected
             and self._session in commands
             and all(session.state is State.RUNNING for session in commands)
         ):
-            group = listing.find(
+            leader = listing.find(
                 self._session.command,
                 commands.index(self._session),
                 [session.command for session in commands],
                 None if shell_job.connection is connection else connection.transport.local_port(),
             )
-        if group is not None:
-            self._group = group
-            self._write(hit("TERM", group))
+        if leader is not None:
+            self._leader = leader
+            self._write(leader.hit("TERM"))
         elif self._listings < MAX_LISTINGS:
             self._expected = commands
             self._write(b"leaders\n")
@@ -182,8 +182,8 @@ class Ending:
 
     def _look(self) -> None:
         self._look_call = None
-        if self._group is not None:
-            self._write(hit("0", self._group))
+        if self._leader is not None:
+            self._write(self._leader.hit("0"))
 
     def _write(self, line: bytes) -> None:
         if self._shell_job is not None and self._shell is not None and self._shell_job.connection is not None:
@@ -196,9 +196,9 @@ class Ending:
         """There is no shell to look with, or none any more."""
         if self._over:
             return
-        if self._group is None:
+        if self._leader is None:
             self.killed = "unsupported"
-        self._group = None
+        self._leader = None
         self._signal("TERM")
         if self._session.state is State.ENDED:
             self._stop()
@@ -206,10 +206,10 @@ class Ending:
     # By force
 
     def _kill(self) -> None:
-        if self._group is None:
+        if self._leader is None:
             self._signal("KILL")
         else:
-            self._write(hit("KILL", self._group))
+            self._write(self._leader.hit("KILL"))
 
     def _leave(self) -> None:
         if self._session.state is not State.ENDED:

@@ -1,9 +1,9 @@
 """
 Which processes of a host belong to a command: asked of a POSIX shell there, and told apart here.
 
-SSH does not tell a client the number of the process that it started.  But each command is the leader of a session of
-its own (OpenSSH and dropbear call ``setsid``), a child of the server's process for its connection, with the
-connection's addresses in its environment.  No I/O here.
+SSH does not tell a client the number of the process that it started.  But each command is a child of the server's
+process for its connection, with the connection's addresses in its environment.  OpenSSH makes it the leader of a session
+of its own; with dropbear it is in the session of the server's process.  No I/O here.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from msgspec import Struct
 #: The command to give to a host, whatever the user's shell: from there on, a POSIX shell reads our lines.
 SHELL = b"exec /bin/sh"
 
-#: Defines ``leaders`` and ``hit SIGNAL SESSION``. Only what every Linux has: the shell itself, /proc, tr, sed.
+#: Defines ``leaders`` and ``hit SIGNAL SESSION SKIP``. Only what every Linux has: a shell, /proc, grep, tr, sed.
 #: proc(5): after the command name, which may hold anything, "state ppid pgrp session … starttime" (the 20th of these).
 SCRIPT = rb"""
 leaders() {
-echo "me $$ $PPID $SSH_CONNECTION"
-for d in /proc/[0-9]*; do
+echo "me $$ $PPID"
+for d in $(grep -l SSH_CONNECTION= /proc/[0-9]*/environ); do
+d=${d%/environ} p=${d#/proc/} p=${p%/environ}
 IFS= read -r s < $d/stat || continue
-p=${d#/proc/}
 set -- ${s##*) }
-[ "$p" = "$4" ] && [ -O $d ] || continue
+[ "$p" = "$4" ] || [ "$2" = "$4" ] || continue
 c=$(tr '\0\n' '\n ' < $d/environ | sed -n 's/^SSH_CONNECTION=//p')
-[ "$c" ] || continue
-echo "leader $p $2 ${20} $1 [$c] $(tr '\0\n' '\001 ' < $d/cmdline)"
+echo "leader $p $2 $4 ${20} $1 [$c] $(tr '\0\n' '\001 ' < $d/cmdline)"
 done
 echo end
 } 2>/dev/null
 hit() {
-kill -s $1 -- -$2
-k=$1 l=$2 n=0
+[ $3 != 0 ] || kill -s $1 -- -$2
+k=$1 l=$2 m=$3 n=0
 for f in /proc/[0-9]*/stat; do
 IFS= read -r s < $f || continue
 set -- ${s##*) }
 [ "$4" = $l ] || continue
-case $1 in Z|X) continue;; esac
+p=${f#/proc/} p=${p%/stat}
+case $1$p in Z*|X*|?$m) continue;; esac
 n=$((n+1))
-[ "$3" = $l ] || { p=${f#/proc/}; kill -s $k ${p%/stat}; }
+[ $m = 0 ] && [ $3 = $l ] || kill -s $k $p
 done
 echo left $n
 } 2>/dev/null
@@ -48,26 +48,18 @@ leaders
 """
 
 
-def hit(signal: str, session: int) -> bytes:
-    """
-    The line that sends a signal to all of a session.
-
-    :param signal: without ``SIG``; ``0`` only looks.
-    :return: what the shell answers with ``left N``: how many processes there were.
-    """
-    return b"hit %s %d\n" % (signal.encode("ascii"), session)
-
-
 class Leader(Struct, frozen=True):
     """
-    The process that a command began with; its number is that of its session and process group too.
+    The process that a command began with.
 
+    :ivar session: number of its session (POSIX), by which its children are known too.
     :ivar start: clock ticks from the host's start to the process's.
     :ivar client_port: of the SSH connection that it came by.
     """
 
     pid: int
     parent: int
+    session: int
     start: int
     client_port: int
     argv: tuple[bytes, ...]
@@ -79,6 +71,17 @@ class Leader(Struct, frozen=True):
     def runs(self, command: bytes) -> bool:
         """Whether a shell runs *command* here."""
         return self.argv[1:] == (b"-c", command.replace(b"\n", b" "))
+
+    def hit(self, signal: str) -> bytes:
+        """
+        The line that sends a signal to all processes of the command; what leads their session is the server's own
+        process where it is not the command.
+
+        :param signal: without ``SIG``; ``0`` only looks.
+        :return: what the shell answers with ``left N``: how many processes there were.
+        """
+        skip = 0 if self.pid == self.session else self.session
+        return b"hit %s %d %d\n" % (signal.encode("ascii"), self.session, skip)
 
 
 class Listing(Struct, frozen=True):
@@ -92,9 +95,9 @@ class Listing(Struct, frozen=True):
     parent: int
     leaders: tuple[Leader, ...]
 
-    def find(self, command: bytes, place: int, commands: Sequence[bytes], client_port: int | None) -> int | None:
+    def find(self, command: bytes, place: int, commands: Sequence[bytes], client_port: int | None) -> Leader | None:
         """
-        The session of one command.
+        The process of one command.
 
         :param command: as it was sent.
         :param place: its place among *commands*.
@@ -113,10 +116,10 @@ class Listing(Struct, frozen=True):
             key=lambda leader: (leader.start, leader.pid),
         )
         if len(here) == len(commands) and all(map(Leader.may_run, here, commands)):
-            return here[place].pid
+            return here[place]
         running = [leader for leader in here if leader.runs(command)]
         if len(running) == 1 and commands.count(command) == 1:
-            return running[0].pid
+            return running[0]
         return None
 
 
@@ -136,12 +139,15 @@ def parse_listing(lines: Sequence[bytes]) -> Listing | None:
             elif line.startswith(b"leader "):
                 numbers, _, rest = line.partition(b" [")
                 connection, _, arguments = rest.partition(b"] ")
-                _, pid, parent, start, state = numbers.split()
+                _, pid, parent, session, start, state = numbers.split()
                 if state not in (b"Z", b"X"):
                     # SSH_CONNECTION: the client's address and port, the server's address and port
                     port = int(connection.split()[1])
                     argv = tuple(arguments.rstrip(b"\1").split(b"\1"))
-                    found.append(Leader(int(pid), int(parent), int(start), port, argv))
+                    found.append(Leader(int(pid), int(parent), int(session), int(start), port, argv))
     except (ValueError, IndexError):
         return None
-    return None if own is None else Listing(*own, tuple(found))
+    # The children of these are listed as well.
+    begun = {leader.pid for leader in found}
+    tops = tuple(leader for leader in found if leader.parent not in begun)
+    return None if own is None else Listing(*own, tops)

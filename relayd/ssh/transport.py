@@ -380,6 +380,7 @@ class ClientTransport(SSHClientTransport):
                 )
             ),
         ).digest()
+        self.ourKexInitPayload = self.otherKexInitPayload = b""  # up to some KB, of no more use
         error = self._check_host(agreed, exchange_hash)
         if error is not None:
             self.failed(error)
@@ -465,6 +466,7 @@ class ClientTransport(SSHClientTransport):
         requested, self._requested = self._requested, None
         if requested is None or getNS(packet)[0] != requested.name:
             raise BadExchange("the start of a service that was not asked for")
+        del self.instance  # Conch's: it would keep the login, which is over soon, as long as the connection
         self.setService(requested)
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:

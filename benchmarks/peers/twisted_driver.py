@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
+from twisted.logger import globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
 
 from benchmarks.peers.tally import Tally
@@ -111,6 +112,8 @@ def serve(make: Callable[[Any], Coroutine[Any, Any, One]]) -> None:
     """
 
     async def main(reactor: Any) -> None:
+        # Without an observer Twisted would keep every event for one that comes later.
+        globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
         driver = _Driver(reactor, await make(reactor))
         StandardIO(driver, reactor=reactor)
         driver.sendLine(b'{"ready": true}')

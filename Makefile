@@ -1,7 +1,7 @@
 # make demo   the main job for real: a main server, an SSH server and a relay on loopback
 # make test   all tests, against real peers too
 # make lint   ruff and mypy
-# make bench  the benchmarks beside the Node.js example and an asyncio relay
+# make bench  the benchmarks beside other relays and other SSH clients
 # make clean  all that these made, here
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/ssh.py
 
 clean:
 	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules

@@ -6,10 +6,10 @@ commands at once on 8 hosts.  ``python benchmarks/ssh.py --help`` tells the opti
 The last line is JSON.
 
 Driver: each client is a process of its own (benchmarks/peers/ssh_*), given the path of a JSON file with ``user``,
-``key``, ``known_hosts``, ``targets``, ``command`` and ``keepalive``.  It writes ``{"ready": true}``, and then answers
-each line of its standard input with one line: ``{"do": "work", "count", "concurrency"}`` by `Tally.report` of
-benchmarks/peers/tally.py, ``{"do": "settle"}`` (collect garbage) by ``{}``.  Its first work for a target opens the
-connection.  Its CPU time and memory are read from outside.
+``key``, ``known_hosts``, ``targets``, ``command``, ``keepalive`` and ``sessions`` (that a connection may have).  It
+writes ``{"ready": true}``, and then answers each line of its standard input with one line: ``{"do": "work", "count",
+"concurrency"}`` by `Tally.report` of benchmarks/peers/tally.py, ``{"do": "settle"}`` (collect garbage) by ``{}``.  Its
+first work for a target opens the connection.  Its CPU time and memory are read from outside.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ PEERS = {
 }
 #: Those that hold many connections in one process, with a keepalive of their own.
 HOLDERS = ("relayd", "asyncssh", "ssh2")
-CONCURRENCIES = (1, 8, 64)
+#: Sessions on one connection that sshd allows by default, and so many that no client is refused one.
+DEFAULT_SESSIONS, MANY_SESSIONS = 10, 100
+#: Commands at a time, and the sessions that the server allows.
+LOADS = ((1, DEFAULT_SESSIONS), (8, DEFAULT_SESSIONS), (64, DEFAULT_SESSIONS), (32, MANY_SESSIONS))
 #: Commands to open and warm up a connection with, before anything is measured.
 WARM_UP = 50
 QUEUE_HOSTS = 8
@@ -188,11 +191,19 @@ class Hosts(OpenSSHServer):
         return [*super()._configuration(), *more]
 
 
-async def start_hosts(stack: AsyncExitStack, count: int, *, each: int = 1, config_lines: Sequence[str] = ()) -> Path:
+async def start_hosts(
+    stack: AsyncExitStack,
+    count: int,
+    *,
+    each: int = 1,
+    sessions: int = DEFAULT_SESSIONS,
+    config_lines: Sequence[str] = (),
+) -> Path:
     """
     Start servers that are *count* hosts; *stack* ends them.
 
     :param each: how many hosts one server is.
+    :param sessions: how many they allow on one connection.
     :return: the path of the setup for drivers.
     """
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relayd-bench-")))
@@ -201,7 +212,7 @@ async def start_hosts(stack: AsyncExitStack, count: int, *, each: int = 1, confi
     key, authorized = "", ""
     addresses = [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(count)]
     for start in range(0, count, each):
-        server = Hosts(addresses[start : start + each], config_lines)
+        server = Hosts(addresses[start : start + each], [f"MaxSessions {sessions}", *config_lines])
         stack.push_async_callback(awaiting(server.stop))
         if not key:
             key, authorized = server.key, (server.directory / "authorized_keys").read_text().strip()
@@ -219,6 +230,7 @@ async def start_hosts(stack: AsyncExitStack, count: int, *, each: int = 1, confi
         "targets": targets,
         "command": COMMAND,
         "keepalive": KEEPALIVE,
+        "sessions": sessions,
     }
     (directory / "setup.json").write_text(json.dumps(setup))
     return directory / "setup.json"
@@ -261,21 +273,27 @@ class Bench:
         print(json.dumps({name: section.summary() for name, section in self.sections.items()}))
 
     async def _commands(self, stack: AsyncExitStack) -> None:
-        """Short commands on one host, as its sshd is by default."""
-        setup = await start_hosts(stack, 1)
+        """Short commands on one host."""
+        setups = {
+            sessions: await start_hosts(stack, 1, sessions=sessions) for sessions in (DEFAULT_SESSIONS, MANY_SESSIONS)
+        }
         clients = self._clients(PEERS)
-        for concurrency in CONCURRENCIES:
-            self._section(f"commands-{concurrency}", f"{concurrency} at a time, one host", COMMANDS_SHOWN, clients)
+        sections = {}
+        for concurrency, sessions in LOADS:
+            note = "" if sessions == DEFAULT_SESSIONS else f", MaxSessions {sessions}"
+            sections[concurrency] = self._section(
+                f"commands-{concurrency}", f"{concurrency} at a time, one host{note}", COMMANDS_SHOWN, clients
+            )
         for number in range(self._options.rounds):
-            for concurrency in CONCURRENCIES:
+            for concurrency, sessions in LOADS:
                 for name in clients:
-                    section = self.sections[f"commands-{concurrency}"]
-                    async with self._driver(number, section, name, setup) as driver:
+                    section = sections[concurrency]
+                    async with self._driver(number, section, name, setups[sessions]) as driver:
                         await driver.work(1, 1)
                         await driver.work(max(WARM_UP, 2 * concurrency), concurrency)
                         count = max(self._options.commands // (4 if concurrency == 1 else 1), concurrency)
                         report = await driver.work(count, concurrency)
-                    self._note(section, name, report, self._rates(count, report))
+                    self._note(section, name, report, self._rates(report))
 
     async def _connections(self, stack: AsyncExitStack) -> None:
         """Many hosts, a connection to each."""
@@ -304,7 +322,7 @@ class Bench:
                 figures = {
                     "seconds": report["seconds"],
                     "failures": report["failures"],
-                    "open_cpu": report["cpu"] * 1000 / count,
+                    "open_cpu": report["cpu"] * 1000 / opened,
                     "memory": grown / opened,
                     "idle_cpu": idle * 1000 / opened / (options.hold / 60),
                 }
@@ -321,7 +339,7 @@ class Bench:
                 await driver.work(QUEUE_HOSTS, QUEUE_HOSTS)
                 report = await driver.work(count, count, watch=True)
             more = {"seconds": report["seconds"], "growth": report["growth_mb"], "stall": report["stall"] * 1000}
-            self._note(section, "relayd", report, self._rates(count, report) | more)
+            self._note(section, "relayd", report, self._rates(report) | more)
 
     def _clients(self, known: Iterable[str]) -> list[str]:
         return [name for name in known if name in self._options.peers]
@@ -347,12 +365,12 @@ class Bench:
             self.reasons.setdefault((section.title, name), Counter()).update(report["reasons"])
 
     @staticmethod
-    def _rates(count: int, report: dict[str, Any]) -> dict[str, float | None]:
+    def _rates(report: dict[str, Any]) -> dict[str, float | None]:
         latencies = [seconds * 1000 for seconds in report["latencies"]]
         return {
             "rate": len(latencies) / report["seconds"],
             "failures": report["failures"],
-            "cpu": report["cpu"] * 1000 / count,
+            "cpu": report["cpu"] * 1000 / len(latencies) if latencies else None,
             "median": median(latencies) if latencies else None,
             "p95": quantiles(latencies, n=20)[-1] if len(latencies) > 1 else None,
         }

@@ -27,6 +27,7 @@ async def make(reactor: Any) -> One:
         known_hosts=setup["known_hosts"],
         host_keys="strict",
         keepalive_interval=setup["keepalive"],
+        max_sessions=setup["sessions"],
         idle_timeout=3600.0,
         connect_timeout=60.0,
     )

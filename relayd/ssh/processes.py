@@ -2,7 +2,7 @@
 Which processes of a host belong to a command: asked of a POSIX shell there, and told apart here.
 
 SSH does not tell a client the number of the process that it started.  But each command is a child of the server's
-process for its connection, with the connection's addresses in its environment.  OpenSSH makes it the leader of a session
+process for its connection, with that one's addresses in its environment.  OpenSSH makes it the leader of a session
 of its own; with dropbear it is in the session of the server's process.  No I/O here.
 """
 

@@ -36,6 +36,7 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.pool import Job, Pool
+from relayd.ssh.pool_members import MAX_FORWARDS
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.refusals import FIRST_REST
 from relayd.ssh.session import Session, State
@@ -198,6 +199,7 @@ class JobTests(PoolTestCase):
         self.confirm(connection)
         waiting = self.submit(command="waiting")
         look = self.submit(command="look", near=connection)
+        self.assertIs(look.channel.state, State.WAITING)
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.clock.advance(1)
         self.assertEqual((look.channel.state, waiting.channel.state), (State.OPENING, State.WAITING))
@@ -250,6 +252,37 @@ class JobTests(PoolTestCase):
         self.assertIsInstance(error, SessionRefused)
         self.assertIn("open failed", str(error))
         self.assertEqual(self.disconnected(connection), "it opens no sessions")
+
+    def test_all_sessions_refused_says_nothing_of_ways_to_other_hosts(self) -> None:
+        self.make(max_connections=1)
+        ways = [self.pool.forward(JUMP, "far", 22) for _ in range(MAX_FORWARDS + 1)]
+        self.submit(JUMP)
+        connection = self.dialer.succeed()
+        # A connection's channels are numbered in the order in which they are asked for: the session's was the first.
+        self.refuse(connection, 0)
+        number = MAX_FORWARDS + 1
+        while not self.errors:
+            self.clock.advance(1)
+            self.refuse(connection, number)
+            number += 1
+        self.assertNoResult(ways[-1])
+        self.assertEqual(self.disconnected(connection), "")
+
+    def test_failures_that_follow_each_other_at_once(self) -> None:
+        left = 2000  # more than Python's stack bears
+
+        async def fail(target: Target, owner: DialOwner) -> Connection:
+            raise Unreachable(host=target.host, port=22, reason="?")
+
+        def failed(error: SSHError) -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                self.pool.submit(Job(A, self.job().channel, failed))
+
+        self.dialer.dial = fail  # type: ignore[method-assign]
+        self.pool.submit(Job(A, self.job().channel, failed))
+        self.assertEqual(left, 0)
 
     def test_who_is_told_of_a_failure_may_ask_for_more(self) -> None:
         self.pool.submit(Job(FAR, self.job().channel, lambda error: self.pool.submit(self.job(FAR))))

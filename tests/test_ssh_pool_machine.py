@@ -126,6 +126,8 @@ class PoolMachine(RuleBasedStateMachine):
         if self.state.start_on(member, self.now):
             assert member not in self.closing
             self.opening[work] = member
+            limit = self.state.limits().get(str(member.lane.host), self.max_sessions)
+            assert self.load(member) == member.active <= limit
         else:
             self.waiting[work] = member.target
             self.state.add(member.target, work, first=True)

@@ -145,6 +145,17 @@ class CeilingTests(PlacesTestCase):
         self.lose(first)
         self.assertEqual(self.dialled(), [self.hosts[3]])
 
+    def test_who_waited_and_left_needs_no_room(self) -> None:
+        first = self.connect(self.hosts[0], "long")
+        second = self.connect(self.hosts[1], "long")
+        self.add(self.hosts[2], "new")
+        self.add(self.hosts[3], "new")
+        self.state.remove(self.hosts[3], "new")
+        self.close(first)
+        self.assertEqual(self.evicted, [first])
+        self.close(second)
+        self.assertEqual(self.evicted, [])
+
 
 class AgeTests(PlacesTestCase):
     """Connections that are old."""
@@ -238,6 +249,20 @@ class RefusalTests(PlacesTestCase):
         self.assertEqual(self.state.limits(), {"host:22": 9})  # not 5: five more had only just ended
         self.pass_time(COOL_DOWN)
         self.assertEqual(len(self.starts), 4)
+
+    def test_what_one_connection_taught_is_not_taught_again_by_another(self) -> None:
+        self.make(max_sessions=10, max_connections=2)
+        first = self.connect(A, *range(10))
+        self.add(A, *range(10, 20))
+        (second,) = self.dials
+        self.open(second)
+        for _ in range(5):
+            self.state.session_refused(first, self.now)
+        self.assertEqual(self.state.limits(), {"host:22": 5})
+        for _ in range(2):
+            self.state.session_closed(second, self.now)
+        self.state.session_refused(second, self.now)  # 7 are left there, so this is no news
+        self.assertEqual(self.state.limits(), {"host:22": 5})
 
     def test_long_after_the_last_end_it_is(self) -> None:
         self.make(max_sessions=10, max_connections=1)

@@ -50,6 +50,12 @@ class ForwardTests(PlacesTestCase):
         self.plan()
         self.assertEqual(self.evicted, [member])
 
+    def test_taken(self) -> None:
+        self.add(JUMP, "x", "y", forward=True)
+        self.add(JUMP, "command")
+        self.assertEqual(self.state.take_waiting(JUMP, sessions_only=True), ["command"])
+        self.assertEqual(self.state.take_waiting(JUMP), ["x", "y"])
+
     def test_removed(self) -> None:
         self.add(JUMP, "x", forward=True)
         self.assertTrue(self.state.remove(JUMP, "x"))
@@ -184,7 +190,7 @@ class WayTests(PlacesTestCase):
         self.add(JUMP, "to far 999", forward=True)
         far, jump = members[0]
         self.assertEqual(self.evicted, [far])
-        self.plan()
+        self.add(JUMP, "something else")
         self.assertEqual(self.evicted, [])  # one is enough
         self.lose(far)
         self.state.forward_ended(jump, self.now)
@@ -192,3 +198,22 @@ class WayTests(PlacesTestCase):
         self.assertEqual(self.starts, [(jump, "to far 999")])
         self.open(waiting)
         self.assertEqual([work for _, work in self.starts], ["work"])
+
+    def test_one_that_becomes_idle_gives_its_channel_to_another_host(self) -> None:
+        self.make(max_connections=1, max_total=10_000)
+        far, _jump = self.connect_far(self.far(0))
+        self.add(self.far(0), "long")
+        self.add(JUMP, *range(MAX_FORWARDS - 1), forward=True)
+        self.add(self.far(1), "work")
+        self.add(JUMP, "to far 1", forward=True)
+        self.assertEqual(self.evicted, [])
+        self.close(far)
+        self.assertEqual(self.evicted, [far])
+
+    def test_nothing_goes_where_another_connection_can_be_had(self) -> None:
+        self.make(max_connections=2, max_total=10_000)
+        self.connect_far(self.far(0))
+        self.add(JUMP, *range(MAX_FORWARDS - 1), forward=True)
+        self.add(self.far(1), "work")
+        self.add(JUMP, "to far 1", forward=True)
+        self.assertEqual((self.evicted, self.dialled()), ([], [JUMP]))

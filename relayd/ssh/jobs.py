@@ -69,7 +69,6 @@ class Forwarding:
 
     def _ended(self) -> None:
         if self._forward is not None:
-            self._pool.withdraw(self._job)
             self._failed(forward_error(self._forward, self._via, 0, f"no answer within {OPEN_TIMEOUT:g} s"))
 
     def _failed(self, error: SSHError) -> None:

@@ -185,9 +185,6 @@ class Places(Generic[Work]):
             before = hop.places
             hop.expected += change
             self.total += hop.places - before
-            if hop.promised and hop in hop.host.queue:
-                hop.host.urgent.setdefault(hop)
-                self._due[hop.host] = None
             self.tidy(hop)
 
     def handshake_ended(self, member: Member[Work]) -> None:

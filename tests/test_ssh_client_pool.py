@@ -180,6 +180,50 @@ class SharingTests(ServerTestCase):
         self.assertEqual(completed.stdout.text(), "ok")
 
 
+class CeilingTests(ServerTestCase):
+    """Connections in all, and their age."""
+
+    async def test_more_hosts_than_connections(self) -> None:
+        servers = [await self.start_server() for _ in range(4)]
+        client = self.make_client(max_total_connections=2)
+        running = [
+            self.run_command(client, self.target(server), f"echo {number}")
+            for number in range(10)
+            for server in servers
+        ]
+        most = 0
+        while not all(each.called for each in running):
+            counts = client.counts()
+            most = max(most, counts.connections + counts.dialling)
+            await self.sleep(0.005)
+        self.assertEqual(
+            [(await each).stdout.text() for each in running], [str(number) for number in range(10) for _ in servers]
+        )
+        self.assertEqual(most, 2)
+        await self.until(lambda: sum(server.connection_count() for server in servers) <= 2, "the servers saw it")
+
+    async def test_a_host_behind_another_takes_two(self) -> None:
+        jumps = [await self.start_server() for _ in range(2)]
+        host = await self.start_server()
+        client = self.make_client(max_total_connections=2)
+        ways = [self.target(host, via=self.target(jump)) for jump in jumps]
+        running = [self.run_command(client, way, "echo ok") for way in [*ways, *map(self.target, jumps), *ways]]
+        self.assertEqual([(await each).stdout.text() for each in running], ["ok"] * 6)
+
+    async def test_an_old_connection_is_replaced(self) -> None:
+        server = await self.start_server()
+        client = self.make_client(max_connection_age=0.5)
+        marker, command = marked_sleep()
+        long = self.run_command(client, self.target(server), command)
+        await self.until(lambda: processes(marker), "it runs")
+        await self.sleep(0.6)
+        await self.run_command(client, self.target(server), "true")
+        self.assertEqual(client.counts().connections, 2)
+        long.cancel()
+        self.assertEqual((await long).error.code, "cancelled")
+        await self.until(lambda: client.counts().connections == 1, "the old one is closed")
+
+
 class CloseTests(ServerTestCase):
     """The end of a client leaves nothing behind, at whatever point it comes."""
 

@@ -1,0 +1,121 @@
+"""
+A pool of the SSH client whose connections are in memory, and are opened when a test says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.conch.ssh.common import NS
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.ssh.connection import (
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_OPEN_FAILURE,
+    Connection,
+)
+from relayd.ssh.dial import Dialer, DialOwner
+from relayd.ssh.errors import (
+    LoginRefused,
+    SSHError,
+)
+from relayd.ssh.pool import Job, Pool
+from relayd.ssh.session import Session
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh.target import Target
+from relayd.ssh.transport import ClientTransport
+from tests.support.ssh import PacketRecorder
+from tests.support.ssh_connection import numbers
+from tests.support.ssh_pool import A
+
+
+class Transport(PacketRecorder):
+    """Below a pooled connection."""
+
+    def most_sessions(self) -> int | None:
+        return None
+
+
+class StandInDialer:
+    """Dials when the test says so, and through jump hosts as the real one does."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.dialled: list[tuple[Target, Deferred[None]]] = []
+        self.connections: list[Connection] = []
+
+    async def dial(self, target: Target, owner: DialOwner) -> Connection:
+        if target.via is not None:
+            await owner.forward(target.via, target.host, target.port)
+        let: Deferred[None] = Deferred()
+        self.dialled.append((target, let))
+        await let
+        connection = Connection(self.clock, owner, 1e9)
+        connection.transport = cast(ClientTransport, Transport())
+        connection.serviceStarted()
+        self.connections.append(connection)
+        return connection
+
+    def targets(self) -> list[Target]:
+        """Whom it waits to reach."""
+        return [target for target, _ in self.dialled]
+
+    def succeed(self) -> Connection:
+        """The oldest attempt succeeds."""
+        self.dialled.pop(0)[1].callback(None)
+        return self.connections[-1]
+
+    def fail(self, error: SSHError) -> None:
+        """The oldest attempt fails."""
+        self.dialled.pop(0)[1].errback(error)
+
+
+def refusal(target: Target) -> LoginRefused:
+    return LoginRefused(host=target.host, port=22, username=target.username, tried="password", offered="publickey")
+
+
+class PoolTestCase(SynchronousTestCase):
+    """A pool whose connections are in memory."""
+
+    def setUp(self) -> None:
+        self.make()
+
+    def make(self, **settings: Any) -> None:
+        self.clock = Clock()
+        self.dialer = StandInDialer(self.clock)
+        self.settings = SSHSettings(known_hosts="", **settings)
+        self.pool = Pool(self.clock, cast(Dialer, self.dialer), self.settings)
+        self.errors: list[SSHError] = []
+        self.ended: list[str] = []
+
+    def job(self, target: Target = A, command: str = "true") -> Job:
+        session = Session(command.encode(), 100, lambda: None, lambda: self.ended.append(command))
+        return Job(target, session, self.errors.append)
+
+    def submit(self, target: Target = A, command: str = "true", near: Connection | None = None) -> Job:
+        job = self.job(target, command)
+        self.pool.submit(job, near)
+        return job
+
+    def packets(self, connection: Connection) -> list[tuple[int, bytes]]:
+        return cast(Transport, connection.transport).take()
+
+    def opens(self, connection: Connection) -> int:
+        """How many channels were asked for since the last look."""
+        return sum(message == MSG_CHANNEL_OPEN for message, _ in self.packets(connection))
+
+    def confirm(self, connection: Connection, number: int = 0) -> None:
+        connection.packetReceived(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(number, 100 + number, 2**21, 32768))
+
+    def refuse(self, connection: Connection, number: int = 0, code: int = 4, reason: bytes = b"no") -> None:
+        connection.packetReceived(MSG_CHANNEL_OPEN_FAILURE, numbers(number, code) + NS(reason) + NS(b""))
+
+    def lose(self, connection: Connection) -> None:
+        connection.serviceStopped()
+
+    def disconnected(self, connection: Connection) -> str:
+        """Why the pool had it disconnected, if it did."""
+        return cast(Transport, connection.transport).disconnected

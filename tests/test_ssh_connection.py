@@ -10,9 +10,8 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW
-from relayd.ssh.connection import (
-    CLOSE_LINGER,
-    MAX_MISSED_PROBES,
+from relayd.ssh.connection import CLOSE_LINGER, MAX_MISSED_PROBES, Breach
+from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -26,7 +25,6 @@ from relayd.ssh.connection import (
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_GLOBAL_REQUEST,
     MSG_REQUEST_FAILURE,
-    Breach,
 )
 from relayd.ssh.pool_members import COOL_DOWN
 from relayd.ssh.session import Session, State

@@ -8,7 +8,8 @@ import struct
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.connection import (
+from relayd.ssh.connection import Breach
+from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -19,7 +20,6 @@ from relayd.ssh.connection import (
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_REQUEST_FAILURE,
-    Breach,
 )
 from relayd.ssh.session import State
 from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request

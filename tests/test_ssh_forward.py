@@ -14,7 +14,9 @@ from twisted.internet.testing import AccumulatingProtocol
 from zope.interface.verify import verifyObject
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW
-from relayd.ssh.connection import (
+from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
+from relayd.ssh.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_OPEN,
@@ -23,8 +25,6 @@ from relayd.ssh.connection import (
     MSG_CHANNEL_WINDOW_ADJUST,
     OPEN_CONNECT_FAILED,
 )
-from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
-from relayd.ssh.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.session import State
 from tests.support.ssh import ServerTestCase
 from tests.support.ssh_connection import ConnectionTestCase, numbers

@@ -9,7 +9,8 @@ import time
 from twisted.conch.ssh.common import MP, NS, getMP
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.kex import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY, Agreed, BadExchange, GroupExchange, modp_prime
+from relayd.ssh.kex import Agreed, BadExchange, GroupExchange, modp_prime
+from relayd.ssh.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
 
 
 class GroupExchangeTests(SynchronousTestCase):

@@ -17,16 +17,14 @@ from relayd.ssh.agent import AgentError
 from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
 from relayd.ssh.identities import Identity, own_identities
 from relayd.ssh.keys import parse_private_key
-from relayd.ssh.login import (
-    MAX_KEYS,
-    MAX_PROMPTS,
+from relayd.ssh.login import MAX_KEYS, MAX_PROMPTS, LoginService
+from relayd.ssh.numbers import (
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_INFO_RESPONSE,
     MSG_USERAUTH_METHOD,
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
-    LoginService,
 )
 from relayd.ssh.transport import ClientTransport
 from tests.support.ssh import LogTestCase, PacketRecorder, blob_of, key_pair, shown

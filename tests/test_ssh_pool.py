@@ -6,12 +6,7 @@ from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.connection import (
-    MSG_CHANNEL_CLOSE,
-    MSG_CHANNEL_EOF,
-    MSG_CHANNEL_REQUEST,
-    Connection,
-)
+from relayd.ssh.connection import Connection
 from relayd.ssh.dial import DialOwner
 from relayd.ssh.errors import (
     NotRun,
@@ -20,6 +15,7 @@ from relayd.ssh.errors import (
     TooManyHops,
     Unreachable,
 )
+from relayd.ssh.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
 from relayd.ssh.pool import Job
 from relayd.ssh.pool_members import MAX_FORWARDS
 from relayd.ssh.session import Session, State

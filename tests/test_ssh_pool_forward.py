@@ -6,10 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from relayd.ssh.connection import (
-    MSG_CHANNEL_CLOSE,
-    Connection,
-)
+from relayd.ssh.connection import Connection
 from relayd.ssh.errors import (
     ConnectionDropped,
     ConnectionLost,
@@ -20,6 +17,7 @@ from relayd.ssh.errors import (
     NotRun,
 )
 from relayd.ssh.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.numbers import MSG_CHANNEL_CLOSE
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.refusals import FIRST_REST
 from relayd.ssh.session import State

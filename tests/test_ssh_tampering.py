@@ -7,12 +7,12 @@ from __future__ import annotations
 from twisted.conch.ssh.common import NS
 
 from relayd.ssh.errors import KeyExchangeFailed, OutcomeUnknown, ProtocolBroken, SSHError
+from relayd.ssh.numbers import MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
 from tests.support.evil import plain_packet
 from tests.support.middle import Middle, MiddleServer
 from tests.support.ssh import ServerTestCase
 from tests.support.sshd import OpenSSHServer
 
-MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS = 2, 20, 21
 #: Ciphers under which CVE-2023-48795 worked: nothing but the number of a packet tells that one before it is missing.
 EXPOSED = (
     ("Ciphers chacha20-poly1305@openssh.com",),

@@ -28,12 +28,12 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.hostkeys import KnownHosts, fingerprint
 from relayd.ssh.kex import modp_prime
+from relayd.ssh.numbers import MSG_SERVICE_ACCEPT, MSG_SERVICE_REQUEST
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.ssh.transport import ClientTransport
 from tests.support.ssh import LogTestCase, blob_of, key_pair, pump
 from tests.support.sshd import make_key
 
-MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT = 5, 6
 SERVICE = b"ssh-userauth"
 
 

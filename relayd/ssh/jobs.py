@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.channel import ChannelUser
-from relayd.ssh.connection import OPEN_ADMINISTRATIVELY_PROHIBITED, Connection
+from relayd.ssh.connection import Connection
 from relayd.ssh.errors import ConnectionLost, ForwardFailed, ForwardProhibited, SSHError
 from relayd.ssh.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.numbers import OPEN_ADMINISTRATIVELY_PROHIBITED
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.target import Target
 

@@ -23,6 +23,14 @@ from cryptography.utils import CryptographyDeprecationWarning
 from msgspec import Struct
 from twisted.conch.ssh.common import MP, NS, getMP, getNS
 
+from relayd.ssh.numbers import (
+    MSG_KEX_DH_GEX_INIT,
+    MSG_KEX_DH_GEX_REPLY,
+    MSG_KEX_DH_GEX_REQUEST,
+    MSG_KEX_INIT,
+    MSG_KEX_REPLY,
+)
+
 try:
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 except ImportError:  # before cryptography 47
@@ -31,11 +39,6 @@ except ImportError:  # before cryptography 47
 # Servers that have nothing newer will be there for years, and a warning about each of them helps nobody.
 warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", CryptographyDeprecationWarning)
 
-MSG_KEX_INIT = 30  # KEXDH_INIT, KEX_ECDH_INIT, KEX_HYBRID_INIT
-MSG_KEX_REPLY = 31  # and KEX_DH_GEX_GROUP
-MSG_KEX_DH_GEX_INIT = 32
-MSG_KEX_DH_GEX_REPLY = 33
-MSG_KEX_DH_GEX_REQUEST = 34
 
 #: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
 _MODP_OFFSETS = {2048: 124476, 4096: 240904}

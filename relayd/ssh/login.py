@@ -21,16 +21,17 @@ from relayd.ssh.agent import AgentError
 from relayd.ssh.algorithms import signature_algorithms, uncertified
 from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
 from relayd.ssh.identities import Identity
+from relayd.ssh.numbers import (
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_INFO_RESPONSE,
+    MSG_USERAUTH_METHOD,
+    MSG_USERAUTH_REQUEST,
+    MSG_USERAUTH_SUCCESS,
+)
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
 
-MSG_USERAUTH_REQUEST = 50
-MSG_USERAUTH_FAILURE = 51
-MSG_USERAUTH_SUCCESS = 52
-MSG_USERAUTH_BANNER = 53
 #: The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
-MSG_USERAUTH_METHOD = 60
-MSG_USERAUTH_INFO_RESPONSE = 61
 
 #: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
 MAX_PROMPTS = 8

@@ -10,12 +10,10 @@ each packet takes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from twisted.conch.ssh.common import NS, getNS
-from twisted.conch.ssh.keys import BadKeyError, Key
 from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import DISCONNECT_BY_APPLICATION, SSHClientTransport
 from twisted.internet.defer import Deferred
@@ -23,8 +21,8 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.ssh.algorithms import AlgorithmPolicy, key_type_of, prefer_known, uncertified
-from relayd.ssh.certificates import BadCertificate, certified_key
+from relayd.ssh.agreement import BadProof, KeySchedule, check_proof, exchange_hash
+from relayd.ssh.algorithms import AlgorithmPolicy, prefer_known
 from relayd.ssh.ciphers import BadPacket, Opener, Plain, Sealer, packet_cipher
 from relayd.ssh.errors import (
     ConnectionDropped,
@@ -35,27 +33,28 @@ from relayd.ssh.errors import (
     ProtocolBroken,
     SSHError,
 )
-from relayd.ssh.hostkeys import HostKeyVerifier, key_type
+from relayd.ssh.greeting import NoVersion, find_version
+from relayd.ssh.hostkeys import HostKeyVerifier
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
+from relayd.ssh.numbers import (
+    FIRST_KEX_METHOD,
+    FIRST_SERVICE_MESSAGE,
+    LAST_KEX_METHOD,
+    MSG_DEBUG,
+    MSG_DISCONNECT,
+    MSG_EXT_INFO,
+    MSG_IGNORE,
+    MSG_KEXINIT,
+    MSG_NEWKEYS,
+    MSG_SERVICE_ACCEPT,
+    MSG_SERVICE_REQUEST,
+    MSG_UNIMPLEMENTED,
+)
 from relayd.ssh.text import printable
-
-MSG_DISCONNECT = 1
-MSG_IGNORE = 2
-MSG_UNIMPLEMENTED = 3
-MSG_DEBUG = 4
-MSG_SERVICE_REQUEST = 5
-MSG_SERVICE_ACCEPT = 6
-MSG_EXT_INFO = 7
-MSG_KEXINIT = 20
-MSG_NEWKEYS = 21
-FIRST_KEX_METHOD, LAST_KEX_METHOD = 30, 49
-FIRST_SERVICE_MESSAGE = 50
 
 #: Bytes shown of what a server says: lists of algorithms are long.
 MAX_SHOWN = 300
-#: What a server may send before its version, in bytes: some show a notice.
-MAX_PREAMBLE = 8192
 #: Bytes in one direction after which the keys are renewed (RFC 4253, section 9).
 REKEY_BYTES = 1 << 30
 #: What a server may make us do for nothing, as a sum of prices, between two calls of `ClientTransport.forgive`.
@@ -197,8 +196,17 @@ class ClientTransport(SSHClientTransport):
             data = self._rest + data
             self._rest = b""
         try:
-            start = 0 if self.gotVersion else self._read_version(data)
+            start = 0
+            if not self.gotVersion:
+                found = find_version(data)
+                if found is None:
+                    self._rest = data
+                    return
+                self.otherVersionString, start = found
+                self.gotVersion = True
             self._read_packets(data, start)
+        except NoVersion as error:
+            self.failed(NotSSH(host=self.host, port=self.port, reason=str(error)))
         except BadPacket as error:
             self.failed(self._broken(f"it sent a packet with a {error}"))
         except BadExchange as error:
@@ -209,32 +217,6 @@ class ClientTransport(SSHClientTransport):
                 "{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=type(error).__name__
             )
             self.failed(self._broken("it sent a packet that makes no sense"))
-
-    # Version (RFC 4253, section 4.2)
-
-    def _read_version(self, data: bytes) -> int:
-        """Find the server's version; other lines may come before it. Returns where it ends, or where to wait."""
-        start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            line = data[start:end].rstrip(b"\r")
-            start = end + 1
-            if not line.startswith(b"SSH-"):
-                continue
-            version, _, software = line[4:].partition(b"-")
-            if version not in (b"2.0", b"1.99") or not software:
-                self.failed(self._not_ssh(f"its version is {printable(line[:60], MAX_SHOWN)}"))
-                return len(data)
-            self.otherVersionString = line
-            self.gotVersion = True
-            return start
-        if len(data) > MAX_PREAMBLE:
-            shown = printable(data[:60].partition(b"\n")[0].rstrip(), MAX_SHOWN)
-            self.failed(self._not_ssh(f"it sent {len(data)} bytes without a version, beginning with “{shown}”"))
-            return len(data)
-        if data.startswith(b"HTTP/"):
-            self.failed(self._not_ssh("it is a web server"))
-        self._rest = data
-        return len(data)
 
     # Receiving
 
@@ -366,45 +348,27 @@ class ClientTransport(SSHClientTransport):
             self.sendPacket(*outcome)
 
     def _agreed(self, hash_name: str, agreed: Agreed) -> None:
-        exchange_hash = hashlib.new(
-            hash_name,
-            b"".join(
-                (
-                    NS(self.ourVersionString),
-                    NS(self.otherVersionString),
-                    NS(self.ourKexInitPayload),
-                    NS(self.otherKexInitPayload),
-                    NS(agreed.host_key),
-                    agreed.transcript,
-                    agreed.secret,
-                )
-            ),
-        ).digest()
+        greetings = (
+            self.ourVersionString, self.otherVersionString, self.ourKexInitPayload, self.otherKexInitPayload
+        )  # fmt: skip
+        digest = exchange_hash(hash_name, greetings, agreed)
         self.ourKexInitPayload = self.otherKexInitPayload = b""  # up to some KB, of no more use
-        error = self._check_host(agreed, exchange_hash)
+        error = self._check_host(agreed, digest)
         if error is not None:
             self.failed(error)
             return
         self._host_key = agreed.host_key
         if self.sessionID is None:
-            self.sessionID = exchange_hash
-        self._use_keys(hash_name, agreed.secret, exchange_hash)
+            self.sessionID = digest
+        self._use_keys(KeySchedule(hash_name, agreed.secret, digest, self.sessionID))
 
-    def _check_host(self, agreed: Agreed, exchange_hash: bytes) -> SSHError | None:
+    def _check_host(self, agreed: Agreed, digest: bytes) -> SSHError | None:
         """The host must show the key that we know, and prove that it has it."""
         assert self.negotiated is not None
-        algorithm = self.negotiated.host_key
-        if key_type(agreed.host_key) != key_type_of(algorithm):
-            return self._exchange_failed("its host key is of another type than agreed")
-        if getNS(agreed.signature)[0] != uncertified(algorithm):
-            return self._exchange_failed("its signature is of another type than agreed")
         try:
-            key = certified_key(agreed.host_key)  # whether a certificate is good for anything is seen below
-            proved = Key.fromString(key, type="BLOB").verify(agreed.signature, exchange_hash)
-        except (BadCertificate, BadKeyError, ValueError):
-            return self._exchange_failed("its host key cannot be read")
-        if not proved:
-            return self._exchange_failed("the signature of its host key is wrong")
+            check_proof(agreed, self.negotiated.host_key, digest)
+        except BadProof as reason:
+            return self._exchange_failed(str(reason))
         if self._secured:
             if agreed.host_key != self._host_key:
                 return self._exchange_failed("its host key changed while it was connected")
@@ -415,27 +379,13 @@ class ClientTransport(SSHClientTransport):
             return error
         return None
 
-    def _use_keys(self, hash_name: str, secret: bytes, exchange_hash: bytes) -> None:
-        """New keys for both directions (RFC 4253, section 7.2); each is used from its own NEWKEYS on."""
-        assert self.negotiated is not None and self.sessionID is not None
-        session_id = self.sessionID
+    def _use_keys(self, keys: KeySchedule) -> None:
+        """New keys for both directions; each is used from its own NEWKEYS on."""
         algorithms = self.negotiated
-
-        def derive(letter: bytes, size: int) -> bytes:
-            known = hashlib.new(hash_name, secret + exchange_hash + letter + session_id).digest()
-            while len(known) < size:
-                known += hashlib.new(hash_name, secret + exchange_hash + known).digest()
-            return known[:size]
-
-        def out(use: str, size: int) -> bytes:
-            return derive({"iv": b"A", "key": b"C", "mac": b"E"}[use], size)
-
-        def inward(use: str, size: int) -> bytes:
-            return derive({"iv": b"B", "key": b"D", "mac": b"F"}[use], size)
-
-        self._next_opener = packet_cipher(algorithms.cipher_in, algorithms.mac_in, inward)
+        assert algorithms is not None
+        self._next_opener = packet_cipher(algorithms.cipher_in, algorithms.mac_in, keys.inward)
         self.sendPacket(MSG_NEWKEYS, b"")
-        self._sealer = packet_cipher(algorithms.cipher_out, algorithms.mac_out, out)
+        self._sealer = packet_cipher(algorithms.cipher_out, algorithms.mac_out, keys.out)
         self._bytes_out = 0
         if self._strict:
             self.outgoingPacketSequence = 0
@@ -501,9 +451,6 @@ class ClientTransport(SSHClientTransport):
     def _broken(self, reason: str) -> SSHError:
         kind = ProtocolBroken if self._secured else KeyExchangeFailed
         return kind(host=self.host, port=self.port, reason=reason)
-
-    def _not_ssh(self, reason: str) -> NotSSH:
-        return NotSSH(host=self.host, port=self.port, reason=reason)
 
 
 def _allowed_in_exchange(message: int) -> bool:

@@ -11,17 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.connection import (
-    MSG_CHANNEL_OPEN,
-    MSG_CHANNEL_OPEN_CONFIRMATION,
-    MSG_CHANNEL_OPEN_FAILURE,
-    Connection,
-)
+from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer, DialOwner
 from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
 )
+from relayd.ssh.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.session import Session
 from relayd.ssh.settings import SSHSettings

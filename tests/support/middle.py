@@ -11,7 +11,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-MSG_NEWKEYS = 21
+from relayd.ssh.numbers import MSG_NEWKEYS
 
 
 class Middle(Protocol):

@@ -114,6 +114,20 @@ class EndingTests(ServerTestCase):
         completed = await self.end(f"{sleep} & wait", mark, client=client, target=self.target(server))
         self.assertEqual(completed.killed, "unconfirmed")
 
+    async def test_ends_by_itself_before_anything_was_done(self) -> None:
+        """Then it ended as it would have a moment earlier."""
+        self.be_patient()
+        server = await self.start_server("MaxSessions 1")
+        client, target = self.make_client(max_connections=1), self.target(server)
+        mark, sleep = marked_sleep()
+        await self.run_command(client, target, "true")
+        deadline = self.reactor.seconds() + 1.0
+        running = client.run(target, f"{sleep} & echo begun; sleep 3; kill $!; exit 3".encode(), deadline)
+        await self.until(lambda: processes(mark), "it runs")
+        completed = await running
+        self.assertEqual((completed.error, completed.exit.status, completed.killed), (None, 3, None))
+        self.assertGreater(self.reactor.seconds(), deadline)
+
     async def test_host_without_a_shell(self) -> None:
         """Nothing but the command itself is run there."""
         mark, sleep = marked_sleep()

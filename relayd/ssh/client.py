@@ -159,17 +159,15 @@ class _Execution:
     def _ended(self) -> None:
         if self._session.exec_refused:
             self._fire(ExecRefused(host=self._target.host, port=self._target.port, username=self._target.username))
-        elif self._ending is not None:
-            self._ending.channel_ended()
+        elif self._ending is not None and self._ending.channel_ended():
+            pass  # it tells when all of it has ended
         elif not self._session.exit.known:
             self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
         else:
             self._fire(self._completed(None))
 
     def _failed(self, error: SSHError) -> None:
-        if self._ending is not None:
-            self._ending.channel_ended()
-        else:
+        if self._ending is None or not self._ending.channel_ended():
             self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
 
     # Ending it early

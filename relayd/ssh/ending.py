@@ -95,17 +95,23 @@ class Ending:
         else:
             self._pool.submit(self._shell_job, near=self._job.connection)
 
-    def channel_ended(self) -> None:
-        """The command's channel is closed, or gone with its connection."""
-        if self._leader is None and (self._asked or self._shell is None or self._shell.state is not State.RUNNING):
+    def channel_ended(self) -> bool:
+        """
+        The command's channel is closed, or gone with its connection.
+
+        :return: whether that is our doing; if not, there is nothing more to be done, or known.
+        """
+        ours = self._asked or self._leader is not None
+        if self._leader is None:
             # What it left behind, if anything, cannot be told any more.
-            self._stop()
+            self._stop(settled=ours)
+        return ours
 
     # Through the server
 
     def _ask(self) -> None:
         """The server is to pass on that the command shall end, as nobody else could so far."""
-        if self._leader is None:
+        if self._leader is None and not self._asked:
             self._signal("TERM")
 
     def _signal(self, name: str) -> None:
@@ -143,7 +149,7 @@ class Ending:
         if listing is None:
             self._no_shell()
             return
-        if connection is None or shell_job is None or self._asked:
+        if connection is None or shell_job is None or self._leader is not None:
             return
         commands = self._commands()
         self._listings += 1
@@ -216,7 +222,7 @@ class Ending:
             self._log.warn("{target!r}: a command that was to end may still run", target=self._job.target)
         self._stop()
 
-    def _stop(self) -> None:
+    def _stop(self, *, settled: bool = True) -> None:
         if self._over:
             return
         self._over = True
@@ -226,4 +232,5 @@ class Ending:
         self._pool.withdraw(self._job)
         if self._shell_job is not None:
             self._pool.withdraw(self._shell_job)
-        self._on_settled()
+        if settled:
+            self._on_settled()

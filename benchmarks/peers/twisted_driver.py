@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
-from twisted.logger import globalLogBeginner
+from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols.basic import LineOnlyReceiver
 
 from benchmarks.peers.tally import Tally
@@ -108,12 +109,16 @@ def serve(make: Callable[[Any], Coroutine[Any, Any, One]]) -> None:
     """
     Serve requests until standard input ends.
 
+    The log is written as twistd writes it, only to nowhere; with ``quiet`` on the command line nobody observes it.
+
     :param make: given the reactor, prepares what does one piece of work.
     """
+    nowhere = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    log = [] if "quiet" in sys.argv else [textFileLogObserver(nowhere)]
 
     async def main(reactor: Any) -> None:
-        # Without an observer Twisted would keep every event for one that comes later.
-        globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
+        # Left undone, Twisted would keep every event for an observer that comes later.
+        globalLogBeginner.beginLoggingTo(log, redirectStandardIO=False)
         driver = _Driver(reactor, await make(reactor))
         StandardIO(driver, reactor=reactor)
         driver.sendLine(b'{"ready": true}')

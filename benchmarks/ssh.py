@@ -66,6 +66,7 @@ QUEUED_SHOWN = (
     Shown("failures", "failed", "{:,.0f}", add=True),
     Shown("cpu", "client's CPU ms/command", "{:.3f}"),
     Shown("growth", "growth at its largest, MB", "{:.1f}"),
+    Shown("handing", "ms to queue them all", "{:.1f}"),
     Shown("stall", "longest stall of the reactor, ms", "{:.1f}"),
 )
 
@@ -172,7 +173,12 @@ class Bench:
             async with self._driver(number, section, "relayd", setup) as driver:
                 await driver.work(QUEUE_HOSTS, QUEUE_HOSTS)
                 report = await driver.work(count, count, watch=True)
-            more = {"seconds": report["seconds"], "growth": report["growth_mb"], "stall": report["stall"] * 1000}
+            more = {
+                "seconds": report["seconds"],
+                "growth": report["growth_mb"],
+                "handing": report["handing"] * 1000,
+                "stall": report["stall"] * 1000,
+            }
             self._note(section, "relayd", report, self._rates(report) | more)
 
     def _clients(self, known: Iterable[str]) -> list[str]:

@@ -51,12 +51,12 @@ class _Driver(LineOnlyReceiver):
             gc.collect()
         else:
             watch = _StallWatch(self._reactor) if request.get("watch") else None
-            tally = await self._work(request["count"], request["concurrency"])
+            tally = await self._work(request["count"], request["concurrency"], watch)
             more = watch.stop() if watch is not None else {}
             answer = tally.report(**more)
         self.sendLine(json.dumps(answer).encode())
 
-    async def _work(self, count: int, concurrency: int) -> Tally:
+    async def _work(self, count: int, concurrency: int, watch: _StallWatch | None) -> Tally:
         tally = Tally()
         numbers = iter(range(count))
 
@@ -70,20 +70,27 @@ class _Driver(LineOnlyReceiver):
                 else:
                     tally.done(began)
 
-        await gatherResults([Deferred.fromCoroutine(worker()) for _ in range(concurrency)])
+        working = [Deferred.fromCoroutine(worker()) for _ in range(concurrency)]
+        if watch is not None:
+            watch.begin()
+        await gatherResults(working)
         return tally
 
 
 class _StallWatch:
-    """Measures the longest time, in seconds, for which the reactor did nothing else."""
+    """Measures the longest time, in seconds, for which the reactor did nothing else, and how much the process grows."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._longest = 0.0
+        self._made = time.perf_counter()
         Path("/proc/self/clear_refs").write_text("5")  # the peak from now on (proc(5))
         self._before = _peak_kilobytes()
-        self._last = time.perf_counter()
-        self._call = reactor.callLater(LOOK_EVERY, self._look)
+
+    def begin(self) -> None:
+        """All work was handed over, by a loop of this driver's."""
+        self._last = self._handed = time.perf_counter()
+        self._call = self._reactor.callLater(LOOK_EVERY, self._look)
 
     def _look(self) -> None:
         now = time.perf_counter()
@@ -92,10 +99,14 @@ class _StallWatch:
         self._call = self._reactor.callLater(LOOK_EVERY, self._look)
 
     def stop(self) -> dict[str, float]:
-        """The stall, and by how many MB the process grew at its largest."""
+        """The stall, seconds until all was handed over, and by how many MB the process grew at its largest."""
         self._call.cancel()
         stall = max(self._longest, time.perf_counter() - self._last - LOOK_EVERY)
-        return {"stall": stall, "growth_mb": (_peak_kilobytes() - self._before) / 1024}
+        return {
+            "stall": stall,
+            "handing": self._handed - self._made,
+            "growth_mb": (_peak_kilobytes() - self._before) / 1024,
+        }
 
 
 def _peak_kilobytes() -> int:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from msgspec import Struct
@@ -33,6 +33,8 @@ from relayd.ssh.settings import HostKeyPolicy
 
 #: What would make a pattern, a list, a marker or a comment of a name.
 _NOT_IN_NAMES = frozenset("*?!,|#@[]")
+#: What makes more of a first column than a list of names.
+_PATTERN = frozenset("*?!|")
 
 
 class KnownHost(Struct, frozen=True):
@@ -70,6 +72,36 @@ class KnownHost(Struct, frozen=True):
         ports other than 22 too, without.
         """
         return self.matches(host_name(host, port)) or self.matches(host.lower())
+
+
+class _Lines:
+    """
+    What a file holds, so that a host among thousands is found without a look at each of them.
+
+    :ivar marked: the lines with a marker.
+    """
+
+    def __init__(self, entries: Iterable[KnownHost]) -> None:
+        self.marked: list[KnownHost] = []
+        self._by_name: dict[str, list[KnownHost]] = {}
+        self._patterns: list[KnownHost] = []
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: KnownHost) -> None:
+        """One more line, after the others."""
+        if entry.marker:
+            self.marked.append(entry)
+        elif _PATTERN.isdisjoint(entry.names):
+            for name in set(entry.names.lower().split(",")):
+                self._by_name.setdefault(name, []).append(entry)
+        else:
+            self._patterns.append(entry)
+
+    def plain(self, name: str) -> list[KnownHost]:
+        """The lines without a marker that speak of *name*, in their order."""
+        found = [entry for entry in self._patterns if entry.matches(name)]
+        return sorted([*self._by_name.get(name, ()), *found], key=lambda entry: entry.line)
 
 
 class HostKeyVerifier(Protocol):
@@ -125,7 +157,7 @@ class KnownHosts:
         self._path = path
         self._policy = policy
         self._now = now
-        self._entries: list[KnownHost] = []
+        self._lines = _Lines(())
         self._stamp: tuple[int, int, int] | None = None
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
@@ -137,7 +169,7 @@ class KnownHosts:
         if self._policy == "ignore":
             return frozenset()
         types = frozenset(entry.key_type for entry in self._lines_of(host, port))
-        if any(entry.marker == "@cert-authority" and entry.covers(host, port) for entry in self._load()):
+        if any(entry.marker == "@cert-authority" and entry.covers(host, port) for entry in self._load().marked):
             return types | HOST_CERTIFICATE_TYPES
         return types
 
@@ -171,13 +203,13 @@ class KnownHosts:
         self._add(host, port, blob)
 
     def _refuse_revoked(self, host: str, port: int, blob: bytes) -> None:
-        for entry in self._load():
+        for entry in self._load().marked:
             if entry.marker == "@revoked" and entry.blob == blob and entry.covers(host, port):
                 raise HostKeyRevoked(host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self._path)
 
     def _is_vouched_for(self, host: str, port: int, certificate: Certificate) -> bool:
         self._refuse_revoked(host, port, certificate.authority)
-        for entry in self._load():
+        for entry in self._load().marked:
             if entry.marker != "@cert-authority" or entry.blob != certificate.authority:
                 continue
             if not entry.covers(host, port):
@@ -201,8 +233,7 @@ class KnownHosts:
 
     def _lines_of(self, host: str, port: int) -> list[KnownHost]:
         """The plain keys that are known for a host."""
-        name = host_name(host, port)
-        return [entry for entry in self._load() if not entry.marker and entry.matches(name)]
+        return self._load().plain(host_name(host, port))
 
     def _known(self, host: str, port: int, blob: bytes) -> bool:
         self._refuse_revoked(host, port, blob)
@@ -222,19 +253,19 @@ class KnownHosts:
             )
         return known
 
-    def _load(self) -> list[KnownHost]:
+    def _load(self) -> _Lines:
         try:
             status = os.stat(self._path)
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if stamp != self._stamp:
                 with open(self._path, encoding="utf-8", errors="replace") as file:
-                    self._entries = list(parse_known_hosts(file))
+                    self._lines = _Lines(parse_known_hosts(file))
                 self._stamp = stamp
         except FileNotFoundError:
-            self._entries, self._stamp = [], None
+            self._lines, self._stamp = _Lines(()), None
         except OSError as error:
             raise KnownHostsUnusable(file=self._path, reason=error.strerror) from None
-        return self._entries
+        return self._lines
 
     def _add(self, host: str, port: int, blob: bytes) -> None:
         if not host or set(host) & _NOT_IN_NAMES or any(char.isspace() for char in host):

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.protocol import Factory
 
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.connection import Connection, ConnectionOwner
@@ -38,6 +39,20 @@ class DialOwner(ConnectionOwner, Protocol):
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
         """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
+
+
+class _OneTransport(Factory):
+    """
+    What `connectProtocol` does, without a class made for each connection, which takes time and stays as long as that.
+    """
+
+    noisy = False
+
+    def __init__(self, transport: ClientTransport) -> None:
+        self._transport = transport
+
+    def buildProtocol(self, addr: object) -> ClientTransport:
+        return self._transport
 
 
 class Dialer:
@@ -111,7 +126,7 @@ class Dialer:
             endpoint = kind(self._reactor, host, port, timeout)
         try:
             # The endpoint's own limit is for TCP: looking up the name has none.
-            await connectProtocol(endpoint, transport).addTimeout(timeout + 1, self._reactor)
+            await endpoint.connect(_OneTransport(transport)).addTimeout(timeout + 1, self._reactor)
         except error.DNSLookupError:
             raise NameNotFound(host=host) from None
         except error.ConnectionRefusedError:

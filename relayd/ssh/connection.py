@@ -8,7 +8,8 @@ costs less for each command: no log event, Deferred or string formatting on its 
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
@@ -111,20 +112,6 @@ class Connection(SSHService):
         # Ends of channels that wait to be sent: the numbers of their channels at the server.
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
-        self._handlers = {
-            MSG_CHANNEL_DATA: self._data,
-            MSG_CHANNEL_EXTENDED_DATA: self._extended_data,
-            MSG_CHANNEL_REQUEST: self._channel_request,
-            MSG_CHANNEL_OPEN_CONFIRMATION: self._open_confirmed,
-            MSG_CHANNEL_SUCCESS: self._exec_accepted,
-            MSG_CHANNEL_FAILURE: self._exec_refused,
-            MSG_CHANNEL_EOF: self._eof,
-            MSG_CHANNEL_CLOSE: self._close_received,
-            MSG_CHANNEL_OPEN_FAILURE: self._open_refused,
-            MSG_CHANNEL_WINDOW_ADJUST: self._window_adjusted,
-            MSG_GLOBAL_REQUEST: self._global_request,
-            MSG_CHANNEL_OPEN: self._open_requested,
-        }
 
     # What the owner asks for
 
@@ -206,7 +193,7 @@ class Connection(SSHService):
         self._heard = True
         handler = self._handlers.get(message)
         if handler is not None:
-            handler(packet)
+            handler(self, packet)
         # Left over are the answers to our probes.
 
     # Channels
@@ -439,3 +426,19 @@ class Connection(SSHService):
         latest = self.clock.seconds() - MAX_MISSED_PROBES * self._keepalive_interval
         channels = self._channels.values()
         return bool(channels) and all(channel.close_sent and channel.given_up <= latest for channel in channels)
+
+    #: By message; of the class, as a bound method of each would take its place in every connection.
+    _handlers: ClassVar[dict[int, Callable[[Connection, bytes], None]]] = {
+        MSG_CHANNEL_DATA: _data,
+        MSG_CHANNEL_EXTENDED_DATA: _extended_data,
+        MSG_CHANNEL_REQUEST: _channel_request,
+        MSG_CHANNEL_OPEN_CONFIRMATION: _open_confirmed,
+        MSG_CHANNEL_SUCCESS: _exec_accepted,
+        MSG_CHANNEL_FAILURE: _exec_refused,
+        MSG_CHANNEL_EOF: _eof,
+        MSG_CHANNEL_CLOSE: _close_received,
+        MSG_CHANNEL_OPEN_FAILURE: _open_refused,
+        MSG_CHANNEL_WINDOW_ADJUST: _window_adjusted,
+        MSG_GLOBAL_REQUEST: _global_request,
+        MSG_CHANNEL_OPEN: _open_requested,
+    }

@@ -60,16 +60,22 @@ class Opener(Protocol):
         """
 
 
-def _pad(payload: bytes, block: int, uncounted: int) -> bytes:
+#: Padding for ciphers that authenticate: what it is makes no difference to them, and drawing it anew costs each packet
+#: as much as its encryption.
+_FILLING = os.urandom(32)
+
+
+def _pad(payload: bytes, block: int, uncounted: int, filling: bytes | None = None) -> bytes:
     """
     *payload* between its padding length and its padding (RFC 4253, section 6).
 
     :param uncounted: how many bytes of the packet's length field do not count for the alignment.
+    :param filling: what to pad with; by default random bytes.
     """
     padding = block - (5 - uncounted + len(payload)) % block
     if padding < 4:
         padding += block
-    return bytes((padding,)) + payload + os.urandom(padding)
+    return bytes((padding,)) + payload + (os.urandom(padding) if filling is None else filling[:padding])
 
 
 def _unpad(plain: bytes) -> bytes:
@@ -117,7 +123,7 @@ class AESGCMPackets:
         return nonce
 
     def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _pad(payload, 16, 4)
+        body = _pad(payload, 16, 4, _FILLING)
         length = len(body).to_bytes(4, "big")
         return length + self._gcm.encrypt(self._nonce(), body, length)
 
@@ -144,7 +150,7 @@ class ChaCha20Poly1305Packets:
         return Cipher(algorithms.ChaCha20(key, nonce), None).encryptor().update(data)
 
     def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _pad(payload, 8, 4)
+        body = _pad(payload, 8, 4, _FILLING)
         length = self._stream(self._length_key, _BLOCK_0, sequence, len(body).to_bytes(4, "big"))
         packet = length + self._stream(self._main_key, _BLOCK_1, sequence, body)
         return packet + Poly1305.generate_tag(self._tag_key(sequence), packet)

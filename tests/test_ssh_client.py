@@ -126,7 +126,7 @@ class HostKeyTests(ServerTestCase):
         client = self.make_client()
         await self.run_command(client, target, "true")
         await client.close()
-        self.assertIn("Accepted password", "\n".join(server.log_lines))  # the log would tell
+        await self.until(lambda: "Accepted password" in "\n".join(server.log_lines), "the log tells")
         old = fingerprint(blob_of(server.host_keys[0]))
         server.make_host_keys()
         await server.restart()

@@ -4,6 +4,7 @@ Logging in at real servers that ask for passwords through PAM, and for more than
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from relayd.ssh.errors import LoginRefused, PasswordExpired
@@ -26,6 +27,9 @@ class LoginServerTestCase(ServerTestCase):
         """The methods that the server accepted, in its words; the last part ends the login."""
         words = [line.split() for line in server.log_lines if line.startswith(("Accepted ", "Partial "))]
         return [line[1] for line in words if line[1] != "key"]
+
+    def _said_as_often(self, server: OpenSSHServer, times: int) -> bool:
+        return len(self.accepted(server)) >= times
 
     async def failed(self, server: OpenSSHServer, words: str) -> int:
         """How often the server logged *words*, once it did, and once it knows that we left."""
@@ -84,6 +88,7 @@ class SeveralTests(LoginServerTestCase):
             server = await self.start_server(*PAM, f"AuthenticationMethods {methods}")
             await self.check(server, private_key=server.key, password=server.password)
             expected = [name.replace("interactive", "interactive/pam") for name in methods.split()[0].split(",")]
+            await self.until(partial(self._said_as_often, server, len(expected)), "the server's log has come")
             self.assertEqual(self.accepted(server), expected, server.log_lines)
             self.assertFalse([line for line in server.log_lines if line.startswith("Failed ")])
             await server.stop()

@@ -213,11 +213,13 @@ class _Given:
         return "what is there" if option.hidden or set(self.text) & set("@?") else f'"{self.text}"'
 
 
-def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str]) -> Config:
+def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:
     """
     Read the options: the command line wins over the environment, that over the file, that over the default.
 
     :param argv_options: from an option's name to its text, or to whether a flag was given.
+    :param complete: whether a relay is to run with them; if not, those without a default may be missing, and nothing
+        is looked up on the disk.
     :raises ConfigError: for the first mistake found.
     """
     given = dict(_from_argv(argv_options))
@@ -235,10 +237,13 @@ def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, st
         for option in OPTIONS
     }
     private = _derive(chosen, environ)
-    _require(chosen)
-    _check_together(chosen, given)
+    if complete:
+        _require(chosen)
+        _check_together(chosen, given)
     key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
     config = Config(**chosen, credentials=credentials, _key_file=key_file)
+    if not complete:
+        return config
     try:
         config.read_api_key()
     except KeyUnusable as error:

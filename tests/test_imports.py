@@ -19,20 +19,24 @@ PARTS = {
     "demo_ssh": "demo",
 }
 WIRE = {"errors", "messages", "interfaces"}
-ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "journal", "ssh", "config", "hub", "service", "tap"}
+ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
+ALL_PARTS |= {"service", "tap"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "messages": {"errors"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
-    "dispatcher": WIRE,
+    "dispatcher": WIRE | {"policy"},
+    "policy": {"errors", "messages"},
     "journal": WIRE,
+    "audit": WIRE,
     "ssh": set(),  # but its runner, which joins it to the rest
     "config": {"errors", "messages"},
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
-    "hub": ALL_PARTS - {"dispatcher", "journal", "ssh", "hub", "tap", "service"},
+    "ctl": {"errors", "messages", "config", "policy", "journal", "audit"},
+    "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
     "demo": ALL_PARTS,
 }
 

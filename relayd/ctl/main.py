@@ -1,0 +1,68 @@
+"""
+The one console script: its subcommands, what they share, and their exit codes.
+
+A subcommand is a module with ``NAME``, ``HELP``, ``configure(parser)`` and ``run(arguments)``, which returns an exit
+code: 0 all is well, 1 a fault was found.  Mistakes on the command line exit with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
+
+from relayd import __version__
+from relayd.errors import RelayError
+
+
+class Subcommand(Protocol):
+    """What a module of a subcommand has."""
+
+    NAME: str
+    HELP: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def subcommands() -> Sequence[Subcommand]:
+    """All of them, in the order in which ``--help`` shows them."""
+    return ()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``relayctl``."""
+    parser = _Parser(prog="relayctl", description=__doc__ and "Looks at a relay's settings and records.")
+    parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
+    below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
+    for module in subcommands():
+        subparser = below.add_parser(module.NAME, help=module.HELP, description=module.HELP, allow_abbrev=False)
+        module.configure(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run ``relayctl``.
+
+    :param argv: by default the process's own.
+    :return: the exit code.
+    """
+    arguments = make_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except RelayError as error:
+        print(f"relayctl: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # such as | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -189,6 +189,12 @@ class JournalUnavailable(RelayError):
     retriable = True
 
 
+class NoJournal(RelayError):
+    """The journal cannot be shown: {reason}."""
+
+    code = "no-journal"
+
+
 class JournalFull(RelayError):
     """relayd's journal is full and takes no new commands: {results} results ({megabytes:.0f} MB) wait until the main
     server confirms them. Look at relayctl journal, or raise --journal-max-size."""

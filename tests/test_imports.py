@@ -16,7 +16,7 @@ PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
-    **dict.fromkeys(("journal_index", "journal_salvage", "journal_store"), "journal"),
+    **dict.fromkeys(("journal_index", "journal_report", "journal_salvage", "journal_store"), "journal"),
     "statedir": "service",
     "demo_ssh": "demo",
 }
@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "messages"},
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
-    "ctl": {"errors", "messages", "config", "policy", "journal", "audit"},
+    "ctl": WIRE | {"config", "policy", "journal", "audit"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
     "demo": ALL_PARTS,
 }

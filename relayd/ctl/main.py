@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from relayd import __version__
+from relayd.ctl import journal
 from relayd.errors import RelayError
 
 
@@ -22,8 +23,12 @@ class Subcommand(Protocol):
 
     NAME: str
     HELP: str
-    configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it; gives the exit code."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,12 +40,12 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return ()
+    return (journal,)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``relayctl``."""
-    parser = _Parser(prog="relayctl", description=__doc__ and "Looks at a relay's settings and records.")
+    parser = _Parser(prog="relayctl", description="Looks at a relay's settings and records.")
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for module in subcommands():

@@ -68,7 +68,9 @@ class RelayProcess:
         return int(self._process.transport.pid)
 
     def start(self) -> None:
-        """Start it; the main server tells when it has connected."""
+        """Start it, for the first time or again; the main server tells when it has connected."""
+        if self._process.exit_code is not None:
+            self._process = ChildProcess(lambda _, line: self.output.append(line))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
         path = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
         self._process.start(self._argv, env={**environ, "PYTHONPATH": path})

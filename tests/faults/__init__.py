@@ -1,0 +1,1 @@
+"""Faults that are really injected, and what must hold in spite of them: see docs/reliability.rst."""

@@ -1,0 +1,166 @@
+"""
+Receipts that are lost, late, doubled, mixed up, refusals, or never sent at all.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from tests.support.ledger import confirm
+from tests.support.ledger_case import LedgerCase
+
+Receipts = Callable[[dict[str, Any]], list[dict[str, Any]]]
+
+
+class ReceiptTests(LedgerCase):
+    """Whatever the main server does with its receipts: every result arrives, and none makes a loop."""
+
+    async def run_some(self, first: int = 0, last: int = 30) -> None:
+        for number in range(first, last):
+            self.order(f"c{number}", f"echo {number}")
+        await self.ledger.until(lambda: len(self.ledger.results) == last)
+
+    async def come_back(self) -> None:
+        """The link is lost, and made again."""
+        connections = self.ledger.connections
+        self.ledger.cut()
+        await self.ledger.until(lambda: self.ledger.connections > connections)
+
+    def held(self) -> list[str]:
+        """The commands whose results the relay still holds, by ``relayctl journal``."""
+        relayctl = Path(sys.executable).with_name("relayctl")
+        done = subprocess.run(
+            [str(relayctl), "journal", "--all", "--state-dir", str(self.relay.directory)],
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        self.assertEqual(done.stderr, "")
+        return [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("20")]
+
+    async def all_confirmed(self) -> None:
+        await self.ledger.until(lambda: not self.held())
+
+    async def test_lost(self) -> None:
+        """Every third is lost; what is left without one comes again on the next link."""
+        lost = iter(range(10_000))
+        await self.begin(receipts=lambda result: [] if next(lost) % 3 == 0 else confirm(result))
+        await self.run_some()
+        for _ in range(5):
+            await self.come_back()
+            await deferLater(reactor, 0.3)
+        self.ledger.receipts = confirm
+        await self.come_back()
+        await self.all_confirmed()
+        self.check_books()
+
+    async def test_late(self) -> None:
+        """They come a second later, or on a link that is gone by then."""
+
+        def late(result: dict[str, Any]) -> list[dict[str, Any]]:
+            link = self.ledger.link
+            assert link is not None
+
+            def send() -> None:
+                link.dialect.send_event("command_result_received", {"success": True})
+                link.flush()
+
+            reactor.callLater(1, send)
+            return []
+
+        await self.begin(receipts=late)
+        await self.run_some()
+        await self.come_back()
+        await self.all_confirmed()
+        self.check_books()
+
+    async def test_doubled(self) -> None:
+        """A second receipt must not count for another result that did not arrive."""
+        await self.begin(receipts=lambda result: [{"success": True, "commandId": result["commandId"]}] * 2)
+        await self.run_some()
+        await self.all_confirmed()
+        await self.come_back()
+        await deferLater(reactor, 0.5)
+        self.check_books()
+        self.assertEqual({len(results) for results in self.ledger.results.values()}, {1})
+
+    async def test_out_of_order(self) -> None:
+        """Nest dispatches handlers concurrently: receipts without ids, in any order, with the link cut between them."""
+        source = random.Random(7)
+        waiting: list[dict[str, Any]] = []
+
+        def mixed(result: dict[str, Any]) -> list[dict[str, Any]]:
+            waiting.append(
+                {"success": True, "commandId": result["commandId"]} if source.random() < 0.5 else {"success": True}
+            )
+            source.shuffle(waiting)
+            return [waiting.pop()] if len(waiting) > 5 else []
+
+        await self.begin(receipts=mixed)
+        await self.run_some()
+        waiting.clear()
+        self.ledger.receipts = confirm
+        await self.come_back()
+        await self.all_confirmed()
+        self.check_books()
+
+    async def test_refused(self) -> None:
+        """Sent three times, then kept as a dead letter; a later result is none the worse for it."""
+        await self.begin(receipts=lambda result: [{"success": result["commandId"] != "bad", "error": "no such row"}])
+        self.order("bad", "echo bad")
+        await self.ledger.until(lambda: len(self.ledger.results.get("bad", ())) == 3)
+        self.order("good", "echo good")
+        await self.ledger.until(lambda: "good" in self.ledger.results)
+        await self.ledger.until(lambda: "dead letter" in self.shown())
+        await self.come_back()
+        await deferLater(reactor, 0.5)
+        self.assertEqual((self.held(), len(self.ledger.results["bad"])), (["bad"], 3))
+        self.check_books()
+        self.assertIn("The result of bad is not sent any more: the main server refused it 3 times", self.relay.log)
+
+    def shown(self) -> str:
+        relayctl = Path(sys.executable).with_name("relayctl")
+        return subprocess.run(
+            [str(relayctl), "journal", "--state-dir", str(self.relay.directory)],
+            capture_output=True, text=True, check=False, timeout=30,
+        ).stdout.partition("ACCEPTED")[2]  # fmt: skip
+
+    async def test_never(self) -> None:
+        """What it has read counts as delivered: after half a minute at first, and quickly from then on."""
+        await self.begin(receipts=lambda _: [])
+        await self.run_some(0, 3)
+        await self.all_confirmed()
+        self.assertIn("The main server sends no receipts", self.relay.log)
+        await self.run_some(3, 6)
+        await self.all_confirmed()
+        self.assertEqual(await self.relay.stop(), 0)
+        self.check_books()
+        self.assertEqual({len(results) for results in self.ledger.results.values()}, {1})
+
+    async def test_result_that_makes_it_drop_the_connection(self) -> None:
+        """A bug over there: the relay must not come back with it for ever."""
+        await self.begin()
+        self.ledger.on_result = lambda command_id: (
+            self.ledger.cut()
+            if command_id == "poison" and "could not be delivered" not in self.last(command_id)
+            else None
+        )
+        self.order("poison", "echo poison")
+        await self.ledger.until(lambda: "could not be delivered" in self.last("poison"))
+        connections = self.ledger.connections
+        self.assertLess(connections, 10)
+        self.order("good", "echo good")
+        await self.ledger.until(lambda: "good" in self.ledger.results)
+        await deferLater(reactor, 1)
+        self.assertEqual((self.ledger.connections, self.held()), (connections, ["poison"]))
+        self.assertEqual(self.executions.twice(), [])
+
+    def last(self, command_id: str) -> str:
+        results = self.ledger.results.get(command_id)
+        return str(results[-1]["stderr"]) if results else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -49,8 +50,7 @@ def matches_host(pattern: str, host: str, port: int) -> bool:
     pattern, wanted = split_port(pattern)
     if wanted not in (None, port):
         return False
-    pattern, name = _canonical(pattern), _canonical(host)
-    address = read_address(name)
+    pattern, name, address = _canonical(pattern), _canonical(host), read_address(host)
     if address is not None:
         try:
             return address in read_network(pattern)
@@ -82,7 +82,7 @@ def read_address(text: str) -> Address | None:
 
     An IPv4 address within IPv6 (``::ffff:10.1.2.3``) is the IPv4 address.
     """
-    text = text.rstrip(".")
+    text = _canonical(text)
     try:
         address = ip_address(text)
     except ValueError:
@@ -116,8 +116,6 @@ def _canonical(name: str) -> str:
     of ASCII (RFC 3490).
     """
     if not name.isascii():
-        try:
+        with suppress(UnicodeError):  # what cannot be written so cannot be looked up either
             name = name.encode("idna").decode("ascii")
-        except UnicodeError:
-            pass  # nor can it be looked up
     return name.lower().rstrip(".")

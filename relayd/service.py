@@ -20,6 +20,7 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
 from relayd.journal import MemoryJournal
+from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
@@ -41,6 +42,13 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     :param reactor: the clock and network of all its parts.
     """
     journal = MemoryJournal()
+    policy = Policy(
+        allow_hosts=config.allow_hosts,
+        deny_hosts=config.deny_hosts,
+        allow_users=config.allow_users,
+        allow_commands=config.allow_commands,
+        deny_commands=config.deny_commands,
+    )
     runner = SSHCommandRunner(
         reactor,
         SSHSettings(
@@ -56,6 +64,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             working_directory=config.working_directory,
         ),
         CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
+        policy.allows_address,
     )
     dispatcher = Dispatcher(
         reactor,
@@ -67,6 +76,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             default_timeout=config.default_timeout,
             max_timeout=config.max_timeout,
         ),
+        policy=policy,
     )
     uplink = UplinkService(
         reactor,

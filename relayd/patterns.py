@@ -47,20 +47,15 @@ def covers_user(patterns: Iterable[str], user: str) -> bool:
 
 def matches_host(pattern: str, host: str, port: int) -> bool:
     """Whether one pattern of `covers_host`, without ``!``, is for a host."""
-    pattern, wanted = split_port(pattern)
+    wanted, network, for_names, for_addresses, expression = _read_pattern(pattern)
     if wanted not in (None, port):
         return False
-    pattern, name, address = _canonical(pattern), _canonical(host), read_address(host)
-    if address is not None:
-        try:
-            return address in read_network(pattern)
-        except ValueError:
-            name = str(address)  # however it was spelt
-        if not _FOR_ADDRESSES.fullmatch(pattern):
-            return False
-    elif _ADDRESS_LIKE.fullmatch(pattern):
-        return False
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), name) is not None
+    address = read_address(host)
+    if address is None:
+        return for_names and expression.fullmatch(_canonical(host)) is not None
+    if network is not None:
+        return address in network
+    return for_addresses and expression.fullmatch(str(address)) is not None  # however it was spelt
 
 
 def split_port(pattern: str) -> tuple[str, int | None]:
@@ -95,7 +90,6 @@ def read_address(text: str) -> Address | None:
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
-@lru_cache(4096)
 def read_network(text: str) -> Network:
     """
     A network, or one address as a network of its own.
@@ -110,6 +104,21 @@ def read_network(text: str) -> Network:
     return network
 
 
+@lru_cache(4096)
+def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool, re.Pattern[str]]:
+    """Port, network, whether it is for names, whether for addresses, and what these look like."""
+    pattern, port = split_port(pattern)
+    pattern = _canonical(pattern)
+    try:
+        network = read_network(pattern)
+    except ValueError:
+        network = None
+    expression = re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."))
+    for_names = _ADDRESS_LIKE.fullmatch(pattern) is None
+    return port, network, for_names, _FOR_ADDRESSES.fullmatch(pattern) is not None, expression
+
+
+@lru_cache(4096)
 def _canonical(name: str) -> str:
     """
     A name as it is looked up: other scripts have letters and dots of their own, of which ``getaddrinfo`` makes those

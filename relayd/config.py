@@ -170,10 +170,10 @@ class Config:
         "allow-users", "commands run as these only: names with * and ?, ! before exceptions", policy.user_patterns
     )
     allow_commands: str | None = _rule(
-        "allow-commands", "only texts that this matches as a whole", policy.command_pattern, "REGEX"
+        "allow-commands", "only commands of which it matches the whole text", policy.command_pattern, "REGEX"
     )
     deny_commands: str | None = _rule(
-        "deny-commands", "no text with a part that this matches", policy.command_pattern, "REGEX"
+        "deny-commands", "no commands of which it matches any part", policy.command_pattern, "REGEX"
     )
     max_commands: int = _count("max-commands", LIMITS, 64, "commands that run at a time")
     max_queue: int = _count("max-queue", LIMITS, 10000, "commands that wait; more are refused", least=0)

@@ -188,6 +188,30 @@ class Config:
         "SIZE",
     )
     drain_timeout: float = _time("drain-timeout", LIMITS, "30s", "for running commands when it is stopped", least=0)
+    journal: Literal["full", "normal", "memory"] = _option(
+        "journal",
+        RELAY,
+        "commands and results outlive a loss of power (full), of the process (normal), or neither (memory)",
+        values.choice("full", "normal", "memory"),
+        "full",
+        "MODE",
+    )
+    journal_max_size: int = _option(
+        "journal-max-size",
+        RELAY,
+        "results that may wait for confirmation; with more, no command is taken",
+        values.size(1 << 20, 1 << 40),
+        "1G",
+        "SIZE",
+    )
+    journal_retention: float = _time(
+        "journal-retention",
+        RELAY,
+        "7d",
+        "how long ids of confirmed commands, and results that nobody confirms, are kept",
+        least=60,
+        most=_YEAR,
+    )
     config: str | None = _path("config", RELAY, "TOML file of options, as in: max-commands = 64")
     state_dir: str = _path(
         "state-dir",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cached_property, partial
 from hashlib import blake2b
 
 import msgspec
@@ -27,7 +28,15 @@ from relayd.errors import (
     RelayError,
     ShuttingDown,
 )
-from relayd.interfaces import Acknowledge, ICommandReceiver, ICommandRunner, IJournal, ILink, JournalEntry
+from relayd.interfaces import (
+    Acknowledge,
+    EntryState,
+    ICommandReceiver,
+    ICommandRunner,
+    IJournal,
+    ILink,
+    JournalEntry,
+)
 from relayd.messages import EXECUTE_COMMAND, CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.outbox import Outbox
 from relayd.policy import Policy
@@ -48,16 +57,12 @@ class Limits(Struct, frozen=True, kw_only=True):
     :ivar max_queue: commands that wait for their turn.
     :ivar default_timeout: seconds for a command that names none.
     :ivar max_timeout: seconds that no command exceeds.
-    :ivar max_unconfirmed: results sent that await their receipt, see `Outbox`.
-    :ivar max_unconfirmed_bytes: bytes of memory for them.
     """
 
     max_commands: int
     max_queue: int
     default_timeout: float
     max_timeout: float
-    max_unconfirmed: int = 10_000
-    max_unconfirmed_bytes: int = 128 << 20
 
 
 class _Drain:
@@ -86,9 +91,9 @@ class Dispatcher:
     Runs each command once and answers it, whatever becomes of it.
 
     :param clock: tells the time that deadlines count in.
-    :param fingerprint_key: up to 64 secret bytes, which live as long as *journal* does and are kept apart from it; by
-        default as long as the process.  Requests may hold secrets that are easily guessed: who has the journal alone
-        must not be able to try them out on its fingerprints.
+    :param fingerprint_key: gives up to 64 secret bytes, which live as long as *journal* does and are kept apart from
+        it; asked for once, with the first command.  By default they live as long as the process.  Requests may hold
+        secrets that are easily guessed: who has the journal alone must not be able to try them out on its fingerprints.
     :param policy: the rules of the site; by default it allows all but special addresses.
     """
 
@@ -98,14 +103,14 @@ class Dispatcher:
         runner: ICommandRunner,
         journal: IJournal,
         limits: Limits,
-        fingerprint_key: bytes | None = None,
+        fingerprint_key: Callable[[], bytes] | None = None,
         policy: Policy | None = None,
     ) -> None:
         self._log = Logger()
         self._clock = clock
         self._runner = runner
         self._policy = policy or Policy()
-        self._fingerprint_key = fingerprint_key or os.urandom(32)
+        self._read_fingerprint_key = fingerprint_key or partial(os.urandom, 32)
         self._journal = journal
         self._limits = limits
         self.stats = Stats()
@@ -113,14 +118,7 @@ class Dispatcher:
         self._streams = Streams(clock, self.stats)
         self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self)
         self._active = self._scheduler.active
-        self._outbox = Outbox(
-            clock,
-            journal,
-            self.stats,
-            self._check_drained,
-            max_results=limits.max_unconfirmed,
-            max_bytes=limits.max_unconfirmed_bytes,
-        )
+        self._outbox = Outbox(clock, journal, self.stats, self._check_drained)
         self._accepting = True
         self._drains: list[_Drain] = []
 
@@ -202,6 +200,7 @@ class Dispatcher:
         :return: fires when all is delivered, or when the time is over.
         """
         self._accepting = False
+        self._outbox.hurry()
         drain = _Drain(self._clock, timeout, self._scheduler.cancel_all)
         drain.done.addBoth(self._drained, drain)
         self._drains.append(drain)
@@ -231,6 +230,12 @@ class Dispatcher:
         self._refuse(active.command, error, acknowledge)
         for other in others:
             other(error)
+        self._check_drained()
+
+    def command_known(self, active: ActiveCommand, known: JournalEntry) -> None:
+        """See `relayd.scheduler.Owner`."""
+        for acknowledge in active.acknowledges:
+            self._duplicate_of_known(known, active.command, active.fingerprint, acknowledge)
         self._check_drained()
 
     def command_ended(self, active: ActiveCommand, result: CommandResult, recorded: bool) -> None:
@@ -266,6 +271,10 @@ class Dispatcher:
 
     # Commands that are not new
 
+    @cached_property
+    def _fingerprint_key(self) -> bytes:
+        return self._read_fingerprint_key()
+
     def _fingerprint(self, command: ExecuteCommand) -> bytes:
         """
         What is asked, without the credentials: a password that was changed meanwhile asks for no other command.
@@ -296,10 +305,10 @@ class Dispatcher:
         unrecorded = self._outbox.unrecorded(command.command_id)
         if fingerprint != known.fingerprint:
             self._mismatch(command, acknowledge)
-        elif known.result is not None:
+        elif known.holds_result:
             self._resent(command, acknowledge)
-            self._outbox.send(known.result)
-        elif known.finished:
+            self._outbox.send_again(command.command_id)
+        elif known.state is EntryState.CONFIRMED:
             self._refuse(command, AlreadyConfirmed(), acknowledge)
         elif unrecorded is not None:  # it ended, and the journal could not record that
             self._resent(command, acknowledge)
@@ -326,7 +335,7 @@ class Dispatcher:
         if command_id in self._active:
             return True
         known = self._journal.lookup(command_id)
-        return known is not None and (known.result is not None or not known.finished)
+        return known is not None and known.state is not EntryState.CONFIRMED
 
     def _refuse(self, command: ExecuteCommand, error: RelayError, acknowledge: Acknowledge) -> None:
         """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""

@@ -205,6 +205,48 @@ class AlreadyConfirmed(RelayError):
     executed = "yes"
 
 
+class JournalUnavailable(RelayError):
+    """relayd cannot record commands, and takes no new ones: {reason}. The same command may be sent again when that is
+    mended."""
+
+    code = "journal-unavailable"
+    phase = "queue"
+    retriable = True
+
+
+class NoJournal(RelayError):
+    """The journal cannot be shown: {reason}."""
+
+    code = "no-journal"
+
+
+class JournalFull(RelayError):
+    """relayd's journal is full and takes no new commands: {results} results ({megabytes:.0f} MB) wait until the main
+    server confirms them. Look at relayctl journal, or raise --journal-max-size."""
+
+    code = "journal-full"
+    phase = "queue"
+    retriable = True
+
+
+class Undeliverable(RelayError):
+    """The command was run, but its result could not be delivered: the main server closed the connection each time it
+    was sent. The relay keeps it: see relayctl journal there."""
+
+    code = "undeliverable"
+    phase = "deliver"
+    executed = "yes"
+
+
+class NotExecuted(RelayError):
+    """The relay stopped before it ran the command; it was not run. Send it again, with a commandId of its own, if it
+    is still wanted."""
+
+    code = "not-executed"
+    phase = "queue"
+    retriable = True
+
+
 class QueueTimeout(RelayError):
     """The command timed out after {seconds:g} s while it waited for its turn; it was not run.
     Other commands occupy the relay: raise the timeout, or --max-commands."""

@@ -5,6 +5,7 @@ The seams of relayd: what its parts ask of each other, so that none of them need
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -151,6 +152,12 @@ class ILink(Interface):
         Send *result*, cut to what the link carries. Sending is no promise of arrival: only a receipt is.
         """
 
+    def probe() -> Deferred[None]:
+        """
+        Ask for a sign of life that comes after everything sent so far: its Deferred fires when the main server's end of
+        the WebSocket has read all that.  On a link that is lost before, it never fires.
+        """
+
 
 class ICommandReceiver(Interface):
     """What an uplink tells the relay's command logic. No method raises."""
@@ -194,6 +201,10 @@ class IOutputSink(Interface):
         """
 
 
+#: Makes sure that a command may be told to run now, see `ICommandRunner.run`.
+Starting = Callable[[], Deferred[None]]
+
+
 class ICommandRunner(Interface):
     """Runs commands somewhere."""
 
@@ -202,11 +213,15 @@ class ICommandRunner(Interface):
         Why *command* cannot be run at all, where that is known without trying: asked before it is accepted.
         """
 
-    def run(command: ExecuteCommand, deadline: float, output: IOutputSink | None = None) -> Deferred[CommandResult]:
+    def run(
+        command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+    ) -> Deferred[CommandResult]:
         """
         Run *command* once.
 
         :param deadline: in seconds of the relay's clock; covers every phase.
+        :param starting: called, once, shortly before the command can be told to run; it must not be before the Deferred
+            fires, nor at all when that fails with a `RelayError`, which is then the run's outcome.
         :param output: where to write its output as it arrives, besides giving it in the result.
         :return: a Deferred of its result, or of a `RelayError` that says whether it ran.  A command that was ended by
             the deadline has a result, with the output until then.  Cancelling it ends the command.
@@ -216,32 +231,59 @@ class ICommandRunner(Interface):
         """Close what is held open; the Deferred fires when that is done."""
 
 
+class EntryState(Enum):
+    """How far the journal knows a command to have come."""
+
+    ACCEPTED = 1
+    #: It may have been run.
+    STARTED = 2
+    #: It ended, and its result is held.
+    FINISHED = 3
+    #: It ended, and its result is not held any more.
+    CONFIRMED = 4
+    #: Its result is held, and not sent any more by itself: the main server would not have it.
+    DEAD = 5
+
+
 class JournalEntry(Struct, frozen=True, kw_only=True):
     """
     One command in the journal.
 
     :ivar fingerprint: tells this request from another with the same ``commandId``.
-    :ivar finished: whether the command has ended.
-    :ivar result: how, where that is still held.
     """
 
     fingerprint: bytes
-    finished: bool
-    result: CommandResult | None
+    state: EntryState
 
-    def __repr__(self) -> str:
-        return f"<JournalEntry finished={self.finished}>"
+    @property
+    def holds_result(self) -> bool:
+        """Whether `IJournal.load` gives its result."""
+        return self.state in (EntryState.FINISHED, EntryState.DEAD)
 
 
 class IJournal(Interface):
-    """The record of commands accepted and results not yet confirmed."""
+    """
+    The record of commands accepted and results not yet confirmed.
 
-    def accept(command: ExecuteCommand, fingerprint: bytes) -> Deferred[None]:
+    What fires later fails with a `RelayError` that says why nothing can be recorded.
+    """
+
+    outstanding: int = Attribute("How many results are `unconfirmed`.")
+
+    def open() -> None:
+        """
+        Make it ready, and give what an earlier process left unfinished a result: called once, before anything else.
+
+        :raises ConfigError: when it cannot be used.
+        """
+
+    def accept(command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
         """
         Record that *command* was accepted. Fires when the record is as durable as the journal's mode promises.
 
         :param fingerprint: tells this request from another with the same ``commandId``; nobody can read out of it what
             the request holds.
+        :return: fires with ``None``, or, where the id is taken, with what is known of it; nothing is recorded then.
         """
 
     def start(command_id: str) -> Deferred[None]:
@@ -251,13 +293,28 @@ class IJournal(Interface):
         """Record the result. It must not be sent before this fires."""
 
     def confirm(command_id: str) -> None:
-        """The main server has the result."""
+        """The main server has the result, which is removed; the id is kept for a while."""
+
+    def bury(command_id: str) -> None:
+        """The main server will not have the result: keep it, but not among the `unconfirmed`."""
 
     def lookup(command_id: str) -> JournalEntry | None:
-        """What is recorded of a command. Answers at once, from memory."""
+        """
+        What is known of a command at once, from memory: of all but those whose results were confirmed a while ago,
+        which `accept` finds.
+        """
 
-    def unconfirmed() -> Sequence[CommandResult]:
-        """Results that the main server has not confirmed, oldest first."""
+    def load(command_id: str) -> Deferred[CommandResult | None]:
+        """The result that is held of a command, or ``None``."""
+
+    def unconfirmed() -> Sequence[str]:
+        """The commands whose results are to be sent and confirmed, in the order in which they ended."""
+
+    def note(name: str, value: str) -> None:
+        """Keep a fact beyond this process."""
+
+    def noted(name: str) -> str | None:
+        """The fact that was kept under that name."""
 
     def close() -> Deferred[None]:
         """Write what is pending and close."""

@@ -1,17 +1,40 @@
 """
-The record of commands accepted and of results that the main server has not confirmed.
+The record of commands accepted and of results that the main server has not confirmed: durable, or in memory.
+
+The durable one writes in a thread of its own.  What is asked for while it writes is written together next time, so that
+the cost of a commit is shared by all that wait for it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.interfaces import IJournal, JournalEntry
+from relayd.errors import ConfigError, JournalFull, JournalUnavailable
+from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.journal_index import Bounds, Index
+from relayd.journal_salvage import salvage, set_aside
+from relayd.journal_store import PRUNE_ROWS, Call, Recovery, Store, is_damage, translate
 from relayd.messages import CommandResult, ExecuteCommand
+
+#: Seconds between two looks for what has been kept for long enough.
+PRUNE_INTERVAL: Final = 60.0
+#: Seconds until the next one where there was too much for one.
+PRUNE_AGAIN: Final = 1.0
+#: Confirmed commands that are known without a look at the disk.
+RECENT: Final = 10_000
+#: Seconds between two attempts to record what could not be recorded.
+RETRY_INTERVAL: Final = 5.0
 
 
 @implementer(IJournal)
@@ -21,52 +44,352 @@ class MemoryJournal:
 
     Of a command whose result was confirmed it keeps the id and the fingerprint, so that a late duplicate is known and
     not run again.
-
-    :param max_tombstones: how many of those it keeps; the oldest leave first.
     """
 
-    def __init__(self, max_tombstones: int = 100_000) -> None:
-        self._max_tombstones = max_tombstones
-        self._unfinished: dict[str, bytes] = {}
-        self._finished: dict[str, tuple[bytes, CommandResult]] = {}  # in the order in which they finished
-        self._confirmed: OrderedDict[str, bytes] = OrderedDict()
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        bounds = bounds or Bounds(max_bytes=128 << 20, max_ids=100_000)
+        self._index = Index(bounds, bounds.max_ids)
+        self._results: dict[str, CommandResult] = {}
+        self._notes: dict[str, str] = {}
 
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[None]:
+    @property
+    def outstanding(self) -> int:
+        """See `IJournal`."""
+        return self._index.outstanding
+
+    def open(self) -> None:
+        """See `IJournal.open`.  There was nothing before."""
+
+    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
         """See `IJournal.accept`."""
-        self._unfinished[command.command_id] = fingerprint
+        if (known := self._index.lookup(command.command_id)) is not None:
+            return succeed(known)
+        if (refusal := self._index.refusal()) is not None:
+            return fail(refusal)
+        self._index.accepted(command.command_id, fingerprint, 0.0)
         return succeed(None)
 
     def start(self, command_id: str) -> Deferred[None]:
-        """See `IJournal.start`.  Nothing to record: only a crash asks whether a command was started."""
+        """See `IJournal.start`."""
+        live = self._index.unfinished.get(command_id)
+        if live is None:
+            return fail(JournalUnavailable(reason=f"it does not have the command {command_id}"))
+        live.state = EntryState.STARTED
         return succeed(None)
 
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
-        self._finished[result.command_id] = (self._unfinished.pop(result.command_id), result)
+        self._results[result.command_id] = result
+        self._index.finish(result.command_id, len(result.stdout) + len(result.stderr), 0.0)
         return succeed(None)
 
     def confirm(self, command_id: str) -> None:
         """See `IJournal.confirm`.  What is not finished, or was confirmed before, is left as it is."""
-        if (held := self._finished.pop(command_id, None)) is None:
-            return
-        self._confirmed[command_id] = held[0]
-        if len(self._confirmed) > self._max_tombstones:
-            self._confirmed.popitem(last=False)
+        if self._index.settle(command_id):
+            del self._results[command_id]
+
+    def bury(self, command_id: str) -> None:
+        """See `IJournal.bury`."""
+        self._index.bury(command_id)
 
     def lookup(self, command_id: str) -> JournalEntry | None:
         """See `IJournal.lookup`."""
-        if (fingerprint := self._unfinished.get(command_id)) is not None:
-            return JournalEntry(fingerprint=fingerprint, finished=False, result=None)
-        if (held := self._finished.get(command_id)) is not None:
-            return JournalEntry(fingerprint=held[0], finished=True, result=held[1])
-        if (fingerprint := self._confirmed.get(command_id)) is not None:
-            return JournalEntry(fingerprint=fingerprint, finished=True, result=None)
-        return None
+        return self._index.lookup(command_id)
 
-    def unconfirmed(self) -> Sequence[CommandResult]:
+    def load(self, command_id: str) -> Deferred[CommandResult | None]:
+        """See `IJournal.load`."""
+        return succeed(self._results.get(command_id))
+
+    def unconfirmed(self) -> Sequence[str]:
         """See `IJournal.unconfirmed`."""
-        return [result for _, result in self._finished.values()]
+        return self._index.unconfirmed()
+
+    def note(self, name: str, value: str) -> None:
+        """See `IJournal.note`."""
+        self._notes[name] = value
+
+    def noted(self, name: str) -> str | None:
+        """See `IJournal.noted`."""
+        return self._notes.get(name)
 
     def close(self) -> Deferred[None]:
         """See `IJournal.close`.  Nothing is pending."""
         return succeed(None)
+
+
+class _Worker:
+    """A thread that does one thing after the other, and is cheaper to reach than a pool of them."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        # The process need not wait for it: what was not written was not promised.
+        Thread(target=self._work, name="journal", daemon=True).start()
+
+    def do(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Call *job*, which does not raise, in the thread, and then *then* with what it gave, in the reactor's."""
+        self._jobs.put((job, then))
+
+    def stop(self) -> None:
+        """End the thread when it has done all that it was given."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, then = item
+            self._reactor.callFromThread(then, job())
+
+
+@implementer(IJournal)
+class DurableJournal:
+    """
+    A journal in a file, in a folder that is this user's alone.
+
+    :param reactor: provides time and a way back from a thread.
+    :param path: of the file; its folder is made where it is missing.
+    :param durable: whether a commit outlives a loss of power, and not only of the process.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, path: str, *, durable: bool, bounds: Bounds | None = None) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._durable = durable
+        self._index = Index(bounds or Bounds(), RECENT)
+        self._store = Store(path, durable=durable)
+        self._worker: _Worker
+        self._notes: dict[str, str] = {}
+        self._confirmed = 0
+        self._pending: list[tuple[Call, Deferred[Any]]] = []
+        self._busy = False
+        self._closed: Deferred[None] | None = None
+        self._prune_call: IDelayedCall | None = None
+        # What could not be recorded yet: confirmations, and ends of commands, with their results as long as these are
+        # not confirmed.
+        self._unwritten: list[str] = []
+        self._ends: dict[str, CommandResult | None] = {}
+        #: Why nothing can be recorded now; ``None``: it can.
+        self.trouble: str | None = None
+
+    @property
+    def outstanding(self) -> int:
+        """See `IJournal`."""
+        return self._index.outstanding
+
+    def open(self) -> None:
+        """See `IJournal.open`."""
+        try:
+            recovery = self._open()
+        except (sqlite3.Error, OSError, JournalUnavailable) as error:
+            reason = f"the journal {self._path} cannot be used: {translate(error).fields['reason']}"
+            raise ConfigError(option="--state-dir", reason=reason) from None
+        for command_id, live in recovery.live.items():
+            self._index.hold(command_id, live)
+        self._notes = recovery.notes
+        self._confirmed = recovery.confirmed
+        if recovery.unknown or recovery.not_executed:
+            self._log.warn(
+                "relayd did not stop in good order: of the commands at hand then, {unknown} may or may not have run "
+                "to their end, and {not_executed} were not run; their results say so",
+                unknown=recovery.unknown,
+                not_executed=recovery.not_executed,
+            )
+        self._worker = _Worker(self._reactor)
+        self._prune_call = self._reactor.callLater(PRUNE_AGAIN, self._prune)
+
+    def _open(self) -> Recovery:
+        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        try:
+            return self._store.open()
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+        kept = set_aside(self._path)
+        self._store.open()
+        self._store.close()
+        saved = salvage(kept, self._path)
+        # Loud, and kept: a command whose id was not saved would run again, should the main server send it again.
+        self._log.critical(
+            "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read "
+            "and go on. Others may be lost: they are not known any more when they come again",
+            kept=saved.kept,
+            commands=saved.commands,
+            results=saved.results,
+        )
+        recovery = self._store.open()
+        self._store.apply([(self._store.note, (f"damaged {saved.kept}", f"{saved.commands} commands saved"))])
+        return recovery
+
+    # IJournal
+
+    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
+        """See `IJournal.accept`."""
+        if (refusal := self._index.refusal()) is not None:
+            return fail(refusal)
+        accepting = self._submit(self._store.accept, command.command_id, fingerprint, command.extended)
+        return accepting.addCallback(self._accepted, command.command_id, fingerprint)
+
+    def _accepted(self, known: JournalEntry | None, command_id: str, fingerprint: bytes) -> JournalEntry | None:
+        if known is None:
+            self._index.accepted(command_id, fingerprint, self._store.now())
+        return known
+
+    def start(self, command_id: str) -> Deferred[None]:
+        """See `IJournal.start`."""
+        if self._index.size >= self._index.bounds.max_bytes:
+            return fail(JournalFull(results=len(self._index.finished), megabytes=self._index.size / 1e6))
+        return self._submit(self._store.start, command_id).addCallback(self._started, command_id)
+
+    def _started(self, _: None, command_id: str) -> None:
+        self._index.unfinished[command_id].state = EntryState.STARTED
+
+    def finish(self, result: CommandResult) -> Deferred[None]:
+        """See `IJournal.finish`."""
+        finishing = self._submit(self._store.finish, result)
+        return finishing.addCallbacks(
+            self._finished, self._not_finished, callbackArgs=(result.command_id,), errbackArgs=(result,)
+        )
+
+    def _not_finished(self, failure: Failure, result: CommandResult) -> Failure:
+        # After a restart it would otherwise count as one that may still run.
+        self._ends[result.command_id] = result
+        return failure
+
+    def _finished(self, size: int, command_id: str) -> None:
+        self._index.finish(command_id, size, self._store.now())
+
+    def confirm(self, command_id: str) -> None:
+        """See `IJournal.confirm`.  What is not finished, or was confirmed before, is left as it is."""
+        if command_id in self._ends:
+            self._ends[command_id] = None
+        elif self._index.settle(command_id):
+            self._confirmed += 1
+            self._write_confirmation(command_id)
+
+    def _write_confirmation(self, command_id: str) -> None:
+        self._submit(self._store.confirm, command_id).addErrback(lambda _: self._unwritten.append(command_id))
+
+    def _write_end(self, command_id: str, result: CommandResult | None) -> None:
+        if result is not None:
+            self.finish(result).addErrback(lambda _: None)
+        else:
+            if (live := self._index.unfinished.pop(command_id, None)) is not None:
+                self._index.remember(command_id, live.fingerprint)
+            self._submit(self._store.end, command_id).addErrback(lambda _: self._ends.setdefault(command_id))
+
+    def bury(self, command_id: str) -> None:
+        """See `IJournal.bury`."""
+        self._index.bury(command_id)
+        self._submit(self._store.bury, command_id).addErrback(lambda _: None)  # it is tried again after a restart
+
+    def lookup(self, command_id: str) -> JournalEntry | None:
+        """See `IJournal.lookup`."""
+        return self._index.lookup(command_id)
+
+    def load(self, command_id: str) -> Deferred[CommandResult | None]:
+        """See `IJournal.load`."""
+        return self._submit(self._store.load, command_id)
+
+    def unconfirmed(self) -> Sequence[str]:
+        """See `IJournal.unconfirmed`."""
+        return self._index.unconfirmed()
+
+    def note(self, name: str, value: str) -> None:
+        """See `IJournal.note`."""
+        self._notes[name] = value
+        self._submit(self._store.note, name, value).addErrback(lambda _: None)  # it will be found out again
+
+    def noted(self, name: str) -> str | None:
+        """See `IJournal.noted`."""
+        return self._notes.get(name)
+
+    def close(self) -> Deferred[None]:
+        """See `IJournal.close`."""
+        if self._prune_call is not None:
+            self._prune_call.cancel()
+            self._prune_call = None
+        self._closed = Deferred()
+        if not self._busy:
+            self._end()
+        return self._closed
+
+    # Writing
+
+    def _submit(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
+        if self._closed is not None:
+            return fail(JournalUnavailable(reason="relayd stops"))
+        done: Deferred[Any] = Deferred()
+        self._pending.append(((method, arguments), done))
+        if not self._busy:
+            self._busy = True
+            # at the end of this turn of the reactor: what the same frame brings is then written together
+            self._reactor.callLater(0, self._write)
+        return done
+
+    def _write(self) -> None:
+        batch, self._pending = self._pending, []
+        calls = [call for call, _ in batch]
+        self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))
+
+    def _written(self, batch: list[tuple[Call, Deferred[Any]]], outcomes: list[object]) -> None:
+        self._judge(outcomes)
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                done.errback(outcome)
+            else:
+                done.callback(outcome)
+        if self._pending:
+            self._write()
+        else:
+            self._busy = False
+            if self._closed is not None:
+                self._end()
+
+    def _judge(self, outcomes: list[object]) -> None:
+        """Tell once when it begins to fail, and once when it works again."""
+        failed = next((outcome for outcome in outcomes if isinstance(outcome, JournalUnavailable)), None)
+        if failed is not None and self.trouble is None:
+            self.trouble = str(failed.fields["reason"])
+            self._log.error("{error}", error=str(failed))
+        elif failed is None and self.trouble is not None:
+            self.trouble = None
+            self._log.info("The journal can be written again")
+
+    def _end(self) -> None:
+        closed = self._closed
+        assert closed is not None
+        self._worker.do(self._store.close, lambda _: closed.callback(None))
+        self._worker.stop()
+
+    # What has been kept for long enough
+
+    def _prune(self) -> None:
+        ends, self._ends = self._ends, {}
+        for command_id, result in ends.items():
+            self._write_end(command_id, result)
+        unwritten, self._unwritten = self._unwritten, []
+        for command_id in unwritten:
+            self._write_confirmation(command_id)
+        now, bounds = self._store.now(), self._index.bounds
+        expired = self._index.expired(now)
+        if expired:
+            self._log.warn(
+                "{count} results were not confirmed for {days:g} days, and expire",
+                count=len(expired),
+                days=bounds.retention / 86400,
+            )
+            for command_id in expired:
+                self.confirm(command_id)
+        pruning = self._submit(self._store.prune, now - bounds.retention, bounds.max_ids, self._confirmed)
+        pruning.addCallbacks(self._pruned, lambda _: 0)
+        pruning.addCallback(self._prune_later)
+
+    def _pruned(self, removed: int) -> int:
+        self._confirmed -= removed
+        return removed
+
+    def _prune_later(self, removed: int) -> None:
+        if self._closed is None:
+            delay = PRUNE_AGAIN if removed >= PRUNE_ROWS else PRUNE_INTERVAL if self.trouble is None else RETRY_INTERVAL
+            self._prune_call = self._reactor.callLater(delay, self._prune)

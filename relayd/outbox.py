@@ -4,79 +4,43 @@ Delivers results: sends each on the uplink, and again on the next, until the mai
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Container
-from itertools import count
 from sys import getsizeof
+from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from relayd.interfaces import IJournal, ILink
-from relayd.messages import CommandResult, Receipt
+from relayd.errors import RelayError, Undeliverable
+from relayd.interfaces import EntryState, IJournal, ILink
+from relayd.messages import CommandResult, Receipt, failure_result
+from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
 
 #: How often a result that the main server refuses is sent again.
-MAX_RETRIES = 2
+MAX_RETRIES: Final = 2
 #: Seconds until then, when the link lives so long.
-RETRY_DELAY = 5.0
-#: Bytes of results sent again before the event loop gets a turn.
-BATCH_BYTES = 1 << 20
-#: Results held that no journal holds, as refusals; they are small.
-MAX_UNRECORDED = 1000
+RETRY_DELAY: Final = 5.0
+#: Results held that no journal holds, and bytes of memory for them. Most are refusals, which are small.
+MAX_UNRECORDED: Final = 1000
+MAX_UNRECORDED_BYTES: Final = 64 << 20
+#: Links lost with a result under way, after which it may be the cause and travels alone.
+SUSPECT_AFTER: Final = 2
+#: Links lost while it travelled alone, after which it is not sent any more.
+CONVICT_AFTER: Final = 3
+#: Seconds for which a result that travels alone is watched, where no receipt comes.
+ALONE_FOR: Final = 10.0
+#: Seconds after which a main server that has never sent a receipt is asked for a sign of life instead; and those for
+#: one that is known not to send any, or while relayd wants to stop.
+PATIENCE: Final = 30.0
+IMPATIENCE: Final = 1.0
+DRAIN_PATIENCE: Final = 5.0
 
-#: A result under way: the command's id, and whether the journal holds the result.  An id can have both: a refusal,
-#: then the result of the same command sent again.
-_Key = tuple[str, bool]
-
-
-class _LinkState:
-    """What is under way on one link, and what waits to be sent or sent again on it."""
-
-    def __init__(self, link: ILink) -> None:
-        self.link = link
-        # Every sending that has no receipt yet, oldest first: which result, and its size.  One result may be in here
-        # more than once, as a duplicate of its command has it sent again; the main server answers each.
-        self.in_flight: OrderedDict[int, tuple[_Key, int]] = OrderedDict()
-        self.size = 0
-        self.backlog: deque[tuple[CommandResult, bool]] = deque()
-        self.backlog_call: IDelayedCall | None = None
-        self.retries: dict[str, IDelayedCall] = {}
-        self._sendings: dict[str, deque[int]] = {}
-        self._serial = count()
-
-    def add(self, result: CommandResult, recorded: bool) -> None:
-        serial = next(self._serial)
-        size = _size(result)
-        self.in_flight[serial] = ((result.command_id, recorded), size)
-        self.size += size
-        self._sendings.setdefault(result.command_id, deque()).append(serial)
-
-    def take(self, command_id: str | None) -> _Key | None:
-        """Which result a receipt is for: the oldest one, of *command_id* where the receipt says so."""
-        if command_id is None:
-            if not self.in_flight:
-                return None
-            command_id = next(iter(self.in_flight.values()))[0][0]
-        sendings = self._sendings.get(command_id)
-        if sendings is None:
-            return None
-        key, size = self.in_flight.pop(sendings.popleft())
-        self.size -= size
-        if not sendings:
-            del self._sendings[command_id]
-        return key
-
-    def halt(self) -> None:
-        """Nothing more is to be sent on this link."""
-        self.backlog.clear()
-        calls = list(self.retries.values())
-        if self.backlog_call is not None:
-            calls.append(self.backlog_call)
-        self.retries.clear()
-        self.backlog_call = None
-        for call in calls:
-            call.cancel()
+#: The name under which the journal notes whether the main server sends receipts.
+_RECEIPTS: Final = "receipts"
 
 
 class Outbox:
@@ -88,55 +52,67 @@ class Outbox:
     confirmed first, but both were sent on this link; what a link that dies leaves without a receipt is sent again on
     the next.  A receipt that names its command is for that one.
 
-    A main server that never sends receipts would fill the memory: past the bounds, the results sent first on the link
-    count as confirmed.
+    A main server that has never sent a receipt does not know them: what it has read, as its heartbeat shows, counts as
+    delivered.
+
+    A result that is at hand goes out at once.  Where the link is full, or other results wait before it, it stays in the
+    journal alone and is read when its turn comes: a slow main server costs no memory.
+
+    A result with which one link after the other dies travels alone until it is clear whether it is the cause; if so it
+    is kept, and a short one that says so goes out in its place.
 
     :param settled: called whenever a result needs no more sending.
-    :param max_results: how many results may be under way on a link.
-    :param max_bytes: how much memory they may take.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        journal: IJournal,
-        stats: Stats,
-        settled: Callable[[], None],
-        *,
-        max_results: int,
-        max_bytes: int,
-    ) -> None:
+    def __init__(self, clock: IReactorTime, journal: IJournal, stats: Stats, settled: Callable[[], None]) -> None:
         self._log = Logger()
         self._clock = clock
         self._journal = journal
-        self._max_results = max_results
-        self._max_bytes = max_bytes
         self._settled = settled
         self._stats = stats
-        self._links: dict[ILink, _LinkState] = {}
-        self._current: _LinkState | None = None
+        self._links: dict[ILink, Sendings] = {}
+        self._current: Sendings | None = None
         self._unrecorded: OrderedDict[str, CommandResult] = OrderedDict()
+        self._unrecorded_size = 0
         self._rejections: dict[str, int] = {}
+        self._losses: dict[Key, int] = {}
+        self._lone_losses: dict[str, int] = {}
+        self._patience = PATIENCE
         self._stopped = False
 
     @property
     def empty(self) -> bool:
         """Whether every result was confirmed."""
-        return not self._unrecorded and not self._journal.unconfirmed()
+        return not self._unrecorded and not self._journal.outstanding
 
     def send(self, result: CommandResult) -> None:
         """Send *result*, which the journal holds; without a link, when there is one."""
+        state = self._current
+        if state is None:
+            return
+        if not state.pumping and state.link.writable:
+            self._send_on(state, result, True)
+        else:
+            self._queue(state, (result.command_id, True))
+
+    def send_again(self, command_id: str) -> None:
+        """Send the result that the journal holds of *command_id*; without a link, when there is one."""
+        self._rejections.pop(command_id, None)
         if self._current is not None:
-            self._send_on(self._current, result, True)
+            self._queue(self._current, (command_id, True))
 
     def send_unrecorded(self, result: CommandResult) -> None:
         """Send *result*, which the journal does not hold and so is held here until it is confirmed."""
+        self._forget_unrecorded(result.command_id)
         self._unrecorded[result.command_id] = result
-        self._unrecorded.move_to_end(result.command_id)
-        if len(self._unrecorded) > MAX_UNRECORDED:
-            self._unrecorded.popitem(last=False)
+        self._unrecorded_size += _size(result)
+        while len(self._unrecorded) > 1 and (
+            len(self._unrecorded) > MAX_UNRECORDED or self._unrecorded_size > MAX_UNRECORDED_BYTES
+        ):
+            self._stats.dropped += 1
+            self._forget_unrecorded(next(iter(self._unrecorded)))
         if self._current is not None:
-            self._send_on(self._current, result, False)
+            self._queue(self._current, (result.command_id, False))
 
     def unrecorded(self, command_id: str) -> CommandResult | None:
         """The result of *command_id* that is held here, if any."""
@@ -144,7 +120,7 @@ class Outbox:
 
     def forget(self, command_id: str) -> None:
         """The command was refused, and is now accepted: do not send the refusal again."""
-        self._unrecorded.pop(command_id, None)
+        self._forget_unrecorded(command_id)
 
     def link_ready(self, link: ILink, pending: Container[str]) -> None:
         """
@@ -154,31 +130,41 @@ class Outbox:
         """
         if self._current is not None:
             self._current.halt()
-        state = self._current = self._links[link] = _LinkState(link)
-        state.backlog.extend((result, False) for result in self._unrecorded.values())
-        state.backlog.extend(
-            (result, True) for result in self._journal.unconfirmed() if result.command_id not in pending
-        )
-        if state.backlog:
-            self._log.info("Sending {count} unconfirmed results again", count=len(state.backlog))
-        self._send_backlog(state)
+        state = self._current = self._links[link] = Sendings(link)
+        keys = [(command_id, False) for command_id in self._unrecorded]
+        keys += [(command_id, True) for command_id in self._journal.unconfirmed() if command_id not in pending]
+        if keys:
+            self._log.info("Sending {count} unconfirmed results again", count=len(keys))
+            # Those that may break the link go last, so that they hold up nothing.
+            state.backlog.extend(sorted(keys, key=self._is_suspect))
+            self._start_pump(state)
 
     def link_lost(self, link: ILink) -> None:
         """Send no more on *link*; what it left unconfirmed waits for the next."""
         state = self._links.pop(link, None)
-        if state is not None:
-            state.halt()
-            if self._current is state:
-                self._current = None
+        if state is None:
+            return
+        state.halt()
+        if self._current is state:
+            self._current = None
+        for key in set(state.in_flight.values()):
+            self._losses[key] = self._losses.get(key, 0) + 1
+            if not key[1] and self._losses[key] >= SUSPECT_AFTER + CONVICT_AFTER:
+                self._give_up(key, "each connection on which it was sent was lost")
+        if state.alone is not None:
+            self._lone_losses[state.alone] = times = self._lone_losses.get(state.alone, 0) + 1
+            if times >= CONVICT_AFTER:
+                self._give_up((state.alone, True), "the main server closed each connection on which it was sent")
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """The main server confirms or refuses a result."""
+        self._note_receipts(True)
         state = self._links.get(link)
         key = None if state is None else state.take(receipt.command_id)
         if key is None and receipt.command_id is not None:  # for what was sent on an earlier link?
             if receipt.command_id in self._unrecorded:
                 key = (receipt.command_id, False)
-            elif self._recorded(receipt.command_id) is not None:
+            elif self._is_unconfirmed(receipt.command_id):
                 key = (receipt.command_id, True)
         if key is None:
             self._stats.stray += 1
@@ -189,64 +175,131 @@ class Outbox:
         else:
             self._rejected(key, receipt.error)
 
+    def hurry(self) -> None:
+        """relayd wants to stop: do not wait long for receipts that never come."""
+        self._patience = DRAIN_PATIENCE
+        if self._current is not None and self._current.watch is not None and self._current.watch.active():
+            self._current.watch.reset(min(self._wait(), self._current.watch.getTime() - self._clock.seconds()))
+
     def stop(self) -> None:
         """Schedule nothing any more."""
         self._stopped = True
         for state in self._links.values():
             state.halt()
 
-    def _send_on(self, state: _LinkState, result: CommandResult, recorded: bool) -> None:
-        state.add(result, recorded)
+    # Sending
+
+    def _queue(self, state: Sendings, key: Key) -> None:
+        state.backlog.append(key)
+        self._start_pump(state)
+
+    def _start_pump(self, state: Sendings) -> None:
+        if not state.pumping and not self._stopped:
+            state.pumping = True
+            state.pump = Deferred.fromCoroutine(self._pump(state))
+            state.pump.addCallbacks(self._pumped, self._not_pumped, callbackArgs=(state,), errbackArgs=(state,))
+
+    async def _pump(self, state: Sendings) -> None:
+        while state.backlog:
+            if not state.link.writable:
+                await state.link.when_writable()
+                continue
+            key = state.backlog.popleft()
+            command_id, recorded = key
+            if recorded:
+                result = await self._load(command_id)
+                suspect = self._is_suspect(key)
+            else:
+                # A refusal may have been overtaken by the acceptance of the same command.
+                result, suspect = self._unrecorded.get(command_id), False
+            if result is None:
+                continue
+            if suspect:
+                await self._send_alone(state, result)
+            else:
+                self._send_on(state, result, recorded)
+
+    async def _load(self, command_id: str) -> CommandResult | None:
+        try:
+            return await self._journal.load(command_id)
+        except RelayError as error:
+            # It is still there for the next link.
+            self._log.error("The result of {id} cannot be read: {error}", id=command_id, error=str(error))
+            return None
+
+    def _pumped(self, _: None, state: Sendings) -> None:
+        state.pumping = False
+
+    def _not_pumped(self, failure: Failure, state: Sendings) -> None:
+        state.pumping = False
+        if not failure.check(CancelledError):
+            self._log.error("Internal error: sending stopped: {kind}", kind=type(failure.value).__name__)
+
+    async def _send_alone(self, state: Sendings, result: CommandResult) -> None:
+        await state.link.probe()  # what went before is read: it is not to blame for what happens now
+        state.alone = result.command_id
+        state.alone_over = Deferred()
+        self._send_on(state, result, True)
+        call = self._clock.callLater(ALONE_FOR, state.alone_over.callback, None)
+        try:
+            await state.alone_over
+        finally:
+            if call.active():
+                call.cancel()
+        state.alone = None  # not where the link was lost meanwhile: `link_lost` has to know
+
+    def _send_on(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
+        state.add((result.command_id, recorded))
         self._stats.sent += 1
         state.link.send_result(result)
-        if len(state.in_flight) > self._max_results or state.size > self._max_bytes:
-            self._make_room(state)
+        self._watch(state)
 
-    def _send_backlog(self, state: _LinkState) -> None:
-        state.backlog_call = None
-        room = BATCH_BYTES
-        while state.backlog and room > 0:
-            result, recorded = state.backlog.popleft()
-            # A refusal may have been overtaken by the acceptance of the same command.
-            if recorded or self._unrecorded.get(result.command_id) is result:
-                room -= _size(result)
-                self._send_on(state, result, recorded)
-        if state.backlog and not self._stopped:
-            state.backlog_call = self._clock.callLater(0, self._send_backlog, state)
+    # A main server without receipts
 
-    def _make_room(self, state: _LinkState) -> None:
-        """Down to three quarters, so that this is rare; the newest always stays."""
-        dropped = 0
-        while len(state.in_flight) > 1 and (
-            len(state.in_flight) * 4 > self._max_results * 3 or state.size * 4 > self._max_bytes * 3
-        ):
-            key = state.take(None)
-            if key is not None:
-                self._settle(key)
-                dropped += 1
-        if dropped:
-            self._stats.dropped += dropped
-            self._log.warn(
-                "The main server has not confirmed {count} results that were sent to it on this connection; "
-                "to make room they now count as confirmed",
-                count=dropped,
-            )
+    def _wait(self) -> float:
+        return IMPATIENCE if self._journal.noted(_RECEIPTS) == "never" else self._patience
 
-    def _rejected(self, key: _Key, reason: str | None) -> None:
+    def _watch(self, state: Sendings) -> None:
+        if state.watch is None and not self._stopped and self._journal.noted(_RECEIPTS) != "yes":
+            state.watch = self._clock.callLater(self._wait(), self._look, state)
+
+    def _look(self, state: Sendings) -> None:
+        state.watch = None
+        if state.in_flight and state.probe is None and self._journal.noted(_RECEIPTS) != "yes":
+            state.probe = state.link.probe()
+            state.probe.addCallbacks(self._read, lambda _: None, callbackArgs=(state, state.last))
+
+    def _read(self, _: None, state: Sendings, last: int) -> None:
+        """The main server has read all that was sent on the link, up to number *last*."""
+        state.probe = None
+        if self._journal.noted(_RECEIPTS) != "yes":
+            self._note_receipts(False)
+            while state.in_flight and next(iter(state.in_flight)) <= last:
+                key = state.take(None)
+                if key is not None:
+                    self._stats.presumed += 1
+                    self._settle(key)
+            if state.in_flight:
+                self._watch(state)
+
+    def _note_receipts(self, sends: bool) -> None:
+        known = self._journal.noted(_RECEIPTS)
+        if sends and known != "yes":
+            self._journal.note(_RECEIPTS, "yes")
+        elif not sends and known is None:
+            self._journal.note(_RECEIPTS, "never")
+            self._log.info("The main server sends no receipts: results that it has read count as delivered")
+
+    # What becomes of what was sent
+
+    def _rejected(self, key: Key, reason: str | None) -> None:
         command_id, recorded = key
         self._stats.rejected += 1
-        if recorded and self._recorded(command_id) is None:  # a second copy, and the first was confirmed
+        if recorded and not self._is_unconfirmed(command_id):  # a second copy, and the first was confirmed
             return
         times = self._rejections.get(command_id, 0) + 1
         if not recorded or times > MAX_RETRIES:
-            self._stats.given_up += 1
-            self._log.error(
-                "The main server refused the result of {id} for good, after {times} times: {reason}",
-                id=command_id,
-                times=times,
-                reason=reason,
-            )
-            self._settle(key)
+            self._give_up(key, f"the main server refused it {times} times: {reason}", substitute=False)
             return
         self._log.warn("The main server refused the result of {id}: {reason}", id=command_id, reason=reason)
         self._rejections[command_id] = times
@@ -254,26 +307,66 @@ class Outbox:
         if state is not None and not self._stopped and command_id not in state.retries:
             state.retries[command_id] = self._clock.callLater(RETRY_DELAY, self._retry, state, command_id)
 
-    def _retry(self, state: _LinkState, command_id: str) -> None:
+    def _retry(self, state: Sendings, command_id: str) -> None:
         del state.retries[command_id]
-        if (result := self._recorded(command_id)) is not None:
-            self._send_on(state, result, True)
+        if self._is_unconfirmed(command_id):
+            self._queue(state, (command_id, True))
 
-    def _recorded(self, command_id: str) -> CommandResult | None:
-        entry = self._journal.lookup(command_id)
-        return None if entry is None else entry.result
+    def _give_up(self, key: Key, reason: str, *, substitute: bool = True) -> None:
+        command_id, recorded = key
+        self._stats.given_up += 1
+        self._log.error(
+            "The result of {id} is not sent any more: {reason}{kept}",
+            id=command_id,
+            reason=reason,
+            kept=". The journal keeps it: see relayctl journal" if recorded else "",
+        )
+        self._clear(key)
+        if not recorded:
+            self._forget_unrecorded(command_id)
+        else:
+            if self._is_unconfirmed(command_id):
+                self._journal.bury(command_id)
+            if substitute:
+                self.send_unrecorded(failure_result(command_id, Undeliverable()))
+        self._settled()
 
-    def _settle(self, key: _Key) -> None:
+    def _settle(self, key: Key) -> None:
         """The result needs no more sending."""
         command_id, recorded = key
+        self._clear(key)
         if recorded:
-            self._rejections.pop(command_id, None)
             if self._current is not None and (call := self._current.retries.pop(command_id, None)) is not None:
                 call.cancel()
             self._journal.confirm(command_id)
         else:
-            self._unrecorded.pop(command_id, None)
+            self._forget_unrecorded(command_id)
+            entry = self._journal.lookup(command_id)
+            if entry is not None and not entry.holds_result:  # it could not be recorded when it ended, but may be later
+                self._journal.confirm(command_id)
         self._settled()
+
+    def _clear(self, key: Key) -> None:
+        """Nothing is held against it any more."""
+        command_id, recorded = key
+        self._losses.pop(key, None)
+        if recorded:
+            self._rejections.pop(command_id, None)
+            self._lone_losses.pop(command_id, None)
+            if self._current is not None and self._current.alone == command_id:
+                self._current.end_alone()
+
+    def _is_suspect(self, key: Key) -> bool:
+        return key[1] and self._losses.get(key, 0) >= SUSPECT_AFTER
+
+    def _is_unconfirmed(self, command_id: str) -> bool:
+        entry = self._journal.lookup(command_id)
+        return entry is not None and entry.state is EntryState.FINISHED
+
+    def _forget_unrecorded(self, command_id: str) -> None:
+        result = self._unrecorded.pop(command_id, None)
+        if result is not None:
+            self._unrecorded_size -= _size(result)
 
 
 def _size(result: CommandResult) -> int:

@@ -4,6 +4,7 @@ The way of a command from its admission until its result is recorded: wait, star
 
 from __future__ import annotations
 
+from functools import partial
 from os.path import basename, dirname, relpath
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 
 from relayd.admission import Admission, Verdict
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
-from relayd.interfaces import Acknowledge, ICommandRunner, IJournal
+from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntry
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
 
@@ -27,14 +28,15 @@ class ActiveCommand:
     :ivar accepted: whether the journal has it.
     :ivar has_slot: whether its turn came.
     :ivar cancelled: whether its end was asked for.
+    :ivar dropped: whether the journal would not have it: what becomes of it is nobody's business.
     :ivar output: where its output goes as it arrives, if it asked for that.
     :ivar run: what the runner gave for it.
     :ivar result: how it ended; nothing happens to it after that but being recorded.
     """
 
     __slots__ = (
-        "accepted", "acknowledges", "cancelled", "command", "deadline", "fingerprint", "has_slot", "key", "output",
-        "received", "result", "run",
+        "accepted", "acknowledges", "cancelled", "command", "deadline", "dropped", "fingerprint", "has_slot", "key",
+        "output", "received", "result", "run",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +51,7 @@ class ActiveCommand:
         self.accepted = False
         self.has_slot = False
         self.cancelled = False
+        self.dropped = False
         self.output: OutputStream | None = None
         self.run: Deferred[CommandResult] | None = None
         self.result: CommandResult | None = None
@@ -69,6 +72,9 @@ class Owner(Protocol):
 
     def command_not_accepted(self, active: ActiveCommand, error: RelayError) -> None:
         """The journal could not take the command: it is forgotten."""
+
+    def command_known(self, active: ActiveCommand, known: JournalEntry) -> None:
+        """The journal has known the command for long: it is no new one, and is forgotten here."""
 
     def command_ended(self, active: ActiveCommand, result: CommandResult, recorded: bool) -> None:
         """The command has its result; *recorded*: the journal has it too, unless that failed."""
@@ -121,6 +127,9 @@ class Scheduler:
         self._journal.accept(active.command, active.fingerprint).addCallbacks(
             self._accepted, self._not_accepted, callbackArgs=(active,), errbackArgs=(active,)
         )
+        if active.has_slot and not active.dropped:
+            # Meanwhile: what comes first takes longer, and the command is told to run only when the journal has it.
+            self._run(active)
         return True
 
     def cancel(self, active: ActiveCommand) -> None:
@@ -144,35 +153,35 @@ class Scheduler:
 
     # From step to step.  Plain callbacks and no coroutine: this is the hot path, and most steps are done at once.
 
-    def _accepted(self, _: None, active: ActiveCommand) -> None:
+    def _accepted(self, known: JournalEntry | None, active: ActiveCommand) -> None:
+        if known is not None:
+            self._drop(active)
+            self._owner.command_known(active, known)
+            return
         active.accepted = True
         self._owner.command_accepted(active)
-        if active.result is not None:  # its deadline passed, or it was cancelled
+        if active.result is not None:  # its deadline passed, or it was cancelled, or could not be run
             self._record(active, active.result)
-        elif active.has_slot:
-            self._start(active)
 
     def _not_accepted(self, failure: Failure, active: ActiveCommand) -> None:
-        del self.active[active.command.command_id]
+        self._drop(active)
         self._owner.command_not_accepted(active, self._explain(failure, "record", active))
-        if active.result is None:
-            if active.has_slot:
-                self._release(active)
-            else:
-                self._admission.withdraw(active.key, active)
-                self._set_alarm()
 
-    def _start(self, active: ActiveCommand) -> None:
-        self._journal.start(active.command.command_id).addCallbacks(
-            self._run, self._not_started, callbackArgs=(active,), errbackArgs=(active,)
-        )
+    def _drop(self, active: ActiveCommand) -> None:
+        """Forget a command that the journal would not have; it was certainly not told to run."""
+        del self.active[active.command.command_id]
+        active.dropped = True
+        if active.result is not None:
+            return
+        if active.run is not None:
+            active.run.cancel()
+        elif active.has_slot:
+            self._release(active)
+        else:
+            self._admission.withdraw(active.key, active)
+            self._set_alarm()
 
-    def _not_started(self, failure: Failure, active: ActiveCommand) -> None:
-        error = self._explain(failure, "record the start of", active)
-        if active.result is None:
-            self._fail(active, error)
-
-    def _run(self, _: None, active: ActiveCommand) -> None:
+    def _run(self, active: ActiveCommand) -> None:
         if active.result is not None:  # cancelled
             return
         if active.deadline <= self._clock.seconds():
@@ -182,11 +191,18 @@ class Scheduler:
         if command.stream:
             active.output = self._streams.open(command)
         try:
-            active.run = self._runner.run(command, active.deadline, active.output)
+            active.run = self._runner.run(command, active.deadline, partial(self._starting, active), active.output)
         except Exception:
             self._run_failed(Failure(), active)
             return
         active.run.addCallbacks(self._ended, self._run_failed, callbackArgs=(active,), errbackArgs=(active,))
+
+    def _starting(self, active: ActiveCommand) -> Deferred[None]:
+        """The command is about to be told to run: not before that is recorded, and with it what came before."""
+        return self._journal.start(active.command.command_id).addErrback(self._not_started, active)
+
+    def _not_started(self, failure: Failure, active: ActiveCommand) -> Failure:
+        return failure if active.dropped else Failure(self._explain(failure, "record the start of", active))
 
     def _run_failed(self, failure: Failure, active: ActiveCommand) -> None:
         if isinstance(failure.value, CancelledError):
@@ -208,7 +224,7 @@ class Scheduler:
         active.result = result
         if active.output is not None:
             active.output.close()
-        if active.accepted:
+        if active.accepted and not active.dropped:
             self._record(active, result)
         if active.has_slot:
             self._release(active)
@@ -241,8 +257,7 @@ class Scheduler:
         try:
             while (following := self._admission.next()) is not None:
                 following.has_slot = True
-                if following.accepted:
-                    self._start(following)
+                self._run(following)
         finally:
             self._granting = False
         self._set_alarm()

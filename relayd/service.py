@@ -19,11 +19,13 @@ from relayd.config import Config
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
-from relayd.journal import MemoryJournal
+from relayd.journal import DurableJournal, MemoryJournal
+from relayd.journal_index import Bounds
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
+from relayd.statedir import StateDirectory
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 
@@ -41,7 +43,8 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
 
     :param reactor: the clock and network of all its parts.
     """
-    journal = MemoryJournal()
+    state = StateDirectory(config.state_dir)
+    journal = _make_journal(reactor, config)
     policy = Policy(
         allow_hosts=config.allow_hosts,
         deny_hosts=config.deny_hosts,
@@ -76,6 +79,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             default_timeout=config.default_timeout,
             max_timeout=config.max_timeout,
         ),
+        None if config.journal == "memory" else state.fingerprint_key,
         policy=policy,
     )
     uplink = UplinkService(
@@ -93,7 +97,19 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             http_proxy=config.http_proxy,
         ),
     )
-    return RelayService(config, uplink, dispatcher, runner, journal)
+    return RelayService(config, state, uplink, dispatcher, runner, journal)
+
+
+def _make_journal(reactor: Any, config: Config) -> IJournal:
+    if config.journal == "memory":
+        return MemoryJournal()
+    return DurableJournal(
+        reactor,
+        # a folder of its own: the state directory may be open to others
+        os.path.join(config.state_dir, "journal", "journal.sqlite3"),
+        durable=config.journal == "full",
+        bounds=Bounds(max_bytes=config.journal_max_size, retention=config.journal_retention),
+    )
 
 
 class RelayService(Service):
@@ -105,10 +121,17 @@ class RelayService(Service):
     _log = Logger()
 
     def __init__(
-        self, config: Config, uplink: IService, dispatcher: Drainable, runner: ICommandRunner, journal: IJournal
+        self,
+        config: Config,
+        state: StateDirectory,
+        uplink: IService,
+        dispatcher: Drainable,
+        runner: ICommandRunner,
+        journal: IJournal,
     ) -> None:
         self.setName("relay")
         self._config = config
+        self._state = state
         self._uplink = uplink
         self._dispatcher = dispatcher
         self._runner = runner
@@ -118,9 +141,14 @@ class RelayService(Service):
         """
         Dial the main server.
 
-        :raises ConfigError: when the state directory cannot be made.
+        :raises ConfigError: when the state directory or the journal in it cannot be used.
         """
-        _make_private_directory(self._config.state_dir)
+        self._state.claim()
+        try:
+            self._journal.open()
+        except ConfigError:
+            self._state.release()
+            raise
         super().startService()
         self._log.info(
             "relayd {version} starts as {proxy_id} for {server}; its state is in {state_dir}",
@@ -149,6 +177,7 @@ class RelayService(Service):
         await self._step("close the uplink", lambda: maybeDeferred(self._uplink.stopService))
         await self._step("close SSH connections", self._runner.close)
         await self._step("close the journal", self._journal.close)
+        self._state.release()
         self._log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:
@@ -159,15 +188,3 @@ class RelayService(Service):
             raise
         except Exception:
             self._log.failure("Could not {what}", what=what)
-
-
-def _make_private_directory(path: str) -> None:
-    """The directory, for this user alone where it has to be made; whatever umask twistd set."""
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
-        reason = "" if usable else "this user cannot write there"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise ConfigError(option="--state-dir", reason=f"{path} cannot be used: {reason}")

@@ -21,8 +21,9 @@ class Stats:
     :ivar sent: times that a result was sent, the first time and again.
     :ivar confirmed: receipts that confirmed a result.
     :ivar rejected: receipts that refused one.
-    :ivar given_up: results that were refused too often.
-    :ivar dropped: results that were sent, never confirmed, and left to make room.
+    :ivar presumed: results that count as delivered, as the main server has read them and sends no receipts.
+    :ivar given_up: results that were refused too often, or that each connection was lost with.
+    :ivar dropped: results that no journal held, and that left to make room.
     :ivar stray: receipts that fit no result.
     :ivar streamed: pieces of output that were sent while their command ran.
     :ivar passed_over: bytes of output that should have been sent so, but that no link would take.
@@ -35,6 +36,7 @@ class Stats:
     resent: int = 0
     sent: int = 0
     confirmed: int = 0
+    presumed: int = 0
     rejected: int = 0
     given_up: int = 0
     dropped: int = 0

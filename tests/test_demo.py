@@ -28,6 +28,7 @@ from relayd.errors import ConfigError
 from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
+from tests.support.dispatching import at_once
 from tests.support.sshd import make_key
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -314,7 +315,7 @@ class SignalTests(DemoTestCase):
             command="echo $$; sleep 300 & sleep 300; echo unreached",
         )
         clock: Any = reactor
-        result = await runner.run(command, clock.seconds() + 2)
+        result = await runner.run(command, clock.seconds() + 2, at_once)
         self.assertEqual((result.details.error or {}).get("code"), "timeout")
         await self.until(lambda: not alive(int(result.stdout)))
 

@@ -4,6 +4,7 @@ Tests of `relayd.dispatcher` and `relayd.scheduler`: what becomes of each order 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -333,7 +334,8 @@ class DuplicateTests(SynchronousTestCase):
         for key in (b"one", b"one", b"two", None, None):
             journal = SlowJournal()
             limits = Limits(max_commands=1, max_queue=1, default_timeout=60.0, max_timeout=60.0)
-            dispatcher = Dispatcher(Clock(), HeldRunner(), journal, limits, key)
+            read_key = None if key is None else partial(bytes, key)
+            dispatcher = Dispatcher(Clock(), HeldRunner(), journal, limits, read_key)
             dispatcher.command_received(command("c1", stdin=b"guess"), lambda _: None)
             journal.record()
             entry = journal.lookup("c1")
@@ -488,7 +490,7 @@ class CancelTests(SynchronousTestCase):
         states.append(desk.dispatcher.status_asked("c1"))
         desk.runner.runs[0].finish()
         states.append(desk.dispatcher.status_asked("c1"))
-        self.assertEqual([state.value for state in states], ["queued", "queued", "running", "finished"])
+        self.assertEqual([state.value for state in states], ["running", "running", "running", "finished"])
 
     def test_refused_command_is_unknown(self) -> None:
         self.runner.refusal = NoCredential(username="root", host="web1")
@@ -539,14 +541,15 @@ class CancelTests(SynchronousTestCase):
         desk.dispatcher.cancel_received("accepting")
         self.assertEqual(desk.link.sent, [])
         journal.record()
-        self.assertEqual(journal.steps(), ["finish"])
+        self.assertEqual(journal.steps(), ["start", "finish"])
+        journal.record()
         journal.record()
         desk.order(command("starting"))
         journal.record()
         desk.dispatcher.cancel_received("starting")
         while journal.pending:
             journal.record()
-        self.assertEqual((desk.link.codes(), desk.runner.runs), (["cancelled"] * 2, []))
+        self.assertEqual((desk.link.codes(), desk.runner.cancelled), (["cancelled"] * 2, ["accepting", "starting"]))
         self.assertEqual((desk.dispatcher.running, desk.dispatcher.queued), (0, 0))
 
     def test_finished_and_unknown_commands(self) -> None:
@@ -580,11 +583,11 @@ class JournalOrderTests(SynchronousTestCase):
 
     def test_each_step_waits_for_the_record_of_the_one_before(self) -> None:
         self.desk.order(command("c1"))
-        self.assertEqual((self.desk.acks, self.journal.steps()), ([], ["accept"]))
+        self.assertEqual((self.desk.acks, self.journal.steps()), ([], ["accept", "start"]))
         self.journal.record()
-        self.assertEqual((self.desk.acks, self.journal.steps(), self.runner.ids()), ([("c1", "ok")], ["start"], []))
+        self.assertEqual((self.desk.acks, self.journal.steps(), self.runner.started()), ([("c1", "ok")], ["start"], []))
         self.journal.record()
-        self.assertEqual(self.runner.ids(), ["c1"])
+        self.assertEqual(self.runner.started(), ["c1"])
         self.runner.runs[0].finish()
         self.assertEqual((self.link.sent, self.journal.steps()), ([], ["finish"]))
         self.journal.record()
@@ -631,9 +634,7 @@ class JournalOrderTests(SynchronousTestCase):
         self.journal.record()
         self.desk.order(command("c2"))
         self.runner.runs[0].finish()
-        self.assertEqual((self.journal.steps(), self.runner.ids()), (["accept", "finish"], ["c1"]))
-        self.journal.record()
-        self.assertEqual(self.journal.steps(), ["finish", "start"])
+        self.assertEqual((self.journal.steps(), self.runner.started()), (["accept", "finish", "start"], ["c1"]))
 
     def test_deadline_passes_before_the_acceptance_is_recorded(self) -> None:
         self.desk.order(command("c1"))
@@ -649,14 +650,31 @@ class JournalOrderTests(SynchronousTestCase):
         self.desk.order(command("c1"))
         self.desk.order(command("c2"))
         self.desk.order(command("c1"))
+        self.assertEqual(self.journal.steps(), ["accept", "start", "accept"])
         self.journal.fail(ProtocolError(reason="the disk is full"))
         self.assertEqual(self.desk.acks, [("c1", "protocol"), ("c1", "protocol")])
         self.assertEqual(self.link.codes(), ["protocol"])
         self.journal.record()
         self.journal.record()
-        self.assertEqual((self.runner.ids(), self.desk.dispatcher.running), (["c2"], 1))
+        self.journal.record()
+        self.assertEqual((self.runner.started(), self.desk.dispatcher.running), (["c2"], 1))
         self.desk.order(command("c1"))
         self.assertEqual(self.journal.steps(), ["accept"], "it never ran, so it may come again")
+
+    def test_known_command_that_only_the_journal_knows(self) -> None:
+        """Its result was confirmed so long ago that it is not in memory: it is found when it is to be recorded."""
+        desk = Desk(runner=HeldRunner(dials=True), journal=self.journal)
+        self.journal.records.accept(command("c1"), desk.dispatcher._fingerprint(command("c1")))
+        self.journal.records.finish(result("c1"))
+        self.journal.records.confirm("c1")
+        self.patch(self.journal, "lookup", lambda command_id: None)
+        desk.order(command("c1"))
+        desk.order(command("c1"))
+        self.assertEqual(desk.runner.ids(), ["c1"])
+        self.journal.record()
+        self.assertEqual((desk.runner.cancelled, desk.dispatcher.running), (["c1"], 0))
+        self.assertEqual(desk.acks, [("c1", "already-confirmed")] * 2)
+        self.assertEqual((desk.link.codes(), desk.runner.started()), (["already-confirmed"] * 2, []))
 
     def test_waiting_command_whose_acceptance_cannot_be_recorded(self) -> None:
         self.desk.order(command("c1"))
@@ -674,7 +692,7 @@ class JournalOrderTests(SynchronousTestCase):
         self.journal.record()
         self.journal.fail(OSError("disk"))
         self.journal.record()
-        self.assertEqual((self.runner.ids(), self.link.codes()), ([], ["internal"]))
+        self.assertEqual((self.runner.started(), self.link.codes()), ([], ["internal"]))
         self.assertEqual((self.link.sent[0].details.error or {})["executed"], "no")
         self.assertEqual(self.desk.dispatcher.running, 0)
 
@@ -810,11 +828,12 @@ class DrainTests(SynchronousTestCase):
         desk.order(command("waiting", host="c"))
         done = desk.dispatcher.drain(4.0)
         desk.clock.advance(3)
-        self.assertEqual(journal.steps(), ["start", "accept", "accept", "finish"])
+        self.assertEqual(journal.steps(), ["start", "accept", "start", "accept", "finish"])
         while journal.pending:
             journal.record()
         self.assertEqual(sorted(desk.link.ids()), ["accepting", "starting", "waiting"])
-        self.assertEqual((desk.link.codes(), desk.runner.runs), (["cancelled"] * 3, []))
+        self.assertEqual(desk.link.codes(), ["cancelled"] * 3)
+        self.assertEqual(desk.runner.cancelled, ["starting", "accepting"])
         for _ in range(3):
             desk.dispatcher.receipt_received(desk.link, RECEIVED)
         self.successResultOf(done)

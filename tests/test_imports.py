@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
-    **dict.fromkeys(("admission", "outbox", "scheduler", "stats", "streaming"), "dispatcher"),
+    **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
+    **dict.fromkeys(("journal_index", "journal_report", "journal_salvage", "journal_store"), "journal"),
+    "statedir": "service",
     "demo_ssh": "demo",
 }
 WIRE = {"errors", "messages", "interfaces"}
@@ -36,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "messages", "policy"},
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
-    "ctl": {"errors", "messages", "patterns", "config", "policy", "journal", "audit"},
+    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
     "demo": ALL_PARTS,
 }

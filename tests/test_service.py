@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.config import OPTIONS, Config, load
 from relayd.errors import ConfigError
 from relayd.service import RelayService, make_relay
+from relayd.statedir import StateDirectory
 
 
 class Recorder:
@@ -67,6 +68,9 @@ class Closer:
         self.recorder = recorder
         self.name = name
 
+    def open(self) -> None:
+        pass
+
     def close(self) -> Deferred[None]:
         return self.recorder.ask(f"close {self.name}")
 
@@ -104,7 +108,10 @@ class RelayCase(ServiceCase):
         recorder: Any = self.recorder
         runner: Any = Closer(recorder, "runner")
         journal: Any = Closer(recorder, "journal")
-        return RelayService(self.config(), RecordedUplink(recorder), recorder, runner, journal)
+        config = self.config()
+        state = StateDirectory(config.state_dir)
+        self.addCleanup(state.release)
+        return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal)
 
 
 class OrderTests(RelayCase):

@@ -374,3 +374,94 @@ class WriteTests(ConnectionTestCase):
         self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 1000))
         self.assertEqual(self.transport.take(), [(MSG_CHANNEL_DATA, numbers(100) + NS(b"b" * 200 + b"h"))])
         self.assertEqual(self.connection.unsent(session), 0)
+
+
+class PermissionTests(ConnectionTestCase):
+    """Commands that may not be sent before somebody says so."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[Deferred[None]] = []
+        self.forbidden: list[object] = []
+        self.session_held = Session(
+            b"true",
+            1000,
+            lambda: self.events.append("started"),
+            lambda: self.events.append("ended"),
+            permission=self.ask,
+            on_forbidden=self.forbidden.append,
+        )
+
+    def ask(self) -> Deferred[None]:
+        self.asked.append(asked := Deferred[None]())
+        return asked
+
+    def sent(self) -> list[int]:
+        return [message for message, _ in self.transport.take()]
+
+    def test_it_is_asked_for_while_the_channel_is_opened(self) -> None:
+        self.connection.start(self.session_held)
+        self.assertEqual((len(self.asked), self.sent()), (1, [MSG_CHANNEL_OPEN]))
+        self.confirm()
+        self.assertEqual((self.sent(), self.events, self.connection.executing()), ([], [], []))
+        self.asked[0].callback(None)
+        self.assertEqual((self.sent(), self.events), ([MSG_CHANNEL_REQUEST, MSG_CHANNEL_EOF], ["started"]))
+
+    def test_given_before_the_channel_is_open(self) -> None:
+        self.connection.start(self.session_held)
+        self.asked[0].callback(None)
+        self.assertEqual(self.sent(), [MSG_CHANNEL_OPEN])
+        self.confirm()
+        self.assertEqual(self.sent(), [MSG_CHANNEL_REQUEST, MSG_CHANNEL_EOF])
+
+    def test_asked_for_once_however_often_a_channel_is_refused(self) -> None:
+        for _ in range(2):
+            self.connection.start(self.session_held)
+            self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(self.connection._next_channel - 1, 2) + NS(b"") + NS(b""))
+        self.connection.start(self.session_held)
+        self.assertEqual(len(self.asked), 1)
+        self.asked[0].callback(None)
+        self.sent()
+        self.confirm(2)
+        self.assertEqual(self.sent(), [MSG_CHANNEL_REQUEST, MSG_CHANNEL_EOF])
+
+    def test_refused(self) -> None:
+        self.connection.start(self.session_held)
+        self.confirm()
+        self.sent()
+        self.asked[0].errback(OSError("no"))
+        self.assertEqual((len(self.forbidden), self.sent(), self.events), (1, [], []))
+        self.connection.close(self.session_held)
+        self.assertEqual(self.sent(), [MSG_CHANNEL_CLOSE])
+
+    def test_given_too_late(self) -> None:
+        self.connection.start(self.session_held)
+        self.confirm()
+        self.connection.close(self.session_held)
+        self.sent()
+        self.asked[0].callback(None)
+        self.assertEqual((self.sent(), self.events), ([], []))
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.assertEqual((self.owner.closed, self.owner.refused), ([self.session_held], []))
+
+    def test_closed_by_the_server_before_it_is_given(self) -> None:
+        """The command was not sent: it may be run elsewhere."""
+        self.connection.start(self.session_held)
+        self.confirm()
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.assertEqual(
+            (self.owner.refused, self.events), ([(self.session_held, "it closed the session again", State.WAITING)], [])
+        )
+        self.clock.advance(CLOSE_LINGER)
+        self.sent()
+        self.asked[0].callback(None)
+        self.assertEqual((self.sent(), self.events), ([], []))
+
+    def test_connection_lost_before_it_is_given(self) -> None:
+        self.connection.start(self.session_held)
+        self.confirm()
+        self.connection.serviceStopped()
+        self.assertEqual([state.state for state in self.owner.lost[0][0]], [State.WAITING])
+        self.sent()
+        self.asked[0].callback(None)
+        self.assertEqual((self.sent(), self.events), ([], []))

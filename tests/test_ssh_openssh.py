@@ -16,6 +16,7 @@ from relayd.ssh.errors import HostKeyChanged, LoginRefused
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
 from tests.support.account import put_file
+from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, key_pair
 from tests.support.sshd import OpenSSHServer, make_key
 
@@ -185,7 +186,7 @@ class ShellTests(OpenSSHTestCase):
         )
 
     async def result(self, runner: SSHCommandRunner, server: OpenSSHServer, text: str) -> CommandResult:
-        result: CommandResult = await runner.run(self.order(server, text), self.reactor.seconds() + DEADLINE)
+        result: CommandResult = await runner.run(self.order(server, text), self.reactor.seconds() + DEADLINE, at_once)
         return result
 
     async def test_no_login(self) -> None:

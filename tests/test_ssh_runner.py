@@ -15,6 +15,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.ssh.hostkeys import fingerprint
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
+from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, marked_sleep, processes, shown, tool
 from tests.support.sshd import OpenSSHServer, make_key
 
@@ -51,7 +52,7 @@ class RunnerTestCase(ServerTestCase):
         **changes: Any,
     ) -> Deferred[CommandResult]:
         """Have it run within *timeout* seconds."""
-        return runner.run(self.command(server, text, **changes), self.reactor.seconds() + timeout, output)
+        return runner.run(self.command(server, text, **changes), self.reactor.seconds() + timeout, at_once, output)
 
 
 class RunnerTests(RunnerTestCase):

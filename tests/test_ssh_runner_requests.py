@@ -16,6 +16,7 @@ from relayd.messages import JumpHost, Secret
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
+from tests.support.dispatching import at_once
 from tests.support.ssh import marked_sleep, processes
 from tests.support.sshd import OpenSSHServer, make_key
 from tests.test_ssh_runner import RunnerTestCase
@@ -165,7 +166,7 @@ class SiteTests(RunnerTestCase):
             error = runner.refuses(command)
             self.assertIsInstance(error, NoCredential)
             self.assertIn(f"{server.user}@{server.host}", str(error))
-            (await self.failure_of(runner.run(command, self.reactor.seconds() + 9))).trap(NoCredential)
+            (await self.failure_of(runner.run(command, self.reactor.seconds() + 9, at_once))).trap(NoCredential)
         self.assertIsNone(self.make_runner().refuses(self.command(server, "true")))
 
     async def test_file_that_is_missing(self) -> None:

@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.fields import MAX_COMMAND_ID
-from relayd.interfaces import ICommandRunner, ILink, IOutputSink
+from relayd.interfaces import ICommandRunner, ILink, IOutputSink, Starting
 from relayd.journal import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, ExecuteCommand
 from relayd.stats import Stats
@@ -98,7 +98,7 @@ class WayOfOutputTests(StreamingCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+                self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
             ) -> Deferred[CommandResult]:
                 assert output is not None
                 output.write("stdout", 0, b"quick")
@@ -310,9 +310,10 @@ class LinkTests(StreamingCase):
         for waiting in waits:
             assert waiting is not None
             self.assertIsNone(self.successResultOf(waiting))
-        self.assertEqual(self.link.sent, [result("c1")])
         self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.assertEqual(self.link.sent, [], "it waits its turn, in the journal")
         self.link.flow.resumeProducing()
+        self.assertEqual(self.link.sent, [result("c1")])
 
     def test_whoever_waits_may_give_up(self) -> None:
         run = self.run_one()

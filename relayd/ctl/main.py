@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from relayd import __version__
-from relayd.ctl import policy
+from relayd.ctl import journal, policy
 from relayd.errors import RelayError
 
 
@@ -28,7 +28,7 @@ class Subcommand(Protocol):
         """Add its arguments."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it, and say with which exit code to end."""
+        """Do it; gives the exit code."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,12 +40,12 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return (policy,)
+    return (journal, policy)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``relayctl``."""
-    parser = _Parser(prog="relayctl", description=__doc__ and "Looks at a relay's settings and records.")
+    parser = _Parser(prog="relayctl", description="Looks at a relay's settings and records.")
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for module in subcommands():

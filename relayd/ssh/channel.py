@@ -4,6 +4,7 @@ What a connection keeps of each of its channels, and what it asks of those that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
@@ -54,8 +55,11 @@ class ChannelUser(Protocol):
     def opening(self, connection: Connection) -> None:
         """A channel of *connection* is asked for."""
 
+    def when_permitted(self, go: Callable[[], None]) -> None:
+        """The channel is open; calls *go* when it may be used, unless another channel is asked for before that."""
+
     def opened(self) -> list[bytes]:
-        """The channel is open; gives the requests to send on it, each without the channel's number."""
+        """The channel may be used; gives the requests to send on it, each without the channel's number."""
 
     def exec_answered(self, accepted: bool) -> bool:
         """A request was answered; says whether the channel is still of use."""

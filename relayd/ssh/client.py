@@ -12,6 +12,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
@@ -31,7 +32,7 @@ from relayd.ssh.keys import KeyStore
 from relayd.ssh.output import OutputBuffer
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.pool_state import Counts
-from relayd.ssh.session import ExitInfo, OutputReader, Session, State
+from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 
@@ -93,6 +94,7 @@ class SSHClient:
         env: Sequence[tuple[str, str]] = (),
         reader: OutputReader | None = None,
         shell: bool = True,
+        permission: Permission | None = None,
     ) -> Deferred[Completed]:
         """
         Run *command* once.
@@ -103,10 +105,21 @@ class SSHClient:
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
         :param shell: whether the host is supposed to run a POSIX shell, so that a command that has to end early can be
             looked after with another one.
-        :return: a Deferred that fails with an `SSHError` when the command was certainly not run.  Cancelling it ends
+        :param permission: asked for, once, when the host is about to be told to run the command, which is not done
+            before it fires; when it fails, the command is not run.
+        :return: a Deferred that fails with an `SSHError`, or with what *permission* failed with, when the command was
+            certainly not run.  Cancelling it ends
             the command: the Deferred fires with how it ended.
         """
-        make_session = partial(Session, command, self._settings.max_output, stdin=stdin, env=env, reader=reader)
+        make_session = partial(
+            Session,
+            command,
+            self._settings.max_output,
+            stdin=stdin,
+            env=env,
+            reader=reader,
+            permission=permission,
+        )
         return _Execution(self._reactor, self._pool, target, make_session, deadline, shell).done
 
     def counts(self) -> Counts:
@@ -131,7 +144,7 @@ class _Execution:
         reactor: Any,
         pool: Pool,
         target: Target,
-        make_session: Callable[[Callable[[], None], Callable[[], None]], Session],
+        make_session: Callable[..., Session],
         deadline: float,
         shell: bool,
     ) -> None:
@@ -141,7 +154,7 @@ class _Execution:
         self._begun = reactor.seconds()
         self._deadline = deadline
         self._shell = shell
-        self._session = make_session(self._exec_sent, self._ended)
+        self._session = make_session(self._exec_sent, self._ended, on_forbidden=self._forbidden)
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
@@ -158,6 +171,10 @@ class _Execution:
         connection = self._job.connection
         if connection is not None and connection.opened >= self._begun:
             self._opening = connection.timings
+
+    def _forbidden(self, failure: Failure) -> None:
+        self._pool.withdraw(self._job)
+        self._fire(failure)
 
     def _ended(self) -> None:
         if self._session.exec_refused:
@@ -248,13 +265,13 @@ class _Execution:
             timings=self._timings(),
         )
 
-    def _fire(self, result: Completed | SSHError) -> None:
+    def _fire(self, result: Completed | SSHError | Failure) -> None:
         call, self._call = self._call, None
         if call is not None and call.active():
             call.cancel()
         if self.done.called:
             return
-        if isinstance(result, SSHError):
+        if isinstance(result, SSHError | Failure):
             self.done.errback(result)
         else:
             self.done.callback(result)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Protocol
 
 from twisted.conch.ssh.common import NS, getNS
@@ -240,16 +241,23 @@ class Connection(SSHService):
         channel.remote = remote
         channel.remote_window = window
         channel.max_packet = min(max_packet, MAX_PACKET)
-        remote_number = _UINT32.pack(remote)
         if channel.close_sent:  # given up while it was being opened
-            self.transport.sendPacket(MSG_CHANNEL_CLOSE, remote_number)
+            self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(remote))
             return
         user = channel.user
         if max_packet < MIN_PACKET and (user.stdin or user.stdin_open):
             # At a byte a packet, a megabyte would keep the relay busy for ten seconds.
             raise Breach(f"a limit of {max_packet} bytes a packet")
+        user.when_permitted(partial(self._begin, channel))
+
+    def _begin(self, channel: Channel) -> None:
+        """Use a channel that is open."""
+        if channel.close_sent:  # given up, or closed by the server, while there was no permission yet
+            return
+        user = channel.user
         if isinstance(user, Session):
             self._executing[user] = None
+        remote_number = _UINT32.pack(channel.remote)
         for request in user.opened():
             self.transport.sendPacket(MSG_CHANNEL_REQUEST, remote_number + request)
         channel.finished = not user.stdin_open
@@ -352,12 +360,17 @@ class Connection(SSHService):
     def _close_received(self, packet: bytes) -> None:
         channel = self._channel(packet)
         del self._channels[_UINT32.unpack_from(packet)[0]]
-        if not channel.close_sent:
+        given_up = channel.close_sent
+        if not given_up:
             channel.close_sent = True
             self._farewells.append(channel.remote)
             if self._farewell_call is None:
                 self._farewell_call = self.clock.callLater(CLOSE_LINGER, self._linger_ended)
         user = channel.user
+        if user.state is State.OPENING and not given_up:  # it was not used yet
+            user.state = State.WAITING
+            self._owner.session_refused(self, user, 0, "it closed the session again")
+            return
         if isinstance(user, Session):
             self._executing.pop(user, None)
         # The place first: who hears of the end may send the next command at once.

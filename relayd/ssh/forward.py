@@ -70,6 +70,9 @@ class Forward:
         self._connection = connection
         self._call = connection.clock.callLater(OPEN_TIMEOUT, self._not_opened)
 
+    def when_permitted(self, go: Callable[[], None]) -> None:
+        go()
+
     def opened(self) -> list[bytes]:
         self._cancel_call()
         self.state = State.RUNNING

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import HostFailure, NoCredential, RelayError
-from relayd.interfaces import ICommandRunner, IOutputSink
+from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.messages import CommandResult, Details, ExecuteCommand, JumpHost, Secret, StreamName, describe_error
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.client import Completed, SSHClient
@@ -59,7 +59,7 @@ class SSHCommandRunner:
         return None
 
     def run(
-        self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         try:
@@ -75,6 +75,7 @@ class SSHCommandRunner:
             env=() if shell else command.env,
             reader=None if output is None else _Reader(output).read,
             shell=shell,
+            permission=starting,
         )
         running.addCallbacks(_result, _translate, callbackArgs=(command,))
         return running

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from twisted.conch.ssh.common import NS, getNS
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from relayd.ssh.output import OutputBuffer
 
@@ -61,6 +62,9 @@ class ExitInfo(Struct, frozen=True):
 #: its window until it fires.
 OutputReader = Callable[[bool, bytes], Deferred[None] | None]
 
+#: Gives leave to run a command: fires when it may be run, and fails when it must not.
+Permission = Callable[[], Deferred[None]]
+
 
 class Session:
     """
@@ -72,13 +76,15 @@ class Session:
     :param stdin_open: whether more may follow (`relayd.ssh.connection.Connection.write`).
     :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
     :param reader: gets the output as it arrives, beside what is kept.
+    :param permission: asked for when a channel is asked for; the ``exec`` request does not leave before it fires.
+    :param on_forbidden: called with what that failed with: the command must not run.
     :param on_start: called when the ``exec`` request leaves.
     :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
     """
 
     __slots__ = (
-        "_on_end", "_on_start", "command", "env", "exec_refused", "exit", "reader", "state", "stderr", "stdin",
-        "stdin_open", "stdout",
+        "_go", "_on_end", "_on_forbidden", "_on_start", "_permission", "_permitted", "command", "env", "exec_refused",
+        "exit", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
     )  # fmt: skip
 
     #: Of its channel (RFC 4254, section 6.1)
@@ -96,6 +102,8 @@ class Session:
         stdin_open: bool = False,
         env: Sequence[tuple[str, str]] = (),
         reader: OutputReader | None = None,
+        permission: Permission | None = None,
+        on_forbidden: Callable[[Failure], None] | None = None,
     ) -> None:
         self.command = command
         self.stdin = stdin
@@ -109,16 +117,41 @@ class Session:
         self.exec_refused = False
         self._on_start = on_start
         self._on_end = on_end
+        self._permission = permission
+        self._permitted = permission is None
+        self._on_forbidden = on_forbidden
+        self._go: Callable[[], None] | None = None
 
     # What the connection reports
 
     def opening(self, connection: Connection) -> None:
         """A channel is asked for."""
         self.state = State.OPENING
+        self._go = None
+        permission, self._permission = self._permission, None
+        if permission is not None:
+            permission().addCallbacks(self._permit, self._forbid)
+
+    def _permit(self, _: None) -> None:
+        self._permitted = True
+        go, self._go = self._go, None
+        if go is not None:
+            go()
+
+    def _forbid(self, failure: Failure) -> None:
+        if self._on_forbidden is not None:
+            self._on_forbidden(failure)
+
+    def when_permitted(self, go: Callable[[], None]) -> None:
+        """The channel is open: *go* on when the command may run, unless another channel is asked for before that."""
+        if self._permitted:
+            go()
+        else:
+            self._go = go
 
     def opened(self) -> list[bytes]:
         """
-        The channel is open.
+        The channel is open, and the command may run.
 
         :return: the channel requests to send, each without the channel's number.
         """

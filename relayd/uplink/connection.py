@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from itertools import count
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -93,7 +94,7 @@ class Wire(Protocol):
     def send_text(self, payload: bytes) -> None:
         """Send one text message."""
 
-    def ping(self) -> None:
+    def ping(self, payload: bytes = b"") -> None:
         """Send a ping."""
 
     def close(self, code: int) -> None:
@@ -153,6 +154,8 @@ class Connection:
         self._accepted = False
         self._closed = False
         self._outcome: Outcome | None = None
+        self._probes: dict[bytes, Deferred[None]] = {}
+        self._probe_numbers = count()
         self._linger: IDelayedCall | None = None
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             HandshakeReceived: self._handshake_received,
@@ -206,6 +209,13 @@ class Connection:
             payload = self._fitting_frame(msgspec.structs.replace(result, stdout=stdout, stderr=stderr))
         self._wire.send_text(payload)
 
+    def probe(self) -> Deferred[None]:
+        """See `ILink.probe`: the answer to a WebSocket ping, whichever dialect is spoken."""
+        probe: Deferred[None] = Deferred()
+        self._probes[payload := next(self._probe_numbers).to_bytes(8, "big")] = probe
+        self._wire.ping(payload)
+        return probe
+
     def _fitting_frame(self, result: CommandResult) -> bytes:
         limit = self.dialect.max_payload
         if len(result.stdout) + len(result.stderr) < limit:
@@ -250,6 +260,13 @@ class Connection:
 
     def on_heard(self) -> None:
         self._core.last_heard = self._clock.seconds()
+
+    def on_pong(self, payload: bytes) -> None:
+        # An answer may stand for earlier pings, too (RFC 6455, section 5.5.3).
+        if payload in self._probes:
+            answered = [each for each in self._probes if each <= payload]
+            for probe in [self._probes.pop(each) for each in answered]:
+                probe.callback(None)
 
     def on_text(self, text: str) -> None:
         self._handle(partial(self.dialect.receive_text, text))

@@ -54,6 +54,9 @@ class WebSocketListener(Protocol):
     def on_heard(self) -> None:
         """Bytes came, of whatever."""
 
+    def on_pong(self, payload: bytes) -> None:
+        """The answer to a ping, with its payload."""
+
     def on_text(self, text: str) -> None:
         """A text message."""
 
@@ -119,9 +122,10 @@ class WebSocketClient(WebSocketClientProtocol):
             # not sendMessage, which holds what we send to the size that we accept
             self.sendFrame(opcode=_TEXT_FRAME, payload=payload)
 
-    def ping(self) -> None:
-        """Send a WebSocket ping; the answer comes as `WebSocketListener.on_heard`."""
-        self.sendPing()
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a WebSocket ping; the answer comes as `WebSocketListener.on_pong`."""
+        if self.state == self.STATE_OPEN:
+            self.sendPing(payload or None)
 
     def close(self, code: int) -> None:
         """Close politely: with the closing handshake, or, where there is no WebSocket yet, TCP alone."""
@@ -212,6 +216,9 @@ class WebSocketClient(WebSocketClientProtocol):
             self._fail_connection(self.CLOSE_STATUS_CODE_INVALID_PAYLOAD, "a text message that is no UTF-8")
             return
         self._listener.on_text(text)
+
+    def onPong(self, payload: bytes) -> None:
+        self._listener.on_pong(payload)
 
     def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
         answer = super().onCloseFrame(code, reasonRaw)

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
-from relayd.interfaces import ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry
+from relayd.interfaces import ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
 from relayd.journal import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from relayd.uplink.flow import Flow
@@ -55,12 +55,17 @@ def result(command_id: str = "c1", stdout: str = "fine", exit_code: int = 0) -> 
 
 @dataclass
 class Run:
-    """One call of the runner."""
+    """
+    One call of the runner.
+
+    :ivar started: whether the command may be told to run: ``None`` until that is known.
+    """
 
     command: ExecuteCommand
     deadline: float
     done: Deferred[CommandResult]
     output: IOutputSink | None = None
+    started: bool | None = None
 
     def write(self, data: bytes, offset: int = 0, stream: StreamName = "stdout") -> Deferred[None] | None:
         assert self.output is not None
@@ -75,11 +80,14 @@ class HeldRunner:
     """
     Runs a command until the test finishes it.
 
+    :param dials: it asks whether it may start when the test says so (`start`), and not at once.
     :param lingers: cancelling a command does not end it: the test still has to finish it.
     :ivar refusal: what it says to whoever asks whether it takes a command.
     """
 
-    def __init__(self, lingers: bool = False) -> None:
+    def __init__(self, lingers: bool = False, dials: bool = False) -> None:
+        self._dials = dials
+        self._starting: dict[str, Starting] = {}
         self.runs: list[Run] = []
         self.cancelled: list[str] = []
         self.refusal: RelayError | None = None
@@ -89,17 +97,37 @@ class HeldRunner:
         return self.refusal
 
     def run(
-        self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
     ) -> Deferred[CommandResult]:
         run = Run(command, deadline, Deferred(lambda _: self.cancelled.append(command.command_id)), output)
         self.runs.append(run)
+        self._starting[command.command_id] = starting
+        if not self._dials:
+            self.start(run)
         return run.done.addErrback(self._cancelled, run) if self._lingers else run.done
+
+    def start(self, run: Run) -> None:
+        """The host is there, and could be told to run it."""
+
+        def go(_: None) -> None:
+            run.started = True
+
+        def stop(failure: Failure) -> None:
+            run.started = False
+            if not run.done.called:
+                run.done.errback(failure)
+
+        self._starting[run.command.command_id]().addCallbacks(go, stop)
 
     def close(self) -> Deferred[None]:
         return succeed(None)
 
     def ids(self) -> list[str]:
         return [run.command.command_id for run in self.runs]
+
+    def started(self) -> list[str]:
+        """Those that may have run."""
+        return [run.command.command_id for run in self.runs if run.started]
 
     def _cancelled(self, failure: Failure, run: Run) -> Deferred[CommandResult]:
         failure.trap(CancelledError)
@@ -114,6 +142,7 @@ class RecordingLink:
 
     :ivar events: outputs and results, in order.
     :ivar flow: the test says there whether it can take more.
+    :ivar on_send: called after each result.
     """
 
     def __init__(self, max_payload: int = 1_000_000) -> None:
@@ -121,6 +150,17 @@ class RecordingLink:
         self.events: list[CommandOutput | CommandResult] = []
         self.flow = Flow()
         self.max_payload = max_payload
+        self.probes: list[Deferred[None]] = []
+        self.on_send: Callable[[], None] = lambda: None
+
+    def probe(self) -> Deferred[None]:
+        probe: Deferred[None] = Deferred()
+        self.probes.append(probe)
+        return probe
+
+    def answer(self) -> None:
+        """The main server shows that it has read all that was sent."""
+        self.probes.pop(0).callback(None)
 
     @property
     def writable(self) -> bool:
@@ -138,6 +178,7 @@ class RecordingLink:
     def send_result(self, result: CommandResult) -> None:
         self.sent.append(result)
         self.events.append(result)
+        self.on_send()
 
     def ids(self) -> list[str]:
         return [result.command_id for result in self.sent]
@@ -153,9 +194,16 @@ class SlowJournal:
 
     def __init__(self) -> None:
         self.records = MemoryJournal()
-        self.pending: list[tuple[str, Deferred[None], Callable[[], Deferred[None]]]] = []
+        self.pending: list[tuple[str, Deferred[Any], Callable[[], Deferred[Any]]]] = []
 
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[None]:
+    @property
+    def outstanding(self) -> int:
+        return self.records.outstanding
+
+    def open(self) -> None:
+        self.records.open()
+
+    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
         return self._later("accept", lambda: self.records.accept(command, fingerprint))
 
     def start(self, command_id: str) -> Deferred[None]:
@@ -167,10 +215,22 @@ class SlowJournal:
     def confirm(self, command_id: str) -> None:
         self.records.confirm(command_id)
 
+    def bury(self, command_id: str) -> None:
+        self.records.bury(command_id)
+
+    def load(self, command_id: str) -> Deferred[CommandResult | None]:
+        return self.records.load(command_id)
+
+    def note(self, name: str, value: str) -> None:
+        self.records.note(name, value)
+
+    def noted(self, name: str) -> str | None:
+        return self.records.noted(name)
+
     def lookup(self, command_id: str) -> JournalEntry | None:
         return self.records.lookup(command_id)
 
-    def unconfirmed(self) -> Sequence[CommandResult]:
+    def unconfirmed(self) -> Sequence[str]:
         return self.records.unconfirmed()
 
     def close(self) -> Deferred[None]:
@@ -182,34 +242,38 @@ class SlowJournal:
     def record(self) -> None:
         """The oldest pending step is on disk now."""
         _, recorded, step = self.pending.pop(0)
-        step()
-        recorded.callback(None)
+        step().chainDeferred(recorded)
 
     def fail(self, error: Exception) -> None:
         """The oldest pending step cannot be put on disk."""
         _, recorded, _ = self.pending.pop(0)
         recorded.errback(error)
 
-    def _later(self, name: str, step: Callable[[], Deferred[None]]) -> Deferred[None]:
-        recorded: Deferred[None] = Deferred()
+    def _later(self, name: str, step: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        recorded: Deferred[Any] = Deferred()
         self.pending.append((name, recorded, step))
         return recorded
 
 
 @dataclass
 class Desk:
-    """A dispatcher with a link, and what it acknowledged: (command id, ``ok`` or the error's code)."""
+    """
+    A dispatcher with a link, and what it acknowledged: (command id, ``ok`` or the error's code).
+
+    :ivar receipts: whether the main server is known to send any.
+    """
 
     max_commands: int = 4
     max_queue: int = 4
-    max_unconfirmed: int = 1000
-    max_unconfirmed_bytes: int = 1 << 30
+    receipts: bool = True
     runner: HeldRunner = field(default_factory=HeldRunner)
     journal: IJournal = field(default_factory=MemoryJournal)
 
     def __post_init__(self) -> None:
         self.clock = Clock()
         self.acks: list[tuple[str, str]] = []
+        if self.receipts:
+            self.journal.note("receipts", "yes")
         self.dispatcher = Dispatcher(
             self.clock,
             self.runner,
@@ -219,8 +283,6 @@ class Desk:
                 max_queue=self.max_queue,
                 default_timeout=60.0,
                 max_timeout=600.0,
-                max_unconfirmed=self.max_unconfirmed,
-                max_unconfirmed_bytes=self.max_unconfirmed_bytes,
             ),
         )
         self.link = self.connect()
@@ -239,6 +301,11 @@ class Desk:
 
     def acknowledge(self, command_id: str) -> Callable[[RelayError | None], None]:
         return lambda error: self.acks.append((command_id, "ok" if error is None else error.code))
+
+
+def at_once() -> Deferred[None]:
+    """Lets a command start (`relayd.interfaces.Starting`) without a journal."""
+    return succeed(None)
 
 
 def watch_log(test: SynchronousTestCase) -> list[LogEvent]:

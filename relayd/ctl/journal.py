@@ -1,0 +1,82 @@
+"""
+``relayctl journal``: which commands have no confirmed result yet, and which results the main server would not have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from relayd.ctl.settings import add_options, read_settings
+from relayd.errors import NoJournal
+from relayd.interfaces import EntryState
+from relayd.journal_report import Report, Row, read_report, read_result
+from relayd.messages import printable
+
+NAME = "journal"
+HELP = "list the commands whose results are not confirmed, and show a result that is held"
+
+#: How each state is told; in the order of a command's life.
+_WORDS = {
+    EntryState.ACCEPTED: "accepted, not started",
+    EntryState.STARTED: "started",
+    EntryState.FINISHED: "waiting for confirmation",
+    EntryState.DEAD: "dead letter: not sent any more",
+    EntryState.CONFIRMED: "confirmed (ids alone)",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_options(parser)
+    parser.add_argument("id", nargs="?", metavar="COMMAND_ID", help="show the result that is held of this command")
+    parser.add_argument("--all", action="store_true", help="list every command, not only the oldest 20")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """
+    Show the journal; 1 when it holds what somebody should look at.
+
+    :raises NoJournal: when there is none that can be read.
+    """
+    path = os.path.join(read_settings(arguments).state_dir, "journal", "journal.sqlite3")
+    if arguments.id is not None:
+        return _show(path, arguments.id)
+    report = read_report(path)
+    print(path)
+    for state, words in _WORDS.items():
+        print(f"  {report.counts.get(state, 0):>9,}  {words}")
+    print(f"  {report.size:>9,}  bytes of results")
+    for damaged, saved in report.damages.items():
+        print(f"It was damaged once, and is kept as {damaged}: {saved}. Ids that could not be saved are not known.")
+    _list(report, None if arguments.all else 20)
+    return 1 if report.damages or report.counts.get(EntryState.DEAD) else 0
+
+
+def _list(report: Report, most: int | None) -> None:
+    # dead letters first: they are what somebody has to do something about
+    rows = sorted(report.rows, key=lambda row: row.state is not EntryState.DEAD)
+    if rows:
+        print(f"\n{'ACCEPTED':<19}  {'BYTES':>9}  {'STATE':<30}  COMMAND")
+    for row in rows[:most]:
+        print(_line(row))
+    if most is not None and len(rows) > most:
+        print(f"… and {len(rows) - most:,} more; --all lists them")
+
+
+def _line(row: Row) -> str:
+    accepted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.accepted))
+    return f"{accepted:<19}  {row.size:>9,}  {_WORDS[row.state]:<30}  {printable(row.command_id, 256)}"
+
+
+def _show(path: str, command_id: str) -> int:
+    result = read_result(path, command_id)
+    if result is None:
+        raise NoJournal(reason=f"no result of {printable(command_id, 256)} is held in {path}")
+    print(f"exit code  {result.exit_code}")
+    for name, text in (("stdout", result.stdout), ("stderr", result.stderr)):
+        print(f"{name}     {len(text):,} characters")
+        if text:
+            print(text)
+    return 0

@@ -1,0 +1,127 @@
+"""
+What a journal knows at once, from memory, and how much it takes: decisions alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from msgspec import Struct
+
+from relayd.errors import JournalFull
+from relayd.interfaces import EntryState, JournalEntry
+
+
+class Live(Struct):
+    """
+    A command that is not confirmed, as it is kept in memory.
+
+    :ivar size: bytes that its result takes on disk; 0 without one.
+    :ivar since: when it came into its state, in the journal's own time.
+    """
+
+    fingerprint: bytes
+    state: EntryState
+    size: int
+    since: float
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """
+    How much a journal holds.
+
+    :ivar max_commands: commands that are not confirmed; more are refused.
+    :ivar max_bytes: bytes of their results; with more, no command is accepted or started.
+    :ivar max_ids: ids of confirmed commands; for more, the oldest leave early.
+    :ivar retention: seconds for which ids of confirmed commands are kept, and results that nobody confirms.
+    """
+
+    max_commands: int = 100_000
+    max_bytes: int = 1 << 30
+    max_ids: int = 1_000_000
+    retention: float = 7 * 86400.0
+
+
+class Index:
+    """
+    What a journal knows at once.
+
+    :ivar size: bytes of all results.
+    :ivar dead: how many of them are not sent any more.
+
+    :param max_recent: how many confirmed commands are remembered, the latest ones.
+    """
+
+    def __init__(self, bounds: Bounds, max_recent: int) -> None:
+        self.bounds = bounds
+        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._max_recent = max_recent
+        self.unfinished: dict[str, Live] = {}
+        self.finished: dict[str, Live] = {}  # in the order in which they ended
+        self.size = 0
+        self.dead = 0
+
+    @property
+    def outstanding(self) -> int:
+        """How many results are to be sent and confirmed."""
+        return len(self.finished) - self.dead
+
+    def hold(self, command_id: str, live: Live) -> None:
+        """A command that ended, and its result."""
+        self.finished[command_id] = live
+        self.size += live.size
+        self.dead += live.state is EntryState.DEAD
+
+    def refusal(self) -> JournalFull | None:
+        """Why no new command can be taken."""
+        if len(self.unfinished) + len(self.finished) >= self.bounds.max_commands or self.size >= self.bounds.max_bytes:
+            return JournalFull(results=len(self.finished), megabytes=self.size / 1e6)
+        return None
+
+    def lookup(self, command_id: str) -> JournalEntry | None:
+        """See `relayd.interfaces.IJournal.lookup`."""
+        live = self.unfinished.get(command_id) or self.finished.get(command_id)
+        if live is not None:
+            return JournalEntry(fingerprint=live.fingerprint, state=live.state)
+        recent = self._recent.get(command_id)
+        return None if recent is None else JournalEntry(fingerprint=recent, state=EntryState.CONFIRMED)
+
+    def unconfirmed(self) -> list[str]:
+        """See `relayd.interfaces.IJournal.unconfirmed`."""
+        return [command_id for command_id, live in self.finished.items() if live.state is EntryState.FINISHED]
+
+    def accepted(self, command_id: str, fingerprint: bytes, now: float) -> None:
+        """A new command."""
+        self.unfinished[command_id] = Live(fingerprint, EntryState.ACCEPTED, 0, now)
+
+    def finish(self, command_id: str, size: int, now: float) -> None:
+        """It has ended, with a result of *size* bytes."""
+        live = self.unfinished.pop(command_id)
+        live.state, live.size, live.since = EntryState.FINISHED, size, now
+        self.hold(command_id, live)
+
+    def bury(self, command_id: str) -> None:
+        """Its result is not sent any more."""
+        self.finished[command_id].state = EntryState.DEAD
+        self.dead += 1
+
+    def settle(self, command_id: str) -> bool:
+        """Its result is needed no more; says whether there was one."""
+        live = self.finished.pop(command_id, None)
+        if live is None:
+            return False
+        self.size -= live.size
+        self.dead -= live.state is EntryState.DEAD
+        self.remember(command_id, live.fingerprint)
+        return True
+
+    def remember(self, command_id: str, fingerprint: bytes) -> None:
+        """It was confirmed."""
+        self._recent[command_id] = fingerprint
+        if len(self._recent) > self._max_recent:
+            self._recent.popitem(last=False)
+
+    def expired(self, now: float) -> list[str]:
+        """Whose results nobody wanted for so long that nobody will."""
+        before = now - self.bounds.retention
+        return [command_id for command_id, live in self.finished.items() if live.since < before]

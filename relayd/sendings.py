@@ -1,0 +1,85 @@
+"""
+What is under way on one link, and what waits to be sent on it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from itertools import count
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from relayd.interfaces import ILink
+
+#: A result under way: the command's id, and whether the journal holds the result.  An id can have both: a refusal,
+#: then the result of the same command sent again.
+Key = tuple[str, bool]
+
+
+class Sendings:
+    """
+    What is under way on one link, and what waits to be sent on it.
+
+    :ivar backlog: what waits, first in first out; its results are read from the journal as the link takes them.
+    :ivar pump: sends the backlog, while `pumping`.
+    :ivar last: number of the latest sending.
+    :ivar alone: the command whose result is the only one under way, as it may be what breaks links.
+    :ivar alone_over: fires when it need not be any more.
+    :ivar watch: when the main server is asked for a sign of life, and `probe`: that is under way.
+    :ivar retries: by command, when a result that was refused is sent again.
+    """
+
+    def __init__(self, link: ILink) -> None:
+        self.link = link
+        # Every sending that has no receipt yet, oldest first.  One result may be in here more than once, as a duplicate
+        # of its command has it sent again; the main server answers each.
+        self.in_flight: OrderedDict[int, Key] = OrderedDict()
+        self.backlog: deque[Key] = deque()
+        self.pumping = False
+        self.pump: Deferred[None] | None = None
+        self.alone: str | None = None
+        self.alone_over: Deferred[None] | None = None
+        self.watch: IDelayedCall | None = None
+        self.probe: Deferred[None] | None = None
+        self.retries: dict[str, IDelayedCall] = {}
+        self.last = -1
+        self._sendings: dict[str, deque[int]] = {}
+        self._serial = count()
+
+    def add(self, key: Key) -> None:
+        """A result was sent."""
+        self.last = serial = next(self._serial)
+        self.in_flight[serial] = key
+        self._sendings.setdefault(key[0], deque()).append(serial)
+
+    def take(self, command_id: str | None) -> Key | None:
+        """Which result a receipt is for: the oldest one, of *command_id* where the receipt says so."""
+        if command_id is None:
+            if not self.in_flight:
+                return None
+            command_id = next(iter(self.in_flight.values()))[0]
+        sendings = self._sendings.get(command_id)
+        if sendings is None:
+            return None
+        key = self.in_flight.pop(sendings.popleft())
+        if not sendings:
+            del self._sendings[command_id]
+        return key
+
+    def end_alone(self) -> None:
+        """The result that travels alone has arrived."""
+        over, self.alone_over = self.alone_over, None
+        if over is not None and not over.called:
+            over.callback(None)
+
+    def halt(self) -> None:
+        """Nothing more is to be sent on this link."""
+        self.backlog.clear()
+        for call in (self.watch, *self.retries.values()):
+            if call is not None and call.active():
+                call.cancel()
+        self.retries.clear()
+        for deferred in (self.pump, self.probe):
+            if deferred is not None:
+                deferred.cancel()

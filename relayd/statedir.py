@@ -1,0 +1,100 @@
+"""
+The directory of what a relay must remember: for its user alone, and for one relay at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+
+from relayd.errors import ConfigError
+
+#: Bytes of the key that fingerprints of requests are made with.
+KEY_BYTES = 32
+
+
+class StateDirectory:
+    """
+    :param path: of the directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock: int | None = None
+        self._key = b""
+
+    def claim(self) -> None:
+        """
+        Make the directory where it is missing, and keep other relays out of it until `release`, or the process ends.
+
+        :raises ConfigError: when it cannot be used, or another relay does so.
+        """
+        self._make()
+        try:
+            lock = os.open(self._at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unusable(error.strerror or str(error)) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock, 20).decode("ascii", "replace").strip()
+            os.close(lock)
+            process = f" (process {holder})" if holder.isdigit() else ""
+            reason = f"{self.path} is in use by another relayd{process}; give each relay a directory of its own"
+            raise ConfigError(option="--state-dir", reason=reason) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        self._lock = lock
+        self._key = self._read_key()
+
+    def release(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def fingerprint_key(self) -> bytes:
+        """
+        The secret with which requests are made into the fingerprints that the journal holds; known once the directory
+        is claimed, and the same for as long as that exists.
+        """
+        return self._key
+
+    def _read_key(self) -> bytes:
+        path = self._at("fingerprint-key")
+        try:
+            try:
+                with open(path, "rb") as file:
+                    key = file.read(KEY_BYTES + 1)
+                if len(key) == KEY_BYTES:
+                    return key
+            except FileNotFoundError:
+                pass
+            key = os.urandom(KEY_BYTES)
+            # whole or not at all, whenever the power fails
+            descriptor, new = tempfile.mkstemp(prefix="fingerprint-key.", dir=self.path)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError as error:
+            raise self._unusable(f"{path}: {error.strerror}") from None
+        return key
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def _make(self) -> None:
+        """For this user alone where it has to be made; whatever umask twistd set."""
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            usable = os.access(self.path, os.R_OK | os.W_OK | os.X_OK)
+        except OSError as error:
+            raise self._unusable(error.strerror or str(error)) from None
+        if not usable:
+            raise self._unusable("this user cannot write there")
+
+    def _unusable(self, reason: str) -> ConfigError:
+        return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")

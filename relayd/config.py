@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from relayd import values
+from relayd import policy, values
 from relayd.apikey import LEAST_LENGTH, ApiKeyFile
 from relayd.credentials import SiteCredential, read_credentials
 from relayd.errors import ConfigError, KeyUnusable
@@ -30,6 +30,7 @@ class Option:
     :ivar parse: its text to its value; a ValueError says what was expected.
     :ivar default: as the text that a person would write; ``None``: it may be absent.
     :ivar hidden: whether its value may hold a secret, and is therefore not shown.
+    :ivar public: whether its value can never hold one, and is shown whatever is in it.
     :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
     """
 
@@ -41,6 +42,7 @@ class Option:
     metavar: str = ""
     default_help: str = ""
     hidden: bool = False
+    public: bool = False
     is_path: bool = False
 
     @property
@@ -81,7 +83,11 @@ def _count(name: str, section: str, default: int, help: str, least: int = 1, mos
     return _option(name, section, help, values.whole_number(least, most), str(default), "N")
 
 
-SERVER, HOSTS, LIMITS, RELAY = "Main server", "SSH hosts", "Limits", "This relay"
+def _rule(name: str, help: str, parse: Callable[[str], object], metavar: str = "PATTERNS") -> Any:
+    return _option(name, POLICY, help, parse, metavar=metavar, public=True)
+
+
+SERVER, HOSTS, POLICY, LIMITS, RELAY = "Main server", "SSH hosts", "Site policy", "Limits", "This relay"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,6 +159,21 @@ class Config:
         values.any_text,
         "/",
         "DIRECTORY",
+    )
+    allow_hosts: tuple[str, ...] | None = _rule(
+        "allow-hosts",
+        "only these: networks, addresses, names with * and ?, each also as [PATTERN]:PORT; commas between",
+        policy.host_patterns,
+    )
+    deny_hosts: tuple[str, ...] | None = _rule("deny-hosts", "none of these, allowed or not", policy.host_patterns)
+    allow_users: tuple[str, ...] | None = _rule(
+        "allow-users", "commands run as these only: names with * and ?, ! before exceptions", policy.user_patterns
+    )
+    allow_commands: str | None = _rule(
+        "allow-commands", "only commands of which it matches the whole text", policy.command_pattern, "REGEX"
+    )
+    deny_commands: str | None = _rule(
+        "deny-commands", "no commands of which it matches any part", policy.command_pattern, "REGEX"
     )
     max_commands: int = _count("max-commands", LIMITS, 64, "commands that run at a time")
     max_queue: int = _count("max-queue", LIMITS, 10000, "commands that wait; more are refused", least=0)
@@ -232,9 +253,11 @@ class _Given:
     directory: str
     on_command_line: bool = False
 
-    def show(self, option: Option) -> str:
-        """The text for a message; not where it may hold a secret, as URLs with a user or a query do."""
-        return "what is there" if option.hidden or set(self.text) & set("@?") else f'"{self.text}"'
+    def show(self, option: Option, part: str | None = None) -> str:
+        """The text, or *part* of it, for a message; not where it may hold a secret, as some URLs do."""
+        text = self.text if part is None else part
+        secret = option.hidden or (not option.public and set(text) & set("@?"))
+        return "what is there" if secret or not text.isprintable() else f'"{text}"'
 
 
 def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:
@@ -315,10 +338,17 @@ def _from_file(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, _Gi
         where = f"{name} in {path}"
         if name not in known:
             _refuse_unknown(name, where, known | {"credentials"})
-        if not isinstance(value, (str, int, float)):
+        if isinstance(value, list) and _BY_NAME[name].metavar == "PATTERNS" and all(map(_is_item, value)):
+            text = ",".join(value)
+        elif isinstance(value, (str, int, float)):
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+        else:
             raise ConfigError(option=where, reason='expected one value, like max-commands = 64 or dialect = "auto"')
-        text = str(value).lower() if isinstance(value, bool) else str(value)
         yield name, _Given(text, where, str(Path(path).parent))
+
+
+def _is_item(value: object) -> bool:
+    return isinstance(value, str) and "," not in value
 
 
 def _refuse_unknown(name: str, where: str, known: Collection[str], cutoff: float = 0.6) -> NoReturn:
@@ -333,7 +363,8 @@ def _value(option: Option, given: _Given) -> Any:
     try:
         value = option.parse(given.text)
     except ValueError as error:
-        raise ConfigError(option=given.where, reason=f"expected {error}, not {given.show(option)}") from None
+        expected, *part = error.args  # of a list, the part that is wrong
+        raise ConfigError(option=given.where, reason=f"expected {expected}, not {given.show(option, *part)}") from None
     if option.is_path:
         return os.path.abspath(os.path.join(given.directory, os.path.expanduser(str(value))))
     return value

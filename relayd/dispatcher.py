@@ -39,6 +39,7 @@ from relayd.interfaces import (
 )
 from relayd.messages import EXECUTE_COMMAND, CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.outbox import Outbox
+from relayd.policy import Policy
 from relayd.scheduler import ActiveCommand, Scheduler, explain
 from relayd.stats import Stats
 from relayd.streaming import Streams
@@ -93,6 +94,7 @@ class Dispatcher:
     :param fingerprint_key: gives up to 64 secret bytes, which live as long as *journal* does and are kept apart from
         it; asked for once, with the first command.  By default they live as long as the process.  Requests may hold
         secrets that are easily guessed: who has the journal alone must not be able to try them out on its fingerprints.
+    :param policy: the rules of the site; by default it allows all but special addresses.
     """
 
     def __init__(
@@ -102,10 +104,12 @@ class Dispatcher:
         journal: IJournal,
         limits: Limits,
         fingerprint_key: Callable[[], bytes] | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self._log = Logger()
         self._clock = clock
         self._runner = runner
+        self._policy = policy or Policy()
         self._read_fingerprint_key = fingerprint_key or partial(os.urandom, 32)
         self._journal = journal
         self._limits = limits
@@ -259,9 +263,9 @@ class Dispatcher:
     # Commands that are new
 
     def _refusal_of(self, command: ExecuteCommand) -> RelayError | None:
-        """Why the runner will not have *command*; it promises not to raise, but no command shall go unanswered."""
+        """Why site or runner will not have *command*; they promise not to raise, but no command shall go unanswered."""
         try:
-            return self._runner.refuses(command)
+            return self._policy.refusal_of(command) or self._runner.refuses(command)
         except Exception:
             return explain(Failure(), "check", command.command_id, RelayError(), self._log)
 

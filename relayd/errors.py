@@ -164,6 +164,31 @@ class NoCredential(RelayError):
     phase = "receive"
 
 
+class Forbidden(RelayError):
+    """This relay's site forbids the command: {reason}."""
+
+    code = "forbidden"
+    phase = "receive"
+
+
+class ForbiddenHost(Forbidden):
+    """This relay's site forbids {host}:{port}: {reason}."""
+
+    code = "forbidden-host"
+
+
+class ForbiddenUser(Forbidden):
+    """This relay's site forbids commands as {user}: {reason}."""
+
+    code = "forbidden-user"
+
+
+class ForbiddenCommand(Forbidden):
+    """This relay's site forbids this command: {reason}."""
+
+    code = "forbidden-command"
+
+
 class DuplicateMismatch(RelayError):
     """A different command with this commandId was already accepted. Every command needs a commandId of its own."""
 

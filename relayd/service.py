@@ -21,6 +21,7 @@ from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
 from relayd.journal import DurableJournal, MemoryJournal
 from relayd.journal_index import Bounds
+from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
@@ -44,6 +45,13 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     """
     state = StateDirectory(config.state_dir)
     journal = _make_journal(reactor, config)
+    policy = Policy(
+        allow_hosts=config.allow_hosts,
+        deny_hosts=config.deny_hosts,
+        allow_users=config.allow_users,
+        allow_commands=config.allow_commands,
+        deny_commands=config.deny_commands,
+    )
     runner = SSHCommandRunner(
         reactor,
         SSHSettings(
@@ -59,6 +67,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             working_directory=config.working_directory,
         ),
         CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
+        policy.allows_address,
     )
     dispatcher = Dispatcher(
         reactor,
@@ -71,6 +80,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             max_timeout=config.max_timeout,
         ),
         None if config.journal == "memory" else state.fingerprint_key,
+        policy=policy,
     )
     uplink = UplinkService(
         reactor,

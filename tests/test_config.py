@@ -240,6 +240,43 @@ class MistakeTests(ConfigCase):
         self.assertEqual(self.refusal(default_timeout="2m"), f"--default-timeout: {expected}")
 
 
+class PolicyTests(ConfigCase):
+    """The rules of the site."""
+
+    def test_from_all_sources(self) -> None:
+        config = self.load(
+            allow_hosts="10.1.0.0/16, db-*.internal", allow_users="deploy,!root", deny_commands=r"\brm\b"
+        )
+        self.assertEqual(config.allow_hosts, ("10.1.0.0/16", "db-*.internal"))
+        self.assertEqual((config.allow_users, config.deny_commands), (("deploy", "!root"), r"\brm\b"))
+        self.assertEqual((config.deny_hosts, config.allow_commands), (None, None))
+        self.environ["RELAYD_DENY_HOSTS"] = "[10.1.*]:23"
+        config = self.load("allow-commands = 'a\\.b'\ndeny-hosts = 'x'")
+        self.assertEqual((config.deny_hosts, config.allow_commands), (("[10.1.*]:23",), r"a\.b"))
+
+    def test_lists_in_the_file(self) -> None:
+        config = self.load('allow-hosts = ["10.1.0.0/16", "web?"]\nallow-users = ["deploy"]')
+        self.assertEqual((config.allow_hosts, config.allow_users), (("10.1.0.0/16", "web?"), ("deploy",)))
+        for wrong in ('allow-hosts = ["a,b"]', "allow-hosts = [1]", 'allow-commands = ["a"]', "allow-hosts = {}"):
+            self.assertIn("expected one value", self.refusal(wrong))
+
+    def test_mistakes(self) -> None:
+        self.assertEqual(
+            self.refusal(deny_hosts="10.1.0.0/16,10.2.0.0/33"),
+            '--deny-hosts: expected a network like 10.1.0.0/16, without bits beyond its length, not "10.2.0.0/33"',
+        )
+        self.assertEqual(
+            self.refusal(deny_hosts=None, allow_hosts="db?.internal:22"),
+            '--allow-hosts: expected a network, an address, a name (in ASCII) or [PATTERN]:PORT, not "db?.internal:22"',
+        )
+        self.assertEqual(
+            self.refusal(allow_hosts=None, allow_commands="(a?"),
+            '--allow-commands: expected a regular expression of RE2 (missing ): (a?), not "(a?"',
+        )
+        self.assertIn("not what is there", self.refusal(allow_commands="a\nb"))
+        self.assertIn("expected user names", self.refusal(allow_commands=None, allow_users="a,,b"))
+
+
 class ServerTests(ConfigCase):
     """``--server`` and ``--http-proxy``."""
 
@@ -403,7 +440,7 @@ class ValueTests(SynchronousTestCase):
     def test_a_parser_refuses_with_value_error_and_without_the_value(self, text: str) -> None:
         secret = "hunter2" + text
         for option in OPTIONS:
-            if option.is_path or option.parse in (values.text, values.any_text):
+            if option.is_path or option.public or option.parse in (values.text, values.any_text):
                 continue
             error = self.assertRaises(ValueError, option.parse, secret)
             self.assertNotIn("hunter2", str(error))

@@ -22,22 +22,23 @@ PARTS = {
 }
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"service", "tap"}
+ALL_PARTS |= {"service", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "patterns": set(),
     "messages": {"errors"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
     "dispatcher": WIRE | {"policy"},
-    "policy": {"errors", "messages"},
+    "policy": {"errors", "messages", "patterns"},
     "journal": WIRE,
     "audit": WIRE,
-    "ssh": set(),  # but its runner, which joins it to the rest
-    "config": {"errors", "messages"},
+    "ssh": {"patterns"},  # but its runner, which joins it to the rest
+    "config": {"errors", "messages", "policy"},
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
-    "ctl": WIRE | {"config", "policy", "journal", "audit"},
+    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
     "demo": ALL_PARTS,
 }

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
@@ -70,16 +71,18 @@ class SSHClient:
     Runs commands over pooled connections.
 
     :param reactor: provides time, TCP, name resolution and threads.
+    :param allows: to which addresses it may connect; by default to all.
     """
 
-    def __init__(self, reactor: Any, settings: SSHSettings) -> None:
+    def __init__(self, reactor: Any, settings: SSHSettings, allows: AddressCheck = allow_all) -> None:
         def defer_to_thread(function: Any, *args: Any) -> Deferred[Any]:
             return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
 
         self._reactor = reactor
         self._settings = settings
         known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
-        self._pool = Pool(reactor, Dialer(reactor, settings, known_hosts, KeyStore(defer_to_thread)), settings)
+        dialer = Dialer(reactor, settings, known_hosts, KeyStore(defer_to_thread), allows)
+        self._pool = Pool(reactor, dialer, settings)
 
     def run(
         self,

@@ -10,12 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
+from relayd.patterns import covers_host, covers_user, read_network
 from relayd.ssh.errors import CredentialUnusable, NoCredential
-from relayd.ssh.hostpattern import covers_host, read_network
 from relayd.ssh.target import Credential, Target
 
 #: The largest file that is read, in bytes; the longest RSA key has some 13,000.
@@ -28,7 +27,7 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
     """
     Which credential is for which hosts and users.
 
-    :ivar hosts: patterns, see `relayd.ssh.hostpattern.covers_host`.
+    :ivar hosts: patterns, see `relayd.patterns.covers_host`.
     :ivar users: patterns of user names, likewise.
     :ivar key_file: private key.
     :ivar passphrase_file: what decrypts it, on the first line.
@@ -55,7 +54,7 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
 
     def covers(self, host: str, port: int, user: str) -> bool:
         """Whether this rule is for a login."""
-        return covers_host(self.hosts, host, port) and _matches(self.users, user)
+        return covers_host(self.hosts, host, port) and covers_user(self.users, user)
 
 
 class Hop(Struct, frozen=True):
@@ -173,7 +172,7 @@ class CredentialTable:
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
             if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
-            via = Target(host=hop.host, port=hop.port, username=username, credential=self.read(found), via=via)
+            via = Target(hop.host, hop.port, username, self.read(found), via=via, trusted=True)
         return via
 
 
@@ -213,17 +212,6 @@ def _check(rule: CredentialRule) -> None:
         raise ValueError("it has a certificate file without a key file or an agent")
     if rule.via is not None:
         parse_via(rule.via)
-
-
-def _matches(patterns: tuple[str, ...], name: str) -> bool:
-    """As ssh_config(5), "PATTERNS": one that is negated wins."""
-    found = False
-    for pattern in patterns:
-        if fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
-            if pattern.startswith("!"):
-                return False
-            found = True
-    return found
 
 
 def _stamp(path: str) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, Protocol
 
 from twisted.internet import error
@@ -12,11 +11,15 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
+from relayd.patterns import read_address
+from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.connection import Connection, ConnectionOwner
 from relayd.ssh.errors import (
+    AddressForbidden,
     ConnectRefused,
     ConnectTimeout,
+    HiddenAddressForbidden,
     KeyExchangeTimeout,
     LoginTimeout,
     NameNotFound,
@@ -60,10 +63,19 @@ class Dialer:
     Opens connections.
 
     :param reactor: provides time, TCP and name resolution.
+    :param allows: to which addresses.
     """
 
-    def __init__(self, reactor: Any, settings: SSHSettings, known_hosts: KnownHosts, keys: KeyStore) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        settings: SSHSettings,
+        known_hosts: KnownHosts,
+        keys: KeyStore,
+        allows: AddressCheck = allow_all,
+    ) -> None:
         self._reactor = reactor
+        self._allows = allows
         self._settings = settings
         self._known_hosts = known_hosts
         self._identities = IdentityLoader(reactor, keys, min(AGENT_TIMEOUT, settings.connect_timeout / 2))
@@ -74,7 +86,9 @@ class Dialer:
 
         :raises SSHError: naming the phase that failed.
         """
-        # First of all: a key that nobody can read is no reason to trouble the host.
+        # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
+        if target.via is not None:
+            self._check_hidden(target)
         identities = await self._identities.load(target)
         policy = POLICIES[self._settings.algorithms]
         try:
@@ -92,7 +106,9 @@ class Dialer:
         if target.via is None:
             await self._connect(target, transport)
         else:
-            (await owner.forward(target.via, target.host, target.port)).connect(transport)
+            # The address that was checked, and not a spelling of which the jump host may make another one.
+            host = str(read_address(target.host) or target.host)
+            (await owner.forward(target.via, host, target.port)).connect(transport)
         connected = self._reactor.seconds()
         try:
             await self._exchange_keys(target, transport)
@@ -108,6 +124,13 @@ class Dialer:
         }
         return connection
 
+    def _check_hidden(self, target: Target) -> None:
+        """Of a host behind a jump host nobody here learns the address, unless that is how it is named."""
+        address = read_address(target.host)
+        if not target.trusted and not self._allows(target.host, target.port, address):
+            kind = HiddenAddressForbidden if address is None else AddressForbidden
+            raise kind(host=target.host, port=target.port)
+
     def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
         expected = target.host_key
         verifier = self._known_hosts if expected is None else ExpectedHostKey(expected)
@@ -116,18 +139,22 @@ class Dialer:
     async def _connect(self, target: Target, transport: ClientTransport) -> None:
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
+        names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
-        try:
-            version = ipaddress.ip_address(host).version
-        except ValueError:
-            endpoint = HostnameEndpoint(self._reactor, host, port, timeout)
-        else:  # no name, so no thread of the resolver
-            kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
-            endpoint = kind(self._reactor, host, port, timeout)
+        address = read_address(host)
+        if address is None:
+            endpoint = HostnameEndpoint(names, host, port, timeout)
+        elif names.allows(host, port, address):  # no name, so no thread of the resolver
+            kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
+            endpoint = kind(self._reactor, str(address), port, timeout)
+        else:
+            raise AddressForbidden(host=host, port=port)
         try:
             # The endpoint's own limit is for TCP: looking up the name has none.
             await endpoint.connect(_OneTransport(transport)).addTimeout(timeout + 1, self._reactor)
         except error.DNSLookupError:
+            if names.forbade:
+                raise AddressForbidden(host=host, port=port) from None
             raise NameNotFound(host=host) from None
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None

@@ -48,6 +48,19 @@ class NameNotFound(SSHError):
     retriable = True
 
 
+class AddressForbidden(SSHError):
+    """This relay's site forbids {host}:{port}: its name leads to no address that is allowed. Its operator finds the
+    rules in --allow-hosts and --deny-hosts of the relay."""
+
+    code = "forbidden-host"
+    phase = "resolve"
+
+
+class HiddenAddressForbidden(AddressForbidden):
+    """This relay's site forbids {host}:{port}: it is reached through a jump host, so that the relay cannot look up its
+    name. Use its address, or have its name listed in --allow-hosts of the relay."""
+
+
 class ConnectRefused(SSHError):
     """{host}:{port} refused the connection. Check the port, and that an SSH server runs there."""
 

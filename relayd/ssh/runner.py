@@ -18,6 +18,7 @@ from zope.interface import implementer
 from relayd.errors import HostFailure, NoCredential, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.messages import CommandResult, Details, ExecuteCommand, JumpHost, Secret, StreamName, describe_error
+from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.errors import SSHError
@@ -35,10 +36,17 @@ class SSHCommandRunner:
     Runs commands on SSH hosts.
 
     :param reactor: provides time, TCP, name resolution and threads.
+    :param allows: to which addresses it may connect; by default to all.
     """
 
-    def __init__(self, reactor: Any, settings: SSHSettings, credentials: CredentialTable | None = None) -> None:
-        self._client = SSHClient(reactor, settings)
+    def __init__(
+        self,
+        reactor: Any,
+        settings: SSHSettings,
+        credentials: CredentialTable | None = None,
+        allows: AddressCheck = allow_all,
+    ) -> None:
+        self._client = SSHClient(reactor, settings, allows)
         self._directory = settings.working_directory
         self._credentials = CredentialTable(()) if credentials is None else credentials
 

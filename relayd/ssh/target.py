@@ -65,6 +65,8 @@ class Target(Struct, frozen=True):
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`; ``None``:
         the known hosts decide.
     :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
+    :ivar trusted: whether the site itself named it, as a jump host, so that no `AddressCheck` is asked. It is of the
+        target so that nobody else rides on a connection that was not checked.
     """
 
     host: str
@@ -73,6 +75,7 @@ class Target(Struct, frozen=True):
     credential: Credential
     host_key: str | None = None
     via: Target | None = None
+    trusted: bool = False
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"

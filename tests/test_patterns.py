@@ -1,5 +1,5 @@
 """
-Patterns of hosts, whatever spelling somebody chooses.
+relayd.patterns: hosts and users, whatever spelling somebody chooses.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.hostpattern import covers_host
+from relayd.patterns import covers_host, covers_user, read_address
 
 
 class CoverTests(SynchronousTestCase):
@@ -54,3 +54,31 @@ class CoverTests(SynchronousTestCase):
             self.assertFalse(found)
         if found:
             self.assertFalse(covers_host(("*", f"!{pattern}"), host, 22))
+
+
+class SpellingTests(SynchronousTestCase):
+    """Names as they are looked up, and addresses as they are dialled."""
+
+    def test_other_scripts(self) -> None:
+        """``getaddrinfo`` makes the same of them."""
+        for name in ("ｄb-9.internal", "db-9\N{IDEOGRAPHIC FULL STOP}internal", "DB-9.ｉnternal."):
+            self.assertTrue(covers_host(("db-9.internal",), name, 22), name)
+            self.assertFalse(covers_host(("*", "!db-9.*"), name, 22), name)
+        self.assertTrue(covers_host(("bücher.internal",), "xn--bcher-kva.internal", 22))
+        self.assertTrue(covers_host(("10.1.*",), "１0.1。2．3", 22))
+
+    def test_what_inet_aton_would_pass_over(self) -> None:
+        self.assertIsNone(read_address("10.1.2.3 evil"))
+
+    def test_trailing_dot_and_zone(self) -> None:
+        self.assertEqual(str(read_address("10.1.2.3.")), "10.1.2.3")
+        self.assertEqual(str(read_address("fe80::1%eth0")), "fe80::1%eth0")
+
+    def test_a_pattern_of_names_means_no_address(self) -> None:
+        self.assertFalse(covers_host(("fe*", "*b*"), "fe80::b", 22))
+        self.assertTrue(covers_host(("fe80:*",), "fe80::b", 22))
+
+    def test_users(self) -> None:
+        patterns = ("app-?", "deploy", "!app-9", "[x]")
+        named = [user for user in ("app-1", "app-9", "deploy", "Deploy", "x", "[x]") if covers_user(patterns, user)]
+        self.assertEqual(named, ["app-1", "deploy", "[x]"])

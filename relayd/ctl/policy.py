@@ -1,0 +1,124 @@
+"""
+``relayctl policy``: the site's rules, and what a host, a user and a command would get by them, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Iterator
+from itertools import takewhile
+
+from relayd.config import Config
+from relayd.ctl.settings import add_options, read_settings
+from relayd.messages import printable
+from relayd.patterns import Address, covers_host, covers_user, read_address
+from relayd.policy import SPECIAL, Policy, Verdict
+
+NAME = "policy"
+HELP = "show which hosts, users and commands the site allows, and why"
+
+_MOST = 60  # characters shown of a command's text
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    add_options(parser)
+    parser.add_argument("--host", help="what about this name or address? A name is looked up")
+    parser.add_argument("--port", type=_port, default=22, help="and this port [22]")
+    parser.add_argument("--user", help="and this user?")
+    parser.add_argument("--command", metavar="TEXT", help="and this command?")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain; 0: all that was asked about is allowed."""
+    config = read_settings(arguments)
+    policy = Policy(
+        allow_hosts=config.allow_hosts,
+        deny_hosts=config.deny_hosts,
+        allow_users=config.allow_users,
+        allow_commands=config.allow_commands,
+        deny_commands=config.deny_commands,
+    )
+    if arguments.host is None and arguments.user is None and arguments.command is None:
+        print("\n".join(_rules(config)))
+        return 0
+    allowed = []
+    if arguments.host is not None:
+        way = _way(config, arguments.host, arguments.port, arguments.user)
+        allowed.append(_explain_host(policy, arguments.host, arguments.port, way))
+    if arguments.user is not None:
+        allowed.append(_show("user", printable(arguments.user, _MOST), policy.user(arguments.user)))
+    if arguments.command is not None:
+        allowed.append(_show("command", printable(arguments.command, _MOST), policy.command(arguments.command)))
+    return 0 if all(allowed) else 1
+
+
+def _rules(config: Config) -> Iterator[str]:
+    """All that is in force, one option a line."""
+    for option, rule, otherwise in (
+        ("--allow-hosts", config.allow_hosts, "all hosts but special addresses"),
+        ("--deny-hosts", config.deny_hosts, "none"),
+        ("--allow-users", config.allow_users, "all users"),
+        ("--allow-commands", config.allow_commands, "all commands"),
+        ("--deny-commands", config.deny_commands, "none"),
+    ):
+        text = rule if isinstance(rule, str) else ", ".join(rule or ())
+        yield f"{option:<17} {text or f'not set: {otherwise}'}"
+    yield ""
+    yield "Special addresses, refused unless --allow-hosts names them within their range:"
+    for kind, networks in SPECIAL:
+        yield f"{kind:<17} {', '.join(map(str, networks))}"
+
+
+def _explain_host(policy: Policy, host: str, port: int, way: str) -> bool:
+    """Show what becomes of a host, and of each address that its name leads to."""
+    place = f"{host}:{port}" + (f", reached through {way} ([[credentials]])" if way else "")
+    verdict = policy.host(host, port, behind=bool(way))
+    if way or not verdict.allowed or read_address(host) is not None:
+        return _show("host", place, verdict)
+    try:
+        addresses = _look_up(host, port)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a proper name"
+        return _show("host", place, Verdict(False, f"it cannot be looked up here ({reason})"))
+    verdicts = [policy.host(host, port, address) for address in addresses]
+    allowed = any(verdict.allowed for verdict in verdicts)
+    print(f"{'host':<8} {_word(allowed)}  {place}")
+    for address, verdict in zip(addresses, verdicts, strict=True):
+        _show("", str(address), verdict)
+    return allowed
+
+
+def _look_up(host: str, port: int) -> list[Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = (read_address(str(entry[4][0])) for entry in found)
+    return list(dict.fromkeys(address for address in addresses if address is not None))
+
+
+def _way(config: Config, host: str, port: int, user: str | None) -> str:
+    """The jump hosts of the site's own table through which a host is reached; empty: none."""
+    rows = (row for row in config.credentials if row.via is not None)
+    found = next(
+        (row for row in rows if covers_host(row.hosts, host, port) and covers_user(row.users, user or "")), None
+    )
+    hops = (found.via or "").split(",") if found is not None else []
+    itself = (f"{host}:{port}", f"[{host}]:{port}", host if port == 22 else "")
+    # A row for a whole network often covers its jump host too, which is not reached through itself.
+    return ",".join(takewhile(lambda hop: hop.rpartition("@")[2] not in itself, hops))
+
+
+def _show(what: str, subject: str, verdict: Verdict) -> bool:
+    why = verdict.rule or verdict.reason or "no rule is against it"
+    print(f"{what:<8} {_word(verdict.allowed)}  {subject}: {why}")
+    return verdict.allowed
+
+
+def _word(allowed: bool) -> str:
+    return "allowed" if allowed else "refused"
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError("expected a whole number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,282 @@
+"""
+relayd.policy: what a site allows, in every spelling; and what the dispatcher makes of it.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.dispatcher import Dispatcher, Limits
+from relayd.errors import Forbidden
+from relayd.journal import MemoryJournal
+from relayd.messages import ExecuteCommand, JumpHost, Secret
+from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, user_patterns
+from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
+from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
+
+
+class HostCase(SynchronousTestCase):
+    """Asks about hosts."""
+
+    def allowed(self, policy: Policy, *hosts: str, port: int = 22, behind: bool = False) -> list[str]:
+        return [host for host in hosts if policy.host(host, port, behind=behind).allowed]
+
+    def resolved(self, policy: Policy, name: str, *addresses: str, port: int = 22) -> list[str]:
+        return [each for each in addresses if policy.allows_address(name, port, ip_address(each))]
+
+
+class SpecialTests(HostCase):
+    """Addresses that are nobody's host."""
+
+    @given(SPECIAL_V4.flatmap(ipv4_spellings))
+    def test_version_4_in_every_spelling(self, host: str) -> None:
+        for policy in (Policy(), Policy(allow_hosts=["0.0.0.0/0", "::/0", "*"]), Policy(allow_hosts=["0.0.0.0/0"])):
+            self.assertFalse(policy.host(host, 22).allowed, host)
+
+    @given(SPECIAL_V6, st.booleans(), st.sampled_from(["", "%eth0", "%1"]))
+    def test_version_6_in_every_spelling(self, address: IPv6Address, exploded: bool, zone: str) -> None:
+        host = (address.exploded.upper() if exploded else str(address)) + zone
+        self.assertFalse(Policy(allow_hosts=["::/0", "fe80::/9", "*"]).host(host, 22).allowed, host)
+
+    @given(st.integers(2, 2**32 - 1).map(IPv4Address).flatmap(ipv4_spellings))  # ::0.0.0.1 is IPv6's loopback
+    def test_every_spelling_is_the_same_address(self, host: str) -> None:
+        """Whatever an IPv4 address is written like, the rule for it holds."""
+        self.assertFalse(Policy(deny_hosts=["0.0.0.0/0"]).host(host, 22).allowed, host)
+
+    def test_they_can_be_named(self) -> None:
+        for named in ("169.254.0.0/16", "169.254.169.0/24", METADATA, f"[{METADATA}]:22", f"::ffff:{METADATA}"):
+            self.assertEqual(self.allowed(Policy(allow_hosts=[named]), METADATA, "0xa9fea9fe", "224.0.0.1"),
+                             [METADATA, "0xa9fea9fe"], named)  # fmt: skip
+        self.assertEqual(self.allowed(Policy(allow_hosts=["fe80::/64"]), "fe80::1%eth0", "fe80:1::1"), ["fe80::1%eth0"])
+
+    def test_naming_more_is_not_enough(self) -> None:
+        for wide in ("0.0.0.0/0", "169.0.0.0/8", "*", "169.254.*", f"[{METADATA}]:23"):
+            self.assertEqual(self.allowed(Policy(allow_hosts=[wide]), METADATA), [], wide)
+        self.assertEqual(self.allowed(Policy(allow_hosts=[METADATA], deny_hosts=["169.254.0.0/16"]), METADATA), [])
+        self.assertEqual(self.allowed(Policy(allow_hosts=["metadata.internal"]), METADATA), [])
+
+    def test_a_name_that_leads_there(self) -> None:
+        policy = Policy(allow_hosts=["*.internal", "10.0.0.0/8"])
+        found = (
+            "10.1.2.3",
+            METADATA,
+            "fe80::1%eth0",
+            "::ffff:169.254.1.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:1::1",
+            "::",
+        )
+        self.assertEqual(self.resolved(policy, "db.internal", *found), ["10.1.2.3"])
+
+    def test_loopback_is_not_special(self) -> None:
+        hosts = ("127.0.0.1", "::1", "localhost")
+        self.assertEqual(self.allowed(Policy(), *hosts), [*hosts])
+
+
+class HostTests(HostCase):
+    """--allow-hosts and --deny-hosts."""
+
+    def test_without_rules(self) -> None:
+        hosts = ("db-1.internal", "10.1.2.3", "fd00::1")
+        self.assertEqual(self.allowed(Policy(), *hosts), [*hosts])
+        self.assertEqual(self.allowed(Policy(), *hosts, behind=True), [*hosts])
+
+    def test_addresses(self) -> None:
+        policy = Policy(allow_hosts=["10.1.0.0/16", "fd00::/16"], deny_hosts=["10.1.9.*", "[10.1.2.3]:23"])
+        self.assertEqual(
+            self.allowed(
+                policy, "10.1.2.3", "10.66051", "::ffff:10.1.2.3", "fd00::1", "10.1.9.1", "10.2.0.1", "fe00::"
+            ),
+            ["10.1.2.3", "10.66051", "::ffff:10.1.2.3", "fd00::1"],
+        )
+        self.assertEqual(self.allowed(policy, "10.1.2.3", "10.1.2.4", port=23), ["10.1.2.4"])
+
+    def test_a_name_waits_for_its_address_only_where_that_can_help(self) -> None:
+        self.assertEqual(self.allowed(Policy(allow_hosts=["10.1.0.0/16"]), "db.internal"), ["db.internal"])
+        self.assertEqual(self.allowed(Policy(allow_hosts=["*.example"]), "db.internal", "web.example"), ["web.example"])
+        self.assertEqual(self.allowed(Policy(allow_hosts=["[10.1.0.0/16]:2222", "x"]), "db.internal"), [])
+
+    def test_what_a_name_leads_to(self) -> None:
+        policy = Policy(allow_hosts=["10.1.0.0/16", "db-*.internal"], deny_hosts=["10.1.9.*", "db-9.*", "10.3.0.0/16"])
+        found = ("10.1.2.3", "10.1.9.1", "10.2.0.1", "10.3.0.1", "::ffff:10.1.2.3", "2002:a01:901::")
+        self.assertEqual(self.resolved(policy, "web", *found), ["10.1.2.3", "::ffff:10.1.2.3"])
+        self.assertEqual(self.resolved(policy, "db-1.internal", *found[:4]), ["10.1.2.3", "10.2.0.1"])
+        self.assertEqual(self.resolved(policy, "DB-9.internal.", *found), [])
+
+    def test_deny_by_name_holds_in_every_spelling(self) -> None:
+        policy = Policy(deny_hosts=["db-9.internal"])
+        self.assertEqual(self.allowed(policy, "db-9.internal", "DB-9.INTERNAL.", "ｄb-9。internal", "db-8.internal"),
+                         ["db-8.internal"])  # fmt: skip
+
+    def test_names_behind_a_jump_host(self) -> None:
+        """Nobody here can look them up."""
+        names = ("db-1.internal", "web.internal", "10.1.2.3", "10.2.0.1")
+        networks = Policy(allow_hosts=["10.1.0.0/16", "db-*.internal"])
+        self.assertEqual(self.allowed(networks, *names, behind=True), ["db-1.internal", "10.1.2.3"])
+        denied = Policy(deny_hosts=["10.2.0.0/16"])
+        self.assertEqual(self.allowed(denied, *names, behind=True), ["10.1.2.3"])
+        both = Policy(allow_hosts=["db-*.internal", "10.1.*"], deny_hosts=["10.2.*"])
+        self.assertEqual(self.allowed(both, *names, behind=True), ["db-1.internal", "10.1.2.3"])
+        self.assertEqual(self.allowed(Policy(deny_hosts=["web.*"]), *names, behind=True), [names[0], *names[2:]])
+        self.assertEqual(self.allowed(Policy(deny_hosts=["[10.2.*]:23"]), *names, behind=True), [*names])
+        self.assertIn("use its address", networks.host("web.internal", 22, behind=True).reason)
+
+
+class UserTests(SynchronousTestCase):
+    """--allow-users."""
+
+    def test_users(self) -> None:
+        policy = Policy(allow_users=["deploy", "app-*", "!app-9"])
+        users = ("deploy", "app-1", "app-9", "root", "Deploy", "")
+        self.assertEqual([user for user in users if policy.user(user).allowed], ["deploy", "app-1"])
+        self.assertTrue(Policy().user("root").allowed)
+
+
+class CommandTests(SynchronousTestCase):
+    """--allow-commands and --deny-commands."""
+
+    def allowed(self, policy: Policy, *texts: str) -> list[str]:
+        return [text for text in texts if policy.command(text).allowed]
+
+    def test_allow_means_the_whole_text(self) -> None:
+        policy = Policy(allow_commands="uptime|systemctl (status|restart) [a-z]+")
+        texts = ("uptime", "systemctl status nginx", "uptime; reboot", "uptime\n", "uptime\nreboot", " uptime", "up")
+        self.assertEqual(self.allowed(policy, *texts), [*texts[:2]])
+
+    def test_a_dollar_is_the_end(self) -> None:
+        self.assertEqual(self.allowed(Policy(allow_commands="^uptime$"), "uptime", "uptime\n"), ["uptime"])
+
+    def test_deny_means_any_part(self) -> None:
+        policy = Policy(allow_commands="(?s).*", deny_commands=r"\brm\b|reboot")
+        texts = ("echo ok", "cd /; rm -rf x", "echo\nreboot", "echo warm")
+        self.assertEqual(self.allowed(policy, *texts), ["echo ok", "echo warm"])
+
+    def test_surroundings(self) -> None:
+        self.assertFalse(Policy(allow_commands=".*").command("ls", surroundings=True).allowed)
+        self.assertTrue(Policy(deny_commands="rm").command("ls", surroundings=True).allowed)
+        self.assertTrue(Policy().command("ls", surroundings=True).allowed)
+
+    def test_a_text_that_would_keep_other_engines_busy(self) -> None:
+        policy = Policy(allow_commands="(a|a)*b|(a+)+c|(.*)(.*)(.*)d", deny_commands="(x+x+)+y")
+        begun = time.process_time()
+        self.assertEqual(self.allowed(policy, "a" * 100_000, "x" * 100_000, "é" * 50_000), [])
+        self.assertLess(time.process_time() - begun, 5)
+
+    def test_a_text_that_no_host_would_take(self) -> None:
+        policy = Policy(deny_commands="reboot")
+        self.assertEqual(len(self.allowed(policy, "x" * MAX_TEXT, "é" * (MAX_TEXT // 2 + 1))), 1)
+        self.assertTrue(Policy().command("x" * (MAX_TEXT + 1)).allowed)
+
+
+class PatternTests(SynchronousTestCase):
+    """What the options take."""
+
+    def test_hosts(self) -> None:
+        text = "10.1.0.0/16, db-?.internal,fd00::1,10.2.*,[db]:22,[fd00::/8]:2222,*,fd00:*"
+        self.assertEqual(host_patterns(text), tuple(part.strip() for part in text.split(",")))
+
+    def test_wrong_hosts(self) -> None:
+        for wrong in ("10.1.0.0/33", "10.1.0.1/16", "a,,b", "", "!a", "a b", "db:22", "[db]", "[db]:0", "[db]:65536",
+                      "10.1.2", "0x0a010203", "167838211", "fd00::g", "user@db", "dü*", "x/y"):  # fmt: skip
+            error = self.assertRaises(ValueError, host_patterns, wrong)
+            self.assertEqual(len(error.args), 2, wrong)
+
+    def test_users(self) -> None:
+        self.assertEqual(user_patterns("deploy, app-*,!root"), ("deploy", "app-*", "!root"))
+        for wrong in ("", "a,,b", "!root", "!", "a\nb"):
+            self.assertRaises(ValueError, user_patterns, wrong)
+
+    def test_commands(self) -> None:
+        self.assertEqual(command_pattern(r"\bls\b"), r"\bls\b")
+        for wrong in ("", " ", "a(", r"(a)\1", "(?=a)", "a\nb", "a{9999}"):
+            error = self.assertRaises(ValueError, command_pattern, wrong)
+            self.assertIn("a regular expression of RE2 (", str(error))
+
+
+class RefusalTests(SynchronousTestCase):
+    """What the dispatcher answers."""
+
+    def setUp(self) -> None:
+        self.runner = HeldRunner()
+        self.link = RecordingLink()
+        self.errors: list[object] = []
+
+    def order(self, policy: Policy, order: ExecuteCommand) -> dict[str, Any] | None:
+        """What comes back at once; ``None`` for a command that was taken on."""
+        limits = Limits(max_commands=4, max_queue=4, default_timeout=60, max_timeout=60)
+        self.dispatcher = Dispatcher(Clock(), self.runner, MemoryJournal(), limits, policy=policy)
+        self.dispatcher.link_ready(self.link)
+        self.dispatcher.command_received(order, self.errors.append)
+        return self.link.sent[-1].to_wire()["result"] if self.link.sent else None
+
+    def test_host(self) -> None:
+        policy = Policy(deny_hosts=["web*"])
+        result = self.order(policy, command(extended=True))
+        assert result is not None
+        self.assertEqual(
+            result["error"], {"code": "forbidden-host", "phase": "receive", "executed": "no", "retriable": False}
+        )
+        self.assertEqual(
+            (result["stdout"], result["exitCode"], result["stderr"]),
+            ("", 1, "This relay's site forbids web1:22: --deny-hosts of the relay forbids it."),
+        )
+        self.assertIsInstance(self.errors[0], Forbidden)
+        self.assertEqual(dict(self.dispatcher.stats.refused), {"forbidden-host": 1})
+        self.assertEqual(self.runner.runs, [])
+
+    def test_by_default_special_addresses(self) -> None:
+        limits = Limits(max_commands=4, max_queue=4, default_timeout=60, max_timeout=60)
+        dispatcher = Dispatcher(Clock(), self.runner, MemoryJournal(), limits)
+        for host in ("0xa9fea9fe", "web1"):
+            dispatcher.command_received(command(host, host=host), lambda error: None)
+        self.assertEqual(dict(dispatcher.stats.refused), {"forbidden-host": 1})
+        self.assertEqual(self.runner.ids(), ["web1"])
+
+    def test_user_and_command(self) -> None:
+        self.order(Policy(allow_users=["deploy"]), command("c1"))
+        self.assertEqual(dict(self.dispatcher.stats.refused), {"forbidden-user": 1})
+        self.order(Policy(allow_commands="ls"), command("c2", text=f"echo {PASSWORD}"))
+        self.assertEqual(dict(self.dispatcher.stats.refused), {"forbidden-command": 1})
+        self.assertIn("--allow-users", self.link.sent[0].stderr)
+        self.assertIn("root", self.link.sent[0].stderr)
+        self.assertIn("--allow-commands", self.link.sent[1].stderr)
+        self.assertNotIn(PASSWORD, self.link.sent[1].stderr)
+
+    def test_directory_and_variables(self) -> None:
+        policy = Policy(allow_commands="ls")
+        for brought in ({"cwd": "/tmp"}, {"env": (("PATH", "/tmp"),)}):
+            result = self.order(policy, command(text="ls", **brought))
+            assert result is not None
+            self.assertIn("must not bring cwd or env", result["stderr"])
+        self.link.sent.clear()
+        self.assertIsNone(self.order(policy, command(text="ls")))
+
+    def test_jump_hosts(self) -> None:
+        """Those that the main server names are hosts like any other."""
+
+        def hop(host: str, username: str = "root") -> JumpHost:
+            return JumpHost(host=host, username=username, password=Secret("x"))
+
+        policy = Policy(allow_hosts=["10.1.0.0/16", "web1", "gate"], allow_users=["root"])
+        for via, code in (
+            ((hop("gate"),), None),
+            ((hop("db"),), None),  # its address will tell
+            ((hop("10.2.0.1"),), "forbidden-host"),
+            ((hop("gate"), hop("db")), "forbidden-host"),  # nobody here can look it up
+            ((hop("gate"), hop("10.1.0.1")), None),
+            ((hop(METADATA),), "forbidden-host"),
+            ((hop("gate", "nobody"),), "forbidden-user"),
+        ):
+            self.link.sent.clear()
+            self.order(policy, command(via=via))
+            self.assertEqual(self.link.codes(), [] if code is None else [code], via)
+        self.link.sent.clear()
+        self.order(policy, command(host="db", via=(hop("gate"),)))
+        self.assertEqual(self.link.codes(), ["forbidden-host"])

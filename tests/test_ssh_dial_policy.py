@@ -1,0 +1,205 @@
+"""
+The dialler connects to addresses that are allowed and to no others, whatever names lead to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionRefusedError
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.policy import Policy
+from relayd.ssh.connection import Connection
+from relayd.ssh.credentials import CredentialRule, CredentialTable
+from relayd.ssh.dial import Dialer
+from relayd.ssh.errors import AddressForbidden, ConnectRefused, ForwardFailed, HiddenAddressForbidden, NameNotFound
+from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.keys import KeyStore
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh.target import Credential, Target
+from tests.support.names import NamedReactor, ScriptedNames
+from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
+
+CREDENTIAL = Credential(password="x")
+
+
+class Owner:
+    """Has no connections to jump hosts; remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.forwards: list[tuple[Target, str, int]] = []
+
+    def forward(self, via: Target, host: str, port: int) -> Deferred[Any]:
+        self.forwards.append((via, host, port))
+        return fail(ForwardFailed(via="jump", host=host, port=port, reason="not now"))
+
+
+class DialCase(SynchronousTestCase):
+    """Has a dialler on a reactor in memory, and a name server that the test speaks for."""
+
+    def begin(self, *answers: Sequence[str], policy: Policy | None = None) -> None:
+        self.names = ScriptedNames(*answers)
+        self.reactor = NamedReactor(self.names)
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        settings = SSHSettings(known_hosts=f"{directory}/known_hosts", connect_timeout=5)
+        known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
+        keys = KeyStore(lambda function, *args: self.fail("no key is needed"))
+        self.dialer = Dialer(self.reactor, settings, known_hosts, keys, (policy or Policy()).allows_address)
+        self.owner: Any = Owner()
+
+    def dial(self, host: str, port: int = 22, **fields: Any) -> Deferred[Connection]:
+        target = Target(host, port, "root", CREDENTIAL, **fields)
+        return Deferred.fromCoroutine(self.dialer.dial(target, self.owner))
+
+    def dialled(self, dialling: Deferred[Connection]) -> list[str]:
+        """All addresses that are tried, one after the other, when none of them answers."""
+        failures: list[Failure] = []
+        dialling.addErrback(failures.append)
+        for _ in range(10):
+            for _, _, factory, _, _ in self.reactor.tcpClients[:]:
+                factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+            self.reactor.advance(1)
+        self.assertEqual(len(failures), 1)
+        return [host for host, _ in self.reactor.dialled()]
+
+    def assert_forbidden(self, dialling: Deferred[Connection], kind: type[AddressForbidden] = AddressForbidden) -> None:
+        """Refused, and nothing was connected to."""
+        error = self.failureResultOf(dialling).value
+        self.assertIs(type(error), kind)
+        self.assertEqual((error.code, error.phase, error.executed, error.retriable),
+                         ("forbidden-host", "resolve", "no", False))  # fmt: skip
+        self.assertIn("--allow-hosts", str(error))
+        self.assertEqual((self.reactor.dialled(), self.owner.forwards), ([], []))
+
+
+class NameTests(DialCase):
+    """What names lead to."""
+
+    def test_a_name_that_leads_to_what_is_forbidden(self) -> None:
+        for address in (METADATA, "fe80::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "0.0.0.0", "224.0.0.1"):
+            self.begin([address])
+            self.assert_forbidden(self.dial("db.internal"))
+
+    def test_forbidden_ones_are_left_out_and_the_others_tried(self) -> None:
+        self.begin(
+            ["10.1.9.1", "10.1.2.3", METADATA, "fd00::1", "10.2.0.1"],
+            policy=Policy(allow_hosts=["10.1.0.0/16", "fd00::/8"], deny_hosts=["10.1.9.*"]),
+        )
+        self.assertEqual(self.dialled(self.dial("db.internal")), ["10.1.2.3", "fd00::1"])
+
+    def test_a_name_server_that_changes_its_answer(self) -> None:
+        """The address that was checked is the one that is dialled; what it would say next, nobody asks."""
+        self.begin(["10.1.2.3"], [METADATA])
+        dialling = self.dial("db.internal")
+        self.assertEqual(self.reactor.dialled(), [("10.1.2.3", 22)])
+        self.assertEqual(self.names.asked, ["db.internal"])
+        self.assertEqual(self.dialled(dialling), ["10.1.2.3"])
+        self.reactor.tcpClients.clear()
+        self.assert_forbidden(self.dial("db.internal"))
+        self.assertEqual(self.names.asked, ["db.internal"] * 2)
+
+    def test_an_ipv4_address_within_ipv6_is_dialled_as_what_it_is(self) -> None:
+        self.begin(["::ffff:10.1.2.3"])
+        self.assertEqual(self.dialled(self.dial("db.internal")), ["10.1.2.3"])
+
+    def test_a_name_that_leads_nowhere_is_another_error(self) -> None:
+        self.begin([])
+        self.failureResultOf(self.dial("db.internal"), NameNotFound)
+
+    def test_happy_eyeballs_stay(self) -> None:
+        """The next address is tried while the first one is silent."""
+        self.begin(["fd00::1", "10.1.2.3"])
+        self.dial("db.internal").addErrback(lambda failure: failure.trap(ConnectRefused))
+        self.assertEqual(len(self.reactor.tcpClients), 1)
+        self.reactor.advance(1)
+        self.assertEqual(self.reactor.dialled(), [("fd00::1", 22), ("10.1.2.3", 22)])
+
+    def test_by_port(self) -> None:
+        for port, found in ((22, ["10.1.2.3"]), (2222, [])):
+            self.begin(["10.1.2.3"], policy=Policy(deny_hosts=["[10.1.2.3]:2222"]))
+            self.assertEqual(self.dialled(self.dial("db.internal", port)), found)
+
+    def test_without_a_check(self) -> None:
+        self.begin([METADATA])
+        dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), KnownHosts("/dev/null", "ignore"),
+                        KeyStore(lambda function, *args: self.fail("no key")))  # fmt: skip
+        target = Target("db.internal", 22, "root", CREDENTIAL)
+        dialling = Deferred.fromCoroutine(dialer.dial(target, self.owner))
+        self.assertEqual(self.dialled(dialling), [METADATA])
+
+
+class LiteralTests(DialCase):
+    """Addresses need no name server, however they are spelt."""
+
+    def test_every_spelling_is_dialled_as_one_address(self) -> None:
+        for host in ("10.1.2.3", "10.1.515", "167838211", "0x0a010203", "012.1.2.3", "::ffff:10.1.2.3", "10.1.2.3."):
+            self.begin([METADATA])
+            self.assertEqual(self.dialled(self.dial(host)), ["10.1.2.3"], host)
+            self.assertEqual(self.names.asked, [])
+
+    def test_zone(self) -> None:
+        self.begin(policy=Policy(allow_hosts=["fe80::/10"]))
+        self.assertEqual(self.dialled(self.dial("fe80::1%lo")), ["fe80::1%lo"])
+
+    @given(SPECIAL_V4.flatmap(ipv4_spellings))
+    def test_special_addresses_in_every_spelling(self, host: str) -> None:
+        self.begin([])
+        self.assert_forbidden(self.dial(host))
+
+    @given(SPECIAL_V6, st.sampled_from(["", "%lo", "%1"]))
+    def test_special_addresses_of_version_6(self, address: IPv6Address, zone: str) -> None:
+        self.begin()
+        self.assert_forbidden(self.dial(f"{address}{zone}"))
+
+
+class JumpTests(DialCase):
+    """Hosts behind jump hosts, and these."""
+
+    def jump(self, **fields: Any) -> Target:
+        return Target("jump", 22, "root", CREDENTIAL, **fields)
+
+    def test_a_name_that_only_the_jump_host_can_look_up(self) -> None:
+        for rules in ({"allow_hosts": ["10.1.0.0/16"]}, {"deny_hosts": ["10.2.0.0/16"]}):
+            self.begin(["10.1.2.3"], policy=Policy(**rules))
+            self.assert_forbidden(self.dial("db.internal", via=self.jump()), HiddenAddressForbidden)
+            self.assertEqual(self.names.asked, [])
+
+    def test_a_name_that_is_listed(self) -> None:
+        self.begin(policy=Policy(allow_hosts=["db.*"], deny_hosts=["10.2.0.0/16"]))
+        self.failureResultOf(self.dial("db.internal", via=self.jump()), ForwardFailed)
+        self.assertEqual(self.owner.forwards, [(self.jump(), "db.internal", 22)])
+
+    def test_addresses(self) -> None:
+        """The jump host gets the one that was checked, and no spelling that it may read otherwise."""
+        self.begin(policy=Policy(allow_hosts=["10.1.0.0/16"]))
+        self.failureResultOf(self.dial("012.1.515", via=self.jump()), ForwardFailed)
+        self.assertEqual(self.owner.forwards, [(self.jump(), "10.1.2.3", 22)])
+        self.begin()
+        self.assert_forbidden(self.dial("0xa9fea9fe", via=self.jump()))
+
+    def test_hops_of_the_site_are_not_asked_about(self) -> None:
+        policy = Policy(allow_hosts=["10.1.0.0/16"], deny_hosts=["jump"])
+        self.begin(["10.9.9.9"], policy=policy)
+        self.assertEqual(self.dialled(self.dial("jump", trusted=True)), ["10.9.9.9"])
+        self.begin(policy=policy)
+        self.failureResultOf(self.dial("second", trusted=True, via=self.jump(trusted=True)), ForwardFailed)
+        self.begin(["10.9.9.9"], policy=policy)
+        self.assert_forbidden(self.dial("jump"))
+
+    def test_whose_hop_it_is_is_part_of_the_target(self) -> None:
+        """Nobody rides on a connection that was not checked."""
+        self.assertNotEqual(self.jump(), self.jump(trusted=True))
+        rules = [CredentialRule(hosts=("*",), agent="/agent"), CredentialRule(hosts=("db",), via="a,b")]
+        target = CredentialTable(rules).target("db", 22, "root")
+        assert target is not None and target.via is not None and target.via.via is not None
+        self.assertEqual([target.trusted, target.via.trusted, target.via.via.trusted], [False, True, True])

@@ -41,11 +41,15 @@ class LedgerCase(TestCase):
         self.ledger = Ledger(**settings)
         self.ledger.listen()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.ledger.stop()))
+        if relay:
+            await self.begin_relay(*options)
+
+    async def begin_relay(self, *options: str) -> None:
+        """Start the relay, and wait until it has connected."""
         self.relay = Relayd(self.ledger.url, "--dialect", "socketio", *self.options, *options)
         self.addCleanup(self.relay.remove)
-        if relay:
-            self.relay.start()
-            await self.ledger.ready()
+        self.relay.start()
+        await self.ledger.ready()
 
     def order(self, command_id: str, rest: str = "true", **data: Any) -> None:
         """A command that leaves its mark on the host, and then does *rest*."""
@@ -70,6 +74,11 @@ class LedgerCase(TestCase):
     async def settled(self) -> None:
         """Wait until every command that was acknowledged has a result."""
         await self.ledger.until(lambda: not self.ledger.without_result())
+
+    def assert_logged(self, text: str) -> None:
+        """The relay's log says so."""
+        if text not in self.relay.log:
+            raise self.failureException(f"{text!r} is not in the log of {len(self.relay.output)} lines")
 
     def check_books(self) -> None:
         """Nothing lost, nothing run twice, and the same result each time."""

@@ -82,6 +82,10 @@ class RelayProcess:
             self._process.transport.signalProcess(number.value)
         return ended
 
+    def ended(self) -> Deferred[int]:
+        """Fires with its exit code once it has ended by itself."""
+        return self._process.when_ended()
+
     def stop(self) -> Deferred[int]:
         """End it; fires with its exit code."""
         return self._process.terminate()

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from relayd.admission import Admission
 from relayd.errors import (
     AlreadyConfirmed,
+    AuditUnavailable,
     DuplicateMismatch,
     InvalidMessage,
     OutcomeUnknown,
@@ -27,7 +28,7 @@ from relayd.errors import (
     RelayError,
     ShuttingDown,
 )
-from relayd.interfaces import Acknowledge, ICommandReceiver, ICommandRunner, IJournal, ILink, JournalEntry
+from relayd.interfaces import Acknowledge, IAudit, ICommandReceiver, ICommandRunner, IJournal, ILink, JournalEntry
 from relayd.messages import EXECUTE_COMMAND, CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.outbox import Outbox
 from relayd.scheduler import ActiveCommand, Scheduler, explain
@@ -88,6 +89,7 @@ class Dispatcher:
     :param fingerprint_key: up to 64 secret bytes, which live as long as *journal* does and are kept apart from it; by
         default as long as the process.  Requests may hold secrets that are easily guessed: who has the journal alone
         must not be able to try them out on its fingerprints.
+    :param audit: is told of every command; while it cannot be written, new ones are refused.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Dispatcher:
         journal: IJournal,
         limits: Limits,
         fingerprint_key: bytes | None = None,
+        audit: IAudit | None = None,
     ) -> None:
         self._log = Logger()
         self._clock = clock
@@ -104,6 +107,7 @@ class Dispatcher:
         self._fingerprint_key = fingerprint_key or os.urandom(32)
         self._journal = journal
         self._limits = limits
+        self._audit = audit
         self.stats = Stats()
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
         self._streams = Streams(clock, self.stats)
@@ -142,6 +146,8 @@ class Dispatcher:
             self._duplicate_of_known(known, command, fingerprint, acknowledge)
         elif not self._accepting:
             self._refuse(command, ShuttingDown(), acknowledge)
+        elif self._audit is not None and not self._audit.available:
+            self._refuse(command, AuditUnavailable(), acknowledge)
         elif (refusal := self._refusal_of(command)) is not None:
             self._refuse(command, refusal, acknowledge)
         else:
@@ -210,6 +216,8 @@ class Dispatcher:
         """See `relayd.scheduler.Owner`."""
         command = active.command
         self.stats.accepted += 1
+        if self._audit is not None:
+            self._audit.accepted(command)
         self._outbox.forget(command.command_id)
         for acknowledge in active.acknowledges:
             acknowledge(None)
@@ -241,6 +249,8 @@ class Dispatcher:
         else:  # a result that a crash would lose is still better than silence
             self._outbox.send_unrecorded(result)
         duration = self._clock.seconds() - active.received
+        if self._audit is not None:
+            self._audit.ended(command, outcome, result, duration)
         self._log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
@@ -332,6 +342,8 @@ class Dispatcher:
 
     def _count_refusal(self, command: ExecuteCommand, error: RelayError) -> None:
         self.stats.refused[error.code] += 1
+        if self._audit is not None:
+            self._audit.refused(command, error)
         self._log.info(
             "Refused command {id} for {user}@{host}:{port}: {code}",
             id=command.command_id, user=command.username, host=command.host, port=command.port, code=error.code,

@@ -261,3 +261,26 @@ class IJournal(Interface):
 
     def close() -> Deferred[None]:
         """Write what is pending and close."""
+
+
+class IAudit(Interface):
+    """The record of who ordered what and what came of it, for people. No method raises or waits."""
+
+    available: bool = Attribute("Whether it can be written; if not, no new command should be taken on.")
+
+    def accepted(command: ExecuteCommand) -> None:
+        """*command* was taken on: it is going to run."""
+
+    def ended(command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
+        """
+        *command* has its result.
+
+        :param outcome: ``ok``, ``nonzero`` or the code of an error.
+        :param duration: seconds since it was received.
+        """
+
+    def refused(command: ExecuteCommand, error: RelayError) -> None:
+        """*command* was not taken on."""
+
+    def close() -> Deferred[None]:
+        """Write what is pending and close."""

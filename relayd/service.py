@@ -15,6 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from relayd import __version__
+from relayd.audit.lines import key_file
+from relayd.audit.log import AuditLog, AuditSettings
 from relayd.config import Config
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
@@ -57,6 +59,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         ),
         CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
     )
+    audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
         reactor,
         runner,
@@ -67,6 +70,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             default_timeout=config.default_timeout,
             max_timeout=config.max_timeout,
         ),
+        audit=audit,
     )
     uplink = UplinkService(
         reactor,
@@ -83,19 +87,40 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             http_proxy=config.http_proxy,
         ),
     )
-    return RelayService(config, uplink, dispatcher, runner, journal)
+    return RelayService(config, uplink, dispatcher, runner, journal, audit)
+
+
+def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
+    if config.audit_log is None:
+        return None
+    settings = AuditSettings(
+        path=config.audit_log,
+        key_file=key_file(config.state_dir),
+        commands=config.audit_commands,
+        max_size=config.audit_max_size,
+        keep=config.audit_keep,
+        server=config.server,
+        proxy_id=config.proxy_id,
+    )
+    return AuditLog(reactor, settings)
 
 
 class RelayService(Service):
     """
     One relay.  It stops from the outside in: the dispatcher drains while the uplink still delivers results, and only
-    then do the uplink, the SSH connections and the journal close.
+    then do the uplink, the SSH connections, the journal and the audit log close.
     """
 
     _log = Logger()
 
     def __init__(
-        self, config: Config, uplink: IService, dispatcher: Drainable, runner: ICommandRunner, journal: IJournal
+        self,
+        config: Config,
+        uplink: IService,
+        dispatcher: Drainable,
+        runner: ICommandRunner,
+        journal: IJournal,
+        audit: AuditLog | None = None,
     ) -> None:
         self.setName("relay")
         self._config = config
@@ -103,14 +128,17 @@ class RelayService(Service):
         self._dispatcher = dispatcher
         self._runner = runner
         self._journal = journal
+        self._audit = audit
 
     def startService(self) -> None:
         """
         Dial the main server.
 
-        :raises ConfigError: when the state directory cannot be made.
+        :raises ConfigError: when the state directory cannot be made, or the audit log cannot be written.
         """
         _make_private_directory(self._config.state_dir)
+        if self._audit is not None:
+            self._audit.start()
         super().startService()
         self._log.info(
             "relayd {version} starts as {proxy_id} for {server}; its state is in {state_dir}",
@@ -139,6 +167,8 @@ class RelayService(Service):
         await self._step("close the uplink", lambda: maybeDeferred(self._uplink.stopService))
         await self._step("close SSH connections", self._runner.close)
         await self._step("close the journal", self._journal.close)
+        if self._audit is not None:
+            await self._step("close the audit log", self._audit.close)
         self._log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:

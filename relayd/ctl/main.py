@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from relayd import __version__
+from relayd.ctl import audit
 from relayd.errors import RelayError
 
 
@@ -22,8 +23,12 @@ class Subcommand(Protocol):
 
     NAME: str
     HELP: str
-    configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it, and say with which exit code to end."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return ()
+    return (audit,)
 
 
 def make_parser() -> argparse.ArgumentParser:

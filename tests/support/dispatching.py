@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
-from relayd.interfaces import ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry
+from relayd.interfaces import IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry
 from relayd.journal import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from relayd.uplink.flow import Flow
@@ -206,6 +206,7 @@ class Desk:
     max_unconfirmed_bytes: int = 1 << 30
     runner: HeldRunner = field(default_factory=HeldRunner)
     journal: IJournal = field(default_factory=MemoryJournal)
+    audit: IAudit | None = None
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -222,6 +223,7 @@ class Desk:
                 max_unconfirmed=self.max_unconfirmed,
                 max_unconfirmed_bytes=self.max_unconfirmed_bytes,
             ),
+            audit=self.audit,
         )
         self.link = self.connect()
 

@@ -99,13 +99,12 @@ class AuditLog:
 
         :raises ConfigError: when that cannot be.
         """
-        settings = self._settings
-        path = settings.path
+        path = self._settings.key_file
         try:
-            self._chain.open(__version__)
-            if settings.commands != "none":
-                path = settings.key_file
+            if self._settings.commands != "none":
                 self._key = read_key(path, make=True)
+            path = self._settings.path
+            self._chain.open(__version__)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
             raise ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}") from None

@@ -154,10 +154,10 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(faults(self.path), ["5 comes after lines that are missing: 5–6"])
 
     def test_out_of_order(self) -> None:
-        edit(self.path, lambda lines: lines[:4] + lines[6:] + lines[4:6])
+        edit(self.path, lambda lines: lines[:4] + lines[7:] + lines[4:7])
         self.assertEqual(
             faults(self.path),
-            ["5 comes after lines that are missing: 5–6", "9 is out of order: number 5 after 10"],
+            ["5 comes after lines that are missing: 5–7", "8 is out of order: number 5 after 10"],
         )
 
     def test_forged(self) -> None:
@@ -230,6 +230,7 @@ class RestartTests(SynchronousTestCase):
         write(self.path, 1)
         self.assertEqual(faults(self.path), [])
         self.assertEqual(len(faults(self.path, harmless=True)), 1)
+        self.assertEqual(self.path.read_bytes().count(b'"torn"'), 1)
 
     def test_the_head_was_not_written(self) -> None:
         head = Path(head_path(str(self.path)))
@@ -269,6 +270,15 @@ class RestartTests(SynchronousTestCase):
         chain.close()
         write(self.path, 1)
         self.assertEqual(faults(self.path), [])
+
+    def test_one_that_could_not_be_opened_is_in_nobodys_way(self) -> None:
+        content = self.path.read_bytes()
+        self.path.unlink()
+        self.path.mkdir()
+        self.assertRaises(OSError, write, self.path, 1)
+        self.path.rmdir()
+        self.path.write_bytes(content)
+        write(self.path, 1)
 
     def test_it_is_for_this_user_alone(self) -> None:
         self.addCleanup(os.umask, os.umask(0))
@@ -361,6 +371,19 @@ class RotationTests(SynchronousTestCase):
 
 class FullDiskTests(SynchronousTestCase):
     """No line is lost, doubled or halved when the disk is full for a while."""
+
+    def test_the_head_is_never_ahead_of_what_the_disk_has(self) -> None:
+        path = directory(self) / "audit.log"
+        write(path, 1)
+        head = Path(head_path(str(path)))
+        before = head.read_bytes()
+
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.EIO, "no")
+
+        self.patch(os, "fsync", fail)
+        self.assertRaises(OSError, write, path, 1)
+        self.assertEqual(head.read_bytes(), before)
 
     @examples(max_examples=10, deadline=None)
     @given(st.integers(1, 3000))

@@ -166,6 +166,7 @@ class UnavailableTests(AuditCase):
             desk.link.sent[-1].details.error,
             {"code": "audit-unavailable", "phase": "queue", "executed": "no", "retriable": True},
         )
+        await deferLater(reactor, 0.1)  # type: ignore[arg-type]  # it is tried again, and told of once
         desk.runner.runs[0].finish()
         self.assertEqual(desk.link.ids()[-1], "c1")
         filler.unlink()

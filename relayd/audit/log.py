@@ -160,13 +160,12 @@ class AuditLog:
     # In the writer's thread
 
     def _write_until_closed(self) -> None:
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             if not self._failing:
                 self._work.wait()
-            self._closing.wait(self._retry if self._failing else GATHER)
-            self._write()
-        if self._pending or self._failing:  # came meanwhile, or deserves a last try
-            self._write()
+            closing = self._closing.wait(self._retry if self._failing else GATHER)
+            self._write()  # after it was asked, so that all that came before the end is in it
         if self._failing:
             lost = len(self._pending) + self._chain.unwritten
             self._tell(self._log.error, "The audit log {path} is closed without its last {count} events", count=lost)

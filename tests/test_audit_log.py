@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
 from relayd.audit import log as audit_log
+from relayd.audit.chain import Chain
 from relayd.audit.lines import MAX_LINE, command_digest, read_key
 from relayd.audit.log import AuditLog
 from relayd.errors import ConfigError, NoCredential
@@ -132,6 +134,23 @@ class EventTests(AuditCase):
         self.assertEqual(faults(*paths), [])
         found = {entry.get("commandId") for entry in entries(*paths)}
         self.assertEqual(found - {None}, {f"c{number}" for number in range(5000)})
+
+    async def test_closed_while_it_writes(self) -> None:
+        writes, go_on = threading.Event(), threading.Event()
+        prepare = Chain.prepare
+
+        def slow(chain: Chain) -> None:
+            writes.set()
+            go_on.wait(60)
+            prepare(chain)
+
+        self.patch(Chain, "prepare", slow)
+        log = self.start()
+        await self.until(writes.is_set)
+        closed = log.close()
+        go_on.set()
+        await closed
+        self.assertEqual(len(entries(self.path)), 2)
 
     async def test_closed_before_it_was_started(self) -> None:
         await AuditLog(reactor, settings(self.path)).close()

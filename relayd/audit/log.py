@@ -162,7 +162,8 @@ class AuditLog:
     def _write_until_closed(self) -> None:
         closing = False
         while not closing:
-            if not self._failing:
+            # That the end was asked for may have come, and been cleared with other work, while we wrote.
+            if not self._failing and not self._closing.is_set():
                 self._work.wait()
             closing = self._closing.wait(self._retry if self._failing else GATHER)
             self._write()  # after it was asked, so that all that came before the end is in it

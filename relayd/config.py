@@ -219,6 +219,14 @@ class Config:
         "directory of what it must remember",
         default_help="$STATE_DIRECTORY; /var/lib/relayd as root, else ~/.local/state/relayd",
     )
+    audit_log: str | None = _path("audit-log", RELAY, "file of who ordered what and what came of it, in a hash chain")
+    audit_commands: Literal["digest", "text", "none"] = _option(
+        "audit-commands", RELAY, "what it tells of commands", values.choice("digest", "text", "none"), "digest", "HOW"
+    )
+    audit_max_size: int = _option(
+        "audit-max-size", RELAY, "then its file is moved aside; 0: never", values.size(0, 1024**4), "64M", "SIZE"
+    )
+    audit_keep: int = _count("audit-keep", RELAY, 10, "files that were moved aside are kept; 0: all", least=0)
     #: What this site can log in with by itself: the ``[[credentials]]`` tables of the file, in their order.
     credentials: tuple[SiteCredential, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)

@@ -21,6 +21,7 @@ from zope.interface import implementer
 from relayd.admission import Admission
 from relayd.errors import (
     AlreadyConfirmed,
+    AuditUnavailable,
     DuplicateMismatch,
     InvalidMessage,
     OutcomeUnknown,
@@ -31,6 +32,7 @@ from relayd.errors import (
 from relayd.interfaces import (
     Acknowledge,
     EntryState,
+    IAudit,
     ICommandReceiver,
     ICommandRunner,
     IJournal,
@@ -95,6 +97,7 @@ class Dispatcher:
         it; asked for once, with the first command.  By default they live as long as the process.  Requests may hold
         secrets that are easily guessed: who has the journal alone must not be able to try them out on its fingerprints.
     :param policy: the rules of the site; by default it allows all but special addresses.
+    :param audit: is told of every command; while it cannot be written, new ones are refused.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Dispatcher:
         limits: Limits,
         fingerprint_key: Callable[[], bytes] | None = None,
         policy: Policy | None = None,
+        audit: IAudit | None = None,
     ) -> None:
         self._log = Logger()
         self._clock = clock
@@ -113,6 +117,7 @@ class Dispatcher:
         self._read_fingerprint_key = fingerprint_key or partial(os.urandom, 32)
         self._journal = journal
         self._limits = limits
+        self._audit = audit
         self.stats = Stats()
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
         self._streams = Streams(clock, self.stats)
@@ -144,6 +149,8 @@ class Dispatcher:
             self._duplicate_of_known(known, command, fingerprint, acknowledge)
         elif not self._accepting:
             self._refuse(command, ShuttingDown(), acknowledge)
+        elif self._audit is not None and not self._audit.available:
+            self._refuse(command, AuditUnavailable(), acknowledge)
         elif (refusal := self._refusal_of(command)) is not None:
             self._refuse(command, refusal, acknowledge)
         else:
@@ -213,6 +220,8 @@ class Dispatcher:
         """See `relayd.scheduler.Owner`."""
         command = active.command
         self.stats.accepted += 1
+        if self._audit is not None:
+            self._audit.accepted(command)
         self._outbox.forget(command.command_id)
         for acknowledge in active.acknowledges:
             acknowledge(None)
@@ -250,6 +259,8 @@ class Dispatcher:
         else:  # a result that a crash would lose is still better than silence
             self._outbox.send_unrecorded(result)
         duration = self._clock.seconds() - active.received
+        if self._audit is not None:
+            self._audit.ended(command, outcome, result, duration)
         self._log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
@@ -345,6 +356,8 @@ class Dispatcher:
 
     def _count_refusal(self, command: ExecuteCommand, error: RelayError) -> None:
         self.stats.refused[error.code] += 1
+        if self._audit is not None:
+            self._audit.refused(command, error)
         self._log.info(
             "Refused command {id} for {user}@{host}:{port}: {code}",
             id=command.command_id, user=command.username, host=command.host, port=command.port, code=error.code,

@@ -156,6 +156,15 @@ class ShuttingDown(RelayError):
     retriable = True
 
 
+class AuditUnavailable(RelayError):
+    """The relay's audit log cannot be written, and this relay takes no new commands without it. Its log says why: look
+    at the disk there, and send the command again later."""
+
+    code = "audit-unavailable"
+    phase = "queue"
+    retriable = True
+
+
 class NoCredential(RelayError):
     """The command has neither password nor privateKey, and this relay has no credentials of its own for
     {username}@{host}. Send one, or add the host to the relay's credentials table."""

@@ -270,10 +270,11 @@ class IJournal(Interface):
 
     outstanding: int = Attribute("How many results are `unconfirmed`.")
 
-    def open() -> None:
+    def open() -> Sequence[tuple[str, str]]:
         """
         Make it ready, and give what an earlier process left unfinished a result: called once, before anything else.
 
+        :return: of each such command the id, and the code of the error that its result has.
         :raises ConfigError: when it cannot be used.
         """
 
@@ -315,6 +316,32 @@ class IJournal(Interface):
 
     def noted(name: str) -> str | None:
         """The fact that was kept under that name."""
+
+    def close() -> Deferred[None]:
+        """Write what is pending and close."""
+
+
+class IAudit(Interface):
+    """The record of who ordered what and what came of it, for people. No method raises or waits."""
+
+    available: bool = Attribute("Whether it can be written; if not, no new command should be taken on.")
+
+    def accepted(command: ExecuteCommand) -> None:
+        """*command* was taken on: it is going to run."""
+
+    def ended(command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
+        """
+        *command* has its result.
+
+        :param outcome: ``ok``, ``nonzero`` or the code of an error.
+        :param duration: seconds since it was received.
+        """
+
+    def recovered(command_id: str, outcome: str) -> None:
+        """A command that an earlier process left unfinished has its result; *outcome* as in `ended`."""
+
+    def refused(command: ExecuteCommand, error: RelayError) -> None:
+        """*command* was not taken on."""
 
     def close() -> Deferred[None]:
         """Write what is pending and close."""

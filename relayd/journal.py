@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import ConfigError, JournalFull, JournalUnavailable
+from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeUnknown
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal_index import Bounds, Index
 from relayd.journal_salvage import salvage, set_aside
@@ -57,8 +57,9 @@ class MemoryJournal:
         """See `IJournal`."""
         return self._index.outstanding
 
-    def open(self) -> None:
+    def open(self) -> Sequence[tuple[str, str]]:
         """See `IJournal.open`.  There was nothing before."""
+        return ()
 
     def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
         """See `IJournal.accept`."""
@@ -177,7 +178,7 @@ class DurableJournal:
         """See `IJournal`."""
         return self._index.outstanding
 
-    def open(self) -> None:
+    def open(self) -> Sequence[tuple[str, str]]:
         """See `IJournal.open`."""
         try:
             recovery = self._open()
@@ -188,15 +189,17 @@ class DurableJournal:
             self._index.hold(command_id, live)
         self._notes = recovery.notes
         self._confirmed = recovery.confirmed
-        if recovery.unknown or recovery.not_executed:
+        if recovery.ended:
+            unknown = sum(code == OutcomeUnknown.code for _, code in recovery.ended)
             self._log.warn(
                 "relayd did not stop in good order: of the commands at hand then, {unknown} may or may not have run "
                 "to their end, and {not_executed} were not run; their results say so",
-                unknown=recovery.unknown,
-                not_executed=recovery.not_executed,
+                unknown=unknown,
+                not_executed=len(recovery.ended) - unknown,
             )
         self._worker = _Worker(self._reactor)
         self._prune_call = self._reactor.callLater(PRUNE_AGAIN, self._prune)
+        return recovery.ended
 
     def _open(self) -> Recovery:
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)

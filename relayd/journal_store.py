@@ -76,15 +76,14 @@ class Recovery(Struct, kw_only=True):
 
     :ivar live: every command that is not confirmed; those with a result in the order in which they ended.
     :ivar confirmed: how many others there are.
-    :ivar not_executed: how many had been accepted and not started when the process before this one died.
-    :ivar unknown: how many had been started.
+    :ivar ended: the commands that the process before this one left unfinished, with the code of the error that each
+        got as its result.
     """
 
     live: dict[str, Live]
     notes: dict[str, str]
     confirmed: int
-    not_executed: int = 0
-    unknown: int = 0
+    ended: list[tuple[str, str]]
 
 
 #: One thing to do: a method of the store and its arguments.
@@ -149,14 +148,12 @@ class Store:
         notes = dict(execute("SELECT name, value FROM note"))
         # The journal's time never goes backwards, whatever becomes of the system's.
         self._time_offset = max(time.time(), float(notes.get("time", 0))) - time.monotonic()
-        recovery = Recovery(live={}, notes=notes, confirmed=0)
+        recovery = Recovery(live={}, notes=notes, confirmed=0, ended=[])
         with self._transaction():
             rows = execute("SELECT id, state, extended FROM command WHERE state IN (1, 2) ORDER BY serial").fetchall()
             for command_id, state, extended in rows:
-                started = state == EntryState.STARTED.value
-                error = OutcomeUnknown() if started else NotExecuted()
-                recovery.unknown += started
-                recovery.not_executed += not started
+                error = OutcomeUnknown() if state == EntryState.STARTED.value else NotExecuted()
+                recovery.ended.append((command_id, error.code))
                 self.finish(failure_result(command_id, error, extended=bool(extended)))
         recovery.confirmed = execute("SELECT count(*) FROM command WHERE state = 4").fetchone()[0]
         recovery.live = {

@@ -15,6 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from relayd import __version__
+from relayd.audit.lines import key_file
+from relayd.audit.log import AuditLog, AuditSettings
 from relayd.config import Config
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
@@ -69,6 +71,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
         policy.allows_address,
     )
+    audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
         reactor,
         runner,
@@ -81,6 +84,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         ),
         None if config.journal == "memory" else state.fingerprint_key,
         policy=policy,
+        audit=audit,
     )
     uplink = UplinkService(
         reactor,
@@ -97,7 +101,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             http_proxy=config.http_proxy,
         ),
     )
-    return RelayService(config, state, uplink, dispatcher, runner, journal)
+    return RelayService(config, state, uplink, dispatcher, runner, journal, audit)
 
 
 def _make_journal(reactor: Any, config: Config) -> IJournal:
@@ -112,10 +116,25 @@ def _make_journal(reactor: Any, config: Config) -> IJournal:
     )
 
 
+def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
+    if config.audit_log is None:
+        return None
+    settings = AuditSettings(
+        path=config.audit_log,
+        key_file=key_file(config.state_dir),
+        commands=config.audit_commands,
+        max_size=config.audit_max_size,
+        keep=config.audit_keep,
+        server=config.server,
+        proxy_id=config.proxy_id,
+    )
+    return AuditLog(reactor, settings)
+
+
 class RelayService(Service):
     """
     One relay.  It stops from the outside in: the dispatcher drains while the uplink still delivers results, and only
-    then do the uplink, the SSH connections and the journal close.
+    then do the uplink, the SSH connections, the journal and the audit log close.
     """
 
     _log = Logger()
@@ -128,6 +147,7 @@ class RelayService(Service):
         dispatcher: Drainable,
         runner: ICommandRunner,
         journal: IJournal,
+        audit: AuditLog | None = None,
     ) -> None:
         self.setName("relay")
         self._config = config
@@ -136,16 +156,22 @@ class RelayService(Service):
         self._dispatcher = dispatcher
         self._runner = runner
         self._journal = journal
+        self._audit = audit
 
     def startService(self) -> None:
         """
         Dial the main server.
 
-        :raises ConfigError: when the state directory or the journal in it cannot be used.
+        :raises ConfigError: when the state directory or the journal in it cannot be used, or the audit log cannot be
+            written.
         """
         self._state.claim()
         try:
-            self._journal.open()
+            if self._audit is not None:
+                self._audit.start()
+            for command_id, code in self._journal.open():
+                if self._audit is not None:
+                    self._audit.recovered(command_id, code)
         except ConfigError:
             self._state.release()
             raise
@@ -177,6 +203,8 @@ class RelayService(Service):
         await self._step("close the uplink", lambda: maybeDeferred(self._uplink.stopService))
         await self._step("close SSH connections", self._runner.close)
         await self._step("close the journal", self._journal.close)
+        if self._audit is not None:
+            await self._step("close the audit log", self._audit.close)
         self._state.release()
         self._log.info("relayd has stopped")
 

@@ -62,14 +62,17 @@ class RecordedUplink(Service):
 
 
 class Closer:
-    """Runner or journal: its ``close`` tells a `Recorder`."""
+    """Runner, journal or audit log: its ``close`` tells a `Recorder`."""
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         self.recorder = recorder
         self.name = name
 
-    def open(self) -> None:
-        pass
+    def open(self) -> list[tuple[str, str]]:
+        return []
+
+    def start(self) -> None:
+        self.recorder.ask(f"start {self.name}")
 
     def close(self) -> Deferred[None]:
         return self.recorder.ask(f"close {self.name}")
@@ -104,14 +107,15 @@ class RelayCase(ServiceCase):
         self.recorder = Recorder()
         self.relay = self.make()
 
-    def make(self) -> RelayService:
+    def make(self, audited: bool = False) -> RelayService:
         recorder: Any = self.recorder
+        audit: Any = Closer(recorder, "audit") if audited else None
         runner: Any = Closer(recorder, "runner")
         journal: Any = Closer(recorder, "journal")
         config = self.config()
         state = StateDirectory(config.state_dir)
         self.addCleanup(state.release)
-        return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal)
+        return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal, audit)
 
 
 class OrderTests(RelayCase):
@@ -132,6 +136,13 @@ class OrderTests(RelayCase):
         drained.callback(None)
         self.successResultOf(stopped)
         self.assertEqual(self.recorder.asked[1:], ["drain", "stop uplink", "close runner", "close journal"])
+
+    def test_the_audit_log_is_there_first_and_last(self) -> None:
+        relay = self.make(audited=True)
+        relay.startService()
+        self.successResultOf(relay.stopService())
+        self.assertEqual(self.recorder.asked[:2], ["start audit", "start uplink"])
+        self.assertEqual(self.recorder.asked[-2:], ["close journal", "close audit"])
 
     def test_each_step_waits_for_the_one_before(self) -> None:
         self.relay.startService()
@@ -192,6 +203,11 @@ class MakeRelayTests(ServiceCase):
         self.assertEqual((reactor.tcpClients, reactor.sslClients, reactor.getDelayedCalls()), ([], [], []))
         self.assertEqual(sorted(os.listdir(self.directory)), ["key"])
 
+    def test_an_audit_log_that_cannot_be_opened(self) -> None:
+        relay = make_relay(MemoryReactorClock(), self.config(audit_log=str(self.directory / "none" / "audit.log")))
+        error = self.assertRaises(ConfigError, relay.startService)
+        self.assertIn("--audit-log: ", str(error))
+
     def test_every_option_reaches_its_part(self) -> None:
         """An option that no part reads would be a promise without a keeper."""
         read: set[str] = set()
@@ -205,6 +221,8 @@ class MakeRelayTests(ServiceCase):
         watched: Any = Watched()
         relay = make_relay(MemoryReactorClock(), watched)
         relay.startService()
+        config = self.config(audit_log=str(self.directory / "audit.log"))  # without it, its other options mean nothing
+        make_relay(MemoryReactorClock(), watched)
         self.addCleanup(relay.stopService)
         # These four were used up by the configuration itself; the drain timeout is read when it is needed.
         elsewhere = {

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from relayd import __version__
-from relayd.ctl import journal, policy
+from relayd.ctl import audit, journal, policy
 from relayd.errors import RelayError
 
 
@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return (journal, policy)
+    return (policy, journal, audit)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -4,8 +4,16 @@ The relay is killed, again and again, at any point of a command's life.
 
 from __future__ import annotations
 
+import contextlib  # "suppress" in a module of tests is trial's
+import json
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -22,7 +30,9 @@ class KillTests(LedgerCase):
 
     async def test_at_random_points_of_a_commands_life(self) -> None:
         source = random.Random(20_26)
-        await self.begin("--max-commands", "6")
+        folder = Path(tempfile.mkdtemp(prefix="relayd-test-audit-"))
+        self.addCleanup(shutil.rmtree, folder)
+        await self.begin("--max-commands", "6", "--audit-log", str(folder / "audit.log"))
         for kill in range(KILLS):
             for number in range(COMMANDS):
                 self.order(f"c{kill}-{number}", f"sleep {source.choice(('0', '0', '0.05', '0.2', '5'))}; echo done")
@@ -37,6 +47,26 @@ class KillTests(LedgerCase):
         # It hit every part of a command's life.
         self.assertEqual(set(outcomes), {"done", "not run", "unknown"}, outcomes)
         self.assertGreaterEqual(len(self.ledger.ordered), 200)
+        self.assertEqual(await self.relay.signal(signal.SIGTERM), 0)
+        self.check_audit(folder / "audit.log")
+
+    def check_audit(self, path: Path) -> None:
+        """The chain is whole in spite of the kills, and what the relay found unfinished has an end there."""
+        relayctl = Path(sys.executable).with_name("relayctl")
+        done = subprocess.run(
+            [str(relayctl), "audit", "verify", str(path)], capture_output=True, text=True, check=False, timeout=60
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        ended = set()
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):  # one that a kill tore
+                entry = json.loads(line)
+                if entry["event"] == "ended":
+                    ended.add(entry["commandId"])
+        # Of other commands the end may be missing: a kill takes what happened in the last twentieth of a second.
+        recovered = {key for key, results in self.ledger.results.items() if self.outcome(results[0]) != "done"}
+        self.assertEqual(recovered - ended, set())
+        self.assertGreater(len(recovered), 50)
 
     def outcome(self, result: dict[str, object]) -> str:
         if result["exitCode"] == 0:

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
-from relayd.interfaces import ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
+from relayd.interfaces import IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
 from relayd.journal import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from relayd.uplink.flow import Flow
@@ -200,8 +200,8 @@ class SlowJournal:
     def outstanding(self) -> int:
         return self.records.outstanding
 
-    def open(self) -> None:
-        self.records.open()
+    def open(self) -> Sequence[tuple[str, str]]:
+        return self.records.open()
 
     def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
         return self._later("accept", lambda: self.records.accept(command, fingerprint))
@@ -268,6 +268,7 @@ class Desk:
     receipts: bool = True
     runner: HeldRunner = field(default_factory=HeldRunner)
     journal: IJournal = field(default_factory=MemoryJournal)
+    audit: IAudit | None = None
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -284,6 +285,7 @@ class Desk:
                 default_timeout=60.0,
                 max_timeout=600.0,
             ),
+            audit=self.audit,
         )
         self.link = self.connect()
 

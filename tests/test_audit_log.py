@@ -1,0 +1,306 @@
+"""
+Tests of `relayd.audit.log`: what a running relay writes, and what becomes of commands while it cannot; docs/audit.rst.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.logger import formatEvent
+from twisted.trial.unittest import TestCase
+from zope.interface.verify import verifyObject
+
+from relayd.audit import log as audit_log
+from relayd.audit.chain import Chain
+from relayd.audit.lines import MAX_LINE, command_digest, read_key
+from relayd.audit.log import AuditLog
+from relayd.errors import ConfigError, NoCredential
+from relayd.interfaces import IAudit
+from relayd.messages import JumpHost, Secret
+from tests.support.auditing import directory, entries, faults, fill, settings, small_disk
+from tests.support.dispatching import PASSWORD, Desk, command, result, watch_log
+
+ROOT = Path(__file__).parent.parent
+HOP = JumpHost(host="gate", port=2222, username="jump", password=Secret(PASSWORD))
+
+
+class AuditCase(TestCase):
+    """Has a log that is being written."""
+
+    def setUp(self) -> None:
+        self.path = directory(self) / "audit.log"
+
+    def start(self, path: Path | None = None, **chosen: Any) -> AuditLog:
+        log = AuditLog(reactor, settings(path or self.path, **chosen), retry=0.01)
+        log.start()
+        return log
+
+    async def until(self, holds: Any) -> None:
+        for _ in range(1000):
+            if holds():
+                return
+            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        self.fail("it did not come")
+
+
+class EventTests(AuditCase):
+    """The lines."""
+
+    async def test_interface(self) -> None:
+        log = self.start()
+        self.assertTrue(verifyObject(IAudit, log))
+        await log.close()
+
+    async def test_a_command_from_acceptance_to_end(self) -> None:
+        log = self.start()
+        order = command("c1", via=(HOP,), env=(("TOKEN", "canary-env"),), stdin=b"canary-stdin", cwd="/canary-cwd")
+        log.accepted(order)
+        log.ended(order, "nonzero", result("c1", "canary-output", exit_code=3), 1.23456789)
+        await log.close()
+        self.assertEqual(faults(self.path, harmless=True), [])
+        file, start, accepted, ended = entries(self.path)
+        self.assertEqual((file["event"], start["event"]), ("file", "start"))
+        who = {"server": "wss://main.example", "proxyId": "site-1"}
+        what = {"commandId": "c1", "host": "web1", "port": 22, "user": "root"}
+        digest = command_digest(read_key(f"{self.path}.key", make=False), "uptime")
+        frame = ("seq", "time", "prev", "hash")
+        self.assertEqual(
+            {name: value for name, value in accepted.items() if name not in frame},
+            who | what | {"event": "accepted", "via": ["jump@gate:2222"], "commandDigest": digest},
+        )
+        self.assertEqual(
+            {name: value for name, value in ended.items() if name not in frame},
+            who
+            | what
+            | {
+                "event": "ended",
+                "outcome": "nonzero",
+                "exitCode": 3,
+                "duration": 1.234568,
+                "stdoutBytes": 13,
+                "stderrBytes": 0,
+            },
+        )
+        self.assertRegex(accepted["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+        self.assertNotIn("canary", self.path.read_text())
+
+    async def test_a_refusal(self) -> None:
+        log = self.start()
+        log.refused(command("c1"), NoCredential(username="root", host="web1"))
+        await log.close()
+        refused = entries(self.path)[-1]
+        self.assertEqual((refused["event"], refused["outcome"], refused["host"]), ("refused", "no-credential", "web1"))
+
+    async def test_the_text_of_commands(self) -> None:
+        log = self.start(commands="text")
+        log.accepted(command(text="echo größe\n"))
+        log.accepted(command(text="\N{GRINNING FACE}" * 100_000))
+        await log.close()
+        short, long = entries(self.path)[-2:]
+        self.assertEqual(short["command"], "echo größe\n")
+        self.assertNotIn("commandDigest", short)
+        self.assertEqual(len(long["command"]), audit_log.MAX_TEXT)
+        key = read_key(f"{self.path}.key", make=False)
+        self.assertEqual(long["commandDigest"], command_digest(key, "\N{GRINNING FACE}" * 100_000))
+
+    async def test_nothing_of_commands(self) -> None:
+        log = self.start(commands="none")
+        log.accepted(command())
+        await log.close()
+        self.assertEqual({"command", "commandDigest"} & set(entries(self.path)[-1]), set())
+        self.assertFalse(Path(f"{self.path}.key").exists())
+
+    async def test_no_line_is_longer_than_readers_take(self) -> None:
+        huge = "\N{GRINNING FACE}" * 200_000
+        hops = tuple(JumpHost(host=huge, username=huge) for _ in range(8))
+        log = self.start(commands="text")
+        log.accepted(command("\N{GRINNING FACE}" * 256, host=huge, text=huge, via=hops))
+        await log.close()
+        self.assertLess(max(map(len, self.path.read_bytes().splitlines())), MAX_LINE)
+
+    async def test_all_that_is_pending_is_written_at_the_end(self) -> None:
+        log = self.start(max_size=100_000)
+        for number in range(5000):
+            log.accepted(command(f"c{number}"))
+        await log.close()
+        paths = [path for path in self.path.parent.iterdir() if path.suffix not in (".key", ".head")]
+        self.assertGreater(len(paths), 2)
+        self.assertEqual(faults(*paths), [])
+        found = {entry.get("commandId") for entry in entries(*paths)}
+        self.assertEqual(found - {None}, {f"c{number}" for number in range(5000)})
+
+    async def test_closed_while_it_writes(self) -> None:
+        writes, go_on = threading.Event(), threading.Event()
+        prepare = Chain.prepare
+
+        def slow(chain: Chain) -> None:
+            writes.set()
+            go_on.wait(60)
+            prepare(chain)
+
+        self.patch(Chain, "prepare", slow)
+        log = self.start()
+        await self.until(writes.is_set)
+        closed = log.close()
+        go_on.set()
+        await closed
+        self.assertEqual(len(entries(self.path)), 2)
+
+    async def test_closed_before_it_was_started(self) -> None:
+        await AuditLog(reactor, settings(self.path)).close()
+        self.assertEqual(list(self.path.parent.iterdir()), [])
+
+    def test_what_cannot_be_opened(self) -> None:
+        error = self.assertRaises(ConfigError, self.start, self.path.parent / "none" / "audit.log", commands="none")
+        self.assertIn("none/audit.log cannot be used: No such file or directory", str(error))
+        Path(f"{self.path}.key").write_text("no key")
+        error = self.assertRaises(ConfigError, self.start)
+        self.assertIn("audit.log.key cannot be used: it is no key of 64 hexadecimal digits", str(error))
+
+
+class UnavailableTests(AuditCase):
+    """While it cannot be written."""
+
+    async def test_full_disk(self) -> None:
+        """New commands are refused, those that run end as they should, and everything is written later, in order."""
+        disk = small_disk(self)
+        logged = watch_log(self)
+        log = self.start(disk / "audit.log", commands="none")
+        desk = Desk(audit=log)
+        desk.order(command("c1"))
+        await self.until(lambda: b"c1" in (disk / "audit.log").read_bytes())
+        filler = fill(disk)
+        for number in range(20):  # more than fits into what is left of the last page
+            desk.order(command(f"x{number}", host="h" * 1000))
+        await self.until(lambda: not log.available)
+        desk.order(command("c2", extended=True))
+        self.assertEqual(desk.acks[-1], ("c2", "audit-unavailable"))
+        self.assertEqual(
+            desk.link.sent[-1].details.error,
+            {"code": "audit-unavailable", "phase": "queue", "executed": "no", "retriable": True},
+        )
+        await deferLater(reactor, 0.1)  # type: ignore[arg-type]  # it is tried again, and told of once
+        desk.runner.runs[0].finish()
+        self.assertEqual(desk.link.ids()[-1], "c1")
+        filler.unlink()
+        await self.until(lambda: log.available)
+        desk.order(command("c3"))
+        self.assertEqual(desk.acks[-1], ("c3", "ok"))
+        await log.close()
+        self.assertEqual(faults(disk / "audit.log", harmless=True), [])
+        told = [(entry["event"], entry.get("commandId")) for entry in entries(disk / "audit.log")]
+        self.assertEqual(told[-3:], [("refused", "c2"), ("ended", "c1"), ("accepted", "c3")])
+        self.assertEqual(len(told), 2 + 1 + 20 + 3)
+        lines = [line for line in map(formatEvent, logged) if line and "audit log" in line]
+        self.assertEqual(len(lines), 2, lines)
+        self.assertIn("cannot be written, so new commands are refused: No space left on device", lines[0])
+        self.assertIn("is written again", lines[1])
+
+    async def test_closed_while_the_disk_is_full(self) -> None:
+        disk = small_disk(self)
+        logged = watch_log(self)
+        log = self.start(disk / "audit.log")
+        await self.until((disk / "audit.log").exists)
+        fill(disk)
+        for _ in range(20):
+            log.accepted(command(host="h" * 1000))
+        await self.until(lambda: not log.available)
+        log.accepted(command())
+        await log.close()
+        self.assertTrue([line for line in map(formatEvent, logged) if line and "is closed without its last" in line])
+
+    async def test_what_is_too_much_to_keep_is_counted(self) -> None:
+        self.patch(audit_log, "MAX_PENDING", 20 * 1024)
+        self.patch(audit_log, "GATHER", 0.2)
+        log = self.start()
+        for number in range(15):
+            log.accepted(command(f"a{number}"))
+        self.assertFalse(log.available)
+        for number in range(30):  # the last half is for these
+            log.ended(command(f"e{number}"), "ok", result(), 1.0)
+        await self.until(lambda: log.available)
+        log.accepted(command("later"))
+        await log.close()
+        self.assertEqual(faults(self.path), [])
+        found = [entry for entry in entries(self.path) if entry["event"] not in ("file", "start")]
+        accepted = sum(entry["event"] == "accepted" for entry in found) - 1
+        ended = sum(entry["event"] == "ended" for entry in found)
+        self.assertEqual(accepted + ended + found[-2]["count"], 45)
+        self.assertGreaterEqual(ended, 10)
+        self.assertEqual([entry["event"] for entry in found[-2:]], ["lost", "accepted"])
+
+    async def test_credentials_do_not_wait_with_an_event(self) -> None:
+        log = AuditLog(reactor, settings(self.path))
+        log.accepted(command(via=(HOP,)))
+        log.ended(command(), "ok", result(stdout="canary-output"), 1.0)
+        self.assertNotIn("ExecuteCommand", repr(log._pending))
+        self.assertNotIn("CommandResult", repr(log._pending))
+        self.assertNotIn("canary", repr(log._pending))
+
+
+class DispatcherTests(AuditCase):
+    """What the dispatcher tells."""
+
+    async def test_every_way_of_a_command(self) -> None:
+        log = self.start()
+        desk = Desk(max_commands=1, max_queue=1, audit=log)
+        desk.order(command("c1"))
+        desk.order(command("c2"))
+        desk.order(command("c3"))  # no room
+        desk.order(command("c1"))  # joins
+        desk.order(command("c1", text="another"))
+        desk.dispatcher.cancel_received("c2")
+        desk.clock.advance(2.0)
+        desk.runner.runs[0].finish(exit_code=3)
+        desk.dispatcher.drain(1.0)
+        desk.order(command("c4"))
+        await log.close()
+        told = [(entry["event"], entry.get("commandId"), entry.get("outcome")) for entry in entries(self.path)[2:]]
+        self.assertEqual(
+            told,
+            [
+                ("accepted", "c1", None),
+                ("accepted", "c2", None),
+                ("refused", "c3", "overloaded"),
+                ("refused", "c1", "duplicate-mismatch"),
+                ("ended", "c2", "cancelled"),
+                ("ended", "c1", "nonzero"),
+                ("refused", "c4", "shutting-down"),
+            ],
+        )
+        self.assertEqual(entries(self.path)[-2]["duration"], 2.0)
+        self.assertNotIn(PASSWORD, self.path.read_text())
+
+
+class DocumentTests(AuditCase):
+    """docs/audit.rst against the code."""
+
+    async def test_fields(self) -> None:
+        """Its table has every field, and says on which events it is."""
+        text = (ROOT / "docs" / "audit.rst").read_text("utf-8")
+        documented = {
+            name: set(re.findall(r"``(\w+)``", events)) or {"all"}
+            for name, events in re.findall(r"   \* - ``(\w+)``\n     - (.*)\n     - \S", text)
+        }
+        for number, commands in enumerate(("digest", "text")):
+            self.path.open("ab").write(b"x" * number)  # torn
+            log = self.start(commands=commands)
+            log.accepted(command(via=(HOP,)))
+            log.refused(command(via=(HOP,)), NoCredential(username="root", host="web1"))
+            log.ended(command(), "ok", result(), 1.0)
+            log._lost = 1
+            await log.close()
+        lines = [json.loads(line) for line in self.path.read_bytes().splitlines() if line != b"x"]
+        events = {line["event"] for line in lines}
+        found: dict[str, set[str]] = {}
+        for line in lines:
+            for name in line:
+                found.setdefault(name, set()).add(line["event"])
+        found["torn"] |= {"file"}  # when there is nothing but a torn line
+        self.assertEqual(documented, {name: {"all"} if on == events else on for name, on in found.items()})

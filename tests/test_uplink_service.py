@@ -33,16 +33,16 @@ class Reconnecting(ServiceCase):
         for attempt in range(1, 30):
             self.assertEqual(self.attempts(), attempt)
             self.refuse()
-            self.advance(4.39)
+            self.advance(2.99)
             self.assertEqual(self.attempts(), attempt)
-            self.advance(1.22)
+            self.advance(4.02)
         self.assertEqual(len(self.warnings()), 29)
         self.assertIn("http://192.0.2.9:3000 cannot be reached: connection refused", self.warnings()[0])
         self.assertEqual(len(self.keys), 30, "the key is read again at each attempt")
 
     def test_wrong_key(self) -> None:
         """Thrown out in the probation, again and again: the delay grows, until the relay is really accepted."""
-        for least in (4.4, 8.8, 17.6):
+        for least in (3, 6, 12):
             attempts = self.attempts()
             server, pump = self.connected()
             self.assertEqual(self.receiver.words()[-1], "ready")
@@ -53,7 +53,7 @@ class Reconnecting(ServiceCase):
             self.assertIn("compare --proxy-id", self.warnings()[-1])
             self.advance(least - 0.01)
             self.assertEqual(self.attempts(), attempts)
-            self.advance(least * 0.28)
+            self.advance(least * 1.35)
             self.assertEqual(self.attempts(), attempts + 1)
         server, pump = self.connected()
         self.advance(2.1)
@@ -62,24 +62,24 @@ class Reconnecting(ServiceCase):
         server.flush()
         pump.flush()
         self.assertIn("lost: it disconnected the namespace", self.warnings()[-1])
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 1)
         server, pump = self.connected()
         server.dialect.close()
         server.flush()
         pump.flush()
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 2, "the delay grows from the start again")
 
     def test_http_answers(self) -> None:
         for answer, words, least in (
-            ("401 Unauthorized", "refused this relay (HTTP 401)", 4.4),
-            ("403 Forbidden", "refused this relay (HTTP 403)", 8.8),
-            ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 79),
-            ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 4.4),
-            ("502 Bad Gateway", "it answers HTTP 502", 4.4),
-            ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 4.4),
-            ("101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x", "bogus", 4.4),
+            ("401 Unauthorized", "refused this relay (HTTP 401)", 3),
+            ("403 Forbidden", "refused this relay (HTTP 403)", 6),
+            ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 90),
+            ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
+            ("502 Bad Gateway", "it answers HTTP 502", 3),
+            ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 3),
+            ("101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x", "bogus", 3),
         ):
             server = Scripted(f"HTTP/1.1 {answer}\r\n\r\n".encode())
             self.join(server).flush()
@@ -87,7 +87,7 @@ class Reconnecting(ServiceCase):
             attempts = self.attempts()
             self.advance(least - 0.01)
             self.assertEqual(self.attempts(), attempts)
-            self.advance(least * 0.3)
+            self.advance(least * 1.4)
             self.assertEqual(self.attempts(), attempts + 1)
 
     def test_no_http(self) -> None:
@@ -98,7 +98,7 @@ class Reconnecting(ServiceCase):
             self.join(server).flush()
             self.assertIn("does not speak socketio", self.warnings()[-1])
             self.assertLess(len(self.warnings()[-1]), 500)
-            self.advance(5.61)
+            self.advance(7.01)
             self.assertEqual(self.attempts(), attempts + 1)
 
     def test_silent_server(self) -> None:
@@ -122,7 +122,7 @@ class Reconnecting(ServiceCase):
         self.begin()
         self.assertEqual(self.attempts(), attempts)
         self.assertIn("The API key cannot be used: its file is gone. Next attempt in", self.warnings()[-1])
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 1)
 
     def test_internal_error(self) -> None:
@@ -132,7 +132,7 @@ class Reconnecting(ServiceCase):
         self.begin()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.read_key = lambda: Secret(KEY)  # type: ignore[method-assign]
-        self.advance(5.61)
+        self.advance(7.01)
         self.flushLoggedErrors(ZeroDivisionError)
 
 
@@ -399,7 +399,7 @@ class Native(ServiceCase):
             server.transport.loseConnection()
             pump.flush()
             self.assertIn(words, self.warnings()[-1])
-            self.advance(6)
+            self.advance(7.01)
 
 
 class Auto(ServiceCase):
@@ -418,11 +418,11 @@ class Auto(ServiceCase):
         # remembered: the next attempt begins with it, and Socket.IO is not tried when it cannot be reached
         server.transport.abortConnection()
         pump.flush()
-        self.advance(6)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), 3)
         self.refuse()
         self.assertEqual(self.attempts(), 3)
-        self.advance(6)
+        self.advance(7.01)
         server, _ = self.connected(native.ServerDialect())
         self.assertTrue(server.target.startswith("/proxy"))
 
@@ -431,7 +431,7 @@ class Auto(ServiceCase):
         self.advance(2.1)
         server.transport.abortConnection()
         pump.flush()
-        self.advance(6)
+        self.advance(7.01)
         self.mismatch()
         server, _ = self.connected(native.ServerDialect())
         self.assertTrue(server.target.startswith("/proxy"))
@@ -439,7 +439,7 @@ class Auto(ServiceCase):
     def test_unreachable_is_no_mismatch(self) -> None:
         self.refuse()
         self.assertEqual(self.attempts(), 1)
-        self.advance(6)
+        self.advance(7.01)
         self.join(Scripted(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")).flush()
         self.assertEqual(self.attempts(), 2)
 
@@ -464,7 +464,7 @@ class Auto(ServiceCase):
         self.mismatch()
         self.assertEqual(self.attempts(), 2)
         self.assertIn("does not speak socketio at /socket.io/: HTTP 404", self.warnings()[-1])
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), 3)
 
     def test_refusal_beats_mismatch(self) -> None:

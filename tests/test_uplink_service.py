@@ -307,6 +307,32 @@ class Flowing(ServiceCase):
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
         self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
 
+    def test_frame_that_never_ends(self) -> None:
+        """A byte now and then, in the middle of a frame, is no sign of life."""
+        server, pump = self.connected(socketio.ServerDialect(ping_interval=10, ping_timeout=5))
+        server.transport.write(b"\x81\x7e\xff\xff")
+        for _ in range(14):
+            self.advance(1)
+            server.transport.write(b"4")
+            pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.advance(1.1)
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+        self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
+
+    def test_large_frame_on_a_slow_line(self) -> None:
+        """As long as it comes on, it may take as long as it likes."""
+        server, pump = self.connected(socketio.ServerDialect(ping_interval=10, ping_timeout=5))
+        server.transport.write(b"\x81\x7e\xff\xff")
+        for size in (5000, 2000, 3000, 5000):
+            self.advance(7)
+            server.transport.write(b"4" * size)
+            pump.flush()
+        self.advance(14)
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.advance(1.1)
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+
     def test_no_namespace(self) -> None:
         """A main server that opens Engine.IO, but never the namespace."""
         server = self.main_server()

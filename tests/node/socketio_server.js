@@ -1,5 +1,6 @@
 // A main server on the npm socket.io package, namespace /proxy, driven by JSON lines on standard input.
-// Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls.
+// Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls,
+// pingInterval and pingTimeout (ms).
 "use strict";
 const fs = require("node:fs");
 const readline = require("node:readline");
@@ -18,7 +19,9 @@ const server = options.tls
   : require("node:http").createServer();
 server.on("tlsClientError", (error) => say({ tlsError: error.code || error.message }));
 server.on("upgrade", (request) => say({ upgrade: true, key: request.url.includes("apiKey="), extensions: request.headers["sec-websocket-extensions"] || null }));
-const io = new Server(server, options.buffer ? { maxHttpBufferSize: options.buffer } : {});
+const limits = options.buffer ? { maxHttpBufferSize: options.buffer } : {};
+if (options.pingInterval) Object.assign(limits, { pingInterval: options.pingInterval, pingTimeout: options.pingTimeout });
+const io = new Server(server, limits);
 const proxies = io.of("/proxy");
 
 if (options.refuse) {
@@ -48,6 +51,7 @@ proxies.on("connection", (socket) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (!current && order.op !== "emit") return say({ unsent: order }); // nobody is connected
   if (order.op === "execute") {
     if (order.ack) current.emit("execute_command", order.data, (...answer) => say({ ack: order.data.commandId, answer }));
     else current.emit("execute_command", order.data);
@@ -55,6 +59,10 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
     proxies.emit(order.name, order.data);
   } else if (order.op === "binary") {
     current.emit("file", Buffer.from([1, 2, 3]), (...answer) => say({ ack: "binary", answer }));
+  } else if (order.op === "raw") {
+    // what no Socket.IO server would say: one WebSocket message as it is
+    const text = (order.text || "") + (order.repeat || "").repeat(order.times || 0) + (order.tail || "");
+    current.conn.transport.socket.send(order.binary ? Buffer.from(text) : text);
   } else if (order.op === "disconnect") {
     current.disconnect();
   }

@@ -29,6 +29,7 @@ if (options.refuse) {
 }
 
 let current = null;
+const pending = new Map(); // commands without a result, by id: what "again" sends once more
 proxies.on("connection", (socket) => {
   if (socket.handshake.query.apiKey !== options.apiKey) {
     say({ refused: socket.handshake.query.proxyId });
@@ -39,6 +40,7 @@ proxies.on("connection", (socket) => {
   say({ connected: socket.handshake.query.proxyId });
   socket.on("command_result", (data) => {
     const { stdout, stderr, exitCode, ...more } = data.result;
+    pending.delete(data.commandId);
     say({ result: data.commandId, stdout: stdout.length > 5000 ? stdout.slice(0, 100) + stdout.slice(-100) : stdout, length: stdout.length, stderr, exitCode, cut: (stdout.match(/\[relayd: [^\]]*\]/) || [null])[0], more });
     socket.emit("command_result_received", { success: true });
   });
@@ -51,10 +53,13 @@ proxies.on("connection", (socket) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (order.op === "execute") pending.set(order.data.commandId, order.data);
   if (!current && order.op !== "emit") return say({ unsent: order }); // nobody is connected
   if (order.op === "execute") {
     if (order.ack) current.emit("execute_command", order.data, (...answer) => say({ ack: order.data.commandId, answer }));
     else current.emit("execute_command", order.data);
+  } else if (order.op === "again") {
+    for (const data of pending.values()) current.emit("execute_command", data);
   } else if (order.op === "emit") {
     proxies.emit(order.name, order.data);
   } else if (order.op === "binary") {

@@ -21,6 +21,7 @@ server.on("upgrade", (request, socket, head) => {
 const textOf = (order) => (order.text || "") + (order.repeat || "").repeat(order.times || 0) + (order.tail || "");
 
 let current = null;
+const pending = new Map(); // commands without a result, by id: what "again" sends once more
 wss.on("connection", (ws, query) => {
   if (query.get("apiKey") !== options.apiKey) {
     say({ refused: query.get("proxyId") });
@@ -32,6 +33,7 @@ wss.on("connection", (ws, query) => {
   ws.on("message", (raw, isBinary) => {
     const { event, data } = JSON.parse(raw);
     say({ event, data, isBinary });
+    if (event === "command_result") pending.delete(data.commandId);
     if (event === "command_result") ws.send(JSON.stringify({ event: "command_result_received", data: { success: true } }));
   });
   ws.on("pong", () => say({ pong: true }));
@@ -51,7 +53,9 @@ wss.on("connection", (ws, query) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (order.op === "execute") pending.set(order.data.commandId, order.data);
   if (order.op === "execute") current.send(JSON.stringify({ event: "execute_command", data: order.data }));
+  else if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
   else if (order.op === "raw") current.send(order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();

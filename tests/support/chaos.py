@@ -8,6 +8,7 @@ connections begin with.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
@@ -31,8 +32,6 @@ class Faults:
     :ivar stopped: it reads nothing, passes nothing, and notices nothing: a black hole, as a cable that was pulled.
     :ivar delay: seconds by which each byte comes later.
     :ivar piece: bytes that pass at a time (0: as they come), and ``pause``: seconds between two of them.
-    :ivar left: bytes until the connection is cut; ``None``: it is not.
-    :ivar end: how it is cut then.
     """
 
     def __init__(self) -> None:
@@ -40,8 +39,8 @@ class Faults:
         self.delay = 0.0
         self.piece = 0
         self.pause = 0.0
-        self.left: int | None = None
-        self.end: End = "rst"
+        self._left: int | None = None
+        self._then: Callable[[Pipe], object] = Pipe.stop
 
     def stop(self) -> None:
         """Be a black hole."""
@@ -56,9 +55,13 @@ class Faults:
         self.piece = max(1, rate // 20)
         self.pause = self.piece / rate
 
+    def after(self, count: int, then: Callable[[Pipe], object]) -> None:
+        """Let *count* more bytes pass, and call *then* before the next."""
+        self._left, self._then = count, then
+
     def cut_after(self, count: int, end: End = "rst") -> None:
         """Let *count* more bytes pass, and then cut the connection."""
-        self.left, self.end = count, end
+        self.after(count, lambda pipe: pipe.cut(end))
 
     def heal(self) -> None:
         """Pass everything as it comes, first what has been waiting."""
@@ -100,6 +103,10 @@ class Pipe(Faults):
     def inject(self, data: bytes) -> None:
         """Send the target what the source never said."""
         self._target.write(data)
+
+    def cut(self, end: End = "rst") -> None:
+        """As `Link.cut`."""
+        self._link.cut(end)
 
     def half_close(self) -> None:
         """Tell the target that nothing more comes; the other direction goes on."""
@@ -147,10 +154,10 @@ class Pipe(Faults):
                 self._later(due - _now())
                 return
             self._waiting.popleft()
-            if self.piece:
-                data, rest = data[: self.piece], data[self.piece :]
-                if rest:
-                    self._waiting.appendleft((due, rest))
+            limits = [limit for limit in (self.piece, self._left) if limit]
+            data, rest = data[: min(limits, default=len(data))], data[min(limits, default=len(data)) :]
+            if rest:
+                self._waiting.appendleft((due, rest))
             self._pass(data)
             if self._link.over:
                 return
@@ -171,13 +178,13 @@ class Pipe(Faults):
 
     def _pass(self, data: bytes) -> None:
         self._size -= len(data)
-        if self.left is not None:
-            data = data[: self.left]
-            self.left -= len(data)
         self.passed += len(data)
         self._target.write(data)
-        if self.left == 0:
-            self._link.cut(self.end)
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left == 0:
+                self._left = None
+                self._then(self)
 
 
 class Link:

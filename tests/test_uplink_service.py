@@ -76,6 +76,9 @@ class Reconnecting(ServiceCase):
             ("401 Unauthorized", "refused this relay (HTTP 401)", 3),
             ("403 Forbidden", "refused this relay (HTTP 403)", 6),
             ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 90),
+            ("429 Slow down\r\nRetry-After: 60", "asks to come back in 60 s", 60),
+            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1e+08 s", 3600),
+            ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks to come back in 0 s", 5),
             ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
             ("502 Bad Gateway", "it answers HTTP 502", 3),
             ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 3),
@@ -418,7 +421,16 @@ class Native(ServiceCase):
 
     def test_close_codes(self) -> None:
         """Before the relay is accepted, a close frame means refusal; unless its code says that the server leaves."""
-        for code, words in ((1001, "lost: it closed the WebSocket with code 1001"), (1000, "refused this relay (it c")):
+        for code, words in (
+            (1001, "lost: it closed the WebSocket with code 1001"),
+            (1012, "lost: it closed the WebSocket with code 1012"),
+            (1013, "lost: it closed the WebSocket with code 1013"),
+            (1000, "refused this relay (it c"),
+            (1008, "refused this relay (it c"),
+            (4401, "refused this relay (it c"),
+        ):
+            self.service._retry.accepted()
+            attempts = self.attempts()
             server, pump = self.connected(native.ServerDialect())
             server.sendCloseFrame(code=code)
             pump.flush()
@@ -426,6 +438,21 @@ class Native(ServiceCase):
             pump.flush()
             self.assertIn(words, self.warnings()[-1])
             self.advance(7.01)
+            self.assertEqual(self.attempts(), attempts + 1)
+
+    def test_close_codes_and_the_delay(self) -> None:
+        """Turned away, again and again, the relay stays away for longer; a main server that restarts has it back."""
+        for code, least in ((1008, 3), (4401, 6), (1008, 12), (1012, 3), (1013, 3), (4401, 24)):
+            server, pump = self.connected(native.ServerDialect())
+            server.sendCloseFrame(code=code)
+            pump.flush()
+            server.transport.loseConnection()
+            pump.flush()
+            attempts = self.attempts()
+            self.advance(least - 0.01)
+            self.assertEqual(self.attempts(), attempts)
+            self.advance(least * 1.4)
+            self.assertEqual(self.attempts(), attempts + 1)
 
 
 class Auto(ServiceCase):

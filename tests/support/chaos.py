@@ -31,11 +31,13 @@ class Faults:
 
     :ivar stopped: it reads nothing, passes nothing, and notices nothing: a black hole, as a cable that was pulled.
     :ivar delay: seconds by which each byte comes later.
+    :ivar tap: is shown all that passes.
     :ivar piece: bytes that pass at a time (0: as they come), and ``pause``: seconds between two of them.
     """
 
     def __init__(self) -> None:
         self.stopped = False
+        self.tap: Callable[[bytes], object] = len
         self.delay = 0.0
         self.piece = 0
         self.pause = 0.0
@@ -179,6 +181,7 @@ class Pipe(Faults):
     def _pass(self, data: bytes) -> None:
         self._size -= len(data)
         self.passed += len(data)
+        self.tap(data)
         self._target.write(data)
         if self._left is not None:
             self._left -= len(data)

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,19 @@ class FaultCase(TestCase):
     # Commands
 
     def order(
-        self, command_id: str, command: str = "true", *, sshd: OpenSSHServer | None = None, **changes: Any
+        self,
+        command_id: str,
+        command: str = "true",
+        *,
+        sshd: OpenSSHServer | None = None,
+        fields: Mapping[str, Any] | None = None,
+        **changes: Any,
     ) -> None:
-        """Give a command."""
+        """
+        Give a command.
+
+        :param fields: what else the message has, as ``changes``, which may be anything here.
+        """
         sshd = sshd or self.sshd
         port = self.host.port if hasattr(self, "host") and sshd is self.sshd else sshd.port
         self.orders[command_id] = {
@@ -148,7 +158,9 @@ class FaultCase(TestCase):
             "privateKey": sshd.key,
             "command": f"echo {command_id} >> {self.marker}; {command}",
             "timeout": 40_000,
-        } | changes
+            **changes,
+            **(fields or {}),
+        }
         self.server.send({"op": "execute", "ack": True, "data": self.orders[command_id]})
 
     def order_again(self) -> None:

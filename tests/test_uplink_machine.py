@@ -4,6 +4,8 @@ The parts of the uplink that decide: the life of a connection, the retry delay, 
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from base64 import b64decode, b64encode
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectBindError, ConnectError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,6 +27,7 @@ from relayd.errors import (
     UplinkTimeout,
 )
 from relayd.messages import CommandResult, Details
+from relayd.uplink.connect import describe
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
 from relayd.uplink.retry import RetryPolicy
@@ -314,6 +318,14 @@ class Fitting(SynchronousTestCase):
         fit(result_of("\x00" * 3_000_000), counting, 1_000_000)
         self.assertEqual(len(sizes), 1)
         self.assertLess(sizes[0], 1000)
+
+
+class Descriptions(SynchronousTestCase):
+    def test_errors_of_the_system(self) -> None:
+        """In the system's words, not Twisted's, which have the number in front and a full stop behind."""
+        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EMFILE, "x")):
+            self.assertEqual(describe(error), os.strerror(error.osError))
+        self.assertEqual(describe(ConnectError(None, "odd")), str(ConnectError(None, "odd")))
 
 
 class Addresses(SynchronousTestCase):

@@ -112,7 +112,9 @@ class Config:
     dialect: Literal["auto", "socketio", "native"] = _option(
         "dialect", SERVER, "how it frames events", values.choice("auto", "socketio", "native"), "auto", "NAME"
     )
-    reconnect_delay: float = _time("reconnect-delay", SERVER, "5s", "wait before dialling again", most=3600)
+    reconnect_delay: float = _time(
+        "reconnect-delay", SERVER, "5s", "wait before dialling again, 40 % more or less", most=3600
+    )
     tls_ca: str | None = _path("tls-ca", SERVER, "PEM file of the CAs to trust instead of the system's")
     tls_cert: str | None = _path("tls-cert", SERVER, "PEM file of this relay's certificate and its chain")
     tls_key: str | None = _path("tls-key", SERVER, "PEM file of the certificate's private key")

@@ -64,6 +64,13 @@ class Input(SynchronousTestCase):
     def receive(self, text: str) -> list[Any]:
         return list(native.RelayDialect().receive_text(text))
 
+    def test_half_a_surrogate_pair(self) -> None:
+        """JavaScript sends such texts, cut in the middle of an emoji; whole pairs, and what only looks so, stay."""
+        text = r'{"event":"e","data":"a\ud83d b\uDE00 \ud83d\ude00 \\ud83d \\\udead \u00e9"}'
+        self.assertEqual(self.receive(text), [EventReceived("e", "a\ufffd b\ufffd 😀 \\ud83d \\\ufffd é")])
+        for broken in (r'{"event":"\ud83d', r'{"event":\ud83d}', '{"event":"\ud83d"}'):
+            self.assertRaises(ProtocolError, self.receive, broken)
+
     def test_extra_members(self) -> None:
         self.assertEqual(self.receive(' \n{"id": 4, "event": "e", "x": {}}'), [EventReceived("e", None)])
 

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -662,6 +662,19 @@ class BoundsTests(HubTestCase):
             client = await self.relay(dialect)
             client.mute = True
             await client.closed
+            await self.until(lambda: not self.hub.relays)
+
+    async def test_a_relay_in_the_middle_of_a_frame_is_dropped(self) -> None:
+        """It sends a byte now and then, and no frame is ever whole."""
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            client.mute = True
+            client.beginMessage()
+            client.beginMessageFrame(4000)
+            dripping = LoopingCall(lambda client=client: client.sendMessageFrameData(b"x"))
+            dripping.start(0.01)
+            await client.closed
+            dripping.stop()
             await self.until(lambda: not self.hub.relays)
 
     async def test_heartbeats_keep_a_live_relay(self) -> None:

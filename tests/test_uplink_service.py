@@ -33,16 +33,16 @@ class Reconnecting(ServiceCase):
         for attempt in range(1, 30):
             self.assertEqual(self.attempts(), attempt)
             self.refuse()
-            self.advance(4.39)
+            self.advance(2.99)
             self.assertEqual(self.attempts(), attempt)
-            self.advance(1.22)
+            self.advance(4.02)
         self.assertEqual(len(self.warnings()), 29)
         self.assertIn("http://192.0.2.9:3000 cannot be reached: connection refused", self.warnings()[0])
         self.assertEqual(len(self.keys), 30, "the key is read again at each attempt")
 
     def test_wrong_key(self) -> None:
         """Thrown out in the probation, again and again: the delay grows, until the relay is really accepted."""
-        for least in (4.4, 8.8, 17.6):
+        for least in (3, 6, 12):
             attempts = self.attempts()
             server, pump = self.connected()
             self.assertEqual(self.receiver.words()[-1], "ready")
@@ -53,7 +53,7 @@ class Reconnecting(ServiceCase):
             self.assertIn("compare --proxy-id", self.warnings()[-1])
             self.advance(least - 0.01)
             self.assertEqual(self.attempts(), attempts)
-            self.advance(least * 0.28)
+            self.advance(least * 1.35)
             self.assertEqual(self.attempts(), attempts + 1)
         server, pump = self.connected()
         self.advance(2.1)
@@ -62,24 +62,27 @@ class Reconnecting(ServiceCase):
         server.flush()
         pump.flush()
         self.assertIn("lost: it disconnected the namespace", self.warnings()[-1])
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 1)
         server, pump = self.connected()
         server.dialect.close()
         server.flush()
         pump.flush()
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 2, "the delay grows from the start again")
 
     def test_http_answers(self) -> None:
         for answer, words, least in (
-            ("401 Unauthorized", "refused this relay (HTTP 401)", 4.4),
-            ("403 Forbidden", "refused this relay (HTTP 403)", 8.8),
-            ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 79),
-            ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 4.4),
-            ("502 Bad Gateway", "it answers HTTP 502", 4.4),
-            ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 4.4),
-            ("101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x", "bogus", 4.4),
+            ("401 Unauthorized", "refused this relay (HTTP 401)", 3),
+            ("403 Forbidden", "refused this relay (HTTP 403)", 6),
+            ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 90),
+            ("429 Slow down\r\nRetry-After: 60", "asks to come back in 60 s", 60),
+            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1e+08 s", 3600),
+            ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks to come back in 0 s", 5),
+            ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
+            ("502 Bad Gateway", "it answers HTTP 502", 3),
+            ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 3),
+            ("101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x", "bogus", 3),
         ):
             server = Scripted(f"HTTP/1.1 {answer}\r\n\r\n".encode())
             self.join(server).flush()
@@ -87,7 +90,7 @@ class Reconnecting(ServiceCase):
             attempts = self.attempts()
             self.advance(least - 0.01)
             self.assertEqual(self.attempts(), attempts)
-            self.advance(least * 0.3)
+            self.advance(least * 1.4)
             self.assertEqual(self.attempts(), attempts + 1)
 
     def test_no_http(self) -> None:
@@ -98,7 +101,7 @@ class Reconnecting(ServiceCase):
             self.join(server).flush()
             self.assertIn("does not speak socketio", self.warnings()[-1])
             self.assertLess(len(self.warnings()[-1]), 500)
-            self.advance(5.61)
+            self.advance(7.01)
             self.assertEqual(self.attempts(), attempts + 1)
 
     def test_silent_server(self) -> None:
@@ -122,7 +125,7 @@ class Reconnecting(ServiceCase):
         self.begin()
         self.assertEqual(self.attempts(), attempts)
         self.assertIn("The API key cannot be used: its file is gone. Next attempt in", self.warnings()[-1])
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 1)
 
     def test_internal_error(self) -> None:
@@ -132,7 +135,7 @@ class Reconnecting(ServiceCase):
         self.begin()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.read_key = lambda: Secret(KEY)  # type: ignore[method-assign]
-        self.advance(5.61)
+        self.advance(7.01)
         self.flushLoggedErrors(ZeroDivisionError)
 
 
@@ -307,6 +310,32 @@ class Flowing(ServiceCase):
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
         self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
 
+    def test_frame_that_never_ends(self) -> None:
+        """A byte now and then, in the middle of a frame, is no sign of life."""
+        server, pump = self.connected(socketio.ServerDialect(ping_interval=10, ping_timeout=5))
+        server.transport.write(b"\x81\x7e\xff\xff")
+        for _ in range(14):
+            self.advance(1)
+            server.transport.write(b"4")
+            pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.advance(1.1)
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+        self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
+
+    def test_large_frame_on_a_slow_line(self) -> None:
+        """As long as it comes on, it may take as long as it likes."""
+        server, pump = self.connected(socketio.ServerDialect(ping_interval=10, ping_timeout=5))
+        server.transport.write(b"\x81\x7e\xff\xff")
+        for size in (5000, 2000, 3000, 5000):
+            self.advance(7)
+            server.transport.write(b"4" * size)
+            pump.flush()
+        self.advance(14)
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.advance(1.1)
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+
     def test_no_namespace(self) -> None:
         """A main server that opens Engine.IO, but never the namespace."""
         server = self.main_server()
@@ -392,14 +421,38 @@ class Native(ServiceCase):
 
     def test_close_codes(self) -> None:
         """Before the relay is accepted, a close frame means refusal; unless its code says that the server leaves."""
-        for code, words in ((1001, "lost: it closed the WebSocket with code 1001"), (1000, "refused this relay (it c")):
+        for code, words in (
+            (1001, "lost: it closed the WebSocket with code 1001"),
+            (1012, "lost: it closed the WebSocket with code 1012"),
+            (1013, "lost: it closed the WebSocket with code 1013"),
+            (1000, "refused this relay (it c"),
+            (1008, "refused this relay (it c"),
+            (4401, "refused this relay (it c"),
+        ):
+            self.service._retry.accepted()
+            attempts = self.attempts()
             server, pump = self.connected(native.ServerDialect())
             server.sendCloseFrame(code=code)
             pump.flush()
             server.transport.loseConnection()
             pump.flush()
             self.assertIn(words, self.warnings()[-1])
-            self.advance(6)
+            self.advance(7.01)
+            self.assertEqual(self.attempts(), attempts + 1)
+
+    def test_close_codes_and_the_delay(self) -> None:
+        """Turned away, again and again, the relay stays away for longer; a main server that restarts has it back."""
+        for code, least in ((1008, 3), (4401, 6), (1008, 12), (1012, 3), (1013, 3), (4401, 24)):
+            server, pump = self.connected(native.ServerDialect())
+            server.sendCloseFrame(code=code)
+            pump.flush()
+            server.transport.loseConnection()
+            pump.flush()
+            attempts = self.attempts()
+            self.advance(least - 0.01)
+            self.assertEqual(self.attempts(), attempts)
+            self.advance(least * 1.4)
+            self.assertEqual(self.attempts(), attempts + 1)
 
 
 class Auto(ServiceCase):
@@ -418,11 +471,11 @@ class Auto(ServiceCase):
         # remembered: the next attempt begins with it, and Socket.IO is not tried when it cannot be reached
         server.transport.abortConnection()
         pump.flush()
-        self.advance(6)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), 3)
         self.refuse()
         self.assertEqual(self.attempts(), 3)
-        self.advance(6)
+        self.advance(7.01)
         server, _ = self.connected(native.ServerDialect())
         self.assertTrue(server.target.startswith("/proxy"))
 
@@ -431,7 +484,7 @@ class Auto(ServiceCase):
         self.advance(2.1)
         server.transport.abortConnection()
         pump.flush()
-        self.advance(6)
+        self.advance(7.01)
         self.mismatch()
         server, _ = self.connected(native.ServerDialect())
         self.assertTrue(server.target.startswith("/proxy"))
@@ -439,7 +492,7 @@ class Auto(ServiceCase):
     def test_unreachable_is_no_mismatch(self) -> None:
         self.refuse()
         self.assertEqual(self.attempts(), 1)
-        self.advance(6)
+        self.advance(7.01)
         self.join(Scripted(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")).flush()
         self.assertEqual(self.attempts(), 2)
 
@@ -464,7 +517,7 @@ class Auto(ServiceCase):
         self.mismatch()
         self.assertEqual(self.attempts(), 2)
         self.assertIn("does not speak socketio at /socket.io/: HTTP 404", self.warnings()[-1])
-        self.advance(5.61)
+        self.advance(7.01)
         self.assertEqual(self.attempts(), 3)
 
     def test_refusal_beats_mismatch(self) -> None:

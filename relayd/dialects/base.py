@@ -4,6 +4,7 @@ What both dialects share: JSON in and out with nothing but `ProtocolError` on ba
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -18,6 +19,11 @@ NO_LIMIT: Final = 2**62
 PROXY_PATH: Final = "/proxy"
 
 _WEBSOCKET_SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
+
+#: An escape in a JSON string: a pair of surrogates, half of one, or any other.
+_ESCAPE: Final = re.compile(
+    r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -34,13 +40,20 @@ class StrictJSON:
     @staticmethod
     def loads(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
         """
-        Decode one JSON text.
+        Decode one JSON text.  Half of a surrogate pair, which JavaScript has no qualms to send, becomes U+FFFD, as it
+        does in JavaScript once such a text is encoded; msgspec alone would refuse it.
 
         :param decoder: one for a type of your own.
         :raises ProtocolError: when it is none, or nests deeper than Python can follow.
         """
         try:
-            return decoder.decode(text)
+            try:
+                return decoder.decode(text)
+            except msgspec.DecodeError:
+                whole = _ESCAPE.sub(_whole, text)
+                if whole == text:
+                    raise
+                return decoder.decode(whole)
         except msgspec.ValidationError as error:
             reason = f"JSON of another shape than expected ({error})"
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -57,6 +70,10 @@ class StrictJSON:
         :param separators: taken only because python-socketio passes it.
         """
         return _encoder.encode(data).decode()
+
+
+def _whole(escape: re.Match[str]) -> str:
+    return r"\ufffd" if escape[2] else escape[0]
 
 
 class Outbox:

@@ -41,6 +41,9 @@ from relayd.parsing import parse_command_output, parse_command_result, parse_com
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 
+#: Bytes of a frame that is still coming in that count as a sign of life, as at the relay's side.
+LEAST_PROGRESS = 4096
+
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 _NORMAL, _GOING_AWAY, _PROTOCOL_ERROR = 1000, 1001, 1002
 
@@ -117,6 +120,8 @@ class RelayConnection(WebSocketServerProtocol):
         self._denial = ""
         #: Whether anything arrived since the last heartbeat.
         self._heard = True
+        #: Bytes since the last sign of life.
+        self._progress = 0
         self._heartbeat: IDelayedCall | None = None
         self._join_deadline: IDelayedCall | None = None
 
@@ -225,11 +230,22 @@ class RelayConnection(WebSocketServerProtocol):
         self._join_deadline = None
         self._drop(f"it did not join within {self._settings.join_timeout:g} s")
 
-    # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own. Whatever arrives is a sign of life.
+    # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own. Whatever arrives is a sign of
+    # life, but for single bytes of a frame that does not end.
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = True
+        self._progress += len(data)
+        if self._progress >= LEAST_PROGRESS:
+            self._alive()
         super().dataReceived(data)
+
+    def onFrameEnd(self) -> bool | None:
+        self._alive()
+        return super().onFrameEnd()
+
+    def _alive(self) -> None:
+        self._heard = True
+        self._progress = 0
 
     def _beat_later(self, seconds: float) -> None:
         self._heartbeat = self._clock.callLater(seconds, self._beat)

@@ -4,6 +4,7 @@ How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 from cryptography import x509
@@ -75,6 +76,8 @@ def describe(error: BaseException, verify_error: str = "") -> str:
         return "it closed the connection"
     if isinstance(error, network.ConnectionLost):
         return "the connection was cut"
+    if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
+        return os.strerror(error.osError)
     return printable(str(error) or type(error).__name__, 200)
 
 

@@ -163,7 +163,7 @@ class Connection:
             EventReceived: self._event_received,
             Disconnected: lambda event: self._machine.turned_away(event.reason),
             AckReceived: lambda _: None,  # we ask for none
-            HeartbeatReceived: lambda _: None,  # any byte is a sign of life already
+            HeartbeatReceived: lambda _: None,  # any frame is a sign of life already
             Ignored: lambda event: self._log.debug("Ignored {what}", what=event.what),
         }
 

@@ -99,7 +99,7 @@ class LinkCore:
         self.server = server
         self.timing = timing
         self.stage = Stage.SECURING
-        #: When the last byte came, by the clock: set on each, so it is a plain attribute.
+        #: When the last sign of life came, by the clock: set on each, so it is a plain attribute.
         self.last_heard = 0.0
         self._deadline: IDelayedCall | None = None
         self._heartbeat: IDelayedCall | None = None

@@ -27,6 +27,10 @@ from relayd.uplink.flow import Flow
 #: Bytes in the longest answer to the HTTP request that is read.
 MAX_RESPONSE: Final = 64 * 1024
 
+#: Bytes of a frame that is still coming in that count as a sign of life.  Single ones do not: a main server that hangs
+#: in the middle of a frame, or sends it a byte at a time, would otherwise hold the relay for ever.
+LEAST_PROGRESS: Final = 4096
+
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
 _GOING_AWAY: Final = 1001
@@ -52,7 +56,7 @@ class WebSocketListener(Protocol):
         """The WebSocket is open."""
 
     def on_heard(self) -> None:
-        """Bytes came, of whatever."""
+        """A sign of life came: a whole frame of whatever kind, or a good part of a large one."""
 
     def on_pong(self, payload: bytes) -> None:
         """The answer to a ping, with its payload."""
@@ -113,6 +117,8 @@ class WebSocketClient(WebSocketClientProtocol):
         self._ready_to_ask: Deferred[ConnectingRequest] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
+        #: Bytes since the last sign of life.
+        self._progress = 0
 
     # What we ask of it
 
@@ -159,7 +165,9 @@ class WebSocketClient(WebSocketClientProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self.failedByMe:
             return
-        self._listener.on_heard()
+        self._progress += len(data)
+        if self._progress >= LEAST_PROGRESS:
+            self._alive()
         try:
             # not super's, which formats a log message for each chunk
             self._dataReceived(data)
@@ -200,6 +208,14 @@ class WebSocketClient(WebSocketClientProtocol):
     def onOpen(self) -> None:
         self.registerProducer(self.flow, True)
         self._listener.on_upgraded()
+
+    def onFrameEnd(self) -> bool | None:
+        self._alive()
+        return super().onFrameEnd()
+
+    def _alive(self) -> None:
+        self._progress = 0
+        self._listener.on_heard()
 
     def onMessageEnd(self) -> None:
         # not super's, which also offers each message to signal handlers that nobody registers

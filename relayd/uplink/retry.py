@@ -12,7 +12,9 @@ from typing import Final
 
 from relayd.errors import RelayError, UplinkBusy, UplinkRefused
 
-JITTER: Final = 0.12
+#: How far delays vary, as a part of them.  The relays of a restarted main server lose it in the same instant: with 5 s
+#: this spreads their return over 4 s, about their mean.
+JITTER: Final = 0.4
 #: Seconds between two attempts of a relay that is turned away.
 MAX_REFUSED_DELAY: Final = 300.0
 #: Seconds that a main server may ask us to stay away.
@@ -38,10 +40,11 @@ class RetryPolicy:
 
     def delay_after(self, error: RelayError) -> float:
         """Seconds to wait after an attempt or a connection that ended with *error*."""
-        delay = self._delay
+        delay, least = self._delay, 1 - JITTER
         if isinstance(error, UplinkRefused):
             delay = max(delay, min(delay * 2.0 ** min(self._refusals, 64), MAX_REFUSED_DELAY))
             self._refusals += 1
         elif isinstance(error, UplinkBusy):
             delay = max(delay, min(error.seconds, MAX_BUSY_DELAY))
-        return delay * self._source.uniform(1 - JITTER, 1 + JITTER)
+            least = 1.0  # who comes before the time is only turned away again
+        return delay * self._source.uniform(least, 1 + JITTER)

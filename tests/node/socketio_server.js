@@ -1,5 +1,6 @@
 // A main server on the npm socket.io package, namespace /proxy, driven by JSON lines on standard input.
-// Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls.
+// Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls,
+// pingInterval and pingTimeout (ms).
 "use strict";
 const fs = require("node:fs");
 const readline = require("node:readline");
@@ -18,7 +19,9 @@ const server = options.tls
   : require("node:http").createServer();
 server.on("tlsClientError", (error) => say({ tlsError: error.code || error.message }));
 server.on("upgrade", (request) => say({ upgrade: true, key: request.url.includes("apiKey="), extensions: request.headers["sec-websocket-extensions"] || null }));
-const io = new Server(server, options.buffer ? { maxHttpBufferSize: options.buffer } : {});
+const limits = options.buffer ? { maxHttpBufferSize: options.buffer } : {};
+if (options.pingInterval) Object.assign(limits, { pingInterval: options.pingInterval, pingTimeout: options.pingTimeout });
+const io = new Server(server, limits);
 const proxies = io.of("/proxy");
 
 if (options.refuse) {
@@ -26,6 +29,7 @@ if (options.refuse) {
 }
 
 let current = null;
+const pending = new Map(); // commands without a result, by id: what "again" sends once more
 proxies.on("connection", (socket) => {
   if (socket.handshake.query.apiKey !== options.apiKey) {
     say({ refused: socket.handshake.query.proxyId });
@@ -36,6 +40,7 @@ proxies.on("connection", (socket) => {
   say({ connected: socket.handshake.query.proxyId });
   socket.on("command_result", (data) => {
     const { stdout, stderr, exitCode, ...more } = data.result;
+    pending.delete(data.commandId);
     say({ result: data.commandId, stdout: stdout.length > 5000 ? stdout.slice(0, 100) + stdout.slice(-100) : stdout, length: stdout.length, stderr, exitCode, cut: (stdout.match(/\[relayd: [^\]]*\]/) || [null])[0], more });
     socket.emit("command_result_received", { success: true });
   });
@@ -48,13 +53,21 @@ proxies.on("connection", (socket) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (order.op === "execute") pending.set(order.data.commandId, order.data);
+  if (!current && order.op !== "emit") return say({ unsent: order }); // nobody is connected
   if (order.op === "execute") {
     if (order.ack) current.emit("execute_command", order.data, (...answer) => say({ ack: order.data.commandId, answer }));
     else current.emit("execute_command", order.data);
+  } else if (order.op === "again") {
+    for (const data of pending.values()) current.emit("execute_command", data);
   } else if (order.op === "emit") {
     proxies.emit(order.name, order.data);
   } else if (order.op === "binary") {
     current.emit("file", Buffer.from([1, 2, 3]), (...answer) => say({ ack: "binary", answer }));
+  } else if (order.op === "raw") {
+    // what no Socket.IO server would say: one WebSocket message as it is
+    const text = (order.text || "") + (order.repeat || "").repeat(order.times || 0) + (order.tail || "");
+    current.conn.transport.socket.send(order.binary ? Buffer.from(text) : text);
   } else if (order.op === "disconnect") {
     current.disconnect();
   }

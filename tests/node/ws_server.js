@@ -1,5 +1,6 @@
 // A main server on the npm ws package: {"event", "data"} frames at /proxy, driven by JSON lines on standard input.
-// Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400).
+// Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400), ping
+// (ms between two pings; a relay that has not answered one when the next is due is dropped).
 "use strict";
 const http = require("node:http");
 const readline = require("node:readline");
@@ -17,7 +18,10 @@ server.on("upgrade", (request, socket, head) => {
   else if (!options.silent) socket.end("HTTP/1.1 400 Bad Request\r\n\r\n");
 });
 
+const textOf = (order) => (order.text || "") + (order.repeat || "").repeat(order.times || 0) + (order.tail || "");
+
 let current = null;
+const pending = new Map(); // commands without a result, by id: what "again" sends once more
 wss.on("connection", (ws, query) => {
   if (query.get("apiKey") !== options.apiKey) {
     say({ refused: query.get("proxyId") });
@@ -29,17 +33,31 @@ wss.on("connection", (ws, query) => {
   ws.on("message", (raw, isBinary) => {
     const { event, data } = JSON.parse(raw);
     say({ event, data, isBinary });
+    if (event === "command_result") pending.delete(data.commandId);
     if (event === "command_result") ws.send(JSON.stringify({ event: "command_result_received", data: { success: true } }));
   });
   ws.on("pong", () => say({ pong: true }));
+  if (options.ping) {
+    let alive = true;
+    ws.on("pong", () => (alive = true));
+    const beat = setInterval(() => {
+      if (!alive) return ws.terminate();
+      alive = false;
+      ws.ping();
+    }, options.ping);
+    ws.on("close", () => clearInterval(beat));
+  }
   ws.on("ping", () => say({ ping: true }));
   ws.on("close", (code) => say({ disconnected: code }));
 });
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (order.op === "execute") pending.set(order.data.commandId, order.data);
   if (order.op === "execute") current.send(JSON.stringify({ event: "execute_command", data: order.data }));
-  else if (order.op === "raw") current.send(order.text);
+  else if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
+  else if (order.op === "raw") current.send(order.binary ? Buffer.from(textOf(order)) : textOf(order));
+  else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();
 });
 

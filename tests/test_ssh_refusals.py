@@ -6,8 +6,16 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.errors import LoginRefused, LoginResting
-from relayd.ssh.refusals import FIRST_REST, FORGIVEN_AFTER, LONGEST_REST, MOST, Refusals
+from relayd.ssh.errors import HostResting, LoginRefused, LoginResting
+from relayd.ssh.refusals import (
+    FIRST_REST,
+    FORGIVEN_AFTER,
+    HOST_REFUSALS,
+    HOST_WINDOW,
+    LONGEST_REST,
+    MOST,
+    Refusals,
+)
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import ServerTestCase
 
@@ -45,6 +53,21 @@ class DecisionTests(SynchronousTestCase):
         self.assertIsNone(self.refusals.check(target("two"), 1))
         self.assertIsNone(self.refusals.check(target(host="i"), 1))
 
+    def test_host_that_refuses_many(self) -> None:
+        """One that guesses passwords must not have the relay's address locked out for those that know theirs."""
+        self.refusals.accepted(target("good"))
+        for number in range(HOST_REFUSALS):
+            self.assertIsNone(self.refusals.check(target(f"wrong {number}"), number))
+            self.refusals.refused(target(f"wrong {number}"), REFUSED, number)
+        error = self.refusals.check(target("another"), HOST_REFUSALS)
+        self.assertIsInstance(error, HostResting)
+        self.assertIn("refused 10 logins within a minute", str(error))
+        self.assertIsNone(self.refusals.check(target("good"), HOST_REFUSALS))
+        self.assertIsNone(self.refusals.check(target("another", host="i"), HOST_REFUSALS))
+        self.assertIsNone(self.refusals.check(target("another"), HOST_WINDOW))
+        self.refusals.refused(target("another"), REFUSED, HOST_WINDOW)
+        self.assertIsNotNone(self.refusals.check(target("yet another"), HOST_WINDOW + 0.5))
+
     def test_accepted(self) -> None:
         for _ in range(5):
             self.refusals.refused(target(), REFUSED, 0)
@@ -67,9 +90,9 @@ class DecisionTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         for number in range(MOST + 1):
-            self.refusals.refused(target(str(number)), REFUSED, 0)
-        self.assertIsNone(self.refusals.check(target("0"), 0))
-        self.assertIsNotNone(self.refusals.check(target("1"), 0))
+            self.refusals.refused(target(host=str(number)), REFUSED, 0)
+        self.assertIsNone(self.refusals.check(target(host="0"), 0))
+        self.assertIsNotNone(self.refusals.check(target(host="1"), 0))
 
 
 class ServerTests(ServerTestCase):

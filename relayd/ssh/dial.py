@@ -4,6 +4,7 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 from twisted.internet import error
@@ -161,7 +162,7 @@ class Dialer:
         except (error.TimeoutError, TimeoutError):
             raise ConnectTimeout(host=host, port=port, seconds=timeout) from None
         except error.ConnectError as reason:
-            raise Unreachable(host=host, port=port, reason=reason.osError or _first_line(reason)) from None
+            raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
         except (OSError, ValueError) as reason:
             # Such as a network that is down, no free descriptor, or a name that cannot be one.
             raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
@@ -207,6 +208,11 @@ class Dialer:
         except TimeoutError:
             raise LoginTimeout(host=target.host, port=target.port, username=target.username, seconds=timeout) from None
         return connection
+
+
+def _system_words(reason: error.ConnectError) -> str:
+    """What the system says of a connection that did not come about; Twisted has its number."""
+    return os.strerror(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
 
 
 def _first_line(reason: BaseException) -> str:

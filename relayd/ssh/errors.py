@@ -271,6 +271,14 @@ class LoginResting(LoginRefused):
     retriable = True
 
 
+class HostResting(LoginRefused):
+    """{host}:{port} refused {times} logins within a minute. So that it does not lock the relay out, only logins that it
+    accepted before are tried there for {seconds} s. Check the passwords and keys that are sent for this host."""
+
+    code = "host-resting"
+    retriable = True
+
+
 class PasswordExpired(SSHError):
     """The password of {username} at {host}:{port} has expired. Log in by hand and set a new one."""
 

@@ -39,7 +39,7 @@ class DescriptorTests(FaultCase):
         failed = [number for number in range(30) if results[f"c{number}"][0] != ("ok", "", 0)]
         self.assertGreater(len(failed), 20)
         for number in failed:
-            self.assertRegex(results[f"c{number}"][0][1], r"Too many open files|cannot be reached: 24")
+            self.assertRegex(results[f"c{number}"][0][1], r"Too many open files")
             self.assertNotIn(f"c{number}", self.runs())
         self.assertEqual({results[f"known-{number}"][0] for number in range(30)}, {("ok", "", 0)})
         self.assertEqual(self.connections(), 1, "the uplink stays")

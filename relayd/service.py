@@ -20,6 +20,7 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
 from relayd.journal import MemoryJournal
+from relayd.lag import LagMonitor
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
@@ -83,7 +84,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             http_proxy=config.http_proxy,
         ),
     )
-    return RelayService(config, uplink, dispatcher, runner, journal)
+    return RelayService(config, uplink, dispatcher, runner, journal, LagMonitor(reactor))
 
 
 class RelayService(Service):
@@ -95,7 +96,13 @@ class RelayService(Service):
     _log = Logger()
 
     def __init__(
-        self, config: Config, uplink: IService, dispatcher: Drainable, runner: ICommandRunner, journal: IJournal
+        self,
+        config: Config,
+        uplink: IService,
+        dispatcher: Drainable,
+        runner: ICommandRunner,
+        journal: IJournal,
+        lag: LagMonitor,
     ) -> None:
         self.setName("relay")
         self._config = config
@@ -103,6 +110,7 @@ class RelayService(Service):
         self._dispatcher = dispatcher
         self._runner = runner
         self._journal = journal
+        self._lag = lag
 
     def startService(self) -> None:
         """
@@ -122,6 +130,7 @@ class RelayService(Service):
         # What was made until now stays: collecting garbage need not look through it again and again.
         gc.collect()
         gc.freeze()
+        self._lag.startService()
         self._uplink.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -139,6 +148,7 @@ class RelayService(Service):
         await self._step("close the uplink", lambda: maybeDeferred(self._uplink.stopService))
         await self._step("close SSH connections", self._runner.close)
         await self._step("close the journal", self._journal.close)
+        self._lag.stopService()
         self._log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:

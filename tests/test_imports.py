@@ -17,10 +17,11 @@ PARTS = {
     **dict.fromkeys(("apikey", "credentials", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
     "demo_ssh": "demo",
+    "hardening": "tap",
 }
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"service", "tap"}
+ALL_PARTS |= {"lag", "service", "tap"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "messages": {"errors"},
@@ -33,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": WIRE,
     "ssh": set(),  # but its runner, which joins it to the rest
     "config": {"errors", "messages"},
+    "lag": set(),
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
     "ctl": {"errors", "messages", "config", "policy", "journal", "audit"},

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import OPTIONS, Config, load
 from relayd.errors import ConfigError
+from relayd.lag import LagMonitor
 from relayd.service import RelayService, make_relay
 
 
@@ -104,7 +106,7 @@ class RelayCase(ServiceCase):
         recorder: Any = self.recorder
         runner: Any = Closer(recorder, "runner")
         journal: Any = Closer(recorder, "journal")
-        return RelayService(self.config(), RecordedUplink(recorder), recorder, runner, journal)
+        return RelayService(self.config(), RecordedUplink(recorder), recorder, runner, journal, LagMonitor(Clock()))
 
 
 class OrderTests(RelayCase):

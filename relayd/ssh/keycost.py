@@ -88,8 +88,8 @@ def _check_pkcs8(data: bytes) -> None:
     objects, numbers = _flattened(algorithm)
     if _SCRYPT in objects:
         # Cost, block size, parallelisation, and perhaps the length of the key
-        cost, block, lanes = (*numbers, 0, 0, 0)[:3]
-        if 128 * cost * block * lanes > MAX_SCRYPT_WORK:
+        cost, block, lanes = (*numbers, 1, 1, 1)[:3]
+        if 128 * max(1, cost) * max(1, block) * max(1, lanes) > MAX_SCRYPT_WORK:
             raise TooCostly
     elif any(number > MAX_ITERATIONS for number in numbers):
         raise TooCostly

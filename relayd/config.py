@@ -194,6 +194,10 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 _BY_ENVIRONMENT = {option.environment_name: option for option in OPTIONS}
 
 
+#: Characters of a wrong value that is shown: longer ones are keys rather than words, numbers or times.
+_LONGEST_SHOWN = 24
+
+
 @dataclasses.dataclass(frozen=True)
 class _Given:
     """
@@ -209,8 +213,9 @@ class _Given:
     on_command_line: bool = False
 
     def show(self, option: Option) -> str:
-        """The text for a message; not where it may hold a secret, as URLs with a user or a query do."""
-        return "what is there" if option.hidden or set(self.text) & set("@?") else f'"{self.text}"'
+        """The text for a message; not where it may hold a secret, as URLs with a user or a query and long words do."""
+        secret = option.hidden or set(self.text) & set("@?") or len(self.text) > _LONGEST_SHOWN
+        return "what is there" if secret else f'"{self.text}"'
 
 
 def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:

@@ -26,7 +26,7 @@ from relayd.errors import (
 from relayd.messages import CommandResult, Details
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
-from relayd.uplink.retry import RetryPolicy
+from relayd.uplink.retry import RetryPolicy, seconds_of
 from relayd.uplink.settings import Address
 
 LOST = UplinkLost(server="s", reason="r")
@@ -302,6 +302,17 @@ class Fitting(SynchronousTestCase):
         fit(result_of("\x00" * 3_000_000), counting, 1_000_000)
         self.assertEqual(len(sizes), 1)
         self.assertLess(sizes[0], 1000)
+
+
+class RetryAfter(SynchronousTestCase):
+    def test_a_date_counts_from_the_main_servers_time(self) -> None:
+        """Ours may be wrong."""
+        dates = {"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "Sun, 06 Nov 1994 08:48:07 GMT"}
+        self.assertEqual(seconds_of(dates), 90)
+        self.assertEqual(seconds_of(dates | {"date": "whenever"}), 0)
+        for text in ("", "soon", "-1", "Sun, 06 Nov 1994 08:49:37"):
+            self.assertIsNone(seconds_of({"retry-after": text}), text)
+        self.assertEqual(seconds_of({"retry-after": " 120 "}), 120)
 
 
 class Addresses(SynchronousTestCase):

@@ -249,6 +249,10 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 _BY_ENVIRONMENT = {option.environment_name: option for option in OPTIONS}
 
 
+#: Characters of a wrong value that is shown: longer ones are keys rather than words, numbers or times.
+_LONGEST_SHOWN = 24
+
+
 @dataclasses.dataclass(frozen=True)
 class _Given:
     """
@@ -264,10 +268,13 @@ class _Given:
     on_command_line: bool = False
 
     def show(self, option: Option, part: str | None = None) -> str:
-        """The text, or *part* of it, for a message; not where it may hold a secret, as some URLs do."""
+        """
+        The text, or *part* of it, for a message; not where it may hold a secret, as URLs with a user or a query and
+        long words do.
+        """
         text = self.text if part is None else part
-        secret = option.hidden or (not option.public and set(text) & set("@?"))
-        return "what is there" if secret or not text.isprintable() else f'"{text}"'
+        private = not option.public and (set(text) & set("@?") or len(text) > _LONGEST_SHOWN)
+        return "what is there" if option.hidden or private or not text.isprintable() else f'"{text}"'
 
 
 def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:

@@ -76,7 +76,7 @@ class Outbox:
         self._unrecorded_size = 0
         self._rejections: dict[str, int] = {}
         self._losses: dict[Key, int] = {}
-        self._lone_losses: dict[str, int] = {}
+        self._lone_losses: dict[Key, int] = {}
         self._patience = PATIENCE
         self._stopped = False
 
@@ -149,12 +149,10 @@ class Outbox:
             self._current = None
         for key in set(state.in_flight.values()):
             self._losses[key] = self._losses.get(key, 0) + 1
-            if not key[1] and self._losses[key] >= SUSPECT_AFTER + CONVICT_AFTER:
-                self._give_up(key, "each connection on which it was sent was lost")
         if state.alone is not None:
             self._lone_losses[state.alone] = times = self._lone_losses.get(state.alone, 0) + 1
             if times >= CONVICT_AFTER:
-                self._give_up((state.alone, True), "the main server closed each connection on which it was sent")
+                self._give_up(state.alone, "the main server closed each connection on which it was sent")
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """The main server confirms or refuses a result."""
@@ -206,16 +204,12 @@ class Outbox:
                 continue
             key = state.backlog.popleft()
             command_id, recorded = key
-            if recorded:
-                result = await self._load(command_id)
-                suspect = self._is_suspect(key)
-            else:
-                # A refusal may have been overtaken by the acceptance of the same command.
-                result, suspect = self._unrecorded.get(command_id), False
+            # A refusal may have been overtaken by the acceptance of the same command.
+            result = await self._load(command_id) if recorded else self._unrecorded.get(command_id)
             if result is None:
                 continue
-            if suspect:
-                await self._send_alone(state, result)
+            if self._is_suspect(key):
+                await self._send_alone(state, result, recorded)
             else:
                 self._send_on(state, result, recorded)
 
@@ -235,11 +229,11 @@ class Outbox:
         if not failure.check(CancelledError):
             self._log.error("Internal error: sending stopped: {kind}", kind=type(failure.value).__name__)
 
-    async def _send_alone(self, state: Sendings, result: CommandResult) -> None:
+    async def _send_alone(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
         await state.link.probe()  # what went before is read: it is not to blame for what happens now
-        state.alone = result.command_id
+        state.alone = (result.command_id, recorded)
         state.alone_over = Deferred()
-        self._send_on(state, result, True)
+        self._send_on(state, result, recorded)
         call = self._clock.callLater(ALONE_FOR, state.alone_over.callback, None)
         try:
             await state.alone_over
@@ -348,16 +342,15 @@ class Outbox:
 
     def _clear(self, key: Key) -> None:
         """Nothing is held against it any more."""
-        command_id, recorded = key
         self._losses.pop(key, None)
-        if recorded:
-            self._rejections.pop(command_id, None)
-            self._lone_losses.pop(command_id, None)
-            if self._current is not None and self._current.alone == command_id:
-                self._current.end_alone()
+        self._lone_losses.pop(key, None)
+        if key[1]:
+            self._rejections.pop(key[0], None)
+        if self._current is not None and self._current.alone == key:
+            self._current.end_alone()
 
     def _is_suspect(self, key: Key) -> bool:
-        return key[1] and self._losses.get(key, 0) >= SUSPECT_AFTER
+        return self._losses.get(key, 0) >= SUSPECT_AFTER
 
     def _is_unconfirmed(self, command_id: str) -> bool:
         entry = self._journal.lookup(command_id)

@@ -24,7 +24,7 @@ class Sendings:
     :ivar backlog: what waits, first in first out; its results are read from the journal as the link takes them.
     :ivar pump: sends the backlog, while `pumping`.
     :ivar last: number of the latest sending.
-    :ivar alone: the command whose result is the only one under way, as it may be what breaks links.
+    :ivar alone: the result that is the only one under way, as it may be what breaks links.
     :ivar alone_over: fires when it need not be any more.
     :ivar watch: when the main server is asked for a sign of life, and `probe`: that is under way.
     :ivar retries: by command, when a result that was refused is sent again.
@@ -38,7 +38,7 @@ class Sendings:
         self.backlog: deque[Key] = deque()
         self.pumping = False
         self.pump: Deferred[None] | None = None
-        self.alone: str | None = None
+        self.alone: Key | None = None
         self.alone_over: Deferred[None] | None = None
         self.watch: IDelayedCall | None = None
         self.probe: Deferred[None] | None = None

@@ -23,6 +23,7 @@ from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
 from relayd.journal import DurableJournal, MemoryJournal
 from relayd.journal_index import Bounds
+from relayd.lag import LagMonitor
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
@@ -101,7 +102,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             http_proxy=config.http_proxy,
         ),
     )
-    return RelayService(config, state, uplink, dispatcher, runner, journal, audit)
+    return RelayService(config, state, uplink, dispatcher, runner, journal, LagMonitor(reactor), audit)
 
 
 def _make_journal(reactor: Any, config: Config) -> IJournal:
@@ -147,6 +148,7 @@ class RelayService(Service):
         dispatcher: Drainable,
         runner: ICommandRunner,
         journal: IJournal,
+        lag: LagMonitor,
         audit: AuditLog | None = None,
     ) -> None:
         self.setName("relay")
@@ -157,6 +159,7 @@ class RelayService(Service):
         self._runner = runner
         self._journal = journal
         self._audit = audit
+        self._lag = lag
 
     def startService(self) -> None:
         """
@@ -186,6 +189,7 @@ class RelayService(Service):
         # What was made until now stays: collecting garbage need not look through it again and again.
         gc.collect()
         gc.freeze()
+        self._lag.startService()
         self._uplink.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -206,6 +210,7 @@ class RelayService(Service):
         if self._audit is not None:
             await self._step("close the audit log", self._audit.close)
         self._state.release()
+        self._lag.stopService()
         self._log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:

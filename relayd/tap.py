@@ -20,6 +20,7 @@ from twisted.python import usage
 from relayd import __version__
 from relayd.config import OPTIONS, Config, Option, load
 from relayd.errors import ConfigError
+from relayd.hardening import forbid_dumps, use_steady_clock
 from relayd.service import make_relay
 from relayd.values import near
 
@@ -98,6 +99,7 @@ def makeService(options: Options) -> IService:
     """The relay as *options* say, for a process of its own."""
     from twisted.internet import reactor
 
+    use_steady_clock(reactor)
     service = ProcessService()
     relay = make_relay(reactor, options.config)
     relay.setServiceParent(service)
@@ -109,7 +111,8 @@ class ProcessService(MultiService):
     """What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does."""
 
     def startService(self) -> None:
-        """Start the relay."""
+        """Start the relay.  twistd has become a daemon, and its user, by now."""
+        forbid_dumps()
         try:
             super().startService()
         except ConfigError as error:

@@ -5,6 +5,7 @@ The native dialect: both roles against each other, and anything at all against e
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 from hypothesis import given
@@ -120,3 +121,21 @@ class URL(SynchronousTestCase):
     def test_refused(self) -> None:
         for server in ("", "relay.example", "ftp://h", "ws://", "ws://h:port", "ws://[::1"):
             self.assertRaises(ConfigError, native.url, server, "p", "k")
+
+
+class Size(SynchronousTestCase):
+    """What is large must be so by its strings: all else takes too long to decode."""
+
+    def read(self, data: str) -> object:
+        event: Any
+        (event,) = native.RelayDialect().receive_text('{"event":"x","data":' + data + "}")
+        return event.data
+
+    def test_many_values(self) -> None:
+        for value in ("[]", "{}", "1", '""', '"a"', "[[]]"):
+            self.assertRaises(ProtocolError, self.read, "[" + f"{value}," * 600_000 + "0]")
+
+    def test_long_strings(self) -> None:
+        for part in ("x", ",", '\\"', "\\\\", '\\\\\\"', "[{}],", "汉"):
+            text = part * 600_000
+            self.assertEqual(self.read(f'["{text}", 1, "{text}"]'), json.loads(f'["{text}", 1, "{text}"]'))

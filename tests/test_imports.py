@@ -19,10 +19,11 @@ PARTS = {
     **dict.fromkeys(("journal_index", "journal_report", "journal_salvage", "journal_store"), "journal"),
     "statedir": "service",
     "demo_ssh": "demo",
+    "hardening": "tap",
 }
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"service", "tap", "patterns"}
+ALL_PARTS |= {"lag", "service", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "patterns": set(),
@@ -36,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": WIRE,
     "ssh": {"patterns"},  # but its runner, which joins it to the rest
     "config": {"errors", "messages", "policy"},
+    "lag": set(),
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
     "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit"},

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import OPTIONS, Config, load
 from relayd.errors import ConfigError
+from relayd.lag import LagMonitor
 from relayd.service import RelayService, make_relay
 from relayd.statedir import StateDirectory
 
@@ -115,7 +117,8 @@ class RelayCase(ServiceCase):
         config = self.config()
         state = StateDirectory(config.state_dir)
         self.addCleanup(state.release)
-        return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal, audit)
+        lag = LagMonitor(Clock())
+        return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal, lag, audit)
 
 
 class OrderTests(RelayCase):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.ssh import hostkeys
 from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, KnownHostsUnusable, SSHError
 from relayd.ssh.hostkeys import KnownHosts, fingerprint, host_name
 from relayd.ssh.settings import HostKeyPolicy
@@ -240,3 +241,34 @@ class UnusableTests(KnownHostsTestCase):
     def test_below_a_file(self) -> None:
         self.write("")
         self.check(self.path / "known_hosts")
+
+
+class ReadingTests(KnownHostsTestCase):
+    """A long file takes long to read."""
+
+    def test_own_lines_do_not_make_it_read_again(self) -> None:
+        self.write(f"# a comment\nold {ONE}")
+        known = self.known("accept-new")
+        known.verify("old", 22, blob_of(ONE))
+        reads: list[object] = []
+        parse = hostkeys.parse_known_hosts
+        self.patch(hostkeys, "parse_known_hosts", lambda lines: reads.append(1) or parse(lines))
+        for number in range(3):
+            known.verify(f"new{number}", 22, blob_of(TWO))
+        self.assertEqual(reads, [])
+        error = self.assertRaises(HostKeyChanged, known.verify, "new1", 22, blob_of(ONE))
+        self.assertEqual(error.fields["line"], 4)
+        self.assertTrue(self.accepts("new2", TWO))
+
+    def test_lines_of_others_do(self) -> None:
+        one, other = self.known("accept-new"), self.known("accept-new")
+        one.verify("a", 22, blob_of(ONE))
+        other.verify("b", 22, blob_of(TWO))
+        self.assertRaises(HostKeyChanged, one.verify, "b", 22, blob_of(ONE))
+
+    def test_patterns_that_come_later(self) -> None:
+        self.write(f"*.example {ONE}\n")
+        known = self.known()
+        known.verify("a.example", 22, blob_of(ONE))
+        self.write(f"*.example {ONE}\na.* {TWO}\n")
+        known.verify("a.example", 22, blob_of(TWO))

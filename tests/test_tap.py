@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
@@ -309,6 +310,7 @@ class MakeServiceTests(ProcessCase):
 
     def test_it_holds_the_relay(self) -> None:
         self.patch(os, "environ", self.environ | self.usual)
+        self.patch(reactor, "seconds", reactor.seconds)
         options = Options()
         options.parseOptions([])
         service = makeService(options)

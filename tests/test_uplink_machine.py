@@ -30,7 +30,7 @@ from relayd.messages import CommandResult, Details
 from relayd.uplink.connect import describe
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
-from relayd.uplink.retry import RetryPolicy
+from relayd.uplink.retry import RetryPolicy, seconds_of
 from relayd.uplink.settings import Address
 
 LOST = UplinkLost(server="s", reason="r")
@@ -326,6 +326,17 @@ class Descriptions(SynchronousTestCase):
         for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EMFILE, "x")):
             self.assertEqual(describe(error), os.strerror(error.osError))
         self.assertEqual(describe(ConnectError(None, "odd")), str(ConnectError(None, "odd")))
+
+
+class RetryAfter(SynchronousTestCase):
+    def test_a_date_counts_from_the_main_servers_time(self) -> None:
+        """Ours may be wrong."""
+        dates = {"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "Sun, 06 Nov 1994 08:48:07 GMT"}
+        self.assertEqual(seconds_of(dates), 90)
+        self.assertEqual(seconds_of(dates | {"date": "whenever"}), 0)
+        for text in ("", "soon", "-1", "Sun, 06 Nov 1994 08:49:37"):
+            self.assertIsNone(seconds_of({"retry-after": text}), text)
+        self.assertEqual(seconds_of({"retry-after": " 120 "}), 120)
 
 
 class Addresses(SynchronousTestCase):

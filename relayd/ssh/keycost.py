@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 from twisted.conch.ssh.common import getNS
 
-#: The most that is done for one key; each is some seconds of one processor at most.  ssh-keygen makes 16 or 24 rounds,
-#: openssl 2,048 iterations and scrypt with 16 MiB.
+#: The most that is done for one key: some seconds of one processor where other threads can run meanwhile (bcrypt), and
+#: some 40 ms where the library keeps the interpreter locked (PBKDF2, scrypt).  ssh-keygen makes 16 or 24 rounds,
+#: openssl 2,048 iterations, and scrypt with 16 MiB.
 MAX_BCRYPT_ROUNDS = 512
-MAX_ITERATIONS = 5_000_000
-MAX_SCRYPT_MEMORY = 256 * 1024 * 1024
-MAX_SCRYPT_LANES = 16
+MAX_ITERATIONS = 100_000
+MAX_SCRYPT_WORK = 16 * 1024 * 1024
 
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _SEQUENCE, _INTEGER, _OBJECT = 0x30, 0x02, 0x06
@@ -88,8 +88,8 @@ def _check_pkcs8(data: bytes) -> None:
     objects, numbers = _flattened(algorithm)
     if _SCRYPT in objects:
         # Cost, block size, parallelisation, and perhaps the length of the key
-        cost, block, lanes = (*numbers, 0, 0, 0)[:3]
-        if 128 * cost * block > MAX_SCRYPT_MEMORY or lanes > MAX_SCRYPT_LANES:
+        cost, block, lanes = (*numbers, 1, 1, 1)[:3]
+        if 128 * max(1, cost) * max(1, block) * max(1, lanes) > MAX_SCRYPT_WORK:
             raise TooCostly
     elif any(number > MAX_ITERATIONS for number in numbers):
         raise TooCostly

@@ -4,7 +4,12 @@ What a command wrote, within bounds: when there is too much, the beginning and t
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
 
 #: What JavaScript's ``String.prototype.trim`` takes away (ECMA-262, "WhiteSpace" and "LineTerminator"): results must be
 #: trimmed as the specification's example relay does; Python's own idea of white space differs.
@@ -17,6 +22,47 @@ _JAVASCRIPT_SPACE = (
 
 #: Bytes below which chunks of the end are put together: each has a price of its own in memory.
 _SMALL = 16384
+#: Bytes that are decoded in one step, so that in a thread none of them keeps other threads from running for long.
+_PIECE: Final = 256 * 1024
+
+
+class Output(Struct, frozen=True):
+    """
+    What was kept of one stream, whatever comes later: may be used in any thread.
+
+    :ivar total: bytes seen.
+    :ivar truncated: whether bytes had to be given up, between ``head`` and ``tail``.
+    """
+
+    head: bytes
+    tail: bytes
+    total: int
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.tail)
+
+    def text(self) -> str:
+        """
+        The output as UTF-8, trimmed at both ends; bytes that are not UTF-8 are replaced.  What was given up is named
+        where it stood.
+        """
+        if not self.truncated:
+            return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail))))
+        # A cut may fall within a character: its remains would read as garbage that the command never wrote.
+        head = self.head[: len(self.head) - _cut_character(self.head)]
+        start = next((at for at in range(min(4, len(self.tail))) if self.tail[at] & 0xC0 != 0x80), 0)
+        tail = self.tail[start:]
+        return "".join((*_lstripped(_decoded(head)), self._marker(head, tail), *_rstripped(_decoded(tail))))
+
+    def raw(self) -> bytes:
+        """The output as it came, not trimmed; what was given up is named where it stood."""
+        if not self.truncated:
+            return self.head + self.tail
+        return self.head + self._marker(self.head, self.tail).encode() + self.tail
+
+    def _marker(self, head: bytes, tail: bytes) -> str:
+        return f"\n[relayd: {self.total - len(head) - len(tail):,} bytes cut here]\n"
 
 
 class OutputBuffer:
@@ -66,37 +112,42 @@ class OutputBuffer:
         """Whether bytes had to be given up."""
         return self.total > self._limit
 
-    def text(self) -> str:
-        """
-        The output as UTF-8, trimmed at both ends; bytes that are not UTF-8 are replaced.  What was given up is named
-        where it stood.
-        """
-        head, tail = self._ends()
-        if not self.truncated:
-            return (head + tail).decode("utf-8", "replace").strip(_JAVASCRIPT_SPACE)
-        # A cut may fall within a character: its remains would read as garbage that the command never wrote.
-        head = head[: len(head) - _cut_character(head)]
-        start = next((at for at in range(min(4, len(tail))) if tail[at] & 0xC0 != 0x80), 0)
-        tail = tail[start:]
-        return (
-            head.decode("utf-8", "replace").lstrip(_JAVASCRIPT_SPACE)
-            + self._marker(head, tail)
-            + tail.decode("utf-8", "replace").rstrip(_JAVASCRIPT_SPACE)
-        )
-
-    def raw(self) -> bytes:
-        """The output as it came, not trimmed; what was given up is named where it stood."""
-        head, tail = self._ends()
-        return head + self._marker(head, tail).encode() + tail if self.truncated else head + tail
-
-    def _ends(self) -> tuple[bytes, bytes]:
+    def taken(self) -> Output:
+        """What there is until now."""
         tail = b"".join(self._tail)
         if self.truncated:
             tail = tail[len(tail) - self._limit // 2 :]
-        return bytes(self._head), tail
+        return Output(bytes(self._head), tail, self.total, self.truncated)
 
-    def _marker(self, head: bytes, tail: bytes) -> str:
-        return f"\n[relayd: {self.total - len(head) - len(tail):,} bytes cut here]\n"
+    def text(self) -> str:
+        """See `Output.text`."""
+        return self.taken().text()
+
+    def raw(self) -> bytes:
+        """See `Output.raw`."""
+        return self.taken().raw()
+
+
+def _decoded(data: bytes) -> Iterator[str]:
+    if len(data) <= _PIECE:
+        return iter((data.decode("utf-8", "replace"),))
+    pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+    return codecs.iterdecode(pieces, "utf-8", "replace")
+
+
+def _lstripped(pieces: Iterator[str]) -> Iterator[str]:
+    for piece in pieces:
+        if rest := piece.lstrip(_JAVASCRIPT_SPACE):
+            yield rest
+            break
+    yield from pieces
+
+
+def _rstripped(pieces: Iterator[str]) -> list[str]:
+    kept, rest = list(pieces), ""
+    while kept and not (rest := kept.pop().rstrip(_JAVASCRIPT_SPACE)):
+        pass
+    return [*kept, rest]
 
 
 def _cut_character(data: bytes) -> int:

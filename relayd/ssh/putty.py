@@ -134,7 +134,7 @@ def _key(algorithm: str, public: bytes, private: bytes) -> PuttyKey:
         numbers = rsa.RSAPrivateNumbers(
             p, q, secret, secret % (p - 1), secret % (q - 1), inverse, rsa.RSAPublicNumbers(exponent, modulus)
         )
-        return numbers.private_key()
+        return numbers.private_key(unsafe_skip_rsa_key_validation=True)  # see `relayd.ssh.keys`
     raise PuttyKeyError("it is neither Ed25519, ECDSA nor RSA")
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from base64 import b64encode
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,10 +24,13 @@ from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.errors import SSHError
-from relayd.ssh.output import OutputBuffer
+from relayd.ssh.output import Output
 from relayd.ssh.pool_state import Counts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
+
+#: Bytes of output from which on it is decoded and trimmed in a thread.
+LARGE: Final = 256 * 1024
 
 _HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
 
@@ -46,6 +51,7 @@ class SSHCommandRunner:
         credentials: CredentialTable | None = None,
         allows: AddressCheck = allow_all,
     ) -> None:
+        self._reactor = reactor
         self._client = SSHClient(reactor, settings, allows)
         self._directory = settings.working_directory
         self._credentials = CredentialTable(()) if credentials is None else credentials
@@ -77,8 +83,21 @@ class SSHCommandRunner:
             shell=shell,
             permission=starting,
         )
-        running.addCallbacks(_result, _translate, callbackArgs=(command,))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command,))
         return running
+
+    def _ended(self, completed: Completed, command: ExecuteCommand) -> Any:
+        # A command that would not end may still be writing.
+        stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
+        make = partial(_result, completed, command, stdout, stderr)
+        if len(stdout) + len(stderr) <= LARGE:
+            return make()
+        # Whoever cancels the command now, which has ended, gets its result all the same.
+        made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
+        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make).addBoth(
+            lambda result: None if made.called else made.callback(result)
+        )
+        return made
 
     # From an order to what SSH needs
 
@@ -162,8 +181,7 @@ def _quote_directory(path: str) -> str:
     return home[0] + (shlex.quote(rest) if rest else "")
 
 
-def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
-    stdout, stderr = completed.stdout, completed.stderr
+def _result(completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
     encode = _base64 if command.encoding == "base64" else _text
@@ -190,12 +208,12 @@ def _result(completed: Completed, command: ExecuteCommand) -> CommandResult:
     )
 
 
-def _text(output: OutputBuffer, remark: str) -> str:
+def _text(output: Output, remark: str) -> str:
     text = output.text()
     return f"{text}\n{remark}" if text and remark else text or remark
 
 
-def _base64(output: OutputBuffer, remark: str) -> str:
+def _base64(output: Output, remark: str) -> str:
     data, more = output.raw(), remark.encode()
     return b64encode(data + b"\n" + more if data and more else data or more).decode()
 

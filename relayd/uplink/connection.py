@@ -4,14 +4,11 @@ One connection to the main server: joins WebSocket, dialect and machine, and pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Final, Protocol
 
-import msgspec
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -47,7 +44,6 @@ from relayd.interfaces import (
 from relayd.messages import (
     CANCEL_COMMAND,
     COMMAND_OUTPUT,
-    COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
@@ -59,12 +55,16 @@ from relayd.messages import (
 )
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.uplink.connect import describe
-from relayd.uplink.fitting import fit
 from relayd.uplink.flow import Flow
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
+from relayd.uplink.retry import seconds_of
+from relayd.uplink.sending import DeferToThread, ResultSender
+from relayd.uplink.turns import Turns
 
 #: Seconds that a closing handshake may take.
 CLOSE_TIMEOUT: Final = 5.0
+#: Characters of a message from which on its steps get turns of the event loop of their own.
+LARGE: Final = 1 << 20
 
 # RFC 6455, section 7.4.1, and the registry it founds
 _NORMAL, _GOING_AWAY, _PROTOCOL_ERROR, _TOO_BIG, _RESTARTING, _TRY_LATER = 1000, 1001, 1002, 1009, 1012, 1013
@@ -97,6 +97,9 @@ class Wire(Protocol):
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping."""
 
+    def hold(self, on: bool) -> None:
+        """Read nothing more for now, or go on."""
+
     def close(self, code: int) -> None:
         """Begin the closing handshake."""
 
@@ -120,6 +123,8 @@ class Connection:
     :param dialect: a new one.
     :param server: the main server's name in errors and logs.
     :param path: where on it we ask, for errors.
+    :param defer_to_thread: runs a function in another thread.
+    :param max_result: bytes in the largest result that we send, where the main server names no lower limit.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
     """
@@ -136,6 +141,8 @@ class Connection:
         server: str,
         path: str,
         timing: Timing,
+        defer_to_thread: DeferToThread,
+        max_result: int,
     ) -> None:
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
@@ -145,6 +152,7 @@ class Connection:
         self._host = host
         self._server = server
         self._path = path
+        self._make_sender = partial(ResultSender, dialect, self._flush, defer_to_thread, max_result)
         self._core = LinkCore(clock, self, server, timing)
         self._wire: Wire
         self._machine: LinkInputs
@@ -170,6 +178,8 @@ class Connection:
     def attach(self, wire: Wire) -> None:
         """TCP is connected."""
         self._wire = wire
+        self._turns = Turns(self._clock, wire.hold)
+        self._results = self._make_sender(wire.send_text)
         self._machine = start(self._core)
 
     def close(self) -> None:
@@ -189,10 +199,12 @@ class Connection:
     @property
     def writable(self) -> bool:
         """See `ILink`."""
-        return self._wire.flow.writable
+        return self._wire.flow.writable and not self._results.busy
 
     def when_writable(self) -> Deferred[None]:
         """See `ILink.when_writable`."""
+        if self._results.busy:
+            return self._results.when_idle().addCallback(lambda _: self._wire.flow.when_writable())
         return self._wire.flow.when_writable()
 
     def send_output(self, output: CommandOutput) -> None:
@@ -202,47 +214,25 @@ class Connection:
 
     def send_result(self, result: CommandResult) -> None:
         """Send *result*, cut to what the link carries; on a link that is gone, nowhere. See `ILink`."""
-        try:
-            payload = self._fitting_frame(result)
-        except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
-            stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
-            payload = self._fitting_frame(msgspec.structs.replace(result, stdout=stdout, stderr=stderr))
-        self._wire.send_text(payload)
+        self._results.send(result)
 
     def probe(self) -> Deferred[None]:
         """See `ILink.probe`: the answer to a WebSocket ping, whichever dialect is spoken."""
         probe: Deferred[None] = Deferred()
-        self._probes[payload := next(self._probe_numbers).to_bytes(8, "big")] = probe
-        self._wire.ping(payload)
+        self._results.then(partial(self._ping, probe))
         return probe
 
-    def _fitting_frame(self, result: CommandResult) -> bytes:
-        limit = self.dialect.max_payload
-        if len(result.stdout) + len(result.stderr) < limit:
-            frame = self._frame(result)
-            if len(frame) <= limit:
-                return frame
-        frame = self._frame(fit(result, lambda cut: len(self._frame(cut)), limit))
-        self._log.warn(
-            "The output of {command_id} is larger than the {limit} bytes that the main server takes; its middle is cut",
-            command_id=result.command_id,
-            limit=limit,
-        )
-        return frame
-
-    def _frame(self, result: CommandResult) -> bytes:
-        self._flush()
-        self.dialect.send_event(COMMAND_RESULT, result.to_wire())
-        (frame,) = self.dialect.frames_to_send()
-        return frame.encode()
+    def _ping(self, probe: Deferred[None]) -> None:
+        self._probes[payload := next(self._probe_numbers).to_bytes(8, "big")] = probe
+        self._wire.ping(payload)
 
     # What the WebSocket tells (relayd.uplink.protocol.WebSocketListener)
 
     def on_secured(self) -> None:
         self._machine.secured()
 
-    def on_upgrade_refused(self, status: int, reason: str, retry_after: str | None) -> None:
-        seconds = _retry_after(retry_after)
+    def on_upgrade_refused(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
+        seconds = seconds_of(headers)
         error: RelayError
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             error = UplinkRefused(server=self._server, reason=reason)
@@ -260,6 +250,7 @@ class Connection:
 
     def on_heard(self) -> None:
         self._core.last_heard = self._clock.seconds()
+        self._turns.begin()
 
     def on_pong(self, payload: bytes) -> None:
         # An answer may stand for earlier pings, too (RFC 6455, section 5.5.3).
@@ -269,22 +260,34 @@ class Connection:
                 probe.callback(None)
 
     def on_text(self, text: str) -> None:
-        self._handle(partial(self.dialect.receive_text, text))
+        receive = partial(self.dialect.receive_text, text)
+        self._turns.add(partial(self._handle, receive), large=len(text) > LARGE)
 
     def on_binary(self, data: bytes) -> None:
-        self._handle(partial(self.dialect.receive_binary, data))
+        self._turns.add(partial(self._handle, partial(self.dialect.receive_binary, data)))
 
     def on_broken(self, error: ProtocolError) -> None:
-        self._machine.failed(error if self._recognised else self._mismatch(str(error.fields.get("reason", error))))
+        self._turns.add(partial(self._break, error))
 
     def on_close_received(self, code: int | None, reason: str) -> None:
+        self._turns.add(partial(self._close_received, code, reason))
+
+    def on_closed(self, error: BaseException, verify_error: str) -> None:
+        self._turns.add(partial(self._wire_closed, error, verify_error))
+
+    # In their turn
+
+    def _break(self, error: ProtocolError) -> None:
+        self._machine.failed(error if self._recognised else self._mismatch(str(error.fields.get("reason", error))))
+
+    def _close_received(self, code: int | None, reason: str) -> None:
         words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
         if code in (_GOING_AWAY, _RESTARTING, _TRY_LATER):
             self._machine.failed(UplinkLost(server=self._server, reason=words))
         else:
             self._machine.turned_away(words)
 
-    def on_closed(self, error: BaseException, verify_error: str) -> None:
+    def _wire_closed(self, error: BaseException, verify_error: str) -> None:
         self._closed = True
         reason = describe(error, verify_error)
         kind = UplinkUnreachable if self._core.stage is Stage.SECURING else UplinkLost
@@ -306,6 +309,7 @@ class Connection:
         self._outcome = Outcome(error, stage, self._recognised)
         if self._ready:
             self._tell(self._receiver.link_lost, self)
+        self._results.end()
         self._wire.flow.end()
         if self._closed:
             self._finish()
@@ -333,9 +337,9 @@ class Connection:
                     return
                 self._handlers[type(event)](event)
         except ProtocolError as error:
-            self.on_broken(error)
+            self._break(error)
         except RecursionError:
-            self.on_broken(ProtocolError(reason="JSON that nests too deeply"))
+            self._break(ProtocolError(reason="JSON that nests too deeply"))
         self._flush()
 
     def _handshake_received(self, event: HandshakeReceived) -> None:
@@ -352,7 +356,11 @@ class Connection:
             except InvalidMessage as error:
                 self._tell(self._receiver.invalid_received, error, acknowledge)
             else:
-                self._tell(self._receiver.command_received, command, acknowledge)
+                tell = partial(self._tell, self._receiver.command_received, command, acknowledge)
+                if len(command.stdin) + len(command.command) > LARGE:
+                    self._turns.insert(tell)
+                else:
+                    tell()
         elif event.name == COMMAND_RESULT_RECEIVED:
             try:
                 receipt = parse_receipt(event.data)
@@ -414,14 +422,3 @@ def _close_code(error: RelayError) -> int:
     if isinstance(error, FrameTooLarge):
         return _TOO_BIG
     return _PROTOCOL_ERROR if isinstance(error, ProtocolError | DialectMismatch) else _NORMAL
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` header: a number of them, or a date (RFC 9110, section 10.2.3)."""
-    text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a time zone
-        return None

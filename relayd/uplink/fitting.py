@@ -1,19 +1,36 @@
 """
 Cuts a result to what a link carries: a larger message would make the main server drop the connection.
+
+Outputs are worked on in pieces, so that in a thread none of it keeps the event loop from running for long.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from relayd.messages import CommandResult
 
 #: Bytes kept free for each marker, more than the longest one takes.
 _MARKER_ROOM: Final = 80
+#: Characters that are encoded in one step; in the worst case that takes 5 ms.
+_PIECE: Final = 256 * 1024
+
+
+class Envelope(Struct, frozen=True):
+    """
+    What the frame of a result takes without its outputs, in bytes.
+
+    :ivar whole: as it is; ``None`` where it would not fit in any case.
+    :ivar cut: when it says that something was cut.
+    """
+
+    whole: int | None
+    cut: int
 
 
 def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> CommandResult:
@@ -29,14 +46,31 @@ def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payl
     :param max_payload: in bytes; at least what a result without output takes (dialects take care of it).
     :return: the result itself where it fits.
     """
-    if len(result.stdout) + len(result.stderr) <= max_payload and measure(result) <= max_payload:
-        return result
+    return cut_to(result, envelope(result, measure, max_payload), max_payload)
+
+
+def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> Envelope:
+    """The part of `fit` that needs the link: the rest may be done in a thread."""
+    empty = msgspec.structs.replace(result, stdout="", stderr="")
     details = msgspec.structs.replace(result.details, truncated=True)
-    room = max_payload - measure(msgspec.structs.replace(result, stdout="", stderr="", details=details))
+    return Envelope(
+        measure(empty) if len(result.stdout) + len(result.stderr) <= max_payload else None,
+        measure(msgspec.structs.replace(empty, details=details)),
+    )
+
+
+def cut_to(result: CommandResult, envelope: Envelope, max_payload: int) -> CommandResult:
+    """See `fit`."""
+    if envelope.whole is not None:
+        room = max_payload - envelope.whole
+        if (left := room - _json_size(result.stdout, room)) >= 0 and _json_size(result.stderr, left) <= left:
+            return result
+    details = msgspec.structs.replace(result.details, truncated=True)
+    room = max_payload - envelope.cut
     half = room // 2
     # an output longer than the whole room need not be measured to the end
-    stdout_size = _json_size(result.stdout[: room + 1])
-    stderr_size = _json_size(result.stderr[: room + 1])
+    stdout_size = _json_size(result.stdout, room)
+    stderr_size = _json_size(result.stderr, room)
     stdout_room = max(half, room - stderr_size)
     stderr_room = max(room - half, room - stdout_size)
     cut = _cut_base64 if details.encoding == "base64" else _cut
@@ -48,6 +82,11 @@ def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payl
     )
 
 
+def encoded(text: str) -> msgspec.Raw:
+    """The JSON of *text*."""
+    return msgspec.Raw(b'"' + b"".join(_json(piece) for piece in _pieces(text)) + b'"')
+
+
 def _cut(text: str, size: int, room: int) -> str:
     """*text*, whose JSON takes *size* bytes (or more than it has room), in *room* bytes."""
     if size <= room:
@@ -55,17 +94,20 @@ def _cut(text: str, size: int, room: int) -> str:
     half = max(0, room - _MARKER_ROOM) // 2
     head = _fitting(text, half, lambda count: text[:count])
     tail = _fitting(text, half, lambda count: text[len(text) - count :])
-    gone = len(text[head : len(text) - tail].encode())
+    gone = sum(len(piece.encode()) for piece in _pieces(text[head : len(text) - tail]))
     return text[:head] + _marker(gone) + text[len(text) - tail :]
 
 
 def _cut_base64(text: str, size: int, room: int) -> str:
     if size <= room:
         return text
-    data = b64decode(text)
+    length = len(text) // 4 * 3 - text.count("=", len(text) - 2)
     half = max(0, room // 4 * 3 - _MARKER_ROOM) // 2
-    kept = data[:half], data[len(data) - half :]
-    return b64encode(_marker(len(data) - 2 * half).encode().join(kept)).decode()
+    # Four characters stand for three bytes; the first and the last group may be wanted in part.
+    head = b64decode(text[: (half + 2) // 3 * 4])[:half]
+    skipped = length - half
+    tail = b64decode(text[skipped // 3 * 4 :])[skipped % 3 :]
+    return b64encode(head + _marker(length - 2 * half).encode() + tail).decode()
 
 
 def _marker(gone: int) -> str:
@@ -80,6 +122,23 @@ def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:
     return count
 
 
-def _json_size(text: str) -> int:
-    """Bytes in the JSON of *text*, without the quotes: an escape takes up to six a character."""
-    return len(msgspec.json.encode(text)) - 2
+def _json_size(text: str, enough: float = float("inf")) -> int:
+    """
+    Bytes in the JSON of *text*, without the quotes: an escape takes up to six a character.
+
+    :param enough: if it is more than this, how much more does not matter.
+    """
+    size = 0
+    for piece in _pieces(text):
+        size += len(_json(piece))
+        if size > enough:
+            break
+    return size
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+
+
+def _json(piece: str) -> memoryview[Any]:
+    return memoryview(msgspec.json.encode(piece))[1:-1]

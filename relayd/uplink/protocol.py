@@ -6,7 +6,7 @@ autobahn logs the HTTP request, which holds the API key, and its timers use the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
@@ -44,12 +44,12 @@ class WebSocketListener(Protocol):
     def on_secured(self) -> None:
         """TLS is up and the main server's certificate is verified, or there is no TLS."""
 
-    def on_upgrade_refused(self, status: int, reason: str, retry_after: str | None) -> None:
+    def on_upgrade_refused(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
         """
         The answer to the HTTP request opens no WebSocket.
 
         :param status: 0 where there is none to be read.
-        :param retry_after: the header of that name.
+        :param headers: by their names in lower case.
         """
 
     def on_upgraded(self) -> None:
@@ -133,6 +133,13 @@ class WebSocketClient(WebSocketClientProtocol):
         if self.state == self.STATE_OPEN:
             self.sendPing(payload or None)
 
+    def hold(self, on: bool) -> None:
+        """Read nothing more for now, or go on."""
+        if on:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
     def close(self, code: int) -> None:
         """Close politely: with the closing handshake, or, where there is no WebSocket yet, TCP alone."""
         if self.state == self.STATE_CONNECTING:
@@ -199,7 +206,7 @@ class WebSocketClient(WebSocketClientProtocol):
         if status != _SWITCHING_PROTOCOLS and status:
             reason = f"HTTP {status}"
         self.failedByMe = True
-        self._listener.on_upgrade_refused(status, printable(reason, 200), self.http_headers.get("retry-after"))
+        self._listener.on_upgrade_refused(status, printable(reason, 200), self.http_headers)
 
     def _onOpen(self) -> None:
         # not super's, which first takes the certificate apart, for nobody

@@ -8,6 +8,9 @@ likely the key is wrong, and somebody must change it first.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from relayd.errors import RelayError, UplinkBusy, UplinkRefused
@@ -48,3 +51,27 @@ class RetryPolicy:
             delay = max(delay, min(error.seconds, MAX_BUSY_DELAY))
             least = 1.0  # who comes before the time is only turned away again
         return delay * self._source.uniform(least, 1 + JITTER)
+
+
+def seconds_of(headers: Mapping[str, str]) -> float | None:
+    """
+    Seconds that a main server asks us to stay away (RFC 9110, section 10.2.3): a number of them, or a date.
+
+    A date counts from the main server's own time of day, where it tells that: ours may be wrong.
+
+    :param headers: of its answer, by their names in lower case.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    until, now = _date(text), _date(headers.get("date", ""))
+    return None if until is None else max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    """``None`` for what is no date, or one without a time zone."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return None
+    return date if date.tzinfo is not None else None

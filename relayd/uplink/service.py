@@ -5,6 +5,7 @@ Keeps one connection to the main server, for ever: dials, waits, dials again, in
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from autobahn.websocket.types import ConnectingRequest
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from relayd import __version__
@@ -127,7 +129,15 @@ class UplinkService(Service):
         server, dialect = str(self._address), _DIALECTS[name]
         parts = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, ""))
         connection = Connection(
-            self._reactor, self._receiver, self, dialect.RelayDialect(), server=server, path=parts.path, timing=timing
+            self._reactor,
+            self._receiver,
+            self,
+            dialect.RelayDialect(),
+            server=server,
+            path=parts.path,
+            timing=timing,
+            defer_to_thread=self._defer_to_thread,
+            max_result=self._settings.max_result,
         )
 
         def make_request() -> ConnectingRequest:
@@ -163,6 +173,9 @@ class UplinkService(Service):
             return await connection.finished
         finally:
             self._connection = None
+
+    def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
 
     # What a connection tells (relayd.uplink.connection.Host)
 

@@ -27,6 +27,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
     :ivar http_proxy: ``http://[user:password@]host:port`` of a proxy to ask for a tunnel.
     :ivar max_frame: bytes in the largest message that we take.
+    :ivar max_result: bytes in the largest result that we send, where the main server names no lower limit.
     """
 
     server: str
@@ -39,6 +40,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     tls_key: str | None = None
     http_proxy: str | None = None
     max_frame: int = DEFAULT_MAX_FRAME
+    max_result: int = DEFAULT_MAX_FRAME
 
     def __repr__(self) -> str:  # the proxy's URL may hold a password
         return f"<UplinkSettings {self.proxy_id!r} at {Address.of(self.server)}>"

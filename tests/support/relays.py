@@ -67,13 +67,16 @@ class RelayProcess:
         """Its process id."""
         return int(self._process.transport.pid)
 
-    def start(self) -> None:
-        """Start it, for the first time or again; the main server tells when it has connected."""
+    def start(self, **environment: str) -> None:
+        """
+        Start it, for the first time or again, with more variables in its environment; the main server tells when it
+        has connected.
+        """
         if self._process.exit_code is not None:
             self._process = ChildProcess(lambda _, line: self.output.append(line))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
         path = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
-        self._process.start(self._argv, env={**environ, "PYTHONPATH": path})
+        self._process.start(self._argv, env={**environ, "PYTHONPATH": path, **environment})
 
     def signal(self, number: signal.Signals) -> Deferred[int]:
         """Send it a signal; fires with its exit code once it has ended."""

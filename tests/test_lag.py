@@ -1,0 +1,55 @@
+"""
+relayd.lag: how late the beats of an event loop come.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.lag import BOUNDS, INTERVAL, WARN_EVERY, LagMonitor
+
+
+class LagTests(SynchronousTestCase):
+    """Time by a Clock: it does not run what is due before it is told to go on."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.monitor = LagMonitor(self.clock)
+        self.monitor.startService()
+
+    def stall(self, seconds: float) -> None:
+        """Nothing is run for *seconds* longer than it should."""
+        self.clock.advance(INTERVAL + seconds)
+
+    def test_counts(self) -> None:
+        for seconds in (0.001, 0.03, 0.03, 99.0):
+            self.stall(seconds)
+        lag = self.monitor.snapshot()
+        self.assertEqual(sum(lag.counts), 4)
+        self.assertEqual((lag.counts[0], lag.counts[BOUNDS.index(0.05)], lag.counts[-1]), (1, 2, 1))
+        self.assertAlmostEqual(lag.longest, 99)
+        self.assertAlmostEqual(lag.longest_at, self.clock.seconds())
+        self.assertAlmostEqual(lag.total, 99.061)
+
+    def test_one_warning_a_minute(self) -> None:
+        with capturedLogs() as events:
+            self.stall(0.3)
+            self.stall(0.4)
+            self.stall(WARN_EVERY)
+        warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual([text.split(":")[0] for text in warnings], [
+            "The event loop was held up for 300 ms",
+            "The event loop was held up for 60000 ms",
+        ])  # fmt: skip
+
+    def test_the_end(self) -> None:
+        self.stall(0.031)
+        with capturedLogs() as events:
+            self.monitor.stopService()
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            ["The longest stall of the event loop was 31 ms; beats by how late they came: 1 up to 50 ms"],
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])

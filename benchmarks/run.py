@@ -32,7 +32,14 @@ from tests.support.process import PeerFailed  # noqa: E402
 from tests.support.relays import RelayProcess, example_command, relayd_command  # noqa: E402
 from tests.support.sshd import OpenSSHServer  # noqa: E402
 
-RELAYS = ("relayd", "example", "asyncio")
+#: relayd with other options than by default.
+VARIANTS = {
+    "relayd": (),
+    "relayd-normal": ("--journal", "normal"),
+    "relayd-memory": ("--journal", "memory"),
+    "relayd-audit": ("--audit-log", "audit.log"),
+}
+RELAYS = (*VARIANTS, "example", "asyncio")
 HOSTS = 8
 #: The main server takes messages of this size, and relayd keeps that much output: both in bytes.
 LARGEST = 64 * 1024 * 1024
@@ -190,8 +197,10 @@ class Bench:
 
     def _command(self, relay: str, proxy_id: str, state: Path) -> list[str]:
         url = self._main_server.url
-        if relay == "relayd":
-            return relayd_command(url, proxy_id, self._key_file, state, ["--max-output", str(LARGEST)])
+        if relay in VARIANTS:
+            # relative paths are below the working directory
+            options = [str(state / each) if each.endswith(".log") else each for each in VARIANTS[relay]]
+            return relayd_command(url, proxy_id, self._key_file, state, ["--max-output", str(LARGEST), *options])
         if relay == "example":
             return example_command(url, proxy_id, self._key_file)
         return [sys.executable, str(HERE / "peers" / "asyncio_relay.py"), url, proxy_id, str(self._key_file)]
@@ -281,7 +290,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="some of: %(choices)s",
     )  # fmt: skip
     parser.add_argument(
-        "--relays", nargs="+", metavar="RELAY", choices=RELAYS, default=list(RELAYS), help="some of: %(choices)s"
+        "--relays",
+        nargs="+",
+        metavar="RELAY",
+        choices=RELAYS,
+        default=["relayd", "example", "asyncio"],
+        help="some of: %(choices)s",
     )
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.count < 1:

@@ -1,7 +1,7 @@
 """
-The record of commands accepted and of results that the main server has not confirmed: durable, or in memory.
+The durable record of commands accepted and of results that the main server has not confirmed.
 
-The durable one writes in a thread of its own.  What is asked for while it writes is written together next time, so that
+It is written in a thread of its own.  What is asked for while it writes is written together next time, so that
 the cost of a commit is shared by all that wait for it.
 """
 
@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,91 +31,12 @@ from relayd.messages import CommandResult, ExecuteCommand
 PRUNE_INTERVAL: Final = 60.0
 #: Seconds until the next one where there was too much for one.
 PRUNE_AGAIN: Final = 1.0
+#: Seconds for which confirmations wait for something that is more urgent.
+LINGER: Final = 0.1
 #: Confirmed commands that are known without a look at the disk.
 RECENT: Final = 10_000
 #: Seconds between two attempts to record what could not be recorded.
 RETRY_INTERVAL: Final = 5.0
-
-
-@implementer(IJournal)
-class MemoryJournal:
-    """
-    A journal that lives as long as the process: it keeps every promise but those about crashes.
-
-    Of a command whose result was confirmed it keeps the id and the fingerprint, so that a late duplicate is known and
-    not run again.
-    """
-
-    def __init__(self, bounds: Bounds | None = None) -> None:
-        bounds = bounds or Bounds(max_bytes=128 << 20, max_ids=100_000)
-        self._index = Index(bounds, bounds.max_ids)
-        self._results: dict[str, CommandResult] = {}
-        self._notes: dict[str, str] = {}
-
-    @property
-    def outstanding(self) -> int:
-        """See `IJournal`."""
-        return self._index.outstanding
-
-    def open(self) -> Sequence[tuple[str, str]]:
-        """See `IJournal.open`.  There was nothing before."""
-        return ()
-
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
-        """See `IJournal.accept`."""
-        if (known := self._index.lookup(command.command_id)) is not None:
-            return succeed(known)
-        if (refusal := self._index.refusal()) is not None:
-            return fail(refusal)
-        self._index.accepted(command.command_id, fingerprint, 0.0)
-        return succeed(None)
-
-    def start(self, command_id: str) -> Deferred[None]:
-        """See `IJournal.start`."""
-        live = self._index.unfinished.get(command_id)
-        if live is None:
-            return fail(JournalUnavailable(reason=f"it does not have the command {command_id}"))
-        live.state = EntryState.STARTED
-        return succeed(None)
-
-    def finish(self, result: CommandResult) -> Deferred[None]:
-        """See `IJournal.finish`."""
-        self._results[result.command_id] = result
-        self._index.finish(result.command_id, len(result.stdout) + len(result.stderr), 0.0)
-        return succeed(None)
-
-    def confirm(self, command_id: str) -> None:
-        """See `IJournal.confirm`.  What is not finished, or was confirmed before, is left as it is."""
-        if self._index.settle(command_id):
-            del self._results[command_id]
-
-    def bury(self, command_id: str) -> None:
-        """See `IJournal.bury`."""
-        self._index.bury(command_id)
-
-    def lookup(self, command_id: str) -> JournalEntry | None:
-        """See `IJournal.lookup`."""
-        return self._index.lookup(command_id)
-
-    def load(self, command_id: str) -> Deferred[CommandResult | None]:
-        """See `IJournal.load`."""
-        return succeed(self._results.get(command_id))
-
-    def unconfirmed(self) -> Sequence[str]:
-        """See `IJournal.unconfirmed`."""
-        return self._index.unconfirmed()
-
-    def note(self, name: str, value: str) -> None:
-        """See `IJournal.note`."""
-        self._notes[name] = value
-
-    def noted(self, name: str) -> str | None:
-        """See `IJournal.noted`."""
-        return self._notes.get(name)
-
-    def close(self) -> Deferred[None]:
-        """See `IJournal.close`.  Nothing is pending."""
-        return succeed(None)
 
 
 class _Worker:
@@ -164,6 +85,7 @@ class DurableJournal:
         self._confirmed = 0
         self._pending: list[tuple[Call, Deferred[Any]]] = []
         self._busy = False
+        self._linger: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
         self._prune_call: IDelayedCall | None = None
         # What could not be recorded yet: confirmations, and ends of commands, with their results as long as these are
@@ -271,7 +193,17 @@ class DurableJournal:
             self._write_confirmation(command_id)
 
     def _write_confirmation(self, command_id: str) -> None:
-        self._submit(self._store.confirm, command_id).addErrback(lambda _: self._unwritten.append(command_id))
+        # Nobody waits for it: alone, it would hold up the next command by a commit.
+        writing = self._add(self._store.confirm, command_id)
+        writing.addErrback(lambda _: self._unwritten.append(command_id))
+        if not self._busy and self._linger is None:
+            self._linger = self._reactor.callLater(LINGER, self._lingered)
+
+    def _lingered(self) -> None:
+        self._linger = None
+        if not self._busy:
+            self._busy = True
+            self._write()
 
     def _write_end(self, command_id: str, result: CommandResult | None) -> None:
         if result is not None:
@@ -314,23 +246,33 @@ class DurableJournal:
             self._prune_call = None
         self._closed = Deferred()
         if not self._busy:
-            self._end()
+            self._busy = True
+            self._write()  # confirmations may linger
         return self._closed
 
     # Writing
 
-    def _submit(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
+    def _add(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
+        """Have something done with what is written next."""
         if self._closed is not None:
             return fail(JournalUnavailable(reason="relayd stops"))
         done: Deferred[Any] = Deferred()
         self._pending.append(((method, arguments), done))
-        if not self._busy:
+        return done
+
+    def _submit(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
+        """Have something done soon."""
+        done = self._add(method, *arguments)
+        if not self._busy and self._closed is None:
             self._busy = True
             # at the end of this turn of the reactor: what the same frame brings is then written together
             self._reactor.callLater(0, self._write)
         return done
 
     def _write(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         batch, self._pending = self._pending, []
         calls = [call for call, _ in batch]
         self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))

@@ -21,8 +21,9 @@ from relayd.config import Config
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
 from relayd.interfaces import ICommandRunner, IJournal
-from relayd.journal import DurableJournal, MemoryJournal
+from relayd.journal import DurableJournal
 from relayd.journal_index import Bounds
+from relayd.journal_memory import MemoryJournal
 from relayd.lag import LagMonitor
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable

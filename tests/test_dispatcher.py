@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolError, RelayError
 from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink
-from relayd.journal import MemoryJournal
+from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret, printable
 from relayd.parsing import parse_execute_command
 from tests.support.dispatching import (

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from relayd.dialects import native, socketio
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.hub import Hub, HubSettings
-from relayd.journal import MemoryJournal
+from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, JumpHost, Secret
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings

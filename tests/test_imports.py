@@ -16,7 +16,9 @@ PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
-    **dict.fromkeys(("journal_index", "journal_report", "journal_salvage", "journal_store"), "journal"),
+    **dict.fromkeys(
+        ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
+    ),
     "statedir": "service",
     "demo_ssh": "demo",
     "hardening": "tap",

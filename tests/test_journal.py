@@ -26,8 +26,9 @@ from zope.interface.verify import verifyObject
 from relayd import journal_store
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL, DurableJournal, MemoryJournal
+from relayd.journal import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL, DurableJournal
 from relayd.journal_index import Bounds
+from relayd.journal_memory import MemoryJournal
 from tests.support.dispatching import PASSWORD, command, result, watch_log
 
 

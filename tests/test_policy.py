@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import Forbidden
-from relayd.journal import MemoryJournal
+from relayd.journal_memory import MemoryJournal
 from relayd.messages import ExecuteCommand, JumpHost, Secret
 from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, user_patterns
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command

@@ -21,7 +21,7 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.fields import MAX_COMMAND_ID
 from relayd.interfaces import ICommandRunner, ILink, IOutputSink, Starting
-from relayd.journal import MemoryJournal
+from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, ExecuteCommand
 from relayd.stats import Stats
 from relayd.streaming import MAX_PIECE, PATIENCE, Streams

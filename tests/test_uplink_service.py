@@ -13,6 +13,7 @@ from relayd.dialects import native, socketio
 from relayd.errors import KeyUnusable, Overloaded
 from relayd.interfaces import AckReceived, EventReceived
 from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.uplink.service import UplinkStatus
 from tests.support.receiver import RecordingReceiver, echo
 from tests.support.uplink import KEY, Scripted, ServiceCase
 
@@ -70,6 +71,21 @@ class Reconnecting(ServiceCase):
         pump.flush()
         self.advance(7.01)
         self.assertEqual(self.attempts(), attempts + 2, "the delay grows from the start again")
+
+    def test_status(self) -> None:
+        """Only what the main server has really accepted counts, and why there is nothing is remembered."""
+        self.assertEqual(self.service.status, UplinkStatus())
+        server, pump = self.connected()
+        self.assertFalse(self.service.status.accepted)
+        self.advance(2.1)
+        status = self.service.status
+        self.assertEqual((status.accepted, status.dialect, status.last_error), (True, "socketio", None))
+        server.dialect.close()
+        server.flush()
+        pump.flush()
+        status = self.service.status
+        self.assertEqual((status.accepted, status.dialect, status.losses), (False, None, 1))
+        self.assertIn("it disconnected the namespace", str(status.last_error))
 
     def test_http_answers(self) -> None:
         for answer, words, least in (

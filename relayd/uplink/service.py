@@ -11,6 +11,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from autobahn.websocket.types import ConnectingRequest
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -43,10 +45,29 @@ _TIMING: Final = Timing()
 _PROBING: Final = Timing(handshake=5.0)
 
 
+class UplinkStatus(Struct, frozen=True, kw_only=True):
+    """
+    How things stand with the main server.
+
+    :ivar accepted: whether it has really accepted this relay, and the connection lives.
+    :ivar dialect: in which dialect, then.
+    :ivar since: when that came to be so, in seconds of the reactor's clock.
+    :ivar losses: attempts that failed and connections that were lost, so far.
+    :ivar last_error: why there is no connection, since the last one that was accepted.
+    """
+
+    accepted: bool = False
+    dialect: str | None = None
+    since: float = 0.0
+    losses: int = 0
+    last_error: str | None = None
+
+
 class UplinkService(Service):
     """
     :param reactor: clock and network.
     :param receiver: told of what arrives.
+    :ivar status: how things stand with the main server now.
     """
 
     _log = Logger()
@@ -61,6 +82,7 @@ class UplinkService(Service):
         #: The dialect in which the main server accepted us last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
         self._connection: Connection | None = None
+        self.status = UplinkStatus()
         self._life: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -94,6 +116,7 @@ class UplinkService(Service):
             if not self.running:
                 return
             delay = self._retry.delay_after(error)
+            self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
             self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
             await deferLater(self._reactor, delay)
 
@@ -173,6 +196,7 @@ class UplinkService(Service):
             return await connection.finished
         finally:
             self._connection = None
+            self.status = replace(self.status, accepted=False, dialect=None, since=self._reactor.seconds())
 
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
@@ -189,6 +213,9 @@ class UplinkService(Service):
 
     def on_connection_accepted(self, connection: Connection) -> None:
         self._known = connection.dialect.name
+        self.status = replace(
+            self.status, accepted=True, dialect=self._known, since=self._reactor.seconds(), last_error=None
+        )
         self._retry.accepted()
 
 

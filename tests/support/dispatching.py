@@ -18,7 +18,7 @@ from zope.interface import implementer
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.interfaces import IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
-from relayd.journal import MemoryJournal
+from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from relayd.uplink.flow import Flow
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from relayd.config import OPTIONS, Config, Reading, read
 from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
 from relayd.options import Option
+from relayd.reload import ReloadOnSignal
 from relayd.service import make_relay
 from relayd.values import near
 
@@ -113,7 +114,8 @@ def makeService(options: Options) -> IService:
     service = ProcessService()
     relay = make_relay(reactor, options.config)
     relay.setServiceParent(service)
-    OrderlyExit(reactor, options.config.drain_timeout).setServiceParent(service)
+    OrderlyExit(reactor, lambda: relay.drain_timeout).setServiceParent(service)
+    ReloadOnSignal(reactor, options.read, relay).setServiceParent(service)
     return service
 
 
@@ -140,7 +142,7 @@ class OrderlyExit(Service):
     _log = Logger()
     _signals = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, reactor: Any, drain_timeout: float) -> None:
+    def __init__(self, reactor: Any, drain_timeout: Callable[[], float]) -> None:
         self._reactor = reactor
         self._drain_timeout = drain_timeout
         self._replaced: dict[signal.Signals, Any] = {}
@@ -174,7 +176,7 @@ class OrderlyExit(Service):
         self._log.info(
             "{signal}: running commands have {seconds:g} s to finish; a second signal ends relayd at once",
             signal=name,
-            seconds=self._drain_timeout,
+            seconds=self._drain_timeout(),
         )
         self._reactor.stop()
 

@@ -19,7 +19,7 @@ PARTS = {
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
     ),
-    "statedir": "service",
+    **dict.fromkeys(("choices", "reload", "statedir"), "service"),
     "demo_ssh": "demo",
     "hardening": "tap",
 }

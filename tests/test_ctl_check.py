@@ -28,7 +28,9 @@ from relayd.ctl.main import make_parser
 from relayd.hub import Hub
 from relayd.messages import Secret
 from relayd.statedir import StateDirectory
+from tests.support.authority import Authority
 from tests.support.relays import ROOT, Relayd
+from tests.support.sshd import make_key
 from tests.test_config import KEY, ConfigCase
 
 #: Where a test asks nobody.
@@ -205,6 +207,18 @@ class CredentialTests(FilesCase):
             ({"agent": "nobody.sock"}, "its socket cannot be used"),
         ):
             self.assert_finds("fault", "credentials 1", text, self.row(**keys))
+
+    def test_certificates(self) -> None:
+        authority = Authority()
+        self.addCleanup(authority.close)
+        private, public = make_key("ed25519")
+        self.write("key", private)
+        self.write("good", authority.sign(public, "-n", "deploy"))
+        self.write("other", authority.sign(make_key("ed25519")[1], "-n", "deploy"))
+        self.write("expired", authority.sign(public, "-n", "deploy", "-V", "20200101:20200102"))
+        self.assert_well(self.row(key_file="key", certificate_file="good"))
+        for name, text in (("other", "is not of the private key"), ("expired", "expired")):
+            self.assert_finds("fault", "credentials 1", text, self.row(key_file="key", certificate_file=name))
 
     def test_a_jump_host_without_a_credential(self) -> None:
         self.write("password", "s3cret\n")

@@ -15,7 +15,7 @@ from tests.test_config import KEY, ConfigCase
 
 TOML = """
 server = "wss://main.example"
-proxy-id = "site \\"1\\" — ü"
+proxy-id = "site \\"1\\" — ü 😀"
 http-proxy = "http://user:s3cret@proxy:3128"
 max-commands = 5
 max-output = "1500K"

@@ -100,7 +100,7 @@ class ImportTests(SynchronousTestCase):
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":
                     runners |= {module for alias in node.names if alias.name == "react"}
         self.assertEqual(users - {"relayd.demo"}, {"relayd.tap"})
-        self.assertEqual(runners, {"relayd.ctl.check"})
+        self.assertEqual(runners - {"relayd.demo"}, {"relayd.ctl.check"})
 
     def test_entry_points_have_no_logic(self) -> None:
         harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)

@@ -135,7 +135,7 @@ class _Probe(Protocol):
 
     def handshakeCompleted(self) -> None:
         """Twisted calls this even where it has just refused the certificate."""
-        if not self.transport.disconnecting and not self.secured.called:
+        if not self.transport.disconnecting:
             self.secured.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -1,6 +1,6 @@
 """
 What ``twistd relayd``, ``twist relayd`` and relayd.tac run: command line options in, a service out.
-Nothing else in relayd uses the global reactor.
+No other part of a relay uses the global reactor.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ STOPPED: Final = 3.0
 #: Bytes that `grow` makes of an input, at most.
 LARGEST: Final = 128 * 1024
 
+#: Errors that are never the peer's fault, where relayd takes any error for its peer's.
+_OWN_FAULTS: Final = ("AssertionError", "AttributeError", "KeyError", "NameError", "TypeError", "UnboundLocalError")
+
 #: Which module has which targets.
 MODULES: Final = {
     "relay-socketio": "uplink",
@@ -136,6 +139,8 @@ class Watch:
     def __call__(self, event: LogEvent) -> None:
         if "log_failure" in event and self.trouble is None:
             self.trouble = event["log_failure"].value
+        elif event.get("kind") in _OWN_FAULTS:
+            self.trouble = Broken(f"a {event['kind']} that passes for a peer's fault")
         elif CANARY in eventAsText(event):
             self.trouble = Broken(f"a secret in the log: {event.get('log_format')}")
 

@@ -50,9 +50,15 @@ _WORDS = (
 )
 
 
-class _Transport(StringTransport):
+class MemoryTransport(StringTransport):
+    """TCP to nowhere."""
+
     def abortConnection(self) -> None:
         self.disconnecting = True
+
+    def unregisterProducer(self) -> None:
+        """TCP minds it as little when there is none."""
+        self.producer = None
 
 
 def _run(data: bytes) -> None:
@@ -63,7 +69,7 @@ def _run(data: bytes) -> None:
     hub = Hub(clock, {"r": Secret(CANARY)})
     link: Any = hub._factory.buildProtocol(None)
     link.factory = hub._factory
-    transport = _Transport()
+    transport = MemoryTransport()
     link.makeConnection(transport)
     done: Deferred[Any] | None = None
     if kind == _HTTP:

@@ -340,6 +340,10 @@ def _read_toml(path: str, where_path: str) -> dict[str, Any]:
         raise ConfigError(option=where_path, reason=f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(option=path, reason=f"is no TOML: {error}") from None
+    except ValueError:  # tomllib lets Python's own limit through
+        raise ConfigError(option=path, reason="is no TOML: a number has thousands of digits") from None
+    except RecursionError:
+        raise ConfigError(option=path, reason="is no TOML: it nests too deeply") from None
 
 
 def _from_file(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, _Given]]:
@@ -350,6 +354,8 @@ def _from_file(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, _Gi
             _refuse_unknown(name, where, known | {"credentials"})
         if isinstance(value, list) and _BY_NAME[name].metavar == "PATTERNS" and all(map(_is_item, value)):
             text = ",".join(value)
+        elif isinstance(value, int) and value.bit_length() > 64:  # which str may refuse to spell
+            raise ConfigError(option=where, reason="the number is too large")
         elif isinstance(value, (str, int, float)):
             text = str(value).lower() if isinstance(value, bool) else str(value)
         else:
@@ -444,8 +450,11 @@ def _check_together(chosen: Mapping[str, Any], given: Mapping[str, _Given]) -> N
 def _check_directory(path: str, where: str) -> None:
     """It is made at the start, perhaps by another user (``twistd --uid``); tell what is known to fail now."""
     existing = Path(path)
-    while not existing.exists():
-        existing = existing.parent
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:  # such as a name that is too long for a file
+        raise ConfigError(option=where, reason=f"{path} cannot be used: {error.strerror}") from None
     if not existing.is_dir():
         raise ConfigError(option=where, reason=f"{existing} is no directory")
     if not os.access(existing, os.W_OK | os.X_OK):

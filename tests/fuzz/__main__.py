@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         return replay(*arguments[1:])
     if not arguments or arguments[0] not in MODULES:
         print("targets:", *MODULES)
-        return 2
+        return 2 if arguments else 0
     return fuzz(*arguments)
 
 

@@ -30,8 +30,8 @@ PATIENCE: Final = 1.0
 MEMORY: Final = 2048
 #: Seconds between two inputs from which the process counts as having been stopped in between.
 STOPPED: Final = 3.0
-#: Bytes that `grow` makes of an input, at most.
-LARGEST: Final = 128 * 1024
+#: Bytes that `grow` makes of an input, at most: as many as Twisted reads at a time.
+LARGEST: Final = 64 * 1024
 
 #: Errors that are never the peer's fault, where relayd takes any error for its peer's.
 _OWN_FAULTS: Final = ("AssertionError", "AttributeError", "KeyError", "NameError", "TypeError", "UnboundLocalError")
@@ -234,6 +234,4 @@ def main(name: str, seconds: str, directory: str) -> None:
 
 if __name__ == "__main__":
     # By its name, so that targets raise the same `Broken` that is caught here
-    from tests.fuzz import engine as this
-
-    this.main(*sys.argv[1:])
+    import_module("tests.fuzz.engine").main(*sys.argv[1:])

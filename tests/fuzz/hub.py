@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from relayd.errors import InvalidMessage
 from relayd.hub.server import Hub
 from relayd.messages import Secret
-from relayd.parsing import parse_command_output, parse_command_result, parse_command_status
+from relayd.parsing import parse_command_output, parse_command_result, parse_command_status, parse_execute_command
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
-from tests.fuzz.uplink import BINARY, COMMANDS, NEXT, WORDS
+from tests.fuzz.uplink import BINARY, COMMANDS, NEXT, WORDS, canaries
 
 _REQUEST = (
     "GET {path}proxyId=r&apiKey={key} HTTP/1.1\r\nHost: main\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -45,7 +45,10 @@ _EVENTS: tuple[tuple[str, Any], ...] = (
     ("other", None),
 )
 _WORDS = (
-    *(word.encode() for word in (*WORDS, *_DETAILS, "command_result", "command_output", "result", "exitCode", "stream")),
+    *(
+        word.encode()
+        for word in (*WORDS, *_DETAILS, "command_result", "command_output", "result", "exitCode", "stream")
+    ),
     *(b"stdout", b"offset", b"state", b"confirmed", b"unsupported", b"proxyId=", b"apiKey=", b"\r\n", b"Upgrade: "),
 )
 
@@ -67,6 +70,7 @@ def _run(data: bytes) -> None:
         return
     clock: Any = Clock()
     hub = Hub(clock, {"r": Secret(CANARY)})
+    hub._factory.setProtocolOptions(closeHandshakeTimeout=0)  # a timer of the global reactor, which does not run here
     link: Any = hub._factory.buildProtocol(None)
     link.factory = hub._factory
     transport = MemoryTransport()
@@ -85,7 +89,7 @@ def _run(data: bytes) -> None:
                 _parse(message)
             if done is None and "r" in hub.relays:
                 done = hub.execute("r", _command(), on_output=lambda _: None)
-                done.addErrback(lambda failure: check_words(failure.value))
+                done.addErrback(_check_failure)
     check(CANARY.encode() not in transport.value(), "the key comes back")
     link.connectionLost(Failure(ConnectionDone()))
     check("r" not in hub.relays, "a relay that is not gone")
@@ -94,9 +98,11 @@ def _run(data: bytes) -> None:
     check(not clock.getDelayedCalls(), "a timer is left")
 
 
-def _command() -> Any:
-    from relayd.parsing import parse_execute_command
+def _check_failure(failure: Any) -> None:
+    check_words(failure.value)
 
+
+def _command() -> Any:
     return parse_execute_command({**COMMANDS[0], "stream": True})
 
 
@@ -112,9 +118,19 @@ def _parse(message: bytes) -> None:
                 value: Any = parse(each)
             except InvalidMessage as error:
                 check_words(error)
+                _parse_canaries(parse, each)
             else:
                 check(parse(value.to_wire()) == value or value.to_wire() != each, "to_wire and back is another")
                 check_words(repr(value), 100_000)
+                _parse_canaries(parse, each)
+
+
+def _parse_canaries(parse: Any, data: object) -> None:
+    """What is wrong with the data is told without any of it."""
+    try:
+        parse(canaries(data))
+    except InvalidMessage as error:
+        check_words(error)
 
 
 def _seeds() -> Iterator[bytes]:

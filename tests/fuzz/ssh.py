@@ -15,9 +15,7 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase  # noqa: F401  # trial's loggers before the engine's
 
-from relayd.ssh import transport as transport_module
 from relayd.ssh.agreement import KeySchedule
 from relayd.ssh.algorithms import LEGACY, MODERN
 from relayd.ssh.ciphers import Plain
@@ -26,15 +24,12 @@ from relayd.ssh.errors import SSHError
 from relayd.ssh.identities import Identity
 from relayd.ssh.kex import Agreed
 from relayd.ssh.login import LoginService
+from relayd.ssh.numbers import MSG_NEWKEYS
 from relayd.ssh.session import Session, State
 from relayd.ssh.transport import ClientTransport
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.ssh import RecordingTCP
 
-_KEYS = {
-    "legacy": LEGACY,
-    "modern": MODERN,
-}
 #: Bits of the first byte of ``ssh-transport``: the rest are packets, each after two bytes of its size, behind a
 #: greeting; the host offers old algorithms too; bytes come one by one.
 _PACKETS, _OLD, _PIECES = 1, 2, 4
@@ -66,7 +61,7 @@ class _Trusting(ClientTransport):
 
     def _use_keys(self, keys: KeySchedule) -> None:
         self._next_opener = Plain()
-        self.sendPacket(transport_module.MSG_NEWKEYS, b"")
+        self.sendPacket(MSG_NEWKEYS, b"")
         if self._strict:
             self.outgoingPacketSequence = 0
 
@@ -122,7 +117,11 @@ def _finish(client: ClientTransport, tcp: RecordingTCP, failures: list[SSHError]
 def _client(kind: type[ClientTransport], old: bool) -> tuple[ClientTransport, RecordingTCP, list[SSHError]]:
     client, tcp = kind("host", 22, _Unchecked(), LEGACY if old else MODERN), RecordingTCP()
     failures: list[SSHError] = []
-    client.secure.addErrback(lambda failure: failures.append(failure.value))
+
+    def note(failure: Any) -> None:
+        failures.append(failure.value)
+
+    client.secure.addErrback(note)
     client.on_failure = failures.append
     client.makeConnection(tcp)
     return client, tcp, failures

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -18,8 +19,9 @@ from relayd.errors import InvalidMessage, ProtocolError
 from relayd.interfaces import Acknowledge, DialectEvent, EventReceived, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.parsing import parse_execute_command
-from relayd.uplink.connection import Connection, Timing
+from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.flow import Flow
+from relayd.uplink.machine import Timing
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 
 #: Between two messages of an input; before one that is binary; and for an input that begins where events flow.
@@ -34,7 +36,15 @@ JOINED = b'40/proxy,{"sid":"t"}'
 FINGERPRINT = "SHA256:" + "A" * 43
 
 COMMANDS: tuple[dict[str, Any], ...] = (
-    {"commandId": "c1", "serverId": 1, "host": "web1", "port": 22, "username": "root", "password": "p", "command": "id"},
+    {
+        "commandId": "c1",
+        "serverId": 1,
+        "host": "web1",
+        "port": 22,
+        "username": "root",
+        "password": "p",
+        "command": "id",
+    },
     {
         "commandId": "c2",
         "serverId": "7",
@@ -111,19 +121,20 @@ def plant(data: object) -> object:
     """*data* with the canary in the place of each secret."""
     if not isinstance(data, dict):
         return data
-    planted = {name: _canaries(value) if name in _SECRET else value for name, value in data.items()}
+    planted = {name: canaries(value) if name in _SECRET else value for name, value in data.items()}
     if isinstance(planted.get("via"), list):
         planted["via"] = [plant(hop) for hop in planted["via"]]
     return planted
 
 
-def _canaries(value: Any) -> Any:
+def canaries(value: Any) -> Any:
+    """*value* with the canary at the end of every text."""
     if isinstance(value, str):
         # what is wrong with it stays wrong
         return value + CANARY if value else value
     if isinstance(value, dict):
-        return {name: _canaries(each) for name, each in value.items()}
-    return [_canaries(each) for each in value] if isinstance(value, list) else value
+        return {name: canaries(each) for name, each in value.items()}
+    return [canaries(each) for each in value] if isinstance(value, list) else value
 
 
 @implementer(ICommandReceiver)
@@ -165,8 +176,6 @@ class Receiver:
 
 
 def _rounded(command: ExecuteCommand, again: ExecuteCommand) -> ExecuteCommand:
-    from msgspec.structs import replace
-
     if command.timeout is None or again.timeout is None or abs(command.timeout - again.timeout) > 0.0005001:
         return command
     return replace(command, timeout=again.timeout)
@@ -209,12 +218,13 @@ def _run(name: str, data: bytes) -> None:
         "socketio": (socketio.RelayDialect, socketio.ServerDialect),
         "native": (native.RelayDialect, native.ServerDialect),
     }[name]
-    clock, receiver, wire, outcomes = Clock(), Receiver(), Wire(), []
+    clock, receiver, wire, outcomes = Clock(), Receiver(), Wire(), list[Outcome]()
     timing = Timing()
     planted: Any = Planted(dialect())
     connection = Connection(clock, receiver, Host(), planted, server="main", path="/proxy", timing=timing)
     connection.attach(wire)
-    connection.finished.addCallback(outcomes.append)
+    note: Any = outcomes.append
+    connection.finished.addCallback(note)
     connection.on_secured()
     connection.on_upgraded()
     if data.startswith(READY):

@@ -15,7 +15,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.dialects import native
-from relayd.uplink.connection import Connection, Timing
+from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.machine import Timing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.fuzz.hub import MemoryTransport
@@ -34,7 +35,14 @@ _MAX_FRAME = 1 << 16
 _WORDS = (
     *(b"HTTP/1.1 ", b" 101 ", b"401", b"429", b"503", b"\r\n", b"\r\n\r\n", b"Retry-After: ", b"Location: ", _ACCEPT),
     *(b"Sec-WebSocket-Accept: ", b"Sec-WebSocket-Extensions: ", b"permessage-deflate", b"Sec-WebSocket-Protocol: "),
-    *(b"Wed, 21 Oct 2015 07:28:00 GMT", b" +9999", b"99999999999999999999", b"Upgrade: ", b"websocket", b"Connection: "),
+    *(
+        b"Wed, 21 Oct 2015 07:28:00 GMT",
+        b" +9999",
+        b"99999999999999999999",
+        b"Upgrade: ",
+        b"websocket",
+        b"Connection: ",
+    ),
     *(b"\x81", b"\x88", b"\x89", b"\x8a", b"\x80", b"\x01", b"\x7e", b"\x7f", b"\xff" * 8, b"\x03\xe8", b"{}"),
 )
 
@@ -44,11 +52,12 @@ def _run(data: bytes) -> None:
         return
     flags, size, data = data[0], data[1] + 1, grow(data[2:])
     clock: Any = Clock()
-    receiver, outcomes = Receiver(), []
+    receiver, outcomes = Receiver(), list[Outcome]()
     connection = Connection(
         clock, receiver, Host(), native.RelayDialect(), server="main", path="/proxy", timing=Timing()
     )
-    connection.finished.addCallback(outcomes.append)
+    note: Any = outcomes.append
+    connection.finished.addCallback(note)
     request = ConnectingRequest("main", 80, f"/proxy?apiKey={CANARY}")
     client = WebSocketClient(connection, lambda: request, secure=False)
     client.factory = WebSocketFactory(clock, lambda: client, _MAX_FRAME)
@@ -77,11 +86,8 @@ def _run(data: bytes) -> None:
 
 
 def _frame(opcode: int, payload: bytes, final: int = 0x80) -> bytes:
-    if len(payload) < 126:
-        length = bytes((len(payload),))
-    else:
-        length = b"\x7e" + len(payload).to_bytes(2, "big")
-    return bytes((final | opcode,)) + length + payload
+    size = len(payload)
+    return bytes((final | opcode,)) + (bytes((size,)) if size < 126 else b"\x7e" + size.to_bytes(2, "big")) + payload
 
 
 def _seeds() -> Iterator[bytes]:

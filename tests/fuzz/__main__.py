@@ -19,7 +19,7 @@ _STATUS = re.compile(r"#(\d+)\s.*?cov: (\d+)")
 def fuzz(name: str, seconds: str = "60", directory: str = "") -> int:
     """Run the engine, show what it writes, and sum up: executions, executions in a second, edges, findings."""
     place = directory or tempfile.mkdtemp(prefix=f"relayd-fuzz-{name}-")
-    count, edges, found = 0, 0, 0
+    count, edges, found, span = 0, 0, 0, "ended early"
     command = [sys.executable, "-m", "tests.fuzz.engine", name, seconds, place]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as engine:
         assert engine.stderr is not None
@@ -30,9 +30,9 @@ def fuzz(name: str, seconds: str = "60", directory: str = "") -> int:
                 count, edges = max(count, int(status[1])), int(status[2])
             elif line.startswith("DONE "):
                 count = int(line.split()[1])
+                span = f"{seconds} s, {count / float(seconds):.0f} executions a second"
             found += line.startswith("FOUND ")
-    rate = count / float(seconds)
-    print(f"{name}: {seconds} s, {count} executions ({rate:.0f} a second), {edges} edges, {found} found; see {place}")
+    print(f"{name}: {span}; {count} executions, {edges} edges, {found} found; see {place}")
     return engine.returncode
 
 

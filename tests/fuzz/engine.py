@@ -6,6 +6,7 @@ The process that `tests.fuzz.__main__` starts: ``python -m tests.fuzz.engine TAR
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import signal
@@ -187,6 +188,7 @@ class Engine:
 
     def _end(self) -> None:
         print(f"DONE {self._count} executions, {len(self._findings.places)} findings", file=sys.stderr, flush=True)
+        atexit._run_exitfuncs()  # libFuzzer knows no other way out than this one, which passes them over
         os._exit(1 if self._findings.places else 0)
 
 

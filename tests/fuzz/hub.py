@@ -59,6 +59,12 @@ class MemoryTransport(StringTransport):
     def abortConnection(self) -> None:
         self.disconnecting = True
 
+    def pauseProducing(self) -> None:
+        """TCP may be asked for that even when it closes; likewise to go on."""
+
+    def resumeProducing(self) -> None:
+        pass
+
     def unregisterProducer(self) -> None:
         """TCP minds it as little when there is none."""
         self.producer = None

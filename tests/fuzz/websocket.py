@@ -88,6 +88,7 @@ def _run(data: bytes) -> None:
         check(len(transport.value()) <= len(data) * 4 + 4096, "more is sent than was received")
         clock.advance(0.1)
     client.connectionLost(Failure(ConnectionDone()))
+    clock.pump([0.0] * 4)  # what had to wait for a turn of its own
     check(len(outcomes) == 1, "it does not end")
     check_words(outcomes[0].error)
     check(receiver.ready == receiver.lost <= 1, "a link that is not lost, or lost twice")

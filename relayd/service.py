@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
@@ -25,20 +25,37 @@ from relayd.journal import DurableJournal
 from relayd.journal_index import Bounds
 from relayd.journal_memory import MemoryJournal
 from relayd.lag import LagMonitor
+from relayd.notify import Standing
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
 from relayd.statedir import StateDirectory
-from relayd.uplink.service import UplinkService
-from relayd.uplink.settings import UplinkSettings
+from relayd.uplink.service import UplinkService, UplinkStatus
+from relayd.uplink.settings import Address, UplinkSettings
 
 
 class Drainable(Protocol):
     """What `RelayService` asks of a dispatcher."""
 
+    @property
+    def running(self) -> int:
+        """Commands that run now."""
+
     def drain(self, timeout: float) -> Deferred[None]:
         """Take no more commands; fires when those taken have ended and been confirmed, or after *timeout* seconds."""
+
+
+class Uplink(Protocol):
+    """What `RelayService` asks of an uplink."""
+
+    status: UplinkStatus
+
+    def startService(self) -> None:
+        """Dial the main server."""
+
+    def stopService(self) -> Deferred[None]:
+        """Take leave of it."""
 
 
 def make_relay(reactor: Any, config: Config) -> RelayService:
@@ -145,7 +162,7 @@ class RelayService(Service):
         self,
         config: Config,
         state: StateDirectory,
-        uplink: IService,
+        uplink: Uplink,
         dispatcher: Drainable,
         runner: ICommandRunner,
         journal: IJournal,
@@ -192,6 +209,17 @@ class RelayService(Service):
         gc.freeze()
         self._lag.startService()
         self._uplink.startService()
+
+    def standing(self) -> Standing:
+        """How things stand, for the service manager."""
+        status = self._uplink.status
+        return Standing(
+            server=Address.of(self._config.server).netloc,
+            accepted=status.accepted,
+            since=status.since,
+            last_error=status.last_error,
+            running=self._dispatcher.running,
+        )
 
     def stopService(self) -> Deferred[None]:
         """

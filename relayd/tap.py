@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -21,6 +22,7 @@ from relayd import __version__
 from relayd.config import OPTIONS, Config, Option, load
 from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
+from relayd.notify import Notifier, make_notifier
 from relayd.service import make_relay
 from relayd.values import near
 
@@ -32,6 +34,8 @@ _ABOUT = (
     "(max-commands = 64); the command line wins over the environment, and that over the file. "
     "Times are written like 5s, 2m, 1h; sizes like 512K, 8M."
 )
+
+T = TypeVar("T")
 
 
 class Options(usage.Options):
@@ -100,15 +104,24 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     use_steady_clock(reactor)
-    service = ProcessService()
     relay = make_relay(reactor, options.config)
+    service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, options.config.drain_timeout))
     relay.setServiceParent(service)
     OrderlyExit(reactor, options.config.drain_timeout).setServiceParent(service)
     return service
 
 
 class ProcessService(MultiService):
-    """What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does."""
+    """
+    What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does.
+
+    :param notifier: makes what tells the service manager how things stand, if there is one.
+    """
+
+    def __init__(self, notifier: Callable[[], Notifier | None]) -> None:
+        super().__init__()
+        self._make_notifier = notifier
+        self._notifier: Notifier | None = None
 
     def startService(self) -> None:
         """Start the relay.  twistd has become a daemon, and its user, by now."""
@@ -117,6 +130,21 @@ class ProcessService(MultiService):
             super().startService()
         except ConfigError as error:
             _fail(str(error))
+        self._notifier = self._make_notifier()
+        if self._notifier is not None:
+            self._notifier.startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop the relay; whoever watches it is told that it stops, and that it lives until it has."""
+        stopped: Deferred[Any] = maybeDeferred(super().stopService)
+        if self._notifier is not None:
+            self._notifier.stopping()
+            stopped.addBoth(self._stopped, self._notifier)
+        return stopped
+
+    def _stopped(self, result: T, notifier: Notifier) -> T:
+        notifier.stopService()
+        return result
 
 
 class OrderlyExit(Service):

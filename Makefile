@@ -3,15 +3,24 @@
 # make lint   ruff and mypy
 # make bench  the benchmarks beside other relays and other SSH clients
 # make clean  all that these made, here
+#
+# make coverage       all tests, and which lines and branches of relayd they leave out
+# make test-pythons   tests with each Python that is to be found here
+# make test-minimum   tests with the lowest version of each library that relayd allows
+# make news           what the files in changes/ come to
 
 PYTHON ?= python3
 TESTS ?= tests
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
+# Those that meet every library, and are quick.
+QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispatcher end_to_end journal messages notify \
+	policy process ssh_keys ssh_login ssh_openssh ssh_transport tap uplink_service uplink_tls)
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench clean coverage test-pythons test-minimum news
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -24,6 +33,29 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict relayd twisted tests/support benchmarks
+	@$(MAKE) --no-print-directory news >/dev/null
+
+news: $(INSTALLED)
+	@! ls changes | grep -vE '^(README|\+?[a-z0-9-]+\.(feature|change|fix))\.rst$$' || { echo "see changes/README.rst" >&2; exit 1; }
+	@$(BIN)/towncrier build --draft --version next
+
+coverage: $(INSTALLED)
+	sh tests/bootstrap.sh peers
+	rm -rf .coverage.d && mkdir .coverage.d
+	$(BIN)/python -m coverage run -m twisted.trial --rterrors $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+test-pythons:
+	sh tests/bootstrap.sh peers
+	sh tests/pythons.sh $(if $(filter-out tests,$(TESTS)),$(TESTS),$(QUICK))
+
+test-minimum: $(INSTALLED)
+	sh tests/bootstrap.sh peers
+	$(BIN)/python tests/minimum.py > .venv/minimum.txt
+	[ -e .venvs/minimum ] || $(PYTHON) -m venv .venvs/minimum
+	.venvs/minimum/bin/python -m pip install --quiet --constraint .venv/minimum.txt --editable '.[test]'
+	.venvs/minimum/bin/python -m twisted.trial --rterrors --temp-directory=_trial_temp-minimum $(QUICK)
 
 bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
@@ -32,7 +64,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/ssh.py
 
 clean:
-	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules
+	rm -rf .venv .venvs .coverage.d build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml setup.py tests/bootstrap.sh

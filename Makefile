@@ -7,6 +7,7 @@
 # make coverage       all tests, and which lines and branches of relayd they leave out
 # make test-pythons   tests with each Python that is to be found here
 # make test-minimum   tests with the lowest version of each library that relayd allows
+# make man completion manual pages and completion for shells, from the options as they are now
 # make news           what the files in changes/ come to
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispat
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean coverage test-pythons test-minimum news
+.PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -38,6 +39,9 @@ lint: $(INSTALLED)
 news: $(INSTALLED)
 	@! ls changes | grep -vE '^(README|\+?[a-z0-9-]+\.(feature|change|fix))\.rst$$' || { echo "see changes/README.rst" >&2; exit 1; }
 	@$(BIN)/towncrier build --draft --version next
+
+man completion: $(INSTALLED)
+	$(BIN)/python packaging/generate.py $@
 
 coverage: $(INSTALLED)
 	sh tests/bootstrap.sh peers

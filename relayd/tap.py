@@ -24,11 +24,11 @@ from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
 from relayd.notify import Notifier, make_notifier
 from relayd.service import make_relay
-from relayd.values import near
+from relayd.values import choice, near
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
-_ABOUT = (
+ABOUT = (
     "Dials the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
     "Each option can also be set in the environment (RELAYD_MAX_COMMANDS) and in the TOML file of --config "
     "(max-commands = 64); the command line wins over the environment, and that over the file. "
@@ -36,6 +36,15 @@ _ABOUT = (
 )
 
 T = TypeVar("T")
+
+
+def _completer(option: Option) -> usage.Completer:
+    """What the shell offers as the option's value: zsh, by Twisted's own completion."""
+    if isinstance(option.parse, choice):
+        return usage.CompleteList(list(option.parse.words))
+    if option.metavar == "PATH":
+        return usage.CompleteDirs() if option.name.endswith("-dir") else usage.CompleteFiles()
+    return usage.Completer(option.help.replace("[", "(").replace("]", ")").replace(":", ","))
 
 
 class Options(usage.Options):
@@ -47,8 +56,11 @@ class Options(usage.Options):
     """
 
     synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
-    longdesc = _ABOUT
+    longdesc = ABOUT
     optFlags = tuple([option.name, None, option.help] for option in OPTIONS if option.is_flag)
+    compData = usage.Completions(
+        optActions={option.name: _completer(option) for option in OPTIONS if not option.is_flag}
+    )
     optParameters = tuple([option.name, None, None, option.help] for option in OPTIONS if not option.is_flag)
 
     config: Config
@@ -88,7 +100,7 @@ class Options(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         columns = min(max(width or int(os.environ.get("COLUMNS", "100")), 60), 120)
-        lines = ["", *textwrap.wrap(_ABOUT, columns)]
+        lines = ["", *textwrap.wrap(ABOUT, columns)]
         for section in dict.fromkeys(option.section for option in OPTIONS):
             lines += ["", f"{section}:"]
             for option in OPTIONS:

@@ -8,6 +8,8 @@
 # make test-pythons   tests with each Python that is to be found here
 # make test-minimum   tests with the lowest version of each library that relayd allows
 # make man completion manual pages and completion for shells, from the options as they are now
+# make deb            a Debian package with its own virtual environment
+# make test-deb       it installed, run, upgraded and purged here; needs root
 # make news           what the files in changes/ come to
 
 PYTHON ?= python3
@@ -21,7 +23,7 @@ QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispat
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion
+.PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -42,6 +44,15 @@ news: $(INSTALLED)
 
 man completion: $(INSTALLED)
 	$(BIN)/python packaging/generate.py $@
+
+deb: $(INSTALLED)
+	@sh packaging/debian/build.sh $(BIN)/python dist
+
+test-deb: $(INSTALLED)
+	rm -f dist/relayd_*.deb
+	sh packaging/debian/build.sh $(BIN)/python dist
+	if command -v lintian >/dev/null; then lintian --allow-root --fail-on error dist/relayd_*.deb; fi
+	sh tests/package.sh dist/relayd_*.deb $(BIN)/python
 
 coverage: $(INSTALLED)
 	sh tests/bootstrap.sh peers

@@ -44,6 +44,9 @@ No more commands are taken; those that run have
 .B \-\-drain\-timeout
 to finish, and their results are delivered. A second signal ends relayd at once.
 .TP
+.B SIGHUP
+The settings are read again; the log says what changed, and what needs a restart.
+.TP
 .B SIGUSR1
 The log file of
 .BR "twistd \-\-logfile" ,

@@ -64,7 +64,7 @@ class Notifier(Service):
         clock: IReactorTime,
         send: Callable[[str], None],
         standing: Callable[[], Standing],
-        drain_timeout: float,
+        drain_timeout: Callable[[], float],
         watchdog: float | None = None,
         time_of_day: Callable[[], float] = time.time,
     ) -> None:
@@ -101,7 +101,7 @@ class Notifier(Service):
     def stopping(self) -> None:
         """The relay begins to drain; the service manager is asked for the time that this may take."""
         self._stopping = True
-        microseconds = round((self._drain_timeout + CLOSING) * 1_000_000)
+        microseconds = round((self._drain_timeout() + CLOSING) * 1_000_000)
         self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={microseconds}")
         self._look()
 
@@ -152,7 +152,10 @@ class Notifier(Service):
 
 
 def make_notifier(
-    environ: Mapping[str, str], clock: IReactorTime, standing: Callable[[], Standing], drain_timeout: float
+    environ: Mapping[str, str],
+    clock: IReactorTime,
+    standing: Callable[[], Standing],
+    drain_timeout: Callable[[], float],
 ) -> Notifier | None:
     """
     The notifier that the service manager asks for in *environ*, if it does.

@@ -44,7 +44,12 @@ class NotifierTests(SynchronousTestCase):
 
     def make(self, watchdog: float | None = None) -> Notifier:
         notifier = Notifier(
-            self.clock, self.send, lambda: self.standing, 20.0, watchdog, lambda: 1_000_000_000 + self.clock.seconds()
+            self.clock,
+            self.send,
+            lambda: self.standing,
+            lambda: 20.0,
+            watchdog,
+            lambda: 1_000_000_000 + self.clock.seconds(),
         )
         notifier.startService()
         self.addCleanup(notifier.stopService)
@@ -146,7 +151,7 @@ class EnvironmentTests(SynchronousTestCase):
     def told(self, **environ: str) -> list[str]:
         """What is told within 10 s."""
         environ = {"NOTIFY_SOCKET": self.path} | environ
-        notifier = make_notifier(environ, self.clock, lambda: ACCEPTED, 0.0)
+        notifier = make_notifier(environ, self.clock, lambda: ACCEPTED, float)
         assert notifier is not None
         notifier.startService()
         self.clock.pump([0.5] * 20)
@@ -155,7 +160,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_no_service_manager(self) -> None:
         for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}):
-            self.assertIsNone(make_notifier(environ, self.clock, lambda: NEVER, 0.0))
+            self.assertIsNone(make_notifier(environ, self.clock, lambda: NEVER, float))
 
     def test_without_watchdog(self) -> None:
         for environ in ({}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "\N{SUPERSCRIPT TWO}"}):
@@ -227,6 +232,9 @@ class ProcessTests(TestCase):
         await self.heard(lambda text: text.startswith("STATUS=accepted"))
         self.assertNotIn("READY=1", self.messages)
         self.messages.clear()
+        os.kill(self.relay.pid, signal.SIGHUP)
+        await self.heard(lambda text: text.startswith("RELOADING=1\nMONOTONIC_USEC="))
+        await self.heard(lambda text: text == "READY=1")
         self.assertEqual(await self.relay.signal(signal.SIGTERM), 0)
         self.messages += received(self.manager)
         self.assertIn("STOPPING=1\nEXTEND_TIMEOUT_USEC=32000000", self.messages)

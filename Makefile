@@ -8,6 +8,7 @@
 # make test-pythons   tests with each Python that is to be found here
 # make test-minimum   tests with the lowest version of each library that relayd allows
 # make man completion manual pages and completion for shells, from the options as they are now
+# make dist           wheel and source
 # make deb            a Debian package with its own virtual environment
 # make test-deb       it installed, run, upgraded and purged here; needs root
 # make news           what the files in changes/ come to
@@ -23,7 +24,7 @@ QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispat
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion deb test-deb
+.PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion dist deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -36,6 +37,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict relayd twisted tests/support benchmarks
+	$(BIN)/hadolint packaging/container/Containerfile
 	@$(MAKE) --no-print-directory news >/dev/null
 
 news: $(INSTALLED)
@@ -44,6 +46,10 @@ news: $(INSTALLED)
 
 man completion: $(INSTALLED)
 	$(BIN)/python packaging/generate.py $@
+
+dist: $(INSTALLED)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
 
 deb: $(INSTALLED)
 	@sh packaging/debian/build.sh $(BIN)/python dist

@@ -22,6 +22,9 @@ INSTALLED := .venv/installed
 QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispatcher end_to_end journal messages notify \
 	policy process ssh_keys ssh_login ssh_openssh ssh_transport tap uplink_service uplink_tls)
 
+# But those that measure how long the event loop is held up: counting lines holds it up as well.
+COVERED := $(subst /,.,$(basename $(filter-out %/test_event_loop.py,$(sort $(shell find tests -name 'test_*.py')))))
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion dist deb test-deb
@@ -63,7 +66,7 @@ test-deb: $(INSTALLED)
 coverage: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 	rm -rf .coverage.d && mkdir .coverage.d
-	$(BIN)/python -m coverage run -m twisted.trial --rterrors $(TESTS)
+	$(BIN)/python -m coverage run -m twisted.trial --rterrors $(if $(filter-out tests,$(TESTS)),$(TESTS),$(COVERED))
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -2,6 +2,7 @@
 # make test   all tests, against real peers too
 # make lint   ruff and mypy
 # make bench  the benchmarks beside other relays and other SSH clients
+# make fuzz   one parser, as in: make fuzz TARGET=ssh-keys SECONDS=600; without TARGET, which there are
 # make clean  all that these made, here
 #
 # make coverage       all tests, and which lines and branches of relayd they leave out
@@ -15,6 +16,8 @@
 
 PYTHON ?= python3
 TESTS ?= tests
+TARGET ?=
+SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -27,7 +30,7 @@ COVERED := $(subst /,.,$(basename $(filter-out %/test_event_loop.py,$(sort $(she
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean coverage test-pythons test-minimum news man completion dist deb test-deb
+.PHONY: demo test lint bench fuzz clean coverage test-pythons test-minimum news man completion dist deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -39,7 +42,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict relayd twisted tests/support benchmarks
+	$(BIN)/mypy --strict relayd twisted tests/support tests/fuzz benchmarks
 	$(BIN)/hadolint packaging/container/Containerfile
 	@$(MAKE) --no-print-directory news >/dev/null
 
@@ -86,6 +89,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	nice -n 19 $(BIN)/python -m tests.fuzz $(TARGET) $(if $(TARGET),$(SECONDS))
 
 clean:
 	rm -rf .venv .venvs .coverage.d build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules

@@ -4,6 +4,15 @@
 # make bench  the benchmarks beside other relays and other SSH clients
 # make fuzz   one parser, as in: make fuzz TARGET=ssh-keys SECONDS=600; without TARGET, which there are
 # make clean  all that these made, here
+#
+# make coverage       all tests, and which lines and branches of relayd they leave out
+# make test-pythons   tests with each Python that is to be found here
+# make test-minimum   tests with the lowest version of each library that relayd allows
+# make man completion manual pages and completion for shells, from the options as they are now
+# make dist           wheel and source
+# make deb            a Debian package with its own virtual environment
+# make test-deb       it installed, run, upgraded and purged here; needs root
+# make news           what the files in changes/ come to
 
 PYTHON ?= python3
 TESTS ?= tests
@@ -12,9 +21,16 @@ SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
+# Those that meet every library, and are quick.
+QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispatcher end_to_end journal messages notify \
+	policy process ssh_keys ssh_login ssh_openssh ssh_transport tap uplink_service uplink_tls)
+
+# But those that measure how long the event loop is held up: counting lines holds it up as well.
+COVERED := $(subst /,.,$(basename $(filter-out %/test_event_loop.py,$(sort $(shell find tests -name 'test_*.py')))))
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo test lint bench fuzz clean coverage test-pythons test-minimum news man completion dist deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -27,6 +43,46 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict relayd twisted tests/support tests/fuzz benchmarks
+	$(BIN)/hadolint packaging/container/Containerfile
+	@$(MAKE) --no-print-directory news >/dev/null
+
+news: $(INSTALLED)
+	@! ls changes | grep -vE '^(README|\+?[a-z0-9-]+\.(feature|change|fix))\.rst$$' || { echo "see changes/README.rst" >&2; exit 1; }
+	@$(BIN)/towncrier build --draft --version next
+
+man completion: $(INSTALLED)
+	$(BIN)/python packaging/generate.py $@
+
+dist: $(INSTALLED)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
+
+deb: $(INSTALLED)
+	@sh packaging/debian/build.sh $(BIN)/python dist
+
+test-deb: $(INSTALLED)
+	rm -f dist/relayd_*.deb
+	sh packaging/debian/build.sh $(BIN)/python dist
+	if command -v lintian >/dev/null; then lintian --allow-root --fail-on error dist/relayd_*.deb; fi
+	sh tests/package.sh dist/relayd_*.deb $(BIN)/python
+
+coverage: $(INSTALLED)
+	sh tests/bootstrap.sh peers
+	rm -rf .coverage.d && mkdir .coverage.d
+	$(BIN)/python -m coverage run -m twisted.trial --rterrors $(if $(filter-out tests,$(TESTS)),$(TESTS),$(COVERED))
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+test-pythons:
+	sh tests/bootstrap.sh peers
+	sh tests/pythons.sh $(if $(filter-out tests,$(TESTS)),$(TESTS),$(QUICK))
+
+test-minimum: $(INSTALLED)
+	sh tests/bootstrap.sh peers
+	$(BIN)/python tests/minimum.py > .venv/minimum.txt
+	[ -e .venvs/minimum ] || $(PYTHON) -m venv .venvs/minimum
+	.venvs/minimum/bin/python -m pip install --quiet --constraint .venv/minimum.txt --editable '.[test]'
+	.venvs/minimum/bin/python -m twisted.trial --rterrors --temp-directory=_trial_temp-minimum $(QUICK)
 
 bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
@@ -39,7 +95,7 @@ fuzz: $(INSTALLED)
 	nice -n 19 $(BIN)/python -m tests.fuzz $(TARGET) $(if $(TARGET),$(SECONDS))
 
 clean:
-	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules
+	rm -rf .venv .venvs .coverage.d build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml setup.py tests/bootstrap.sh

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, Final, Protocol
 
@@ -103,14 +104,22 @@ class ReloadOnSignal(Service):
 
     :param read: what the settings are now.
     :param relay: whose they are.
+    :param announce: surrounds each reading.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, read: Callable[[], Reading], relay: Reloadable) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        read: Callable[[], Reading],
+        relay: Reloadable,
+        announce: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._reactor = reactor
         self._read = read
         self._relay = relay
+        self._announce = announce
 
     def startService(self) -> None:
         """Others may set handlers before the reactor runs; theirs stay."""
@@ -131,6 +140,10 @@ class ReloadOnSignal(Service):
         if not self._relay.running:
             self._log.info("SIGHUP: relayd is stopping; its settings stay as they are")
             return
+        with self._announce():
+            self._reload()
+
+    def _reload(self) -> None:
         try:
             reading = self._read()
             if reading.config is None or reading.mistakes:

@@ -25,15 +25,21 @@ from relayd.journal import DurableJournal
 from relayd.journal_index import Bounds
 from relayd.journal_memory import MemoryJournal
 from relayd.lag import LagMonitor
+from relayd.notify import Standing
 from relayd.policy import Policy
 from relayd.reload import HOST_RULES, Changes, compare
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.statedir import StateDirectory
 from relayd.uplink.service import UplinkService
+from relayd.uplink.settings import Address
 
 
 class Commands(Protocol):
     """What `RelayService` asks of a dispatcher."""
+
+    @property
+    def running(self) -> int:
+        """Commands that run now."""
 
     def configure(self, limits: Limits, policy: Policy) -> None:
         """From now on these count."""
@@ -152,6 +158,17 @@ class RelayService(Service):
         gc.freeze()
         self._lag.startService()
         self._uplink.startService()
+
+    def standing(self) -> Standing:
+        """How things stand, for the service manager."""
+        status = self._uplink.status
+        return Standing(
+            server=Address.of(self._config.server).netloc,
+            accepted=status.accepted,
+            since=status.since,
+            last_error=status.last_error,
+            running=self._dispatcher.running,
+        )
 
     @property
     def drain_timeout(self) -> float:

@@ -10,10 +10,12 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -21,21 +23,33 @@ from relayd import __version__
 from relayd.config import OPTIONS, Config, Reading, read
 from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
+from relayd.notify import Notifier, make_notifier
 from relayd.options import Option
 from relayd.reload import ReloadOnSignal
 from relayd.service import make_relay
-from relayd.values import near
+from relayd.values import choice, near
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
 #: Those of twistd that people write behind the name of the service.
 _OF_TWISTD = {"--nodaemon", "--pidfile", "--logfile", "--rundir", "--uid", "--gid", "--umask", "--syslog", "--chroot"}
-_ABOUT = (
+ABOUT = (
     "Dials the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
     "Each option can also be set in the environment (RELAYD_MAX_COMMANDS) and in the TOML file of --config "
     "(max-commands = 64); the command line wins over the environment, and that over the file. "
     "Times are written like 5s, 2m, 1h; sizes like 512K, 8M."
 )
+
+T = TypeVar("T")
+
+
+def _completer(option: Option) -> usage.Completer:
+    """What the shell offers as the option's value: zsh, by Twisted's own completion."""
+    if isinstance(option.parse, choice):
+        return usage.CompleteList(list(option.parse.words))
+    if option.metavar == "PATH":
+        return usage.CompleteDirs() if option.name.endswith("-dir") else usage.CompleteFiles()
+    return usage.Completer(option.help.replace("[", "(").replace("]", ")").replace(":", ","))
 
 
 class Options(usage.Options):
@@ -47,8 +61,11 @@ class Options(usage.Options):
     """
 
     synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
-    longdesc = _ABOUT
+    longdesc = ABOUT
     optFlags = tuple([option.name, None, option.help] for option in OPTIONS if option.is_flag)
+    compData = usage.Completions(
+        optActions={option.name: _completer(option) for option in OPTIONS if not option.is_flag}
+    )
     optParameters = tuple([option.name, None, None, option.help] for option in OPTIONS if not option.is_flag)
 
     config: Config
@@ -95,7 +112,7 @@ class Options(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         columns = min(max(width or int(os.environ.get("COLUMNS", "100")), 60), 120)
-        lines = ["", *textwrap.wrap(_ABOUT, columns)]
+        lines = ["", *textwrap.wrap(ABOUT, columns)]
         for section in dict.fromkeys(option.section for option in OPTIONS):
             lines += ["", f"{section}:"]
             for option in OPTIONS:
@@ -111,16 +128,25 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     use_steady_clock(reactor)
-    service = ProcessService()
     relay = make_relay(reactor, options.config)
+    service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))
     relay.setServiceParent(service)
     OrderlyExit(reactor, lambda: relay.drain_timeout).setServiceParent(service)
-    ReloadOnSignal(reactor, options.read, relay).setServiceParent(service)
+    ReloadOnSignal(reactor, options.read, relay, service.reloading).setServiceParent(service)
     return service
 
 
 class ProcessService(MultiService):
-    """What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does."""
+    """
+    What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does.
+
+    :param notifier: makes what tells the service manager how things stand, if there is one.
+    """
+
+    def __init__(self, notifier: Callable[[], Notifier | None]) -> None:
+        super().__init__()
+        self._make_notifier = notifier
+        self._notifier: Notifier | None = None
 
     def startService(self) -> None:
         """Start the relay.  twistd has become a daemon, and its user, by now."""
@@ -129,6 +155,25 @@ class ProcessService(MultiService):
             super().startService()
         except ConfigError as error:
             _fail(str(error))
+        self._notifier = self._make_notifier()
+        if self._notifier is not None:
+            self._notifier.startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop the relay; whoever watches it is told that it stops, and that it lives until it has."""
+        stopped: Deferred[Any] = maybeDeferred(super().stopService)
+        if self._notifier is not None:
+            self._notifier.stopping()
+            stopped.addBoth(self._stopped, self._notifier)
+        return stopped
+
+    def reloading(self) -> AbstractContextManager[None]:
+        """Tells the service manager that settings are read anew meanwhile."""
+        return nullcontext() if self._notifier is None else self._notifier.reloading()
+
+    def _stopped(self, result: T, notifier: Notifier) -> T:
+        notifier.stopService()
+        return result
 
 
 class OrderlyExit(Service):

@@ -54,16 +54,22 @@ def flag(value: str) -> bool:
     return value.lower() in _YES
 
 
-def choice(*words: str) -> Callable[[str], str]:
-    """One of *words*."""
+class choice:  # noqa: N801  a parser among others
+    """
+    One of *words*.
 
-    def parse(value: str) -> str:
-        if value not in words:
-            meant = near(value, words)
-            raise ValueError(f"one of {', '.join(words)}" + (f" (did you mean {meant}?)" if meant else ""))
+    :ivar words: for those who show them.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def __call__(self, value: str) -> str:
+        """The word itself."""
+        if value not in self.words:
+            meant = near(value, self.words)
+            raise ValueError(f"one of {', '.join(self.words)}" + (f" (did you mean {meant}?)" if meant else ""))
         return value
-
-    return parse
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -2,7 +2,8 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, a C shell, libfaketime, Node.js, and the npm packages of tests/node
+#   bootstrap.sh peers           SSH servers, a C shell, zsh, libfaketime, the checkers of what is packaged, Node.js, and
+#                                the npm packages of tests/node
 set -eu
 
 fail() {
@@ -50,6 +51,10 @@ bring_peers() {
     command -v puttygen >/dev/null || missing="$missing putty-tools"
     command -v tcsh >/dev/null || missing="$missing tcsh"
     command -v faketime >/dev/null || missing="$missing faketime"
+    command -v systemd-analyze >/dev/null || missing="$missing systemd"
+    command -v mandoc >/dev/null || missing="$missing mandoc"
+    command -v zsh >/dev/null || missing="$missing zsh"
+    command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words

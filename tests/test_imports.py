@@ -25,7 +25,7 @@ PARTS = {
 }
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "service", "tap", "patterns"}
+ALL_PARTS |= {"lag", "notify", "service", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "patterns": set(),
@@ -40,8 +40,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ssh": {"patterns"},  # but its runner, which joins it to the rest
     "config": {"errors", "messages", "policy"},
     "lag": set(),
+    "notify": set(),
     "service": ALL_PARTS - {"hub", "service", "tap"},
-    "tap": {"config", "errors", "service"},
+    "tap": {"config", "errors", "notify", "service"},
     # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
     "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "uplink"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},

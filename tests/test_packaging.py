@@ -109,6 +109,8 @@ class PackagingTests(SynchronousTestCase):
         self.assertIn("--max-commands N", environment.twistd("relayd", "--help"))
         self.assertIn("--max-commands N", environment.twist("relayd", "--help"))
         self.assertEqual(environment.twistd("relayd", "--version"), f"relayd {__version__}\n")
+        relayctl = str(environment.directory / "bin" / "relayctl")
+        self.assertEqual(run(relayctl, "--version", cwd=environment.directory), f"relayctl {__version__}\n")
 
     def test_the_wheel_holds_the_plugin_and_nothing_else_of_twisted(self) -> None:
         names = zipfile.ZipFile(self.wheel).namelist()
@@ -118,6 +120,14 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual({name for name in names if name.startswith("relayd/") and name.endswith(".py")}, modules)
         top = {name.partition("/")[0] for name in names}
         self.assertEqual(top, {"relayd", "twisted", f"relayd-{__version__}.dist-info"})
+
+    def test_the_version_is_in_one_place(self) -> None:
+        """But for what is made from it."""
+        made = {ROOT / "CHANGELOG.rst", *(ROOT / "packaging" / "man").iterdir()}
+        sources = [*ROOT.glob("*.*"), *(ROOT / "relayd").rglob("*.py"), *(ROOT / "packaging").rglob("*")]
+        files = {path for path in sources if path.is_file() and path.suffix != ".pyc"} - made
+        holders = [path.name for path in files if f'"{__version__}"' in path.read_text()]
+        self.assertEqual(holders, ["__init__.py"])
 
     def test_metadata(self) -> None:
         with zipfile.ZipFile(self.wheel).open(f"relayd-{__version__}.dist-info/METADATA") as file:
@@ -138,7 +148,16 @@ class PackagingTests(SynchronousTestCase):
         """What is needed to build, test and run from it is in it; the rest is not."""
         with tarfile.open(self.sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
-        for name in ("LICENSE", "Makefile", "relayd.tac", "tests/test_packaging.py", "tests/bootstrap.sh", ".ci/run"):
+        for name in (
+            "LICENSE",
+            "Makefile",
+            "changes/README.rst",
+            "packaging/systemd/relayd@.service",
+            "relayd.tac",
+            "tests/test_packaging.py",
+            "tests/bootstrap.sh",
+            ".ci/run",
+        ):
             self.assertIn(name, names)
         self.assertIn("tests/node/package-lock.json", names)
         self.assertEqual([name for name in names if "node_modules" in name or "dropin.cache" in name], [])

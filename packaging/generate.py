@@ -1,0 +1,187 @@
+"""
+Writes what follows from the options of relayd and the parser of relayctl: manual pages and completion for shells.
+
+    generate.py man|completion [DIRECTORY]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import shtab
+
+from relayd import __version__
+from relayd.config import OPTIONS
+from relayd.ctl.main import make_parser
+from relayd.tap import ABOUT
+
+HERE = Path(__file__).resolve().parent
+
+_RELAYD = r"""
+.SH NAME
+relayd \- runs a main server's commands on SSH hosts of a private network
+.SH SYNOPSIS
+.B twistd
+.RI [ twistd-options ]
+.B relayd
+.B \-\-server
+.I URL
+.B \-\-proxy\-id
+.I NAME
+.B \-\-api\-key\-file
+.I PATH
+.RI [ options ]
+"""
+
+_RELAYD_END = r"""
+.SH SIGNALS
+.TP
+.BR SIGTERM ", " SIGINT
+No more commands are taken; those that run have
+.B \-\-drain\-timeout
+to finish, and their results are delivered. A second signal ends relayd at once.
+.TP
+.B SIGHUP
+The settings are read again; the log says what changed, and what needs a restart.
+.TP
+.B SIGUSR1
+The log file of
+.BR "twistd \-\-logfile" ,
+and no other, is moved aside and a new one begun. With the log on standard output there is none.
+.SH EXIT STATUS
+0 after SIGTERM or SIGINT; 1 when an option is wrong, or what it names cannot be used.
+.SH ENVIRONMENT
+.TP
+.BI RELAYD_ OPTION
+each option, in capitals and with
+.B _
+for
+.BR \- .
+.TP
+.BR NOTIFY_SOCKET ", " WATCHDOG_USEC ", " WATCHDOG_PID
+systemd is told when the relay is accepted by the main server, how it stands, and that it lives.
+.TP
+.BR CREDENTIALS_DIRECTORY ", " STATE_DIRECTORY
+where systemd puts the file
+.B api\-key
+and what the relay must remember.
+.SH FILES
+Of the packaged service, with
+.I NAME
+for the relays of relayd@NAME:
+.TP
+.IR /etc/relayd/relayd.toml ", " /etc/relayd/NAME.toml
+options. The service's user must be able to read it; secrets belong into the next two.
+.TP
+.IR /etc/default/relayd ", " /etc/default/relayd\-NAME
+options as variables of the environment, read by systemd as root.
+.TP
+.IR /etc/relayd/api\-key ", " /etc/relayd/NAME.api\-key
+the API key, of which only root need be the reader.
+.TP
+.IR /var/lib/relayd ", " /var/lib/relayd\-NAME
+the journal and the keys of hosts.
+.SH SEE ALSO
+.BR relayctl (1),
+.BR twistd (1),
+.BR systemd.service (5)
+"""
+
+
+def roff(text: str) -> str:
+    """A text of ours, which has no markup."""
+    text = text.replace("\\", r"\e").replace("-", r"\-")
+    return r"\&" + text if text.startswith((".", "'")) else text
+
+
+def title(name: str, section: int) -> str:
+    """The first line of a page; without a date, so that it changes with what it tells alone."""
+    return (
+        f'.\\" Made by "make man" from the source: do not edit.\n.TH {name.upper()} {section} "" "relayd {__version__}"'
+    )
+
+
+def entry(name: str, value: str, text: str) -> str:
+    """One option."""
+    shown = f'.BI "{roff(name)} " "{roff(value)}"' if value else f'.B "{roff(name)}"'
+    return f".TP\n{shown}\n{roff(text)}"
+
+
+def relayd_page() -> str:
+    """relayd(8)."""
+    lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".SH OPTIONS"]
+    for section in dict.fromkeys(option.section for option in OPTIONS):
+        lines.append(f".SS {section}")
+        for option in OPTIONS:
+            if option.section == section:
+                default = option.default_help or ("" if option.is_flag else option.default)
+                words = getattr(option.parse, "words", ())
+                choices = f"; one of {', '.join(words)}" if words and words[0] not in option.help else ""
+                text = f"{option.help}{choices}" + (f" [{default}]" if default else "")
+                lines.append(entry(option.flag_name, option.metavar, text))
+    return "\n".join([*lines, _RELAYD_END.strip(), ""])
+
+
+def relayctl_page() -> str:
+    """relayctl(1)."""
+    parser = make_parser()
+    described = f"relayctl \\- {roff(str(parser.description).rstrip('.').lower())}"
+    lines = [title("relayctl", 1), ".SH NAME", described, ".SH SYNOPSIS"]
+    for name, each in commands(parser):
+        usage = " ".join(each.format_usage().removeprefix("usage: ").removeprefix(name).split())
+        lines.append(f".B {roff(name)}\n{roff(usage)}\n.br")
+    lines[-1] = lines[-1].removesuffix("\n.br")
+    lines += [".SH SUBCOMMANDS"]
+    for name, each in commands(parser):
+        lines += [f".SS {roff(name)}", roff(f"{str(each.description)[:1].upper()}{str(each.description)[1:]}.")]
+        for action in each._actions:
+            if isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
+                continue
+            names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+            value = "" if action.nargs == 0 or not action.option_strings else str(action.metavar or action.dest.upper())
+            lines.append(entry(names, value, action.help or ""))
+    lines += [
+        ".SH EXIT STATUS",
+        "0: all is well; 1: a fault was found, or something is refused; 2: it was not asked properly.",
+    ]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR relayd (8)", ""])
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """All commands that do something, each with its full name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from commands(below)
+            return
+    yield parser.prog, parser
+
+
+def completion(shell: str) -> str:
+    """Of relayctl; ``twistd relayd`` is completed by zsh's own function for Twisted's programs."""
+    parser = make_parser()
+    for _, each in commands(parser):
+        for action in each._actions:
+            if action.metavar in ("PATH", "FILE"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))
+
+
+MADE = {
+    "man": {"relayd.8": relayd_page, "relayctl.1": relayctl_page},
+    "completion": {"relayctl": lambda: completion("bash"), "_relayctl": lambda: completion("zsh")},
+}
+
+
+def main(kind: str, directory: str | None = None) -> None:
+    """Write the files of one kind."""
+    to = Path(directory or HERE / kind)
+    for name, make in MADE[kind].items():
+        (to / name).write_text(make())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -58,9 +58,11 @@ dist: $(INSTALLED)
 	$(BIN)/python -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
 
 deb: $(INSTALLED)
+	@sh tests/bootstrap.sh deb
 	@sh packaging/debian/build.sh $(BIN)/python dist
 
 test-deb: $(INSTALLED)
+	sh tests/bootstrap.sh deb
 	rm -f dist/relayd_*.deb
 	sh packaging/debian/build.sh $(BIN)/python dist
 	if command -v lintian >/dev/null; then lintian --allow-root --fail-on error dist/relayd_*.deb; fi

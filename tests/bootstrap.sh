@@ -4,6 +4,7 @@
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
 #   bootstrap.sh peers           SSH servers, a C shell, zsh, libfaketime, the checkers of what is packaged, Node.js, and
 #                                the npm packages of tests/node
+#   bootstrap.sh deb             what builds the Debian package
 set -eu
 
 fail() {
@@ -68,8 +69,17 @@ bring_peers() {
     fi
 }
 
+bring_packagers() {
+    missing=
+    /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+    command -v strip >/dev/null || missing="$missing binutils"
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+}
+
 case "${1-}" in
 python) check_python "$2" ;;
 peers) bring_peers ;;
-*) fail "usage: bootstrap.sh python PYTHON | peers" ;;
+deb) bring_packagers ;;
+*) fail "usage: bootstrap.sh python PYTHON | peers | deb" ;;
 esac

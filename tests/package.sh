@@ -9,6 +9,7 @@ set -eu
 
 package=$1
 python=$2
+here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 hub=
 relay=
@@ -37,7 +38,7 @@ until_log() {
     fail "no '$1' in the log:"
 }
 files() {
-    find / -xdev \( -path /proc -o -path "$work" -o -path /tmp -o -path /work -o -path /var/cache -o -path /var/lib/dpkg \) \
+    find / -xdev \( -path /proc -o -path "$work" -o -path /tmp -o -path "$here" -o -path /var/cache -o -path /var/lib/dpkg \) \
         -prune -o \( -path '*/relayd*' -o -name '*relayctl*' \) -newer "$work/began" -print
 }
 

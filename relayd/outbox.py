@@ -169,6 +169,7 @@ class Outbox:
             self._log.debug("A receipt fits no result: {id}", id=receipt.command_id)
         elif receipt.success:
             self._stats.confirmed += 1
+            self._log.debug("The main server has the result of {id}", event="confirmed", id=key[0])
             self._settle(key)
         else:
             self._rejected(key, receipt.error)
@@ -245,6 +246,7 @@ class Outbox:
     def _send_on(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
         state.add((result.command_id, recorded))
         self._stats.sent += 1
+        self._log.debug("Sent the result of {id}", event="sent", id=result.command_id)
         state.link.send_result(result)
         self._watch(state)
 
@@ -272,6 +274,7 @@ class Outbox:
                 key = state.take(None)
                 if key is not None:
                     self._stats.presumed += 1
+                    self._log.debug("The main server has read the result of {id}", event="confirmed", id=key[0])
                     self._settle(key)
             if state.in_flight:
                 self._watch(state)

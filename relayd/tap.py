@@ -21,6 +21,7 @@ from relayd import __version__
 from relayd.config import OPTIONS, Config, Option, load
 from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
+from relayd.logs import configure as configure_logs
 from relayd.service import make_relay
 from relayd.values import near
 
@@ -99,6 +100,7 @@ def makeService(options: Options) -> IService:
     """The relay as *options* say, for a process of its own."""
     from twisted.internet import reactor
 
+    configure_logs(options.config.log_level, options.config.log_format)
     use_steady_clock(reactor)
     service = ProcessService()
     relay = make_relay(reactor, options.config)

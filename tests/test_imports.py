@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
-    **dict.fromkeys(("apikey", "credentials", "values"), "config"),
+    **dict.fromkeys(("apikey", "credentials", "listening", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
@@ -25,7 +25,7 @@ PARTS = {
 }
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "service", "tap", "patterns"}
+ALL_PARTS |= {"lag", "logs", "service", "status", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "patterns": set(),
@@ -40,10 +40,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ssh": {"patterns"},  # but its runner, which joins it to the rest
     "config": {"errors", "messages", "policy"},
     "lag": set(),
-    "service": ALL_PARTS - {"hub", "service", "tap"},
-    "tap": {"config", "errors", "service"},
+    "logs": set(),
+    "status": WIRE | {"config", "dispatcher", "journal", "lag", "ssh", "uplink"},
+    "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
+    "tap": {"config", "errors", "logs", "service"},
     "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit"},
-    "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
+    "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},
     "demo": ALL_PARTS,
 }
 

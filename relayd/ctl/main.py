@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from relayd import __version__
-from relayd.ctl import audit, journal, policy
+from relayd.ctl import audit, journal, policy, status
 from relayd.errors import RelayError
 
 
@@ -40,12 +40,12 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return (policy, journal, audit)
+    return (status, policy, journal, audit)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``relayctl``."""
-    parser = _Parser(prog="relayctl", description="Looks at a relay's settings and records.")
+    parser = _Parser(prog="relayctl", description="Looks at a relay: how it is doing, its settings, its records.")
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for module in subcommands():

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from relayd.values import spell_span
+
 _SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "At hand"), ("recent", "Ended lately"))
 
 
@@ -63,7 +65,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
     cards = [
         _card("Main server", {
             "address": summary["server"],
-            "state": f"{accepted}, for {spell(uplink['since'])}",
+            "state": f"{accepted}, for {spell_span(uplink['since'])}",
             "losses": f"{uplink['losses']:,}",
             "last error": uplink["lastError"] or "none since",
         }),
@@ -76,11 +78,11 @@ def _cards(summary: Mapping[str, Any]) -> str:
         _card("Results", {
             "sent": f"{results['sent']:,}",
             "confirmed": f"{results['confirmed']:,}",
-            "unconfirmed": f"{journal['unconfirmed']:,}, the oldest for {spell(journal['oldest'])}",
+            "unconfirmed": f"{journal['unconfirmed']:,}, the oldest for {spell_span(journal['oldest'])}",
             "given up": f"{results['givenUp']:,}",
         }),
         _card("This relay", {
-            "up for": spell(summary["uptime"]),
+            "up for": spell_span(summary["uptime"]),
             "journal": journal["trouble"] or f"{journal['bytes'] / 1e6:,.1f} of {journal['maxBytes'] / 1e6:,.0f} MB",
             "audit log": _audit(summary["audit"]),
             "longest stall": f"{summary['eventLoop']['longestDelay'] * 1000:,.0f} ms",
@@ -120,7 +122,7 @@ def _hosts(summary: Mapping[str, Any]) -> str:
 
 
 def _active(summary: Mapping[str, Any]) -> str:
-    rows = [(*_who(row), _text(row["state"]), _number(spell(row["duration"]))) for row in summary["active"]]
+    rows = [(*_who(row), _text(row["state"]), _number(spell_span(row["duration"]))) for row in summary["active"]]
     caption = _caption("commands that run or wait, the oldest first", rows, summary["activeInAll"])
     return _table(caption, ("Command", "User", "Host", "State", "#For"), rows)
 
@@ -131,8 +133,8 @@ def _recent(summary: Mapping[str, Any]) -> str:
             *_who(row),
             f'<td><span class="{_mood(row["outcome"])}">{escape(row["outcome"])}</span></td>',
             _number(str(row["exit"])),
-            _number(spell(row["duration"])),
-            _number(f"{spell(row['ago'])} ago"),
+            _number(spell_span(row["duration"])),
+            _number(f"{spell_span(row['ago'])} ago"),
         )
         for row in summary["recent"]
     ]
@@ -167,16 +169,3 @@ def _text(text: str) -> str:
 
 def _number(text: str) -> str:
     return f'<td class="number">{escape(text)}</td>'
-
-
-def spell(seconds: float) -> str:
-    """A time as people read it: ``12 ms``, ``3.4 s``, ``5 min 06 s``, ``2 h 05 min``, ``3 d 04 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24:02} h"

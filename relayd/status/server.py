@@ -39,7 +39,7 @@ class _Request(http.Request):
 
     _log = Logger("relayd.status")
 
-    def __init__(self, respond: _Respond, channel: http.HTTPChannel) -> None:
+    def __init__(self, respond: _Respond, channel: http.HTTPChannel, queued: object = None) -> None:
         super().__init__(channel)
         self._respond = respond
 
@@ -49,6 +49,7 @@ class _Request(http.Request):
         self._has_body = length != 0
         self.channel.persistent = False
         if self._has_body:
+            self.clientproto = b"HTTP/1.1"
             self.code, self.code_message = 413, b"Content Too Large"
             self.setHeader("Connection", "close")
             self.setHeader("Content-Length", "0")
@@ -130,8 +131,14 @@ class _Factory(http.HTTPFactory):
         channel.requestFactory = partial(_Request, self._respond)
         return channel
 
+    def startFactory(self) -> None:
+        """Who looks at a relay is not worth a line: there is no log to open, and no clock for it to keep."""
+
+    def stopFactory(self) -> None:
+        """Likewise."""
+
     def log(self, request: http.Request) -> None:
-        """Who looks at a relay is not worth a line."""
+        """Likewise."""
 
     def cut(self) -> None:
         """End all."""

@@ -2,7 +2,7 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, a C shell, libfaketime, Node.js, and the npm packages of tests/node
+#   bootstrap.sh peers           SSH servers, a C shell, libfaketime, Chromium, Node.js, and the npm packages of tests/node
 set -eu
 
 fail() {
@@ -50,6 +50,7 @@ bring_peers() {
     command -v puttygen >/dev/null || missing="$missing putty-tools"
     command -v tcsh >/dev/null || missing="$missing tcsh"
     command -v faketime >/dev/null || missing="$missing faketime"
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words

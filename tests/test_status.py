@@ -224,7 +224,7 @@ class PageTests(StatusCase):
             self.assertEqual((len(document[rows]), document[count]), (MOST_ROWS, MOST_ROWS + 20))
         self.assertEqual(len(document["recent"]), stats.RECENT)
         self.assertEqual(document["recent"][0]["id"], "c" * 300 + str(MOST_ROWS + 19))
-        self.assertIn("100 of 120 commands that run or wait", self.get("/status.html").body.decode())
+        self.assertIn("Commands that run or wait, the oldest first: 100 of 120", self.get("/status.html").body.decode())
         self.assertLess(len(self.get("/status.html").body), 200_000)
 
     def test_the_page_is_well_formed_and_says_what_its_tables_are(self) -> None:

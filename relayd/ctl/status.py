@@ -173,13 +173,14 @@ def lines(status: Mapping[str, Any], width: int) -> list[str]:
     shown = [f"{status['proxyId']}  {state}  relayd {status['version']}, up for {spell_span(status['uptime'])}"]
     shown += [f"  {obstacle}" for obstacle in status["obstacles"]]
     accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
+    oldest = f" (the oldest for {spell_span(journal['oldest'])})" if journal["unconfirmed"] else ""
     ended = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(commands["finished"].items()))
     shown += [
         f"server    {status['server']}, {accepted} for {spell_span(uplink['since'])}, {uplink['losses']:,} losses",
         f"commands  {commands['running']:,} of {commands['maxRunning']:,} run, {commands['queued']:,} wait, "
         f"{sum(commands['refused'].values()):,} refused; ended: {ended or 'none'}",
-        f"results   {results['confirmed']:,} confirmed, {journal['unconfirmed']:,} not, the oldest for "
-        f"{spell_span(journal['oldest'])}; {results['givenUp']:,} given up",
+        f"results   {results['confirmed']:,} confirmed, {journal['unconfirmed']:,} not{oldest}, "
+        f"{results['givenUp']:,} given up",
         f"journal   {journal['bytes'] / 1e6:,.1f} of {journal['maxBytes'] / 1e6:,.0f} MB"
         f"{'' if journal['dead'] == 0 else ', {:,} dead letters'.format(journal['dead'])}",
     ]

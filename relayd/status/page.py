@@ -60,25 +60,30 @@ def _cards(summary: Mapping[str, Any]) -> str:
     uplink, commands, results, journal = (summary[name] for name in ("uplink", "commands", "results", "journal"))
     finished = commands["finished"]
     failed = sum(finished.values()) - finished.get("ok", 0) - finished.get("nonzero", 0)
-    dialect = uplink["dialect"] or "–"
-    accepted = f"accepted, {dialect}" if uplink["accepted"] else "not accepted"
+    accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
+    unconfirmed = f"{journal['unconfirmed']:,}"
+    if journal["unconfirmed"]:
+        unconfirmed += f", the oldest for {spell_span(journal['oldest'])}"
     cards = [
         _card("Main server", {
             "address": summary["server"],
-            "state": f"{accepted}, for {spell_span(uplink['since'])}",
+            "state": accepted,
+            "for": spell_span(uplink["since"]),
             "losses": f"{uplink['losses']:,}",
             "last error": uplink["lastError"] or "none since",
         }),
         _card("Commands", {
             "running": f"{commands['running']:,} of {commands['maxRunning']:,}",
             "waiting": f"{commands['queued']:,} of {commands['maxQueued']:,}",
-            "ended": f"{sum(finished.values()):,}, of which {failed:,} did not run to their end",
+            "ended": f"{sum(finished.values()):,}",
+            "of these, failed": f"{failed:,}",
             "refused": f"{sum(commands['refused'].values()):,}",
         }),
         _card("Results", {
             "sent": f"{results['sent']:,}",
             "confirmed": f"{results['confirmed']:,}",
-            "unconfirmed": f"{journal['unconfirmed']:,}, the oldest for {spell_span(journal['oldest'])}",
+            "unconfirmed": unconfirmed,
+            "refused": f"{results['rejected']:,}",
             "given up": f"{results['givenUp']:,}",
         }),
         _card("This relay", {
@@ -117,13 +122,13 @@ def _hosts(summary: Mapping[str, Any]) -> str:
         )
         for host in summary["hosts"]
     ]
-    caption = _caption("hosts that there are connections to, or commands for", rows, summary["hostsInAll"])
+    caption = _caption("Hosts with connections or commands", rows, summary["hostsInAll"])
     return _table(caption, ("Host", "#Connections", "#Commands", "#Waiting", "#Most on one connection"), rows)
 
 
 def _active(summary: Mapping[str, Any]) -> str:
     rows = [(*_who(row), _text(row["state"]), _number(spell_span(row["duration"]))) for row in summary["active"]]
-    caption = _caption("commands that run or wait, the oldest first", rows, summary["activeInAll"])
+    caption = _caption("Commands that run or wait, the oldest first", rows, summary["activeInAll"])
     return _table(caption, ("Command", "User", "Host", "State", "#For"), rows)
 
 
@@ -138,7 +143,7 @@ def _recent(summary: Mapping[str, Any]) -> str:
         )
         for row in summary["recent"]
     ]
-    caption = _caption("commands that have their result, the latest first", rows, len(rows))
+    caption = _caption("Commands that have their result, the latest first", rows, len(rows))
     return _table(caption, ("Command", "User", "Host", "Outcome", "#Exit", "#Took", "#When"), rows)
 
 
@@ -152,7 +157,7 @@ def _mood(outcome: str) -> str:
 
 def _caption(of: str, rows: Sequence[object], in_all: int) -> str:
     shown = f"{len(rows):,} of {in_all:,}" if len(rows) < in_all else f"{in_all:,}"
-    return f"{shown} {of}"
+    return f"{of}: {shown}"
 
 
 def _table(caption: str, heads: Iterable[str], rows: Sequence[Iterable[str]]) -> str:

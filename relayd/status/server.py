@@ -87,7 +87,7 @@ class _Request(http.Request):
 class _Channel(http.HTTPChannel):
     """One connection, which ends in time."""
 
-    factory: _Factory
+    factory: StatusFactory
     transport: Any
 
     def connectionMade(self) -> None:
@@ -107,7 +107,7 @@ class _Channel(http.HTTPChannel):
         self.transport.abortConnection()
 
 
-class _Factory(http.HTTPFactory):
+class StatusFactory(http.HTTPFactory):
     """
     Makes plain HTTP/1 channels, whose requests ask *respond*.
 
@@ -160,7 +160,7 @@ class StatusServer(Service):
         self._reactor = reactor
         self._address = address
         answers = Answers(sources, check_host=address.is_local and not address.path)
-        self._factory = _Factory(answers.answer, reactor)
+        self._factory = StatusFactory(answers.answer, reactor)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from relayd.journal_index import Figures
@@ -72,8 +73,9 @@ class FakeRelay:
         self.stats.finished[outcome] += 1
         self.stats.recent.append(Ended(command_id=command_id, outcome=outcome, **values))
 
-    def begin(self, command_id: str, host: str = "web-1", **fields: Any) -> None:
+    def begin(self, command_id: str, host: str = "web-1", *, running: bool = False, **fields: Any) -> None:
         """A command is at hand."""
         order = command(command_id, host=host, **fields)
         active = ActiveCommand(order, b"", self.clock.seconds(), self.clock.seconds() + 60, lambda _: None)
+        active.run = Deferred() if running else None
         self.active = {**self.active, command_id: active}

@@ -102,6 +102,11 @@ class AnswerTests(StatusCase):
         self.assertIs(self.answers.answer("GET", "/metrics", [], "").body, first)
         self.assertEqual(self.value("relayd_commands_accepted_total"), 1)
 
+    def test_but_never_one_that_is_not_true_any_more(self) -> None:
+        self.assertTrue(json.loads(self.get("/status").body)["ready"])
+        self.relay.accepting = False
+        self.assertFalse(json.loads(self.answers.answer("GET", "/status", [], "").body)["ready"])
+
 
 class ReadyTests(StatusCase):
     """Readiness, and the reason against it."""

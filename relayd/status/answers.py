@@ -5,6 +5,7 @@ What is answered to which request of the status server: decisions alone, without
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
 from typing import Final
@@ -58,7 +59,7 @@ class Answers:
         self._sources = sources
         self._check_host = check_host
         self._registry = make_registry(sources)
-        self._made: dict[str, tuple[float, bytes]] = {}
+        self._made: dict[str, tuple[float, list[str], bytes]] = {}
 
     def answer(self, method: str, target: str, hosts: list[str], accept: str) -> Answer:
         """
@@ -80,7 +81,7 @@ class Answers:
         if path == "/metrics":
             return Answer(200, CONTENT_TYPE_LATEST, self._fresh(path, lambda: render(self._registry)))
         if path in _FILES:
-            return Answer(200, _FILES[path], self._made.setdefault(path, (0.0, _read(path)))[1])
+            return Answer(200, _FILES[path], _read(path))
         if path == "/status.html" or (path == "/status" and _wants_html(accept)):
             return Answer(200, _HTML, self._fresh("html", self._html), {"Vary": "Accept"})
         if path in ("/status", "/status.json"):
@@ -100,11 +101,13 @@ class Answers:
         return make_page(summarize(self._sources)).encode("utf-8", "replace")
 
     def _fresh(self, what: str, make: Callable[[], bytes]) -> bytes:
-        now = self._sources.clock.seconds()
-        at, body = self._made.get(what, (0.0, b""))
-        if not body or now - at >= FRESH:
-            body = make()
-            self._made[what] = (now, body)
+        now, obstacles = self._sources.clock.seconds(), self._sources.obstacles()
+        if (made := self._made.get(what)) is not None:
+            at, then, body = made
+            if now - at < FRESH and then == obstacles:  # it must not contradict /readyz
+                return body
+        body = make()
+        self._made[what] = (now, obstacles, body)
         return body
 
 
@@ -128,6 +131,7 @@ def _wants_html(accept: str) -> bool:
     return html is not None and "application/json" not in kinds[:html]
 
 
+@cache
 def _read(path: str) -> bytes:
     return files("relayd.status").joinpath(path.lstrip("/")).read_bytes()
 

@@ -20,7 +20,10 @@ from twisted.logger import (
     Logger,
     LogLevel,
     formatEvent,
+    formatEventAsClassicLogText,
+    formatTime,
     globalLogBeginner,
+    textFileLogObserver,
 )
 from zope.interface import implementer
 
@@ -42,21 +45,69 @@ _log = Logger()
 _encode = msgspec.json.Encoder().encode
 
 
+class _Seconds:
+    """
+    The time of day as text: of two lines in the same second, the second one costs nothing.
+
+    :param format: makes it, of the seconds of an event's time.
+    """
+
+    def __init__(self, format: Callable[[float], str]) -> None:
+        self._format = format
+        self._latest = (-1, "")
+
+    def __call__(self, when: float) -> str:
+        seconds, text = self._latest
+        if int(when) != seconds:
+            seconds, text = int(when), self._format(int(when))
+            self._latest = (seconds, text)
+        return text
+
+
+_local_time: Final = _Seconds(formatTime)
+_universal_time: Final = _Seconds(lambda when: datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+
+
+def _message(event: LogEvent) -> str:
+    """What Twisted makes of the event's format, which in most cases takes it longer than need be."""
+    format = event.get("log_format")
+    if type(format) is str and "(" not in format and "log_flattened" not in event:
+        try:
+            return format.format_map(event)
+        except Exception:  # Twisted has an answer to that
+            pass
+    return formatEvent(event)
+
+
+def format_text(event: LogEvent) -> str | None:
+    """One line for a person, to the letter what Twisted's own files have."""
+    when = event.get("log_time")
+    if when is None or "log_failure" in event or event.get("log_system") is not None:
+        return formatEventAsClassicLogText(event)
+    text = _message(event)
+    if not text:
+        return None
+    text = text.replace("\n", "\n\t")
+    level = event.get("log_level")
+    system = f"{event.get('log_namespace', '-')}#{'-' if level is None else level.name}"
+    return f"{_local_time(when)} [{system}] {text}\n"
+
+
 def format_json(event: LogEvent) -> str | None:
     """One line of JSON: see docs/logs.rst."""
-    when = datetime.fromtimestamp(event.get("log_time") or time.time(), UTC)
+    when = event.get("log_time") or time.time()
     level = event.get("log_level")
     line: dict[str, Any] = {
-        "time": when.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "time": f"{_universal_time(when)}.{int(when % 1 * 1e6):06}Z",
         "level": "info" if level is None else level.name,
         "logger": event.get("log_namespace") or "",
-        "message": formatEvent(event),
+        "message": _message(event),
     }
     for name in FIELDS:
         value = event.get(name)
         if value is not None:
-            # what is no number may be an object that only shows itself as text
-            line[name] = value if isinstance(value, int | float) else str(value)
+            # what is neither may be an object that only shows itself as text
+            line[name] = value if isinstance(value, str | int | float) else str(value)
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()
@@ -144,20 +195,35 @@ def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner
 
     def begin(observers: Iterable[ILogObserver], discardBuffer: bool = False, redirectStandardIO: bool = True) -> None:
         given = list(observers)
-        unshaped = [observer for observer in given if format == "json" and not _shape(observer)]
+        unshaped = [observer for observer in given if not _shape(observer, format)]
+        _Level.least = _VALUES[level]
         sieves = [Sieve(observer, level) for observer in given]
         LogBeginner.beginLoggingTo(beginner, sieves, discardBuffer, redirectStandardIO)
-        if unshaped:
+        if unshaped and format == "json":
             _log.warn("--log-format json is for files and standard output; this log (syslog, or an own one) is text")
 
     setattr(beginner, "beginLoggingTo", begin)  # noqa: B010  # it is replaced on this one object, on purpose
 
 
-def _shape(observer: ILogObserver) -> bool:
-    """Let *observer* write JSON; says whether it can."""
+def _shape(observer: ILogObserver, format: str) -> bool:
+    """Let *observer* write lines of this *format*; says whether it can."""
     while isinstance(observer, FilteringLogObserver):  # twist's own --log-level
         observer = observer._observer
     if not isinstance(observer, FileLogObserver):
         return False
-    observer.formatEvent = format_json
+    if format == "json":
+        observer.formatEvent = format_json
+    elif observer.formatEvent.__qualname__.startswith(textFileLogObserver.__name__):  # not twist's own JSON
+        observer.formatEvent = format_text
     return True
+
+
+class _Level:
+    """What this process logs: like the log, there is one."""
+
+    least = 0
+
+
+def is_logged(level: str) -> bool:
+    """Whether events of that level get anywhere: where there are many, they need not be made in vain."""
+    return _VALUES[level] >= _Level.least

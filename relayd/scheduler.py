@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from relayd.admission import Admission, Verdict
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
 from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntry
+from relayd.logs import is_logged
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
 
@@ -203,7 +204,8 @@ class Scheduler:
 
     def _starting(self, active: ActiveCommand) -> Deferred[None]:
         """The command is about to be told to run: not before that is recorded, and with it what came before."""
-        self._log.debug("Starting command {id}", event="started", id=active.command.command_id)
+        if is_logged("debug"):
+            self._log.debug("Starting command {id}", event="started", id=active.command.command_id)
         return self._journal.start(active.command.command_id).addErrback(self._not_started, active)
 
     def _not_started(self, failure: Failure, active: ActiveCommand) -> Failure:

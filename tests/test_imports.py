@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
-    "dispatcher": WIRE | {"policy"},
+    "dispatcher": WIRE | {"logs", "policy"},
     "policy": {"errors", "messages", "patterns"},
     "journal": WIRE,
     "audit": WIRE,

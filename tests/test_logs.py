@@ -27,11 +27,14 @@ from twisted.logger import (
     LogLevelFilterPredicate,
     LogPublisher,
     formatEvent,
+    formatEventAsClassicLogText,
+    jsonFileLogObserver,
     textFileLogObserver,
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.logs import FIELDS, MOST, PERIOD, Sieve, configure, format_json
+from relayd import logs
+from relayd.logs import FIELDS, MOST, PERIOD, Sieve, configure, format_json, format_text, is_logged
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,6 +89,40 @@ class JSONTests(SynchronousTestCase):
         self.assertEqual(rows, ["time", "level", "logger", "message", *FIELDS, "traceback"])
 
 
+class TextTests(SynchronousTestCase):
+    """The quick way to a line gives what Twisted's own does."""
+
+    def events(self) -> list[LogEvent]:
+        events: list[LogEvent] = []
+        log = Logger("relayd.x", observer=events.append)
+        log.info("Finished command {text}", text="c1", id="c1")
+        log.info("{a!r} {b:.3f} {c[0]} {d.real}", a="x", b=1.5, c=[1], d=2)
+        log.warn("two\nlines of {what} ({what})", what="text")
+        log.error("{missing} is not there")
+        log.debug("no fields, {{braces}}")
+        log.info("{f()}", f=lambda: "called")
+        log.info("")
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            log.failure("Could not {what}", what="dance")
+        old: dict[str, Any] = {"log_time": 1.0, "log_namespace": "log_legacy", "log_text": "old"}
+        events += [
+            {"log_format": b"bytes", "log_time": 0.0, "log_level": LogLevel.info, "log_namespace": "n"},
+            {**old, "log_format": "{log_text}", "log_system": "-"},
+            {**old, "log_format": "{log_text}"},
+            {"log_format": "no time"},
+            {"log_time": 5.0},
+        ]
+        return events
+
+    def test_to_the_letter(self) -> None:
+        events = self.events()
+        formatted = [format_text(event) for event in events]
+        self.assertEqual(formatted, [formatEventAsClassicLogText(event) for event in events])
+        self.assertEqual(sum(line is not None for line in formatted), 11)
+
+
 class SieveTests(SynchronousTestCase):
     """What passes."""
 
@@ -135,6 +172,7 @@ class ConfigureTests(SynchronousTestCase):
             publisher, io.StringIO(), SimpleNamespace(stdout=sys.stdout, stderr=sys.stderr), warnings
         )
         self.addCleanup(setattr, warnings, "showwarning", warnings.showwarning)
+        self.addCleanup(setattr, logs._Level, "least", logs._Level.least)
         configure(level, format, beginner)
         log = Logger("relayd.x", observer=publisher)
         log.info("before it began")
@@ -157,6 +195,15 @@ class ConfigureTests(SynchronousTestCase):
 
         lines = [json.loads(line) for line in self.begin(make, "debug", "json").splitlines()]
         self.assertEqual([line["message"] for line in lines], ["before it began", "a fact"])
+
+    def test_the_json_of_twist_stays(self) -> None:
+        text = self.begin(jsonFileLogObserver, "info", "text")
+        self.assertIn('"log_format": "a fact"', text)
+
+    def test_what_is_not_logged_need_not_be_made(self) -> None:
+        self.assertTrue(is_logged("debug"))
+        self.begin(textFileLogObserver, "info", "text")
+        self.assertEqual([is_logged(level) for level in ("debug", "info", "error")], [False, True, True])
 
     def test_an_observer_that_can_write_no_json(self) -> None:
         texts: list[str] = []

@@ -71,7 +71,7 @@ _universal_time: Final = _Seconds(lambda when: datetime.fromtimestamp(when, UTC)
 def _message(event: LogEvent) -> str:
     """What Twisted makes of the event's format, which in most cases takes it longer than need be."""
     format = event.get("log_format")
-    if type(format) is str and "(" not in format and "log_flattened" not in event:
+    if type(format) is str and "log_flattened" not in event:
         try:
             return format.format_map(event)
         except Exception:  # Twisted has an answer to that

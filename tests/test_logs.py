@@ -26,6 +26,7 @@ from twisted.logger import (
     LogLevel,
     LogLevelFilterPredicate,
     LogPublisher,
+    capturedLogs,
     formatEvent,
     formatEventAsClassicLogText,
     jsonFileLogObserver,
@@ -207,8 +208,11 @@ class ConfigureTests(SynchronousTestCase):
 
     def test_an_observer_that_can_write_no_json(self) -> None:
         texts: list[str] = []
-        self.begin(lambda file: lambda event: texts.append(formatEvent(event)), "info", "json")
-        self.assertEqual(texts[:2], ["before it began", "a fact"])
+        with capturedLogs() as events:
+            self.begin(lambda file: lambda event: texts.append(formatEvent(event)), "info", "json")
+        self.assertEqual(texts, ["before it began", "a fact"])
+        self.assertEqual([event["log_format"].split(";")[0] for event in events],
+                         ["--log-format json is for files and standard output"])  # fmt: skip
 
 
 class ProcessTests(SynchronousTestCase):

@@ -67,7 +67,7 @@ class Answers:
         :param hosts: every ``Host`` header.
         :param accept: the ``Accept`` header.
         """
-        if self._check_host and (len(hosts) > 1 or not all(map(_is_address, hosts))):
+        if self._check_host and not all(map(_is_address, hosts)):
             return Answer(421, _TEXT, b"Ask by the address of this machine, or as localhost.\n")
         if method not in ("GET", "HEAD"):
             return Answer(405, _TEXT, b"This only shows how things stand.\n", {"Allow": "GET, HEAD"})

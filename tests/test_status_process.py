@@ -31,7 +31,7 @@ from tests.test_status_server import free_port
 class StatusProcessTests(TestCase):
     """``twistd relayd --status``."""
 
-    timeout = 120
+    timeout = 60
 
     async def ask(self, endpoint: str, path: str) -> tuple[int, str]:
         """One GET, in a thread: status and body."""

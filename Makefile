@@ -2,16 +2,19 @@
 # make test   all tests, against real peers too
 # make lint   ruff and mypy
 # make bench  the benchmarks beside other relays and other SSH clients
+# make fuzz   one parser, as in: make fuzz TARGET=ssh-keys SECONDS=600; without TARGET, which there are
 # make clean  all that these made, here
 
 PYTHON ?= python3
 TESTS ?= tests
+TARGET ?=
+SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -23,13 +26,17 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict relayd twisted tests/support benchmarks
+	$(BIN)/mypy --strict relayd twisted tests/support tests/fuzz benchmarks
 
 bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	nice -n 19 $(BIN)/python -m tests.fuzz $(TARGET) $(if $(TARGET),$(SECONDS))
 
 clean:
 	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules

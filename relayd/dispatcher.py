@@ -138,6 +138,11 @@ class Dispatcher:
         return self._admission.queued
 
     @property
+    def limits(self) -> Limits:
+        """What is taken on now."""
+        return self._limits
+
+    @property
     def accepting(self) -> bool:
         """Whether new commands are taken; once they are not, they never are again."""
         return self._accepting
@@ -206,6 +211,17 @@ class Dispatcher:
         """See `ICommandReceiver.link_lost`."""
         self._streams.link_lost(link)
         self._outbox.link_lost(link)
+
+    def configure(self, limits: Limits, policy: Policy) -> None:
+        """
+        From now on these count. What runs goes on as it is; what waits and is not allowed any more is answered so.
+        """
+        self._limits, self._policy = limits, policy
+        for active in list(self._active.values()):
+            if active.run is None and (refusal := policy.refusal_of(active.command)) is not None:
+                self._scheduler.cancel(active, refusal)
+        self._admission.resize(limits.max_commands, limits.max_queue)
+        self._scheduler.grant()
 
     def drain(self, timeout: float) -> Deferred[None]:
         """

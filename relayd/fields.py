@@ -39,8 +39,12 @@ class Invalid(Exception):
 
 def explain(error: msgspec.ValidationError) -> tuple[str, str]:
     """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason."""
-    text, _, path = str(error).partition(" - at ")
+    text, found, path = str(error).rpartition(" - at ")
+    if not found:
+        text, path = path, ""
     field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
+    if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
+        return field, "is none of the words that stand there"
     return field, "is of the wrong type: " + text[:1].lower() + text[1:].replace("`", "")
 
 

@@ -38,9 +38,10 @@ class ListenAddress(Struct, frozen=True, kw_only=True):
         return bool(self.path) or ip_address(self.host).is_loopback
 
     def __str__(self) -> str:
+        """As `listen_address` reads it."""
         if self.path:
-            return f"unix:{self.path}"
-        return f"http://[{self.host}]:{self.port}/" if ":" in self.host else f"http://{self.host}:{self.port}/"
+            return f"unix:{self.path}" + ("" if self.mode == int(_MODE, 8) else f":mode={self.mode:o}")
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
 
 
 def listen_address(value: str) -> ListenAddress:

@@ -144,7 +144,7 @@ class ServerTests(TestCase):
             taken.listen()
             port = taken.getsockname()[1]
             error = self.assertRaises(ConfigError, self.serve, f"tcp:127.0.0.1:{port}")
-        self.assertEqual(str(error), f"--status: cannot listen at http://127.0.0.1:{port}/: Address already in use")
+        self.assertEqual(str(error), f"--status: cannot listen at tcp:127.0.0.1:{port}: Address already in use")
 
     def test_a_warning_where_others_can_reach_it(self) -> None:
         for host, count in (("127.0.0.1", 0), ("0.0.0.0", 1)):

@@ -67,7 +67,7 @@ class RelayCollector(Collector):
             yield _gauge("relayd_audit_available", "Whether the audit log can be written.", sources.audit.available)
 
     def _commands(self) -> Iterator[Metric]:
-        commands, bounds = self._sources.commands, self._sources.bounds
+        commands, limits = self._sources.commands, self._sources.commands.limits
         counted = commands.stats
         yield _counter("relayd_commands_accepted", "Commands taken on.", counted.accepted)
         yield _by_code("relayd_commands_finished", "Commands that have a result.", "outcome", counted.finished)
@@ -77,9 +77,9 @@ class RelayCollector(Collector):
         duplicates.add_metric(["resent"], counted.resent)
         yield duplicates
         yield _gauge("relayd_commands_running", "Commands that run.", commands.running)
-        yield _gauge("relayd_commands_running_limit", "How many may run (--max-commands).", bounds.max_commands)
+        yield _gauge("relayd_commands_running_limit", "How many may run (--max-commands).", limits.max_commands)
         yield _gauge("relayd_commands_queued", "Commands that wait for their turn.", commands.queued)
-        yield _gauge("relayd_commands_queued_limit", "How many may wait (--max-queue).", bounds.max_queue)
+        yield _gauge("relayd_commands_queued_limit", "How many may wait (--max-queue).", limits.max_queue)
         yield _histogram("relayd_command_duration_seconds", "From receipt to result.", counted.duration)
         yield _histogram("relayd_command_queue_seconds", "From receipt to a command's turn.", counted.queue)
         phases = HistogramMetricFamily(

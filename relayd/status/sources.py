@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.dispatcher import Limits
 from relayd.journal_index import Figures
 from relayd.lag import Lag
 from relayd.scheduler import ActiveCommand
@@ -32,6 +33,10 @@ class Commands(Protocol):
     @property
     def stats(self) -> Stats:
         """What it has counted."""
+
+    @property
+    def limits(self) -> Limits:
+        """What it takes on, which can change."""
 
     @property
     def running(self) -> int:
@@ -83,10 +88,8 @@ class EventLoop(Protocol):
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """What the site allows, as in `relayd.config.Config`."""
+    """What the site allows for as long as the process lives, as in `relayd.config.Config`."""
 
-    max_commands: int
-    max_queue: int
     max_sessions: int
     max_total_connections: int
 

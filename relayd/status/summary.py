@@ -43,9 +43,9 @@ def summarize(sources: Sources) -> dict[str, Any]:
         },
         "commands": {
             "running": commands.running,
-            "maxRunning": bounds.max_commands,
+            "maxRunning": commands.limits.max_commands,
             "queued": commands.queued,
-            "maxQueued": bounds.max_queue,
+            "maxQueued": commands.limits.max_queue,
             "accepted": counted.accepted,
             "finished": dict(counted.finished),
             "refused": dict(counted.refused),

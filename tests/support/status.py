@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from relayd.dispatcher import Limits
 from relayd.journal_index import Figures
 from relayd.lag import LagMonitor
 from relayd.scheduler import ActiveCommand
@@ -28,6 +29,7 @@ class FakeRelay:
         self.clock.advance(1000)
         self.status = UplinkStatus(accepted=True, dialect="socketio", since=900, losses=3)
         self.stats = Stats()
+        self.limits = Limits(max_commands=64, max_queue=10000, default_timeout=300, max_timeout=86400)
         self.running = 0
         self.queued = 0
         self.accepting = True
@@ -41,7 +43,7 @@ class FakeRelay:
             started=100.0,
             server="wss://main.example.com",
             proxy_id="site-1",
-            bounds=Bounds(max_commands=64, max_queue=10000, max_sessions=10, max_total_connections=1000),
+            bounds=Bounds(max_sessions=10, max_total_connections=1000),
             uplink=self,
             commands=self,
             journal=self,

@@ -21,7 +21,11 @@ from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import react
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.task import LoopingCall, react
+from twisted.web.client import Agent, readBody
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -38,6 +42,9 @@ VARIANTS = {
     "relayd-normal": ("--journal", "normal"),
     "relayd-memory": ("--journal", "memory"),
     "relayd-audit": ("--audit-log", "audit.log"),
+    "relayd-quiet": ("--log-level", "error"),
+    "relayd-json": ("--log-format", "json"),
+    "relayd-status": ("--status", "unix:status.sock"),
 }
 RELAYS = (*VARIANTS, "example", "asyncio")
 HOSTS = 8
@@ -164,6 +171,10 @@ class Bench:
             process.start()
             try:
                 await self._main_server.connected(proxy_id)
+                if relay == "relayd-status":
+                    scraping = LoopingCall(scrape, str(state / "status.sock"))
+                    scraping.start(1.0)
+                    stack.callback(scraping.stop)  # fails where a scrape did, and so the measurement
                 return await self._load(process, proxy_id, scenario, scenario.count(full))
             except PeerFailed as error:
                 log = state / "twistd.log"
@@ -200,6 +211,7 @@ class Bench:
         if relay in VARIANTS:
             # relative paths are below the working directory
             options = [str(state / each) if each.endswith(".log") else each for each in VARIANTS[relay]]
+            options = [each.replace("unix:", f"unix:{state}/") for each in options]
             return relayd_command(url, proxy_id, self._key_file, state, ["--max-output", str(LARGEST), *options])
         if relay == "example":
             return example_command(url, proxy_id, self._key_file)
@@ -251,6 +263,33 @@ def run_to_end(reactor: Any, work: Coroutine[Any, Any, None]) -> Deferred[None]:
 
     reactor.addSystemEventTrigger("before", "shutdown", on_shutdown)
     return running.addBoth(on_end)
+
+
+def scrape(path: str) -> Deferred[None]:
+    """Read the metrics of a relay, as Prometheus would."""
+    from twisted.internet import reactor
+
+    agent = Agent.usingEndpointFactory(reactor, _Socket(path))
+    reading: Deferred[Any] = agent.request(b"GET", b"http://127.0.0.1/metrics").addCallback(readBody)
+    return reading.addCallback(_check_metrics)
+
+
+def _check_metrics(body: bytes) -> None:
+    if b"relayd_ready" not in body:
+        raise PeerFailed("these are no metrics of a relay")
+
+
+@implementer(IAgentEndpointFactory)
+class _Socket:
+    """Leads an Agent to a UNIX socket, whatever the URL."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def endpointForURI(self, uri: Any) -> UNIXClientEndpoint:
+        from twisted.internet import reactor
+
+        return UNIXClientEndpoint(reactor, self._path)
 
 
 def awaiting(stop: Any) -> Any:

@@ -15,6 +15,7 @@ from relayd import policy, values
 from relayd.apikey import LEAST_LENGTH, ApiKeyFile
 from relayd.credentials import SiteCredential, read_credentials
 from relayd.errors import ConfigError, KeyUnusable
+from relayd.listening import ListenAddress, listen_address
 from relayd.messages import Secret
 from relayd.options import Given, Option, Sources
 
@@ -185,6 +186,24 @@ class Config:
         "audit-max-size", RELAY, "then its file is moved aside; 0: never", values.size(0, 1024**4), "64M", "SIZE"
     )
     audit_keep: int = _count("audit-keep", RELAY, 10, "files that were moved aside are kept; 0: all", least=0)
+    status: ListenAddress | None = _option(  # noqa: RUF009
+        "status",
+        RELAY,
+        "serve status and metrics by HTTP at tcp:127.0.0.1:PORT or unix:PATH",
+        listen_address,
+        metavar="ENDPOINT",
+    )
+    log_level: Literal["debug", "info", "warn", "error"] = _option(
+        "log-level",
+        RELAY,
+        "the least that is logged; debug follows each command from step to step",
+        values.choice("debug", "info", "warn", "error"),
+        "info",
+        "LEVEL",
+    )
+    log_format: Literal["text", "json"] = _option(
+        "log-format", RELAY, "lines for people, or one JSON object a line", values.choice("text", "json"), "text", "HOW"
+    )
     #: What this site can log in with by itself: the ``[[credentials]]`` tables of the file, in their order.
     credentials: tuple[SiteCredential, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)

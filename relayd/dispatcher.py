@@ -6,7 +6,7 @@ Knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from hashlib import blake2b
 
@@ -43,7 +43,7 @@ from relayd.messages import EXECUTE_COMMAND, CommandResult, CommandState, Execut
 from relayd.outbox import Outbox
 from relayd.policy import Policy
 from relayd.scheduler import ActiveCommand, Scheduler, explain
-from relayd.stats import Stats
+from relayd.stats import Ended, Stats
 from relayd.streaming import Streams
 
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
@@ -136,6 +136,21 @@ class Dispatcher:
     def queued(self) -> int:
         """Commands that wait for their turn now."""
         return self._admission.queued
+
+    @property
+    def limits(self) -> Limits:
+        """What is taken on now."""
+        return self._limits
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new commands are taken; once they are not, they never are again."""
+        return self._accepting
+
+    @property
+    def active(self) -> Mapping[str, ActiveCommand]:
+        """Every command at hand, by its id, oldest first."""
+        return self._active
 
     # ICommandReceiver
 
@@ -241,7 +256,7 @@ class Dispatcher:
         self._log.info(
             "Accepted command {text}",
             text=f"{command.command_id} for {_where(command)}",
-            id=command.command_id, user=command.username, host=command.host, port=command.port,
+            event="accepted", id=command.command_id, user=command.username, host=command.host, port=command.port,
         )  # fmt: skip
 
     def command_not_accepted(self, active: ActiveCommand, error: RelayError) -> None:
@@ -264,20 +279,23 @@ class Dispatcher:
         outcome = "nonzero" if result.exit_code else "ok"
         if details.error is not None:
             outcome = str(details.error["code"])
-        self.stats.finished[outcome] += 1
         if recorded:
             self._outbox.send(result)
         else:  # a result that a crash would lose is still better than silence
             self._outbox.send_unrecorded(result)
-        duration = self._clock.seconds() - active.received
+        now = self._clock.seconds()
+        duration = now - active.received
+        where = (command.host, command.port, command.username)
+        queued = None if active.began is None else active.began - active.received
+        self.stats.ended(Ended(command.command_id, *where, outcome, result.exit_code, duration, now), queued, details)
         if self._audit is not None:
             self._audit.ended(command, outcome, result, duration)
         self._log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
             f"{details.stdout_bytes} bytes of output, {details.stderr_bytes} of errors",
-            id=command.command_id, user=command.username, host=command.host, port=command.port, outcome=outcome,
-            exit=result.exit_code, duration=duration,
+            event="finished", id=command.command_id, user=command.username, host=command.host, port=command.port,
+            outcome=outcome, exit=result.exit_code, duration=duration,
             stdout_bytes=details.stdout_bytes, stderr_bytes=details.stderr_bytes,
         )  # fmt: skip
         self._check_drained()
@@ -371,7 +389,8 @@ class Dispatcher:
             self._audit.refused(command, error)
         self._log.info(
             "Refused command {id} for {user}@{host}:{port}: {code}",
-            id=command.command_id, user=command.username, host=command.host, port=command.port, code=error.code,
+            event="refused", id=command.command_id, user=command.username, host=command.host, port=command.port,
+            code=error.code,
         )  # fmt: skip
 
     # The end

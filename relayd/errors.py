@@ -229,6 +229,12 @@ class NoJournal(RelayError):
     code = "no-journal"
 
 
+class NoStatus(RelayError):
+    """The relay's status cannot be had from {where}: {reason}."""
+
+    code = "no-status"
+
+
 class JournalFull(RelayError):
     """relayd's journal is full and takes no new commands: {results} results ({megabytes:.0f} MB) wait until the main
     server confirms them. Look at relayctl journal, or raise --journal-max-size."""

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeUnknown
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal_index import Bounds, Index
+from relayd.journal_index import Bounds, Figures, Index
 from relayd.journal_salvage import salvage, set_aside
 from relayd.journal_store import PRUNE_ROWS, Call, Recovery, Store, is_damage, translate
 from relayd.messages import CommandResult, ExecuteCommand
@@ -101,6 +101,10 @@ class DurableJournal:
     def outstanding(self) -> int:
         """See `IJournal`."""
         return self._index.outstanding
+
+    def figures(self) -> Figures:
+        """How things stand."""
+        return self._index.figures(self._store.now(), self.trouble)
 
     def open(self) -> Sequence[tuple[str, str]]:
         """See `IJournal.open`."""

@@ -42,6 +42,26 @@ class Bounds(Struct, frozen=True, kw_only=True):
     retention: float = 7 * 86400.0
 
 
+class Figures(Struct, frozen=True, kw_only=True):
+    """
+    A journal in numbers.
+
+    :ivar unfinished: commands that have no result yet.
+    :ivar unconfirmed: results that are to be sent and confirmed, and *dead* those that are not sent any more.
+    :ivar size: bytes of all results, and *max_size* those from which on no command is taken.
+    :ivar oldest: seconds for which the oldest of the unconfirmed has waited; 0 where there is none.
+    :ivar trouble: why nothing new can be recorded; ``None``: it can.
+    """
+
+    unfinished: int
+    unconfirmed: int
+    dead: int
+    size: int
+    max_size: int
+    oldest: float
+    trouble: str | None
+
+
 class Index:
     """
     What a journal knows at once.
@@ -77,6 +97,20 @@ class Index:
         if len(self.unfinished) + len(self.finished) >= self.bounds.max_commands or self.size >= self.bounds.max_bytes:
             return JournalFull(results=len(self.finished), megabytes=self.size / 1e6)
         return None
+
+    def figures(self, now: float, trouble: str | None = None) -> Figures:
+        """How things stand; *trouble*: what is wrong with the disk."""
+        since = next((live.since for live in self.finished.values() if live.state is EntryState.FINISHED), now)
+        full = self.refusal()
+        return Figures(
+            unfinished=len(self.unfinished),
+            unconfirmed=self.outstanding,
+            dead=self.dead,
+            size=self.size,
+            max_size=self.bounds.max_bytes,
+            oldest=max(0.0, now - since),
+            trouble=trouble or (None if full is None else str(full)),
+        )
 
     def lookup(self, command_id: str) -> JournalEntry | None:
         """See `relayd.interfaces.IJournal.lookup`."""

@@ -4,14 +4,15 @@ The record of commands and results where it need not outlive the process (``--jo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from relayd.errors import JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal_index import Bounds, Index
+from relayd.journal_index import Bounds, Figures, Index
 from relayd.messages import CommandResult, ExecuteCommand
 
 
@@ -22,9 +23,12 @@ class MemoryJournal:
 
     Of a command whose result was confirmed it keeps the id and the fingerprint, so that a late duplicate is known and
     not run again.
+
+    :param now: tells seconds, from whenever.
     """
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
+    def __init__(self, bounds: Bounds | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         bounds = bounds or Bounds(max_bytes=128 << 20, max_ids=100_000)
         self._index = Index(bounds, bounds.max_ids)
         self._results: dict[str, CommandResult] = {}
@@ -34,6 +38,10 @@ class MemoryJournal:
     def outstanding(self) -> int:
         """See `IJournal`."""
         return self._index.outstanding
+
+    def figures(self) -> Figures:
+        """How things stand."""
+        return self._index.figures(self._now())
 
     def open(self) -> Sequence[tuple[str, str]]:
         """See `IJournal.open`.  There was nothing before."""
@@ -45,7 +53,7 @@ class MemoryJournal:
             return succeed(known)
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
-        self._index.accepted(command.command_id, fingerprint, 0.0)
+        self._index.accepted(command.command_id, fingerprint, self._now())
         return succeed(None)
 
     def start(self, command_id: str) -> Deferred[None]:
@@ -59,7 +67,7 @@ class MemoryJournal:
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
         self._results[result.command_id] = result
-        self._index.finish(result.command_id, len(result.stdout) + len(result.stderr), 0.0)
+        self._index.finish(result.command_id, len(result.stdout) + len(result.stderr), self._now())
         return succeed(None)
 
     def confirm(self, command_id: str) -> None:

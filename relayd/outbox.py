@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from relayd.errors import RelayError, Undeliverable
 from relayd.interfaces import EntryState, IJournal, ILink
+from relayd.logs import is_logged
 from relayd.messages import CommandResult, Receipt, failure_result
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
@@ -169,6 +170,8 @@ class Outbox:
             self._log.debug("A receipt fits no result: {id}", id=receipt.command_id)
         elif receipt.success:
             self._stats.confirmed += 1
+            if is_logged("debug"):
+                self._log.debug("The main server has the result of {id}", event="confirmed", id=key[0])
             self._settle(key)
         else:
             self._rejected(key, receipt.error)
@@ -245,6 +248,8 @@ class Outbox:
     def _send_on(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
         state.add((result.command_id, recorded))
         self._stats.sent += 1
+        if is_logged("debug"):
+            self._log.debug("Sent the result of {id}", event="sent", id=result.command_id)
         state.link.send_result(result)
         self._watch(state)
 
@@ -272,6 +277,7 @@ class Outbox:
                 key = state.take(None)
                 if key is not None:
                     self._stats.presumed += 1
+                    self._log.debug("The main server has read the result of {id}", event="confirmed", id=key[0])
                     self._settle(key)
             if state.in_flight:
                 self._watch(state)

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from relayd.admission import Admission, Verdict
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
 from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntry
+from relayd.logs import is_logged
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
 
@@ -27,6 +28,7 @@ class ActiveCommand:
     :ivar acknowledges: who is to hear that it was accepted.
     :ivar accepted: whether the journal has it.
     :ivar has_slot: whether its turn came.
+    :ivar began: when the runner was given it.
     :ivar cancelled: whether its end was asked for.
     :ivar dropped: whether the journal would not have it: what becomes of it is nobody's business.
     :ivar output: where its output goes as it arrives, if it asked for that.
@@ -35,8 +37,8 @@ class ActiveCommand:
     """
 
     __slots__ = (
-        "accepted", "acknowledges", "cancelled", "command", "deadline", "dropped", "fingerprint", "has_slot", "key",
-        "output", "received", "result", "run",
+        "accepted", "acknowledges", "began", "cancelled", "command", "deadline", "dropped", "fingerprint", "has_slot",
+        "key", "output", "received", "result", "run",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,7 @@ class ActiveCommand:
         self.acknowledges = [acknowledge]
         self.accepted = False
         self.has_slot = False
+        self.began: float | None = None
         self.cancelled = False
         self.dropped = False
         self.output: OutputStream | None = None
@@ -188,9 +191,11 @@ class Scheduler:
     def _run(self, active: ActiveCommand) -> None:
         if active.result is not None:  # cancelled
             return
-        if active.deadline <= self._clock.seconds():
+        now = self._clock.seconds()
+        if active.deadline <= now:
             self._time_out(active)
             return
+        active.began = now
         command = active.command
         if command.stream:
             active.output = self._streams.open(command)
@@ -203,6 +208,8 @@ class Scheduler:
 
     def _starting(self, active: ActiveCommand) -> Deferred[None]:
         """The command is about to be told to run: not before that is recorded, and with it what came before."""
+        if is_logged("debug"):
+            self._log.debug("Starting command {id}", event="started", id=active.command.command_id)
         return self._journal.start(active.command.command_id).addErrback(self._not_started, active)
 
     def _not_started(self, failure: Failure, active: ActiveCommand) -> Failure:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
@@ -30,6 +30,9 @@ from relayd.policy import Policy
 from relayd.reload import HOST_RULES, Changes, compare
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.statedir import StateDirectory
+from relayd.status.server import StatusServer
+from relayd.status.sources import Bounds as StatusBounds
+from relayd.status.sources import Sources
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
 
@@ -69,10 +72,30 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         audit=audit,
     )
     uplink = UplinkService(reactor, dispatcher, uplink_settings_of(config))
-    return RelayService(config, state, uplink, dispatcher, runner, journal, LagMonitor(reactor), audit)
+    lag = LagMonitor(reactor)
+    status: IService | None = None
+    if config.status is not None:
+        sources = Sources(
+            clock=reactor,
+            started=reactor.seconds(),
+            server=config.server,
+            proxy_id=config.proxy_id,
+            bounds=StatusBounds(
+                max_sessions=config.max_sessions,
+                max_total_connections=config.max_total_connections,
+            ),
+            uplink=uplink,
+            commands=dispatcher,
+            journal=journal,
+            hosts=runner,
+            lag=lag,
+            audit=audit,
+        )
+        status = StatusServer(reactor, config.status, sources)
+    return RelayService(config, state, uplink, dispatcher, runner, journal, lag, audit, status)
 
 
-def _make_journal(reactor: Any, config: Config) -> IJournal:
+def _make_journal(reactor: Any, config: Config) -> MemoryJournal | DurableJournal:
     if config.journal == "memory":
         return MemoryJournal()
     return DurableJournal(
@@ -117,6 +140,7 @@ class RelayService(Service):
         journal: IJournal,
         lag: LagMonitor,
         audit: AuditLog | None = None,
+        status: IService | None = None,
     ) -> None:
         self.setName("relay")
         self._config = config
@@ -127,16 +151,19 @@ class RelayService(Service):
         self._journal = journal
         self._audit = audit
         self._lag = lag
+        self._status = status
 
     def startService(self) -> None:
         """
         Dial the main server.
 
-        :raises ConfigError: when the state directory or the journal in it cannot be used, or the audit log cannot be
-            written.
+        :raises ConfigError: when the state directory or the journal in it cannot be used, the audit log cannot be
+            written, or its status cannot be served.
         """
         self._state.claim()
         try:
+            if self._status is not None:
+                self._status.startService()
             if self._audit is not None:
                 self._audit.start()
             for command_id, code in self._journal.open():
@@ -213,6 +240,8 @@ class RelayService(Service):
         await self._step("close the journal", self._journal.close)
         if self._audit is not None:
             await self._step("close the audit log", self._audit.close)
+        if (status := self._status) is not None:  # the last, so that it shows how the rest ends
+            await self._step("close the status server", lambda: maybeDeferred(status.stopService))
         self._state.release()
         self._lag.stopService()
         self._log.info("relayd has stopped")

@@ -23,6 +23,7 @@ from relayd import __version__
 from relayd.config import OPTIONS, Config, Reading, read
 from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
+from relayd.logs import configure as configure_logs
 from relayd.notify import Notifier, make_notifier
 from relayd.options import Option
 from relayd.reload import ReloadOnSignal
@@ -127,6 +128,7 @@ def makeService(options: Options) -> IService:
     """The relay as *options* say, for a process of its own."""
     from twisted.internet import reactor
 
+    configure_logs(options.config.log_level, options.config.log_format)
     use_steady_clock(reactor)
     relay = make_relay(reactor, options.config)
     service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))

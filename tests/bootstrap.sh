@@ -2,8 +2,8 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, a C shell, zsh, libfaketime, the checkers of what is packaged, Node.js, and
-#                                the npm packages of tests/node
+#   bootstrap.sh peers           SSH servers, a C shell, zsh, libfaketime, the checkers of what is packaged, Chromium,
+#                                Node.js, and the npm packages of tests/node
 #   bootstrap.sh deb             what builds the Debian package
 set -eu
 
@@ -56,6 +56,7 @@ bring_peers() {
     command -v mandoc >/dev/null || missing="$missing mandoc"
     command -v zsh >/dev/null || missing="$missing zsh"
     command -v logrotate >/dev/null || missing="$missing logrotate"
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
-    **dict.fromkeys(("apikey", "credentials", "options", "values"), "config"),
+    **dict.fromkeys(("apikey", "credentials", "listening", "options", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
@@ -25,7 +25,7 @@ PARTS = {
 }
 WIRE = {"errors", "messages", "interfaces"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "notify", "service", "tap", "patterns"}
+ALL_PARTS |= {"lag", "logs", "notify", "service", "status", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "patterns": set(),
@@ -33,19 +33,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
-    "dispatcher": WIRE | {"policy"},
+    "dispatcher": WIRE | {"logs", "policy"},
     "policy": {"errors", "messages", "patterns"},
     "journal": WIRE,
     "audit": WIRE,
     "ssh": {"patterns"},  # but its runner, which joins it to the rest
     "config": {"errors", "messages", "policy"},
     "lag": set(),
+    "logs": set(),
     "notify": set(),
-    "service": ALL_PARTS - {"hub", "service", "tap"},
-    "tap": {"config", "errors", "notify", "service"},
+    "status": WIRE | {"config", "dispatcher", "journal", "lag", "ssh", "uplink"},
+    "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
+    "tap": {"config", "errors", "logs", "notify", "service"},
     # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
     "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "uplink"},
-    "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
+    "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},
     "demo": ALL_PARTS,
 }
 

@@ -227,13 +227,16 @@ class MakeRelayTests(ServiceCase):
         config = self.config(audit_log=str(self.directory / "audit.log"))  # without it, its other options mean nothing
         make_relay(MemoryReactorClock(), watched)
         self.addCleanup(relay.stopService)
-        # These four were used up by the configuration itself; the drain timeout is read when it is needed.
+        # The first four were used up by the configuration itself; the drain timeout is read when it is needed, and the
+        # log is shaped before there is a relay (relayd.tap).
         elsewhere = {
             "config",
             "api_key_file",
             "allow_weak_key",
             "allow_plaintext",
             "drain_timeout",
+            "log_format",
+            "log_level",
         }
         self.assertEqual({option.attribute for option in OPTIONS} - read, elsewhere)
         self.assertIn("read_api_key", read)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from relayd import __version__
-from relayd.ctl import audit, check, config, journal, policy
+from relayd.ctl import audit, check, config, journal, policy, status
 from relayd.errors import RelayError
 from relayd.values import near
 
@@ -53,12 +53,13 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return (check, config, policy, journal, audit)
+    return (status, check, config, policy, journal, audit)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``relayctl``."""
-    parser = _Parser(prog="relayctl", description="Looks at a relay's settings and records.", epilog=_EXIT_CODES)
+    about = "Looks at a relay: how it is doing, its settings, its records."
+    parser = _Parser(prog="relayctl", description=about, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for module in subcommands():

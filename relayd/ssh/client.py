@@ -31,7 +31,7 @@ from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.output import OutputBuffer
 from relayd.ssh.pool import Job, Pool
-from relayd.ssh.pool_state import Counts
+from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
@@ -140,6 +140,10 @@ class SSHClient:
     def counts(self) -> Counts:
         """What the pool holds now."""
         return self._pool.counts()
+
+    def hosts(self) -> list[HostCounts]:
+        """The same for each host."""
+        return self._pool.hosts()
 
     def close(self) -> Deferred[None]:
         """Close all connections; commands on them end unknown."""

@@ -30,7 +30,7 @@ from relayd.ssh.forward import Forward
 from relayd.ssh.jobs import Forwarding, Job, forward_error
 from relayd.ssh.pool_members import Member, hops_of
 from relayd.ssh.pool_places import Evict
-from relayd.ssh.pool_state import MAX_DROPS, Counts, PoolState, Start, Step
+from relayd.ssh.pool_state import MAX_DROPS, Counts, HostCounts, PoolState, Start, Step
 from relayd.ssh.refusals import Refusals
 from relayd.ssh.session import State
 from relayd.ssh.settings import SSHSettings
@@ -77,6 +77,10 @@ class Pool:
     def counts(self) -> Counts:
         """What the pool holds now."""
         return self._state.counts()
+
+    def hosts(self) -> list[HostCounts]:
+        """The same for each host."""
+        return self._state.hosts()
 
     def limits(self) -> dict[str, int]:
         """Sessions on one connection, by host, of the hosts that were found to allow fewer than the settings do."""

@@ -65,6 +65,24 @@ class Counts(Struct, frozen=True):
     forwards: int
 
 
+class HostCounts(Struct, frozen=True):
+    """
+    What the pool has of one host.
+
+    :ivar host: its address and port, and those of the jump hosts before it.
+    :ivar connections: those that are open, and *dialling* those being opened.
+    :ivar waiting: commands without a session.
+    :ivar limit: sessions that one connection takes now, as far as is known; less than the setting: it was learned.
+    """
+
+    host: str
+    connections: int
+    dialling: int
+    sessions: int
+    waiting: int
+    limit: int
+
+
 class PoolState(Generic[Work]):
     """
     Tell it what happens, then take `next_step` until there is none; and look again at the time `alarm`.
@@ -385,6 +403,13 @@ class PoolState(Generic[Work]):
             forwards=sum(member.forwards for member in members),
         )
 
+    def hosts(self) -> list[HostCounts]:
+        """The same for each host that there is something of."""
+        lanes: dict[Host[Work], list[Lane[Work]]] = {}
+        for lane in self._places.lanes.values():
+            lanes.setdefault(lane.host, []).append(lane)
+        return [_host_counts(host, found) for host, found in lanes.items()]
+
     def limits(self) -> dict[str, int]:
         """Sessions on one connection, by host, of the hosts that were found to allow fewer than the setting."""
         hosts = self._places.hosts.values()
@@ -393,3 +418,15 @@ class PoolState(Generic[Work]):
     def targets(self) -> list[Target]:
         """Every target that has connections, or work that waits, or is on somebody's way."""
         return list(self._places.lanes)
+
+
+def _host_counts(host: Host[Work], lanes: list[Lane[Work]]) -> HostCounts:
+    members = [member for lane in lanes for member in lane.members]
+    return HostCounts(
+        host=str(host),
+        connections=sum(member.ready for member in members),
+        dialling=sum(not member.ready for member in members),
+        sessions=sum(member.active for member in members),
+        waiting=sum(len(lane.waiting) for lane in lanes),
+        limit=host.limit,
+    )

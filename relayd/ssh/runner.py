@@ -25,7 +25,7 @@ from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.errors import SSHError
 from relayd.ssh.output import Output
-from relayd.ssh.pool_state import Counts
+from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
 
@@ -158,6 +158,10 @@ class SSHCommandRunner:
     def counts(self) -> Counts:
         """What the pool holds now."""
         return self._client.counts()
+
+    def hosts(self) -> list[HostCounts]:
+        """The same for each host."""
+        return self._client.hosts()
 
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""

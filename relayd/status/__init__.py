@@ -1,0 +1,3 @@
+"""
+What a running relay shows of itself by HTTP: health, readiness, metrics, and how things stand.
+"""

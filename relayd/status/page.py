@@ -1,0 +1,176 @@
+"""
+The page that shows a person how things stand: HTML without JavaScript, which a small script only keeps fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from relayd.values import spell_span
+
+_SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "At hand"), ("recent", "Ended lately"))
+
+
+def make_page(summary: Mapping[str, Any]) -> str:
+    """*summary*, of `relayd.status.summary`, as a page.  All that comes from others is escaped."""
+    name = escape(summary["proxyId"])
+    links = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title in _SECTIONS)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{name}: relayd</title>
+<link rel="stylesheet" href="/status.css">
+<script src="/status.js" defer></script>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the content</a>
+<header>
+<h1>{name} <small>relayd {escape(summary["version"])}</small></h1>
+<nav aria-label="Sections"><ul>{links}<li><a href="/status.json">JSON</a></li><li><a href="/metrics">Metrics</a></li>
+</ul></nav>
+<p class="fresh"><a href="/status.html">Look again</a> <label hidden><input type="checkbox" id="live" checked> every 5
+seconds</label></p>
+</header>
+<main id="main" tabindex="-1">
+<div id="state" data-live role="status">{_state(summary)}</div>
+<section id="overview" aria-labelledby="overview-title"><h2 id="overview-title">Overview</h2>
+<div id="cards" class="cards" data-live>{_cards(summary)}</div></section>
+{_section("hosts", "Hosts", _hosts(summary))}
+{_section("active", "At hand", _active(summary))}
+{_section("recent", "Ended lately", _recent(summary))}
+</main>
+</body>
+</html>
+"""
+
+
+def _state(summary: Mapping[str, Any]) -> str:
+    if summary["ready"]:
+        return '<p class="state good">Ready: it takes commands and runs them.</p>'
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary["obstacles"])
+    return f'<div class="state bad"><p>Not ready:</p><ul>{reasons}</ul></div>'
+
+
+def _cards(summary: Mapping[str, Any]) -> str:
+    uplink, commands, results, journal = (summary[name] for name in ("uplink", "commands", "results", "journal"))
+    finished = commands["finished"]
+    failed = sum(finished.values()) - finished.get("ok", 0) - finished.get("nonzero", 0)
+    accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
+    unconfirmed = f"{journal['unconfirmed']:,}"
+    if journal["unconfirmed"]:
+        unconfirmed += f", the oldest for {spell_span(journal['oldest'])}"
+    cards = [
+        _card("Main server", {
+            "address": summary["server"],
+            "state": accepted,
+            "for": spell_span(uplink["since"]),
+            "losses": f"{uplink['losses']:,}",
+            "last error": uplink["lastError"] or "none since",
+        }),
+        _card("Commands", {
+            "running": f"{commands['running']:,} of {commands['maxRunning']:,}",
+            "waiting": f"{commands['queued']:,} of {commands['maxQueued']:,}",
+            "ended": f"{sum(finished.values()):,}",
+            "of these, failed": f"{failed:,}",
+            "refused": f"{sum(commands['refused'].values()):,}",
+        }),
+        _card("Results", {
+            "sent": f"{results['sent']:,}",
+            "confirmed": f"{results['confirmed']:,}",
+            "unconfirmed": unconfirmed,
+            "refused": f"{results['rejected']:,}",
+            "given up": f"{results['givenUp']:,}",
+        }),
+        _card("This relay", {
+            "up for": spell_span(summary["uptime"]),
+            "journal": journal["trouble"] or f"{journal['bytes'] / 1e6:,.1f} of {journal['maxBytes'] / 1e6:,.0f} MB",
+            "audit log": _audit(summary["audit"]),
+            "longest stall": f"{summary['eventLoop']['longestDelay'] * 1000:,.0f} ms",
+        }),
+    ]  # fmt: skip
+    return "".join(cards)
+
+
+def _audit(audit: Mapping[str, Any] | None) -> str:
+    return "none" if audit is None else "written" if audit["available"] else "cannot be written"
+
+
+def _card(title: str, rows: Mapping[str, str]) -> str:
+    inside = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in rows.items())
+    return f'<div class="card"><h3>{title}</h3><dl>{inside}</dl></div>'
+
+
+def _section(anchor: str, title: str, table: str) -> str:
+    return f"""<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{title}</h2>
+<div class="table" id="{anchor}-table" data-live tabindex="0" role="region" aria-labelledby="{anchor}-title">{table}
+</div></section>"""
+
+
+def _hosts(summary: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            _text(host["host"]),
+            _number(f"{host['connections']:,}" + (f" + {host['dialling']:,} dialled" if host["dialling"] else "")),
+            _number(f"{host['sessions']:,}"),
+            _number(f"{host['waiting']:,}"),
+            _number(f"{host['limit']:,}" + (" (learned)" if host["learned"] else "")),
+        )
+        for host in summary["hosts"]
+    ]
+    caption = _caption("Hosts with connections or commands", rows, summary["hostsInAll"])
+    return _table(caption, ("Host", "#Connections", "#Commands", "#Waiting", "#Most on one connection"), rows)
+
+
+def _active(summary: Mapping[str, Any]) -> str:
+    rows = [(*_who(row), _text(row["state"]), _number(spell_span(row["duration"]))) for row in summary["active"]]
+    caption = _caption("Commands that run or wait, the oldest first", rows, summary["activeInAll"])
+    return _table(caption, ("Command", "User", "Host", "State", "#For"), rows)
+
+
+def _recent(summary: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            *_who(row),
+            f'<td><span class="{_mood(row["outcome"])}">{escape(row["outcome"])}</span></td>',
+            _number(str(row["exit"])),
+            _number(spell_span(row["duration"])),
+            _number(f"{spell_span(row['ago'])} ago"),
+        )
+        for row in summary["recent"]
+    ]
+    caption = _caption("Commands that have their result, the latest first", rows, len(rows))
+    return _table(caption, ("Command", "User", "Host", "Outcome", "#Exit", "#Took", "#When"), rows)
+
+
+def _who(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return _text(row["id"]), _text(row["user"]), _text(f"{row['host']}:{row['port']}")
+
+
+def _mood(outcome: str) -> str:
+    return {"ok": "good", "nonzero": "fair"}.get(outcome, "bad")
+
+
+def _caption(of: str, rows: Sequence[object], in_all: int) -> str:
+    shown = f"{len(rows):,} of {in_all:,}" if len(rows) < in_all else f"{in_all:,}"
+    return f"{of}: {shown}"
+
+
+def _table(caption: str, heads: Iterable[str], rows: Sequence[Iterable[str]]) -> str:
+    """*heads* that begin with ``#`` are of columns of numbers; cells are HTML."""
+    head = "".join(f'<th scope="col"{" class=number" * name.startswith("#")}>{name.lstrip("#")}</th>' for name in heads)
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _text(text: str) -> str:
+    shown = text if len(text) <= 100 else text[:99] + "…"
+    return f"<td><bdi>{escape(shown)}</bdi></td>"
+
+
+def _number(text: str) -> str:
+    return f'<td class="number">{escape(text)}</td>'

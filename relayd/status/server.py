@@ -1,0 +1,225 @@
+"""
+The HTTP server of `relayd.status`: bounded in everything that a client can make large or long.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from relayd.errors import ConfigError
+from relayd.listening import ListenAddress
+from relayd.status.answers import Answer, Answers
+from relayd.status.sources import Sources
+
+#: Connections at a time; more are closed.
+MAX_CONNECTIONS: Final = 32
+#: Seconds that one may last, whatever its client does. Each carries one request.
+MAX_SECONDS: Final = 10.0
+
+_DONE: Final = connectionDone
+_Respond = Callable[[str, str, list[str], str], Answer]
+
+
+class _Request(http.Request):
+    """One request, which has no body."""
+
+    _log = Logger("relayd.status")
+
+    def __init__(self, respond: _Respond, channel: http.HTTPChannel, queued: object = None) -> None:
+        super().__init__(channel)
+        self._respond = respond
+
+    def gotLength(self, length: int | None) -> None:
+        """Called with the headers; ``None``: the length is not known beforehand."""
+        super().gotLength(0)
+        self._has_body = length != 0
+        self.channel.persistent = False
+        if self._has_body:
+            self.clientproto = b"HTTP/1.1"
+            self.code, self.code_message = 413, b"Content Too Large"
+            self.setHeader("Connection", "close")
+            self.setHeader("Content-Length", "0")
+            self.write(b"")
+            self.channel.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Nothing wants it."""
+
+    def process(self) -> None:
+        """Answer."""
+        if self._has_body:
+            return
+        headers = self.requestHeaders
+        try:
+            answer = self._respond(
+                self.method.decode("latin-1"),
+                self.uri.decode("latin-1"),
+                list(headers.getRawHeaders("host", [])),
+                ", ".join(headers.getRawHeaders("accept", [])),
+            )
+        except Exception:
+            self._log.failure("Internal error: {path} cannot be shown", path=self.path.decode("latin-1")[:100])
+            answer = Answer(500, "text/plain; charset=utf-8", b"relayd's log tells what went wrong.\n")
+        self.setResponseCode(answer.code)
+        for name, value in answer.headers().items():
+            self.setHeader(name, value)
+        self.setHeader("Server", "relayd")
+        self.setHeader("Connection", "close")
+        if self.method != b"HEAD":
+            self.write(answer.body)
+        self.finish()
+
+
+class _Channel(http.HTTPChannel):
+    """One connection, which ends in time."""
+
+    factory: StatusFactory
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """Called when it is there."""
+        self._end = self.factory.clock.callLater(MAX_SECONDS, self._cut)
+        self.factory.channels.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = _DONE) -> None:
+        """Called when it is gone."""
+        self.factory.channels.discard(self)
+        if self._end.active():
+            self._end.cancel()
+        super().connectionLost(reason)
+
+    def _cut(self) -> None:
+        self.transport.abortConnection()
+
+
+class StatusFactory(http.HTTPFactory):
+    """
+    Makes plain HTTP/1 channels, whose requests ask *respond*.
+
+    :ivar channels: those that are open.
+    """
+
+    noisy = False
+    protocol: Any = _Channel
+
+    def __init__(self, respond: _Respond, reactor: Any) -> None:
+        super().__init__(timeout=MAX_SECONDS, reactor=reactor)
+        self.clock = reactor
+        self.channels: set[_Channel] = set()
+        self._respond = respond
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Called with each connection; without an answer, it is closed."""
+        if len(self.channels) >= MAX_CONNECTIONS:
+            return None
+        channel: Any = super().buildProtocol(addr)
+        channel.requestFactory = partial(_Request, self._respond)
+        return channel
+
+    def startFactory(self) -> None:
+        """Who looks at a relay is not worth a line: there is no log to open, and no clock for it to keep."""
+
+    def stopFactory(self) -> None:
+        """Likewise."""
+
+    def log(self, request: http.Request) -> None:
+        """Likewise."""
+
+    def cut(self) -> None:
+        """End all."""
+        for channel in list(self.channels):
+            channel.transport.abortConnection()
+
+
+class StatusServer(Service):
+    """
+    Shows *sources* at *address*.
+
+    :param reactor: time and network.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, address: ListenAddress, sources: Sources) -> None:
+        self.setName("status")
+        self._reactor = reactor
+        self._address = address
+        answers = Answers(sources, check_host=address.is_local and not address.path)
+        self._factory = StatusFactory(answers.answer, reactor)
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        """
+        Listen.
+
+        :raises ConfigError: when that cannot be.
+        """
+        listening = self._listen()
+        failures: list[Failure] = []
+        listening.addCallbacks(self._listening, failures.append)
+        if failures:
+            raise ConfigError(option="--status", reason=_reason(self._address, failures[0].value)) from None
+        super().startService()
+        self._log.info("Status and metrics are at {address}", address=str(self._address))
+        if not self._address.is_local:
+            self._log.warn(
+                "--status: other machines can reach {address}, without a password: it shows hosts, users and ids of "
+                "commands. A firewall, or a proxy that asks who it is, should stand before it",
+                address=str(self._address),
+            )
+
+    def stopService(self) -> Deferred[None]:
+        """Listen no more, and end what is open."""
+        super().stopService()
+        port, self._port = self._port, None
+        self._factory.cut()
+        return succeed(None) if port is None else maybeDeferred(cast(Any, port.stopListening))
+
+    def _listen(self) -> Deferred[Any]:
+        address = self._address
+        if address.path:
+            _remove_stale(address.path)
+            endpoint: Any = UNIXServerEndpoint(self._reactor, address.path, mode=address.mode)
+        else:
+            make = TCP6ServerEndpoint if ":" in address.host else TCP4ServerEndpoint
+            endpoint = make(self._reactor, address.port, interface=address.host)
+        listening: Deferred[Any] = endpoint.listen(self._factory)
+        return listening
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a process that was killed; one that somebody listens at stays, and so does all else."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+    except OSError:
+        pass  # listening says what is wrong
+
+
+def _reason(address: ListenAddress, error: BaseException | None) -> str:
+    error = getattr(error, "socketError", error)
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return f"cannot listen at {address}: {text}"

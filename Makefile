@@ -2,6 +2,7 @@
 # make test   all tests, against real peers too
 # make lint   ruff and mypy
 # make bench  the benchmarks beside other relays and other SSH clients
+# make messages  collects the texts to translate, and compiles the catalogues
 # make clean  all that these made, here
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench messages clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -30,6 +31,13 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py
+
+messages: $(INSTALLED)
+	mkdir -p build
+	PYTHONPATH=. $(BIN)/pybabel -q extract --mapping babel.cfg --no-location --sort-output -o build/relayd.pot relayd
+	$(BIN)/pybabel -q update -D relayd -i build/relayd.pot -d relayd/locale --no-wrap --no-fuzzy-matching \
+		--ignore-obsolete --ignore-pot-creation-date
+	$(BIN)/pybabel -q compile -D relayd -d relayd/locale --statistics
 
 clean:
 	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from relayd.errors import NoJournal
 from relayd.interfaces import EntryState
-from relayd.journal_store import VERSION, decode_result, translate
+from relayd.journal_store import VERSION, decode_result, explain
 from relayd.messages import CommandResult
 
 
@@ -91,4 +91,4 @@ def _opened(path: str) -> Iterator[sqlite3.Connection]:
                 raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
             yield db
     except sqlite3.Error as error:
-        raise NoJournal(reason=translate(error).fields["reason"]) from None
+        raise NoJournal(reason=explain(error).fields["reason"]) from None

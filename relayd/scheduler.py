@@ -18,6 +18,7 @@ from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
 from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntry
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
+from relayd.texts import Translate
 
 
 class ActiveCommand:
@@ -87,6 +88,7 @@ class Scheduler:
     :param clock: tells the time that deadlines count in.
     :param admission: decides whose turn it is.
     :param streams: takes the output of commands that ask for it.
+    :param translate: to the language of what results say.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Scheduler:
         admission: Admission[ActiveCommand],
         streams: Streams,
         owner: Owner,
+        translate: Translate,
     ) -> None:
         self._log = Logger()
         self._clock = clock
@@ -105,6 +108,7 @@ class Scheduler:
         self._admission = admission
         self._streams = streams
         self._owner = owner
+        self._translate = translate
         self._granting = False
         self._alarm: IDelayedCall | None = None
         #: Every command at hand, by its id.
@@ -218,7 +222,8 @@ class Scheduler:
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
         command = active.command
-        self._ended(failure_result(command.command_id, error, extended=command.extended), active)
+        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        self._ended(result, active)
 
     def _ended(self, result: CommandResult, active: ActiveCommand) -> None:
         active.result = result

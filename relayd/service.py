@@ -25,11 +25,13 @@ from relayd.journal import DurableJournal
 from relayd.journal_index import Bounds
 from relayd.journal_memory import MemoryJournal
 from relayd.lag import LagMonitor
+from relayd.language import translator
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
 from relayd.statedir import StateDirectory
+from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 
@@ -48,7 +50,8 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     :param reactor: the clock and network of all its parts.
     """
     state = StateDirectory(config.state_dir)
-    journal = _make_journal(reactor, config)
+    translate = translator(config.language)
+    journal = _make_journal(reactor, config, translate)
     policy = Policy(
         allow_hosts=config.allow_hosts,
         deny_hosts=config.deny_hosts,
@@ -72,6 +75,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         ),
         CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
         policy.allows_address,
+        translate,
     )
     audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
@@ -87,6 +91,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         None if config.journal == "memory" else state.fingerprint_key,
         policy=policy,
         audit=audit,
+        translate=translate,
     )
     uplink = UplinkService(
         reactor,
@@ -101,12 +106,13 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             tls_cert=config.tls_cert,
             tls_key=config.tls_key,
             http_proxy=config.http_proxy,
+            translate=translate,
         ),
     )
     return RelayService(config, state, uplink, dispatcher, runner, journal, LagMonitor(reactor), audit)
 
 
-def _make_journal(reactor: Any, config: Config) -> IJournal:
+def _make_journal(reactor: Any, config: Config, translate: Translate) -> IJournal:
     if config.journal == "memory":
         return MemoryJournal()
     return DurableJournal(
@@ -115,6 +121,7 @@ def _make_journal(reactor: Any, config: Config) -> IJournal:
         os.path.join(config.state_dir, "journal", "journal.sqlite3"),
         durable=config.journal == "full",
         bounds=Bounds(max_bytes=config.journal_max_size, retention=config.journal_retention),
+        translate=translate,
     )
 
 

@@ -23,21 +23,23 @@ PARTS = {
     "demo_ssh": "demo",
     "hardening": "tap",
 }
-WIRE = {"errors", "messages", "interfaces"}
+WIRE = {"errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "service", "tap", "patterns"}
+ALL_PARTS |= {"lag", "language", "service", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "texts": set(),
+    "errors": {"texts"},
+    "language": {"texts"},
     "patterns": set(),
-    "messages": {"errors"},
+    "messages": {"errors", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
     "dispatcher": WIRE | {"policy"},
-    "policy": {"errors", "messages", "patterns"},
+    "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
     "audit": WIRE,
-    "ssh": {"patterns"},  # but its runner, which joins it to the rest
+    "ssh": {"patterns", "texts"},  # but its runner, which joins it to the rest
     "config": {"errors", "messages", "policy"},
     "lag": set(),
     "service": ALL_PARTS - {"hub", "service", "tap"},

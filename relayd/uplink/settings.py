@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from relayd.errors import ConfigError
 from relayd.messages import Secret
+from relayd.texts import Translate, english
 
 DEFAULT_MAX_FRAME: Final = 16 * 2**20
 
@@ -28,6 +29,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     :ivar http_proxy: ``http://[user:password@]host:port`` of a proxy to ask for a tunnel.
     :ivar max_frame: bytes in the largest message that we take.
     :ivar max_result: bytes in the largest result that we send, where the main server names no lower limit.
+    :ivar translate: to the language of what acknowledgements and cut results say.
     """
 
     server: str
@@ -41,6 +43,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     http_proxy: str | None = None
     max_frame: int = DEFAULT_MAX_FRAME
     max_result: int = DEFAULT_MAX_FRAME
+    translate: Translate = english
 
     def __repr__(self) -> str:  # the proxy's URL may hold a password
         return f"<UplinkSettings {self.proxy_id!r} at {Address.of(self.server)}>"

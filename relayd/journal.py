@@ -32,6 +32,8 @@ from relayd.texts import Text, Translate, english
 PRUNE_INTERVAL: Final = 60.0
 #: Seconds until the next one where there was too much for one.
 PRUNE_AGAIN: Final = 1.0
+#: What is written together at most: all who waited for it go on in one turn of the reactor.
+MAX_BATCH: Final = 128
 #: Seconds for which confirmations wait for something that is more urgent.
 LINGER: Final = 0.1
 #: Confirmed commands that are known without a look at the disk.
@@ -283,7 +285,7 @@ class DurableJournal:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        batch, self._pending = self._pending, []
+        batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
         calls = [call for call, _ in batch]
         self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))
 

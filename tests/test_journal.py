@@ -26,7 +26,14 @@ from zope.interface.verify import verifyObject
 from relayd import journal_store
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL, DurableJournal
+from relayd.journal import (
+    LINGER,
+    MAX_BATCH,
+    PRUNE_AGAIN,
+    PRUNE_INTERVAL,
+    RETRY_INTERVAL,
+    DurableJournal,
+)
 from relayd.journal_index import Bounds
 from relayd.journal_memory import MemoryJournal
 from tests.support.dispatching import PASSWORD, command, result, watch_log
@@ -260,6 +267,30 @@ class DurableJournalTests(ContractTests, DurableCase):
         for each in waiting:
             self.wait(each)
         self.assertEqual(batches, [3])
+
+    def test_many_do_not_go_on_at_once(self) -> None:
+        self.restart(Bounds())
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
+        self.wait(accepting[-1])
+        self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
+
+    def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
+        self.finish("a", "b")
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        self.journal.confirm("a")
+        self.clock.advance(LINGER / 2)
+        self.assertEqual(batches, [])
+        self.accept("c")
+        self.assertEqual(batches, [2])
+        self.journal.confirm("b")
+        self.clock.advance(LINGER)
+        self.settle()
+        self.assertEqual((batches[1], self.rows("SELECT id FROM command WHERE state = 4")), (1, [("a",), ("b",)]))
 
     def test_mode_of_durability(self) -> None:
         settings = {True: 2, False: 1}  # sqlite.org/pragma.html#pragma_synchronous

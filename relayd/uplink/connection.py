@@ -125,7 +125,7 @@ class Connection:
     :param server: the main server's name in errors and logs.
     :param path: where on it we ask, for errors.
     :param defer_to_thread: runs a function in another thread.
-    :param max_result: bytes in the largest result that we send, where the main server names no lower limit.
+    :param max_result: bytes in the largest result that we send, where the main server names no limit.
     :param translate: to the language of what acknowledgements and cut results say.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.

@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relayd.dialects.base import NO_LIMIT
 from relayd.interfaces import IDialect
 from relayd.messages import COMMAND_RESULT, CommandResult
 from relayd.texts import Translate, english
@@ -31,7 +32,7 @@ class ResultSender:
     The results of one connection.
 
     :param flush: sends what the dialect has queued.
-    :param limit: bytes in the largest frame, where the main server does not name a lower one.
+    :param limit: bytes in the largest frame, where the main server names no limit.
     :param send: gets each frame.
     :param translate: to the language of what stands where output was cut.
     """
@@ -96,7 +97,8 @@ class ResultSender:
 
     @property
     def _limit(self) -> int:
-        return min(self._dialect.max_payload, self._most)
+        named = self._dialect.max_payload
+        return self._most if named >= NO_LIMIT else named
 
     def _go_on(self) -> None:
         while self._waiting and self._preparing is None:

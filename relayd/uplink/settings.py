@@ -14,7 +14,10 @@ from relayd.errors import ConfigError
 from relayd.messages import Secret
 from relayd.texts import Translate, english
 
-DEFAULT_MAX_FRAME: Final = 16 * 2**20
+#: Bytes in the largest message that is taken: what has to be done with it in one piece takes 3 ms a MiB.
+DEFAULT_MAX_FRAME: Final = 8 * 2**20
+#: Bytes in the largest result that is sent where the main server names no limit.
+DEFAULT_MAX_RESULT: Final = 16 * 2**20
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -28,7 +31,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
     :ivar http_proxy: ``http://[user:password@]host:port`` of a proxy to ask for a tunnel.
     :ivar max_frame: bytes in the largest message that we take.
-    :ivar max_result: bytes in the largest result that we send, where the main server names no lower limit.
+    :ivar max_result: bytes in the largest result that we send, where the main server names no limit.
     :ivar translate: to the language of what acknowledgements and cut results say.
     """
 
@@ -42,7 +45,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     tls_key: str | None = None
     http_proxy: str | None = None
     max_frame: int = DEFAULT_MAX_FRAME
-    max_result: int = DEFAULT_MAX_FRAME
+    max_result: int = DEFAULT_MAX_RESULT
     translate: Translate = english
 
     def __repr__(self) -> str:  # the proxy's URL may hold a password

@@ -30,7 +30,7 @@ FATAL_SOCKETIO: Sequence[dict[str, Any]] = (
     {"text": '0{"sid":"x","upgrades":[],"pingInterval":1,"pingTimeout":1}'},
     {"text": '42/proxy,["execute_command",', "repeat": "[", "times": 100_000, "tail": "]"},
     {"text": '42/proxy,["x",', "repeat": '{"a":', "times": 100_000, "tail": "1}"},
-    {"text": "", "repeat": "x", "times": 17 * MIB},
+    {"text": "", "repeat": "x", "times": 9 * MIB},
     {"text": "42/proxy,", "repeat": "1", "times": 5000},
     {"text": "", "repeat": "\u0000", "times": 1000},
 )
@@ -42,7 +42,7 @@ FATAL_NATIVE: Sequence[dict[str, Any]] = (
     {"text": '{"event": "execute_command", "data": {"timeout": NaN}}'},
     {"text": "", "repeat": "[", "times": 100_000},
     {"text": '{"event":"x","data":', "repeat": '{"a":', "times": 100_000, "tail": "1}"},
-    {"text": "", "repeat": "x", "times": 17 * MIB},
+    {"text": "", "repeat": "x", "times": 9 * MIB},
     {"text": "", "repeat": "\u0000", "times": 1000},
 )
 #: Messages that change nothing, whatever they are.
@@ -59,7 +59,7 @@ HARMLESS_SOCKETIO: Sequence[dict[str, Any]] = (
     {"text": '42/proxy,["\\ud800\\udfff",{"lone":"\\ud83d"}]'},
     {"text": '43/proxy,7["an answer to nothing"]'},
     {"text": '40/proxy,{"sid":"again"}'},
-    {"text": '42/proxy,["x","', "repeat": "y", "times": 15 * MIB, "tail": '"]'},
+    {"text": '42/proxy,["x","', "repeat": "y", "times": 7 * MIB, "tail": '"]'},
 )
 HARMLESS_NATIVE: Sequence[dict[str, Any]] = (
     {"text": "[]"},
@@ -71,7 +71,7 @@ HARMLESS_NATIVE: Sequence[dict[str, Any]] = (
     {"text": '{"event": "command_result_received", "data": "what"}'},
     {"text": "\u0000\u0001", "binary": True},
     {"text": "", "repeat": "b", "times": MIB, "binary": True},
-    {"text": '{"event":"x","data":"', "repeat": "y", "times": 15 * MIB, "tail": '"}'},
+    {"text": '{"event":"x","data":"', "repeat": "y", "times": 7 * MIB, "tail": '"}'},
 )
 
 #: What can be wrong with a command that names itself.

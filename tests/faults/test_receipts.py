@@ -110,6 +110,41 @@ class ReceiptTests(LedgerCase):
         await self.all_confirmed()
         self.check_books()
 
+    async def dies_after_the_first(self, *receipts: dict[str, Any]) -> None:
+        """
+        The main server reads one of two results, sends *receipts* when both are under way, and dies: the other one must
+        come again.
+        """
+
+        def first(result: dict[str, Any]) -> list[dict[str, Any]]:
+            link = self.ledger.link
+            assert link is not None
+            link.deaf = True
+
+            def die() -> None:
+                self.ledger.receipts = confirm
+                for receipt in receipts:
+                    named = {"commandId": result["commandId"]} if "commandId" in receipt else {}
+                    link.dialect.send_event("command_result_received", receipt | named)
+                link.flush()
+                reactor.callLater(0.5, self.ledger.cut)
+
+            reactor.callLater(1, die)
+            return []
+
+        await self.begin(receipts=first)
+        self.order("a", "echo a")
+        self.order("b", "echo b")
+        await self.ledger.until(lambda: len(self.ledger.results) == 2)
+        await self.all_confirmed()
+        self.check_books()
+
+    async def test_doubled_and_the_main_server_dies(self) -> None:
+        await self.dies_after_the_first({"success": True, "commandId": ""}, {"success": True, "commandId": ""})
+
+    async def test_one_receipt_and_the_main_server_dies(self) -> None:
+        await self.dies_after_the_first({"success": True})
+
     async def test_refused(self) -> None:
         """Sent three times, then kept as a dead letter; a later result is none the worse for it."""
         await self.begin(receipts=lambda result: [{"success": result["commandId"] != "bad", "error": "no such row"}])

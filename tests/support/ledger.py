@@ -23,7 +23,11 @@ PATIENCE = 60.0
 
 
 class _Connection(WebSocketServerProtocol):
-    """One relay's WebSocket."""
+    """
+    One relay's WebSocket.
+
+    :ivar deaf: whether nothing more that comes is looked at.
+    """
 
     transport: Any
 
@@ -31,6 +35,7 @@ class _Connection(WebSocketServerProtocol):
         super().__init__()
         self._ledger = ledger
         self.acks: dict[int, str] = {}
+        self.deaf = False
         self.dialect = ServerDialect(ping_interval=ledger.ping_interval, accepts=ledger.max_payload)
 
     def onConnect(self, request: ConnectionRequest) -> None:
@@ -42,6 +47,8 @@ class _Connection(WebSocketServerProtocol):
         self.flush()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.deaf:  # as one that dies before it has read what came
+            return
         for event in self.dialect.receive_text(payload.decode()):
             if isinstance(event, Connected):
                 self._ledger.connected(self)

@@ -30,7 +30,7 @@ from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
 
 #: Bytes in the largest message that a relay takes.
-LARGEST = 16 << 20
+LARGEST = 8 << 20
 COMMANDS = 10_000
 
 _STALL = re.compile(r"longest stall of the event loop was (\d+) ms; (.*)")

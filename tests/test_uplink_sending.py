@@ -1,0 +1,95 @@
+"""
+Tests of `relayd.uplink.sending`: the order of results, what fits, and what waits for one that is made ready.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.dialects.native import RelayDialect
+from relayd.messages import CommandResult
+from relayd.uplink.sending import LARGE, ResultSender
+
+
+def result(command_id: str, size: int = 1) -> CommandResult:
+    return CommandResult(command_id=command_id, stdout="x" * size, stderr="", exit_code=0)
+
+
+class ResultSenderTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.sent: list[bytes] = []
+        self.work: list[tuple[Deferred[Any], Any]] = []
+        self.dialect = RelayDialect()
+        self.sender = self.make(1 << 20)
+
+    def make(self, limit: int) -> ResultSender:
+        return ResultSender(self.dialect, lambda: None, self.later, limit, self.sent.append)
+
+    def later(self, function: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.work.append((done, function))
+        return done
+
+    def finish(self) -> None:
+        """The thread has done the oldest piece of work."""
+        done, function = self.work.pop(0)
+        done.callback(function())
+
+    def ids(self) -> list[str]:
+        return [frame.partition(b'"commandId":"')[2].partition(b'"')[0].decode() for frame in self.sent]
+
+    def test_small_results_go_at_once_and_after_large_ones_in_their_order(self) -> None:
+        self.sender.send(result("a"))
+        self.sender.send(result("large", LARGE + 1))
+        self.sender.send(result("b"))
+        self.assertEqual((self.ids(), self.sender.busy), (["a"], True))
+        self.finish()
+        self.assertEqual((self.ids(), self.sender.busy), (["a", "large", "b"], False))
+
+    def test_a_step_is_taken_when_all_before_it_is_sent(self) -> None:
+        """As a question for a sign of life: it must not overtake the results that it asks about."""
+        steps: list[list[str]] = []
+        self.sender.then(lambda: steps.append(self.ids()))
+        self.sender.send(result("large", LARGE + 1))
+        self.sender.send(result("a"))
+        self.sender.then(lambda: steps.append(self.ids()))
+        self.sender.send(result("b"))
+        self.assertEqual(steps, [[]])
+        self.finish()
+        self.assertEqual((steps, self.ids()), ([[], ["large", "a"]], ["large", "a", "b"]))
+
+    def test_whoever_wants_to_wait_hears_when_it_is_idle(self) -> None:
+        self.sender.send(result("large", LARGE + 1))
+        idle, given_up = self.sender.when_idle(), self.sender.when_idle()
+        given_up.cancel()
+        self.failureResultOf(given_up)
+        self.assertNoResult(idle)
+        self.finish()
+        self.successResultOf(idle)
+
+    def test_end(self) -> None:
+        self.sender.send(result("large", LARGE + 1))
+        self.sender.send(result("a"))
+        idle = self.sender.when_idle()
+        self.sender.end()
+        self.successResultOf(idle)
+        self.finish()
+        self.assertEqual(self.ids(), [])
+
+    def test_limit_where_the_main_server_names_none(self) -> None:
+        self.sender = self.make(100_000)
+        self.sender.send(result("a", 200_000))
+        self.assertLessEqual(len(self.sent[0]), 100_000)
+        self.assertIn(b"bytes cut here to fit the link", self.sent[0])
+
+    def test_main_server_that_takes_more_gets_more(self) -> None:
+        self.dialect.max_payload = 300_000
+        self.sender = self.make(100_000)
+        self.sender.send(result("a", 200_000))
+        self.assertGreater(len(self.sent[0]), 200_000)
+        self.dialect.max_payload = 50_000
+        self.sender.send(result("b", 200_000))
+        self.assertLessEqual(len(self.sent[1]), 50_000)

@@ -2,6 +2,7 @@
 # make test   all tests, against real peers too
 # make lint   ruff and mypy
 # make bench  the benchmarks beside other relays and other SSH clients
+# make docs   the site of the documents, in build/site
 # make messages  collects the texts to translate, and compiles the catalogues
 # make clean  all that these made, here
 
@@ -12,7 +13,7 @@ INSTALLED := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench messages clean
+.PHONY: demo test lint bench docs messages clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -32,6 +33,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py
 
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs build/site
+	@echo "build/site/index.html"
+
 messages: $(INSTALLED)
 	mkdir -p build
 	PYTHONPATH=. $(BIN)/pybabel -q extract --mapping babel.cfg --no-location --sort-output -o build/relayd.pot relayd
@@ -46,5 +51,5 @@ clean:
 $(INSTALLED): pyproject.toml setup.py tests/bootstrap.sh
 	sh tests/bootstrap.sh python $(PYTHON)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev,docs]'
 	touch $@

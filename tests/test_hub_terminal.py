@@ -17,7 +17,7 @@ from relayd.errors import ConfigError
 from relayd.hub.terminal import Order, read_order
 from tests.support.process import ChildProcess
 from tests.support.relays import ROOT, Relayd
-from tests.support.sshd import OpenSSHServer
+from tests.support.sshd import OpenSSHServer, free_port
 
 
 class LineTests(SynchronousTestCase):
@@ -56,6 +56,7 @@ class TerminalTests(TestCase):
         self._waiting: list[tuple[str, Deferred[None]]] = []
         self.terminal = ChildProcess(self._line)
         self.addCleanup(self.terminal.terminate)
+        self.port = free_port()
         self.write("api-key", Relayd.api_key + "\n")
 
     def write(self, name: str, text: str) -> Path:
@@ -95,11 +96,6 @@ class TerminalTests(TestCase):
         self.relay = Relayd(f"ws://127.0.0.1:{self.port}")
         self.addCleanup(self.relay.remove)
         self.relay.start()
-
-    @property
-    def port(self) -> int:
-        """One of this test alone."""
-        return 20000 + int.from_bytes(self.directory.name[-4:].encode()) % 10000
 
     async def test_a_conversation(self) -> None:
         """Until the end of its input."""

@@ -19,6 +19,8 @@ autodoc_class_signature = "separated"
 #: Short ones, as in the source.
 add_module_names = False
 python_use_unqualified_type_names = True
+#: ``--max-queue`` stays as it is typed.
+smartquotes = False
 exclude_patterns = ["extensions"]
 html_theme = "furo"
 html_title = f"relayd {version}"

@@ -43,7 +43,7 @@ def options() -> Iterator[str]:
     """All that a relay can be told, by section."""
     for section in dict.fromkeys(option.section for option in OPTIONS):
         yield from ("", f".. rubric:: {section}", "")
-        rows = ((_names(option), option.help, _default(option)) for option in OPTIONS if option.section == section)
+        rows = ((_names(option), _escaped(option.help), _default(option)) for option in OPTIONS if option.section == section)
         yield from _table(("option, and in environment and file", "meaning", "default"), (40, 40, 20), rows)
 
 
@@ -67,7 +67,7 @@ def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     rows = []
     for action in parser._actions:
         written = f"{action.option_strings[-1]} {action.metavar or ''}".rstrip()
-        rows.append((f"``{written}``", (action.help or "") % vars(action)))
+        rows.append((f"``{written}``", _escaped((action.help or "") % vars(action))))
     yield from _table(("option", "meaning"), (40, 60), rows)
 
 

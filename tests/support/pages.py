@@ -98,6 +98,9 @@ def _steps(lines: list[str]) -> Iterator[Step]:
             prompt, command, output = text[0], text[2:], []
             while command.endswith("\\"):
                 command = command[:-1] + texts.pop(0)
+            if command.endswith("<<'END'"):
+                end = texts.index("END") + 1
+                command, texts = "\n".join((command, *texts[:end])), texts[end:]
         else:
             output.append(text)
     yield Step(prompt, command, "\n".join(output))

@@ -43,7 +43,9 @@ def options() -> Iterator[str]:
     """All that a relay can be told, by section."""
     for section in dict.fromkeys(option.section for option in OPTIONS):
         yield from ("", f".. rubric:: {section}", "")
-        rows = ((_names(option), _escaped(option.help), _default(option)) for option in OPTIONS if option.section == section)
+        rows = (
+            (_names(option), _escaped(option.help), _default(option)) for option in OPTIONS if option.section == section
+        )
         yield from _table(("option, and in environment and file", "meaning", "default"), (40, 40, 20), rows)
 
 

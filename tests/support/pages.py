@@ -3,8 +3,8 @@ Pages of the documents, and the commands on them: read, run in order, and compar
 
 A block is ``.. code-block:: console``: lines after ``$`` are commands of a shell, the others what these print, with
 ``…`` for whatever is there.  A comment before it says what is special: ``.. test: as NAME, until "TEXT"`` (it stays,
-until the page's end or ``.. test: stop NAME``), ``typed into NAME`` (lines after ``>``), ``shown by NAME``, ``not run:
-REASON``.
+until the page's end or ``.. test: stop NAME``), ``typed into NAME`` (lines after ``>``), ``shown by NAME``,
+``numbers vary``, ``not run: REASON``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def blocks_of(page: Path) -> list[Block]:
 def _steps(lines: list[str]) -> Iterator[Step]:
     """The lines of a block, which ends with blank ones."""
     texts = [line.strip() for line in "\n".join(lines).strip("\n").split("\n")]
-    prompt, command, output = "", "", []
+    prompt, command = "", ""
+    output: list[str] = []
     while texts:
         text = texts.pop(0)
         if text.startswith(("$ ", "> ")):
@@ -106,9 +107,15 @@ def _steps(lines: list[str]) -> Iterator[Step]:
     yield Step(prompt, command, "\n".join(output))
 
 
-def matches(expected: str, actual: str) -> bool:
-    """Whether *actual* is as a page says."""
+def matches(expected: str, actual: str, *, numbers_vary: bool = False) -> bool:
+    """
+    Whether *actual* is as a page says.
+
+    :param numbers_vary: whether other numbers will do, and with them columns of another width.
+    """
     pattern = ".*".join(re.escape(part) for part in expected.split("…"))
+    if numbers_vary:
+        pattern = re.sub(r"(\\[ \n])+", r"\\s+", re.sub(r"\d+(\\?\.\d+)?", r"[\\d.]+", pattern))
     return re.fullmatch(pattern, actual, re.DOTALL) is not None
 
 
@@ -138,17 +145,19 @@ class Shell:
     """
     Runs the blocks of a page, in a directory and a home of its own.
 
-    :param replace: what stands for what on the page is an example, such as a host's address; longest first.
+    :param replace: what stands for what on the page is an example, such as a host's address.
+    :ivar environ: all of its variables, the given ones on top.
     """
 
-    def __init__(self, clock: IReactorTime, replace: Mapping[str, str], *, start: Path | None = None) -> None:
+    def __init__(self, clock: IReactorTime, replace: Mapping[str, str], environ: Mapping[str, str]) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="relayd-page-"))
         self._clock = clock
-        self._replace = sorted(replace.items(), key=lambda pair: -len(pair[0]))
-        self._directory = start or self.home
+        self._replace = dict(replace)
+        self._directory = self.home
         self._processes: dict[str, _Process] = {}
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("RELAYD_", "PYTHON", "PIP_"))}
-        self._environ = {**keep, "HOME": str(self.home), "PYTHONUNBUFFERED": "1", "TERM": "dumb", "COLUMNS": "120"}
+        mine = {"HOME": str(self.home), "PYTHONUNBUFFERED": "1", "TERM": "dumb", "COLUMNS": "160"}
+        self.environ = {**keep, **mine, **environ}
 
     async def run(self, block: Block) -> None:
         """
@@ -167,7 +176,7 @@ class Shell:
         elif shown := re.fullmatch(r"shown by (\S+)", block.mark):
             for step in block.steps:
                 await self._wait_for(shown[1], step.output, block)
-        elif not block.mark:
+        elif block.mark in ("", "numbers vary"):
             for step in block.steps:
                 await self._command(step, block)
         elif not block.mark.startswith("not run: "):
@@ -183,22 +192,28 @@ class Shell:
         await self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def replace(self, example: str, real: str) -> None:
+        """Have *real* stand for *example* from now on."""
+        self._replace[example] = real
+
     def _real(self, text: str) -> str:
-        pattern = "|".join(re.escape(example) for example, _ in self._replace)
-        return re.sub(pattern, lambda found: dict(self._replace)[found[0]], text) if pattern else text
+        """The longest example wins where several begin."""
+        pattern = "|".join(re.escape(example) for example in sorted(self._replace, key=len, reverse=True))
+        return re.sub(pattern, lambda found: self._replace[found[0]], text) if pattern else text
 
     async def _command(self, step: Step, block: Block) -> None:
         where = self.home / ".directory"
         script = f"trap 'pwd > {where}' EXIT\n{self._real(step.command)}"
-        process = _Process(script, self._directory, self._environ)
+        process = _Process(script, self._directory, self.environ)
         code = await process.child.when_ended().addTimeout(PATIENCE, self._clock)
         self._directory = Path(where.read_text().strip())
-        if not matches(self._real(step.output), process.text.strip()) and (step.output or code):
+        good = matches(self._real(step.output), process.text.strip(), numbers_vary=block.mark == "numbers vary")
+        if not good if step.output else code:
             raise PageFailed(f"line {block.line}: {step.command}\n{step.output}\n--- but ---\n{process.text}")
 
     async def _stay(self, name: str, until: str, block: Block) -> None:
         *before, last = [self._real(step.command) for step in block.steps]
-        self._processes[name] = process = _Process("\n".join((*before, f"exec {last}")), self._directory, self._environ)
+        self._processes[name] = process = _Process("\n".join((*before, f"exec {last}")), self._directory, self.environ)
         await self._wait(lambda: until in process.text, name, until, block)
         await self._wait_for(name, block.steps[-1].output, block)
 

@@ -17,6 +17,7 @@ import relayd.ssh.client
 import relayd.ssh.errors
 from relayd import errors
 from relayd.texts import Fault, message_template
+from relayd.uplink.tunnel import ProxyError
 
 #: What only the relay's operator sees, or whoever runs `relayd.hub`: no relay sends it to a main server.
 OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
@@ -24,6 +25,7 @@ OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
     errors.ProtocolError,
     errors.UplinkError,
     errors.NoJournal,
+    ProxyError,
     errors.RelayOffline,
     errors.CommandInFlight,
     errors.CommandRefused,

@@ -52,10 +52,7 @@ class Admission(Generic[T]):
     """
 
     def __init__(self, max_running: int, max_queue: int) -> None:
-        if max_running < 1 or max_queue < 0:
-            raise ValueError("max_running is at least 1 and max_queue at least 0")
-        self._max_running = max_running
-        self._max_queue = max_queue
+        self.resize(max_running, max_queue)
         self._hosts: dict[Hashable, _Host[T]] = {}
         # The hosts that have commands waiting, next turn first.  An OrderedDict and not a dict: taking the first again
         # and again out of a dict is quadratic.
@@ -67,6 +64,16 @@ class Admission(Generic[T]):
         self.running = 0
         #: How many commands wait now.
         self.queued = 0
+
+    def resize(self, max_running: int, max_queue: int) -> None:
+        """
+        Other limits, see the class, for what comes from now on; what is over them stays. Call `next` until it says
+        ``None``: there may be more slots than before.
+        """
+        if max_running < 1 or max_queue < 0:
+            raise ValueError("max_running is at least 1 and max_queue at least 0")
+        self._max_running = max_running
+        self._max_queue = max_queue
 
     def offer(self, key: Hashable, item: T, deadline: float) -> Verdict:
         """
@@ -103,7 +110,7 @@ class Admission(Generic[T]):
         Call it after each `release` until it says ``None``: no command waits, or none may start.
         """
         threshold = 2 * (self._max_running - self.running)
-        if threshold:
+        if threshold > 0:
             for key, host in self._turns.items():  # those held back keep their turn
                 if host.running < threshold:
                     item, _ = host.waiting.popitem(last=False)

@@ -8,8 +8,6 @@ import os
 import stat
 from typing import NoReturn
 
-from twisted.logger import Logger
-
 from relayd.errors import KeyUnusable
 from relayd.messages import Secret
 
@@ -25,8 +23,6 @@ class ApiKeyFile:
     :param allow_weak: whether to take a key under `LEAST_LENGTH` characters.
     :param private: whether the file is safe whatever its mode looks like, as systemd's credentials are.
     """
-
-    _log = Logger()
 
     def __init__(self, path: str, *, allow_weak: bool, private: bool) -> None:
         self._path = path
@@ -56,7 +52,9 @@ class ApiKeyFile:
             self._refuse(f"it is shorter than {LEAST_LENGTH} characters; make a longer one, or use --allow-weak-key")
         if stat.S_IMODE(mode) & 0o077 and not self._warned:
             self._warned = True
-            self._log.warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
+            from twisted.logger import Logger  # relayctl reads the options in every run, and would wait for this
+
+            Logger().warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
         return Secret(key)
 
     def _refuse(self, reason: str) -> NoReturn:

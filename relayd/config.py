@@ -1,5 +1,5 @@
 """
-What an operator can choose: one table of options, read from the command line, the environment and a TOML file.
+What an operator can choose: one table of options, and what is read from the command line, the environment and a file.
 Every mistake becomes one `ConfigError` that names the option, where it was set, and what was expected there.
 """
 
@@ -7,63 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from relayd import policy, values
 from relayd.apikey import LEAST_LENGTH, ApiKeyFile
 from relayd.credentials import SiteCredential, read_credentials
 from relayd.errors import ConfigError, KeyUnusable
 from relayd.messages import Secret
+from relayd.options import Given, Option, Sources
 
 _DAY = 86400.0
 _YEAR = 366 * _DAY
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """
-    One option; its name on the command line, in the environment and in the TOML file follow from `name`.
-
-    :ivar parse: its text to its value; a ValueError says what was expected.
-    :ivar default: as the text that a person would write; ``None``: it may be absent.
-    :ivar hidden: whether its value may hold a secret, and is therefore not shown.
-    :ivar public: whether its value can never hold one, and is shown whatever is in it.
-    :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
-    """
-
-    name: str
-    section: str
-    help: str
-    parse: Callable[[str], object]
-    default: str | None = None
-    metavar: str = ""
-    default_help: str = ""
-    hidden: bool = False
-    public: bool = False
-    is_path: bool = False
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it stands alone on the command line."""
-        return self.parse is values.flag
-
-    @property
-    def flag_name(self) -> str:
-        """On the command line."""
-        return f"--{self.name}"
-
-    @property
-    def environment_name(self) -> str:
-        """In the environment."""
-        return "RELAYD_" + self.attribute.upper()
-
-    @property
-    def attribute(self) -> str:
-        """In Python."""
-        return self.name.replace("-", "_")
 
 
 def _option(*arguments: Any, **keywords: Any) -> Any:
@@ -254,145 +210,84 @@ OPTIONS: tuple[Option, ...] = tuple(
     field.metadata["option"] for field in dataclasses.fields(Config) if "option" in field.metadata
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
-_BY_ENVIRONMENT = {option.environment_name: option for option in OPTIONS}
-
-
-#: Characters of a wrong value that is shown: longer ones are keys rather than words, numbers or times.
-_LONGEST_SHOWN = 24
 
 
 @dataclasses.dataclass(frozen=True)
-class _Given:
+class Reading:
     """
-    A text that somebody set.
+    What `read` found.
 
-    :ivar where: as the operator would find it.
-    :ivar directory: what a relative path is relative to.
+    :ivar config: the choices; ``None`` where a mistake leaves no way to know them.
+    :ivar mistakes: all that was found, in the order of command line, environment and file.
+    :ivar given: what somebody set, by the names of the options; all others have their defaults.
+    :ivar unknown: variables of the environment that may have been meant for relayd, and say nothing to it.
     """
 
-    text: str
-    where: str
-    directory: str
-    on_command_line: bool = False
-
-    def show(self, option: Option, part: str | None = None) -> str:
-        """
-        The text, or *part* of it, for a message; not where it may hold a secret, as URLs with a user or a query and
-        long words do.
-        """
-        text = self.text if part is None else part
-        private = not option.public and (set(text) & set("@?") or len(text) > _LONGEST_SHOWN)
-        return "what is there" if option.hidden or private or not text.isprintable() else f'"{text}"'
+    config: Config | None
+    mistakes: tuple[ConfigError, ...]
+    given: Mapping[str, Given]
+    unknown: tuple[str, ...]
 
 
 def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:
+    """
+    The choices alone; for the parameters see `read`.
+
+    :raises ConfigError: for the first mistake.
+    """
+    reading = read(argv_options, environ, complete=complete)
+    if reading.config is None or reading.mistakes:
+        raise reading.mistakes[0]
+    return reading.config
+
+
+def read(
+    argv_options: Mapping[str, str | bool | None],
+    environ: Mapping[str, str],
+    *,
+    complete: bool = True,
+    directory: str | None = None,
+) -> Reading:
     """
     Read the options: the command line wins over the environment, that over the file, that over the default.
 
     :param argv_options: from an option's name to its text, or to whether a flag was given.
     :param complete: whether a relay is to run with them; if not, those without a default may be missing, and nothing
         is looked up on the disk.
-    :raises ConfigError: for the first mistake found.
+    :param directory: what relative paths of command line and environment are relative to; by default where we are.
     """
-    given = dict(_from_argv(argv_options))
-    for name, value in _from_environment(environ):
-        given.setdefault(name, value)
+    mistakes: list[ConfigError] = []
+    sources = Sources(OPTIONS, os.getcwd() if directory is None else directory, mistakes.append)
+    sources.read_argv(argv_options)
+    sources.read_environment(environ)
     credentials: tuple[SiteCredential, ...] = ()
-    if "config" in given:
-        path = str(_value(_BY_NAME["config"], given["config"]))
-        content = _read_toml(path, given["config"].where)
-        credentials = read_credentials(content.pop("credentials", []), path, environ)
-        for name, value in _from_file(content, path):
-            given.setdefault(name, value)
+    given = sources.given
+    path = sources.value(_BY_NAME["config"], given["config"]) if "config" in given else None
+    if path is not None:
+        content = sources.read_toml(path, given["config"].where)
+        credentials = read_credentials(content.pop("credentials", []), path, environ, _BY_NAME, mistakes.append)
+        sources.read_file(content, path)
     chosen = {
-        option.attribute: _value(option, given[option.name]) if option.name in given else _default(option)
+        option.attribute: sources.value(option, given[option.name]) if option.name in given else _default(option)
         for option in OPTIONS
+        if option.name != "config"
     }
+    chosen["config"] = path
     private = _derive(chosen, environ)
-    if complete:
-        _require(chosen)
-        _check_together(chosen, given)
+    known = not mistakes  # a value that could not be read is not known, and neither is what goes with it
+    if complete and known:
+        mistakes += _missing(chosen)
+        mistakes += _at_odds(chosen, given)
     key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
-    config = Config(**chosen, credentials=credentials, _key_file=key_file)
-    if not complete:
-        return config
-    try:
-        config.read_api_key()
-    except KeyUnusable as error:
-        raise ConfigError(
-            option=_where(given, "api-key-file", "$CREDENTIALS_DIRECTORY/api-key"),
-            reason=f"the API key cannot be used: {error.fields['reason']}",
-        ) from None
-    return config
-
-
-# Where options come from ---------------------------------------------------------------------------------------------
-
-
-def _from_argv(argv_options: Mapping[str, str | bool | None]) -> Iterator[tuple[str, _Given]]:
-    for name, value in argv_options.items():
-        if name in _BY_NAME and value is not None and value is not False:
-            text = "yes" if value is True else str(value)
-            yield name, _Given(text, _BY_NAME[name].flag_name, os.getcwd(), on_command_line=True)
-
-
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
-    for variable, text in environ.items():
-        option = _BY_ENVIRONMENT.get(variable)
-        where = f"{variable} in the environment"
-        if option is not None:
-            if text or option.parse is values.any_text:  # an empty variable is the usual way to say "not set"
-                yield option.name, _Given(text, where, os.getcwd())
-        elif variable.startswith("RELAYD_") and values.near(variable, _BY_ENVIRONMENT, 0.8):
-            _refuse_unknown(variable, where, _BY_ENVIRONMENT, 0.8)  # others may be some other program's
-
-
-def _read_toml(path: str, where_path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(option=where_path, reason=f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(option=path, reason=f"is no TOML: {error}") from None
-
-
-def _from_file(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, _Given]]:
-    known = set(_BY_NAME) - {"config"}
-    for name, value in content.items():
-        where = f"{name} in {path}"
-        if name not in known:
-            _refuse_unknown(name, where, known | {"credentials"})
-        if isinstance(value, list) and _BY_NAME[name].metavar == "PATTERNS" and all(map(_is_item, value)):
-            text = ",".join(value)
-        elif isinstance(value, (str, int, float)):
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-        else:
-            raise ConfigError(option=where, reason='expected one value, like max-commands = 64 or dialect = "auto"')
-        yield name, _Given(text, where, str(Path(path).parent))
-
-
-def _is_item(value: object) -> bool:
-    return isinstance(value, str) and "," not in value
-
-
-def _refuse_unknown(name: str, where: str, known: Collection[str], cutoff: float = 0.6) -> NoReturn:
-    meant = values.near(name, known, cutoff)
-    raise ConfigError(option=where, reason="there is no such option" + (f"; did you mean {meant}?" if meant else ""))
-
-
-# From texts to values ------------------------------------------------------------------------------------------------
-
-
-def _value(option: Option, given: _Given) -> Any:
-    try:
-        value = option.parse(given.text)
-    except ValueError as error:
-        expected, *part = error.args  # of a list, the part that is wrong
-        raise ConfigError(option=given.where, reason=f"expected {expected}, not {given.show(option, *part)}") from None
-    if option.is_path:
-        return os.path.abspath(os.path.join(given.directory, os.path.expanduser(str(value))))
-    return value
+    config = Config(**chosen, credentials=credentials, _key_file=key_file) if known else None
+    if complete and config is not None and config.api_key_file is not None:
+        try:
+            config.read_api_key()
+        except KeyUnusable as error:
+            where = _where(given, "api-key-file", "$CREDENTIALS_DIRECTORY/api-key")
+            reason = f"the API key cannot be used: {error.fields['reason']}"
+            mistakes.append(ConfigError(option=where, reason=reason))
+    return Reading(config, tuple(mistakes), given, tuple(sources.unknown))
 
 
 def _default(option: Option) -> Any:
@@ -419,53 +314,61 @@ def _derive(chosen: dict[str, Any], environ: Mapping[str, str]) -> bool:
     return private
 
 
-def _require(chosen: Mapping[str, Any]) -> None:
+def _missing(chosen: Mapping[str, Any]) -> Iterator[ConfigError]:
     needed = (_BY_NAME[name] for name in ("server", "proxy-id", "api-key-file"))
     missing = [option for option in needed if chosen[option.attribute] is None]
     if missing:
         names = [option.flag_name for option in missing]
-        raise ConfigError(
+        yield ConfigError(
             option=" and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:]),
             reason=f"missing; give {' '.join(f'{option.flag_name} {option.metavar}' for option in missing)}, or "
             f"{missing[0].environment_name} in the environment, or {missing[0].name} in the file of --config",
         )
 
 
-def _check_together(chosen: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
+def _at_odds(chosen: Mapping[str, Any], given: Mapping[str, Given]) -> Iterator[ConfigError]:
     """What no option says alone."""
-    if not chosen["allow_plaintext"] and not values.is_encrypted_or_local(chosen["server"]):
+    server = chosen["server"]
+    if server is not None and not chosen["allow_plaintext"] and not values.is_encrypted_or_local(server):
         reason = "would send the API key and all passwords unencrypted; use wss:// or https://, or --allow-plaintext"
-        raise ConfigError(option=_where(given, "server"), reason=f"{given['server'].show(_BY_NAME['server'])} {reason}")
+        shown = given["server"].show(_BY_NAME["server"])
+        yield ConfigError(option=_where(given, "server"), reason=f"{shown} {reason}")
     proxy = given.get("http-proxy")
     if proxy is not None and proxy.on_command_line and "@" in proxy.text:
         reason = "everybody can read a command line: put a URL with a password into the file of --config"
-        raise ConfigError(option=proxy.where, reason=reason)
+        yield ConfigError(option=proxy.where, reason=reason)
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if chosen[one] and not chosen[other]:
             name = one.replace("_", "-")
-            raise ConfigError(option=_where(given, name), reason=f"needs --{other.replace('_', '-')} beside it")
+            yield ConfigError(option=_where(given, name), reason=f"needs --{other.replace('_', '-')} beside it")
     for name in ("tls-ca", "tls-cert", "tls-key"):
         path = chosen[_BY_NAME[name].attribute]
         if path and not os.path.isfile(path):
-            raise ConfigError(option=_where(given, name), reason=f"there is no file {path}")
+            yield ConfigError(option=_where(given, name), reason=f"there is no file {path}")
     if chosen["default_timeout"] > chosen["max_timeout"]:
         limit = values.spell_duration(chosen["max_timeout"])
         culprit = "default-timeout" if "default-timeout" in given else "max-timeout"
         reason = f"--default-timeout must not be longer than --max-timeout, which is {limit}"
-        raise ConfigError(option=_where(given, culprit), reason=reason)
-    _check_directory(chosen["state_dir"], _where(given, "state-dir"))
+        yield ConfigError(option=_where(given, culprit), reason=reason)
+    hindrance = directory_hindrance(chosen["state_dir"])
+    if hindrance:
+        yield ConfigError(option=_where(given, "state-dir"), reason=hindrance)
 
 
-def _check_directory(path: str, where: str) -> None:
-    """It is made at the start, perhaps by another user (``twistd --uid``); tell what is known to fail now."""
+def directory_hindrance(path: str) -> str:
+    """
+    Why a directory cannot be used, as far as that is known before it is made, perhaps by another user (``twistd
+    --uid``); empty: nothing is known against it.
+    """
     existing = Path(path)
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise ConfigError(option=where, reason=f"{existing} is no directory")
+        return f"{existing} is no directory"
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(option=where, reason=f"{path} cannot be used: this user cannot write to {existing}")
+        return f"{path} cannot be used: this user cannot write to {existing}"
+    return ""
 
 
-def _where(given: Mapping[str, _Given], name: str, otherwise: str = "") -> str:
+def _where(given: Mapping[str, Given], name: str, otherwise: str = "") -> str:
     return given[name].where if name in given else otherwise or _BY_NAME[name].flag_name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_network
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -47,17 +47,32 @@ class SiteCredential(Struct, frozen=True, kw_only=True):
     via: str | None = None
 
 
-def read_credentials(tables: object, path: str, environ: Mapping[str, str]) -> tuple[SiteCredential, ...]:
+def read_credentials(
+    tables: object,
+    path: str,
+    environ: Mapping[str, str],
+    options: Collection[str],
+    refuse: Callable[[ConfigError], object],
+) -> tuple[SiteCredential, ...]:
     """
     The rows, in their order.
 
     :param tables: what the TOML file has under ``credentials``.
     :param path: of that file: paths are relative to its folder.
-    :raises ConfigError: for the first mistake found.
+    :param options: names of what stands above the tables, and belongs to one of them when it is written below.
+    :param refuse: is told of each row's first mistake.
     """
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(option=f"credentials in {path}", reason="expected tables, each begun by [[credentials]]")
-    return tuple(_Row(table, number, path, environ).read() for number, table in enumerate(tables, 1))
+        reason = "expected tables, each begun by [[credentials]]"
+        refuse(ConfigError(option=f"credentials in {path}", reason=reason))
+        return ()
+    rows = []
+    for number, table in enumerate(tables, 1):
+        try:
+            rows.append(_Row(table, number, path, environ).read(options))
+        except ConfigError as mistake:
+            refuse(mistake)
+    return tuple(rows)
 
 
 class _Row:
@@ -69,8 +84,10 @@ class _Row:
         self._directory = os.path.dirname(os.path.abspath(path))
         self._environ = environ
 
-    def read(self) -> SiteCredential:
+    def read(self, options: Collection[str]) -> SiteCredential:
         for key in self._table:
+            if key in options:
+                self._refuse(key, "is an option, which belongs above the first [[credentials]]")
             if key not in _KEYS:
                 meant = values.near(key, _KEYS)
                 self._refuse(key, "there is no such key" + (f"; did you mean {meant}?" if meant else ""))

@@ -201,6 +201,17 @@ class Dispatcher:
         self._streams.link_lost(link)
         self._outbox.link_lost(link)
 
+    def configure(self, limits: Limits, policy: Policy) -> None:
+        """
+        From now on these count. What runs goes on as it is; what waits and is not allowed any more is answered so.
+        """
+        self._limits, self._policy = limits, policy
+        for active in list(self._active.values()):
+            if active.run is None and (refusal := policy.refusal_of(active.command)) is not None:
+                self._scheduler.cancel(active, refusal)
+        self._admission.resize(limits.max_commands, limits.max_queue)
+        self._scheduler.grant()
+
     def drain(self, timeout: float) -> Deferred[None]:
         """
         Take no more commands, for good, and wait until those at hand have ended and their results are confirmed.

@@ -136,8 +136,12 @@ class Scheduler:
             self._run(active)
         return True
 
-    def cancel(self, active: ActiveCommand) -> None:
-        """End a command at hand: one that waits at once, one that runs as soon as the runner can."""
+    def cancel(self, active: ActiveCommand, error: RelayError | None = None) -> None:
+        """
+        End a command at hand: one that waits at once, one that runs as soon as the runner can.
+
+        :param error: why one that waits is not run; by default that it was cancelled.
+        """
         if active.result is not None or active.cancelled:  # to cancel a run twice would cut its end short
             return
         active.cancelled = True
@@ -147,7 +151,7 @@ class Scheduler:
         if not active.has_slot:
             self._admission.withdraw(active.key, active)
             self._set_alarm()
-        self._fail(active, Cancelled())
+        self._fail(active, error or Cancelled())
 
     def cancel_all(self) -> None:
         """End every command at hand."""
@@ -256,6 +260,10 @@ class Scheduler:
     def _release(self, active: ActiveCommand) -> None:
         """*active* needs its slot no more: the next may have it."""
         self._admission.release(active.key)
+        self.grant()
+
+    def grant(self) -> None:
+        """Run what waits, as far as there are slots."""
         if self._granting:  # a command ended at once: the loop below goes on, rather than one call deeper
             return
         self._granting = True

@@ -9,35 +9,36 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import msgspec
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from relayd import __version__
 from relayd.audit.lines import key_file
 from relayd.audit.log import AuditLog, AuditSettings
+from relayd.choices import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
 from relayd.config import Config
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
-from relayd.interfaces import ICommandRunner, IJournal
+from relayd.interfaces import IJournal
 from relayd.journal import DurableJournal
 from relayd.journal_index import Bounds
 from relayd.journal_memory import MemoryJournal
 from relayd.lag import LagMonitor
 from relayd.language import translator
 from relayd.policy import Policy
-from relayd.ssh.credentials import CredentialRule, CredentialTable
+from relayd.reload import HOST_RULES, Changes, compare
 from relayd.ssh.runner import SSHCommandRunner
-from relayd.ssh.settings import SSHSettings
 from relayd.statedir import StateDirectory
 from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
-from relayd.uplink.settings import UplinkSettings
 
 
-class Drainable(Protocol):
+class Commands(Protocol):
     """What `RelayService` asks of a dispatcher."""
+
+    def configure(self, limits: Limits, policy: Policy) -> None:
+        """From now on these count."""
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Take no more commands; fires when those taken have ended and been confirmed, or after *timeout* seconds."""
@@ -52,63 +53,22 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     state = StateDirectory(config.state_dir)
     translate = translator(config.language)
     journal = _make_journal(reactor, config, translate)
-    policy = Policy(
-        allow_hosts=config.allow_hosts,
-        deny_hosts=config.deny_hosts,
-        allow_users=config.allow_users,
-        allow_commands=config.allow_commands,
-        deny_commands=config.deny_commands,
-    )
+    policy = policy_of(config)
     runner = SSHCommandRunner(
-        reactor,
-        SSHSettings(
-            known_hosts=config.known_hosts,
-            host_keys=config.host_keys,
-            algorithms=config.ssh_algorithms,
-            max_sessions=config.max_sessions,
-            max_connections=config.max_connections,
-            max_total_connections=config.max_total_connections,
-            connect_timeout=config.connect_timeout,
-            idle_timeout=config.idle_timeout,
-            max_output=config.max_output,
-            working_directory=config.working_directory,
-        ),
-        CredentialTable(CredentialRule(**msgspec.structs.asdict(row)) for row in config.credentials),
-        policy.allows_address,
-        translate,
+        reactor, ssh_settings_of(config), credentials_of(config), policy.allows_address, translate
     )
     audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
         reactor,
         runner,
         journal,
-        Limits(
-            max_commands=config.max_commands,
-            max_queue=config.max_queue,
-            default_timeout=config.default_timeout,
-            max_timeout=config.max_timeout,
-        ),
+        limits_of(config),
         None if config.journal == "memory" else state.fingerprint_key,
         policy=policy,
         audit=audit,
         translate=translate,
     )
-    uplink = UplinkService(
-        reactor,
-        dispatcher,
-        UplinkSettings(
-            server=config.server,
-            proxy_id=config.proxy_id,
-            read_api_key=config.read_api_key,
-            dialect=config.dialect,
-            reconnect_delay=config.reconnect_delay,
-            tls_ca=config.tls_ca,
-            tls_cert=config.tls_cert,
-            tls_key=config.tls_key,
-            http_proxy=config.http_proxy,
-            translate=translate,
-        ),
-    )
+    uplink = UplinkService(reactor, dispatcher, uplink_settings_of(config))
     return RelayService(config, state, uplink, dispatcher, runner, journal, LagMonitor(reactor), audit)
 
 
@@ -152,9 +112,9 @@ class RelayService(Service):
         self,
         config: Config,
         state: StateDirectory,
-        uplink: IService,
-        dispatcher: Drainable,
-        runner: ICommandRunner,
+        uplink: UplinkService,
+        dispatcher: Commands,
+        runner: SSHCommandRunner,
         journal: IJournal,
         lag: LagMonitor,
         audit: AuditLog | None = None,
@@ -200,6 +160,32 @@ class RelayService(Service):
         self._lag.startService()
         self._uplink.startService()
 
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that running commands have when it stops."""
+        return self._config.drain_timeout
+
+    def apply(self, config: Config) -> Changes:
+        """
+        Have *config* count from now on, as far as that is possible while running: for commands that are still to come.
+
+        :raises ConfigError: when the key of the audit log's digests cannot be had; nothing is changed then.
+        """
+        effective, changes = compare(self._config, config)
+        policy = policy_of(effective)
+        credentials = credentials_of(effective)
+        if self._audit is not None:
+            self._audit.tell_commands(effective.audit_commands)
+        # Nothing of this can fail, and no command comes in between.
+        self._config = effective
+        self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
+        if changes.applied.keys() & HOST_RULES:
+            # Their addresses were checked by other rules, and commands that name them are judged by the name alone.
+            self._runner.retire_all()
+        self._dispatcher.configure(limits_of(effective), policy)
+        self._uplink.configure(uplink_settings_of(effective))
+        return changes
+
     def stopService(self) -> Deferred[None]:
         """
         Finish what runs, within the drain timeout, and close.
@@ -210,7 +196,7 @@ class RelayService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        timeout = self._config.drain_timeout
+        timeout = self.drain_timeout
         await self._step("drain commands", lambda: self._dispatcher.drain(timeout))
         await self._step("close the uplink", lambda: maybeDeferred(self._uplink.stopService))
         await self._step("close SSH connections", self._runner.close)

@@ -38,9 +38,9 @@ class StateDirectory:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.read(lock, 20).decode("ascii", "replace").strip()
+            holder = _process_in(lock)
             os.close(lock)
-            process = f" (process {holder})" if holder.isdigit() else ""
+            process = f" (process {holder})" if holder else ""
             reason = f"{self.path} is in use by another relayd{process}; give each relay a directory of its own"
             raise ConfigError(option="--state-dir", reason=reason) from None
         os.ftruncate(lock, 0)
@@ -53,6 +53,24 @@ class StateDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def holder(self) -> str | None:
+        """
+        Who keeps other relays out now: its process id, which may be empty where that is not known; ``None``: nobody.
+
+        :raises OSError: when that cannot be found out.
+        """
+        try:
+            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _process_in(lock)
+        finally:
+            os.close(lock)
+        return None
 
     def fingerprint_key(self) -> bytes:
         """
@@ -98,3 +116,8 @@ class StateDirectory:
 
     def _unusable(self, reason: str) -> ConfigError:
         return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")
+
+
+def _process_in(lock: int) -> str:
+    text = os.read(lock, 20).decode("ascii", "replace").strip()
+    return text if text.isdigit() else ""

@@ -1,6 +1,6 @@
 """
 What ``twistd relayd``, ``twist relayd`` and relayd.tac run: command line options in, a service out.
-Nothing else in relayd uses the global reactor.
+No other part of a relay uses the global reactor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,14 +18,18 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from relayd import __version__
-from relayd.config import OPTIONS, Config, Option, load
+from relayd.config import OPTIONS, Config, Reading, read
 from relayd.errors import ConfigError
 from relayd.hardening import forbid_dumps, use_steady_clock
+from relayd.options import Option
+from relayd.reload import ReloadOnSignal
 from relayd.service import make_relay
 from relayd.values import near
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
+#: Those of twistd that people write behind the name of the service.
+_OF_TWISTD = {"--nodaemon", "--pidfile", "--logfile", "--rundir", "--uid", "--gid", "--umask", "--syslog", "--chroot"}
 _ABOUT = (
     "Dials the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
     "Each option can also be set in the environment (RELAYD_MAX_COMMANDS) and in the TOML file of --config "
@@ -38,8 +42,8 @@ class Options(usage.Options):
     """
     The command line of relayd, and the `Config` that it makes together with the environment and the TOML file.
 
-    A mistake ends the process with one line on standard error: twistd's own way of telling it would print all of
-    ``--help`` before it.
+    Mistakes end the process with one line each on standard error: twistd's own way of telling them would print all of
+    ``--help`` before.
     """
 
     synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
@@ -59,14 +63,21 @@ class Options(usage.Options):
         try:
             _check_names(arguments)
             super().parseOptions(arguments)
-            given = {
-                option.name: bool(self[option.name]) if option.is_flag else self[option.name] for option in OPTIONS
-            }
-            self.config = load(given, os.environ)
-        except ConfigError as error:
+        except (ConfigError, usage.UsageError) as error:  # Twisted's texts name options and never show a value
             _fail(str(error))
-        except usage.UsageError as error:  # its texts name options and never show a value
-            _fail(str(error))
+        self._directory = os.getcwd()
+        reading = self.read()
+        if reading.config is None or reading.mistakes:
+            _fail(*map(str, reading.mistakes))
+        self.config = reading.config
+
+    def read(self) -> Reading:
+        """
+        What command line, environment and file say now; the command line as it was, from where it was given: twistd
+        changes its working directory.
+        """
+        given = {option.name: bool(self[option.name]) if option.is_flag else self[option.name] for option in OPTIONS}
+        return read(given, os.environ, directory=self._directory)
 
     def parseArgs(self, *rest: str) -> None:
         """
@@ -103,7 +114,8 @@ def makeService(options: Options) -> IService:
     service = ProcessService()
     relay = make_relay(reactor, options.config)
     relay.setServiceParent(service)
-    OrderlyExit(reactor, options.config.drain_timeout).setServiceParent(service)
+    OrderlyExit(reactor, lambda: relay.drain_timeout).setServiceParent(service)
+    ReloadOnSignal(reactor, options.read, relay).setServiceParent(service)
     return service
 
 
@@ -130,7 +142,7 @@ class OrderlyExit(Service):
     _log = Logger()
     _signals = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, reactor: Any, drain_timeout: float) -> None:
+    def __init__(self, reactor: Any, drain_timeout: Callable[[], float]) -> None:
         self._reactor = reactor
         self._drain_timeout = drain_timeout
         self._replaced: dict[signal.Signals, Any] = {}
@@ -164,7 +176,7 @@ class OrderlyExit(Service):
         self._log.info(
             "{signal}: running commands have {seconds:g} s to finish; a second signal ends relayd at once",
             signal=name,
-            seconds=self._drain_timeout,
+            seconds=self._drain_timeout(),
         )
         self._reactor.stop()
 
@@ -185,7 +197,10 @@ def _check_names(arguments: Sequence[str]) -> None:
         if name.startswith("--") and name not in _FLAGS | _PARAMETERS:
             meant = near(name, _FLAGS | _PARAMETERS)
             hint = f"did you mean {meant}?" if meant else "see --help"
-            raise ConfigError(option=name, reason=f"there is no such option; {hint}")
+            reason = f"there is no such option; {hint}"
+            if name in _OF_TWISTD:
+                reason = "is an option of twistd itself, and belongs before the word relayd"
+            raise ConfigError(option=name, reason=reason)
         if name in _PARAMETERS and not equals:
             next(rest, None)
 
@@ -203,5 +218,5 @@ def _row(left: str, text: str, columns: int) -> list[str]:
     return lines + [f"{'':<31} {line}" for line in more]
 
 
-def _fail(line: str) -> NoReturn:
-    raise SystemExit(f"relayd: {line}") from None
+def _fail(*lines: str) -> NoReturn:
+    raise SystemExit("\n".join(f"relayd: {line}" for line in lines)) from None

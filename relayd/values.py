@@ -18,13 +18,19 @@ _NO = ("no", "false", "off", "0")
 
 
 def near(word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-    """The *known* word that *word* most likely means."""
-    return next(iter(difflib.get_close_matches(word, known, 1, cutoff)), None)
+    """The *known* word that *word* most likely means, in capitals or not."""
+    spelt = {each.lower(): each for each in known}
+    return next((spelt[each] for each in difflib.get_close_matches(word.lower(), spelt, 1, cutoff)), None)
 
 
 def shown(value: str) -> str:
     """A word of somebody's file, fit for a message of one line."""
     return f'"{value}"' if value.isprintable() and len(value) <= 100 else "what is there"
+
+
+def key(name: str) -> str:
+    """The name of a key that somebody made up, fit for a message of one line, and no place for a secret either."""
+    return name if name.isprintable() and 0 < len(name) <= 32 else "a key"
 
 
 def text(value: str) -> str:

@@ -187,7 +187,7 @@ class MistakeTests(ConfigCase):
     def test_an_unknown_key_of_the_file(self) -> None:
         self.assertIn("max_commands in ", message := self.refusal("max_commands = 7"))
         self.assertIn("did you mean max-commands?", message)
-        self.assertIn("there is no such option", self.refusal("[section]\nserver = 1"))
+        self.assertIn("there is no such table", self.refusal("[section]\nserver = 1"))
         self.assertIn("there is no such option", self.refusal('config = "other.toml"'))
 
     def test_a_secret_under_an_unknown_name_is_not_shown(self) -> None:

@@ -103,12 +103,13 @@ class RuleTests(CredentialsCase):
     )
     def test_any_row(self, hosts: list[str], users: list[str], via: str) -> None:
         table = {"hosts": [*hosts, "*"], "users": [*users, "*"], "agent": "/x"} | ({"via": via} if via else {})
-        try:
-            [row] = read_credentials([table], "/etc/relayd.toml", {})
-        except ConfigError as error:
-            self.assertIn(" of [[credentials]] number 1 in /etc/relayd.toml: expected ", str(error))
-        else:
-            [rule] = [CredentialRule(**msgspec.structs.asdict(row))]
+        mistakes: list[ConfigError] = []
+        rows = read_credentials([table], "/etc/relayd.toml", {}, (), mistakes.append)
+        for mistake in mistakes:
+            self.assertIn(" of [[credentials]] number 1 in /etc/relayd.toml: expected ", str(mistake))
+        self.assertEqual(len(rows) + len(mistakes), 1)
+        for row in rows:
+            rule = CredentialRule(**msgspec.structs.asdict(row))
             CredentialTable([rule]).find("a.b1", 22, "a")
             self.assertEqual(len(parse_via(rule.via or "")), via.count(",") + bool(via))
 

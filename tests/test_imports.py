@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
-    **dict.fromkeys(("apikey", "credentials", "values"), "config"),
+    **dict.fromkeys(("apikey", "credentials", "options", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
     ),
-    "statedir": "service",
+    **dict.fromkeys(("choices", "reload", "statedir"), "service"),
     "demo_ssh": "demo",
     "hardening": "tap",
 }
@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lag": set(),
     "service": ALL_PARTS - {"hub", "service", "tap"},
     "tap": {"config", "errors", "service"},
-    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit"},
+    # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
+    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "uplink"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "tap", "service"},
     "demo": ALL_PARTS,
 }
@@ -91,13 +92,17 @@ class ImportTests(SynchronousTestCase):
     def test_every_module_has_its_place(self) -> None:
         self.assertEqual({part_of(module) for module in modules()} - set(MAY_IMPORT), {""})
 
-    def test_only_tap_and_the_demo_use_the_global_reactor(self) -> None:
-        users = set()
+    def test_only_tap_the_demo_and_check_use_the_global_reactor(self) -> None:
+        """``relayctl check`` is a program of its own, which runs it by `twisted.internet.task.react`."""
+        users, runners = set(), set()
         for module, path in modules().items():
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet":
                     users |= {module for alias in node.names if alias.name == "reactor"}
+                if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":
+                    runners |= {module for alias in node.names if alias.name == "react"}
         self.assertEqual(users - {"relayd.demo"}, {"relayd.tap"})
+        self.assertEqual(runners - {"relayd.demo"}, {"relayd.ctl.check", "relayd.hub.terminal"})
 
     def test_entry_points_have_no_logic(self) -> None:
         harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)

@@ -67,6 +67,28 @@ class DecisionTests(SynchronousTestCase):
         self.state.remove(target, "scout")
         return member
 
+    def test_retired_connections_finish_what_they_have(self) -> None:
+        self.add("a")
+        [first] = self.plan().dials
+        self.state.opened(first, 0.0)
+        self.assertEqual(self.plan().starts, [(first, "a")])
+        self.state.retire_all(1.0)
+        self.add("b")
+        plan = self.plan(1.0)
+        self.assertEqual((plan.starts, plan.evictions, len(plan.dials)), ([], [], 1))
+        self.state.session_closed(first, 2.0)
+        self.assertEqual(self.plan(2.0).evictions, [first])
+
+    def test_a_connection_that_was_being_opened_is_retired_too(self) -> None:
+        self.add("a")
+        [first] = self.plan().dials
+        self.state.retire_all(1.0)
+        self.assertEqual(self.plan(1.0).evictions, [])
+        self.state.opened(first, 2.0)
+        plan = self.plan(2.0)
+        self.assertEqual(plan.starts, [])
+        self.assertEqual(len(plan.dials), 1)
+
     def test_nothing_to_do(self) -> None:
         plan = self.plan()
         self.assertEqual((plan.starts, plan.dials, plan.alarm), ([], [], None))

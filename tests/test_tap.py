@@ -238,7 +238,7 @@ class OrderlyExitTests(SynchronousTestCase):
         self.addCleanup(self.restore)
         signal.signal(signal.SIGTERM, self.reactor.sigTerm)
         signal.signal(signal.SIGINT, self.reactor.sigInt)
-        self.service = OrderlyExit(self.reactor, 30)
+        self.service = OrderlyExit(self.reactor, lambda: 30)
         self.service.startService()
 
     def restore(self) -> None:
@@ -268,7 +268,7 @@ class OrderlyExitTests(SynchronousTestCase):
         self.service.stopService()
         reactor = StoppableReactor(running=False)
         signal.signal(signal.SIGTERM, reactor.sigTerm)
-        service = OrderlyExit(reactor, 30)
+        service = OrderlyExit(reactor, lambda: 30)
         service.startService()
         service.stopService()
         for call in reactor.waiting:

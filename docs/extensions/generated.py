@@ -17,9 +17,10 @@ from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
 from relayd import errors, interfaces
-from relayd.config import OPTIONS, Option
+from relayd.config import OPTIONS
 from relayd.hub import terminal
 from relayd.language import translator
+from relayd.options import Option
 from relayd.ssh.errors import SSHError
 from relayd.texts import message_template
 

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -100,18 +101,31 @@ class AuditLog:
 
         :raises ConfigError: when that cannot be.
         """
-        path = self._settings.key_file
+        if self._settings.commands != "none":
+            self._read_key()
         try:
-            if self._settings.commands != "none":
-                self._key = read_key(path, make=True)
-            path = self._settings.path
             self._chain.open(__version__)
         except (OSError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-            raise ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}") from None
+            raise _unusable(self._settings.path, error) from None
         self._work.set()
         self._thread = threading.Thread(target=self._write_until_closed, name="audit", daemon=True)
         self._thread.start()
+
+    def _read_key(self) -> None:
+        try:
+            self._key = read_key(self._settings.key_file, make=True)
+        except (OSError, ValueError) as error:
+            raise _unusable(self._settings.key_file, error) from None
+
+    def tell_commands(self, how: Literal["digest", "text", "none"]) -> None:
+        """
+        Change how commands are told from now on, see `AuditSettings`.
+
+        :raises ConfigError: when the key of digests cannot be had; nothing is changed then.
+        """
+        if how != "none" and not self._key:
+            self._read_key()
+        self._settings = replace(self._settings, commands=how)
 
     # IAudit, in the reactor's thread
 
@@ -242,6 +256,11 @@ class AuditLog:
     def _tell(self, log: Any, format: str, **fields: object) -> None:
         """Not every observer of the relay's log expects another thread."""
         self._reactor.callFromThread(log, format, path=self._settings.path, **fields)
+
+
+def _unusable(path: str, error: OSError | ValueError) -> ConfigError:
+    reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}")
 
 
 def _names(command: ExecuteCommand) -> dict[str, Any]:

@@ -7,23 +7,25 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from typing import TYPE_CHECKING
 
 from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoJournal
-from relayd.interfaces import EntryState
-from relayd.journal_report import Report, Row, read_report, read_result
 from relayd.messages import printable
+
+if TYPE_CHECKING:  # else for `run` alone: other subcommands, and completion, need not wait for it
+    from relayd.journal_report import Report, Row
 
 NAME = "journal"
 HELP = "list the commands whose results are not confirmed, and show a result that is held"
 
-#: How each state is told; in the order of a command's life.
+#: How each state is told, by its name; in the order of a command's life.
 _WORDS = {
-    EntryState.ACCEPTED: "accepted, not started",
-    EntryState.STARTED: "started",
-    EntryState.FINISHED: "waiting for confirmation",
-    EntryState.DEAD: "dead letter: not sent any more",
-    EntryState.CONFIRMED: "confirmed (ids alone)",
+    "ACCEPTED": "accepted, not started",
+    "STARTED": "started",
+    "FINISHED": "waiting for confirmation",
+    "DEAD": "dead letter: not sent any more",
+    "CONFIRMED": "confirmed (ids alone)",
 }
 
 
@@ -40,13 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     :raises NoJournal: when there is none that can be read.
     """
+    from relayd.interfaces import EntryState
+    from relayd.journal_report import read_report
+
     path = os.path.join(read_settings(arguments).state_dir, "journal", "journal.sqlite3")
     if arguments.id is not None:
         return _show(path, arguments.id)
     report = read_report(path)
     print(path)
-    for state, words in _WORDS.items():
-        print(f"  {report.counts.get(state, 0):>9,}  {words}")
+    for name, words in _WORDS.items():
+        print(f"  {report.counts.get(EntryState[name], 0):>9,}  {words}")
     print(f"  {report.size:>9,}  bytes of results")
     for damaged, saved in report.damages.items():
         print(f"It was damaged once, and is kept as {damaged}: {saved}. Ids that could not be saved are not known.")
@@ -56,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(report: Report, most: int | None) -> None:
     # dead letters first: they are what somebody has to do something about
-    rows = sorted(report.rows, key=lambda row: row.state is not EntryState.DEAD)
+    rows = sorted(report.rows, key=lambda row: row.state.name != "DEAD")
     if rows:
         print(f"\n{'ACCEPTED':<19}  {'BYTES':>9}  {'STATE':<30}  COMMAND")
     for row in rows[:most]:
@@ -67,10 +72,12 @@ def _list(report: Report, most: int | None) -> None:
 
 def _line(row: Row) -> str:
     accepted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.accepted))
-    return f"{accepted:<19}  {row.size:>9,}  {_WORDS[row.state]:<30}  {printable(row.command_id, 256)}"
+    return f"{accepted:<19}  {row.size:>9,}  {_WORDS[row.state.name]:<30}  {printable(row.command_id, 256)}"
 
 
 def _show(path: str, command_id: str) -> int:
+    from relayd.journal_report import read_result
+
     result = read_result(path, command_id)
     if result is None:
         raise NoJournal(reason=f"no result of {printable(command_id, 256)} is held in {path}")

@@ -11,11 +11,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from relayd import __version__
-from relayd.ctl import audit, journal, policy
+from relayd.ctl import audit, check, config, journal, policy
 from relayd.errors import RelayError
+from relayd.values import near
 
 
 class Subcommand(Protocol):
@@ -31,8 +32,20 @@ class Subcommand(Protocol):
         """Do it; gives the exit code."""
 
 
+_EXIT_CODES = "exit codes: 0 all is well, 1 something is wrong or refused, 2 a mistake on the command line"
+
+
 class _Parser(argparse.ArgumentParser):
     """A mistake is one line, without the usage before it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Here, where it is known which options there are, a word that is none gets a guess what was meant."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            name = rest[0].partition("=")[0]
+            meant = near(name, self._option_string_actions) if name.startswith("-") else None
+            self.error(f"there is no option {name} (did you mean {meant}?)" if meant else "there are unknown arguments")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -40,16 +53,18 @@ class _Parser(argparse.ArgumentParser):
 
 def subcommands() -> Sequence[Subcommand]:
     """All of them, in the order in which ``--help`` shows them."""
-    return (policy, journal, audit)
+    return (check, config, policy, journal, audit)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``relayctl``."""
-    parser = _Parser(prog="relayctl", description="Looks at a relay's settings and records.")
+    parser = _Parser(prog="relayctl", description="Looks at a relay's settings and records.", epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for module in subcommands():
-        subparser = below.add_parser(module.NAME, help=module.HELP, description=module.HELP, allow_abbrev=False)
+        subparser = below.add_parser(
+            module.NAME, help=module.HELP, description=module.HELP, epilog=_EXIT_CODES, allow_abbrev=False
+        )
         module.configure(subparser)
         subparser.set_defaults(run=module.run)
     return parser

@@ -7,13 +7,27 @@ from __future__ import annotations
 import argparse
 import os
 
-from relayd.config import Config, load
+from relayd.config import OPTIONS, Config, Reading, load, read
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that lead to the settings of a relay."""
     parser.add_argument("--config", metavar="PATH", help="TOML file of options [$RELAYD_CONFIG]")
     parser.add_argument("--state-dir", metavar="PATH", help="directory of what the relay remembers")
+
+
+def add_all_options(parser: argparse.ArgumentParser) -> None:
+    """All options of relayd, as on its own command line."""
+    for section in dict.fromkeys(option.section for option in OPTIONS):
+        group = parser.add_argument_group(section)
+        for option in OPTIONS:
+            if option.section != section:
+                continue
+            help = option.help.replace("%", "%%")
+            if option.is_flag:
+                group.add_argument(option.flag_name, action="store_true", help=help)
+            else:
+                group.add_argument(option.flag_name, metavar=option.metavar, help=help)
 
 
 def read_settings(arguments: argparse.Namespace, **more: str | bool | None) -> Config:
@@ -26,3 +40,8 @@ def read_settings(arguments: argparse.Namespace, **more: str | bool | None) -> C
     given = {"config": arguments.config, "state-dir": arguments.state_dir}
     given |= {name.replace("_", "-"): value for name, value in more.items()}
     return load(given, os.environ, complete=False)
+
+
+def read_all(arguments: argparse.Namespace) -> Reading:
+    """The settings of a relay that would run with the options of `add_all_options`, and all that is wrong with them."""
+    return read({option.name: getattr(arguments, option.attribute) for option in OPTIONS}, os.environ)

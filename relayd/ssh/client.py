@@ -81,9 +81,9 @@ class SSHClient:
 
         self._reactor = reactor
         self._settings = settings
-        known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
-        dialer = Dialer(reactor, settings, known_hosts, KeyStore(defer_to_thread), allows)
-        self._pool = Pool(reactor, dialer, settings)
+        self._known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
+        self._dialer = Dialer(reactor, settings, self._known_hosts, KeyStore(defer_to_thread), allows)
+        self._pool = Pool(reactor, self._dialer, settings)
 
     def run(
         self,
@@ -122,6 +122,21 @@ class SSHClient:
             permission=permission,
         )
         return _Execution(self._reactor, self._pool, target, make_session, deadline, shell).done
+
+    def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
+        """
+        Other settings for the commands and connections that come from now on.
+
+        :param settings: as before in ``known_hosts``, in the numbers of sessions and connections, and in their age.
+        """
+        self._settings = settings
+        self._known_hosts.policy = settings.host_keys
+        self._dialer.configure(settings, allows)
+        self._pool.configure(settings)
+
+    def retire_all(self) -> None:
+        """Give no more commands to the connections that there are."""
+        self._pool.retire_all()
 
     def counts(self) -> Counts:
         """What the pool holds now."""

@@ -89,6 +89,11 @@ class CredentialTable:
             except ValueError as reason:
                 raise ValueError(f"credential {number}: {reason}") from None
 
+    @property
+    def rules(self) -> tuple[CredentialRule, ...]:
+        """All of them, in their order."""
+        return self._rules
+
     def __bool__(self) -> bool:
         return bool(self._rules)
 

@@ -77,10 +77,16 @@ class Dialer:
         allows: AddressCheck = allow_all,
     ) -> None:
         self._reactor = reactor
-        self._allows = allows
-        self._settings = settings
         self._known_hosts = known_hosts
-        self._identities = IdentityLoader(reactor, keys, min(AGENT_TIMEOUT, settings.connect_timeout / 2))
+        self._keys = keys
+        self.configure(settings, allows)
+
+    def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
+        """What counts for the connections that are opened from now on."""
+        self._settings = settings
+        self._allows = allows
+        agent_timeout = min(AGENT_TIMEOUT, settings.connect_timeout / 2)
+        self._identities = IdentityLoader(self._reactor, self._keys, agent_timeout)
 
     async def dial(self, target: Target, owner: DialOwner) -> Connection:
         """

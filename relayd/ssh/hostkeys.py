@@ -165,7 +165,7 @@ class KnownHosts:
 
     def __init__(self, path: str, policy: HostKeyPolicy, now: Callable[[], float] = time.time) -> None:
         self._path = path
-        self._policy = policy
+        self.policy = policy
         self._now = now
         self._lines = _Lines(())
         self._line_count = 0
@@ -177,7 +177,7 @@ class KnownHosts:
 
         :raises KnownHostsUnusable: when the file cannot be read.
         """
-        if self._policy == "ignore":
+        if self.policy == "ignore":
             return frozenset()
         types = frozenset(entry.key_type for entry in self._lines_of(host, port))
         if any(entry.marker == "@cert-authority" and entry.covers(host, port) for entry in self._load().marked):
@@ -199,7 +199,7 @@ class KnownHosts:
         :raises HostKeyRevoked: when the file revokes this key.
         :raises KnownHostsUnusable: when the file cannot be read or added to.
         """
-        if self._policy == "ignore":
+        if self.policy == "ignore":
             return
         if is_certified(key_type(blob)):
             certificate = parse_certificate(blob)
@@ -209,7 +209,7 @@ class KnownHosts:
                 return
         if self._known(host, port, blob):
             return
-        if self._policy == "strict":
+        if self.policy == "strict":
             raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self._path)
         self._add(host, port, blob)
 

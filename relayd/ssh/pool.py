@@ -83,6 +83,17 @@ class Pool:
         """Sessions on one connection, by host, of the hosts that were found to allow fewer than the settings do."""
         return self._state.limits()
 
+    def configure(self, settings: SSHSettings) -> None:
+        """
+        Other settings from now on; those of numbers of sessions and connections, and of their age, must be as before.
+        """
+        self._settings = settings
+
+    def retire_all(self) -> None:
+        """Give no more work to the connections that there are; they are closed when nothing runs on them."""
+        self._state.retire_all(self._reactor.seconds())
+        self._work()
+
     def reaches(self, target: Target) -> bool:
         """Whether a connection to *target* is open."""
         return self._state.reaches(target)

@@ -142,7 +142,7 @@ class PoolState(Generic[Work]):
             host.limit = min(host.limit, most_sessions)
         host.hang_ups = 0
         member.ready = True
-        member.expires = now + self._max_age
+        member.expires = min(member.expires, now + self._max_age)
         self._places.is_idle(member, now)
         self._places.handshake_ended(member)
         self._dirty[member.lane] = None
@@ -248,6 +248,13 @@ class PoolState(Generic[Work]):
                 self._places.is_idle(member, now)
                 self._look_behind(lane)
 
+    def retire_all(self, now: float) -> None:
+        """The connections that there are, or are being opened, take no more work."""
+        for lane in self._places.lanes.values():
+            for member in lane.members:
+                member.expires = min(member.expires, now)
+            self._dirty[lane] = None
+
     def close_idle(self, now: float, timeout: float) -> None:
         """Close the connections on which nothing ran for *timeout* seconds, and the old ones."""
         for member in list(self._places.idle):
@@ -290,7 +297,7 @@ class PoolState(Generic[Work]):
         if not (lane.waiting or lane.waiting_forwards):
             return None
         for member in lane.members:
-            if member.expires <= now and not member.leaving:
+            if member.ready and member.expires <= now and not member.leaving:
                 self._places.retire(member, "it is old")
         if lane.waiting:
             emptiest = self._emptiest(lane, now)

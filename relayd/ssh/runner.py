@@ -60,6 +60,16 @@ class SSHCommandRunner:
         self._directory = settings.working_directory
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
+    def configure(self, settings: SSHSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
+        """Other choices for the commands that come from now on; see `SSHClient.configure`."""
+        self._client.configure(settings, allows)
+        self._directory = settings.working_directory
+        self._credentials = credentials
+
+    def retire_all(self) -> None:
+        """Give no more commands to the connections that there are: they were opened by other rules."""
+        self._client.retire_all()
+
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
         try:

@@ -186,7 +186,7 @@ class WebSocketClient(WebSocketClientProtocol):
             self.failHandshake(f"an answer of more than {MAX_RESPONSE} bytes")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        verify_error = _verify_error(self.transport)
+        verify_error = verify_error_of(self.transport)
         super().connectionLost(reason)
         self._listener.on_closed(reason.value or ConnectionLost(), verify_error)
 
@@ -297,7 +297,7 @@ class WebSocketFactory(WebSocketClientFactory):
         return client
 
 
-def _verify_error(transport: Any) -> str:
+def verify_error_of(transport: Any) -> str:
     """Why OpenSSL refused the peer's certificate. pyOpenSSL has no public name for that; without it we say less."""
     if not ISSLTransport.providedBy(transport):
         return ""

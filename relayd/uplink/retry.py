@@ -28,12 +28,12 @@ class RetryPolicy:
     """
     The delays of one uplink.
 
-    :param delay: in seconds, for a main server that cannot be reached or was lost.
+    :ivar delay: in seconds, for a main server that cannot be reached or was lost.
     :param source: of the jitter, which keeps the relays of a restarted main server from coming all at once.
     """
 
     def __init__(self, delay: float, source: random.Random) -> None:
-        self._delay = delay
+        self.delay = delay
         self._source = source
         self._refusals = 0
 
@@ -43,7 +43,7 @@ class RetryPolicy:
 
     def delay_after(self, error: RelayError) -> float:
         """Seconds to wait after an attempt or a connection that ended with *error*."""
-        delay, least = self._delay, 1 - JITTER
+        delay, least = self.delay, 1 - JITTER
         if isinstance(error, UplinkRefused):
             delay = max(delay, min(delay * 2.0 ** min(self._refusals, 64), MAX_REFUSED_DELAY))
             self._refusals += 1

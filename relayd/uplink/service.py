@@ -90,6 +90,11 @@ class UplinkService(Service):
         super().startService()
         self._life = Deferred.fromCoroutine(self._live())
 
+    def configure(self, settings: UplinkSettings) -> None:
+        """Other settings from the next connection on; main server, name there and dialect must be as before."""
+        self._settings = settings
+        self._retry.delay = settings.reconnect_delay
+
     def stopService(self) -> Deferred[None]:
         """
         Take leave of the main server.

@@ -1,0 +1,216 @@
+"""
+What ``relayctl check`` finds on this machine: settings, files and who may read them, keys, the state directory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import Any, Final
+
+from relayd import values
+from relayd.choices import credentials_of
+from relayd.config import Config, Reading, directory_hindrance
+from relayd.ctl.findings import Report
+from relayd.errors import KeyUnusable, NoJournal
+from relayd.interfaces import EntryState
+from relayd.journal_report import read_report
+from relayd.ssh.agent import Agent, AgentError
+from relayd.ssh.certificates import BadCertificate, read_user_certificate
+from relayd.ssh.credentials import CredentialRule, CredentialTable, parse_via
+from relayd.ssh.errors import SSHError
+from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.identities import own_identities
+from relayd.ssh.keys import UnreadableKey, parse_private_key
+from relayd.statedir import StateDirectory
+
+#: Seconds that an ssh-agent has for its answer.
+AGENT_TIMEOUT: Final = 5.0
+#: Choices that take a defence away, and what each of them does.
+_WEAK: Final = (
+    ("allow_weak_key", True, "--allow-weak-key", "a short API key can be guessed: have a longer one"),
+    (
+        "host_keys",
+        "ignore",
+        "--host-keys ignore",
+        "anybody on the way can read all passwords: use accept-new or strict",
+    ),
+    ("ssh_algorithms", "legacy", "--ssh-algorithms legacy", "SHA-1 and CBC are broken: use it for old appliances only"),
+)
+
+
+def check_settings(reading: Reading, report: Report) -> None:
+    """Mistakes in the options, and what is doubtful about them."""
+    for mistake in reading.mistakes:
+        report("fault", "settings", str(mistake))
+    for variable in reading.unknown:
+        report(
+            "warning", "settings", f"{variable} in the environment is no option of relayd: remove it if it is meant so"
+        )
+    config = reading.config
+    if config is None:
+        return
+    for attribute, value, option, text in _WEAK:
+        if getattr(config, attribute) == value:
+            report("warning", "settings", f"{option}: {text}")
+    if config.server is not None and config.allow_plaintext and not values.is_encrypted_or_local(config.server):
+        report(
+            "warning", "settings", "--allow-plaintext: the API key and all passwords are sent unencrypted: use wss://"
+        )
+    if config.config is not None:
+        _check_config_file(config, report)
+    if not reading.mistakes:
+        report("ok", "settings", f"{len(reading.given)} options are set, {len(config.credentials)} [[credentials]]")
+
+
+def _check_config_file(config: Config, report: Report) -> None:
+    path = config.config or ""
+    mode = os.stat(path).st_mode
+    if mode & 0o022:
+        report("warning", "settings", f"others can change {path}, and with it the site's rules: chmod go-w it")
+    if mode & 0o044 and config.http_proxy is not None and "@" in config.http_proxy:
+        report("warning", "settings", f"others can read {path}, which may hold the proxy's password: chmod 600 it")
+
+
+async def check_files(reactor: Any, config: Config, report: Report) -> str | None:
+    """
+    All files that a relay uses; what `check_settings` has told is not told again.
+
+    :return: the process id of the relay that runs with this state directory, empty where it is not known; ``None``:
+        there is none.
+    """
+    _check_api_key(config, report)
+    holder = _check_state(config, report)
+    _check_journal(config, report)
+    _check_known_hosts(config, report)
+    _check_audit(config, report)
+    table = credentials_of(config)
+    for number, row in enumerate(table.rules, 1):
+        await _check_credential(reactor, table, f"credentials {number}", row, report)
+    return holder
+
+
+def _check_api_key(config: Config, report: Report) -> None:
+    if config.api_key_file is None:
+        return
+    try:
+        key = config.read_api_key()
+    except KeyUnusable:
+        return
+    private = config.api_key_file == os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), "api-key")
+    if stat.S_IMODE(os.stat(config.api_key_file).st_mode) & 0o077 and not private:
+        report("warning", "API key", f"other users can read {config.api_key_file}: chmod 600 it")
+    else:
+        report("ok", "API key", f"{len(key.reveal())} characters in {config.api_key_file}")
+
+
+def _check_state(config: Config, report: Report) -> str | None:
+    path = config.state_dir
+    if directory_hindrance(path):
+        return None
+    if not os.path.isdir(path):
+        report("ok", "state directory", f"{path} is not there yet; relayd makes it when it starts")
+        return None
+    try:
+        holder = StateDirectory(path).holder()
+    except OSError as error:
+        report(
+            "fault", "state directory", f"{path}: the lock in it cannot be read: {error.strerror}; run as relayd's user"
+        )
+        return None
+    if os.stat(path).st_mode & 0o022:
+        report("warning", "state directory", f"others can write to {path}: chmod go-w it")
+    elif holder is None:
+        report("ok", "state directory", f"{path}; no relay uses it now")
+    else:
+        report("ok", "state directory", f"{path}; a relay runs with it" + (f" (process {holder})" if holder else ""))
+    return holder
+
+
+def _check_journal(config: Config, report: Report) -> None:
+    if config.journal == "memory":
+        report("ok", "journal", "in memory: commands and results do not outlive the process")
+        return
+    path = os.path.join(config.state_dir, "journal", "journal.sqlite3")
+    if not os.path.exists(path):
+        report("ok", "journal", f"{path} is not there yet")
+        return
+    try:
+        found = read_report(path)
+    except NoJournal as error:
+        report("fault", "journal", str(error))
+        return
+    waiting, dead = (found.counts.get(state, 0) for state in (EntryState.FINISHED, EntryState.DEAD))
+    if dead or found.damages:
+        what = f"{dead} results that the main server would not have" if dead else "it was damaged once"
+        report("warning", "journal", f"{path}: {what}; see relayctl journal")
+    else:
+        report("ok", "journal", f"{path}; {waiting} results wait for confirmation")
+
+
+def _check_known_hosts(config: Config, report: Report) -> None:
+    path = config.known_hosts
+    if config.host_keys == "ignore":
+        return
+    try:
+        KnownHosts(path, config.host_keys).key_types("localhost", 22)
+    except SSHError as error:
+        report("fault", "known hosts", str(error))
+        return
+    if not os.path.exists(path) and config.host_keys == "strict":
+        report("warning", "known hosts", f"there is no {path}, so that --host-keys strict refuses every host")
+    elif config.host_keys == "accept-new" and os.path.exists(path) and not os.access(path, os.W_OK):
+        report("fault", "known hosts", f"this user cannot write to {path}, so that no new host can be remembered")
+    else:
+        report("ok", "known hosts", path if os.path.exists(path) else f"{path} is not there yet")
+
+
+def _check_audit(config: Config, report: Report) -> None:
+    path = config.audit_log
+    if path is None:
+        return
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        report("fault", "audit log", f"there is no directory {folder}: make it")
+    elif not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)):
+        report("fault", "audit log", f"this user cannot write to {path}, or to {folder}, where its head goes")
+    else:
+        report("ok", "audit log", path)
+
+
+async def _check_credential(
+    reactor: Any, table: CredentialTable, what: str, row: CredentialRule, report: Report
+) -> None:
+    """One row of the table: what its files hold, and whether there is a way through its jump hosts."""
+    try:
+        found = table.read(row)
+        key = None
+        if found.private_key is not None:
+            key = parse_private_key(found.private_key, found.passphrase)
+        if found.certificate is not None:
+            certificate = read_user_certificate(found.certificate, time.time())
+            if key is not None:
+                own_identities(key, certificate, "")
+        if found.agent is not None:
+            await Agent(reactor, found.agent, AGENT_TIMEOUT).keys()
+    except UnreadableKey as reason:
+        report("fault", what, f"key-file {row.key_file}: {reason}")
+    except BadCertificate as reason:
+        report("fault", what, f"certificate of {row.certificate_file or row.key_file}: {reason}")
+    except AgentError as reason:
+        report("fault", what, f"agent {row.agent}: {reason}")
+    except SSHError as error:
+        report("fault", what, str(error))
+    else:
+        for hop in parse_via(row.via or ""):
+            if hop.username is not None and table.find(hop.host, hop.port, hop.username) is None:
+                text = f"jump host {hop.host}: no row has a credential for {hop.username} there: add one"
+                report("fault", what, text)
+                return
+        report("ok", what, f"for {', '.join(row.hosts)}: " + ", ".join(_parts(row)))
+
+
+def _parts(row: CredentialRule) -> list[str]:
+    parts = {"key": row.key_file, "password": row.password_file, "agent": row.agent, "via": row.via}
+    return [f"{name} {value}" for name, value in parts.items() if value]

@@ -1,0 +1,103 @@
+"""
+``relayctl config``: the settings that count, and where each of them comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec.structs import asdict
+
+from relayd.config import OPTIONS, Config
+from relayd.ctl.settings import add_all_options, read_all
+from relayd.options import Given, Option
+
+NAME = "config"
+HELP = "show the settings that count, and where each of them comes from"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("--toml", action="store_true", help="print what is set as a file for --config")
+    add_all_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show them; 1 when there are mistakes, which are shown too."""
+    reading = read_all(arguments)
+    for mistake in reading.mistakes:
+        print(f"relayctl: {mistake}", file=sys.stderr)
+    if reading.config is None:
+        return 1
+    lines = _toml(reading.config, reading.given) if arguments.toml else _table(reading.config, reading.given)
+    print("\n".join(lines))
+    return 1 if reading.mistakes else 0
+
+
+def _table(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
+    yield f"{'OPTION':<22}  {'VALUE':<32}  FROM"
+    for option in OPTIONS:
+        value = _shown(option, getattr(config, option.attribute))
+        where = given[option.name].where if option.name in given else "default"
+        yield f"{option.name:<22}  {value:<32}  {'command line' if where == option.flag_name else where}"
+    for number, row in enumerate(config.credentials, 1):
+        keys = ", ".join(f"{key} = {value}" for key, value in _keys_of(row))
+        yield f"[[credentials]] {number}: {keys}"
+
+
+def _shown(option: Option, value: Any) -> str:
+    if value is None:
+        return "not set"
+    if option.name == "http-proxy":
+        return _without_user(value)
+    if option.hidden and not os.path.exists(value):
+        return "not shown: there is no such file"
+    return option.spell(value) or '""'
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return f"http://{place}" + (" (user and password not shown)" if "@" in parts.netloc else "")
+
+
+def _toml(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
+    for option in OPTIONS:
+        if option.name not in given or option.name == "config":
+            continue
+        value = getattr(config, option.attribute)
+        if option.name == "http-proxy" and "@" in value:
+            yield f"# {option.name}: has a password, which is not shown here"
+        elif option.hidden and option.is_path and not os.path.exists(value):
+            yield f"# {option.name}: there is no such file"
+        else:
+            yield f"{option.name} = {_literal(option, value)}"
+    for row in config.credentials:
+        yield "\n[[credentials]]"
+        yield from (f"{key} = {value}" for key, value in _keys_of(row))
+
+
+def _literal(option: Option, value: Any) -> str:
+    if isinstance(value, bool) or (isinstance(value, int) and option.metavar == "N"):
+        return str(value).lower()
+    return _array(value) if isinstance(value, tuple) else _text(option.spell(value))
+
+
+def _keys_of(row: Any) -> Iterator[tuple[str, str]]:
+    for name, value in asdict(row).items():
+        if value is not None:
+            yield name.replace("_", "-"), _array(value) if isinstance(value, tuple) else _text(value)
+
+
+def _array(values: tuple[str, ...]) -> str:
+    return f"[{', '.join(map(_text, values))}]"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)  # a basic string of TOML, for text that can be printed

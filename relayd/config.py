@@ -361,8 +361,11 @@ def directory_hindrance(path: str) -> str:
     --uid``); empty: nothing is known against it.
     """
     existing = Path(path)
-    while not existing.exists():
-        existing = existing.parent
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:  # such as a name that is too long for a file
+        return f"{path} cannot be used: {error.strerror}"
     if not existing.is_dir():
         return f"{existing} is no directory"
     if not os.access(existing, os.W_OK | os.X_OK):

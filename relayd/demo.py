@@ -358,7 +358,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
     if not colon or (":" in host.strip("[]") and not host.endswith("]")):
         host, port = text, "22"
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535 and len(port) <= 5):
+    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise ConfigError(option="--ssh", reason="expected HOST or HOST:PORT")
     return host, int(port)
 

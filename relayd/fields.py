@@ -44,8 +44,12 @@ class Invalid(Fault):
 
 def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
     """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason."""
-    text, _, path = str(error).partition(" - at ")
+    text, found, path = str(error).rpartition(" - at ")
+    if not found:
+        text, path = path, ""
     field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
+    if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
+        return field, Text("is none of the words that stand there")
     detail = text[:1].lower() + text[1:].replace("`", "")
     return field, Text("is of the wrong type: {detail}", detail=detail)
 

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 
 from msgspec import Struct
 
-from relayd.errors import NoJournal
+from relayd.errors import JournalUnavailable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal_store import VERSION, decode_result, explain
 from relayd.messages import CommandResult
@@ -55,7 +55,13 @@ def read_report(path: str) -> Report:
     with _opened(path) as db:
         counts = {EntryState(state): count for state, count in db.execute(_COUNTS)}
         rows = [
-            Row(command_id=command_id, state=EntryState(state), accepted=accepted, finished=finished, size=size or 0)
+            Row(
+                command_id=str(command_id),
+                state=EntryState(state),
+                accepted=_time(accepted),
+                finished=None if finished is None else _time(finished),
+                size=size or 0,
+            )
             for command_id, state, accepted, finished, size in db.execute(_ROWS)
         ]
         notes = db.execute("SELECT name, value FROM note WHERE name LIKE 'damaged %' ORDER BY name")
@@ -71,7 +77,19 @@ def read_result(path: str, command_id: str) -> CommandResult | None:
     """
     with _opened(path) as db:
         row = db.execute("SELECT body FROM result WHERE command = ?", (command_id,)).fetchone()
-    return None if row is None else decode_result(row[0])
+        return None if row is None else decode_result(row[0])
+
+
+_YEAR_10000 = 253402300800
+
+
+def _time(value: float) -> float:
+    """
+    :raises ValueError: when it is none of this calendar.
+    """
+    if not 0 <= value < _YEAR_10000:
+        raise ValueError(value)
+    return value
 
 
 _COUNTS = "SELECT state, count(*) FROM command GROUP BY state"
@@ -90,5 +108,7 @@ def _opened(path: str) -> Iterator[sqlite3.Connection]:
             if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
             yield db
-    except sqlite3.Error as error:
+    except (sqlite3.Error, JournalUnavailable) as error:
         raise NoJournal(reason=explain(error).fields["reason"]) from None
+    except (ValueError, TypeError):  # damage that SQLite does not see
+        raise NoJournal(reason="its file is damaged: a row is not as relayd wrote it") from None

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
+from relayd.errors import JournalUnavailable
 from relayd.journal_store import decode_result
 
 #: What SQLite may keep beside a database.
@@ -113,5 +113,5 @@ def _is_result(command_id: object, body: object) -> bool:
         return False
     try:
         return decode_result(body).command_id == command_id
-    except msgspec.MsgspecError:
+    except JournalUnavailable:
         return False

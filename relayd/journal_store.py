@@ -68,7 +68,20 @@ _REASONS: Final = {
 }
 
 _encode = msgspec.msgpack.Encoder().encode
-decode_result = msgspec.msgpack.Decoder(CommandResult).decode
+_decode = msgspec.msgpack.Decoder(CommandResult).decode
+
+
+def decode_result(body: bytes) -> CommandResult:
+    """
+    The result that a row holds.
+
+    :raises JournalUnavailable: when damage, which SQLite does not always see, has left none.
+    """
+    try:
+        return _decode(body)
+    # msgspec does not make its own error of everything; no TypeError where the row holds bytes, as it should
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
+        raise JournalUnavailable(reason=Text("its file is damaged: a result is not as relayd wrote it")) from None
 
 
 class Recovery(Struct, kw_only=True):
@@ -118,6 +131,9 @@ class Store:
         self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
             return self._prepare()
+        except (ValueError, TypeError, sqlite3.IntegrityError):  # a state that cannot be, a time that is none
+            self._db.close()
+            raise _damaged() from None
         except BaseException:
             self._db.close()
             raise
@@ -313,8 +329,8 @@ def _damaged() -> sqlite3.DatabaseError:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error means that the file itself is beyond use."""
-    return _name(error) in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+    """Whether an error means that the file itself is beyond use; that a text is no UTF-8 is Python's to say."""
+    return _name(error) in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or "decode to UTF-8" in str(error)
 
 
 def explain(error: Exception) -> JournalUnavailable:
@@ -322,7 +338,7 @@ def explain(error: Exception) -> JournalUnavailable:
     if isinstance(error, JournalUnavailable):
         return error
     if isinstance(error, sqlite3.Error):
-        name = _name(error)
+        name = "SQLITE_CORRUPT" if is_damage(error) else _name(error)
         return JournalUnavailable(
             reason=_REASONS.get(name) or Text("SQLite says {error}", error=name or type(error).__name__)
         )

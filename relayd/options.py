@@ -154,6 +154,10 @@ class Sources:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             hint = "; texts stand in quotes" if str(error).startswith("Invalid value") else ""
             self._refuse(path, f"is no TOML: {error}{hint}")
+        except ValueError:  # tomllib lets Python's own limit through
+            self._refuse(path, "is no TOML: a number has thousands of digits")
+        except RecursionError:
+            self._refuse(path, "is no TOML: it nests too deeply")
         return {}
 
     def read_file(self, content: Mapping[str, Any], path: str) -> None:
@@ -169,6 +173,9 @@ class Sources:
                 continue
             if isinstance(value, list) and self._by_name[name].metavar == "PATTERNS" and all(map(_is_item, value)):
                 text = ",".join(value)
+            elif isinstance(value, int) and value.bit_length() > 64:  # which str may refuse to spell
+                self._refuse(where, "the number is too large")
+                continue
             elif isinstance(value, (str, int, float)):
                 text = str(value).lower() if isinstance(value, bool) else str(value)
             else:

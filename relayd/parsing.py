@@ -7,7 +7,7 @@ msgspec checks the JSON types in one pass, with errors that name the path and ne
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -30,6 +30,8 @@ from relayd.messages import (
     Secret,
     printable,
 )
+
+_T = TypeVar("_T")
 
 # Every field is optional here, so that one that is missing is reported like one that is wrong.
 _Text = str | UnsetType | None
@@ -100,7 +102,7 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
     try:
-        wire = msgspec.convert(data, _WireCommand)
+        wire = _convert(data, _WireCommand)
         return ExecuteCommand(
             command_id=fields.command_id(wire.command_id),
             server_id=fields.number("serverId", wire.server_id, required=True),
@@ -134,7 +136,7 @@ def parse_question(event: str, data: object) -> str:
     :raises InvalidMessage: when it names none.
     """
     try:
-        return fields.command_id(msgspec.convert(data, _WireQuestion).command_id)
+        return fields.command_id(_convert(data, _WireQuestion).command_id)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(event, error, data) from None
 
@@ -146,8 +148,8 @@ def parse_receipt(data: object) -> Receipt:
     :raises InvalidMessage: when it has no boolean ``success``.
     """
     try:
-        wire = msgspec.convert(data, _WireReceipt)
-    except msgspec.ValidationError as error:
+        wire = _convert(data, _WireReceipt)
+    except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
     text = None if wire.error is None else printable(str(wire.error), 200)
     return Receipt(success=wire.success, command_id=wire.command_id, error=text)
@@ -160,10 +162,10 @@ def parse_command_result(data: object) -> CommandResult:
     :raises InvalidMessage: naming the field at fault.
     """
     try:
-        wire = msgspec.convert(data, _WireResult)
+        wire = _convert(data, _WireResult)
         more = set(data["result"]) - {"stdout", "stderr", "exitCode"}  # type: ignore[index]  # convert has looked
-        details = msgspec.convert(data["result"], Details) if more else Details()  # type: ignore[index]
-    except msgspec.ValidationError as error:
+        details = _convert(data["result"], Details) if more else Details()  # type: ignore[index]
+    except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_RESULT, error, data) from None
     return CommandResult(
         command_id=wire.command_id,
@@ -182,8 +184,8 @@ def parse_command_output(data: object) -> CommandOutput:
     :raises InvalidMessage: naming the field at fault.
     """
     try:
-        return msgspec.convert(data, CommandOutput)
-    except msgspec.ValidationError as error:
+        return _convert(data, CommandOutput)
+    except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_OUTPUT, error, data) from None
 
 
@@ -194,9 +196,16 @@ def parse_command_status(data: object) -> CommandStatus:
     :raises InvalidMessage: naming the field at fault.
     """
     try:
-        return msgspec.convert(data, CommandStatus)
-    except msgspec.ValidationError as error:
+        return _convert(data, CommandStatus)
+    except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_STATUS, error, data) from None
+
+
+def _convert(data: object, kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(data, kind)
+    except UnicodeEncodeError:  # the name of a member; msgspec has no error of its own for that
+        raise fields.Invalid("the data", "contains half of a surrogate pair") from None
 
 
 def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:

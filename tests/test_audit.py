@@ -51,7 +51,14 @@ class LineTests(SynchronousTestCase):
         self.assertIsNone(decode(content))
 
     def test_a_hash_alone_makes_no_line(self) -> None:
-        for body in (b'{"seq":1', b'{"seq":"1","time":"","event":"","prev":""', b"{"):
+        whole = b'{"seq":1,"time":"","event":"","prev":""'
+        for body in (
+            b'{"seq":1',
+            b'{"seq":"1","time":"","event":"","prev":""',
+            b"{",
+            whole.replace(b'"event":"', b'"event":"\xff'),  # neither of these is an error of msgspec's own
+            whole + b',"x":' + b"[" * 5000 + b"]" * 5000,
+        ):
             digest = sha256(body).hexdigest().encode()
             self.assertIsNone(decode(body + b',"hash":"' + digest + b'"}'))
 

@@ -147,6 +147,9 @@ class PathTests(ConfigCase):
     def test_a_state_directory_that_is_a_file(self) -> None:
         self.assertEqual(self.refusal(state_dir=self.key_file), f"--state-dir: {self.key_file} is no directory")
 
+    def test_a_state_directory_whose_name_is_too_long(self) -> None:
+        self.assertRegex(self.refusal(state_dir="/" + "x" * 300), "^--state-dir: /x+ cannot be used: File name ")
+
     def test_a_state_directory_that_cannot_be_made(self) -> None:
         self.patch(os, "access", lambda path, mode: False)
         self.assertIn(f"this user cannot write to {self.directory}", self.refusal())
@@ -212,6 +215,13 @@ class MistakeTests(ConfigCase):
         self.assertIn("relayd.toml: is no TOML: ", self.refusal("max-commands 64"))
         self.argv["config"] = self.write("binary.toml", b"\xff\xfe")
         self.assertIn("binary.toml: is no TOML: ", self.refusal())
+        for text, words in (
+            ("max-commands = " + "9" * 5000, "is no TOML: a number has thousands of digits"),
+            ("max-commands = " + "[" * 5000, "is no TOML: it nests too deeply"),
+            ("max-commands = 0x" + "f" * 5000, "the number is too large"),
+        ):
+            self.argv["config"] = self.write("odd.toml", text)
+            self.assertIn(words, self.refusal())
 
     def test_a_file_that_is_missing(self) -> None:
         self.assertEqual(

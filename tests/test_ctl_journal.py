@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import redirect_stderr, redirect_stdout
+import sqlite3
+from contextlib import closing, redirect_stderr, redirect_stdout
 from unittest import mock
 
 from relayd.ctl.main import main
@@ -74,6 +75,22 @@ class JournalCommandTests(DurableCase):
         self.assertEqual(code, 1)
         self.assertIn("its file is damaged", err)
         self.journal = self.open()
+
+    def test_damage_that_sqlite_does_not_see(self) -> None:
+        self.finish("c1")
+        self.settle()
+        for change, words in (
+            ("UPDATE result SET body = x'82aa'", ("c1",)),
+            ("UPDATE result SET body = 'text'", ("c1",)),
+            ("UPDATE command SET accepted = 1e300", ()),
+            ("UPDATE command SET accepted = 'soon'", ()),
+            ("UPDATE command SET state = 9", ()),
+        ):
+            with closing(sqlite3.connect(self.path)) as db, db:
+                db.execute(change)
+            code, out, err = self.run_it(*words)
+            self.assertEqual((code, out), (1, ""), change)
+            self.assertIn("its file is damaged", err)
 
     def test_damage_is_told(self) -> None:
         self.close()

@@ -364,7 +364,7 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(address("::1"), ("::1", 22))
         self.assertEqual(address("[::1]"), ("::1", 22))
         self.assertEqual(address("[::1]:2222"), ("::1", 2222))
-        for wrong in ("h:", "h:0", "h:65536", "h:x", ":22", "h:٢٢"):
+        for wrong in ("h:", "h:0", "h:65536", "h:x", ":22", "h:٢٢", "h:" + "9" * 5000):
             self.assertRaises(ConfigError, address, wrong)
 
 

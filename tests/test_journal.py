@@ -553,6 +553,28 @@ class BrokenFileTests(DurableCase):
         self.restart(Bounds())
         self.assertEqual(len(self.lines(LogLevel.critical)), 1)
 
+    def test_damage_that_sqlite_does_not_see(self) -> None:
+        """Bits that fell over in what a row holds; nothing of it keeps relayd from starting."""
+        for number, change in enumerate(
+            (
+                "UPDATE command SET state = 9 WHERE id = 'c1'",
+                "UPDATE command SET state = 1 WHERE id = 'c1'",  # which has its result
+                "UPDATE command SET id = CAST(x'ff' AS TEXT), state = 1 WHERE id = 'c1'",
+                "INSERT OR REPLACE INTO note VALUES ('time', 'soon')",
+                *(f"UPDATE result SET body = x'{body}'; UPDATE command SET state = 9" for body in BODIES),
+            ),
+            1,
+        ):
+            self.finish("c1")
+            self.close()
+            with closing(sqlite3.connect(self.path)) as db:
+                db.executescript(change)
+            self.journal = self.open(Bounds())
+            self.assertEqual(len(self.lines(LogLevel.critical)), number, change)
+            self.close()
+            shutil.rmtree(self.path.parent)
+            self.journal = self.open(Bounds())
+
     def test_file_that_is_no_journal_at_all(self) -> None:
         self.close()
         self.path.write_bytes(os.urandom(10_000))
@@ -561,6 +583,9 @@ class BrokenFileTests(DurableCase):
         self.assertIn("0 commands and 0 results could be read", line)
         self.assertIsNone(self.accept("new"))
 
+
+#: Results that are none: too short, with a text that is no UTF-8, nested deeper than Python follows.
+BODIES = ("82aa", "81aa636f6d6d616e645f6964a1ff", "81a178" + "91" * 5000 + "c0")
 
 WRITER = """
 import sys

@@ -302,6 +302,25 @@ class ResultTests(SynchronousTestCase):
             self.assertRaises(InvalidMessage, parse_command_output, wire | wrong)
         self.assertRaises(InvalidMessage, parse_command_status, {"commandId": "c", "state": "asleep"})
 
+    def test_no_word_is_shown(self) -> None:
+        """msgspec would: whatever it is, however long."""
+        word = "s3cret\x1b[2J - at `$.x`" * 1000
+        result = {"stdout": "", "stderr": "", "exitCode": 0}
+        for parse, data, field in (
+            (parse_command_status, {"commandId": "c", "state": word}, "state"),
+            (parse_command_output, {"commandId": "c", "stream": word, "offset": 0, "data": ""}, "stream"),
+            (parse_command_result, {"commandId": "c", "result": result | {"killed": word}}, "killed"),
+        ):
+            error: Any = self.assertRaises(InvalidMessage, parse, data)  # type: ignore[arg-type]
+            self.assertRegex(str(error), rf"was refused: {field} is none of the words that stand there\.$")
+
+    def test_half_a_surrogate_pair_in_a_name(self) -> None:
+        half: dict[str, Any] = {"commandId": "c", "\ud800": 1}
+        for parse in (parse_execute_command, parse_receipt, parse_command_output, parse_command_status):
+            self.assertRaises(InvalidMessage, parse, half)
+        self.assertRaises(InvalidMessage, parse_command_result, {"commandId": "c", "result": half})
+        self.assertRaises(InvalidMessage, parse_question, "cancel_command", half)
+
     def test_questions(self) -> None:
         self.assertEqual(parse_question("cancel_command", {"commandId": "c", "why": 1}), "c")
         for wrong in (None, [], {}, {"commandId": 5}, {"commandId": "a\nb"}):

@@ -277,6 +277,14 @@ class CostTests(SynchronousTestCase):
         for before in ("-----BEGIN X-----", "-----BEGIN EC PARAMETERS-----\nAAAA", text):
             self.assertRaises(TooCostly, check_cost, f"{before}\n{costly}\n")
 
+    def test_many_blocks(self) -> None:
+        """Looking through them costs the square of their number: of a megabyte, it would take minutes."""
+        text = pem(KEYS["ed25519"])
+        self.assertFalse(check_cost(text * 32))
+        self.assertRaises(Damaged, check_cost, text * 33)
+        error = self.assertRaises(UnreadableKey, parse_private_key, "-----BEGIN A-----\n" * 50_000 + text)
+        self.assertIn("its content is damaged", str(error))
+
     def test_what_cannot_be_told_is_damaged(self) -> None:
         for body in ("", "MIA=", "MIAwgA==", "//////////8=", "MP8=", "AAAA", "é", "MAA=", "MAIwAA==", "MAQwAgIBAQ=="):
             text = f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{body}\n-----END ENCRYPTED PRIVATE KEY-----"

@@ -444,6 +444,12 @@ class ExpiryTests(LoginTestCase):
         self.assertEqual(self.transport.take(), [])
         self.expired()
 
+    def test_a_prompt_as_long_as_a_packet(self) -> None:
+        """It is read once: minutes would pass, were each "passw" in it the beginning of a word as long as the rest."""
+        self.begin(password=PASSWORD)
+        self.refuse(b"keyboard-interactive")
+        self.assertEqual(self.prompt((b"passw" * 200_000 + b"ord: ", False)), self.answers(PASSWORD))
+
     def test_what_only_sounds_like_it(self) -> None:
         for text in (
             b"Password: ",

@@ -91,3 +91,9 @@ class ParseTests(SynchronousTestCase):
     def test_something_else(self) -> None:
         for lines in ([], [b"'exec' is not recognized"], [b"me too"], [ME, b"leader a b c S [x] y"]):
             self.assertIsNone(parse_listing(lines), lines)
+
+    def test_numbers_that_mean_everybody(self) -> None:
+        """``kill -- -0`` and ``kill -- -1`` reach processes that no command of ours began."""
+        for numbers in (b"1 0 1", b"60 9 0", b"60 9 -1", b"-1 9 -1", b"0 0 0"):
+            line = b"leader %s 5 S [10.0.0.1 4000 10.0.0.2 22] sh\1" % numbers
+            self.assertIsNone(parse_listing([ME, line]), numbers)

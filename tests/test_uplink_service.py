@@ -95,6 +95,7 @@ class Reconnecting(ServiceCase):
             ("429 Slow down\r\nRetry-After: 60", "asks to come back in 60 s", 60),
             ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1e+08 s", 3600),
             ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks to come back in 0 s", 5),
+            ("503 Busy\r\nRetry-After: Sun, 06 Nov 99999999999999999999 08:49:37 GMT", "it answers HTTP 503", 3),
             ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
             ("502 Bad Gateway", "it answers HTTP 502", 3),
             ("404 Not Found", "does not speak socketio at /socket.io/: HTTP 404", 3),
@@ -111,7 +112,13 @@ class Reconnecting(ServiceCase):
 
     def test_no_http(self) -> None:
         """Whatever answers, the connection ends in good order, and with a bound on what is read."""
-        for answer in (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"\xff\xfe\r\n\r\n", b"HTTP/1.1 \r\n\r\n", b"x" * 70_000):
+        for answer in (
+            b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+            b"\xff\xfe\r\n\r\n",
+            b"HTTP/1.1 \r\n\r\n",
+            b"HTTP/1.1 " + b"9" * 5000 + b" OK\r\n\r\n",  # more digits than Python makes a number of
+            b"x" * 70_000,
+        ):
             attempts = self.attempts()
             server = Scripted(answer)
             self.join(server).flush()

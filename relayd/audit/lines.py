@@ -65,7 +65,7 @@ def decode(line: bytes) -> Line | None:
         return None
     try:
         return _decoder.decode(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # somebody who can count hashes too
         return None
 
 

@@ -24,6 +24,8 @@ MAX_SCRYPT_WORK = 16 * 1024 * 1024
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _SEQUENCE, _INTEGER, _OBJECT = 0x30, 0x02, 0x06
 _SCRYPT = bytes.fromhex("2b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
+#: Blocks in one text, of which a private key makes one or two: for each, all that follows is looked through.
+_MAX_BLOCKS = 32
 #: How deep the parameters of a PKCS#8 key are nested, at most.
 _MAX_DEPTH = 8
 
@@ -45,6 +47,8 @@ def check_cost(pem: str) -> bool:
     :raises Damaged: when that cannot be told.
     """
     encrypted = re.search(r"^Proc-Type:.*ENCRYPTED", pem, re.MULTILINE) is not None  # by a single round of MD5
+    if pem.count("-----BEGIN ") > _MAX_BLOCKS:
+        raise Damaged
     # Each beginning by itself, so that none can hide behind another.
     for label, body in re.findall(r"(?=-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END )", pem, re.DOTALL):
         if label == "OPENSSH PRIVATE KEY":

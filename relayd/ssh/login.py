@@ -50,7 +50,8 @@ _NEW_PASSWORD = re.compile(
 _OLD_PASSWORD = re.compile(rb"(?<![@.\w-])(?:current|old)\)?\s+(?:\w+\s+){0,3}passw", re.IGNORECASE)
 #: Announces that: pam_unix, Solaris, HP-UX, AIX, Windows.
 _EXPIRED = re.compile(
-    rb"passw\w+ (?:has |have )?expired|(?:required to|must|have to) change your passw|change your passw\w+ (?:now|imm)",
+    rb"passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
+    rb"|change your passw\w{1,20} (?:now|imm)",
     re.IGNORECASE,
 )
 

@@ -144,7 +144,10 @@ def parse_listing(lines: Sequence[bytes]) -> Listing | None:
                     # SSH_CONNECTION: the client's address and port, the server's address and port
                     port = int(connection.split()[1])
                     argv = tuple(arguments.rstrip(b"\1").split(b"\1"))
-                    found.append(Leader(int(pid), int(parent), int(session), int(start), port, argv))
+                    leader = Leader(int(pid), int(parent), int(session), int(start), port, argv)
+                    if leader.pid < 2 or leader.session < 1:  # kill(2) takes such a number for everybody
+                        return None
+                    found.append(leader)
     except (ValueError, IndexError):
         return None
     # The children of these are listed as well.

@@ -54,7 +54,7 @@ from relayd.messages import (
     printable,
 )
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
-from relayd.texts import Translate
+from relayd.texts import Translate, english
 from relayd.uplink.connect import describe
 from relayd.uplink.flow import Flow
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
@@ -145,7 +145,7 @@ class Connection:
         timing: Timing,
         defer_to_thread: DeferToThread,
         max_result: int,
-        translate: Translate,
+        translate: Translate = english,
     ) -> None:
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())

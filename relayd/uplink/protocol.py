@@ -6,6 +6,7 @@ autobahn logs the HTTP request, which holds the API key, and its timers use the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -34,6 +35,9 @@ LEAST_PROGRESS: Final = 4096
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
 _GOING_AWAY: Final = 1001
+
+#: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
+_STATUS: Final = re.compile(r"[0-9]{3}")
 
 _log = Logger()
 
@@ -202,7 +206,7 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def failHandshake(self, reason: str) -> None:
         words = self.http_status_line.split()
-        status = int(words[1]) if len(words) > 1 and words[1].isascii() and words[1].isdigit() else 0
+        status = int(words[1]) if len(words) > 1 and _STATUS.fullmatch(words[1]) else 0
         if status != _SWITCHING_PROTOCOLS and status:
             reason = f"HTTP {status}"
         self.failedByMe = True

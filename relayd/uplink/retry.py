@@ -72,6 +72,6 @@ def _date(text: str) -> datetime | None:
     """``None`` for what is no date, or one without a time zone."""
     try:
         date = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # no date, or one beyond all calendars
         return None
     return date if date.tzinfo is not None else None

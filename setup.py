@@ -9,5 +9,8 @@ setup(
     packages=[*find_packages(include=["relayd", "relayd.*"]), "twisted.plugins"],
     # An editable install then puts this directory on the path, as Twisted's search for plugins needs.
     package_dir={"": "."},
-    package_data={"relayd": ["py.typed"], "relayd.status": ["status.css", "status.js"]},
+    package_data={
+        "relayd": ["py.typed", "locale/*/LC_MESSAGES/*"],
+        "relayd.status": ["status.css", "status.js"],
+    },
 )

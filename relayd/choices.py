@@ -8,6 +8,7 @@ from msgspec.structs import asdict
 
 from relayd.config import Config
 from relayd.dispatcher import Limits
+from relayd.language import translator
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.settings import SSHSettings
@@ -68,4 +69,5 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         tls_cert=config.tls_cert,
         tls_key=config.tls_key,
         http_proxy=config.http_proxy,
+        translate=translator(config.language),
     )

@@ -178,6 +178,14 @@ class Config:
         "directory of what it must remember",
         default_help="$STATE_DIRECTORY; /var/lib/relayd as root, else ~/.local/state/relayd",
     )
+    language: Literal["en", "zh"] = _option(
+        "language",
+        RELAY,
+        "of what the main server's users read: English or Chinese; the log stays English",
+        values.choice("en", "zh"),
+        "en",
+        "NAME",
+    )
     audit_log: str | None = _path("audit-log", RELAY, "file of who ordered what and what came of it, in a hash chain")
     audit_commands: Literal["digest", "text", "none"] = _option(
         "audit-commands", RELAY, "what it tells of commands", values.choice("digest", "text", "none"), "digest", "HOW"

@@ -45,6 +45,7 @@ from relayd.policy import Policy
 from relayd.scheduler import ActiveCommand, Scheduler, explain
 from relayd.stats import Ended, Stats
 from relayd.streaming import Streams
+from relayd.texts import Translate, english
 
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
@@ -98,6 +99,7 @@ class Dispatcher:
         secrets that are easily guessed: who has the journal alone must not be able to try them out on its fingerprints.
     :param policy: the rules of the site; by default it allows all but special addresses.
     :param audit: is told of every command; while it cannot be written, new ones are refused.
+    :param translate: to the language of what results say.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Dispatcher:
         fingerprint_key: Callable[[], bytes] | None = None,
         policy: Policy | None = None,
         audit: IAudit | None = None,
+        translate: Translate = english,
     ) -> None:
         self._log = Logger()
         self._clock = clock
@@ -118,12 +121,13 @@ class Dispatcher:
         self._journal = journal
         self._limits = limits
         self._audit = audit
+        self._translate = translate
         self.stats = Stats()
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
         self._streams = Streams(clock, self.stats)
-        self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self)
+        self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
         self._active = self._scheduler.active
-        self._outbox = Outbox(clock, journal, self.stats, self._check_drained)
+        self._outbox = Outbox(clock, journal, self.stats, self._check_drained, translate)
         self._accepting = True
         self._drains: list[_Drain] = []
 
@@ -182,7 +186,7 @@ class Dispatcher:
         self._log.warn("The main server sent what is not valid ({id}): {error}", id=command_id, error=str(error))
         acknowledge(error)
         if command_id is not None and error.fields["event"] == EXECUTE_COMMAND and not self._owes(command_id):
-            self._outbox.send_unrecorded(failure_result(command_id, error))
+            self._outbox.send_unrecorded(failure_result(command_id, error, translate=self._translate))
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""
@@ -381,7 +385,8 @@ class Dispatcher:
         """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""
         self._count_refusal(command, error)
         acknowledge(error)
-        self._outbox.send_unrecorded(failure_result(command.command_id, error, extended=command.extended))
+        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        self._outbox.send_unrecorded(result)
 
     def _count_refusal(self, command: ExecuteCommand, error: RelayError) -> None:
         self.stats.refused[error.code] += 1

@@ -7,8 +7,9 @@ words that say what failed, on which host, and what to do.  No field may ever ho
 
 from __future__ import annotations
 
-from inspect import cleandoc
 from typing import ClassVar, Literal
+
+from relayd.texts import Text, message_template
 
 Executed = Literal["yes", "no", "unknown"]
 
@@ -30,10 +31,15 @@ class RelayError(Exception):
         self.fields = fields
 
     def __str__(self) -> str:
+        return str(self.text)
+
+    @property
+    def text(self) -> Text:
+        """Its message, which can be said in another language."""
         template = type(self).__doc__
         if template is None:  # python -OO strips docstrings; the code and the fields still tell
-            return f"{self.code}: {self.fields}"
-        return " ".join(cleandoc(template).split()).format_map(self.fields)
+            return Text("{code}: {fields}", code=self.code, fields=self.fields)
+        return Text(message_template(template), **self.fields)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from relayd.messages import Encoding
+from relayd.texts import Fault, Text
 
 #: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
 MAX_COMMAND_ID: Final = 256
@@ -33,19 +34,24 @@ _FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class Invalid(Exception):
+class Invalid(Fault):
     """A field is wrong: its name and the reason, never its value."""
 
+    def __init__(self, field: str, template: str, /, **fields: object) -> None:
+        super().__init__(template, **fields)
+        self.field = field
 
-def explain(error: msgspec.ValidationError) -> tuple[str, str]:
+
+def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
     """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason."""
     text, found, path = str(error).rpartition(" - at ")
     if not found:
         text, path = path, ""
     field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
     if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
-        return field, "is none of the words that stand there"
-    return field, "is of the wrong type: " + text[:1].lower() + text[1:].replace("`", "")
+        return field, Text("is none of the words that stand there")
+    detail = text[:1].lower() + text[1:].replace("`", "")
+    return field, Text("is of the wrong type: {detail}", detail=detail)
 
 
 def absent(value: object) -> bool:
@@ -70,7 +76,7 @@ def command_id(value: object) -> str:
     """What names a command."""
     name = text("commandId", value)
     if len(name) > MAX_COMMAND_ID:
-        raise Invalid("commandId", f"is longer than {MAX_COMMAND_ID} characters")
+        raise Invalid("commandId", "is longer than {most} characters", most=MAX_COMMAND_ID)
     return name
 
 
@@ -80,7 +86,7 @@ def host(field: str, value: object) -> str:
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
         name = name[1:-1]
     if len(name) > 255:
-        raise Invalid(field, "is longer than 255 characters")
+        raise Invalid(field, "is longer than {most} characters", most=255)
     if any(char.isspace() or char in "/@,;*?!|#[]" for char in name):
         raise Invalid(field, "is neither a host name nor an IP address")
     return name
@@ -147,7 +153,7 @@ def cwd(value: object) -> str | None:
     if not path.startswith(("/", "~")):
         raise Invalid("cwd", "is neither an absolute path nor one that begins with ~")
     if len(path.encode()) > MAX_CWD:
-        raise Invalid("cwd", f"is longer than {MAX_CWD} bytes")
+        raise Invalid("cwd", "is longer than {most} bytes", most=MAX_CWD)
     return path
 
 
@@ -158,7 +164,7 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise Invalid("env", "is not an object of names and strings")
     if len(value) > MAX_VARIABLES:
-        raise Invalid("env", f"has more than {MAX_VARIABLES} variables")
+        raise Invalid("env", "has more than {most} variables", most=MAX_VARIABLES)
     size = 0
     for name, content in value.items():
         if not _VARIABLE.fullmatch(name):
@@ -171,7 +177,7 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
             raise Invalid(field, 'is not a string; write numbers and booleans as strings, as in "1"')
         size += len(_unicode(field, content).encode())
     if size > MAX_ENVIRONMENT:
-        raise Invalid("env", f"takes more than {MAX_ENVIRONMENT // 1024} KiB")
+        raise Invalid("env", "takes more than {most} KiB", most=MAX_ENVIRONMENT // 1024)
     return tuple(value.items())
 
 

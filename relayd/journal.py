@@ -24,8 +24,9 @@ from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeU
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal_index import Bounds, Figures, Index
 from relayd.journal_salvage import salvage, set_aside
-from relayd.journal_store import PRUNE_ROWS, Call, Recovery, Store, is_damage, translate
+from relayd.journal_store import PRUNE_ROWS, Call, Recovery, Store, explain, is_damage
 from relayd.messages import CommandResult, ExecuteCommand
+from relayd.texts import Text, Translate, english
 
 #: Seconds between two looks for what has been kept for long enough.
 PRUNE_INTERVAL: Final = 60.0
@@ -72,16 +73,25 @@ class DurableJournal:
     :param reactor: provides time and a way back from a thread.
     :param path: of the file; its folder is made where it is missing.
     :param durable: whether a commit outlives a loss of power, and not only of the process.
+    :param translate: to the language of the results of commands that an earlier process left unfinished.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, path: str, *, durable: bool, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        *,
+        durable: bool,
+        bounds: Bounds | None = None,
+        translate: Translate = english,
+    ) -> None:
         self._reactor = reactor
         self._path = path
         self._durable = durable
         self._index = Index(bounds or Bounds(), RECENT)
-        self._store = Store(path, durable=durable)
+        self._store = Store(path, durable=durable, translate=translate)
         self._worker: _Worker
         self._notes: dict[str, str] = {}
         self._confirmed = 0
@@ -111,7 +121,7 @@ class DurableJournal:
         try:
             recovery = self._open()
         except (sqlite3.Error, OSError, JournalUnavailable) as error:
-            reason = f"the journal {self._path} cannot be used: {translate(error).fields['reason']}"
+            reason = f"the journal {self._path} cannot be used: {explain(error).fields['reason']}"
             raise ConfigError(option="--state-dir", reason=reason) from None
         for command_id, live in recovery.live.items():
             self._index.hold(command_id, live)
@@ -261,7 +271,7 @@ class DurableJournal:
     def _add(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
         """Have something done with what is written next."""
         if self._closed is not None:
-            return fail(JournalUnavailable(reason="relayd stops"))
+            return fail(JournalUnavailable(reason=Text("relayd stops")))
         done: Deferred[Any] = Deferred()
         self._pending.append(((method, arguments), done))
         return done

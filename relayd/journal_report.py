@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.interfaces import EntryState
-from relayd.journal_store import VERSION, decode_result, translate
+from relayd.journal_store import VERSION, decode_result, explain
 from relayd.messages import CommandResult
 
 
@@ -109,6 +109,6 @@ def _opened(path: str) -> Iterator[sqlite3.Connection]:
                 raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
             yield db
     except (sqlite3.Error, JournalUnavailable) as error:
-        raise NoJournal(reason=translate(error).fields["reason"]) from None
+        raise NoJournal(reason=explain(error).fields["reason"]) from None
     except (ValueError, TypeError):  # damage that SQLite does not see
         raise NoJournal(reason="its file is damaged: a row is not as relayd wrote it") from None

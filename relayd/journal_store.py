@@ -21,6 +21,7 @@ from relayd.errors import JournalUnavailable, NotExecuted, OutcomeUnknown
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal_index import Live
 from relayd.messages import CommandResult, failure_result
+from relayd.texts import Text, Translate, english
 
 #: ``PRAGMA user_version`` of the files that this module writes.
 VERSION: Final = 1
@@ -56,14 +57,14 @@ CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 _REASONS: Final = {
-    "SQLITE_FULL": "the disk is full; make room",
-    "SQLITE_READONLY": "its file system is read-only",
-    "SQLITE_IOERR": "the disk reports errors",
-    "SQLITE_CANTOPEN": "its folder is gone, or this user may not write there",
-    "SQLITE_CORRUPT": "its file is damaged; restart relayd, which sets it aside and saves what can be read",
-    "SQLITE_NOTADB": "its file is damaged; restart relayd, which sets it aside and saves what can be read",
-    "SQLITE_BUSY": "another program uses its file; end that",
-    "SQLITE_LOCKED": "another program uses its file; end that",
+    "SQLITE_FULL": Text("the disk is full; make room"),
+    "SQLITE_READONLY": Text("its file system is read-only"),
+    "SQLITE_IOERR": Text("the disk reports errors"),
+    "SQLITE_CANTOPEN": Text("its folder is gone, or this user may not write there"),
+    "SQLITE_CORRUPT": Text("its file is damaged; restart relayd, which sets it aside and saves what can be read"),
+    "SQLITE_NOTADB": Text("its file is damaged; restart relayd, which sets it aside and saves what can be read"),
+    "SQLITE_BUSY": Text("another program uses its file; end that"),
+    "SQLITE_LOCKED": Text("another program uses its file; end that"),
 }
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -80,7 +81,7 @@ def decode_result(body: bytes) -> CommandResult:
         return _decode(body)
     # msgspec does not make its own error of everything; no TypeError where the row holds bytes, as it should
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
-        raise JournalUnavailable(reason="its file is damaged: a result is not as relayd wrote it") from None
+        raise JournalUnavailable(reason=Text("its file is damaged: a result is not as relayd wrote it")) from None
 
 
 class Recovery(Struct, kw_only=True):
@@ -107,11 +108,13 @@ class Store:
     """
     :param path: of the file, which is made where there is none, for this user alone.
     :param durable: whether a commit outlives a loss of power, and not only of the process.
+    :param translate: to the language of the results that it gives itself.
     """
 
-    def __init__(self, path: str, *, durable: bool) -> None:
+    def __init__(self, path: str, *, durable: bool, translate: Translate = english) -> None:
         self._path = path
         self._durable = durable
+        self._translate = translate
         self._db: sqlite3.Connection
         self._file: tuple[int, int] = (0, 0)
         self._time_offset = 0.0
@@ -152,7 +155,7 @@ class Store:
                 execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
-            raise JournalUnavailable(reason="it was written by a newer version of relayd; install that one again")
+            raise JournalUnavailable(reason=Text("it was written by a newer version of relayd; install that one again"))
         elif execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise _damaged()
         status = os.stat(self._path)
@@ -170,7 +173,7 @@ class Store:
             for command_id, state, extended in rows:
                 error = OutcomeUnknown() if state == EntryState.STARTED.value else NotExecuted()
                 recovery.ended.append((command_id, error.code))
-                self.finish(failure_result(command_id, error, extended=bool(extended)))
+                self.finish(failure_result(command_id, error, extended=bool(extended), translate=self._translate))
         recovery.confirmed = execute("SELECT count(*) FROM command WHERE state = 4").fetchone()[0]
         recovery.live = {
             command_id: Live(fingerprint, EntryState(state), size, since)
@@ -191,13 +194,13 @@ class Store:
             return self._commit(calls)
         except Exception as error:
             if len(calls) == 1:
-                return [translate(error)]
+                return [explain(error)]
         outcomes: list[object] = []
         for call in calls:  # one that is at fault does not take the others with it
             try:
                 outcomes += self._commit([call])
             except Exception as error:
-                outcomes.append(translate(error))
+                outcomes.append(explain(error))
         return outcomes
 
     def _commit(self, calls: Sequence[Call]) -> list[object]:
@@ -225,7 +228,7 @@ class Store:
         else:
             found = (status.st_dev, status.st_ino)
         if found != self._file:
-            raise JournalUnavailable(reason="somebody removed or replaced its file; restart relayd")
+            raise JournalUnavailable(reason=Text("somebody removed or replaced its file; restart relayd"))
 
     def now(self) -> float:
         """The journal's own time, in seconds: the system's when the file was opened, and no jump of that since."""
@@ -279,7 +282,7 @@ class Store:
             (time.time(), self.now(), command_id),
         )
         if not done.rowcount:
-            raise JournalUnavailable(reason=f"it does not have the command {command_id} as it should")
+            raise JournalUnavailable(reason=Text("it does not have the command {id} as it should", id=command_id))
 
     def load(self, command_id: str) -> CommandResult | None:
         """The result that is held."""
@@ -330,16 +333,18 @@ def is_damage(error: sqlite3.Error) -> bool:
     return _name(error) in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or "decode to UTF-8" in str(error)
 
 
-def translate(error: Exception) -> JournalUnavailable:
+def explain(error: Exception) -> JournalUnavailable:
     """An error of SQLite or of the system in words for people; the texts of either might hold what was written."""
     if isinstance(error, JournalUnavailable):
         return error
     if isinstance(error, sqlite3.Error):
         name = "SQLITE_CORRUPT" if is_damage(error) else _name(error)
-        return JournalUnavailable(reason=_REASONS.get(name, f"SQLite says {name or type(error).__name__}"))
+        return JournalUnavailable(
+            reason=_REASONS.get(name) or Text("SQLite says {error}", error=name or type(error).__name__)
+        )
     if isinstance(error, OSError):
-        return JournalUnavailable(reason=error.strerror or type(error).__name__)
-    return JournalUnavailable(reason=f"an internal error, {type(error).__name__}")
+        return JournalUnavailable(reason=Text(error.strerror or type(error).__name__))
+    return JournalUnavailable(reason=Text("an internal error, {error}", error=type(error).__name__))
 
 
 def _name(error: sqlite3.Error) -> str:

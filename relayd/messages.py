@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from relayd.errors import RelayError
+from relayd.texts import Translate, english
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -281,11 +282,22 @@ class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel"):
         return wire
 
 
-def failure_result(command_id: str, error: RelayError, *, extended: bool = False) -> CommandResult:
-    """The result of a command that did not get as far as an exit code (specification, "command execution error")."""
+def failure_result(
+    command_id: str, error: RelayError, *, extended: bool = False, translate: Translate = english
+) -> CommandResult:
+    """
+    The result of a command that did not get as far as an exit code (specification, "command execution error").
+
+    :param translate: to the language in which it says why.
+    """
     details = Details(error=describe_error(error))
     return CommandResult(
-        command_id=command_id, stdout="", stderr=str(error), exit_code=1, details=details, extended=extended
+        command_id=command_id,
+        stdout="",
+        stderr=error.text.within(translate),
+        exit_code=1,
+        details=details,
+        extended=extended,
     )
 
 

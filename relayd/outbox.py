@@ -20,6 +20,7 @@ from relayd.logs import is_logged
 from relayd.messages import CommandResult, Receipt, failure_result
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
+from relayd.texts import Translate, english
 
 #: How often a result that the main server refuses is sent again.
 MAX_RETRIES: Final = 2
@@ -63,13 +64,22 @@ class Outbox:
     is kept, and a short one that says so goes out in its place.
 
     :param settled: called whenever a result needs no more sending.
+    :param translate: to the language of what results say.
     """
 
-    def __init__(self, clock: IReactorTime, journal: IJournal, stats: Stats, settled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        journal: IJournal,
+        stats: Stats,
+        settled: Callable[[], None],
+        translate: Translate = english,
+    ) -> None:
         self._log = Logger()
         self._clock = clock
         self._journal = journal
         self._settled = settled
+        self._translate = translate
         self._stats = stats
         self._links: dict[ILink, Sendings] = {}
         self._current: Sendings | None = None
@@ -328,7 +338,7 @@ class Outbox:
             if self._is_unconfirmed(command_id):
                 self._journal.bury(command_id)
             if substitute:
-                self.send_unrecorded(failure_result(command_id, Undeliverable()))
+                self.send_unrecorded(failure_result(command_id, Undeliverable(), translate=self._translate))
         self._settled()
 
     def _settle(self, key: Key) -> None:

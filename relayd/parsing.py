@@ -209,7 +209,7 @@ def _convert(data: object, kind: type[_T]) -> _T:
 
 
 def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:
-    field, reason = fields.explain(error) if isinstance(error, msgspec.ValidationError) else error.args
+    field, reason = (error.field, error.text) if isinstance(error, fields.Invalid) else fields.explain(error)
     return InvalidMessage(event=event, field=field, reason=reason, command_id=_readable_id(data))
 
 
@@ -233,7 +233,7 @@ def _via(value: object) -> tuple[JumpHost, ...]:
     if not isinstance(value, list):
         raise fields.Invalid("via", "is not an array of hosts")
     if len(value) > fields.MAX_HOPS:
-        raise fields.Invalid("via", f"names more than {fields.MAX_HOPS} hosts")
+        raise fields.Invalid("via", "names more than {most} hosts", most=fields.MAX_HOPS)
     return tuple(_hop(f"via[{index}].", wire) for index, wire in enumerate(value))
 
 

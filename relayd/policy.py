@@ -26,18 +26,19 @@ from relayd.patterns import (
     read_network,
     split_port,
 )
+from relayd.texts import Text
 
 #: Addresses that are no hosts of anybody's network: for these --allow-hosts has to name them, or some of their range.
 SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
     (kind, tuple(map(ip_network, networks)))
     for kind, networks in (
-        ("unspecified", ("0.0.0.0/8", "::/128")),
-        ("link-local", ("169.254.0.0/16", "fe80::/10")),
-        ("multicast", ("224.0.0.0/4", "ff00::/8")),
-        ("broadcast", ("255.255.255.255/32",)),
+        (Text("unspecified"), ("0.0.0.0/8", "::/128")),
+        (Text("link-local"), ("169.254.0.0/16", "fe80::/10")),
+        (Text("multicast"), ("224.0.0.0/4", "ff00::/8")),
+        (Text("broadcast"), ("255.255.255.255/32",)),
         # What clouds serve credentials from, beside 169.254.169.254; none of them is a host of the site.
-        ("metadata service", ("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")),
-        ("metadata service", ("fd00:ec2::254/128", "fd20:ce::254/128")),
+        (Text("metadata service"), ("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")),
+        (Text("metadata service"), ("fd00:ec2::254/128", "fd20:ce::254/128")),
     )
 )
 #: IPv6 networks in which an IPv4 address stands, and how many bits after it.
@@ -52,6 +53,11 @@ _EMBEDDING = (
 #: The longest text that rules on commands are asked about, in bytes: Linux takes no longer one from an SSH server
 #: (``MAX_ARG_STRLEN``), and the time of a rule grows with it.
 MAX_TEXT = 128 * 1024
+
+UNKNOWN_ADDRESS = Text(
+    "behind a jump host the relay cannot look up a name: use its address, or have the name listed in --allow-hosts of "
+    "the relay"
+)
 
 _HOST = re.compile(r"((?![!@\[\]])[!-~])+")  # what can be seen of ASCII, without signs that mean something else
 
@@ -131,26 +137,27 @@ class Policy:
         names = (host, *map(str, faces))
         denied = _first(self._deny_hosts, port, *names)
         if denied:
-            return Verdict(False, "--deny-hosts of the relay forbids it", f"--deny-hosts {denied}")
+            return Verdict(False, Text("--deny-hosts of the relay forbids it"), f"--deny-hosts {denied}")
         for face in faces:
             for kind, network in _special(face):
                 if not self._names(face, network, port):
-                    reason = f"{kind} addresses are refused, unless --allow-hosts of the relay names them"
+                    reason = Text(
+                        "{kind} addresses are refused, unless --allow-hosts of the relay names them", kind=kind
+                    )
                     return Verdict(False, reason, f"{kind} address ({network}), which --allow-hosts does not name")
         allowed = _first(self._allow_hosts, port, host, *names[1:2])
         if allowed:
             return Verdict(True, rule=f"--allow-hosts {allowed}")
         if behind and address is None and (self._allow_hosts or _know_addresses(self._deny_hosts, port)):
-            reason = "behind a jump host the relay cannot look up a name: use its address, or have the name listed in "
-            return Verdict(False, f"{reason}--allow-hosts of the relay")
+            return Verdict(False, UNKNOWN_ADDRESS)
         if self._allow_hosts and (address is not None or not _know_addresses(self._allow_hosts, port)):
-            return Verdict(False, "--allow-hosts of the relay does not list it")
+            return Verdict(False, Text("--allow-hosts of the relay does not list it"))
         return Verdict(True)
 
     def user(self, user: str) -> Verdict:
         """Whether commands may run as a user."""
         if self._allow_users and not covers_user(self._allow_users, user):
-            return Verdict(False, "--allow-users of the relay does not list that user")
+            return Verdict(False, Text("--allow-users of the relay does not list that user"))
         return Verdict(True, rule=f"--allow-users {','.join(self._allow_users)}" if self._allow_users else "")
 
     def command(self, text: str, *, surroundings: bool = False) -> Verdict:
@@ -165,15 +172,20 @@ class Policy:
             return Verdict(True)
         data = text.encode("utf-8")
         if len(data) > MAX_TEXT:
-            return Verdict(False, f"with --allow-commands or --deny-commands it may have {MAX_TEXT} bytes at most")
+            return Verdict(
+                False,
+                Text("with --allow-commands or --deny-commands it may have {most} bytes at most", most=MAX_TEXT),
+            )
         if deny is not None and deny.search(data):
-            return Verdict(False, "--deny-commands of the relay forbids it", "--deny-commands, which matches in it")
+            return Verdict(
+                False, Text("--deny-commands of the relay forbids it"), "--deny-commands, which matches in it"
+            )
         if allow is None:
             return Verdict(True)
         if surroundings:
-            return Verdict(False, "with --allow-commands of the relay it must not bring cwd or env")
+            return Verdict(False, Text("with --allow-commands of the relay it must not bring cwd or env"))
         if not allow.fullmatch(data):
-            return Verdict(False, "--allow-commands of the relay does not list it")
+            return Verdict(False, Text("--allow-commands of the relay does not list it"))
         return Verdict(True, rule="--allow-commands, which matches all of it")
 
     def _names(self, face: Address, special: Network, port: int) -> bool:

@@ -19,6 +19,7 @@ from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntr
 from relayd.logs import is_logged
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
+from relayd.texts import Translate
 
 
 class ActiveCommand:
@@ -90,6 +91,7 @@ class Scheduler:
     :param clock: tells the time that deadlines count in.
     :param admission: decides whose turn it is.
     :param streams: takes the output of commands that ask for it.
+    :param translate: to the language of what results say.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Scheduler:
         admission: Admission[ActiveCommand],
         streams: Streams,
         owner: Owner,
+        translate: Translate,
     ) -> None:
         self._log = Logger()
         self._clock = clock
@@ -108,6 +111,7 @@ class Scheduler:
         self._admission = admission
         self._streams = streams
         self._owner = owner
+        self._translate = translate
         self._granting = False
         self._alarm: IDelayedCall | None = None
         #: Every command at hand, by its id.
@@ -229,7 +233,8 @@ class Scheduler:
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
         command = active.command
-        self._ended(failure_result(command.command_id, error, extended=command.extended), active)
+        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        self._ended(result, active)
 
     def _ended(self, result: CommandResult, active: ActiveCommand) -> None:
         active.result = result

@@ -25,6 +25,7 @@ from relayd.journal import DurableJournal
 from relayd.journal_index import Bounds
 from relayd.journal_memory import MemoryJournal
 from relayd.lag import LagMonitor
+from relayd.language import translator
 from relayd.notify import Standing
 from relayd.policy import Policy
 from relayd.reload import HOST_RULES, Changes, compare
@@ -33,6 +34,7 @@ from relayd.statedir import StateDirectory
 from relayd.status.server import StatusServer
 from relayd.status.sources import Bounds as StatusBounds
 from relayd.status.sources import Sources
+from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
 
@@ -58,9 +60,12 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     :param reactor: the clock and network of all its parts.
     """
     state = StateDirectory(config.state_dir)
-    journal = _make_journal(reactor, config)
+    translate = translator(config.language)
+    journal = _make_journal(reactor, config, translate)
     policy = policy_of(config)
-    runner = SSHCommandRunner(reactor, ssh_settings_of(config), credentials_of(config), policy.allows_address)
+    runner = SSHCommandRunner(
+        reactor, ssh_settings_of(config), credentials_of(config), policy.allows_address, translate
+    )
     audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
         reactor,
@@ -70,6 +75,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         None if config.journal == "memory" else state.fingerprint_key,
         policy=policy,
         audit=audit,
+        translate=translate,
     )
     uplink = UplinkService(reactor, dispatcher, uplink_settings_of(config))
     lag = LagMonitor(reactor)
@@ -95,7 +101,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     return RelayService(config, state, uplink, dispatcher, runner, journal, lag, audit, status)
 
 
-def _make_journal(reactor: Any, config: Config) -> MemoryJournal | DurableJournal:
+def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJournal | DurableJournal:
     if config.journal == "memory":
         return MemoryJournal()
     return DurableJournal(
@@ -104,6 +110,7 @@ def _make_journal(reactor: Any, config: Config) -> MemoryJournal | DurableJourna
         os.path.join(config.state_dir, "journal", "journal.sqlite3"),
         durable=config.journal == "full",
         bounds=Bounds(max_bytes=config.journal_max_size, retention=config.journal_retention),
+        translate=translate,
     )
 
 

@@ -23,21 +23,23 @@ PARTS = {
     "demo_ssh": "demo",
     "hardening": "tap",
 }
-WIRE = {"errors", "messages", "interfaces"}
+WIRE = {"errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "logs", "notify", "service", "status", "tap", "patterns"}
+ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "texts": set(),
+    "errors": {"texts"},
+    "language": {"texts"},
     "patterns": set(),
-    "messages": {"errors"},
+    "messages": {"errors", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
     "dispatcher": WIRE | {"logs", "policy"},
-    "policy": {"errors", "messages", "patterns"},
+    "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
     "audit": WIRE,
-    "ssh": {"patterns"},  # but its runner, which joins it to the rest
+    "ssh": {"patterns", "texts"},  # but its runner, which joins it to the rest
     "config": {"errors", "messages", "policy"},
     "lag": set(),
     "logs": set(),
@@ -103,7 +105,7 @@ class ImportTests(SynchronousTestCase):
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":
                     runners |= {module for alias in node.names if alias.name == "react"}
         self.assertEqual(users - {"relayd.demo"}, {"relayd.tap"})
-        self.assertEqual(runners - {"relayd.demo"}, {"relayd.ctl.check"})
+        self.assertEqual(runners - {"relayd.demo"}, {"relayd.ctl.check", "relayd.hub.terminal"})
 
     def test_entry_points_have_no_logic(self) -> None:
         harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)

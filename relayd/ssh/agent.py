@@ -20,6 +20,7 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from relayd.ssh.algorithms import uncertified
+from relayd.texts import Fault, Text
 
 SSH_AGENTC_REQUEST_IDENTITIES = 11
 SSH_AGENT_IDENTITIES_ANSWER = 12
@@ -34,7 +35,7 @@ MAX_ANSWER = 256 * 1024
 MAX_PATH = 107
 
 
-class AgentError(Exception):
+class AgentError(Fault):
     """An ssh-agent is of no help; the argument says why."""
 
 
@@ -94,7 +95,7 @@ class Agent:
         signature, _rest = _strings(answer, 1)
         if signature[4:].startswith(algorithm) and int.from_bytes(signature[:4], "big") == len(algorithm):
             return signature
-        raise AgentError(f"it does not sign by {algorithm.decode('ascii')}")
+        raise AgentError("it does not sign by {algorithm}", algorithm=algorithm.decode("ascii"))
 
     async def _ask(self, message: int, payload: bytes, expected: int) -> bytes:
         """One question and its answer, without the message number."""
@@ -106,17 +107,19 @@ class Agent:
             os.stat(self._path)
             await connectProtocol(endpoint, exchange)
         except ConnectError as error:
-            raise AgentError(f"its socket cannot be used: {_reason(error)}") from None
+            raise AgentError("its socket cannot be used: {reason}", reason=_reason(error)) from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
-            raise AgentError(f"its socket cannot be used: {reason or error}") from None
+            raise AgentError("its socket cannot be used: {reason}", reason=Text(reason or str(error))) from None
         try:
             answer = await exchange.answer.addTimeout(self._timeout, self._reactor, _hanging)
         finally:
             exchange.close()
         if answer[:1] != bytes((expected,)):
             # Locked, confirmation denied, key gone since: the protocol does not tell.
-            raise AgentError("it refused" if message == SSH_AGENTC_SIGN_REQUEST else "it does not tell its keys")
+            if message == SSH_AGENTC_SIGN_REQUEST:
+                raise AgentError("it refused")
+            raise AgentError("it does not tell its keys")
         return answer[1:]
 
 
@@ -138,20 +141,20 @@ class _Exchange(Int32StringReceiver):
             self.answer.callback(string)
 
     def lengthLimitExceeded(self, length: int) -> None:
-        self._fail("its answer is too long")
+        self._fail(AgentError("its answer is too long"))
         self.close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._fail("it hung up without an answer")
+        self._fail(AgentError("it hung up without an answer"))
 
     def close(self) -> None:
         """The connection is of no further use."""
         if self.transport is not None:
             self.transport.abortConnection()
 
-    def _fail(self, words: str) -> None:
+    def _fail(self, error: AgentError) -> None:
         if not self.answer.called:
-            self.answer.errback(AgentError(words))
+            self.answer.errback(error)
 
 
 def _strings(data: bytes, count: int) -> list[bytes]:
@@ -163,13 +166,13 @@ def _strings(data: bytes, count: int) -> list[bytes]:
 
 
 def _hanging(_result: object, timeout: float) -> bytes:
-    raise AgentError(f"it did not answer within {timeout:g} s")
+    raise AgentError("it did not answer within {seconds:g} s", seconds=timeout)
 
 
 def _reason(error: ConnectError) -> str:
     """Such as “No such file or directory”."""
     number = error.osError
-    return os.strerror(number) if isinstance(number, int) else str(error)
+    return Text(os.strerror(number)) if isinstance(number, int) else str(error)
 
 
 def can_be_used(blob: bytes) -> bool:

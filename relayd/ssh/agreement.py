@@ -15,9 +15,10 @@ from relayd.ssh.algorithms import key_type_of, uncertified
 from relayd.ssh.certificates import BadCertificate, certified_key
 from relayd.ssh.hostkeys import key_type
 from relayd.ssh.kex import Agreed
+from relayd.texts import Fault
 
 
-class BadProof(Exception):
+class BadProof(Fault):
     """The host did not prove that it has its key; the argument says what is wrong."""
 
 

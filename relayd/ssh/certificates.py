@@ -18,6 +18,7 @@ from twisted.conch.ssh.keys import BadKeyError, Key
 
 from relayd.ssh.algorithms import is_certified, uncertified
 from relayd.ssh.text import printable
+from relayd.texts import Fault, Text, joined
 
 USER_CERTIFICATE = 1
 HOST_CERTIFICATE = 2
@@ -49,7 +50,7 @@ _MAX_SIZE = 64 * 1024
 _MAX_NAMES = 5
 
 
-class BadCertificate(Exception):
+class BadCertificate(Fault):
     """A certificate cannot be used; the argument says why."""
 
 
@@ -79,12 +80,12 @@ class Certificate(Struct, frozen=True):
     signature: bytes
     signed: bytes
 
-    def out_of_date(self, now: float) -> str | None:
+    def out_of_date(self, now: float) -> Text | None:
         """Why it is not valid at *now*, in Unix time; ``None``: it is."""
         if now < self.valid_after:
-            return f"it is not valid before {_date(self.valid_after)}"
+            return Text("it is not valid before {date}", date=_date(self.valid_after))
         if now >= self.valid_before:
-            return f"it expired at {_date(self.valid_before)}"
+            return Text("it expired at {date}", date=_date(self.valid_before))
         return None
 
     def is_signed(self) -> bool:
@@ -97,12 +98,12 @@ class Certificate(Struct, frozen=True):
         except (BadCertificate, BadKeyError, ValueError, LookupError, struct.error):
             return False
 
-    def names(self) -> str:
+    def names(self) -> Text:
         """Whom it is for, in words; a certificate may have more names than a message."""
         shown = [printable(name, 100) for name in self.principals[:_MAX_NAMES]]
         if len(self.principals) > _MAX_NAMES:
-            shown.append(f"{len(self.principals) - _MAX_NAMES} others")
-        return " and ".join(shown) or "nobody"
+            shown.append(Text("{count} others", count=len(self.principals) - _MAX_NAMES))
+        return joined(shown, Text(" and ")) if shown else Text("nobody")
 
 
 def parse_certificate(blob: bytes) -> Certificate:
@@ -167,25 +168,26 @@ def read_user_certificate(text: str, now: float) -> Certificate:
     return certificate
 
 
-def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -> str | None:
+def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -> Text | None:
     """
     Why a certificate does not prove that a server is *host*, its authority being one that is trusted.
 
     :return: ``None``: it proves it.
     """
     if certificate.kind != HOST_CERTIFICATE:
-        return "it is not the certificate of a host"
+        return Text("it is not the certificate of a host")
     reason = certificate.out_of_date(now)
     if reason is not None:
         return reason
     name = host.lower()
     # One without names would be good for every host; OpenSSH took that for long, and does not since 10.3.
     if not any(_matches(name, principal) for principal in certificate.principals):
-        return f"it is for {certificate.names()}, not for {name}"
+        return Text("it is for {names}, not for {name}", names=certificate.names(), name=name)
     if certificate.critical_options:
-        return f"it has an option that relayd does not know, {printable(certificate.critical_options[0])}"
+        option = printable(certificate.critical_options[0])
+        return Text("it has an option that relayd does not know, {option}", option=option)
     if not certificate.is_signed():
-        return "its signature is wrong, or made in a way that is not safe any more"
+        return Text("its signature is wrong, or made in a way that is not safe any more")
     return None
 
 
@@ -212,7 +214,7 @@ def _date(seconds: int) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):
-        return "the end of time"
+        return Text("the end of time")
 
 
 class _Reader:

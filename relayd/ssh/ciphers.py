@@ -18,13 +18,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from msgspec import Struct
 
+from relayd.texts import Fault
+
 #: The longest packet taken, in bytes: the protocol asks for 35,000 (RFC 4253, section 6.1), servers send up to 256 KiB.
 MAX_PACKET = 1024 * 1024
 
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
 
-class BadPacket(Exception):
+class BadPacket(Fault):
     """A packet was damaged, forged, or of an impossible length."""
 
 

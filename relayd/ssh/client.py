@@ -35,14 +35,15 @@ from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
+from relayd.texts import Text
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
 RESULT_AFTER = 0.4
 
 _OUTCOMES: dict[Killed, str] = {
-    "confirmed": "It was ended: none of its processes is left.",
-    "unconfirmed": "It was told to end; whether all of it did is not known yet.",
-    "unsupported": "It was told to end, but the host offers no way to see to it: it may still be running.",
+    "confirmed": Text("It was ended: none of its processes is left."),
+    "unconfirmed": Text("It was told to end; whether all of it did is not known yet."),
+    "unsupported": Text("It was told to end, but the host offers no way to see to it: it may still be running."),
 }
 
 
@@ -258,10 +259,12 @@ class _Execution:
             )
         )
 
-    def _waited_for(self) -> str:
+    def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
-            return "the host did not open a session"
-        return "all sessions are in use" if self._pool.reaches(self._target) else "no connection is open yet"
+            return Text("the host did not open a session")
+        if self._pool.reaches(self._target):
+            return Text("all sessions are in use")
+        return Text("no connection is open yet")
 
     def _seconds(self) -> float:
         """The time that the command had, as somebody would have written it: the clock has moved on since then."""

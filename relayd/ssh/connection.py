@@ -38,6 +38,7 @@ from relayd.ssh.numbers import (
 from relayd.ssh.session import Session, State, signal_request
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
+from relayd.texts import Text
 
 #: Reasons of a server not to open a channel (RFC 4254, section 5.1)
 
@@ -109,7 +110,7 @@ class Connection(SSHService):
         self._heard = True  # the login, just now
         self._rekey_at = clock.seconds() + REKEY_AFTER
         self._probe_call: IDelayedCall | None = None
-        self._lost_reason = ""
+        self._lost_reason: str = ""
         # Ends of channels that wait to be sent: the numbers of their channels at the server.
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
@@ -247,7 +248,7 @@ class Connection(SSHService):
         user = channel.user
         if max_packet < MIN_PACKET and (user.stdin or user.stdin_open):
             # At a byte a packet, a megabyte would keep the relay busy for ten seconds.
-            raise Breach(f"a limit of {max_packet} bytes a packet")
+            raise Breach("a limit of {size} bytes a packet", size=max_packet)
         user.when_permitted(partial(self._begin, channel))
 
     def _begin(self, channel: Channel) -> None:
@@ -417,11 +418,11 @@ class Connection(SSHService):
         else:
             self._probes_missed += 1
         if self._probes_missed >= MAX_MISSED_PROBES:
-            self._lost_reason = "it did not answer any more"
+            self._lost_reason = Text("it did not answer any more")
             self.transport.abort()
             return
         if self._is_stuck():
-            self._lost_reason = "it did not close what was given up"
+            self._lost_reason = Text("it did not close what was given up")
             self.transport.abort()
             return
         if self.clock.seconds() >= self._rekey_at:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from relayd.patterns import covers_host, covers_user, read_network
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
+from relayd.texts import Text
 
 #: The largest file that is read, in bytes; the longest RSA key has some 13,000.
 MAX_FILE = 256 * 1024
@@ -167,13 +168,13 @@ class CredentialTable:
             # A rule for a whole network often covers its jump host too.
             hops = hops[: places.index((host.lower(), port))]
         if len(hops) > hops_left:
-            raise NoCredential(host=host, port=port, username=user, reason="its jump hosts lead in a circle")
+            raise NoCredential(host=host, port=port, username=user, reason=Text("its jump hosts lead in a circle"))
         via: Target | None = None
         for hop in hops:
             username = hop.username or user
             found = self.find(hop.host, hop.port, username)
             if found is None:
-                reason = "it is a jump host, and no rule covers it"
+                reason = Text("it is a jump host, and no rule covers it")
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
             if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
@@ -241,33 +242,36 @@ def _read(path: str, *, secret: bool) -> str:
     except (OSError, ValueError) as error:
         raise CredentialUnusable(file=path, reason=_reason(error)) from None
     if len(content) > MAX_FILE:
-        raise CredentialUnusable(file=path, reason="it is too large")
+        raise CredentialUnusable(file=path, reason=Text("it is too large"))
     if not content.strip():
-        raise CredentialUnusable(file=path, reason="it is empty")
+        raise CredentialUnusable(file=path, reason=Text("it is empty"))
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialUnusable(file=path, reason="it is not text in UTF-8") from None
+        raise CredentialUnusable(file=path, reason=Text("it is not text in UTF-8")) from None
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
     """As OpenSSH: whoever owns a file answers for who may read it, and for ours that is us."""
     if not stat.S_ISREG(status.st_mode):
-        raise CredentialUnusable(file=path, reason="it is not a file")
+        raise CredentialUnusable(file=path, reason=Text("it is not a file"))
     if secret and status.st_uid == os.geteuid() and status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise CredentialUnusable(file=path, reason=f"others may use it (mode {mode:04o}); chmod it to 0600")
+        raise CredentialUnusable(
+            file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
+        )
 
 
 def _first_line(path: str) -> str:
     """A password or a passphrase; blanks around it belong to it, and further lines are a mistake."""
     first, *more = (line.removesuffix("\r") for line in _read(path, secret=True).removeprefix("\ufeff").split("\n"))
     if not first:
-        raise CredentialUnusable(file=path, reason="its first line is empty")
+        raise CredentialUnusable(file=path, reason=Text("its first line is empty"))
     if "".join(more).strip():
-        raise CredentialUnusable(file=path, reason="it has more than one line")
+        raise CredentialUnusable(file=path, reason=Text("it has more than one line"))
     return first
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "there is no such file"
+    words = error.strerror if isinstance(error, OSError) else None
+    return Text(words) if words else Text("there is no such file")

@@ -36,6 +36,7 @@ from relayd.ssh.login import LoginService
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
+from relayd.texts import Text
 
 
 class DialOwner(ConnectionOwner, Protocol):
@@ -218,7 +219,7 @@ class Dialer:
 
 def _system_words(reason: error.ConnectError) -> str:
     """What the system says of a connection that did not come about; Twisted has its number."""
-    return os.strerror(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
+    return Text(os.strerror(reason.osError)) if isinstance(reason.osError, int) else _first_line(reason)
 
 
 def _first_line(reason: BaseException) -> str:

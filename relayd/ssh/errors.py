@@ -6,8 +6,9 @@ As in `relayd.errors`, the docstring is the message that a person reads, with th
 
 from __future__ import annotations
 
-from inspect import cleandoc
 from typing import ClassVar, Literal
+
+from relayd.texts import Text, message_template
 
 Executed = Literal["yes", "no", "unknown"]
 
@@ -31,10 +32,15 @@ class SSHError(Exception):
         self.fields = fields
 
     def __str__(self) -> str:
+        return str(self.text)
+
+    @property
+    def text(self) -> Text:
+        """Its message, which can be said in another language."""
         template = type(self).__doc__
         if template is None:  # python -OO strips docstrings; the code and the fields still tell
-            return f"{self.code}: {self.fields}"
-        return " ".join(cleandoc(template).split()).format_map(self.fields)
+            return Text("{code}: {fields}", code=self.code, fields=self.fields)
+        return Text(message_template(template), **self.fields)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"

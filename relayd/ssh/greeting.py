@@ -7,12 +7,13 @@ Source: RFC 4253, section 4.2.
 from __future__ import annotations
 
 from relayd.ssh.text import printable
+from relayd.texts import Fault
 
 #: What a server may send before its version, in bytes: some show a notice.
 MAX_PREAMBLE = 8192
 
 
-class NoVersion(Exception):
+class NoVersion(Fault):
     """This is no SSH 2 server; the argument says what it is instead."""
 
 
@@ -32,11 +33,11 @@ def find_version(data: bytes) -> tuple[bytes, int] | None:
             continue
         version, _, software = line[4:].partition(b"-")
         if version not in (b"2.0", b"1.99") or not software:
-            raise NoVersion(f"its version is {printable(line[:60])}")
+            raise NoVersion("its version is {version}", version=printable(line[:60]))
         return line, start
     if len(data) > MAX_PREAMBLE:
         shown = printable(data[:60].partition(b"\n")[0].rstrip())
-        raise NoVersion(f"it sent {len(data)} bytes without a version, beginning with “{shown}”")
+        raise NoVersion("it sent {size} bytes without a version, beginning with “{start}”", size=len(data), start=shown)
     if data.startswith(b"HTTP/"):
         raise NoVersion("it is a web server")
     return None

@@ -30,6 +30,7 @@ from relayd.ssh.errors import (
     KnownHostsUnusable,
 )
 from relayd.ssh.settings import HostKeyPolicy
+from relayd.texts import Text
 
 #: What would make a pattern, a list, a marker or a comment of a name.
 _NOT_IN_NAMES = frozenset("*?!,|#@[]")
@@ -273,12 +274,12 @@ class KnownHosts:
         except FileNotFoundError:
             self._lines, self._line_count, self._stamp = _Lines(()), 0, None
         except OSError as error:
-            raise KnownHostsUnusable(file=self._path, reason=error.strerror) from None
+            raise KnownHostsUnusable(file=self._path, reason=Text(error.strerror or type(error).__name__)) from None
         return self._lines
 
     def _add(self, host: str, port: int, blob: bytes) -> None:
         if not host or set(host) & _NOT_IN_NAMES or any(char.isspace() for char in host):
-            raise KnownHostsUnusable(file=self._path, reason="a host of such a name cannot stand in it")
+            raise KnownHostsUnusable(file=self._path, reason=Text("a host of such a name cannot stand in it"))
         line = f"{host_name(host, port)} {key_type(blob).decode('ascii')} {base64.b64encode(blob).decode('ascii')}\n"
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -297,7 +298,7 @@ class KnownHosts:
                 os.fsync(file.fileno())
                 after = _stamp(os.fstat(file.fileno()))
         except OSError as error:
-            raise KnownHostsUnusable(file=self._path, reason=error.strerror) from None
+            raise KnownHostsUnusable(file=self._path, reason=Text(error.strerror or type(error).__name__)) from None
         if before is not None and before[1:] == (size, after[2]) and after[1] == size + len(line):
             # Nobody else wrote: to read 10,000 lines again for this one would take 30 ms.
             self._line_count += 1

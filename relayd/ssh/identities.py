@@ -18,6 +18,7 @@ from relayd.ssh.certificates import BadCertificate, Certificate, read_user_certi
 from relayd.ssh.errors import AgentUnusable, CertificateUnusable, KeyUnreadable, SSHError
 from relayd.ssh.keys import KeyStore, UnreadableKey
 from relayd.ssh.target import Target
+from relayd.texts import Text
 
 #: Seconds that an agent has for each answer, at most: it is on this machine, and the login's own limit is running.
 AGENT_TIMEOUT = 5.0
@@ -105,32 +106,32 @@ class IdentityLoader:
                 certificate = read_user_certificate(credential.certificate, self._now())
                 if credential.private_key is None and credential.agent is None:
                     raise BadCertificate("there is no private key to it")
-            except BadCertificate as reason:
-                faults.append(CertificateUnusable(**where, reason=reason))
+            except BadCertificate as error:
+                faults.append(CertificateUnusable(**where, reason=error.text))
         if credential.private_key is not None:
             try:
                 key = await self._keys.load(credential)
                 usable += own_identities(key, certificate, target.username)
-            except UnreadableKey as reason:
-                faults.append(KeyUnreadable(**where, reason=reason))
-            except BadCertificate as reason:
-                faults.append(CertificateUnusable(**where, reason=reason))
+            except UnreadableKey as error:
+                faults.append(KeyUnreadable(**where, reason=error.text))
+            except BadCertificate as error:
+                faults.append(CertificateUnusable(**where, reason=error.text))
             certificate = None
         if credential.agent is not None:
             try:
                 agent = Agent(self._reactor, credential.agent, self._agent_timeout)
                 usable += _of_agent(agent, await agent.keys(), certificate, target.username)
-            except AgentError as reason:
-                error = AgentUnusable(**where, path=credential.agent, reason=reason)
+            except AgentError as error:
+                unusable = AgentUnusable(**where, path=credential.agent, reason=error.text)
                 if usable:
-                    remarks.append(str(error))
+                    remarks.append(unusable.text)
                 else:
-                    faults.append(error)
-            except BadCertificate as reason:
-                faults.append(CertificateUnusable(**where, reason=reason))
+                    faults.append(unusable)
+            except BadCertificate as error:
+                faults.append(CertificateUnusable(**where, reason=error.text))
         if faults and credential.password is None:
             raise faults[0]
-        return Identities(tuple(usable), (*map(str, faults), *remarks))
+        return Identities(tuple(usable), (*(fault.text for fault in faults), *remarks))
 
 
 def own_identities(key: Key, certificate: Certificate | None, username: str) -> list[Identity]:
@@ -160,7 +161,7 @@ def _of_agent(agent: Agent, keys: list[AgentKey], certificate: Certificate | Non
 
         return Identity(shown, sign, name, ask_first=True)
 
-    found = [identity(key.blob, key.blob, "publickey from the agent") for key in keys if can_be_used(key.blob)]
+    found = [identity(key.blob, key.blob, Text("publickey from the agent")) for key in keys if can_be_used(key.blob)]
     if not found:
         raise AgentError("none of its keys is of a type that relayd knows")
     if certificate is None:
@@ -176,5 +177,9 @@ def _name(certificate: Certificate, username: str) -> str:
     map them (sshd_config(5), AuthorizedPrincipalsFile).
     """
     if username.encode("utf-8") in certificate.principals:
-        return "publickey with a certificate"
-    return f"publickey with a certificate (which is for {certificate.names()}, not for {username})"
+        return Text("publickey with a certificate")
+    return Text(
+        "publickey with a certificate (which is for {names}, not for {username})",
+        names=certificate.names(),
+        username=username,
+    )

@@ -16,6 +16,7 @@ from relayd.ssh.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import OPEN_ADMINISTRATIVELY_PROHIBITED
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.target import Target
+from relayd.texts import Text
 
 if TYPE_CHECKING:
     from relayd.ssh.pool import Pool
@@ -102,4 +103,6 @@ def forward_error(forward: Forward, via: Target, code: int, reason: str) -> Forw
     :param code: RFC 4254, section 5.1.
     """
     kind = ForwardProhibited if code == OPEN_ADMINISTRATIVELY_PROHIBITED else ForwardFailed
-    return kind(host=forward.host, port=forward.port, via=f"{via.host}:{via.port}", reason=reason or "no reason given")
+    return kind(
+        host=forward.host, port=forward.port, via=f"{via.host}:{via.port}", reason=reason or Text("no reason given")
+    )

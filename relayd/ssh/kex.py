@@ -30,6 +30,7 @@ from relayd.ssh.numbers import (
     MSG_KEX_INIT,
     MSG_KEX_REPLY,
 )
+from relayd.texts import Fault
 
 try:
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
@@ -52,7 +53,7 @@ EXPONENT_BITS = 512
 _ML_KEM_CIPHERTEXT = 1088
 
 
-class BadExchange(Exception):
+class BadExchange(Fault):
     """The server sent a value that cannot be: the argument says which."""
 
 
@@ -100,7 +101,7 @@ class _OneRound:
 
     def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
         if message != MSG_KEX_REPLY:
-            raise BadExchange(f"message {message} in the middle of a key exchange")
+            raise BadExchange("message {number} in the middle of a key exchange", number=message)
         host_key, rest = getNS(payload)
         # An integer and a string look alike: a length, then so many bytes.
         theirs, signature, _rest = getNS(rest, 2)
@@ -223,7 +224,7 @@ class GroupExchange:
             prime, rest = getMP(payload)
             generator, _rest = getMP(rest)
             if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
-                raise BadExchange(f"a group of {prime.bit_length()} bits")
+                raise BadExchange("a group of {bits} bits", bits=prime.bit_length())
             if not 1 < generator < prime - 1:
                 raise BadExchange("a generator that is not valid")
             self._group = _ServersGroup(prime, generator)
@@ -235,7 +236,7 @@ class GroupExchange:
             signature, _rest = getNS(rest)
             secret = self._group.secret(theirs)
             return Agreed(host_key, signature, self._request + self._values + MP(theirs), secret)
-        raise BadExchange(f"message {message} in the middle of a key exchange")
+        raise BadExchange("message {number} in the middle of a key exchange", number=message)
 
 
 @cache

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from relayd.ssh.keycost import Damaged, TooCostly, check_cost
 from relayd.ssh.putty import HEADER, PuttyKeyError, parse_putty_key
 from relayd.ssh.target import Credential
+from relayd.texts import Fault, Text
 
 #: RSA keys shorter than this are refused: OpenSSH refuses them too (RequiredRSASize).
 MINIMUM_RSA_BITS = 1024
@@ -26,7 +27,7 @@ MINIMUM_RSA_BITS = 1024
 MAXIMUM_RSA_BITS = 8192
 
 
-class UnreadableKey(Exception):
+class UnreadableKey(Fault):
     """A key text cannot be used; the argument says why, and shows nothing of it."""
 
 
@@ -47,9 +48,11 @@ def parse_private_key(text: str, passphrase: str | None = None) -> Key:
     loaded = _load_putty(clean, passphrase) if clean.startswith(HEADER) else _load_pem(clean, passphrase)
     if isinstance(loaded, rsa.RSAPrivateKey):
         if loaded.key_size < MINIMUM_RSA_BITS:
-            raise UnreadableKey(f"its {loaded.key_size} RSA bits are fewer than {MINIMUM_RSA_BITS}")
+            raise UnreadableKey(
+                "its {bits} RSA bits are fewer than {least}", bits=loaded.key_size, least=MINIMUM_RSA_BITS
+            )
         if loaded.key_size > MAXIMUM_RSA_BITS:
-            raise UnreadableKey(f"its {loaded.key_size} RSA bits are more than {MAXIMUM_RSA_BITS}")
+            raise UnreadableKey("its {bits} RSA bits are more than {most}", bits=loaded.key_size, most=MAXIMUM_RSA_BITS)
         if not _is_consistent(loaded.private_numbers()):
             raise UnreadableKey("its content is damaged")
     elif isinstance(loaded, ec.EllipticCurvePrivateKey):
@@ -64,7 +67,7 @@ def _load_putty(clean: str, passphrase: str | None) -> object:
     try:
         return parse_putty_key(clean, passphrase)
     except PuttyKeyError as reason:
-        raise UnreadableKey(*reason.args) from None
+        raise UnreadableKey(reason.text) from None
     except Exception:
         raise UnreadableKey("its content is damaged") from None
 
@@ -96,8 +99,10 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         raise UnreadableKey("it is of a kind or encryption that is not supported") from None
     except Exception:
         # A wrong passphrase makes noise of the content, and now and then such noise as looks like content.
-        raise UnreadableKey(
-            "the passphrase is wrong, or its content is damaged" if encrypted else "its content is damaged"
+        raise (
+            UnreadableKey("the passphrase is wrong, or its content is damaged")
+            if encrypted
+            else UnreadableKey("its content is damaged")
         ) from None
 
 
@@ -162,6 +167,6 @@ class KeyStore:
     def _parsed_badly(self, failure: Failure, digest: bytes) -> None:
         """Only what this module says about a key may travel on: no library's error, nor a frame with the text in it."""
         error = failure.value
-        words = error.args if isinstance(error, UnreadableKey) else ("it is damaged",)
+        text = error.text if isinstance(error, UnreadableKey) else Text("it is damaged")
         for waiting in self._waiting.pop(digest):
-            waiting.errback(UnreadableKey(*words))
+            waiting.errback(UnreadableKey(text))

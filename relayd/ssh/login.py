@@ -30,6 +30,7 @@ from relayd.ssh.numbers import (
 )
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
+from relayd.texts import Text, joined
 
 #: The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
 
@@ -125,7 +126,11 @@ class LoginService(SSHService):
         self._attempts = [*first, *others][:MAX_KEYS]
         if len(first) > MAX_KEYS:
             self._remarks += (
-                f"Of {len(self._identities)} keys, only the first {MAX_KEYS} are tried: servers hang up on more",
+                Text(
+                    "Of {count} keys, only the first {most} are tried: servers hang up on more",
+                    count=len(self._identities),
+                    most=MAX_KEYS,
+                ),
             )
         self._identities = ()
         self._request(b"none")
@@ -152,7 +157,7 @@ class LoginService(SSHService):
         # Some servers hang up on a wrong password; to take that for a fault of the network and to try again would lock
         # the account, or the relay, out.
         if not self._over and self._tried and self.transport.told_to_leave:
-            self._give_up(f"no more attempts ({self.transport.lost_reason})")
+            self._give_up(Text("no more attempts ({reason})", reason=self.transport.lost_reason))
         self._end()
 
     # The end
@@ -180,13 +185,17 @@ class LoginService(SSHService):
         self._fail(PasswordExpired(host=self._host, port=self._port, username=self._username))
 
     def _give_up(self, offered: str) -> None:
-        tried = " and ".join(dict.fromkeys(self._tried)) or "nothing, as none of it fits"
+        tried = Text("nothing, as none of it fits")
+        if self._tried:
+            tried = joined(dict.fromkeys(self._tried), Text(" and "))
+        if self._remarks:
+            tried = Text("{tried} ({remarks})", tried=tried, remarks=joined(self._remarks))
         self._fail(
             LoginRefused(
                 host=self._host,
                 port=self._port,
                 username=self._username,
-                tried=f"{tried} ({' '.join(self._remarks)})" if self._remarks else tried,
+                tried=tried,
                 offered=offered,
             )
         )
@@ -207,18 +216,18 @@ class LoginService(SSHService):
     def _try_next(self) -> None:
         offered, password = self._offered, self._password
         if self._parts > MAX_PARTS:
-            self._give_up("ever more steps")
+            self._give_up(Text("ever more steps"))
         elif b"publickey" in offered and self._attempts:
             self._try_identity(*self._attempts.pop(0))
         # The same password again, where it was just refused, would only count as one more failure.
         elif password is not None and not self._password_refused and self._may_try(b"password"):
-            self._tried.append("password")
+            self._tried.append(Text("password"))
             self._request(b"password", b"\0" + NS(password.encode("utf-8")))
         elif password is not None and not self._password_refused and self._may_try(b"keyboard-interactive"):
             self._tried.append("keyboard-interactive")
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
         else:
-            self._give_up(printable(b", ".join(offered)) or "nothing")
+            self._give_up(printable(b", ".join(offered)) or Text("nothing"))
 
     def _may_try(self, method: bytes) -> bool:
         """Whether *method* is offered and was not tried; it counts as tried from now on."""
@@ -263,8 +272,9 @@ class LoginService(SSHService):
         def pass_over(failure: Failure) -> None:
             if self._signing is signing:
                 self._signing = None
-                reason = failure.value if failure.check(AgentError) else type(failure.value).__name__
-                self._tried[-1] = f"{identity.name}, which did not sign: {reason}"
+                error = failure.value
+                reason = error.text if isinstance(error, AgentError) else type(error).__name__
+                self._tried[-1] = Text("{name}, which did not sign: {reason}", name=identity.name, reason=reason)
                 self._try_next()
 
         signing: Deferred[Any] = maybeDeferred(identity.sign, signed, uncertified(algorithm))
@@ -279,8 +289,8 @@ class LoginService(SSHService):
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
         self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
         if self._prompts > MAX_PROMPTS or self._password is None:
-            self._tried.append("more prompts than relayd can answer")
-            self._give_up("nothing else")
+            self._tried.append(Text("more prompts than relayd can answer"))
+            self._give_up(Text("nothing else"))
             return
         prompts = []
         for _ in range(count):

@@ -13,6 +13,7 @@ from twisted.conch.ssh.common import NS, getNS
 
 from relayd.ssh.algorithms import AlgorithmPolicy
 from relayd.ssh.ciphers import is_authenticated
+from relayd.texts import Text
 
 EXT_INFO = b"ext-info-c"
 STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
@@ -42,12 +43,12 @@ class Negotiated:
         :raises NothingInCommon: where no algorithm of a kind is.
         """
         theirs = [field.split(b",") for field in getNS(payload[_COOKIE_SIZE:], 10)[:10]]
-        self.key_exchange = _choose("key exchange", ours.key_exchanges, theirs[0])
-        self.host_key = _choose("host key type", host_keys, theirs[1])
-        self.cipher_out = _choose("cipher", ours.ciphers, theirs[2])
-        self.cipher_in = _choose("cipher", ours.ciphers, theirs[3])
-        self.mac_out = None if is_authenticated(self.cipher_out) else _choose("MAC", ours.macs, theirs[4])
-        self.mac_in = None if is_authenticated(self.cipher_in) else _choose("MAC", ours.macs, theirs[5])
+        self.key_exchange = _choose(Text("key exchange"), ours.key_exchanges, theirs[0])
+        self.host_key = _choose(Text("host key type"), host_keys, theirs[1])
+        self.cipher_out = _choose(Text("cipher"), ours.ciphers, theirs[2])
+        self.cipher_in = _choose(Text("cipher"), ours.ciphers, theirs[3])
+        self.mac_out = None if is_authenticated(self.cipher_out) else _choose(Text("MAC"), ours.macs, theirs[4])
+        self.mac_in = None if is_authenticated(self.cipher_in) else _choose(Text("MAC"), ours.macs, theirs[5])
         self.strict = STRICT_SERVER in theirs[0]
 
     def names(self) -> set[bytes]:

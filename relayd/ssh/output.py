@@ -11,6 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from relayd.texts import Text, Translate, english
+
 #: What JavaScript's ``String.prototype.trim`` takes away (ECMA-262, "WhiteSpace" and "LineTerminator"): results must be
 #: trimmed as the specification's example relay does; Python's own idea of white space differs.
 _JAVASCRIPT_SPACE = (
@@ -42,7 +44,7 @@ class Output(Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.head) + len(self.tail)
 
-    def text(self) -> str:
+    def text(self, translate: Translate = english) -> str:
         """
         The output as UTF-8, trimmed at both ends; bytes that are not UTF-8 are replaced.  What was given up is named
         where it stood.
@@ -53,16 +55,17 @@ class Output(Struct, frozen=True):
         head = self.head[: len(self.head) - _cut_character(self.head)]
         start = next((at for at in range(min(4, len(self.tail))) if self.tail[at] & 0xC0 != 0x80), 0)
         tail = self.tail[start:]
-        return "".join((*_lstripped(_decoded(head)), self._marker(head, tail), *_rstripped(_decoded(tail))))
+        return "".join((*_lstripped(_decoded(head)), self._marker(head, tail, translate), *_rstripped(_decoded(tail))))
 
-    def raw(self) -> bytes:
+    def raw(self, translate: Translate = english) -> bytes:
         """The output as it came, not trimmed; what was given up is named where it stood."""
         if not self.truncated:
             return self.head + self.tail
-        return self.head + self._marker(self.head, self.tail).encode() + self.tail
+        return self.head + self._marker(self.head, self.tail, translate).encode() + self.tail
 
-    def _marker(self, head: bytes, tail: bytes) -> str:
-        return f"\n[relayd: {self.total - len(head) - len(tail):,} bytes cut here]\n"
+    def _marker(self, head: bytes, tail: bytes, translate: Translate) -> str:
+        gone = self.total - len(head) - len(tail)
+        return f"\n{Text('[relayd: {bytes} bytes cut here]', bytes=f'{gone:,}').within(translate)}\n"
 
 
 class OutputBuffer:

@@ -35,6 +35,7 @@ from relayd.ssh.refusals import Refusals
 from relayd.ssh.session import State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
+from relayd.texts import Text
 
 __all__ = ["Job", "Pool"]
 
@@ -161,7 +162,7 @@ class Pool:
                     connection.signal(job.channel, "KILL")
         # The farthest first: what is sent to them passes through the others.
         for connection in sorted(self._members, key=self._distance, reverse=True):
-            connection.disconnect("relayd closes")
+            connection.disconnect(Text("relayd closes"))
         if self._members and self._abort_call is None:
             # A peer that reads no more must not hold up the end.
             self._abort_call = self._reactor.callLater(CLOSE_GRACE, self._abort)
@@ -242,7 +243,7 @@ class Pool:
         self._refusals.accepted(member.target)
         self._log.debug("{target!r}: connected", target=member.target)
         if self._closing:
-            connection.disconnect("relayd closes")
+            connection.disconnect(Text("relayd closes"))
             return
         if self._sweep_call is None:
             self._sweep_call = self._reactor.callLater(self._settings.idle_timeout / 4, self._sweep)
@@ -318,7 +319,7 @@ class Pool:
             else:
                 self._state.add(target, job, first=True)
         if for_good:
-            error = SessionRefused(**where, username=target.username, reason=reason or "no reason given")
+            error = SessionRefused(**where, username=target.username, reason=reason or Text("no reason given"))
             self._fail_waiting(target, error, sessions_only=True)
         self._work()
 

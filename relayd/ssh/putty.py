@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2d, Argon2i, Argon2id
 from twisted.conch.ssh.common import NS, getNS
 
+from relayd.texts import Fault
+
 HEADER = "PuTTY-User-Key-File-"
 
 #: The most memory that a key may ask for to be decrypted, in KiB; PuTTY itself asks for 8 MiB.
@@ -38,7 +40,7 @@ _ARGON2: dict[str, type[Argon2id] | type[Argon2i] | type[Argon2d]] = {
 PuttyKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
-class PuttyKeyError(Exception):
+class PuttyKeyError(Fault):
     """A PuTTY key cannot be used; the argument says why, and shows nothing of it."""
 
 

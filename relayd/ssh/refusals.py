@@ -48,7 +48,7 @@ class Refusals:
         before = self._refusals.pop(target, None)
         times = 1 if before is None or now > before.rest_until + FORGIVEN_AFTER else before.times + 1
         rest = min(FIRST_REST * 2.0 ** (times - 1), LONGEST_REST)
-        self._refusals[target] = _Refusal(times, now + rest, str(error))
+        self._refusals[target] = _Refusal(times, now + rest, error.text)
         self._accepted.pop(target, None)
         host = (target.host, target.port)
         recent = self._hosts.pop(host, None) or deque(maxlen=HOST_REFUSALS)

@@ -28,6 +28,7 @@ from relayd.ssh.output import Output
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
+from relayd.texts import Translate, english
 
 #: Bytes of output from which on it is decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
@@ -42,6 +43,7 @@ class SSHCommandRunner:
 
     :param reactor: provides time, TCP, name resolution and threads.
     :param allows: to which addresses it may connect; by default to all.
+    :param translate: to the language of what results say.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class SSHCommandRunner:
         settings: SSHSettings,
         credentials: CredentialTable | None = None,
         allows: AddressCheck = allow_all,
+        translate: Translate = english,
     ) -> None:
         self._reactor = reactor
+        self._translate = translate
         self._client = SSHClient(reactor, settings, allows)
         self._directory = settings.working_directory
         self._credentials = CredentialTable(()) if credentials is None else credentials
@@ -99,7 +103,7 @@ class SSHCommandRunner:
     def _ended(self, completed: Completed, command: ExecuteCommand) -> Any:
         # A command that would not end may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
-        make = partial(_result, completed, command, stdout, stderr)
+        make = partial(_result, completed, command, stdout, stderr, self._translate)
         if len(stdout) + len(stderr) <= LARGE:
             return make()
         # Whoever cancels the command now, which has ended, gets its result all the same.
@@ -195,7 +199,9 @@ def _quote_directory(path: str) -> str:
     return home[0] + (shlex.quote(rest) if rest else "")
 
 
-def _result(completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output) -> CommandResult:
+def _result(
+    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, translate: Translate
+) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
     encode = _base64 if command.encoding == "base64" else _text
@@ -213,28 +219,28 @@ def _result(completed: Completed, command: ExecuteCommand, stdout: Output, stder
     )
     return CommandResult(
         command_id=command.command_id,
-        stdout=encode(stdout, ""),
+        stdout=encode(stdout, "", translate),
         # What the command wrote until then is worth having; why there is no more of it stands below.
-        stderr=encode(stderr, "" if error is None else str(error)),
+        stderr=encode(stderr, "" if error is None else error.text.within(translate), translate),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,
     )
 
 
-def _text(output: Output, remark: str) -> str:
-    text = output.text()
+def _text(output: Output, remark: str, translate: Translate) -> str:
+    text = output.text(translate)
     return f"{text}\n{remark}" if text and remark else text or remark
 
 
-def _base64(output: Output, remark: str) -> str:
-    data, more = output.raw(), remark.encode()
+def _base64(output: Output, remark: str, translate: Translate) -> str:
+    data, more = output.raw(translate), remark.encode()
     return b64encode(data + b"\n" + more if data and more else data or more).decode()
 
 
 def _host_failure(error: SSHError) -> HostFailure:
     return HostFailure(
-        message=str(error),
+        message=error.text,
         code=error.code,
         phase=error.phase,
         executed=error.executed,

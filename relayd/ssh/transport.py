@@ -52,6 +52,7 @@ from relayd.ssh.numbers import (
     MSG_UNIMPLEMENTED,
 )
 from relayd.ssh.text import printable
+from relayd.texts import Text
 
 #: Bytes shown of what a server says: lists of algorithms are long.
 MAX_SHOWN = 300
@@ -94,7 +95,7 @@ class ClientTransport(SSHClientTransport):
         self.port = port
         self.secure: Deferred[None] = Deferred()
         self.on_failure: Callable[[SSHError], None] | None = None
-        self.lost_reason = "the connection was closed"
+        self.lost_reason: str = Text("the connection was closed")
         self.negotiated: Negotiated | None = None
         self.told_to_leave = False
         self.forced_command = False
@@ -150,7 +151,8 @@ class ClientTransport(SSHClientTransport):
         """Something ended this connection: close it; whoever waits for it gets *error*."""
         if self._failure is None:
             self._failure = error
-            self.lost_reason = str(error.fields.get("reason", error))
+            reason = error.fields.get("reason")
+            self.lost_reason = reason if isinstance(reason, str) else error.text
         self.abort()
 
     def demanded(self, price: int = 1) -> None:
@@ -179,7 +181,7 @@ class ClientTransport(SSHClientTransport):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         kind = LoginDropped if self._secured else ConnectionDropped
-        step = "key exchange" if self.gotVersion else "first contact"
+        step = Text("key exchange") if self.gotVersion else Text("first contact")
         error = self._failure or kind(host=self.host, port=self.port, step=step, reason=self.lost_reason)
         service, self.service = self.service, None
         if service is not None:
@@ -206,17 +208,17 @@ class ClientTransport(SSHClientTransport):
                 self.gotVersion = True
             self._read_packets(data, start)
         except NoVersion as error:
-            self.failed(NotSSH(host=self.host, port=self.port, reason=str(error)))
+            self.failed(NotSSH(host=self.host, port=self.port, reason=error.text))
         except BadPacket as error:
-            self.failed(self._broken(f"it sent a packet with a {error}"))
+            self.failed(self._broken(Text("it sent a packet with a {fault}", fault=error.text)))
         except BadExchange as error:
-            self.failed(self._broken(f"it sent {error}"))
+            self.failed(self._broken(Text("it sent {what}", what=error.text)))
         except Exception as error:
             # What a peer sends must never end in a traceback; what is told of it is the kind of error, not the data.
             self._log.debug(
                 "{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=type(error).__name__
             )
-            self.failed(self._broken("it sent a packet that makes no sense"))
+            self.failed(self._broken(Text("it sent a packet that makes no sense")))
 
     # Receiving
 
@@ -249,7 +251,7 @@ class ClientTransport(SSHClientTransport):
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         if messageNum >= FIRST_SERVICE_MESSAGE:
             if not self._secured:
-                raise BadExchange(f"message {messageNum} before the end of the key exchange")
+                raise BadExchange("message {number} before the end of the key exchange", number=messageNum)
             service = self.service
             if service is not None:
                 service.packetReceived(messageNum, payload)
@@ -260,7 +262,7 @@ class ClientTransport(SSHClientTransport):
         elif FIRST_KEX_METHOD <= messageNum <= LAST_KEX_METHOD:
             self._exchange_received(messageNum, payload)
         elif not self._secured and (self._strict or messageNum == MSG_EXT_INFO) and messageNum != MSG_DISCONNECT:
-            raise BadExchange(f"message {messageNum} in a key exchange")
+            raise BadExchange("message {number} in a key exchange", number=messageNum)
         elif messageNum in (MSG_DISCONNECT, MSG_UNIMPLEMENTED, MSG_SERVICE_ACCEPT, MSG_EXT_INFO):
             super().dispatchMessage(messageNum, payload)
         elif messageNum == MSG_DEBUG:
@@ -340,7 +342,7 @@ class ClientTransport(SSHClientTransport):
 
     def _exchange_received(self, message: int, payload: bytes) -> None:
         if self._exchange is None or self._next_opener is not None:
-            raise BadExchange(f"message {message} outside a key exchange")
+            raise BadExchange("message {number} outside a key exchange", number=message)
         outcome = self._exchange.step(message, payload)
         if isinstance(outcome, Agreed):
             self._agreed(self._exchange.hash_name, outcome)
@@ -368,10 +370,10 @@ class ClientTransport(SSHClientTransport):
         try:
             check_proof(agreed, self.negotiated.host_key, digest)
         except BadProof as reason:
-            return self._exchange_failed(str(reason))
+            return self._exchange_failed(reason.text)
         if self._secured:
             if agreed.host_key != self._host_key:
-                return self._exchange_failed("its host key changed while it was connected")
+                return self._exchange_failed(Text("its host key changed while it was connected"))
             return None
         try:
             self._known_hosts.verify(self.host, self.port, agreed.host_key)
@@ -422,7 +424,9 @@ class ClientTransport(SSHClientTransport):
     def receiveError(self, reasonCode: int, description: bytes) -> None:
         text = printable(description, MAX_SHOWN)
         self.told_to_leave = True
-        self.lost_reason = f"it said “{text}”" if text else f"it disconnected with code {reasonCode}"
+        self.lost_reason = (
+            Text("it said “{words}”", words=text) if text else Text("it disconnected with code {code}", code=reasonCode)
+        )
         # Conch closes too, but would first wait until the server has read all that we sent.
         self.abort()
 
@@ -440,7 +444,7 @@ class ClientTransport(SSHClientTransport):
     def sendDisconnect(self, reason: int, desc: bytes) -> None:
         if reason != DISCONNECT_BY_APPLICATION and self._failure is None:
             self._failure = self._exchange_failed(printable(desc, MAX_SHOWN))
-            self.lost_reason = str(self._failure)
+            self.lost_reason = self._failure.text
         self.sendPacket(MSG_DISCONNECT, reason.to_bytes(4, "big") + NS(b"") + NS(b""))
         if self.transport is not None:
             self.transport.loseConnection()

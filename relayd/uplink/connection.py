@@ -54,6 +54,7 @@ from relayd.messages import (
     printable,
 )
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
+from relayd.texts import Translate, english
 from relayd.uplink.connect import describe
 from relayd.uplink.flow import Flow
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
@@ -125,6 +126,7 @@ class Connection:
     :param path: where on it we ask, for errors.
     :param defer_to_thread: runs a function in another thread.
     :param max_result: bytes in the largest result that we send, where the main server names no limit.
+    :param translate: to the language of what acknowledgements and cut results say.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
     """
@@ -143,6 +145,7 @@ class Connection:
         timing: Timing,
         defer_to_thread: DeferToThread,
         max_result: int,
+        translate: Translate = english,
     ) -> None:
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
@@ -152,7 +155,10 @@ class Connection:
         self._host = host
         self._server = server
         self._path = path
-        self._make_sender = partial(ResultSender, dialect, self._flush, defer_to_thread, max_result)
+        self._translate = translate
+        self._make_sender = partial(
+            ResultSender, dialect, self._flush, defer_to_thread, max_result, translate=translate
+        )
         self._core = LinkCore(clock, self, server, timing)
         self._wire: Wire
         self._machine: LinkInputs
@@ -382,7 +388,7 @@ class Connection:
             command_id = parse_question(event.name, event.data)
         except InvalidMessage as error:
             self._log.warn("{reason}", reason=str(error))
-            answer = {"error": str(error)}
+            answer = {"error": error.text.within(self._translate)}
         else:
             answer = CommandStatus(command_id=command_id, state=ask(command_id)).to_wire()
             if event.ack_id is None and event.name == COMMAND_STATUS:
@@ -396,7 +402,8 @@ class Connection:
             return lambda error: None
 
         def acknowledge(error: RelayError | None) -> None:
-            self.dialect.acknowledge(ack_id, None if error is None else {"error": str(error)})
+            answer = None if error is None else {"error": error.text.within(self._translate)}
+            self.dialect.acknowledge(ack_id, answer)
             self._flush()
 
         return acknowledge

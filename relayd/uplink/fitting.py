@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from relayd.messages import CommandResult
+from relayd.texts import Text, Translate, english
 
 #: Bytes kept free for each marker, more than the longest one takes.
-_MARKER_ROOM: Final = 80
+MARKER_ROOM: Final = 80
 #: Characters that are encoded in one step; in the worst case that takes 5 ms.
 _PIECE: Final = 256 * 1024
 
@@ -33,7 +34,12 @@ class Envelope(Struct, frozen=True):
     cut: int
 
 
-def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> CommandResult:
+def fit(
+    result: CommandResult,
+    measure: Callable[[CommandResult], int],
+    max_payload: int,
+    translate: Translate = english,
+) -> CommandResult:
     """
     Cut both outputs, so that the frame of *result* has at most *max_payload* bytes.
 
@@ -44,9 +50,10 @@ def fit(result: CommandResult, measure: Callable[[CommandResult], int], max_payl
 
     :param measure: the size of a result's frame in bytes.
     :param max_payload: in bytes; at least what a result without output takes (dialects take care of it).
+    :param translate: to the language of what stands where something was cut.
     :return: the result itself where it fits.
     """
-    return cut_to(result, envelope(result, measure, max_payload), max_payload)
+    return cut_to(result, envelope(result, measure, max_payload), max_payload, translate)
 
 
 def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> Envelope:
@@ -59,7 +66,7 @@ def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max
     )
 
 
-def cut_to(result: CommandResult, envelope: Envelope, max_payload: int) -> CommandResult:
+def cut_to(result: CommandResult, envelope: Envelope, max_payload: int, translate: Translate) -> CommandResult:
     """See `fit`."""
     if envelope.whole is not None:
         room = max_payload - envelope.whole
@@ -76,8 +83,8 @@ def cut_to(result: CommandResult, envelope: Envelope, max_payload: int) -> Comma
     cut = _cut_base64 if details.encoding == "base64" else _cut
     return msgspec.structs.replace(
         result,
-        stdout=cut(result.stdout, stdout_size, stdout_room),
-        stderr=cut(result.stderr, stderr_size, stderr_room),
+        stdout=cut(result.stdout, stdout_size, stdout_room, translate),
+        stderr=cut(result.stderr, stderr_size, stderr_room, translate),
         details=details,
     )
 
@@ -87,31 +94,33 @@ def encoded(text: str) -> msgspec.Raw:
     return msgspec.Raw(b'"' + b"".join(_json(piece) for piece in _pieces(text)) + b'"')
 
 
-def _cut(text: str, size: int, room: int) -> str:
+def _cut(text: str, size: int, room: int, translate: Translate) -> str:
     """*text*, whose JSON takes *size* bytes (or more than it has room), in *room* bytes."""
     if size <= room:
         return text
-    half = max(0, room - _MARKER_ROOM) // 2
+    half = max(0, room - MARKER_ROOM) // 2
     head = _fitting(text, half, lambda count: text[:count])
     tail = _fitting(text, half, lambda count: text[len(text) - count :])
     gone = sum(len(piece.encode()) for piece in _pieces(text[head : len(text) - tail]))
-    return text[:head] + _marker(gone) + text[len(text) - tail :]
+    return text[:head] + marker(gone, translate) + text[len(text) - tail :]
 
 
-def _cut_base64(text: str, size: int, room: int) -> str:
+def _cut_base64(text: str, size: int, room: int, translate: Translate) -> str:
     if size <= room:
         return text
     length = len(text) // 4 * 3 - text.count("=", len(text) - 2)
-    half = max(0, room // 4 * 3 - _MARKER_ROOM) // 2
+    half = max(0, room // 4 * 3 - MARKER_ROOM) // 2
     # Four characters stand for three bytes; the first and the last group may be wanted in part.
     head = b64decode(text[: (half + 2) // 3 * 4])[:half]
     skipped = length - half
     tail = b64decode(text[skipped // 3 * 4 :])[skipped % 3 :]
-    return b64encode(head + _marker(length - 2 * half).encode() + tail).decode()
+    return b64encode(head + marker(length - 2 * half, translate).encode() + tail).decode()
 
 
-def _marker(gone: int) -> str:
-    return f"\n[relayd: {gone:,} bytes cut here to fit the link]\n"
+def marker(gone: int, translate: Translate) -> str:
+    """What stands where *gone* bytes were cut."""
+    text = Text("[relayd: {bytes} bytes cut here to fit the link]", bytes=f"{gone:,}")
+    return f"\n{text.within(translate)}\n"
 
 
 def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from relayd.dialects.base import NO_LIMIT
 from relayd.interfaces import IDialect
 from relayd.messages import COMMAND_RESULT, CommandResult
+from relayd.texts import Translate, english
 from relayd.uplink.fitting import Envelope, cut_to, encoded, envelope
 
 #: Runs a function in another thread.
@@ -33,6 +34,7 @@ class ResultSender:
     :param flush: sends what the dialect has queued.
     :param limit: bytes in the largest frame, where the main server names no limit.
     :param send: gets each frame.
+    :param translate: to the language of what stands where output was cut.
     """
 
     _log = Logger()
@@ -44,12 +46,14 @@ class ResultSender:
         defer_to_thread: DeferToThread,
         limit: int,
         send: Callable[[bytes], None],
+        translate: Translate = english,
     ) -> None:
         self._dialect = dialect
         self._send = send
         self._flush = flush
         self._defer_to_thread = defer_to_thread
         self._most = limit
+        self._translate = translate
         self._waiting: deque[CommandResult | Callable[[], None]] = deque()
         self._idle: list[Deferred[None]] = []
         self._preparing: Deferred[Any] | None = None
@@ -114,13 +118,13 @@ class ResultSender:
             frame = self._frame(result)
         if len(frame) <= self._limit:
             return frame
-        cut = cut_to(result, envelope(result, self._measure, self._limit), self._limit)
+        cut = cut_to(result, envelope(result, self._measure, self._limit), self._limit, self._translate)
         self._warn(result)
         return self._frame(cut)
 
     def _prepare(self, result: CommandResult) -> None:
         limit = self._limit
-        work = partial(_ready, result, envelope(result, self._measure, limit), limit)
+        work = partial(_ready, result, envelope(result, self._measure, limit), limit, self._translate)
         preparing: Deferred[Any] = maybeDeferred(self._defer_to_thread, work)
         self._preparing = preparing
         preparing.addCallback(self._prepared, result)
@@ -171,13 +175,15 @@ def _is_large(result: CommandResult) -> bool:
     return len(result.stdout) + len(result.stderr) > LARGE
 
 
-def _ready(result: CommandResult, around: Envelope, limit: int) -> tuple[CommandResult, msgspec.Raw, msgspec.Raw]:
+def _ready(
+    result: CommandResult, around: Envelope, limit: int, translate: Translate
+) -> tuple[CommandResult, msgspec.Raw, msgspec.Raw]:
     """What of *result* fits, and its outputs as JSON."""
     try:
-        cut = cut_to(result, around, limit)
+        cut = cut_to(result, around, limit, translate)
         return cut, encoded(cut.stdout), encoded(cut.stderr)
     except UnicodeEncodeError:
-        return _ready(_whole_characters(result), around, limit)
+        return _ready(_whole_characters(result), around, limit, translate)
 
 
 def _whole_characters(result: CommandResult) -> CommandResult:

@@ -166,6 +166,7 @@ class UplinkService(Service):
             timing=timing,
             defer_to_thread=self._defer_to_thread,
             max_result=self._settings.max_result,
+            translate=self._settings.translate,
         )
 
         def make_request() -> ConnectingRequest:

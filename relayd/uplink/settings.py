@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from relayd.errors import ConfigError
 from relayd.messages import Secret
+from relayd.texts import Translate, english
 
 #: Bytes in the largest message that is taken: what has to be done with it in one piece takes 3 ms a MiB.
 DEFAULT_MAX_FRAME: Final = 8 * 2**20
@@ -31,6 +32,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     :ivar http_proxy: ``http://[user:password@]host:port`` of a proxy to ask for a tunnel.
     :ivar max_frame: bytes in the largest message that we take.
     :ivar max_result: bytes in the largest result that we send, where the main server names no limit.
+    :ivar translate: to the language of what acknowledgements and cut results say.
     """
 
     server: str
@@ -44,6 +46,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     http_proxy: str | None = None
     max_frame: int = DEFAULT_MAX_FRAME
     max_result: int = DEFAULT_MAX_RESULT
+    translate: Translate = english
 
     def __repr__(self) -> str:  # the proxy's URL may hold a password
         return f"<UplinkSettings {self.proxy_id!r} at {Address.of(self.server)}>"

@@ -117,7 +117,7 @@ class OpenSSHServer:
         if not Path("/run/sshd").exists():
             run_privileged(["mkdir", "-p", "/run/sshd"])  # Debian's sshd wants it, and only its service makes it
         for attempt in range(5):  # somebody else may take the free port before sshd does
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             try:
                 return await self._run()
             except PeerFailed:
@@ -228,7 +228,8 @@ def _reactor() -> IReactorTime:
     return reactor
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody uses at the moment, at loopback."""
     with socket.socket() as probe:
         probe.bind((OpenSSHServer.host, 0))
         return int(probe.getsockname()[1])

@@ -1,0 +1,157 @@
+"""
+Parts of the documents that follow from the code: options, messages of errors, interfaces.
+
+``.. generated:: options`` and the like stand for what the function of that name below gives, as reST.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from zope.interface import Attribute
+from zope.interface.interface import InterfaceClass, Method
+
+from relayd import errors, interfaces
+from relayd.config import OPTIONS
+from relayd.hub import terminal
+from relayd.language import translator
+from relayd.options import Option
+from relayd.ssh.errors import SSHError
+from relayd.texts import message_template
+
+
+class Generated(SphinxDirective):
+    """Stands for what a function of `GENERATORS` gives, with the words after its name."""
+
+    required_arguments = 1
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        generate = GENERATORS[self.arguments[0]]
+        return self.parse_text_to_nodes("\n".join(generate(*self.arguments[1:])))
+
+
+# Options -------------------------------------------------------------------------------------------------------------
+
+
+def options() -> Iterator[str]:
+    """All that a relay can be told, by section."""
+    for section in dict.fromkeys(option.section for option in OPTIONS):
+        yield from ("", f".. rubric:: {section}", "")
+        rows = (
+            (_names(option), _escaped(option.help), _default(option)) for option in OPTIONS if option.section == section
+        )
+        yield from _table(("option, and in environment and file", "meaning", "default"), (40, 40, 20), rows)
+
+
+def _names(option: Option) -> str:
+    written = f"{option.flag_name} {option.metavar}".rstrip()
+    return f"``{written}`` ``{option.environment_name}`` ``{option.name}``"
+
+
+def _default(option: Option) -> str:
+    if option.is_flag:
+        return "off"
+    return option.default_help or (f"``{option.default}``" if option.default else "none")
+
+
+def hub_options() -> Iterator[str]:
+    """Those of ``python -m relayd.hub``."""
+    yield from _of_parser(terminal.parser())
+
+
+def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
+    rows = []
+    for action in parser._actions:
+        written = f"{action.option_strings[-1]} {action.metavar or ''}".rstrip()
+        rows.append((f"``{written}``", _escaped((action.help or "") % vars(action))))
+    yield from _table(("option", "meaning"), (40, 60), rows)
+
+
+# Errors --------------------------------------------------------------------------------------------------------------
+
+
+def messages(code: str) -> Iterator[str]:
+    """The messages that a code stands for, in English and Chinese, and what they mean to programs."""
+    found = [kind for kind in every_error() if kind.code == code]
+    chinese = translator("zh")
+    for kind in found:
+        template = message_template(kind.__doc__ or "")
+        yield from ("", f"   {_escaped(template)}")
+        if chinese(template) != template:
+            yield from ("", f"   {_escaped(chinese(template))}")
+    facts = {(kind.phase, kind.executed, kind.retriable) for kind in found if kind.phase}
+    for phase, executed, retriable in sorted(facts):
+        again = "yes" if retriable else "no"
+        yield from ("", f"phase ``{phase}``, executed ``{executed}``, retriable: {again}")
+
+
+def every_error() -> list[type[Any]]:
+    """Every error class of relayd, but the roots of the trees and what stands for another."""
+    above = (errors.RelayError, SSHError, errors.HostFailure)
+    return [kind for kind in _below(errors.RelayError, SSHError) if kind not in above]
+
+
+def _below(*roots: type[Any]) -> Iterator[type[Any]]:
+    for root in roots:
+        yield root
+        yield from _below(*root.__subclasses__())
+
+
+def _escaped(template: str) -> str:
+    return template.replace("\\", "\\\\").replace("*", "\\*").replace("`", "\\`").replace("|", "\\|")
+
+
+# Interfaces ----------------------------------------------------------------------------------------------------------
+
+
+def seams() -> Iterator[str]:
+    """The interfaces of `relayd.interfaces`, of which autodoc knows nothing."""
+    for name, interface in vars(interfaces).items():
+        if isinstance(interface, InterfaceClass) and interface.__module__ == interfaces.__name__:
+            yield from ("", f".. py:class:: {name}", "", *_indented(interface.__doc__, 3))
+            for member in interface.names():
+                yield from _member(member, interface[member])
+
+
+def _member(name: str, described: Attribute) -> Iterator[str]:
+    if isinstance(described, Method):
+        yield from ("", f"   .. py:method:: {name}{described.getSignatureString()}", "")
+    else:
+        yield from ("", f"   .. py:attribute:: {name}", "")
+    yield from _indented(described.__doc__, 6)
+
+
+def _indented(text: str, by: int) -> Iterator[str]:
+    first, *rest = (text or "").strip().splitlines() or [""]
+    depth = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
+    for line in (first, *(line[depth:] for line in rest)):
+        yield " " * by + line
+
+
+# What they share -----------------------------------------------------------------------------------------------------
+
+
+def _table(head: Iterable[str], widths: Iterable[int], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield from (".. list-table::", "   :header-rows: 1", f"   :widths: {' '.join(map(str, widths))}", "")
+    for row in (head, *rows):
+        for number, cell in enumerate(row):
+            yield f"   {'*' if number == 0 else ' '} - {cell}"
+    yield ""
+
+
+GENERATORS: dict[str, Callable[..., Iterable[str]]] = {
+    function.__name__.replace("_", "-"): function for function in (options, hub_options, messages, seams)
+}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_directive("generated", Generated)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,8 @@
+"""
+``python -m relayd.hub``: a main server for one relay and one person, to try a relay or to look into a problem.
+"""
+
+from relayd.hub.terminal import run
+
+if __name__ == "__main__":
+    run()

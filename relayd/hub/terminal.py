@@ -1,0 +1,321 @@
+"""
+A main server at a terminal: takes lines of a host and a command, has its relay run them, shows what came back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from msgspec import Struct
+from twisted.internet.defer import DeferredQueue
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ConnectionDone
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.task import react
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+    globalLogBeginner,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer, provider
+
+from relayd import fields
+from relayd.apikey import ApiKeyFile
+from relayd.errors import ConfigError, RelayError
+from relayd.hub.server import Hub
+from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.values import duration
+
+PROGRAM = "relayd.hub"
+#: What somebody who types sees before each line.
+PROMPT = "> "
+#: Bytes that are read at a time.
+_READ = 65536
+
+
+class Order(Struct, frozen=True):
+    """
+    One line: where to run what.
+
+    :ivar username: ``None``: whoever `Login.username` says.
+    """
+
+    host: str
+    port: int
+    username: str | None
+    command: str
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """How to log in on the hosts: without any secret it is the relay that has to have one."""
+
+    username: str
+    password: Secret | None = None
+    private_key: Secret | None = None
+
+
+def read_order(line: str) -> Order:
+    """
+    Read ``[USER@]HOST[:PORT] COMMAND``; an IPv6 address stands in brackets.
+
+    :raises ConfigError: when that is not what it is.
+    """
+    place, *rest = line.split(maxsplit=1)
+    if not rest:
+        raise ConfigError(option=place, reason="expected a host and a command: [USER@]HOST[:PORT] COMMAND")
+    user, at, host = place.rpartition("@")
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, "22"
+    try:
+        if at:
+            fields.text("user", user)
+        return Order(fields.host("host", name), fields.port("port", port), user if at else None, rest[0])
+    except fields.Invalid as error:
+        raise ConfigError(option=place, reason=f"its {error.field} {error.text}") from None
+
+
+@implementer(IReadDescriptor)
+class StandardInput:
+    """
+    The lines of standard input.  Twisted's own way would make the descriptor non-blocking, and with it, at a terminal,
+    standard output.
+
+    :ivar lines: each line, and ``None`` at the end.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.lines: DeferredQueue[str | None] = DeferredQueue()
+        self._reactor = reactor
+        self._rest = b""
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return sys.stdin.fileno()
+
+    def logPrefix(self) -> str:
+        return "stdin"
+
+    def doRead(self) -> None:
+        data = os.read(self.fileno(), _READ)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data:
+            self.connectionLost(Failure(ConnectionDone()))
+        for line in lines:
+            self.lines.put(line.decode("utf-8", "replace"))
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._reactor.removeReader(self)
+        if self._rest:
+            self.lines.put(self._rest.decode("utf-8", "replace"))
+            self._rest = b""
+        self.lines.put(None)
+
+
+class Terminal:
+    """
+    Runs one order after another.
+
+    :ivar status: the exit status of the last one.
+    """
+
+    def __init__(self, hub: Hub, proxy_id: str, login: Login, timeout: float) -> None:
+        self.status = 0
+        self._hub = hub
+        self._proxy_id = proxy_id
+        self._login = login
+        self._timeout = timeout
+
+    async def run(self, line: str) -> None:
+        """Have the relay run one line, and show what came back; blank lines and comments are passed over."""
+        if not line.strip() or line.lstrip().startswith("#"):
+            return
+        try:
+            self._show(await self._hub.execute(self._proxy_id, self._command(read_order(line))))
+        except RelayError as error:
+            say(str(error))
+            self.status = 1
+
+    def _command(self, order: Order) -> ExecuteCommand:
+        return ExecuteCommand(
+            command_id=f"terminal-{uuid.uuid4().hex}",
+            server_id=1,
+            host=order.host,
+            port=order.port,
+            username=order.username or self._login.username,
+            command=order.command,
+            password=self._login.password,
+            private_key=self._login.private_key,
+            timeout=self._timeout,
+        )
+
+    def _show(self, result: CommandResult) -> None:
+        for stream, text in ((sys.stdout, result.stdout), (sys.stderr, result.stderr)):
+            if text:
+                print(text, file=stream, flush=True)
+        self.status = result.exit_code
+        if result.exit_code:
+            say(f"exit status {result.exit_code}")
+
+
+def say(text: str) -> None:
+    """Tell the person, apart from what commands write."""
+    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+
+
+async def serve(reactor: Any, options: argparse.Namespace) -> int:
+    """
+    Wait for the relay, and do what is asked.
+
+    :return: the exit status: that of the last command.
+    """
+    hub = Hub(reactor, {options.proxy_id: options.api_key})
+    try:
+        await hub.listen(serverFromString(reactor, options.listen))
+    except CannotListenError as error:
+        say(f"--listen: {options.listen} cannot be used: {error.socketError}")
+        return 1
+    except (ValueError, TypeError, OSError, OverflowError) as error:
+        say(f"--listen: {options.listen} is no endpoint of Twisted's, or names a file that cannot be read: {error}")
+        return 2
+    try:
+        say(f"listens at {options.listen}, and waits for the relay {options.proxy_id}")
+        await hub.when_connected(options.proxy_id)
+        say(f"{options.proxy_id} is connected")
+        terminal = Terminal(hub, options.proxy_id, options.login, options.timeout)
+        if options.run:
+            for line in options.run:
+                await terminal.run(line)
+        else:
+            await _converse(StandardInput(reactor), terminal)
+        return terminal.status
+    finally:
+        await hub.close()
+
+
+async def _converse(standard_input: StandardInput, terminal: Terminal) -> None:
+    person = sys.stdin.isatty()
+    if person:
+        say("type [USER@]HOST[:PORT] COMMAND; Ctrl-D ends")
+    while True:
+        if person:
+            print(PROMPT, end="", file=sys.stderr, flush=True)
+        line = await standard_input.lines.get()
+        if line is None:
+            return
+        await terminal.run(line)
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{PROGRAM}: {message}; see --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Its options."""
+    parser = _Parser(
+        prog="python -m relayd.hub",
+        description="A main server for one relay. It reads lines from its standard input, [USER@]HOST[:PORT] COMMAND, "
+        "has the relay run each, and shows what came back. Its exit status is that of the last command.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--listen",
+        metavar="ENDPOINT",
+        default="tcp:8765:interface=127.0.0.1",
+        help="where the relay connects, as Twisted writes it; ssl:8765:privateKey=key.pem:certKey=cert.pem for TLS "
+        "[%(default)s]",
+    )
+    add("--proxy-id", metavar="NAME", required=True, help="the relay's name")
+    add("--api-key-file", metavar="PATH", required=True, help="file of its API key")
+    add("--user", metavar="NAME", help="who logs in on hosts, where the line does not say [who runs this]")
+    login = parser.add_mutually_exclusive_group()
+    login.add_argument("--key", metavar="FILE", help="private key of that user; without one, the relay has to have it")
+    login.add_argument("--password-file", metavar="FILE", help="file with the password of that user")
+    add("--timeout", metavar="TIME", default="1m", type=_time, help="for each command [%(default)s]")
+    add("--run", metavar="LINE", action="append", help="run this instead of what standard input says; may be repeated")
+    add("--verbose", action="store_true", help="log to standard error what happens")
+    return parser
+
+
+def _time(text: str) -> float:
+    try:
+        return duration(0.1, 86400)(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected {error}") from None
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """
+    Read the command line, and the files that it names.
+
+    :raises RelayError: for a file that cannot be used, or a line that cannot be read.
+    """
+    options = parser().parse_args(arguments)
+    options.api_key = ApiKeyFile(options.api_key_file, allow_weak=True, private=False).read()
+    options.login = Login(
+        username=options.user or getpass.getuser(),
+        private_key=_secret("--key", options.key, str),
+        password=_secret("--password-file", options.password_file, lambda text: text.rstrip("\r\n")),
+    )
+    for line in options.run or ():
+        read_order(line or " ")
+    return options
+
+
+def _secret(option: str, path: str | None, clean: Callable[[str], str]) -> Secret | None:
+    if path is None:
+        return None
+    try:
+        return Secret(clean(Path(path).read_text("utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(option=option, reason=f"{path} cannot be read: {reason}") from None
+
+
+@provider(ILogObserver)
+def _log(event: LogEvent) -> None:
+    if text := formatEvent(event):
+        say(text)
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """
+    Read the command line and be a main server.
+
+    :raises SystemExit: always: with the exit status of the last command, 1 for what went wrong here, 2 for a mistake on
+        the command line, 130 when it was interrupted.
+    """
+    try:
+        options = read_options(arguments)
+    except RelayError as error:
+        parser().error(str(error))
+    chosen = LogLevelFilterPredicate(LogLevel.info if options.verbose else LogLevel.warn)
+    globalLogBeginner.beginLoggingTo([FilteringLogObserver(_log, [chosen])], redirectStandardIO=False)
+    status = 130
+
+    async def main(reactor: Any) -> None:
+        nonlocal status
+        status = await serve(reactor, options)
+
+    try:
+        react(main)
+    except SystemExit as end:
+        status = end.code or status  # type: ignore[assignment]  # react gives a number
+    raise SystemExit(status)

@@ -1,0 +1,72 @@
+"""
+Texts that can be said in another language later: each is its English, and remembers the template and what filled it.
+
+The catalogues are in `relayd.language`; here is only what errors need, so that they can be used without the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from inspect import cleandoc
+
+#: From an English template to that of a language; one that it does not know stays English.
+Translate = Callable[[str], str]
+
+
+def english(template: str) -> str:
+    """No translation."""
+    return template
+
+
+class Text(str):
+    """
+    A text for people.  It is a `str` in English, so that logs and programs need not know; `within` gives it in a
+    language.
+
+    :param template: in English, a format string where there are fields; ``make messages`` finds it where it stands as a
+        literal.
+    :param fields: those that are texts too are translated with it.
+    """
+
+    __slots__ = ("fields", "template")
+    template: str
+    fields: dict[str, object]
+
+    def __new__(cls, template: str, /, **fields: object) -> Text:
+        text = super().__new__(cls, template.format_map(fields) if fields else template)
+        text.template = template
+        text.fields = fields
+        return text
+
+    def within(self, translate: Translate) -> str:
+        """The text in the language of *translate*."""
+        template = translate(self.template)
+        if not self.fields:
+            return template
+        return template.format_map(
+            {name: value.within(translate) if isinstance(value, Text) else value for name, value in self.fields.items()}
+        )
+
+
+class Fault(Exception):
+    """What is wrong, in words: its only argument is a `Text`."""
+
+    def __init__(self, template: str, /, **fields: object) -> None:
+        super().__init__(template if isinstance(template, Text) else Text(template, **fields))
+
+    @property
+    def text(self) -> Text:
+        """The words."""
+        text: Text = self.args[0]
+        return text
+
+
+def joined(texts: Iterable[str], separator: str = " ") -> Text:
+    """The *texts*, which are some, each in the language in which all of it is said."""
+    fields: dict[str, object] = {f"part{number}": text for number, text in enumerate(texts)}
+    return Text("{separator}".join(f"{{{name}}}" for name in fields), separator=separator, **fields)
+
+
+def message_template(docstring: str) -> str:
+    """The docstring of an error as one line."""
+    return " ".join(cleandoc(docstring).split())

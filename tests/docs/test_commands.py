@@ -1,0 +1,178 @@
+"""
+Every command line of the documents is run, page by page and in order, with real peers where the page has some.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from relayd.audit.lines import key_file, read_key
+from relayd.hub import Hub
+from relayd.messages import Secret
+from tests.support import auditing
+from tests.support.pages import ROOT, Shell, blocks_of
+from tests.support.sshd import OpenSSHServer, free_port
+from tests.test_packaging import built
+from tests.test_uplink_tls import ProxyFactory
+
+BIN = Path(sys.executable).parent
+INSTALL = f"{sys.executable} {Path(__file__).with_name('install.py')}"
+
+
+class PageTestCase(TestCase):
+    """Runs pages, as somebody does who has cloned the repository and has ``~/relayd`` from `docs/tutorial.rst`."""
+
+    timeout = 300
+
+    async def open(self, **environ: str) -> Path:
+        """A home; its commands are run in it."""
+        self.shell = Shell(reactor, self.replace, {"PATH": f"{BIN}:{os.environ['PATH']}", **environ})
+        self.addCleanup(self.shell.close)
+        (self.shell.home / "api-key").write_text("key-of-a-page-" * 4 + "\n")
+        return self.shell.home
+
+    def setUp(self) -> None:
+        self.replace: dict[str, str] = {}
+
+    async def run_page(self, name: str) -> None:
+        for block in blocks_of(ROOT / name):
+            await self.shell.run(block)
+
+    async def serve(self, key_file: Path) -> int:
+        """A main server on loopback, with the key that the page makes; gives its port."""
+        hub = Hub(reactor, lambda _: Secret(key_file.read_text().strip()))
+        self.addCleanup(lambda: Deferred.fromCoroutine(hub.close()))
+        port = await hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
+        return int(port.getHost().port)
+
+    async def install_from_wheel(self) -> None:
+        """And not from a registry."""
+        await deferToThread(built)
+        self.replace["~/relayd/bin/pip install ."] = f"{INSTALL} ~/relayd {built().wheel}"
+
+    def clone(self, to: Path) -> None:
+        """A copy of the tree, with the environment and the npm packages of this one."""
+        shutil.copytree(built().source, to, dirs_exist_ok=True)
+        (to / ".venv").mkdir()
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (to / ".venv" / name).symlink_to(BIN.parent / name)
+        (to / ".venv" / "installed").touch()
+        (to / "tests" / "node" / "node_modules").symlink_to(ROOT / "tests" / "node" / "node_modules")
+
+
+class TutorialTests(PageTestCase):
+    """A second machine is a real sshd."""
+
+    async def test_tutorial(self) -> None:
+        sshd = OpenSSHServer()
+        await sshd.start()
+        self.addCleanup(sshd.stop)
+        await self.install_from_wheel()
+        port, place, user = free_port(), f"{sshd.host}:{sshd.port}", sshd.user
+        self.replace |= {
+            "http://127.0.0.1:8765": f"http://127.0.0.1:{port}",
+            "ws://127.0.0.1:8765": f"ws://127.0.0.1:{port}",
+            "tcp:8765:": f"tcp:{port}:",
+            "-m relayd.hub": f"-m relayd.hub --listen tcp:{port}:interface=127.0.0.1",
+            "ssh -i ~/.ssh/id_ed25519 deploy@192.168.1.20": f"ssh -i ~/.ssh/id_ed25519 -p {sshd.port} "
+            f"-o StrictHostKeyChecking=no -o LogLevel=ERROR {user}@{sshd.host}",
+            "deploy@192.168.1.20": f"{user}@{place}",
+            "deploy@192.168.1.20:1": f"{user}@{sshd.host}:1",
+            "192.168.1.20:1 ": f"{sshd.host}:1 ",
+            "192.168.1.20:22": place,
+            "nobody@192.168.1.20": f"nobody@{place}",
+        }
+        home = await self.open()
+        key = home / ".ssh" / "id_ed25519"
+        key.parent.mkdir(mode=0o700)
+        key.touch(mode=0o600)
+        key.write_text(sshd.key)
+        await self.run_page("docs/tutorial.rst")
+
+
+class ReadmeTests(PageTestCase):
+    """In a clone of the repository."""
+
+    async def run_readme(self, name: str) -> None:
+        await self.install_from_wheel()
+        home = await self.open()
+        self.shell.environ["RELAYD_STATE_DIR"] = str(home / "state")
+        self.clone(home)
+        port = await self.serve(home / "relayd" / "api-key")
+        self.shell.replace("wss://main.example.com", f"ws://127.0.0.1:{port}")
+        await self.run_page(name)
+
+    async def test_english(self) -> None:
+        await self.run_readme("README.rst")
+
+    async def test_chinese(self) -> None:
+        await self.run_readme("README.zh.rst")
+
+    async def test_contributing(self) -> None:
+        await self.install_from_wheel()
+        self.clone(await self.open())
+        await self.run_page("CONTRIBUTING.rst")
+
+
+class HowToTests(PageTestCase):
+    """docs/howto."""
+
+    async def test_proxy(self) -> None:
+        proxy = ProxyFactory()
+        listening = reactor.listenTCP(0, proxy, interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        self.replace["http://proxy.example.com:3128"] = f"http://127.0.0.1:{listening.getHost().port}"
+        home = await self.open()
+        port = await self.serve(home / "api-key")
+        self.shell.replace("wss://main.example.com", f"ws://127.0.0.1:{port}")
+        self.shell.replace("https://main.example.com:443", f"http://127.0.0.1:{port}")
+        await self.run_page("docs/howto/proxy.rst")
+        self.assertTrue(proxy.requests[0].startswith(f"CONNECT 127.0.0.1:{port} "), proxy.requests)
+
+    async def test_own_ca(self) -> None:
+        self.replace |= {"main.example.com": "localhost", "8765": str(free_port())}
+        await self.open()
+        await self.run_page("docs/howto/own-ca.rst")
+
+    async def test_restrict_hosts(self) -> None:
+        await self.open()
+        await self.run_page("docs/howto/restrict-hosts.rst")
+
+    async def test_rotate_api_key(self) -> None:
+        before = (await self.open()) / "api-key"
+        text = before.read_text()
+        await self.run_page("docs/howto/rotate-api-key.rst")
+        self.assertNotEqual(before.read_text(), text)
+
+    async def test_upgrade(self) -> None:
+        await self.install_from_wheel()
+        home = await self.open()
+        self.clone(home)
+        await deferToThread(os.system, f"{sys.executable} -m venv {home / 'relayd'}")
+        await self.run_page("docs/howto/upgrade.rst")
+
+
+class AuditTests(PageTestCase):
+    """docs/audit.rst, with a log that a relay has written."""
+
+    async def test_audit(self) -> None:
+        home = await self.open()
+        log, state = home / "audit.log", home / "state"
+        state.mkdir()
+        await deferToThread(auditing.write, log, 3)
+        read_key(key_file(str(state)), make=True)
+        (home / "relayd.toml").write_text(f'audit-log = "{log}"\nstate-dir = "{state}"\n')
+        self.shell.environ["RELAYD_CONFIG"] = str(home / "relayd.toml")
+        head = Path(f"{log}.head").read_text().split()[1]
+        for example, real in {"PATH": str(log), "FILE...": str(log), "HASH": head}.items():
+            self.shell.replace(example, real)
+        await self.run_page("docs/audit.rst")

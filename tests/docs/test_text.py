@@ -1,0 +1,119 @@
+"""
+The text of the documents against the code: errors, options, commands that are marked as such; and the site builds.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.config import OPTIONS
+from relayd.ctl.main import make_parser
+from relayd.errors import HostFailure, RelayError
+from relayd.hub import terminal
+from relayd.ssh.errors import SSHError
+from tests.support.catalogue import kinds
+from tests.support.pages import ROOT, Block, blocks_of, pages
+
+#: Programs whose lines are commands. In a block that is none of ``code-block:: console`` nobody would run them.
+_PROGRAMS = (
+    r"(?:[\w./~]*/)?(?:twistd|twist|relayctl|make|python3?|pip|ssh|ssh-keygen|openssl|systemctl|apt-get|mkdir|mv)"
+)
+_COMMAND = re.compile(rf"^ +(?:\$ )?(?:\S+=\S+ |sudo )*{_PROGRAMS} [\w./~'\"-]")
+#: Options of programs that are not ours.
+_FOREIGN = {
+    *("--logfile", "--nodaemon", "--pidfile", "--uid", "--gid", "--help", "--version"),  # of twistd
+    *("--now", "--unit", "--editable", "--no-deps", "--strict"),  # of systemctl, journalctl, pip, mypy
+}
+
+
+class ErrorTests(SynchronousTestCase):
+    """docs/howto/errors.rst."""
+
+    def test_every_code_has_its_place_once(self) -> None:
+        text = (ROOT / "docs" / "howto" / "errors.rst").read_text("utf-8")
+        codes = {kind.code for kind in kinds(RelayError, SSHError) if kind not in (RelayError, SSHError, HostFailure)}
+        described = Counter(re.findall(r"^``([a-z-]+)``\n-+\n\n\.\. generated:: messages \1\n\n\S", text, re.MULTILINE))
+        self.assertEqual(sorted(described.elements()), sorted(codes))
+
+
+class OptionTests(SynchronousTestCase):
+    """Everything that looks like an option is one."""
+
+    def known(self) -> set[str]:
+        names = {option.flag_name for option in OPTIONS} | _FOREIGN
+        parsers = [make_parser(), terminal.parser()]
+        while parsers:
+            for action in parsers.pop()._actions:
+                names |= set(action.option_strings)
+                if isinstance(action.choices, dict):  # subcommands, which may have some of their own
+                    parsers += action.choices.values()
+        return names
+
+    def scripts(self) -> set[str]:
+        """Options of programs beside relayd, which are not installed: they stand in the source."""
+        sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "relayd" / "demo.py"]
+        return {name for path in sources for name in re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8"))}
+
+    def test_options_exist(self) -> None:
+        known = self.known() | self.scripts()
+        for page in pages():
+            text = page.read_text("utf-8")
+            for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text):
+                self.assertIn(name, known, f"{page.relative_to(ROOT)}: {name}")
+
+    def test_every_option_is_in_the_readme(self) -> None:
+        for name in ("README.rst", "README.zh.rst"):
+            rows = re.findall(r"^``(--[a-z-]+)[^`]*``  +\S", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+            self.assertEqual(sorted(rows), sorted(option.flag_name for option in OPTIONS), name)
+
+
+class CommandTests(SynchronousTestCase):
+    """What is run by `tests.docs.test_commands`, and what is not."""
+
+    def test_commands_stand_in_console_blocks(self) -> None:
+        for page in pages():
+            lines = page.read_text("utf-8").splitlines()
+            inside: set[int] = set()
+            for block in blocks_of(page):
+                at = block.line
+                while block.steps and at < len(lines) and (not lines[at].strip() or lines[at].startswith(" ")):
+                    inside.add(at)
+                    at += 1
+            loose = [line for at, line in enumerate(lines) if _COMMAND.match(line) and at not in inside]
+            self.assertEqual(loose, [], page.relative_to(ROOT))
+
+    def test_what_is_not_run_has_a_reason(self) -> None:
+        left: list[tuple[str, Block]] = [
+            (str(page.relative_to(ROOT)), block)
+            for page in pages()
+            for block in blocks_of(page)
+            if block.mark.startswith("not run")
+        ]
+        for page, block in left:
+            self.assertRegex(block.mark, "^not run: [a-z ].{10,}", page)
+        self.assertLessEqual(len(left), 16, [(page, block.mark) for page, block in left])
+
+    def test_every_page_with_commands_is_run(self) -> None:
+        source = (Path(__file__).parent / "test_commands.py").read_text("utf-8")
+        for page in pages():
+            if any(block.steps and not block.mark.startswith("not run") for block in blocks_of(page)):
+                self.assertIn(f'"{page.relative_to(ROOT)}"', source)
+
+
+class SiteTests(SynchronousTestCase):
+    """``make docs``."""
+
+    def test_it_builds_without_a_warning(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="relayd-test-site-") as place:
+            words = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html")
+            argv = [*words, "-d", f"{place}/doctrees", str(ROOT / "docs"), f"{place}/site"]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+            self.assertEqual((done.stdout + done.stderr, done.returncode), ("", 0))
+            self.assertTrue(Path(place, "site", "howto", "errors.html").exists())

@@ -1,0 +1,123 @@
+"""
+What the users of a main server read, in Chinese: nothing is missing, and nothing is said that the English does not say.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import Formatter
+
+from babel.messages.extract import extract_from_dir
+from babel.messages.mofile import read_mo
+from babel.messages.pofile import read_po
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd import errors
+from relayd.language import DIRECTORY, translator
+from relayd.messages import failure_result
+from relayd.ssh.errors import LoginRefused, LoginResting
+from relayd.ssh.output import OutputBuffer
+from relayd.texts import Text, english, joined, message_template
+from relayd.uplink.fitting import MARKER_ROOM, marker
+from tests.support.catalogue import errors_for_main_servers, extract
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = DIRECTORY / "zh" / "LC_MESSAGES" / "relayd.po"
+CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+def fields(template: str) -> list[str]:
+    """The names in a format string, each as often as it stands there."""
+    return sorted(name for _, name, _, _ in Formatter().parse(template) if name is not None)
+
+
+def catalogue() -> dict[str, str]:
+    """The Chinese of each English text."""
+    with FILE.open("rb") as file:
+        return {str(message.id): str(message.string) for message in read_po(file) if message.id}
+
+
+class CatalogueTests(SynchronousTestCase):
+    """The file of translations against the source."""
+
+    def test_it_has_what_the_source_says_and_nothing_else(self) -> None:
+        """``make messages`` does away with any difference."""
+        found = extract_from_dir(ROOT / "relayd", method_map=[("**.py", extract)])  # type: ignore[list-item]
+        source = {message for _path, _line, message, _comments, _context in found}
+        self.assertEqual(sorted(source ^ set(catalogue())), [])
+
+    def test_every_error_for_a_main_server_has_a_text(self) -> None:
+        known = catalogue()
+        kinds = errors_for_main_servers()
+        self.assertGreater(len(kinds), 50)
+        for kind in kinds:
+            text = known.get(message_template(kind.__doc__ or ""), "")
+            self.assertRegex(text, CHINESE, kind.__qualname__)
+            self.assertRegex(text, "[。}]$", kind.__qualname__)
+
+    def test_every_text_is_translated(self) -> None:
+        same = {english for english, chinese in catalogue().items() if not CHINESE.search(chinese)}
+        self.assertEqual(same, {" and ", "{code}: {fields}", "{tried} ({remarks})"})
+
+    def test_fields(self) -> None:
+        for template, translation in catalogue().items():
+            if fields_of := re.findall(r"\{(\w+)", template):
+                self.assertEqual(fields(translation), sorted(fields_of), template)
+
+    def test_what_is_to_be_typed_is_not_translated(self) -> None:
+        for template, translation in catalogue().items():
+            for word in re.findall(r"--[a-z]+(?:-[a-z]+)+|relayctl \w+|commandId|privateKey|Max[A-Z]\w+", template):
+                self.assertIn(word, translation)
+
+    def test_the_compiled_file_is_of_this_one(self) -> None:
+        with FILE.with_suffix(".mo").open("rb") as file:
+            compiled = {str(message.id): str(message.string) for message in read_mo(file) if message.id}
+        self.assertEqual(compiled, catalogue())
+
+
+class TextTests(SynchronousTestCase):
+    """Texts within texts."""
+
+    def setUp(self) -> None:
+        self.translate = translator("zh")
+
+    def test_english(self) -> None:
+        self.assertIs(translator("en"), english)
+        error = errors.Overloaded(running=3, queued=4)
+        self.assertEqual(error.text.within(english), str(error))
+
+    def test_an_error_and_its_reason(self) -> None:
+        error = errors.ForbiddenHost(host="db", port=22, reason=Text("--deny-hosts of the relay forbids it"))
+        self.assertEqual(str(error), "This relay's site forbids db:22: --deny-hosts of the relay forbids it.")
+        self.assertEqual(
+            failure_result("c", error, translate=self.translate).stderr,
+            "中介服务所在站点禁止 db:22：中介服务的 --deny-hosts 禁止它。",
+        )
+
+    def test_an_error_within_an_error(self) -> None:
+        tried = joined(["publickey", Text("password")], Text(" and "))
+        refused = LoginRefused(host="db", port=22, username="u", tried=tried, offered="publickey")
+        resting = LoginResting(host="db", port=22, username="u", reason=refused.text, seconds=5)
+        self.assertIn("tried publickey and password; the server offers publickey.", str(resting))
+        said = resting.text.within(self.translate)
+        self.assertTrue(said.startswith("db:22 拒绝了 u 的登录：已尝试 publickey、密码；服务器提供 publickey。"), said)
+        self.assertTrue(said.endswith("5 秒内不再尝试这一登录。"), said)
+
+    def test_what_a_host_says_stays_as_it_is(self) -> None:
+        """Even where it is a text that relayd has too, and where it looks like a template."""
+        for word in ("password", "{seconds}"):
+            error = LoginRefused(host="db", port=22, username=word, tried=word, offered="")
+            self.assertIn(f"拒绝了 {word} 的登录：已尝试 {word}", error.text.within(self.translate))
+
+    def test_markers(self) -> None:
+        output = OutputBuffer(10)
+        output.append(b"x" * 1010)
+        self.assertIn("[relayd: 此处截去 1,000 字节]", output.taken().text(self.translate))
+        self.assertIn("[relayd: 此处截去 1,000 字节]", output.taken().raw(self.translate).decode())
+        self.assertIn("[relayd: 1,000 bytes cut here]", output.text())
+
+    def test_markers_fit_where_room_was_left_for_them(self) -> None:
+        for language in ("en", "zh"):
+            text = marker(2**40, translator(language))
+            self.assertLess(len(text.encode()) + text.count("\n"), MARKER_ROOM)

@@ -7,19 +7,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from relayd.audit.lines import key_file, read_key
 from relayd.hub import Hub
-from relayd.messages import Secret
+from relayd.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.support import auditing
-from tests.support.pages import ROOT, Shell, blocks_of
+from tests.support.pages import ROOT, Block, Shell, Step, blocks_of
 from tests.support.sshd import OpenSSHServer, free_port
 from tests.test_packaging import built
 from tests.test_uplink_tls import ProxyFactory
@@ -45,14 +47,43 @@ class PageTestCase(TestCase):
 
     async def run_page(self, name: str) -> None:
         for block in blocks_of(ROOT / name):
+            await self.before(block)
             await self.shell.run(block)
+
+    async def before(self, block: Block) -> None:
+        """What has to happen before a block is run."""
 
     async def serve(self, key_file: Path) -> int:
         """A main server on loopback, with the key that the page makes; gives its port."""
-        hub = Hub(reactor, lambda _: Secret(key_file.read_text().strip()))
+        self.hub = hub = Hub(reactor, lambda _: Secret(key_file.read_text().strip()))
         self.addCleanup(lambda: Deferred.fromCoroutine(hub.close()))
         port = await hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
         return int(port.getHost().port)
+
+    async def start_sshd(self) -> OpenSSHServer:
+        sshd = OpenSSHServer()
+        await sshd.start()
+        self.addCleanup(sshd.stop)
+        return sshd
+
+    def order(
+        self,
+        sshd: OpenSSHServer,
+        command_id: str,
+        command: str,
+        on_output: Callable[[CommandOutput], None] | None = None,
+    ) -> Deferred[CommandResult]:
+        """Have the relay ``site-1`` run a command."""
+        order = ExecuteCommand(
+            command_id=command_id,
+            server_id=1,
+            host=sshd.host,
+            port=sshd.port,
+            username=sshd.user,
+            private_key=Secret(sshd.key),
+            command=command,
+        )
+        return self.hub.execute("site-1", order, on_output=on_output)
 
     async def install_from_wheel(self) -> None:
         """And not from a registry."""
@@ -73,9 +104,7 @@ class TutorialTests(PageTestCase):
     """A second machine is a real sshd."""
 
     async def test_tutorial(self) -> None:
-        sshd = OpenSSHServer()
-        await sshd.start()
-        self.addCleanup(sshd.stop)
+        sshd = await self.start_sshd()
         await self.install_from_wheel()
         port, place, user = free_port(), f"{sshd.host}:{sshd.port}", sshd.user
         self.replace |= {
@@ -109,7 +138,28 @@ class ReadmeTests(PageTestCase):
         self.clone(home)
         port = await self.serve(home / "relayd" / "api-key")
         self.shell.replace("wss://main.example.com", f"ws://127.0.0.1:{port}")
+        self.sshd = await self.start_sshd()
+        self.shell.replace("web-1.internal:22", f"{self.sshd.host}:{self.sshd.port}")
+        self.shell.environ["RELAYD_STATUS"] = f"unix:{home}/status"
         await self.run_page(name)
+
+    async def before(self, block: Block) -> None:
+        """The relay that the page has started gets something to do before it tells of that."""
+        if not any(step.command.startswith("relayctl status") for step in block.steps):
+            return
+        settings = f'server = "wss://main.example.com"\nproxy-id = "site-1"\nstatus = "unix:{self.shell.home}/status"\n'
+        (self.shell.home / "relayd" / "relayd.toml").write_text(settings)
+        await self.hub.when_connected("site-1")
+        for number, command in enumerate(("true", "uptime", "false", "df")):
+            await self.order(self.sshd, f"c{number}", command)
+        await gatherResults([self.begun(f"d{number}") for number in range(2)])
+
+    def begun(self, command_id: str) -> Deferred[object]:
+        """A command that stays; fires when it runs."""
+        runs: Deferred[object] = Deferred()
+        done = self.order(self.sshd, command_id, "echo runs; sleep 600", on_output=lambda _: runs.callback(None))
+        done.addErrback(lambda _: None)
+        return runs
 
     async def test_english(self) -> None:
         await self.run_readme("README.rst")
@@ -159,6 +209,47 @@ class HowToTests(PageTestCase):
         self.clone(home)
         await deferToThread(os.system, f"{sys.executable} -m venv {home / 'relayd'}")
         await self.run_page("docs/howto/upgrade.rst")
+
+
+class LogsTests(PageTestCase):
+    """docs/logs.rst, with the log of a relay that ran one command."""
+
+    async def test_logs(self) -> None:
+        home = await self.open()
+        port = await self.serve(home / "api-key")
+        sshd = await self.start_sshd()
+        relayd = f"twistd -n --pidfile= relayd --server ws://127.0.0.1:{port} --proxy-id site-1 --api-key-file api-key"
+        options = "--state-dir state --log-format json --log-level debug > >(tee relayd.log)"
+        await self.shell.run(Block('as relay, until "Connected to"', (Step("$", f"{relayd} {options}", ""),), 0))
+        await self.hub.when_connected("site-1")
+        await self.order(sshd, "42", "true")
+        await self.shell.run(Block("shown by relay", (Step("", "", '"event":"confirmed"'),), 0))
+        await self.run_page("docs/logs.rst")
+
+
+class OperationsTests(PageTestCase):
+    """docs/operations.rst: a daemon."""
+
+    async def test_operations(self) -> None:
+        home = await self.open()
+        port = await self.serve(home / "api-key")
+        settings = f'server = "ws://127.0.0.1:{port}"\nproxy-id = "site-1"\nstate-dir = "{home}/state"\n'
+        (home / "relayd.toml").write_text(f'{settings}api-key-file = "api-key"\n')
+        for example, real in {
+            "/run/relayd/": f"{home}/",
+            "/var/log/relayd/": f"{home}/",
+            "/etc/relayd/": f"{home}/",
+            "--uid relayd --gid relayd": f"--uid {os.getuid()} --gid {os.getgid()}",
+        }.items():
+            self.shell.replace(example, real)
+        await self.run_page("docs/operations.rst")
+        while (home / "relayd.pid").exists() or self.hub.relays:  # until it has ended
+            await deferLater(reactor, 0.05)
+
+    async def before(self, block: Block) -> None:
+        """The daemon is not ended before it has come up."""
+        if any(step.command.startswith("kill") for step in block.steps):
+            await self.hub.when_connected("site-1")
 
 
 class AuditTests(PageTestCase):

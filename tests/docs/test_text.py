@@ -11,6 +11,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from twisted.application.twist._options import TwistOptions
+from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import OPTIONS
@@ -26,10 +28,10 @@ _PROGRAMS = (
     r"(?:[\w./~]*/)?(?:twistd|twist|relayctl|make|python3?|pip|ssh|ssh-keygen|openssl|systemctl|apt-get|mkdir|mv)"
 )
 _COMMAND = re.compile(rf"^ +(?:\$ )?(?:\S+=\S+ |sudo )*{_PROGRAMS} [\w./~'\"-]")
-#: Options of programs that are not ours.
+#: Options of programs that are not ours: twistd and twist, and others.
 _FOREIGN = {
-    *("--logfile", "--nodaemon", "--pidfile", "--uid", "--gid", "--help", "--version"),  # of twistd
-    *("--now", "--unit", "--editable", "--no-deps", "--strict"),  # of systemctl, journalctl, pip, mypy
+    *(f"--{name.rstrip('=')}" for kind in (ServerOptions, TwistOptions) for name in kind().longOpt),
+    *("--now", "--no-block", "--unit", "--editable", "--no-deps", "--strict"),  # of systemctl, journalctl, pip, mypy
 }
 
 

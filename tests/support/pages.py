@@ -155,7 +155,9 @@ class Shell:
         self._replace = dict(replace)
         self._directory = self.home
         self._processes: dict[str, _Process] = {}
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("RELAYD_", "PYTHON", "PIP_"))}
+        # Of make, too: under another make it says which directory it enters.
+        drop = ("RELAYD_", "PYTHON", "PIP_", "MAKE", "MFLAGS")
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
         mine = {"HOME": str(self.home), "PYTHONUNBUFFERED": "1", "TERM": "dumb", "COLUMNS": "160"}
         self.environ = {**keep, **mine, **environ}
 

@@ -46,6 +46,10 @@ class Commands(Protocol):
     def running(self) -> int:
         """Commands that run now."""
 
+    @property
+    def queued(self) -> int:
+        """Commands that wait for their turn now."""
+
     def configure(self, limits: Limits, policy: Policy) -> None:
         """From now on these count."""
 
@@ -203,6 +207,10 @@ class RelayService(Service):
             last_error=status.last_error,
             running=self._dispatcher.running,
         )
+
+    def at_hand(self) -> int:
+        """How many commands run or wait."""
+        return self._dispatcher.running + self._dispatcher.queued
 
     @property
     def drain_timeout(self) -> float:

@@ -22,6 +22,7 @@ from twisted.python import usage
 from relayd import __version__
 from relayd.config import OPTIONS, Config, Reading, read
 from relayd.errors import ConfigError
+from relayd.garbage import GarbageCollection
 from relayd.hardening import forbid_dumps, use_steady_clock
 from relayd.logs import configure as configure_logs
 from relayd.notify import Notifier, make_notifier
@@ -133,6 +134,7 @@ def makeService(options: Options) -> IService:
     relay = make_relay(reactor, options.config)
     service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))
     relay.setServiceParent(service)
+    GarbageCollection(reactor, relay.at_hand).setServiceParent(service)
     OrderlyExit(reactor, lambda: relay.drain_timeout).setServiceParent(service)
     ReloadOnSignal(reactor, options.read, relay, service.reloading).setServiceParent(service)
     return service

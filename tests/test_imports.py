@@ -21,7 +21,7 @@ PARTS = {
     ),
     **dict.fromkeys(("choices", "reload", "statedir"), "service"),
     "demo_ssh": "demo",
-    "hardening": "tap",
+    **dict.fromkeys(("garbage", "hardening"), "tap"),
 }
 WIRE = {"errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}

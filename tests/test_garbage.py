@@ -1,0 +1,47 @@
+"""
+Tests of `relayd.garbage`.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.garbage import FEW, INTERVAL, MOST_PASSED, GarbageCollection
+
+
+class GarbageCollectionTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.before = gc.get_threshold()
+        self.clock = Clock()
+        self.at_hand = 0
+        self.collections = 0
+        self.patch(gc, "collect", self.collect)
+        self.service = GarbageCollection(self.clock, lambda: self.at_hand)
+        self.service.startService()
+
+    def collect(self) -> None:
+        self.collections += 1
+
+    def test_only_the_oldest_generation_is_taken_over(self) -> None:
+        self.assertEqual(gc.get_threshold()[:2], self.before[:2])
+        self.assertGreater(gc.get_threshold()[2], 100_000)
+        self.service.stopService()
+        self.assertEqual((gc.get_threshold(), self.clock.getDelayedCalls()), (self.before, []))
+
+    def test_it_waits_while_there_is_much_but_not_for_ever(self) -> None:
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.collections, 1)
+        self.at_hand = FEW + 1
+        self.clock.pump([INTERVAL] * MOST_PASSED)
+        self.assertEqual(self.collections, 1)
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.collections, 2)
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.collections, 2)
+        self.at_hand = FEW
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.collections, 3)

@@ -114,14 +114,14 @@ class Outbox:
 
     def send_unrecorded(self, result: CommandResult) -> None:
         """Send *result*, which the journal does not hold and so is held here until it is confirmed."""
-        self._forget_unrecorded(result.command_id)
+        self.forget(result.command_id)
         self._unrecorded[result.command_id] = result
         self._unrecorded_size += _size(result)
         while len(self._unrecorded) > 1 and (
             len(self._unrecorded) > MAX_UNRECORDED or self._unrecorded_size > MAX_UNRECORDED_BYTES
         ):
             self._stats.dropped += 1
-            self._forget_unrecorded(next(iter(self._unrecorded)))
+            self.forget(next(iter(self._unrecorded)))
         if self._current is not None:
             self._queue(self._current, (result.command_id, False))
 
@@ -130,8 +130,10 @@ class Outbox:
         return self._unrecorded.get(command_id)
 
     def forget(self, command_id: str) -> None:
-        """The command was refused, and is now accepted: do not send the refusal again."""
-        self._forget_unrecorded(command_id)
+        """Send what is held here of *command_id* no more: as when it was refused, and is now accepted."""
+        result = self._unrecorded.pop(command_id, None)
+        if result is not None:
+            self._unrecorded_size -= _size(result)
 
     def link_ready(self, link: ILink, pending: Container[str]) -> None:
         """
@@ -333,7 +335,7 @@ class Outbox:
         )
         self._clear(key)
         if not recorded:
-            self._forget_unrecorded(command_id)
+            self.forget(command_id)
         else:
             if self._is_unconfirmed(command_id):
                 self._journal.bury(command_id)
@@ -350,7 +352,7 @@ class Outbox:
                 call.cancel()
             self._journal.confirm(command_id)
         else:
-            self._forget_unrecorded(command_id)
+            self.forget(command_id)
             entry = self._journal.lookup(command_id)
             if entry is not None and not entry.holds_result:  # it could not be recorded when it ended, but may be later
                 self._journal.confirm(command_id)
@@ -371,11 +373,6 @@ class Outbox:
     def _is_unconfirmed(self, command_id: str) -> bool:
         entry = self._journal.lookup(command_id)
         return entry is not None and entry.state is EntryState.FINISHED
-
-    def _forget_unrecorded(self, command_id: str) -> None:
-        result = self._unrecorded.pop(command_id, None)
-        if result is not None:
-            self._unrecorded_size -= _size(result)
 
 
 def _size(result: CommandResult) -> int:

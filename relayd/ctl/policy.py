@@ -32,14 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain; 0: all that was asked about is allowed."""
+    from relayd.choices import policy_of  # which brings in a good part of a relay, and --help need not wait for that
+
     config = read_settings(arguments)
-    policy = Policy(
-        allow_hosts=config.allow_hosts,
-        deny_hosts=config.deny_hosts,
-        allow_users=config.allow_users,
-        allow_commands=config.allow_commands,
-        deny_commands=config.deny_commands,
-    )
+    policy = policy_of(config)
     if arguments.host is None and arguments.user is None and arguments.command is None:
         print("\n".join(_rules(config)))
         return 0

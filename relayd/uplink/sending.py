@@ -18,7 +18,7 @@ from relayd.dialects.base import NO_LIMIT
 from relayd.interfaces import IDialect
 from relayd.messages import COMMAND_RESULT, CommandResult
 from relayd.texts import Translate, english
-from relayd.uplink.fitting import Envelope, cut_to, encoded, envelope
+from relayd.uplink.fitting import Envelope, cut_to, encoded, envelope, fit
 
 #: Runs a function in another thread.
 DeferToThread = Callable[..., Deferred[Any]]
@@ -118,7 +118,7 @@ class ResultSender:
             frame = self._frame(result)
         if len(frame) <= self._limit:
             return frame
-        cut = cut_to(result, envelope(result, self._measure, self._limit), self._limit, self._translate)
+        cut = fit(result, self._measure, self._limit, self._translate)
         self._warn(result)
         return self._frame(cut)
 

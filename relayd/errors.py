@@ -131,6 +131,11 @@ class UplinkSilent(UplinkLost):
     """The connection to the main server {server} was lost: nothing was heard from it for {seconds:.0f} s."""
 
 
+class UplinkStuck(UplinkLost):
+    """The connection to the main server {server} was lost: it took nothing of what was sent to it for
+    {seconds:.0f} s."""
+
+
 class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 

@@ -24,7 +24,7 @@ PARTS = {
     **dict.fromkeys(("garbage", "hardening"), "tap"),
 }
 WIRE = {"errors", "messages", "interfaces", "texts"}
-ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
+ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
 ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": {"errors", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
-    "uplink": WIRE | {"dialects"},
+    "flow": set(),
+    "uplink": WIRE | {"dialects", "flow"},
     "dispatcher": WIRE | {"logs", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,

@@ -159,6 +159,11 @@ class Overloaded(RelayError):
     retriable = True
 
 
+class TooMuchInput(Overloaded):
+    """relayd is full: the commands at hand and what they read (stdin) take {megabytes:.0f} MB. Send the command again
+    later."""
+
+
 class ShuttingDown(RelayError):
     """relayd is shutting down and takes no new commands. Send the command again in a while."""
 

@@ -43,6 +43,12 @@ class Secret:
         """The text itself. Call this as late as possible, and keep the answer in no attribute."""
         return self._text
 
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __bool__(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return "Secret(…)"
 

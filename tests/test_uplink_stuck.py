@@ -199,7 +199,7 @@ class StuckTests(ServiceCase):
             )
 
     def test_one_that_talks_all_the_time_and_takes_nothing_is_lost_too(self) -> None:
-        server, pump = self.connect_in(native)
+        server, _pump = self.connect_in(native)
         losses = self.service.status.losses
         self.flow.pauseProducing()
         for _ in range(13):

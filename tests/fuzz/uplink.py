@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from relayd.dialects import native, socketio
 from relayd.errors import InvalidMessage, ProtocolError
+from relayd.flow import Flow
 from relayd.interfaces import Acknowledge, DialectEvent, EventReceived, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.parsing import parse_execute_command
@@ -186,7 +187,7 @@ class Wire:
     """The WebSocket under a connection."""
 
     def __init__(self) -> None:
-        self.flow = RecordedFlow()
+        self.flow: Flow = RecordedFlow()
         self.sent: list[bytes] = []
         self.ended = False
 

@@ -61,7 +61,8 @@ class Sendings:
 
     def when_room(self) -> Deferred[None]:
         """A Deferred that fires when it is `full` no more. It may be cancelled."""
-        self._room = room = Deferred()
+        room: Deferred[None] = Deferred()
+        self._room = room
         return room
 
     def count_no_more(self) -> None:

@@ -61,7 +61,7 @@ from relayd.texts import Translate, english
 DRAIN_GRACE = 5.0
 #: Bytes of large commands, with what they read and their credentials, that are at hand at a time; a single one may be
 #: larger.
-MAX_INPUT = 32 << 20
+MAX_INPUT = 24 << 20
 #: Bytes from which on a command is a large one: the others are bounded by their number.
 LARGE_INPUT = 4 << 10
 #: Duplicates of a command that wait together for the journal to take it.

@@ -106,7 +106,7 @@ class InputTests(SynchronousTestCase):
             self.desk.order(command(f"c{number}", host=f"h{number}", stdin=b"x" * size))
         self.assertEqual(sorted(self.desk.dispatcher.active), ["c0", "c1", "c2"])
         self.assertEqual(self.desk.link.codes(), ["overloaded"] * 3)
-        self.assertIn("take 25 MB", self.desk.link.sent[0].stderr)
+        self.assertIn("take 19 MB", self.desk.link.sent[0].stderr)
         self.desk.order(command("small"))
         self.assertIn("small", self.desk.dispatcher.active)
         self.desk.runner.runs[0].finish()

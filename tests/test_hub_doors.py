@@ -276,6 +276,10 @@ class UnreadTests(HubTestCase):
                     sent += 1
                 self.assertLess(sent, 200_000, "it is read for ever")
                 await deferLater(reactor, 0)
+            for _ in range(20):
+                for _ in range(200):
+                    client.send_result(result("c" * 200))
+                await deferLater(reactor, 0)
             waiting = sum(map(len, link.flow._queue))
             self.assertLess(waiting, 3 * MAX_BEHIND)
             await self.until(lambda: not self.hub.relays)

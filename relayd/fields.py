@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from relayd.messages import Encoding
+from relayd.spelling import MAX_NAME, fault_of_username, is_host
 from relayd.texts import Fault, Text
 
 #: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
@@ -85,10 +86,19 @@ def host(field: str, value: object) -> str:
     name = text(field, value).strip()
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
         name = name[1:-1]
-    if len(name) > 255:
-        raise Invalid(field, "is longer than {most} characters", most=255)
-    if any(char.isspace() or char in "/@,;*?!|#[]" for char in name):
+    if len(name) > MAX_NAME:
+        raise Invalid(field, "is longer than {most} characters", most=MAX_NAME)
+    if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
         raise Invalid(field, "is neither a host name nor an IP address")
+    return name
+
+
+def username(field: str, value: object) -> str:
+    """A user's name, of which every server sees the same as the site's rules."""
+    name = text(field, value)
+    fault = fault_of_username(name)
+    if fault is not None:
+        raise Invalid(field, fault)
     return name
 
 

@@ -57,6 +57,14 @@ class EventTests(AuditCase):
         self.assertTrue(verifyObject(IAudit, log))
         await log.close()
 
+    async def test_host_as_it_was_written(self) -> None:
+        """Who looks for a host finds it by its one spelling; what was ordered stands beside it."""
+        log = self.start()
+        log.accepted(command("c1", host="10.1.2.3", written="0x0a010203"))
+        await log.close()
+        accepted = entries(self.path)[-1]
+        self.assertEqual((accepted["host"], accepted["written"]), ("10.1.2.3", "0x0a010203"))
+
     async def test_a_command_from_acceptance_to_end(self) -> None:
         log = self.start()
         order = command("c1", via=(HOP,), env=(("TOKEN", "canary-env"),), stdin=b"canary-stdin", cwd="/canary-cwd")

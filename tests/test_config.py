@@ -276,8 +276,8 @@ class PolicyTests(ConfigCase):
             '--deny-hosts: expected a network like 10.1.0.0/16, without bits beyond its length, not "10.2.0.0/33"',
         )
         self.assertEqual(
-            self.refusal(deny_hosts=None, allow_hosts="db?.internal:22"),
-            '--allow-hosts: expected a network, an address, a name (in ASCII) or [PATTERN]:PORT, not "db?.internal:22"',
+            self.refusal(deny_hosts=None, allow_hosts="db?.x:22"),
+            '--allow-hosts: expected a network, an address, a name, or [PATTERN]:PORT for one port, not "db?.x:22"',
         )
         self.assertEqual(
             self.refusal(allow_hosts=None, allow_commands="(a?"),

@@ -16,6 +16,7 @@ PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "listening", "options", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
+    "spelling": "patterns",
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
     ),
@@ -30,8 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "errors": {"texts"},
     "language": {"texts"},
-    "patterns": set(),
-    "messages": {"errors", "texts"},
+    "patterns": {"texts"},
+    "messages": {"errors", "patterns", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "uplink": WIRE | {"dialects"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "journal": WIRE,
     "audit": WIRE,
     "ssh": {"patterns", "texts"},  # but its runner, which joins it to the rest
-    "config": {"errors", "messages", "policy"},
+    "config": {"errors", "messages", "patterns", "policy"},
     "lag": set(),
     "logs": set(),
     "notify": set(),

@@ -265,12 +265,15 @@ def _unusable(path: str, error: OSError | ValueError) -> ConfigError:
 
 def _names(command: ExecuteCommand) -> dict[str, Any]:
     """Fields of every line about a command.  Nothing of it is kept alive but these: it holds credentials."""
-    return {
+    fields = {
         "commandId": command.command_id,
         "host": command.host[:MAX_NAME],
         "port": command.port,
         "user": command.username[:MAX_NAME],
     }
+    if command.written is not None:
+        fields["written"] = command.written[:MAX_NAME]
+    return fields
 
 
 def _whole(command: ExecuteCommand) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from relayd.ctl.findings import Report
 from relayd.errors import ConfigError, InvalidMessage, ShuttingDown, UplinkError
 from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
-from relayd.patterns import read_address
+from relayd.spelling import read_address
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.protocol import verify_error_of
 from relayd.uplink.service import UplinkService

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from relayd.ssh.errors import HostResting, LoginResting, SSHError
 from relayd.ssh.target import Target
@@ -45,6 +46,7 @@ class Refusals:
 
     def refused(self, target: Target, error: SSHError, now: float) -> None:
         """The server refused the login, with *error*."""
+        target = _by_one_spelling(target)
         before = self._refusals.pop(target, None)
         times = 1 if before is None or now > before.rest_until + FORGIVEN_AFTER else before.times + 1
         rest = min(FIRST_REST * 2.0 ** (times - 1), LONGEST_REST)
@@ -60,6 +62,7 @@ class Refusals:
 
     def accepted(self, target: Target) -> None:
         """The server let it in."""
+        target = _by_one_spelling(target)
         self._refusals.pop(target, None)
         self._accepted[target] = None
         self._accepted.move_to_end(target)
@@ -68,6 +71,7 @@ class Refusals:
 
     def check(self, target: Target, now: float) -> SSHError | None:
         """What to answer instead of trying: an error while the credential rests, or the host."""
+        target = _by_one_spelling(target)
         refusal = self._refusals.get(target)
         if refusal is None or now >= refusal.rest_until:
             return self._check_host(target, now)
@@ -89,3 +93,8 @@ class Refusals:
             times=HOST_REFUSALS,
             seconds=max(1, round(recent[0] + HOST_WINDOW - now)),
         )
+
+
+def _by_one_spelling(target: Target) -> Target:
+    """With another spelling the login is still the same, for a server that counts."""
+    return target if target.looked_up is None else replace(target, looked_up=None)

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from relayd.errors import HostFailure, NoCredential, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.messages import CommandResult, Details, ExecuteCommand, JumpHost, Secret, StreamName, describe_error
+from relayd.spelling import dialled_host
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.credentials import CredentialTable
@@ -121,15 +122,16 @@ class SSHCommandRunner:
 
         :raises RelayError: when there is no way.
         """
-        host, port, user = command.host.lower(), command.port, command.username
+        host, port, user = command.host, command.port, command.username
         try:
             via: Target | None = None
             for hop in command.via:
-                where = (hop.host.lower(), hop.port, hop.username)
-                via = Target(*where, self._credential(hop, *where), hop.host_key, via)
+                where = (hop.host, hop.port, hop.username)
+                via = Target(*where, self._credential(hop, *where), hop.host_key, via, looked_up=_looked_up(hop))
             if not command.via:
                 via = self._credentials.way(host, port, user)
-            return Target(host, port, user, self._credential(command, host, port, user), command.host_key, via)
+            credential = self._credential(command, host, port, user)
+            return Target(host, port, user, credential, command.host_key, via, looked_up=_looked_up(command))
         except SSHError as error:
             raise _host_failure(error) from None
 
@@ -146,7 +148,7 @@ class SSHCommandRunner:
             )
         found = self._credentials.credential(host, port, user)
         if found is None:
-            raise NoCredential(username=user, host=host)
+            raise NoCredential(username=user, host=of.written_host)
         return found
 
     def _text(self, command: ExecuteCommand) -> str:
@@ -184,6 +186,10 @@ class _Reader:
         offset = self._offsets[stream]
         self._offsets[stream] += len(data)
         return self._output.write(stream, offset, data)
+
+
+def _looked_up(of: ExecuteCommand | JumpHost) -> str | None:
+    return None if of.written is None else dialled_host(of.written)
 
 
 def _reveal(secret: Secret | None) -> str | None:

@@ -61,12 +61,15 @@ class Target(Struct, frozen=True):
     """
     One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
 
-    :ivar host: name or address, lower case.
+    :ivar host: name or address, by the spelling that stands for all of its: `relayd.spelling.canonical_host`. Known
+        keys, limits and guards go by it.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`; ``None``:
         the known hosts decide.
     :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
     :ivar trusted: whether the site itself named it, as a jump host, so that no `AddressCheck` is asked. It is of the
         target so that nobody else rides on a connection that was not checked.
+    :ivar looked_up: what is looked up or connected to, where that is not *host*: `relayd.spelling.dialled_host`. It is
+        of the target, as it may lead to another machine.
     """
 
     host: str
@@ -76,6 +79,12 @@ class Target(Struct, frozen=True):
     host_key: str | None = None
     via: Target | None = None
     trusted: bool = False
+    looked_up: str | None = None
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"
+
+    @property
+    def dialled(self) -> str:
+        """What is looked up, or connected to."""
+        return self.host if self.looked_up is None else self.looked_up

@@ -39,7 +39,7 @@ LINGER: Final = 0.1
 #: Seconds without any writing after which what is left of confirmed results is removed from the disk; and those after
 #: which that is done though there is something to write.
 CLEAN_IDLE: Final = 5.0
-CLEAN_BUSY: Final = 60.0
+CLEAN_BUSY: Final = 55.0
 #: Confirmed commands that are known without a look at the disk.
 RECENT: Final = 10_000
 #: Seconds between two attempts to record what could not be recorded.

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from relayd.audit import verify
-from relayd.audit.chain import parse_head
+from relayd.audit.heads import parse_head
 from relayd.audit.lines import GENESIS, decode, encode
 from relayd.ctl import journal
 from relayd.errors import JournalUnavailable, NoJournal
@@ -182,7 +182,7 @@ def _chain(count: int) -> list[bytes]:
     lines, last = [], GENESIS
     for number in range(1, count + 1):
         event = ("file", "start", "accepted", "ended")[min(number, 4) - 1]
-        line, last = encode(number, 1.7e9 + number, event, {"command": "c1", "exit": number}, last)
+        line, last = encode(number, 1.7e9 + number, event, {"command": "c1", "exit": number}, last, b"k" * 32)
         lines.append(line)
     return lines
 

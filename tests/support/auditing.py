@@ -73,7 +73,8 @@ def settings(path: Path, *, max_size: int = 0, keep: int = 0, **more: Any) -> Au
 
 def chain(path: Path, **keeping: Any) -> Chain:
     """The log at *path*, not open yet."""
-    return Chain(str(path), str(state(path)), Keeping(**keeping), {"proxyId": "site-1"})
+    common = {"server": "wss://main.example", "proxyId": "site-1"}
+    return Chain(str(path), str(state(path)), Keeping(**keeping), common)
 
 
 def write(path: Path, count: int, **keeping: Any) -> Findings:

@@ -104,14 +104,16 @@ class CredentialTable:
         """The rule with the credential for a login, if any."""
         return next((rule for rule in self._rules if rule.has_credential and rule.covers(host, port, user)), None)
 
-    def credential(self, host: str, port: int, user: str) -> Credential | None:
-        """
-        The credential for a login, if the site has one.
-
-        :raises CredentialUnusable: see `read`.
-        """
-        rule = self.find(host, port, user)
-        return None if rule is None else self.read(rule)
+    def hops(self, host: str, port: int, user: str) -> tuple[Hop, ...]:
+        """The jump hosts before a host, as its rule names them: those before these not included; empty: none."""
+        rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
+        hops = parse_via(next((rule.via or "" for rule in rules), ""))
+        places = [(hop.host, hop.port) for hop in hops]
+        itself = (canonical_host(host), port)
+        if itself in places:
+            # A rule for a whole network often covers its jump host too.
+            hops = hops[: places.index(itself)]
+        return hops
 
     def way(self, host: str, port: int, user: str) -> Target | None:
         """
@@ -151,6 +153,7 @@ class CredentialTable:
         """
         Where and how to log in, jump hosts included.
 
+        :param host_key: the fingerprint that the host's key must have, besides being good by the known hosts.
         :return: ``None`` where no rule covers the login.
         :raises CredentialUnusable: see `read`.
         :raises NoCredential: where one does, but a jump host of it has none, or they lead in a circle.
@@ -166,17 +169,12 @@ class CredentialTable:
             credential=self.read(rule),
             host_key=host_key,
             via=via,
+            site=True,
             looked_up=dialled_host(host),
         )
 
     def _way(self, host: str, port: int, user: str, hops_left: int) -> Target | None:
-        rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
-        hops = parse_via(next((rule.via or "" for rule in rules), ""))
-        places = [(hop.host, hop.port) for hop in hops]
-        itself = (canonical_host(host), port)
-        if itself in places:
-            # A rule for a whole network often covers its jump host too.
-            hops = hops[: places.index(itself)]
+        hops = self.hops(host, port, user)
         if len(hops) > hops_left:
             raise NoCredential(host=host, port=port, username=user, reason=Text("its jump hosts lead in a circle"))
         via: Target | None = None
@@ -189,7 +187,9 @@ class CredentialTable:
             if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
             credential = self.read(found)
-            via = Target(hop.host, hop.port, username, credential, via=via, trusted=True, looked_up=hop.looked_up)
+            via = Target(
+                hop.host, hop.port, username, credential, via=via, trusted=True, site=True, looked_up=hop.looked_up
+            )
         return via
 
 

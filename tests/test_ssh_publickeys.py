@@ -217,7 +217,12 @@ class CertificateTests(SynchronousTestCase):
 
     def test_the_signature_is_looked_at_first(self) -> None:
         looked: list[object] = []
-        self.patch(certificates, "fnmatchcase", lambda *names: looked.append(names) or False)
+
+        def match(*names: str) -> bool:
+            looked.append(names)
+            return False
+
+        self.patch(certificates, "fnmatchcase", match)
         forged = certificate(self.subject, ED25519, [b"*a" * 60] * MAX_PRINCIPALS, signature=sign(ED25519, b"other"))
         self.assertIn("signature is wrong", self.fault(forged))
         self.assertEqual(looked, [])

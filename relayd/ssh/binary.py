@@ -50,7 +50,7 @@ class Fields:
 
         :param most: how many that may be.
         """
-        found = []
+        found: list[bytes] = []
         while self.at < len(self._data):
             if len(found) == most:
                 raise CutOff

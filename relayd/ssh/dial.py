@@ -29,7 +29,8 @@ from relayd.ssh.errors import (
     Unreachable,
 )
 from relayd.ssh.forward import Forward
-from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts
+from relayd.ssh.hostcheck import HostChecks, ShownKey
+from relayd.ssh.hostkeys import ExpectedHostKey, HostKeyVerifier
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
@@ -65,6 +66,7 @@ class Dialer:
     Opens connections.
 
     :param reactor: provides time, TCP and name resolution.
+    :param host_checks: asks the known hosts.
     :param allows: to which addresses.
     """
 
@@ -72,12 +74,12 @@ class Dialer:
         self,
         reactor: Any,
         settings: SSHSettings,
-        known_hosts: KnownHosts,
+        host_checks: HostChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
     ) -> None:
         self._reactor = reactor
-        self._known_hosts = known_hosts
+        self._host_checks = host_checks
         self._keys = keys
         self.configure(settings, allows)
 
@@ -110,7 +112,13 @@ class Dialer:
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
     ) -> Connection:
         begun = self._reactor.seconds()
-        transport = self._make_transport(target, policy)
+        timeout = self._settings.connect_timeout
+        verifier: HostKeyVerifier
+        if target.host_key is None:
+            verifier = await self._host_checks.begin(target, timeout)
+        else:
+            verifier = ExpectedHostKey(target.host_key)
+        transport = ClientTransport(target.host, target.port, verifier, policy)
         if target.via is None:
             await self._connect(target, transport)
         else:
@@ -120,6 +128,8 @@ class Dialer:
         connected = self._reactor.seconds()
         try:
             await self._exchange_keys(target, transport)
+            if isinstance(verifier, ShownKey):
+                await self._check_host_key(target, transport, verifier)
             secured = self._reactor.seconds()
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
@@ -138,11 +148,6 @@ class Dialer:
         if not target.trusted and not self._allows(target.host, target.port, address):
             kind = HiddenAddressForbidden if address is None else AddressForbidden
             raise kind(host=target.host, port=target.port)
-
-    def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
-        expected = target.host_key
-        verifier = self._known_hosts if expected is None else ExpectedHostKey(expected)
-        return ClientTransport(target.host, target.port, verifier, policy)
 
     async def _connect(self, target: Target, transport: ClientTransport) -> None:
         host, port = target.host, target.port
@@ -180,6 +185,15 @@ class Dialer:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
             raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
+
+    async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
+        """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
+        failed: list[SSHError] = []
+        transport.on_failure = failed.append
+        await self._host_checks.check(target, shown, self._settings.connect_timeout)
+        transport.on_failure = None
+        if failed:
+            raise failed[0]
 
     async def _log_in(
         self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner

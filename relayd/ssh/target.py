@@ -25,7 +25,7 @@ class Credential:
     :param agent: path of an ssh-agent's socket: its keys are tried.
     """
 
-    __slots__ = ("agent", "certificate", "digest", "passphrase", "password", "private_key")
+    __slots__ = ("__weakref__", "agent", "certificate", "digest", "passphrase", "password", "private_key")
 
     def __init__(
         self,
@@ -79,3 +79,16 @@ class Target(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"
+
+    def digest(self) -> bytes:
+        """
+        Stands for this target where that is remembered for longer than its secrets may be; like that of a credential,
+        it is meaningless in another process.
+        """
+        hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
+        at: Target | None = self
+        while at is not None:
+            place = (at.host, at.port, at.username, at.host_key, at.trusted)
+            hasher.update(repr(place).encode("utf-8", "surrogatepass") + at.credential.digest)
+            at = at.via
+        return hasher.digest()

@@ -4,6 +4,8 @@ Asking known_hosts in a thread: nothing waits for a file that hangs, and nothing
 
 from __future__ import annotations
 
+import gc
+import weakref
 from threading import Event
 from typing import Any
 
@@ -113,6 +115,23 @@ class WorkerTests(ServerTestCase):
         worker.close()
         self.assertEqual(await worker.run(int, "8"), 8)
         worker.close()
+
+    async def test_keeps_nothing_of_what_failed(self) -> None:
+        """Not even until garbage is collected."""
+
+        class Text(str):
+            __slots__ = ("__weakref__",)
+
+        worker, secret = Worker(self.reactor, "test"), Text("secret")
+        self.addCleanup(worker.close)
+        held = weakref.ref(secret)
+        running = worker.run(int, secret)
+        del secret
+        gc.disable()
+        self.addCleanup(gc.enable)
+        await running.addErrback(lambda _failure: None)
+        del running
+        await self.until(lambda: held() is None, "it is gone")
 
 
 class _HangsUp(Evil):

@@ -36,11 +36,11 @@ class Worker:
 
         :return: fires with what it returned, or fails with what it raised.
         """
+        if not self._started:
+            Thread(target=self._work, name=self._name, daemon=True).start()
+            self._started = True
         done: Deferred[Any] = Deferred()
         self._queue.put((done, function, args))
-        if not self._started:
-            self._started = True
-            Thread(target=self._work, name=self._name, daemon=True).start()
         return done
 
     def close(self) -> None:
@@ -61,12 +61,19 @@ class Worker:
         done, function, args = job
         if done.called:
             return True
-        try:
-            result = function(*args)
-        except BaseException:  # it is not for this thread to judge
-            result = Failure()
-        self._reactor.callFromThread(_finish, done, result)
+        self._reactor.callFromThread(_finish, done, _outcome(function, args))
         return True
+
+
+def _outcome(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """
+    What it returned, or a `Failure`; in no variable, as a failure that its own frames hold keeps all that these have
+    until garbage is collected.
+    """
+    try:
+        return function(*args)
+    except BaseException:  # it is not for this thread to judge
+        return Failure()
 
 
 def _finish(done: Deferred[Any], result: Any) -> None:

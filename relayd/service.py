@@ -232,7 +232,8 @@ class RelayService(Service):
         self._config = effective
         self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
         if changes.applied.keys() & HOST_RULES:
-            # Their addresses were checked by other rules, and commands that name them are judged by the name alone.
+            # Their addresses and keys were checked by other rules, and commands that name them are judged by the name
+            # alone.
             self._runner.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
         self._uplink.configure(uplink_settings_of(effective))

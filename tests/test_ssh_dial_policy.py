@@ -22,7 +22,7 @@ from relayd.ssh.connection import Connection
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import AddressForbidden, ConnectRefused, ForwardFailed, HiddenAddressForbidden, NameNotFound
-from relayd.ssh.hostcheck import HostChecks
+from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.settings import SSHSettings
@@ -53,7 +53,7 @@ class DialCase(SynchronousTestCase):
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
         settings = SSHSettings(known_hosts=f"{directory}/known_hosts", connect_timeout=5)
-        checks = HostChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
+        checks = FileChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
         keys = KeyStore(self.reactor, self.fail, self.fail)  # none is needed
         self.dialer = Dialer(self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
         self.owner: Any = Owner()
@@ -132,7 +132,7 @@ class NameTests(DialCase):
 
     def test_without_a_check(self) -> None:
         self.begin([METADATA])
-        checks = HostChecks(self.reactor, KnownHosts("/dev/null", "ignore"), execute)
+        checks = FileChecks(self.reactor, KnownHosts("/dev/null", "ignore"), execute)
         keys = KeyStore(self.reactor, self.fail, self.fail)
         dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), checks, keys)
         target = Target("db.internal", 22, "root", CREDENTIAL)

@@ -57,12 +57,17 @@ class DecisionTests(SynchronousTestCase):
         """Each part of a target counts, and is not there to be read."""
         password, via = "s3cret-passw0rd", Target("j", 22, "u", Credential("s3cret-of-the-hop"))
         targets = [
-            Target(host, port, user, Credential(secret), key, hop, trusted)
+            Target(host, port, user, Credential(secret), key, hop, trusted, site, detour)
             for host, port, user in (("h", 22, "u"), ("i", 22, "u"), ("h", 23, "u"), ("h", 22, "v"))
             for secret in (password, None)
             for key in ("SHA256:x", None)
             for hop in (via, None)
-            for trusted in (True, False)
+            for trusted, site, detour in (
+                (True, False, ""),
+                (False, True, ""),
+                (False, False, "way"),
+                (False, False, ""),
+            )
         ]
         for at, each in enumerate(targets):
             self.assertIsNone(self.refusals.check(each, 1), at)

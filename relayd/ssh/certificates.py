@@ -204,6 +204,16 @@ def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -
     return None
 
 
+def certified_key(blob: bytes) -> bytes:
+    """
+    The plain public key of a blob that is one or a certificate of one.
+
+    :raises BadCertificate: when it is a certificate that cannot be read.
+    """
+    length = int.from_bytes(blob[:4], "big")
+    return parse_certificate(blob).key if is_certified(blob[4 : 4 + length]) else blob
+
+
 def _matches(name: str, principal: bytes) -> bool:
     """Whether a host certificate's principal, in which ``*`` and ``?`` are wildcards, covers *name*."""
     if len(principal) > _MAX_NAME:

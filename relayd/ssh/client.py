@@ -27,7 +27,7 @@ from relayd.ssh.errors import (
     SessionTimeout,
     SSHError,
 )
-from relayd.ssh.hostcheck import HostChecks
+from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.output import OutputBuffer
@@ -87,7 +87,7 @@ class SSHClient:
         self._files = Worker(reactor, "known hosts")
         self._derivations = Worker(reactor, "passphrases")
         self._keys = KeyStore(reactor, defer_to_thread, self._derivations.run)
-        checks = HostChecks(reactor, self._known_hosts, self._files.run)
+        checks = FileChecks(reactor, self._known_hosts, self._files.run)
         self._dialer = Dialer(reactor, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._dialer, settings)
 

@@ -28,9 +28,8 @@ from relayd.ssh.errors import (
     SSHError,
     Unreachable,
 )
+from relayd.ssh.filecheck import FileChecks, ShownKey
 from relayd.ssh.forward import Forward
-from relayd.ssh.hostcheck import HostChecks, ShownKey
-from relayd.ssh.hostkeys import ExpectedHostKey, HostKeyVerifier
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
@@ -66,7 +65,7 @@ class Dialer:
     Opens connections.
 
     :param reactor: provides time, TCP and name resolution.
-    :param host_checks: asks the known hosts.
+    :param checks: of host keys.
     :param allows: to which addresses.
     """
 
@@ -74,12 +73,12 @@ class Dialer:
         self,
         reactor: Any,
         settings: SSHSettings,
-        host_checks: HostChecks,
+        checks: FileChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
     ) -> None:
         self._reactor = reactor
-        self._host_checks = host_checks
+        self._checks = checks
         self._keys = keys
         self.configure(settings, allows)
 
@@ -112,12 +111,7 @@ class Dialer:
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
     ) -> Connection:
         begun = self._reactor.seconds()
-        timeout = self._settings.connect_timeout
-        verifier: HostKeyVerifier
-        if target.host_key is None:
-            verifier = await self._host_checks.begin(target, timeout)
-        else:
-            verifier = ExpectedHostKey(target.host_key)
+        verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(target.host, target.port, verifier, policy)
         if target.via is None:
             await self._connect(target, transport)
@@ -190,7 +184,7 @@ class Dialer:
         """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
         failed: list[SSHError] = []
         transport.on_failure = failed.append
-        await self._host_checks.check(target, shown, self._settings.connect_timeout)
+        await self._checks.check(target, shown, self._settings.connect_timeout)
         transport.on_failure = None
         if failed:
             raise failed[0]

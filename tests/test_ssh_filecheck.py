@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostKeyRevoked, KnownHostsUnusable, LoginDropped
-from relayd.ssh.hostcheck import HostChecks
+from relayd.ssh.filecheck import FileChecks, ShownKey
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.target import Credential, Target
 from relayd.ssh.worker import Worker
@@ -28,19 +28,19 @@ TARGET = Target("host", 22, "u", Credential("p"))
 
 
 class AskingTests(SynchronousTestCase):
-    """`HostChecks` by itself."""
+    """`FileChecks` by itself."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.asked: list[tuple[Any, ...]] = []
         self.answer: Deferred[Any] = Deferred()
 
-    def checks(self, policy: Any = "strict") -> HostChecks:
+    def checks(self, policy: Any = "strict") -> FileChecks:
         def in_thread(*args: Any) -> Deferred[Any]:
             self.asked.append(args)
             return self.answer
 
-        return HostChecks(self.clock, KnownHosts("/the/file", policy), in_thread)
+        return FileChecks(self.clock, KnownHosts("/the/file", policy), in_thread)
 
     def test_a_file_that_does_not_answer(self) -> None:
         asking = Deferred.fromCoroutine(self.checks().begin(TARGET, 7))
@@ -55,6 +55,7 @@ class AskingTests(SynchronousTestCase):
         beginning = Deferred.fromCoroutine(checks.begin(TARGET, 7))
         self.answer.callback(frozenset((b"ssh-rsa",)))
         shown = self.successResultOf(beginning)
+        assert isinstance(shown, ShownKey)
         self.assertEqual(shown.key_types("host", 22), {b"ssh-rsa"})
         shown.verify("host", 22, b"blob")
         self.answer = Deferred()
@@ -66,6 +67,7 @@ class AskingTests(SynchronousTestCase):
     def test_no_file_is_needed_where_nothing_is_checked(self) -> None:
         checks = self.checks("ignore")
         shown = self.successResultOf(Deferred.fromCoroutine(checks.begin(TARGET, 7)))
+        assert isinstance(shown, ShownKey)
         self.successResultOf(Deferred.fromCoroutine(checks.check(TARGET, shown, 7)))
         self.assertEqual(self.asked, [])
 

@@ -13,21 +13,24 @@ from typing import Any
 from twisted.internet.defer import Deferred, TimeoutError
 
 from relayd.ssh.errors import KnownHostsUnusable
-from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.hostchecks import check_for
+from relayd.ssh.hostkeys import ExpectedHostKey, HostKeyVerifier, KnownHosts
 from relayd.ssh.target import Target
 from relayd.texts import Text
 
 
 class ShownKey:
     """
-    A `relayd.ssh.hostkeys.HostKeyVerifier` that takes any key, and notes it for `HostChecks.check`, which has to be
+    A `relayd.ssh.hostkeys.HostKeyVerifier` that takes any key, and notes it for `FileChecks.check`, which has to be
     asked before anything else is done with the connection.
 
+    :param check: what the key has to pass then.
     :param types: what to ask the host for first.
     :ivar blob: what the host showed, and proved to have the private key of.
     """
 
-    def __init__(self, types: frozenset[bytes]) -> None:
+    def __init__(self, check: HostKeyVerifier, types: frozenset[bytes]) -> None:
+        self.check = check
         self._types = types
         self.blob = b""
 
@@ -40,7 +43,7 @@ class ShownKey:
         self.blob = blob
 
 
-class HostChecks:
+class FileChecks:
     """
     :param reactor: provides time.
     :param known_hosts: is used in that thread only.
@@ -52,27 +55,29 @@ class HostChecks:
         self._known_hosts = known_hosts
         self._in_thread = in_thread
 
-    async def begin(self, target: Target, timeout: float) -> ShownKey:
+    async def begin(self, target: Target, timeout: float) -> HostKeyVerifier:
         """
-        What a host is to be asked for.
+        What the key of a host has to pass; where that is a `ShownKey`, `check` has to be asked, too.
 
         :param timeout: seconds that the file has.
         :raises KnownHostsUnusable: when it cannot be read.
         """
-        if self._known_hosts.policy == "ignore":
-            return ShownKey(frozenset())
-        return ShownKey(await self._ask(self._known_hosts.key_types, timeout, target.host, target.port))
+        check = check_for(target, self._known_hosts)
+        if isinstance(check, ExpectedHostKey):  # which needs no file
+            return check
+        return ShownKey(check, await self._ask(check.key_types, timeout, target.host, target.port))
 
     async def check(self, target: Target, shown: ShownKey, timeout: float) -> None:
         """
-        Whether what the host showed is to be trusted: see `KnownHosts.verify`.
+        Whether what the host showed is to be trusted: see `HostKeyVerifier.verify`.
 
         :raises SSHError: when it must not be.
         """
-        if self._known_hosts.policy != "ignore":
-            await self._ask(self._known_hosts.verify, timeout, target.host, target.port, shown.blob)
+        await self._ask(shown.check.verify, timeout, target.host, target.port, shown.blob)
 
     async def _ask(self, function: Callable[..., Any], timeout: float, *args: Any) -> Any:
+        if self._known_hosts.policy == "ignore":
+            return function(*args)  # which then does not look at the file
         try:
             return await self._in_thread(function, *args).addTimeout(timeout, self._reactor)
         except TimeoutError:

@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
+from relayd import tls
 from relayd.config import read
 from relayd.ctl import check_server
 from relayd.ctl.check_server import _Busy
@@ -135,12 +136,21 @@ class TLSTests(ServerCase):
         for certificate, words in (
             (self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
             (self.authority.issue("other.example"), "certificate is for another name"),
+            (self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"),
             (self.authority.issue("localhost", self_signed=True), "self-signed certificate"),
         ):
             found = await self.look_at(certificate, tls_ca=self.authority.path)
             self.assertTrue(found["TLS"].startswith("fault "), found)
             self.assertIn(words, found["TLS"])
             self.assertTrue(found["main server"].startswith("skipped "))
+
+    async def test_the_second_look(self) -> None:
+        """What Twisted's own callback takes for good is a fault all the same."""
+        self.patch(tls, "_Verifying", lambda host, options: options)
+        found = await self.look_at(self.authority.issue("localhost", names=None), tls_ca=self.authority.path)
+        self.assertIn("it needs the subject alternative name localhost", found["TLS"])
+        self.assertTrue(found["main server"].startswith("skipped "))
+        self.flushLoggedErrors()
 
     async def test_our_own(self) -> None:
         ours = self.authority.issue("relay.example", timedelta(days=3))

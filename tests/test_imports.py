@@ -25,7 +25,7 @@ PARTS = {
 }
 WIRE = {"errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns"}
+ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns", "tls"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "errors": {"texts"},
@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": {"errors", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
-    "uplink": WIRE | {"dialects"},
+    "tls": {"messages"},
+    "uplink": WIRE | {"dialects", "tls"},
     "dispatcher": WIRE | {"logs", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
@@ -48,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
     "tap": {"config", "errors", "logs", "notify", "service"},
     # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
-    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "uplink"},
+    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "tls", "uplink"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},
     "demo": ALL_PARTS,
 }

@@ -25,8 +25,8 @@ from relayd.errors import ConfigError, InvalidMessage, ShuttingDown, UplinkError
 from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.patterns import read_address
+from relayd.tls import is_verified, verify_error_of
 from relayd.uplink.connect import describe, make_endpoint
-from relayd.uplink.protocol import verify_error_of
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address, UplinkSettings
 
@@ -124,18 +124,20 @@ class _Probe(Protocol):
     """
     Says nothing; waits for TLS.
 
+    :param host: who has to be at its other end.
     :ivar secured: fires when TLS is up, and fails with what `connectionLost` is told.
     """
 
     transport: Any
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self._host = host
         self.secured: Deferred[None] = Deferred()
         self.verify_error = ""
 
     def handshakeCompleted(self) -> None:
-        """Twisted calls this even where it has just refused the certificate."""
-        if not self.transport.disconnecting:
+        """As the relay itself does it, before it says anything."""
+        if is_verified(self.transport, self._host):
             self.secured.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -147,7 +149,7 @@ class _Probe(Protocol):
 async def _check_connection(reactor: Any, address: Address, settings: UplinkSettings, report: Report) -> bool:
     """TCP, through the proxy where there is one, and TLS; without a word of HTTP."""
     through = "" if settings.http_proxy is None else f" through {Address.of(settings.http_proxy)}"
-    probe = _Probe()
+    probe = _Probe(address.host)
     try:
         await connectProtocol(make_endpoint(reactor, address, settings), probe)
     except Exception as error:

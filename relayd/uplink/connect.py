@@ -11,21 +11,15 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
-from service_identity import VerificationError
 from twisted.internet import error as network
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
-from twisted.internet.ssl import (
-    Certificate,
-    PrivateCertificate,
-    TLSVersion,
-    optionsForClientTLS,
-    trustRootFromCertificates,
-)
+from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 
 from relayd.errors import UplinkError
 from relayd.messages import printable
+from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
 
@@ -58,8 +52,8 @@ def describe(error: BaseException, verify_error: str = "") -> str:
 
     :param verify_error: why OpenSSL refused the certificate, where that is known.
     """
-    if isinstance(error, VerificationError):
-        return "its TLS certificate is for another name; compare the host in --server with the certificate"
+    if isinstance(error, CertificateRefused):
+        return str(error)
     if verify_error:
         return f"its TLS certificate is refused: {verify_error}; --tls-ca names an authority to trust"
     if isinstance(error, ProxyError):
@@ -96,23 +90,23 @@ def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
 
 
 def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectionCreator:
-    extra: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
-    trust = None
+    trust, ours, chain = None, None, []
     if settings.tls_ca is not None:
         trust = trustRootFromCertificates(_certificates("--tls-ca", settings.tls_ca))
-    client = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         first, *chain = _certificates("--tls-cert", settings.tls_cert)
         key = _read("--tls-key", settings.tls_key)
         try:
             load_pem_private_key(key, None)  # OpenSSL would ask the terminal for the passphrase of an encrypted one
-            client = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
+            ours = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
         except (crypto.Error, network.VerifyError, UnsupportedAlgorithm, ValueError, TypeError):
             raise UplinkError(
                 reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key of the certificate in --tls-cert"
             ) from None
-        extra["extraCertChain"] = [certificate.original for certificate in chain]
-    return optionsForClientTLS(host, trustRoot=trust, clientCertificate=client, extraCertificateOptions=extra)
+    try:
+        return client_options(host, trust=trust, certificate=ours, chain=chain)
+    except ValueError:
+        raise UplinkError(reason=f"no certificate can name the host {host} of --server; write it another way") from None
 
 
 def _certificates(option: str, path: str) -> list[Certificate]:

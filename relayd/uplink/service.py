@@ -179,7 +179,8 @@ class UplinkService(Service):
             )
 
         def build() -> WebSocketClient:
-            client = WebSocketClient(connection, make_request, secure=self._address.secure)
+            tls_host = self._address.host if self._address.secure else None
+            client = WebSocketClient(connection, make_request, tls_host=tls_host)
             connection.attach(client)
             return client
 

@@ -348,8 +348,11 @@ def _missing(chosen: Mapping[str, Any]) -> Iterator[ConfigError]:
 def _at_odds(chosen: Mapping[str, Any], given: Mapping[str, Given]) -> Iterator[ConfigError]:
     """What no option says alone."""
     server = chosen["server"]
-    if server is not None and not chosen["allow_plaintext"] and not values.is_encrypted_or_local(server):
-        reason = "would send the API key and all passwords unencrypted; use wss:// or https://, or --allow-plaintext"
+    if server is not None and not chosen["allow_plaintext"] and not values.is_private(server, chosen["http_proxy"]):
+        whom = " to the proxy" if values.is_private(server, None) else ""
+        reason = (
+            f"would send the API key and all passwords unencrypted{whom}; use wss:// or https://, or --allow-plaintext"
+        )
         shown = given["server"].show(_BY_NAME["server"])
         yield ConfigError(option=_where(given, "server"), reason=f"{shown} {reason}")
     proxy = given.get("http-proxy")

@@ -54,7 +54,8 @@ def check_settings(reading: Reading, report: Report) -> None:
     for attribute, value, option, text in _WEAK:
         if getattr(config, attribute) == value:
             report("warning", "settings", f"{option}: {text}")
-    if config.server is not None and config.allow_plaintext and not values.is_encrypted_or_local(config.server):
+    server = config.server
+    if server is not None and config.allow_plaintext and not values.is_private(server, config.http_proxy):
         report(
             "warning", "settings", "--allow-plaintext: the API key and all passwords are sent unencrypted: use wss://"
         )

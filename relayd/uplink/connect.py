@@ -5,6 +5,8 @@ How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from cryptography import x509
@@ -12,13 +14,20 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.internet import error as network
-from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from zope.interface import implementer
 
 from relayd.errors import UplinkError
 from relayd.messages import printable
+from relayd.patterns import loopback_addresses, read_address
 from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
@@ -82,11 +91,34 @@ def _openssl_words(error: SSL.Error) -> str:
 
 
 def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
-    if isIPAddress(address.host):
-        return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
-    if isIPv6Address(address.host):
-        return TCP6ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
-    return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    """What is taken for this machine by the options is this machine, and not what a name server says."""
+    spelt = read_address(address.host)
+    found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
+    if not found:
+        return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
+    return _FirstOf([kinds[each.version](reactor, str(each), address.port, CONNECT_TIMEOUT) for each in found])
+
+
+@implementer(IStreamClientEndpoint)
+class _FirstOf:
+    """The first of some endpoints that can be reached; where none can, what the first one met."""
+
+    def __init__(self, endpoints: Sequence[IStreamClientEndpoint]) -> None:
+        self._endpoints = endpoints
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        first, *others = self._endpoints
+        try:
+            return await first.connect(factory)
+        except network.ConnectError as error:
+            for other in others:
+                with suppress(network.ConnectError):
+                    return await other.connect(factory)
+            raise error from None
 
 
 def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectionCreator:

@@ -154,11 +154,17 @@ def server_url(value: str) -> str:
 
 
 def proxy_url(value: str) -> str:
-    """An HTTP proxy: ``http://[USER:PASSWORD@]HOST:PORT``."""
+    """An HTTP proxy: ``http://[USER[:PASSWORD]@]HOST:PORT``."""
     parts = _split(value)
     if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or parts.query:
         raise ValueError("a URL like http://PROXY:3128")
     return value.strip()
+
+
+def user_of(url: str) -> tuple[str, str]:
+    """User and password of a `proxy_url`, percent-encoded as they are; empty where there are none."""
+    parts = urlsplit(url)
+    return parts.username or "", parts.password or ""
 
 
 def is_private(url: str, http_proxy: str | None) -> bool:

@@ -4,6 +4,7 @@ The uplink through TLS and through an HTTP proxy, against npm's socket.io in Nod
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
@@ -223,6 +224,25 @@ class ThroughProxy(TLSCase):
                 )
             ),
         )
+
+    async def test_a_password_from_a_file(self) -> None:
+        """Read at each connect: the first one is wrong, and mended."""
+        server = await self.serve_tls(self.authority.issue("main.example"))
+        proxy = await self.proxy("407 Proxy Authentication Required")
+        words = [Secret("wrong"), Secret("hun:ter2")]
+        self.dial(
+            f"https://main.example:{server.port}",
+            tls_ca=self.authority.path,
+            http_proxy=f"http://us%40er@127.0.0.1:{self.proxy_port}",
+            read_proxy_password=lambda: words[len(proxy.requests) > 0],
+        )
+        await self.until_logged("Next attempt")
+        proxy.status = "200 OK"
+        await server.wait_for(has("connected"))
+        shown = [re.findall(r"Proxy-Authorization: Basic (.*)", request) for request in proxy.requests]
+        expected = [b64encode(pair).decode() for pair in (b"us@er:wrong", b"us@er:hun:ter2")]
+        self.assertEqual([pair.strip() for [pair] in (shown[0], shown[-1])], expected)
+        await self.uplink.stopService()
 
     async def test_the_proxy_passes_for_the_main_server(self) -> None:
         """With a certificate without a name, of an authority that is trusted: it learns nothing."""

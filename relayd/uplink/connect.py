@@ -40,13 +40,13 @@ def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> I
     """
     The endpoint of the main server at *address*. Certificates are read anew, so that they can be rotated.
 
-    :raises UplinkError: when a file of them cannot be used.
+    :raises UplinkError: when a file of them, or of the proxy's password, cannot be used.
     """
     if settings.http_proxy is None:
         endpoint = _tcp(reactor, address)
     else:
         proxy = Address.of(settings.http_proxy, "--http-proxy")
-        credentials = authorization(settings.http_proxy)
+        credentials = authorization(settings.http_proxy, settings.read_proxy_password())
         endpoint = TunnelEndpoint(
             reactor, _tcp(reactor, proxy), str(proxy), address.netloc, credentials, CONNECT_TIMEOUT
         )

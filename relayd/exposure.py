@@ -27,16 +27,19 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
     ):
         if path is not None and open_to_others(path, environ):
             found.append(f"other users can read {whose} in {path}: chmod 600 it")
-    password = config.http_proxy is not None and "@" in config.http_proxy and config.http_proxy_password_file is None
-    if password and reading.given["http-proxy"].in_environment:
+    proxy = reading.given.get("http-proxy")
+    password = proxy is not None and "@" in proxy.text and config.http_proxy_password_file is None
+    if proxy is not None and password and proxy.in_environment:
         found.append(
-            f"{reading.given['http-proxy'].where} holds the proxy's password, which systemctl show, docker inspect and "
-            "/proc show to others: put it into a file, and name that in --http-proxy-password-file"
+            f"{proxy.where} holds the proxy's password, which systemctl show, docker inspect and /proc can show to "
+            "others: put it into a file, and name that in --http-proxy-password-file"
         )
+        password = False
     return found + _of_the_file(config, password)
 
 
 def _of_the_file(config: Config, password: bool) -> list[str]:
+    """Of the file of options, which may hold a *password*."""
     path = config.config
     if path is None:
         return []

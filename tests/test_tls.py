@@ -4,6 +4,7 @@ Whose certificate is taken for the dialled host's: a table, with a real OpenSSL 
 
 from __future__ import annotations
 
+import ast
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,6 +34,7 @@ from relayd import tls
 from relayd.tls import CertificateRefused, certified_name, check_certificate, client_options, is_verified
 from relayd.uplink.connect import describe
 from tests.support.certificates import Authority, Certificate
+from tests.test_imports import modules
 
 SECRET = b"GET /?apiKey=k3y HTTP/1.1\r\n\r\n"
 
@@ -223,6 +225,21 @@ class TableTests(TestCase):
         self.assertEqual((server.received, "self-signed certificate in certificate chain" in words), (b"", True), words)
         server, words = await self.meet("main.example", self.authority.issue("main.example", self_signed=True))
         self.assertEqual((server.received, "self-signed" in words), (b"", True), words)
+
+
+class ClientTests(SynchronousTestCase):
+    """Who speaks TLS as a client."""
+
+    def test_all_go_through_one_module(self) -> None:
+        makers = {"optionsForClientTLS", "CertificateOptions", "SSL4ClientEndpoint", "connectSSL", "startTLS"}
+        makers |= {"clientFromString", "BrowserLikePolicyForHTTPS", "SSLContext", "create_default_context", "urlopen"}
+        found = set()
+        for name, path in modules().items():
+            for node in ast.walk(ast.parse(path.read_text())):
+                word = getattr(node, "id", getattr(node, "attr", getattr(node, "name", None)))
+                if word in makers:
+                    found.add(name)
+        self.assertEqual(found, {"relayd.tls"})
 
 
 class PropertyTests(SynchronousTestCase):

@@ -24,6 +24,7 @@ MAX_NAME: Final = 255
 #: Longest user name taken, in characters: Linux has 32, Windows 20, and a directory's with its domain some 100.
 MAX_USERNAME: Final = 256
 
+_LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _DIGITS: Final = frozenset("0123456789")
 
 
@@ -90,6 +91,19 @@ def read_address(text: str) -> Address | None:
     zone = address.scope_id
     zone = (zone.lstrip("0") or "0") if zone.isascii() and zone.isdigit() else zone
     return IPv6Address(f"{IPv6Address(int(address))}%{zone}")
+
+
+def loopback_addresses(host: str) -> tuple[Address, ...]:
+    """
+    The addresses of this machine that *host* stands for, whatever a name server says; none for any other host.
+
+    ``localhost`` and the names below it are nobody else's, and looked up nowhere (RFC 6761, section 6.3).
+    """
+    name = canonical_host(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return _LOCALHOST
+    address = read_address(host)
+    return (address,) if address is not None and address.is_loopback else ()
 
 
 def _read_version_4(text: str) -> IPv4Address | None:

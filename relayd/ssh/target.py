@@ -25,7 +25,7 @@ class Credential:
     :param agent: path of an ssh-agent's socket: its keys are tried.
     """
 
-    __slots__ = ("agent", "certificate", "digest", "passphrase", "password", "private_key")
+    __slots__ = ("__weakref__", "agent", "certificate", "digest", "passphrase", "password", "private_key")
 
     def __init__(
         self,
@@ -93,3 +93,21 @@ class Target(Struct, frozen=True):
     def dialled(self) -> str:
         """What is looked up, or connected to."""
         return self.host if self.looked_up is None else self.looked_up
+
+    def digest(self) -> bytes:
+        """
+        Stands for this target, however its host was spelt, where that is remembered for longer than its secrets may be;
+        like that of a credential, it is meaningless in another process.
+        """
+        hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
+        at: Target | None = self
+        while at is not None:
+            place = [getattr(at, name) for name in _PLACE]
+            hasher.update(repr(place).encode("utf-8", "surrogatepass") + at.credential.digest)
+            at = at.via
+        return hasher.digest()
+
+
+# What tells logins apart, beside their credentials and their ways; with another spelling it is the same login, for a
+# server that counts
+_PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via", "looked_up"))

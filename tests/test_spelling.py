@@ -22,6 +22,7 @@ from relayd.scheduler import ActiveCommand
 from relayd.spelling import Host, canonical_host, fault_of_username, is_host, read_address, read_host
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
+from relayd.ssh.logins import target_of
 from relayd.ssh.pool_members import where_is
 from relayd.ssh.refusals import HOST_REFUSALS, Refusals
 from relayd.ssh.runner import SSHCommandRunner
@@ -216,6 +217,12 @@ class ConsumerTests(SynchronousTestCase):
                 # It is its own jump host, which is reached directly: by its other names too, and without a circle.
                 self.assertIsNone(table.way(command.host, 22, "root"), host)
                 self.assertIsNone(table.way(host.strip("[]"), 22, "root"), host)
+
+    def test_a_credential_of_the_site_is_dialled_as_it_was_written(self) -> None:
+        table = CredentialTable([CredentialRule(hosts=("db1.internal", "fe80::1"), agent="/x")])
+        for host, dialled in (("DB1.internal.", "db1.internal."), ("db1.INTERNAL", "db1.internal"),
+                              ("fe80:0::1%eth0", "fe80::1%eth0")):  # fmt: skip
+            self.assertEqual(target_of(order(host, password=""), table).dialled, dialled)
 
     def test_jump_hosts_of_the_table(self) -> None:
         made = [

@@ -142,7 +142,7 @@ class Dialer:
     def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
         expected = target.host_key
         verifier = self._known_hosts if expected is None else ExpectedHostKey(expected)
-        return ClientTransport(target.host, target.port, verifier, policy)
+        return ClientTransport(self._reactor, target.host, target.port, verifier, policy)
 
     async def _connect(self, target: Target, transport: ClientTransport) -> None:
         host, port = target.host, target.port

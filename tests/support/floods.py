@@ -12,7 +12,7 @@ import hmac
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from twisted.conch.ssh.common import NS
@@ -142,7 +142,7 @@ class Bytes(BeforeTheKeys):
             pass
         except OSError:
             return
-        self._call = reactor.callLater(0, self._send)  # type: ignore[attr-defined]
+        self._call = reactor.callLater(0, self._send)
 
 
 class Lines(Bytes):
@@ -157,9 +157,13 @@ class Lines(Bytes):
 class Rekeys(Flooding):
     """Renews the keys for ever, by the dearest method, with 16 KiB of nothing in between."""
 
-    supportedKeyExchanges = [b"diffie-hellman-group-exchange-sha256"]
+    methods: ClassVar[list[bytes]] = [b"diffie-hellman-group-exchange-sha256"]
     again = False
     between = 17 * 1024
+
+    def begin(self) -> None:
+        self.supportedKeyExchanges = self.methods
+        super().begin()
 
     def command_requested(self, channel: int) -> None:
         self.accept(channel)
@@ -179,14 +183,14 @@ class Rekeys(Flooding):
 class QuickRekeys(Rekeys):
     """Likewise, by the cheapest one, and with nothing in between."""
 
-    supportedKeyExchanges = [b"curve25519-sha256"]
+    methods: ClassVar[list[bytes]] = [b"curve25519-sha256"]
     between = 0
 
 
 class LongKEXINITs(Rekeys):
     """Offers thousands of algorithms each time."""
 
-    supportedKeyExchanges = [b"curve25519-sha256", *(b"m%d" % number for number in range(5000))]
+    methods: ClassVar[list[bytes]] = [b"curve25519-sha256", *(b"m%d" % number for number in range(5000))]
 
 
 class NeverReads(Flooding):

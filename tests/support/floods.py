@@ -124,7 +124,7 @@ class Bytes(BeforeTheKeys):
 
     def begin(self) -> None:
         self.transport.setTcpNoDelay(True)
-        self.transport.write(b"SSH-2.0-Flood\r\n")
+        self.transport.socket.send(b"SSH-2.0-Flood\r\n")
         self._packet = plain_packet(IGNORE, bytes(LONG_PLAIN - 20))
         self._at = 0
         self._send()

@@ -456,6 +456,11 @@ class ExpiryTests(LoginTestCase):
         self.assertEqual(self.prompt((b"passw" * 40_000 + b"ord: ", False)), [])
         self.assertIn("more prompts than relayd can answer", str(self.failures[0]))
 
+    def test_an_offer_that_is_longer_than_any(self) -> None:
+        self.begin(password=PASSWORD)
+        self.assertEqual(self.refuse(*[b"nothing"] * 1000, b"password"), [])
+        self.assert_refused("nothing, nothing")
+
     def test_what_only_sounds_like_it(self) -> None:
         for text in (
             b"Password: ",

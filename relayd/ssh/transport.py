@@ -203,6 +203,8 @@ class ClientTransport(SSHClientTransport):
         """
         self._demands += price
         if self._demands > MAX_DEMANDS:
+            if price == RENEWAL_PRICE:
+                raise BadExchange("requests for new keys, again and again")
             raise BadExchange("more requests than any server needs")
 
     def forgive(self) -> None:

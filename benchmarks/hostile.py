@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.task import deferLater, react
 
 HERE = Path(__file__).resolve().parent
@@ -144,6 +144,7 @@ class Bench:
                 port.errback(PeerFailed("\n".join([f"{name} did not start", *errors])))
 
         process.when_ended().addCallback(on_end)
+        besieged: Deferred[None] = succeed(None)
         try:
             target = Target("127.0.0.1", int(await port), "somebody", kind.credential())
             self._beset = True

@@ -193,7 +193,18 @@ class Config:
     audit_max_size: int = _option(
         "audit-max-size", RELAY, "then its file is moved aside; 0: never", values.size(0, 1024**4), "64M", "SIZE"
     )
-    audit_keep: int = _count("audit-keep", RELAY, 10, "files that were moved aside are kept; 0: all", least=0)
+    audit_keep: int = _count("audit-keep", RELAY, 10, "files that were moved aside always stay; 0: all", least=0)
+    audit_keep_for: float = _time(
+        "audit-keep-for", RELAY, "14d", "more of them stay for that long", least=0, most=_YEAR
+    )
+    audit_max_total: int = _option(
+        "audit-max-total",
+        RELAY,
+        "of those, while they take no more than this; 0: what the disk has",
+        values.size(0, 1024**4),
+        "4G",
+        "SIZE",
+    )
     status: ListenAddress | None = _option(  # noqa: RUF009
         "status",
         RELAY,

@@ -94,7 +94,7 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
     :ivar passphrase: decrypts the private key.
     :ivar certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
-    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
     :ivar extended: whether the result may carry more than the specification has (`CommandResult.details`).
     :ivar cwd: where it runs, absolute or beginning with ``~``; ``None`` leaves it to the relay.
     :ivar env: variables that are set for it; values may be secrets.

@@ -19,8 +19,8 @@ from relayd.config import OPTIONS, Config, Reading
 from relayd.errors import ConfigError
 from relayd.options import Option
 
-#: What of the rules decides to which addresses connections are opened.
-HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts"))
+#: What decides whether a connection is opened: by the address, and by the host's key.
+HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts", "host-keys"))
 #: What counts for the next connection to the main server.
 AT_CONNECT: Final = frozenset(
     [
@@ -40,7 +40,7 @@ LIVE: Final = (
     | HOST_RULES
     | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
     | frozenset(["max-commands", "max-queue", "default-timeout", "max-timeout", "max-output", "drain-timeout"])
-    | frozenset(["host-keys", "ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory"])
+    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory"])
 )
 #: The tables of the file, where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"

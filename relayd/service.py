@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from relayd import __version__
-from relayd.audit.lines import key_file
+from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
 from relayd.choices import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
 from relayd.config import Config
@@ -123,10 +123,14 @@ def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
         return None
     settings = AuditSettings(
         path=config.audit_log,
-        key_file=key_file(config.state_dir),
+        state_dir=config.state_dir,
         commands=config.audit_commands,
-        max_size=config.audit_max_size,
-        keep=config.audit_keep,
+        keeping=Keeping(
+            max_size=config.audit_max_size,
+            keep=config.audit_keep,
+            keep_for=config.audit_keep_for,
+            max_total=config.audit_max_total,
+        ),
         server=config.server,
         proxy_id=config.proxy_id,
     )
@@ -232,7 +236,8 @@ class RelayService(Service):
         self._config = effective
         self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
         if changes.applied.keys() & HOST_RULES:
-            # Their addresses were checked by other rules, and commands that name them are judged by the name alone.
+            # Their addresses and keys were checked by other rules, and commands that name them are judged by the name
+            # alone.
             self._runner.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
         self._uplink.configure(uplink_settings_of(effective))

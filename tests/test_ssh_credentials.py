@@ -260,7 +260,7 @@ class WayTests(FileTestCase):
         table = self.table(("a", None))
         self.assertIsNone(table.target("b", 22, "me"))
         target = table.target("A", 2222, "me", "SHA256:x")
-        self.assertEqual(target, Target("a", 2222, "me", Credential("secret"), "SHA256:x"))
+        self.assertEqual(target, Target("a", 2222, "me", Credential("secret"), "SHA256:x", site=True))
 
     def test_several(self) -> None:
         table = self.table(("inner", "one,you@two:2222"), ("one", None), ("two", "elsewhere"))
@@ -291,8 +291,7 @@ class WayTests(FileTestCase):
         self.assertEqual([place[0] for place in self.way(table.way("a.org", 22, "me"))], ["gate.net"])
         for host in ("direct.org", "gate.net"):
             self.assertIsNone(table.way(host, 22, "me"))
-        self.assertEqual(table.credential("a.org", 22, "me"), Credential("secret"))
-        self.assertIsNone(CredentialTable(made[:2]).credential("a.org", 22, "me"))
+        self.assertIsNone(CredentialTable(made[:2]).find("a.org", 22, "me"))
         self.assertRaises(NoCredential, CredentialTable(made[:2]).way, "a.org", 22, "me")
 
     def test_a_jump_host_without_credential(self) -> None:

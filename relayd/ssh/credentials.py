@@ -101,14 +101,15 @@ class CredentialTable:
         """The rule with the credential for a login, if any."""
         return next((rule for rule in self._rules if rule.has_credential and rule.covers(host, port, user)), None)
 
-    def credential(self, host: str, port: int, user: str) -> Credential | None:
-        """
-        The credential for a login, if the site has one.
-
-        :raises CredentialUnusable: see `read`.
-        """
-        rule = self.find(host, port, user)
-        return None if rule is None else self.read(rule)
+    def hops(self, host: str, port: int, user: str) -> tuple[Hop, ...]:
+        """The jump hosts before a host, as its rule names them: those before these not included; empty: none."""
+        rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
+        hops = parse_via(next((rule.via or "" for rule in rules), ""))
+        places = [(hop.host, hop.port) for hop in hops]
+        if (host.lower(), port) in places:
+            # A rule for a whole network often covers its jump host too.
+            hops = hops[: places.index((host.lower(), port))]
+        return hops
 
     def way(self, host: str, port: int, user: str) -> Target | None:
         """
@@ -148,6 +149,7 @@ class CredentialTable:
         """
         Where and how to log in, jump hosts included.
 
+        :param host_key: the fingerprint that the host's key must have, besides being good by the known hosts.
         :return: ``None`` where no rule covers the login.
         :raises CredentialUnusable: see `read`.
         :raises NoCredential: where one does, but a jump host of it has none, or they lead in a circle.
@@ -156,17 +158,10 @@ class CredentialTable:
         if rule is None:
             return None
         via = self.way(host, port, user)
-        return Target(
-            host=host.lower(), port=port, username=user, credential=self.read(rule), host_key=host_key, via=via
-        )
+        return Target(host.lower(), port, user, self.read(rule), host_key, via, site=True)
 
     def _way(self, host: str, port: int, user: str, hops_left: int) -> Target | None:
-        rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
-        hops = parse_via(next((rule.via or "" for rule in rules), ""))
-        places = [(hop.host, hop.port) for hop in hops]
-        if (host.lower(), port) in places:
-            # A rule for a whole network often covers its jump host too.
-            hops = hops[: places.index((host.lower(), port))]
+        hops = self.hops(host, port, user)
         if len(hops) > hops_left:
             raise NoCredential(host=host, port=port, username=user, reason=Text("its jump hosts lead in a circle"))
         via: Target | None = None
@@ -178,7 +173,7 @@ class CredentialTable:
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
             if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
-            via = Target(hop.host, hop.port, username, self.read(found), via=via, trusted=True)
+            via = Target(hop.host, hop.port, username, self.read(found), via=via, trusted=True, site=True)
         return via
 
 

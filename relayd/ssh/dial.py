@@ -29,7 +29,8 @@ from relayd.ssh.errors import (
     Unreachable,
 )
 from relayd.ssh.forward import Forward
-from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts
+from relayd.ssh.hostchecks import check_for
+from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
@@ -140,8 +141,7 @@ class Dialer:
             raise kind(host=target.host, port=target.port)
 
     def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
-        expected = target.host_key
-        verifier = self._known_hosts if expected is None else ExpectedHostKey(expected)
+        verifier = check_for(target, self._known_hosts)
         return ClientTransport(self._reactor, target.host, target.port, verifier, policy)
 
     async def _connect(self, target: Target, transport: ClientTransport) -> None:

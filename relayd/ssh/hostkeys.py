@@ -20,7 +20,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from relayd.ssh.algorithms import HOST_CERTIFICATE_TYPES, is_certified
-from relayd.ssh.certificates import Certificate, fault_of_host_certificate, parse_certificate
+from relayd.ssh.certificates import Certificate, certified_key, fault_of_host_certificate, parse_certificate
 from relayd.ssh.errors import (
     HostCertificateInvalid,
     HostKeyChanged,
@@ -148,7 +148,7 @@ class ExpectedHostKey:
 
         :raises HostKeyUnexpected: when it is another key.
         """
-        shown = fingerprint(blob)
+        shown = fingerprint(certified_key(blob))  # ssh-keygen(1) shows that of a certificate, too
         if shown.rpartition(" ")[2] != self._digest.rstrip("="):
             raise HostKeyUnexpected(host=host, port=port, expected=f"{self._type} {self._digest}".strip(), shown=shown)
 
@@ -184,13 +184,15 @@ class KnownHosts:
             return types | HOST_CERTIFICATE_TYPES
         return types
 
-    def verify(self, host: str, port: int, blob: bytes) -> None:
+    def verify(self, host: str, port: int, blob: bytes, detour: str = "") -> None:
         """
         Check the key that a host showed; remember it where the policy says so.
 
         A certificate of an authority that the file does not have for this host counts for no more than its key.
 
         :param blob: the public key (RFC 4253, section 6.6), or a certificate.
+        :param detour: see `relayd.ssh.target.Target.detour`: a new key is remembered for this way alone, under
+            ``HOST/DETOUR``, which is no name that a host can have.
         :raises HostCertificateInvalid: when the file has its authority, but it is not good for this host now, and its
             key is not known by itself.
         :raises BadCertificate: when it cannot be read.
@@ -207,11 +209,12 @@ class KnownHosts:
             self._refuse_revoked(host, port, blob)
             if self._is_vouched_for(host, port, certificate):
                 return
-        if self._known(host, port, blob):
+        name = f"{host}/{detour}" if detour else host
+        if self._known(host, port, blob) or (detour and self._known(name, port, blob)):
             return
         if self.policy == "strict":
             raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self._path)
-        self._add(host, port, blob)
+        self._add(name, port, blob)
 
     def _refuse_revoked(self, host: str, port: int, blob: bytes) -> None:
         for entry in self._load().marked:

@@ -62,11 +62,14 @@ class Target(Struct, frozen=True):
     One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
 
     :ivar host: name or address, lower case.
-    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`; ``None``:
-        the known hosts decide.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`, whatever
+        the known hosts say, unless *site* is set; ``None``: the known hosts decide.
     :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
     :ivar trusted: whether the site itself named it, as a jump host, so that no `AddressCheck` is asked. It is of the
         target so that nobody else rides on a connection that was not checked.
+    :ivar site: whether the credential is the site's own, which goes only to a host that the known hosts take, too. It
+        is of the target so that nobody rides on a connection whose key only *host_key* vouches for.
+    :ivar detour: names the way where it is not the site's own: what is met there is not remembered as the host itself.
     """
 
     host: str
@@ -76,6 +79,8 @@ class Target(Struct, frozen=True):
     host_key: str | None = None
     via: Target | None = None
     trusted: bool = False
+    site: bool = False
+    detour: str = ""
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"

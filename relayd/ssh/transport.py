@@ -5,7 +5,7 @@ Source: RFC 4253; RFC 8308 (extensions); OpenSSH's PROTOCOL, section 1.10 (stric
 
 What stays Conch's is how services are asked for and started.  What is ours is what Conch does not have (authenticated
 ciphers, encrypt-then-MAC, strict key exchange, errors with a name) and the path that each packet takes: no code of
-Conch's but `getNS` reads what a server sends.
+Conch's but `getNS` reads a server's packets.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class _Writing:
 
     An object of its own, as what the network calls here a pause of writing is none of reading.
     """
+
+    __slots__ = ("_connection",)
 
     def __init__(self, connection: ClientTransport) -> None:
         self._connection = connection

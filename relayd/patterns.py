@@ -24,6 +24,9 @@ _FOR_ADDRESSES = re.compile(r"[0-9.*?]*|.*:.*")
 _WITH_PORT = re.compile(r"\[([^\[\]]+)\]:(\d{1,5})")
 
 
+_LOCALHOST: tuple[Address, ...] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+
 def covers_host(patterns: Iterable[str], host: str, port: int) -> bool:
     """
     Whether a host is one that *patterns* name, and none that one of them leaves out. No name is looked up.
@@ -88,6 +91,19 @@ def read_address(text: str) -> Address | None:
         except (OSError, ValueError):
             return None
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def loopback_addresses(host: str) -> tuple[Address, ...]:
+    """
+    The addresses of this machine that *host* stands for, whatever a name server says; none for any other host.
+
+    ``localhost`` and the names below it are nobody else's, and looked up nowhere (RFC 6761, section 6.3).
+    """
+    name = _canonical(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return _LOCALHOST
+    address = read_address(host)
+    return (address,) if address is not None and address.is_loopback else ()
 
 
 def read_network(text: str) -> Network:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.error import ConnectionRefusedError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +22,7 @@ from relayd.ssh.connection import Connection
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import AddressForbidden, ConnectRefused, ForwardFailed, HiddenAddressForbidden, NameNotFound
+from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.settings import SSHSettings
@@ -52,9 +53,9 @@ class DialCase(SynchronousTestCase):
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
         settings = SSHSettings(known_hosts=f"{directory}/known_hosts", connect_timeout=5)
-        known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
-        keys = KeyStore(lambda function, *args: self.fail("no key is needed"))
-        self.dialer = Dialer(self.reactor, settings, known_hosts, keys, (policy or Policy()).allows_address)
+        checks = FileChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
+        keys = KeyStore(self.reactor, self.fail, self.fail)  # none is needed
+        self.dialer = Dialer(self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
         self.owner: Any = Owner()
 
     def dial(self, host: str, port: int = 22, **fields: Any) -> Deferred[Connection]:
@@ -131,8 +132,9 @@ class NameTests(DialCase):
 
     def test_without_a_check(self) -> None:
         self.begin([METADATA])
-        dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), KnownHosts("/dev/null", "ignore"),
-                        KeyStore(lambda function, *args: self.fail("no key")))  # fmt: skip
+        checks = FileChecks(self.reactor, KnownHosts("/dev/null", "ignore"), execute)
+        keys = KeyStore(self.reactor, self.fail, self.fail)
+        dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), checks, keys)
         target = Target("db.internal", 22, "root", CREDENTIAL)
         dialling = Deferred.fromCoroutine(dialer.dial(target, self.owner))
         self.assertEqual(self.dialled(dialling), [METADATA])

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from weakref import ref
 
 from msgspec import Struct
 
@@ -75,14 +76,15 @@ class CredentialTable:
     Rules, of which the first that covers a login counts: of those that hold a credential for the credential, of those
     that name jump hosts for the way, as in ssh_config(5).
 
-    Files are read when they are used, and again when they have changed: a rotated key needs no restart.
+    Files are read when they are used, and again when they have changed: a rotated key needs no restart.  What they hold
+    is kept as long as somebody uses it, such as a connection, and no longer.
 
     :raises ValueError: for a rule that makes no sense; says which and why.
     """
 
     def __init__(self, rules: Iterable[CredentialRule]) -> None:
         self._rules = tuple(rules)
-        self._read: dict[CredentialRule, tuple[tuple[object, ...], Credential]] = {}
+        self._read: dict[CredentialRule, tuple[tuple[object, ...], ref[Credential]]] = {}
         for number, rule in enumerate(self._rules, start=1):
             try:
                 _check(rule)
@@ -132,8 +134,8 @@ class CredentialTable:
         paths = (rule.key_file, rule.passphrase_file, certificate, rule.password_file)
         stamps = (*paths, *(None if path is None else _stamp(path) for path in paths))
         known = self._read.get(rule)
-        if known is not None and known[0] == stamps:
-            return known[1]
+        if known is not None and known[0] == stamps and (in_use := known[1]()) is not None:
+            return in_use
         self._read.pop(rule, None)
         credential = Credential(
             password=None if rule.password_file is None else _first_line(rule.password_file),
@@ -142,7 +144,7 @@ class CredentialTable:
             certificate=None if certificate is None else _read(certificate, secret=False),
             agent=rule.agent,
         )
-        self._read[rule] = stamps, credential
+        self._read[rule] = stamps, ref(credential)
         return credential
 
     def target(self, host: str, port: int, user: str, host_key: str | None = None) -> Target | None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import fnmatch
 import hashlib
 import hmac
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -28,7 +26,9 @@ from relayd.ssh.errors import (
     HostKeyUnexpected,
     HostKeyUnknown,
     KnownHostsUnusable,
+    SSHError,
 )
+from relayd.ssh.hostfile import Added, NoFile, Stamp, append, read_lines, stamp, strike
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.texts import Text
 
@@ -36,6 +36,8 @@ from relayd.texts import Text
 _NOT_IN_NAMES = frozenset("*?!,|#@[]")
 #: What makes more of a first column than a list of names.
 _PATTERN = frozenset("*?!|")
+#: How often a file may be replaced while a line is added to it.
+_ATTEMPTS = 5
 #: Names for which it is remembered which patterns match them.
 _MOST_NAMES = 10_000
 
@@ -157,19 +159,20 @@ class KnownHosts:
     """
     The host keys that one file holds, under a policy for those that it does not hold.
 
-    The file is read again when it has changed; several processes may add to it.
+    The file is read again when it has changed; several processes may add to it, and replace it.
 
     :param path: need not exist yet.
     :param now: gives the time of day, in Unix time.
+    :ivar policy: may be changed at any time.
     """
 
     def __init__(self, path: str, policy: HostKeyPolicy, now: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self.path = path
         self.policy = policy
         self._now = now
         self._lines = _Lines(())
         self._line_count = 0
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: Stamp | None = None
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
         """
@@ -213,13 +216,13 @@ class KnownHosts:
         if self._known(host, port, blob) or (detour and self._known(name, port, blob)):
             return
         if self.policy == "strict":
-            raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self._path)
+            raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self.path)
         self._add(name, port, blob)
 
     def _refuse_revoked(self, host: str, port: int, blob: bytes) -> None:
         for entry in self._load().marked:
             if entry.marker == "@revoked" and entry.blob == blob and entry.covers(host, port):
-                raise HostKeyRevoked(host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self._path)
+                raise HostKeyRevoked(host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self.path)
 
     def _is_vouched_for(self, host: str, port: int, certificate: Certificate) -> bool:
         self._refuse_revoked(host, port, certificate.authority)
@@ -240,7 +243,7 @@ class KnownHosts:
                 port=port,
                 reason=fault,
                 line=entry.line,
-                file=self._path,
+                file=self.path,
                 shown=fingerprint(certificate.key),
             )
         return False
@@ -256,65 +259,73 @@ class KnownHosts:
         if others and not known:
             # The types known were asked for first, so a key of another type means that the known one is gone.
             same_type = [entry for entry in others if entry.key_type == key_type(blob)]
-            entry = (same_type or others)[0]
-            raise HostKeyChanged(
-                host=host,
-                port=port,
-                known=fingerprint(entry.blob),
-                shown=fingerprint(blob),
-                line=entry.line,
-                file=self._path,
-            )
+            raise self._changed(host, port, blob, (same_type or others)[0])
         return known
+
+    def _changed(self, host: str, port: int, blob: bytes, known: KnownHost) -> HostKeyChanged:
+        return HostKeyChanged(
+            host=host,
+            port=port,
+            known=fingerprint(known.blob),
+            shown=fingerprint(blob),
+            line=known.line,
+            file=self.path,
+        )
 
     def _load(self) -> _Lines:
         try:
-            stamp = _stamp(os.stat(self._path))
-            if stamp != self._stamp:
-                with open(self._path, encoding="utf-8", errors="replace") as file:
-                    lines = file.readlines()
-                self._lines, self._line_count, self._stamp = _Lines(parse_known_hosts(iter(lines))), len(lines), stamp
+            if stamp(self.path) != self._stamp:
+                lines, read = read_lines(self.path)
+                self._lines, self._line_count, self._stamp = _Lines(parse_known_hosts(iter(lines))), len(lines), read
         except FileNotFoundError:
             self._lines, self._line_count, self._stamp = _Lines(()), 0, None
-        except OSError as error:
-            raise KnownHostsUnusable(file=self._path, reason=Text(error.strerror or type(error).__name__)) from None
+        except (OSError, NoFile) as error:
+            raise self._unusable(error) from None
         return self._lines
+
+    def _unusable(self, error: OSError | NoFile) -> KnownHostsUnusable:
+        reason = error.text if isinstance(error, NoFile) else Text(error.strerror or type(error).__name__)
+        return KnownHostsUnusable(file=self.path, reason=reason)
 
     def _add(self, host: str, port: int, blob: bytes) -> None:
         if not host or set(host) & _NOT_IN_NAMES or any(char.isspace() for char in host):
-            raise KnownHostsUnusable(file=self._path, reason=Text("a host of such a name cannot stand in it"))
+            raise KnownHostsUnusable(file=self.path, reason=Text("a host of such a name cannot stand in it"))
         line = f"{host_name(host, port)} {key_type(blob).decode('ascii')} {base64.b64encode(blob).decode('ascii')}\n"
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "rb+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                # Another process may have met the host in the meantime.
-                if self._known(host, port, blob):
+        for _ in range(_ATTEMPTS):
+            # Another process may have met the host in the meantime.
+            if self._known(host, port, blob):
+                return
+            try:
+                added = append(self.path, line)
+                if added is not None and self._is_first(host, port, blob, added):
                     return
-                before = self._stamp
-                if size := file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        line = "\n" + line
-                file.write(line.encode("utf-8"))
-                file.flush()
-                os.fsync(file.fileno())
-                after = _stamp(os.fstat(file.fileno()))
-        except OSError as error:
-            raise KnownHostsUnusable(file=self._path, reason=Text(error.strerror or type(error).__name__)) from None
-        if before is not None and before[1:] == (size, after[2]) and after[1] == size + len(line):
+            except (OSError, NoFile) as error:
+                raise self._unusable(error) from None
+        raise KnownHostsUnusable(file=self.path, reason=Text("it is being replaced all the time"))
+
+    def _is_first(self, host: str, port: int, blob: bytes, added: Added) -> bool:
+        """
+        Whether the line that was added is the first of its host; ``False``: it is not there any more.
+
+        :raises HostKeyChanged: when another process was faster, and was shown another key; the line is taken back.
+        """
+        as_read = added.before[1] == 0 if self._stamp is None else added.before == self._stamp
+        if added.alone and as_read:
             # Nobody else wrote: to read 10,000 lines again for this one would take 30 ms.
             self._line_count += 1
-            entry = KnownHost(
-                line=self._line_count, marker="", names=host_name(host, port), key_type=key_type(blob), blob=blob
-            )
-            self._lines.add(entry)
-            self._stamp = after
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """What tells whether a file has changed."""
-    return status.st_mtime_ns, status.st_size, status.st_ino
+            name = host_name(host, port)
+            self._lines.add(KnownHost(line=self._line_count, marker="", names=name, key_type=key_type(blob), blob=blob))
+            self._stamp = added.after
+            return True
+        try:
+            self._refuse_revoked(host, port, blob)
+            others = self._lines_of(host, port)
+            if others and others[0].blob != blob:
+                raise self._changed(host, port, blob, others[0])
+        except SSHError:
+            strike(self.path, added)
+            raise
+        return bool(others)
 
 
 def host_name(host: str, port: int) -> str:

@@ -25,7 +25,7 @@ class Credential:
     :param agent: path of an ssh-agent's socket: its keys are tried.
     """
 
-    __slots__ = ("agent", "certificate", "digest", "passphrase", "password", "private_key")
+    __slots__ = ("__weakref__", "agent", "certificate", "digest", "passphrase", "password", "private_key")
 
     def __init__(
         self,
@@ -84,3 +84,20 @@ class Target(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"
+
+    def digest(self) -> bytes:
+        """
+        Stands for this target where that is remembered for longer than its secrets may be; like that of a credential,
+        it is meaningless in another process.
+        """
+        hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
+        at: Target | None = self
+        while at is not None:
+            place = [getattr(at, name) for name in _PLACE]
+            hasher.update(repr(place).encode("utf-8", "surrogatepass") + at.credential.digest)
+            at = at.via
+        return hasher.digest()
+
+
+# What tells targets apart, beside their credentials and their ways
+_PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via"))

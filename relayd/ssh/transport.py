@@ -502,7 +502,7 @@ class ClientTransport(SSHClientTransport):
         """The host must show the key that we know, and prove that it has it."""
         assert self.negotiated is not None
         try:
-            check_proof(agreed, self.negotiated.host_key, digest)
+            check_proof(agreed, self.negotiated.host_key, digest, self.policy.least_rsa_bits)
         except BadProof as reason:
             return self._exchange_failed(reason.text)
         if self._secured:

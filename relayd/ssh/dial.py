@@ -112,7 +112,7 @@ class Dialer:
     ) -> Connection:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
-        transport = ClientTransport(target.host, target.port, verifier, policy)
+        transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
         if target.via is None:
             await self._connect(target, transport)
         else:

@@ -363,9 +363,10 @@ class Dispatcher:
         """
         What is asked, without the credentials: a password that was changed meanwhile asks for no other command.
         """
-        hops = [(hop.host, hop.port, hop.username) for hop in command.via]
+        # Hosts as they were written: a dot at the end may lead to another machine.
+        hops = [(hop.written_host, hop.port, hop.username) for hop in command.via]
         asked = (
-            command.host, command.port, command.username, command.command,
+            command.written_host, command.port, command.username, command.command,
             command.cwd, sorted(command.env), command.stdin, hops,
         )  # fmt: skip
         return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._fingerprint_key).digest()
@@ -435,7 +436,7 @@ class Dispatcher:
         if self._audit is not None:
             self._audit.refused(command, error)
         self._log.info(
-            "Refused command {id} for {user}@{host}:{port}: {code}",
+            "Refused command {id} for {where}: {code}", where=_where(command),
             event="refused", id=command.command_id, user=command.username, host=command.host, port=command.port,
             code=error.code,
         )  # fmt: skip
@@ -472,4 +473,4 @@ def _size_of_credential(of: ExecuteCommand | JumpHost) -> int:
 
 
 def _where(command: ExecuteCommand) -> str:
-    return f"{command.username}@{command.host}:{command.port}"
+    return f"{command.username}@{command.written_host}:{command.port}"

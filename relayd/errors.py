@@ -189,6 +189,23 @@ class NoCredential(RelayError):
     phase = "receive"
 
 
+class CredentialKept(RelayError):
+    """The command names jump hosts in via, but brings neither password nor privateKey for {username}@{host}:{port}.
+    Credentials of the relay's site go only the site's own way: send one for this host too, or leave via out."""
+
+    code = "credential-kept"
+    phase = "receive"
+
+
+class CredentialIncomplete(RelayError):
+    """The command brings a passphrase or a certificate for {username}@{host}:{port}, but neither password nor
+    privateKey. Nothing of it is joined with what the relay's site has: send the privateKey that it belongs to, or leave
+    it out."""
+
+    code = "credential-incomplete"
+    phase = "receive"
+
+
 class Forbidden(RelayError):
     """This relay's site forbids the command: {reason}."""
 

@@ -16,11 +16,9 @@ import msgspec
 from msgspec import UNSET
 
 from relayd.messages import MAX_COMMAND_ID, Encoding
+from relayd.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.texts import Fault, Text
 
-#: Longest name of a host (RFC 1035, section 2.3.4), and of a user, in characters.
-MAX_HOST: Final = 255
-MAX_USERNAME: Final = 255
 #: Longest password and passphrase taken, in characters: tokens that are sent as passwords take some thousands.
 MAX_PASSWORD: Final = 16 * 1024
 #: Longest private key and certificate taken, in characters: an RSA key of 16,384 bits takes 13,000.
@@ -91,18 +89,22 @@ def command_id(value: object) -> str:
     return text("commandId", value, most=MAX_COMMAND_ID)
 
 
-def username(field: str, value: object) -> str:
-    """As whom to log in."""
-    return text(field, value, most=MAX_USERNAME)
-
-
 def host(field: str, value: object) -> str:
     """A host's name or address."""
-    name = text(field, value, most=MAX_HOST).strip()
+    name = text(field, value, most=MAX_NAME).strip()
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
         name = name[1:-1]
-    if any(char.isspace() or char in "/@,;*?!|#[]" for char in name):
+    if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
         raise Invalid(field, "is neither a host name nor an IP address")
+    return name
+
+
+def username(field: str, value: object) -> str:
+    """A user's name, of which every server sees the same as the site's rules."""
+    name = text(field, value, most=MAX_USERNAME)
+    fault = fault_of_username(name)
+    if fault is not None:
+        raise Invalid(field, fault)
     return name
 
 

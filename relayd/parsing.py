@@ -32,6 +32,7 @@ from relayd.messages import (
     Secret,
     printable,
 )
+from relayd.spelling import canonical_host
 
 _T = TypeVar("_T")
 
@@ -110,10 +111,11 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     """
     try:
         wire = _convert(data, _WireCommand)
+        host, written = _host("host", wire.host)
         return ExecuteCommand(
             command_id=fields.command_id(wire.command_id),
             server_id=fields.number("serverId", wire.server_id, required=True),
-            host=fields.host("host", wire.host),
+            host=host,
             port=fields.port("port", wire.port),
             username=fields.username("username", wire.username),
             command=fields.text("command", wire.command, single_line=False),
@@ -130,6 +132,7 @@ def parse_execute_command(data: object) -> ExecuteCommand:
             encoding=fields.encoding(wire.encoding),
             stream=wire.stream is True,
             via=_via(wire.via),
+            written=written,
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(EXECUTE_COMMAND, error, data) from None
@@ -245,9 +248,17 @@ def _via(value: object) -> tuple[JumpHost, ...]:
     return tuple(_hop(f"via[{index}].", wire) for index, wire in enumerate(value))
 
 
+def _host(field: str, value: object) -> tuple[str, str | None]:
+    """A host by its one spelling, and as it was written where that differs."""
+    written = fields.host(field, value)
+    host = canonical_host(written)
+    return host, None if written == host else written
+
+
 def _hop(path: str, wire: _WireHop) -> JumpHost:
+    host, written = _host(path + "host", wire.host)
     return JumpHost(
-        host=fields.host(path + "host", wire.host),
+        host=host,
         port=fields.port(path + "port", wire.port, default=22),
         username=fields.username(path + "username", wire.username),
         password=_secret(path + "password", wire.password, fields.MAX_PASSWORD),
@@ -255,4 +266,5 @@ def _hop(path: str, wire: _WireHop) -> JumpHost:
         passphrase=_secret(path + "passphrase", wire.passphrase, fields.MAX_PASSWORD),
         certificate=fields.optional_text(path + "certificate", wire.certificate, fields.MAX_CERTIFICATE),
         host_key=fields.fingerprint(path + "hostKey", wire.host_key),
+        written=written,
     )

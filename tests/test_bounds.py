@@ -9,7 +9,7 @@ from typing import Any, get_args
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd import fields, parsing
+from relayd import fields, parsing, spelling
 from relayd.dialects import native, socketio
 from relayd.dialects.base import MAX_NAME
 from relayd.errors import InvalidMessage, ProtocolError
@@ -30,8 +30,8 @@ HUGE = CANARY * (6 << 20)
 ORDER = {"commandId": "c1", "serverId": 1, "host": "h", "port": 22, "username": "u", "password": "p", "command": "id"}
 HOP = {"host": "h", "username": "u"}
 MOST = {
-    "host": fields.MAX_HOST,
-    "username": fields.MAX_USERNAME,
+    "host": spelling.MAX_NAME,
+    "username": spelling.MAX_USERNAME,
     "password": fields.MAX_PASSWORD,
     "passphrase": fields.MAX_PASSWORD,
     "privateKey": fields.MAX_PRIVATE_KEY,

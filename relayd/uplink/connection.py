@@ -371,6 +371,8 @@ class Connection:
     def _event_received(self, event: EventReceived) -> None:
         if not self._accepted:
             self._machine.event_received()
+            if self._outcome is not None:  # to be accepted was all that was wanted
+                return
         if event.name == EXECUTE_COMMAND:
             acknowledge = self._acknowledger(event.ack_id)
             try:

@@ -12,18 +12,17 @@ from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from autobahn.websocket.types import ConnectingRequest
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress, IHandshakeListener, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IAddress, IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.flow import Flow
 from relayd.messages import printable
+from relayd.tls import is_verified, verify_error_of
 
 #: Bytes in the longest answer to the HTTP request that is read.
 MAX_RESPONSE: Final = 64 * 1024
@@ -38,8 +37,6 @@ _GOING_AWAY: Final = 1001
 
 #: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
 _STATUS: Final = re.compile(r"[0-9]{3}")
-
-_log = Logger()
 
 
 class WebSocketListener(Protocol):
@@ -111,7 +108,7 @@ class WebSocketClient(WebSocketClientProtocol):
     One connection.
 
     :param make_request: builds the HTTP request, with the key; called when the peer is known to be the right one.
-    :param secure: whether there is TLS to wait for.
+    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
     :ivar flow: whether more can be sent.
     """
 
@@ -120,12 +117,12 @@ class WebSocketClient(WebSocketClientProtocol):
     maxMessagePayloadSize: int  # autobahn copies it from the factory
 
     def __init__(
-        self, listener: WebSocketListener, make_request: Callable[[], ConnectingRequest], *, secure: bool
+        self, listener: WebSocketListener, make_request: Callable[[], ConnectingRequest], *, tls_host: str | None
     ) -> None:
         super().__init__()
         self._listener = listener
         self._make_request = make_request
-        self._secure = secure
+        self._tls_host = tls_host
         self.flow = Flow(self._write, self)
         self._message = bytearray()
         #: Why nothing is read: what was read takes its time, or the peer does not take its answers.
@@ -206,12 +203,12 @@ class WebSocketClient(WebSocketClientProtocol):
             # autobahn means to, but asks before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         super().connectionMade()
-        if not self._secure:
+        if self._tls_host is None:
             self._ask()
 
     def handshakeCompleted(self) -> None:
-        """TLS is up. Twisted calls this even where it has just refused the certificate."""
-        if not self.transport.disconnecting:
+        """TLS is up. The request, which has the API key, is made only now, and only for who is the main server."""
+        if self._tls_host is not None and is_verified(self.transport, self._tls_host):
             self._ask()
 
     def dataReceived(self, data: bytes) -> None:
@@ -355,19 +352,3 @@ class WebSocketFactory(WebSocketClientFactory):
         client = self._build()
         client.factory = self
         return client
-
-
-def verify_error_of(transport: Any) -> str:
-    """Why OpenSSL refused the peer's certificate. pyOpenSSL has no public name for that; without it we say less."""
-    if not ISSLTransport.providedBy(transport):
-        return ""
-    openssl: Any = SSL
-    connection: Any = transport
-    try:
-        number = openssl._lib.SSL_get_verify_result(connection.getHandle()._ssl)
-        if number == 0:
-            return ""
-        return str(openssl._ffi.string(openssl._lib.X509_verify_cert_error_string(number)).decode())
-    except (AttributeError, TypeError, UnicodeError):
-        _log.debug("This pyOpenSSL does not tell why a certificate is refused")
-        return ""

@@ -88,6 +88,8 @@ class Outbox:
         self._unrecorded: OrderedDict[str, CommandResult] = OrderedDict()
         self._unrecorded_size = 0
         self._rejections: dict[str, int] = {}
+        #: Of the commands whose results were sent and are not confirmed, those whose ids were numbers.
+        self._numeric: set[str] = set()
         self._losses: dict[Key, int] = {}
         self._lone_losses: dict[Key, int] = {}
         self._patience = PATIENCE
@@ -280,6 +282,8 @@ class Outbox:
 
     def _send_on(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
         state.add((result.command_id, recorded))
+        if result.numeric_id:
+            self._numeric.add(result.command_id)
         self._stats.sent += 1
         if is_logged("debug"):
             self._log.debug("Sent the result of {id}", event="sent", id=result.command_id)
@@ -354,6 +358,7 @@ class Outbox:
             reason=reason,
             kept=". The journal keeps it: see relayctl journal" if recorded else "",
         )
+        numeric_id = command_id in self._numeric
         self._clear(key)
         if not recorded:
             self.forget(command_id)
@@ -361,7 +366,9 @@ class Outbox:
             if self._is_unconfirmed(command_id):
                 self._journal.bury(command_id)
             if substitute:
-                self.send_unrecorded(failure_result(command_id, Undeliverable(), translate=self._translate))
+                self.send_unrecorded(
+                    failure_result(command_id, Undeliverable(), numeric_id=numeric_id, translate=self._translate)
+                )
         self._settled()
 
     def _settle(self, key: Key) -> None:
@@ -383,6 +390,7 @@ class Outbox:
         """Nothing is held against it any more."""
         self._losses.pop(key, None)
         self._lone_losses.pop(key, None)
+        self._numeric.discard(key[0])
         if key[1]:
             self._rejections.pop(key[0], None)
         if self._current is not None and self._current.alone == key:
@@ -395,6 +403,7 @@ class Outbox:
                 del losses[key]
         for command_id in [each for each in self._rejections if not self._is_unconfirmed(each)]:
             del self._rejections[command_id]
+        self._numeric = {each for each in self._numeric if self._is_held((each, True)) or each in self._unrecorded}
 
     def _is_held(self, key: Key) -> bool:
         command_id, recorded = key

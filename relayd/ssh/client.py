@@ -98,7 +98,7 @@ class SSHClient:
         deadline: float,
         *,
         stdin: bytes = b"",
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,

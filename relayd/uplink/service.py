@@ -70,6 +70,7 @@ class UplinkService(Service):
     :param on_accepted: is called when the main server has accepted the relay, before the receiver is told of anything
         that was ordered: a connection that is closed in it takes no order.
     :ivar status: how things stand with the main server now.
+    :ivar ignored: messages of the main server, so far, for which there was no use.
     """
 
     _log = Logger()
@@ -92,6 +93,7 @@ class UplinkService(Service):
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
         self._connection: Connection | None = None
         self.status = UplinkStatus()
+        self.ignored = 0
         self._life: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -226,6 +228,9 @@ class UplinkService(Service):
             proxy_id=self._settings.proxy_id,
             dialect=connection.dialect.name,
         )
+
+    def on_connection_ignored(self, connection: Connection) -> None:
+        self.ignored += 1
 
     def on_connection_accepted(self, connection: Connection) -> None:
         self._known = connection.dialect.name

@@ -112,7 +112,15 @@ class Planted:
         return getattr(self._dialect, name)
 
     def receive_text(self, text: str) -> Sequence[DialectEvent]:
-        events = self._dialect.receive_text(text)
+        return self._planted(self._dialect.receive_text(text))
+
+    def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
+        return self._planted(self._dialect.receive_binary(data))
+
+    def abandon(self, number: int) -> Sequence[DialectEvent]:
+        return self._planted(self._dialect.abandon(number))
+
+    def _planted(self, events: Sequence[DialectEvent]) -> Sequence[DialectEvent]:
         return [
             EventReceived(event.name, plant(event.data), event.ack_id) if isinstance(event, EventReceived) else event
             for event in events
@@ -134,6 +142,8 @@ def canaries(value: Any) -> Any:
     if isinstance(value, str):
         # what is wrong with it stays wrong
         return value + CANARY if value else value
+    if isinstance(value, bytes):
+        return value + CANARY.encode() if value else value
     if isinstance(value, dict):
         return {name: canaries(each) for name, each in value.items()}
     return [canaries(each) for each in value] if isinstance(value, list) else value
@@ -217,6 +227,9 @@ class Host:
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
 
+    def on_connection_ignored(self, connection: Connection) -> None:
+        """The main server sent something that relayd has no use for."""
+
 
 def _run(name: str, data: bytes) -> None:
     dialect, server = {
@@ -252,7 +265,7 @@ def _run(name: str, data: bytes) -> None:
         if wire.ended:
             break
         if message.startswith(BINARY):
-            connection.on_binary(message)
+            connection.on_binary(message[len(BINARY) :])
         else:
             connection.on_text(message.decode("utf-8", "ignore"))
         clock.advance(0.25)

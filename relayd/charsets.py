@@ -17,6 +17,7 @@ UTF8: Final = "utf-8"
 
 #: Characters of a name that is looked at.
 _MAX_NAME: Final = 40
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:-]*")
 #: What Python calls a text encoding, and is none for output: for names of hosts, and for Python's own source.
 _USELESS: Final = frozenset(["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "charmap"])
 _PRINTABLE_ASCII: Final = "".join(map(chr, range(0x20, 0x7F))) + "\t\n"
@@ -34,7 +35,7 @@ def charset(name: str) -> str | None:
 
     Names of others are not asked of Python, which keeps each in memory for ever.
     """
-    if len(name) > _MAX_NAME or not name.isascii():
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
         return None
     known = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return _canonical(known) if known in _names() else None

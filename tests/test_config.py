@@ -101,6 +101,13 @@ class PrecedenceTests(ConfigCase):
         self.environ.update(RELAYD_MAX_COMMANDS="", RELAYD_HTTP_PROXY="")
         self.assertEqual(self.load().max_commands, 64)
 
+    def test_character_set_of_hosts(self) -> None:
+        self.assertEqual(self.load().output_encoding, "utf-8")
+        for written, name in (("GBK", "gbk"), ("latin-1", "iso8859-1"), ("UTF8", "utf-8")):
+            self.assertEqual(self.load(output_encoding=written).output_encoding, name)
+        for wrong in ("rot13", "base64", "nothing", ""):
+            self.assertRaises(ConfigError, self.load, output_encoding=wrong)
+
     def test_an_empty_working_directory_means_the_login_directory(self) -> None:
         self.environ["RELAYD_WORKING_DIRECTORY"] = ""
         self.assertEqual(self.load().working_directory, "")

@@ -61,6 +61,10 @@ GOOD: tuple[tuple[str, x509.ExtensionType], ...] = (
     ("127.0.0.1", names("main.example", ip="127.0.0.1")),
     ("::1", names(ip="::1")),
     ("fe80::1%lo", names(ip="fe80::1")),
+    ("my_host.example", names("my_host.example")),
+    ("r4--a.example", names("r4--a.example")),
+    ("end-.example", names("end-.example")),
+    ("my_host.main.example", names("*.main.example")),
     ("localhost", names("localhost", uri="spiffe://site/relay")),
 )
 
@@ -71,6 +75,9 @@ BAD: tuple[tuple[str, x509.ExtensionType | None, str], ...] = (
     ("main.example", names(), "cannot stand for any host (Certificate does not contain any"),
     ("main.example", names("other.example"), "is for another name; it names other.example, not main.example"),
     ("main.example", names("main.example.other"), "is for another name"),
+    ("my_host.example", names("name.invalid"), "is for another name; it names name.invalid, not my_host.example"),
+    ("my_host.example", names("my-host.example"), "is for another name"),
+    ("my_host.example", None, "cannot stand for any host"),
     ("main.example", names("xmain.example"), "is for another name"),
     ("main.example", names("example"), "is for another name"),
     ("a.main.example", names("main.example"), "is for another name"),

@@ -331,7 +331,7 @@ def _plain(field: str, value: object) -> object:
     if isinstance(value, dict) and value.get("type") == "Buffer" and isinstance(value.get("data"), list):
         try:
             return bytes(value["data"])
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise Invalid(field, "is a Buffer with something else than bytes in it") from None
     return value
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from relayd.errors import RelayError
-from relayd.texts import Translate, english
+from relayd.texts import Text, Translate, english
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -46,7 +46,7 @@ class Unsent:
 
     __slots__ = ("fault",)
 
-    def __init__(self, fault: str) -> None:
+    def __init__(self, fault: Text) -> None:
         self.fault = fault
 
 

@@ -32,6 +32,7 @@ from relayd.parsing import (
     parse_question,
     parse_receipt,
 )
+from relayd.texts import Text
 from tests.test_messages import EXTENSIONS, GOOD, JSON
 
 #: Words of Python and of msgspec's that mean nothing to an operator.
@@ -160,7 +161,7 @@ class BytesTests(Case):
             for name in ("password", "command", "username"):
                 self.assertIn(f"{name} came as bytes that are no UTF-8", str(self.refused(GOOD | {name: form})))
             self.assertIn("env.A came as bytes", str(self.refused(GOOD | {"env": {"A": form}})))
-        for wrong in ([256], [-1], ["x"], [[]], [None]):
+        for wrong in ([256], [-1], [2**100], [1.0], ["x"], [[]], [None]):
             error = self.refused(GOOD | {"privateKey": {"type": "Buffer", "data": wrong}})
             self.assertIn("privateKey is a Buffer with something else than bytes in it", str(error))
 
@@ -172,7 +173,7 @@ class BytesTests(Case):
     def test_what_was_not_sent(self) -> None:
         """Never taken for a field that is absent: another credential would be used."""
         for name in ("password", "privateKey", "stdin", "command", "hostKey"):
-            error = self.refused(GOOD | {name: Unsent("did not come")})
+            error = self.refused(GOOD | {name: Unsent(Text("did not come"))})
             self.assertEqual((error.fields["field"], error.command_id), (name, "cmd_1"))
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 from relayd.messages import Unsent
+from relayd.texts import Text
 
 #: Attachments of one event that are taken; python-socketio would wait for 999,999,999.
 MAX_ATTACHMENTS: Final = 64
 #: Bytes of all of them together that are taken: as much as one message may have.
 MAX_BYTES: Final = 8 * 2**20
 
-_TOO_MANY: Final = f"came with an event of more than {MAX_ATTACHMENTS} binary attachments"
-_TOO_LARGE: Final = f"came with an event whose binary attachments have more than {MAX_BYTES // 2**20} MiB"
-_MISSING: Final = "came without the binary attachment that it names"
+_TOO_MANY: Final = Text("came with an event of more than {most} binary attachments", most=MAX_ATTACHMENTS)
+_TOO_LARGE: Final = Text("came with an event whose binary attachments have more than {most} MiB", most=MAX_BYTES >> 20)
+_MISSING: Final = Text("came without the binary attachment that it names")
 
 
 class Attachments:
@@ -34,7 +35,7 @@ class Attachments:
         self.missing = count
         self._parts: list[bytes] = []
         self._room = MAX_BYTES
-        self._fault: str | None = _TOO_MANY if count > MAX_ATTACHMENTS else None
+        self._fault: Text | None = _TOO_MANY if count > MAX_ATTACHMENTS else None
 
     @property
     def hopeless(self) -> bool:

@@ -84,6 +84,9 @@ COMMANDS: tuple[dict[str, Any], ...] = (
 EVENTS: tuple[tuple[str, Any], ...] = (
     *(("execute_command", command) for command in COMMANDS),
     ("execute_command", {"commandId": "c4"}),
+    ("execute_command", COMMANDS[0] | {"commandId": 5, "serverId": None, "port": None, "encoding": "gbk"}),
+    ("execute_command", COMMANDS[0] | {"privateKey": {"type": "Buffer", "data": [107, 101, 121]}, "stdin": "x"}),
+    ("cancel_command", {"commandId": 1.5}),
     ("command_result_received", {"success": True, "commandId": "c1"}),
     ("command_result_received", {"success": False, "error": {"a": [1, None]}}),
     ("cancel_command", {"commandId": "c1"}),
@@ -94,7 +97,22 @@ WORDS = (
     *(name for command in COMMANDS for name in command),
     *("execute_command", "command_result_received", "cancel_command", "command_status", "success", "error", "event"),
     *("/proxy,", "\\ud800", "\\u0000", "1e309", "null", "true", "base64", "9" * 400, '"', "[[[[[[[[", "{", "}", ":"),
-    *("451-/proxy,", "52-", "_placeholder", '{"sid":"t"}', "40", "41", "42", "43", "44", "/proxy,0[", "\x1e", "\x1f"),
+    *(
+        "451-/proxy,",
+        "52-",
+        "_placeholder",
+        "Buffer",
+        "num",
+        '{"sid":"t"}',
+        "40",
+        "41",
+        "42",
+        "43",
+        "44",
+        "/proxy,0[",
+        "\x1e",
+        "\x1f",
+    ),
 )
 
 
@@ -299,6 +317,10 @@ def _seeds_socketio() -> Iterator[bytes]:
     yield NEXT.join((OPEN, b'44/proxy,{"message":"no"}'))
     yield NEXT.join((READY + b"2", b"2probe", b"3", b"6", b"41/proxy,"))
     yield NEXT.join((READY + b'451-/proxy,7["x",{"_placeholder":true,"num":0}]', BINARY + b"abc", b"43/proxy,1[2]"))
+    place = {"_placeholder": True, "num": 0}
+    for data in (COMMANDS[0] | {"privateKey": place}, COMMANDS[2] | {"stdin": place, "password": place | {"num": 1}}):
+        frame = f"452-/proxy,7{json.dumps(['execute_command', data])}".encode()
+        yield NEXT.join((READY + frame, b"2", BINARY + b"abc", BINARY + b"\xff", frame, BINARY + b"a", frames[0]))
     yield NEXT.join((READY + b"42/other,[1]", b"40/other,{}", b"1"))
     yield READY + b'42/proxy,["other","' + b"ab" * 8 + b'"]' + bytes((12, 1, 12, 0xFF))
 
@@ -307,7 +329,8 @@ def _seeds_native() -> Iterator[bytes]:
     frames = [json.dumps({"event": name, "data": data}).encode() for name, data in EVENTS]
     yield NEXT.join(frames)
     yield from (READY + frame for frame in frames)
-    yield NEXT.join((b"[]", b'"hello"', BINARY + b"a", b'{"event":1}'))
+    yield NEXT.join((b"[]", b'"hello"', BINARY + b"a", b'{"event":1}', b"ping", b"\xef\xbb\xbf" + frames[0]))
+    yield from (READY + BINARY + frame for frame in frames)
     yield b'{"event":"x","data":[' + b"[[" + bytes((20, 0, 12, 0xFF))
 
 

@@ -270,11 +270,8 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
         content = _plain(field, given)
         if not isinstance(content, str | bytes):
             raise Invalid(field, 'is not a string; write numbers and booleans as strings, as in "1"')
-        size += len(content)
-        if size > MAX_ENVIRONMENT:  # before each of many is encoded
-            break
         text = _unicode(field, _as_text(field, content, None))
-        size += len(text.encode()) - len(content)
+        size += len(text.encode())
         variables.append((name, text))
     if size > MAX_ENVIRONMENT:
         raise Invalid("env", "takes more than {most} KiB", most=MAX_ENVIRONMENT // 1024)

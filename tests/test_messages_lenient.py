@@ -175,6 +175,7 @@ class BytesTests(Case):
         for name in ("password", "privateKey", "stdin", "command", "hostKey"):
             error = self.refused(GOOD | {name: Unsent(Text("did not come"))})
             self.assertEqual((error.fields["field"], error.command_id), (name, "cmd_1"))
+            self.assertEqual(str(error), f"execute_command was refused: {name} did not come.")
 
 
 class WordsTests(Case):

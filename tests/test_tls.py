@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet import reactor
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.interfaces import IHandshakeListener
@@ -113,6 +114,7 @@ class Recorder(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.factory.received += data
         if self.factory.received == SECRET:
+            self.factory.asked_for = self.transport.getHandle().get_servername()
             shown = self.transport.getPeerCertificate()
             self.factory.shown = shown and shown.get_subject().commonName
             self.transport.write(b"welcome")
@@ -191,6 +193,8 @@ class TableTests(TestCase):
         for host, san in GOOD:
             server, words = await self.meet(host, self.authority.issue("x.example", names=san))
             self.assertEqual((server.received, server.shown), (SECRET, "relay.example"), f"{host}: {words}")
+            is_address = isIPAddress(host) or ":" in host
+            self.assertEqual(server.asked_for, None if is_address else host.removesuffix(".").lower().encode(), host)
 
     async def refuse_all(self) -> None:
         for host, san, expected in BAD:

@@ -131,6 +131,11 @@ class UplinkSilent(UplinkLost):
     """The connection to the main server {server} was lost: nothing was heard from it for {seconds:.0f} s."""
 
 
+class UplinkStuck(UplinkLost):
+    """The connection to the main server {server} was lost: it took nothing of what was sent to it for
+    {seconds:.0f} s."""
+
+
 class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 
@@ -152,6 +157,11 @@ class Overloaded(RelayError):
     code = "overloaded"
     phase = "queue"
     retriable = True
+
+
+class TooMuchInput(Overloaded):
+    """relayd is full: the commands at hand and what they read (stdin) take {megabytes:.0f} MB. Send the command again
+    later."""
 
 
 class ShuttingDown(RelayError):
@@ -176,6 +186,23 @@ class NoCredential(RelayError):
     {username}@{host}. Send one, or add the host to the relay's credentials table."""
 
     code = "no-credential"
+    phase = "receive"
+
+
+class CredentialKept(RelayError):
+    """The command names jump hosts in via, but brings neither password nor privateKey for {username}@{host}:{port}.
+    Credentials of the relay's site go only the site's own way: send one for this host too, or leave via out."""
+
+    code = "credential-kept"
+    phase = "receive"
+
+
+class CredentialIncomplete(RelayError):
+    """The command brings a passphrase or a certificate for {username}@{host}:{port}, but neither password nor
+    privateKey. Nothing of it is joined with what the relay's site has: send the privateKey that it belongs to, or leave
+    it out."""
+
+    code = "credential-incomplete"
     phase = "receive"
 
 

@@ -5,6 +5,7 @@ SIGHUP: the settings are read again, and what can change while relayd runs does 
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,10 +18,11 @@ from twisted.logger import Logger
 
 from relayd.config import OPTIONS, Config, Reading
 from relayd.errors import ConfigError
+from relayd.exposure import exposures
 from relayd.options import Option
 
-#: What of the rules decides to which addresses connections are opened.
-HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts"))
+#: What decides whether a connection is opened: by the address, and by the host's key.
+HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts", "host-keys"))
 #: What counts for the next connection to the main server.
 AT_CONNECT: Final = frozenset(
     [
@@ -29,6 +31,7 @@ AT_CONNECT: Final = frozenset(
         "allow-weak-key",
         "allow-plaintext",
         "http-proxy",
+        "http-proxy-password-file",
         "tls-ca",
         "tls-cert",
         "tls-key",
@@ -40,7 +43,7 @@ LIVE: Final = (
     | HOST_RULES
     | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
     | frozenset(["max-commands", "max-queue", "default-timeout", "max-timeout", "max-output", "drain-timeout"])
-    | frozenset(["host-keys", "ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory"])
+    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory"])
 )
 #: The tables of the file, where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"
@@ -151,6 +154,7 @@ class ReloadOnSignal(Service):
                 self._refuse(first, len(more))
                 return
             changes = self._relay.apply(reading.config)
+            exposed = exposures(reading, os.environ)
         except ConfigError as error:
             self._refuse(error, 0)
             return
@@ -158,6 +162,8 @@ class ReloadOnSignal(Service):
             self._log.failure("SIGHUP: the settings could not be read again, and stay as they are")
             return
         self._tell(changes)
+        for what in exposed:
+            self._log.warn("SIGHUP: {exposed}", exposed=what)
 
     def _refuse(self, error: ConfigError, more: int) -> None:
         self._log.error(

@@ -258,7 +258,6 @@ class ApplyTests(ConfigCase):
             max-output = "2M"
             drain-timeout = 1
             reconnect-delay = "9s"
-            host-keys = "strict"
             working-directory = "/tmp"
             connect-timeout = 3
             idle-timeout = 7
@@ -279,7 +278,6 @@ class ApplyTests(ConfigCase):
         self.assertEqual(relay._uplink._retry.delay, 9.0)
         self.assertEqual((client._settings.max_output, relay._runner._directory), (2 << 20, "/tmp"))
         self.assertEqual((client._dialer._settings.connect_timeout, client._pool._settings.idle_timeout), (3.0, 7.0))
-        self.assertEqual(client._known_hosts.policy, "strict")
         self.assertIsNotNone(relay._runner._credentials.find("a", 22, "b"))
         self.assertEqual(relay._audit._settings.commands, "digest")
         self.assertEqual(len(relay._audit._key), 32)
@@ -293,6 +291,14 @@ class ApplyTests(ConfigCase):
         dialer = self.relay._runner._client._dialer
         self.assertFalse(dialer._allows("name", 22, ip_address("10.1.2.3")))
         self.assertTrue(dialer._allows("name", 22, ip_address("11.1.2.3")))
+
+    def test_a_check_of_host_keys_counts_for_connections_too(self) -> None:
+        """What was let pass before is not known to be the host."""
+        retired: list[bool] = []
+        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.apply('host-keys = "strict"')
+        self.assertEqual(retired, [True])
+        self.assertEqual(self.relay._runner._client._known_hosts.policy, "strict")
 
     def test_a_restart_is_needed_until_there_is_one(self) -> None:
         self.assertEqual(list(self.apply("max-sessions = 3").pending), ["max-sessions"])

@@ -1,7 +1,8 @@
 """
 The relay's command runner: turns orders into commands on SSH hosts, and what became of them into results.
 
-The only module of this package that knows the rest of relayd; the package's errors are translated here, once.
+This module and `relayd.ssh.logins` alone of this package know the rest of relayd; the package's errors are translated
+here, once.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import HostFailure, NoCredential, RelayError
+from relayd.errors import HostFailure, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
-from relayd.messages import CommandResult, Details, ExecuteCommand, JumpHost, Secret, StreamName, describe_error
+from relayd.messages import CommandResult, Details, ExecuteCommand, StreamName, describe_error
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.errors import SSHError
+from relayd.ssh.logins import target_of
 from relayd.ssh.output import Output
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
-from relayd.ssh.target import Credential, Target
+from relayd.ssh.target import Target
 from relayd.texts import Translate, english
 
 #: Bytes of output from which on it is decoded and trimmed in a thread.
@@ -121,33 +123,10 @@ class SSHCommandRunner:
 
         :raises RelayError: when there is no way.
         """
-        host, port, user = command.host.lower(), command.port, command.username
         try:
-            via: Target | None = None
-            for hop in command.via:
-                where = (hop.host.lower(), hop.port, hop.username)
-                via = Target(*where, self._credential(hop, *where), hop.host_key, via)
-            if not command.via:
-                via = self._credentials.way(host, port, user)
-            return Target(host, port, user, self._credential(command, host, port, user), command.host_key, via)
+            return target_of(command, self._credentials)
         except SSHError as error:
             raise _host_failure(error) from None
-
-    def _credential(self, of: ExecuteCommand | JumpHost, host: str, port: int, user: str) -> Credential:
-        """
-        What came with the order, or else what the site has.
-
-        :raises NoCredential: when there is neither.
-        :raises SSHError: when a file of the site cannot be used.
-        """
-        if of.password is not None or of.private_key is not None:
-            return Credential(
-                _reveal(of.password), _reveal(of.private_key), _reveal(of.passphrase), certificate=of.certificate
-            )
-        found = self._credentials.credential(host, port, user)
-        if found is None:
-            raise NoCredential(username=user, host=host)
-        return found
 
     def _text(self, command: ExecuteCommand) -> str:
         """What the host's shell gets; by default as the specification's example relay does: ``cd / ; COMMAND``."""
@@ -184,10 +163,6 @@ class _Reader:
         offset = self._offsets[stream]
         self._offsets[stream] += len(data)
         return self._output.write(stream, offset, data)
-
-
-def _reveal(secret: Secret | None) -> str | None:
-    return None if secret is None else secret.reveal()
 
 
 def _quote_directory(path: str) -> str:

@@ -17,7 +17,6 @@ from relayd.ssh import hostkeys
 from relayd.ssh.agreement import BadProof, check_proof
 from relayd.ssh.certificates import (
     BadCertificate,
-    certified_key,
     fault_of_host_certificate,
     parse_certificate,
     read_user_certificate,
@@ -81,7 +80,6 @@ def _certificate(data: bytes) -> None:
     except BadCertificate as error:
         check_words(error)
     else:
-        check(certified_key(data) == certificate.key, "two opinions of the key")
         fault = fault_of_host_certificate(certificate, _HOST, _NOW)
         if fault is not None:
             check_words(fault)
@@ -120,13 +118,10 @@ def _proof(data: bytes) -> None:
     agreed = Agreed(data[2 : 2 + size], data[2 + size :], b"", b"")
     for algorithm in (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"rsa-sha2-512", b"ssh-ed25519-cert-v01@openssh.com"):
         try:
-            check_proof(agreed, algorithm, bytes(32))
+            check_proof(agreed, algorithm, bytes(32), 1024)
         except BadProof as error:
             check_words(error)
-        except Exception as error:
-            # `ClientTransport.dataReceived` makes an error of it: a string that is too short is all that it may be
-            check(type(error).__name__ in ("error", "ValueError", "IndexError"), f"{type(error).__name__} of a proof")
-        else:  # Conch does not mind how key and signature are wrapped
+        else:
             check(_proved()[-64:] in data, "a proof that is none")
 
 

@@ -115,5 +115,7 @@ class ScriptTests(SynchronousTestCase):
 
     def test_command_stays_within_its_quotes(self) -> None:
         read = script(MARK, b"it's\n'; leaders; '\0", None)
-        self.assertTrue(read.startswith(b"unset n w p\nn=c0ffee p= w='-c\nit'\\''s '\\''; leaders; '\\'''\n"), read[:80])
+        self.assertTrue(
+            read.startswith(b"unset n w p\nn=c0ffee p= w='-c\nit'\\''s '\\''; leaders; '\\'''\n"), read[:80]
+        )
         self.assertIn(b" p=4000 ", script(MARK, b"true", 4000))

@@ -1,7 +1,7 @@
 """
 Stands in for an SSH server's process for one connection: starts commands, then a shell that looks for them.
 
-    python host.py '{"commands": [[ARG…]…], "shell": [PROGRAM, ARG…], "path": "…", "environment": {…}, "sessions": true}'
+    python host.py '{"commands": [[ARG…]…], "shell": [PROGRAM, ARG…], "path": "…", "environment": {…}, "sessions": …}'
 
 :param path: where the shell finds programs.
 :param sessions: whether each is the leader of a session of its own, as with OpenSSH; if not, all are in this

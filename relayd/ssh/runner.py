@@ -103,13 +103,13 @@ class SSHCommandRunner:
             shell=shell,
             permission=starting,
         )
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command,))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
         return running
 
-    def _ended(self, completed: Completed, command: ExecuteCommand) -> Any:
+    def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
         # A command that would not end may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
-        make = partial(_result, completed, command, stdout, stderr, self._charset(command), self._translate)
+        make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
         if len(stdout) + len(stderr) <= LARGE:
             return make()
         # Whoever cancels the command now, which has ended, gets its result all the same.

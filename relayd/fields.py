@@ -112,7 +112,7 @@ def command_id(value: object) -> tuple[str, bool]:
     :return: the text, and whether it was a number. A number without fraction is written without one: JSON has ``5.0``
         for ``5``.
     """
-    if type(value) is int and abs(value) < 2**64:
+    if type(value) is int and -(2**63) <= value < 2**64:  # what JSON libraries write
         return str(value), True
     if type(value) is float and abs(value) < 2**63:  # from there on, several numbers of the sender's may be this one
         return str(int(value)) if value == int(value) else repr(value), True
@@ -130,10 +130,9 @@ def readable_id(value: object) -> tuple[str | None, bool]:
         return command_id(value)
     except Invalid:
         pass
-    if type(value) is int and abs(value) < 10**MAX_COMMAND_ID:
-        return str(value), True
-    if type(value) is float and math.isfinite(value):
-        return repr(value), True
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        near = float(value) if abs(value) < 10**300 else math.inf
+        return (repr(near), True) if math.isfinite(near) else (None, False)
     if not isinstance(value, str) or not value:
         return None, False
     shown = value if len(value) <= MAX_COMMAND_ID else value[: MAX_COMMAND_ID - 1] + "…"
@@ -210,9 +209,8 @@ def number(field: str, value: object, *, required: bool = False) -> float:
             value = float(value) if len(value) <= 32 and value.isascii() and "_" not in value else math.nan
         except ValueError:
             value = math.nan
-    if type(value) not in (int, float) or not abs(value) <= 2**63:  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 2**63:
         raise Invalid(field, "is not a finite number of at most 63 bits")
-    assert isinstance(value, (int, float))
     return int(value) if value == int(value) else value
 
 

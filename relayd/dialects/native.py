@@ -37,8 +37,9 @@ class _Frame(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Frame)
 
-#: White space of JSON (RFC 8259, section 2).
-_SPACE: Final = (" ", "\t", "\r", "\n")
+#: White space of JSON (RFC 8259, section 2), and with it what else may stand before a text.
+_SPACE: Final = " \t\r\n"
+_BEFORE: Final = (*_SPACE, "\ufeff")
 #: Characters of a text that may be ignored: a larger one is no greeting, and to read it took its time.
 _LONGEST_IGNORED: Final = 64 * 1024
 
@@ -61,8 +62,8 @@ class NativeDialect(Outbox):
 
         :raises ProtocolError: when it is a large text that is no JSON, or the greeting of a Socket.IO server.
         """
-        if text.startswith((*_SPACE, "\ufeff")):
-            text = text.removeprefix("\ufeff").lstrip("".join(_SPACE))
+        if text.startswith(_BEFORE):
+            text = text.removeprefix("\ufeff").lstrip(_SPACE)
         if not text.startswith("{"):
             if text.startswith('0{"sid"'):
                 raise ProtocolError(reason="the greeting of Socket.IO, which is the other dialect")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ConnectionDone
@@ -185,7 +186,7 @@ class Receiver:
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
         check_words(error)
         if error.command_id is not None:
-            failure_result(error.command_id, error)
+            msgspec.json.encode(failure_result(error.command_id, error, numeric_id=error.numeric_id).to_wire())
         acknowledge(error)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:

@@ -137,12 +137,20 @@ def lookup_name(name: str) -> str:
 def _in_ascii(name: str) -> str:
     import idna  # its tables take a megabyte, which most sites never need
 
+    def in_ascii(label: str) -> str:
+        if label.isascii():
+            return label
+        try:
+            return idna.encode(label).decode("ascii")
+        except UnicodeError:
+            # What IDNA of 2008 has not, such as a picture, that of 2003 has, as Python's resolver writes it.
+            return label.encode("idna").decode("ascii")
+
     try:
         return idna.encode(name, uts46=True).decode("ascii")
     except UnicodeError:
-        # What IDNA of 2008 has not, such as "my_host" or a picture, that of 2003 has, as Python's resolver writes it.
-        labels = idna.uts46_remap(name, std3_rules=False).split(".")
-        found = ".".join(label if label.isascii() else label.encode("idna").decode("ascii") for label in labels)
+        # A label that is none there, such as "my_host", leaves the others as they are without it.
+        found = ".".join(map(in_ascii, idna.uts46_remap(name, std3_rules=False).split(".")))
     if not _PLAIN.fullmatch(found):  # a slash or a star in another width has become one
         raise UnicodeError
     return found

@@ -81,6 +81,7 @@ class HostTests(SynchronousTestCase):
         for text, name in (("bücher.de", "xn--bcher-kva.de"), ("BÜCHER.de", "xn--bcher-kva.de"),
                            ("straße.de", "xn--strae-oqa.de"), ("XN--Bcher-KVA.de", "xn--bcher-kva.de"),
                            ("DB_1.Bücher.de", "db_1.xn--bcher-kva.de"), ("r4--x.bü", "r4--x.xn--b-eha"),
+                           ("db_1.straße.de", "db_1.xn--strae-oqa.de"),
                            ("bücher_1", "xn--bcher_1-n2a"), ("💩.la", "xn--ls8h.la")):  # fmt: skip
             self.assertEqual(canonical_host(text), name)
 

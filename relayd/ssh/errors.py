@@ -319,7 +319,8 @@ class CommandTooLong(SSHError):
 
 class CommandNotStarted(CommandTooLong):
     """The command is too long for the system of {host}:{port}, which did not start it: “{words}”; it has {size} bytes,
-    and the limit of Linux is 128 KiB. Order a short command such as sh, and give the rest as its standard input (stdin)."""
+    and the limit of Linux is 128 KiB. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
 
 
 class SessionTimeout(SSHError):

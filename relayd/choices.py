@@ -57,6 +57,7 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         working_directory=config.working_directory,
         output_encoding=config.output_encoding,
         exact_text=config.allow_commands is not None or config.deny_commands is not None,
+        no_exit_status_hosts=config.no_exit_status_hosts or (),
     )
 
 

@@ -281,6 +281,11 @@ class PolicyTests(ConfigCase):
         config = self.load("allow-commands = 'a\\.b'\ndeny-hosts = 'x'")
         self.assertEqual((config.deny_hosts, config.allow_commands), (("[10.1.*]:23",), r"a\.b"))
 
+    def test_hosts_that_give_no_exit_status(self) -> None:
+        self.assertEqual(ssh_settings_of(self.load()).no_exit_status_hosts, ())
+        settings = ssh_settings_of(self.load('no-exit-status-hosts = ["pdu-*", "!pdu-9"]'))
+        self.assertEqual(settings.no_exit_status_hosts, ("pdu-*", "!pdu-9"))
+
     def test_lists_in_the_file(self) -> None:
         config = self.load('allow-hosts = ["10.1.0.0/16", "web?"]\nallow-users = ["deploy"]')
         self.assertEqual((config.allow_hosts, config.allow_users), (("10.1.0.0/16", "web?"), ("deploy",)))

@@ -30,6 +30,8 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     :ivar working_directory: where commands run; empty: where the login leads.
     :ivar output_encoding: the character set of hosts, by its name in `relayd.charsets`, for commands that name none.
     :ivar exact_text: whether there are rules for the texts of commands, see `relayd.charsets.write_text`.
+    :ivar no_exit_status_hosts: patterns (`relayd.patterns.covers_host`) of hosts that never say how a command ended: a
+        session that they close in good order stands for status 0.
     """
 
     known_hosts: str
@@ -46,3 +48,4 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     working_directory: str = "/"
     output_encoding: str = "utf-8"
     exact_text: bool = False
+    no_exit_status_hosts: tuple[str, ...] = ()

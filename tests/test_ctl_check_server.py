@@ -18,6 +18,7 @@ from relayd.config import read
 from relayd.ctl import check_server
 from relayd.ctl.check_server import _Busy
 from relayd.errors import RelayError
+from relayd.interfaces import Blame
 from tests.support.certificates import Certificate
 from tests.support.dispatching import RecordingLink, command
 from tests.support.node import NodeServer
@@ -165,6 +166,6 @@ class BusyTests(ServerCase):
         busy.command_received(command("c1"), refused.append)
         self.assertEqual([error.retriable for error in refused if error is not None], [True])
         self.assertEqual(link.ids(), ["c1"])
-        busy.link_lost(link)
+        busy.link_lost(link, Blame.POSSIBLE)
         busy.command_received(command("c2"), refused.append)
         self.assertEqual(link.ids(), ["c1"])

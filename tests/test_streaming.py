@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.fields import MAX_COMMAND_ID
-from relayd.interfaces import ICommandRunner, ILink, IOutputSink, Starting
+from relayd.interfaces import Blame, ICommandRunner, ILink, IOutputSink, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, ExecuteCommand
 from relayd.stats import Stats
@@ -226,7 +226,7 @@ class LinkTests(StreamingCase):
     def test_newer_link_takes_over_and_the_loss_of_the_older_changes_nothing(self) -> None:
         run = self.run_one()
         newer = self.desk.connect()
-        self.desk.dispatcher.link_lost(self.link)
+        self.desk.dispatcher.link_lost(self.link, Blame.POSSIBLE)
         run.write(b"x")
         self.assertEqual((len(newer.outputs()), self.link.outputs()), (1, []))
 

@@ -154,7 +154,7 @@ class SocketIO(PeerCase):
         self.assertTrue(result["stdout"].startswith("0000000\n0000001\n"))
         self.assertTrue(result["stdout"].endswith("0393214\n0393215\n"))
         self.assertEqual((result["stderr"], result["exitCode"]), ("é\x01" * 9, 3))
-        self.assertRegex(result["cut"], r"^\[relayd: 2,[0-9,]+ bytes cut here to fit the link\]$")
+        self.assertRegex(result["cut"], r"^\[relayd: 2,[0-9,]+ bytes cut here to fit the link; see --max-output\]$")
         self.assertGreater(result["length"], 800_000)
         server.send({"op": "execute", "data": order("c2")})
         await server.wait_for(said(result="c2"))

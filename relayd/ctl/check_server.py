@@ -22,7 +22,7 @@ from relayd.choices import uplink_settings_of
 from relayd.config import Config
 from relayd.ctl.findings import Report
 from relayd.errors import ConfigError, InvalidMessage, ShuttingDown, UplinkError
-from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.patterns import read_address
 from relayd.uplink.connect import describe, make_endpoint
@@ -200,7 +200,7 @@ class _Busy:
     def link_ready(self, link: ILink) -> None:
         self._link = link
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         self._link = None
 
 

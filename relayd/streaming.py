@@ -24,6 +24,8 @@ from relayd.stats import Stats
 PATIENCE = 20.0
 #: Most bytes of output in one event.
 MAX_PIECE = 64 * 1024
+#: Least bytes in one event, on a link that takes only short ones: with fewer, their number would be out of hand.
+LEAST_PIECE = 64
 #: Bytes of a frame that are not output: names, numbers and punctuation, without the ``commandId``.
 ENVELOPE = 256
 
@@ -128,7 +130,7 @@ class OutputStream:
             return None
         link, encoder = self._usable_link(), self._encoders[stream]
         size = 0 if link is None else min(MAX_PIECE, (link.max_payload - self._envelope) // self._growth)
-        if link is None or size < 1:  # no link, or one that takes too little
+        if link is None or size < LEAST_PIECE:
             encoder.encode(offset, data)  # it may end in the middle of a character
             self._streams.stats.passed_over += len(data)
             return None

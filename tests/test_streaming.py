@@ -180,6 +180,19 @@ class EncodingTests(StreamingCase):
                     self.assertLessEqual(len(frame) + len("42/proxy,"), 4096)
                 self.assertGreater(len(link.outputs()), 1)
 
+    def test_links_that_take_next_to_nothing(self) -> None:
+        """Their output is passed over, and the result has it."""
+        for limit in (0, 100, 640, 650):
+            link, streams = RecordingLink(max_payload=limit), Streams(Clock(), Stats())
+            streams.link_ready(link)
+            sink = streams.open(command("c1", stream=True))
+            sink.write("stdout", 0, b"x" * 20)
+            sink.close()
+            self.assertEqual(bool(link.outputs()), limit == 650, limit)
+            self.assertEqual(streams.stats.passed_over, 0 if limit == 650 else 20)
+            for output in link.outputs():
+                self.assertLessEqual(len(msgspec.json.encode(["command_output", output.to_wire()])), limit)
+
     def test_pieces_are_of_a_sound_size_where_the_link_has_no_limit(self) -> None:
         link = self.link = self.desk.connect(RecordingLink(max_payload=2**62))
         self.run_one().write(b"x" * (3 * MAX_PIECE + 1))

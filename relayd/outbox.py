@@ -8,20 +8,19 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import Final
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.errors import RelayError, Undeliverable
+from relayd.errors import RelayError
 from relayd.held import HeldResults, size_of
 from relayd.interfaces import Blame, EntryState, IJournal, ILink
 from relayd.logs import is_logged
-from relayd.messages import CommandResult, Receipt, describe_error
+from relayd.messages import CommandResult, Receipt
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
-from relayd.suspects import Suspects
+from relayd.suspects import Suspects, without_output
 from relayd.texts import Translate, english
 from relayd.without_receipts import WithoutReceipts
 
@@ -341,14 +340,9 @@ class Outbox:
             self._settled()
 
     def _replace(self, result: CommandResult) -> None:
-        error = Undeliverable(exit_code=result.exit_code)
-        words = error.text.within(self._translate)
-        if result.stderr == words:  # not even that can be sent
-            return
-        details = msgspec.structs.replace(
-            result.details, error=result.details.error or describe_error(error), truncated=True, encoding=None
-        )
-        self.send_unrecorded(msgspec.structs.replace(result, stdout="", stderr=words, details=details))
+        without = without_output(result, self._translate)
+        if without.stderr != result.stderr:  # else not even that can be sent
+            self.send_unrecorded(without)
 
     def _presume(self, key: Key) -> None:
         self._stats.presumed += 1

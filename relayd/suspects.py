@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from relayd.errors import Undeliverable
 from relayd.interfaces import Blame
+from relayd.messages import CommandResult, describe_error
 from relayd.sendings import Key, Sendings
+from relayd.texts import Translate
 
 #: Seconds after a result was sent in which it can be the cause of a loss.
 BLAME_FOR: Final = 10.0
@@ -132,3 +136,16 @@ class Suspects:
         if state.read >= state.last:
             self.clear(key)
         state.alone = None  # not where the link was lost meanwhile: `link_lost` has to know
+
+
+def without_output(result: CommandResult, translate: Translate) -> CommandResult:
+    """
+    What goes out in the place of a result that breaks links.
+
+    Its exit code stays: it may have arrived all the same, and a command that succeeded must not become one that failed.
+    """
+    error = Undeliverable(exit_code=result.exit_code)
+    details = msgspec.structs.replace(
+        result.details, error=result.details.error or describe_error(error), truncated=True, encoding=None
+    )
+    return msgspec.structs.replace(result, stdout="", stderr=error.text.within(translate), details=details)

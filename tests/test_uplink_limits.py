@@ -175,6 +175,8 @@ class UnderWayTests(SynchronousTestCase):
         self.clock.advance(BLAME_FOR)
         self.assertEqual(self.under_way.suspect(unsent=False), 0)
         self.assertEqual(self.under_way.suspect(unsent=True), 90_000, "it takes so long to leave")
+        self.under_way.sent(5_000)  # the first was never known to be read
+        self.assertEqual(self.under_way.suspect(unsent=False), 90_000)
 
 
 def large(command: ExecuteCommand) -> CommandResult:

@@ -173,10 +173,10 @@ class UnderWay:
         """A message of *size* bytes was sent."""
         if size > self._later:
             self._later = size
-            if size > LARGE:
-                self._sent = self._clock.seconds()
-                if not self._asked:
-                    self._ask()
+        if size > LARGE:
+            self._sent = self._clock.seconds()
+            if not self._asked:
+                self._ask()
 
     def largest(self) -> int:
         """Bytes of the largest one."""

@@ -36,6 +36,10 @@ PRUNE_AGAIN: Final = 1.0
 MAX_BATCH: Final = 128
 #: Seconds for which confirmations wait for something that is more urgent.
 LINGER: Final = 0.1
+#: Seconds without any writing after which what is left of confirmed results is removed from the disk; and those after
+#: which that is done though there is something to write.
+CLEAN_IDLE: Final = 5.0
+CLEAN_BUSY: Final = 55.0
 #: Confirmed commands that are known without a look at the disk.
 RECENT: Final = 10_000
 #: Seconds between two attempts to record what could not be recorded.
@@ -100,6 +104,11 @@ class DurableJournal:
         self._linger: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
         self._prune_call: IDelayedCall | None = None
+        # When it is looked whether to remove what is left of confirmed results, since when there may be some, and when
+        # something was written last.
+        self._clean_call: IDelayedCall | None = None
+        self._unclean_since = 0.0
+        self._wrote = 0.0
         # What could not be recorded yet: confirmations, and ends of commands, with their results as long as these are
         # not confirmed.
         self._unwritten: list[str] = []
@@ -137,6 +146,7 @@ class DurableJournal:
             )
         self._worker = _Worker(self._reactor)
         self._prune_call = self._reactor.callLater(PRUNE_AGAIN, self._prune)
+        self._clean_later()  # the process before this one may not have come to it
         return recovery.ended
 
     def _open(self) -> Recovery:
@@ -212,6 +222,8 @@ class DurableJournal:
         # Nobody waits for it: alone, it would hold up the next command by a commit.
         writing = self._add(self._store.confirm, command_id)
         writing.addErrback(lambda _: self._unwritten.append(command_id))
+        if self._clean_call is None:
+            self._clean_later()
         if not self._busy and self._linger is None:
             self._linger = self._reactor.callLater(LINGER, self._lingered)
 
@@ -264,6 +276,9 @@ class DurableJournal:
         if self._prune_call is not None:
             self._prune_call.cancel()
             self._prune_call = None
+        if self._clean_call is not None:
+            self._clean_call.cancel()
+            self._clean_call = None
         self._catch_up()  # a result that was delivered must not be "outcome unknown" after the next start
         self._closed = Deferred()
         if not self._busy:
@@ -299,6 +314,7 @@ class DurableJournal:
         self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))
 
     def _written(self, batch: list[tuple[Call, Deferred[Any]]], outcomes: list[object]) -> None:
+        self._wrote = self._reactor.seconds()
         self._judge(outcomes)
         for (_, done), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -363,3 +379,23 @@ class DurableJournal:
         if self._closed is None:
             delay = PRUNE_AGAIN if removed >= PRUNE_ROWS else PRUNE_INTERVAL if self.trouble is None else RETRY_INTERVAL
             self._prune_call = self._reactor.callLater(delay, self._prune)
+
+    # What is left of what was confirmed
+
+    def _clean_later(self) -> None:
+        self._unclean_since = self._reactor.seconds()
+        self._clean_call = self._reactor.callLater(CLEAN_IDLE, self._clean)
+
+    def _clean(self) -> None:
+        now = self._reactor.seconds()
+        idle = not self._busy and self._linger is None and now - self._wrote >= CLEAN_IDLE
+        if not idle and now - self._unclean_since < CLEAN_BUSY:
+            self._clean_call = self._reactor.callLater(CLEAN_IDLE, self._clean)
+            return
+        self._clean_call = None
+        self._worker.do(self._store.clean, lambda done: self._cleaned(done and idle))
+
+    def _cleaned(self, done: bool) -> None:
+        # What was confirmed while that was done may have been too late for it.
+        if not done and self._clean_call is None and self._closed is None:
+            self._clean_later()

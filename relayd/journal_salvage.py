@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from relayd.errors import JournalUnavailable
-from relayd.journal_store import decode_result
+from relayd.journal_store import decode_result, forget_what_is_deleted
 
 #: What SQLite may keep beside a database.
 _COMPANIONS = ("", "-wal", "-shm")
@@ -57,6 +57,7 @@ def salvage(kept: str, path: str) -> Salvage:
     :raises sqlite3.Error: when that cannot be written.
     """
     with closing(sqlite3.connect(path, isolation_level=None)) as new:
+        forget_what_is_deleted(new)
         new.execute("BEGIN IMMEDIATE")
         commands = results = 0
         for _, *row in _rows(kept, "command", _COLUMNS):

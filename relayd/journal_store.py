@@ -33,6 +33,8 @@ PRUNE_ROWS: Final = 5000
 _VACUUM_PAGES: Final = 4096
 #: Bytes of the write-ahead log that are kept after a large result was in it.
 _MAX_LOG: Final = 32 << 20
+#: Seconds that another program may take with the file.
+_BUSY_TIMEOUT: Final = 5.0
 
 _SCHEMA: Final = """
 CREATE TABLE command (
@@ -128,7 +130,7 @@ class Store:
         :raises JournalUnavailable: when the file is another version's.
         """
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT)
         try:
             return self._prepare()
         except (ValueError, TypeError, sqlite3.IntegrityError):  # a state that cannot be, a time that is none
@@ -146,8 +148,7 @@ class Store:
         execute("PRAGMA journal_mode = WAL")
         execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
         execute(f"PRAGMA journal_size_limit = {_MAX_LOG}")
-        # What was confirmed is not to be found in the file any more.
-        execute("PRAGMA secure_delete = ON")
+        forget_what_is_deleted(self._db)
         if version == 0:
             with self._transaction():
                 for statement in _SCHEMA.split(";"):
@@ -316,9 +317,35 @@ class Store:
         self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
         return removed
 
+    def clean(self) -> bool:
+        """
+        Empty the write-ahead log, in which what was deleted can still be read: in no transaction.
+
+        SQLite overwrites what is deleted in the file itself. The log it only writes anew, from the beginning, so that
+        what was in a long one stays until one as long comes. Its blocks are given back to the file system; nobody
+        overwrites them there.
+
+        :return: whether it was done: not while another program reads the file, or the disk is full.
+        """
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")  # commands wait while this waits
+            try:
+                busy: int = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT * 1000:.0f}")
+        except sqlite3.Error:
+            return False
+        return busy == 0
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def forget_what_is_deleted(db: sqlite3.Connection) -> None:
+    """Have SQLite overwrite what is deleted, and write none of it into files beside its own."""
+    db.execute("PRAGMA secure_delete = ON")
+    db.execute("PRAGMA temp_store = MEMORY")
 
 
 def _damaged() -> sqlite3.DatabaseError:

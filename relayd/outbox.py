@@ -8,11 +8,12 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relayd.dead_letters import DeadLetters
 from relayd.errors import RelayError
 from relayd.held import HeldResults, size_of
 from relayd.interfaces import Blame, EntryState, IJournal, ILink
@@ -35,9 +36,8 @@ MAX_UNRECORDED_BYTES: Final = 64 << 20
 MAX_RECENT: Final = 1000
 MAX_RECENT_BYTES: Final = 8 << 20
 MAX_RECENT_SIZE: Final = 64 << 10
-
-#: The name under which the journal notes the dead letters in whose place a shorter result was delivered.
-_REPLACED: Final = "replaced"
+#: Seconds without a receipt after which a link with as many results under way as it may have is not held up by them.
+RECEIPT_PATIENCE: Final = 60.0
 
 
 class Outbox:
@@ -86,8 +86,9 @@ class Outbox:
         #: Those of them that the main server refused: nobody waits for these.
         self._unwanted: set[str] = set()
         self._recent = HeldResults(MAX_RECENT, MAX_RECENT_BYTES)
-        self._receipts = WithoutReceipts(clock, journal, self._presume)
-        self._suspects = Suspects(clock, self._receipts.read)
+        self._without_receipts = WithoutReceipts(clock, journal, self._presume)
+        self._dead_letters = DeadLetters(journal)
+        self._suspects = Suspects(clock, self._without_receipts.read)
         self._stopped = False
 
     @property
@@ -102,7 +103,7 @@ class Outbox:
         state = self._current
         if state is None:
             return
-        if not state.pumping and state.link.writable:
+        if not state.pumping and state.link.writable and not state.full:
             self._send_on(state, result, True)
         else:
             self._queue(state, (result.command_id, True))
@@ -118,7 +119,7 @@ class Outbox:
         self._unwanted.discard(result.command_id)
         for command_id in self._unrecorded.add(result):
             self._stats.dropped += 1
-            self._unwanted.discard(command_id)
+            self._drop(command_id)
         if self._current is not None:
             self._queue(self._current, (result.command_id, False))
 
@@ -138,6 +139,8 @@ class Outbox:
     def _drop(self, command_id: str) -> None:
         self._unrecorded.remove(command_id)
         self._unwanted.discard(command_id)
+        if self._current is not None:
+            self._current.backlog.pop((command_id, False), None)
 
     def link_ready(self, link: ILink, pending: Container[str]) -> None:
         """
@@ -150,19 +153,16 @@ class Outbox:
         state = self._current = self._links[link] = Sendings(link, self._clock.seconds())
         keys = [(command_id, False) for command_id in self._unrecorded]
         keys += [(command_id, True) for command_id in self._journal.unconfirmed() if command_id not in pending]
+        self._suspects.forget(lambda key: not self._is_held(key))
         if keys:
             self._log.info("Sending {count} unconfirmed results again", count=len(keys))
-        replaced = self._replaced()
-        keys += [
-            (command_id, True)
-            for command_id in self._journal.dead_letters()
-            if command_id not in replaced and command_id not in self._unrecorded
-        ]
+        keys += [(command_id, True) for command_id in self._dead_letters.offered(self._unrecorded)]
         for key in [key for key in keys if self._suspects.pause(key)]:
             self._send_later(state, key, self._suspects.pause(key))
         # Those that may break the link go last, so that they hold up nothing.
-        state.backlog.extend(sorted((key for key in keys if key not in state.retries), key=self._suspects.is_suspect))
-        if state.backlog:
+        keys = sorted((key for key in keys if key not in state.retries), key=self._suspects.is_suspect)
+        state.backlog.update(dict.fromkeys(keys))
+        if keys:
             self._start_pump(state)
 
     def link_lost(self, link: ILink, blame: Blame) -> None:
@@ -174,7 +174,7 @@ class Outbox:
         state = self._links.pop(link, None)
         if state is None:
             return
-        self._receipts.link_lost(state)
+        self._without_receipts.link_lost(state)
         state.halt()
         if self._current is state:
             self._current = None
@@ -184,7 +184,7 @@ class Outbox:
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """The main server confirms or refuses a result."""
-        self._receipts.receipt_received()
+        self._without_receipts.receipt_received()
         state = self._links.get(link)
         key = None if state is None else state.take(receipt.command_id)
         if key is None and receipt.command_id is not None:  # for what was sent on an earlier link?
@@ -205,19 +205,19 @@ class Outbox:
 
     def hurry(self) -> None:
         """relayd wants to stop: do not wait long for receipts that never come."""
-        self._receipts.hurry(self._current)
+        self._without_receipts.hurry(self._current)
 
     def stop(self) -> None:
         """Schedule nothing any more."""
         self._stopped = True
-        self._receipts.stop()
+        self._without_receipts.stop()
         for state in self._links.values():
             state.halt()
 
     # Sending
 
     def _queue(self, state: Sendings, key: Key) -> None:
-        state.backlog.append(key)
+        state.backlog.setdefault(key)
         self._start_pump(state)
 
     def _start_pump(self, state: Sendings) -> None:
@@ -231,7 +231,10 @@ class Outbox:
             if not state.link.writable:
                 await state.link.when_writable()
                 continue
-            key = state.backlog.popleft()
+            if state.full:
+                await self._receipts(state)
+                continue
+            key, _ = state.backlog.popitem(last=False)
             command_id, recorded = key
             # A refusal may have been overtaken by the acceptance of the same command.
             result = await self._load(command_id) if recorded else self._unrecorded.get(command_id)
@@ -241,6 +244,19 @@ class Outbox:
                 await self._suspects.send_alone(state, key, partial(self._send_on, state, result, recorded))
             else:
                 self._send_on(state, result, recorded)
+
+    async def _receipts(self, state: Sendings) -> None:
+        """Wait for some, but not for ever."""
+        try:
+            await state.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
+        except TimeoutError:
+            self._log.warn(
+                "The main server has sent no receipt for {seconds:g} s, and {count} results want one: the rest is sent "
+                "without, and sent again on the next connection",
+                seconds=RECEIPT_PATIENCE,
+                count=len(state.in_flight),
+            )
+            state.count_no_more()
 
     async def _load(self, command_id: str) -> CommandResult | None:
         try:
@@ -264,7 +280,7 @@ class Outbox:
         if is_logged("debug"):
             self._log.debug("Sent the result of {id}", event="sent", id=result.command_id)
         state.link.send_result(result)
-        self._receipts.watch(state)
+        self._without_receipts.watch(state)
 
     def _send_later(self, state: Sendings, key: Key, delay: float) -> None:
         if not self._stopped and key not in state.retries:
@@ -328,7 +344,7 @@ class Outbox:
             Deferred.fromCoroutine(self._load(command_id)).addCallback(self._loaded)
         elif (result := self._unrecorded.get(command_id)) is not None:
             self._drop(command_id)
-            self._note_replaced(command_id)
+            self._dead_letters.was_replaced(command_id)
             self._replace(result)
             self._settled()
 
@@ -358,9 +374,11 @@ class Outbox:
         else:
             self._drop(command_id)
             state = self._state_of(command_id)
-            if state is EntryState.DEAD:
-                self._note_replaced(command_id)
-            elif state is not EntryState.FINISHED:  # it could not be recorded when it ended, but may be later
+            self._dead_letters.was_replaced(command_id)
+            if state not in (
+                EntryState.FINISHED,
+                EntryState.DEAD,
+            ):  # it could not be recorded when it ended, but may be later
                 self._journal.confirm(command_id)
         self._settled()
 
@@ -378,15 +396,11 @@ class Outbox:
             if (call := self._current.retries.pop(key, None)) is not None:
                 call.cancel()
 
-    # Dead letters in whose place something else was delivered: offering them would break links once more
-
-    def _replaced(self) -> set[str]:
-        return set((self._journal.noted(_REPLACED) or "").split("\n"))
-
-    def _note_replaced(self, command_id: str) -> None:
-        if self._state_of(command_id) is EntryState.DEAD:
-            still = self._replaced() & set(self._journal.dead_letters())
-            self._journal.note(_REPLACED, "\n".join(sorted(still | {command_id})))
+    def _is_held(self, key: Key) -> bool:
+        command_id, recorded = key
+        if recorded:
+            return self._state_of(command_id) in (EntryState.FINISHED, EntryState.DEAD)
+        return command_id in self._unrecorded
 
     def _is_due(self, key: Key) -> bool:
         """Whether somebody waits for its delivery."""

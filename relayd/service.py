@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from relayd import __version__
-from relayd.audit.lines import key_file
+from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
 from relayd.choices import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
 from relayd.config import Config
@@ -37,6 +37,7 @@ from relayd.status.sources import Sources
 from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
+from relayd.values import is_private
 
 
 class Commands(Protocol):
@@ -123,10 +124,14 @@ def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
         return None
     settings = AuditSettings(
         path=config.audit_log,
-        key_file=key_file(config.state_dir),
+        state_dir=config.state_dir,
         commands=config.audit_commands,
-        max_size=config.audit_max_size,
-        keep=config.audit_keep,
+        keeping=Keeping(
+            max_size=config.audit_max_size,
+            keep=config.audit_keep,
+            keep_for=config.audit_keep_for,
+            max_total=config.audit_max_total,
+        ),
         server=config.server,
         proxy_id=config.proxy_id,
     )
@@ -221,9 +226,13 @@ class RelayService(Service):
         """
         Have *config* count from now on, as far as that is possible while running: for commands that are still to come.
 
-        :raises ConfigError: when the key of the audit log's digests cannot be had; nothing is changed then.
+        :raises ConfigError: when the key of the audit log's digests cannot be had, or the API key would be sent
+            unencrypted because not all of *config* counts yet; nothing is changed then.
         """
         effective, changes = compare(self._config, config)
+        if not (effective.allow_plaintext or is_private(effective.server, effective.http_proxy)):
+            reason = "what is set goes with a main server that needs a restart to count: restart relayd"
+            raise ConfigError(option="--server", reason=reason)
         policy = policy_of(effective)
         credentials = credentials_of(effective)
         if self._audit is not None:

@@ -73,6 +73,11 @@ class Suspects:
             charges.pop(key, None)
         self._turned_away.discard(key)
 
+    def forget(self, gone: Callable[[Key], bool]) -> None:
+        """Clear what is held no more: a main server could make any number of such results."""
+        for key in [key for key in {*self._losses, *self._alone_unread, *self._alone_read} if gone(key)]:
+            self.clear(key)
+
     def link_lost(self, state: Sendings, blame: Blame) -> Key | None:
         """
         A link was lost.

@@ -17,29 +17,33 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.audit import chain as chains
-from relayd.audit.chain import Chain, head_path
+from relayd.audit.heads import head_path, own_head_path
+from relayd.audit.keeping import moved_files
 from relayd.audit.lines import GENESIS, MAX_LINE, command_digest, decode, encode, read_key
-from tests.support.auditing import directory, edit, entries, faults, files, fill, small_disk, write
+from tests.support.auditing import chain, directory, edit, entries, faults, files, fill, small_disk, state, write
+
+#: Of no relay.
+KEY = b"k" * 32
+FORGED = "was not written by this relay: its seal is wrong"
 
 
 class LineTests(SynchronousTestCase):
     """One line."""
 
     def test_its_hash_is_that_of_the_bytes_before_it(self) -> None:
-        line, digest = encode(7, 1e9 + 0.25, "accepted", {"host": "größe\n"}, GENESIS)
+        line, digest = encode(7, 1e9 + 0.25, "accepted", {"host": "größe\n"}, GENESIS, KEY)
+        read = decode(line[:-1])
+        assert read is not None
         self.assertEqual(
             line.decode(),
             '{"seq":7,"time":"2001-09-09T01:46:40.250000Z","event":"accepted","host":"gr\\u00f6\\u00dfe\\n",'
-            f'"prev":"{GENESIS}","hash":"{digest}"}}\n',
+            f'"prev":"{GENESIS}","mac":"{read.mac}","hash":"{digest}"}}\n',
         )
-        read = decode(line[:-1])
-        assert read is not None
         self.assertEqual((read.seq, read.event, read.prev, read.hash), (7, "accepted", GENESIS, digest))
 
     @given(st.data())
     def test_any_other_byte_is_seen(self, data: st.DataObject) -> None:
-        line = encode(1, 1e9, "accepted", {"host": "web1"}, GENESIS)[0][:-1]
+        line = encode(1, 1e9, "accepted", {"host": "web1"}, GENESIS, KEY)[0][:-1]
         index = data.draw(st.integers(0, len(line) - 1))
         byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != line[index]))
         self.assertIsNone(decode(line[:index] + bytes([byte]) + line[index + 1 :]))
@@ -121,7 +125,7 @@ class TamperingTests(SynchronousTestCase):
         elif kind == "forge":  # with a hash that is right in itself
             was = decode(line[:-1])
             assert was is not None
-            lines[at] = path, encode(was.seq, 1e9, was.event, {"host": "another"}, was.prev)[0]
+            lines[at] = path, encode(was.seq, 1e9, was.event, {"host": "another"}, was.prev, KEY)[0]
         elif kind == "swap":
             other = data.draw(index.filter(lambda other: other != at))
             lines[at], lines[other] = (path, lines[other][1]), (lines[other][0], line)
@@ -171,18 +175,21 @@ class MessageTests(SynchronousTestCase):
         def forge(lines: list[bytes]) -> list[bytes]:
             was = decode(lines[4][:-1])
             assert was is not None
-            return [*lines[:4], encode(5, 1e9, "accepted", {}, was.prev)[0], *lines[5:]]
+            return [*lines[:4], encode(5, 1e9, "accepted", {}, was.prev, KEY)[0], *lines[5:]]
 
         edit(self.path, forge)
         self.assertEqual(
-            faults(self.path), ["6 does not follow the line before: that one was changed, or is of another chain"]
+            faults(self.path, sealed=False),
+            ["6 does not follow the line before: that one was changed, or is of another chain"],
         )
+        self.assertEqual(faults(self.path), [f"5 {FORGED}"])
 
     def test_another_chain(self) -> None:
         other = directory(self) / "audit.log"
         write(other, 1)
         edit(self.path, lambda lines: [*lines, *other.read_bytes().splitlines(keepends=True)])
-        self.assertEqual(faults(self.path), ["11 begins another chain"])
+        self.assertEqual(faults(self.path, sealed=False), ["11 begins another chain"])
+        self.assertEqual(faults(self.path), [f"{number} {FORGED}" for number in (11, 12, 13)])
 
     def test_a_line_without_end(self) -> None:
         """Readers hold no more of it than a line can have."""
@@ -211,8 +218,11 @@ class RestartTests(SynchronousTestCase):
 
     def test_a_torn_line(self) -> None:
         size = len(self.path.read_bytes().splitlines()[-1])
-        for number, at in enumerate(range(1, size), 1):
-            edit(self.path, lambda lines, at=at: [*lines, lines[-1][:at]])  # type: ignore[misc]
+        for number, at in enumerate(range(1, size, 5), 1):
+            last = decode(self.path.read_bytes().splitlines()[-1])
+            assert last is not None
+            torn = encode(last.seq + 1, 1e9, "accepted", {"commandId": "c9"}, GENESIS, KEY)[0][:-2][:at]
+            edit(self.path, lambda lines, rest=torn: [*lines, rest])  # type: ignore[misc]
             self.assertEqual(sum("is unfinished" in text for text in faults(self.path, harmless=True)), 1)
             self.assertEqual(faults(self.path), [])
             write(self.path, 1)
@@ -233,7 +243,8 @@ class RestartTests(SynchronousTestCase):
 
     def test_the_first_line_is_torn(self) -> None:
         self.path.write_bytes(self.path.read_bytes()[:50])
-        Path(head_path(str(self.path))).unlink()
+        for head in (head_path(str(self.path)), own_head_path(str(state(self.path)))):
+            Path(head).unlink()
         write(self.path, 1)
         self.assertEqual(faults(self.path), [])
         self.assertEqual(len(faults(self.path, harmless=True)), 1)
@@ -257,24 +268,28 @@ class RestartTests(SynchronousTestCase):
         def forge(lines: list[bytes]) -> list[bytes]:
             was = decode(lines[-1][:-1])
             assert was is not None
-            return [*lines[:-1], encode(was.seq, 1e9, "accepted", {}, was.prev)[0]]
+            return [*lines[:-1], encode(was.seq, 1e9, "accepted", {}, was.prev, KEY)[0]]
 
         edit(self.path, forge)
-        write(self.path, 1)
-        self.assertEqual(len(faults(self.path)), 1)
+        found = write(self.path, 1)
+        self.assertEqual((found.foreign, found.missing, found.last), (1, 1, 4))
+        self.assertEqual(faults(self.path), [f"5 {FORGED}", "6 comes after lines that are missing: 5–5"])
 
     def test_the_last_line_was_spoilt(self) -> None:
         """It does not pass for one that a crash tore."""
         edit(self.path, lambda lines: [*lines[:-1], lines[-1].replace(b"c2", b"c9")])
         write(self.path, 1)
-        self.assertEqual(faults(self.path), ["6 comes after lines that are missing: 5–5"])
+        self.assertEqual(
+            faults(self.path),
+            ["5 was changed or inserted: it is not as relayd wrote it", "6 comes after lines that are missing: 5–5"],
+        )
 
     def test_one_relay_at_a_time(self) -> None:
-        chain = Chain(str(self.path), 0, 0, {})
-        chain.open("1.0")
+        log = chain(self.path)
+        log.open("1.0")
         error = self.assertRaises(OSError, write, self.path, 1)
         self.assertEqual(error.strerror, "another relay writes it")
-        chain.close()
+        log.close()
         write(self.path, 1)
         self.assertEqual(faults(self.path), [])
 
@@ -305,7 +320,7 @@ class RotationTests(SynchronousTestCase):
         write(self.path, 30, max_size=1000)
         parts = files(self.path)
         self.assertGreater(len(parts), 5)
-        self.assertEqual(parts, [*map(Path, chains.rotated_files(str(self.path))), self.path])
+        self.assertEqual(parts, [*(Path(each.path) for each in moved_files(str(self.path))), self.path])
         self.assertEqual(faults(*parts), [])
         found = entries(*parts)
         self.assertEqual([entry["seq"] for entry in found], list(range(1, len(found) + 1)))
@@ -361,14 +376,14 @@ class RotationTests(SynchronousTestCase):
         self.assertIn("1 was changed or inserted", found[0])
 
     def _while_it_is_written(self, rotate: Callable[[], object], sound: bool = True) -> list[str]:
-        chain = Chain(str(self.path), 0, 0, {})
-        chain.open("1.0")
-        self.addCleanup(chain.close)
-        chain.prepare()
-        chain.append([(1e9, "accepted", {"commandId": "c1"})])
+        log = chain(self.path)
+        log.open("1.0")
+        self.addCleanup(log.close)
+        log.prepare()
+        log.append([(1e9, "accepted", {"commandId": "c1"})])
         rotate()
-        chain.prepare()
-        chain.append([(1e9, "accepted", {"commandId": "c2"})])
+        log.prepare()
+        log.append([(1e9, "accepted", {"commandId": "c2"})])
         found = faults(self.path, Path(f"{self.path}.1"))
         if sound:
             self.assertEqual(found, [])
@@ -397,26 +412,26 @@ class FullDiskTests(SynchronousTestCase):
     def test_it_goes_on_from_the_byte_where_it_stopped(self, length: int) -> None:
         disk = small_disk(self)
         path = disk / "audit.log"
-        chain = Chain(str(path), 0, 0, {})
-        chain.open("1.0")
+        log = chain(path)
+        log.open("1.0")
         try:
-            chain.prepare()
+            log.prepare()
             filler = fill(disk)
             records = [(1e9, "accepted", {"commandId": "x" * length})] * 5
             error = None
             for _ in range(5):
                 try:
-                    chain.append(records)
+                    log.append(records)
                 except OSError as failure:
                     error = failure
                     break
             assert error is not None
             self.assertEqual(error.errno, errno.ENOSPC)
-            self.assertGreater(chain.unwritten, 0)
-            self.assertRaises(OSError, chain.prepare)
+            self.assertGreater(log.unwritten, 0)
+            self.assertRaises(OSError, log.prepare)
             filler.unlink()
-            chain.prepare()
-            chain.append(records)
+            log.prepare()
+            log.append(records)
         finally:
-            chain.close()
+            log.close()
         self.assertEqual(faults(path, harmless=True), [])

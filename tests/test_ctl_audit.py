@@ -4,6 +4,8 @@ Tests of `relayd.ctl.audit`: what ``relayctl audit`` says, and with which exit c
 
 from __future__ import annotations
 
+import builtins
+import errno
 import gzip
 import io
 import os
@@ -12,13 +14,23 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.audit.chain import head_path
-from relayd.audit.lines import command_digest, read_key
+from relayd.audit.heads import head_path
+from relayd.audit.lines import command_digest, encode, read_key
 from relayd.ctl.main import main
 from tests.support.auditing import directory, edit, entries, files, write
+
+_open = open
+
+
+def deny(path: Any, *arguments: Any, **more: Any) -> Any:
+    """``open`` of somebody who may read the log, and nothing of the state directory."""
+    if os.path.basename(os.path.dirname(str(path))) == "state":
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+    return _open(path, *arguments, **more)
 
 
 class AuditCase(SynchronousTestCase):
@@ -28,7 +40,7 @@ class AuditCase(SynchronousTestCase):
         self.directory = directory(self)
         self.path = self.directory / "audit.log"
         self.config = self.directory / "relayd.toml"
-        self.config.write_text('audit-log = "audit.log"\nstate-dir = "."\n')
+        self.config.write_text('audit-log = "audit.log"\nstate-dir = "state"\n')
         write(self.path, 12, max_size=1200)
         self.files = files(self.path)
         self.hash = str(entries(self.path)[-1]["hash"])
@@ -99,6 +111,53 @@ class VerifyTests(AuditCase):
         self.assertIn("audit.log.head: is missing or unreadable", said)
         self.assertEqual(self.verify(*self.files)[0], 0)  # copies come without it
 
+    def test_a_forged_line(self) -> None:
+        """It has hashes that are right; who may not read the seal is told that such lines are not found."""
+        last = entries(self.path)[-1]
+        forged = encode(last["seq"] + 1, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]
+        edit(self.path, lambda lines: [*lines, forged])
+        code, said = self.verify()
+        number = len(entries(self.path))
+        self.assertEqual((code, said.splitlines()[-1]), (1, "1 fault"))
+        self.assertIn(f"audit.log:{number}: was not written by this relay: its seal is wrong\n", said)
+        code, said = self.verify(*self.files)
+        self.assertEqual(code, 0)
+        self.assertIn(
+            "without the seal: lines that somebody forged together with all their hashes are not found\n", said
+        )
+        seal = self.directory / "state" / "audit-seal"
+        self.assertEqual(self.verify("--seal", seal, *self.files)[0], 1)
+        self.patch(builtins, "open", deny)
+        code, said = self.verify()
+        self.assertEqual(code, 0)
+        self.assertIn("state/audit-seal: Permission denied\nwithout the seal: ", said)
+        builtins.open = _open
+        write(self.path, 1)
+        code, said = self.verify(*self.files)
+        self.assertEqual(code, 1)
+        self.assertIn("says that somebody else wrote lines before it", said)
+
+    def test_a_seal_that_is_none(self) -> None:
+        (self.directory / "state" / "audit-seal").write_text("no seal")
+        code, said = self.verify()
+        self.assertEqual((code, said), (2, "relayctl audit: it is no seal: a key, a number and a hash\n"))
+
+    def test_removed_from_the_end_with_the_head_beside_the_log(self) -> None:
+        """The state directory has another one."""
+        head = Path(head_path(str(self.path)))
+        before = self.path.read_bytes(), head.read_bytes()
+        write(self.path, 3)
+        self.path.write_bytes(before[0])
+        head.write_bytes(before[1])
+        code, said = self.verify()
+        self.assertEqual(code, 1)
+        self.assertIn("state/audit-head: lines ", said)
+        self.assertIn("were removed from the end\n", said)
+        self.patch(builtins, "open", deny)
+        code, said = self.verify("--audit-log", self.path)
+        self.assertEqual(code, 0)
+        self.assertIn("Permission denied, so it is not looked at\n", said)
+
     def test_lines_after_the_head(self) -> None:
         """A relay that runs has written more since the head was read."""
         head = Path(head_path(str(self.path)))
@@ -168,7 +227,7 @@ class DigestTests(AuditCase):
     """``relayctl audit digest``."""
 
     def test_a_command_is_found_by_it(self) -> None:
-        key = read_key(str(self.directory / "audit-key"), make=True)
+        key = read_key(str(self.directory / "state" / "audit-key"), make=True)
         said = self.relayctl("digest", "--config", self.config, stdin="uptime")
         self.assertEqual(said, (0, command_digest(key, "uptime") + "\n"))
 
@@ -176,4 +235,4 @@ class DigestTests(AuditCase):
         code, said = self.relayctl("digest", "--config", self.config)
         self.assertEqual(code, 2)
         self.assertIn("No such file or directory", said)
-        self.assertFalse((self.directory / "audit-key").exists())
+        self.assertFalse((self.directory / "state" / "audit-key").exists())

@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.error import ConnectionRefusedError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +22,7 @@ from relayd.ssh.connection import Connection
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import AddressForbidden, ConnectRefused, ForwardFailed, HiddenAddressForbidden, NameNotFound
+from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.settings import SSHSettings
@@ -52,9 +53,9 @@ class DialCase(SynchronousTestCase):
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
         settings = SSHSettings(known_hosts=f"{directory}/known_hosts", connect_timeout=5)
-        known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
-        keys = KeyStore(lambda function, *args: self.fail("no key is needed"))
-        self.dialer = Dialer(self.reactor, settings, known_hosts, keys, (policy or Policy()).allows_address)
+        checks = FileChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
+        keys = KeyStore(self.reactor, self.fail, self.fail)  # none is needed
+        self.dialer = Dialer(self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
         self.owner: Any = Owner()
 
     def dial(self, host: str, port: int = 22, **fields: Any) -> Deferred[Connection]:
@@ -124,6 +125,15 @@ class NameTests(DialCase):
         self.reactor.advance(1)
         self.assertEqual(self.reactor.dialled(), [("fd00::1", 22), ("10.1.2.3", 22)])
 
+    def test_what_is_looked_up_is_what_was_written(self) -> None:
+        """With a dot at the end no search domain is tried; the rules are those of the name without it."""
+        for looked_up in (None, "db.internal."):
+            self.begin(["10.1.2.3"])
+            self.assertEqual(self.dialled(self.dial("db.internal", looked_up=looked_up)), ["10.1.2.3"])
+            self.assertEqual(self.names.asked, [looked_up or "db.internal"])
+            self.begin(["10.1.2.3"], policy=Policy(deny_hosts=["db.internal"]))
+            self.assert_forbidden(self.dial("db.internal", looked_up=looked_up))
+
     def test_by_port(self) -> None:
         for port, found in ((22, ["10.1.2.3"]), (2222, [])):
             self.begin(["10.1.2.3"], policy=Policy(deny_hosts=["[10.1.2.3]:2222"]))
@@ -131,8 +141,9 @@ class NameTests(DialCase):
 
     def test_without_a_check(self) -> None:
         self.begin([METADATA])
-        dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), KnownHosts("/dev/null", "ignore"),
-                        KeyStore(lambda function, *args: self.fail("no key")))  # fmt: skip
+        checks = FileChecks(self.reactor, KnownHosts("/dev/null", "ignore"), execute)
+        keys = KeyStore(self.reactor, self.fail, self.fail)
+        dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), checks, keys)
         target = Target("db.internal", 22, "root", CREDENTIAL)
         dialling = Deferred.fromCoroutine(dialer.dial(target, self.owner))
         self.assertEqual(self.dialled(dialling), [METADATA])
@@ -149,7 +160,10 @@ class LiteralTests(DialCase):
 
     def test_zone(self) -> None:
         self.begin(policy=Policy(allow_hosts=["fe80::/10"]))
-        self.assertEqual(self.dialled(self.dial("fe80::1%lo")), ["fe80::1%lo"])
+        self.assertEqual(self.dialled(self.dial("fe80::1", looked_up="fe80::1%lo")), ["fe80::1%lo"])
+        for rule in ("fe80::1", "fe80:*:1", "fe80::/64"):
+            self.begin(policy=Policy(allow_hosts=["fe80::/10"], deny_hosts=[rule]))
+            self.assert_forbidden(self.dial("fe80::1", looked_up="fe80::1%lo"))
 
     @given(SPECIAL_V4.flatmap(ipv4_spellings))
     def test_special_addresses_in_every_spelling(self, host: str) -> None:
@@ -178,6 +192,8 @@ class JumpTests(DialCase):
         self.begin(policy=Policy(allow_hosts=["db.*"], deny_hosts=["10.2.0.0/16"]))
         self.failureResultOf(self.dial("db.internal", via=self.jump()), ForwardFailed)
         self.assertEqual(self.owner.forwards, [(self.jump(), "db.internal", 22)])
+        self.failureResultOf(self.dial("db.internal", looked_up="db.internal.", via=self.jump()), ForwardFailed)
+        self.assertEqual(self.owner.forwards[1:], [(self.jump(), "db.internal.", 22)])
 
     def test_addresses(self) -> None:
         """The jump host gets the one that was checked, and no spelling that it may read otherwise."""

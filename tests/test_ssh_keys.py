@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from twisted.conch.ssh.keys import Key
 from twisted.internet.defer import CancelledError, Deferred, execute, fail
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -303,12 +304,16 @@ class KeyStoreTests(TestCase):
     def setUp(self) -> None:
         self.parsed: list[str] = []
 
+    def store(self, defer: Callable[..., Deferred[Key]], size: int = 256) -> KeyStore:
+        self.clock = Clock()
+        return KeyStore(self.clock, defer, defer, size)
+
     def defer(self, function: Callable[..., Key], text: str, passphrase: str | None) -> Deferred[Key]:
         self.parsed.append(text)
         return execute(function, text, passphrase)
 
     async def test_each_key_is_parsed_once(self) -> None:
-        store = KeyStore(self.defer)
+        store = self.store(self.defer)
         private = key_pair()[0]
         keys = [await store.load(Credential(private_key=private)) for _ in range(3)]
         self.assertEqual(len(self.parsed), 1)
@@ -324,7 +329,7 @@ class KeyStoreTests(TestCase):
             started.append(Deferred())
             return started[-1]
 
-        store, credential = KeyStore(defer), Credential(private_key=key_pair()[0])
+        store, credential = self.store(defer), Credential(private_key=key_pair()[0])
         first, second, third = (store.load(credential) for _ in range(3))
         other = store.load(Credential(private_key=key_pair("rsa")[0]))
         self.assertEqual(len(self.parsed), 2)
@@ -347,7 +352,7 @@ class KeyStoreTests(TestCase):
             self.failureResultOf(each, UnreadableKey)
 
     async def test_those_used_last_are_kept(self) -> None:
-        store = KeyStore(self.defer, size=2)
+        store = self.store(self.defer, size=2)
         texts = [pem(ed25519.Ed25519PrivateKey.generate()) for _ in range(3)]
         for number in (0, 1, 0, 2, 0, 1):
             await store.load(Credential(private_key=texts[number]))
@@ -355,7 +360,7 @@ class KeyStoreTests(TestCase):
 
     async def test_a_bad_key_fails_each_time_and_shows_nothing(self) -> None:
         for defer in (self.defer, deferToThread):
-            store = KeyStore(defer)
+            store = self.store(defer)
             for text in (pem(KEYS["rsa"], OPENSSH, LOCKED), pem(KEYS["rsa"]).replace("A", "B"), PUTTY):
                 for _ in range(2):
                     failures: list[Failure] = []
@@ -370,7 +375,7 @@ class KeyStoreTests(TestCase):
             return fail(ValueError(f"bad key {text!r}"))
 
         failures: list[Failure] = []
-        await KeyStore(broken).load(Credential(private_key="s3cret-key-text")).addErrback(failures.append)
+        await self.store(broken).load(Credential(private_key="s3cret-key-text")).addErrback(failures.append)
         failures[0].trap(UnreadableKey)
         self.assertNotIn("s3cret-key-text", shown(failures[0]))
 

@@ -53,6 +53,32 @@ class DecisionTests(SynchronousTestCase):
         self.assertIsNone(self.refusals.check(target("two"), 1))
         self.assertIsNone(self.refusals.check(target(host="i"), 1))
 
+    def test_what_is_remembered(self) -> None:
+        """Each part of a target counts, and is not there to be read."""
+        password, via = "s3cret-passw0rd", Target("j", 22, "u", Credential("s3cret-of-the-hop"))
+        targets = [
+            Target(host, port, user, Credential(secret), key, hop, trusted, site, detour)
+            for host, port, user in (("h", 22, "u"), ("i", 22, "u"), ("h", 23, "u"), ("h", 22, "v"))
+            for secret in (password, None)
+            for key in ("SHA256:x", None)
+            for hop in (via, None)
+            for trusted, site, detour in (
+                (True, False, ""),
+                (False, True, ""),
+                (False, False, "way"),
+                (False, False, ""),
+            )
+        ]
+        for at, each in enumerate(targets):
+            self.assertIsNone(self.refusals.check(each, 1), at)
+            self.refusals.refused(each, REFUSED, 0)
+            self.assertIsInstance(self.refusals.check(each, 1), LoginResting)
+            self.refusals._hosts.clear()
+        self.assertEqual(len({each.digest() for each in targets}), len(targets))
+        same = Target("h", 22, "u", Credential(password), "SHA256:x", via, trusted=True)
+        self.assertEqual(targets[0].digest(), same.digest())
+        self.assertTrue(all(type(each) is bytes for each in [*self.refusals._refusals, *self.refusals._accepted]))
+
     def test_host_that_refuses_many(self) -> None:
         """One that guesses passwords must not have the relay's address locked out for those that know theirs."""
         self.refusals.accepted(target("good"))

@@ -8,18 +8,36 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
-from relayd.audit.lines import GENESIS, MAX_LINE, Line, decode, encode, torn_digest
+from msgspec import Struct
 
-#: One event: seconds since the epoch, its name, its fields.
-Record = tuple[float, str, Mapping[str, Any]]
+from relayd.audit.events import Record
+from relayd.audit.heads import Head, format_head, format_own_head, head_path, own_head_path, read_heads
+from relayd.audit.keeping import Keeping, moved_files, superfluous
+from relayd.audit.lines import GENESIS, encode
+from relayd.audit.seal import Seal, make_seal, read_seal, seal_file, sync_directory
+from relayd.audit.tail import Tail, read_tail
 
-_HEAD = re.compile(rb"([0-9]{20}) ([0-9a-f]{64})\n")
 _MODE: Final = 0o600
+
+
+class Findings(Struct, frozen=True, kw_only=True):
+    """
+    What is wrong with a log that was found.
+
+    :ivar last: number of the relay's own last line in it.
+    :ivar foreign: lines after that which somebody else appended.
+    :ivar missing: how many lines are not there that were written after that.
+    :ivar unsealed: lines that were there before the seal, which is new: nobody can tell who wrote them.
+    """
+
+    last: int = 0
+    foreign: int = 0
+    missing: int = 0
+    unsealed: int = 0
 
 
 class Chain:
@@ -29,19 +47,19 @@ class Chain:
     What could not be written stays in a buffer and is what the next call begins with, from the very byte where the
     disk was full: a line is never written twice or in halves while the process lives.
 
-    :param max_size: bytes from which a file is moved aside, as ``PATH.`` and the number of its last line; 0: never.
-    :param keep: how many of those stay; 0: all.
+    :param state_dir: where the seal is, and a second head.
     :param common: fields of every line.
     """
 
-    def __init__(self, path: str, max_size: int, keep: int, common: Mapping[str, object]) -> None:
+    def __init__(self, path: str, state_dir: str, keeping: Keeping, common: Mapping[str, object]) -> None:
         self.path = path
-        self._max_size = max_size
-        self._keep = keep
+        self._state_dir = state_dir
+        self._keeping = keeping
         self._common = common
         self._buffer = bytearray()
         self._unsynced = False
-        self._file = self._head = -1
+        self._file = self._head = self._own_head = -1
+        self._seal = Seal(b"")
         self._seq = 0
         self._hash = GENESIS
 
@@ -50,35 +68,44 @@ class Chain:
         """How many lines are in the buffer, whole or the rest of one."""
         return self._buffer.count(b"\n")
 
-    def open(self, version: str) -> None:
+    def open(self, version: str) -> Findings:
         """
         Find out where the chain ends, and have it go on with a ``start`` line, which the next `prepare` writes.
 
+        What somebody else appended stays where it is, for everybody to see; the line after it says so.
+
         :raises OSError: when the log cannot be written, or another process writes it.
+        :raises ValueError: when the file of the seal holds none.
         """
-        head = os.open(head_path(self.path), os.O_RDWR | os.O_CREAT, _MODE)
+        self._head = os.open(head_path(self.path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         try:
-            _lock(head)
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _MODE)
-        except OSError:
-            os.close(head)
+            _lock(self._head)
+            self._file = self._open_file()
+            self._own_head = os.open(own_head_path(self._state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+            return self._begin(version)
+        except BaseException:
+            self.close()
             raise
-        self._head = head
-        last, rest, finished = _read_end(self._file)
-        if last is not None:
-            self._seq, self._hash = last.seq, last.hash
-        noted = parse_head(os.pread(head, 100, 0))
-        # A head behind the log: the process died between the two.  A head ahead of it, or beside it: somebody removed
-        # or changed lines; going on from the head leaves the gap for everybody to see.
-        if noted is not None and noted[0] >= self._seq:
-            self._seq, self._hash = noted
-        more: dict[str, object] = {"torn": torn_digest(rest)} if rest else {}
-        if not finished:
+
+    def _begin(self, version: str) -> Findings:
+        beside, own = read_heads(self.path, self._state_dir)
+        noted = own or beside
+        sealed = read_seal(seal_file(self._state_dir))
+        tail = read_tail(self._file, sealed, noted)
+        # A head behind the log: the process died between the two.  A head ahead of it: somebody removed lines; going on
+        # from the head leaves the gap for everybody to see.
+        self._seq, self._hash = tail.seq, tail.hash
+        self._seal = sealed or make_seal(seal_file(self._state_dir), tail.seq, tail.hash)
+        more: dict[str, object] = {} if tail.torn is None else {"torn": tail.torn}
+        if tail.foreign:
+            more["foreign"] = tail.foreign
+        if not tail.finished:
             self._buffer += b"\n"
-        if last is None:
+        if tail.own is None:
             self._encode((time.time(), "file", more))
             more = {}
         self._encode((time.time(), "start", {"version": version} | more))
+        return _findings(tail, noted, new=sealed is None)
 
     def prepare(self) -> None:
         """
@@ -87,13 +114,15 @@ class Chain:
         :raises OSError: nothing more should be appended now; call it again later.
         """
         self._flush()
-        if self._max_size and os.fstat(self._file).st_size >= self._max_size:
-            rotated = rotated_files(self.path)
-            for old in rotated[: max(0, len(rotated) - self._keep + 1)] if self._keep else ():
-                os.unlink(old)
+        max_size = self._keeping.max_size
+        # Where the new file could not be made the last time, the old one is aside already.
+        if max_size and os.fstat(self._file).st_size >= max_size and not self._replaced():
             os.rename(self.path, f"{self.path}.{self._seq:012d}")
         if self._replaced():
             self._reopen()
+            if max_size:
+                self._remove_old()
+            self._flush()
 
     def append(self, records: Iterable[Record]) -> None:
         """
@@ -107,12 +136,15 @@ class Chain:
 
     def close(self) -> None:
         """Let go of the files."""
-        os.close(self._file)
-        os.close(self._head)
+        for descriptor in (self._file, self._own_head, self._head):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._own_head = self._head = -1
 
     def _encode(self, record: Record) -> None:
         seconds, event, fields = record
-        line, digest = encode(self._seq + 1, seconds, event, {**self._common, **fields}, self._hash)
+        common = {**self._common, **fields}
+        line, digest = encode(self._seq + 1, seconds, event, common, self._hash, self._seal.key)
         self._buffer += line
         self._seq, self._hash = self._seq + 1, digest
 
@@ -124,7 +156,9 @@ class Chain:
         if self._unsynced:
             os.fsync(self._file)
             # After the log, so that it is never ahead of it.  In place: these few bytes are in one sector.
-            os.pwrite(self._head, b"%020d %s\n" % (self._seq, self._hash.encode()), 0)
+            head = Head(self._seq, self._hash, os.fstat(self._file).st_size)
+            os.pwrite(self._own_head, format_own_head(head, self.path), 0)
+            os.pwrite(self._head, format_head(head), 0)
             self._unsynced = False
 
     def _replaced(self) -> bool:
@@ -136,33 +170,29 @@ class Chain:
         return there.st_size == 0 or not os.path.samestat(there, os.fstat(self._file))
 
     def _reopen(self) -> None:
-        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _MODE)
+        file = self._open_file()
         os.close(self._file)
         self._file = file
-        _sync_directory(self.path)
+        sync_directory(self.path)
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
             self._buffer += b"\n"
         self._encode((time.time(), "file", {}))
 
+    def _remove_old(self) -> None:
+        now = time.time()
+        for old in superfluous(moved_files(self.path), self._keeping, now):
+            os.unlink(old.path)
+            self._encode((now, "removed", {"through": old.seq}))
 
-def head_path(path: str) -> str:
-    """The file of a log's head."""
-    return path + ".head"
-
-
-def parse_head(content: bytes) -> tuple[int, str] | None:
-    """Number and hash of the last line, as the file of the head tells them; ``None`` if it tells nothing."""
-    match = _HEAD.fullmatch(content)
-    return None if match is None else (int(match[1]), match[2].decode())
+    def _open_file(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
 
 
-def rotated_files(path: str) -> list[str]:
-    """The files that were moved aside by us, the oldest first."""
-    directory, name = os.path.split(path)
-    pattern = re.compile(re.escape(name) + r"\.([0-9]{12,})")
-    found = [match for match in map(pattern.fullmatch, os.listdir(directory or ".")) if match]
-    return [os.path.join(directory, match[0]) for match in sorted(found, key=lambda match: int(match[1]))]
+def _findings(tail: Tail, noted: Head | None, *, new: bool) -> Findings:
+    """What to tell of a log whose end is *tail*."""
+    gone = 0 if noted is None or tail.own is None else max(0, noted.seq - tail.own)
+    return Findings(last=tail.own or 0, foreign=tail.foreign, missing=gone, unsealed=tail.seq if new else 0)
 
 
 def _lock(descriptor: int) -> None:
@@ -171,30 +201,3 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(errno.EBUSY, "another relay writes it") from None
-
-
-def _read_end(file: int) -> tuple[Line | None, bytes, bool]:
-    """
-    The last line that was written as a whole, what a crash left of the next, and whether a line's end is at the end.
-    """
-    size = os.fstat(file).st_size
-    start = max(0, size - 2 * MAX_LINE)
-    content = os.pread(file, size - start, start)
-    finished = not content or content.endswith(b"\n")
-    content = content.removesuffix(b"\n")
-    end = len(content)
-    while end > 0:
-        begin = content.rfind(b"\n", 0, end) + 1
-        if (line := decode(content[begin:end])) is not None:
-            return line, content[end + 1 :], finished
-        end = begin - 1
-    return None, content, finished
-
-
-def _sync_directory(path: str) -> None:
-    """A new file outlasts a power cut only if its directory does."""
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

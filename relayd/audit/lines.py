@@ -19,7 +19,8 @@ from msgspec import Struct
 
 #: What stands for the hash of a line before the first.
 GENESIS: Final = "0" * 64
-#: Bytes that no line exceeds, so that readers need not hold more; see `relayd.audit.log` for what keeps them short.
+#: Bytes that no line exceeds, so that readers need not hold more: relayd writes less, see `relayd.audit.events`, and
+#: wrote up to this before it had seals.
 MAX_LINE: Final = 1 << 20
 
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
@@ -29,7 +30,9 @@ class Line(Struct, frozen=True):
     """
     What makes a line a link of the chain.
 
-    :ivar torn: digest of the unfinished line before it, if it stands after one.
+    :ivar torn: digest of what stands before it that is no line of the relay's.
+    :ivar foreign: how many lines of that no crash explains.
+    :ivar mac: keyed digest of all its bytes before that, see `relayd.audit.seal`; ``None``: it is older than seals.
     :ivar hash: of all its bytes before the hash itself.
     """
 
@@ -38,24 +41,35 @@ class Line(Struct, frozen=True):
     event: str
     prev: str
     torn: str | None = None
+    foreign: int = 0
+    mac: str | None = None
     hash: str = ""
 
 
 _decoder = msgspec.json.Decoder(Line)
 
 
-def encode(seq: int, seconds: float, event: str, fields: Mapping[str, object], prev: str) -> tuple[bytes, str]:
+def encode(
+    seq: int, seconds: float, event: str, fields: Mapping[str, object], prev: str, key: bytes
+) -> tuple[bytes, str]:
     """
     One line, its end included, and its hash.
 
     :param seconds: since the epoch.
+    :param key: of the seal.
     """
     time = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     entry = {"seq": seq, "time": time, "event": event, **fields, "prev": prev}
     # ASCII only: what a main server puts into a name shall not move the cursor of whoever reads the log.
     body = json.dumps(entry, separators=(",", ":"))[:-1].encode()
+    body += b',"mac":"' + mac(key, body).encode() + b'"'
     digest = sha256(body).hexdigest()
     return body + b',"hash":"' + digest.encode() + b'"}\n', digest
+
+
+def mac(key: bytes, body: bytes) -> str:
+    """HMAC-SHA256 of all the bytes of a line before it: nobody makes it without the *key* of the seal."""
+    return hmac.digest(key, body, "sha256").hex()
 
 
 def decode(line: bytes) -> Line | None:
@@ -67,11 +81,6 @@ def decode(line: bytes) -> Line | None:
         return _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # somebody who can count hashes too
         return None
-
-
-def torn_digest(fragment: bytes) -> str:
-    """What the next line says of a line that was not finished, so that its rest cannot be changed either."""
-    return sha256(fragment).hexdigest()
 
 
 def command_digest(key: bytes, command: str) -> str:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from relayd import __version__
-from relayd.audit.chain import Chain, Record
-from relayd.audit.lines import command_digest, read_key
+from relayd.audit.chain import Chain, Findings
+from relayd.audit.events import MAX_NAME, Record, Telling, clip, finish, length, names, whole
+from relayd.audit.keeping import Keeping
+from relayd.audit.lines import key_file, read_key
+from relayd.audit.refusals import INTERVAL, Refusals
 from relayd.errors import ConfigError, RelayError
 from relayd.interfaces import IAudit
 from relayd.messages import CommandResult, ExecuteCommand
@@ -36,10 +40,6 @@ CLOSE_TIMEOUT: Final = 10.0
 MAX_PENDING: Final = 32 << 20
 #: Bytes of events that are written at once.
 MAX_BATCH: Final = 1 << 20
-#: Characters of a command that are written as text; more has its digest, too.
-MAX_TEXT: Final = 32768
-#: Characters of other texts; names that are longer name nothing.
-MAX_NAME: Final = 1024
 #: What an event takes in memory beside the text of its command.
 _EVENT_SIZE: Final = 1024
 
@@ -48,18 +48,15 @@ class AuditSettings(Struct, frozen=True, kw_only=True):
     """
     What the site chose.
 
-    :ivar key_file: of the key of digests; made if need be.
+    :ivar state_dir: where the key of digests and the seal are; made if need be.
     :ivar commands: how a command is told: by its keyed digest, its text, or not at all.
-    :ivar max_size: bytes of a file; 0: it is never moved aside.
-    :ivar keep: how many files that were moved aside are kept; 0: all.
     :ivar server: the main server, and as whom the relay is known there.
     """
 
     path: str
-    key_file: str
-    commands: Literal["digest", "text", "none"]
-    max_size: int
-    keep: int
+    state_dir: str
+    commands: Telling
+    keeping: Keeping
     server: str
     proxy_id: str
 
@@ -78,9 +75,12 @@ class AuditLog:
         self._reactor = reactor
         self._settings = settings
         self._retry = retry
-        common = {"server": settings.server, "proxyId": settings.proxy_id}
-        self._chain = Chain(settings.path, settings.max_size, settings.keep, common)
+        common = {"server": clip(settings.server, MAX_NAME), "proxyId": clip(settings.proxy_id, MAX_NAME)}
+        self._common_size = sum(map(length, common.values()))
+        self._chain = Chain(settings.path, settings.state_dir, settings.keeping, common)
         self._key = b""
+        self._refusals = Refusals()
+        self._sum_call: IDelayedCall | None = None
         self._thread: threading.Thread | None = None
         self._closed: Deferred[None] = Deferred()
         # What both threads use.
@@ -104,20 +104,46 @@ class AuditLog:
         if self._settings.commands != "none":
             self._read_key()
         try:
-            self._chain.open(__version__)
+            findings = self._chain.open(__version__)
         except (OSError, ValueError) as error:
             raise _unusable(self._settings.path, error) from None
+        self._tell_findings(findings)
         self._work.set()
         self._thread = threading.Thread(target=self._write_until_closed, name="audit", daemon=True)
         self._thread.start()
 
-    def _read_key(self) -> None:
-        try:
-            self._key = read_key(self._settings.key_file, make=True)
-        except (OSError, ValueError) as error:
-            raise _unusable(self._settings.key_file, error) from None
+    def _tell_findings(self, findings: Findings) -> None:
+        path = self._settings.path
+        if findings.foreign:
+            self._log.critical(
+                "The audit log {path} has {count} lines after its line {last} that relayd did not write. They stay, "
+                "and the next line says so: find out who can write there, and run relayctl audit verify",
+                path=path,
+                count=findings.foreign,
+                last=findings.last,
+            )
+        if findings.missing:
+            self._log.critical(
+                "The audit log {path} ends at line {last}: somebody removed {count} lines that relayd wrote after that",
+                path=path,
+                count=findings.missing,
+                last=findings.last,
+            )
+        if findings.unsealed:
+            self._log.warn(
+                "The seal of the audit log {path} is new: nobody can tell by it who wrote the lines up to {last}",
+                path=path,
+                last=findings.unsealed,
+            )
 
-    def tell_commands(self, how: Literal["digest", "text", "none"]) -> None:
+    def _read_key(self) -> None:
+        path = key_file(self._settings.state_dir)
+        try:
+            self._key = read_key(path, make=True)
+        except (OSError, ValueError) as error:
+            raise _unusable(path, error) from None
+
+    def tell_commands(self, how: Telling) -> None:
         """
         Change how commands are told from now on, see `AuditSettings`.
 
@@ -136,17 +162,17 @@ class AuditLog:
 
     def accepted(self, command: ExecuteCommand) -> None:
         """See `IAudit.accepted`."""
-        self._put("accepted", _whole(command), len(command.command), MAX_PENDING // 2)
+        self._put("accepted", whole(command), _size(command), MAX_PENDING // 2)
 
     def ended(self, command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
         """See `IAudit.ended`."""
-        fields = _names(command)
+        fields = names(command)
         fields["outcome"] = outcome
         fields["exitCode"] = result.exit_code
         fields["duration"] = round(duration, 6)
         fields["stdoutBytes"] = result.details.stdout_bytes
         fields["stderrBytes"] = result.details.stderr_bytes
-        self._put("ended", fields, 0, MAX_PENDING)
+        self._put("ended", fields, len(command.host) + len(command.username), MAX_PENDING)
 
     def recovered(self, command_id: str, outcome: str) -> None:
         """See `IAudit.recovered`."""
@@ -154,25 +180,37 @@ class AuditLog:
 
     def refused(self, command: ExecuteCommand, error: RelayError) -> None:
         """See `IAudit.refused`."""
-        fields = _whole(command)
-        fields["outcome"] = error.code
-        self._put("refused", fields, len(command.command), MAX_PENDING // 2)
+        if self._refusals.admits(command, error.code, time.monotonic()):
+            fields = whole(command)
+            fields["outcome"] = error.code
+            self._put("refused", fields, _size(command), MAX_PENDING // 2)
+        elif self._sum_call is None and not self._closing.is_set():
+            self._sum_call = self._reactor.callLater(INTERVAL, self._sum_up)
+
+    def _sum_up(self) -> None:
+        self._sum_call = None
+        for fields in self._refusals.take():
+            self._put("refusals", fields, 0, MAX_PENDING)
 
     def close(self) -> Deferred[None]:
         """See `IAudit.close`.  Fails when the disk does not answer for `CLOSE_TIMEOUT` seconds."""
         if self._thread is None:
             return succeed(None)
+        if self._sum_call is not None:
+            self._sum_call.cancel()
+            self._sum_up()
         self._closing.set()
         self._work.set()
         return self._closed.addTimeout(CLOSE_TIMEOUT, self._reactor)
 
     def _put(self, event: str, fields: dict[str, Any], size: int, limit: int) -> None:
+        size += _EVENT_SIZE
         with self._lock:
             if self._pending_size >= limit:
                 self._lost += 1
                 return
-            self._pending_size += size + _EVENT_SIZE
-            self._pending.append((size + _EVENT_SIZE, (time.time(), event, fields)))
+            self._pending_size += size
+            self._pending.append((size, (time.time(), event, fields)))
         if not self._work.is_set():
             self._work.set()
 
@@ -218,21 +256,8 @@ class AuditLog:
                 if self._lost:
                     taken.append((time.time(), "lost", {"count": self._lost}))
                     self._lost = 0
-        return [self._finish(record) for record in taken]
-
-    def _finish(self, record: Record) -> Record:
-        """The command as the site wants to have it: here, where it costs the reactor's thread nothing."""
-        seconds, event, fields = record
-        if "command" not in fields:
-            return record
-        finished = dict(fields)
-        command = finished.pop("command")
-        mode = self._settings.commands
-        if mode == "text":
-            finished["command"] = command[:MAX_TEXT]
-        if mode == "digest" or (mode == "text" and len(command) > MAX_TEXT):
-            finished["commandDigest"] = command_digest(self._key, command)
-        return seconds, event, finished
+        telling = self._settings.commands  # here, where it costs the reactor's thread nothing
+        return [finish(record, telling, self._key, self._common_size) for record in taken]
 
     def _failed(self, error: OSError) -> None:
         self._failing = True
@@ -263,20 +288,6 @@ def _unusable(path: str, error: OSError | ValueError) -> ConfigError:
     return ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}")
 
 
-def _names(command: ExecuteCommand) -> dict[str, Any]:
-    """Fields of every line about a command.  Nothing of it is kept alive but these: it holds credentials."""
-    return {
-        "commandId": command.command_id,
-        "host": command.host[:MAX_NAME],
-        "port": command.port,
-        "user": command.username[:MAX_NAME],
-    }
-
-
-def _whole(command: ExecuteCommand) -> dict[str, Any]:
-    """Likewise, where it is asked for."""
-    fields = _names(command)
-    if command.via:
-        fields["via"] = [f"{hop.username[:MAX_NAME]}@{hop.host[:MAX_NAME]}:{hop.port}" for hop in command.via]
-    fields["command"] = command.command
-    return fields
+def _size(command: ExecuteCommand) -> int:
+    """About what waits of *command* in memory."""
+    return len(command.command) + len(command.host) + len(command.username)

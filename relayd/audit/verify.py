@@ -7,11 +7,17 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Iterator
 from math import inf
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from msgspec import Struct
 
-from relayd.audit.lines import GENESIS, MAX_LINE, Line, decode, torn_digest
+from relayd.audit.lines import GENESIS, MAX_LINE, Line, decode
+from relayd.audit.seal import Seal
+from relayd.audit.tail import MAX_TORN, Rest
+
+_CHANGED: Final = "was changed or inserted: it is not as relayd wrote it"
+_FORGED: Final = "was not written by this relay: its seal is wrong"
+_TORN: Final = "is torn: relayd or its machine died while it wrote"
 
 
 class Fault(Struct, frozen=True):
@@ -46,17 +52,21 @@ class Verifier:
     Follows a chain from line to line, through one file after another.
 
     :param wanted: hashes that must be those of lines: heads that were noted.
+    :param seal: what tells the relay's lines from those of others; ``None``: only the hashes are looked at.
     :ivar found: in which file, and under which number, each was met.
     :ivar last: the last line of the chain.
     """
 
-    def __init__(self, wanted: Iterable[str] = ()) -> None:
+    def __init__(self, wanted: Iterable[str] = (), seal: Seal | None = None) -> None:
         self._wanted = frozenset(wanted)
+        self._seal = seal
         self.found: dict[str, tuple[str, int]] = {}
         self.last: Line | None = None
         self._stray: Line | None = None
         self._spoilt = 0  # lines since `last` that are not as they were written, so that their numbers are not known
-        self._unread: tuple[Fault, str] | None = None  # the line before, if it cannot be read, and its digest
+        # The lines before that are not the relay's: what to say of them, as long as a crash may explain them, and all.
+        self._unread: list[Fault] = []
+        self._rest = Rest()
 
     def read(self, path: str) -> Iterator[Fault | Checked]:
         """
@@ -67,11 +77,11 @@ class Verifier:
         number, first, last = 0, None, None
         with _open(path) as file:
             for number, raw in enumerate(iter(lambda: file.readline(2 * MAX_LINE), b""), 1):
-                line = decode(raw.removesuffix(b"\n"))
-                if line is None:
-                    yield from self._settle(None)
-                    fault = Fault(path, number, "was changed or inserted: it is not as relayd wrote it")
-                    self._unread = fault, torn_digest(raw.removesuffix(b"\n"))
+                content = raw.removesuffix(b"\n")
+                line = decode(content)
+                forged = line is not None and self._seal is not None and not self._seal.holds(content, line)
+                if line is None or forged:
+                    yield from self._put_off(Fault(path, number, _FORGED if forged else _CHANGED), content)
                     continue
                 yield from self._settle(line)
                 if first is None:
@@ -82,28 +92,41 @@ class Verifier:
                 if line.hash in self._wanted:
                     self.found[line.hash] = path, number
                 yield from self._follow(line, path, number)
-        if self._unread is not None and not raw.endswith(b"\n"):
-            fault, _ = self._unread
-            self._unread = None
+        if self._unread and not raw.endswith(b"\n"):
+            fault = self._unread.pop()
             yield Fault(path, fault.number, "is unfinished: a crash, or it is being written now", harmless=True)
         yield from self._settle(None)
         yield Checked(path, number, first, last)
 
-    def _settle(self, line: Line | None) -> Iterator[Fault]:
-        """What to think of a line that cannot be read, now that the next is there."""
-        if self._unread is None:
-            return
-        fault, digest = self._unread
-        self._unread = None
-        if line is not None and line.torn == digest:
-            yield Fault(fault.path, fault.number, "is torn: relayd or its machine died while it wrote", harmless=True)
-        else:
+    def _put_off(self, fault: Fault, content: bytes) -> Iterator[Fault]:
+        """What to think of a line that is not the relay's is clear when the next one of the relay's is there."""
+        self._rest.add(content)
+        self._unread.append(fault)
+        if len(self._unread) > MAX_TORN:
             self._spoilt += 1
-            yield fault
+            yield self._unread.pop(0)
+
+    def _settle(self, line: Line | None) -> Iterator[Fault]:
+        """What to think of lines that are not the relay's, now that *line* is there."""
+        unread, rest = self._unread, self._rest
+        if not unread:
+            return
+        self._unread, self._rest = [], Rest()
+        known = line is not None and line.torn == rest.digest
+        if known and line is not None and not line.foreign:
+            for fault in unread:
+                yield Fault(fault.path, fault.number, _TORN, harmless=True)
+            return
+        if known:  # they are there in addition to lines, and in the place of none
+            self._spoilt = 0
+        else:
+            self._spoilt += len(unread)
+        yield from unread
 
     def _follow(self, line: Line, path: str, number: int) -> Iterator[Fault]:
         last, spoilt, stray = self.last, self._spoilt, self._stray
-        if stray is not None and line.seq == stray.seq + 1 and line.prev == stray.hash:
+        goes_on = last is not None and line.seq == last.seq + 1 and line.prev == last.hash
+        if stray is not None and not goes_on and line.seq == stray.seq + 1 and line.prev == stray.hash:
             self._stray = line  # told once, for all that follow it
             return
         self._stray = None
@@ -111,6 +134,9 @@ class Verifier:
             pass  # whatever it follows is not at hand
         elif line.seq == 1 and line.prev == GENESIS and line.event == "file":
             yield Fault(path, number, "begins another chain")
+        elif line.seq <= last.seq and line.foreign and self._seal is None:
+            text = f"says that somebody else wrote lines before it, from number {line.seq} on: the seal tells which"
+            yield Fault(path, number, text)
         elif line.seq <= last.seq:
             yield Fault(path, number, f"is out of order: number {line.seq} after {last.seq}")
             self._stray = line

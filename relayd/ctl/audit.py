@@ -9,9 +9,11 @@ import glob
 import os
 import sys
 import zlib
+from collections.abc import Mapping
 
-from relayd.audit.chain import head_path, parse_head
+from relayd.audit.heads import Head, head_path, own_head_path, parse_head, read_heads
 from relayd.audit.lines import command_digest, key_file, read_key
+from relayd.audit.seal import Seal, read_seal, seal_file
 from relayd.audit.verify import Checked, Fault, Verifier, in_order
 from relayd.ctl.settings import add_options, read_settings
 
@@ -28,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "files", metavar="FILE", nargs="*", help="files of one log, in any order [those of the settings]"
     )
     verify.add_argument("--head", metavar="HASH", help="a head that was noted earlier and must be in it")
+    verify.add_argument(
+        "--seal", metavar="PATH", help="the relay's seal, for copies [STATE_DIR/audit-seal without them]"
+    )
     verify.add_argument("--audit-log", metavar="PATH", help="the log, where the settings do not say")
     add_options(verify)
     verify.set_defaults(act=_verify)
@@ -50,22 +55,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     files = arguments.files
-    if files:  # copies may come without it
-        head = next(filter(os.path.exists, map(head_path, files)), None)
+    # The heads before the log: what a running relay adds meanwhile is no fault.
+    if files:  # copies may come without
+        beside = next(filter(os.path.exists, map(head_path, files)), None)
+        heads = {} if beside is None else {beside: _read_head(beside)}
+        seal = None if arguments.seal is None else _read_seal(arguments.seal)
     else:
-        path = read_settings(arguments, audit_log=arguments.audit_log).audit_log
+        settings = read_settings(arguments, audit_log=arguments.audit_log)
+        path, state_dir = settings.audit_log, settings.state_dir
         if path is None:
             raise ValueError("the settings have no audit-log: name it with --audit-log, or its files")
-        files, head = _files_of(path), head_path(path)
-    # Before the log: what a running relay adds meanwhile is no fault.
-    noted = None if head is None else _read_head(head)
-    verifier = Verifier({arguments.head or "", noted[1] if noted else ""})
+        heads = _heads(path, state_dir)
+        seal = _read_seal(arguments.seal or seal_file(state_dir))
+        files = _files_of(path)
+    if seal is None:
+        print("without the seal: lines that somebody forged together with all their hashes are not found")
+    verifier = Verifier({arguments.head or "", *(head.hash for head in heads.values() if head is not None)}, seal)
     faults = 0
     for path in in_order(files):
         for each in verifier.read(path):
             _show(each)
             faults += isinstance(each, Fault) and not each.harmless
-    for text in _wrong_heads(verifier, head, noted, arguments.head):
+    for text in _wrong_heads(verifier, heads, arguments.head):
         print(text)
         faults += 1
     if verifier.last is not None:
@@ -74,13 +85,31 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def _heads(path: str, state_dir: str) -> dict[str, Head | None]:
+    """The heads that are noted of a log, by their files; that of the state directory where it can be read."""
+    try:
+        beside, own = read_heads(path, state_dir)
+    except PermissionError as error:
+        print(f"{error.filename}: {error.strerror}, so it is not looked at")
+        return {head_path(path): _read_head(head_path(path))}
+    return {head_path(path): beside} | ({} if own is None else {own_head_path(state_dir): own})
+
+
+def _read_seal(path: str) -> Seal | None:
+    try:
+        return read_seal(path)
+    except PermissionError as error:  # somebody who may read the log only
+        print(f"{path}: {error.strerror}")
+        return None
+
+
 def _files_of(path: str) -> list[str]:
     """The log and what was moved aside, by relayd or by logrotate."""
     name = glob.escape(path)
     return [*(glob.glob(name)), *(set(glob.glob(f"{name}.*") + glob.glob(f"{name}-*")) - {head_path(path)})] or [path]
 
 
-def _read_head(path: str) -> tuple[int, str] | None:
+def _read_head(path: str) -> Head | None:
     try:
         with open(path, "rb") as file:
             return parse_head(file.read(100))
@@ -88,18 +117,19 @@ def _read_head(path: str) -> tuple[int, str] | None:
         return None
 
 
-def _wrong_heads(
-    verifier: Verifier, head: str | None, noted: tuple[int, str] | None, expected: str | None
-) -> list[str]:
-    """What is wrong by the head that is *noted* in the file *head*, and by the one that was noted elsewhere."""
+def _wrong_heads(verifier: Verifier, heads: Mapping[str, Head | None], expected: str | None) -> list[str]:
+    """What is wrong by the heads that are noted in files, and by the one that was noted elsewhere."""
     wrong = []
     last = 0 if verifier.last is None else verifier.last.seq
-    if head is not None and noted is None:
-        wrong.append(f"{head}: is missing or unreadable, so lines that were removed from the end would not be missed")
-    elif noted is not None and noted[1] not in verifier.found:
-        seq = noted[0]
-        missing = f"lines {last + 1}–{seq} were removed from the end"
-        wrong.append(f"{head}: {missing if seq > last else f'line {seq} is not the one that was written'}")
+    for path, noted in heads.items():
+        if noted is None:
+            text = "is missing or unreadable, so lines that were removed from the end would not be missed"
+            wrong.append(f"{path}: {text}")
+        elif noted.hash not in verifier.found:
+            missing = f"lines {last + 1}–{noted.seq} were removed from the end"
+            wrong.append(
+                f"{path}: {missing if noted.seq > last else f'line {noted.seq} is not the one that was written'}"
+            )
     if expected is not None:
         if (place := verifier.found.get(expected)) is None:
             wrong.append("--head: no line has this hash: it was changed, removed, or its file is not among these")

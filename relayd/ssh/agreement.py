@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Sequence
 
 from msgspec import Struct
-from twisted.conch.ssh.common import NS, getNS
-from twisted.conch.ssh.keys import BadKeyError, Key
+from twisted.conch.ssh.common import NS
 
-from relayd.ssh.algorithms import key_type_of, uncertified
-from relayd.ssh.certificates import BadCertificate, certified_key
+from relayd.ssh.algorithms import is_certified, key_type_of, uncertified
+from relayd.ssh.binary import CutOff, Fields
+from relayd.ssh.certificates import BadCertificate, parse_certificate
 from relayd.ssh.hostkeys import key_type
 from relayd.ssh.kex import Agreed
+from relayd.ssh.publickeys import BadPublicKey, PublicKey, rsa_bits
 from relayd.texts import Fault
 
 
@@ -32,24 +33,39 @@ def exchange_hash(hash_name: str, greetings: Sequence[bytes], agreed: Agreed) ->
     return hashlib.new(hash_name, b"".join(parts)).digest()
 
 
-def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes) -> None:
+def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, least_rsa_bits: int) -> None:
     """
     The host must have signed the hash with the key that it showed. Whose key that is is another question.
 
     :param algorithm: the host key algorithm that was agreed on.
+    :param least_rsa_bits: how long a key of RSA must be, be it the host's or that of its certificate's authority.
     :raises BadProof: when it did not.
     """
     if key_type(agreed.host_key) != key_type_of(algorithm):
         raise BadProof("its host key is of another type than agreed")
-    if getNS(agreed.signature)[0] != uncertified(algorithm):
-        raise BadProof("its signature is of another type than agreed")
     try:
-        key = certified_key(agreed.host_key)  # whether a certificate is good for anything is not seen here
-        proved = Key.fromString(key, type="BLOB").verify(agreed.signature, digest)
-    except (BadCertificate, BadKeyError, ValueError):
-        raise BadProof("its host key cannot be read") from None
-    if not proved:
+        if Fields(agreed.signature).string() != uncertified(algorithm):
+            raise BadProof("its signature is of another type than agreed")
+        key = PublicKey(_plain_key(agreed.host_key, least_rsa_bits), least_rsa_bits)
+    except (BadCertificate, BadPublicKey) as error:
+        raise BadProof("its host key cannot be used: {reason}", reason=error.text) from None
+    except CutOff:
+        raise BadProof("the signature of its host key is wrong") from None
+    if not key.verify(agreed.signature, digest):
         raise BadProof("the signature of its host key is wrong")
+
+
+def _plain_key(host_key: bytes, least_rsa_bits: int) -> bytes:
+    """The key that is in a certificate; whether that is good for anything is not seen here."""
+    if not is_certified(key_type(host_key)):
+        return host_key
+    certificate = parse_certificate(host_key)
+    bits = rsa_bits(certificate.authority)
+    if bits is not None and bits < least_rsa_bits:
+        raise BadCertificate(
+            "the {bits} RSA bits of its authority are fewer than {least}", bits=bits, least=least_rsa_bits
+        )
+    return certificate.key
 
 
 class KeySchedule(Struct, frozen=True):

@@ -13,6 +13,9 @@ from msgspec.structs import replace
 
 from relayd.ssh.kex import METHODS
 
+#: The shortest key of RSA that any policy takes, in bits (RequiredRSASize of OpenSSH).
+LEAST_RSA_BITS = 1024
+
 PolicyName = Literal["modern", "compatible", "legacy"]
 
 
@@ -20,6 +23,7 @@ class AlgorithmPolicy(Struct, frozen=True):
     """
     Names as in RFC 4253, section 6, and its successors; each tuple with the preferred one first.
 
+    :ivar least_rsa_bits: how long a host's key of RSA must be, and that of an authority.
     :ivar last_resort: what to offer a host with which nothing is in common, if anything: a second attempt, so that no
         host that can do better is ever asked for less.
     :ivar doubtful: algorithms whose use is worth a line in the log.
@@ -29,6 +33,7 @@ class AlgorithmPolicy(Struct, frozen=True):
     host_keys: tuple[bytes, ...]
     ciphers: tuple[bytes, ...]
     macs: tuple[bytes, ...]
+    least_rsa_bits: int = 2048
     last_resort: AlgorithmPolicy | None = None
     doubtful: frozenset[bytes] = frozenset()
 
@@ -92,13 +97,14 @@ _OLD_HOST_KEYS = (b"ssh-rsa",)
 _OLD_CIPHERS = (b"aes256-cbc", b"aes128-cbc")
 _OLD_MACS = (b"hmac-sha1-etm@openssh.com", b"hmac-sha1")
 
-#: For appliances that nobody updates: SHA-1 and CBC as well.
+#: For appliances that nobody updates: SHA-1, CBC and short keys of RSA as well.
 LEGACY = replace(
     COMPATIBLE,
     key_exchanges=(*COMPATIBLE.key_exchanges, *_OLD_KEY_EXCHANGES),
     host_keys=(*COMPATIBLE.host_keys, *_OLD_HOST_KEYS),
     ciphers=(*COMPATIBLE.ciphers, *_OLD_CIPHERS),
     macs=(*COMPATIBLE.macs, *_OLD_MACS),
+    least_rsa_bits=LEAST_RSA_BITS,
     doubtful=frozenset((*_OLD_KEY_EXCHANGES, *_OLD_HOST_KEYS, *_OLD_CIPHERS, *_OLD_MACS)),
 )
 

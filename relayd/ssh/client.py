@@ -27,6 +27,7 @@ from relayd.ssh.errors import (
     SessionTimeout,
     SSHError,
 )
+from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.output import OutputBuffer
@@ -35,6 +36,7 @@ from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
+from relayd.ssh.worker import Worker
 from relayd.texts import Text
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
@@ -82,7 +84,11 @@ class SSHClient:
         self._reactor = reactor
         self._settings = settings
         self._known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
-        self._dialer = Dialer(reactor, settings, self._known_hosts, KeyStore(defer_to_thread), allows)
+        self._files = Worker(reactor, "known hosts")
+        self._derivations = Worker(reactor, "passphrases")
+        self._keys = KeyStore(reactor, defer_to_thread, self._derivations.run)
+        checks = FileChecks(reactor, self._known_hosts, self._files.run)
+        self._dialer = Dialer(reactor, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._dialer, settings)
 
     def run(
@@ -148,7 +154,11 @@ class SSHClient:
 
     def close(self) -> Deferred[None]:
         """Close all connections; commands on them end unknown."""
-        return self._pool.close()
+        closed = self._pool.close()
+        self._files.close()
+        self._derivations.close()
+        self._keys.close()
+        return closed
 
 
 class _Execution:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
-from relayd.patterns import read_address
+from relayd.spelling import read_address
 from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.connection import Connection, ConnectionOwner
@@ -28,9 +28,8 @@ from relayd.ssh.errors import (
     SSHError,
     Unreachable,
 )
+from relayd.ssh.filecheck import FileChecks, ShownKey
 from relayd.ssh.forward import Forward
-from relayd.ssh.hostchecks import check_for
-from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
@@ -66,6 +65,7 @@ class Dialer:
     Opens connections.
 
     :param reactor: provides time, TCP and name resolution.
+    :param checks: of host keys.
     :param allows: to which addresses.
     """
 
@@ -73,12 +73,12 @@ class Dialer:
         self,
         reactor: Any,
         settings: SSHSettings,
-        known_hosts: KnownHosts,
+        checks: FileChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
     ) -> None:
         self._reactor = reactor
-        self._known_hosts = known_hosts
+        self._checks = checks
         self._keys = keys
         self.configure(settings, allows)
 
@@ -111,16 +111,19 @@ class Dialer:
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
     ) -> Connection:
         begun = self._reactor.seconds()
-        transport = self._make_transport(target, policy)
+        verifier = await self._checks.begin(target, self._settings.connect_timeout)
+        transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
         if target.via is None:
             await self._connect(target, transport)
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
-            host = str(read_address(target.host) or target.host)
+            host = str(read_address(target.dialled) or target.dialled)
             (await owner.forward(target.via, host, target.port)).connect(transport)
         connected = self._reactor.seconds()
         try:
             await self._exchange_keys(target, transport)
+            if isinstance(verifier, ShownKey):
+                await self._check_host_key(target, transport, verifier)
             secured = self._reactor.seconds()
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
@@ -140,17 +143,14 @@ class Dialer:
             kind = HiddenAddressForbidden if address is None else AddressForbidden
             raise kind(host=target.host, port=target.port)
 
-    def _make_transport(self, target: Target, policy: AlgorithmPolicy) -> ClientTransport:
-        return ClientTransport(target.host, target.port, check_for(target, self._known_hosts), policy)
-
     async def _connect(self, target: Target, transport: ClientTransport) -> None:
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
-        address = read_address(host)
+        address = read_address(target.dialled)
         if address is None:
-            endpoint = HostnameEndpoint(names, host, port, timeout)
+            endpoint = HostnameEndpoint(names, target.dialled, port, timeout)
         elif names.allows(host, port, address):  # no name, so no thread of the resolver
             kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, str(address), port, timeout)
@@ -179,6 +179,15 @@ class Dialer:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
             raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
+
+    async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
+        """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
+        failed: list[SSHError] = []
+        transport.on_failure = failed.append
+        await self._checks.check(target, shown, self._settings.connect_timeout)
+        transport.on_failure = None
+        if failed:
+            raise failed[0]
 
     async def _log_in(
         self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner

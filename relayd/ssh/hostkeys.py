@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import fnmatch
 import hashlib
 import hmac
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from msgspec import Struct
 
+from relayd.spelling import canonical_host, read_address
 from relayd.ssh.algorithms import HOST_CERTIFICATE_TYPES, is_certified
 from relayd.ssh.certificates import Certificate, certified_key, fault_of_host_certificate, parse_certificate
 from relayd.ssh.errors import (
@@ -28,7 +27,9 @@ from relayd.ssh.errors import (
     HostKeyUnexpected,
     HostKeyUnknown,
     KnownHostsUnusable,
+    SSHError,
 )
+from relayd.ssh.hostfile import Added, NoFile, Stamp, append, read_lines, stamp, strike
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.texts import Text
 
@@ -36,6 +37,10 @@ from relayd.texts import Text
 _NOT_IN_NAMES = frozenset("*?!,|#@[]")
 #: What makes more of a first column than a list of names.
 _PATTERN = frozenset("*?!|")
+#: Salt and digest of a hashed name.
+_Hash = tuple[bytes, bytes]
+#: How often a file may be replaced while a line is added to it.
+_ATTEMPTS = 5
 #: Names for which it is remembered which patterns match them.
 _MOST_NAMES = 10_000
 
@@ -58,12 +63,14 @@ class KnownHost(Struct, frozen=True):
     def matches(self, name: str) -> bool:
         """Whether this line speaks of *name*, which is ``host`` or ``[host]:port``."""
         if self.names.startswith("|1|"):
-            return _matches_hash(self.names, name)
+            hashed = _read_hash(self.names)
+            return hashed is not None and _is_of(hashed, _hashed_spellings(name))
         found = False
-        for pattern in self.names.lower().split(","):
+        for pattern in self.names.split(","):
             negated = pattern.startswith("!")
             # fnmatch would read brackets as a set of characters; here they surround a host.
-            if fnmatch.fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
+            expression = _canonical_name(pattern.removeprefix("!")).replace("[", "[[]")
+            if fnmatch.fnmatchcase(name, expression):
                 if negated:
                     return False
                 found = True
@@ -74,7 +81,7 @@ class KnownHost(Struct, frozen=True):
         Whether this line, which has a marker, speaks of a host: with its port, or, as OpenSSH reads authorities for
         ports other than 22 too, without.
         """
-        return self.matches(host_name(host, port)) or self.matches(host.lower())
+        return self.matches(host_name(host, port)) or self.matches(canonical_host(host))
 
 
 class _Lines:
@@ -88,7 +95,8 @@ class _Lines:
         self.marked: list[KnownHost] = []
         self._by_name: dict[str, list[KnownHost]] = {}
         self._patterns: list[KnownHost] = []
-        #: What of the patterns matches a name: to look through 10,000 hashed names takes some 30 ms.
+        self._hashed: list[tuple[_Hash, KnownHost]] = []
+        #: What of these matches a name: to look through 10,000 hashed names takes some 30 ms.
         self._matching: dict[str, list[KnownHost]] = {}
         for entry in entries:
             self.add(entry)
@@ -98,10 +106,14 @@ class _Lines:
         if entry.marker:
             self.marked.append(entry)
         elif _PATTERN.isdisjoint(entry.names):
-            for name in set(entry.names.lower().split(",")):
+            for name in set(map(_canonical_name, entry.names.split(","))):
                 self._by_name.setdefault(name, []).append(entry)
         else:
-            self._patterns.append(entry)
+            hashed = _read_hash(entry.names)
+            if hashed is not None:
+                self._hashed.append((hashed, entry))
+            else:
+                self._patterns.append(entry)
             self._matching.clear()
 
     def plain(self, name: str) -> list[KnownHost]:
@@ -110,7 +122,10 @@ class _Lines:
         if found is None:
             if len(self._matching) >= _MOST_NAMES:
                 self._matching.clear()
-            found = self._matching[name] = [entry for entry in self._patterns if entry.matches(name)]
+            spellings = _hashed_spellings(name)
+            found = [entry for entry in self._patterns if entry.matches(name)]
+            found += [entry for hashed, entry in self._hashed if _is_of(hashed, spellings)]
+            self._matching[name] = found
         return sorted([*self._by_name.get(name, ()), *found], key=lambda entry: entry.line)
 
 
@@ -157,19 +172,20 @@ class KnownHosts:
     """
     The host keys that one file holds, under a policy for those that it does not hold.
 
-    The file is read again when it has changed; several processes may add to it.
+    The file is read again when it has changed; several processes may add to it, and replace it.
 
     :param path: need not exist yet.
     :param now: gives the time of day, in Unix time.
+    :ivar policy: may be changed at any time.
     """
 
     def __init__(self, path: str, policy: HostKeyPolicy, now: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self.path = path
         self.policy = policy
         self._now = now
         self._lines = _Lines(())
         self._line_count = 0
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: Stamp | None = None
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
         """
@@ -213,13 +229,13 @@ class KnownHosts:
         if self._known(host, port, blob) or (detour and self._known(name, port, blob)):
             return
         if self.policy == "strict":
-            raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self._path)
+            raise HostKeyUnknown(host=host, port=port, shown=fingerprint(blob), file=self.path)
         self._add(name, port, blob)
 
     def _refuse_revoked(self, host: str, port: int, blob: bytes) -> None:
         for entry in self._load().marked:
             if entry.marker == "@revoked" and entry.blob == blob and entry.covers(host, port):
-                raise HostKeyRevoked(host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self._path)
+                raise HostKeyRevoked(host=host, port=port, shown=fingerprint(blob), line=entry.line, file=self.path)
 
     def _is_vouched_for(self, host: str, port: int, certificate: Certificate) -> bool:
         self._refuse_revoked(host, port, certificate.authority)
@@ -240,7 +256,7 @@ class KnownHosts:
                 port=port,
                 reason=fault,
                 line=entry.line,
-                file=self._path,
+                file=self.path,
                 shown=fingerprint(certificate.key),
             )
         return False
@@ -256,70 +272,108 @@ class KnownHosts:
         if others and not known:
             # The types known were asked for first, so a key of another type means that the known one is gone.
             same_type = [entry for entry in others if entry.key_type == key_type(blob)]
-            entry = (same_type or others)[0]
-            raise HostKeyChanged(
-                host=host,
-                port=port,
-                known=fingerprint(entry.blob),
-                shown=fingerprint(blob),
-                line=entry.line,
-                file=self._path,
-            )
+            raise self._changed(host, port, blob, (same_type or others)[0])
         return known
+
+    def _changed(self, host: str, port: int, blob: bytes, known: KnownHost) -> HostKeyChanged:
+        return HostKeyChanged(
+            host=host,
+            port=port,
+            known=fingerprint(known.blob),
+            shown=fingerprint(blob),
+            line=known.line,
+            file=self.path,
+        )
 
     def _load(self) -> _Lines:
         try:
-            stamp = _stamp(os.stat(self._path))
-            if stamp != self._stamp:
-                with open(self._path, encoding="utf-8", errors="replace") as file:
-                    lines = file.readlines()
-                self._lines, self._line_count, self._stamp = _Lines(parse_known_hosts(iter(lines))), len(lines), stamp
+            if stamp(self.path) != self._stamp:
+                lines, read = read_lines(self.path)
+                self._lines, self._line_count, self._stamp = _Lines(parse_known_hosts(iter(lines))), len(lines), read
         except FileNotFoundError:
             self._lines, self._line_count, self._stamp = _Lines(()), 0, None
-        except OSError as error:
-            raise KnownHostsUnusable(file=self._path, reason=Text(error.strerror or type(error).__name__)) from None
+        except (OSError, NoFile) as error:
+            raise self._unusable(error) from None
         return self._lines
 
+    def _unusable(self, error: OSError | NoFile) -> KnownHostsUnusable:
+        reason = error.text if isinstance(error, NoFile) else Text(error.strerror or type(error).__name__)
+        return KnownHostsUnusable(file=self.path, reason=reason)
+
     def _add(self, host: str, port: int, blob: bytes) -> None:
-        if not host or set(host) & _NOT_IN_NAMES or any(char.isspace() for char in host):
-            raise KnownHostsUnusable(file=self._path, reason=Text("a host of such a name cannot stand in it"))
+        spelt = canonical_host(host)
+        if not spelt or set(spelt) & _NOT_IN_NAMES or any(char.isspace() for char in spelt):
+            raise KnownHostsUnusable(file=self.path, reason=Text("a host of such a name cannot stand in it"))
         line = f"{host_name(host, port)} {key_type(blob).decode('ascii')} {base64.b64encode(blob).decode('ascii')}\n"
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "rb+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                # Another process may have met the host in the meantime.
-                if self._known(host, port, blob):
+        for _ in range(_ATTEMPTS):
+            # Another process may have met the host in the meantime.
+            if self._known(host, port, blob):
+                return
+            try:
+                added = append(self.path, line)
+                if added is not None and self._is_first(host, port, blob, added):
                     return
-                before = self._stamp
-                if size := file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        line = "\n" + line
-                file.write(line.encode("utf-8"))
-                file.flush()
-                os.fsync(file.fileno())
-                after = _stamp(os.fstat(file.fileno()))
-        except OSError as error:
-            raise KnownHostsUnusable(file=self._path, reason=Text(error.strerror or type(error).__name__)) from None
-        if before is not None and before[1:] == (size, after[2]) and after[1] == size + len(line):
+            except (OSError, NoFile) as error:
+                raise self._unusable(error) from None
+        raise KnownHostsUnusable(file=self.path, reason=Text("it is being replaced all the time"))
+
+    def _is_first(self, host: str, port: int, blob: bytes, added: Added) -> bool:
+        """
+        Whether the line that was added is the first of its host; ``False``: it is not there any more.
+
+        :raises HostKeyChanged: when another process was faster, and was shown another key; the line is taken back.
+        """
+        as_read = added.before[1] == 0 if self._stamp is None else added.before == self._stamp
+        if added.alone and as_read:
             # Nobody else wrote: to read 10,000 lines again for this one would take 30 ms.
             self._line_count += 1
-            entry = KnownHost(
-                line=self._line_count, marker="", names=host_name(host, port), key_type=key_type(blob), blob=blob
-            )
-            self._lines.add(entry)
-            self._stamp = after
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """What tells whether a file has changed."""
-    return status.st_mtime_ns, status.st_size, status.st_ino
+            name = host_name(host, port)
+            self._lines.add(KnownHost(line=self._line_count, marker="", names=name, key_type=key_type(blob), blob=blob))
+            self._stamp = added.after
+            return True
+        try:
+            self._refuse_revoked(host, port, blob)
+            others = self._lines_of(host, port)
+            if others and others[0].blob != blob:
+                raise self._changed(host, port, blob, others[0])
+        except SSHError:
+            strike(self.path, added)
+            raise
+        return bool(others)
 
 
 def host_name(host: str, port: int) -> str:
-    """How the file names a host: the port stands in it only when it is not 22."""
-    return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+    """How the file names a host: by the spelling that stands for all of its; the port only when it is not 22."""
+    name = canonical_host(host)
+    return name if port == 22 else f"[{name}]:{port}"
+
+
+def _canonical_name(text: str) -> str:
+    """
+    What `host_name` would have made of a name of the file, or of a pattern. Former versions, other programs and people
+    write hosts as somebody spelt them; what is known by such a line stays known.
+    """
+    host, bracket, port = text[1:].rpartition("]:") if text.startswith("[") else (text, "", "")
+    if not bracket:
+        return canonical_host(text)
+    return f"[{canonical_host(host)}]:{port}"
+
+
+def _hashed_spellings(name: str) -> list[bytes]:
+    """
+    How a name may have been spelt before it was hashed, which nobody can tell: as it is now, or in the one other way
+    that is common, a name with a dot at its end and an IPv4 address as sockets of IPv6 show it.
+    """
+    host, bracket, port = name[1:].rpartition("]:") if name.startswith("[") else (name, "", "")
+    host = host if bracket else name
+    address = read_address(host)
+    if address is None:
+        other = f"{host}."
+    elif address.version == 4:
+        other = f"::ffff:{address}"
+    else:
+        return [name.encode("utf-8")]
+    return [name.encode("utf-8"), (f"[{other}]:{port}" if bracket else other).encode("utf-8")]
 
 
 def fingerprint(blob: bytes) -> str:
@@ -349,12 +403,15 @@ def parse_known_hosts(lines: Iterator[str]) -> Iterator[KnownHost]:
             yield KnownHost(line=number, marker=marker, names=fields[0], key_type=key_type(blob), blob=blob)
 
 
-def _matches_hash(names: str, name: str) -> bool:
-    """Whether ``|1|salt|digest`` stands for *name* (ssh-keygen(1), option ``-H``: HMAC-SHA1)."""
+def _read_hash(names: str) -> _Hash | None:
+    """Salt and digest of ``|1|SALT|DIGEST``, which stands for a name (ssh-keygen(1), option ``-H``: HMAC-SHA1)."""
     try:
-        _, _, salt, digest = names.split("|")
-        expected = base64.b64decode(digest)
-        found = hmac.digest(base64.b64decode(salt), name.encode("utf-8"), "sha1")
+        _, kind, salt, digest = names.split("|")
+        return (base64.b64decode(salt), base64.b64decode(digest)) if kind == "1" else None
     except (binascii.Error, ValueError):
-        return False
-    return hmac.compare_digest(expected, found)
+        return None
+
+
+def _is_of(hashed: _Hash, spellings: list[bytes]) -> bool:
+    salt, digest = hashed
+    return digest in [hmac.digest(salt, spelt, "sha1") for spelt in spellings]

@@ -1,5 +1,5 @@
 """
-Private keys: read from text in the common formats, off the reactor's thread, and kept parsed.
+Private keys: read from text in the common formats, off the reactor's thread, and kept parsed for a while.
 
 Errors of the libraries below may echo what they were given, so none of them leaves this module.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from twisted.conch.ssh.keys import Key
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from relayd.ssh.keycost import Damaged, TooCostly, check_cost
@@ -25,6 +27,9 @@ from relayd.texts import Fault, Text
 MINIMUM_RSA_BITS = 1024
 #: Longer ones are refused as well: a signature would hold up the event loop for a third of a second and more.
 MAXIMUM_RSA_BITS = 8192
+#: Seconds for which a parsed key is kept after it was last asked for: connections to many hosts, or several to one, are
+#: opened with it in a row.
+KEPT = 10.0
 
 
 class UnreadableKey(Fault):
@@ -121,16 +126,33 @@ def _is_consistent(numbers: rsa.RSAPrivateNumbers) -> bool:
 
 class KeyStore:
     """
-    Parses each key once.
+    Parses a key once, and keeps it for `KEPT` seconds after it was last asked for.
 
-    :param defer_to_thread: runs a function away from the reactor; `twisted.internet.threads.deferToThread` does.
-    :param size: how many parsed keys are kept; the one unused for longest leaves first.
+    Keys with a passphrase are parsed one after another: each may take seconds and much memory, and whoever writes a key
+    says how much.
+
+    :param clock: provides time.
+    :param in_pool: runs a function away from the reactor; `twisted.internet.threads.deferToThread` does.
+    :param one_by_one: likewise, but one after another, and in a thread where nobody is held up by them;
+        `relayd.ssh.worker.Worker.run` does.
+    :param size: how many parsed keys are kept at most; the one unused for longest leaves first.
     """
 
-    def __init__(self, defer_to_thread: Callable[..., Deferred[Key]], size: int = 256) -> None:
-        self._defer_to_thread = defer_to_thread
+    def __init__(
+        self,
+        clock: IReactorTime,
+        in_pool: Callable[..., Deferred[Key]],
+        one_by_one: Callable[..., Deferred[Key]],
+        size: int = 256,
+    ) -> None:
+        self._clock = clock
+        self._in_pool = in_pool
+        self._one_by_one = one_by_one
         self._size = size
-        self._parsed: OrderedDict[bytes, Key] = OrderedDict()
+        #: Each with the time when it is forgotten, in the order of these.
+        self._parsed: OrderedDict[bytes, tuple[float, Key]] = OrderedDict()
+        self._forget_call: IDelayedCall | None = None
+        self._parsing: dict[bytes, Deferred[Key]] = {}
         self._waiting: dict[bytes, list[Deferred[Key]]] = {}
 
     def load(self, credential: Credential) -> Deferred[Key]:
@@ -142,31 +164,69 @@ class KeyStore:
         :return: a Deferred that fails with `UnreadableKey`.
         """
         digest = credential.digest
-        key = self._parsed.get(digest)
-        if key is not None:
-            self._parsed.move_to_end(digest)
-            return succeed(key)
-        waiting: Deferred[Key] = Deferred()
+        found = self._parsed.pop(digest, None)
+        if found is not None:
+            self._keep(digest, found[1])
+            return succeed(found[1])
+        waiting: Deferred[Key] = Deferred(partial(self._given_up, digest))
         others = self._waiting.get(digest)
         if others is not None:
             others.append(waiting)
             return waiting
         self._waiting[digest] = [waiting]
+        # Without a passphrase, no work is done for what needs one.
+        run = self._in_pool if credential.passphrase is None else self._one_by_one
         assert credential.private_key is not None
-        parsing = maybeDeferred(self._defer_to_thread, parse_private_key, credential.private_key, credential.passphrase)
+        parsing = maybeDeferred(run, parse_private_key, credential.private_key, credential.passphrase)
+        self._parsing[digest] = parsing
         parsing.addCallbacks(self._parsed_well, self._parsed_badly, callbackArgs=(digest,), errbackArgs=(digest,))
         return waiting
 
+    def close(self) -> None:
+        """Forget all keys."""
+        self._parsed.clear()
+        call, self._forget_call = self._forget_call, None
+        if call is not None:
+            call.cancel()
+
+    def _given_up(self, digest: bytes, waiting: Deferred[Key]) -> None:
+        """What nobody waits for any more need not be done, if it is not being done already."""
+        others = self._waiting[digest]
+        others.remove(waiting)
+        if not others:
+            self._parsing[digest].cancel()
+
     def _parsed_well(self, key: Key, digest: bytes) -> None:
-        self._parsed[digest] = key
-        while len(self._parsed) > self._size:
-            self._parsed.popitem(last=False)
-        for waiting in self._waiting.pop(digest):
-            waiting.callback(key)  # which one that was cancelled passes over
+        self._keep(digest, key)
+        for waiting in self._no_more_waiting(digest):
+            waiting.callback(key)
 
     def _parsed_badly(self, failure: Failure, digest: bytes) -> None:
         """Only what this module says about a key may travel on: no library's error, nor a frame with the text in it."""
         error = failure.value
         text = error.text if isinstance(error, UnreadableKey) else Text("it is damaged")
-        for waiting in self._waiting.pop(digest):
+        for waiting in self._no_more_waiting(digest):
             waiting.errback(UnreadableKey(text))
+
+    def _no_more_waiting(self, digest: bytes) -> list[Deferred[Key]]:
+        del self._parsing[digest]
+        return self._waiting.pop(digest)
+
+    # Keeping, and forgetting
+
+    def _keep(self, digest: bytes, key: Key) -> None:
+        self._parsed[digest] = (self._clock.seconds() + KEPT, key)
+        if len(self._parsed) > self._size:
+            self._parsed.popitem(last=False)
+        if self._forget_call is None:
+            self._forget_call = self._clock.callLater(KEPT, self._forget)
+
+    def _forget(self) -> None:
+        self._forget_call = None
+        while self._parsed:
+            digest, (until, _key) = next(iter(self._parsed.items()))
+            left = until - self._clock.seconds()
+            if left > 0:
+                self._forget_call = self._clock.callLater(left, self._forget)
+                return
+            del self._parsed[digest]

@@ -35,21 +35,25 @@ class _Refusal(Struct, frozen=True):
 
 
 class Refusals:
-    """Remembers by target, so by credential too."""
+    """
+    Remembers by target, so by credential too; of both it keeps digests only, as what is remembered here outlives every
+    connection.
+    """
 
     def __init__(self) -> None:
-        self._refusals: OrderedDict[Target, _Refusal] = OrderedDict()
-        self._accepted: OrderedDict[Target, None] = OrderedDict()
+        self._refusals: OrderedDict[bytes, _Refusal] = OrderedDict()
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
         # When each host refused a login, lately
         self._hosts: OrderedDict[tuple[str, int], deque[float]] = OrderedDict()
 
     def refused(self, target: Target, error: SSHError, now: float) -> None:
         """The server refused the login, with *error*."""
-        before = self._refusals.pop(target, None)
+        digest = target.digest()
+        before = self._refusals.pop(digest, None)
         times = 1 if before is None or now > before.rest_until + FORGIVEN_AFTER else before.times + 1
         rest = min(FIRST_REST * 2.0 ** (times - 1), LONGEST_REST)
-        self._refusals[target] = _Refusal(times, now + rest, error.text)
-        self._accepted.pop(target, None)
+        self._refusals[digest] = _Refusal(times, now + rest, error.text)
+        self._accepted.pop(digest, None)
         host = (target.host, target.port)
         recent = self._hosts.pop(host, None) or deque(maxlen=HOST_REFUSALS)
         recent.append(now)
@@ -60,17 +64,21 @@ class Refusals:
 
     def accepted(self, target: Target) -> None:
         """The server let it in."""
-        self._refusals.pop(target, None)
-        self._accepted[target] = None
-        self._accepted.move_to_end(target)
+        digest = target.digest()
+        self._refusals.pop(digest, None)
+        self._accepted[digest] = None
+        self._accepted.move_to_end(digest)
         if len(self._accepted) > MOST:
             self._accepted.popitem(last=False)
 
     def check(self, target: Target, now: float) -> SSHError | None:
         """What to answer instead of trying: an error while the credential rests, or the host."""
-        refusal = self._refusals.get(target)
+        if not self._refusals and not self._hosts:
+            return None
+        digest = target.digest()
+        refusal = self._refusals.get(digest)
         if refusal is None or now >= refusal.rest_until:
-            return self._check_host(target, now)
+            return self._check_host(target, digest, now)
         return LoginResting(
             host=target.host,
             port=target.port,
@@ -79,9 +87,9 @@ class Refusals:
             seconds=max(1, round(refusal.rest_until - now)),
         )
 
-    def _check_host(self, target: Target, now: float) -> SSHError | None:
+    def _check_host(self, target: Target, digest: bytes, now: float) -> SSHError | None:
         recent = self._hosts.get((target.host, target.port))
-        if recent is None or len(recent) < HOST_REFUSALS or now >= recent[0] + HOST_WINDOW or target in self._accepted:
+        if recent is None or len(recent) < HOST_REFUSALS or now >= recent[0] + HOST_WINDOW or digest in self._accepted:
             return None
         return HostResting(
             host=target.host,

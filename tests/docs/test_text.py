@@ -76,6 +76,29 @@ class OptionTests(SynchronousTestCase):
             self.assertEqual(sorted(rows), sorted(option.flag_name for option in OPTIONS), name)
 
 
+class SecurityTests(SynchronousTestCase):
+    """docs/security.rst."""
+
+    def test_every_row_names_tests_that_exist(self) -> None:
+        text = (ROOT / "docs" / "security.rst").read_text("utf-8")
+        there = {path.stem for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in path.parts}
+        rows = re.findall(r"^   \* - (.+?)(?=^   \* - |^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        self.assertGreater(len(rows), 20)
+        for row in rows:
+            held = row.rpartition("\n     - ")[2]
+            names = re.findall(r"``(test_\w+)\*?``", held)
+            if "held by" not in held and "docs/reliability.rst" not in held:
+                self.assertTrue(names, row)
+        for name, rest in re.findall(r"``(test_\w+)(\*?)``", text):
+            self.assertTrue(any(each == name or (rest and each.startswith(name)) for each in there), name)
+
+    def test_relayd_starts_no_process(self) -> None:
+        demo = {ROOT / "relayd" / name for name in ("demo.py", "demo_ssh.py")}  # its SSH server runs commands
+        for path in {*(ROOT / "relayd").rglob("*.py")} - demo:
+            words = r"\bsubprocess\b|spawnProcess|\bos\.(system|popen|fork|exec|spawn|posix_spawn)"
+            self.assertIsNone(re.search(words, path.read_text("utf-8")), path)
+
+
 class CommandTests(SynchronousTestCase):
     """What is run by `tests.docs.test_commands`, and what is not."""
 

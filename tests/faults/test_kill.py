@@ -53,10 +53,12 @@ class KillTests(LedgerCase):
     def check_audit(self, path: Path) -> None:
         """The chain is whole in spite of the kills, and what the relay found unfinished has an end there."""
         relayctl = Path(sys.executable).with_name("relayctl")
-        done = subprocess.run(
-            [str(relayctl), "audit", "verify", str(path)], capture_output=True, text=True, check=False, timeout=60
-        )
+        seal = self.relay.directory / "audit-seal"
+        argv = [str(relayctl), "audit", "verify", "--seal", str(seal), str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        self.assertNotIn("without the seal", done.stdout)
+        self.assertNotIn(b'"foreign"', path.read_bytes())  # no kill passes for a forgery
         ended = set()
         for line in path.read_bytes().splitlines():
             with contextlib.suppress(ValueError):  # one that a kill tore

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_ssh_private_key,
+)
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -234,6 +239,44 @@ class CommandTests(SecretsCase):
             await DeferredList([Deferred.fromCoroutine(other) for other in others])
         left = self.canaries.found_in(memory_of(self.relay.pid), names)
         self.assertLess(len(left), len(names) / 4, left)
+
+    async def test_memory_of_logins(self) -> None:
+        """
+        The same of logins that happen: keys that a real server lets in, keys and passwords that it refuses.
+
+        The relay remembers which logins were refused and accepted, and keeps keys parsed while they are used.
+        """
+        if os.geteuid():
+            raise SkipTest("only root may read the memory of a process that forbids it")
+        await self.begin()
+        names, seeds = [], []
+        for number in range(12):
+            private, public = make_key()
+            self.sshd.authorize(public)
+            seeds.append(load_ssh_private_key(private.encode(), None).private_bytes_raw())  # type: ignore[union-attr]
+            names.append(f"accepted key {number}")
+            self.canaries.add(names[-1], private.splitlines()[3])
+            await self.execute(private_key=Secret(private), extended=True)
+        self.assertEqual([answer.split("executed")[0] for answer in self.answers if "error=None" not in answer], [])
+        for number in range(9):  # the host itself would rest at ten
+            names.append(f"refused password {number}")
+            await self.execute(private_key=None, password=self.secret(names[-1]))
+        self.assertEqual(len([answer for answer in self.answers if "refused the login" in answer]), 9)
+        # Connections close after a second without a command, and keys are kept for ten.
+        await deferLater(reactor, 16)
+        for _ in range(5):
+            text = make_key()[0]
+            others: list[Any] = []
+            for number in range(100):
+                other = text[:120] + f"{number:04d}" + text[124:]
+                others.append(self.execute(private_key=Secret(other), port=1, command_id=f"o{next(self.ids)}"))
+                others.append(self.execute(private_key=None, password=Secret("x" * 26), port=1))
+            await DeferredList([Deferred.fromCoroutine(other) for other in others])
+        memory = memory_of(self.relay.pid)
+        left = self.canaries.found_in(memory, names)
+        self.assertLess(len(left), len(names) / 4, left)
+        parsed = [seed in memory for seed in seeds]
+        self.assertLess(sum(parsed), len(seeds) / 4, parsed)
 
 
 class OperatorTests(SecretsCase):

@@ -21,8 +21,9 @@ from typing import Any
 import msgspec
 
 from relayd.audit import verify
-from relayd.audit.chain import parse_head
+from relayd.audit.heads import parse_head, parse_own_head
 from relayd.audit.lines import GENESIS, decode, encode
+from relayd.audit.seal import Seal
 from relayd.ctl import journal
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.journal_report import read_report, read_result
@@ -61,7 +62,8 @@ def _hashed(body: bytes) -> bytes:
 
 def _log(data: bytes, name: str = "audit.log") -> None:
     parse_head(data[:100])
-    verifier = verify.Verifier({"0" * 64})
+    parse_own_head(data[:300], name)
+    verifier = verify.Verifier({"0" * 64}, Seal(b"k" * 32) if len(data) % 2 else None)
 
     def content(path: str) -> Any:
         return gzip.GzipFile(fileobj=io.BytesIO(data)) if path.endswith(".gz") else io.BytesIO(data)
@@ -182,7 +184,7 @@ def _chain(count: int) -> list[bytes]:
     lines, last = [], GENESIS
     for number in range(1, count + 1):
         event = ("file", "start", "accepted", "ended")[min(number, 4) - 1]
-        line, last = encode(number, 1.7e9 + number, event, {"command": "c1", "exit": number}, last)
+        line, last = encode(number, 1.7e9 + number, event, {"command": "c1", "exit": number}, last, b"k" * 32)
         lines.append(line)
     return lines
 

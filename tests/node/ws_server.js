@@ -1,7 +1,8 @@
 // A main server on the npm ws package: {"event", "data"} frames at /proxy, driven by JSON lines on standard input.
 // Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400), ping
-// (ms between two pings; a relay that has not answered one when the next is due is dropped), maxPayload (bytes), rude
-// (what is larger is not answered with 1009, but the connection is dropped).
+// (ms between two pings; a relay that has not answered one when the next is due is dropped), greet (an event and its data
+// for the first relay, at once), maxPayload (bytes), rude (what is larger is not answered with 1009, but the connection is
+// dropped).
 "use strict";
 const http = require("node:http");
 const readline = require("node:readline");
@@ -33,6 +34,12 @@ wss.on("connection", (ws, query) => {
   if (options.rude) ws._receiver.prependListener("error", () => ws._socket.destroy());
   ws.on("error", (error) => say({ error: error.code }));
   say({ connected: query.get("proxyId"), extensions: ws.extensions });
+  if (options.greet) {
+    const [event, data] = options.greet;
+    options.greet = null;
+    pending.set(data.commandId, data);
+    ws.send(JSON.stringify({ event, data }));
+  }
   ws.on("message", (raw, isBinary) => {
     const { event, data } = JSON.parse(raw);
     say({ event, data, isBinary });

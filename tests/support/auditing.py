@@ -10,13 +10,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.audit.chain import Chain, head_path, parse_head
+from relayd.audit.chain import Chain, Findings
+from relayd.audit.heads import head_path, parse_head
+from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditSettings
+from relayd.audit.seal import read_seal, seal_file
 from relayd.audit.verify import Fault, Verifier, in_order
 
 
@@ -48,24 +52,42 @@ def fill(disk: Path) -> Path:
             return path
 
 
-def settings(path: Path, **more: Any) -> AuditSettings:
-    """Of a log at *path*; its key is beside it."""
-    chosen: dict[str, Any] = {"commands": "digest", "max_size": 0, "keep": 0}
-    return AuditSettings(
-        path=str(path), key_file=f"{path}.key", server="wss://main.example", proxy_id="site-1", **(chosen | more)
-    )
+def state(path: Path) -> Path:
+    """The state directory of a relay whose log is at *path*."""
+    directory = path.parent / "state"
+    with suppress(FileNotFoundError):
+        directory.mkdir(exist_ok=True)
+    return directory
 
 
-def write(path: Path, count: int, *, max_size: int = 0, keep: int = 0) -> None:
+def settings(path: Path, *, max_size: int = 0, keep: int = 0, **more: Any) -> AuditSettings:
+    """Of a log at *path*."""
+    chosen: dict[str, Any] = {
+        "commands": "digest",
+        "keeping": Keeping(max_size=max_size, keep=keep),
+        "server": "wss://main.example",
+        "proxy_id": "site-1",
+    }
+    return AuditSettings(path=str(path), state_dir=str(state(path)), **(chosen | more))
+
+
+def chain(path: Path, **keeping: Any) -> Chain:
+    """The log at *path*, not open yet."""
+    common = {"server": "wss://main.example", "proxyId": "site-1"}
+    return Chain(str(path), str(state(path)), Keeping(**keeping), common)
+
+
+def write(path: Path, count: int, **keeping: Any) -> Findings:
     """One life of a relay: *count* events, one at a time."""
-    chain = Chain(str(path), max_size, keep, {"proxyId": "site-1"})
-    chain.open("1.0")
+    log = chain(path, **keeping)
+    findings = log.open("1.0")
     try:
         for number in range(count):
-            chain.prepare()
-            chain.append([(1e9 + number, "accepted", {"commandId": f"c{number}"})])
+            log.prepare()
+            log.append([(1e9 + number, "accepted", {"commandId": f"c{number}"})])
     finally:
-        chain.close()
+        log.close()
+    return findings
 
 
 def entries(*paths: Path) -> list[dict[str, Any]]:
@@ -73,11 +95,11 @@ def entries(*paths: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
 
 
-def faults(*paths: Path, harmless: bool = False) -> list[str]:
+def faults(*paths: Path, harmless: bool = False, sealed: bool = True) -> list[str]:
     """What is wrong with files of one log: line number and text; and whether the head that is noted is in it."""
     heads = [parse_head(Path(head_path(str(path))).read_bytes()) for path in paths if Path(f"{path}.head").exists()]
-    wanted = [head[1] for head in heads if head is not None]
-    verifier = Verifier(wanted)
+    wanted = [head.hash for head in heads if head is not None]
+    verifier = Verifier(wanted, read_seal(seal_file(str(state(paths[0])))) if sealed else None)
     found = [
         f"{each.number} {each.text}"
         for path in in_order(map(str, paths))
@@ -89,7 +111,7 @@ def faults(*paths: Path, harmless: bool = False) -> list[str]:
 
 def files(path: Path) -> list[Path]:
     """The log and its rotated files."""
-    others = {Path(head_path(str(path))), Path(f"{path}.key")}
+    others = {Path(head_path(str(path)))}
     return [Path(each) for each in in_order(map(str, set(path.parent.glob(f"{path.name}*")) - others))]
 
 

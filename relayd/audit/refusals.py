@@ -1,0 +1,83 @@
+"""
+Refused commands that are alike are summed up, so that a main server cannot push its traces out of the audit log by
+orders that are refused.  No I/O, no clock: time is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from relayd.audit.events import clip
+from relayd.messages import ExecuteCommand
+
+#: Refusals of one reason that have a line each, at once; and how many more each second brings.
+BURST: Final = 100
+RATE: Final = 3 / 60
+#: Seconds between two sums.
+INTERVAL: Final = 60.0
+#: Hosts that a sum names, and bytes of each.
+MAX_TARGETS: Final = 10
+_TARGET_SIZE: Final = 100
+
+
+class _Reason:
+    """Refusals for one reason."""
+
+    def __init__(self, now: float) -> None:
+        self.tokens = float(BURST)
+        self.at = now
+        self.count = 0
+        self.first = self.last = ""
+        self.targets: dict[str, None] = {}
+
+
+class Refusals:
+    """
+    Decides which refusals have a line of their own, and counts the others.
+
+    Commands that were accepted are none of its business: each has its lines.
+    """
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, _Reason] = {}  # by codes of errors, of which there are not many
+        self._counted = 0
+
+    @property
+    def counted(self) -> bool:
+        """Whether there is a sum to tell."""
+        return self._counted > 0
+
+    def admits(self, command: ExecuteCommand, code: str, now: float) -> bool:
+        """
+        Whether this refusal has a line of its own; else it is counted.
+
+        :param now: seconds, from whenever.
+        """
+        reason = self._reasons.get(code)
+        if reason is None:
+            reason = self._reasons[code] = _Reason(now)
+        reason.tokens = min(BURST, reason.tokens + (now - reason.at) * RATE)
+        reason.at = now
+        if reason.tokens >= 1.0:
+            reason.tokens -= 1.0
+            return True
+        self._counted += 1
+        reason.count += 1
+        reason.last = command.command_id
+        if reason.count == 1:
+            reason.first = command.command_id
+        if len(reason.targets) < MAX_TARGETS:
+            reason.targets[clip(f"{command.username}@{command.host}:{command.port}", _TARGET_SIZE)] = None
+        return False
+
+    def take(self) -> list[dict[str, Any]]:
+        """The sums since this was asked last, as fields of a line each."""
+        sums = []
+        for code, reason in self._reasons.items():
+            if reason.count:
+                names = {"firstId": clip(reason.first), "lastId": clip(reason.last)}
+                sums.append({"outcome": code, "count": reason.count, **names, "targets": list(reason.targets)})
+                reason.count = 0
+                reason.targets = {}
+        self._counted = 0
+        return sums

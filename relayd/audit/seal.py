@@ -1,0 +1,92 @@
+"""
+The seal of the audit log: the key with which relayd signs its lines, apart from the log, so that who can write to that
+cannot forge them.  No I/O but for its file.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import tempfile
+from typing import Final
+
+from msgspec import Struct
+
+from relayd.audit.lines import GENESIS, Line, mac
+
+_FILE: Final = re.compile(rb"([0-9a-f]{64}) ([0-9]{1,20}) ([0-9a-f]{64})\n")
+_SEALED: Final = re.compile(rb'(\{.*),"mac":"[0-9a-f]{64}","hash":"[0-9a-f]{64}"\}', re.DOTALL)
+
+
+class Seal(Struct, frozen=True):
+    """
+    A key, and where in the log it begins to count.
+
+    :ivar since: number of the last line that was there when it was made, 0: none. Up to there, lines have no seal, or
+        that of a key which is lost: the first one after them vouches for them as they were then.
+    :ivar head: hash of that line.
+    """
+
+    key: bytes
+    since: int = 0
+    head: str = GENESIS
+
+    def __repr__(self) -> str:
+        return f"Seal(since={self.since})"
+
+    def holds(self, content: bytes, line: Line) -> bool:
+        """Whether relayd wrote the *content* of *line*, as far as the seal can tell."""
+        if line.seq <= self.since:
+            return True
+        match = _SEALED.fullmatch(content)
+        return match is not None and line.mac is not None and hmac.compare_digest(line.mac, mac(self.key, match[1]))
+
+
+def seal_file(state_dir: str) -> str:
+    """Where the seal is: apart from the log."""
+    return os.path.join(state_dir, "audit-seal")
+
+
+def read_seal(path: str) -> Seal | None:
+    """
+    The seal; ``None`` where none was made yet.
+
+    :raises OSError: when it cannot be read.
+    :raises ValueError: when that is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            match = _FILE.fullmatch(file.read(200))
+    except FileNotFoundError:
+        return None
+    if match is None:
+        raise ValueError("it is no seal: a key, a number and a hash")
+    return Seal(bytes.fromhex(match[1].decode()), int(match[2]), match[3].decode())
+
+
+def make_seal(path: str, since: int, head: str) -> Seal:
+    """
+    Make a seal for the lines after *since*; for this user alone, and whole or not at all.
+
+    :raises OSError: when that cannot be done.
+    """
+    seal = Seal(os.urandom(32), since, head)
+    directory = os.path.dirname(path) or "."
+    descriptor, new = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(b"%s %d %s\n" % (seal.key.hex().encode(), since, head.encode()))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    sync_directory(path)
+    return seal
+
+
+def sync_directory(path: str) -> None:
+    """A new file outlasts a power cut only if its directory does."""
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -30,7 +30,7 @@ from relayd.uplink.limits import (
 )
 from tests.support.uplink import MainServer, ServiceCase
 
-#: What servers are known to say with 1009, or could, how large the message was, and the limit. None of these was run here.
+#: What servers say with 1009 or could say, how large the message was, and the limit. None of them was run here.
 REASONS = (
     ("frame with 2000036 bytes exceeds limit of 1048576 bytes", 2_000_036, 1_048_576),  # websockets
     ("over size limit (2000036 > 1048576 bytes)", 2_000_036, 1_048_576),  # another form of that

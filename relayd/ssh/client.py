@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
@@ -165,8 +166,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_started", "_target", "_why", "done",
+        "_begun", "_call", "_check", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session",
+        "_shell", "_started", "_target", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +189,7 @@ class _Execution:
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
+        self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed)
         self.done: Deferred[Completed] = Deferred(self._cancel)
@@ -213,8 +215,26 @@ class _Execution:
             pass  # it tells when all of it has ended
         elif not self._session.exit.known:
             self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
+        elif self._ending is None and answers_for_account(self._session) and not self._forced():
+            self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
         else:
             self._fire(self._completed(None))
+
+    def _forced(self) -> bool:
+        """Whether the host would run a command of its own once more."""
+        connection = self._job.connection
+        return connection is not None and connection.transport.forced_command
+
+    def _checked(self, error: SSHError | None) -> None:
+        self._fire(self._completed(None) if error is None else error)
+
+    def _stop_check(self) -> bool:
+        """The command has ended: its result waits no longer for what else the host has to say."""
+        if self._check is None:
+            return False
+        self._check.stop()
+        self._fire(self._completed(None))
+        return True
 
     def _failed(self, error: SSHError) -> None:
         if self._ending is None or not self._ending.channel_ended():
@@ -224,6 +244,8 @@ class _Execution:
 
     def _timed_out(self) -> None:
         self._call = None
+        if self._stop_check():
+            return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
             self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
@@ -234,6 +256,8 @@ class _Execution:
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
+        if self._stop_check():
+            return
         if not self._started_running():
             self._withdraw(NotRun(host=self._target.host, port=self._target.port))
             return

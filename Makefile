@@ -93,6 +93,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py
+	$(BIN)/python benchmarks/hostile.py
 
 docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs build/site

@@ -4,17 +4,12 @@ The file of the API key, read anew at each connect so that the key can be change
 
 from __future__ import annotations
 
-import os
-import stat
-from typing import NoReturn
-
 from relayd.errors import KeyUnusable
 from relayd.messages import Secret
+from relayd.secretfiles import Unusable, open_to_others, read_line
 
 #: The least length of an API key, in characters (specification, "security requirements", 2).
 LEAST_LENGTH = 32
-#: What is read of the file, in bytes; a longer one is some other file.
-MOST_BYTES = 4096
 
 
 class ApiKeyFile:
@@ -36,26 +31,15 @@ class ApiKeyFile:
         :raises KeyUnusable: when there is none, or a weak one that was not allowed.
         """
         try:
-            with open(self._path, "rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                raw = file.read(MOST_BYTES + 1)
-            key = raw.decode().rstrip("\r\n")
-        except OSError as error:
-            self._refuse(f"its file cannot be read ({error.strerror})")
-        except UnicodeDecodeError:
-            self._refuse("its file is no UTF-8 text")
-        if not key.strip():
-            self._refuse("its file is empty")
-        if len(raw) > MOST_BYTES or not key.isprintable() or key != key.strip():
-            self._refuse("its file must hold one line, the key, without blanks around it")
-        if len(key) < LEAST_LENGTH and not self._allow_weak:
-            self._refuse(f"it is shorter than {LEAST_LENGTH} characters; make a longer one, or use --allow-weak-key")
-        if stat.S_IMODE(mode) & 0o077 and not self._warned:
+            key = read_line(self._path)
+        except Unusable as error:
+            raise KeyUnusable(reason=str(error)) from None
+        if len(key.reveal()) < LEAST_LENGTH and not self._allow_weak:
+            reason = f"it is shorter than {LEAST_LENGTH} characters; make a longer one, or use --allow-weak-key"
+            raise KeyUnusable(reason=reason)
+        if not self._warned and open_to_others(self._path, {}):
             self._warned = True
             from twisted.logger import Logger  # relayctl reads the options in every run, and would wait for this
 
             Logger().warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
-        return Secret(key)
-
-    def _refuse(self, reason: str) -> NoReturn:
-        raise KeyUnusable(reason=reason) from None
+        return key

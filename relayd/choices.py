@@ -69,5 +69,6 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         tls_cert=config.tls_cert,
         tls_key=config.tls_key,
         http_proxy=config.http_proxy,
+        read_proxy_password=config.read_proxy_password,
         translate=translator(config.language),
     )

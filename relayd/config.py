@@ -14,10 +14,11 @@ from typing import Any, Literal
 from relayd import policy, values
 from relayd.apikey import LEAST_LENGTH, ApiKeyFile
 from relayd.credentials import SiteCredential, read_credentials
-from relayd.errors import ConfigError, KeyUnusable
+from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.listening import ListenAddress, listen_address
 from relayd.messages import Secret
 from relayd.options import Given, Option, Sources
+from relayd.secretfiles import Unusable, read_line
 
 _DAY = 86400.0
 _YEAR = 366 * _DAY
@@ -78,10 +79,16 @@ class Config:
     http_proxy: str | None = _option(
         "http-proxy",
         SERVER,
-        "go through this proxy (CONNECT): http://HOST:PORT; user and password in the file or environment only",
+        "go through this proxy (CONNECT): http://[USER@]HOST:PORT",
         values.proxy_url,
         metavar="URL",
         hidden=True,
+    )
+    http_proxy_password_file: str | None = _path(
+        "http-proxy-password-file",
+        SERVER,
+        "file of its user's password, read at each connect; what stands in an environment, others can see",
+        hidden=True,  # some will put the password itself there
     )
     allow_plaintext: bool = _option(
         "allow-plaintext", SERVER, "send the API key and all passwords unencrypted over ws://", values.flag, "no"
@@ -235,6 +242,19 @@ class Config:
         """
         return self._key_file.read()
 
+    def read_proxy_password(self) -> Secret | None:
+        """
+        The password of the proxy's user as it is in its file now; ``None`` where there is no such file.
+
+        :raises UplinkError: when the file holds none.
+        """
+        if self.http_proxy_password_file is None:
+            return None
+        try:
+            return read_line(self.http_proxy_password_file)
+        except Unusable as error:
+            raise UplinkError(reason=f"the proxy's password cannot be used: {error}") from None
+
 
 OPTIONS: tuple[Option, ...] = tuple(
     field.metadata["option"] for field in dataclasses.fields(Config) if "option" in field.metadata
@@ -317,6 +337,12 @@ def read(
             where = _where(given, "api-key-file", "$CREDENTIALS_DIRECTORY/api-key")
             reason = f"the API key cannot be used: {error.fields['reason']}"
             mistakes.append(ConfigError(option=where, reason=reason))
+    if complete and config is not None:
+        try:
+            config.read_proxy_password()
+        except UplinkError as error:
+            reason = str(error.fields["reason"])
+            mistakes.append(ConfigError(option=_where(given, "http-proxy-password-file"), reason=reason))
     return Reading(config, tuple(mistakes), given, tuple(sources.unknown))
 
 
@@ -359,14 +385,22 @@ def _missing(chosen: Mapping[str, Any]) -> Iterator[ConfigError]:
 def _at_odds(chosen: Mapping[str, Any], given: Mapping[str, Given]) -> Iterator[ConfigError]:
     """What no option says alone."""
     server = chosen["server"]
-    if server is not None and not chosen["allow_plaintext"] and not values.is_encrypted_or_local(server):
-        reason = "would send the API key and all passwords unencrypted; use wss:// or https://, or --allow-plaintext"
+    if server is not None and not chosen["allow_plaintext"] and not values.is_private(server, chosen["http_proxy"]):
+        whom = " to the proxy" if values.is_private(server, None) else ""
+        reason = (
+            f"would send the API key and all passwords unencrypted{whom}; use wss:// or https://, or --allow-plaintext"
+        )
         shown = given["server"].show(_BY_NAME["server"])
         yield ConfigError(option=_where(given, "server"), reason=f"{shown} {reason}")
     proxy = given.get("http-proxy")
-    if proxy is not None and proxy.on_command_line and "@" in proxy.text:
-        reason = "everybody can read a command line: put a URL with a password into the file of --config"
+    user, password = values.user_of(chosen["http_proxy"] or "")
+    password_file = chosen["http_proxy_password_file"]
+    if proxy is not None and proxy.on_command_line and (password or (user and not password_file)):
+        reason = "everybody can read a command line: put the password into the file of --http-proxy-password-file"
         yield ConfigError(option=proxy.where, reason=reason)
+    if password_file and (password or not user):
+        reason = "needs --http-proxy with a user and no password beside it: http://USER@HOST:PORT"
+        yield ConfigError(option=_where(given, "http-proxy-password-file"), reason=reason)
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if chosen[one] and not chosen[other]:
             name = one.replace("_", "-")
@@ -400,6 +434,9 @@ def directory_hindrance(path: str) -> str:
         return f"{existing} is no directory"
     if not os.access(existing, os.W_OK | os.X_OK):
         return f"{path} cannot be used: this user cannot write to {existing}"
+    if existing == Path(path) and existing.stat().st_mode & 0o022:
+        advice = "chmod go-w it, or name a directory in it that is not there yet"
+        return f"others can write to {path}, and change what the relay has to remember: {advice}"
     return ""
 
 

@@ -6,10 +6,8 @@ They hold paths and no secrets; every mistake is one `ConfigError` that names th
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable, Collection, Mapping
-from ipaddress import ip_network
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -17,11 +15,12 @@ from msgspec import Struct
 
 from relayd import fields, values
 from relayd.errors import ConfigError
+from relayd.patterns import check_host_pattern, check_user_pattern
 
-_HOST = re.compile(r"[^\s,@!/\[\]]+")
-_HOST_AND_PORT = re.compile(r"\[([^\s,@!/\[\]]+)\]:(\d{1,5})")
 #: Files whose key may by mistake hold the secret itself: what stands there is never shown.
 _SECRET_FILES: Final = ("key-file", "passphrase-file", "password-file")
+_HOSTS: Final = '["db-*.internal", "10.1.0.0/16"]'
+_USERS: Final = '["deploy", "app-*"]'
 _KEYS: Final = ("hosts", "users", *_SECRET_FILES, "certificate-file", "agent", "via")
 
 
@@ -93,7 +92,7 @@ class _Row:
                 self._refuse(key, "there is no such key" + (f"; did you mean {meant}?" if meant else ""))
         row = SiteCredential(
             hosts=self._hosts(),
-            users=self._patterns("users", '["deploy", "app-*"]') if "users" in self._table else ("*",),
+            users=self._patterns("users", _USERS, check_user_pattern) if "users" in self._table else ("*",),
             key_file=self._file("key-file"),
             passphrase_file=self._file("passphrase-file"),
             certificate_file=self._file("certificate-file"),
@@ -113,28 +112,24 @@ class _Row:
         name = key if key in _KEYS else values.shown(key)
         raise ConfigError(option=f"{name} of {self._row}", reason=reason)
 
-    def _patterns(self, key: str, example: str) -> tuple[str, ...]:
+    def _patterns(self, key: str, example: str, check: Callable[[str], None]) -> tuple[str, ...]:
         found = self._table[key]
         if not isinstance(found, list) or not found or not all(_is_text(each) for each in found):
             self._refuse(key, f"expected a list of texts, like {example}")
         patterns = tuple(each.strip() for each in found)
         for pattern in patterns:
-            if not pattern.removeprefix("!") or " " in pattern:
-                self._refuse(key, f"expected a name or a pattern without blanks, not {values.shown(pattern)}")
+            try:
+                check(pattern.removeprefix("!"))
+            except ValueError as error:
+                self._refuse(key, f"expected {error.args[0]}, not {values.shown(pattern)}")
         if all(pattern.startswith("!") for pattern in patterns):
             self._refuse(key, 'expected one without ! too, like "*": as it is, none matches')
         return patterns
 
     def _hosts(self) -> tuple[str, ...]:
-        example = '["db-*.internal", "10.1.0.0/16"]'
         if "hosts" not in self._table:
-            self._refuse("hosts", f"missing; give a list of names, patterns and networks, like {example}")
-        patterns = self._patterns("hosts", example)
-        for pattern in patterns:
-            if not _is_host_pattern(pattern.removeprefix("!")):
-                expected = "a network like 10.1.0.0/16" if "/" in pattern else "a name, a pattern or [PATTERN]:PORT"
-                self._refuse("hosts", f"expected {expected}, not {values.shown(pattern)}")
-        return patterns
+            self._refuse("hosts", f"missing; give a list of names, patterns and networks, like {_HOSTS}")
+        return self._patterns("hosts", _HOSTS, check_host_pattern)
 
     def _file(self, key: str) -> str | None:
         if key not in self._table:
@@ -193,23 +188,14 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
-def _is_host_pattern(text: str) -> bool:
-    if "/" in text:
-        try:
-            ip_network(text)
-        except ValueError:
-            return False
-        return True
-    with_port = _HOST_AND_PORT.fullmatch(text)
-    return 0 < int(with_port[2]) < 65536 if with_port else _HOST.fullmatch(text) is not None
-
-
 def _is_hop(text: str) -> bool:
     """Whether it is ``[user@]host[:port]``."""
     user, at, place = text.rpartition("@")
     try:
         parts = urlsplit(f"//{place}")
         fields.host("via", parts.hostname or "")
+        if at:
+            fields.username("via", user)
         port = parts.port
     except (ValueError, fields.Invalid):  # a port beyond 65535, half an IPv6 address, a name with blanks
         return False

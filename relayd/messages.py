@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 from enum import Enum
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
@@ -28,6 +28,11 @@ COMMAND_OUTPUT = "command_output"
 Encoding = Literal["utf-8", "base64"]
 StreamName = Literal["stdout", "stderr"]
 
+#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
+MAX_COMMAND_ID: Final = 256
+#: The ``commandId`` of what a peer says of a command.
+CommandId = Annotated[str, Meta(max_length=MAX_COMMAND_ID)]
+
 
 class Secret:
     """
@@ -42,6 +47,12 @@ class Secret:
     def reveal(self) -> str:
         """The text itself. Call this as late as possible, and keep the answer in no attribute."""
         return self._text
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return "Secret(…)"
@@ -67,7 +78,9 @@ class JumpHost(Struct, frozen=True, kw_only=True):
     """
     An SSH server on the way to another one (``ssh -J``).
 
+    :ivar host: by the spelling that stands for all of its, see `relayd.spelling.Host`.
     :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
+    :ivar written: how the order spells the host, where that differs; see `written_host`.
     """
 
     host: str
@@ -78,19 +91,27 @@ class JumpHost(Struct, frozen=True, kw_only=True):
     passphrase: Secret | None = None
     certificate: str | None = None
     host_key: str | None = None
+    written: str | None = None
 
     def __repr__(self) -> str:
-        return f"<JumpHost {self.username}@{self.host}:{self.port}>"
+        return f"<JumpHost {self.username}@{self.written_host}:{self.port}>"
+
+    @property
+    def written_host(self) -> str:
+        """The host as a person wrote it: for people, and to send it on."""
+        return self.host if self.written is None else self.written
 
     def to_wire(self) -> dict[str, Any]:
         """Its object in ``via``, secrets revealed."""
-        return {"host": self.host, "port": self.port, "username": self.username} | _credential_to_wire(self)
+        return {"host": self.written_host, "port": self.port, "username": self.username} | _credential_to_wire(self)
 
 
 class ExecuteCommand(Struct, frozen=True, kw_only=True):
     """
     One order of the main server, validated.
 
+    :ivar host: by the spelling that stands for all of its, see `relayd.spelling.Host`: rules, known keys, limits and
+        guards go by it.
     :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
     :ivar passphrase: decrypts the private key.
     :ivar certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
@@ -102,6 +123,7 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     :ivar encoding: how its outputs come back.
     :ivar stream: whether its output is sent as it arrives, too (`CommandOutput`).
     :ivar via: jump hosts, in the order in which they are passed.
+    :ivar written: how the order spells the host, where that differs; see `written_host`.
     """
 
     command_id: str
@@ -123,16 +145,22 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     encoding: Encoding = "utf-8"
     stream: bool = False
     via: tuple[JumpHost, ...] = ()
+    written: str | None = None
 
     def __repr__(self) -> str:
-        return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.host}:{self.port}>"
+        return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.written_host}:{self.port}>"
+
+    @property
+    def written_host(self) -> str:
+        """The host as a person wrote it: for people, and to send it on."""
+        return self.host if self.written is None else self.written
 
     def to_wire(self) -> dict[str, Any]:
         """The specification's object, secrets revealed: for the role that sends commands."""
         wire: dict[str, Any] = {
             "commandId": self.command_id,
             "serverId": self.server_id,
-            "host": self.host,
+            "host": self.written_host,
             "port": self.port,
             "username": self.username,
             "command": self.command,
@@ -246,7 +274,7 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     :ivar data: a text, or base64 where ``encoding`` says so.
     """
 
-    command_id: str
+    command_id: CommandId
     stream: StreamName
     offset: Annotated[int, Meta(ge=0)]
     data: str
@@ -273,7 +301,7 @@ class CommandState(Enum):
 class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """How far the relay has come with a command."""
 
-    command_id: str
+    command_id: CommandId
     state: CommandState
 
     def to_wire(self) -> dict[str, Any]:

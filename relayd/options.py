@@ -89,6 +89,7 @@ class Given:
     where: str
     directory: str
     on_command_line: bool = False
+    in_environment: bool = False
 
     def show(self, option: Option, part: str | None = None) -> str:
         """
@@ -133,7 +134,7 @@ class Sources:
             where = f"{variable} in the environment"
             if option is not None:
                 if text or option.parse is values.any_text:  # an empty variable is the usual way to say "not set"
-                    self._give(option.name, Given(text, where, self._directory))
+                    self._give(option.name, Given(text, where, self._directory, in_environment=True))
             elif variable.startswith("RELAYD_"):
                 if values.near(variable, self._by_variable, _ALIKE):
                     self._refuse_unknown(variable, where, self._by_variable)

@@ -1,20 +1,21 @@
 """
 Patterns of hosts and users: names and addresses as somebody wrote them, with wildcards, networks and exceptions.
 
-Who orders a command chooses how the host is spelt, so every spelling of an address must mean the same here.
+Who orders a command chooses how host and user are spelt, so every spelling must mean the same here.
 """
 
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterable
-from contextlib import suppress
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from itertools import chain
+from string import punctuation
 
-Address = IPv4Address | IPv6Address
+from relayd.spelling import fault_of_username, folded_username, is_host, looks_like_address, lookup_name, read_address
+
 Network = IPv4Network | IPv6Network
 
 #: A pattern with digits, dots and wildcards only means addresses: ``10.1.*`` is not for ``10.1.example.com``.
@@ -22,6 +23,15 @@ _ADDRESS_LIKE = re.compile(r"[0-9.*?]*[0-9][0-9.*?]*")
 #: One that may mean an address: ``fe*`` names hosts, and not what happens to be ``fe80::1``.
 _FOR_ADDRESSES = re.compile(r"[0-9.*?]*|.*:.*")
 _WITH_PORT = re.compile(r"\[([^\[\]]+)\]:(\d{1,5})")
+#: What can be seen of ASCII, without signs that mean something else.
+_VISIBLE = re.compile(r"((?![!@\[\],#|])[!-~])+")
+#: One of the four numbers of an address, as it is usually written, or what stands for it.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}|[0-9]*[*?][0-9*?]*")
+#: A port without brackets (``db:22``), or brackets without a port.
+_WRONG_BRACKETS = re.compile(r"[^:]*:[0-9]+|.*[\[\]].*")
+_OF_VERSION_6 = re.compile(r"[0-9A-Fa-f:.*?]+")
+#: What servers, directories and bastions put between a user's name and what else they take there, such as a domain.
+_SEPARATORS = re.compile(f"([{re.escape(''.join(set(punctuation) - set('._-$*?')))}])")
 
 
 def covers_host(patterns: Iterable[str], host: str, port: int) -> bool:
@@ -36,13 +46,59 @@ def covers_host(patterns: Iterable[str], host: str, port: int) -> bool:
 
 
 def covers_user(patterns: Iterable[str], user: str) -> bool:
-    """Whether *patterns* name a user: with ``*`` and ``?``, and ``!`` before those that are left out, wherever."""
-    hits = [
-        pattern.startswith("!")
-        for pattern in patterns
-        if fnmatchcase(user, pattern.removeprefix("!").replace("[", "[[]"))
-    ]
-    return bool(hits) and not any(hits)
+    """
+    Whether *patterns* name a user: with ``*`` and ``?``, and ``!`` before those that are left out, wherever.
+
+    A server may take a part of the name for the user: ``CORP\\root``, ``root@corp``, ``root+c`` (docs/ssh.rst, "User
+    names"). So a wildcard does not reach beyond such signs, but for ``*`` alone, and what is left out is left out as a
+    part too, in capitals or not.
+    """
+    found = False
+    for pattern in patterns:
+        if pattern.startswith("!"):
+            if _leaves_out(pattern[1:], user):
+                return False
+        elif not found:
+            found = _names_user(pattern, user)
+    return found
+
+
+def check_host_pattern(pattern: str) -> None:
+    """
+    See that a pattern of hosts means something, and nothing else than who wrote it meant.
+
+    :param pattern: without ``!``.
+    :raises ValueError: what was expected, and the pattern.
+    """
+    plain, port = split_port(pattern)
+    address_like = ":" in plain or looks_like_address(plain) or read_address(plain) is not None
+    if _WRONG_BRACKETS.fullmatch(plain) or not 0 < (1 if port is None else port) < 65536:
+        raise ValueError("a network, an address, a name, or [PATTERN]:PORT for one port", pattern)
+    if "/" in plain and not _is_network(plain):
+        raise ValueError("a network like 10.1.0.0/16, without bits beyond its length", pattern)
+    if "%" in plain and ":" in plain:
+        raise ValueError("an address without its zone (%…): a rule is for all network interfaces", pattern)
+    if "*" in plain or "?" in plain:
+        if address_like and not _is_wild_address(plain):
+            raise ValueError("an address with wildcards like 10.1.* or fd00:*, or a network like 10.1.0.0/16", pattern)
+        usable = _VISIBLE.fullmatch(plain)  # of other scripts, all of a name is written in another way
+    else:
+        if address_like and not _is_network(plain):
+            raise ValueError("an address as it is usually written, like 10.1.2.3 or fd00::1, or a network", pattern)
+        usable = _VISIBLE.fullmatch(lookup_name(plain)) if address_like or is_host(plain) else None
+    if usable is None:
+        raise ValueError("a network, an address, a name, or [PATTERN]:PORT for one port", pattern)
+
+
+def check_user_pattern(pattern: str) -> None:
+    """
+    See that a pattern of users can match one.
+
+    :param pattern: without ``!``.
+    :raises ValueError: what was expected, and the pattern.
+    """
+    if not pattern or not pattern.isprintable() or fault_of_username(pattern):
+        raise ValueError("a user name or a pattern of some, without : and /, which no user name has here", pattern)
 
 
 def matches_host(pattern: str, host: str, port: int) -> bool:
@@ -52,10 +108,11 @@ def matches_host(pattern: str, host: str, port: int) -> bool:
         return False
     address = read_address(host)
     if address is None:
-        return for_names and expression.fullmatch(_canonical(host)) is not None
+        return for_names and expression.fullmatch(_name(host)) is not None
     if network is not None:
         return address in network
-    return for_addresses and expression.fullmatch(str(address)) is not None  # however it was spelt
+    # However it was spelt, and whatever its zone
+    return for_addresses and expression.fullmatch(str(address).partition("%")[0]) is not None
 
 
 def split_port(pattern: str) -> tuple[str, int | None]:
@@ -68,26 +125,6 @@ def means_addresses(pattern: str) -> bool:
     """Whether a pattern is for addresses, by which a name cannot be told before it is looked up."""
     pattern = split_port(pattern)[0]
     return "/" in pattern or _FOR_ADDRESSES.fullmatch(pattern) is not None
-
-
-@lru_cache(4096)  # the same few hosts come again and again
-def read_address(text: str) -> Address | None:
-    """
-    The address that *text* spells, in any way that a resolver understands; ``None`` for a name.
-
-    An IPv4 address within IPv6 (``::ffff:10.1.2.3``) is the IPv4 address.
-    """
-    text = _canonical(text)
-    try:
-        address = ip_address(text)
-    except ValueError:
-        if not text.isascii() or not text.isprintable() or " " in text:
-            return None  # inet_aton(3) would not look at what follows a blank
-        try:  # "10.258", "0x0a010203", "167838211": inet_aton(3)
-            return IPv4Address(socket.inet_aton(text))
-        except (OSError, ValueError):
-            return None
-    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
 def read_network(text: str) -> Network:
@@ -108,7 +145,7 @@ def read_network(text: str) -> Network:
 def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool, re.Pattern[str]]:
     """Port, network, whether it is for names, whether for addresses, and what these look like."""
     pattern, port = split_port(pattern)
-    pattern = _canonical(pattern)
+    pattern = _name(pattern)
     try:
         network = read_network(pattern)
     except ValueError:
@@ -120,12 +157,35 @@ def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool,
 
 
 @lru_cache(4096)
-def _canonical(name: str) -> str:
-    """
-    A name as it is looked up: other scripts have letters and dots of their own, of which ``getaddrinfo`` makes those
-    of ASCII (RFC 3490).
-    """
-    if not name.isascii():
-        with suppress(UnicodeError):  # what cannot be written so cannot be looked up either
-            name = name.encode("idna").decode("ascii")
-    return name.lower().rstrip(".")
+def _name(text: str) -> str:
+    return lookup_name(text).rstrip(".")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        read_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_wild_address(text: str) -> bool:
+    """Whether some address may match a text with wildcards."""
+    if ":" in text:
+        return _OF_VERSION_6.fullmatch(text) is not None
+    numbers = text.split(".")
+    if not all(map(_NUMBER.fullmatch, numbers)) or len(numbers) > 4:
+        return False
+    return all(number.strip("0123456789") or int(number) < 256 for number in numbers)
+
+
+def _names_user(pattern: str, user: str) -> bool:
+    if pattern == "*":
+        return True
+    wanted, found = _SEPARATORS.split(pattern), _SEPARATORS.split(user)
+    return len(wanted) == len(found) and all(map(fnmatchcase, found, wanted))
+
+
+def _leaves_out(pattern: str, user: str) -> bool:
+    user, pattern = folded_username(user), folded_username(pattern).replace("[", "[[]")
+    return any(fnmatchcase(part, pattern) for part in chain((user,), _SEPARATORS.split(user)[::2]))

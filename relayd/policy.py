@@ -6,7 +6,6 @@ Decisions only, without I/O: names are looked up elsewhere, and each address tha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import Any
@@ -17,15 +16,16 @@ from msgspec import Struct
 from relayd.errors import Forbidden, ForbiddenCommand, ForbiddenHost, ForbiddenUser
 from relayd.messages import ExecuteCommand, JumpHost
 from relayd.patterns import (
-    Address,
     Network,
+    check_host_pattern,
+    check_user_pattern,
     covers_user,
     matches_host,
     means_addresses,
-    read_address,
     read_network,
     split_port,
 )
+from relayd.spelling import Address, read_address
 from relayd.texts import Text
 
 #: Addresses that are no hosts of anybody's network: for these --allow-hosts has to name them, or some of their range.
@@ -58,8 +58,6 @@ UNKNOWN_ADDRESS = Text(
     "behind a jump host the relay cannot look up a name: use its address, or have the name listed in --allow-hosts of "
     "the relay"
 )
-
-_HOST = re.compile(r"((?![!@\[\]])[!-~])+")  # what can be seen of ASCII, without signs that mean something else
 
 
 class Verdict(Struct, frozen=True):
@@ -110,7 +108,7 @@ class Policy:
         for number, place in enumerate(places):
             host = self.host(place.host, place.port, behind=number > 0)
             if not host.allowed:
-                return ForbiddenHost(host=place.host, port=place.port, reason=host.reason)
+                return ForbiddenHost(host=place.written_host, port=place.port, reason=host.reason)
             user = self.user(place.username)
             if not user.allowed:
                 return ForbiddenUser(user=place.username, reason=user.reason)
@@ -204,7 +202,7 @@ def host_patterns(text: str) -> tuple[str, ...]:
     """
     patterns = _split(text, "networks, addresses and names, with commas between")
     for pattern in patterns:
-        _check_host(pattern)
+        check_host_pattern(pattern)
     return patterns
 
 
@@ -215,6 +213,8 @@ def user_patterns(text: str) -> tuple[str, ...]:
     :raises ValueError: what was expected, and instead of what.
     """
     patterns = _split(text, "user names, with commas between")
+    for pattern in patterns:
+        check_user_pattern(pattern.removeprefix("!"))
     if all(pattern.startswith("!") for pattern in patterns):
         raise ValueError("one without ! too, like *, as no user matches these", text)
     return patterns
@@ -252,26 +252,6 @@ def _split(text: str, expected: str) -> tuple[str, ...]:
     if not all(pattern.removeprefix("!") and pattern.isprintable() for pattern in patterns):
         raise ValueError(expected, text)
     return patterns
-
-
-def _check_host(pattern: str) -> None:
-    plain, port = split_port(pattern)
-    try:
-        network = read_network(plain)
-    except ValueError:
-        network = None
-    wild = "*" in plain or "?" in plain
-    if "/" in plain and network is None:
-        raise ValueError("a network like 10.1.0.0/16, without bits beyond its length", pattern)
-    if not _HOST.fullmatch(plain) or not 0 < (1 if port is None else port) < 65536 or _ends_in_port(plain):
-        raise ValueError("a network, an address, a name (in ASCII) or [PATTERN]:PORT", pattern)
-    if network is None and not wild and (":" in plain or read_address(plain) is not None):
-        raise ValueError("an address as it is usually written, like 10.1.2.3 or fd00::1", pattern)
-
-
-def _ends_in_port(pattern: str) -> bool:
-    """``db:22``, which is a mistake for ``[db]:22``."""
-    return pattern.count(":") == 1 and pattern[-1] != "*"
 
 
 def _first(patterns: Sequence[str], port: int, *names: str) -> str:

@@ -5,6 +5,7 @@ SIGHUP: the settings are read again, and what can change while relayd runs does 
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from twisted.logger import Logger
 
 from relayd.config import OPTIONS, Config, Reading
 from relayd.errors import ConfigError
+from relayd.exposure import exposures
 from relayd.options import Option
 
 #: What decides whether a connection is opened: by the address, and by the host's key.
@@ -29,6 +31,7 @@ AT_CONNECT: Final = frozenset(
         "allow-weak-key",
         "allow-plaintext",
         "http-proxy",
+        "http-proxy-password-file",
         "tls-ca",
         "tls-cert",
         "tls-key",
@@ -151,6 +154,7 @@ class ReloadOnSignal(Service):
                 self._refuse(first, len(more))
                 return
             changes = self._relay.apply(reading.config)
+            exposed = exposures(reading, os.environ)
         except ConfigError as error:
             self._refuse(error, 0)
             return
@@ -158,6 +162,8 @@ class ReloadOnSignal(Service):
             self._log.failure("SIGHUP: the settings could not be read again, and stay as they are")
             return
         self._tell(changes)
+        for what in exposed:
+            self._log.warn("SIGHUP: {exposed}", exposed=what)
 
     def _refuse(self, error: ConfigError, more: int) -> None:
         self._log.error(

@@ -37,6 +37,7 @@ from relayd.status.sources import Sources
 from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
+from relayd.values import is_private
 
 
 class Commands(Protocol):
@@ -225,9 +226,13 @@ class RelayService(Service):
         """
         Have *config* count from now on, as far as that is possible while running: for commands that are still to come.
 
-        :raises ConfigError: when the key of the audit log's digests cannot be had; nothing is changed then.
+        :raises ConfigError: when the key of the audit log's digests cannot be had, or the API key would be sent
+            unencrypted because not all of *config* counts yet; nothing is changed then.
         """
         effective, changes = compare(self._config, config)
+        if not (effective.allow_plaintext or is_private(effective.server, effective.http_proxy)):
+            reason = "what is set goes with a main server that needs a restart to count: restart relayd"
+            raise ConfigError(option="--server", reason=reason)
         policy = policy_of(effective)
         credentials = credentials_of(effective)
         if self._audit is not None:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import tempfile
 
+from relayd.config import directory_hindrance
 from relayd.errors import ConfigError
 
 #: Bytes of the key that fingerprints of requests are made with.
@@ -113,6 +114,8 @@ class StateDirectory:
             raise self._unusable(error.strerror or str(error)) from None
         if not usable:
             raise self._unusable("this user cannot write there")
+        if hindrance := directory_hindrance(self.path):
+            raise ConfigError(option="--state-dir", reason=hindrance)
 
     def _unusable(self, reason: str) -> ConfigError:
         return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")

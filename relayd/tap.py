@@ -22,6 +22,7 @@ from twisted.python import usage
 from relayd import __version__
 from relayd.config import OPTIONS, Config, Reading, read
 from relayd.errors import ConfigError
+from relayd.exposure import exposures
 from relayd.garbage import GarbageCollection
 from relayd.hardening import forbid_dumps, use_steady_clock
 from relayd.logs import configure as configure_logs
@@ -43,6 +44,8 @@ ABOUT = (
 )
 
 T = TypeVar("T")
+
+_log = Logger()
 
 
 def _completer(option: Option) -> usage.Completer:
@@ -71,6 +74,8 @@ class Options(usage.Options):
     optParameters = tuple([option.name, None, None, option.help] for option in OPTIONS if not option.is_flag)
 
     config: Config
+    #: What of it others can see, for the log.
+    exposed: Sequence[str] = ()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -89,6 +94,7 @@ class Options(usage.Options):
         if reading.config is None or reading.mistakes:
             _fail(*map(str, reading.mistakes))
         self.config = reading.config
+        self.exposed = exposures(reading, os.environ)
 
     def read(self) -> Reading:
         """
@@ -130,6 +136,8 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     configure_logs(options.config.log_level, options.config.log_format)
+    for what in options.exposed:
+        _log.warn("{exposed}", exposed=what[0].upper() + what[1:])
     use_steady_clock(reactor)
     relay = make_relay(reactor, options.config)
     service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))

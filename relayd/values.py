@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Collection
-from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
+
+from relayd.spelling import loopback_addresses
 
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
@@ -153,23 +154,26 @@ def server_url(value: str) -> str:
 
 
 def proxy_url(value: str) -> str:
-    """An HTTP proxy: ``http://[USER:PASSWORD@]HOST:PORT``."""
+    """An HTTP proxy: ``http://[USER[:PASSWORD]@]HOST:PORT``."""
     parts = _split(value)
     if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or parts.query:
         raise ValueError("a URL like http://PROXY:3128")
     return value.strip()
 
 
-def is_encrypted_or_local(url: str) -> bool:
-    """Whether nobody between here and *url*, a `server_url`, can read what is sent."""
+def user_of(url: str) -> tuple[str, str]:
+    """User and password of a `proxy_url`, percent-encoded as they are; empty where there are none."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme in ("wss", "https") or host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return parts.username or "", parts.password or ""
+
+
+def is_private(url: str, http_proxy: str | None) -> bool:
+    """
+    Whether nobody on the way to *url*, a `server_url`, can read what is sent: it is encrypted, or does not leave this
+    machine. What goes through a proxy does leave it, and who ``localhost`` is, is for the proxy to say.
+    """
+    parts = urlsplit(url)
+    return parts.scheme in ("wss", "https") or (http_proxy is None and bool(loopback_addresses(parts.hostname or "")))
 
 
 def _split(value: str) -> SplitResult | None:

@@ -62,6 +62,14 @@ class EventTests(AuditCase):
         self.assertTrue(verifyObject(IAudit, log))
         await log.close()
 
+    async def test_host_as_it_was_written(self) -> None:
+        """Who looks for a host finds it by its one spelling; what was ordered stands beside it."""
+        log = self.start()
+        log.accepted(command("c1", host="10.1.2.3", written="0x0a010203"))
+        await log.close()
+        accepted = entries(self.path)[-1]
+        self.assertEqual((accepted["host"], accepted["written"]), ("10.1.2.3", "0x0a010203"))
+
     async def test_a_command_from_acceptance_to_end(self) -> None:
         log = self.start()
         order = command("c1", via=(HOP,), env=(("TOKEN", "canary-env"),), stdin=b"canary-stdin", cwd="/canary-cwd")
@@ -129,7 +137,7 @@ class EventTests(AuditCase):
             hops = tuple(JumpHost(host=huge, username=huge) for _ in range(8))
             for commands in ("text", "digest"):
                 log = self.start(commands=commands, server="wss://" + huge, proxy_id=huge)
-                order = replace(command(letter * 256, host=huge, text=huge, via=hops), username=huge)
+                order = replace(command(letter * 256, host=huge, written=huge, text=huge, via=hops), username=huge)
                 log.accepted(order)
                 for _ in range(BURST + 20):
                     log.refused(order, NoCredential(username="root", host="web1"))
@@ -273,7 +281,7 @@ class UnavailableTests(AuditCase):
 
     async def test_credentials_do_not_wait_with_an_event(self) -> None:
         log = AuditLog(reactor, settings(self.path))
-        log.accepted(command(via=(HOP,)))
+        log.accepted(command(via=(HOP,), written="Web1"))
         log.ended(command(), "ok", result(stdout="canary-output"), 1.0)
         self.assertNotIn("ExecuteCommand", repr(log._pending))
         self.assertNotIn("CommandResult", repr(log._pending))
@@ -411,10 +419,10 @@ class DocumentTests(AuditCase):
         for number, commands in enumerate(("digest", "text")):
             self.path.open("ab").write(b"x" * number)  # torn
             log = self.start(commands=commands)
-            log.accepted(command(via=(HOP,)))
+            log.accepted(command(via=(HOP,), written="Web1"))
             for _ in range(BURST + 1):
-                log.refused(command(via=(HOP,)), NoCredential(username="root", host="web1"))
-            log.ended(command(), "ok", result(), 1.0)
+                log.refused(command(via=(HOP,), written="Web1"), NoCredential(username="root", host="web1"))
+            log.ended(command(written="Web1"), "ok", result(), 1.0)
             log._lost = 1
             await log.close()
         lines = [json.loads(line) for line in self.path.read_bytes().splitlines() if line != b"x"]

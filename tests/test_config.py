@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import values
 from relayd.config import OPTIONS, Config, load
-from relayd.errors import ConfigError, KeyUnusable
+from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.messages import Secret
 
 KEY = "k3y-" * 10
@@ -276,8 +276,8 @@ class PolicyTests(ConfigCase):
             '--deny-hosts: expected a network like 10.1.0.0/16, without bits beyond its length, not "10.2.0.0/33"',
         )
         self.assertEqual(
-            self.refusal(deny_hosts=None, allow_hosts="db?.internal:22"),
-            '--allow-hosts: expected a network, an address, a name (in ASCII) or [PATTERN]:PORT, not "db?.internal:22"',
+            self.refusal(deny_hosts=None, allow_hosts="db?.x:22"),
+            '--allow-hosts: expected a network, an address, a name, or [PATTERN]:PORT for one port, not "db?.x:22"',
         )
         self.assertEqual(
             self.refusal(allow_hosts=None, allow_commands="(a?"),
@@ -330,6 +330,36 @@ class ServerTests(ConfigCase):
         self.assertIn("everybody can read a command line", message)
         self.assertNotIn(KEY, message)
         self.assertEqual(self.load(http_proxy="http://proxy:3128").http_proxy, "http://proxy:3128")
+
+    def test_the_password_of_the_proxy_in_a_file(self) -> None:
+        """It is read again each time; the user may stand on a command line then."""
+        path = self.write("password", KEY + "\n")
+        proxy = "http://us%40er@proxy:3128"
+        config = self.load(http_proxy=proxy, http_proxy_password_file=path)
+        self.assertEqual(config.read_proxy_password(), Secret(KEY))
+        self.write("password", "an:other")
+        self.assertEqual(config.read_proxy_password(), Secret("an:other"))
+        for content in ("", "two\nlines", " blank", b"\xff", "x" * 5000):
+            self.write("password", content)
+            self.assertRaises(UplinkError, config.read_proxy_password)
+            self.assertIn("--http-proxy-password-file: the proxy's password cannot be used: ", self.refusal())
+
+    def test_a_password_file_needs_a_user(self) -> None:
+        path = self.write("password", "p")
+        for proxy in (None, "http://proxy:3128", "http://:x@proxy:3128"):
+            self.assertIn(
+                "needs --http-proxy with a user",
+                self.refusal(f'http-proxy = "{proxy}"' if proxy else "", http_proxy_password_file=path),
+            )
+        message = self.refusal(f'http-proxy = "http://user:{KEY}@proxy:3128"', http_proxy_password_file=path)
+        self.assertIn("needs --http-proxy with a user and no password", message)
+        self.assertNotIn(KEY, message)
+        message = self.refusal(http_proxy_password_file=KEY)  # the password itself, instead of its file
+        self.assertNotIn(KEY, message)
+
+    def test_a_user_alone_on_the_command_line(self) -> None:
+        """Some proxies take a token for it."""
+        self.assertIn("everybody can read", self.refusal(http_proxy=f"http://{KEY}@proxy:3128"))
 
 
 class ApiKeyTests(ConfigCase):

@@ -141,12 +141,16 @@ class MistakeTests(CredentialsCase):
             self.assertIn("expected a list of texts, like", self.mistake(f"hosts = {hosts}\nagent = '/x'"))
         for host in ("10.1.2.3/8", "10.1.0.0/40", "a/b", "/"):
             self.assertIn(
-                f'expected a network like 10.1.0.0/16, not "{host}"', self.mistake(f"hosts = ['{host}']\nagent = '/x'")
+                f'expected a network like 10.1.0.0/16, without bits beyond its length, not "{host}"',
+                self.mistake(f"hosts = ['{host}']\nagent = '/x'"),
             )
         for host in ("u@h", "[::1]", "a,b", "!!a", "[a]:0", "[a]:65536", "[a]:x", "a b", "!"):
             message = self.mistake(f"hosts = ['*', '{host}']\nagent = '/x'")
-            self.assertIn("expected a name", message)
+            self.assertIn("PORT", message)
             self.assertIn(f'not "{host}"', message)
+        for host in ("10.1.0.1-10.1.0.9", "!10.1.0.1-9", "10.1.2.300", "0x0a010203", "10.1.2", "fd00::1-fd00::9"):
+            message = self.mistake(f"hosts = ['*', '{host}']\nagent = '/x'")
+            self.assertIn("expected an address as it is usually written, like 10.1.2.3 or fd00::1, or a net", message)
         self.assertIn('expected one without ! too, like "*"', self.mistake("hosts = ['!a']\nagent = '/x'"))
 
     def test_users(self) -> None:
@@ -154,7 +158,10 @@ class MistakeTests(CredentialsCase):
             message = self.mistake(f"{self.good}\nusers = {users}")
             self.assertIn("users of [[credentials]] number 1", message)
             self.assertIn('expected a list of texts, like ["deploy", "app-*"]', message)
-        self.assertIn("without blanks", self.mistake(f"{self.good}\nusers = ['a b']"))
+        for user in ("root:x", "!root/x", "!"):
+            message = self.mistake(f"{self.good}\nusers = ['*', '{user}']")
+            self.assertIn("expected a user name or a pattern of some, without : and /", message)
+            self.assertIn(f'not "{user}"', message)
         self.assertIn("expected one without ! too", self.mistake(f"{self.good}\nusers = ['!root']"))
 
     def test_files(self) -> None:
@@ -189,7 +196,8 @@ class MistakeTests(CredentialsCase):
             self.assertIn("expected true (for $SSH_AUTH_SOCK)", self.mistake(f'hosts = ["*"]\nagent = {agent}'))
 
     def test_via(self) -> None:
-        for via in ("", "a,,b", "@a", "a:", "a:0", "a:ssh", "a:99999", "a b", "[::1", "u@", "a/b", "a?b", "::1"):
+        for via in ("", "a,,b", "@a", "a:", "a:0", "a:ssh", "a:99999", "a b", "[::1", "u@", "a/b", "a?b", "::1",
+                    "10.1.0.1-10.1.0.9", "10.1.2.300", "[fd00::g]", "root:x@a", "r/x@a"):  # fmt: skip
             message = self.mistake(f'{self.good}\nvia = "{via}"')
             self.assertIn("via of [[credentials]] number 1", message)
             self.assertIn("like jump@bastion:2222,second", message)

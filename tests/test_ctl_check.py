@@ -116,6 +116,23 @@ class SettingsTests(FilesCase):
         path.chmod(0o666)
         self.assert_finds("warning", "settings", "others can change", "")
 
+    def test_who_may_read_the_other_secrets(self) -> None:
+        key, password = self.write("tls-key", "s3cret"), self.write("password", "s3cret")
+        self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password}
+        toml = 'http-proxy = "http://user@proxy:1"'
+        self.assert_well(toml)
+        for option, path in (("--tls-key", key), ("--http-proxy-password-file", password)):
+            os.chmod(path, 0o640)
+            self.assert_finds("warning", "settings", f"{option} in {path}: chmod 600 it", toml)
+        self.patch(os, "environ", {**os.environ, "CREDENTIALS_DIRECTORY": str(self.directory)})  # systemd's look so
+        self.assert_well(toml)
+
+    def test_the_password_of_the_proxy_in_the_environment(self) -> None:
+        self.environ["RELAYD_HTTP_PROXY"] = "http://user:s3cret@proxy:1"
+        self.assert_finds("warning", "settings", "RELAYD_HTTP_PROXY in the environment holds the proxy's password")
+        self.environ["RELAYD_HTTP_PROXY"] = "http://user@proxy:1"
+        self.assert_well("", http_proxy_password_file=self.write("password", "s3cret"))
+
     def test_who_may_read_the_api_key(self) -> None:
         os.chmod(self.key_file, 0o640)
         self.assert_finds("warning", "API key", "other users can read")
@@ -156,7 +173,7 @@ class StateTests(FilesCase):
         self.state.claim()
         self.state.release()
         os.chmod(self.state.path, 0o777)
-        self.assert_finds("warning", "state directory", "others can write")
+        self.assert_finds("fault", "settings", f"--state-dir: others can write to {self.state.path}")
 
     def test_a_journal_that_is_none(self) -> None:
         journal = self.directory / "state" / "journal"

@@ -4,7 +4,9 @@ relayctl check on its way to main servers: real ones, silent ones, and ones with
 
 from __future__ import annotations
 
+import io
 import socket
+from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
@@ -13,15 +15,15 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 
+from relayd import tls
 from relayd.config import read
 from relayd.ctl import check_server
-from relayd.ctl.check_server import _Busy
-from relayd.errors import RelayError
+from relayd.ctl.check import check
 from tests.support.certificates import Certificate
-from tests.support.dispatching import RecordingLink, command
 from tests.support.node import NodeServer
-from tests.test_uplink_peers import KEY, WRONG
+from tests.test_uplink_peers import KEY, WRONG, has, order
 from tests.test_uplink_tls import TLSCase
 
 
@@ -135,12 +137,21 @@ class TLSTests(ServerCase):
         for certificate, words in (
             (self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
             (self.authority.issue("other.example"), "certificate is for another name"),
+            (self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"),
             (self.authority.issue("localhost", self_signed=True), "self-signed certificate"),
         ):
             found = await self.look_at(certificate, tls_ca=self.authority.path)
             self.assertTrue(found["TLS"].startswith("fault "), found)
             self.assertIn(words, found["TLS"])
             self.assertTrue(found["main server"].startswith("skipped "))
+
+    async def test_the_second_look(self) -> None:
+        """What Twisted's own callback takes for good is a fault all the same."""
+        self.patch(tls, "_Verifying", lambda host, options: options)
+        found = await self.look_at(self.authority.issue("localhost", names=None), tls_ca=self.authority.path)
+        self.assertIn("it needs the subject alternative name localhost", found["TLS"])
+        self.assertTrue(found["main server"].startswith("skipped "))
+        self.flushLoggedErrors()
 
     async def test_our_own(self) -> None:
         ours = self.authority.issue("relay.example", timedelta(days=3))
@@ -155,16 +166,74 @@ class TLSTests(ServerCase):
         self.assertIn("holds no unencrypted PEM key", found["TLS files"])
 
 
-class BusyTests(ServerCase):
-    """What a main server orders while it is only asked whether it would."""
+class OrderTests(ServerCase):
+    """What a main server orders while it is only asked whether it would: it stays with the main server."""
 
-    def test_it_is_refused_and_may_come_again(self) -> None:
-        busy, link = _Busy(), RecordingLink()
-        busy.link_ready(link)
-        refused: list[RelayError | None] = []
-        busy.command_received(command("c1"), refused.append)
-        self.assertEqual([error.retriable for error in refused if error is not None], [True])
-        self.assertEqual(link.ids(), ["c1"])
-        busy.link_lost(link)
-        busy.command_received(command("c2"), refused.append)
-        self.assertEqual(link.ids(), ["c1"])
+    async def unanswered(self, script: str, dialect: str, event: str, data: Any) -> NodeServer:
+        """A check finds a main server that has *event* for the relay at once, and says nothing to it."""
+        server = await self.serve(script, apiKey=KEY, greet=[event, data])
+        found = await self.look(f"ws://127.0.0.1:{server.port}", dialect=dialect)
+        self.assertEqual(
+            found["main server"], f"ok http://127.0.0.1:{server.port} accepts proxy-1 ({dialect})", server.lines
+        )
+        await server.wait_for(has("disconnected"))
+        answers = [line for line in server.lines if {"ack", "result", "event"} & set(line)]
+        self.assertEqual(answers, [])
+        return server
+
+    async def test_an_order_is_left_to_the_relay(self) -> None:
+        for script, dialect in (("socketio_server.js", "socketio"), ("ws_server.js", "native")):
+            server = await self.unanswered(script, dialect, "execute_command", order("c1"))
+            receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect=dialect)
+            while "ready" not in receiver.words():
+                await deferLater(reactor, 0.01)
+            server.send({"op": "again"})
+            await server.wait_for(lambda line: line.get("result", line.get("data", {}).get("commandId")) == "c1")
+            self.assertEqual(receiver.words().count("command"), 1)
+            await self.uplink.stopService()
+
+    async def test_nothing_is_told_of_any_command(self) -> None:
+        """It would say that it is unknown, or refuse an order for the relay to mend."""
+        for event, data in (
+            ("execute_command", order("c1", port=99999)),
+            ("command_status", {"commandId": "c1"}),
+            ("cancel_command", {"commandId": "c1"}),
+        ):
+            for script, dialect in (("socketio_server.js", "socketio"), ("ws_server.js", "native")):
+                await self.unanswered(script, dialect, event, data)
+
+
+class PlaintextTests(ServerCase):
+    """Settings with which relayd does not start end the check before the network."""
+
+    async def connections(self, **options: str) -> tuple[int, str]:
+        """How many a main server has met that listens without TLS, and what was printed."""
+        factory: Any = Factory.forProtocol(Protocol)
+        met: list[Any] = []
+        factory.buildProtocol = met.append
+        port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.addCleanup(port.stopListening)
+        self.directory.mkdir(exist_ok=True)
+        file = self.directory / "api-key"
+        file.touch(mode=0o600)
+        file.write_text(KEY)
+        argv = {"proxy-id": "proxy-1", "api-key-file": str(file), "state-dir": str(self.directory / "state")}
+        argv |= {name: value.replace("PORT", str(port.getHost().port)) for name, value in options.items()}
+        output = io.StringIO()
+        with redirect_stdout(output):
+            self.assertGreater(await check(reactor, read(argv, {}), dial=True), 0)
+        return len(met), output.getvalue()
+
+    async def test_plaintext(self) -> None:
+        """The name would be looked up as this machine's."""
+        self.patch(socket, "getaddrinfo", lambda *_, **__: self.fail("a name was looked up"))
+        for options in (
+            {"server": "ws://0.0.0.0:PORT"},
+            {"server": "ws://main.example:PORT"},
+            {"server": "ws://localhost:PORT", "http-proxy": "http://127.0.0.1:PORT"},
+            {"server": "ws://localhost:PORT", "default-timeout": "2d"},
+        ):
+            met, printed = await self.connections(**options)
+            self.assertEqual(met, 0, options)
+            self.assertIn("fault    settings", printed)
+            self.assertIn("skipped  main server       mend the settings first", printed)

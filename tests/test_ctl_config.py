@@ -70,6 +70,12 @@ class ShowTests(ConfigCase):
         self.assertEqual({line.split()[0] for line in lines[1:-1]}, {option.name for option in OPTIONS})
         self.assertIn('[[credentials]] 1: hosts = ["db-*"]', lines[-1])
 
+    def test_a_proxy_whose_password_is_in_a_file(self) -> None:
+        path = self.write("password", "s3cret")
+        _, lines, _ = self.relayctl("--toml", toml=f'http-proxy = "http://u@p:1"\nhttp-proxy-password-file = "{path}"')
+        self.assertIn('http-proxy = "http://u@p:1"', lines)
+        self.assertIn(f'http-proxy-password-file = "{path}"', lines)
+
     def test_a_key_instead_of_its_file(self) -> None:
         code, lines, errors = self.relayctl("--api-key-file", KEY)
         self.assertEqual(code, 1)

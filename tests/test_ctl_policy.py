@@ -134,6 +134,25 @@ class ExplainTests(PolicyCase):
             self.assertEqual("reached through first ([[" in lines[0], "first" in table)
             self.assertEqual("reached through" in lines[0], "first" in table)
 
+    def test_a_jump_host_by_another_name(self) -> None:
+        table = '[[credentials]]\nhosts = ["*"]\nvia = "first,jump@10.1.2.3"\n'
+        for host in ("10.1.2.3", "0x0a010203", "[::ffff:10.1.2.3]"):
+            _, lines, _ = self.relayctl("--host", host, rules=table)
+            self.assertIn("reached through first ([[", lines[0])
+
+    def test_what_no_order_may_say(self) -> None:
+        for arguments, part in (
+            (("--host", "10.1.0.1-10.1.0.9"), "it is neither a host name nor an IP address"),
+            (("--user", "root:x"), "it contains : or /, before which servers end the name"),
+        ):
+            code, lines, _ = self.relayctl(*arguments, rules="")
+            self.assertEqual(code, 1)
+            self.assertIn(f"refused  {arguments[1]}: no order with it is taken: {part}", lines[0])
+
+    def test_a_name_with_a_dot_at_its_end_is_looked_up_so(self) -> None:
+        self.names["web."] = ["10.1.2.3"]
+        self.assertEqual(self.relayctl("--host", "Web.")[0], 0)
+
     def test_without_rules(self) -> None:
         self.assertEqual(
             self.relayctl("--user", "root", "--command", "x" * 99 + "\n", rules=""),

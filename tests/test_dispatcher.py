@@ -318,6 +318,8 @@ class DuplicateTests(SynchronousTestCase):
             {"via": (JumpHost(host="gate2", username="u"),)},
             {"via": (JumpHost(host="gate", username="u2"),)},
             {"via": (JumpHost(host="gate", port=23, username="u"),)},
+            {"via": (JumpHost(host="gate", written="gate.", username="u"),)},  # which may be another machine
+            {"written": "web1."},
         ]
         self.desk = Desk(max_commands=64)
         self.desk.order(command("c1"))

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
-    **dict.fromkeys(("apikey", "credentials", "listening", "options", "values"), "config"),
+    **dict.fromkeys(("apikey", "credentials", "exposure", "listening", "options", "secretfiles", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
+    "spelling": "patterns",
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
     ),
@@ -24,23 +25,25 @@ PARTS = {
     **dict.fromkeys(("garbage", "hardening"), "tap"),
 }
 WIRE = {"errors", "messages", "interfaces", "texts"}
-ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
-ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns"}
+ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
+ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns", "tls"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "errors": {"texts"},
     "language": {"texts"},
-    "patterns": set(),
-    "messages": {"errors", "texts"},
+    "patterns": {"texts"},
+    "messages": {"errors", "patterns", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
-    "uplink": WIRE | {"dialects"},
+    "flow": set(),
+    "tls": {"messages"},
+    "uplink": WIRE | {"dialects", "flow", "patterns", "tls"},
     "dispatcher": WIRE | {"logs", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
     "audit": WIRE,
     "ssh": {"patterns", "texts"},  # but its runner and logins, which join it to the rest
-    "config": {"errors", "messages", "policy"},
+    "config": {"errors", "messages", "patterns", "policy"},
     "lag": set(),
     "logs": set(),
     "notify": set(),
@@ -48,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
     "tap": {"config", "errors", "logs", "notify", "service"},
     # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
-    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "uplink"},
+    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "tls", "uplink"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},
     "demo": ALL_PARTS,
 }

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.patterns import covers_host, covers_user, read_address
+from relayd.patterns import covers_host, covers_user
+from relayd.spelling import read_address
 
 
 class CoverTests(SynchronousTestCase):
@@ -78,6 +79,12 @@ class SpellingTests(SynchronousTestCase):
     def test_trailing_dot_and_zone(self) -> None:
         self.assertEqual(str(read_address("10.1.2.3.")), "10.1.2.3")
         self.assertEqual(str(read_address("fe80::1%eth0")), "fe80::1%eth0")
+
+    def test_a_zone_changes_no_rule(self) -> None:
+        for zone in ("", "%eth0", "%1", "%0001", "%*"):
+            for pattern in ("fe80::1", "fe80::?", "fe80:*1", "fe80::/10", "FE80:0::1"):
+                self.assertTrue(covers_host((pattern,), f"fe80::1{zone}", 22), (pattern, zone))
+                self.assertFalse(covers_host(("*", f"!{pattern}"), f"fe80::1{zone}", 22), (pattern, zone))
 
     def test_a_pattern_of_names_means_no_address(self) -> None:
         self.assertFalse(covers_host(("fe*", "*b*"), "fe80::b", 22))

@@ -138,6 +138,22 @@ class UserTests(SynchronousTestCase):
         self.assertEqual([user for user in users if policy.user(user).allowed], ["deploy", "app-1"])
         self.assertTrue(Policy().user("root").allowed)
 
+    def test_what_servers_make_of_a_name(self) -> None:
+        """``*,!root`` lets nobody in whom some server may take for root; other names of that kind it does."""
+        policy = Policy(allow_users=["*", "!root"])
+        for user in ("root", "Root", "ROOT", "ｒｏｏｔ", "röot", "CORP\\root", ".\\Root", "root@corp.example",
+                     "root+c80w", "root%db1", "vault@root@db1", "me#root#db1", "x=root"):  # fmt: skip
+            self.assertFalse(policy.user(user).allowed, user)
+        for user in ("deploy", "CORP\\deploy", "deploy@corp.example", "rooted", "root-2", "root.x", "root_x", "root$"):
+            self.assertTrue(policy.user(user).allowed, user)
+
+    def test_a_wildcard_ends_where_a_server_may_end_the_name(self) -> None:
+        policy = Policy(allow_users=["app-*", "CORP\\*", "*@corp.example"])
+        for user in ("app-1", "CORP\\me", "me@corp.example", "app-o.x"):
+            self.assertTrue(policy.user(user).allowed, user)
+        for user in ("app-1\\root", "app-1@root@db", "CORP\\me@root", "root@me@corp.example", "app-1+x", "corp\\me"):
+            self.assertFalse(policy.user(user).allowed, user)
+
 
 class CommandTests(SynchronousTestCase):
     """--allow-commands and --deny-commands."""
@@ -179,18 +195,21 @@ class PatternTests(SynchronousTestCase):
     """What the options take."""
 
     def test_hosts(self) -> None:
-        text = "10.1.0.0/16, db-?.internal,fd00::1,10.2.*,[db]:22,[fd00::/8]:2222,*,fd00:*"
+        text = "10.1.0.0/16, db-?.internal,fd00::1,10.2.*,[db]:22,[fd00::/8]:2222,*,fd00:*,10-1,10.1.2.?,*.*,bücher.de"
         self.assertEqual(host_patterns(text), tuple(part.strip() for part in text.split(",")))
 
     def test_wrong_hosts(self) -> None:
         for wrong in ("10.1.0.0/33", "10.1.0.1/16", "a,,b", "", "!a", "a b", "db:22", "[db]", "[db]:0", "[db]:65536",
-                      "10.1.2", "0x0a010203", "167838211", "fd00::g", "user@db", "dü*", "x/y"):  # fmt: skip
+                      "10.1.2", "0x0a010203", "167838211", "fd00::g", "user@db", "dü*", "x/y", "10.1.0.1-10.1.0.9",
+                      "10.1.0.1-9", "10.1.2.300", "10.1.2.3.4", "10.1.*-5", "300.*", "010.*", "10.1.0.0-10.1.9.0/24",
+                      "fd00::1-fd00::9", "fd00::1-*", "fe80::1%eth0", "[fe80::1%2]:22", "10.1.2.3.", "a..b", "..",
+                      "db-*:22"):  # fmt: skip
             error = self.assertRaises(ValueError, host_patterns, wrong)
             self.assertEqual(len(error.args), 2, wrong)
 
     def test_users(self) -> None:
         self.assertEqual(user_patterns("deploy, app-*,!root"), ("deploy", "app-*", "!root"))
-        for wrong in ("", "a,,b", "!root", "!", "a\nb"):
+        for wrong in ("", "a,,b", "!root", "!", "a\nb", "*,!root:x", "CORP/root", "a" * 257):
             self.assertRaises(ValueError, user_patterns, wrong)
 
     def test_commands(self) -> None:

@@ -188,6 +188,17 @@ class StateDirectoryTests(RelayCase):
     def test_not_before_the_start(self) -> None:
         self.assertFalse((self.directory / "deep").exists())
 
+    def test_one_that_others_can_write_to(self) -> None:
+        """Whoever can change known_hosts and the journal decides what the relay remembers."""
+        path = self.directory / "deep" / "state"
+        path.mkdir(parents=True)
+        for mode in (0o770, 0o707, 0o1777):
+            path.chmod(mode)
+            error = self.assertRaises(ConfigError, self.relay.startService)
+            self.assertIn(f"--state-dir: others can write to {path}", str(error))
+            self.assertEqual(os.listdir(path), [])
+        self.assertEqual(self.recorder.asked, [])
+
     def test_one_that_cannot_be_made(self) -> None:
         (self.directory / "deep").write_text("a file")
         error = self.assertRaises(ConfigError, self.relay.startService)
@@ -227,16 +238,17 @@ class MakeRelayTests(ServiceCase):
         config = self.config(audit_log=str(self.directory / "audit.log"))  # without it, its other options mean nothing
         make_relay(MemoryReactorClock(), watched)
         self.addCleanup(relay.stopService)
-        # The first four were used up by the configuration itself; the drain timeout is read when it is needed, and the
+        # The first five were used up by the configuration itself; the drain timeout is read when it is needed, and the
         # log is shaped before there is a relay (relayd.tap).
         elsewhere = {
             "config",
             "api_key_file",
             "allow_weak_key",
             "allow_plaintext",
+            "http_proxy_password_file",
             "drain_timeout",
             "log_format",
             "log_level",
         }
         self.assertEqual({option.attribute for option in OPTIONS} - read, elsewhere)
-        self.assertIn("read_api_key", read)
+        self.assertLess({"read_api_key", "read_proxy_password"}, read)

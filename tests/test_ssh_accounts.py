@@ -134,7 +134,7 @@ class NothingRunsTests(AccountTestCase):
 
     async def test_no_login(self) -> None:
         server = await self.start_server(user="relayd-test-nologin")
-        words = "it answers each with “This account is currently not available.”"
+        words = "it answers every command with “This account is currently not available.”"
         await self.check(self.make_client(), self.target(server), AccountClosed, words)
 
     async def test_a_command_that_says_so_itself(self) -> None:

@@ -82,14 +82,18 @@ class MatchingTests(SynchronousTestCase):
         for wrong, words in (
             (rule(), "names no hosts"),
             (rule("a", users=()), "no users"),
-            (rule("a", ""), "empty"),
-            (rule("!"), "empty"),
-            (rule("a b"), "blank"),
-            (rule("10.0.0.1/8"), "host bits"),
+            (rule("a", ""), "expected a network, an address, a name"),
+            (rule("!"), "expected a network, an address, a name"),
+            (rule("a b"), "[PATTERN]:PORT for one port, not a b"),
+            (rule("10.0.0.1/8"), "without bits beyond its length, not 10.0.0.1/8"),
             (rule("10.0.0.0/99"), "10.0.0.0/99"),
             (rule("a/b"), "a/b"),
-            (rule("[a]"), "[a] is not of the form [host]:port"),
-            (rule("[a]:ssh"), "form"),
+            (rule("[a]"), "PORT for one port, not [a]"),
+            (rule("[a]:ssh"), "PORT for one port, not [a]:ssh"),
+            (rule("10.1.0.1-10.1.0.9"), "an address as it is usually written"),
+            (rule("fe80::1%eth0"), "an address without its zone"),
+            (rule("a", users=("",)), "expected a user name"),
+            (rule("a", users=("*", "!root:x")), "without : and /"),
             (rule("a", agent=None), "neither a key file nor a password file nor an agent"),
             (rule("a", passphrase_file="/p"), "without a key file"),
             (rule("a", agent=None, password_file="/p", certificate_file="/c"), "without a key file or an agent"),
@@ -108,9 +112,12 @@ class MatchingTests(SynchronousTestCase):
             ("[2001:db8::7]", [Hop("2001:db8::7")]),
             ("me@[2001:db8::7]:2222", [Hop("2001:db8::7", 2222, "me")]),
             ("a, b:23,c@d", [Hop("a"), Hop("b", 23), Hop("d", 22, "c")]),
+            ("0x0a010203,Gate.", [Hop("10.1.2.3"), Hop("gate", looked_up="gate.")]),
+            ("[FE80::1%ETH0]:23", [Hop("fe80::1", 23, looked_up="fe80::1%ETH0")]),
         ):
             self.assertEqual(parse_via(text), tuple(hops))
-        for text in (" ", ",", "a,", "a:", "a:0", "a:65536", "a:b", "@a", "a b", "::1", "[::1", "a:22:22", "[]", "me@"):
+        for text in (" ", ",", "a,", "a:", "a:0", "a:65536", "a:b", "@a", "a b", "::1", "[::1", "a:22:22", "[]", "me@",
+                     "root:x@a", "me/x@a", "10.1.0.1-10.1.0.9", "10.1.2.300", "[fd00::g]"):  # fmt: skip
             self.assertRaises(ValueError, parse_via, text)
 
 

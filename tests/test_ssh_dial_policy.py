@@ -125,6 +125,15 @@ class NameTests(DialCase):
         self.reactor.advance(1)
         self.assertEqual(self.reactor.dialled(), [("fd00::1", 22), ("10.1.2.3", 22)])
 
+    def test_what_is_looked_up_is_what_was_written(self) -> None:
+        """With a dot at the end no search domain is tried; the rules are those of the name without it."""
+        for looked_up in (None, "db.internal."):
+            self.begin(["10.1.2.3"])
+            self.assertEqual(self.dialled(self.dial("db.internal", looked_up=looked_up)), ["10.1.2.3"])
+            self.assertEqual(self.names.asked, [looked_up or "db.internal"])
+            self.begin(["10.1.2.3"], policy=Policy(deny_hosts=["db.internal"]))
+            self.assert_forbidden(self.dial("db.internal", looked_up=looked_up))
+
     def test_by_port(self) -> None:
         for port, found in ((22, ["10.1.2.3"]), (2222, [])):
             self.begin(["10.1.2.3"], policy=Policy(deny_hosts=["[10.1.2.3]:2222"]))
@@ -151,7 +160,10 @@ class LiteralTests(DialCase):
 
     def test_zone(self) -> None:
         self.begin(policy=Policy(allow_hosts=["fe80::/10"]))
-        self.assertEqual(self.dialled(self.dial("fe80::1%lo")), ["fe80::1%lo"])
+        self.assertEqual(self.dialled(self.dial("fe80::1", looked_up="fe80::1%lo")), ["fe80::1%lo"])
+        for rule in ("fe80::1", "fe80:*:1", "fe80::/64"):
+            self.begin(policy=Policy(allow_hosts=["fe80::/10"], deny_hosts=[rule]))
+            self.assert_forbidden(self.dial("fe80::1", looked_up="fe80::1%lo"))
 
     @given(SPECIAL_V4.flatmap(ipv4_spellings))
     def test_special_addresses_in_every_spelling(self, host: str) -> None:
@@ -180,6 +192,8 @@ class JumpTests(DialCase):
         self.begin(policy=Policy(allow_hosts=["db.*"], deny_hosts=["10.2.0.0/16"]))
         self.failureResultOf(self.dial("db.internal", via=self.jump()), ForwardFailed)
         self.assertEqual(self.owner.forwards, [(self.jump(), "db.internal", 22)])
+        self.failureResultOf(self.dial("db.internal", looked_up="db.internal.", via=self.jump()), ForwardFailed)
+        self.assertEqual(self.owner.forwards[1:], [(self.jump(), "db.internal.", 22)])
 
     def test_addresses(self) -> None:
         """The jump host gets the one that was checked, and no spelling that it may read otherwise."""

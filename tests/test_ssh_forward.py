@@ -4,18 +4,19 @@ Hosts behind other hosts: the channel to them in memory, and real sshds one behi
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.testing import AccumulatingProtocol
 from zope.interface.verify import verifyObject
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW
 from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
-from relayd.ssh.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.forward import MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -123,6 +124,56 @@ class ForwardTests(ConnectionTestCase):
         self.confirm()
         self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])
         self.assertEqual(self.events, ["end"])
+
+    def test_what_comes_while_nobody_reads(self) -> None:
+        self.open()
+        self.forward.pauseProducing()
+        for _ in range(3 * WINDOW // MAX_PACKET // 4):
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
+        self.assertEqual(self.protocol.data, b"")
+        # The jump host is given no more room than it had.
+        self.assertEqual(self.transport.take(), [])
+        self.forward.resumeProducing()
+        self.assertEqual(len(self.protocol.data), 3 * WINDOW // 4)
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_WINDOW_ADJUST, numbers(100, WINDOW // 2))])
+
+    def test_an_end_while_nobody_reads(self) -> None:
+        self.open()
+        self.forward.pauseProducing()
+        self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(b"the last words"))
+        self.receive(MSG_CHANNEL_CLOSE, numbers(0))
+        self.assertFalse(self.protocol.closed)
+        self.forward.resumeProducing()
+        self.assertEqual((self.protocol.data, self.protocol.closed), (b"the last words", True))
+        self.assertEqual(self.events, ["open", "end"])
+
+    def test_packets_of_a_byte_while_nobody_reads(self) -> None:
+        # Millions of them go into a window, and all that the jump host says for others would come behind them.
+        self.open()
+        self.forward.pauseProducing()
+        for _ in range(MOST_UNREAD + 1):
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(b"x"))
+        self.assertIn((MSG_CHANNEL_CLOSE, numbers(100)), self.transport.take())
+        self.clock.advance(0)
+        self.protocol.closedReason.trap(ConnectionAborted)
+
+    def test_a_writer_is_told_when_the_jump_host_takes_no_more(self) -> None:
+        self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 3, 32768))
+        self.forward.connect(self.protocol)
+        told: list[str] = []
+
+        class Producer:
+            pauseProducing = staticmethod(partial(told.append, "pause"))
+            resumeProducing = staticmethod(partial(told.append, "resume"))
+
+        self.forward.registerProducer(cast(IPushProducer, Producer), True)
+        for _ in range(3):
+            self.forward.write(bytes(MOST_UNSENT))
+        self.assertEqual(told, ["pause"])
+        self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 10 * MOST_UNSENT))
+        self.assertEqual(told, ["pause", "resume"])
+        verifyObject(IConsumer, self.forward)
+        verifyObject(IPushProducer, self.forward)
 
 
 class JumpTests(ServerTestCase):

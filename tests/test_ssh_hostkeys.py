@@ -200,6 +200,59 @@ class PolicyTests(KnownHostsTestCase):
             self.path.unlink(missing_ok=True)
 
 
+class SpellingTests(KnownHostsTestCase):
+    """A host is known, and its change noticed, by whatever name an order or a former version calls it."""
+
+    SPELLINGS = (
+        ("10.1.2.3", "10.1.515", "0x0a010203", "::ffff:10.1.2.3", "::FFFF:a01:203", "10.1.2.3.", "１0.1。2．3"),
+        ("::1", "0:0:0:0:0:0:0:1", "::1%3"),
+        ("db1.internal", "DB1.Internal", "db1.internal.", "db1．internal"),
+        ("xn--bcher-kva.de", "bücher.de", "BÜCHER.DE."),
+        ("fe80::1", "fe80::1%eth0", "FE80::1%2"),
+    )
+
+    def test_a_line_of_any_spelling(self) -> None:
+        for spellings in self.SPELLINGS:
+            for line in spellings:
+                for port, names in ((22, line), (2222, f"[{line}]:2222"), (22, f"other,{line}"), (22, f"a*,{line}")):
+                    for policy in ("strict", "accept-new"):
+                        self.write(f"{names} {ONE}\n")
+                        for host in spellings:
+                            self.known(policy).verify(host, port, blob_of(ONE))
+                            self.assertEqual(self.known(policy).key_types(host, port), {b"ssh-ed25519"})
+                            for shown in (TWO, RSA):
+                                self.assertRaises(HostKeyChanged, self.known(policy).verify, host, port, blob_of(shown))
+                        self.assertEqual(self.path.read_text().count("\n"), 1)
+
+    def test_revoked_and_left_out(self) -> None:
+        for spellings in self.SPELLINGS:
+            for line in spellings:
+                for host in spellings:
+                    self.write(f"@revoked {line} {ONE}\n")
+                    self.assertRaises(HostKeyRevoked, self.known("accept-new").verify, host, 22, blob_of(ONE))
+                    self.write(f"*,!{line} {ONE}\n")
+                    self.assertFalse(self.accepts(host), (line, host))
+
+    def test_hashed(self) -> None:
+        """What a name was before it was hashed nobody can tell; the common ways to write it are tried."""
+        for line, host in (("db1.internal.", "db1.internal"), ("::ffff:10.1.2.3", "10.1.2.3"), ("::1", "0::1"),
+                           ("[db1.internal.]:2222", "DB1.internal"), ("[10.1.2.3]:2222", "0x0a010203")):  # fmt: skip
+            self.write(f"{line} {ONE}\n")
+            tool("ssh-keygen", "-q", "-H", "-f", str(self.path))
+            self.assertTrue(self.path.read_text().startswith("|1|"))
+            port = 2222 if line.startswith("[") else 22
+            self.known().verify(host, port, blob_of(ONE))
+            self.assertRaises(HostKeyChanged, self.known("accept-new").verify, host, port, blob_of(TWO))
+
+    def test_one_line_for_all(self) -> None:
+        for spellings in self.SPELLINGS:
+            known = self.known("accept-new")
+            for host in reversed(spellings):
+                known.verify(host, 22, blob_of(ONE))
+            self.assertEqual(self.path.read_text(), f"{spellings[0]} {ONE}\n")
+            self.path.unlink()
+
+
 class SharingTests(KnownHostsTestCase):
     """Others read and write the same file."""
 

@@ -454,11 +454,22 @@ class ExpiryTests(LoginTestCase):
         self.assertEqual(self.transport.take(), [])
         self.expired()
 
-    def test_a_prompt_as_long_as_a_packet(self) -> None:
-        """It is read once: minutes would pass, were each "passw" in it the beginning of a word as long as the rest."""
+    def test_a_long_prompt(self) -> None:
+        """It is read once, not from each "passw" in it as if that were the beginning of a word as long as the rest."""
         self.begin(password=PASSWORD)
         self.refuse(b"keyboard-interactive")
-        self.assertEqual(self.prompt((b"passw" * 200_000 + b"ord: ", False)), self.answers(PASSWORD))
+        self.assertEqual(self.prompt((b"passw" * 3_000 + b"ord: ", False)), self.answers(PASSWORD))
+
+    def test_a_prompt_that_is_longer_than_any(self) -> None:
+        self.begin(password=PASSWORD)
+        self.refuse(b"keyboard-interactive")
+        self.assertEqual(self.prompt((b"passw" * 40_000 + b"ord: ", False)), [])
+        self.assertIn("more prompts than relayd can answer", str(self.failures[0]))
+
+    def test_an_offer_that_is_longer_than_any(self) -> None:
+        self.begin(password=PASSWORD)
+        self.assertEqual(self.refuse(*[b"nothing"] * 1000, b"password"), [])
+        self.assert_refused("nothing, nothing")
 
     def test_what_only_sounds_like_it(self) -> None:
         for text in (

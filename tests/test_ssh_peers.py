@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.ssh.algorithms import COMPATIBLE
@@ -51,7 +52,9 @@ class PeerTestCase(LogTestCase):
         self.connect()
 
     def connect(self) -> None:
-        self.client = ClientTransport("host", 22, KnownHosts(str(self.directory / "none"), "accept-new"), COMPATIBLE)
+        self.client = ClientTransport(
+            Clock(), "host", 22, KnownHosts(str(self.directory / "none"), "accept-new"), COMPATIBLE
+        )
         self.results: list[object] = []
         self.client.secure.addBoth(self.results.append)
         self.wire = RecordingTCP()

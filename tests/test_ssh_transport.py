@@ -15,6 +15,7 @@ from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import SSHServerTransport
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.ssh.algorithms import COMPATIBLE, MODERN, AlgorithmPolicy
@@ -91,7 +92,7 @@ class TransportTestCase(LogTestCase):
         """Connect a client to *server*; `results` gets what becomes of its key exchange."""
         self.server = server
         self.results: list[Any] = []
-        self.client = ClientTransport("host", 22, KnownHosts(str(self.known_hosts), host_keys), policy)
+        self.client = ClientTransport(Clock(), "host", 22, KnownHosts(str(self.known_hosts), host_keys), policy)
         self.client.secure.addBoth(self.results.append)
         self.pump = pump(server, self.client)
         self.pump.flush()
@@ -165,7 +166,8 @@ class KeyExchangeTests(TransportTestCase):
 
     def test_every_byte_by_itself(self) -> None:
         self.begin(Server(self.private))
-        wire = ClientTransport("host", 22, KnownHosts(str(self.known_hosts), "strict"), COMPATIBLE)
+        clock = Clock()
+        wire = ClientTransport(clock, "host", 22, KnownHosts(str(self.known_hosts), "strict"), COMPATIBLE)
         whole = wire.dataReceived
 
         def one_by_one(data: bytes) -> None:
@@ -179,6 +181,7 @@ class KeyExchangeTests(TransportTestCase):
         ours, _ = self.start_services()
         server.sendPacket(91, b"x" * 10_000)
         self.pump.flush()
+        clock.pump([1.0] * 10)  # each byte has its price
         self.assertEqual(ours.packets, [(91, b"x" * 10_000)])
 
     def test_nothing_in_common(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -307,6 +308,20 @@ class StoppableReactor(MemoryReactorClock):
 
 class MakeServiceTests(ProcessCase):
     """`makeService` in this process."""
+
+    def test_it_says_what_others_can_see(self) -> None:
+        """In the log, at each start."""
+        proxy = {"RELAYD_HTTP_PROXY": "http://user:s3cret@proxy:1", "RELAYD_SERVER": "wss://main.example"}
+        self.patch(os, "environ", self.environ | self.usual | proxy)
+        self.patch(reactor, "seconds", reactor.seconds)
+        options = Options()
+        options.parseOptions([])
+        with capturedLogs() as events:
+            makeService(options)
+        said = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(len(said), 1, said)
+        self.assertTrue(said[0].startswith("RELAYD_HTTP_PROXY in the environment holds the proxy's password"), said)
+        self.assertNotIn("s3cret", said[0])
 
     def test_it_holds_the_relay(self) -> None:
         self.patch(os, "environ", self.environ | self.usual)

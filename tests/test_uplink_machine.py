@@ -42,6 +42,7 @@ class Owner:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.ends: list[tuple[RelayError, Stage]] = []
+        self.unsent = False
 
     def on_ready(self) -> None:
         self.said.append("ready")

@@ -28,6 +28,21 @@ ORDER: dict[str, Any] = {
 }
 
 
+class Visiting(ServiceCase):
+    """Only to ask whether the main server would have the relay."""
+
+    def test_nothing_is_taken_once_it_is_accepted(self) -> None:
+        self.service._on_accepted = lambda connection: connection.close()
+        server, pump = self.connected()
+        server.dialect.request("execute_command", ORDER)
+        server.dialect.request("command_status", {"commandId": "c1"})
+        server.flush()
+        pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+        self.assertEqual(server.closed, 1000)
+        self.assertEqual([event for event in server.events if isinstance(event, AckReceived)], [])
+
+
 class Reconnecting(ServiceCase):
     def test_unreachable(self) -> None:
         """Every five seconds or so, for ever, with one clear line each."""

@@ -4,15 +4,18 @@ The uplink through TLS and through an HTTP proxy, against npm's socket.io in Nod
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
+from relayd import tls
 from relayd.messages import Secret
 from relayd.uplink.settings import UplinkSettings
 from tests.support.certificates import Authority, Certificate
@@ -61,6 +64,28 @@ class TLS(TLSCase):
     async def test_wrong_name(self) -> None:
         certificate = self.authority.issue("other.example")
         await self.refused(certificate, "certificate is for another name", tls_ca=self.authority.path)
+
+    async def test_no_name(self) -> None:
+        certificate = self.authority.issue("localhost", names=None)
+        await self.refused(certificate, "it needs the subject alternative name localhost", tls_ca=self.authority.path)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_a_name_that_is_none(self) -> None:
+        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.DNSName("*.com")])
+        certificate = self.authority.issue("localhost", names=names)
+        await self.refused(certificate, "has too few host components", tls_ca=self.authority.path)
+
+    async def test_the_second_look(self) -> None:
+        """What Twisted's own callback takes for good gets no request either."""
+        self.patch(tls, "_Verifying", lambda host, options: options)
+        certificate = self.authority.issue("localhost", names=None)
+        await self.refused(certificate, "it needs the subject alternative name localhost", tls_ca=self.authority.path)
+        self.flushLoggedErrors()
+
+    async def test_a_host_that_no_certificate_names(self) -> None:
+        self.dial("wss://2130706433:1")
+        await self.until_logged("no certificate can name the host 2130706433 of --server")
+        await self.uplink.stopService()
 
     async def test_self_signed(self) -> None:
         certificate = self.authority.issue("localhost", self_signed=True)
@@ -199,6 +224,36 @@ class ThroughProxy(TLSCase):
                 )
             ),
         )
+
+    async def test_a_password_from_a_file(self) -> None:
+        """Read at each connect: the first one is wrong, and mended."""
+        server = await self.serve_tls(self.authority.issue("main.example"))
+        proxy = await self.proxy("407 Proxy Authentication Required")
+        words = [Secret("wrong"), Secret("hun:ter2")]
+        self.dial(
+            f"https://main.example:{server.port}",
+            tls_ca=self.authority.path,
+            http_proxy=f"http://us%40er@127.0.0.1:{self.proxy_port}",
+            read_proxy_password=lambda: words[len(proxy.requests) > 0],
+        )
+        await self.until_logged("Next attempt")
+        proxy.status = "200 OK"
+        await server.wait_for(has("connected"))
+        shown = [re.findall(r"Proxy-Authorization: Basic (.*)", request) for request in proxy.requests]
+        expected = [b64encode(pair).decode() for pair in (b"us@er:wrong", b"us@er:hun:ter2")]
+        self.assertEqual([pair.strip() for [pair] in (shown[0], shown[-1])], expected)
+        await self.uplink.stopService()
+
+    async def test_the_proxy_passes_for_the_main_server(self) -> None:
+        """With a certificate without a name, of an authority that is trusted: it learns nothing."""
+        server = await self.serve_tls(self.authority.issue("main.example", names=None))
+        proxy = await self.proxy()
+        url = f"http://127.0.0.1:{self.proxy_port}"
+        self.dial(f"https://main.example:{server.port}", tls_ca=self.authority.path, http_proxy=url)
+        await self.until_logged("it needs the subject alternative name main.example")
+        await self.uplink.stopService()
+        self.assertTrue(proxy.requests)
+        self.assertEqual([line for line in server.lines if "upgrade" in line], [])
 
     async def test_refused(self) -> None:
         await self.proxy("407 Proxy Authentication Required")

@@ -21,8 +21,9 @@ Telling = Literal["digest", "text", "none"]
 LONGEST: Final = 4096
 #: Bytes of a line without what others name: number, time, event, seal, hashes, figures, names of fields.
 FRAME: Final = 640
-#: Bytes of a name in a line, of the id of a command, and of all jump hosts together.
+#: Bytes of a name in a line, of a host as an order spells it, of the id of a command, and of all jump hosts together.
 MAX_NAME: Final = 320
+MAX_WRITTEN: Final = 160
 MAX_ID: Final = 640
 MAX_VIA: Final = 1000
 #: Digits of the digest of a name that was cut.
@@ -60,12 +61,15 @@ def length(text: str) -> int:
 
 def names(command: ExecuteCommand) -> dict[str, Any]:
     """Fields of every line about a command.  Nothing of it is kept alive but these: it holds credentials."""
-    return {
+    fields = {
         "commandId": command.command_id,
         "host": command.host,
         "port": command.port,
         "user": command.username,
     }
+    if command.written is not None:
+        fields["written"] = command.written
+    return fields
 
 
 def whole(command: ExecuteCommand) -> dict[str, Any]:
@@ -89,9 +93,9 @@ def finish(record: Record, telling: Telling, key: bytes, common: int) -> Record:
         return record
     finished = dict(fields)
     finished["commandId"] = clip(finished["commandId"])
-    for name in ("host", "user"):
+    for name, size in (("host", MAX_NAME), ("user", MAX_NAME), ("written", MAX_WRITTEN)):
         if name in finished:
-            finished[name] = clip(finished[name], MAX_NAME)
+            finished[name] = clip(finished[name], size)
     if "via" in finished:
         finished["via"] = [clip(hop, MAX_VIA // len(finished["via"])) for hop in finished["via"]]
     command = finished.pop("command", None)

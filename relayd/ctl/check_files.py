@@ -5,7 +5,6 @@ What ``relayctl check`` finds on this machine: settings, files and who may read 
 from __future__ import annotations
 
 import os
-import stat
 import time
 from typing import Any, Final
 
@@ -14,8 +13,10 @@ from relayd.choices import credentials_of
 from relayd.config import Config, Reading, directory_hindrance
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
+from relayd.exposure import exposures
 from relayd.interfaces import EntryState
 from relayd.journal_report import read_report
+from relayd.secretfiles import open_to_others
 from relayd.ssh.agent import Agent, AgentError
 from relayd.ssh.certificates import BadCertificate, read_user_certificate
 from relayd.ssh.credentials import CredentialRule, CredentialTable, parse_via
@@ -54,23 +55,15 @@ def check_settings(reading: Reading, report: Report) -> None:
     for attribute, value, option, text in _WEAK:
         if getattr(config, attribute) == value:
             report("warning", "settings", f"{option}: {text}")
-    if config.server is not None and config.allow_plaintext and not values.is_encrypted_or_local(config.server):
+    server = config.server
+    if server is not None and config.allow_plaintext and not values.is_private(server, config.http_proxy):
         report(
             "warning", "settings", "--allow-plaintext: the API key and all passwords are sent unencrypted: use wss://"
         )
-    if config.config is not None:
-        _check_config_file(config, report)
+    for exposed in exposures(reading, os.environ):
+        report("warning", "settings", exposed)
     if not reading.mistakes:
         report("ok", "settings", f"{len(reading.given)} options are set, {len(config.credentials)} [[credentials]]")
-
-
-def _check_config_file(config: Config, report: Report) -> None:
-    path = config.config or ""
-    mode = os.stat(path).st_mode
-    if mode & 0o022:
-        report("warning", "settings", f"others can change {path}, and with it the site's rules: chmod go-w it")
-    if mode & 0o044 and config.http_proxy is not None and "@" in config.http_proxy:
-        report("warning", "settings", f"others can read {path}, which may hold the proxy's password: chmod 600 it")
 
 
 async def check_files(reactor: Any, config: Config, report: Report) -> str | None:
@@ -98,8 +91,7 @@ def _check_api_key(config: Config, report: Report) -> None:
         key = config.read_api_key()
     except KeyUnusable:
         return
-    private = config.api_key_file == os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), "api-key")
-    if stat.S_IMODE(os.stat(config.api_key_file).st_mode) & 0o077 and not private:
+    if open_to_others(config.api_key_file, os.environ):
         report("warning", "API key", f"other users can read {config.api_key_file}: chmod 600 it")
     else:
         report("ok", "API key", f"{len(key.reveal())} characters in {config.api_key_file}")
@@ -119,9 +111,7 @@ def _check_state(config: Config, report: Report) -> str | None:
             "fault", "state directory", f"{path}: the lock in it cannot be read: {error.strerror}; run as relayd's user"
         )
         return None
-    if os.stat(path).st_mode & 0o022:
-        report("warning", "state directory", f"others can write to {path}: chmod go-w it")
-    elif holder is None:
+    if holder is None:
         report("ok", "state directory", f"{path}; no relay uses it now")
     else:
         report("ok", "state directory", f"{path}; a relay runs with it" + (f" (process {holder})" if holder else ""))

@@ -21,12 +21,13 @@ from zope.interface import implementer
 from relayd.choices import uplink_settings_of
 from relayd.config import Config
 from relayd.ctl.findings import Report
-from relayd.errors import ConfigError, InvalidMessage, ShuttingDown, UplinkError
+from relayd.errors import ConfigError, InvalidMessage, UplinkError
 from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
-from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
-from relayd.patterns import read_address
+from relayd.messages import CommandState, ExecuteCommand, Receipt
+from relayd.spelling import loopback_addresses, read_address
+from relayd.tls import is_verified, verify_error_of
 from relayd.uplink.connect import describe, make_endpoint
-from relayd.uplink.protocol import verify_error_of
+from relayd.uplink.connection import Connection
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address, UplinkSettings
 
@@ -95,6 +96,9 @@ async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, 
     if read_address(first.host) is not None:
         report("ok", "name", f"{first.host} is an address")
         return True
+    if local := loopback_addresses(first.host):
+        report("ok", "name", f"{first.host} is this machine: {', '.join(map(str, local))}")
+        return True
     found: Deferred[list[str] | OSError] = Deferred()
 
     def look_up() -> None:
@@ -124,18 +128,20 @@ class _Probe(Protocol):
     """
     Says nothing; waits for TLS.
 
+    :param host: who has to be at its other end.
     :ivar secured: fires when TLS is up, and fails with what `connectionLost` is told.
     """
 
     transport: Any
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self._host = host
         self.secured: Deferred[None] = Deferred()
         self.verify_error = ""
 
     def handshakeCompleted(self) -> None:
-        """Twisted calls this even where it has just refused the certificate."""
-        if not self.transport.disconnecting:
+        """As the relay itself does it, before it says anything."""
+        if is_verified(self.transport, self._host):
             self.secured.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -147,7 +153,7 @@ class _Probe(Protocol):
 async def _check_connection(reactor: Any, address: Address, settings: UplinkSettings, report: Report) -> bool:
     """TCP, through the proxy where there is one, and TLS; without a word of HTTP."""
     through = "" if settings.http_proxy is None else f" through {Address.of(settings.http_proxy)}"
-    probe = _Probe()
+    probe = _Probe(address.host)
     try:
         await connectProtocol(make_endpoint(reactor, address, settings), probe)
     except Exception as error:
@@ -173,20 +179,17 @@ async def _check_connection(reactor: Any, address: Address, settings: UplinkSett
 
 
 @implementer(ICommandReceiver)
-class _Busy:
-    """Runs nothing: whatever the main server orders meanwhile is to be sent again, to the relay."""
-
-    def __init__(self) -> None:
-        self._link: ILink | None = None
+class _Nobody:
+    """
+    Takes no order, and is told of none: the connection closes before. An answer of any kind would tell the main server
+    that the order is taken, refused or unknown, while it is for the relay.
+    """
 
     def command_received(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
-        error = ShuttingDown()
-        acknowledge(error)
-        if self._link is not None:
-            self._link.send_result(failure_result(command.command_id, error, extended=command.extended))
+        """Not acknowledged."""
 
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
-        acknowledge(error)
+        """Not acknowledged."""
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """Nothing was sent that it could be for."""
@@ -198,24 +201,37 @@ class _Busy:
         return CommandState.UNKNOWN
 
     def link_ready(self, link: ILink) -> None:
-        self._link = link
+        """There is nothing to send."""
 
     def link_lost(self, link: ILink) -> None:
-        self._link = None
+        """There was nothing to send."""
 
 
 async def _dial(reactor: Any, settings: UplinkSettings, report: Report) -> None:
-    """As the relay does, with its key and under its name, until the main server has accepted it or not."""
-    uplink = UplinkService(reactor, _Busy(), settings)
+    """
+    As the relay does, with its key and under its name, until the main server has accepted it or not.
+
+    A main server that gives an order has accepted it: this leaves then, too, without an answer to the order. A main
+    server that keeps orders until they are acknowledged or done gives it again to the relay; to any other it is as if
+    the relay had lost its connection: nothing is told that is not so.
+    """
+    dialect = ""
+
+    def leave(connection: Connection) -> None:
+        nonlocal dialect
+        dialect = connection.dialect.name
+        connection.close()
+
+    uplink = UplinkService(reactor, _Nobody(), settings, leave)
     uplink.startService()
     deadline = reactor.seconds() + DIAL_PATIENCE
     try:
-        while not (uplink.status.accepted or uplink.status.losses) and reactor.seconds() < deadline:
+        while not (dialect or uplink.status.losses) and reactor.seconds() < deadline:
             await deferLater(reactor, 0.05)
-        status = uplink.status
-        if status.accepted:
-            report("ok", "main server", f"{Address.of(settings.server)} accepts {settings.proxy_id} ({status.dialect})")
+        if dialect:
+            report("ok", "main server", f"{Address.of(settings.server)} accepts {settings.proxy_id} ({dialect})")
         else:
-            report("fault", "main server", status.last_error or f"no answer within {DIAL_PATIENCE:g} s")
+            text = uplink.status.last_error or f"no answer within {DIAL_PATIENCE:g} s"
+            report("fault", "main server", text)
     finally:
         await uplink.stopService()

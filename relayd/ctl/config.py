@@ -72,7 +72,7 @@ def _toml(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
         if option.name not in given or option.name == "config":
             continue
         value = getattr(config, option.attribute)
-        if option.name == "http-proxy" and "@" in value:
+        if option.name == "http-proxy" and "@" in value and config.http_proxy_password_file is None:
             yield f"# {option.name}: has a password, which is not shown here"
         elif option.hidden and option.is_path and not os.path.exists(value):
             yield f"# {option.name}: there is no such file"

@@ -9,11 +9,13 @@ import socket
 from collections.abc import Iterator
 from itertools import takewhile
 
+from relayd import fields
 from relayd.config import Config
 from relayd.ctl.settings import add_options, read_settings
 from relayd.messages import printable
-from relayd.patterns import Address, covers_host, covers_user, read_address
+from relayd.patterns import covers_host, covers_user
 from relayd.policy import SPECIAL, Policy, Verdict
+from relayd.spelling import Address, canonical_host, read_address, read_host
 
 NAME = "policy"
 HELP = "show which hosts, users and commands the site allows, and why"
@@ -41,10 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     allowed = []
     if arguments.host is not None:
-        way = _way(config, arguments.host, arguments.port, arguments.user)
-        allowed.append(_explain_host(policy, arguments.host, arguments.port, way))
+        allowed.append(_explain_host(config, policy, arguments.host, arguments.port, arguments.user))
     if arguments.user is not None:
-        allowed.append(_show("user", printable(arguments.user, _MOST), policy.user(arguments.user)))
+        allowed.append(_show("user", printable(arguments.user, _MOST), _judge_user(policy, arguments.user)))
     if arguments.command is not None:
         allowed.append(_show("command", printable(arguments.command, _MOST), policy.command(arguments.command)))
     return 0 if all(allowed) else 1
@@ -67,14 +68,19 @@ def _rules(config: Config) -> Iterator[str]:
         yield f"{kind:<17} {', '.join(map(str, networks))}"
 
 
-def _explain_host(policy: Policy, host: str, port: int, way: str) -> bool:
+def _explain_host(config: Config, policy: Policy, host: str, port: int, user: str | None) -> bool:
     """Show what becomes of a host, and of each address that its name leads to."""
+    try:
+        host = fields.host("--host", host)
+    except fields.Invalid as fault:
+        return _show("host", printable(host, _MOST), Verdict(False, f"no order with it is taken: it {fault.text}"))
+    way = _way(config, host, port, user)
     place = f"{host}:{port}" + (f", reached through {way} ([[credentials]])" if way else "")
     verdict = policy.host(host, port, behind=bool(way))
     if way or not verdict.allowed or read_address(host) is not None:
         return _show("host", place, verdict)
     try:
-        addresses = _look_up(host, port)
+        addresses = _look_up(read_host(host).dialled, port)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a proper name"
         return _show("host", place, Verdict(False, f"it cannot be looked up here ({reason})"))
@@ -92,16 +98,25 @@ def _look_up(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys(address for address in addresses if address is not None))
 
 
+def _judge_user(policy: Policy, user: str) -> Verdict:
+    try:
+        return policy.user(fields.username("--user", user))
+    except fields.Invalid as fault:
+        return Verdict(False, f"no order with it is taken: it {fault.text}")
+
+
 def _way(config: Config, host: str, port: int, user: str | None) -> str:
     """The jump hosts of the site's own table through which a host is reached; empty: none."""
+    from relayd.ssh.credentials import parse_via
+
     rows = (row for row in config.credentials if row.via is not None)
     found = next(
         (row for row in rows if covers_host(row.hosts, host, port) and covers_user(row.users, user or "")), None
     )
     hops = (found.via or "").split(",") if found is not None else []
-    itself = (f"{host}:{port}", f"[{host}]:{port}", host if port == 22 else "")
+    itself = (canonical_host(host), port)
     # A row for a whole network often covers its jump host too, which is not reached through itself.
-    return ",".join(takewhile(lambda hop: hop.rpartition("@")[2] not in itself, hops))
+    return ",".join(takewhile(lambda text: [(hop.host, hop.port) for hop in parse_via(text)] != [itself], hops))
 
 
 def _show(what: str, subject: str, verdict: Verdict) -> bool:

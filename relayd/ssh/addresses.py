@@ -17,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from relayd.patterns import Address, read_address
+from relayd.spelling import Address, read_address
 
 #: Whether a connection may be opened: host as it was named, port, and the address; ``None`` where a jump host will look
 #: up the name.

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from msgspec import Struct
 from twisted.conch.ssh.common import NS
 
+from relayd.spelling import canonical_host
 from relayd.ssh.algorithms import LEAST_RSA_BITS, is_certified, uncertified
 from relayd.ssh.binary import CutOff, Fields
 from relayd.ssh.publickeys import BadPublicKey, PublicKey
@@ -194,7 +195,7 @@ def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -
     reason = certificate.out_of_date(now)
     if reason is not None:
         return reason
-    name = host.lower()
+    name = canonical_host(host)
     # One without names would be good for every host; OpenSSH took that for long, and does not since 10.3.
     if not any(_matches(name, principal) for principal in certificate.principals):
         return Text("it is for {names}, not for {name}", names=certificate.names(), name=name)

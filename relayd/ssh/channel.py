@@ -70,6 +70,9 @@ class ChannelUser(Protocol):
     def request_received(self, name: bytes, rest: bytes) -> None:
         """The server sent a channel request."""
 
+    def drained(self) -> None:
+        """The server has taken all that waited for it."""
+
     def ended(self) -> None:
         """The channel has closed."""
 

@@ -20,14 +20,39 @@ from msgspec import Struct
 
 from relayd.texts import Fault
 
-#: The longest packet taken, in bytes: the protocol asks for 35,000 (RFC 4253, section 6.1), servers send up to 256 KiB.
-MAX_PACKET = 1024 * 1024
+#: The longest packet taken, in bytes: the protocol asks for 35,000 (RFC 4253, section 6.1), OpenSSH takes 256 KiB.
+MAX_PACKET = 256 * 1024
+#: The longest before there are keys, when anybody may send it.
+MAX_PLAIN_PACKET = 35_000
 
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
 
 class BadPacket(Fault):
-    """A packet was damaged, forged, or of an impossible length."""
+    """
+    A packet was damaged, forged, or of an impossible length.
+
+    :ivar hide: whether the sender must not learn where: as many bytes are to be read as the longest packet has, from
+        the beginning of this one, before anything is done about it.
+    """
+
+    hide = False
+
+
+class Doomed:
+    """Reads the bytes after which a fault may show (`BadPacket.hide`)."""
+
+    header_size = 0
+
+    def __init__(self, fault: BadPacket) -> None:
+        self._fault = fault.with_traceback(None)  # which holds what was received
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        return MAX_PACKET
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        self._fault.hide = False
+        raise self._fault
 
 
 class Sealer(Protocol):
@@ -87,8 +112,8 @@ def _unpad(plain: bytes) -> bytes:
     return plain[1:-padding]
 
 
-def _checked(length: int, block: int, uncounted: int) -> int:
-    if not 8 <= length <= MAX_PACKET or (length + 4 - uncounted) % block:
+def _checked(length: int, block: int, uncounted: int, most: int = MAX_PACKET) -> int:
+    if not 8 <= length <= most or (length + 4 - uncounted) % block:
         raise BadPacket("bad packet length")
     return length
 
@@ -103,7 +128,7 @@ class Plain:
         return len(body).to_bytes(4, "big") + body
 
     def packet_size(self, sequence: int, header: memoryview) -> int:
-        return 4 + _checked(int.from_bytes(header[:4], "big"), 8, 0)
+        return 4 + _checked(int.from_bytes(header[:4], "big"), 8, 0, MAX_PLAIN_PACKET - 4)
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
         return _unpad(bytes(packet[4:]))
@@ -186,6 +211,7 @@ class _BlockCipher:
         self._mac_key = mac_key
         self._hash = mac.hash_name
         self._mac_size = mac.size
+        self._chained = mode is modes.CBC
 
     def _mac(self, sequence: int, data: bytes | memoryview) -> bytes:
         return hmac.digest(self._mac_key, b"".join((sequence.to_bytes(4, "big"), data)), self._hash)[: self._mac_size]
@@ -212,7 +238,13 @@ class EncryptThenMACPackets(_BlockCipher):
 
 
 class EncryptAndMACPackets(_BlockCipher):
-    """RFC 4253's own order: the length is encrypted with the rest, the MAC is over what is not encrypted."""
+    """
+    RFC 4253's own order: the length is encrypted with the rest, the MAC is over what is not encrypted.
+
+    With CBC, whoever puts a block of an earlier packet where a length is expected, and counts the bytes that are taken
+    before the connection ends, reads 32 bits of that block (CVE-2008-5161).  So, as in OpenSSH, it ends after the same
+    number of bytes whatever was wrong.
+    """
 
     header_size = 16
     _first = b""
@@ -224,12 +256,18 @@ class EncryptAndMACPackets(_BlockCipher):
 
     def packet_size(self, sequence: int, header: memoryview) -> int:
         self._first = self._decrypt(header[:16])
-        return 4 + _checked(int.from_bytes(self._first[:4], "big"), 16, 0) + self._mac_size
+        try:
+            return 4 + _checked(int.from_bytes(self._first[:4], "big"), 16, 0) + self._mac_size
+        except BadPacket as fault:
+            fault.hide = self._chained
+            raise
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
         plain = self._first + self._decrypt(packet[16 : -self._mac_size])
         if not hmac.compare_digest(self._mac(sequence, plain), packet[-self._mac_size :]):
-            raise BadPacket("bad MAC")
+            fault = BadPacket("bad MAC")
+            fault.hide = self._chained
+            raise fault
         return _unpad(plain[4:])
 
 

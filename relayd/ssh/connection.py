@@ -36,6 +36,7 @@ from relayd.ssh.numbers import (
     MSG_REQUEST_FAILURE,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
 )
+from relayd.ssh.pacing import COMMAND, WORTH_SHIFT
 from relayd.ssh.session import Session, State, signal_request
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
@@ -126,6 +127,7 @@ class Connection(SSHService):
         self._next_channel = (number + 1) & 0xFFFFFFFF
         self._channels[number] = Channel(user)
         self.transport.forgive()
+        self.transport.pace.owed -= COMMAND
         user.opening(self)
         if self._farewells:
             self._send_farewells()
@@ -171,10 +173,12 @@ class Connection(SSHService):
     # Hooks of SSHService
 
     def serviceStarted(self) -> None:
+        self.transport.on_unstuck = self._send_waiting
         self.opened = self.clock.seconds()
         self._schedule_probe()
 
     def serviceStopped(self) -> None:
+        self.transport.on_unstuck = None
         for call in (self._probe_call, self._farewell_call):
             if call is not None:
                 call.cancel()
@@ -278,7 +282,10 @@ class Connection(SSHService):
 
     def _send_now(self, channel: Channel, data: bytes | bytearray) -> int:
         start = 0
-        while (size := min(channel.remote_window, channel.max_packet, len(data) - start)) > 0:
+        # What a server has room for, and does not read, waits here, where it is counted.
+        while (
+            size := min(channel.remote_window, channel.max_packet, len(data) - start)
+        ) > 0 and not self.transport.stuck:
             self.transport.sendPacket(
                 MSG_CHANNEL_DATA, _UINT32_2.pack(channel.remote, size) + data[start : start + size]
             )
@@ -291,10 +298,20 @@ class Connection(SSHService):
         if channel is None:
             return
         channel.remote_window = min(channel.remote_window + _UINT32.unpack_from(packet, 4)[0], _MAX_UINT32)
+        self._send_rest(channel)
+
+    def _send_rest(self, channel: Channel) -> None:
+        """As much as the server takes now of what waits."""
         if channel.outgoing and not channel.close_sent:
             del channel.outgoing[: self._send_now(channel, channel.outgoing)]
             if not channel.outgoing:
                 self._send(channel, b"")
+                channel.user.drained()
+
+    def _send_waiting(self) -> None:
+        """The server reads again."""
+        for channel in list(self._channels.values()):
+            self._send_rest(channel)
 
     def _open_refused(self, packet: bytes) -> None:
         user = self._opening(packet).user
@@ -327,6 +344,7 @@ class Connection(SSHService):
 
     def _received(self, channel: Channel, data: bytes, is_stderr: bool) -> None:
         size = len(data)
+        self.transport.pace.owed -= size >> WORTH_SHIFT
         reading = channel.user.received(data, is_stderr)
         if reading is None:
             self._refill(channel, size, 0)

@@ -14,7 +14,8 @@ from weakref import ref
 
 from msgspec import Struct
 
-from relayd.patterns import covers_host, covers_user, read_network
+from relayd.patterns import check_host_pattern, check_user_pattern, covers_host, covers_user
+from relayd.spelling import canonical_host, dialled_host, fault_of_username, is_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
 from relayd.texts import Text
@@ -63,12 +64,14 @@ class Hop(Struct, frozen=True):
     """
     One jump host, as `CredentialRule.via` names it.
 
+    :ivar host: see `Target.host`, and `Target.looked_up`.
     :ivar username: ``None``: the user of the host behind.
     """
 
     host: str
     port: int = 22
     username: str | None = None
+    looked_up: str | None = None
 
 
 class CredentialTable:
@@ -108,9 +111,10 @@ class CredentialTable:
         rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
         hops = parse_via(next((rule.via or "" for rule in rules), ""))
         places = [(hop.host, hop.port) for hop in hops]
-        if (host.lower(), port) in places:
+        itself = (canonical_host(host), port)
+        if itself in places:
             # A rule for a whole network often covers its jump host too.
-            hops = hops[: places.index((host.lower(), port))]
+            hops = hops[: places.index(itself)]
         return hops
 
     def way(self, host: str, port: int, user: str) -> Target | None:
@@ -160,7 +164,16 @@ class CredentialTable:
         if rule is None:
             return None
         via = self.way(host, port, user)
-        return Target(host.lower(), port, user, self.read(rule), host_key, via, site=True)
+        return Target(
+            host=canonical_host(host),
+            port=port,
+            username=user,
+            credential=self.read(rule),
+            host_key=host_key,
+            via=via,
+            site=True,
+            looked_up=dialled_host(host),
+        )
 
     def _way(self, host: str, port: int, user: str, hops_left: int) -> Target | None:
         hops = self.hops(host, port, user)
@@ -175,7 +188,10 @@ class CredentialTable:
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
             if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
-            via = Target(hop.host, hop.port, username, self.read(found), via=via, trusted=True, site=True)
+            credential = self.read(found)
+            via = Target(
+                hop.host, hop.port, username, credential, via=via, trusted=True, site=True, looked_up=hop.looked_up
+            )
         return via
 
 
@@ -190,23 +206,22 @@ def parse_via(text: str) -> tuple[Hop, ...]:
         user, at, place = part.strip().rpartition("@")
         found = re.fullmatch(r"\[([^\[\]]+)\](?::(\d{1,5}))?|([^\[\]:\s]+)(?::(\d{1,5}))?", place)
         port = int(found[2] or found[4] or 22) if found else 0
-        if found is None or not 0 < port < 65536 or (at and not user):
+        host = (found[1] or found[3]) if found else ""
+        if not is_host(host) or not 0 < port < 65536 or (at and (not user or fault_of_username(user))):
             raise ValueError("via is not of the form [user@]host[:port], with commas between several")
-        hops.append(Hop((found[1] or found[3]).lower(), port, user or None))
+        hops.append(Hop(canonical_host(host), port, user or None, dialled_host(host)))
     return tuple(hops)
 
 
 def _check(rule: CredentialRule) -> None:
     if not rule.hosts or not rule.users:
         raise ValueError("it names no hosts or no users")
-    for pattern in (*rule.hosts, *rule.users):
-        if not pattern.removeprefix("!") or any(char.isspace() for char in pattern):
-            raise ValueError("a pattern of hosts or users is empty, or has a blank in it")
-    for pattern in rule.hosts:
-        if pattern.removeprefix("!").startswith("[") and not re.fullmatch(r"!?\[[^\[\]]+\]:\d{1,5}", pattern):
-            raise ValueError(f"{pattern} is not of the form [host]:port")
-        if "/" in pattern:
-            read_network(pattern.removeprefix("!"))  # its ValueError names what is wrong, and holds no secret
+    for patterns, check in ((rule.hosts, check_host_pattern), (rule.users, check_user_pattern)):
+        for pattern in patterns:
+            try:
+                check(pattern.removeprefix("!"))
+            except ValueError as error:
+                raise ValueError("expected {}, not {}".format(*error.args)) from None
     if not rule.has_credential and rule.via is None:
         raise ValueError("it has neither a key file nor a password file nor an agent nor jump hosts")
     if rule.passphrase_file and not rule.key_file:

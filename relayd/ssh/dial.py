@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
-from relayd.patterns import read_address
+from relayd.spelling import read_address
 from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.connection import Connection, ConnectionOwner
@@ -165,12 +165,12 @@ class Dialer:
     ) -> Connection:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
-        transport = ClientTransport(target.host, target.port, verifier, policy)
+        transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
         if target.via is None:
             await self._connect(target, transport)
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
-            host = str(read_address(target.host) or target.host)
+            host = str(read_address(target.dialled) or target.dialled)
             (await owner.forward(target.via, host, target.port)).connect(transport)
         connected = self._reactor.seconds()
         try:
@@ -201,9 +201,9 @@ class Dialer:
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
-        address = read_address(host)
+        address = read_address(target.dialled)
         if address is None:
-            endpoint = HostnameEndpoint(names, host, port, timeout)
+            endpoint = HostnameEndpoint(names, target.dialled, port, timeout)
         elif names.allows(host, port, address):  # no name, so no thread of the resolver
             kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, str(address), port, timeout)

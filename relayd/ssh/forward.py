@@ -7,13 +7,13 @@ Source: RFC 4254, section 7.2; what ``ssh -J`` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from twisted.conch.ssh.common import NS
 from twisted.internet.address import HostnameAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IProtocol, ITransport
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IProtocol, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 #: Seconds that a jump host may take to reach the other host.
 OPEN_TIMEOUT = 15.0
+#: Bytes that may wait for the jump host until whoever writes them is told so.
+MOST_UNSENT = 64 * 1024
+#: Packets that may wait for their reader.  A window holds fewer of those that real hosts send, but millions of packets
+#: of a byte, behind which all others would wait that come through the same jump host.
+MOST_UNREAD = 2048
 
 
-@implementer(ITransport)
+@implementer(ITransport, IConsumer, IPushProducer)
 class Forward:
     """
     One channel through which a jump host passes bytes to and from another host.
@@ -53,6 +58,15 @@ class Forward:
         self._connection: Connection | None = None
         self._protocol: IProtocol | None = None
         self._call: IDelayedCall | None = None
+        # What arrives while it is not read
+        self._paused = False
+        self._unread = bytearray()
+        self._packets_unread = 0
+        self._reading: Deferred[None] | None = None
+        self._ended_by: Failure | None = None
+        # Who writes
+        self._producer: IPushProducer | None = None
+        self._full = False
 
     def __repr__(self) -> str:
         return f"<Forward to {self.host}:{self.port}>"
@@ -83,9 +97,18 @@ class Forward:
         return True  # nothing was asked
 
     def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
-        if self._protocol is not None and not is_stderr and not self.disconnecting:
+        if self._protocol is None or is_stderr or self.disconnecting:
+            return None
+        if not self._paused:
             self._protocol.dataReceived(data)
-        return None
+            return None
+        self._packets_unread += 1
+        if self._packets_unread > MOST_UNREAD:
+            self.abortConnection()
+            return None
+        self._unread += data
+        self._reading = self._reading or Deferred()
+        return self._reading
 
     def request_received(self, name: bytes, rest: bytes) -> None:
         pass
@@ -93,14 +116,25 @@ class Forward:
     def survives(self, eof: bool) -> bool:
         return self.state is State.RUNNING
 
+    def drained(self) -> None:
+        full, self._full = self._full, False
+        if full and self._producer is not None:
+            self._producer.resumeProducing()
+
     def ended(self) -> None:
-        self._end(Failure(ConnectionDone() if self.disconnecting else ConnectionLost()))
+        reason = Failure(ConnectionDone() if self.disconnecting else ConnectionLost())
+        if self._unread and not self.disconnecting:
+            self._ended_by = reason  # what came before that is to be read before
+        else:
+            self._end(reason)
 
     def _end(self, reason: Failure) -> None:
         if self.state is State.ENDED:
             return
         self.state = State.ENDED
         self._cancel_call()
+        self._producer = None
+        self._unread.clear()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connectionLost(reason)
@@ -121,6 +155,9 @@ class Forward:
         """Send *data* on; what the jump host does not take yet waits."""
         if self._connection is not None and not self.disconnecting:
             self._connection.write(self, data)
+            if self._producer is not None and not self._full and self._connection.unsent(self) > MOST_UNSENT:
+                self._full = True
+                self._producer.pauseProducing()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Likewise."""
@@ -145,3 +182,36 @@ class Forward:
     def getHost(self) -> HostnameAddress:
         """There is no address of ours on that network."""
         return HostnameAddress(b"", 0)
+
+    # IPushProducer: reading
+
+    def pauseProducing(self) -> None:
+        """Give the protocol no more; the jump host is kept from sending more than its window."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Go on with what came meanwhile."""
+        self._paused = False
+        unread, self._unread = bytes(self._unread), bytearray()
+        self._packets_unread = 0
+        if unread and self._protocol is not None and not self.disconnecting:
+            self._protocol.dataReceived(unread)
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.callback(None)
+        if self._ended_by is not None and not self._paused:
+            self._end(self._ended_by)
+
+    def stopProducing(self) -> None:
+        """Nobody reads any more."""
+        self.loseConnection()
+
+    # IConsumer: writing
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Tell *producer* when the jump host does not take what is written."""
+        self._producer = cast(IPushProducer, producer)
+
+    def unregisterProducer(self) -> None:
+        """Tell nobody."""
+        self._producer = None

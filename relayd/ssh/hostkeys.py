@@ -17,6 +17,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from relayd.spelling import canonical_host, read_address
 from relayd.ssh.algorithms import HOST_CERTIFICATE_TYPES, is_certified
 from relayd.ssh.certificates import Certificate, certified_key, fault_of_host_certificate, parse_certificate
 from relayd.ssh.errors import (
@@ -36,6 +37,8 @@ from relayd.texts import Text
 _NOT_IN_NAMES = frozenset("*?!,|#@[]")
 #: What makes more of a first column than a list of names.
 _PATTERN = frozenset("*?!|")
+#: Salt and digest of a hashed name.
+_Hash = tuple[bytes, bytes]
 #: How often a file may be replaced while a line is added to it.
 _ATTEMPTS = 5
 #: Names for which it is remembered which patterns match them.
@@ -60,12 +63,14 @@ class KnownHost(Struct, frozen=True):
     def matches(self, name: str) -> bool:
         """Whether this line speaks of *name*, which is ``host`` or ``[host]:port``."""
         if self.names.startswith("|1|"):
-            return _matches_hash(self.names, name)
+            hashed = _read_hash(self.names)
+            return hashed is not None and _is_of(hashed, _hashed_spellings(name))
         found = False
-        for pattern in self.names.lower().split(","):
+        for pattern in self.names.split(","):
             negated = pattern.startswith("!")
             # fnmatch would read brackets as a set of characters; here they surround a host.
-            if fnmatch.fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
+            expression = _canonical_name(pattern.removeprefix("!")).replace("[", "[[]")
+            if fnmatch.fnmatchcase(name, expression):
                 if negated:
                     return False
                 found = True
@@ -76,7 +81,7 @@ class KnownHost(Struct, frozen=True):
         Whether this line, which has a marker, speaks of a host: with its port, or, as OpenSSH reads authorities for
         ports other than 22 too, without.
         """
-        return self.matches(host_name(host, port)) or self.matches(host.lower())
+        return self.matches(host_name(host, port)) or self.matches(canonical_host(host))
 
 
 class _Lines:
@@ -90,7 +95,8 @@ class _Lines:
         self.marked: list[KnownHost] = []
         self._by_name: dict[str, list[KnownHost]] = {}
         self._patterns: list[KnownHost] = []
-        #: What of the patterns matches a name: to look through 10,000 hashed names takes some 30 ms.
+        self._hashed: list[tuple[_Hash, KnownHost]] = []
+        #: What of these matches a name: to look through 10,000 hashed names takes some 30 ms.
         self._matching: dict[str, list[KnownHost]] = {}
         for entry in entries:
             self.add(entry)
@@ -100,10 +106,14 @@ class _Lines:
         if entry.marker:
             self.marked.append(entry)
         elif _PATTERN.isdisjoint(entry.names):
-            for name in set(entry.names.lower().split(",")):
+            for name in set(map(_canonical_name, entry.names.split(","))):
                 self._by_name.setdefault(name, []).append(entry)
         else:
-            self._patterns.append(entry)
+            hashed = _read_hash(entry.names)
+            if hashed is not None:
+                self._hashed.append((hashed, entry))
+            else:
+                self._patterns.append(entry)
             self._matching.clear()
 
     def plain(self, name: str) -> list[KnownHost]:
@@ -112,7 +122,10 @@ class _Lines:
         if found is None:
             if len(self._matching) >= _MOST_NAMES:
                 self._matching.clear()
-            found = self._matching[name] = [entry for entry in self._patterns if entry.matches(name)]
+            spellings = _hashed_spellings(name)
+            found = [entry for entry in self._patterns if entry.matches(name)]
+            found += [entry for hashed, entry in self._hashed if _is_of(hashed, spellings)]
+            self._matching[name] = found
         return sorted([*self._by_name.get(name, ()), *found], key=lambda entry: entry.line)
 
 
@@ -288,7 +301,8 @@ class KnownHosts:
         return KnownHostsUnusable(file=self.path, reason=reason)
 
     def _add(self, host: str, port: int, blob: bytes) -> None:
-        if not host or set(host) & _NOT_IN_NAMES or any(char.isspace() for char in host):
+        spelt = canonical_host(host)
+        if not spelt or set(spelt) & _NOT_IN_NAMES or any(char.isspace() for char in spelt):
             raise KnownHostsUnusable(file=self.path, reason=Text("a host of such a name cannot stand in it"))
         line = f"{host_name(host, port)} {key_type(blob).decode('ascii')} {base64.b64encode(blob).decode('ascii')}\n"
         for _ in range(_ATTEMPTS):
@@ -329,8 +343,37 @@ class KnownHosts:
 
 
 def host_name(host: str, port: int) -> str:
-    """How the file names a host: the port stands in it only when it is not 22."""
-    return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+    """How the file names a host: by the spelling that stands for all of its; the port only when it is not 22."""
+    name = canonical_host(host)
+    return name if port == 22 else f"[{name}]:{port}"
+
+
+def _canonical_name(text: str) -> str:
+    """
+    What `host_name` would have made of a name of the file, or of a pattern. Former versions, other programs and people
+    write hosts as somebody spelt them; what is known by such a line stays known.
+    """
+    host, bracket, port = text[1:].rpartition("]:") if text.startswith("[") else (text, "", "")
+    if not bracket:
+        return canonical_host(text)
+    return f"[{canonical_host(host)}]:{port}"
+
+
+def _hashed_spellings(name: str) -> list[bytes]:
+    """
+    How a name may have been spelt before it was hashed, which nobody can tell: as it is now, or in the one other way
+    that is common, a name with a dot at its end and an IPv4 address as sockets of IPv6 show it.
+    """
+    host, bracket, port = name[1:].rpartition("]:") if name.startswith("[") else (name, "", "")
+    host = host if bracket else name
+    address = read_address(host)
+    if address is None:
+        other = f"{host}."
+    elif address.version == 4:
+        other = f"::ffff:{address}"
+    else:
+        return [name.encode("utf-8")]
+    return [name.encode("utf-8"), (f"[{other}]:{port}" if bracket else other).encode("utf-8")]
 
 
 def fingerprint(blob: bytes) -> str:
@@ -360,12 +403,15 @@ def parse_known_hosts(lines: Iterator[str]) -> Iterator[KnownHost]:
             yield KnownHost(line=number, marker=marker, names=fields[0], key_type=key_type(blob), blob=blob)
 
 
-def _matches_hash(names: str, name: str) -> bool:
-    """Whether ``|1|salt|digest`` stands for *name* (ssh-keygen(1), option ``-H``: HMAC-SHA1)."""
+def _read_hash(names: str) -> _Hash | None:
+    """Salt and digest of ``|1|SALT|DIGEST``, which stands for a name (ssh-keygen(1), option ``-H``: HMAC-SHA1)."""
     try:
-        _, _, salt, digest = names.split("|")
-        expected = base64.b64decode(digest)
-        found = hmac.digest(base64.b64decode(salt), name.encode("utf-8"), "sha1")
+        _, kind, salt, digest = names.split("|")
+        return (base64.b64decode(salt), base64.b64decode(digest)) if kind == "1" else None
     except (binascii.Error, ValueError):
-        return False
-    return hmac.compare_digest(expected, found)
+        return None
+
+
+def _is_of(hashed: _Hash, spellings: list[bytes]) -> bool:
+    salt, digest = hashed
+    return digest in [hmac.digest(salt, spelt, "sha1") for spelt in spellings]

@@ -74,9 +74,16 @@ class Agreed(Struct, frozen=True):
 
 
 class KeyExchange(Protocol):
-    """One run of a method."""
+    """
+    One run of a method.
+
+    :cvar price: microseconds of processor time that it takes on a slow machine, with all that belongs to it.
+    """
 
     hash_name: str
+
+    @property
+    def price(self) -> int: ...
 
     def first(self) -> tuple[int, bytes]:
         """The message to begin with: number and payload."""
@@ -94,6 +101,7 @@ class _OneRound:
     """A method of one message each way: our public value, then the server's."""
 
     hash_name = "sha256"
+    price = 2_000
     _ours = b""
 
     def first(self) -> tuple[int, bytes]:
@@ -196,6 +204,8 @@ class _ServersGroup:
 class FixedGroup(_OneRound):
     """``diffie-hellman-group14-sha256`` and its like"""
 
+    price = 8_000
+
     def __init__(self, bits: int, hash_name: str) -> None:
         self.hash_name = hash_name
         self._group = _KnownGroup(modp_prime(bits))
@@ -209,6 +219,8 @@ class FixedGroup(_OneRound):
 
 class GroupExchange:
     """``diffie-hellman-group-exchange-sha256``: the server chooses the group."""
+
+    price = 50_000
 
     def __init__(self, hash_name: str) -> None:
         self.hash_name = hash_name

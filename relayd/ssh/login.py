@@ -37,6 +37,8 @@ from relayd.texts import Text, joined
 
 #: The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
 
+#: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
+MAX_WORDS = 16 * 1024
 #: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
 MAX_PROMPTS = 8
 #: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
@@ -46,6 +48,8 @@ MAX_KEYS = 5
 MOST_HEARD = 4096
 #: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
 MAX_PARTS = 8
+#: Bytes of the methods that a server offers that are looked at: real ones have some fifty.
+MAX_OFFER = 4096
 
 #: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows.
 _EXPIRED = re.compile(
@@ -151,7 +155,7 @@ class LoginService(SSHService):
             self._on_success()
         elif message == MSG_USERAUTH_FAILURE:
             offered, rest = getNS(packet)
-            self._refused(offered.split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
+            self._refused(offered[:MAX_OFFER].split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
         elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":
@@ -356,7 +360,7 @@ class LoginService(SSHService):
         name, instruction, _language, rest = getNS(packet, 3)
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
         self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
-        if self._prompts > MAX_PROMPTS or self._password is None:
+        if self._prompts > MAX_PROMPTS or len(packet) > MAX_WORDS or self._password is None:
             self._tried.append(Text("more prompts than relayd can answer"))
             self._give_up(Text("nothing else"))
             return

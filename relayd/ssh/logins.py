@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from relayd.errors import CredentialIncomplete, CredentialKept, NoCredential
 from relayd.messages import ExecuteCommand, JumpHost, Secret
+from relayd.spelling import dialled_host
 from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
 
@@ -33,15 +34,17 @@ def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
     host, port, user = _place(command)
     if own is None:
         if command.via:
-            raise CredentialKept(username=user, host=host, port=port)
-        target = table.target(host, port, user, command.host_key)
+            raise CredentialKept(username=user, host=command.written_host, port=port)
+        target = table.target(command.written_host, port, user, command.host_key)
         if target is None:
-            raise NoCredential(username=user, host=host)
+            raise NoCredential(username=user, host=command.written_host)
         return target
+    looked_up = _looked_up(command)
     if not command.via:
-        return Target(host, port, user, own, command.host_key, table.way(host, port, user))
+        way = table.way(host, port, user)
+        return Target(host, port, user, own, command.host_key, way, looked_up=looked_up)
     via, passed = _through(command.via, table)
-    return Target(host, port, user, own, command.host_key, via, detour=passed)
+    return Target(host, port, user, own, command.host_key, via, detour=passed, looked_up=looked_up)
 
 
 def _through(hops: tuple[JumpHost, ...], table: CredentialTable) -> tuple[Target | None, str]:
@@ -52,16 +55,20 @@ def _through(hops: tuple[JumpHost, ...], table: CredentialTable) -> tuple[Target
         host, port, user = _place(hop)
         own = _brought(hop)
         if own is None:
-            raise CredentialKept(username=user, host=host, port=port)
+            raise CredentialKept(username=user, host=hop.written_host, port=port)
         if via is None and table.hops(host, port, user):
             passed = "direct"  # which is not how the site reaches it
-        via = Target(host, port, user, own, hop.host_key, via, detour=passed)
+        via = Target(host, port, user, own, hop.host_key, via, detour=passed, looked_up=_looked_up(hop))
         passed = f"{passed}/{host}:{port}" if passed else f"{host}:{port}"
     return via, passed
 
 
 def _place(of: ExecuteCommand | JumpHost) -> tuple[str, int, str]:
-    return of.host.lower(), of.port, of.username
+    return of.host, of.port, of.username
+
+
+def _looked_up(of: ExecuteCommand | JumpHost) -> str | None:
+    return None if of.written is None else dialled_host(of.written)
 
 
 def _brought(of: ExecuteCommand | JumpHost) -> Credential | None:
@@ -75,8 +82,7 @@ def _brought(of: ExecuteCommand | JumpHost) -> Credential | None:
             _reveal(of.password), _reveal(of.private_key), _reveal(of.passphrase), certificate=of.certificate
         )
     if of.passphrase is not None or of.certificate is not None:
-        host, port, user = _place(of)
-        raise CredentialIncomplete(username=user, host=host, port=port)
+        raise CredentialIncomplete(username=of.username, host=of.written_host, port=of.port)
     return None
 
 

@@ -13,12 +13,15 @@ from twisted.conch.ssh.common import NS, getNS
 
 from relayd.ssh.algorithms import AlgorithmPolicy
 from relayd.ssh.ciphers import is_authenticated
+from relayd.ssh.kex import BadExchange
 from relayd.texts import Text
 
 EXT_INFO = b"ext-info-c"
 STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
 STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
 _COOKIE_SIZE = 16
+#: Bytes of a server's KEXINIT that are taken: known ones have some 1,500.
+MAX_KEXINIT = 35_000
 
 
 class NothingInCommon(Exception):
@@ -41,7 +44,10 @@ class Negotiated:
         :param payload: of the server's KEXINIT.
         :param host_keys: the host key algorithms that we offered, in our order.
         :raises NothingInCommon: where no algorithm of a kind is.
+        :raises BadExchange: when it is too long.
         """
+        if len(payload) > MAX_KEXINIT:
+            raise BadExchange("a KEXINIT of {size} bytes", size=len(payload))
         theirs = [field.split(b",") for field in getNS(payload[_COOKIE_SIZE:], 10)[:10]]
         self.key_exchange = _choose(Text("key exchange"), ours.key_exchanges, theirs[0])
         self.host_key = _choose(Text("host key type"), host_keys, theirs[1])
@@ -82,7 +88,8 @@ def kexinit(policy: AlgorithmPolicy, host_keys: Sequence[bytes]) -> bytes:
 
 
 def _choose(kind: str, ours: Sequence[bytes], theirs: list[bytes]) -> bytes:
+    known = frozenset(theirs)
     for name in ours:
-        if name in theirs:
+        if name in known:
             return name
     raise NothingInCommon(kind, theirs, ours)

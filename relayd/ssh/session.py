@@ -189,12 +189,15 @@ class Session:
         if name == b"exit-status":
             self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
         elif name == b"exit-signal":
-            signal = getNS(rest)[0].decode("ascii", "replace").removeprefix("SIG")
-            self.exit = ExitInfo(None, "".join(char for char in signal[:16] if char.isalnum()))
+            signal = getNS(rest)[0][:19].decode("ascii", "replace").removeprefix("SIG")
+            self.exit = ExitInfo(None, "".join(char for char in signal if char.isalnum())[:16])
 
     def survives(self, eof: bool) -> bool:
         """The connection is lost; says whether all had arrived by then but the good-bye."""
         return eof and self.exit.known
+
+    def drained(self) -> None:
+        """Its standard input was all there was to send."""
 
     def ended(self) -> None:
         """The channel has closed, after the ``exec`` request was sent."""

@@ -61,7 +61,8 @@ class Target(Struct, frozen=True):
     """
     One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
 
-    :ivar host: name or address, lower case.
+    :ivar host: name or address, by the spelling that stands for all of its: `relayd.spelling.canonical_host`. Known
+        keys, limits and guards go by it.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`, whatever
         the known hosts say, unless *site* is set; ``None``: the known hosts decide.
     :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
@@ -70,6 +71,8 @@ class Target(Struct, frozen=True):
     :ivar site: whether the credential is the site's own, which goes only to a host that the known hosts take, too. It
         is of the target so that nobody rides on a connection whose key only *host_key* vouches for.
     :ivar detour: names the way where it is not the site's own: what is met there is not remembered as the host itself.
+    :ivar looked_up: what is looked up or connected to, where that is not *host*: `relayd.spelling.dialled_host`. It is
+        of the target, as it may lead to another machine.
     """
 
     host: str
@@ -81,14 +84,20 @@ class Target(Struct, frozen=True):
     trusted: bool = False
     site: bool = False
     detour: str = ""
+    looked_up: str | None = None
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"
 
+    @property
+    def dialled(self) -> str:
+        """What is looked up, or connected to."""
+        return self.host if self.looked_up is None else self.looked_up
+
     def digest(self) -> bytes:
         """
-        Stands for this target where that is remembered for longer than its secrets may be; like that of a credential,
-        it is meaningless in another process.
+        Stands for this target, however its host was spelt, where that is remembered for longer than its secrets may be;
+        like that of a credential, it is meaningless in another process.
         """
         hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
         at: Target | None = self
@@ -99,5 +108,6 @@ class Target(Struct, frozen=True):
         return hasher.digest()
 
 
-# What tells targets apart, beside their credentials and their ways
-_PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via"))
+# What tells logins apart, beside their credentials and their ways; with another spelling it is the same login, for a
+# server that counts
+_PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via", "looked_up"))

@@ -3,9 +3,9 @@ The client side of the SSH transport protocol: Conch's, with the key exchange, p
 
 Source: RFC 4253; RFC 8308 (extensions); OpenSSH's PROTOCOL, section 1.10 (strict key exchange).
 
-What stays Conch's is the life of a connection: its services, disconnect messages, extensions.  What is ours is what
-Conch does not have (authenticated ciphers, encrypt-then-MAC, strict key exchange, errors with a name) and the path that
-each packet takes.
+What stays Conch's is how services are asked for and started.  What is ours is what Conch does not have (authenticated
+ciphers, encrypt-then-MAC, strict key exchange, errors with a name) and the path that each packet takes: no code of
+Conch's but `getNS` reads a server's packets.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import DISCONNECT_BY_APPLICATION, SSHClientTransport
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime, ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from relayd.ssh.agreement import BadProof, KeySchedule, check_proof, exchange_hash
 from relayd.ssh.algorithms import AlgorithmPolicy, prefer_known
-from relayd.ssh.ciphers import BadPacket, Opener, Plain, Sealer, packet_cipher
+from relayd.ssh.ciphers import MAX_PACKET, BadPacket, Doomed, Opener, Plain, Sealer, packet_cipher
 from relayd.ssh.errors import (
     ConnectionDropped,
     KeyExchangeFailed,
@@ -33,7 +34,8 @@ from relayd.ssh.errors import (
     ProtocolBroken,
     SSHError,
 )
-from relayd.ssh.greeting import NoVersion, find_version
+from relayd.ssh.extensions import read_extensions
+from relayd.ssh.greeting import Greeting, NoVersion
 from relayd.ssh.hostkeys import HostKeyVerifier
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
@@ -51,6 +53,7 @@ from relayd.ssh.numbers import (
     MSG_SERVICE_REQUEST,
     MSG_UNIMPLEMENTED,
 )
+from relayd.ssh.pacing import COST_SHIFT, MOST_OWED, MOST_SAVED, PACKET, READ, SLICE, Pacer
 from relayd.ssh.text import printable
 from relayd.texts import Text
 
@@ -60,10 +63,36 @@ MAX_SHOWN = 300
 REKEY_BYTES = 1 << 30
 #: What a server may make us do for nothing, as a sum of prices, between two calls of `ClientTransport.forgive`.
 MAX_DEMANDS = 1000
-#: The price of new keys, and the bytes received with the old ones that make them worth it.
-RENEWAL_PRICE = 20
+#: The price of new keys, and what makes them worth it: so many bytes received with the old ones, or so many seconds.
+RENEWAL_PRICE = 100
 RENEWAL_BYTES = 16384
+RENEWAL_SECONDS = 1.0
+#: Bytes of a ``DEBUG`` that are looked at.
+MAX_DEBUG = 4096
 _MASK32 = 0xFFFFFFFF
+
+
+@implementer(IPushProducer)
+class _Writing:
+    """
+    Notes for a connection whether the other side takes what is sent to it.
+
+    An object of its own, as what the network calls here a pause of writing is none of reading.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: ClientTransport) -> None:
+        self._connection = connection
+
+    def pauseProducing(self) -> None:
+        self._connection.stuck = True
+
+    def resumeProducing(self) -> None:
+        self._connection.unstuck()
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
 
 
 @runtime_checkable
@@ -85,12 +114,18 @@ class ClientTransport(SSHClientTransport):
     :ivar told_to_leave: whether the server said that it ends the connection; nothing that it sends after that counts.
     :ivar negotiated: the algorithms in use.
     :ivar forced_command: whether the server said that it runs one command of its own, whatever it is asked to run.
+    :ivar pace: what the server's bytes have cost.
+    :ivar stuck: whether the server does not take what is sent to it: 64 KiB of it wait.
+    :ivar on_unstuck: called when that is over.
     """
 
     _log = Logger("relayd.ssh")
     ourVersionString = b"SSH-2.0-relayd"
 
-    def __init__(self, host: str, port: int, known_hosts: HostKeyVerifier, policy: AlgorithmPolicy) -> None:
+    def __init__(
+        self, clock: IReactorTime, host: str, port: int, known_hosts: HostKeyVerifier, policy: AlgorithmPolicy
+    ) -> None:
+        self.clock = clock
         self.host = host
         self.port = port
         self.secure: Deferred[None] = Deferred()
@@ -105,14 +140,21 @@ class ClientTransport(SSHClientTransport):
         self._failure: SSHError | None = None
         self._secured = False
         self._demands = 0
+        self.pace = Pacer(clock, self)
+        self.stuck = False
+        self.on_unstuck: Callable[[], None] | None = None
         self._host_key = b""
         self._requested: SSHService | None = None
         # Packets
         self._sealer: Sealer = Plain()
         self._opener: Opener = Plain()
         self._next_opener: Opener | None = None
-        self._rest = b""
+        self._greeting: Greeting | None = Greeting()
+        self._rest = bytearray()  # the beginning of a packet, and what comes while the connection has to wait
+        self._wanted = 1  # so many bytes of it are needed to go on
         self._packet_size = 0
+        self._extensions_at = 0  # the number of the packet that may hold extensions
+        self._renewed = clock.seconds()
         self._bytes_in = 0
         self._bytes_out = 0
         # Key exchange: from the moment that our KEXINIT is sent until both sides have new keys
@@ -168,11 +210,38 @@ class ClientTransport(SSHClientTransport):
         """
         self._demands += price
         if self._demands > MAX_DEMANDS:
+            if price == RENEWAL_PRICE:
+                raise BadExchange("requests for new keys, again and again")
             raise BadExchange("more requests than any server needs")
 
     def forgive(self) -> None:
-        """Some time has passed, or we asked for something: forget what the server demanded until now."""
-        self._demands = 0
+        """
+        Some time has passed, or we asked for something: forget what the server demanded until now, unless our answers
+        are still here.
+        """
+        if not self.stuck and not self._exchanging:
+            self._demands = 0
+
+    def unstuck(self) -> None:
+        """The server takes what is sent again."""
+        self.stuck = False
+        if self.on_unstuck is not None:
+            self.on_unstuck()
+
+    # What the pacer asks for
+
+    def hold(self, on: bool) -> None:
+        """Read no more from the network, or read again."""
+        if IPushProducer.providedBy(self.transport):
+            if on:
+                self.transport.pauseProducing()
+            elif self._failure is None and not self.told_to_leave:
+                self.transport.resumeProducing()
+
+    def read_on(self) -> None:
+        """Take what has arrived already."""
+        if self._failure is None and not self.told_to_leave:
+            self._take(b"")
 
     # Hooks of Protocol
 
@@ -181,10 +250,13 @@ class ClientTransport(SSHClientTransport):
             # Each command is a few small packets that wait for each other.
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+        if IConsumer.providedBy(self.transport):
+            self.transport.registerProducer(_Writing(self), True)
         self._write(self.ourVersionString + b"\r\n")
         self.sendKexInit()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
+        self.pace.stop()
         kind = LoginDropped if self._secured else ConnectionDropped
         step = Text("key exchange") if self.gotVersion else Text("first contact")
         error = self._failure or kind(host=self.host, port=self.port, step=step, reason=self.lost_reason)
@@ -199,19 +271,43 @@ class ClientTransport(SSHClientTransport):
     def dataReceived(self, data: bytes) -> None:
         if self._failure is not None or self.told_to_leave:
             return
+        self.pace.owed += READ
+        if self.pace.holding:
+            self._rest += data
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes | bytearray) -> None:
+        """Go on with *data*, after what is left of earlier ones, until the turn of this connection is over."""
+        pace = self.pace
+        more = False
         if self._rest:
-            data = self._rest + data
-            self._rest = b""
+            self._rest += data
+            data = self._rest
+        if len(data) >= self._wanted:
+            self._rest = bytearray()
+            more = self._read(data)
+        elif data is not self._rest:
+            self._rest = bytearray(data)
+        if (more or pace.owed > MOST_OWED or pace.owed < -MOST_SAVED) and self._failure is None:
+            pace.settle(more)
+
+    def _read(self, data: bytes | bytearray) -> bool:
+        """
+        Read the greeting, or packets.
+
+        :return: whether the turn of this connection is over before *data* is.
+        """
         try:
             start = 0
-            if not self.gotVersion:
-                found = find_version(data)
+            if self._greeting is not None:
+                found = self._greeting.read(data)
                 if found is None:
-                    self._rest = data
-                    return
+                    return False
                 self.otherVersionString, start = found
                 self.gotVersion = True
-            self._read_packets(data, start)
+                self._greeting = None
+            return self._read_packets(data, start)
         except NoVersion as error:
             self.failed(NotSSH(host=self.host, port=self.port, reason=error.text))
         except BadPacket as error:
@@ -224,34 +320,64 @@ class ClientTransport(SSHClientTransport):
                 "{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=type(error).__name__
             )
             self.failed(self._broken(Text("it sent a packet that makes no sense")))
+        return False
 
     # Receiving
 
-    def _read_packets(self, data: bytes, start: int) -> None:
+    def _read_packets(self, data: bytes | bytearray, start: int) -> bool:
         """Hand on every packet that is complete, and keep the rest; nothing is copied for a packet but its payload."""
         view = memoryview(data)
         end = len(data)
+        pace = self.pace
+        most_owed = pace.owed + SLICE
+        more = False
         # What follows a server's good-bye is not for us any more.
         while self._failure is None and not self.told_to_leave:
             opener = self._opener
             size = self._packet_size
             if not size:
                 if end - start < opener.header_size:
+                    self._wanted = opener.header_size
                     break
-                size = opener.packet_size(self.incomingPacketSequence, view[start : start + opener.header_size])
+                try:
+                    size = opener.packet_size(self.incomingPacketSequence, view[start : start + opener.header_size])
+                except BadPacket as fault:
+                    size = self._hide(fault)
                 self._packet_size = size
             if end - start < size:
+                self._wanted = size
                 break
-            payload = opener.open(self.incomingPacketSequence, view[start : start + size])
+            if pace.owed > most_owed:
+                self._wanted = size
+                more = True
+                break
+            try:
+                payload = self._opener.open(self.incomingPacketSequence, view[start : start + size])
+            except BadPacket as fault:
+                self._packet_size = self._hide(fault)
+                continue
             start += size
+            pace.owed += PACKET + (size >> COST_SHIFT)
             self._packet_size = 0
             self._bytes_in += size
             self.incomingPacketSequence = (self.incomingPacketSequence + 1) & _MASK32
             self.dispatchMessage(payload[0], payload[1:])
         if start < end:
-            self._rest = data[start:]
+            self._rest = bytearray(view[start:])
         if self._bytes_in >= REKEY_BYTES or self._bytes_out >= REKEY_BYTES:
             self.renew_keys()
+        return more
+
+    def _hide(self, fault: BadPacket) -> int:
+        """
+        Go on reading where the sender must not learn what was wrong (`BadPacket.hide`).
+
+        :return: the bytes after which it may, from the beginning of the packet.
+        """
+        if not fault.hide:
+            raise fault
+        self._opener = Doomed(fault)
+        return MAX_PACKET
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         if messageNum >= FIRST_SERVICE_MESSAGE:
@@ -268,11 +394,17 @@ class ClientTransport(SSHClientTransport):
             self._exchange_received(messageNum, payload)
         elif not self._secured and (self._strict or messageNum == MSG_EXT_INFO) and messageNum != MSG_DISCONNECT:
             raise BadExchange("message {number} in a key exchange", number=messageNum)
-        elif messageNum in (MSG_DISCONNECT, MSG_UNIMPLEMENTED, MSG_SERVICE_ACCEPT, MSG_EXT_INFO):
-            super().dispatchMessage(messageNum, payload)
+        elif messageNum == MSG_DISCONNECT:
+            self._disconnect_received(payload)
+        elif messageNum == MSG_SERVICE_ACCEPT:
+            self._service_accepted(payload)
+        elif messageNum == MSG_EXT_INFO:
+            # Others are not read: they come too late to be of use, as those do that some servers send with new keys.
+            if self.incomingPacketSequence == self._extensions_at:
+                self.peerExtensions = read_extensions(payload)
         elif messageNum == MSG_DEBUG:
             self._debug_received(payload)
-        elif messageNum != MSG_IGNORE:
+        elif messageNum not in (MSG_IGNORE, MSG_UNIMPLEMENTED):
             # Conch would log it, whatever it holds.
             self.demanded()
             self.sendPacket(MSG_UNIMPLEMENTED, ((self.incomingPacketSequence - 1) & _MASK32).to_bytes(4, "big"))
@@ -328,11 +460,13 @@ class ClientTransport(SSHClientTransport):
         self._note_doubtful(negotiated)
         self.negotiated = negotiated
         self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + payload
+        self._exchange = METHODS[negotiated.key_exchange]()
         if not self._exchanging:
-            if self._bytes_in < RENEWAL_BYTES:
+            # Whoever does this all the time has to wait, as it is dear; with nothing in between, it has no reason to.
+            self.pace.owed += self._exchange.price
+            if self._bytes_in < RENEWAL_BYTES and self.clock.seconds() - self._renewed < RENEWAL_SECONDS:
                 self.demanded(RENEWAL_PRICE)
             self.sendKexInit()
-        self._exchange = METHODS[negotiated.key_exchange]()
         self.sendPacket(*self._exchange.first())
 
     def _note_doubtful(self, negotiated: Negotiated) -> None:
@@ -406,11 +540,13 @@ class ClientTransport(SSHClientTransport):
             self.incomingPacketSequence = 0
         self._exchange = None
         self._exchanging = False
+        self._renewed = self.clock.seconds()
         blocked, self._blocked = self._blocked, []
         for message, payload in blocked:
             self.sendPacket(message, payload)
         if not self._secured:
             self._secured = True
+            self._extensions_at = self.incomingPacketSequence + 1  # RFC 8308, section 2.4
             self.secure.callback(None)
 
     # Hooks of Conch's transport
@@ -419,32 +555,28 @@ class ClientTransport(SSHClientTransport):
         super().requestService(instance)
         self._requested = instance
 
-    def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
+    def _service_accepted(self, packet: bytes) -> None:
         requested, self._requested = self._requested, None
         if requested is None or getNS(packet)[0] != requested.name:
             raise BadExchange("the start of a service that was not asked for")
         del self.instance  # Conch's: it would keep the login, which is over soon, as long as the connection
         self.setService(requested)
 
-    def receiveError(self, reasonCode: int, description: bytes) -> None:
+    def _disconnect_received(self, payload: bytes) -> None:
+        code, description = int.from_bytes(payload[:4], "big"), getNS(payload[4:])[0]
         text = printable(description, MAX_SHOWN)
         self.told_to_leave = True
         self.lost_reason = (
-            Text("it said “{words}”", words=text) if text else Text("it disconnected with code {code}", code=reasonCode)
+            Text("it said “{words}”", words=text) if text else Text("it disconnected with code {code}", code=code)
         )
-        # Conch closes too, but would first wait until the server has read all that we sent.
+        # It may not read any more what we sent.
         self.abort()
 
     def _debug_received(self, payload: bytes) -> None:
         # What OpenSSH tells after the login, as in "/home/u/.ssh/authorized_keys:1: key options: command no-pty"
-        _file, found, options = getNS(payload[1:])[0].partition(b" key options: ")
+        _file, found, options = getNS(payload[1:MAX_DEBUG])[0].partition(b" key options: ")
         if found and b"command" in options.split():
             self.forced_command = True
-
-    def receiveUnimplemented(self, seqnum: int) -> None:
-        self._log.debug(
-            "{host}:{port} does not know our packet {seqnum}", host=self.host, port=self.port, seqnum=seqnum
-        )
 
     def sendDisconnect(self, reason: int, desc: bytes) -> None:
         if reason != DISCONNECT_BY_APPLICATION and self._failure is None:
@@ -452,6 +584,8 @@ class ClientTransport(SSHClientTransport):
             self.lost_reason = self._failure.text
         self.sendPacket(MSG_DISCONNECT, reason.to_bytes(4, "big") + NS(b"") + NS(b""))
         if self.transport is not None:
+            if IConsumer.providedBy(self.transport):
+                self.transport.unregisterProducer()  # it would keep the connection open
             self.transport.loseConnection()
 
     def _exchange_failed(self, reason: str) -> KeyExchangeFailed:

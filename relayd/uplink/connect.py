@@ -5,27 +5,30 @@ How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
-from service_identity import VerificationError
 from twisted.internet import error as network
-from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
-from twisted.internet.ssl import (
-    Certificate,
-    PrivateCertificate,
-    TLSVersion,
-    optionsForClientTLS,
-    trustRootFromCertificates,
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
 )
+from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from zope.interface import implementer
 
 from relayd.errors import UplinkError
 from relayd.messages import printable
+from relayd.spelling import loopback_addresses, read_address
+from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
 
@@ -37,13 +40,13 @@ def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> I
     """
     The endpoint of the main server at *address*. Certificates are read anew, so that they can be rotated.
 
-    :raises UplinkError: when a file of them cannot be used.
+    :raises UplinkError: when a file of them, or of the proxy's password, cannot be used.
     """
     if settings.http_proxy is None:
         endpoint = _tcp(reactor, address)
     else:
         proxy = Address.of(settings.http_proxy, "--http-proxy")
-        credentials = authorization(settings.http_proxy)
+        credentials = authorization(settings.http_proxy, settings.read_proxy_password())
         endpoint = TunnelEndpoint(
             reactor, _tcp(reactor, proxy), str(proxy), address.netloc, credentials, CONNECT_TIMEOUT
         )
@@ -58,8 +61,8 @@ def describe(error: BaseException, verify_error: str = "") -> str:
 
     :param verify_error: why OpenSSL refused the certificate, where that is known.
     """
-    if isinstance(error, VerificationError):
-        return "its TLS certificate is for another name; compare the host in --server with the certificate"
+    if isinstance(error, CertificateRefused):
+        return str(error)
     if verify_error:
         return f"its TLS certificate is refused: {verify_error}; --tls-ca names an authority to trust"
     if isinstance(error, ProxyError):
@@ -88,31 +91,54 @@ def _openssl_words(error: SSL.Error) -> str:
 
 
 def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
-    if isIPAddress(address.host):
-        return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
-    if isIPv6Address(address.host):
-        return TCP6ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
-    return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    """What is taken for this machine by the options is this machine, and not what a name server says."""
+    spelt = read_address(address.host)
+    found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
+    if not found:
+        return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
+    return _FirstOf([kinds[each.version](reactor, str(each), address.port, CONNECT_TIMEOUT) for each in found])
+
+
+@implementer(IStreamClientEndpoint)
+class _FirstOf:
+    """The first of some endpoints that can be reached; where none can, what the first one met."""
+
+    def __init__(self, endpoints: Sequence[IStreamClientEndpoint]) -> None:
+        self._endpoints = endpoints
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        first, *others = self._endpoints
+        try:
+            return await first.connect(factory)
+        except network.ConnectError as error:
+            for other in others:
+                with suppress(network.ConnectError):
+                    return await other.connect(factory)
+            raise error from None
 
 
 def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectionCreator:
-    extra: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
-    trust = None
+    trust, ours, chain = None, None, []
     if settings.tls_ca is not None:
         trust = trustRootFromCertificates(_certificates("--tls-ca", settings.tls_ca))
-    client = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         first, *chain = _certificates("--tls-cert", settings.tls_cert)
         key = _read("--tls-key", settings.tls_key)
         try:
             load_pem_private_key(key, None)  # OpenSSL would ask the terminal for the passphrase of an encrypted one
-            client = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
+            ours = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
         except (crypto.Error, network.VerifyError, UnsupportedAlgorithm, ValueError, TypeError):
             raise UplinkError(
                 reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key of the certificate in --tls-cert"
             ) from None
-        extra["extraCertChain"] = [certificate.original for certificate in chain]
-    return optionsForClientTLS(host, trustRoot=trust, clientCertificate=client, extraCertificateOptions=extra)
+    try:
+        return client_options(host, trust=trust, certificate=ours, chain=chain)
+    except ValueError:
+        raise UplinkError(reason=f"no certificate can name the host {host} of --server; write it another way") from None
 
 
 def _certificates(option: str, path: str) -> list[Certificate]:

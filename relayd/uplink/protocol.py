@@ -12,18 +12,17 @@ from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from autobahn.websocket.types import ConnectingRequest
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress, IHandshakeListener, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IAddress, IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import FrameTooLarge, ProtocolError
+from relayd.flow import Flow
 from relayd.messages import printable
-from relayd.uplink.flow import Flow
+from relayd.tls import is_verified, verify_error_of
 
 #: Bytes in the longest answer to the HTTP request that is read.
 MAX_RESPONSE: Final = 64 * 1024
@@ -38,8 +37,6 @@ _GOING_AWAY: Final = 1001
 
 #: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
 _STATUS: Final = re.compile(r"[0-9]{3}")
-
-_log = Logger()
 
 
 class WebSocketListener(Protocol):
@@ -64,6 +61,15 @@ class WebSocketListener(Protocol):
 
     def on_pong(self, payload: bytes) -> None:
         """The answer to a ping, with its payload."""
+
+    def on_full(self) -> None:
+        """More was sent than the peer has taken."""
+
+    def on_taken(self) -> None:
+        """The peer has taken some of it."""
+
+    def on_deaf(self, on: bool) -> None:
+        """Whether nothing is read for now, as the peer leaves too many answers."""
 
     def on_text(self, text: str) -> None:
         """A text message."""
@@ -102,7 +108,7 @@ class WebSocketClient(WebSocketClientProtocol):
     One connection.
 
     :param make_request: builds the HTTP request, with the key; called when the peer is known to be the right one.
-    :param secure: whether there is TLS to wait for.
+    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
     :ivar flow: whether more can be sent.
     """
 
@@ -111,13 +117,19 @@ class WebSocketClient(WebSocketClientProtocol):
     maxMessagePayloadSize: int  # autobahn copies it from the factory
 
     def __init__(
-        self, listener: WebSocketListener, make_request: Callable[[], ConnectingRequest], *, secure: bool
+        self, listener: WebSocketListener, make_request: Callable[[], ConnectingRequest], *, tls_host: str | None
     ) -> None:
         super().__init__()
         self._listener = listener
         self._make_request = make_request
-        self._secure = secure
-        self.flow = Flow()
+        self._tls_host = tls_host
+        self.flow = Flow(self._write, self)
+        self._message = bytearray()
+        #: Why nothing is read: what was read takes its time, or the peer does not take its answers.
+        self._held = self._behind = False
+        self._paused = False
+        #: The ping that is to be answered when something can be sent again.
+        self._unanswered: bytes | None = None
         self._ready_to_ask: Deferred[ConnectingRequest] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
@@ -139,10 +151,8 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def hold(self, on: bool) -> None:
         """Read nothing more for now, or go on."""
-        if on:
-            self.transport.pauseProducing()
-        else:
-            self.transport.resumeProducing()
+        self._held = on
+        self._read_or_not()
 
     def close(self, code: int) -> None:
         """Close politely: with the closing handshake, or, where there is no WebSocket yet, TCP alone."""
@@ -158,6 +168,34 @@ class WebSocketClient(WebSocketClientProtocol):
         """Drop the connection."""
         self.transport.abortConnection()
 
+    # What the flow tells us
+
+    def on_full(self) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self._listener.on_full()
+
+    def on_taken(self) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self._listener.on_taken()
+        if self._unanswered is not None and self.flow.writable:
+            payload, self._unanswered = self._unanswered, None
+            self.onPing(payload)
+
+    def on_behind(self, on: bool) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self._behind = on
+        self._read_or_not()
+        self._listener.on_deaf(on)
+
+    def _read_or_not(self) -> None:
+        pause = self._held or self._behind
+        if pause != self._paused:
+            self._paused = pause
+            if pause:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
     # What Twisted tells us
 
     def connectionMade(self) -> None:
@@ -165,12 +203,12 @@ class WebSocketClient(WebSocketClientProtocol):
             # autobahn means to, but asks before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         super().connectionMade()
-        if not self._secure:
+        if self._tls_host is None:
             self._ask()
 
     def handshakeCompleted(self) -> None:
-        """TLS is up. Twisted calls this even where it has just refused the certificate."""
-        if not self.transport.disconnecting:
+        """TLS is up. The request, which has the API key, is made only now, and only for who is the main server."""
+        if self._tls_host is not None and is_verified(self.transport, self._tls_host):
             self._ask()
 
     def dataReceived(self, data: bytes) -> None:
@@ -198,6 +236,9 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """As autobahn's, without the log message for each frame; nobody here asks for the other parameters."""
+        self.flow.send(data)
+
+    def _write(self, data: bytes) -> None:
         self.transport.write(data)
 
     def onConnecting(self, transport_details: object) -> Deferred[ConnectingRequest]:  # type: ignore[override]
@@ -228,14 +269,19 @@ class WebSocketClient(WebSocketClientProtocol):
         self._progress = 0
         self._listener.on_heard()
 
+    def onMessageFrameData(self, payload: bytes) -> None:
+        # not super's, which keeps a list: of a message in millions of frames, even of empty ones, that is many times
+        # as large as the message
+        if not self.failedByMe:
+            self._message += payload
+
     def onMessageEnd(self) -> None:
         # not super's, which also offers each message to signal handlers that nobody registers
-        chunks, self.message_data = self.message_data, []
+        payload, self._message = self._message, bytearray()
         if self.failedByMe or self.state != self.STATE_OPEN:
             return
-        payload = b"".join(chunks)
         if self.message_is_binary:
-            self._listener.on_binary(payload)
+            self._listener.on_binary(bytes(payload))
             return
         try:
             text = payload.decode()
@@ -243,6 +289,13 @@ class WebSocketClient(WebSocketClientProtocol):
             self._fail_connection(self.CLOSE_STATUS_CODE_INVALID_PAYLOAD, "a text message that is no UTF-8")
             return
         self._listener.on_text(text)
+
+    def onPing(self, payload: bytes) -> None:
+        # The latest answer stands for those before it (RFC 6455, section 5.5.3): one is enough to remember.
+        if self.flow.writable:
+            super().onPing(payload)
+        else:
+            self._unanswered = payload
 
     def onPong(self, payload: bytes) -> None:
         self._listener.on_pong(payload)
@@ -299,19 +352,3 @@ class WebSocketFactory(WebSocketClientFactory):
         client = self._build()
         client.factory = self
         return client
-
-
-def verify_error_of(transport: Any) -> str:
-    """Why OpenSSL refused the peer's certificate. pyOpenSSL has no public name for that; without it we say less."""
-    if not ISSLTransport.providedBy(transport):
-        return ""
-    openssl: Any = SSL
-    connection: Any = transport
-    try:
-        number = openssl._lib.SSL_get_verify_result(connection.getHandle()._ssl)
-        if number == 0:
-            return ""
-        return str(openssl._ffi.string(openssl._lib.X509_verify_cert_error_string(number)).decode())
-    except (AttributeError, TypeError, UnicodeError):
-        _log.debug("This pyOpenSSL does not tell why a certificate is refused")
-        return ""

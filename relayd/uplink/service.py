@@ -67,13 +67,22 @@ class UplinkService(Service):
     """
     :param reactor: clock and network.
     :param receiver: told of what arrives.
+    :param on_accepted: is called when the main server has accepted the relay, before the receiver is told of anything
+        that was ordered: a connection that is closed in it takes no order.
     :ivar status: how things stand with the main server now.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, receiver: ICommandReceiver, settings: UplinkSettings) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        receiver: ICommandReceiver,
+        settings: UplinkSettings,
+        on_accepted: Callable[[Connection], None] | None = None,
+    ) -> None:
         self.setName("uplink")
+        self._on_accepted = on_accepted
         self._reactor = reactor
         self._receiver = receiver
         self._settings = settings
@@ -179,7 +188,8 @@ class UplinkService(Service):
             )
 
         def build() -> WebSocketClient:
-            client = WebSocketClient(connection, make_request, secure=self._address.secure)
+            tls_host = self._address.host if self._address.secure else None
+            client = WebSocketClient(connection, make_request, tls_host=tls_host)
             connection.attach(client)
             return client
 
@@ -223,6 +233,8 @@ class UplinkService(Service):
             self.status, accepted=True, dialect=self._known, since=self._reactor.seconds(), last_error=None
         )
         self._retry.accepted()
+        if self._on_accepted is not None:
+            self._on_accepted(connection)
 
 
 def _is_mismatch(outcome: Outcome, probing: bool) -> bool:

@@ -29,7 +29,8 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     :ivar reconnect_delay: seconds between two attempts.
     :ivar tls_ca: PEM file of the authorities to trust instead of the system's.
     :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
-    :ivar http_proxy: ``http://[user:password@]host:port`` of a proxy to ask for a tunnel.
+    :ivar http_proxy: ``http://[user[:password]@]host:port`` of a proxy to ask for a tunnel.
+    :ivar read_proxy_password: reads the password of that user anew, where it is not in the URL; raises `UplinkError`.
     :ivar max_frame: bytes in the largest message that we take.
     :ivar max_result: bytes in the largest result that we send, where the main server names no limit.
     :ivar translate: to the language of what acknowledgements and cut results say.
@@ -44,6 +45,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     http_proxy: str | None = None
+    read_proxy_password: Callable[[], Secret | None] = lambda: None
     max_frame: int = DEFAULT_MAX_FRAME
     max_result: int = DEFAULT_MAX_RESULT
     translate: Translate = english

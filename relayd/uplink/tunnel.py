@@ -28,12 +28,16 @@ class ProxyError(RelayError):
     retriable = True
 
 
-def authorization(proxy_url: str) -> Secret | None:
-    """The value of ``Proxy-Authorization`` (RFC 7617) for the user and password in *proxy_url*, if there are any."""
+def authorization(proxy_url: str, password: Secret | None) -> Secret | None:
+    """
+    The value of ``Proxy-Authorization`` (RFC 7617) for the user in *proxy_url*, if there is one.
+
+    :param password: of that user; ``None``: it is in *proxy_url*.
+    """
     parts = urlsplit(proxy_url)
     if parts.username is None:
         return None
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '') if password is None else password.reveal()}"
     return Secret("Basic " + b64encode(pair.encode()).decode())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -21,6 +21,7 @@ from relayd.audit.lines import key_file, read_key
 from relayd.hub import Hub
 from relayd.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.support import auditing
+from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of
 from tests.support.sshd import OpenSSHServer, free_port
 from tests.test_packaging import built
@@ -53,11 +54,12 @@ class PageTestCase(TestCase):
     async def before(self, block: Block) -> None:
         """What has to happen before a block is run."""
 
-    async def serve(self, key_file: Path) -> int:
-        """A main server on loopback, with the key that the page makes; gives its port."""
+    async def serve(self, key_file: Path, certificate: Certificate | None = None) -> int:
+        """A main server on loopback, with the key that the page makes, with TLS or without; gives its port."""
         self.hub = hub = Hub(reactor, lambda _: Secret(key_file.read_text().strip()))
         self.addCleanup(lambda: Deferred.fromCoroutine(hub.close()))
-        port = await hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
+        tls = "tcp" if certificate is None else f"ssl:privateKey={certificate.key}:certKey={certificate.cert}"
+        port = await hub.listen(serverFromString(reactor, f"{tls}:port=0:interface=127.0.0.1"))
         return int(port.getHost().port)
 
     async def start_sshd(self) -> OpenSSHServer:
@@ -181,12 +183,13 @@ class HowToTests(PageTestCase):
         listening = reactor.listenTCP(0, proxy, interface="127.0.0.1")
         self.addCleanup(listening.stopListening)
         self.replace["http://proxy.example.com:3128"] = f"http://127.0.0.1:{listening.getHost().port}"
-        home = await self.open()
-        port = await self.serve(home / "api-key")
-        self.shell.replace("wss://main.example.com", f"ws://127.0.0.1:{port}")
-        self.shell.replace("https://main.example.com:443", f"http://127.0.0.1:{port}")
+        authority = Authority(Path(self.mktemp()).resolve())
+        home = await self.open(RELAYD_TLS_CA=authority.path)
+        port = await self.serve(home / "api-key", authority.issue("main.example.com"))
+        self.shell.replace("wss://main.example.com", f"wss://main.example.com:{port}")
+        self.shell.replace("https://main.example.com:443", f"https://main.example.com:{port}")
         await self.run_page("docs/howto/proxy.rst")
-        self.assertTrue(proxy.requests[0].startswith(f"CONNECT 127.0.0.1:{port} "), proxy.requests)
+        self.assertTrue(proxy.requests[0].startswith(f"CONNECT main.example.com:{port} "), proxy.requests)
 
     async def test_own_ca(self) -> None:
         self.replace |= {"main.example.com": "localhost", "8765": str(free_port())}

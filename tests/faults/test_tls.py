@@ -90,6 +90,9 @@ class TLSTests(FaultCase):
         cases = [
             self.refused(self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
             self.refused(self.authority.issue("other.example"), "certificate is for another name"),
+            self.refused(
+                self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"
+            ),
             self.refused(self.authority.issue("localhost", self_signed=True), "self-signed certificate"),
             self.refused(Authority(directory, "stranger").issue("localhost"), "unable to get local issuer certificate"),
             self.refused(None, "TLS failed: "),

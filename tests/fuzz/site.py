@@ -17,8 +17,9 @@ from typing import Any
 
 from relayd import config, fields
 from relayd.errors import ConfigError
-from relayd.patterns import covers_host, read_address
+from relayd.patterns import covers_host
 from relayd.policy import Policy, command_pattern, host_patterns, user_patterns
+from relayd.spelling import read_address, read_host
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 
 #: The first byte: rules, then a host; an address; a TOML file, for a relay that is to run or not.
@@ -74,7 +75,12 @@ def _rules(hosts: str, users: str, commands: str, spelt: str) -> None:
 
 def _address(text: str) -> None:
     host = _host(text)
-    address = read_address(host)
+    address, spelt = read_address(host), read_host(host)
+    check(
+        read_host(spelt.dialled) == spelt == read_host(host.upper() if host.isascii() and "%" not in host else host),
+        "another spelling",
+    )
+    check(read_address(spelt.dialled) == address, "another address is dialled")
     found = _resolved(host)
     if found is not None:
         check(address is not None, "an address that passes for a name")
@@ -82,7 +88,8 @@ def _address(text: str) -> None:
     if address is None:
         return
     check(read_address(str(address)) == address, "an address that is not its own")
-    check(not Policy(deny_hosts=(str(address),)).host(host, 22).allowed, "a spelling that passes a rule")
+    rule = str(address).partition("%")[0]
+    check(not Policy(deny_hosts=host_patterns(rule)).host(host, 22).allowed, "a spelling that passes a rule")
     check(
         Policy(deny_hosts=("10.0.0.0/8",)).host(host, 22).allowed <= (not str(address).startswith("10.")), "a network"
     )

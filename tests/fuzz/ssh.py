@@ -115,7 +115,7 @@ def _finish(client: ClientTransport, tcp: RecordingTCP, failures: list[SSHError]
 
 
 def _client(kind: type[ClientTransport], old: bool) -> tuple[ClientTransport, RecordingTCP, list[SSHError]]:
-    client, tcp = kind("host", 22, _Unchecked(), LEGACY if old else MODERN), RecordingTCP()
+    client, tcp = kind(Clock(), "host", 22, _Unchecked(), LEGACY if old else MODERN), RecordingTCP()
     failures: list[SSHError] = []
 
     def note(failure: Any) -> None:

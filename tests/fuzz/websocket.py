@@ -68,7 +68,7 @@ def _run(data: bytes) -> None:
     note: Any = outcomes.append
     connection.finished.addCallback(note)
     request = ConnectingRequest("main", 80, f"/proxy?apiKey={CANARY}")
-    client = WebSocketClient(connection, lambda: request, secure=False)
+    client = WebSocketClient(connection, lambda: request, tls_host=None)
     client.factory = WebSocketFactory(clock, lambda: client, _MAX_FRAME)
     transport = MemoryTransport()
     connection.attach(client)

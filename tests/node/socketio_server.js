@@ -1,6 +1,6 @@
 // A main server on the npm socket.io package, namespace /proxy, driven by JSON lines on standard input.
 // Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls,
-// pingInterval and pingTimeout (ms).
+// pingInterval and pingTimeout (ms), greet (an event and its data for the first relay, at once).
 "use strict";
 const fs = require("node:fs");
 const readline = require("node:readline");
@@ -38,6 +38,12 @@ proxies.on("connection", (socket) => {
   }
   current = socket;
   say({ connected: socket.handshake.query.proxyId });
+  if (options.greet) {
+    const [name, data] = options.greet;
+    options.greet = null;
+    pending.set(data.commandId, data);
+    socket.emit(name, data, (...answer) => say({ ack: data.commandId, answer }));
+  }
   socket.on("command_result", (data) => {
     const { stdout, stderr, exitCode, ...more } = data.result;
     pending.delete(data.commandId);

@@ -1,6 +1,7 @@
 // A main server on the npm ws package: {"event", "data"} frames at /proxy, driven by JSON lines on standard input.
 // Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400), ping
-// (ms between two pings; a relay that has not answered one when the next is due is dropped).
+// (ms between two pings; a relay that has not answered one when the next is due is dropped), greet (an event and its data
+// for the first relay, at once).
 "use strict";
 const http = require("node:http");
 const readline = require("node:readline");
@@ -30,6 +31,12 @@ wss.on("connection", (ws, query) => {
   }
   current = ws;
   say({ connected: query.get("proxyId"), extensions: ws.extensions });
+  if (options.greet) {
+    const [event, data] = options.greet;
+    options.greet = null;
+    pending.set(data.commandId, data);
+    ws.send(JSON.stringify({ event, data }));
+  }
   ws.on("message", (raw, isBinary) => {
     const { event, data } = JSON.parse(raw);
     say({ event, data, isBinary });

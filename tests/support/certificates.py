@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 from msgspec import Struct
+
+#: Stands for the name that the certificate is issued for.
+_OF_THE_NAME: Final = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"")
 
 
 class Certificate(Struct, frozen=True):
@@ -43,20 +47,30 @@ class Authority:
         self.path = str(directory / f"{name}.pem")
         Path(self.path).write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, lifetime: timedelta = timedelta(days=1), *, self_signed: bool = False) -> Certificate:
+    def issue(
+        self,
+        name: str,
+        lifetime: timedelta = timedelta(days=1),
+        *,
+        self_signed: bool = False,
+        names: x509.ExtensionType | None = _OF_THE_NAME,
+    ) -> Certificate:
         """
         A certificate for the host *name*.
 
         :param lifetime: until it expires; negative: it has.
         :param self_signed: it is its own authority instead.
+        :param names: its subject alternative names, or ``None`` for none; by default *name* as a DNS name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(subject, subject if self_signed else self._name, key, lifetime)
-        certificate = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False).sign(
-            key if self_signed else self._key, hashes.SHA256()
-        )
-        stem = self._directory / f"{name}-{certificate.serial_number}"
+        if names is _OF_THE_NAME:
+            names = x509.SubjectAlternativeName([x509.DNSName(name)])
+        if names is not None:
+            builder = builder.add_extension(names, critical=False)
+        certificate = builder.sign(key if self_signed else self._key, hashes.SHA256())
+        stem = self._directory / f"{certificate.serial_number}"
         made = Certificate(f"{stem}.pem", f"{stem}.key")
         Path(made.cert).write_bytes(certificate.public_bytes(Encoding.PEM))
         Path(made.key).write_bytes(

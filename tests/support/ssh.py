@@ -27,8 +27,10 @@ from zope.interface import implementer
 from relayd.ssh.algorithms import MODERN
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
+from relayd.ssh.pacing import Pacer
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
+from relayd.ssh.transport import ClientTransport
 from tests.support.account import USER, privileged
 from tests.support.sshd import OpenSSHServer, make_key
 
@@ -157,6 +159,9 @@ class PacketRecorder:
         self.disconnected = ""
         self.renewals = 0
         self.demands = 0
+        self.stuck = False
+        self.on_unstuck: Callable[[], None] | None = None
+        self.pace = Pacer(Clock(), cast(ClientTransport, self))
 
     def sendPacket(self, message: int, payload: bytes) -> None:
         self.packets.append((message, payload))

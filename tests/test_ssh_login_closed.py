@@ -9,7 +9,15 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.algorithms import LEGACY, MODERN, certified
-from relayd.ssh.errors import LoginClosed, LoginRefused, PasswordExpired, PromptUnknown, SignatureRefused, SSHError
+from relayd.ssh.errors import (
+    LoginClosed,
+    LoginDropped,
+    LoginRefused,
+    PasswordExpired,
+    PromptUnknown,
+    SignatureRefused,
+    SSHError,
+)
 from relayd.ssh.identities import Identity
 from relayd.ssh.keys import parse_private_key
 from relayd.ssh.numbers import MSG_USERAUTH_BANNER, MSG_USERAUTH_METHOD
@@ -57,6 +65,10 @@ class ClosedTests(ClosedTestCase):
         self.begin(password=PASSWORD)
         self.service.serviceStopped()
         self.assertEqual(self.failures, [])
+        self.begin(password=PASSWORD)
+        self.say(b"Down for backup until 02:00")
+        self.service.serviceStopped()
+        self.assertTrue(self.error(LoginDropped, "it said “Down for backup until 02:00”").retriable)
 
     def test_by_a_fault_that_has_a_name(self) -> None:
         self.begin(password=PASSWORD)

@@ -39,6 +39,8 @@ PASSWORD = (
     "Your password will expire in 3 days.\nPassword: ",
     "alice@host's Passwort:",
     "密码(alice@token):",
+    "Password for code.example.org: ",
+    "Password [pin-3]: ",
 )
 
 SOMETHING_ELSE = (

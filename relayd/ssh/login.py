@@ -7,7 +7,6 @@ OpenSSH's PROTOCOL.certkeys (certificates).
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,15 @@ from twisted.python.failure import Failure
 
 from relayd.ssh.agent import AgentError
 from relayd.ssh.algorithms import signature_algorithms, uncertified
-from relayd.ssh.errors import LoginClosed, LoginRefused, PasswordExpired, PromptUnknown, SignatureRefused, SSHError
+from relayd.ssh.errors import (
+    LoginClosed,
+    LoginDropped,
+    LoginRefused,
+    PasswordExpired,
+    PromptUnknown,
+    SignatureRefused,
+    SSHError,
+)
 from relayd.ssh.identities import Identity
 from relayd.ssh.numbers import (
     MSG_USERAUTH_BANNER,
@@ -29,7 +36,7 @@ from relayd.ssh.numbers import (
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
 )
-from relayd.ssh.prompts import Asks, what_it_asks
+from relayd.ssh.prompts import Asks, tells_of_expiry, what_it_asks
 from relayd.ssh.signatures import doubt_of
 from relayd.ssh.text import last_lines, printable
 from relayd.ssh.transport import ClientTransport
@@ -50,13 +57,6 @@ MOST_HEARD = 4096
 MAX_PARTS = 8
 #: Bytes of the methods that a server offers that are looked at: real ones have some fifty.
 MAX_OFFER = 4096
-
-#: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows.
-_EXPIRED = re.compile(
-    rb"passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
-    rb"|change your passw\w{1,20} (?:now|imm)",
-    re.IGNORECASE,
-)
 
 
 class LoginService(SSHService):
@@ -170,7 +170,7 @@ class LoginService(SSHService):
     def serviceStopped(self) -> None:
         # Some servers hang up on a wrong password, others on an account that is closed; to take that for a fault of the
         # network and to try again would lock the account, or the relay, out.
-        if not self._over and self._tried and self._signing is None and not self.transport.at_fault:
+        if not self._over and self._signing is None and not self.transport.at_fault:
             self._closed()
         self._end()
 
@@ -238,7 +238,7 @@ class LoginService(SSHService):
         return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks)) if remarks else tried
 
     def _closed(self) -> None:
-        """The server closed the connection after something was tried."""
+        """The server closed the connection."""
         reasons: list[str] = []
         if words := self._quoted(self._said or self._greeting):
             reasons.append(Text("it said “{words}”", words=words))
@@ -248,6 +248,10 @@ class LoginService(SSHService):
             reasons.append(Text("it said something that holds the password") if secret else reason)
         where = {"host": self._host, "port": self._port, "username": self._username}
         error: LoginRefused
+        if not self._tried:
+            if reasons:  # else it is told where the connection is
+                self._fail(LoginDropped(**where, reason=joined(reasons, Text(" and "))))
+            return
         if self._only_doubtful():
             error = SignatureRefused(**where, tried=self._all_tried((*self._remarks, *reasons)))
         else:
@@ -369,7 +373,7 @@ class LoginService(SSHService):
             prompt, rest = getNS(rest)
             prompts.append(prompt)
             rest = rest[1:]  # whether the answer may be shown: no reason to give it, or not to
-        if any(map(_EXPIRED.search, (name, instruction, *prompts))):
+        if any(map(tells_of_expiry, (name, instruction, *prompts))):
             # The old password must never be the answer to a question for a new one.
             self._password_expired()
             return

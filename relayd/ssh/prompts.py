@@ -36,7 +36,7 @@ def _any_of(*words: str) -> str:
 
 def _word(*beginnings: str) -> str:
     """Words that begin so; not a part of a longer name, such as that of a host."""
-    return rf"(?<![@.\w-])(?:{_any_of(*beginnings)})\w*(?![\w-])"
+    return rf"(?<![@.\w-])(?:{_any_of(*beginnings)})\w*(?![\w-]|\.\w)"
 
 
 # Each is compared with text after NFKC and case folding. Scripts without spaces, or with marks within a word, are
@@ -96,7 +96,7 @@ _NEW = re.compile(
             r"(?<![@.\w-])(?:nov[aeouáéýı]\w?|nuev\w+|nuov\w+|nouve\w+|nou[aă]?|neu\w{0,2}|nieuwe?|ny[ea]?|nytt|now\w{1,3}"
             r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа"
             r"|retype|re-enter|again|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*|conferm\w*|повтор\w*"
-            r"|подтверд\w*)(?![\w-])",
+            r"|подтверд\w*)(?![\w-]|\.\w)",
             _any_of(
                 "新", "새", "再次", "重新", "确认", "確認", "다시", "확인", "חדש", "جديد", "ახალი", "নতুন",
                 "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව", "ಹೊಸ", "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
@@ -113,11 +113,18 @@ _OLD = re.compile(
             # The same languages
             r"(?<![@.\w-])(?:a[ck]tual\w*|actuel\w*|attual\w*|atual|aktuell?\w*|aktuálne|cari|současn\w*|nuværende"
             r"|nåværende|nuvarande|noverande|nykyinen|jelenlegi|ағымдағы|huidige?|obecne|curent\w*|текущ\w*|mevcut"
-            r"|поточн\w*|nastoyashta|настоящ\w*)(?![\w-])",
+            r"|поточн\w*|nastoyashta|настоящ\w*)(?![\w-]|\.\w)",
             _any_of("当前", "目前", "現在", "现在", "현재", "נוכחי", "ਮੌਜੂਦਾ", "ସାମ୍ପ୍ରତିକ"),
         )
     )
 )  # fmt: skip
+
+#: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows.
+_EXPIRED = re.compile(
+    rb"passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
+    rb"|change your passw\w{1,20} (?:now|imm)",
+    re.IGNORECASE,
+)
 
 _FIRST_FACTOR = re.compile(r"\s*first factor\b")  # what SSSD calls the password where there is a second one
 _OPTIONAL = re.compile(r"\(optional\)")
@@ -149,13 +156,18 @@ def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
     return Asks.OLD_PASSWORD if _OLD.search(line) else Asks.PASSWORD
 
 
+def tells_of_expiry(text: bytes) -> bool:
+    """Whether *text*, a question or what stands above one, says that the password has expired."""
+    return _EXPIRED.search(text) is not None
+
+
 def _lines(text: bytes, username: str) -> list[str]:
     """Those with words, made comparable."""
     shown = _comparable(text[-_MOST_READ:].decode("utf-8", "replace"))
     shown = _USER_AT_HOST.sub("", shown)
     name = re.escape(_comparable(username))
     if name:
-        shown = re.sub(rf"\bfor\s+['\"`‘“]?{name}(?![\w-])|(?<!\w){name}(?=['’]s\b)", "", shown)
+        shown = re.sub(rf"\bfor\s+['\"`‘“]?{name}(?![\w-]|\.\w)|(?<!\w){name}(?=['’]s\b)", "", shown)
     return [line for line in shown.splitlines() if any(char.isalpha() for char in line)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.conch.ssh.common import NS
 
+from relayd.ssh import client as ssh_client
 from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.client import SSHClient
 from relayd.ssh.connection import Connection
@@ -165,6 +166,22 @@ class NothingRunsTests(AccountTestCase):
         client, target = self.make_client(), self.target(server, private_key=private)
         done = await self.run_command(client, target, "true")
         self.assertEqual((done.stdout.text(), done.exit.status, marks.read_text()), (text[5:], 1, "x\n"))
+
+    async def test_a_host_that_does_not_answer_any_more(self) -> None:
+        """What it said is the result then, soon."""
+        self.patch(ssh_client, "CHECK_WITHIN", 0.5)
+        marks = self.directory / "marks"
+        self.directory.chmod(0o777)
+        text = (
+            f"echo x >> {marks}; [ $(wc -l < {marks}) = 1 ] || sleep 60; echo This account is currently not available."
+        )
+        script = self.directory / "script"
+        script.write_text(f"#!/bin/sh\n{text}\nexit 1\n")
+        script.chmod(0o755)
+        server = await self.start_server(f"ForceCommand {script}")
+        done = await self.run_command(self.make_client(), self.target(server), "true", 50)
+        self.assertEqual((done.stdout.text(), done.exit.status), ("This account is currently not available.", 1))
+        self.assertLess(done.timings["run"], 40)
 
 
 class CodeTests(AccountTestCase):

@@ -142,6 +142,11 @@ class LeftTests(ClosedTestCase):
         error = self.closed("by publickey:")
         self.assertEqual((error.keys_tried, error.password_left), (1, True))
 
+    def test_a_password_that_is_not_asked_for(self) -> None:
+        self.begin(password=PASSWORD, key=parse_private_key(key_pair()[0]))
+        self.refuse(b"publickey")
+        self.assertFalse(self.closed("by publickey:").password_left)
+
     def test_other_keys(self) -> None:
         key = parse_private_key(key_pair()[0])
         identity = Identity(key.public().blob(), lambda _data, _by: b"")

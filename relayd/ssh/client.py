@@ -43,6 +43,9 @@ from relayd.texts import Text
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
 RESULT_AFTER = 0.4
 
+#: Seconds in which a host has to say whether it was the command that answered, or the account.
+CHECK_WITHIN = 5.0
+
 _OUTCOMES: dict[Killed, str] = {
     "confirmed": Text("It was ended: none of its processes is left."),
     "unconfirmed": Text("It was told to end; whether all of it did is not known yet."),
@@ -216,9 +219,15 @@ class _Execution:
         elif not self._session.exit.known:
             self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
         elif self._ending is None and answers_for_account(self._session) and not self._forced():
-            self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
+            self._check_account()
         else:
             self._fire(self._completed(None))
+
+    def _check_account(self) -> None:
+        if self._call is not None:
+            left = self._call.getTime() - self._reactor.seconds()
+            self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
+        self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
 
     def _forced(self) -> bool:
         """Whether the host would run a command of its own once more."""

@@ -51,6 +51,8 @@ MAX_PROMPTS = 8
 #: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
 #: password.
 MAX_KEYS = 5
+#: The methods that take a password.
+_BY_PASSWORD = frozenset((b"password", b"keyboard-interactive"))
 #: Bytes kept of what a server says.
 MOST_HEARD = 4096
 #: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
@@ -260,7 +262,7 @@ class LoginService(SSHService):
         # Of an account that is closed it would have said so: it bears no more attempts on one connection.
         if self._method == b"publickey" and not self._said and not self._parts:
             error.keys_tried = self._keys_tried
-            error.password_left = self._password is not None and not self._password_refused
+            error.password_left = self._password is not None and not _BY_PASSWORD.isdisjoint(self._offered)
         self._fail(error)
 
     # Choosing a method

@@ -30,7 +30,7 @@ from relayd.ssh.target import Target
 from tests.support.account import ensure_account, ensure_closed_account, ensure_expired_account
 from tests.support.authority import SSHAgent
 from tests.support.memory_pool import PoolTestCase
-from tests.support.ssh import ServerTestCase, key_pair
+from tests.support.ssh import ServerTestCase, key_pair, marked_sleep
 from tests.support.ssh_connection import numbers
 from tests.support.sshd import OpenSSHServer
 
@@ -172,15 +172,15 @@ class NothingRunsTests(AccountTestCase):
         self.patch(ssh_client, "CHECK_WITHIN", 0.5)
         marks = self.directory / "marks"
         self.directory.chmod(0o777)
-        text = (
-            f"echo x >> {marks}; [ $(wc -l < {marks}) = 1 ] || sleep 60; echo This account is currently not available."
-        )
+        _, sleep = marked_sleep()
+        said = "This account is currently not available."
+        text = f"echo x >> {marks}; [ $(wc -l < {marks}) = 1 ] || {sleep}; echo {said}"
         script = self.directory / "script"
         script.write_text(f"#!/bin/sh\n{text}\nexit 1\n")
         script.chmod(0o755)
         server = await self.start_server(f"ForceCommand {script}")
         done = await self.run_command(self.make_client(), self.target(server), "true", 50)
-        self.assertEqual((done.stdout.text(), done.exit.status), ("This account is currently not available.", 1))
+        self.assertEqual((done.stdout.text(), done.exit.status), (said, 1))
         self.assertLess(done.timings["run"], 40)
 
 

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from relayd.patterns import covers_host
+from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
@@ -44,6 +45,9 @@ from relayd.texts import Text
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
 RESULT_AFTER = 0.4
+
+#: Seconds in which a host has to say whether it was the command that answered, or the account.
+CHECK_WITHIN = 5.0
 
 _HELD = Text(
     "[relayd: the command has ended, but something that it left running keeps its output open. It is left alone; what "
@@ -187,8 +191,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_silent", "_started", "_target", "_why", "done",
+        "_begun", "_call", "_check", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session",
+        "_shell", "_silent", "_started", "_target", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -215,6 +219,7 @@ class _Execution:
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
+        self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
@@ -240,6 +245,8 @@ class _Execution:
             pass  # it tells when all of it has ended
         elif not self._session.exit.known:
             self._no_status()
+        elif self._ending is None and answers_for_account(self._session) and not self._forced():
+            self._check_account()
         else:
             self._fire(self._not_started() or self._completed(None))
 
@@ -278,6 +285,28 @@ class _Execution:
         self._pool.withdraw(self._job)
         self._fire(self._completed(None, open=remark))
 
+    def _check_account(self) -> None:
+        if self._call is not None:
+            left = self._call.getTime() - self._reactor.seconds()
+            self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
+        self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
+
+    def _forced(self) -> bool:
+        """Whether the host would run a command of its own once more."""
+        connection = self._job.connection
+        return connection is not None and connection.transport.forced_command
+
+    def _checked(self, error: SSHError | None) -> None:
+        self._fire(self._completed(None) if error is None else error)
+
+    def _stop_check(self) -> bool:
+        """The command has ended: its result waits no longer for what else the host has to say."""
+        if self._check is None:
+            return False
+        self._check.stop()
+        self._fire(self._completed(None))
+        return True
+
     def _failed(self, error: SSHError) -> None:
         if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
             lost = Text(
@@ -293,6 +322,8 @@ class _Execution:
 
     def _timed_out(self) -> None:
         self._call = None
+        if self._stop_check():
+            return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
             self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
@@ -306,6 +337,8 @@ class _Execution:
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
+        if self._stop_check():
+            return
         if not self._started_running():
             self._withdraw(NotRun(host=self._target.host, port=self._target.port))
             return

@@ -90,7 +90,7 @@ class Dialogue(SynchronousTestCase):
 
     @given(st.lists(st.tuples(names, json_values, st.booleans()), max_size=20), st.integers(0, 20))
     def test_events_before_the_answer_to_connect(self, sent: list[tuple[str, Any, bool]], early: int) -> None:
-        """python-socketio sends what its connect handler emits before that answer: each comes once, after it, in order."""
+        """What python-socketio's connect handler emits comes before that answer, and is handled after it, in order."""
         relay, server = socketio.RelayDialect(), socketio.ServerDialect()
         server.opened()
         self.assertEqual([type(event) for event in pump(server, relay)], [HandshakeReceived])

@@ -302,7 +302,7 @@ class RelayDialect(SocketIODialect):
 
     def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
         """
-        Keep events until the namespace is joined, as socket.io-client does: python-socketio, and Flask-SocketIO with it,
+        Keep events until the namespace is joined, as socket.io-client does: python-socketio, and so Flask-SocketIO,
         sends what its connect handler emits before the answer to CONNECT.
         """
         if self._stage is not _Stage.JOINING:  # this packet has changed that

@@ -65,6 +65,14 @@ class EndingTests(ServerTestCase):
         self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
         self.assertIn("not known yet", str(completed.error))
 
+    async def test_result_that_is_wanted_soon(self) -> None:
+        """It comes before the end is known, as it was ordered, and the command is ended behind its back."""
+        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark, timeout=1.1, grace=0.05)
+        self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
+        self.assertIn("timed out after 1.1 s", str(completed.error))
+
     async def test_children_that_outlive_their_parent(self) -> None:
         mark, sleep = marked_sleep()
         await self.end(f"(trap '' TERM; {sleep}; {sleep}) >/dev/null 2>&1 & sleep 1000; wait", mark)

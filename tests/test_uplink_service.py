@@ -452,6 +452,18 @@ class Native(ServiceCase):
             self.advance(1)
         self.assertIn("nothing was heard", self.warnings()[-1])
 
+    def test_greeting_shows_the_dialect(self) -> None:
+        """An event of no use proves nothing of the key, but what follows is no other dialect."""
+        server, pump = self.connected(native.ServerDialect())
+        server.dialect.send_event("welcome", {})
+        server.flush()
+        pump.flush()
+        self.assertFalse(self.service.status.accepted)
+        server.sendFrame(opcode=1, payload=b"\xff")
+        pump.flush()
+        self.assertIn("a text message that is no UTF-8", self.warnings()[-1])
+        self.assertNotIn("does not speak", self.warnings()[-1])
+
     def test_close_codes(self) -> None:
         """Before the relay is accepted, a close frame means refusal; unless its code says that the server leaves."""
         for code, words in (

@@ -381,8 +381,10 @@ class Connection:
         self._heartbeat = event.heartbeat
 
     def _event_received(self, event: EventReceived) -> None:
-        if not self._accepted and event.name in _FOR_RELAYS:
-            self._machine.event_received()
+        if not self._accepted:
+            self._recognised = True
+            if event.name in _FOR_RELAYS:
+                self._machine.event_received()
             if self._outcome is not None:  # to be accepted was all that was wanted
                 return
         if event.name == EXECUTE_COMMAND:

@@ -11,13 +11,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from relayd.ssh import client as client_module
+from relayd.ssh import ending
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import LoginRefused, RunTimeout
+from relayd.ssh.limits import EVERY_SERVER, most_of_command
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
 from tests.support.script import ScriptServer
-from tests.support.ssh import ServerTestCase, key_pair, marked_sleep, processes
+from tests.support.ssh import DEADLINE, ServerTestCase, key_pair, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer
 
 SCRIPTS = Path(__file__).parent / "support"
@@ -81,7 +84,12 @@ class LibraryTests(ServersTestCase):
             target = Target("127.0.0.1", server.port, USER, credential)
             done = await self.run_command(self.make_client(), target, "echo ok")
             self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
-        await self.check(Target("127.0.0.1", server.port, USER, credentials[0]), tells_signals=tells_signals)
+        target = Target("127.0.0.1", server.port, USER, credentials[0])
+        await self.check(target, tells_signals=tells_signals)
+        # What relayd sends to servers that it knows nothing of
+        longest = most_of_command(EVERY_SERVER)
+        done = await self.run_command(self.make_client(), target, "echo ok".ljust(longest))
+        self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
         for user, password in ((USER, "wrong"), ("nobody", PASSWORD)):
             target = Target("127.0.0.1", server.port, user, Credential(password=password))
             await self.check_refused(self.make_client(), target)
@@ -97,8 +105,8 @@ class LibraryTests(ServersTestCase):
         await self.check_server(NodeServer("ssh2_server.js", self.config()))
 
 
-class DropbearTests(ServersTestCase):
-    """The small server of routers and appliances."""
+class DropbearCase(ServersTestCase):
+    """Starts the small server of routers and appliances."""
 
     async def start_dropbear(self, kind: str = "ed25519") -> tuple[OpenSSHServer, int]:
         """A new dropbear; gives the sshd whose account it lets in, and its port."""
@@ -116,6 +124,10 @@ class DropbearTests(ServersTestCase):
         await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
         return account, port
 
+
+class DropbearTests(DropbearCase):
+    """All that every server has to do, and a command that runs out of time."""
+
     async def test_dropbear(self) -> None:
         for kind in ("ed25519", "rsa"):
             account, port = await self.start_dropbear(kind)
@@ -131,6 +143,24 @@ class DropbearTests(ServersTestCase):
         await self.until(lambda: processes(mark), "it runs")
         self.assertIsInstance((await running).error, RunTimeout)
         await self.until(lambda: not processes(mark), "it is gone")
+
+    async def test_what_an_earlier_command_left_there(self) -> None:
+        """It is in the same session and process group as later ones of its connection (POSIX)."""
+        account, port = await self.start_dropbear()
+        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(ending, "LEAVE_AFTER", 5.0)
+        client, target = self.make_client(), self.target(account, port=port, password=account.password)
+        mark, sleep = marked_sleep()
+        left_mark, left = marked_sleep()
+        await self.run_command(client, target, f"{left} >/dev/null 2>&1 </dev/null &")
+        running = self.run_command(client, target, f"({sleep}) & {sleep}", 3)
+        await self.until(lambda: len(processes(mark)) == 2, "it runs")
+        ended = await running
+        self.assertIsInstance(ended.error, RunTimeout)
+        await self.until(lambda: not processes(mark), "it is gone")
+        self.assertTrue(processes(left_mark))
+        # It has no parent any more, and might be of this command: nobody can tell.
+        self.assertEqual(ended.killed, "unconfirmed")
 
 
 def _note(lines: list[str], _descriptor: int, line: str) -> None:

@@ -60,6 +60,8 @@ from relayd.texts import Translate, english
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
 DRAIN_GRACE = 5.0
+#: The part of its timeout by which a command is ended early at most.
+LARGEST_MARGIN = 0.1
 #: Bytes of large commands, with what they read and their credentials, that are at hand at a time; a single one may be
 #: larger.
 MAX_INPUT = 24 << 20
@@ -77,12 +79,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     :ivar max_queue: commands that wait for their turn.
     :ivar default_timeout: seconds for a command that names none.
     :ivar max_timeout: seconds that no command exceeds.
+    :ivar timeout_margin: seconds by which a command is ended before its timeout, so that the main server has its result
+        by then; at most `LARGEST_MARGIN` of the timeout.
     """
 
     max_commands: int
     max_queue: int
     default_timeout: float
     max_timeout: float
+    timeout_margin: float = 0.0
 
 
 class _Drain:
@@ -194,9 +199,8 @@ class Dispatcher:
             self._refuse(command, refusal, acknowledge)
         elif self._takes_input(command):
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
-            if not self._scheduler.submit(
-                ActiveCommand(command, fingerprint, received, received + timeout, acknowledge)
-            ):
+            margin = min(self._limits.timeout_margin, timeout * LARGEST_MARGIN)
+            if not self._scheduler.submit(ActiveCommand(command, fingerprint, received, timeout, acknowledge, margin)):
                 self._drop_input(command)
                 self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
         else:

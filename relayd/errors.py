@@ -136,6 +136,26 @@ class UplinkStuck(UplinkLost):
     {seconds:.0f} s."""
 
 
+class UplinkDisplaced(UplinkLost):
+    """The main server {server} ended the connection ({reason}), although it had accepted this relay. If it does so
+    again and again, another relay may use this name: give each relay a --proxy-id of its own. Or the API key is no
+    longer valid there."""
+
+    code = "uplink-displaced"
+
+
+class UplinkRenewed(UplinkLost):
+    """The main server {server} said that this relay is offline, while it was connected: another connection of this name
+    has ended there. The connection is made anew."""
+
+    code = "uplink-renewed"
+
+    def __init__(self, *, server: str, settle: float) -> None:
+        super().__init__(server=server)
+        #: Seconds that the main server gets to be done with the old connection before the new one is made.
+        self.settle = settle
+
+
 class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 

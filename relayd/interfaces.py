@@ -228,7 +228,13 @@ class ICommandRunner(Interface):
         """
 
     def run(
-        command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """
         Run *command* once.
@@ -236,6 +242,10 @@ class ICommandRunner(Interface):
         :param deadline: in seconds of the relay's clock; covers every phase.
         :param starting: called, once, shortly before the command can be told to run; it must not be before the Deferred
             fires, nor at all when that fails with a `RelayError`, which is then the run's outcome.
+        :param timeout: seconds that the deadline is said to have given it, from receipt; by default from now.
+        :param grace: seconds after the deadline by which the result of a command that it ended is given, whatever is
+            known of that end by then; its processes are seen to all the same.  By default as many as that takes as a
+            rule.
         :param output: where to write its output as it arrives, besides giving it in the result.
         :return: a Deferred of its result, or of a `RelayError` that says whether it ran.  A command that was ended by
             the deadline has a result, with the output until then.  Cancelling it ends the command.

@@ -21,6 +21,7 @@ from relayd.errors import (
     ConfigError,
     RelayError,
     UplinkBusy,
+    UplinkDisplaced,
     UplinkLost,
     UplinkRefused,
     UplinkSilent,
@@ -122,7 +123,7 @@ class Machine(SynchronousTestCase):
         self.connect()
         self.clock.advance(2)
         self.machine.turned_away("it says no")
-        self.assertIn("lost: it says no", self.ended(UplinkLost, Stage.ACCEPTED))
+        self.assertIn("(it says no), although it had accepted", self.ended(UplinkDisplaced, Stage.ACCEPTED))
 
     def test_failure_in_probation(self) -> None:
         """A link that breaks says nothing about the key."""

@@ -18,6 +18,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 from tests.support.node import NodeServer
+from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
 
 KEY = "k3y-" + "x" * 40
@@ -224,6 +225,36 @@ class SocketIO(PeerCase):
         self.assertEqual(receiver.words(), ["ready", "lost"])
         gone = await server.wait_for(has("disconnected"))
         self.assertEqual(gone["disconnected"], "client namespace disconnect")
+
+
+class PythonSocketIO(PeerCase):
+    """A server on python-socketio sends what its connect handler emits before the answer to CONNECT."""
+
+    async def serve_python(self, **options: Any) -> PythonSocketIOServer:
+        server = PythonSocketIOServer(apiKey=KEY, **options)
+        self.addCleanup(server.stop)
+        await server.start()
+        return server
+
+    async def test_greeting(self) -> None:
+        """An event of no use, and then a command: it is run, once, and the link lives."""
+        server = await self.serve_python(greet=[["welcome", {"to": "you"}], ["execute_command", order("c1")]])
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        self.assertTrue((await server.wait_for(has("connected")))["known"])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran uname")
+        server.send(["execute_command", order("c2")])
+        await server.wait_for(said(result="c2"))
+        self.assertEqual(receiver.words().count("command"), 2)
+        self.assertNotIn("lost", receiver.words())
+        await self.uplink.stopService()
+        await server.wait_for(has("disconnected"))
+
+    async def test_refusal(self) -> None:
+        """What was emitted before a refusal is not handled, and does not hide it."""
+        server = await self.serve_python(greet=[["execute_command", order("c1")]], refuse="unknown relay")
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await self.until_logged("refused this relay (unknown relay)")
+        self.assertEqual(receiver.words(), [])
 
 
 class Native(PeerCase):

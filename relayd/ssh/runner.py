@@ -81,7 +81,14 @@ class SSHCommandRunner:
         return None
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         try:
@@ -93,6 +100,8 @@ class SSHCommandRunner:
             target,
             self._text(command).encode("utf-8"),
             deadline,
+            timeout=timeout,
+            grace=grace,
             stdin=command.stdin,
             env=() if shell else command.env,
             reader=None if output is None else _Reader(output).read,

@@ -51,6 +51,7 @@ from relayd.messages import (
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    PROXY_STATUS_UPDATE,
     CommandOutput,
     CommandResult,
     CommandState,
@@ -66,6 +67,8 @@ from relayd.uplink.retry import seconds_of
 from relayd.uplink.sending import DeferToThread, ResultSender
 from relayd.uplink.turns import Turns
 
+#: What no main server sends to a stranger: others, such as greetings, everybody may get.
+_FOR_RELAYS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS))
 #: Seconds that a closing handshake may take.
 CLOSE_TIMEOUT: Final = 5.0
 #: Characters of a message from which on its steps get turns of the event loop of their own.
@@ -121,6 +124,9 @@ class Host(Protocol):
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
 
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        """The main server tells everybody of one of its relays."""
+
 
 @implementer(ILink)
 class Connection:
@@ -134,6 +140,7 @@ class Connection:
     :param translate: to the language of what acknowledgements and cut results say.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
+    :ivar orders: how many commands came.
     """
 
     _log = Logger()
@@ -156,6 +163,7 @@ class Connection:
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
         self.unknown_events = 0
+        self.orders = 0
         self._clock = clock
         self._receiver = receiver
         self._host = host
@@ -199,13 +207,17 @@ class Connection:
         self._turns = Turns(self._clock, wire.hold)
         self._machine = start(self._core)
 
-    def close(self) -> None:
-        """Take leave politely; `finished` tells when it is done."""
+    def close(self, error: RelayError | None = None) -> None:
+        """
+        Take leave politely; `finished` tells when it is done.
+
+        :param error: why; by default because the relay wants to.
+        """
         if self._outcome is None:
             self._leaves = True
             self.dialect.close()
             self._flush()
-            self._machine.failed(UplinkLost(server=self._server, reason="this relay closed it"))
+            self._machine.failed(error or UplinkLost(server=self._server, reason="this relay closed it"))
 
     # ILink
 
@@ -405,10 +417,13 @@ class Connection:
 
     def _event_received(self, event: EventReceived) -> None:
         if not self._accepted:
-            self._machine.event_received()
+            self._recognised = True
+            if event.name in _FOR_RELAYS:
+                self._machine.event_received()
             if self._outcome is not None:  # to be accepted was all that was wanted
                 return
         if event.name == EXECUTE_COMMAND:
+            self.orders += 1
             acknowledge = self._acknowledger(event.ack_id)
             try:
                 command = parse_execute_command(event.data)
@@ -431,6 +446,8 @@ class Connection:
             self._tell(self._question_received, event, self._receiver.cancel_received)
         elif event.name == COMMAND_STATUS:
             self._tell(self._question_received, event, self._receiver.status_asked)
+        elif event.name == PROXY_STATUS_UPDATE:
+            self._host.on_status_told(self, event.data)
         else:
             self.unknown_events += 1
             self._log.debug("Ignored the event {name}", name=printable(event.name, 100))

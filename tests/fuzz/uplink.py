@@ -24,6 +24,7 @@ from relayd.parsing import parse_execute_command
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
+from relayd.uplink.presence import told_of
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.flows import RecordedFlow
 
@@ -217,6 +218,9 @@ class Host:
 
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
+
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        told_of(data, "p")
 
 
 def _run(name: str, data: bytes) -> None:

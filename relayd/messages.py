@@ -25,6 +25,9 @@ CANCEL_COMMAND = "cancel_command"
 COMMAND_STATUS = "command_status"
 COMMAND_OUTPUT = "command_output"
 
+# What the known main server tells everybody of its relays
+PROXY_STATUS_UPDATE = "proxy_status_update"
+
 StreamName = Literal["stdout", "stderr"]
 
 #: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.

@@ -42,6 +42,11 @@ class Attachments:
         """Whether nothing that may come can complete it."""
         return self._fault is not None
 
+    @property
+    def size(self) -> int:
+        """Bytes that have come for it."""
+        return MAX_BYTES - self._room
+
     def add(self, data: bytes) -> None:
         """The next one has come."""
         self.missing -= 1

@@ -84,7 +84,14 @@ class SSHCommandRunner:
         return None
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         try:
@@ -97,6 +104,8 @@ class SSHCommandRunner:
             target,
             text,
             deadline,
+            timeout=timeout,
+            grace=grace,
             stdin=stdin,
             env=() if shell else env,
             reader=None if output is None else _Reader(output).read,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from relayd.errors import RelayError, UplinkBusy, UplinkRefused
+from relayd.errors import NeitherDialect, RelayError, UplinkBusy, UplinkRefused
 
 #: How far delays vary, as a part of them.  The relays of a restarted main server lose it in the same instant: with 5 s
 #: this spreads their return over 4 s, about their mean.
@@ -46,6 +46,8 @@ class RetryPolicy:
     def delay_after(self, error: RelayError) -> float:
         """Seconds to wait after an attempt or a connection that ended with *error*."""
         delay, least = self.delay, 1 - JITTER
+        if isinstance(error, NeitherDialect):
+            error = error.decisive
         if isinstance(error, UplinkRefused):
             delay = max(delay, min(delay * 2.0 ** min(self._refusals, 64), MAX_REFUSED_DELAY))
             self._refusals += 1

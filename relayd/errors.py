@@ -175,6 +175,17 @@ class DialectMismatch(UplinkError):
     code = "dialect-mismatch"
 
 
+class NeitherDialect(UplinkError):
+    """The main server {server} takes this relay in no dialect. {attempts}."""
+
+    code = "neither-dialect"
+
+    def __init__(self, *, server: str, attempts: str, decisive: RelayError) -> None:
+        super().__init__(server=server, attempts=attempts)
+        #: What became of the dialect that it is more likely to speak.
+        self.decisive = decisive
+
+
 class KeyUnusable(UplinkError):
     """The API key cannot be used: {reason}."""
 

@@ -550,8 +550,8 @@ class Native(ServiceCase):
 class Auto(ServiceCase):
     dialect = "auto"
 
-    def mismatch(self) -> None:
-        self.join(Scripted(b"HTTP/1.1 404 Not Found\r\n\r\n")).flush()
+    def mismatch(self, answer: str = "404 Not Found") -> None:
+        self.join(Scripted(f"HTTP/1.1 {answer}\r\n\r\n".encode())).flush()
 
     def test_native_is_found_at_once(self) -> None:
         self.mismatch()
@@ -585,7 +585,7 @@ class Auto(ServiceCase):
         self.refuse()
         self.assertEqual(self.attempts(), 1)
         self.advance(7.01)
-        self.join(Scripted(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")).flush()
+        self.mismatch("429 Slow down\r\nRetry-After: 1")
         self.assertEqual(self.attempts(), 2)
 
     def test_native_server_on_every_path(self) -> None:
@@ -603,12 +603,103 @@ class Auto(ServiceCase):
         self.assertEqual(self.attempts(), 2)
         self.assertEqual(self.receiver.words(), [])
 
-    def test_neither(self) -> None:
-        """Then the first one's failure is told, and the usual delay kept."""
+    def test_a_failure_at_one_path_says_nothing_of_the_other(self) -> None:
+        """Django Channels answers 500 where it has no route, a front 502 where nothing is behind its ``/``."""
+        for answer in ("500 Internal Server Error", "502 Bad Gateway", "503 Down\r\nRetry-After: 9", "504 Time-out"):
+            self.successResultOf(self.service.stopService())
+            self.begin()
+            attempts = self.attempts()
+            self.mismatch(answer)
+            self.assertEqual(self.attempts(), attempts + 1)
+            server, pump = self.connected(native.ServerDialect())
+            self.assertTrue(server.target.startswith("/proxy"))
+            self.advance(2.1)
+            self.assertTrue(self.service.status.accepted)
+            server.transport.abortConnection()
+            pump.flush()
+
+    def test_a_plea_to_stay_away_counts_if_both_fail(self) -> None:
+        self.mismatch("503 Down\r\nRetry-After: 90")
         self.mismatch()
-        self.mismatch()
+        self.assertIn("socketio: The main server http://192.0.2.9:3000 takes no connection now", self.warnings()[-1])
+        self.advance(89)
         self.assertEqual(self.attempts(), 2)
+
+    def test_an_open_packet_shows_the_dialect(self) -> None:
+        """From then on the main server has its full time, whose handler of connections may ask a slow database."""
+        server = self.main_server()
+        handle, server.dialect._connect = server.dialect._connect, lambda packet: ()
+        self.join(server).flush()
+        self.advance(19.8)
+        self.assertEqual(self.attempts(), 1)
+        handle(socketio._Packet(socketio.sio.CONNECT, {}, "/proxy"))
+        server.flush()
+        self.advance(0.1)
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
+
+    def test_an_open_packet_and_nothing_more(self) -> None:
+        server = self.main_server()
+        server.dialect._connect = lambda packet: ()
+        self.join(server).flush()
+        self.advance(20.1)
+        self.assertEqual(self.attempts(), 1)
+        self.assertIn("did not finish the handshake of the dialect within 20 s", self.warnings()[-1])
+
+    def test_slow_before_the_websocket(self) -> None:
+        """Silent for five seconds, and then the other dialect is not spoken: it was only slow."""
+        self.join(Scripted(b"")).flush()
+        self.advance(5.1)
+        self.mismatch()
+        self.assertEqual(self.attempts(), 3)
+        server = self.main_server()
+        pump = self.join(server)
+        self.advance(19.8)
+        pump.flush()
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
+        self.assertEqual((self.warnings(), self.service.status.dialect), ([], "socketio"))
+
+    def test_a_slow_native_server(self) -> None:
+        self.mismatch()
+        pump = self.join(self.main_server(native.ServerDialect()))
+        self.advance(19.8)
+        pump.flush()
+        self.advance(2.1)
+        self.assertEqual(self.service.status.dialect, "native")
+
+    def test_a_dialect_that_is_not_spoken_any_more(self) -> None:
+        """After three failures in a row whatever was known is in doubt."""
+        server, pump = self.connected()
+        self.advance(2.1)
+        server.transport.abortConnection()
+        pump.flush()
+        for attempt in range(2, 5):
+            self.advance(7.01)
+            self.assertEqual(self.attempts(), attempt)
+            self.mismatch("500 Oh")
+        self.advance(7.01)
+        self.mismatch("500 Oh")
+        self.assertEqual(self.attempts(), 6)
+        server, _ = self.connected(native.ServerDialect())
+        self.advance(2.1)
+        self.assertEqual(self.service.status.dialect, "native")
+
+    def test_a_front_that_takes_one_connection(self) -> None:
+        self.mismatch()
+        self.refuse()
+        self.assertIn("HTTP 404; native: The main server http://192.0.2.9:3000 cannot be", self.warnings()[-1])
+        self.advance(7.01)
+        self.assertEqual(self.attempts(), 3)
+
+    def test_neither(self) -> None:
+        """Then it is told how far each came, and the usual delay is kept."""
+        self.mismatch()
+        self.mismatch("400 Bad Request")
+        self.assertEqual(self.attempts(), 2)
+        self.assertIn("takes this relay in no dialect. socketio: ", self.warnings()[-1])
         self.assertIn("does not speak socketio at /socket.io/: HTTP 404", self.warnings()[-1])
+        self.assertIn("does not speak native at /proxy: HTTP 400", self.warnings()[-1])
         self.advance(7.01)
         self.assertEqual(self.attempts(), 3)
 

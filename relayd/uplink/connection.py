@@ -447,6 +447,8 @@ class Connection:
     def _handshake_received(self, event: HandshakeReceived) -> None:
         self._recognised = event.heartbeat is not None
         self._heartbeat = event.heartbeat
+        if self._recognised:
+            self._machine.proved()
 
     def _event_received(self, event: EventReceived) -> None:
         if not self._accepted:

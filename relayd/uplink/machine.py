@@ -19,7 +19,8 @@ class Timing(Struct, frozen=True, kw_only=True):
     All in seconds.
 
     :ivar securing: for the TLS handshake.
-    :ivar handshake: from the HTTP request to the point where events can flow.
+    :ivar handshake: for the HTTP request, and again for the dialect's own handshake.
+    :ivar proved: for the rest of that one, once the main server has shown that it speaks the dialect.
     :ivar probation: after which silence means consent: main servers check the key only once events could flow.
     :ivar ping_interval: between two WebSocket pings, in a dialect without a heartbeat of its own.
     :ivar ping_timeout: for the answer.
@@ -29,6 +30,7 @@ class Timing(Struct, frozen=True, kw_only=True):
 
     securing: float = 15.0
     handshake: float = 20.0
+    proved: float = 20.0
     probation: float = 2.0
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
@@ -77,6 +79,9 @@ class LinkInputs(Protocol):
     def connected(self, heartbeat: float | None) -> None:
         """Events can flow. *heartbeat*: seconds of silence that mean death, or ``None`` where we have to ping."""
 
+    def proved(self) -> None:
+        """The main server has shown that it speaks the dialect."""
+
     def event_received(self) -> None:
         """The main server sent an event: nobody does that to a stranger."""
 
@@ -115,13 +120,15 @@ class LinkCore:
         self.deaf = False
         #: When the main server last took some of what waits for it.
         self.last_taken = 0.0
+        #: Seconds that the stage has; ``None``: as long as it likes.
+        self.allowed: float | None = None
         self._writing: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._heartbeat: IDelayedCall | None = None
 
     def enter(self, stage: Stage, inputs: LinkInputs, seconds: float | None) -> None:
         """Begin *stage*, which has *seconds*, or as long as it likes."""
-        self.stage = stage
+        self.stage, self.allowed = stage, seconds
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.clock.callLater(seconds, inputs.time_up)
@@ -193,6 +200,11 @@ def _start_greeting(inputs: LinkInputs, core: LinkCore) -> None:
     core.enter(Stage.GREETING, inputs, core.timing.handshake)
 
 
+@_greeting.upon(LinkInputs.proved).loop()
+def _be_patient(inputs: LinkInputs, core: LinkCore) -> None:
+    core.enter(Stage.GREETING, inputs, core.timing.proved)
+
+
 @_greeting.upon(LinkInputs.connected).to(_probation)
 def _start_probation(inputs: LinkInputs, core: LinkCore, heartbeat: float | None) -> None:
     core.enter(Stage.PROBATION, inputs, core.timing.probation)
@@ -213,8 +225,7 @@ def _accept_for_silence(inputs: LinkInputs, core: LinkCore) -> None:
 
 
 def _time_out(inputs: LinkInputs, core: LinkCore) -> None:
-    seconds = core.timing.securing if core.stage is Stage.SECURING else core.timing.handshake
-    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, seconds=seconds))
+    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, seconds=core.allowed or 0.0))
 
 
 def _refuse(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
@@ -252,6 +263,7 @@ _accepted.upon(LinkInputs.event_received).loop().returns(None)
 # what was on its way when the connection ended changes nothing
 _over.upon(LinkInputs.secured).loop().returns(None)
 _over.upon(LinkInputs.upgraded).loop().returns(None)
+_over.upon(LinkInputs.proved).loop().returns(None)
 _over.upon(LinkInputs.connected).loop().returns(None)
 _over.upon(LinkInputs.event_received).loop().returns(None)
 _over.upon(LinkInputs.time_up).loop().returns(None)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from relayd.errors import RelayError, UplinkBusy, UplinkDisplaced, UplinkRefused, UplinkRenewed
+from relayd.errors import NeitherDialect, RelayError, UplinkBusy, UplinkDisplaced, UplinkRefused, UplinkRenewed
 
 #: How far delays vary, as a part of them.  The relays of a restarted main server lose it in the same instant: with 5 s
 #: this spreads their return over 4 s, about their mean.
@@ -56,6 +56,8 @@ class RetryPolicy:
         if isinstance(error, UplinkRenewed):
             return error.settle
         delay, least = self.delay, 1 - JITTER
+        if isinstance(error, NeitherDialect):
+            error = error.decisive
         if isinstance(error, UplinkRefused):
             delay = grown(delay, self._refusals)
             self._refusals += 1

@@ -22,16 +22,7 @@ from twisted.logger import Logger
 
 from relayd import __version__
 from relayd.dialects import native, socketio
-from relayd.errors import (
-    DialectMismatch,
-    RelayError,
-    UplinkDisplaced,
-    UplinkLost,
-    UplinkRefused,
-    UplinkRenewed,
-    UplinkTimeout,
-    UplinkUnreachable,
-)
+from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkRenewed, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
 from relayd.uplink.connect import describe, make_endpoint
@@ -39,15 +30,12 @@ from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.presence import Presence, told_of
+from relayd.uplink.probing import DOUBT, SHORT, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
 
 _DIALECTS: Final[dict[str, ModuleType]] = {socketio.NAME: socketio, native.NAME: native}
-
-_TIMING: Final = Timing()
-#: While it is not known which dialect is spoken, silence is an answer, and need not be waited for as long.
-_PROBING: Final = Timing(handshake=5.0)
 
 
 class UplinkStatus(Struct, frozen=True, kw_only=True):
@@ -74,6 +62,7 @@ class UplinkService(Service):
     :param receiver: told of what arrives.
     :param on_accepted: is called when the main server has accepted the relay, before the receiver is told of anything
         that was ordered: a connection that is closed in it takes no order.
+    :param timing: where it shall be another than usual.
     :ivar status: how things stand with the main server now.
     :ivar ignored: messages of the main server, so far, for which there was no use.
     """
@@ -86,9 +75,11 @@ class UplinkService(Service):
         receiver: ICommandReceiver,
         settings: UplinkSettings,
         on_accepted: Callable[[Connection], None] | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self.setName("uplink")
         self._on_accepted = on_accepted
+        self._timing = timing or Timing()
         self._reactor = reactor
         self._receiver = receiver
         self._settings = settings
@@ -102,6 +93,8 @@ class UplinkService(Service):
         self._lived = 0.0
         #: The dialect in which the main server accepted us last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
+        #: Attempts without success since then.
+        self._failures = 0
         #: What is known of the size of messages that the main server takes, by dialect.
         self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
         self._connection: Connection | None = None
@@ -151,24 +144,29 @@ class UplinkService(Service):
 
     async def _connect_and_stay(self) -> RelayError:
         """One attempt, in each dialect that it may take; ends with the connection: why there is none any more."""
-        errors: list[RelayError] = []
-        probing = self._known is None
+        server = str(self._address)
+        known = self._known is not None and self._failures < DOUBT
+        probing = Probing(server, self._candidates(), known=known)
+        self._failures += 1  # until it is accepted
         try:
             key = self._settings.read_api_key()
-            for name in self._candidates():
-                outcome = self._judged(await self._connect_in(name, key, _PROBING if probing else _TIMING), key)
-                errors.append(outcome.error)
-                if not self.running or not _is_mismatch(outcome, probing):
+            for attempt in probing.attempts():
+                timing = replace(self._timing, handshake=SHORT) if attempt.short else self._timing
+                try:
+                    outcome = self._judged(await self._connect_in(attempt.dialect, key, timing), key)
+                except UplinkUnreachable as error:
+                    probing.unreachable(attempt, error)
+                    break
+                if not self.running or not probing.ended(attempt, outcome):
                     return outcome.error
+            return probing.error()
         except CancelledError:
             raise
         except RelayError as error:
             return error
         except Exception:
-            self._log.failure("Internal error: an attempt to reach {server} failed", server=str(self._address))
-            return UplinkUnreachable(server=str(self._address), reason="an internal error, which the log describes")
-        # a refusal tells more than that the other dialect is not spoken
-        return next((error for error in errors if isinstance(error, UplinkRefused)), errors[0])
+            self._log.failure("Internal error: an attempt to reach {server} failed", server=server)
+            return UplinkUnreachable(server=server, reason="an internal error, which the log describes")
 
     def _judged(self, outcome: Outcome, key: Secret) -> Outcome:
         """What it ended with, in the light of what was before: a key that has just served is not to blame."""
@@ -261,7 +259,7 @@ class UplinkService(Service):
         self.ignored += 1
 
     def on_connection_accepted(self, connection: Connection) -> None:
-        self._known = connection.dialect.name
+        self._known, self._failures = connection.dialect.name, 0
         self.status = replace(
             self.status, accepted=True, dialect=self._known, since=self._reactor.seconds(), last_error=None
         )
@@ -304,23 +302,6 @@ class UplinkService(Service):
         if connection.orders == orders:  # who is sent commands is known there
             # In good order, and to its end, before the next one: it would take the row of that with it.
             connection.close(UplinkRenewed(server=str(self._address), settle=self._presence.settle))
-
-
-def _is_mismatch(outcome: Outcome, probing: bool) -> bool:
-    """
-    Whether the main server may speak the other dialect.
-
-    :param probing: it is not known to speak this one: then a server that says nothing at all, or hangs up on the
-        request, is worth a try in the other.
-    """
-    if isinstance(outcome.error, DialectMismatch):
-        return True
-    return (
-        probing
-        and not outcome.recognised
-        and outcome.stage in (Stage.UPGRADING, Stage.GREETING)
-        and isinstance(outcome.error, UplinkTimeout | UplinkLost | UplinkRefused)
-    )
 
 
 def _sentence(error: RelayError) -> str:

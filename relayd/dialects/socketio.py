@@ -38,6 +38,10 @@ from relayd.messages import printable
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH
 
+#: Engine.IO's transports.
+WEBSOCKET: Final = "websocket"
+POLLING: Final = "polling"
+
 #: ``maxPayload`` of a main server that does not say: engine.io's default ``maxHttpBufferSize``.
 DEFAULT_MAX_PAYLOAD: Final = 1_000_000
 #: Longest silence that a main server may ask us to put up with, in seconds.
@@ -57,13 +61,15 @@ MAX_EARLY_SIZE: Final = 1 << 20
 _OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
 
 
-def url(server: str, proxy_id: str, api_key: str) -> str:
+def url(server: str, proxy_id: str, api_key: str, transport: str = WEBSOCKET, **more: str) -> str:
     """
     The URL to dial, straight to the websocket transport. It holds the key: log the server's URL instead.
 
+    :param transport: another of Engine.IO's.
+    :param more: parameters of a session.
     :raises ConfigError: when *server* is no http(s) or ws(s) URL.
     """
-    parameters = {"EIO": "4", "transport": "websocket", "proxyId": proxy_id, "apiKey": api_key}
+    parameters = {"EIO": "4", "transport": transport, "proxyId": proxy_id, "apiKey": api_key} | more
     return websocket_url(server, "/socket.io/", parameters)
 
 
@@ -71,7 +77,7 @@ class _Packet(sio.Packet):  # type: ignore[misc]  # python-socketio carries no t
     json = StrictJSON
 
 
-class _Open(msgspec.Struct, rename="camel"):
+class Open(msgspec.Struct, rename="camel"):
     """
     The payload of Engine.IO's open packet. Times in milliseconds, the size in bytes; ``null`` is JavaScript's Infinity.
     """
@@ -83,7 +89,20 @@ class _Open(msgspec.Struct, rename="camel"):
     upgrades: list[str] = []
 
 
-_open_decoder = msgspec.json.Decoder(_Open)
+_open_decoder = msgspec.json.Decoder(Open)
+
+
+def read_open(packet: str) -> Open:
+    """
+    :param packet: the first of a session.
+    :raises ProtocolError: when it is no open packet.
+    """
+    if packet[:1] != _OPEN:
+        raise ProtocolError(reason="the first packet is no Engine.IO open packet")
+    if len(packet) > 1 + MAX_OPEN:
+        raise ProtocolError(reason=f"an open packet of more than {MAX_OPEN} characters")
+    handshake: Open = StrictJSON.loads(packet[1:], _open_decoder)
+    return handshake
 
 
 class _Stage(Enum):
@@ -119,9 +138,7 @@ class SocketIODialect(Outbox):
         if self._stage is _Stage.OVER:
             return (Ignored("a packet after the good-bye"),)
         if self._stage is _Stage.OPENING:
-            if text[:1] != _OPEN:
-                raise ProtocolError(reason="the first packet is no Engine.IO open packet")
-            return self._engine_open(text[1:])
+            return self._engine_open(text)
         return self._early(self._packet(text), len(text))
 
     def _packet(self, text: str) -> Sequence[DialectEvent]:
@@ -218,7 +235,7 @@ class SocketIODialect(Outbox):
             raise ProtocolError(reason="an event before the namespace was joined")
         return events
 
-    def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
+    def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
         raise NotImplementedError
 
     def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
@@ -323,10 +340,8 @@ class RelayDialect(SocketIODialect):
     def ping(self) -> None:
         """Nothing: in Engine.IO 4 the main server pings."""
 
-    def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
-        if len(payload) > MAX_OPEN:
-            raise ProtocolError(reason=f"an open packet of more than {MAX_OPEN} characters")
-        handshake: _Open = StrictJSON.loads(payload, _open_decoder)
+    def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
+        handshake = read_open(packet)
         heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
         if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:
             raise ProtocolError(reason="an open packet with an impossible pingInterval or pingTimeout")
@@ -377,7 +392,7 @@ class ServerDialect(SocketIODialect):
         self, *, ping_interval: float = 25.0, ping_timeout: float = 20.0, accepts: int = DEFAULT_MAX_PAYLOAD
     ) -> None:
         super().__init__()
-        self._open = _Open(
+        self._open = Open(
             sid=_new_sid(), ping_interval=ping_interval * 1000, ping_timeout=ping_timeout * 1000, max_payload=accepts
         )
         self._ack_ids = count()
@@ -414,7 +429,7 @@ class ServerDialect(SocketIODialect):
         else:
             self._refusal = reason
 
-    def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
+    def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
         raise ProtocolError(reason="a packet before the session was opened")
 
     def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:

@@ -91,15 +91,17 @@ class Outcome(Struct, frozen=True):
 
     :ivar stage: how far it had come.
     :ivar recognised: whether the peer was seen to speak the dialect.
+    :ivar status: of the answer that opened nothing; 0 where that was no HTTP, ``None`` where there was none.
     """
 
     error: RelayError
     stage: Stage
     recognised: bool
+    status: int | None = None
 
 
 class Wire(Protocol):
-    """What a connection asks of its WebSocket; see `relayd.uplink.protocol.WebSocketClient`."""
+    """What a connection asks of its WebSocket (`relayd.uplink.protocol`) or its polling (`relayd.uplink.polling`)."""
 
     flow: Flow
 
@@ -148,6 +150,7 @@ class Connection:
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
     :ivar orders: how many commands came.
+    :ivar upgraded_at: when a session that began with polling went on over a WebSocket, by the clock.
     """
 
     _log = Logger()
@@ -171,6 +174,7 @@ class Connection:
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
         self.unknown_events = 0
         self.orders = 0
+        self.upgraded_at: float | None = None
         self._clock = clock
         self._receiver = receiver
         self._host = host
@@ -188,6 +192,7 @@ class Connection:
         self._machine: LinkInputs
         self._heartbeat: float | None = None
         self._recognised = False
+        self._status: int | None = None
         self._ready = False
         self._accepted = False
         self._closed = False
@@ -216,8 +221,16 @@ class Connection:
     def attach(self, wire: Wire) -> None:
         """TCP is connected."""
         self._wire = wire
-        self._turns = Turns(self._clock, wire.hold)
+        self._turns = Turns(self._clock, self._hold)
         self._machine = start(self._core)
+
+    def _hold(self, on: bool) -> None:
+        self._wire.hold(on)
+
+    def rewire(self, wire: Wire) -> None:
+        """What was a polling session goes on over a WebSocket."""
+        self._wire = wire
+        self.upgraded_at = self._clock.seconds()
 
     def close(self, error: RelayError | None = None) -> None:
         """
@@ -284,6 +297,7 @@ class Connection:
 
     def on_upgrade_refused(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
         seconds = seconds_of(headers)
+        self._status = status
         error: RelayError
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             error = UplinkRefused(server=self._server, reason=reason)
@@ -335,6 +349,10 @@ class Connection:
     def on_close_received(self, code: int | None, reason: str) -> None:
         self._turns.add(partial(self._close_received, code, reason))
 
+    def on_too_large(self, reason: str) -> None:
+        self._too_big = reason
+        self._machine.failed(UplinkLost(server=self._server, reason=f"it does not take what was sent ({reason})"))
+
     def on_closed(self, error: BaseException, verify_error: str) -> None:
         self._turns.add(partial(self._wire_closed, error, verify_error))
 
@@ -371,7 +389,7 @@ class Connection:
         self._host.on_connection_accepted(self)
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
-        self._outcome = Outcome(error, stage, self._recognised)
+        self._outcome = Outcome(error, stage, self._recognised, self._status)
         if self._attachments is not None and self._attachments.active():
             self._attachments.cancel()
         blame = self._blame_for(error)

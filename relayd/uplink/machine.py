@@ -41,7 +41,7 @@ class Stage(Enum):
     """How far a connection has come. The value is the name of what it is busy with."""
 
     SECURING = "TLS handshake"
-    UPGRADING = "WebSocket handshake"
+    UPGRADING = "HTTP handshake"
     GREETING = "handshake of the dialect"
     PROBATION = "check of the API key"
     ACCEPTED = "exchange of events"

@@ -138,6 +138,10 @@ class WebSocketClient(WebSocketClientProtocol):
 
     # What we ask of it
 
+    def tell(self, listener: WebSocketListener) -> None:
+        """Tell another one what happens from now on."""
+        self._listener = listener
+
     def send_text(self, payload: bytes) -> None:
         """Send one text message, where the connection still takes any."""
         if self.state == self.STATE_OPEN:

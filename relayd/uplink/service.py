@@ -5,7 +5,7 @@ Keeps one connection to the main server, for ever: dials, waits, dials again, in
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from relayd import __version__
 from relayd.dialects import native, socketio
-from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkRenewed, UplinkUnreachable
+from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused, UplinkRenewed, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
 from relayd.uplink.connect import describe, make_endpoint
@@ -30,10 +30,11 @@ from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.presence import Presence, told_of
-from relayd.uplink.probing import DOUBT, SHORT, Probing
+from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.wires import SHORT_LIVED, STAY_POLLING, polling_factory
 
 _DIALECTS: Final[dict[str, ModuleType]] = {socketio.NAME: socketio, native.NAME: native}
 
@@ -93,11 +94,15 @@ class UplinkService(Service):
         self._lived = 0.0
         #: The dialect in which the main server accepted us last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
-        #: Attempts without success since then.
+        #: Attempts without success since then; whether it was over a WebSocket, and whether by HTTP long-polling.
         self._failures = 0
+        self._served = self._polled = False
+        #: Until when a polling session stays one: the WebSocket that the last one became did not live.
+        self._no_upgrade_until = 0.0
         #: What is known of the size of messages that the main server takes, by dialect.
         self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
         self._connection: Connection | None = None
+        self._attempt: Attempt
         self.status = UplinkStatus()
         self.ignored = 0
         self._life: Deferred[None] | None = None
@@ -146,14 +151,16 @@ class UplinkService(Service):
         """One attempt, in each dialect that it may take; ends with the connection: why there is none any more."""
         server = str(self._address)
         known = self._known is not None and self._failures < DOUBT
-        probing = Probing(server, self._candidates(), known=known)
+        served = self._served and self._failures < DOUBT
+        probing = Probing(server, self._candidates(), known=known, served=served, polled=self._polled)
+        self._polled = False  # until it serves again
         self._failures += 1  # until it is accepted
         try:
             key = self._settings.read_api_key()
             for attempt in probing.attempts():
                 timing = replace(self._timing, handshake=SHORT) if attempt.short else self._timing
                 try:
-                    outcome = self._judged(await self._connect_in(attempt.dialect, key, timing), key)
+                    outcome = self._judged(await self._connect_in(attempt, key, timing), key)
                 except UplinkUnreachable as error:
                     probing.unreachable(attempt, error)
                     break
@@ -185,8 +192,9 @@ class UplinkService(Service):
             return [self._settings.dialect]
         return sorted(_DIALECTS, key=lambda name: name != (self._known or socketio.NAME))
 
-    async def _connect_in(self, name: str, key: Secret, timing: Timing) -> Outcome:
+    async def _connect_in(self, attempt: Attempt, key: Secret, timing: Timing) -> Outcome:
         """One connection from its TCP handshake to its end."""
+        name = attempt.dialect
         server, dialect = str(self._address), _DIALECTS[name]
         parts = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, ""))
         connection = Connection(
@@ -203,18 +211,19 @@ class UplinkService(Service):
             translate=self._settings.translate,
         )
 
-        def make_request() -> ConnectingRequest:
-            url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal()))
+        def make_request(parameters: Mapping[str, str], headers: Mapping[str, str]) -> ConnectingRequest:
+            url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal(), **parameters))
             return ConnectingRequest(
                 host=self._address.netloc.rpartition(":")[0],
                 port=self._address.port,
                 resource=f"{url.path}?{url.query}",
                 useragent=f"relayd/{__version__}",
+                headers=dict(headers),
             )
 
         def build() -> WebSocketClient:
             tls_host = self._address.host if self._address.secure else None
-            client = WebSocketClient(connection, make_request, tls_host=tls_host)
+            client = WebSocketClient(connection, lambda: make_request({}, {}), tls_host=tls_host)
             connection.attach(client)
             return client
 
@@ -222,24 +231,45 @@ class UplinkService(Service):
             "Connecting to {server} as {proxy_id} ({dialect})",
             server=server,
             proxy_id=self._settings.proxy_id,
-            dialect=name,
+            dialect=str(attempt),
         )
         endpoint = make_endpoint(self._reactor, self._address, self._settings)
-        factory = WebSocketFactory(self._reactor, build, self._settings.max_frame)
+        max_frame = self._settings.max_frame
+        if attempt.polling:
+            upgrades = self._reactor.seconds() >= self._no_upgrade_until
+            factory = polling_factory(
+                self._reactor,
+                connection,
+                endpoint,
+                self._address,
+                make_request,
+                key,
+                max_frame=max_frame,
+                upgrades=upgrades,
+            )
+        else:
+            factory = WebSocketFactory(self._reactor, build, max_frame)
         try:
             await endpoint.connect(factory)
         except CancelledError:
             raise
         except Exception as error:
             raise UplinkUnreachable(server=server, reason=describe(error)) from None
-        self._connection = connection
+        self._connection, self._attempt = connection, attempt
         try:
-            return await connection.finished
+            return self._upgraded_in_vain(connection, await connection.finished)
         finally:
             self._connection = None
             self._stay()
             self._lived = self._reactor.seconds() - self.status.since if self.status.accepted else 0.0
             self.status = replace(self.status, accepted=False, dialect=None, since=self._reactor.seconds())
+
+    def _upgraded_in_vain(self, connection: Connection, outcome: Outcome) -> Outcome:
+        """Where a session was lost soon after it became a WebSocket, the next ones had better stay with polling."""
+        now, moved = self._reactor.seconds(), connection.upgraded_at
+        if moved is not None and now < moved + SHORT_LIVED and isinstance(outcome.error, UplinkLost):
+            self._no_upgrade_until = now + STAY_POLLING
+        return outcome
 
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
@@ -260,6 +290,8 @@ class UplinkService(Service):
 
     def on_connection_accepted(self, connection: Connection) -> None:
         self._known, self._failures = connection.dialect.name, 0
+        self._polled = self._attempt.polling
+        self._served = not self._polled
         self.status = replace(
             self.status, accepted=True, dialect=self._known, since=self._reactor.seconds(), last_error=None
         )

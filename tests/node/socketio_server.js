@@ -1,6 +1,7 @@
 // A main server on the npm socket.io package, namespace /proxy, driven by JSON lines on standard input.
 // Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls,
-// pingInterval and pingTimeout (ms), greet (an event and its data for the first relay, at once).
+// pingInterval and pingTimeout (ms), greet (an event and its data for the first relay, at once),
+// transports (those of Engine.IO that are offered).
 "use strict";
 const fs = require("node:fs");
 const readline = require("node:readline");
@@ -18,9 +19,11 @@ const server = options.tls
     })
   : require("node:http").createServer();
 server.on("tlsClientError", (error) => say({ tlsError: error.code || error.message }));
-server.on("upgrade", (request) => say({ upgrade: true, key: request.url.includes("apiKey="), extensions: request.headers["sec-websocket-extensions"] || null }));
+// with a listener, Node.js leaves the answer to that: a server that offers polling only has none
+if (!options.transports || options.transports.includes("websocket")) server.on("upgrade", (request) => say({ upgrade: true, key: request.url.includes("apiKey="), extensions: request.headers["sec-websocket-extensions"] || null }));
 const limits = options.buffer ? { maxHttpBufferSize: options.buffer } : {};
 if (options.pingInterval) Object.assign(limits, { pingInterval: options.pingInterval, pingTimeout: options.pingTimeout });
+if (options.transports) limits.transports = options.transports;
 const io = new Server(server, limits);
 const proxies = io.of("/proxy");
 

@@ -1,0 +1,105 @@
+"""
+Payloads of Engine.IO's HTTP long-polling, without I/O: packets with a separator in between, the binary ones in base64.
+
+Source: the Engine.IO protocol document, revision 4, "HTTP long-polling".
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from relayd.errors import FrameTooLarge, ProtocolError
+from relayd.messages import printable
+
+#: Stands between packets: JSON never has it as it is.
+SEPARATOR: Final = b"\x1e"
+_BINARY: Final = b"b"
+#: What is for people to read, and no page of a browser.
+_WORDS: Final = ("application/json", "text/plain")
+
+
+class Splitter:
+    """
+    Takes payloads apart, as they come.
+
+    :param limit: bytes in the largest packet that is taken.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterator[str | bytes]:
+        """
+        The packets that *data* completes: text, or the bytes of a binary one.
+
+        :raises ProtocolError: when one is too large, or is none.
+        """
+        *complete, rest = data.split(SEPARATOR)
+        for part in complete:
+            self._add(part)
+            yield self._packet()
+        self._add(rest)
+
+    def finish(self) -> Iterator[str | bytes]:
+        """The payload is over: its last packet. An empty payload has none."""
+        if self._size:
+            yield self._packet()
+
+    def _add(self, part: bytes) -> None:
+        self._size += len(part)
+        # A third more, as base64 needs that: whether a packet is binary, its first byte tells.
+        if self._size > self._limit + self._limit // 3 + 4:
+            raise FrameTooLarge(size=self._size, limit=self._limit)
+        if part:
+            self._parts.append(part)
+
+    def _packet(self) -> str | bytes:
+        packet = b"".join(self._parts)
+        self._parts, self._size = [], 0
+        if packet[:1] == _BINARY:
+            try:
+                return b64decode(packet[1:], validate=True)
+            except ValueError:
+                raise ProtocolError(reason="a binary packet that is no base64") from None
+        if len(packet) > self._limit:
+            raise FrameTooLarge(size=len(packet), limit=self._limit)
+        try:
+            return packet.decode()
+        except UnicodeDecodeError:
+            raise ProtocolError(reason="a packet that is no UTF-8") from None
+
+
+def take_payload(packets: deque[bytes], limit: int) -> bytes:
+    """
+    The first of *packets*, and those after it that fit, as one payload; they are taken away.
+
+    :param limit: bytes that it should have; a single packet may have more.
+    """
+    taken = [packets.popleft()]
+    size = len(taken[0])
+    while packets and size + 1 + len(packets[0]) <= limit:
+        taken.append(packets.popleft())
+        size += 1 + len(taken[-1])
+    return SEPARATOR.join(taken)
+
+
+def words_of(status: int, headers: Mapping[str, str], body: bytes) -> str:
+    """What an answer that is none to be glad of says: its status and, where it has words of its own, these."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    said = body.decode("utf-8", "replace").strip() if kind in _WORDS else ""
+    if kind == "application/json":
+        try:
+            value = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            value = value.get("message")
+        said = value.strip() if isinstance(value, str) else ""
+    return f"HTTP {status}" + (f": {printable(said, 200)}" if said else "")

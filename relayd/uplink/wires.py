@@ -1,0 +1,73 @@
+"""
+What a polling session is made of, next to the WebSocket that an uplink dials first: its requests, and its upgrade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+from autobahn.websocket.types import ConnectingRequest
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from relayd.dialects.socketio import POLLING, WEBSOCKET, Open
+from relayd.messages import Secret
+from relayd.uplink.connection import Connection
+from relayd.uplink.polling import PollingClient
+from relayd.uplink.protocol import WebSocketClient, WebSocketListener
+from relayd.uplink.requests import PollingRequests
+from relayd.uplink.settings import Address
+from relayd.uplink.upgrade import Upgrade
+
+#: Seconds in which a WebSocket that a session has moved to must not be lost, and those for which sessions stay with
+#: polling after that: what is in between may let WebSockets through and then end them.
+SHORT_LIVED: Final = 60.0
+STAY_POLLING: Final = 3600.0
+
+
+class MakeRequest(Protocol):
+    """Builds a request, with the API key: *parameters* and *headers* are added to it."""
+
+    def __call__(self, parameters: Mapping[str, str], headers: Mapping[str, str]) -> ConnectingRequest: ...
+
+
+def polling_factory(
+    reactor: Any,
+    connection: Connection,
+    endpoint: IStreamClientEndpoint,
+    address: Address,
+    make_request: MakeRequest,
+    key: Secret,
+    *,
+    max_frame: int,
+    upgrades: bool,
+) -> Factory:
+    """
+    What makes the first TCP connection of a polling session at *endpoint*, and attaches the session to *connection*.
+
+    :param upgrades: whether it shall move to a WebSocket where the main server offers that.
+    """
+    tls_host = address.host if address.secure else None
+
+    def poll(session: Mapping[str, str]) -> ConnectingRequest:
+        return make_request({"transport": POLLING, **session}, {})
+
+    def upgrade(client: PollingClient, opened: Open) -> Callable[[], None] | None:
+        if not upgrades or WEBSOCKET not in opened.upgrades:
+            return None
+
+        def request() -> ConnectingRequest:
+            return make_request({"sid": opened.sid}, client.cookies.header())
+
+        def build(listener: WebSocketListener) -> WebSocketClient:
+            return WebSocketClient(listener, request, tls_host=tls_host)
+
+        return Upgrade(reactor, client, connection, endpoint, build, max_frame).stop
+
+    requests = PollingRequests(poll, address.netloc, key)
+    session = PollingClient(
+        reactor, connection, requests, endpoint, tls_host=tls_host, max_frame=max_frame, on_open=upgrade
+    )
+    return session.factory(partial(connection.attach, session))

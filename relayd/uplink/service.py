@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from autobahn.websocket.types import ConnectingRequest
 from msgspec import Struct
 from msgspec.structs import replace
 from twisted.application.service import Service
@@ -30,6 +29,7 @@ from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
 from relayd.uplink.probing import DOUBT, SHORT, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
 
@@ -182,13 +182,12 @@ class UplinkService(Service):
             translate=self._settings.translate,
         )
 
-        def make_request() -> ConnectingRequest:
+        def make_request() -> Request:
             url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal()))
-            return ConnectingRequest(
-                host=self._address.netloc.rpartition(":")[0],
-                port=self._address.port,
+            return Request(
                 resource=f"{url.path}?{url.query}",
-                useragent=f"relayd/{__version__}",
+                host=self._address.authority,
+                user_agent=f"relayd/{__version__}",
             )
 
         def build() -> WebSocketClient:

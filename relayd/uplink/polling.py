@@ -22,13 +22,14 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from relayd.dialects.base import NO_LIMIT
-from relayd.dialects.socketio import DEFAULT_MAX_PAYLOAD, Open, read_open
+from relayd.dialects.socketio import DEFAULT_MAX_PAYLOAD, POLLING, Open, read_open
 from relayd.errors import ProtocolError
 from relayd.flow import PIECE, Flow
 from relayd.uplink.cookies import Cookies
 from relayd.uplink.exchange import Exchange
 from relayd.uplink.payload import SEPARATOR, Splitter, take_payload, words_of
 from relayd.uplink.protocol import LEAST_PROGRESS, WebSocketListener
+from relayd.uplink.request import Request
 
 #: Seconds in which the main server has to take some of a POST, or to answer it.
 POST_TIMEOUT: Final = 60.0
@@ -70,25 +71,15 @@ class Wire(Protocol):
     def abort(self) -> None: ...
 
 
-class Requests(Protocol):
-    """Builds requests, with the API key."""
-
-    def head(self, method: str, session: Mapping[str, str], extra: Mapping[str, str]) -> bytes:
-        """
-        A request up to its empty line.
-
-        :param session: parameters to add to the query.
-        :param extra: headers to add.
-        """
-
-    def hide(self, text: str) -> str:
-        """*text* without the API key, which a main server may quote."""
+#: Builds requests, with the API key; the parameters of the session are added to the query, and headers.
+MakeRequest = Callable[[Mapping[str, str], Mapping[str, str]], Request]
 
 
 class PollingClient:
     """
     One session.
 
+    :param hide: takes the API key out of what the main server says, which may quote it.
     :param endpoint: connects to the main server.
     :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
     :param max_frame: bytes in the largest message that we take.
@@ -102,7 +93,8 @@ class PollingClient:
         self,
         clock: IReactorTime,
         listener: PollingListener,
-        requests: Requests,
+        make_request: MakeRequest,
+        hide: Callable[[str], str],
         endpoint: IStreamClientEndpoint,
         *,
         tls_host: str | None,
@@ -113,7 +105,8 @@ class PollingClient:
         self.cookies = Cookies()
         self._clock = clock
         self._listener: Any = listener
-        self._requests = requests
+        self._make_request = make_request
+        self._hide = hide
         self._endpoint = endpoint
         self._tls_host = tls_host
         self._max_frame = max_frame
@@ -360,10 +353,10 @@ class PollingClient:
             exchange.hold(True)
 
     def _head(self, method: str, extra: Mapping[str, str] | None = None) -> bytes:
-        session = {"t": f"{self._stamp}{next(self._stamps):x}"}  # so that no cache answers
+        session = {"transport": POLLING, "t": f"{self._stamp}{next(self._stamps):x}"}  # so that no cache answers
         if self._open is not None:
             session["sid"] = self._open.sid
-        return self._requests.head(method, session, {**self.cookies.header(), **(extra or {})})
+        return self._make_request(session, {**self.cookies.header(), **(extra or {})}).to_plain(method)
 
     def _poll_next(self) -> None:
         if (
@@ -422,7 +415,7 @@ class PollingClient:
         self._poll_next()
 
     def _refused(self) -> None:
-        said = self._requests.hide(words_of(self._status, self._headers, bytes(self._refusal)))
+        said = self._hide(words_of(self._status, self._headers, bytes(self._refusal)))
         if self._open is None:
             self._listener.on_upgrade_refused(self._status, said, self._headers)
             self._end(ConnectionDone())

@@ -25,6 +25,7 @@ from relayd.uplink.machine import Stage
 
 #: Seconds for the handshake of the first dialect while it is not known which is spoken: silence is an answer then.
 SHORT: Final = 5.0
+_BAD_REQUEST: Final = 400
 # RFC 6585: one request more is what it does not want
 _TOO_MANY: Final = 429
 
@@ -71,9 +72,10 @@ class Probing:
         self._known = known
         self._served = served
         self._polled = polled
-        #: Whether another dialect is worth a try; and whether polling is.
+        #: Whether another dialect is worth a try; whether polling is, and whether it is the likely way.
         self._other = True
         self._blocked = False
+        self._certain = False
         #: What became of each way, as far as the latest attempt on it tells.
         self._errors: dict[str, RelayError] = {}
 
@@ -83,12 +85,14 @@ class Probing:
         if self._polled:
             yield Attempt(SOCKETIO, polling=True)
         yield Attempt(first, short=bool(others) and not self._known)
+        if self._certain:
+            yield Attempt(SOCKETIO, short=bool(others) and not self._known, polling=True)
         for each in others if self._other else ():
             yield Attempt(each)
         # No other dialect is spoken: then its silence was no answer, and it may only be slow.
         if others and self._other and not self._known and isinstance(self._errors[first], UplinkTimeout):
             yield Attempt(first)
-        if self._blocked and not self._polled:
+        if self._blocked and not self._certain and not self._polled:
             yield Attempt(SOCKETIO, polling=True)
 
     def ended(self, attempt: Attempt, outcome: Outcome) -> bool:
@@ -99,6 +103,8 @@ class Probing:
         self._other = self._may_be_other(outcome)
         if attempt.dialect == SOCKETIO:
             self._blocked = not self._served and not self._polled and _stops_websockets(outcome)
+            # what engine.io and its like answer where they have no WebSockets to offer
+            self._certain = self._certain or (self._blocked and outcome.status == _BAD_REQUEST)
         return self._other or (attempt.dialect == SOCKETIO and self._blocked)
 
     def _may_be_other(self, outcome: Outcome) -> bool:

@@ -6,12 +6,13 @@ autobahn logs the HTTP request, which holds the API key, and its timers use the 
 
 from __future__ import annotations
 
+import os
 import re
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
-from autobahn.websocket.types import ConnectingRequest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress, IHandshakeListener, ITCPTransport
@@ -23,6 +24,7 @@ from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.flow import Flow
 from relayd.messages import printable
 from relayd.tls import is_verified, verify_error_of
+from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
 
 #: Bytes in the longest answer to the HTTP request that is read.
 MAX_RESPONSE: Final = 64 * 1024
@@ -117,7 +119,7 @@ class WebSocketClient(WebSocketClientProtocol):
     maxMessagePayloadSize: int  # autobahn copies it from the factory
 
     def __init__(
-        self, listener: WebSocketListener, make_request: Callable[[], ConnectingRequest], *, tls_host: str | None
+        self, listener: WebSocketListener, make_request: Callable[[], Request], *, tls_host: str | None
     ) -> None:
         super().__init__()
         self._listener = listener
@@ -130,7 +132,9 @@ class WebSocketClient(WebSocketClientProtocol):
         self._paused = False
         #: The ping that is to be answered when something can be sent again.
         self._unanswered: bytes | None = None
-        self._ready_to_ask: Deferred[ConnectingRequest] = Deferred()
+        #: Answers so far that only announce another one.
+        self._interim = 0
+        self._ready_to_ask: Deferred[Request] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
         #: Bytes since the last sign of life.
@@ -245,9 +249,22 @@ class WebSocketClient(WebSocketClientProtocol):
     def _write(self, data: bytes) -> None:
         self.transport.write(data)
 
-    def onConnecting(self, transport_details: object) -> Deferred[ConnectingRequest]:  # type: ignore[override]
+    def onConnecting(self, transport_details: object) -> Deferred[Request]:  # type: ignore[override]
         # autobahn's annotation forgets what its documentation promises: a Deferred will do
         return self._ready_to_ask
+
+    def _actuallyStartHandshake(self, request_options: Request) -> None:
+        # not super's, which names the scheme's own port in Host, too (RFC 9110, section 7.2)
+        self.websocket_key = b64encode(os.urandom(16))
+        self.sendData(request_options.to_wire(self.websocket_key))
+
+    def processHandshake(self) -> None:
+        self.data, skipped = skip_interim(self.data)
+        self._interim += skipped
+        if self._interim >= MAX_INTERIM:
+            self.failHandshake("endless interim answers")
+        else:
+            super().processHandshake()
 
     def failHandshake(self, reason: str) -> None:
         words = self.http_status_line.split()

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from autobahn.websocket.types import ConnectingRequest
 from msgspec import Struct
 from msgspec.structs import replace
 from twisted.application.service import Service
@@ -32,6 +31,7 @@ from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.wires import SHORT_LIVED, STAY_POLLING, polling_factory
@@ -211,14 +211,13 @@ class UplinkService(Service):
             translate=self._settings.translate,
         )
 
-        def make_request(parameters: Mapping[str, str], headers: Mapping[str, str]) -> ConnectingRequest:
+        def make_request(parameters: Mapping[str, str], headers: Mapping[str, str]) -> Request:
             url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal(), **parameters))
-            return ConnectingRequest(
-                host=self._address.netloc.rpartition(":")[0],
-                port=self._address.port,
+            return Request(
                 resource=f"{url.path}?{url.query}",
-                useragent=f"relayd/{__version__}",
-                headers=dict(headers),
+                host=self._address.authority,
+                user_agent=f"relayd/{__version__}",
+                more=dict(headers),
             )
 
         def build() -> WebSocketClient:

@@ -71,8 +71,14 @@ class Address(Struct, frozen=True):
 
     @property
     def netloc(self) -> str:
-        """Host and port as a URL or a ``Host`` header has them (RFC 3986, section 3.2.2)."""
+        """Host and port as a URL has them (RFC 3986, section 3.2.2)."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """The same without the scheme's own port, as a ``Host`` header should have it (RFC 9110, section 4.2.3)."""
+        default = self.port == _DEFAULT_PORTS["https" if self.secure else "http"]
+        return self.netloc.rpartition(":")[0] if default else self.netloc
 
     @classmethod
     def of(cls, url: str, option: str = "--server") -> Address:

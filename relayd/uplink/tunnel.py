@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from relayd.errors import RelayError
 from relayd.messages import Secret, printable
+from relayd.uplink.request import MAX_INTERIM, skip_interim
 
 #: Bytes in the longest answer of a proxy that is read.
 MAX_RESPONSE: Final = 16 * 1024
@@ -113,6 +114,8 @@ class _Tunnel(Protocol):
         self.granted: Deferred[None] = Deferred()
         self._inner: IProtocol | None = None
         self._received = b""
+        #: Answers so far that only announce another one.
+        self._interim = 0
 
     def hand_over(self, inner: IProtocol) -> None:
         """Connect *inner*, with what came behind the consent."""
@@ -134,11 +137,18 @@ class _Tunnel(Protocol):
         self._received += data
         if self.granted.called:
             return
+        self._received, skipped = skip_interim(self._received)
+        self._interim += skipped
         head, found, rest = self._received.partition(b"\r\n\r\n")
-        if not found:
+        if self._interim >= MAX_INTERIM:
+            self.fail("endless interim answers")
+        elif not found:
             if len(self._received) > MAX_RESPONSE:
                 self.fail("an endless answer")
-            return
+        else:
+            self._answered(head, rest)
+
+    def _answered(self, head: bytes, rest: bytes) -> None:
         status = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
         if len(status) < 2 or not status[0].startswith("HTTP/1."):
             self.fail("an answer that is no HTTP")

@@ -4,20 +4,20 @@ What a polling session is made of, next to the WebSocket that an uplink dials fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
+from urllib.parse import quote
 
-from autobahn.websocket.types import ConnectingRequest
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from relayd.dialects.socketio import POLLING, WEBSOCKET, Open
+from relayd.dialects.socketio import WEBSOCKET, Open
 from relayd.messages import Secret
 from relayd.uplink.connection import Connection
-from relayd.uplink.polling import PollingClient
+from relayd.uplink.polling import MakeRequest, PollingClient
 from relayd.uplink.protocol import WebSocketClient, WebSocketListener
-from relayd.uplink.requests import PollingRequests
+from relayd.uplink.request import Request
 from relayd.uplink.settings import Address
 from relayd.uplink.upgrade import Upgrade
 
@@ -25,12 +25,6 @@ from relayd.uplink.upgrade import Upgrade
 #: polling after that: what is in between may let WebSockets through and then end them.
 SHORT_LIVED: Final = 60.0
 STAY_POLLING: Final = 3600.0
-
-
-class MakeRequest(Protocol):
-    """Builds a request, with the API key: *parameters* and *headers* are added to it."""
-
-    def __call__(self, parameters: Mapping[str, str], headers: Mapping[str, str]) -> ConnectingRequest: ...
 
 
 def polling_factory(
@@ -51,14 +45,11 @@ def polling_factory(
     """
     tls_host = address.host if address.secure else None
 
-    def poll(session: Mapping[str, str]) -> ConnectingRequest:
-        return make_request({"transport": POLLING, **session}, {})
-
     def upgrade(client: PollingClient, opened: Open) -> Callable[[], None] | None:
         if not upgrades or WEBSOCKET not in opened.upgrades:
             return None
 
-        def request() -> ConnectingRequest:
+        def request() -> Request:
             return make_request({"sid": opened.sid}, client.cookies.header())
 
         def build(listener: WebSocketListener) -> WebSocketClient:
@@ -66,8 +57,22 @@ def polling_factory(
 
         return Upgrade(reactor, client, connection, endpoint, build, max_frame).stop
 
-    requests = PollingRequests(poll, address.netloc, key)
     session = PollingClient(
-        reactor, connection, requests, endpoint, tls_host=tls_host, max_frame=max_frame, on_open=upgrade
+        reactor,
+        connection,
+        make_request,
+        partial(without, key),
+        endpoint,
+        tls_host=tls_host,
+        max_frame=max_frame,
+        on_open=upgrade,
     )
     return session.factory(partial(connection.attach, session))
+
+
+def without(key: Secret, text: str) -> str:
+    """*text*, which a main server said, without *key*, in each way of writing it."""
+    plain = key.reveal()
+    for form in {plain, quote(plain), quote(plain, safe="")} - {""}:
+        text = text.replace(form, "[redacted]")
+    return text

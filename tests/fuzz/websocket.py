@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from autobahn.websocket.types import ConnectingRequest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -20,6 +19,7 @@ from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.request import Request
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.fuzz.hub import MemoryTransport
 from tests.fuzz.uplink import Host, Receiver
@@ -69,7 +69,7 @@ def _run(data: bytes) -> None:
     )
     note: Any = outcomes.append
     connection.finished.addCallback(note)
-    request = ConnectingRequest("main", 80, f"/proxy?apiKey={CANARY}")
+    request = Request(resource=f"/proxy?apiKey={CANARY}", host="main", user_agent="relayd")
     client = WebSocketClient(connection, lambda: request, tls_host=None)
     client.factory = WebSocketFactory(clock, lambda: client, _MAX_FRAME)
     transport = MemoryTransport()

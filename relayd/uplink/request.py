@@ -1,0 +1,80 @@
+"""
+The HTTP request that asks for a WebSocket (RFC 6455, section 4.1) or for less, and where the head of its answer begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+#: Interim answers that are skipped before the real one.
+MAX_INTERIM: Final = 16
+
+#: How an answer begins that another one follows (RFC 9110, section 15.2); 101 is none, although it begins with 1.
+_INTERIM: Final = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """
+    :ivar resource: path and query, which has the key: for no log.
+    :ivar host: the ``Host`` header.
+    :ivar more: headers of a session, such as its cookies.
+    """
+
+    resource: str
+    host: str
+    user_agent: str
+    more: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Request to {self.host}>"
+
+    def to_wire(self, key: bytes) -> bytes:
+        """
+        Its bytes.
+
+        :param key: of the handshake, in Base64.
+        """
+        lines = [
+            f"GET {self.resource} HTTP/1.1",
+            f"Host: {self.host}",
+            f"User-Agent: {self.user_agent}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Pragma: no-cache",
+            "Cache-Control: no-cache",
+            f"Sec-WebSocket-Key: {key.decode()}",
+            "Sec-WebSocket-Version: 13",
+            *(f"{name}: {value}" for name, value in self.more.items()),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def to_plain(self, method: str) -> bytes:
+        """The head of an ordinary request to the same place."""
+        lines = [
+            f"{method} {self.resource} HTTP/1.1",
+            f"Host: {self.host}",
+            f"User-Agent: {self.user_agent}",
+            "Accept: */*",
+            "Accept-Encoding: identity",
+            *(f"{name}: {value}" for name, value in self.more.items()),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+
+def skip_interim(data: bytes) -> tuple[bytes, int]:
+    """
+    What is left of *data* without the interim answers (100, 102, 103 …) at its beginning, and how many there were.
+
+    Only whole ones are skipped.
+    """
+    skipped = 0
+    while skipped < MAX_INTERIM and _INTERIM.match(data):
+        _, found, rest = data.partition(b"\r\n\r\n")
+        if not found:
+            break
+        data, skipped = rest, skipped + 1
+    return data, skipped

@@ -1,27 +1,44 @@
 """
-The uplink by HTTP long-polling, against npm's socket.io: where it offers nothing else, and behind what breaks WebSockets.
+The uplink by HTTP long-polling, against real main servers: where they offer nothing else, and behind what breaks
+WebSockets.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
 from relayd.messages import CommandResult, ExecuteCommand
-from tests.test_uplink_peers import KEY, PeerCase, has, order, said
+from relayd.uplink import probing
+from tests.support.certificates import Authority
+from tests.support.middlebox import Middlebox
+from tests.support.python_socketio_server import PythonSocketIOServer
+from tests.support.receiver import echo
+from tests.test_uplink_peers import KEY, WRONG, PeerCase, has, order, said
+
+LONG = "".join(f"{number:07}\n" for number in range(100_000))
+
+
+def long_or_echo(command: ExecuteCommand) -> CommandResult:
+    if command.command != "long":
+        return echo(command)
+    return CommandResult(command_id=command.command_id, stdout=LONG, exit_code=3)
 
 
 class PollingOnly(PeerCase):
-    """``transports: ["polling"]``."""
+    """npm's socket.io with ``transports: ["polling"]``."""
 
     async def begin(self, **options: Any) -> None:
         self.server = await self.serve("socketio_server.js", apiKey=KEY, transports=["polling"], **options)
-
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
+        self.url = f"http://127.0.0.1:{self.server.port}"
 
     async def test_commands(self) -> None:
         await self.begin()
-        receiver = self.dial(self.url())
+        receiver = self.dial(self.url)
         await self.server.wait_for(said(connected="proxy 1"))
         self.server.send({"op": "execute", "ack": True, "data": order("c1")})
         self.assertEqual((await self.server.wait_for(said(ack="c1")))["answer"], [])
@@ -31,6 +48,213 @@ class PollingOnly(PeerCase):
         self.server.send({"op": "execute", "data": order("c2")})
         await self.server.wait_for(said(result="c2"))
         self.assertTrue((await receipt).success)
+        link: Any = receiver.link
+        await link.probe()
         await self.uplink.stopService()
         gone = await self.server.wait_for(has("disconnected"))
         self.assertEqual(gone["disconnected"], "client namespace disconnect")
+        self.assertEqual(receiver.words().count("lost"), 1)
+
+    async def test_many(self) -> None:
+        """Order is kept, and nothing is left out or doubled."""
+        await self.begin()
+        receiver = self.dial(self.url, dialect="socketio")
+        await self.server.wait_for(has("connected"))
+        names = [f"c{number}" for number in range(300)]
+        for name in names:
+            self.server.send({"op": "execute", "data": order(name)})
+        await self.server.wait_for(said(result=names[-1]))
+        results = [line["result"] for line in self.server.lines if "result" in line]
+        self.assertEqual(results, names)
+        self.assertEqual([value.command_id for word, value in receiver.calls if word == "command"], names)
+
+    async def test_buffers(self) -> None:
+        """Binary packets come in base64."""
+        await self.begin()
+        receiver = self.dial(self.url)
+        await self.server.wait_for(has("connected"))
+        data = order("c1", privateKey="-----BEGIN ключ", stdin="two\nlines\x1e")
+        self.server.send({"op": "execute", "data": data, "buffers": ["privateKey", "stdin"]})
+        await self.server.wait_for(said(result="c1"))
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.private_key.reveal(), command.stdin), ("-----BEGIN ключ", b"two\nlines\x1e"))
+
+    async def test_separator_in_a_text(self) -> None:
+        await self.begin()
+        self.dial(self.url, lambda command: CommandResult(command_id=command.command_id, stdout="a\x1eb", exit_code=0))
+        await self.server.wait_for(has("connected"))
+        self.server.send({"op": "execute", "data": order("c1", command="echo a\x1eb")})
+        self.assertEqual((await self.server.wait_for(said(result="c1")))["stdout"], "a\x1eb")
+
+    async def test_large(self) -> None:
+        """Close to the main server's limit, both ways; and a whole POST counts there."""
+        await self.begin()
+        receiver = self.dial(self.url, long_or_echo)
+        await self.server.wait_for(has("connected"))
+        self.server.send({"op": "execute", "data": order("c1", command="long", stdin="x" * 3_000_000)})
+        self.server.send({"op": "execute", "data": order("c2", command="long")})
+        for name in ("c1", "c2"):
+            result = await self.server.wait_for(said(result=name))
+            self.assertEqual((result["length"], result["cut"], result["exitCode"]), (len(LONG), None, 3))
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_little_room(self) -> None:
+        await self.begin(buffer=2000)
+        receiver = self.dial(self.url, long_or_echo)
+        await self.server.wait_for(has("connected"))
+        for number in range(20):
+            self.server.send({"op": "execute", "ack": True, "data": order(f"c{number}", command="long")})
+        await self.server.wait_for(said(result="c19"))
+        self.assertEqual(sum("result" in line for line in self.server.lines), 20)
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_heartbeat(self) -> None:
+        """The main server's pings come in polls and are answered in POSTs, or it would end the session."""
+        await self.begin(pingInterval=300, pingTimeout=700)
+        receiver = self.dial(self.url)
+        await self.server.wait_for(has("connected"))
+        await deferLater(reactor, 2.5)
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_wrong_key(self) -> None:
+        await self.begin()
+        self.dial(self.url, key=WRONG)
+        self.assertIn("compare --proxy-id and the file of --api-key-file", await self.until_logged("Next attempt"))
+
+    async def test_connect_error(self) -> None:
+        await self.begin(refuse=True)
+        receiver = self.dial(self.url, key=WRONG)
+        await self.until_logged("refused this relay (Invalid credentials)")
+        self.assertEqual(receiver.words(), [])
+
+    async def test_killed(self) -> None:
+        """It is lost at once, and polled first when it comes back: no WebSocket is asked for again."""
+        await self.begin()
+        receiver = self.dial(self.url)
+        await self.server.wait_for(has("connected"))
+        await deferLater(reactor, 2.2)  # accepted
+        lost = receiver.next("lost")
+        port = self.server.port
+        await self.server.kill()
+        await lost
+        before = len(self.logged())
+        await self.begin(port=port)
+        await self.server.wait_for(has("connected"))
+        ways = [line.rpartition("(")[2] for line in self.logged()[before:] if line.startswith("Connecting")]
+        self.assertEqual(ways[-1], "socketio by HTTP long-polling)")
+        self.server.send({"op": "execute", "data": order("c1")})
+        await self.server.wait_for(said(result="c1"))
+
+    async def test_forgotten(self) -> None:
+        """A main server that does not know the session any more says so, and that is a loss with its words."""
+        await self.begin()
+        receiver = self.dial(self.url)
+        await self.server.wait_for(has("connected"))
+        link: Any = receiver.link
+        link._wire._open.sid = "nobody"
+        self.server.send({"op": "execute", "data": order("c1")})
+        self.assertIn("Session ID unknown", await self.until_logged("Next attempt"))
+
+    async def test_tls(self) -> None:
+        authority = Authority(Path(self.mktemp()).resolve())
+        good, bad = authority.issue("localhost"), authority.issue("other.example")
+        await self.begin(tls={"cert": good.path, "key": good.key_path})
+        self.dial(f"https://localhost:{self.server.port}", tls_ca=authority.path)
+        await self.server.wait_for(has("connected"))
+        self.server.send({"op": "execute", "data": order("c1")})
+        await self.server.wait_for(said(result="c1"))
+        await self.uplink.stopService()
+        del bad
+
+
+class Broken(PeerCase):
+    """npm's socket.io with all transports, behind a box that breaks WebSockets."""
+
+    async def begin(self, mode: str, **settings: Any) -> None:
+        self.server = await self.serve("socketio_server.js", apiKey=KEY)
+        self.box = Middlebox(self.server.port, mode)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.box.stop()))
+        self.receiver = self.dial(f"http://127.0.0.1:{self.box.port}", **settings)
+
+    async def works(self) -> None:
+        await self.server.wait_for(has("connected"))
+        for number in range(20):
+            self.server.send({"op": "execute", "data": order(f"c{number}")})
+        await self.server.wait_for(said(result="c19"))
+        results = [line["result"] for line in self.server.lines if "result" in line]
+        self.assertEqual(results, [f"c{number}" for number in range(20)])
+        self.assertNotIn("lost", self.receiver.words())
+
+    async def check_mode(self, mode: str, **settings: Any) -> None:
+        self.patch(probing, "SHORT", 0.5)
+        await self.begin(mode, **settings)
+        await self.works()
+        self.assertIn("POST", self.box.polls)
+        self.assertGreaterEqual(self.box.upgrades, 1)
+
+    async def test_400(self) -> None:
+        await self.check_mode("400")
+
+    async def test_403(self) -> None:
+        await self.check_mode("403")
+
+    async def test_200(self) -> None:
+        await self.check_mode("200")
+
+    async def test_502(self) -> None:
+        await self.check_mode("502", dialect="socketio")
+
+    async def test_dropped(self) -> None:
+        await self.check_mode("drop")
+
+    async def test_cut(self) -> None:
+        await self.check_mode("cut")
+
+    async def test_stripped(self) -> None:
+        await self.check_mode("strip")
+
+    async def test_upgrade(self) -> None:
+        """Where the WebSocket works in the end, the session moves there, and nothing is lost on the way."""
+        await self.begin("400")
+        await self.works()
+        await deferLater(reactor, 2.2)
+        self.box.mode = "open"
+        for near in list(self.box.connections):
+            near.transport.abortConnection()
+        await self.receiver.next("ready")
+        for number in range(100):
+            self.server.send({"op": "execute", "data": order(f"d{number}")})
+            if number % 20 == 0:
+                await deferLater(reactor, 0.01)
+        await self.server.wait_for(said(result="d99"))
+        results = [line["result"] for line in self.server.lines if str(line.get("result", "")).startswith("d")]
+        self.assertEqual(results, [f"d{number}" for number in range(100)])
+        link: Any = self.receiver.link
+        self.assertIsNotNone(link.upgraded_at)
+        polls = len(self.box.polls)
+        self.server.send({"op": "execute", "data": order("e1")})
+        await self.server.wait_for(said(result="e1"))
+        self.assertEqual(len(self.box.polls), polls)
+        await link.probe()
+        await self.uplink.stopService()
+        gone = await self.server.wait_for(has("disconnected"))
+        self.assertEqual(gone["disconnected"], "transport close")
+
+
+class PythonPolling(PeerCase):
+    """python-socketio with polling only."""
+
+    async def test_commands(self) -> None:
+        server = PythonSocketIOServer(apiKey=KEY, transports=["polling"], greet=[["execute_command", order("c1")]])
+        self.addCleanup(server.stop)
+        await server.start()
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        self.assertTrue((await server.wait_for(has("connected")))["known"])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran uname")
+        for number in range(50):
+            server.send(["execute_command", order(f"d{number}")])
+        await server.wait_for(said(result="d49"))
+        self.assertEqual(receiver.words().count("command"), 51)
+        self.assertNotIn("lost", receiver.words())
+        await self.uplink.stopService()
+        await server.wait_for(has("disconnected"))

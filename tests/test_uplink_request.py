@@ -69,6 +69,7 @@ class Interim(ServiceCase):
 
     def test_before_a_refusal(self) -> None:
         self.join(Scripted(EARLY + b"HTTP/1.1 403 No\r\n\r\n")).flush()
+        self.no_polling()
         self.assertIn("refused this relay (HTTP 403", self.warnings()[-1])
 
     @given(st.binary(max_size=40), st.integers(0, MAX_INTERIM - 1))

@@ -127,7 +127,7 @@ class Probing:
     def error(self) -> RelayError:
         """Why there is no connection: of each dialect that was tried how far it came."""
         errors = list(self._errors.values())
-        if len(errors) == 1:
+        if len({str(error) for error in errors}) == 1:
             return errors[0]
         # A refusal, or a plea to stay away, tells more than that the other dialect is not spoken.
         decisive = next((error for error in errors if isinstance(error, UplinkRefused | UplinkBusy)), errors[0])
@@ -141,8 +141,10 @@ def _stops_websockets(outcome: Outcome) -> bool:
     it, or lets nothing through.
     """
     if outcome.stage is Stage.GREETING:
-        return isinstance(outcome.error, UplinkTimeout | UplinkLost)
+        return not outcome.recognised and isinstance(outcome.error, UplinkTimeout | UplinkLost)
     if outcome.stage is not Stage.UPGRADING or isinstance(outcome.error, UplinkBusy):
         return False
-    status = outcome.status or 0  # silence, a connection that is dropped, or what is no HTTP
-    return status not in _NO_HELP and not 300 <= status < 400
+    status = outcome.status
+    if status is None:  # silence, or a connection that is dropped
+        return True
+    return status not in _NO_HELP and (200 <= status < 300 or status >= 400)

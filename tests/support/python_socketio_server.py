@@ -3,7 +3,7 @@ A main server on python-socketio, threads and the standard library's WSGI server
 Flask-SocketIO server does, whose connect handler emits.  See `tests.support.script` for how it talks.
 
 Its argument is JSON: ``apiKey``, ``greet`` (events and their data, emitted by the connect handler), ``refuse`` (with
-which words, after that).
+which words, after that), ``transports`` (those of Engine.IO that are offered).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main() -> None:
         with lock:
             print(json.dumps(value), flush=True)
 
-    server = socketio.Server(async_mode="threading")
+    limits = {"transports": options["transports"]} if "transports" in options else {}
+    server = socketio.Server(async_mode="threading", **limits)
 
     def connect(sid: str, environ: dict[str, Any], auth: object = None) -> None:
         query = parse_qs(environ["QUERY_STRING"])

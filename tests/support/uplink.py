@@ -157,6 +157,12 @@ class ServiceCase(SynchronousTestCase):
         pump.flush()
         return server, pump
 
+    def no_polling(self) -> None:
+        """The attempt by HTTP long-polling, which follows at once, finds nothing."""
+        server = Scripted(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        self.join(server).flush()
+        assert b"transport=polling" in server.received
+
     def refuse(self) -> None:
         factory: Any = self.reactor.tcpClients[-1][2]
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))

@@ -5,6 +5,7 @@ WebSockets.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from twisted.internet.task import deferLater
 
 from relayd.messages import CommandResult, ExecuteCommand
 from relayd.uplink import probing
+from relayd.uplink.machine import Timing
+from relayd.uplink.service import UplinkService
+from tests import test_uplink_peers
 from tests.support.certificates import Authority
 from tests.support.middlebox import Middlebox
 from tests.support.python_socketio_server import PythonSocketIOServer
@@ -26,7 +30,7 @@ LONG = "".join(f"{number:07}\n" for number in range(100_000))
 def long_or_echo(command: ExecuteCommand) -> CommandResult:
     if command.command != "long":
         return echo(command)
-    return CommandResult(command_id=command.command_id, stdout=LONG, exit_code=3)
+    return CommandResult(command_id=command.command_id, stdout=LONG, stderr="", exit_code=3)
 
 
 class PollingOnly(PeerCase):
@@ -81,7 +85,10 @@ class PollingOnly(PeerCase):
 
     async def test_separator_in_a_text(self) -> None:
         await self.begin()
-        self.dial(self.url, lambda command: CommandResult(command_id=command.command_id, stdout="a\x1eb", exit_code=0))
+        self.dial(
+            self.url,
+            lambda command: CommandResult(command_id=command.command_id, stdout="a\x1eb", stderr="", exit_code=0),
+        )
         await self.server.wait_for(has("connected"))
         self.server.send({"op": "execute", "data": order("c1", command="echo a\x1eb")})
         self.assertEqual((await self.server.wait_for(said(result="c1")))["stdout"], "a\x1eb")
@@ -149,7 +156,8 @@ class PollingOnly(PeerCase):
         """A main server that does not know the session any more says so, and that is a loss with its words."""
         await self.begin()
         receiver = self.dial(self.url)
-        await self.server.wait_for(has("connected"))
+        if receiver.link is None:
+            await receiver.next("ready")
         link: Any = receiver.link
         link._wire._open.sid = "nobody"
         self.server.send({"op": "execute", "data": order("c1")})
@@ -157,14 +165,13 @@ class PollingOnly(PeerCase):
 
     async def test_tls(self) -> None:
         authority = Authority(Path(self.mktemp()).resolve())
-        good, bad = authority.issue("localhost"), authority.issue("other.example")
-        await self.begin(tls={"cert": good.path, "key": good.key_path})
+        good = authority.issue("localhost")
+        await self.begin(tls={"cert": good.cert, "key": good.key})
         self.dial(f"https://localhost:{self.server.port}", tls_ca=authority.path)
         await self.server.wait_for(has("connected"))
         self.server.send({"op": "execute", "data": order("c1")})
         await self.server.wait_for(said(result="c1"))
         await self.uplink.stopService()
-        del bad
 
 
 class Broken(PeerCase):
@@ -210,6 +217,17 @@ class Broken(PeerCase):
     async def test_cut(self) -> None:
         await self.check_mode("cut")
 
+    async def check_quickly(self, mode: str) -> None:
+        """Silence, which takes 20 s otherwise."""
+        self.patch(test_uplink_peers, "UplinkService", partial(UplinkService, timing=Timing(handshake=0.7)))
+        await self.check_mode(mode, dialect="socketio")
+
+    async def test_silent(self) -> None:
+        await self.check_quickly("silent")
+
+    async def test_deaf(self) -> None:
+        await self.check_quickly("deaf")
+
     async def test_stripped(self) -> None:
         await self.check_mode("strip")
 
@@ -237,8 +255,7 @@ class Broken(PeerCase):
         self.assertEqual(len(self.box.polls), polls)
         await link.probe()
         await self.uplink.stopService()
-        gone = await self.server.wait_for(has("disconnected"))
-        self.assertEqual(gone["disconnected"], "transport close")
+        await self.server.wait_for(said(disconnected="client namespace disconnect"))
 
 
 class PythonPolling(PeerCase):

@@ -18,6 +18,8 @@ from relayd.messages import printable
 
 #: Stands between packets: JSON never has it as it is.
 SEPARATOR: Final = b"\x1e"
+#: Packets in one payload: python-engineio ends the session of who sends more.
+MOST_PACKETS: Final = 16
 _BINARY: Final = b"b"
 #: What is for people to read, and no page of a browser.
 _WORDS: Final = ("application/json", "text/plain")
@@ -84,7 +86,7 @@ def take_payload(packets: deque[bytes], limit: int) -> bytes:
     """
     taken = [packets.popleft()]
     size = len(taken[0])
-    while packets and size + 1 + len(packets[0]) <= limit:
+    while packets and len(taken) < MOST_PACKETS and size + 1 + len(packets[0]) <= limit:
         taken.append(packets.popleft())
         size += 1 + len(taken[-1])
     return SEPARATOR.join(taken)

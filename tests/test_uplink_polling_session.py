@@ -1,0 +1,325 @@
+"""
+HTTP long-polling in memory: what a main server can do wrong, the bounds, and the pieces by themselves.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import deque
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.errors import FrameTooLarge, ProtocolError
+from relayd.messages import CommandResult, Secret
+from relayd.uplink.cookies import LONGEST, MOST, Cookies
+from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
+from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload, words_of
+from relayd.uplink.polling import EMPTY_PAUSE, POST_TIMEOUT
+from relayd.uplink.wires import without
+from tests.support.uplink import KEY, Scripted, ServiceCase
+
+OPEN = '0{"sid":"s1","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000}'
+JOINED = '40/proxy,{"sid":"n1"}'
+
+
+def answer(body: str, status: str = "200 OK", more: str = "") -> bytes:
+    data = body.encode()
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\n{more}\r\n".encode() + data
+
+
+class Web(Protocol):
+    """One connection of the main server: it keeps the requests, which the test answers."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+
+class Session(ServiceCase):
+    """A service that was told to poll."""
+
+    def begin_polling(self, first: bytes = answer(OPEN)) -> Web:
+        self.join(Scripted(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")).flush()
+        self.get = self.next()
+        self.assertIn(b"transport=polling", self.get.received)
+        self.say(self.get, first)
+        return self.get
+
+    def joined(self) -> None:
+        """The session is open and the namespace joined; a poll is under way on ``get``, and ``post`` is idle."""
+        self.begin_polling()
+        self.post = self.next()
+        self.assertTrue(self.post.received.endswith(b"\r\n\r\n40/proxy,"))
+        self.say(self.post, answer("ok"))
+        self.say(self.get, answer(JOINED))
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.post.received = self.get.received = b""
+
+    def next(self) -> Web:
+        web = Web()
+        self.join(web).flush()
+        return web
+
+    def say(self, web: Web, data: bytes) -> None:
+        web.transport.write(data)
+        for pump in self.pumps:
+            pump.flush()
+
+    def send(self, text: str) -> None:
+        link: Any = self.receiver.link
+        link.send_result(CommandResult(command_id="c", stdout=text, stderr="", exit_code=0))
+        for pump in self.pumps:
+            pump.flush()
+
+    def test_one_post_at_a_time(self) -> None:
+        """What comes meanwhile waits, and goes out together."""
+        self.joined()
+        for text in ("one", "two", "three"):
+            self.send(text)
+        self.assertIn(b"one", self.post.received)
+        self.assertNotIn(b"two", self.post.received)
+        self.post.received = b""
+        self.say(self.post, answer("ok"))
+        self.assertIn(b"two", self.post.received)
+        self.assertIn(b"three", self.post.received)
+
+    def test_probe(self) -> None:
+        """The answer to a POST tells that what it brought was read."""
+        self.joined()
+        self.send("one")
+        link: Any = self.receiver.link
+        probe = link.probe()
+        self.assertNoResult(probe)
+        self.say(self.post, answer("ok"))
+        self.successResultOf(probe)
+        self.successResultOf(link.probe())
+
+    def test_poll_that_hangs(self) -> None:
+        """Answers to POSTs are no sign of life: pings and commands come in polls."""
+        self.joined()
+        for _ in range(4):
+            self.advance(10)
+            self.send("one")
+            self.say(self.post if _ == 0 else self.next(), answer("ok"))
+        self.advance(5.1)
+        self.assertIn("nothing was heard from it for 45 s", self.warnings()[-1])
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+
+    def test_post_that_hangs(self) -> None:
+        self.joined()
+        self.send("one")
+        for _ in range(3):
+            self.advance(POST_TIMEOUT / 3 - 0.1)
+            self.say(self.get, answer("2"))
+        self.advance(1)
+        self.assertIn("it took nothing of a POST for 60 s", self.warnings()[-1])
+
+    def test_too_large(self) -> None:
+        self.joined()
+        self.send("x" * 700)
+        self.say(self.post, answer("", "413 Payload Too Large"))
+        self.assertIn("it does not take what was sent (HTTP 413)", self.warnings()[-1])
+
+    def test_forgotten(self) -> None:
+        """What is said of it is quoted, without the key that may stand in it."""
+        self.joined()
+        body = f'{{"code":1,"message":"Session ID unknown {KEY}"}}'
+        self.say(self.get, answer(body, "400 Bad Request", "Content-Type: application/json\r\n"))
+        self.assertIn("HTTP 400: Session ID unknown [redacted]", self.warnings()[-1])
+        self.assertEqual(self.receiver.words(), ["ready", "lost"])
+
+    def test_cut(self) -> None:
+        for of in ("get", "post"):
+            self.joined()
+            self.send("one")
+            getattr(self, of).transport.loseConnection()
+            self.advance(0.1)
+            self.assertIn("it closed the connection", self.warnings()[-1])
+            self.advance(8)  # tried once more, as it may only be its WebSocket that is broken
+            self.receiver.calls.clear()
+
+    def test_idle_connection_that_ends(self) -> None:
+        """It means nothing; the next POST gets another one."""
+        self.joined()
+        self.post.transport.loseConnection()
+        self.advance(0.1)
+        self.send("one")
+        self.assertIn(b"one", self.next().received)
+        self.assertEqual(self.receiver.words(), ["ready"])
+
+    def test_too_much(self) -> None:
+        """More than --max-frame in one packet, or headers without end."""
+        self.joined()
+        self.say(self.get, b"HTTP/1.1 200 OK\r\n\r\n42/proxy,")
+        for _ in range(12):
+            self.say(self.get, b"x" * 1_000_000)
+        self.assertIn("relayd takes 8388608", self.warnings()[-1])
+
+    def test_nothing_at_all(self) -> None:
+        """A main server that answers at once with nothing is not asked without end."""
+        self.joined()
+        self.say(self.get, answer(""))
+        self.assertEqual(self.get.received, b"")
+        self.advance(EMPTY_PAUSE + 0.1)
+        self.assertIn(b"GET /socket.io/", self.get.received)
+
+    def test_no_session(self) -> None:
+        """A page instead of a session."""
+        self.begin_polling(answer("<html>Hello</html>"))
+        self.assertIn("the first packet is no Engine.IO open packet", self.warnings()[-1])
+
+    def test_cookies(self) -> None:
+        """A balancer finds the same main server again."""
+        self.begin_polling(answer(OPEN, more="Set-Cookie: LB=a1; Path=/; HttpOnly\r\n"))
+        self.assertIn(b"Cookie: LB=a1\r\n", self.get.received.rpartition(b"GET ")[2])
+        self.assertIn(b"Cookie: LB=a1\r\n", self.next().received)
+
+    def test_held(self) -> None:
+        """What is not wanted yet is not asked for."""
+        self.joined()
+        link: Any = self.receiver.link
+        link._wire.hold(True)
+        self.say(self.get, answer("2"))
+        self.advance(1)
+        self.assertEqual(self.receiver.words(), ["ready"])
+        self.assertEqual(self.get.received, b"")
+        link._wire.hold(False)
+        self.advance(0)
+        self.assertIn(b"GET ", self.get.received)
+
+
+class Owner:
+    """Remembers what an exchange tells."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.done = 0
+        self.lost: BaseException | None = None
+
+    def on_up(self, exchange: Exchange) -> None: ...
+    def on_sent(self, exchange: Exchange) -> None: ...
+
+    def on_head(self, exchange: Exchange, status: int, headers: Any, cookies: list[str]) -> None:
+        self.status = status
+
+    def on_body(self, exchange: Exchange, data: bytes) -> None:
+        self.body += data
+
+    def on_done(self, exchange: Exchange) -> None:
+        self.done += 1
+
+    def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
+        self.lost = error
+
+
+class Exchanges(SynchronousTestCase):
+    def exchange(self, *pieces: bytes) -> tuple[Owner, Exchange]:
+        owner = Owner()
+        exchange = Exchange(owner, lambda _: None, tls_host=None)
+        exchange.makeConnection(StringTransport())  # type: ignore[no-untyped-call]
+        exchange.request(b"GET / HTTP/1.1\r\n\r\n")
+        for piece in pieces:
+            exchange.dataReceived(piece)
+        return owner, exchange
+
+    @given(st.lists(st.binary(min_size=1, max_size=50), max_size=5), st.integers(1, 30))
+    def test_any_pieces(self, chunks: list[bytes], size: int) -> None:
+        """Whatever the pieces in which it comes, and whatever says where it ends."""
+        whole = b"".join(chunks)
+        chunked = b"".join(b"%x;a=b\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nT: x\r\n\r\n"
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        for data in (
+            early + b"HTTP/1.1 200 OK\r\ncontent-length:%d\r\n\r\n" % len(whole) + whole,
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked,
+        ):
+            owner, exchange = self.exchange(*(data[at : at + size] for at in range(0, len(data), size)))
+            self.assertEqual((owner.status, owner.body, owner.done), (200, whole, 1))
+            self.assertTrue(exchange.reusable)
+        owner, exchange = self.exchange(b"HTTP/1.0 200 OK\r\n\r\n" + whole)
+        self.assertEqual(owner.done, 0)
+        exchange.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual((owner.body, owner.done, exchange.reusable), (whole, 1, False))
+
+    def test_no_http(self) -> None:
+        for data in (
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n no header\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 5000,
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 2000,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            b"x" * (MAX_HEAD + 1),
+        ):
+            owner, exchange = self.exchange(data)
+            transport: Any = exchange.transport
+            self.assertTrue(transport.aborting if hasattr(transport, "aborting") else transport.disconnecting, data)
+            exchange.connectionLost(Failure(ConnectionDone()))
+            self.assertIsInstance(owner.lost, NotHTTP)
+
+
+class Pieces(SynchronousTestCase):
+    @given(st.lists(st.one_of(st.text(min_size=1), st.binary()), min_size=1), st.integers(1, 20))
+    def test_splitter(self, packets: list[str | bytes], size: int) -> None:
+        wanted = [
+            packet
+            if isinstance(packet, bytes)
+            else "4" + packet.replace("\x1e", "").encode("utf-8", "replace").decode()
+            for packet in packets
+        ]
+        data = b"\x1e".join(b"b" + b64encode(each) if isinstance(each, bytes) else each.encode() for each in wanted)
+        splitter = Splitter(10_000)
+        found = [packet for at in range(0, len(data), size) for packet in splitter.feed(data[at : at + size])]
+        self.assertEqual([*found, *splitter.finish()], wanted)
+
+    def test_splitter_refuses(self) -> None:
+        for data, error in (
+            (b"b***", ProtocolError),
+            (b"4\xff", ProtocolError),
+            (b"4" * 101, FrameTooLarge),
+            (b"4" * 200, FrameTooLarge),
+        ):
+            splitter = Splitter(100)
+            with self.assertRaises(error):
+                list(splitter.feed(data + b"\x1e"))
+
+    def test_payload(self) -> None:
+        packets = deque(b"%d" % number for number in range(40))
+        self.assertEqual(take_payload(packets, 4), b"0\x1e1")
+        self.assertEqual(take_payload(packets, 0), b"2")
+        self.assertEqual(len(take_payload(packets, 1000).split(b"\x1e")), MOST_PACKETS)
+
+    def test_words(self) -> None:
+        kind = {"content-type": "application/json; charset=utf-8"}
+        self.assertEqual(
+            words_of(400, kind, b'{"code":0,"message":"Transport unknown"}'), "HTTP 400: Transport unknown"
+        )
+        self.assertEqual(words_of(400, kind, b'"Invalid session"'), "HTTP 400: Invalid session")
+        self.assertEqual(words_of(400, kind, b"{"), "HTTP 400")
+        self.assertEqual(words_of(404, {"content-type": "text/html"}, b"<p>"), "HTTP 404")
+        self.assertEqual(without(Secret("a+b/c"), "x a+b/c y a%2Bb%2Fc z"), "x [redacted] y [redacted] z")
+
+    def test_cookies(self) -> None:
+        cookies = Cookies()
+        cookies.take(["a=1; Path=/", "b=2", "a=3", "c\r\nX: y=1", "d=\r\nX: y", "=5", "b=; Max-Age=0"])
+        self.assertEqual(cookies.header(), {"Cookie": "a=3"})
+        cookies.take([f"n{number}={'x' * LONGEST}" for number in range(100)])
+        self.assertLessEqual(len(cookies.header()["Cookie"]), MOST * (LONGEST + 2))
+        self.assertEqual(Cookies().header(), {})

@@ -6,23 +6,24 @@ WebSockets.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from relayd import tls
 from relayd.messages import CommandResult, ExecuteCommand
 from relayd.uplink import probing
 from relayd.uplink.machine import Timing
 from relayd.uplink.service import UplinkService
 from tests import test_uplink_peers
-from tests.support.certificates import Authority
 from tests.support.middlebox import Middlebox
+from tests.support.node import NodeServer
 from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import echo
 from tests.test_uplink_peers import KEY, WRONG, PeerCase, has, order, said
+from tests.test_uplink_tls import TLSCase
 
 LONG = "".join(f"{number:07}\n" for number in range(100_000))
 
@@ -163,15 +164,35 @@ class PollingOnly(PeerCase):
         self.server.send({"op": "execute", "data": order("c1")})
         self.assertIn("Session ID unknown", await self.until_logged("Next attempt"))
 
-    async def test_tls(self) -> None:
-        authority = Authority(Path(self.mktemp()).resolve())
-        good = authority.issue("localhost")
-        await self.begin(tls={"cert": good.cert, "key": good.key})
-        self.dial(f"https://localhost:{self.server.port}", tls_ca=authority.path)
-        await self.server.wait_for(has("connected"))
-        self.server.send({"op": "execute", "data": order("c1")})
-        await self.server.wait_for(said(result="c1"))
+
+class TLS(TLSCase):
+    async def serve_polling(self, name: str) -> NodeServer:
+        certificate = self.authority.issue(name)
+        options = {"cert": certificate.cert, "key": certificate.key}
+        return await self.serve("socketio_server.js", apiKey=KEY, transports=["polling"], tls=options)
+
+    async def test_commands(self) -> None:
+        server = await self.serve_polling("localhost")
+        self.dial(f"https://localhost:{server.port}", tls_ca=self.authority.path)
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "data": order("c1")})
+        await server.wait_for(said(result="c1"))
+
+    async def test_wrong_name(self) -> None:
+        """Nobody else is asked, even where only our second look at the certificate tells."""
+        self.patch(tls, "_Verifying", lambda host, options: options)
+        certificate = self.authority.issue("localhost", names=None)
+        options = {"cert": certificate.cert, "key": certificate.key}
+        server = await self.serve("socketio_server.js", apiKey=KEY, transports=["polling"], tls=options)
+        self.patch(UplinkService, "_candidates", lambda service: ["socketio"])
+        self.dial(f"https://localhost:{server.port}", tls_ca=self.authority.path)
+        self.uplink._polled = True  # its first attempt is made already
+        await self.until_logged("Connecting to https://localhost:" + str(server.port) + " as proxy 1 (socketio by HTTP")
+        await self.until_logged("it needs the subject alternative name localhost")
+        await deferLater(reactor, 0.5)
+        self.assertEqual([line for line in server.lines if "connected" in line], [])
         await self.uplink.stopService()
+        self.flushLoggedErrors()
 
 
 class Broken(PeerCase):

@@ -167,7 +167,7 @@ class Session(ServiceCase):
         self.assertEqual(self.receiver.words(), ["ready"])
 
     def test_too_much(self) -> None:
-        """More than --max-frame in one packet, or headers without end."""
+        """More than we take in one packet."""
         self.joined()
         self.say(self.get, b"HTTP/1.1 200 OK\r\n\r\n42/proxy,")
         for _ in range(12):

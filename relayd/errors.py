@@ -127,6 +127,12 @@ class UplinkLost(UplinkError):
     code = "uplink-lost"
 
 
+class UplinkIncomplete(UplinkLost):
+    """The main server {server} was reached, but the {phase} came to nothing: {reason}."""
+
+    code = "uplink-incomplete"
+
+
 class UplinkSilent(UplinkLost):
     """The connection to the main server {server} was lost: nothing was heard from it for {seconds:.0f} s."""
 

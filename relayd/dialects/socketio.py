@@ -44,6 +44,8 @@ MAX_ATTACHMENTS: Final = 64
 #: Largest number that a JavaScript peer can have meant by an acknowledgement id.
 MAX_ACK_ID: Final = 2**53
 
+#: Characters of a connect error.
+MAX_WORDS: Final = 2000
 #: Characters of an open packet.
 MAX_OPEN: Final = 16 * 1024
 
@@ -355,7 +357,9 @@ def _new_sid() -> str:
 
 
 def _message_of(data: object) -> str:
-    """The words of a connect error: ``{"message": …}`` (or, from older servers, the text alone)."""
-    if isinstance(data, dict):
-        data = data.get("message")
-    return printable(data, 200) if isinstance(data, str) and data else "without a reason"
+    """The words of a connect error: ``{"message": …, "data": …}``, or, from older servers, the text alone."""
+    message, details = (data.get("message"), data.get("data")) if isinstance(data, dict) else (data, None)
+    words = message if isinstance(message, str) and message else "without a reason"
+    if details is not None:
+        words += f" ({details if isinstance(details, str) else StrictJSON.dumps(details)})"
+    return printable(words, MAX_WORDS)

@@ -24,6 +24,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     :ivar probation: after which silence means consent: main servers check the key only once events could flow.
     :ivar ping_interval: between two WebSocket pings, in a dialect without a heartbeat of its own.
     :ivar ping_timeout: for the answer.
+    :ivar own_pings: between two WebSocket pings in a dialect that has a heartbeat; ``None``: none are needed.
     :ivar writing: that a main server may take nothing of what is sent to it.  It is longer than its silence may be: one
         that is busy answers no ping either, but what was sent need not be sent once more.
     """
@@ -34,6 +35,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     probation: float = 2.0
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
+    own_pings: float | None = None
     writing: float = 120.0
 
 
@@ -140,7 +142,7 @@ class LinkCore:
         self._watch(
             inputs,
             limit=timing.ping_interval + timing.ping_timeout if heartbeat is None else heartbeat,
-            ping_interval=timing.ping_interval if heartbeat is None else None,
+            ping_interval=timing.ping_interval if heartbeat is None else timing.own_pings,
         )
 
     def _watch(self, inputs: LinkInputs, limit: float, ping_interval: float | None) -> None:

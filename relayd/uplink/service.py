@@ -23,12 +23,14 @@ from relayd.dialects import native, socketio
 from relayd.errors import RelayError, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
-from relayd.uplink.connect import describe, make_endpoint
+from relayd.uplink.connect import describe, make_endpoint, unused_proxy
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.idle import ALIKE, IdleWatch
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
-from relayd.uplink.probing import DOUBT, SHORT, Probing
+from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
@@ -88,6 +90,7 @@ class UplinkService(Service):
         self._failures = 0
         #: What is known of the size of messages that the main server takes, by dialect.
         self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
+        self._idle = IdleWatch()
         self._connection: Connection | None = None
         self.status = UplinkStatus()
         self._life: Deferred[None] | None = None
@@ -95,6 +98,8 @@ class UplinkService(Service):
     def startService(self) -> None:
         """Dial the main server, now and whenever the connection ends."""
         super().startService()
+        if unused := unused_proxy(self._address, self._settings):
+            self._log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -141,12 +146,13 @@ class UplinkService(Service):
         try:
             key = self._settings.read_api_key()
             for attempt in probing.attempts():
-                timing = replace(self._timing, handshake=SHORT) if attempt.short else self._timing
+                timing = self._timing_of(attempt)
                 try:
                     outcome = await self._connect_in(attempt.dialect, key, timing)
                 except UplinkUnreachable as error:
                     probing.unreachable(attempt, error)
                     break
+                self._look_at_silence(outcome)
                 if not self.running or not probing.ended(attempt, outcome):
                     return outcome.error
             return probing.error()
@@ -157,6 +163,23 @@ class UplinkService(Service):
         except Exception:
             self._log.failure("Internal error: an attempt to reach {server} failed", server=server)
             return UplinkUnreachable(server=server, reason="an internal error, which the log describes")
+
+    def _timing_of(self, attempt: Attempt) -> Timing:
+        timing = replace(self._timing, handshake=SHORT) if attempt.short else self._timing
+        if (pings := self._idle.ping_interval) is None:
+            return timing
+        return replace(timing, own_pings=pings, ping_interval=min(pings, timing.ping_interval))
+
+    def _look_at_silence(self, outcome: Outcome) -> None:
+        if self._idle.ended(outcome.silence):
+            self._log.warn(
+                "Something between this relay and {server} seems to close idle connections: the last {number} ended "
+                "after {seconds:.0f} s without a word. From now on relayd sends a ping every {pings:.1f} s.",
+                server=str(self._address),
+                number=ALIKE,
+                seconds=self._idle.seconds,
+                pings=self._idle.ping_interval,
+            )
 
     def _candidates(self) -> list[str]:
         """Dialects to try, in this order."""
@@ -180,6 +203,7 @@ class UplinkService(Service):
             max_result=self._settings.max_result,
             limit=self._limits[name],
             translate=self._settings.translate,
+            quote=Quoting(key.reveal()),
         )
 
         def make_request() -> Request:

@@ -146,9 +146,7 @@ class RelayConnection(BoundedServer):
 
         :return: the number that its acknowledgement will carry, where the dialect has such.
         """
-        ack_id = self._dialect.request(EXECUTE_COMMAND, command.to_wire())
-        self._flush()
-        return ack_id
+        return self._order(EXECUTE_COMMAND, command.to_wire())
 
     def ask(self, event: str, command_id: str) -> int | None:
         """
@@ -156,8 +154,16 @@ class RelayConnection(BoundedServer):
 
         :return: as `send_command`.
         """
-        ack_id = self._dialect.request(event, {"commandId": command_id})
-        self._flush()
+        return self._order(event, {"commandId": command_id})
+
+    def _order(self, event: str, data: object) -> int | None:
+        """However much of this waits, what the relay sends meanwhile is read."""
+        ack_id = self._dialect.request(event, data)
+        self._answering = False
+        try:
+            self._flush()
+        finally:
+            self._answering = True
         return ack_id
 
     def shut(self, reason: str, *, going_away: bool = False) -> None:

@@ -16,8 +16,8 @@ from zope.interface import implementer
 #: Bytes that a transport is given at a time: each time that it asks for more shows that the peer takes something.
 PIECE: Final = 64 * 1024
 #: Bytes that may come after a connection is full.  Most of it answers what the peer sends: beyond this, nothing more is
-#: read from a peer that does not take its answers.  What fills the connection, such as a result, does not count, nor what
-#: is sent unasked: a peer may well send before it reads, and two that both do must not wait for each other.
+#: read from a peer that does not take its answers.  What fills the connection, such as a result, does not count, nor
+#: what is sent unasked: a peer may well send before it reads, and two that both do must not wait for each other.
 MAX_BEHIND: Final = 256 * 1024
 
 

@@ -116,6 +116,24 @@ class SettingsTests(FilesCase):
         path.chmod(0o666)
         self.assert_finds("warning", "settings", "others can change", "")
 
+    def test_who_may_change_what_the_relay_trusts(self) -> None:
+        folder = self.directory / "trust"
+        folder.mkdir(mode=0o700)
+        hosts = folder / "hosts"
+        self.argv["known-hosts"] = str(hosts)
+        self.assert_well("")
+        hosts.touch(0o644)
+        self.assert_well("")
+        for path, mode, usual in ((hosts, 0o664, 0o644), (folder, 0o777, 0o700)):
+            path.chmod(mode)
+            self.assert_finds("warning", "settings", f"--known-hosts vouches for, in {hosts}: chmod go-w {path}", "")
+            path.chmod(usual)
+        folder.chmod(0o1777)  # as /tmp: nobody can put another file in its place
+        self.assert_well("")
+        authorities = self.write("ca", "PEM")
+        os.chmod(authorities, 0o646)
+        self.assert_finds("warning", "settings", "--tls-ca, in", "", tls_ca=authorities)
+
     def test_who_may_read_the_other_secrets(self) -> None:
         key, password = self.write("tls-key", "s3cret"), self.write("password", "s3cret")
         self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password}

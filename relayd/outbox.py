@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from relayd.errors import RelayError, Undeliverable
 from relayd.interfaces import EntryState, IJournal, ILink
 from relayd.logs import is_logged
-from relayd.messages import CommandResult, Receipt, failure_result
+from relayd.messages import CommandResult, Receipt, failure_result, printable
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
 from relayd.texts import Translate, english
@@ -184,7 +184,7 @@ class Outbox:
                 key = (receipt.command_id, True)
         if key is None:
             self._stats.stray += 1
-            self._log.debug("A receipt fits no result: {id}", id=receipt.command_id)
+            self._log.debug("A receipt fits no result: {id}", id=printable(receipt.command_id or "", 256))
         elif receipt.success:
             self._stats.confirmed += 1
             if is_logged("debug"):

@@ -132,7 +132,9 @@ def matches_host(pattern: str, host: str, port: int) -> bool:
         return for_names and expression.fullmatch(_name(host)) is not None
     if network is not None:
         return address in network
-    return for_addresses and any(map(expression.fullmatch, _spellings(address)))
+    if not for_addresses or (address.version == 6 and "." in pattern):  # spellings of ours have no dots: many are saved
+        return False
+    return any(map(expression.fullmatch, _spellings(address)))
 
 
 def split_port(pattern: str) -> tuple[str, int | None]:

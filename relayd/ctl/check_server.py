@@ -22,7 +22,7 @@ from relayd.choices import uplink_settings_of
 from relayd.config import Config
 from relayd.ctl.findings import Report
 from relayd.errors import ConfigError, InvalidMessage, UplinkError
-from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt
 from relayd.spelling import loopback_addresses, read_address
 from relayd.tls import is_verified, verify_error_of
@@ -107,6 +107,8 @@ async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, 
             result: list[str] | OSError = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         except OSError as error:
             result = error
+        except UnicodeError:
+            result = OSError(0, "a part of it has more than 63 characters")
         reactor.callFromThread(lambda: None if found.called else found.callback(result))
 
     # Not in the reactor's pool: the process would wait at its end for a name server that does not answer.
@@ -203,7 +205,7 @@ class _Nobody:
     def link_ready(self, link: ILink) -> None:
         """There is nothing to send."""
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         """There was nothing to send."""
 
 

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from relayd.patterns import covers_host
+from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
@@ -42,8 +43,11 @@ from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
 from relayd.texts import Text
 
-#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
+#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
+
+#: Seconds in which a host has to say whether it was the command that answered, or the account.
+CHECK_WITHIN = 5.0
 
 _HELD = Text(
     "[relayd: the command has ended, but something that it left running keeps its output open. It is left alone; what "
@@ -114,8 +118,10 @@ class SSHClient:
         command: bytes,
         deadline: float,
         *,
+        timeout: float | None = None,
+        grace: float | None = None,
         stdin: bytes = b"",
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
@@ -124,6 +130,9 @@ class SSHClient:
         Run *command* once.
 
         :param deadline: in seconds of the reactor's clock.
+        :param timeout: the seconds that messages name when it is over; by default those from now.
+        :param grace: seconds after the deadline by which the result is given, whatever is known of the command's end;
+            by default `RESULT_AFTER`.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
@@ -145,7 +154,9 @@ class SSHClient:
             permission=permission,
         )
         payload = largest_payload(command, env)
-        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell, payload, self._silent).done
+        return _Execution(
+            self._reactor, self._pool, target, make_session, deadline, timeout, grace, shell, payload, self._silent
+        ).done
 
     def _silent(self, target: Target) -> bool:
         """Whether *target* is known never to say how a command ended."""
@@ -187,8 +198,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_silent", "_started", "_target", "_why", "done",
+        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
+        "_silent", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -198,6 +209,8 @@ class _Execution:
         target: Target,
         make_session: Callable[..., Session],
         deadline: float,
+        timeout: float | None,
+        grace: float | None,
         shell: bool,
         payload: int,
         silent: Callable[[Target], bool],
@@ -206,7 +219,10 @@ class _Execution:
         self._pool = pool
         self._target = target
         self._begun = reactor.seconds()
-        self._deadline = deadline
+        # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
+        left = deadline - self._begun
+        self._timeout = (round(left, 1) or left) if timeout is None else timeout
+        self._grace = RESULT_AFTER if grace is None else grace
         self._shell = shell
         self._silent = silent
         self._session = make_session(
@@ -215,6 +231,7 @@ class _Execution:
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
+        self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
@@ -240,6 +257,8 @@ class _Execution:
             pass  # it tells when all of it has ended
         elif not self._session.exit.known:
             self._no_status()
+        elif self._ending is None and answers_for_account(self._session) and not self._forced():
+            self._check_account()
         else:
             self._fire(self._not_started() or self._completed(None))
 
@@ -278,6 +297,28 @@ class _Execution:
         self._pool.withdraw(self._job)
         self._fire(self._completed(None, open=remark))
 
+    def _check_account(self) -> None:
+        if self._call is not None:
+            left = self._call.getTime() - self._reactor.seconds()
+            self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
+        self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
+
+    def _forced(self) -> bool:
+        """Whether the host would run a command of its own once more."""
+        connection = self._job.connection
+        return connection is not None and connection.transport.forced_command
+
+    def _checked(self, error: SSHError | None) -> None:
+        self._fire(self._completed(None) if error is None else error)
+
+    def _stop_check(self) -> bool:
+        """The command has ended: its result waits no longer for what else the host has to say."""
+        if self._check is None:
+            return False
+        self._check.stop()
+        self._fire(self._completed(None))
+        return True
+
     def _failed(self, error: SSHError) -> None:
         if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
             lost = Text(
@@ -293,19 +334,23 @@ class _Execution:
 
     def _timed_out(self) -> None:
         self._call = None
+        if self._stop_check():
+            return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
-            self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
+            self._withdraw(SessionTimeout(**where, seconds=self._timeout, waited_for=self._waited_for()))
             return
         if self._session.exit.known:
             self._cut_short()
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
-        self._call = self._reactor.callLater(RESULT_AFTER, self._give_result)
+        self._call = self._reactor.callLater(self._grace, self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
+        if self._stop_check():
+            return
         if not self._started_running():
             self._withdraw(NotRun(host=self._target.host, port=self._target.port))
             return
@@ -337,7 +382,7 @@ class _Execution:
                 self._why(
                     host=self._target.host,
                     port=self._target.port,
-                    seconds=self._seconds(),
+                    seconds=self._timeout,
                     outcome=_OUTCOMES[killed],
                 ),
                 killed,
@@ -350,11 +395,6 @@ class _Execution:
         if self._pool.reaches(self._job.target):
             return Text("all sessions are in use")
         return Text("no connection is open yet")
-
-    def _seconds(self) -> float:
-        """The time that the command had, as somebody would have written it: the clock has moved on since then."""
-        seconds: float = self._deadline - self._begun
-        return round(seconds, 1) or seconds
 
     # The end
 

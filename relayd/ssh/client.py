@@ -272,9 +272,7 @@ class _Execution:
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
-        if self._pool.reaches(self._target):
-            return Text("all sessions are in use")
-        return Text("no connection is open yet")
+        return self._pool.waits_for(self._target)
 
     def _seconds(self) -> float:
         """The time that the command had, as somebody would have written it: the clock has moved on since then."""

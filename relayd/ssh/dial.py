@@ -33,6 +33,7 @@ from relayd.ssh.forward import Forward
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
+from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
@@ -113,8 +114,9 @@ class Dialer:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
+        found: frozenset[str] = frozenset()
         if target.via is None:
-            await self._connect(target, transport)
+            found = await self._connect(target, transport)
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
             host = str(read_address(target.dialled) or target.dialled)
@@ -129,6 +131,9 @@ class Dialer:
         except BaseException:
             transport.abort()
             raise
+        address = _address_of(transport)
+        if address in found:
+            connection.address, connection.found = address, found
         connection.timings = {
             "connect": connected - begun,
             "keyExchange": secured - connected,
@@ -143,7 +148,12 @@ class Dialer:
             kind = HiddenAddressForbidden if address is None else AddressForbidden
             raise kind(host=target.host, port=target.port)
 
-    async def _connect(self, target: Target, transport: ClientTransport) -> None:
+    async def _connect(self, target: Target, transport: ClientTransport) -> frozenset[str]:
+        """
+        Open the connection.
+
+        :return: all addresses of the host, where it is one that had to be looked up.
+        """
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
@@ -172,6 +182,7 @@ class Dialer:
         except (OSError, ValueError) as reason:
             # Such as a network that is down, no free descriptor, or a name that cannot be one.
             raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
+        return frozenset(names.found)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
         timeout = self._settings.connect_timeout
@@ -223,6 +234,11 @@ class Dialer:
         except TimeoutError:
             raise LoginTimeout(host=target.host, port=target.port, username=target.username, seconds=timeout) from None
         return connection
+
+
+def _address_of(transport: ClientTransport) -> str:
+    """The address at the other end; empty where there is none."""
+    return address_in(transport.transport.getPeer()) if transport.transport is not None else ""
 
 
 def _system_words(reason: error.ConnectError) -> str:

@@ -125,7 +125,8 @@ class Places(Generic[Work]):
             return False
         if lane.usable == dialling:
             # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.
-            return dialling == 0
+            # Where one there may answer yet, failing to open another is no reason to hurry.
+            return dialling == 0 and (now >= lane.no_dial_before or not lane.doubted)
         return lane.usable < self._max_connections and now >= lane.no_dial_before
 
     def _turn(self, host: Host[Work], now: float) -> Lane[Work] | None:
@@ -203,7 +204,7 @@ class Places(Generic[Work]):
         before = lane.places
         lane.members.remove(member)
         self.total += lane.places - before
-        if not member.leaving:
+        if not member.leaving and not member.doubted:
             lane.usable -= 1
         self.not_idle(member)
         if member.going:
@@ -216,7 +217,8 @@ class Places(Generic[Work]):
         """A connection takes nothing new, and is closed as soon as nothing runs on it."""
         if not member.leaving:
             member.leaving = True
-            member.lane.usable -= 1
+            if not member.doubted:
+                member.lane.usable -= 1
         if member.unused and not member.going:
             member.going = True
             self._going += 1
@@ -225,6 +227,13 @@ class Places(Generic[Work]):
             if via is not None:
                 via.going_behind += 1
             self.evictions.append(Evict(member, reason))
+
+    def doubt(self, member: Member[Work], doubted: bool) -> None:
+        """Whether a connection does not answer changes."""
+        if member.doubted is not doubted:
+            member.doubted = doubted
+            if not member.leaving:
+                member.lane.usable += -1 if doubted else 1
 
     def is_idle(self, member: Member[Work], now: float) -> None:
         """Nothing runs on a connection any more."""

@@ -95,6 +95,7 @@ class PoolState(Generic[Work]):
 
     def __init__(self, max_sessions: int, max_connections: int, max_total: int = 1000, max_age: float = inf) -> None:
         self._max_sessions = max_sessions
+        self._max_connections = max_connections
         self._max_age = max_age
         self._alarms: Alarms[Work] = Alarms()
         self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
@@ -207,6 +208,7 @@ class PoolState(Generic[Work]):
     def session_closed(self, member: Member[Work], now: float) -> None:
         """A session on the connection has ended."""
         member.barren = 0
+        member.proven = True
         member.release(now)
         self._channel_ended(member, now)
 
@@ -256,8 +258,37 @@ class PoolState(Generic[Work]):
         member.forwards -= 1
         self._channel_ended(member, now)
 
+    def doubt(self, member: Member[Work], *, proven: bool) -> bool:
+        """
+        The server does not answer what it was asked for: other connections take what comes, until it does (`trust`).
+
+        :param proven: whether it is known to have given a session, beside those that have ended.
+        :return: whether that is so. Of a server that never gave a session on a connection another one is no help.
+        """
+        if member.doubted or not (proven or member.proven) or member.lane.doubted >= self._max_connections:
+            return False
+        self._places.doubt(member, True)
+        return True
+
+    def trust(self, member: Member[Work]) -> None:
+        """The server has answered after all."""
+        if member.doubted:
+            self._places.doubt(member, False)
+            self._dirty[member.lane] = None
+
+    def in_doubt(self, target: Target) -> bool:
+        """Whether a connection to *target* does not answer."""
+        lane = self._places.lanes.get(target)
+        return lane is not None and lane.doubted > 0
+
+    def retire(self, member: Member[Work], reason: str) -> None:
+        """A connection that is open takes no more work."""
+        self._places.retire(member, reason)
+        self._dirty[member.lane] = None
+
     def _channel_ended(self, member: Member[Work], now: float) -> None:
         lane = member.lane
+        self.trust(member)
         self._dirty[lane] = None
         if member.unused:
             if member.leaving or now >= member.expires:
@@ -364,7 +395,7 @@ class PoolState(Generic[Work]):
             # Long commands may keep every place for hours, so these must not wait for one of them to end.
             if lane.host.limit < lane.host.most:
                 at = min(at, lane.host.raise_at)
-        if lane.no_dial_before > now and lane.usable:
+        if lane.no_dial_before > now and (lane.usable or lane.doubted):
             at = min(at, lane.no_dial_before)
         if at < inf:
             self._alarms.set(lane, at)

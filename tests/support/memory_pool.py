@@ -80,12 +80,16 @@ class PoolTestCase(SynchronousTestCase):
         self.make()
 
     def make(self, **settings: Any) -> None:
-        self.clock = Clock()
+        self.clock = self.make_clock()
         self.dialer = StandInDialer(self.clock)
         self.settings = SSHSettings(known_hosts="", **settings)
         self.pool = Pool(self.clock, cast(Dialer, self.dialer), self.settings)
         self.errors: list[SSHError] = []
         self.ended: list[str] = []
+
+    def make_clock(self) -> Clock:
+        """The pool's reactor."""
+        return Clock()
 
     def job(self, target: Target = A, command: str = "true") -> Job:
         session = Session(command.encode(), 100, lambda: None, lambda: self.ended.append(command))

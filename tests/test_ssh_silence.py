@@ -91,9 +91,7 @@ class SilenceTests(SilenceTestCase):
         self.packets(old)
         self.confirm(old, 1)
         # The channel that was given up is closed, unused; another one is asked for.
-        self.assertEqual(
-            [message for message, _ in self.packets(old)], [MSG_CHANNEL_CLOSE, MSG_CHANNEL_OPEN]
-        )
+        self.assertEqual([message for message, _ in self.packets(old)], [MSG_CHANNEL_CLOSE, MSG_CHANNEL_OPEN])
         self.confirm(old, 2)
         self.assertEqual(self.execs(old), [b"one"])
         self.dialer.succeed()

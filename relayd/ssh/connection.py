@@ -172,9 +172,7 @@ class Connection(SSHService):
 
     def unanswered(self) -> list[ChannelUser]:
         """Those whose channels the server was asked for, and has neither opened nor refused."""
-        return [
-            channel.user for channel in self._channels.values() if channel.remote < 0 and not channel.close_sent
-        ]
+        return [channel.user for channel in self._channels.values() if channel.remote < 0 and not channel.close_sent]
 
     def release(self, user: ChannelUser) -> None:
         """

@@ -53,7 +53,7 @@ class Member(Generic[Work]):
 
     __slots__ = (
         "_closed", "_cooling", "active", "barren", "doubted", "expires", "forwards", "going", "idle_since", "lane",
-        "leaving", "not_before", "proven", "ready",
+        "leaving", "not_before", "proven", "ready", "why",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
@@ -62,6 +62,8 @@ class Member(Generic[Work]):
         self.ready = False
         #: Takes nothing new.
         self.leaving = False
+        #: Why.
+        self.why = ""
         #: Does not answer, and takes nothing new until it does.
         self.doubted = False
         #: Has given a session once.

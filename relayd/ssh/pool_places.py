@@ -217,6 +217,7 @@ class Places(Generic[Work]):
         """A connection takes nothing new, and is closed as soon as nothing runs on it."""
         if not member.leaving:
             member.leaving = True
+            member.why = reason
             if not member.doubted:
                 member.lane.usable -= 1
         if member.unused and not member.going:
@@ -226,7 +227,7 @@ class Places(Generic[Work]):
             via = self._via(member)
             if via is not None:
                 via.going_behind += 1
-            self.evictions.append(Evict(member, reason))
+            self.evictions.append(Evict(member, member.why))
 
     def doubt(self, member: Member[Work], doubted: bool) -> None:
         """Whether a connection does not answer changes."""

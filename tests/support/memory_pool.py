@@ -4,6 +4,7 @@ A pool of the SSH client whose connections are in memory, and are opened when a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.conch.ssh.common import NS
@@ -42,6 +43,7 @@ class StandInDialer:
         self.clock = clock
         self.dialled: list[tuple[Target, Deferred[None]]] = []
         self.connections: list[Connection] = []
+        self.found: Sequence[str] = ()
 
     async def dial(self, target: Target, owner: DialOwner) -> Connection:
         if target.via is not None:
@@ -51,6 +53,8 @@ class StandInDialer:
         await let
         connection = Connection(self.clock, owner, 1e9)
         connection.transport = cast(ClientTransport, Transport())
+        if self.found:
+            connection.address, connection.found = self.found[0], frozenset(self.found)
         connection.serviceStarted()
         self.connections.append(connection)
         return connection
@@ -63,6 +67,11 @@ class StandInDialer:
         """The oldest attempt succeeds."""
         self.dialled.pop(0)[1].callback(None)
         return self.connections[-1]
+
+    def succeed_as(self, found: Sequence[str]) -> Connection:
+        """Likewise, to the first of the addresses that its name leads to."""
+        self.found = found
+        return self.succeed()
 
     def fail(self, error: SSHError) -> None:
         """The oldest attempt fails."""

@@ -174,9 +174,7 @@ class Dispatcher:
             self._refuse(command, refusal, acknowledge)
         else:
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
-            if not self._scheduler.submit(
-                ActiveCommand(command, fingerprint, received, received + timeout, acknowledge)
-            ):
+            if not self._scheduler.submit(ActiveCommand(command, fingerprint, received, timeout, acknowledge)):
                 self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
 
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:

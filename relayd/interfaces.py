@@ -214,7 +214,12 @@ class ICommandRunner(Interface):
         """
 
     def run(
-        command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Deferred[CommandResult]:
         """
         Run *command* once.
@@ -222,6 +227,7 @@ class ICommandRunner(Interface):
         :param deadline: in seconds of the relay's clock; covers every phase.
         :param starting: called, once, shortly before the command can be told to run; it must not be before the Deferred
             fires, nor at all when that fails with a `RelayError`, which is then the run's outcome.
+        :param timeout: seconds that the deadline is said to have given it, from receipt; by default from now.
         :param output: where to write its output as it arrives, besides giving it in the result.
         :return: a Deferred of its result, or of a `RelayError` that says whether it ran.  A command that was ended by
             the deadline has a result, with the output until then.  Cancelling it ends the command.

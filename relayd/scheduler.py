@@ -19,13 +19,14 @@ from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntr
 from relayd.logs import is_logged
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
-from relayd.texts import Translate
+from relayd.texts import Translate, span
 
 
 class ActiveCommand:
     """
     One command from its receipt until its result is recorded.
 
+    :param timeout: seconds from receipt; messages name it.
     :ivar acknowledges: who is to hear that it was accepted.
     :ivar accepted: whether the journal has it.
     :ivar has_slot: whether its turn came.
@@ -39,17 +40,18 @@ class ActiveCommand:
 
     __slots__ = (
         "accepted", "acknowledges", "began", "cancelled", "command", "deadline", "dropped", "fingerprint", "has_slot",
-        "key", "output", "received", "result", "run",
+        "key", "output", "received", "result", "run", "timeout",
     )  # fmt: skip
 
     def __init__(
-        self, command: ExecuteCommand, fingerprint: bytes, received: float, deadline: float, acknowledge: Acknowledge
+        self, command: ExecuteCommand, fingerprint: bytes, received: float, timeout: float, acknowledge: Acknowledge
     ) -> None:
         self.command = command
         self.fingerprint = fingerprint
         self.key = (command.host, command.port)
         self.received = received
-        self.deadline = deadline
+        self.timeout = timeout
+        self.deadline = received + timeout
         self.acknowledges = [acknowledge]
         self.accepted = False
         self.has_slot = False
@@ -204,7 +206,9 @@ class Scheduler:
         if command.stream:
             active.output = self._streams.open(command)
         try:
-            active.run = self._runner.run(command, active.deadline, partial(self._starting, active), active.output)
+            active.run = self._runner.run(
+                command, active.deadline, partial(self._starting, active), active.output, timeout=active.timeout
+            )
         except Exception:
             self._run_failed(Failure(), active)
             return
@@ -229,7 +233,7 @@ class Scheduler:
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
-        self._fail(active, QueueTimeout(seconds=active.deadline - active.received))
+        self._fail(active, QueueTimeout(time=span(active.timeout)))
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
         command = active.command

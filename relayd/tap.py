@@ -30,6 +30,7 @@ from relayd.notify import Notifier, make_notifier
 from relayd.options import Option
 from relayd.reload import ReloadOnSignal
 from relayd.service import make_relay
+from relayd.texts import span
 from relayd.values import choice, near
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
@@ -231,9 +232,9 @@ class OrderlyExit(Service):
 
     def _stop_reactor(self, name: str) -> None:
         self._log.info(
-            "{signal}: running commands have {seconds:g} s to finish; a second signal ends relayd at once",
+            "{signal}: running commands have {span} to finish; a second signal ends relayd at once",
             signal=name,
-            seconds=self._drain_timeout(),
+            span=span(self._drain_timeout()),
         )
         self._reactor.stop()
 

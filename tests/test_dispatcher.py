@@ -75,6 +75,15 @@ class WayOfACommandTests(SynchronousTestCase):
         self.assertEqual(desk.runner.runs[1].deadline, 30.0)
         self.assertEqual(desk.clock.getDelayedCalls(), [])
 
+    def test_the_runner_learns_what_was_ordered(self) -> None:
+        """However long a command waited: messages name the time from receipt."""
+        desk = Desk(max_commands=1)
+        desk.order(command("c1", timeout=40.0))
+        desk.order(command("c2", timeout=40.0))
+        desk.clock.advance(30)
+        desk.runner.runs[0].finish()
+        self.assertEqual([(run.deadline - 40.0, run.timeout) for run in desk.runner.runs], [(0.0, 40.0)] * 2)
+
     def test_deadline_in_the_queue(self) -> None:
         desk = Desk(max_commands=1)
         desk.order(command("c1"))
@@ -130,7 +139,7 @@ class WayOfACommandTests(SynchronousTestCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None, **_: Any
             ) -> Deferred[CommandResult]:
                 self.count += 1
                 return self.held if self.count == 1 else succeed(result(command.command_id))
@@ -190,7 +199,7 @@ class FailureTests(SynchronousTestCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None, **_: Any
             ) -> Deferred[CommandResult]:
                 raise LookupError(PASSWORD)
 

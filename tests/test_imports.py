@@ -43,12 +43,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": WIRE,
     "ssh": {"patterns", "texts"},  # but its runner and logins, which join it to the rest
     "config": {"errors", "messages", "patterns", "policy"},
-    "lag": set(),
+    "lag": {"texts"},
     "logs": set(),
     "notify": set(),
     "status": WIRE | {"config", "dispatcher", "journal", "lag", "ssh", "uplink"},
     "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
-    "tap": {"config", "errors", "logs", "notify", "service"},
+    "tap": {"config", "errors", "logs", "notify", "service", "texts"},
     # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
     "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "tls", "uplink"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},

@@ -98,7 +98,13 @@ class WayOfOutputTests(StreamingCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+                self,
+                command: ExecuteCommand,
+                deadline: float,
+                starting: Starting,
+                output: IOutputSink | None = None,
+                *,
+                timeout: float | None = None,
             ) -> Deferred[CommandResult]:
                 assert output is not None
                 output.write("stdout", 0, b"quick")

@@ -38,6 +38,7 @@ from relayd.messages import (
     printable,
 )
 from relayd.parsing import parse_command_output, parse_command_result, parse_command_status
+from relayd.texts import span
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 
@@ -228,7 +229,7 @@ class RelayConnection(WebSocketServerProtocol):
 
     def _not_joined(self) -> None:
         self._join_deadline = None
-        self._drop(f"it did not join within {self._settings.join_timeout:g} s")
+        self._drop(f"it did not join within {span(self._settings.join_timeout)}")
 
     # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own. Whatever arrives is a sign of
     # life, but for single bytes of a frame that does not end.
@@ -264,7 +265,7 @@ class RelayConnection(WebSocketServerProtocol):
         if self._heard:
             self._beat_later(max(0.0, self._settings.ping_interval - self._settings.ping_timeout))
         else:
-            self._drop(f"it was silent for {self._settings.ping_timeout:g} s")
+            self._drop(f"it was silent for {span(self._settings.ping_timeout)}")
 
     def _drop(self, reason: str) -> None:
         self.wasNotCleanReason = reason

@@ -20,7 +20,7 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from relayd.ssh.algorithms import uncertified
-from relayd.texts import Fault, Text
+from relayd.texts import Fault, Text, span
 
 SSH_AGENTC_REQUEST_IDENTITIES = 11
 SSH_AGENT_IDENTITIES_ANSWER = 12
@@ -166,7 +166,7 @@ def _strings(data: bytes, count: int) -> list[bytes]:
 
 
 def _hanging(_result: object, timeout: float) -> bytes:
-    raise AgentError("it did not answer within {seconds:g} s", seconds=timeout)
+    raise AgentError("it did not answer within {time}", time=span(timeout))
 
 
 def _reason(error: ConnectError) -> str:

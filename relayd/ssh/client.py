@@ -37,7 +37,7 @@ from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, Stat
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
 RESULT_AFTER = 0.4
@@ -97,6 +97,7 @@ class SSHClient:
         command: bytes,
         deadline: float,
         *,
+        timeout: float | None = None,
         stdin: bytes = b"",
         env: Sequence[tuple[str, str]] = (),
         reader: OutputReader | None = None,
@@ -107,6 +108,7 @@ class SSHClient:
         Run *command* once.
 
         :param deadline: in seconds of the reactor's clock.
+        :param timeout: the seconds that messages name when it is over; by default those from now.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
@@ -127,7 +129,7 @@ class SSHClient:
             reader=reader,
             permission=permission,
         )
-        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell).done
+        return _Execution(self._reactor, self._pool, target, make_session, deadline, timeout, shell).done
 
     def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
         """
@@ -165,8 +167,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_started", "_target", "_why", "done",
+        "_begun", "_call", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
+        "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -176,13 +178,14 @@ class _Execution:
         target: Target,
         make_session: Callable[..., Session],
         deadline: float,
+        timeout: float | None,
         shell: bool,
     ) -> None:
         self._reactor = reactor
         self._pool = pool
         self._target = target
         self._begun = reactor.seconds()
-        self._deadline = deadline
+        self._timeout = deadline - self._begun if timeout is None else timeout
         self._shell = shell
         self._session = make_session(self._exec_sent, self._ended, on_forbidden=self._forbidden)
         self._started = self._begun
@@ -226,7 +229,7 @@ class _Execution:
         self._call = None
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
-            self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
+            self._withdraw(SessionTimeout(**where, time=span(self._timeout), waited_for=self._waited_for()))
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
@@ -262,7 +265,7 @@ class _Execution:
                 self._why(
                     host=self._target.host,
                     port=self._target.port,
-                    seconds=self._seconds(),
+                    time=span(self._timeout),
                     outcome=_OUTCOMES[killed],
                 ),
                 killed,
@@ -273,11 +276,6 @@ class _Execution:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
         return self._pool.waits_for(self._target)
-
-    def _seconds(self) -> float:
-        """The time that the command had, as somebody would have written it: the clock has moved on since then."""
-        seconds: float = self._deadline - self._begun
-        return round(seconds, 1) or seconds
 
     # The end
 

@@ -37,7 +37,7 @@ from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 
 class DialOwner(ConnectionOwner, Protocol):
@@ -176,7 +176,7 @@ class Dialer:
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None
         except (error.TimeoutError, TimeoutError):
-            raise ConnectTimeout(host=host, port=port, seconds=timeout) from None
+            raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
         except error.ConnectError as reason:
             raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
         except (OSError, ValueError) as reason:
@@ -189,7 +189,7 @@ class Dialer:
         try:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
+            raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
 
     async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
         """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
@@ -232,7 +232,9 @@ class Dialer:
         try:
             await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise LoginTimeout(host=target.host, port=target.port, username=target.username, seconds=timeout) from None
+            raise LoginTimeout(
+                host=target.host, port=target.port, username=target.username, time=span(timeout)
+            ) from None
         return connection
 
 

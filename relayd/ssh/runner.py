@@ -81,7 +81,13 @@ class SSHCommandRunner:
         return None
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         try:
@@ -93,6 +99,7 @@ class SSHCommandRunner:
             target,
             self._text(command).encode("utf-8"),
             deadline,
+            timeout=timeout,
             stdin=command.stdin,
             env=() if shell else command.env,
             reader=None if output is None else _Reader(output).read,

@@ -28,6 +28,7 @@ from zope.interface import implementer
 from relayd.errors import UplinkError
 from relayd.messages import printable
 from relayd.spelling import loopback_addresses, read_address
+from relayd.texts import span
 from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
@@ -72,7 +73,7 @@ def describe(error: BaseException, verify_error: str = "") -> str:
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall objects"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
-        return f"no answer within {CONNECT_TIMEOUT:g} s"
+        return f"no answer within {span(CONNECT_TIMEOUT)}"
     if isinstance(error, SSL.Error):
         return "TLS failed: " + (_openssl_words(error) or "no details")
     if isinstance(error, network.ConnectionDone):

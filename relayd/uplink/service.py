@@ -31,6 +31,7 @@ from relayd.errors import (
 )
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
+from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.machine import Stage, Timing
@@ -131,7 +132,7 @@ class UplinkService(Service):
                 return
             delay = self._retry.delay_after(error)
             self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
-            self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
+            self._log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:

@@ -66,6 +66,7 @@ class Run:
     done: Deferred[CommandResult]
     output: IOutputSink | None = None
     started: bool | None = None
+    timeout: float | None = None
 
     def write(self, data: bytes, offset: int = 0, stream: StreamName = "stdout") -> Deferred[None] | None:
         assert self.output is not None
@@ -97,9 +98,16 @@ class HeldRunner:
         return self.refusal
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Deferred[CommandResult]:
-        run = Run(command, deadline, Deferred(lambda _: self.cancelled.append(command.command_id)), output)
+        done: Deferred[CommandResult] = Deferred(lambda _: self.cancelled.append(command.command_id))
+        run = Run(command, deadline, done, output, timeout=timeout)
         self.runs.append(run)
         self._starting[command.command_id] = starting
         if not self._dials:

@@ -71,6 +71,7 @@ class LagMonitor(Service):
         self._log.info(
             "The longest stall of the event loop was {span}; beats by how late they came: {beats}",
             span=span(self._longest),
+            milliseconds=self._longest * 1000,
             beats=", ".join(self._rows()),
         )
 
@@ -99,5 +100,6 @@ class LagMonitor(Service):
             self._log.warn(
                 "The event loop was held up for {span}: everything had to wait",
                 span=span(late),
+                milliseconds=late * 1000,
             )
         self._schedule(now)

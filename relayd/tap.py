@@ -21,6 +21,7 @@ from twisted.python import usage
 
 from relayd import __version__
 from relayd.config import OPTIONS, Config, Reading, read
+from relayd.descriptors import raise_limit
 from relayd.errors import ConfigError
 from relayd.exposure import exposures
 from relayd.garbage import GarbageCollection
@@ -140,6 +141,7 @@ def makeService(options: Options) -> IService:
     for what in options.exposed:
         _log.warn("{exposed}", exposed=what[0].upper() + what[1:])
     use_steady_clock(reactor)
+    raise_limit()
     relay = make_relay(reactor, options.config)
     service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))
     relay.setServiceParent(service)

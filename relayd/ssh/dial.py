@@ -4,7 +4,6 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol
 
 from twisted.internet import error
@@ -12,6 +11,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
+from relayd.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.spelling import read_address
 from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
@@ -25,6 +25,7 @@ from relayd.ssh.errors import (
     LoginTimeout,
     NameNotFound,
     NoCommonAlgorithm,
+    NoDescriptor,
     SSHError,
     Unreachable,
 )
@@ -37,7 +38,7 @@ from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
-from relayd.texts import Text, span
+from relayd.texts import span
 
 
 class DialOwner(ConnectionOwner, Protocol):
@@ -96,6 +97,15 @@ class Dialer:
 
         :raises SSHError: naming the phase that failed.
         """
+        try:
+            return await self._dial_as_known(target, owner)
+        except SSHError as error:
+            # Wherever one was wanted: for the connection, for known hosts, keys or agents.
+            if is_shortage(error.fields.get("reason")) and not isinstance(error, NoDescriptor):
+                raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
+            raise
+
+    async def _dial_as_known(self, target: Target, owner: DialOwner) -> Connection:
         # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
         if target.via is not None:
             self._check_hidden(target)
@@ -172,6 +182,8 @@ class Dialer:
         except error.DNSLookupError:
             if names.forbade:
                 raise AddressForbidden(host=host, port=port) from None
+            if (words := shortage()) is not None:  # looking up a name takes one, too
+                raise NoDescriptor(host=host, port=port, reason=words) from None
             raise NameNotFound(host=host) from None
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None
@@ -180,8 +192,9 @@ class Dialer:
         except error.ConnectError as reason:
             raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
         except (OSError, ValueError) as reason:
-            # Such as a network that is down, no free descriptor, or a name that cannot be one.
-            raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
+            # Such as a network that is down, or a name that cannot be one.
+            why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
+            raise Unreachable(host=host, port=port, reason=why) from None
         return frozenset(names.found)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
@@ -245,7 +258,7 @@ def _address_of(transport: ClientTransport) -> str:
 
 def _system_words(reason: error.ConnectError) -> str:
     """What the system says of a connection that did not come about; Twisted has its number."""
-    return Text(os.strerror(reason.osError)) if isinstance(reason.osError, int) else _first_line(reason)
+    return words_for(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
 
 
 def _first_line(reason: BaseException) -> str:

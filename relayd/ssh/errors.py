@@ -83,6 +83,15 @@ class Unreachable(SSHError):
     retriable = True
 
 
+class NoDescriptor(SSHError):
+    """The relay has no file descriptor left for {host}:{port}: {reason}. Raise that limit, or lower
+    --max-total-connections of the relay."""
+
+    code = "no-descriptor"
+    phase = "connect"
+    retriable = True
+
+
 class ConnectTimeout(SSHError):
     """{host}:{port} did not answer within {time}. Check the address, and that no firewall drops the
     connection."""

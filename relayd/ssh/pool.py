@@ -20,6 +20,7 @@ from relayd.ssh.errors import (
     ConnectionLost,
     LoginDropped,
     LoginRefused,
+    NoDescriptor,
     NotRun,
     OutcomeUnknown,
     PasswordExpired,
@@ -70,6 +71,8 @@ class Pool:
         self._names = Names(reactor, self._moved)
         # What waits until it is known where its host's name leads now
         self._undirected: dict[Job, None] = {}
+        # Why there could be no more connections when that was last so
+        self._shortage: Text | None = None
         self._members: dict[Connection, Member[Job]] = {}
         self._connections: dict[Member[Job], Connection] = {}
         # What runs on each, or is about to; what was withdrawn is not there.
@@ -111,6 +114,11 @@ class Pool:
 
     def waits_for(self, target: Target) -> Text:
         """What keeps work for *target* from a session, in words."""
+        if self._state.is_held_back(target):
+            if self._shortage is not None and self._state.is_short(self._reactor.seconds()):
+                return self._shortage
+            most = self._settings.max_total_connections
+            return Text("all {most} connections that the relay may have are in use", most=most)
         if self._state.in_doubt(target):
             return Text("its connection does not answer, and no other one is open yet")
         if self.reaches(target):
@@ -332,7 +340,10 @@ class Pool:
         error = failure.value
         here = not (isinstance(error, SSHError) and error.at_jump_host)
         hung_up = here and isinstance(error, ConnectionDropped) and not isinstance(error, LoginDropped)
-        out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up)
+        shortage = isinstance(error, NoDescriptor)
+        if isinstance(error, NoDescriptor) and isinstance(reason := error.fields["reason"], Text):
+            self._shortage = reason
+        out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up, shortage=shortage)
         if self._closing:
             return
         if not isinstance(error, SSHError):

@@ -18,6 +18,9 @@ from msgspec import Struct
 from relayd.ssh.pool_members import MAX_FORWARDS, Alarms, Host, Lane, Member, Where, Work, where_is
 from relayd.ssh.target import Target
 
+#: Seconds for which there are no more connections than there were when no descriptor was left for another one.
+CAP_TIME = 30.0
+
 
 class Evict(Struct, Generic[Work], frozen=True):
     """Close the connection *member*, on which nothing runs."""
@@ -37,6 +40,9 @@ class Places(Generic[Work]):
         self._max_sessions = max_sessions
         self._max_connections = max_connections
         self._max_total = max_total
+        # Less than that, for a while, when the process turned out not to have descriptors for as many
+        self._cap: float = inf
+        self._cap_until = 0.0
         self._alarms = alarms
         self.lanes: dict[Target, Lane[Work]] = {}
         self.hosts: dict[Where, Host[Work]] = {}
@@ -83,6 +89,25 @@ class Places(Generic[Work]):
 
     # Opening
 
+    @property
+    def _most(self) -> float:
+        return min(self._max_total, self._cap)
+
+    def is_held_back(self, target: Target) -> bool:
+        """Whether *target* waits until there are fewer connections."""
+        lane = self.lanes.get(target)
+        return lane is not None and lane.host in self._hungry
+
+    def is_capped(self, now: float) -> bool:
+        """Whether `cap` counts."""
+        return now < self._cap_until
+
+    def cap(self, host: Host[Work], now: float) -> None:
+        """There can be no more connections than there are, for now; those of *host* are tried again after a while."""
+        self._cap = max(1, self.total)
+        self._cap_until = now + CAP_TIME
+        self._alarms.set(host, self._cap_until)
+
     def ask(self, lane: Lane[Work], now: float) -> None:
         """Let *lane* have another connection in its turn, if it wants one."""
         if self._wants(lane, now):
@@ -97,6 +122,8 @@ class Places(Generic[Work]):
 
     def next_dial(self, now: float) -> Member[Work] | None:
         """The connection to open next; it counts from now on."""
+        if now >= self._cap_until:
+            self._cap = inf
         while self._due:
             host = next(iter(self._due))
             lane = self._turn(host, now)
@@ -110,7 +137,7 @@ class Places(Generic[Work]):
             lane = self._turn(host, now)
             if lane is None:
                 del self._hungry[host]
-            elif self.total + (cost := self._cost(lane)) <= self._max_total:
+            elif self.total + (cost := self._cost(lane)) <= self._most:
                 del self._hungry[host]
                 self._due[host] = None
                 return self._dial(lane, now)
@@ -154,7 +181,7 @@ class Places(Generic[Work]):
     def _may_dial(self, lane: Lane[Work]) -> bool:
         cost = self._cost(lane)
         # What is counted already never waits: others wait for it.
-        return not cost or (not self._hungry and self.total + cost <= self._max_total)
+        return not cost or (not self._hungry and self.total + cost <= self._most)
 
     def _cost(self, lane: Lane[Work]) -> int:
         """By how much the total grows with a connection of *lane*."""
@@ -254,7 +281,7 @@ class Places(Generic[Work]):
     def _make_room(self, cost: int) -> None:
         """Close what is not needed in favour of those that wait, the first of whom needs *cost* places."""
         wanted = cost + len(self._hungry) - 1
-        self._evict(self.idle, wanted - (self._max_total - self.total) - self._going)
+        self._evict(self.idle, wanted - (int(self._most) - self.total) - self._going)
 
     def make_room_behind(self, lane: Lane[Work]) -> None:
         """

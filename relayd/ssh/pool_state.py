@@ -166,11 +166,12 @@ class PoolState(Generic[Work]):
         self._places.handshake_ended(member)
         self._dirty[member.lane] = None
 
-    def not_opened(self, member: Member[Work], now: float, *, hung_up: bool = False) -> bool:
+    def not_opened(self, member: Member[Work], now: float, *, hung_up: bool = False, shortage: bool = False) -> bool:
         """
         The connection could not be opened.
 
         :param hung_up: the host hung up before the login, as one does that has too many newcomers (MaxStartups).
+        :param shortage: it is this process that can have no more of them: others have to make room.
         :return: whether the target is out of reach: no other connection to it exists, and there is no sense in trying
             again.
         """
@@ -183,6 +184,9 @@ class PoolState(Generic[Work]):
             host.max_handshakes = max(1, min(host.max_handshakes, host.handshakes or host.max_handshakes))
             host.no_dial_before = now + HANG_UP_PAUSE * 2.0**host.hang_ups
             host.hang_ups += 1
+            out_of_reach = False
+        elif shortage and self._places.total:
+            self._places.cap(host, now)
             out_of_reach = False
         else:
             lane.no_dial_before = now + DIAL_PAUSE
@@ -280,6 +284,14 @@ class PoolState(Generic[Work]):
         """Whether a connection to *target* does not answer."""
         lane = self._places.lanes.get(target)
         return lane is not None and lane.doubted > 0
+
+    def is_held_back(self, target: Target) -> bool:
+        """Whether work for *target* waits until there are fewer connections in all."""
+        return self._places.is_held_back(target)
+
+    def is_short(self, now: float) -> bool:
+        """Whether there are fewer connections than there may be, as this process could have no more of them."""
+        return self._places.is_capped(now)
 
     def retire(self, member: Member[Work], reason: str) -> None:
         """A connection that is open takes no more work."""

@@ -28,6 +28,7 @@ from relayd.errors import (
     Overloaded,
     RelayError,
     ShuttingDown,
+    TooMuchInput,
 )
 from relayd.interfaces import (
     Acknowledge,
@@ -39,7 +40,15 @@ from relayd.interfaces import (
     ILink,
     JournalEntry,
 )
-from relayd.messages import EXECUTE_COMMAND, CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
+from relayd.messages import (
+    EXECUTE_COMMAND,
+    CommandResult,
+    CommandState,
+    ExecuteCommand,
+    JumpHost,
+    Receipt,
+    failure_result,
+)
 from relayd.outbox import Outbox
 from relayd.policy import Policy
 from relayd.scheduler import ActiveCommand, Scheduler, explain
@@ -50,6 +59,13 @@ from relayd.texts import Translate, english
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
 DRAIN_GRACE = 5.0
+#: Bytes of large commands, with what they read and their credentials, that are at hand at a time; a single one may be
+#: larger.
+MAX_INPUT = 24 << 20
+#: Bytes from which on a command is a large one: the others are bounded by their number.
+LARGE_INPUT = 4 << 10
+#: Duplicates of a command that wait together for the journal to take it.
+MAX_WAITING = 100
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -128,6 +144,9 @@ class Dispatcher:
         self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
         self._active = self._scheduler.active
         self._outbox = Outbox(clock, journal, self.stats, self._check_drained, translate)
+        #: The sizes of the large commands at hand, by id, and their sum.
+        self._inputs: dict[str, int] = {}
+        self._input = 0
         self._accepting = True
         self._drains: list[_Drain] = []
 
@@ -172,10 +191,13 @@ class Dispatcher:
             self._refuse(command, AuditUnavailable(), acknowledge)
         elif (refusal := self._refusal_of(command)) is not None:
             self._refuse(command, refusal, acknowledge)
-        else:
+        elif self._takes_input(command):
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
             if not self._scheduler.submit(ActiveCommand(command, fingerprint, received, timeout, acknowledge)):
+                self._drop_input(command)
                 self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
+        else:
+            self._refuse(command, TooMuchInput(megabytes=self._input / 1e6), acknowledge)
 
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
         """See `ICommandReceiver.invalid_received`."""
@@ -263,6 +285,7 @@ class Dispatcher:
 
     def command_not_accepted(self, active: ActiveCommand, error: RelayError) -> None:
         """See `relayd.scheduler.Owner`."""
+        self._drop_input(active.command)
         acknowledge, *others = active.acknowledges
         self._refuse(active.command, error, acknowledge)
         for other in others:
@@ -271,6 +294,7 @@ class Dispatcher:
 
     def command_known(self, active: ActiveCommand, known: JournalEntry) -> None:
         """See `relayd.scheduler.Owner`."""
+        self._drop_input(active.command)
         for acknowledge in active.acknowledges:
             self._duplicate_of_known(known, active.command, active.fingerprint, acknowledge)
         self._check_drained()
@@ -278,6 +302,7 @@ class Dispatcher:
     def command_ended(self, active: ActiveCommand, result: CommandResult, recorded: bool) -> None:
         """See `relayd.scheduler.Owner`."""
         command, details = active.command, result.details
+        self._drop_input(command)
         outcome = "nonzero" if result.exit_code else "ok"
         if details.error is not None:
             outcome = str(details.error["code"])
@@ -311,6 +336,21 @@ class Dispatcher:
         except Exception:
             return explain(Failure(), "check", command.command_id, RelayError(), self._log)
 
+    def _takes_input(self, command: ExecuteCommand) -> bool:
+        """Whether there is room for what *command* brings, which it takes then."""
+        size = _size(command)
+        if size < LARGE_INPUT:
+            return True
+        if self._inputs and self._input + size > MAX_INPUT:
+            return False
+        self._inputs[command.command_id] = size
+        self._input += size
+        return True
+
+    def _drop_input(self, command: ExecuteCommand) -> None:
+        if self._inputs:
+            self._input -= self._inputs.pop(command.command_id, 0)
+
     # Commands that are not new
 
     @cached_property
@@ -339,8 +379,10 @@ class Dispatcher:
         self._log.info("Command {id} came again; it is under way, and one result answers both", id=command.command_id)
         if active.accepted:
             acknowledge(None)
-        else:
+        elif len(active.acknowledges) < MAX_WAITING:
             active.acknowledges.append(acknowledge)
+        else:
+            acknowledge(Overloaded(running=self.running, queued=self.queued))
 
     def _duplicate_of_known(
         self, known: JournalEntry, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
@@ -408,6 +450,24 @@ class Dispatcher:
         self._drains.remove(drain)
         self._outbox.stop()
         return outcome
+
+
+def _size(command: ExecuteCommand) -> int:
+    """About how many bytes *command* takes, with all that can be large."""
+    size = len(command.command) + len(command.stdin) + _size_of_credential(command)
+    if command.env:
+        size += sum(len(name) + len(value) for name, value in command.env)
+    if command.via:
+        size += sum(map(_size_of_credential, command.via))
+    return size
+
+
+def _size_of_credential(of: ExecuteCommand | JumpHost) -> int:
+    size = 0 if of.certificate is None else len(of.certificate)
+    for secret in (of.password, of.private_key, of.passphrase):
+        if secret is not None:
+            size += len(secret)
+    return size
 
 
 def _where(command: ExecuteCommand) -> str:

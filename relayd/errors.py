@@ -131,6 +131,11 @@ class UplinkSilent(UplinkLost):
     """The connection to the main server {server} was lost: nothing was heard from it for {time}."""
 
 
+class UplinkStuck(UplinkLost):
+    """The connection to the main server {server} was lost: it took nothing of what was sent to it for
+    {time}."""
+
+
 class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 
@@ -152,6 +157,11 @@ class Overloaded(RelayError):
     code = "overloaded"
     phase = "queue"
     retriable = True
+
+
+class TooMuchInput(Overloaded):
+    """relayd is full: the commands at hand and what they read (stdin) take {megabytes:.0f} MB. Send the command again
+    later."""
 
 
 class ShuttingDown(RelayError):

@@ -15,12 +15,17 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from relayd.messages import Encoding
-from relayd.spelling import MAX_NAME, fault_of_username, is_host
+from relayd.messages import MAX_COMMAND_ID, Encoding
+from relayd.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.texts import Fault, Text
 
-#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
-MAX_COMMAND_ID: Final = 256
+#: Longest password and passphrase taken, in characters: tokens that are sent as passwords take some thousands.
+MAX_PASSWORD: Final = 16 * 1024
+#: Longest private key and certificate taken, in characters: an RSA key of 16,384 bits takes 13,000.
+MAX_PRIVATE_KEY: Final = 64 * 1024
+MAX_CERTIFICATE: Final = 64 * 1024
+#: Longest fingerprint, with the key's type before it, that is looked at, in characters.
+MAX_FINGERPRINT: Final = 128
 #: Longest timeout taken, in seconds (a year); larger numbers are surely another unit.
 MAX_TIMEOUT: Final = 366 * 86400.0
 #: Longest working directory taken, in bytes: ``PATH_MAX`` of Linux.
@@ -60,12 +65,18 @@ def absent(value: object) -> bool:
     return value is UNSET or value is None or (isinstance(value, (str, dict, list)) and not value)
 
 
-def text(field: str, value: object, *, single_line: bool = True) -> str:
-    """A text that is not blank."""
+def text(field: str, value: object, *, single_line: bool = True, most: int | None = None) -> str:
+    """
+    A text that is not blank.
+
+    :param most: characters that it may have; looked at first, as all else takes its time with each of them.
+    """
     if value is UNSET or value is None:
         raise Invalid(field, "is missing")
     if not isinstance(value, str):
         raise Invalid(field, "is not a string")
+    if most is not None and len(value) > most:
+        raise Invalid(field, "is longer than {most} characters", most=most)
     if not value.strip():
         raise Invalid(field, "is empty")
     if single_line and "\0" not in value and not value.isprintable():
@@ -75,19 +86,14 @@ def text(field: str, value: object, *, single_line: bool = True) -> str:
 
 def command_id(value: object) -> str:
     """What names a command."""
-    name = text("commandId", value)
-    if len(name) > MAX_COMMAND_ID:
-        raise Invalid("commandId", "is longer than {most} characters", most=MAX_COMMAND_ID)
-    return name
+    return text("commandId", value, most=MAX_COMMAND_ID)
 
 
 def host(field: str, value: object) -> str:
     """A host's name or address."""
-    name = text(field, value).strip()
+    name = text(field, value, most=MAX_NAME).strip()
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
         name = name[1:-1]
-    if len(name) > MAX_NAME:
-        raise Invalid(field, "is longer than {most} characters", most=MAX_NAME)
     if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
         raise Invalid(field, "is neither a host name nor an IP address")
     return name
@@ -95,7 +101,7 @@ def host(field: str, value: object) -> str:
 
 def username(field: str, value: object) -> str:
     """A user's name, of which every server sees the same as the site's rules."""
-    name = text(field, value)
+    name = text(field, value, most=MAX_USERNAME)
     fault = fault_of_username(name)
     if fault is not None:
         raise Invalid(field, fault)
@@ -106,15 +112,23 @@ def fingerprint(field: str, value: object) -> str | None:
     """The fingerprint of a host's key, perhaps with the key's type before it."""
     if absent(value):
         return None
-    shown = text(field, value).strip()
+    shown = text(field, value, most=MAX_FINGERPRINT).strip()
     if not _FINGERPRINT.fullmatch(shown):
         raise Invalid(field, "is not a fingerprint as ssh-keygen -l shows it: SHA256: and 43 characters")
     return shown
 
 
-def optional_text(field: str, value: object) -> str | None:
-    """A text of any number of lines, such as a secret or a certificate; an empty one counts as absent."""
-    return _unicode(field, value) if isinstance(value, str) and value else None
+def optional_text(field: str, value: object, most: int) -> str | None:
+    """
+    A text of any number of lines, such as a secret or a certificate; an empty one counts as absent.
+
+    :param most: characters that it may have.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    if len(value) > most:
+        raise Invalid(field, "is longer than {most} characters", most=most)
+    return _unicode(field, value)
 
 
 def number(field: str, value: object, *, required: bool = False) -> float:
@@ -157,7 +171,7 @@ def cwd(value: object) -> str | None:
     """A working directory: absolute, or relative to a home directory as a shell writes it (``~/x``, ``~user/x``)."""
     if absent(value):
         return None
-    path = text("cwd", value, single_line=False)
+    path = text("cwd", value, single_line=False, most=MAX_CWD)
     if "\n" in path or "\r" in path:
         raise Invalid("cwd", "contains the end of a line")
     if not path.startswith(("/", "~")):

@@ -1,5 +1,5 @@
 """
-What relayd's log looks like: the least level, text or JSON, and a bound on lines that repeat.
+What relayd's log looks like: the least level, text or JSON, and bounds on long lines and on those that repeat.
 Where it goes stays twistd's business: ``--logfile`` with its rotation, ``--syslog``, standard output.
 """
 
@@ -33,14 +33,24 @@ FIELDS: Final = (
     "event", "id", "user", "host", "port", "code", "outcome", "exit", "duration", "stdout_bytes", "stderr_bytes",
     "server", "proxy_id", "dialect", "version", "delay", "reason", "path", "signal", "count", "milliseconds",
 )  # fmt: skip
-#: Warnings and errors of the same format, from the same logger, that are written in so many seconds; of the rest only
-#: the number is told.
+#: Warnings and errors of the same format, from the same logger, that are written in so many seconds, and lines of
+#: level info; of the rest only the number is told.
 MOST: Final = 20
+MOST_INFO: Final = 60
 PERIOD: Final = 60.0
-#: Formats that are counted at a time; beyond them, nothing is held back.
+#: Steps of a command (field ``event``) whose lines are all written: they are the record of what was run.
+_RECORDED: Final = frozenset(("accepted", "finished"))
+#: Formats that are counted at a time; those beyond them count together.
 _MAX_FORMATS: Final = 1000
+_OTHERS: Final = ("relayd.logs", "of other kinds")
+#: Characters of a message, of a field of its own in JSON, and of a message with its traceback; of longer ones the
+#: middle is left out, whoever logs them.
+MAX_MESSAGE: Final = 4096
+MAX_FIELD: Final = 1024
+MAX_TRACEBACK: Final = 16 * 1024
 
 _VALUES: Final = {level.name: number for number, level in enumerate(LogLevel.iterconstants())}
+_INFO: Final = _VALUES["info"]
 _log = Logger()
 _encode = msgspec.json.Encoder().encode
 
@@ -68,6 +78,14 @@ _local_time: Final = _Seconds(formatTime)
 _universal_time: Final = _Seconds(lambda when: datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
 
 
+def _cut(text: str, most: int) -> str:
+    """*text*, or its ends: what somebody else made long shall not fill the disk."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
+
+
 def _message(event: LogEvent) -> str:
     """What Twisted makes of the event's format, which in most cases takes it longer than need be."""
     format = event.get("log_format")
@@ -83,8 +101,9 @@ def format_text(event: LogEvent) -> str | None:
     """One line for a person, to the letter what Twisted's own files have."""
     when = event.get("log_time")
     if when is None or "log_failure" in event or event.get("log_system") is not None:
-        return formatEventAsClassicLogText(event)
-    text = _message(event)
+        classic = formatEventAsClassicLogText(event)
+        return None if classic is None else _cut(classic, MAX_TRACEBACK)
+    text = _cut(_message(event), MAX_MESSAGE)
     if not text:
         return None
     text = text.replace("\n", "\n\t")
@@ -101,16 +120,16 @@ def format_json(event: LogEvent) -> str | None:
         "time": f"{_universal_time(when)}.{int(when % 1 * 1e6):06}Z",
         "level": "info" if level is None else level.name,
         "logger": event.get("log_namespace") or "",
-        "message": _message(event),
+        "message": _cut(_message(event), MAX_MESSAGE),
     }
     for name in FIELDS:
         value = event.get(name)
         if value is not None:
             # what is neither may be an object that only shows itself as text
-            line[name] = value if isinstance(value, str | int | float) else str(value)
+            line[name] = value if isinstance(value, int | float) else _cut(str(value), MAX_FIELD)
     failure = event.get("log_failure")
     if failure is not None:
-        line["traceback"] = failure.getTraceback()
+        line["traceback"] = _cut(failure.getTraceback(), MAX_TRACEBACK)
     try:
         return _encode(line).decode() + "\n"
     except (UnicodeEncodeError, ValueError):  # half a surrogate pair, which no JSON can hold
@@ -138,7 +157,9 @@ class Sieve:
         self._observer = observer
         self._least = _VALUES[level]
         self._now = now
+        #: By logger and format, how many came, and how many of them were held back.
         self._seen: dict[tuple[object, object], int] = {}
+        self._held: dict[tuple[object, object], int] = {}
         self._until = 0.0
 
     def __call__(self, event: LogEvent) -> None:
@@ -148,26 +169,28 @@ class Sieve:
             return
         if self._seen and self._now() >= self._until:
             self._tell()
-        if value >= _VALUES["warn"] and self._is_too_much(event):
+        if value >= _INFO and event.get("event") not in _RECORDED and self._is_too_much(event, value):
             return
         self._observer(event)
 
-    def _is_too_much(self, event: LogEvent) -> bool:
+    def _is_too_much(self, event: LogEvent, value: int) -> bool:
         key = (event.get("log_namespace"), event.get("log_format"))
         if key[1] is None:
             return False
         if not self._seen:
             self._until = self._now() + PERIOD
         elif key not in self._seen and len(self._seen) >= _MAX_FORMATS:
-            return False
+            key = _OTHERS
         self._seen[key] = seen = self._seen.get(key, 0) + 1
-        return seen > MOST
+        if seen <= (MOST_INFO if value == _INFO else MOST):
+            return False
+        self._held[key] = self._held.get(key, 0) + 1
+        return True
 
     def _tell(self) -> None:
-        seen, self._seen = self._seen, {}
-        for (namespace, format), count in seen.items():
-            if count > MOST:
-                self._observer(_left_out(namespace, format, count - MOST))
+        held, self._held, self._seen = self._held, {}, {}
+        for (namespace, format), count in held.items():
+            self._observer(_left_out(namespace, format, count))
 
 
 def _left_out(namespace: object, format: object, count: int) -> LogEvent:
@@ -184,6 +207,24 @@ def _left_out(namespace: object, format: object, count: int) -> LogEvent:
     }
 
 
+@implementer(ILogObserver)
+class Shortener:
+    """
+    Passes on every event, and of one with a long message its ends alone: for an *observer* that formats by itself.
+    """
+
+    def __init__(self, observer: ILogObserver) -> None:
+        self._observer = observer
+
+    def __call__(self, event: LogEvent) -> None:
+        text = _message(event)
+        if len(text) > MAX_MESSAGE:
+            kept = {name: event.get(name) for name in ("log_level", "log_logger", "log_namespace", "log_source")}
+            text = _cut(text, MAX_MESSAGE)
+            event = {**kept, "log_time": event.get("log_time") or time.time(), "log_format": "{text}", "text": text}
+        self._observer(event)
+
+
 def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner = globalLogBeginner) -> None:
     """
     Shape the log that twistd, or twist, is about to begin.
@@ -197,7 +238,7 @@ def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner
         given = list(observers)
         unshaped = [observer for observer in given if not _shape(observer, format)]
         _Level.least = _VALUES[level]
-        sieves = [Sieve(observer, level) for observer in given]
+        sieves = [Sieve(Shortener(each) if each in unshaped else each, level) for each in given]
         LogBeginner.beginLoggingTo(beginner, sieves, discardBuffer, redirectStandardIO)
         if unshaped and format == "json":
             _log.warn("--log-format json is for files and standard output; this log (syslog, or an own one) is text")

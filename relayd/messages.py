@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 from enum import Enum
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
@@ -28,6 +28,11 @@ COMMAND_OUTPUT = "command_output"
 Encoding = Literal["utf-8", "base64"]
 StreamName = Literal["stdout", "stderr"]
 
+#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
+MAX_COMMAND_ID: Final = 256
+#: The ``commandId`` of what a peer says of a command.
+CommandId = Annotated[str, Meta(max_length=MAX_COMMAND_ID)]
+
 
 class Secret:
     """
@@ -42,6 +47,12 @@ class Secret:
     def reveal(self) -> str:
         """The text itself. Call this as late as possible, and keep the answer in no attribute."""
         return self._text
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return "Secret(…)"
@@ -263,7 +274,7 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     :ivar data: a text, or base64 where ``encoding`` says so.
     """
 
-    command_id: str
+    command_id: CommandId
     stream: StreamName
     offset: Annotated[int, Meta(ge=0)]
     data: str
@@ -290,7 +301,7 @@ class CommandState(Enum):
 class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """How far the relay has come with a command."""
 
-    command_id: str
+    command_id: CommandId
     state: CommandState
 
     def to_wire(self) -> dict[str, Any]:

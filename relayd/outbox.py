@@ -9,7 +9,7 @@ from collections.abc import Callable, Container
 from sys import getsizeof
 from typing import Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +20,7 @@ from relayd.logs import is_logged
 from relayd.messages import CommandResult, Receipt, failure_result
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
-from relayd.texts import Translate, english
+from relayd.texts import Translate, english, span
 
 #: How often a result that the main server refuses is sent again.
 MAX_RETRIES: Final = 2
@@ -35,6 +35,8 @@ SUSPECT_AFTER: Final = 2
 CONVICT_AFTER: Final = 3
 #: Seconds for which a result that travels alone is watched, where no receipt comes.
 ALONE_FOR: Final = 10.0
+#: Seconds without a receipt after which a link with as many results under way as it may have is not held up by them.
+RECEIPT_PATIENCE: Final = 60.0
 #: Seconds after which a main server that has never sent a receipt is asked for a sign of life instead; and those for
 #: one that is known not to send any, or while relayd wants to stop.
 PATIENCE: Final = 30.0
@@ -101,7 +103,7 @@ class Outbox:
         state = self._current
         if state is None:
             return
-        if not state.pumping and state.link.writable:
+        if not state.pumping and state.link.writable and not state.full:
             self._send_on(state, result, True)
         else:
             self._queue(state, (result.command_id, True))
@@ -134,6 +136,8 @@ class Outbox:
         result = self._unrecorded.pop(command_id, None)
         if result is not None:
             self._unrecorded_size -= _size(result)
+            if self._current is not None:
+                self._current.backlog.pop((command_id, False), None)
 
     def link_ready(self, link: ILink, pending: Container[str]) -> None:
         """
@@ -146,10 +150,11 @@ class Outbox:
         state = self._current = self._links[link] = Sendings(link)
         keys = [(command_id, False) for command_id in self._unrecorded]
         keys += [(command_id, True) for command_id in self._journal.unconfirmed() if command_id not in pending]
+        self._forget_losses()
         if keys:
             self._log.info("Sending {count} unconfirmed results again", count=len(keys))
             # Those that may break the link go last, so that they hold up nothing.
-            state.backlog.extend(sorted(keys, key=self._is_suspect))
+            state.backlog.update(dict.fromkeys(sorted(keys, key=self._is_suspect)))
             self._start_pump(state)
 
     def link_lost(self, link: ILink) -> None:
@@ -203,7 +208,7 @@ class Outbox:
     # Sending
 
     def _queue(self, state: Sendings, key: Key) -> None:
-        state.backlog.append(key)
+        state.backlog.setdefault(key)
         self._start_pump(state)
 
     def _start_pump(self, state: Sendings) -> None:
@@ -217,7 +222,10 @@ class Outbox:
             if not state.link.writable:
                 await state.link.when_writable()
                 continue
-            key = state.backlog.popleft()
+            if state.full:
+                await self._receipts(state)
+                continue
+            key, _ = state.backlog.popitem(last=False)
             command_id, recorded = key
             # A refusal may have been overtaken by the acceptance of the same command.
             result = await self._load(command_id) if recorded else self._unrecorded.get(command_id)
@@ -227,6 +235,19 @@ class Outbox:
                 await self._send_alone(state, result, recorded)
             else:
                 self._send_on(state, result, recorded)
+
+    async def _receipts(self, state: Sendings) -> None:
+        """Wait for some, but not for ever."""
+        try:
+            await state.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
+        except TimeoutError:
+            self._log.warn(
+                "The main server has sent no receipt for {span}, and {count} results want one: the rest is sent "
+                "without, and sent again on the next connection",
+                span=span(RECEIPT_PATIENCE),
+                count=len(state.in_flight),
+            )
+            state.count_no_more()
 
     async def _load(self, command_id: str) -> CommandResult | None:
         try:
@@ -366,6 +387,18 @@ class Outbox:
             self._rejections.pop(key[0], None)
         if self._current is not None and self._current.alone == key:
             self._current.end_alone()
+
+    def _forget_losses(self) -> None:
+        """Of results that are held no more: a main server could make any number of them."""
+        for losses in (self._losses, self._lone_losses):
+            for key in [key for key in losses if not self._is_held(key)]:
+                del losses[key]
+        for command_id in [each for each in self._rejections if not self._is_unconfirmed(each)]:
+            del self._rejections[command_id]
+
+    def _is_held(self, key: Key) -> bool:
+        command_id, recorded = key
+        return self._is_unconfirmed(command_id) if recorded else command_id in self._unrecorded
 
     def _is_suspect(self, key: Key) -> bool:
         return self._losses.get(key, 0) >= SUSPECT_AFTER

@@ -7,6 +7,7 @@ msgspec checks the JSON types in one pass, with errors that name the path and ne
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from relayd.messages import (
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    CommandId,
     CommandOutput,
     CommandResult,
     CommandStatus,
@@ -38,6 +40,11 @@ _T = TypeVar("_T")
 _Text = str | UnsetType | None
 _Number = int | float | str | UnsetType | None
 _Flag = bool | UnsetType | None
+
+#: What of a receipt's error is looked at, whatever shape it has.
+_BRIEF = Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist = 3, 8, 8
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 200
 
 
 class _WireHop(Struct, rename="camel"):
@@ -80,13 +87,13 @@ class _WireResultBody(Struct, rename="camel"):
 
 
 class _WireResult(Struct, rename="camel"):
-    command_id: str
+    command_id: CommandId
     result: _WireResultBody
 
 
 class _WireReceipt(Struct, rename="camel"):
     success: bool
-    command_id: str | None = None
+    command_id: CommandId | None = None
     error: Any = None
 
 
@@ -112,10 +119,10 @@ def parse_execute_command(data: object) -> ExecuteCommand:
             port=fields.port("port", wire.port),
             username=fields.username("username", wire.username),
             command=fields.text("command", wire.command, single_line=False),
-            password=_secret("password", wire.password),
-            private_key=_secret("privateKey", wire.private_key),
-            passphrase=_secret("passphrase", wire.passphrase),
-            certificate=fields.optional_text("certificate", wire.certificate),
+            password=_secret("password", wire.password, fields.MAX_PASSWORD),
+            private_key=_secret("privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),
+            passphrase=_secret("passphrase", wire.passphrase, fields.MAX_PASSWORD),
+            certificate=fields.optional_text("certificate", wire.certificate, fields.MAX_CERTIFICATE),
             host_key=fields.fingerprint("hostKey", wire.host_key),
             timeout=fields.timeout(wire.timeout),
             extended=wire.extended is True,
@@ -154,7 +161,8 @@ def parse_receipt(data: object) -> Receipt:
         wire = _convert(data, _WireReceipt)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
-    text = None if wire.error is None else printable(str(wire.error), 200)
+    said = wire.error if isinstance(wire.error, str | None) else _BRIEF.repr(wire.error)
+    text = None if said is None else printable(said, 200)
     return Receipt(success=wire.success, command_id=wire.command_id, error=text)
 
 
@@ -225,8 +233,8 @@ def _readable_id(data: object) -> str | None:
     return None
 
 
-def _secret(field: str, value: object) -> Secret | None:
-    text = fields.optional_text(field, value)
+def _secret(field: str, value: object, most: int) -> Secret | None:
+    text = fields.optional_text(field, value, most)
     return None if text is None else Secret(text)
 
 
@@ -253,10 +261,10 @@ def _hop(path: str, wire: _WireHop) -> JumpHost:
         host=host,
         port=fields.port(path + "port", wire.port, default=22),
         username=fields.username(path + "username", wire.username),
-        password=_secret(path + "password", wire.password),
-        private_key=_secret(path + "privateKey", wire.private_key),
-        passphrase=_secret(path + "passphrase", wire.passphrase),
-        certificate=fields.optional_text(path + "certificate", wire.certificate),
+        password=_secret(path + "password", wire.password, fields.MAX_PASSWORD),
+        private_key=_secret(path + "privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),
+        passphrase=_secret(path + "passphrase", wire.passphrase, fields.MAX_PASSWORD),
+        certificate=fields.optional_text(path + "certificate", wire.certificate, fields.MAX_CERTIFICATE),
         host_key=fields.fingerprint(path + "hostKey", wire.host_key),
         written=written,
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from itertools import count
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -16,12 +17,16 @@ from relayd.interfaces import ILink
 #: then the result of the same command sent again.
 Key = tuple[str, bool]
 
+#: Results under way on one link, without a receipt, at a time.
+MAX_IN_FLIGHT: Final = 8192
+
 
 class Sendings:
     """
     What is under way on one link, and what waits to be sent on it.
 
-    :ivar backlog: what waits, first in first out; its results are read from the journal as the link takes them.
+    :ivar backlog: what waits, first in first out, each once; its results are read from the journal as the link takes
+        them.
     :ivar pump: sends the backlog, while `pumping`.
     :ivar last: number of the latest sending.
     :ivar alone: the result that is the only one under way, as it may be what breaks links.
@@ -35,7 +40,7 @@ class Sendings:
         # Every sending that has no receipt yet, oldest first.  One result may be in here more than once, as a duplicate
         # of its command has it sent again; the main server answers each.
         self.in_flight: OrderedDict[int, Key] = OrderedDict()
-        self.backlog: deque[Key] = deque()
+        self.backlog: OrderedDict[Key, None] = OrderedDict()
         self.pumping = False
         self.pump: Deferred[None] | None = None
         self.alone: Key | None = None
@@ -46,10 +51,34 @@ class Sendings:
         self.last = -1
         self._sendings: dict[str, deque[int]] = {}
         self._serial = count()
+        self._counts = True
+        self._room: Deferred[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is under way that receipts should come first."""
+        return len(self.in_flight) >= MAX_IN_FLIGHT
+
+    def when_room(self) -> Deferred[None]:
+        """A Deferred that fires when it is `full` no more. It may be cancelled."""
+        room: Deferred[None] = Deferred()
+        self._room = room
+        return room
+
+    def count_no_more(self) -> None:
+        """
+        Receipts do not come as they should: from now on only those count, on this link, that name their command.  What
+        has none is sent again on the next link; who counted on would in the end confirm what did not arrive.
+        """
+        self._counts = False
+        self.in_flight.clear()
+        self._sendings.clear()
 
     def add(self, key: Key) -> None:
         """A result was sent."""
         self.last = serial = next(self._serial)
+        if not self._counts:
+            return
         self.in_flight[serial] = key
         self._sendings.setdefault(key[0], deque()).append(serial)
 
@@ -65,6 +94,11 @@ class Sendings:
         key = self.in_flight.pop(sendings.popleft())
         if not sendings:
             del self._sendings[command_id]
+        room = self._room
+        if room is not None and not self.full:
+            self._room = None
+            if not room.called:
+                room.callback(None)
         return key
 
     def end_alone(self) -> None:

@@ -2,7 +2,7 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, a C shell, zsh, libfaketime, the checkers of what is packaged, Chromium,
+#   bootstrap.sh peers           SSH servers, shells, libfaketime, the checkers of what is packaged, Chromium,
 #                                Node.js, and the npm packages of tests/node
 #   bootstrap.sh deb             what builds the Debian package
 set -eu
@@ -55,6 +55,8 @@ bring_peers() {
     command -v systemd-analyze >/dev/null || missing="$missing systemd"
     command -v mandoc >/dev/null || missing="$missing mandoc"
     command -v zsh >/dev/null || missing="$missing zsh"
+    command -v busybox >/dev/null || missing="$missing busybox"
+    command -v mksh >/dev/null || missing="$missing mksh"
     command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
     command -v node >/dev/null || missing="$missing nodejs"

@@ -25,7 +25,7 @@ PARTS = {
     **dict.fromkeys(("garbage", "hardening"), "tap"),
 }
 WIRE = {"descriptors", "errors", "messages", "interfaces", "texts"}
-ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "hub"}
+ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
 ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns", "tls"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
@@ -36,8 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": {"errors", "patterns", "texts"},
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
+    "flow": set(),
     "tls": {"messages"},
-    "uplink": WIRE | {"dialects", "patterns", "tls"},
+    "uplink": WIRE | {"dialects", "flow", "patterns", "tls"},
     "dispatcher": WIRE | {"logs", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,

@@ -35,7 +35,19 @@ from twisted.logger import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import logs
-from relayd.logs import FIELDS, MOST, PERIOD, Sieve, configure, format_json, format_text, is_logged
+from relayd.logs import (
+    FIELDS,
+    MAX_MESSAGE,
+    MOST,
+    MOST_INFO,
+    PERIOD,
+    Shortener,
+    Sieve,
+    configure,
+    format_json,
+    format_text,
+    is_logged,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -157,23 +169,105 @@ class SieveTests(SynchronousTestCase):
         self.log.error("{id} failed", id=99)
         self.assertEqual(self.texts()[-1], "99 failed")
 
-    def test_information_is_not_held_back(self) -> None:
-        for number in range(MOST + 5):
-            self.log.info("Finished {id}", id=number)
-        self.assertEqual(len(self.passed), MOST + 5)
+    def test_the_record_of_what_was_run_is_not_held_back(self) -> None:
+        for number in range(MOST_INFO + 5):
+            self.log.info("Accepted {id}", event="accepted", id=number)
+            self.log.info("Finished {id}", event="finished", id=number)
+        self.assertEqual(len(self.passed), 2 * MOST_INFO + 10)
+
+    def test_other_information_is_counted_too(self) -> None:
+        for number in range(MOST_INFO + 5):
+            self.log.info("Refused {id}", event="refused", id=number)
+        self.assertEqual(len(self.passed), MOST_INFO)
+        self.now = PERIOD
+        self.log.info("life goes on")
+        self.assertEqual(self.texts()[-2:], ["5 more lines like this one were left out: Refused {id}", "life goes on"])
+
+    def test_details_are_not_held_back(self) -> None:
+        log = self.make("debug")
+        for number in range(500):
+            log.debug("Sent {id}", id=number)
+        self.assertEqual(len(self.passed), 500)
+
+    def test_a_new_wording_each_time_is_no_way_out(self) -> None:
+        for number in range(5000):
+            self.log.warn(f"wording {number}")
+        self.assertEqual(len(self.passed), 1000 + MOST)
+        self.now = PERIOD
+        self.log.info("life goes on")
+        self.assertEqual(self.texts()[-2], f"{4000 - MOST} more lines like this one were left out: of other kinds")
+        self.assertLess(len(self.passed), 1100)
+
+
+class LengthTests(SynchronousTestCase):
+    """Whoever logs: a line has a bound."""
+
+    def events(self) -> list[LogEvent]:
+        events: list[LogEvent] = []
+        log = Logger("relayd.x", observer=events.append)
+        long = "a" + "x" * 10**6 + "z"
+        log.info("Refused {id} for {user}", id="c1", user=long)
+        log.warn("{error}", error=RuntimeError(long))
+        log.info(long)
+        log.info("{id}", id=long, host=long, reason=ValueError(long))
+        try:
+            raise RuntimeError(long)
+        except RuntimeError:
+            log.failure("Could not {what}", what=long)
+        events.append({"log_format": "{log_text}", "log_text": long, "log_time": 1.0, "log_system": "old"})
+        events.append({"log_format": long.encode(), "log_time": 1.0})
+        return events
+
+    def test_text(self) -> None:
+        for event in self.events():
+            line = format_text(event) or ""
+            self.assertLess(len(line), 20_000)
+            self.assertIn("characters left out", line)
+            self.assertEqual(line[-1], "\n")
+
+    def test_json(self) -> None:
+        for event in self.events():
+            line = format_json(event) or ""
+            self.assertLess(len(line), 30_000)
+            self.assertIn("characters left out", json.loads(line)["message"])
+
+    def test_the_ends_are_kept(self) -> None:
+        line = format_text(self.events()[0]) or ""
+        self.assertRegex(line, r"Refused c1 for ax+ … \d+ characters left out … x+z\n$")
+
+    def test_what_has_its_bound_stays_as_it_is(self) -> None:
+        event = {"log_format": "{a}", "a": "x" * MAX_MESSAGE, "log_time": 1.0, "log_namespace": "n"}
+        self.assertIn(" " + "x" * MAX_MESSAGE + "\n", format_text(event) or "")
+
+    def test_an_observer_that_formats_by_itself(self) -> None:
+        passed: list[LogEvent] = []
+        shorten = Shortener(passed.append)  # type: ignore[arg-type]
+        for event in self.events():
+            shorten(event)
+        self.assertEqual(len(passed), len(self.events()))
+        for event in passed:
+            self.assertLess(len(repr(event)), 20_000)
+            self.assertIn("characters left out", formatEvent(event))
+        short: LogEvent = {"log_format": "short"}
+        shorten(short)
+        self.assertIs(passed[-1], short)
 
 
 class ConfigureTests(SynchronousTestCase):
     """The observers that twistd and twist hand over."""
 
-    def begin(self, make: Any, level: str, format: Any) -> str:
-        file = io.StringIO()
+    def beginner(self) -> tuple[LogPublisher, LogBeginner]:
         publisher = LogPublisher()
         beginner = LogBeginner(
             publisher, io.StringIO(), SimpleNamespace(stdout=sys.stdout, stderr=sys.stderr), warnings
         )
         self.addCleanup(setattr, warnings, "showwarning", warnings.showwarning)
         self.addCleanup(setattr, logs._Level, "least", logs._Level.least)
+        return publisher, beginner
+
+    def begin(self, make: Any, level: str, format: Any) -> str:
+        file = io.StringIO()
+        publisher, beginner = self.beginner()
         configure(level, format, beginner)
         log = Logger("relayd.x", observer=publisher)
         log.info("before it began")
@@ -205,6 +299,16 @@ class ConfigureTests(SynchronousTestCase):
         self.assertTrue(is_logged("debug"))
         self.begin(textFileLogObserver, "info", "text")
         self.assertEqual([is_logged(level) for level in ("debug", "info", "error")], [False, True, True])
+
+    def test_an_observer_of_its_own_gets_no_long_lines(self) -> None:
+        texts: list[str] = []
+        publisher, beginner = self.beginner()
+        configure("info", "text", beginner)
+        own: Any = lambda event: texts.append(formatEvent(event))  # noqa: E731
+        beginner.beginLoggingTo([own], redirectStandardIO=False)
+        Logger("relayd.x", observer=publisher).info("{long}", long="x" * 100_000)
+        self.assertEqual(len(texts), 1)
+        self.assertLess(len(texts[0]), 5000)
 
     def test_an_observer_that_can_write_no_json(self) -> None:
         texts: list[str] = []

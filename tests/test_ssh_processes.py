@@ -4,96 +4,118 @@ Telling the processes of a command from those of others, by what a shell on the 
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.processes import Listing, parse_listing
+from relayd.ssh.processes import MAX_LINE, Answers, Leader, find, parse_listing, script
 
-ME = b"me 50 9"
+MARK = "c0ffee"
 
 
-def leader(
-    pid: int, start: int, *argv: bytes, parent: int = 9, session: int = 0, port: int = 4000, state: bytes = b"S"
-) -> bytes:
+def leader(pid: int, start: int, what: str, session: int = 0) -> bytes:
     """A line as the shell writes it."""
-    numbers = (pid, parent, session or pid, start, state, port)
-    return b"leader %d %d %d %d %s [10.0.0.1 %d 10.0.0.2 22] " % numbers + b"\1".join((*argv, b""))
+    return f"leader {pid} {session or pid} {start} {what}".encode()
 
 
-def listing(*lines: bytes) -> Listing:
+def listing(*lines: bytes) -> list[Leader]:
     """What was read from the lines."""
-    read = parse_listing([ME, leader(50, 999, b"/bin/sh"), *lines])
+    read = parse_listing(lines)
     assert read is not None
     return read
 
 
-def find(
-    where: Listing, command: bytes, place: int, commands: list[bytes], client_port: int | None = None
-) -> int | None:
+def found(where: list[Leader], command: bytes, place: int, commands: list[bytes]) -> int | None:
     """The process of one command."""
-    found = where.find(command, place, commands, client_port)
-    return None if found is None else found.pid
+    process = find(where, command, place, commands)
+    return None if process is None else process.pid
 
 
 class FindTests(SynchronousTestCase):
-    """`Listing.find`."""
+    """`find`."""
 
     def test_the_only_one(self) -> None:
-        only = listing(leader(60, 5, b"sh", b"-c", b"cd / ; make"))
-        self.assertEqual(find(only, b"cd / ; make", 0, [b"cd / ; make"]), 60)
+        only = listing(leader(60, 5, "same"))
+        self.assertEqual(found(only, b"cd / ; make", 0, [b"cd / ; make"]), 60)
 
     def test_shell_that_became_its_last_part(self) -> None:
-        self.assertEqual(find(listing(leader(60, 5, b"make")), b"make", 0, [b"make"]), 60)
+        self.assertEqual(found(listing(leader(60, 5, "program")), b"make", 0, [b"make"]), 60)
 
     def test_order_tells_those_that_look_the_same(self) -> None:
-        many = listing(leader(70, 5, b"sleep", b"9"), leader(60, 6, b"sleep", b"9"), leader(61, 6, b"sleep", b"9"))
-        self.assertEqual([find(many, b"sleep 9", place, [b"sleep 9"] * 3) for place in range(3)], [70, 60, 61])
+        many = listing(leader(70, 5, "program"), leader(60, 6, "program"), leader(61, 6, "same"))
+        self.assertEqual([found(many, b"sleep 9", place, [b"sleep 9"] * 3) for place in range(3)], [70, 60, 61])
 
     def test_count_that_does_not_fit_leaves_a_doubt(self) -> None:
-        two = listing(leader(60, 5, b"sleep", b"9"), leader(61, 6, b"sleep", b"9"))
-        self.assertIsNone(find(two, b"sleep 9", 0, [b"sleep 9"] * 3))
-        self.assertIsNone(find(two, b"sleep 9", 0, [b"sleep 9"]))
+        two = listing(leader(60, 5, "program"), leader(61, 6, "program"))
+        self.assertIsNone(found(two, b"sleep 9", 0, [b"sleep 9"] * 3))
+        self.assertIsNone(found(two, b"sleep 9", 0, [b"sleep 9"]))
+        self.assertIsNone(found([], b"sleep 9", 0, [b"sleep 9"]))
 
     def test_text_tells_where_the_count_does_not_fit(self) -> None:
-        two = listing(leader(60, 5, b"sh", b"-c", b"make"), leader(61, 6, b"sh", b"-c", b"left over"))
-        self.assertEqual(find(two, b"make", 0, [b"make"]), 60)
-        self.assertIsNone(find(two, b"make", 0, [b"make", b"make", b"other"]))
+        two = listing(leader(60, 5, "same"), leader(61, 6, "shell"))
+        self.assertEqual(found(two, b"make", 0, [b"make"]), 60)
+        self.assertIsNone(found(two, b"make", 0, [b"make", b"make", b"other"]))
 
     def test_contradiction_leaves_a_doubt(self) -> None:
-        self.assertIsNone(find(listing(leader(60, 5, b"sh", b"-c", b"other")), b"make", 0, [b"make"]))
-        two = listing(leader(60, 5, b"sh", b"-c", b"b"), leader(61, 6, b"sh", b"-c", b"a"))
-        self.assertIsNone(find(two, b"a", 0, [b"a", b"a"]))
+        self.assertIsNone(found(listing(leader(60, 5, "shell")), b"make", 0, [b"make"]))
+        self.assertIsNone(found(listing(leader(60, 5, "shell"), leader(61, 6, "same")), b"a", 0, [b"a", b"a"]))
 
-    def test_of_another_connection(self) -> None:
-        mixed = listing(leader(60, 5, b"make", parent=8, port=4001), leader(61, 5, b"make"))
-        self.assertEqual(find(mixed, b"make", 0, [b"make"], 4001), 60)
-        self.assertEqual(find(mixed, b"make", 0, [b"make"]), 61)
-        self.assertIsNone(find(mixed, b"make", 0, [b"make"], 4002))
-
-    def test_children_are_not_commands(self) -> None:
-        family = listing(leader(60, 5, b"sh", b"-c", b"make; true"), leader(61, 6, b"make", parent=60, session=60))
-        self.assertEqual(find(family, b"make; true", 0, [b"make; true"]), 60)
-
-    def test_dead_ones_do_not_count(self) -> None:
-        self.assertIsNone(find(listing(leader(60, 5, b"", state=b"Z")), b"make", 0, [b"make"]))
-
-    def test_lines_in_a_command(self) -> None:
-        self.assertEqual(find(listing(leader(60, 5, b"sh", b"-c", b"a b")), b"a\nb", 0, [b"a\nb"]), 60)
+    def test_order_that_does_not_fit_gives_way_to_the_text(self) -> None:
+        self.assertEqual(found(listing(leader(60, 5, "shell"), leader(61, 6, "same")), b"a", 0, [b"a", b"b"]), 61)
 
     def test_line_that_signals(self) -> None:
-        for session, line in ((60, b"hit TERM 60 0\n"), (9, b"hit TERM 9 9\n")):
-            (found,) = listing(leader(60, 5, b"make", session=session)).leaders[1:]
-            self.assertEqual(found.hit("TERM"), line)
+        for session, line in ((60, b"hit TERM 60 5 60\n"), (9, b"hit TERM 60 5 9\n")):
+            (process,) = listing(leader(60, 5, "program", session))
+            self.assertEqual(process.hit("TERM"), line)
 
 
 class ParseTests(SynchronousTestCase):
     """`parse_listing`."""
 
     def test_something_else(self) -> None:
-        for lines in ([], [b"'exec' is not recognized"], [b"me too"], [ME, b"leader a b c S [x] y"]):
-            self.assertIsNone(parse_listing(lines), lines)
+        good = leader(60, 5, "same")
+        for line in (b"", b"'exec' is not recognized", b"leader a b c same", b"leader 6_0 60 5 same", good + b" ",
+                     b"leader +60 60 5 same", b"leader " + b"9" * 30 + b" 60 5 same", good + b"\n"):  # fmt: skip
+            self.assertIsNone(parse_listing([good, line]), line)
 
     def test_numbers_that_mean_everybody(self) -> None:
         """``kill -- -0`` and ``kill -- -1`` reach processes that no command of ours began."""
-        for numbers in (b"1 0 1", b"60 9 0", b"60 9 -1", b"-1 9 -1", b"0 0 0"):
-            line = b"leader %s 5 S [10.0.0.1 4000 10.0.0.2 22] sh\1" % numbers
-            self.assertIsNone(parse_listing([ME, line]), numbers)
+        for pid, session in ((1, 1), (60, 1), (0, 60), (60, -1), (-1, 60)):
+            self.assertIsNone(parse_listing([leader(pid, 5, "same", session), b"leader 60 0 5 same"]), (pid, session))
+
+
+class AnswersTests(SynchronousTestCase):
+    """`Answers`."""
+
+    def test_only_marked_lines(self) -> None:
+        data = b"end\nleader 1 1 1 same\nnoise\nc0ffee end\nc0ffe end\n c0ffee end\nxc0ffee end\nc0ffeeend\n"
+        self.assertEqual(Answers(MARK).feed(data), [b"end"])
+
+    def test_long_lines_are_dropped_and_not_kept(self) -> None:
+        answers = Answers(MARK)
+        for _ in range(100):
+            self.assertEqual(answers.feed(b"c0ffee " + b"x" * 1000), [])
+            self.assertLessEqual(len(answers._line), MAX_LINE)
+        self.assertEqual(answers.feed(b"c0ffee end\nc0ffee end\n"), [b"end"])
+
+    @given(st.lists(st.binary(max_size=40)), st.lists(st.integers(1, 30)))
+    def test_noise_and_pieces_change_nothing(self, noise: list[bytes], sizes: list[int]) -> None:
+        """Each of our lines begins with an end of line, whatever came before it."""
+        data = b"".join(part + b"\nc0ffee left %d\n" % number for number, part in enumerate(noise))
+        answers, read = Answers(MARK), []
+        for size in sizes:
+            read += answers.feed(data[:size])
+            data = data[size:]
+        read += answers.feed(data)
+        self.assertEqual(read, [b"left %d" % number for number in range(len(noise))])
+
+
+class ScriptTests(SynchronousTestCase):
+    """`script`."""
+
+    def test_command_stays_within_its_quotes(self) -> None:
+        read = script(MARK, b"it's\n'; leaders; '\0", None)
+        self.assertTrue(
+            read.startswith(b"unset n w p\nn=c0ffee p= w='-c\nit'\\''s '\\''; leaders; '\\'''\n"), read[:80]
+        )
+        self.assertIn(b" p=4000 ", script(MARK, b"true", 4000))

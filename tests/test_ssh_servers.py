@@ -11,13 +11,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from relayd.ssh import client as client_module
+from relayd.ssh import ending
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import LoginRefused, RunTimeout
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
 from tests.support.script import ScriptServer
-from tests.support.ssh import ServerTestCase, key_pair, marked_sleep, processes
+from tests.support.ssh import DEADLINE, ServerTestCase, key_pair, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer
 
 SCRIPTS = Path(__file__).parent / "support"
@@ -131,6 +133,24 @@ class DropbearTests(ServersTestCase):
         await self.until(lambda: processes(mark), "it runs")
         self.assertIsInstance((await running).error, RunTimeout)
         await self.until(lambda: not processes(mark), "it is gone")
+
+    async def test_what_an_earlier_command_left_there(self) -> None:
+        """It is in the same session and process group as later ones of its connection (POSIX)."""
+        account, port = await self.start_dropbear()
+        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(ending, "LEAVE_AFTER", 5.0)
+        client, target = self.make_client(), self.target(account, port=port, password=account.password)
+        mark, sleep = marked_sleep()
+        left_mark, left = marked_sleep()
+        await self.run_command(client, target, f"{left} >/dev/null 2>&1 </dev/null &")
+        running = self.run_command(client, target, f"({sleep}) & {sleep}", 3)
+        await self.until(lambda: len(processes(mark)) == 2, "it runs")
+        ended = await running
+        self.assertIsInstance(ended.error, RunTimeout)
+        await self.until(lambda: not processes(mark), "it is gone")
+        self.assertTrue(processes(left_mark))
+        # It has no parent any more, and might be of this command: nobody can tell.
+        self.assertEqual(ended.killed, "unconfirmed")
 
 
 def _note(lines: list[str], _descriptor: int, line: str) -> None:

@@ -190,12 +190,12 @@ class SilenceTests(SilenceTestCase):
         old = self.used()
         self.submit(command="one")
         self.wait(3)
-        self.dialer.fail(ConnectTimeout(host="host", port=22, seconds=15))
+        self.dialer.fail(ConnectTimeout(host="host", port=22, time="15 s"))
         self.assertEqual((self.errors, self.dialer.targets()), ([], []))
         self.assertIn("does not answer", self.pool.waits_for(A))
         self.wait(6)
         self.assertEqual(self.dialer.targets(), [A])
-        self.dialer.fail(ConnectTimeout(host="host", port=22, seconds=15))
+        self.dialer.fail(ConnectTimeout(host="host", port=22, time="15 s"))
         self.confirm(old, 1)
         self.confirm(old, 2)
         self.assertEqual((self.execs(old), self.errors), ([b"one"], []))
@@ -204,9 +204,9 @@ class SilenceTests(SilenceTestCase):
         old = self.used()
         self.submit(command="one")
         self.wait(3)
-        self.dialer.fail(ConnectTimeout(host="host", port=22, seconds=15))
+        self.dialer.fail(ConnectTimeout(host="host", port=22, time="15 s"))
         self.lose(old)
-        self.dialer.fail(ConnectTimeout(host="host", port=22, seconds=15))
+        self.dialer.fail(ConnectTimeout(host="host", port=22, time="15 s"))
         self.assertEqual([type(error) for error in self.errors], [ConnectTimeout])
 
     def test_a_login_that_is_refused_is_not_tried_again(self) -> None:
@@ -330,7 +330,7 @@ class AtMostOnceTests(SilenceTestCase):
             elif step == "dial" and self.dialer.dialled:
                 self.dialer.succeed()
             elif step == "fail" and self.dialer.dialled:
-                self.dialer.fail(ConnectTimeout(host="host", port=22, seconds=15))
+                self.dialer.fail(ConnectTimeout(host="host", port=22, time="15 s"))
             elif step == "end" and open_at:
                 connection, number = open_at.popitem()
                 if connection in self.dialer.connections:

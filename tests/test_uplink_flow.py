@@ -20,8 +20,8 @@ from zope.interface.verify import verifyObject
 from relayd.dialects import native, socketio
 from relayd.interfaces import AckReceived, EventReceived, ILink
 from relayd.messages import CommandOutput
-from relayd.uplink.flow import Flow
 from tests.support.certificates import Authority
+from tests.support.flows import RecordedFlow
 from tests.support.uplink import MainServer, ServiceCase
 from tests.test_uplink_peers import PeerCase
 
@@ -32,7 +32,7 @@ class FlowTests(SynchronousTestCase):
     """`Flow` alone."""
 
     def setUp(self) -> None:
-        self.flow = Flow()
+        self.flow = RecordedFlow()
 
     def test_interface(self) -> None:
         self.assertTrue(verifyObject(IPushProducer, self.flow))

@@ -15,6 +15,9 @@ from relayd.errors import ConfigError, ProtocolError
 #: `IDialect.max_payload` of a peer that names no limit.
 NO_LIMIT: Final = 2**62
 
+#: Characters of the name of an event, and of a namespace.
+MAX_NAME: Final = 256
+
 #: The main server's endpoint in the specification's "connection URL": a path in one dialect, a namespace in the other.
 PROXY_PATH: Final = "/proxy"
 

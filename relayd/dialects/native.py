@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from zope.interface import implementer
 
-from relayd.dialects.base import NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.dialects.base import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
 from relayd.interfaces import Connected, DialectEvent, EventReceived, HandshakeReceived, IDialect, Ignored
 
 NAME: Final = "native"
@@ -56,11 +56,11 @@ class NativeDialect(Outbox):
         """
         if text.lstrip(" \t\r\n").startswith("{"):
             frame: _Frame = StrictJSON.loads(text, _decoder)
-            if isinstance(frame.event, str) and frame.event:
+            if isinstance(frame.event, str) and 0 < len(frame.event) <= MAX_NAME:
                 return (EventReceived(frame.event, frame.data),)
         else:
             StrictJSON.loads(text)
-        return (Ignored("JSON that names no event"),)
+        return (Ignored("JSON that names no event, or one of too many characters"),)
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
         """Ignored: events are text."""

@@ -17,7 +17,7 @@ import msgspec
 from socketio import packet as sio
 from zope.interface import implementer
 
-from relayd.dialects.base import NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.dialects.base import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
 from relayd.errors import ProtocolError
 from relayd.interfaces import (
     AckReceived,
@@ -45,6 +45,9 @@ MAX_HEARTBEAT: Final = 86_400.0
 MAX_ATTACHMENTS: Final = 64
 #: Largest number that a JavaScript peer can have meant by an acknowledgement id.
 MAX_ACK_ID: Final = 2**53
+
+#: Characters of an open packet.
+MAX_OPEN: Final = 16 * 1024
 
 _OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
 
@@ -185,6 +188,8 @@ class SocketIODialect(Outbox):
             raise ProtocolError(reason="attachments on a packet that cannot have any")
         if packet.id is not None and packet.id > MAX_ACK_ID:
             raise ProtocolError(reason="an acknowledgement id beyond 53 bits")
+        if len(packet.namespace or "") > MAX_NAME:
+            raise ProtocolError(reason=f"a namespace of more than {MAX_NAME} characters")
         if packet.namespace != NAMESPACE:
             return self._foreign(packet)
         if kind == sio.EVENT:
@@ -210,6 +215,8 @@ class SocketIODialect(Outbox):
         name = arguments[0]
         if not isinstance(name, str):
             return (Ignored("an event whose name is no string"),)
+        if len(name) > MAX_NAME:
+            return (Ignored(f"an event whose name has more than {MAX_NAME} characters"),)
         return (EventReceived(name, arguments[1] if len(arguments) > 1 else None, packet.id),)
 
     def _ack(self, packet: _Packet) -> Sequence[DialectEvent]:
@@ -251,6 +258,8 @@ class RelayDialect(SocketIODialect):
         """Nothing: in Engine.IO 4 the main server pings."""
 
     def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
+        if len(payload) > MAX_OPEN:
+            raise ProtocolError(reason=f"an open packet of more than {MAX_OPEN} characters")
         handshake: _Open = StrictJSON.loads(payload, _open_decoder)
         heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
         if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:

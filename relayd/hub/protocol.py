@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from msgspec import Struct
@@ -17,6 +17,8 @@ from twisted.logger import Logger
 
 from relayd.dialects import native, socketio
 from relayd.errors import InvalidMessage, ProtocolError
+from relayd.hub.doorway import Doorway
+from relayd.hub.wire import BoundedServer
 from relayd.interfaces import (
     AckReceived,
     Connected,
@@ -53,7 +55,9 @@ class HubSettings(Struct, frozen=True, kw_only=True):
     """
     :ivar ping_interval: seconds between two heartbeats.
     :ivar ping_timeout: seconds that a relay has to show a sign of life after one.
+    :ivar write_timeout: seconds that a relay may take nothing of what is sent to it.
     :ivar join_timeout: seconds that a connection has to become a relay's.
+    :ivar max_joining: connections at a time that have not become a relay's yet.
     :ivar max_payload: bytes in the largest message taken from a relay.
     :ivar result_timeout: seconds that a result may take where neither caller nor command say.
     :ivar grace: seconds added to that, for the way there and back.
@@ -62,7 +66,9 @@ class HubSettings(Struct, frozen=True, kw_only=True):
 
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
+    write_timeout: float = 120.0
     join_timeout: float = 10.0
+    max_joining: int = 1000
     max_payload: int = 16 * 2**20
     result_timeout: float = 30.0
     grace: float = 5.0
@@ -97,7 +103,7 @@ class RelayListener(Protocol):
         """A connection has ended, whether it was a relay's or not."""
 
 
-class RelayConnection(WebSocketServerProtocol):
+class RelayConnection(BoundedServer):
     """
     One connection, from the TCP accept to its end.
 
@@ -123,6 +129,8 @@ class RelayConnection(WebSocketServerProtocol):
         self._heard = True
         #: Bytes since the last sign of life.
         self._progress = 0
+        #: When the relay last took some of what waits for it.
+        self._last_taken = 0.0
         self._heartbeat: IDelayedCall | None = None
         self._join_deadline: IDelayedCall | None = None
 
@@ -168,6 +176,10 @@ class RelayConnection(WebSocketServerProtocol):
         self.factory.connections.add(self)
         self._join_deadline = self._clock.callLater(self._settings.join_timeout, self._not_joined)
         super().connectionMade()
+        host = getattr(self.transport.getPeer(), "host", "")
+        leaving = self.factory.doorway.enter(self, host, self._clock.seconds())
+        if leaving is not None:
+            leaving.transport.abortConnection()
         # autobahn asks for it before the transport can, and swallows the error: an acknowledgement and a result
         # in two small frames would then cost 40 ms
         if hasattr(self.transport, "setTcpNoDelay"):
@@ -224,12 +236,14 @@ class RelayConnection(WebSocketServerProtocol):
         self.dropConnection(abort=False)
 
     def onOpen(self) -> None:
+        super().onOpen()
         self._beat_later(self._settings.ping_interval)
         self._handle(self._dialect.opened())
 
     def _not_joined(self) -> None:
         self._join_deadline = None
         self._drop(f"it did not join within {span(self._settings.join_timeout)}")
+        self.transport.abortConnection()  # where it was closed already, but the peer does not let go
 
     # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own. Whatever arrives is a sign of
     # life, but for single bytes of a frame that does not end.
@@ -260,9 +274,18 @@ class RelayConnection(WebSocketServerProtocol):
             self._flush()
         self._heartbeat = self._clock.callLater(self._settings.ping_timeout, self._check_heartbeat)
 
+    def on_full(self) -> None:
+        self._last_taken = self._clock.seconds()
+
+    def on_taken(self) -> None:
+        self._last_taken = self._clock.seconds()
+        super().on_taken()
+
     def _check_heartbeat(self) -> None:
         self._heartbeat = None
-        if self._heard:
+        if not self.flow.writable and self._clock.seconds() - self._last_taken >= self._settings.write_timeout:
+            self._drop(f"it took nothing of what was sent to it for {span(self._settings.write_timeout)}")
+        elif self._heard or self.deaf:  # what is not read proves nothing
             self._beat_later(max(0.0, self._settings.ping_interval - self._settings.ping_timeout))
         else:
             self._drop(f"it was silent for {span(self._settings.ping_timeout)}")
@@ -301,9 +324,6 @@ class RelayConnection(WebSocketServerProtocol):
         self._flush()
 
     def _join(self) -> None:
-        if self._join_deadline is not None:
-            self._join_deadline.cancel()
-            self._join_deadline = None
         if not self._authentic:
             # what the known main servers do: the namespace is joined first, then comes the disconnect packet
             self._log.warn("Refused relay {proxy_id} from {peer}", proxy_id=self._shown_id, peer=self.peer)
@@ -311,7 +331,12 @@ class RelayConnection(WebSocketServerProtocol):
             self._flush()
             self._end(_NORMAL, "")
             return
+        if self._join_deadline is not None:
+            self._join_deadline.cancel()
+            self._join_deadline = None
+        self.factory.doorway.leave(self)
         self._joined = True
+        self.trust()
         self._flush()  # the answer to its joining goes before any command
         self._listener.relay_connected(self)
 
@@ -356,6 +381,7 @@ class RelayConnection(WebSocketServerProtocol):
 
     def _end(self, code: int, reason: str) -> None:
         """Begin the closing handshake. autobahn's `sendClose` refuses the codes that are a server's to send."""
+        self.flow.end()
         self.sendCloseFrame(code, encode_truncate(reason, 123))
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -370,6 +396,7 @@ class RelayConnection(WebSocketServerProtocol):
                 reason="it closed the connection" if wasClean else printable(str(self.wasNotCleanReason), 200),
             )
             self._listener.relay_lost(self)
+        self.factory.doorway.leave(self)
         self.factory.connections.discard(self)
         self._listener.connection_closed()
 
@@ -392,6 +419,8 @@ class RelayConnectionFactory(WebSocketServerFactory):
         )
         # permessage-deflate is refused by default: no `perMessageCompressionAccept` is set
         self.protocol = lambda: RelayConnection(reactor, listener, settings)  # type: ignore[assignment]
+        #: Those that have not joined yet.
+        self.doorway: Doorway[RelayConnection] = Doorway(settings.max_joining)
         #: Every connection that is not closed yet.
         self.connections: set[RelayConnection] = set()
 

@@ -8,6 +8,7 @@ forced commands do not, and nobody tells what became of it.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,7 +17,7 @@ from twisted.logger import Logger
 
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool import Job, Pool
-from relayd.ssh.processes import SCRIPT, SHELL, Leader, parse_listing
+from relayd.ssh.processes import LIST, SHELL, Answers, Leader, find, parse_listing, script
 from relayd.ssh.session import Session, State
 
 #: What is known of a command's processes: none is left; they were signalled; the host offers no way to look.
@@ -33,6 +34,8 @@ FIRST_LOOK = 0.02
 LONGEST_LOOK = 0.5
 #: How often the processes are asked for while others on the connection begin or end.
 MAX_LISTINGS = 4
+#: Bytes that the host may send for all of this. A listing has some 80 for each command.
+MAX_HEARD = 256 * 1024
 
 
 class Ending:
@@ -62,7 +65,10 @@ class Ending:
         self._job = job
         self._session = session
         self._on_settled = on_settled
-        self._lines = b""
+        # Made anew each time, and told on the shell's input only: no other user of the host can see it there.
+        self._mark = secrets.token_hex(16)
+        self._answers = Answers(self._mark)
+        self._heard = 0
         self._listing: list[bytes] = []
         self._listings = 0
         self._expected: list[Session] = []
@@ -74,12 +80,11 @@ class Ending:
         self._asked = False
         self._over = False
         self._shell: Session | None = None
+        self._shell_gone = False
         self._shell_job: Job | None = None
         connection = job.connection
         if shell and connection is not None and not connection.transport.forced_command:
-            self._shell = Session(
-                SHELL, 0, self._shell_starts, self._no_shell, stdin=SCRIPT, stdin_open=True, reader=self._read
-            )
+            self._shell = Session(SHELL, 0, self._shell_starts, self._no_shell, stdin_open=True, reader=self._read)
             self._shell_job = Job(job.target, self._shell, self._shell_failed)
 
     def begin(self) -> None:
@@ -123,6 +128,11 @@ class Ending:
 
     def _shell_starts(self) -> None:
         self._expected = self._commands()
+        connection = self._job.connection
+        if self._shell is not None and self._shell_job is not None and connection is not None:
+            own = self._shell_job.connection is connection
+            port = None if own else connection.transport.local_port()
+            self._shell.stdin = script(self._mark, self._session.command, port)
 
     def _commands(self) -> list[Session]:
         """What runs on the command's connection, itself included, but not our shell."""
@@ -131,25 +141,29 @@ class Ending:
         return [session for session in running if session is not self._shell and not session.exit.known]
 
     def _read(self, is_stderr: bool, data: bytes) -> None:
-        if is_stderr or self._over:
+        if self._over or self._shell_gone:
             return
-        *lines, self._lines = (self._lines + data).split(b"\n")
-        for line in lines:
-            if line.startswith(b"left "):
-                self._counted(line)
-            elif line != b"end":
-                self._listing.append(line)
-            else:
+        self._heard += len(data)
+        if self._heard > MAX_HEARD:
+            self._give_up_shell()
+            return
+        for line in () if is_stderr else self._answers.feed(data):
+            if self._shell_gone:
+                break
+            if line == b"end":
                 listing, self._listing = self._listing, []
                 self._found(listing)
+            elif line == b"lost" or line.startswith(b"left "):
+                self._counted(line)
+            else:
+                self._listing.append(line)
 
     def _found(self, lines: list[bytes]) -> None:
-        listing = parse_listing(lines)
-        connection, shell_job = self._job.connection, self._shell_job
-        if listing is None:
-            self._no_shell()
+        leaders = parse_listing(lines)
+        if leaders is None:
+            self._give_up_shell()
             return
-        if connection is None or shell_job is None or self._leader is not None:
+        if self._leader is not None:
             return
         commands = self._commands()
         self._listings += 1
@@ -160,22 +174,20 @@ class Ending:
             and self._session in commands
             and all(session.state is State.RUNNING for session in commands)
         ):
-            leader = listing.find(
-                self._session.command,
-                commands.index(self._session),
-                [session.command for session in commands],
-                None if shell_job.connection is connection else connection.transport.local_port(),
-            )
+            texts = [session.command for session in commands]
+            leader = find(leaders, self._session.command, commands.index(self._session), texts)
         if leader is not None:
             self._leader = leader
             self._write(leader.hit("TERM"))
         elif self._listings < MAX_LISTINGS:
             self._expected = commands
-            self._write(b"leaders\n")
+            self._write(LIST)
         else:
             self._ask()
 
     def _counted(self, line: bytes) -> None:
+        if self._leader is None:
+            return
         if line == b"left 0":
             self.killed = "confirmed"
             self._stop()
@@ -184,7 +196,7 @@ class Ending:
                 self._look_call = self._clock.callLater(self._look_after, self._look)
                 self._look_after = min(2 * self._look_after, LONGEST_LOOK)
         else:
-            self._no_shell()
+            self._give_up_shell()
 
     def _look(self) -> None:
         self._look_call = None
@@ -198,10 +210,17 @@ class Ending:
     def _shell_failed(self, _error: SSHError) -> None:
         self._no_shell()
 
+    def _give_up_shell(self) -> None:
+        """What it says is of no use."""
+        self._no_shell()
+        if self._shell_job is not None:
+            self._pool.withdraw(self._shell_job)
+
     def _no_shell(self) -> None:
         """There is no shell to look with, or none any more."""
-        if self._over:
+        if self._over or self._shell_gone:
             return
+        self._shell_gone = True
         if self._leader is None:
             self.killed = "unsupported"
         self._leader = None

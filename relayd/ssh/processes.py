@@ -3,11 +3,15 @@ Which processes of a host belong to a command: asked of a POSIX shell there, and
 
 SSH does not tell a client the number of the process that it started.  But each command is a child of the server's
 process for its connection, with that one's addresses in its environment.  OpenSSH makes it the leader of a session
-of its own; with dropbear it is in the session of the server's process.  No I/O here.
+of its own; with dropbear it is in the session of the server's process.
+
+Other users of the host can give their processes any name, arguments and environment.  So nothing that a process can
+choose leaves the shell: it compares, and answers with numbers.  No I/O here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -15,37 +19,149 @@ from msgspec import Struct
 #: The command to give to a host, whatever the user's shell: from there on, a POSIX shell reads our lines.
 SHELL = b"exec /bin/sh"
 
-#: Defines ``leaders`` and ``hit SIGNAL SESSION SKIP``. Only what every Linux has: a shell, /proc, grep, tr, sed.
+#: Bytes that are kept of a line. Ours are shorter; what is longer was written by somebody else.
+MAX_LINE = 256
+
+#: Defines ``leaders`` and ``hit SIGNAL PID START SESSION``, after what `script` sets: ``n``, the mark of our lines;
+#: ``w``, the arguments of a shell that runs the command; ``p``, the client's port of the command's connection, or
+#: nothing where it is the shell's own.  Only what every Linux has: a shell, /proc, grep, tr, sed.
+#:
 #: proc(5): after the command name, which may hold anything, "state ppid pgrp session … starttime" (the 20th of these).
-SCRIPT = rb"""
+#: The name has 15 bytes, so 60 digits in a row are none of it.
+#:
+#: A leader has our user's ids only: a setuid program has the arguments and the environment that its caller gave it.
+#: Its parent is our own, or on another connection a process like that: by ids, name and, where one may look, program.
+#: A number of a process or session may be given away again; start times tell whether it was. A session's is not
+#: while any of its processes, known from before (``h``), is left. In a session that it shares with others, what
+#: descends from the command belongs to it; what lost its parent there could be anybody's, and leaves a doubt.
+_SCRIPT = rb"""h= e='
+'
+LC_ALL=C
+export LC_ALL
+st() {
+s=
+while IFS= read -r r; do s=$s$r; done </proc/$1/stat || return
+set -- ${s##*\) }
+z=$1 q=$2 g=$3 y=$4 t=${20}
+[ "$t" ]
+}
+ids() {
+u=
+while IFS= read -r r; do case $r in Uid:*) u=$r;; esac; done </proc/$1/status
+[ "$u" ]
+}
+like() {
+ids $PPID && v=$u && ids $1 && [ "$u" = "$v" ] && st $PPID && c=${s%\)*} && st $1 && s=${s%\)*} &&
+[ "${s#*\(}" = "${c#*\(}" ] && { [ ! -e /proc/$PPID/exe ] || [ /proc/$1/exe -ef /proc/$PPID/exe ]; }
+}
+leads() {
+[ $1 != $$ ] && [ $PPID -gt 1 ] && [ -O /proc/$1 ] && st $1 || return
+case $z in [ZX]) return 1;; esac
+[ $1 = $y ] || [ $q = $y ] || return
+l="$1 $y $t"
+ids $$ && v=$u && ids $1 && [ "$u" = "$v" ] || return
+[ $q = $PPID ] || { [ "$p" ] && like $q; } || return
+[ "$(tr '\0\n' '\n ' </proc/$1/environ | sed -n 's/^SSH_CONNECTION=//p')" = "$a" ]
+}
 leaders() {
-echo "me $$ $PPID"
-for d in $(grep -l SSH_CONNECTION= /proc/[0-9]*/environ); do
-d=${d%/environ} p=${d#/proc/} p=${p%/environ}
-IFS= read -r s < $d/stat || continue
-set -- ${s##*) }
-[ "$p" = "$4" ] || [ "$2" = "$4" ] || continue
-c=$(tr '\0\n' '\n ' < $d/environ | sed -n 's/^SSH_CONNECTION=//p')
-echo "leader $p $2 $4 ${20} $1 [$c] $(tr '\0\n' '\001 ' < $d/cmdline)"
+set -- $SSH_CONNECTION
+a="$1 ${p:-$2} $3 $4"
+if [ "$p" ]; then f=$(grep -l "SSH_CONNECTION=$a" /proc/[0-9]*/environ)
+else f=$(grep -l ") . $PPID [-0-9 ]\{60,\}\$" /proc/[0-9]*/stat); fi
+for i in $f; do
+i=${i#/proc/} i=${i%/*}
+leads $i || continue
+c=$(tr '\0\n' '\n ' </proc/$i/cmdline)
+case ${c#*"$e"} in "$w") c=same;; -c"$e"*) c=shell;; *) c=program;; esac
+echo "
+$n leader $l $c"
 done
-echo end
+echo "
+$n end"
 } 2>/dev/null
+grow() {
+a=1
+while [ $a = 1 ]; do
+a=0
+for i in $x; do case "$o " in *" ${i%:*} "*) ;; *" ${i##*:}:"*) o="$o ${i%:*}" a=1;; esac; done
+done
+}
 hit() {
-[ $3 != 0 ] || kill -s $1 -- -$2
-k=$1 l=$2 m=$3 n=0
-for f in /proc/[0-9]*/stat; do
-IFS= read -r s < $f || continue
-set -- ${s##*) }
-[ "$4" = $l ] || continue
-p=${f#/proc/} p=${p%/stat}
-case $1$p in Z*|X*|?$m) continue;; esac
-n=$((n+1))
-[ $m = 0 ] && [ $3 = $l ] || kill -s $k $p
+[ "$h" ] || h=" $2:$3"
+x= k= o=
+for i in $(grep -l ") . [0-9]* [0-9]* $4 [-0-9 ]\{60,\}\$" /proc/[0-9]*/stat); do
+i=${i#/proc/} i=${i%/*}
+st $i && [ $y = $4 ] && { [ $i != $4 ] || [ $2 = $4 ]; } || continue
+case $z in [ZX]) continue;; esac
+x="$x $i:$t:$q"
+case "$h " in *" $i:$t "*) k="$k $i:$t";; esac
 done
-echo left $n
+if [ $2 = $4 ]; then
+for i in $x; do o="$o ${i%:*}"; done
+[ "$k" ] || [ -z "$o" ] || o=lost
+d=$o
+else
+o=$k; grow; d=$o
+o=" $4:0"; grow; f="$o$d "; o=$d
+for i in $x; do case "$f" in *" ${i%:*} "*) ;; *) d="$d ${i%:*}";; esac; done
+fi
+case $o in lost) echo "
+$n lost"; return;; esac
+c=
+[ $1 = 0 ] || for i in $o; do
+st ${i%:*} && [ $y:$t = $4:${i#*:} ] || continue
+if [ $2:$g != $4:$4 ]; then kill -s $1 ${i%:*}
+elif [ -z "$c" ]; then c=1; kill -s $1 -- -$4; fi
+done
+h=$o
+set -- $d
+echo "
+$n left $#"
 } 2>/dev/null
-leaders
 """
+
+_LEADER = re.compile(rb"leader (\d{1,10}) (\d{1,10}) (\d{1,20}) (same|shell|program)")
+
+
+def script(mark: str, command: bytes, client_port: int | None) -> bytes:
+    """
+    What the shell reads first; it answers with a listing.
+
+    :param mark: begins each line of its answers; a name of ours that nobody on the host can guess.
+    :param command: as it was sent.
+    :param client_port: of the command's connection, where the shell runs on another one; ``None``: on the same.
+    """
+    # The shell sees ends of arguments as ends of lines, and ends of lines as blanks.
+    arguments = b"-c\n" + command.replace(b"\n", b" ").replace(b"\0", b"")
+    quoted = arguments.replace(b"'", b"'\\''")
+    port = b"" if client_port is None else b"%d" % client_port
+    return b"unset n w p\nn=%s p=%s w='%s'\n%s%s" % (mark.encode("ascii"), port, quoted, _SCRIPT, LIST)
+
+
+#: The line that asks for a listing: ``leader PID SESSION START WHAT`` for each process that a command of the
+#: connection began with, then ``end``.
+LIST = b"leaders\n"
+
+
+class Answers:
+    """
+    Finds our lines in what comes from the host, where a script at login, or what it left behind, may write as well.
+
+    :param mark: see `script`.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark.encode("ascii") + b" "
+        self._line = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their mark."""
+        first, *others = data.split(b"\n")
+        lines = [self._line + first, *others]
+        # The rest of a line that is too long already does not make it one of ours.
+        self._line = lines.pop()[:MAX_LINE]
+        size = len(self._mark)
+        return [line[size:] for line in lines if line.startswith(self._mark) and len(line) < MAX_LINE]
 
 
 class Leader(Struct, frozen=True):
@@ -54,103 +170,67 @@ class Leader(Struct, frozen=True):
 
     :ivar session: number of its session (POSIX), by which its children are known too.
     :ivar start: clock ticks from the host's start to the process's.
-    :ivar client_port: of the SSH connection that it came by.
+    :ivar what: a shell that runs the ``same`` command as the one looked for, a ``shell`` that runs another one, or a
+        ``program``, which a shell may have become for the last part of its command.
     """
 
     pid: int
-    parent: int
     session: int
     start: int
-    client_port: int
-    argv: tuple[bytes, ...]
+    what: str
 
-    def may_run(self, command: bytes) -> bool:
-        """Whether this may be *command*: a shell runs it, or what the shell became for its last part."""
-        return self.runs(command) or self.argv[1:2] != (b"-c",)
+    def may_run(self, command: bytes, wanted: bytes) -> bool:
+        """
+        Whether this may be *command*.
 
-    def runs(self, command: bytes) -> bool:
-        """Whether a shell runs *command* here."""
-        return self.argv[1:] == (b"-c", command.replace(b"\n", b" "))
+        :param wanted: the command that was looked for.
+        """
+        return self.what == "program" or (self.what == "same") == (command == wanted)
 
     def hit(self, signal: str) -> bytes:
         """
-        The line that sends a signal to all processes of the command; what leads their session is the server's own
-        process where it is not the command.
+        The line that sends a signal to all processes of the command.
 
         :param signal: without ``SIG``; ``0`` only looks.
-        :return: what the shell answers with ``left N``: how many processes there were.
+        :return: what the shell answers with ``left N``: how many processes there were; or with ``lost``: none that is
+            known from before, and others that may belong to somebody else by now, which got no signal.
         """
-        skip = 0 if self.pid == self.session else self.session
-        return b"hit %s %d %d\n" % (signal.encode("ascii"), self.session, skip)
+        return b"hit %s %d %d %d\n" % (signal.encode("ascii"), self.pid, self.start, self.session)
 
 
-class Listing(Struct, frozen=True):
+def find(leaders: Sequence[Leader], command: bytes, place: int, commands: Sequence[bytes]) -> Leader | None:
     """
-    What ``leaders`` told.
+    The process of one command.
 
-    :ivar own: number of the shell that told it, and its parent's.
+    :param leaders: what `parse_listing` read.
+    :param command: as it was sent, and looked for.
+    :param place: its place among *commands*.
+    :param commands: all that may be running on its connection, in the order in which they were sent; without the
+        shell that listed.
+    :return: ``None`` where there is any doubt.
     """
-
-    own: int
-    parent: int
-    leaders: tuple[Leader, ...]
-
-    def find(self, command: bytes, place: int, commands: Sequence[bytes], client_port: int | None) -> Leader | None:
-        """
-        The process of one command.
-
-        :param command: as it was sent.
-        :param place: its place among *commands*.
-        :param commands: all that may be running on its connection, in the order in which they were sent; without the
-            shell that told this.
-        :param client_port: of its connection, where the shell runs on another one; ``None``: on the same.
-        :return: ``None`` where there is any doubt.
-        """
-        here = sorted(
-            (
-                leader
-                for leader in self.leaders
-                if leader.pid != self.own
-                and (leader.parent == self.parent if client_port is None else leader.client_port == client_port)
-            ),
-            key=lambda leader: (leader.start, leader.pid),
-        )
-        if len(here) == len(commands) and all(map(Leader.may_run, here, commands)):
-            return here[place]
-        running = [leader for leader in here if leader.runs(command)]
-        if len(running) == 1 and commands.count(command) == 1:
-            return running[0]
-        return None
+    here = sorted(leaders, key=lambda leader: (leader.start, leader.pid))
+    if len(here) == len(commands) and all(map(Leader.may_run, here, commands, [command] * len(here))):
+        return here[place]
+    running = [leader for leader in here if leader.what == "same"]
+    if len(running) == 1 and commands.count(command) == 1:
+        return running[0]
+    return None
 
 
-def parse_listing(lines: Sequence[bytes]) -> Listing | None:
+def parse_listing(lines: Sequence[bytes]) -> list[Leader] | None:
     """
     Read what ``leaders`` wrote.
 
     :return: ``None`` when that is not what it is.
     """
-    own: tuple[int, int] | None = None
-    found = []
-    try:
-        for line in lines:
-            if line.startswith(b"me "):
-                pid, parent = line.split()[1:3]
-                own = int(pid), int(parent)
-            elif line.startswith(b"leader "):
-                numbers, _, rest = line.partition(b" [")
-                connection, _, arguments = rest.partition(b"] ")
-                _, pid, parent, session, start, state = numbers.split()
-                if state not in (b"Z", b"X"):
-                    # SSH_CONNECTION: the client's address and port, the server's address and port
-                    port = int(connection.split()[1])
-                    argv = tuple(arguments.rstrip(b"\1").split(b"\1"))
-                    leader = Leader(int(pid), int(parent), int(session), int(start), port, argv)
-                    if leader.pid < 2 or leader.session < 1:  # kill(2) takes such a number for everybody
-                        return None
-                    found.append(leader)
-    except (ValueError, IndexError):
-        return None
-    # The children of these are listed as well.
-    begun = {leader.pid for leader in found}
-    tops = tuple(leader for leader in found if leader.parent not in begun)
-    return None if own is None else Listing(*own, tops)
+    leaders = []
+    for line in lines:
+        found = _LEADER.fullmatch(line)
+        if found is None:
+            return None
+        leader = Leader(int(found[1]), int(found[2]), int(found[3]), found[4].decode("ascii"))
+        if leader.pid < 2 or leader.session < 2:  # kill(2) takes such a number for everybody
+            return None
+        leaders.append(leader)
+    return leaders

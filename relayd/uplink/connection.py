@@ -25,8 +25,10 @@ from relayd.errors import (
     UplinkLost,
     UplinkRefused,
     UplinkSilent,
+    UplinkStuck,
     UplinkUnreachable,
 )
+from relayd.flow import Flow
 from relayd.interfaces import (
     Acknowledge,
     AckReceived,
@@ -56,7 +58,6 @@ from relayd.messages import (
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.texts import Translate, english
 from relayd.uplink.connect import describe
-from relayd.uplink.flow import Flow
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
 from relayd.uplink.retry import seconds_of
 from relayd.uplink.sending import DeferToThread, ResultSender
@@ -265,6 +266,17 @@ class Connection:
             for probe in [self._probes.pop(each) for each in answered]:
                 probe.callback(None)
 
+    def on_full(self) -> None:
+        self._core.watch_writing(self._machine)
+
+    def on_taken(self) -> None:
+        self._core.last_taken = self._clock.seconds()
+
+    def on_deaf(self, on: bool) -> None:
+        self._core.deaf = on
+        if not on:
+            self._core.last_heard = self._clock.seconds()
+
     def on_text(self, text: str) -> None:
         receive = partial(self.dialect.receive_text, text)
         self._turns.add(partial(self._handle, receive), large=len(text) > LARGE)
@@ -319,11 +331,15 @@ class Connection:
         self._wire.flow.end()
         if self._closed:
             self._finish()
-        elif isinstance(error, UplinkSilent):
+        elif isinstance(error, UplinkSilent | UplinkStuck):
             self._wire.abort()
         else:
             self._linger = self._clock.callLater(CLOSE_TIMEOUT, self._wire.abort)
             self._wire.close(_close_code(error))
+
+    @property
+    def unsent(self) -> bool:
+        return not self._wire.flow.writable
 
     def on_ping_due(self) -> None:
         self._wire.ping()

@@ -11,7 +11,7 @@ from automat import TypeMachineBuilder
 from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.errors import RelayError, UplinkLost, UplinkRefused, UplinkSilent, UplinkTimeout
+from relayd.errors import RelayError, UplinkLost, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
 from relayd.texts import span
 
 
@@ -24,6 +24,8 @@ class Timing(Struct, frozen=True, kw_only=True):
     :ivar probation: after which silence means consent: main servers check the key only once events could flow.
     :ivar ping_interval: between two WebSocket pings, in a dialect without a heartbeat of its own.
     :ivar ping_timeout: for the answer.
+    :ivar writing: that a main server may take nothing of what is sent to it.  It is longer than its silence may be: one
+        that is busy answers no ping either, but what was sent need not be sent once more.
     """
 
     securing: float = 15.0
@@ -31,6 +33,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     probation: float = 2.0
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
+    writing: float = 120.0
 
 
 class Stage(Enum):
@@ -44,7 +47,11 @@ class Stage(Enum):
 
 
 class LinkOwner(Protocol):
-    """What the machine tells the connection that it belongs to."""
+    """What the machine tells the connection that it belongs to, and asks of it."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits to be sent."""
 
     def on_ready(self) -> None:
         """Events can flow."""
@@ -80,6 +87,9 @@ class LinkInputs(Protocol):
     def silent(self) -> None:
         """Nothing was heard for too long."""
 
+    def stuck(self) -> None:
+        """Nothing could be sent for too long."""
+
     def turned_away(self, reason: str) -> None:
         """The main server ended the conversation in so many words."""
 
@@ -102,6 +112,11 @@ class LinkCore:
         self.stage = Stage.SECURING
         #: When the last sign of life came, by the clock: set on each, so it is a plain attribute.
         self.last_heard = 0.0
+        #: Whether nothing is read on purpose: then silence proves nothing, and the deadline of writing counts.
+        self.deaf = False
+        #: When the main server last took some of what waits for it.
+        self.last_taken = 0.0
+        self._writing: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._heartbeat: IDelayedCall | None = None
 
@@ -124,6 +139,8 @@ class LinkCore:
 
     def _watch(self, inputs: LinkInputs, limit: float, ping_interval: float | None) -> None:
         # one timer looks when the link would be dead, instead of one that every frame must move
+        if self.deaf:
+            self.last_heard = self.clock.seconds()
         left = self.last_heard + limit - self.clock.seconds()
         if left <= 0:
             self._heartbeat = None
@@ -134,9 +151,25 @@ class LinkCore:
         wait = left if ping_interval is None else min(left, ping_interval)
         self._heartbeat = self.clock.callLater(wait, self._watch, inputs, limit, ping_interval)
 
+    def watch_writing(self, inputs: LinkInputs) -> None:
+        """Something waits to be sent from now on."""
+        self.last_taken = self.clock.seconds()
+        if self._writing is None:
+            self._writing = self.clock.callLater(self.timing.writing, self._watch_writing, inputs)
+
+    def _watch_writing(self, inputs: LinkInputs) -> None:
+        self._writing = None
+        if not self.owner.unsent:
+            return
+        left = self.last_taken + self.timing.writing - self.clock.seconds()
+        if left <= 0:
+            inputs.stuck()
+        else:
+            self._writing = self.clock.callLater(left, self._watch_writing, inputs)
+
     def end(self, error: RelayError) -> None:
         """Stop all timers and tell the owner."""
-        for call in (self._deadline, self._heartbeat):
+        for call in (self._deadline, self._heartbeat, self._writing):
             if call is not None and call.active():
                 call.cancel()
         self.owner.on_over(error, self.stage)
@@ -198,6 +231,11 @@ def _lose_to_silence(inputs: LinkInputs, core: LinkCore) -> None:
     core.end(UplinkSilent(server=core.server, time=span(round(seconds) or seconds)))
 
 
+def _lose_as_stuck(inputs: LinkInputs, core: LinkCore) -> None:
+    seconds = core.clock.seconds() - core.last_taken
+    core.end(UplinkStuck(server=core.server, time=span(round(seconds) or seconds)))
+
+
 def _fail(inputs: LinkInputs, core: LinkCore, error: RelayError) -> None:
     core.end(error)
 
@@ -210,6 +248,7 @@ _accepted.upon(LinkInputs.turned_away).to(_over)(_lose)
 for _state in (_probation, _accepted):
     _state.upon(LinkInputs.silent).to(_over)(_lose_to_silence)
 for _state in (_securing, _upgrading, _greeting, _probation, _accepted):
+    _state.upon(LinkInputs.stuck).to(_over)(_lose_as_stuck)
     _state.upon(LinkInputs.failed).to(_over)(_fail)
 _accepted.upon(LinkInputs.event_received).loop().returns(None)
 # what was on its way when the connection ended changes nothing
@@ -219,6 +258,7 @@ _over.upon(LinkInputs.connected).loop().returns(None)
 _over.upon(LinkInputs.event_received).loop().returns(None)
 _over.upon(LinkInputs.time_up).loop().returns(None)
 _over.upon(LinkInputs.silent).loop().returns(None)
+_over.upon(LinkInputs.stuck).loop().returns(None)
 _over.upon(LinkInputs.turned_away).loop().returns(None)
 _over.upon(LinkInputs.failed).loop().returns(None)
 

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import FrameTooLarge, ProtocolError
+from relayd.flow import Flow
 from relayd.messages import printable
 from relayd.tls import is_verified, verify_error_of
-from relayd.uplink.flow import Flow
 
 #: Bytes in the longest answer to the HTTP request that is read.
 MAX_RESPONSE: Final = 64 * 1024
@@ -61,6 +61,15 @@ class WebSocketListener(Protocol):
 
     def on_pong(self, payload: bytes) -> None:
         """The answer to a ping, with its payload."""
+
+    def on_full(self) -> None:
+        """More was sent than the peer has taken."""
+
+    def on_taken(self) -> None:
+        """The peer has taken some of it."""
+
+    def on_deaf(self, on: bool) -> None:
+        """Whether nothing is read for now, as the peer leaves too many answers."""
 
     def on_text(self, text: str) -> None:
         """A text message."""
@@ -114,7 +123,13 @@ class WebSocketClient(WebSocketClientProtocol):
         self._listener = listener
         self._make_request = make_request
         self._tls_host = tls_host
-        self.flow = Flow()
+        self.flow = Flow(self._write, self)
+        self._message = bytearray()
+        #: Why nothing is read: what was read takes its time, or the peer does not take its answers.
+        self._held = self._behind = False
+        self._paused = False
+        #: The ping that is to be answered when something can be sent again.
+        self._unanswered: bytes | None = None
         self._ready_to_ask: Deferred[ConnectingRequest] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
@@ -136,10 +151,8 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def hold(self, on: bool) -> None:
         """Read nothing more for now, or go on."""
-        if on:
-            self.transport.pauseProducing()
-        else:
-            self.transport.resumeProducing()
+        self._held = on
+        self._read_or_not()
 
     def close(self, code: int) -> None:
         """Close politely: with the closing handshake, or, where there is no WebSocket yet, TCP alone."""
@@ -154,6 +167,34 @@ class WebSocketClient(WebSocketClientProtocol):
     def abort(self) -> None:
         """Drop the connection."""
         self.transport.abortConnection()
+
+    # What the flow tells us
+
+    def on_full(self) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self._listener.on_full()
+
+    def on_taken(self) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self._listener.on_taken()
+        if self._unanswered is not None and self.flow.writable:
+            payload, self._unanswered = self._unanswered, None
+            self.onPing(payload)
+
+    def on_behind(self, on: bool) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self._behind = on
+        self._read_or_not()
+        self._listener.on_deaf(on)
+
+    def _read_or_not(self) -> None:
+        pause = self._held or self._behind
+        if pause != self._paused:
+            self._paused = pause
+            if pause:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
 
     # What Twisted tells us
 
@@ -195,6 +236,9 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """As autobahn's, without the log message for each frame; nobody here asks for the other parameters."""
+        self.flow.send(data)
+
+    def _write(self, data: bytes) -> None:
         self.transport.write(data)
 
     def onConnecting(self, transport_details: object) -> Deferred[ConnectingRequest]:  # type: ignore[override]
@@ -225,14 +269,19 @@ class WebSocketClient(WebSocketClientProtocol):
         self._progress = 0
         self._listener.on_heard()
 
+    def onMessageFrameData(self, payload: bytes) -> None:
+        # not super's, which keeps a list: of a message in millions of frames, even of empty ones, that is many times
+        # as large as the message
+        if not self.failedByMe:
+            self._message += payload
+
     def onMessageEnd(self) -> None:
         # not super's, which also offers each message to signal handlers that nobody registers
-        chunks, self.message_data = self.message_data, []
+        payload, self._message = self._message, bytearray()
         if self.failedByMe or self.state != self.STATE_OPEN:
             return
-        payload = b"".join(chunks)
         if self.message_is_binary:
-            self._listener.on_binary(payload)
+            self._listener.on_binary(bytes(payload))
             return
         try:
             text = payload.decode()
@@ -240,6 +289,13 @@ class WebSocketClient(WebSocketClientProtocol):
             self._fail_connection(self.CLOSE_STATUS_CODE_INVALID_PAYLOAD, "a text message that is no UTF-8")
             return
         self._listener.on_text(text)
+
+    def onPing(self, payload: bytes) -> None:
+        # The latest answer stands for those before it (RFC 6455, section 5.5.3): one is enough to remember.
+        if self.flow.writable:
+            super().onPing(payload)
+        else:
+            self._unanswered = payload
 
     def onPong(self, payload: bytes) -> None:
         self._listener.on_pong(payload)

@@ -22,6 +22,8 @@ JITTER: Final = 0.4
 MAX_REFUSED_DELAY: Final = 300.0
 #: Seconds that a main server may ask us to stay away.
 MAX_BUSY_DELAY: Final = 3600.0
+#: Characters of a header that are looked at.
+_MAX_HEADER: Final = 100
 
 
 class RetryPolicy:
@@ -61,10 +63,10 @@ def seconds_of(headers: Mapping[str, str]) -> float | None:
 
     :param headers: of its answer, by their names in lower case.
     """
-    text = headers.get("retry-after", "").strip()
+    text = headers.get("retry-after", "")[:_MAX_HEADER].strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
-    until, now = _date(text), _date(headers.get("date", ""))
+    until, now = _date(text), _date(headers.get("date", "")[:_MAX_HEADER])
     return None if until is None else max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
 
 

@@ -24,7 +24,7 @@ from relayd.ssh.certificates import (
 from relayd.ssh.errors import SSHError
 from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts, parse_known_hosts
 from relayd.ssh.kex import Agreed
-from relayd.ssh.processes import parse_listing
+from relayd.ssh.processes import Answers, find, parse_listing
 from tests.fuzz.engine import Target, check, check_words, grow
 
 #: The first byte.
@@ -99,16 +99,17 @@ def _user_certificate(data: bytes) -> None:
 
 
 def _listing(data: bytes) -> None:
-    listing = parse_listing(data.split(b"\n"))
-    if listing is not None:
+    answers = Answers("mark")
+    half = len(data) // 2
+    lines = answers.feed(data[:half]) + answers.feed(data[half:])
+    for leaders in (parse_listing(lines), parse_listing(data.split(b"\n"))):
         commands = [b"sleep 1", b"sleep 2"]
-        for port in (None, 5000):
-            for place, command in enumerate(commands):
-                leader = listing.find(command, place, commands, port)
-                if leader is not None:
-                    line = leader.hit("TERM")
-                    check(line.count(b"\n") == 1 and len(line.split()) == 4, "more than one line for the shell")
-                    check(leader.session > 0, "a signal to whoever has no session")
+        for place, command in enumerate(commands):
+            leader = None if leaders is None else find(leaders, command, place, commands)
+            if leader is not None:
+                line = leader.hit("TERM")
+                check(line.count(b"\n") == 1 and len(line.split()) == 5, "more than one line for the shell")
+                check(leader.session > 1 and leader.pid > 1, "a signal to whoever has no session")
 
 
 def _proof(data: bytes) -> None:

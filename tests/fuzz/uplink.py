@@ -17,13 +17,14 @@ from zope.interface import implementer
 
 from relayd.dialects import native, socketio
 from relayd.errors import InvalidMessage, ProtocolError
+from relayd.flow import Flow
 from relayd.interfaces import Acknowledge, DialectEvent, EventReceived, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.parsing import parse_execute_command
 from relayd.uplink.connection import Connection, Outcome
-from relayd.uplink.flow import Flow
 from relayd.uplink.machine import Timing
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
+from tests.support.flows import RecordedFlow
 
 #: Between two messages of an input; before one that is binary; and for an input that begins where events flow.
 NEXT, BINARY, READY = b"\x1e", b"\x1f", b"\x1d"
@@ -186,7 +187,7 @@ class Wire:
     """The WebSocket under a connection."""
 
     def __init__(self) -> None:
-        self.flow = Flow()
+        self.flow: Flow = RecordedFlow()
         self.sent: list[bytes] = []
         self.ended = False
 

@@ -20,7 +20,7 @@ from relayd.errors import RelayError
 from relayd.interfaces import IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
-from relayd.uplink.flow import Flow
+from tests.support.flows import RecordedFlow
 
 PASSWORD = "canary-password"
 
@@ -156,7 +156,7 @@ class RecordingLink:
     def __init__(self, max_payload: int = 1_000_000) -> None:
         self.sent: list[CommandResult] = []
         self.events: list[CommandOutput | CommandResult] = []
-        self.flow = Flow()
+        self.flow = RecordedFlow()
         self.max_payload = max_payload
         self.probes: list[Deferred[None]] = []
         self.on_send: Callable[[], None] = lambda: None

@@ -1,0 +1,113 @@
+"""
+autobahn's WebSocket server, tamed: what anybody can make it take before it knows who that is has bounds, and so has
+what a peer leaves unread.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+
+from relayd.flow import Flow
+
+#: Bytes in the longest HTTP request that is taken: autobahn itself would search all of it with each byte that comes.
+MAX_REQUEST: Final = 16 * 1024
+#: Bytes in the largest message taken from somebody who has not joined: none of them needs more than a few.
+MAX_JOINING: Final = 16 * 1024
+
+_TOO_LARGE: Final = 431  # RFC 6585, section 5
+_END: Final = b"\r\n\r\n"
+
+
+class BoundedServer(WebSocketServerProtocol):
+    """
+    One connection, from the TCP accept to its end.
+
+    :ivar flow: what waits to be sent on it.
+    :ivar deaf: whether nothing is read, as the peer leaves too many answers unread.
+    """
+
+    transport: Any
+    maxMessagePayloadSize: int  # autobahn copies both from the factory
+    maxFramePayloadSize: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow = Flow(self._write, self)
+        self.deaf = False
+        self._message = bytearray()
+        #: The ping that is to be answered when something can be sent again.
+        self._unanswered: bytes | None = None
+        self._most = 0
+
+    def trust(self) -> None:
+        """It is known who that is: messages may have their full size."""
+        self.maxMessagePayloadSize = self.maxFramePayloadSize = self._most
+
+    # What the flow tells
+
+    def on_full(self) -> None:
+        """See `relayd.flow.FlowOwner`."""
+
+    def on_taken(self) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        if self._unanswered is not None and self.flow.writable:
+            payload, self._unanswered = self._unanswered, None
+            self.onPing(payload)
+
+    def on_behind(self, on: bool) -> None:
+        """See `relayd.flow.FlowOwner`."""
+        self.deaf = on
+        if on:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
+    # What Twisted and autobahn tell
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._most = self.maxMessagePayloadSize
+        self.maxMessagePayloadSize = self.maxFramePayloadSize = min(self._most, MAX_JOINING)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.state == self.STATE_CLOSED:
+            return  # autobahn would keep it
+        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > MAX_REQUEST:
+            end = (self.data + data).find(_END, 0, MAX_REQUEST)
+            if end < 0:
+                self.failHandshake("a request that is too long", _TOO_LARGE)
+                return
+        super().dataReceived(data)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """As autobahn's; nobody here asks for the other parameters."""
+        self.flow.send(data)
+
+    def _write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def onOpen(self) -> None:
+        self.registerProducer(self.flow, True)
+
+    def onPing(self, payload: bytes) -> None:
+        # The latest answer stands for those before it (RFC 6455, section 5.5.3): one is enough to remember.
+        if self.flow.writable:
+            super().onPing(payload)
+        else:
+            self._unanswered = payload
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        # not super's, which keeps a list: of a message in millions of frames, that is many times as large
+        if not self.failedByMe:
+            self._message += payload
+
+    def onMessageEnd(self) -> None:
+        payload, self._message = bytes(self._message), bytearray()
+        if not self.failedByMe:
+            self.onMessage(payload, self.message_is_binary)
+
+    def dropConnection(self, abort: bool = False) -> None:
+        self.flow.end()
+        super().dropConnection(abort)

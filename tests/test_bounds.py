@@ -1,0 +1,161 @@
+"""
+Every text that a main server sends has a bound: beyond it the order is refused, by the field's name, and none is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd import fields, parsing, spelling
+from relayd.dialects import native, socketio
+from relayd.dialects.base import MAX_NAME
+from relayd.errors import InvalidMessage, ProtocolError
+from relayd.interfaces import EventReceived, Ignored
+from relayd.messages import MAX_COMMAND_ID, Receipt
+from relayd.parsing import (
+    parse_command_output,
+    parse_command_result,
+    parse_command_status,
+    parse_execute_command,
+    parse_question,
+    parse_receipt,
+)
+
+#: A character that nothing else has.
+CANARY = "\N{SNOWMAN}"
+HUGE = CANARY * (6 << 20)
+ORDER = {"commandId": "c1", "serverId": 1, "host": "h", "port": 22, "username": "u", "password": "p", "command": "id"}
+HOP = {"host": "h", "username": "u"}
+MOST = {
+    "host": spelling.MAX_NAME,
+    "username": spelling.MAX_USERNAME,
+    "password": fields.MAX_PASSWORD,
+    "passphrase": fields.MAX_PASSWORD,
+    "privateKey": fields.MAX_PRIVATE_KEY,
+    "certificate": fields.MAX_CERTIFICATE,
+}
+#: What may be as large as a message.
+FREE = {"command", "stdin"}
+
+
+def order(place: str, name: str, value: object) -> dict[str, Any]:
+    """An order with *value* in one of its fields, or of its jump host's."""
+    if place:
+        return {**ORDER, "via": [{**HOP, name: value}]}
+    return {**ORDER, name: value}
+
+
+class OrderTests(SynchronousTestCase):
+    def refused(self, data: object, field: str) -> str:
+        error = self.assertRaises(InvalidMessage, parse_execute_command, data)
+        self.assertEqual(error.fields["field"], field)
+        self.assertNotIn(CANARY, str(error))
+        self.assertLess(len(str(error)), 200)
+        return str(error)
+
+    def test_names_and_credentials(self) -> None:
+        for place in ("", "via[0]."):
+            for name, most in MOST.items():
+                parse_execute_command(order(place, name, "x" * most))
+                for value in ("x" * most + CANARY, HUGE):
+                    words = self.refused(order(place, name, value), place + name)
+                    self.assertIn(f"{place}{name} is longer than {most} characters", words)
+
+    def test_an_id_that_is_too_long_names_no_command(self) -> None:
+        error = self.assertRaises(InvalidMessage, parse_execute_command, {**ORDER, "commandId": HUGE})
+        self.assertIsNone(error.command_id)
+
+    def test_whatever_field_there_is(self) -> None:
+        """Also those that are to come."""
+        for place, kind in (("", parsing._WireCommand), ("via[0].", parsing._WireHop)):
+            for field in msgspec.structs.fields(kind):
+                name = field.encode_name
+                if name in FREE or bool in get_args(field.type):
+                    continue
+                values: list[Any] = [HUGE]
+                if name in ("env", "via"):
+                    values += [{HUGE: "x"}, {"A": HUGE}, [{HUGE: "x"}], [HUGE]]
+                for value in values:
+                    error = self.assertRaises(InvalidMessage, parse_execute_command, order(place, name, value))
+                    self.assertTrue(str(error.fields["field"]).startswith(place + name), (name, str(error)))
+                    self.assertNotIn(CANARY, str(error))
+                    self.assertLess(len(str(error)), 250)
+
+    def test_what_may_be_large(self) -> None:
+        for name in FREE:
+            parse_execute_command({**ORDER, name: HUGE})
+
+    def test_real_keys_fit(self) -> None:
+        """An RSA key of 16,384 bits, in PEM, takes 12,728 characters; in OpenSSH's own format a little less."""
+        self.assertGreater(fields.MAX_PRIVATE_KEY, 4 * 12_728)
+
+
+class OtherMessages(SynchronousTestCase):
+    """Questions, receipts, and what relays send to a main server."""
+
+    def test_ids(self) -> None:
+        long = CANARY * (MAX_COMMAND_ID + 1)
+        body = {"stdout": "", "stderr": "", "exitCode": 0}
+        for parse, data in (
+            (lambda data: parse_question("cancel_command", data), {}),
+            (lambda data: parse_question("command_status", data), {}),
+            (parse_receipt, {"success": True}),
+            (parse_command_result, {"result": body}),
+            (parse_command_output, {"stream": "stdout", "offset": 0, "data": ""}),
+            (parse_command_status, {"state": "running"}),
+        ):
+            parse({**data, "commandId": "x" * MAX_COMMAND_ID})
+            error = self.assertRaises(InvalidMessage, parse, {**data, "commandId": long})
+            self.assertEqual(error.fields["field"], "commandId")
+            self.assertNotIn(CANARY, str(error))
+
+    def test_what_a_receipt_says_of_an_error(self) -> None:
+        for error in (HUGE, {"message": HUGE}, {HUGE: 1}, [HUGE] * 3, [[[[[[HUGE]]]]]], [1] * 10**6, 10**4000):
+            receipt: Receipt = parse_receipt({"success": False, "error": error})
+            self.assertLessEqual(len(receipt.error or ""), 200)
+        self.assertEqual(parse_receipt({"success": False, "error": {"a": "b"}}).error, "{'a': 'b'}")
+
+
+class DialectTests(SynchronousTestCase):
+    """What stands around the data."""
+
+    def join(self) -> socketio.RelayDialect:
+        dialect = socketio.RelayDialect()
+        dialect.receive_text('0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000}')
+        dialect.receive_text('40/proxy,{"sid":"y"}')
+        return dialect
+
+    def test_the_open_packet(self) -> None:
+        text = '0{"sid":"' + "x" * socketio.MAX_OPEN + '","upgrades":[],"pingInterval":25000,"pingTimeout":20000}'
+        error = self.assertRaises(ProtocolError, socketio.RelayDialect().receive_text, text)
+        self.assertIn("an open packet of more than 16384 characters", str(error))
+
+    def test_namespaces(self) -> None:
+        self.join().receive_text(f"42/{'n' * (MAX_NAME - 1)},[1]")
+        for text in (f'42/{HUGE},["x"]', f"40/{HUGE}", f"41/{HUGE},", f'44/{HUGE},{{"message":"x"}}'):
+            error = self.assertRaises(ProtocolError, self.join().receive_text, text)
+            self.assertNotIn(CANARY, str(error))
+        server = socketio.ServerDialect()
+        server.opened()
+        server.frames_to_send()
+        self.assertRaises(ProtocolError, server.receive_text, f"40/{HUGE}")
+        self.assertEqual(server.frames_to_send(), [], "none of it comes back")
+
+    def test_names_of_events(self) -> None:
+        for length, kind in ((MAX_NAME, EventReceived), (MAX_NAME + 1, Ignored)):
+            name = "e" * length
+            (event,) = self.join().receive_text(f'42/proxy,["{name}",1]')
+            self.assertIsInstance(event, kind)
+            (event,) = native.RelayDialect().receive_text(f'{{"event": "{name}"}}')
+            self.assertIsInstance(event, kind)
+
+    def test_acknowledgement_ids(self) -> None:
+        for digits in ("9" * 17, "9" * 5000, "1" * (1 << 20)):
+            self.assertRaises(ProtocolError, self.join().receive_text, f'42/proxy,{digits}["x"]')
+
+    def test_reasons(self) -> None:
+        (event,) = self.join().receive_text(f'44/proxy,{{"message":"{HUGE}"}}')
+        self.assertLessEqual(len(event.reason), 200)  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution
@@ -16,6 +16,8 @@ from zope.interface import implementer
 
 from relayd.spelling import read_address
 from relayd.ssh.connection import Connection
+
+T = TypeVar("T")
 
 #: Seconds for which nobody asks again where a name leads.
 FRESH = 5.0
@@ -114,11 +116,12 @@ class Names:
         if name is not None:
             name.connections.pop(connection, None)
 
-    def ask(self, host: str, then: Callable[[], None]) -> bool:
+    def ask(self, host: str, then: Callable[[T], None], about: T) -> bool:
         """
         New work has come for *host*, to which there is a connection.
 
-        :param then: to be called as soon as it is known where the name leads now, or takes too long to find out.
+        :param then: to be called with *about* as soon as it is known where the name leads now, or takes too long to
+            find out.
         :return: whether it will be; if not, what is known is good enough.
         """
         name = self._names.get(host)
@@ -135,7 +138,7 @@ class Names:
             self._look_up()
         if name.patience is None:
             return False
-        name.waiting.append(then)
+        name.waiting.append(partial(then, about))
         return True
 
     def close(self) -> None:

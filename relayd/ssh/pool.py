@@ -4,7 +4,6 @@ The connections that are open, and the commands that wait for one: does what `re
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -139,7 +138,7 @@ class Pool:
         if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
             self._start(near, job)
             return
-        if near is None and job.target.via is None and self._names.ask(job.target.dialled, partial(self._direct, job)):
+        if near is None and job.target.via is None and self._names.ask(job.target.dialled, self._direct, job):
             self._undirected[job] = None
             return
         self._enter(job, first=near is not None)

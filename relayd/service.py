@@ -94,7 +94,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             proxy_id=config.proxy_id,
             bounds=StatusBounds(
                 max_sessions=config.max_sessions,
-                max_total_connections=config.max_total_connections,
+                max_total_connections=connections_within(config.max_total_connections),
             ),
             uplink=uplink,
             commands=dispatcher,

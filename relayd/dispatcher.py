@@ -32,6 +32,7 @@ from relayd.errors import (
 )
 from relayd.interfaces import (
     Acknowledge,
+    Blame,
     EntryState,
     IAudit,
     ICommandReceiver,
@@ -231,10 +232,10 @@ class Dispatcher:
         self._streams.link_ready(link)
         self._outbox.link_ready(link, self._active)
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         """See `ICommandReceiver.link_lost`."""
         self._streams.link_lost(link)
-        self._outbox.link_lost(link)
+        self._outbox.link_lost(link, blame)
 
     def configure(self, limits: Limits, policy: Policy) -> None:
         """
@@ -388,11 +389,15 @@ class Dispatcher:
         self, known: JournalEntry, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
     ) -> None:
         unrecorded = self._outbox.unrecorded(command.command_id)
+        recent = self._outbox.recent(command.command_id)
         if fingerprint != known.fingerprint:
             self._mismatch(command, acknowledge)
         elif known.holds_result:
             self._resent(command, acknowledge)
             self._outbox.send_again(command.command_id)
+        elif known.state is EntryState.CONFIRMED and recent is not None:  # no failure in the place of what it got
+            self._resent(command, acknowledge)
+            self._outbox.send_unrecorded(recent)
         elif known.state is EntryState.CONFIRMED:
             self._refuse(command, AlreadyConfirmed(), acknowledge)
         elif unrecorded is not None:  # it ended, and the journal could not record that

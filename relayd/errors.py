@@ -239,7 +239,7 @@ class DuplicateMismatch(RelayError):
 
 
 class AlreadyConfirmed(RelayError):
-    """The command with this commandId was already run and its result was confirmed; the result is no longer held.
+    """The command with this commandId was already run. Its result was delivered, or expired, and is no longer held.
     To run it once more, give it a commandId of its own."""
 
     code = "already-confirmed"
@@ -278,8 +278,8 @@ class JournalFull(RelayError):
 
 
 class Undeliverable(RelayError):
-    """The command was run, but its result could not be delivered: the main server closed the connection each time it
-    was sent. The relay keeps it: see relayctl journal there."""
+    """The result of this command could not be delivered as it is: the main server closed the connection each time it
+    was sent. Its exit code is {exit_code}; the relay keeps its output: see relayctl journal there."""
 
     code = "undeliverable"
     phase = "deliver"

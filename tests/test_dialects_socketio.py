@@ -242,8 +242,7 @@ class Malformed(SynchronousTestCase):
             {"pingTimeout": -1},
             {"pingInterval": 1e12},
             {"pingInterval": "25000"},
-            {"maxPayload": 0},
-            {"maxPayload": 4095},
+            {"maxPayload": -1},
             {"maxPayload": "x"},
             {"sid": None},
         ):
@@ -252,8 +251,8 @@ class Malformed(SynchronousTestCase):
             self.assertRaises(ProtocolError, socketio.RelayDialect().receive_text, frame)
 
     def test_max_payload(self) -> None:
-        """Older servers do not say; JavaScript's Infinity is JSON's null; nothing is larger than no limit."""
-        for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (5000, 5000)):
+        """Older servers do not say; JavaScript's Infinity is JSON's null; 0 is no limit, and so is what is larger."""
+        for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (0, NO_LIMIT), (5000, 5000), (300, 300)):
             relay = socketio.RelayDialect()
             relay.receive_text("0" + json.dumps({**json.loads(OPEN[1:]), "maxPayload": value}))
             self.assertEqual(relay.max_payload, expected)

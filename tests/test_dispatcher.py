@@ -20,6 +20,7 @@ from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolErr
 from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret, printable
+from relayd.outbox import MAX_RECENT, MAX_RECENT_SIZE
 from relayd.parsing import parse_execute_command
 from tests.support.dispatching import (
     PASSWORD,
@@ -286,12 +287,27 @@ class DuplicateTests(SynchronousTestCase):
         self.desk.order(command("c1"))
         self.runner.runs[0].finish()
         self.desk.dispatcher.receipt_received(self.link, RECEIVED)
-        self.desk.order(command("c1"))
-        self.assertEqual((self.runner.ids(), self.desk.acks[1]), (["c1"], ("c1", "already-confirmed")))
-        self.assertEqual(self.link.codes(), [0, "already-confirmed"])
+        for _ in range(2):
+            self.desk.order(command("c1"))
+            self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.assertEqual((self.runner.ids(), self.desk.acks), (["c1"], [("c1", "ok")] * 3))
+        self.assertEqual(self.link.sent, [self.link.sent[0]] * 3, "a failure in the place of what was delivered")
+        self.assertEqual((self.desk.journal.unconfirmed(), self.stats.resent), ([], 2))
+
+    def test_duplicate_of_a_command_whose_result_is_no_longer_held(self) -> None:
+        for command_id, output in (("c1", "x" * MAX_RECENT_SIZE), ("c2", "fine")):
+            self.desk.order(command(command_id))
+            self.runner.runs[-1].finish(output)
+            self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        for number in range(MAX_RECENT):
+            self.desk.order(command(f"n{number}"))
+            self.runner.runs[-1].finish()
+        del self.link.sent[:]
+        for command_id in ("c1", "c2", "n1"):
+            self.desk.order(command(command_id))
+        self.assertEqual(self.link.codes(), ["already-confirmed"] * 2 + [0])
         error = self.link.sent[1].details.error or {}
         self.assertEqual((error["executed"], error["retriable"]), ("yes", False))
-        self.assertEqual(self.desk.journal.unconfirmed(), [])
 
     def test_changed_secret_is_the_same_request(self) -> None:
         self.desk.order(command("c1"))

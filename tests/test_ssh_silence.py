@@ -156,6 +156,17 @@ class SilenceTests(SilenceTestCase):
             busy.packetReceived(MSG_REQUEST_FAILURE, b"")
         self.assertEqual(self.dialer.targets(), [])
 
+    def test_a_connection_that_we_do_not_read_from_is_not_silent(self) -> None:
+        """It has to wait for its turn, after it had made much work."""
+        connection = self.used()
+        connection.transport.pace.holding = True
+        self.submit(command="one")
+        self.wait(10)
+        self.assertEqual(self.dialer.targets(), [])
+        connection.transport.pace.holding = False
+        self.wait(3)
+        self.assertEqual(self.dialer.targets(), [A])
+
     def test_a_held_up_process_is_no_silence(self) -> None:
         """What has arrived meanwhile is read after the delayed calls that are due."""
         connection = self.used()

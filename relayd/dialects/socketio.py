@@ -37,8 +37,6 @@ NAMESPACE: Final = PROXY_PATH
 
 #: ``maxPayload`` of a main server that does not say: engine.io's default ``maxHttpBufferSize``.
 DEFAULT_MAX_PAYLOAD: Final = 1_000_000
-#: Below this not even the frame of a cut result fits; nobody configures it on purpose.
-MIN_MAX_PAYLOAD: Final = 4096
 #: Longest silence that a main server may ask us to put up with, in seconds.
 MAX_HEARTBEAT: Final = 86_400.0
 #: Attachments of one binary event that are swallowed; python-socketio would wait for 999,999,999.
@@ -264,9 +262,9 @@ class RelayDialect(SocketIODialect):
         heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
         if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:
             raise ProtocolError(reason="an open packet with an impossible pingInterval or pingTimeout")
-        max_payload = NO_LIMIT if handshake.max_payload is None else handshake.max_payload
-        if max_payload < MIN_MAX_PAYLOAD:
-            raise ProtocolError(reason=f"an open packet with a maxPayload below {MIN_MAX_PAYLOAD}")
+        max_payload = handshake.max_payload or NO_LIMIT  # 0 is none to the WebSockets of engine.io
+        if max_payload < 0:
+            raise ProtocolError(reason="an open packet with an impossible maxPayload")
         self.max_payload = int(min(max_payload, NO_LIMIT))
         self._stage = _Stage.JOINING
         self._send(sio.CONNECT)

@@ -14,10 +14,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from relayd.patterns import covers_host
+from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
+    CommandNotStarted,
     ExecRefused,
     NoExitStatus,
     NotRun,
@@ -30,6 +33,7 @@ from relayd.ssh.errors import (
 from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
+from relayd.ssh.limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
 from relayd.ssh.output import OutputBuffer
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.pool_state import Counts, HostCounts
@@ -42,6 +46,19 @@ from relayd.texts import Text, span
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
 RESULT_AFTER = 0.4
 
+#: Seconds in which a host has to say whether it was the command that answered, or the account.
+CHECK_WITHIN = 5.0
+
+_HELD = Text(
+    "[relayd: the command has ended, but something that it left running keeps its output open. It is left alone; what "
+    "it writes from now on is not told. To avoid the wait, give it no output: COMMAND >/dev/null 2>&1 &]"
+)
+
+_CUT = Text(
+    "[relayd: the command has ended, but its output has not: something that it left running may hold it, or the rest "
+    "is still on its way. What comes from now on is not told]"
+)
+
 _OUTCOMES: dict[Killed, str] = {
     "confirmed": Text("It was ended: none of its processes is left."),
     "unconfirmed": Text("It was told to end; whether all of it did is not known yet."),
@@ -52,6 +69,9 @@ _OUTCOMES: dict[Killed, str] = {
 class Completed(Struct, frozen=True, kw_only=True):
     """
     How a command that was started ended.
+
+    :ivar open: why the output may not be complete though the command has ended: something that it left running holds
+        it, or the connection was lost.
 
     :ivar exit: what the server said of its end.
     :ivar error: why that is not the whole story, where it is not: it ran out of time, was cancelled, ended without a
@@ -65,6 +85,7 @@ class Completed(Struct, frozen=True, kw_only=True):
     stdout: OutputBuffer
     stderr: OutputBuffer
     error: SSHError | None
+    open: Text | None
     killed: Killed | None
     timings: dict[str, float]
 
@@ -129,7 +150,14 @@ class SSHClient:
             reader=reader,
             permission=permission,
         )
-        return _Execution(self._reactor, self._pool, target, make_session, deadline, timeout, shell).done
+        payload = largest_payload(command, env)
+        return _Execution(
+            self._reactor, self._pool, target, make_session, deadline, timeout, shell, payload, self._silent
+        ).done
+
+    def _silent(self, target: Target) -> bool:
+        """Whether *target* is known never to say how a command ended."""
+        return covers_host(self._settings.no_exit_status_hosts, target.host, target.port)
 
     def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
         """
@@ -167,8 +195,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_started", "_target", "_timeout", "_why", "done",
+        "_begun", "_call", "_check", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
+        "_silent", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -180,6 +208,8 @@ class _Execution:
         deadline: float,
         timeout: float | None,
         shell: bool,
+        payload: int,
+        silent: Callable[[Target], bool],
     ) -> None:
         self._reactor = reactor
         self._pool = pool
@@ -187,12 +217,16 @@ class _Execution:
         self._begun = reactor.seconds()
         self._timeout = deadline - self._begun if timeout is None else timeout
         self._shell = shell
-        self._session = make_session(self._exec_sent, self._ended, on_forbidden=self._forbidden)
+        self._silent = silent
+        self._session = make_session(
+            self._exec_sent, self._ended, on_forbidden=self._forbidden, on_left=self._left_open
+        )
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
+        self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
-        self._job = Job(target, self._session, self._failed)
+        self._job = Job(target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
         self._call: IDelayedCall | None = reactor.callLater(max(0.0, deadline - self._begun), self._timed_out)
         pool.submit(self._job)
@@ -215,21 +249,92 @@ class _Execution:
         elif self._ending is not None and self._ending.channel_ended():
             pass  # it tells when all of it has ended
         elif not self._session.exit.known:
-            self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
+            self._no_status()
+        elif self._ending is None and answers_for_account(self._session) and not self._forced():
+            self._check_account()
         else:
+            self._fire(self._not_started() or self._completed(None))
+
+    def _no_status(self) -> None:
+        if self._session.accepted and self._silent(self._target):
+            self._session.exit = ExitInfo(0, None)
             self._fire(self._completed(None))
+        else:
+            self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
+
+    def _not_started(self) -> SSHError | None:
+        """Whether the host's system found the command too long."""
+        size = most_of_command(self._job.payload)
+        if size <= ALWAYS_STARTS:
+            return None
+        session = self._session
+        words = not_started(session.exit.status, session.stdout.total, session.stderr.raw())
+        if words is None:
+            return None
+        where = {"host": self._target.host, "port": self._target.port}
+        return CommandNotStarted(**where, words=words, size=size)
+
+    def _left_open(self, complete: bool) -> None:
+        """The command has ended, and the server keeps its channel open, though nothing comes any more."""
+        if self._ending is None:
+            self._let_go(None if complete else _HELD)
+
+    def _cut_short(self) -> None:
+        """The command has ended; what may come yet is not waited for."""
+        connection = self._job.connection
+        complete = connection is not None and connection.output_complete(self._session)
+        self._let_go(None if complete else _CUT)
+
+    def _let_go(self, remark: Text | None) -> None:
+        # Closing the channel ends nothing on the host: what was left running was ordered, too.
+        self._pool.withdraw(self._job)
+        self._fire(self._completed(None, open=remark))
+
+    def _check_account(self) -> None:
+        if self._call is not None:
+            left = self._call.getTime() - self._reactor.seconds()
+            self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
+        self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
+
+    def _forced(self) -> bool:
+        """Whether the host would run a command of its own once more."""
+        connection = self._job.connection
+        return connection is not None and connection.transport.forced_command
+
+    def _checked(self, error: SSHError | None) -> None:
+        self._fire(self._completed(None) if error is None else error)
+
+    def _stop_check(self) -> bool:
+        """The command has ended: its result waits no longer for what else the host has to say."""
+        if self._check is None:
+            return False
+        self._check.stop()
+        self._fire(self._completed(None))
+        return True
 
     def _failed(self, error: SSHError) -> None:
-        if self._ending is None or not self._ending.channel_ended():
+        if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
+            lost = Text(
+                "[relayd: the command has ended, but then the connection was lost: {reason}. The end of its output may "
+                "be missing]",
+                reason=error.fields["reason"],
+            )
+            self._fire(self._completed(None, open=lost))
+        elif self._ending is None or not self._ending.channel_ended():
             self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
 
     # Ending it early
 
     def _timed_out(self) -> None:
         self._call = None
+        if self._stop_check():
+            return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
             self._withdraw(SessionTimeout(**where, time=span(self._timeout), waited_for=self._waited_for()))
+            return
+        if self._session.exit.known:
+            self._cut_short()
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
@@ -237,8 +342,13 @@ class _Execution:
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
+        if self._stop_check():
+            return
         if not self._started_running():
             self._withdraw(NotRun(host=self._target.host, port=self._target.port))
+            return
+        if self._ending is None and self._session.exit.known:
+            self._cut_short()
             return
         if self._ending is None:
             self._why = RunCancelled
@@ -275,7 +385,7 @@ class _Execution:
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
-        return self._pool.waits_for(self._target)
+        return self._pool.waits_for(self._job.target)
 
     # The end
 
@@ -283,12 +393,13 @@ class _Execution:
         wait, run = self._started - self._begun, self._reactor.seconds() - self._started
         return {"wait": wait, **self._opening, "run": run}
 
-    def _completed(self, error: SSHError | None, killed: Killed | None = None) -> Completed:
+    def _completed(self, error: SSHError | None, killed: Killed | None = None, open: Text | None = None) -> Completed:
         return Completed(
             exit=self._session.exit,
             stdout=self._session.stdout,
             stderr=self._session.stderr,
             error=error,
+            open=open,
             killed=killed,
             timings=self._timings(),
         )

@@ -17,7 +17,9 @@ from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser, Nobody
+from relayd.ssh.errors import SSHError
 from relayd.ssh.kex import BadExchange
+from relayd.ssh.leftovers import Leftovers
 from relayd.ssh.numbers import (
     EXTENDED_DATA_STDERR,
     MSG_CHANNEL_CLOSE,
@@ -97,6 +99,7 @@ class Connection(SSHService):
     :ivar address: the host's, where its name was looked up for this connection, and led to all of *found*; else empty.
     :ivar opened: when it was logged in, in seconds of the clock.
     :ivar timings: seconds that it took to open, by phase: ``connect``, ``keyExchange``, ``login``.
+    :ivar runs_nothing: what its account was found to be, when that is closed (`relayd.ssh.account`).
     """
 
     name = b"ssh-connection"
@@ -107,9 +110,10 @@ class Connection(SSHService):
         self._owner = owner
         self.opened = clock.seconds()
         self.timings: dict[str, float] = {}
+        self.runs_nothing: SSHError | None = None
         self._channels: dict[int, Channel] = {}
         # Which of them have commands that may run, in the order in which the server was told to run them
-        self._executing: dict[Session, None] = {}
+        self._executing: dict[Session, Channel] = {}
         self._next_channel = 0
         self._keepalive_interval = keepalive_interval
         self._probes_missed = 0
@@ -123,6 +127,7 @@ class Connection(SSHService):
         # Ends of channels that wait to be sent: the numbers of their channels at the server.
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
+        self._leftovers = Leftovers(clock, self._executing, self.call, self.is_held)
 
     # What the owner asks for
 
@@ -160,6 +165,11 @@ class Connection(SSHService):
         """How many bytes wait until the server takes them."""
         channel = self._find(user)
         return 0 if channel is None else len(channel.outgoing)
+
+    def output_complete(self, user: ChannelUser) -> bool:
+        """Whether the server has said that no more output comes."""
+        channel = self._find(user)
+        return channel is not None and channel.eof
 
     def close(self, user: ChannelUser) -> None:
         """Close the channel of *user*, now or as soon as it is open."""
@@ -203,6 +213,7 @@ class Connection(SSHService):
             if call is not None:
                 call.cancel()
         self._probe_call = self._farewell_call = None
+        self._leftovers.stop()
         channels, self._channels = self._channels, {}
         self._executing.clear()
         interrupted: list[ChannelUser] = []
@@ -223,7 +234,8 @@ class Connection(SSHService):
         handler = self._handlers.get(message)
         if handler is not None:
             handler(self, packet)
-        # Left over are the answers to our probes.
+        else:  # left over are the answers to our probes
+            self._leftovers.answered = True
 
     # Channels
 
@@ -285,7 +297,7 @@ class Connection(SSHService):
             return
         user = channel.user
         if isinstance(user, Session):
-            self._executing[user] = None
+            self._executing[user] = channel
         remote_number = _UINT32.pack(channel.remote)
         for request in user.opened():
             self.transport.sendPacket(MSG_CHANNEL_REQUEST, remote_number + request)
@@ -393,6 +405,8 @@ class Connection(SSHService):
             return
         name, rest = getNS(packet[4:])
         channel.user.request_received(name, rest[1:])
+        if name.startswith(b"exit-"):
+            self._leftovers.expect()
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
             self.transport.demanded()
             self.transport.sendPacket(MSG_CHANNEL_FAILURE, _UINT32.pack(channel.remote))
@@ -476,6 +490,10 @@ class Connection(SSHService):
     def call(self) -> None:
         """Have the server say something: every one answers a global request, be it to say that it does not know it."""
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
+
+    def is_held(self) -> bool:
+        """Whether something that has arrived may wait here to be read."""
+        return self.transport.pace.holding
 
     def _is_stuck(self) -> bool:
         """

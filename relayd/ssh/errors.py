@@ -275,7 +275,34 @@ class LoginRefused(SSHError):
     and the password or key, and that the server allows this way of login."""
 
     code = "login-refused"
+    #: Where the server closed the connection before all was tried: how many of the keys were; else ``None``.
+    keys_tried: int | None = None
+    #: Whether there is a password that was not tried.
+    password_left = False
     phase = "login"
+
+
+class LoginClosed(LoginRefused):
+    """{host}:{port} closed the connection when {username} tried to log in by {tried}: {reason}. Check the user name and
+    the password or key, and the log of its SSH server: the account may have expired, be locked, be closed for
+    maintenance, or not be allowed in from the relay's address."""
+
+    code = "login-closed"
+
+
+class PromptUnknown(LoginRefused):
+    """{host}:{port} asks for more than the password of {username}: “{prompt}”. It was not answered: relayd has no
+    one-time codes, and gives the password only where that is asked for. Let the account in with a key, or with the
+    password alone."""
+
+    code = "login-prompt"
+
+
+class SignatureRefused(LoginRefused):
+    """{host}:{port} refused the login of {username}: tried {tried}. The key may be the right one: its server does not
+    take signatures that relayd makes with it."""
+
+    code = "login-signature"
 
 
 class LoginResting(LoginRefused):
@@ -301,6 +328,14 @@ class PasswordExpired(SSHError):
     phase = "login"
 
 
+class AccountClosed(SSHError):
+    """{host}:{port} lets {username} in but runs nothing: it answers every command with “{words}”. The account, or the
+    host, is closed: look there."""
+
+    code = "account-closed"
+    phase = "session"
+
+
 class SessionRefused(SSHError):
     """{host}:{port} refuses to open a session ({reason}). Check MaxSessions of its SSH server, and that
     {username} may run commands."""
@@ -315,6 +350,21 @@ class ExecRefused(SSHError):
 
     code = "exec-refused"
     phase = "session"
+
+
+class CommandTooLong(SSHError):
+    """The command is too long for {host}:{port}: with its directory and variables it has {size} bytes, and the host's
+    SSH server takes {most}; it was not run. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
+
+    code = "command-too-long"
+    phase = "session"
+
+
+class CommandNotStarted(CommandTooLong):
+    """The command is too long for the system of {host}:{port}, which did not start it: “{words}”; it has {size} bytes,
+    and the limit of Linux is 128 KiB. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
 
 
 class SessionTimeout(SSHError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -15,6 +16,7 @@ from relayd.ssh.channel import ChannelUser
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
+    CommandTooLong,
     ConnectionDropped,
     ConnectionLost,
     LoginDropped,
@@ -29,6 +31,7 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.forward import Forward
 from relayd.ssh.jobs import Forwarding, Job, forward_error
+from relayd.ssh.limits import ALWAYS_FITS, most_of_command, needs_own_connection
 from relayd.ssh.names import Names
 from relayd.ssh.pool_members import Member, hops_of
 from relayd.ssh.pool_places import Evict
@@ -130,13 +133,13 @@ class Pool:
 
         :param near: run it on this connection, if that has room now, or else before all others that wait.
         """
+        member = None if near is None or self._closing else self._members.get(near)
+        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
+            self._start(near, job)
+            return
         error = self._hindrance(job.target)
         if error is not None:
             job.on_failure(error)
-            return
-        member = None if near is None else self._members.get(near)
-        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
-            self._start(near, job)
             return
         if near is None and job.target.via is None and self._names.ask(job.target.dialled, self._direct, job):
             self._undirected[job] = None
@@ -161,6 +164,20 @@ class Pool:
         :return: fires when bytes can flow, and fails with an `SSHError`; cancelling it gives the connection up.
         """
         return Forwarding(self, via, host, port).opened
+
+    def login_refused(self, target: Target) -> None:
+        """See `DialOwner.login_refused`."""
+        self._refusals.host_refused(target, self._reactor.seconds())
+
+    def account_closed(self, target: Target, error: SSHError) -> None:
+        """The host lets the user in, but runs nothing: give it no more work, and let the login rest."""
+        self._refusals.refused(target, error, self._reactor.seconds())
+        self._state.retire(target, Text("its account is closed"))
+        for connection, member in self._members.items():
+            if member.target == target:
+                connection.runs_nothing = error
+        self._fail_waiting(target, error)
+        self._work()
 
     def _hindrance(self, target: Target) -> SSHError | None:
         """Why nothing for *target* can be done now."""
@@ -253,6 +270,8 @@ class Pool:
             self._dial(step.member)
 
     def _start(self, connection: Connection, job: Job) -> None:
+        if job.payload > ALWAYS_FITS and not self._may_carry(connection, job):
+            return
         job.connection = connection
         self._jobs[connection][job.channel] = job
         connection.start(job.channel)
@@ -285,7 +304,7 @@ class Pool:
                 )
             else:
                 connection.release(user)
-                self._state.add(target, job, first=True)
+                self._state.add(job.target, job, first=True)
         self._work()
 
     def _moved(self, connection: Connection) -> None:
@@ -296,8 +315,26 @@ class Pool:
             target=member.target,
             address=connection.address,
         )
-        self._state.retire(member, Text("the host's name leads elsewhere now"))
+        self._state.retire_one(member, Text("the host's name leads elsewhere now"))
         self._work()
+
+    def _may_carry(self, connection: Connection, job: Job) -> bool:
+        """
+        Whether the server takes packets as long as those of *job*, here where it would end what runs beside it. If not,
+        the job fails, or gets a connection to itself.
+        """
+        target, most = job.target, connection.transport.most_payload()
+        if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
+            return True
+        self._state.session_closed(self._members[connection], self._reactor.seconds(), given=False)
+        if job.payload > most:
+            size, takes = most_of_command(job.payload), most_of_command(most)
+            job.on_failure(CommandTooLong(host=target.host, port=target.port, size=size, most=takes))
+        else:
+            job.target = structs.replace(target, alone=True)
+            self._state.add(job.target, job)
+        self._work()
+        return False
 
     def _set_alarm(self) -> None:
         time, call = self._state.alarm(), self._alarm_call

@@ -120,7 +120,7 @@ class PoolState(Generic[Work]):
 
     def start_on(self, member: Member[Work], now: float) -> bool:
         """Take a session's place on this very connection, if it has one; says whether it had."""
-        if member.room(member.lane.host.limit, now) <= 0:
+        if member.room(member.lane.limit, now) <= 0:
             return False
         self._take_place(member)
         return True
@@ -209,11 +209,17 @@ class PoolState(Generic[Work]):
         self._dirty[lane] = None
         self._tidy(lane)
 
-    def session_closed(self, member: Member[Work], now: float) -> None:
-        """A session on the connection has ended."""
+    def session_closed(self, member: Member[Work], now: float, *, given: bool = True) -> None:
+        """
+        A session on the connection has ended.
+
+        :param given: whether the server gave it; one that it was not asked for tells nothing.
+        """
         member.barren = 0
-        member.proven = True
+        member.proven = member.proven or given
         member.release(now)
+        if member.target.alone:
+            member.expires = now
         self._channel_ended(member, now)
 
     def session_refused(self, member: Member[Work], now: float) -> bool:
@@ -293,7 +299,7 @@ class PoolState(Generic[Work]):
         """Whether there are fewer connections than there may be, as this process could have no more of them."""
         return self._places.is_capped(now)
 
-    def retire(self, member: Member[Work], reason: str) -> None:
+    def retire_one(self, member: Member[Work], reason: str) -> None:
         """A connection that is open takes no more work."""
         self._places.retire(member, reason)
         self._dirty[member.lane] = None
@@ -314,6 +320,15 @@ class PoolState(Generic[Work]):
         for lane in self._places.lanes.values():
             for member in lane.members:
                 member.expires = min(member.expires, now)
+            self._dirty[lane] = None
+
+    def retire(self, target: Target, reason: str) -> None:
+        """The connections to *target* that there are take no more work, from this moment on."""
+        lane = self._places.lanes.get(target)
+        if lane is not None:
+            for member in lane.members:
+                if member.ready:
+                    self._places.retire(member, reason)
             self._dirty[lane] = None
 
     def close_idle(self, now: float, timeout: float) -> None:
@@ -385,10 +400,10 @@ class PoolState(Generic[Work]):
         while True:
             best, most = None, 0
             for member in lane.members:
-                room = member.room(host.limit, now)
+                room = member.room(lane.limit, now)
                 if room > most:
                     best, most = member, room
-            if best is not None or host.limit >= host.most or now < host.raise_at:
+            if best is not None or lane.target.alone or host.limit >= host.most or now < host.raise_at:
                 return best
             host.limit += 1
             host.raise_at = now + RAISE_AFTER
@@ -428,9 +443,9 @@ class PoolState(Generic[Work]):
     # What there is
 
     def reaches(self, target: Target) -> bool:
-        """Whether a connection to *target* is logged in."""
+        """Whether a connection to *target* is logged in and takes commands."""
         lane = self._places.lanes.get(target)
-        return lane is not None and len(lane.members) > lane.dialling
+        return lane is not None and lane.usable > lane.dialling
 
     def counts(self) -> Counts:
         """How much of everything there is."""

@@ -48,7 +48,8 @@ class SilenceWatch:
         del self._looks[connection]
         if not connection.unanswered():
             return
-        silent = silent + 1 if connection.heard == heard else 0
+        # Of a server whose turn has not come, something may wait here to be read.
+        silent = silent + 1 if connection.heard == heard and not connection.is_held() else 0
         if silent >= SILENT_LOOKS:
             silent = 0
             self._on_silence(connection)

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from relayd.dialects.base import NO_LIMIT
 from relayd.errors import (
     DialectMismatch,
     FrameTooLarge,
@@ -32,6 +33,7 @@ from relayd.flow import Flow
 from relayd.interfaces import (
     Acknowledge,
     AckReceived,
+    Blame,
     Connected,
     DialectEvent,
     Disconnected,
@@ -58,6 +60,7 @@ from relayd.messages import (
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.texts import Translate, english
 from relayd.uplink.connect import describe
+from relayd.uplink.limits import MessageLimit, UnderWay
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
 from relayd.uplink.retry import seconds_of
 from relayd.uplink.sending import DeferToThread, ResultSender
@@ -127,6 +130,7 @@ class Connection:
     :param path: where on it we ask, for errors.
     :param defer_to_thread: runs a function in another thread.
     :param max_result: bytes in the largest result that we send, where the main server names no limit.
+    :param limit: what is known of the main server's, from earlier connections.
     :param translate: to the language of what acknowledgements and cut results say.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
@@ -146,6 +150,7 @@ class Connection:
         timing: Timing,
         defer_to_thread: DeferToThread,
         max_result: int,
+        limit: MessageLimit,
         translate: Translate = english,
     ) -> None:
         self.dialect = dialect
@@ -157,8 +162,11 @@ class Connection:
         self._server = server
         self._path = path
         self._translate = translate
-        self._make_sender = partial(
-            ResultSender, dialect, self._flush, defer_to_thread, max_result, translate=translate
+        self._max_result = max_result
+        self._limit = limit
+        self._under_way = UnderWay(clock, limit, self._ping_now)
+        self._results = ResultSender(
+            dialect, self._flush, defer_to_thread, self._largest_result, self._send_text, translate=translate
         )
         self._core = LinkCore(clock, self, server, timing)
         self._wire: Wire
@@ -169,6 +177,9 @@ class Connection:
         self._accepted = False
         self._closed = False
         self._outcome: Outcome | None = None
+        #: Whether one of the two takes leave; and what the main server said where a message was too large.
+        self._leaves = False
+        self._too_big: str | None = None
         self._probes: dict[bytes, Deferred[None]] = {}
         self._probe_numbers = count()
         self._linger: IDelayedCall | None = None
@@ -186,12 +197,12 @@ class Connection:
         """TCP is connected."""
         self._wire = wire
         self._turns = Turns(self._clock, wire.hold)
-        self._results = self._make_sender(wire.send_text)
         self._machine = start(self._core)
 
     def close(self) -> None:
         """Take leave politely; `finished` tells when it is done."""
         if self._outcome is None:
+            self._leaves = True
             self.dialect.close()
             self._flush()
             self._machine.failed(UplinkLost(server=self._server, reason="this relay closed it"))
@@ -201,7 +212,11 @@ class Connection:
     @property
     def max_payload(self) -> int:
         """See `ILink`."""
-        return self.dialect.max_payload
+        return min(self.dialect.max_payload, self._limit.bytes)
+
+    def _largest_result(self) -> int:
+        named = self.max_payload
+        return self._max_result if named >= NO_LIMIT else named
 
     @property
     def writable(self) -> bool:
@@ -227,6 +242,11 @@ class Connection:
         """See `ILink.probe`: the answer to a WebSocket ping, whichever dialect is spoken."""
         probe: Deferred[None] = Deferred()
         self._results.then(partial(self._ping, probe))
+        return probe
+
+    def _ping_now(self) -> Deferred[None]:
+        probe: Deferred[None] = Deferred()
+        self._ping(probe)
         return probe
 
     def _ping(self, probe: Deferred[None]) -> None:
@@ -300,7 +320,9 @@ class Connection:
 
     def _close_received(self, code: int | None, reason: str) -> None:
         words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
-        if code in (_GOING_AWAY, _RESTARTING, _TRY_LATER):
+        self._leaves = code in (_GOING_AWAY, _RESTARTING, _TRY_LATER)
+        self._too_big = reason if code == _TOO_BIG else None
+        if self._leaves or code == _TOO_BIG:
             self._machine.failed(UplinkLost(server=self._server, reason=words))
         else:
             self._machine.turned_away(words)
@@ -325,8 +347,9 @@ class Connection:
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
         self._outcome = Outcome(error, stage, self._recognised)
+        blame = self._blame_for(error)
         if self._ready:
-            self._tell(self._receiver.link_lost, self)
+            self._tell(self._receiver.link_lost, self, blame)
         self._results.end()
         self._wire.flow.end()
         if self._closed:
@@ -336,6 +359,18 @@ class Connection:
         else:
             self._linger = self._clock.callLater(CLOSE_TIMEOUT, self._wire.abort)
             self._wire.close(_close_code(error))
+
+    def _blame_for(self, error: RelayError) -> Blame:
+        """Whether what was sent may be why the connection ends; not where the next one gets smaller messages."""
+        if self._leaves or isinstance(error, UplinkSilent | UplinkStuck | ProtocolError | DialectMismatch):
+            return Blame.NONE
+        if self._too_big is not None:
+            smaller = self._limit.too_big(self._under_way.largest(), self._too_big)
+        else:
+            smaller = self._limit.lost(self._under_way.suspect(unsent=self.unsent))
+        if smaller:
+            return Blame.NONE
+        return Blame.REFUSED if isinstance(error, UplinkRefused) else Blame.POSSIBLE
 
     @property
     def unsent(self) -> bool:
@@ -406,7 +441,7 @@ class Connection:
             command_id = parse_question(event.name, event.data)
         except InvalidMessage as error:
             self._log.warn("{reason}", reason=str(error))
-            answer = {"error": error.text.within(self._translate)}
+            answer = {"error": self._words(error)}
         else:
             answer = CommandStatus(command_id=command_id, state=ask(command_id)).to_wire()
             if event.ack_id is None and event.name == COMMAND_STATUS:
@@ -420,15 +455,23 @@ class Connection:
             return lambda error: None
 
         def acknowledge(error: RelayError | None) -> None:
-            answer = None if error is None else {"error": error.text.within(self._translate)}
+            answer = None if error is None else {"error": self._words(error)}
             self.dialect.acknowledge(ack_id, answer)
             self._flush()
 
         return acknowledge
 
+    def _words(self, error: RelayError) -> str:
+        """What an acknowledgement says of an error: one cannot be cut later, to what the main server takes."""
+        return error.text.within(self._translate)[: max(1, self.max_payload // 8)]
+
     def _flush(self) -> None:
         for frame in self.dialect.frames_to_send():
-            self._wire.send_text(frame.encode())
+            self._send_text(frame.encode())
+
+    def _send_text(self, payload: bytes) -> None:
+        self._wire.send_text(payload)
+        self._under_way.sent(len(payload))
 
     def _tell(self, method: Callable[..., None], *args: object) -> None:
         """The command logic promises not to raise; if it does, the link shall not pay for it."""

@@ -34,6 +34,7 @@ from relayd.messages import Secret
 from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from relayd.uplink.retry import RetryPolicy
@@ -91,6 +92,8 @@ class UplinkService(Service):
         self._retry = RetryPolicy(settings.reconnect_delay, random.Random())
         #: The dialect in which the main server accepted us last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
+        #: What is known of the size of messages that the main server takes, by dialect.
+        self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
         self._connection: Connection | None = None
         self.status = UplinkStatus()
         self._life: Deferred[None] | None = None
@@ -176,6 +179,7 @@ class UplinkService(Service):
             timing=timing,
             defer_to_thread=self._defer_to_thread,
             max_result=self._settings.max_result,
+            limit=self._limits[name],
             translate=self._settings.translate,
         )
 

@@ -93,6 +93,13 @@ def ensure_expired_account() -> Account:
     return account
 
 
+def ensure_closed_account() -> Account:
+    """Another account, which expired long ago."""
+    account = ensure_account(f"{USER}-closed")
+    run_privileged([_tool("chage"), "-E", "1", account.user])
+    return account
+
+
 def put_file(path: str, text: str, mode: str = "644") -> None:
     """Write a file that belongs to root, which every account can read, and make its directory where it is missing."""
     with tempfile.NamedTemporaryFile("w") as file:

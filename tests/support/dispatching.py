@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
-from relayd.interfaces import IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
+from relayd.interfaces import Blame, IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from tests.support.flows import RecordedFlow
@@ -241,6 +241,9 @@ class SlowJournal:
     def unconfirmed(self) -> Sequence[str]:
         return self.records.unconfirmed()
 
+    def dead_letters(self) -> Sequence[str]:
+        return self.records.dead_letters()
+
     def close(self) -> Deferred[None]:
         return self.records.close()
 
@@ -302,8 +305,8 @@ class Desk:
         self.dispatcher.link_ready(self.link)
         return self.link
 
-    def disconnect(self) -> None:
-        self.dispatcher.link_lost(self.link)
+    def disconnect(self, blame: Blame = Blame.POSSIBLE) -> None:
+        self.dispatcher.link_lost(self.link, blame)
         self.link.flow.end()
 
     def order(self, order: ExecuteCommand) -> None:

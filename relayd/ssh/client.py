@@ -43,7 +43,7 @@ from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
 from relayd.texts import Text, span
 
-#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
+#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
 
 #: Seconds in which a host has to say whether it was the command that answered, or the account.
@@ -119,8 +119,9 @@ class SSHClient:
         deadline: float,
         *,
         timeout: float | None = None,
+        grace: float | None = None,
         stdin: bytes = b"",
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
@@ -130,6 +131,8 @@ class SSHClient:
 
         :param deadline: in seconds of the reactor's clock.
         :param timeout: the seconds that messages name when it is over; by default those from now.
+        :param grace: seconds after the deadline by which the result is given, whatever is known of the command's end;
+            by default `RESULT_AFTER`.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
@@ -152,7 +155,7 @@ class SSHClient:
         )
         payload = largest_payload(command, env)
         return _Execution(
-            self._reactor, self._pool, target, make_session, deadline, timeout, shell, payload, self._silent
+            self._reactor, self._pool, target, make_session, deadline, timeout, grace, shell, payload, self._silent
         ).done
 
     def _silent(self, target: Target) -> bool:
@@ -195,7 +198,7 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_check", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
+        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
         "_silent", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
@@ -207,6 +210,7 @@ class _Execution:
         make_session: Callable[..., Session],
         deadline: float,
         timeout: float | None,
+        grace: float | None,
         shell: bool,
         payload: int,
         silent: Callable[[Target], bool],
@@ -215,7 +219,10 @@ class _Execution:
         self._pool = pool
         self._target = target
         self._begun = reactor.seconds()
-        self._timeout = deadline - self._begun if timeout is None else timeout
+        # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
+        left = deadline - self._begun
+        self._timeout = (round(left, 1) or left) if timeout is None else timeout
+        self._grace = RESULT_AFTER if grace is None else grace
         self._shell = shell
         self._silent = silent
         self._session = make_session(
@@ -338,7 +345,7 @@ class _Execution:
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
-        self._call = self._reactor.callLater(RESULT_AFTER, self._give_result)
+        self._call = self._reactor.callLater(self._grace, self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from msgspec.structs import asdict
 
 from relayd.config import Config
+from relayd.descriptors import connections_within
 from relayd.dispatcher import Limits
 from relayd.language import translator
 from relayd.policy import Policy
@@ -51,7 +52,7 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         algorithms=config.ssh_algorithms,
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,
-        max_total_connections=config.max_total_connections,
+        max_total_connections=connections_within(config.max_total_connections),
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,

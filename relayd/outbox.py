@@ -22,7 +22,7 @@ from relayd.messages import CommandResult, Receipt, printable
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
 from relayd.suspects import Suspects, without_output
-from relayd.texts import Translate, english
+from relayd.texts import Translate, english, span
 from relayd.without_receipts import WithoutReceipts
 
 #: How often a result that the main server refuses is sent again on one link.
@@ -251,9 +251,9 @@ class Outbox:
             await state.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
         except TimeoutError:
             self._log.warn(
-                "The main server has sent no receipt for {seconds:g} s, and {count} results want one: the rest is sent "
+                "The main server has sent no receipt for {span}, and {count} results want one: the rest is sent "
                 "without, and sent again on the next connection",
-                seconds=RECEIPT_PATIENCE,
+                span=span(RECEIPT_PATIENCE),
                 count=len(state.in_flight),
             )
             state.count_no_more()

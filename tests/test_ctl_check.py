@@ -4,6 +4,7 @@ relayctl check: what it finds on this machine, and as a process of its own besid
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+import relayd.statedir
 from relayd.config import read
 from relayd.ctl.check_files import check_files, check_settings
 from relayd.ctl.main import make_parser
+from relayd.errors import ConfigError
 from relayd.hub import Hub
 from relayd.messages import Secret
 from relayd.statedir import StateDirectory
@@ -169,6 +172,20 @@ class StateTests(FilesCase):
         self.assert_finds("ok", "state directory", f"a relay runs with it (process {os.getpid()})")
         self.assertEqual(self.holder, str(os.getpid()))
         self.assertRaises(BlockingIOError, self._claim_again)  # to look did not let others in
+
+    def test_a_file_system_without_locks(self) -> None:
+        """As NFS has it: no other relay is to blame."""
+        self.state.claim()
+        self.state.release()
+
+        def flock(descriptor: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        self.patch(relayd.statedir.fcntl, "flock", flock)
+        error = self.assertRaises(ConfigError, self.state.claim)
+        self.assertIn("cannot keep other relays out (No locks available); use a local directory", str(error))
+        self.assertNotIn("another relayd", str(error))
+        self.assert_finds("fault", "state directory", "the lock in it cannot be used: No locks available")
 
     def _claim_again(self) -> None:
         import fcntl

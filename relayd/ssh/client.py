@@ -41,7 +41,7 @@ from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, Stat
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
@@ -338,7 +338,7 @@ class _Execution:
             return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
-            self._withdraw(SessionTimeout(**where, seconds=self._timeout, waited_for=self._waited_for()))
+            self._withdraw(SessionTimeout(**where, time=span(self._timeout), waited_for=self._waited_for()))
             return
         if self._session.exit.known:
             self._cut_short()
@@ -382,7 +382,7 @@ class _Execution:
                 self._why(
                     host=self._target.host,
                     port=self._target.port,
-                    seconds=self._timeout,
+                    time=span(self._timeout),
                     outcome=_OUTCOMES[killed],
                 ),
                 killed,
@@ -392,9 +392,7 @@ class _Execution:
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
-        if self._pool.reaches(self._job.target):
-            return Text("all sessions are in use")
-        return Text("no connection is open yet")
+        return self._pool.waits_for(self._job.target)
 
     # The end
 

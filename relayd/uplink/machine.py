@@ -12,6 +12,7 @@ from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
+from relayd.texts import span
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -214,7 +215,7 @@ def _accept_for_silence(inputs: LinkInputs, core: LinkCore) -> None:
 
 def _time_out(inputs: LinkInputs, core: LinkCore) -> None:
     seconds = core.timing.securing if core.stage is Stage.SECURING else core.timing.handshake
-    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, seconds=seconds))
+    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, time=span(seconds)))
 
 
 def _refuse(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
@@ -227,11 +228,12 @@ def _displace(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
 
 def _lose_to_silence(inputs: LinkInputs, core: LinkCore) -> None:
     seconds = core.clock.seconds() - core.last_heard
-    core.end(UplinkSilent(server=core.server, seconds=seconds))
+    core.end(UplinkSilent(server=core.server, time=span(round(seconds) or seconds)))
 
 
 def _lose_as_stuck(inputs: LinkInputs, core: LinkCore) -> None:
-    core.end(UplinkStuck(server=core.server, seconds=core.clock.seconds() - core.last_taken))
+    seconds = core.clock.seconds() - core.last_taken
+    core.end(UplinkStuck(server=core.server, time=span(round(seconds) or seconds)))
 
 
 def _fail(inputs: LinkInputs, core: LinkCore, error: RelayError) -> None:

@@ -34,6 +34,7 @@ from relayd.errors import (
 )
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
+from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.limits import MessageLimit
@@ -146,7 +147,7 @@ class UplinkService(Service):
                 return
             delay = self._retry.delay_after(error, self._lived)
             self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
-            self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
+            self._log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:
@@ -285,11 +286,11 @@ class UplinkService(Service):
         elif self._renewal is None:
             pause = self._presence.went_offline(now, self._retry.delay)
             self._log.info(
-                "{server} says that {proxy_id} is offline. If it sends no command within {pause:.1f} s, the connection "
+                "{server} says that {proxy_id} is offline. If it sends no command within {span}, the connection "
                 "is made anew",
                 server=str(self._address),
                 proxy_id=self._settings.proxy_id,
-                pause=pause,
+                span=span(pause),
             )
             self._renewal = self._reactor.callLater(pause, self._renew, connection, connection.orders)
 

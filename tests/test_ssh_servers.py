@@ -14,7 +14,8 @@ from pathlib import Path
 from relayd.ssh import client as client_module
 from relayd.ssh import ending
 from relayd.ssh.client import SSHClient
-from relayd.ssh.errors import LoginRefused, RunTimeout
+from relayd.ssh.errors import DirectoryUnusable, LoginRefused, RunTimeout
+from relayd.ssh.surroundings import surround
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
@@ -123,6 +124,18 @@ class DropbearTests(ServersTestCase):
             account, port = await self.start_dropbear(kind)
             await self.check(self.target(account, port=port, password=account.password))
             await self.check_refused(self.make_client(), self.target(account, port=port, password="wrong"))
+
+    async def test_directory_and_variables(self) -> None:
+        account, port = await self.start_dropbear()
+        client, target = self.make_client(), self.target(account, port=port, password=account.password)
+        for cwd, env, expected in (
+            ("/tmp", (), ("/tmp\n", None)),
+            (None, (("A", "one\n'two' \\"),), ("/\none\n'two' \\", None)),
+            ("/no/such/place", (), ("", DirectoryUnusable)),
+        ):
+            text, progress = surround('pwd; printf %s "$A"', cwd, "/", env)
+            done = await client.run(target, text.encode(), self.reactor.seconds() + DEADLINE, progress=progress)
+            self.assertEqual((done.stdout.raw().decode(), done.error and type(done.error)), expected)
 
     async def test_command_that_runs_out_of_time(self) -> None:
         """dropbear passes no signals on: the command's processes are found from another connection."""

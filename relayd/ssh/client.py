@@ -18,6 +18,7 @@ from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
+    CommandReplaced,
     ExecRefused,
     NoExitStatus,
     NotRun,
@@ -25,6 +26,7 @@ from relayd.ssh.errors import (
     RunCancelled,
     RunTimeout,
     SessionTimeout,
+    ShellUnsuitable,
     SSHError,
 )
 from relayd.ssh.filecheck import FileChecks
@@ -35,6 +37,7 @@ from relayd.ssh.pool import Job, Pool
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.surroundings import Progress
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
 from relayd.texts import Text
@@ -47,6 +50,11 @@ _OUTCOMES: dict[Killed, str] = {
     "unconfirmed": Text("It was told to end; whether all of it did is not known yet."),
     "unsupported": Text("It was told to end, but the host offers no way to see to it: it may still be running."),
 }
+#: The same of a command before which the shell still was at its directory and variables.
+_NOT_REACHED = Text("The shell had not come to it: it was not run, and will not be.")
+_PERHAPS_NOT_REACHED = Text(
+    "The shell had not come to it yet, and was told to end; whether it still does is not known."
+)
 
 
 class Completed(Struct, frozen=True, kw_only=True):
@@ -99,6 +107,7 @@ class SSHClient:
         *,
         stdin: bytes = b"",
         env: Sequence[tuple[str, str]] = (),
+        progress: Progress | None = None,
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
@@ -109,6 +118,7 @@ class SSHClient:
         :param deadline: in seconds of the reactor's clock.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
+        :param progress: what came with *command* from `relayd.ssh.surroundings.surround`.
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
         :param shell: whether the host is supposed to run a POSIX shell, so that a command that has to end early can be
             looked after with another one.
@@ -124,6 +134,7 @@ class SSHClient:
             self._settings.max_output,
             stdin=stdin,
             env=env,
+            progress=progress,
             reader=reader,
             permission=permission,
         )
@@ -165,8 +176,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_started", "_target", "_why", "done",
+        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_settled",
+        "_shell", "_started", "_target", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +199,7 @@ class _Execution:
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
+        self._settled = False
         self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed)
         self.done: Deferred[Completed] = Deferred(self._cancel)
@@ -210,11 +222,28 @@ class _Execution:
         if self._session.exec_refused:
             self._fire(ExecRefused(host=self._target.host, port=self._target.port, username=self._target.username))
         elif self._ending is not None and self._ending.channel_ended():
-            pass  # it tells when all of it has ended
+            if self._settled:
+                self._give_result()
+            # Else it tells when all of it has ended.
         elif not self._session.exit.known:
             self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
         else:
-            self._fire(self._completed(None))
+            self._fire(self._completed(self._not_reached()))
+
+    def _not_reached(self) -> SSHError | None:
+        """Why the shell did not come to the command, though its session ended in good order."""
+        missing = self._missing()
+        if missing is None:
+            return None
+        connection = self._job.connection
+        forced = connection is not None and connection.transport.forced_command
+        if missing is ShellUnsuitable and (forced or self._session.exit.status == 0):
+            missing = CommandReplaced
+        return missing(host=self._target.host, port=self._target.port, username=self._target.username)
+
+    def _missing(self) -> type[SSHError] | None:
+        progress = self._session.progress
+        return None if progress is None else progress.missing
 
     def _failed(self, error: SSHError) -> None:
         if self._ending is None or not self._ending.channel_ended():
@@ -247,8 +276,14 @@ class _Execution:
         return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
 
     def _end(self) -> None:
-        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._give_result)
+        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._on_settled)
         self._ending.begin()
+
+    def _on_settled(self) -> None:
+        self._settled = True
+        # Word that the shell came to the command may still be on its way.
+        if self._missing() is None or self._session.state is State.ENDED:
+            self._give_result()
 
     def _withdraw(self, error: SSHError) -> None:
         self._pool.withdraw(self._job)
@@ -257,17 +292,18 @@ class _Execution:
     def _give_result(self) -> None:
         assert self._ending is not None
         killed = self._ending.killed
-        self._fire(
-            self._completed(
-                self._why(
-                    host=self._target.host,
-                    port=self._target.port,
-                    seconds=self._seconds(),
-                    outcome=_OUTCOMES[killed],
-                ),
-                killed,
-            )
-        )
+        outcome = _OUTCOMES[killed]
+        before = self._missing() is not None
+        # An end in good order comes after all output, so after word that the shell came to the command.
+        ended = self._session.state is State.ENDED and self._session.exit.known
+        never = before and ended and killed == "confirmed"
+        if before:
+            outcome = _NOT_REACHED if never else _PERHAPS_NOT_REACHED
+        where = {"host": self._target.host, "port": self._target.port}
+        error = self._why(**where, seconds=self._seconds(), outcome=outcome)
+        if before:
+            error.executed = "no" if never else "unknown"
+        self._fire(self._completed(error, killed))
 
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:

@@ -7,8 +7,6 @@ here, once.
 
 from __future__ import annotations
 
-import re
-import shlex
 from base64 import b64encode
 from functools import partial
 from typing import Any, Final
@@ -29,13 +27,12 @@ from relayd.ssh.logins import target_of
 from relayd.ssh.output import Output
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.surroundings import surround
 from relayd.ssh.target import Target
 from relayd.texts import Translate, english
 
 #: Bytes of output from which on it is decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
-
-_HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
 
 
 @implementer(ICommandRunner)
@@ -89,12 +86,14 @@ class SSHCommandRunner:
         except RelayError:
             return fail()
         shell = bool(command.cwd or self._directory)
+        text, progress = surround(command.command, command.cwd, self._directory, command.env)
         running: Deferred[Any] = self._client.run(
             target,
-            self._text(command).encode("utf-8"),
+            text.encode("utf-8"),
             deadline,
             stdin=command.stdin,
             env=() if shell else command.env,
+            progress=progress,
             reader=None if output is None else _Reader(output).read,
             shell=shell,
             permission=starting,
@@ -128,16 +127,6 @@ class SSHCommandRunner:
         except SSHError as error:
             raise _host_failure(error) from None
 
-    def _text(self, command: ExecuteCommand) -> str:
-        """What the host's shell gets; by default as the specification's example relay does: ``cd / ; COMMAND``."""
-        text = command.command
-        if command.env and (command.cwd or self._directory):
-            text = f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in command.env)} ; {text}"
-        if command.cwd:
-            # Whoever names a directory does not want the command to run in another one.
-            return f"cd {_quote_directory(command.cwd)} || exit ; {text}"
-        return f"cd {_quote_directory(self._directory)} ; {text}" if self._directory else text
-
     def counts(self) -> Counts:
         """What the pool holds now."""
         return self._client.counts()
@@ -163,15 +152,6 @@ class _Reader:
         offset = self._offsets[stream]
         self._offsets[stream] += len(data)
         return self._output.write(stream, offset, data)
-
-
-def _quote_directory(path: str) -> str:
-    """For a POSIX shell, which knows what a tilde means as long as it is not quoted."""
-    home = _HOME.match(path)
-    if home is None:
-        return shlex.quote(path)
-    rest = path[home.end() :]
-    return home[0] + (shlex.quote(rest) if rest else "")
 
 
 def _result(

@@ -54,6 +54,7 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
         working_directory=config.working_directory,
+        no_exit_status_hosts=config.no_exit_status_hosts or (),
     )
 
 

@@ -126,6 +126,15 @@ class Config:
         "/",
         "DIRECTORY",
     )
+    no_exit_status_hosts: tuple[str, ...] | None = _option(
+        "no-exit-status-hosts",
+        HOSTS,
+        "of these, which never say how a command ended, its end in good order is success; as --allow-hosts, ! before "
+        "exceptions",
+        policy.host_patterns_with_exceptions,
+        metavar="PATTERNS",
+        public=True,
+    )
     allow_hosts: tuple[str, ...] | None = _rule(
         "allow-hosts",
         "only these: networks, addresses, names with * and ?, each also as [PATTERN]:PORT; commas between",

@@ -212,6 +212,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar timings: seconds spent in each phase.
     :ivar killed: of a command that was ended early, whether its processes are gone: ``confirmed``, ``unconfirmed``, or
         ``unsupported`` where the host has no means to tell.
+    :ivar output_open: whether the command has ended and its output may not have: see the last line of ``stderr``.
     :ivar encoding: ``base64`` where both outputs are that; on the wire in any case, for nothing else tells it.
     """
 
@@ -222,6 +223,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     stderr_bytes: int = 0
     timings: dict[str, float] | None = None
     killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
+    output_open: bool = False
     encoding: Literal["base64"] | None = None
 
 

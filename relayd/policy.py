@@ -206,6 +206,20 @@ def host_patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
+def host_patterns_with_exceptions(text: str) -> tuple[str, ...]:
+    """
+    The same with ``!`` before those that are left out, as in the ``[[credentials]]`` tables.
+
+    :raises ValueError: what was expected, and instead of what.
+    """
+    patterns = _split(text, "networks, addresses and names, with commas between")
+    for pattern in patterns:
+        check_host_pattern(pattern.removeprefix("!"))
+    if all(pattern.startswith("!") for pattern in patterns):
+        raise ValueError("one without ! too, like *, as no host matches these", text)
+    return patterns
+
+
 def user_patterns(text: str) -> tuple[str, ...]:
     """
     What ``--allow-users`` takes: names with ``*`` and ``?``, and ``!`` before those that are left out; commas between.

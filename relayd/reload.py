@@ -43,7 +43,7 @@ LIVE: Final = (
     | HOST_RULES
     | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
     | frozenset(["max-commands", "max-queue", "default-timeout", "max-timeout", "max-output", "drain-timeout"])
-    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory"])
+    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory", "no-exit-status-hosts"])
 )
 #: The tables of the file, where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import values
+from relayd.choices import ssh_settings_of
 from relayd.config import OPTIONS, Config, load
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.messages import Secret
@@ -263,6 +264,11 @@ class PolicyTests(ConfigCase):
         self.environ["RELAYD_DENY_HOSTS"] = "[10.1.*]:23"
         config = self.load("allow-commands = 'a\\.b'\ndeny-hosts = 'x'")
         self.assertEqual((config.deny_hosts, config.allow_commands), (("[10.1.*]:23",), r"a\.b"))
+
+    def test_hosts_that_give_no_exit_status(self) -> None:
+        self.assertEqual(ssh_settings_of(self.load()).no_exit_status_hosts, ())
+        settings = ssh_settings_of(self.load('no-exit-status-hosts = ["pdu-*", "!pdu-9"]'))
+        self.assertEqual(settings.no_exit_status_hosts, ("pdu-*", "!pdu-9"))
 
     def test_lists_in_the_file(self) -> None:
         config = self.load('allow-hosts = ["10.1.0.0/16", "web?"]\nallow-users = ["deploy"]')

@@ -17,7 +17,7 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import Forbidden
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import ExecuteCommand, JumpHost, Secret
-from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, user_patterns
+from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, host_patterns_with_exceptions, user_patterns
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
 from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
 
@@ -206,6 +206,13 @@ class PatternTests(SynchronousTestCase):
                       "db-*:22"):  # fmt: skip
             error = self.assertRaises(ValueError, host_patterns, wrong)
             self.assertEqual(len(error.args), 2, wrong)
+
+    def test_hosts_with_exceptions(self) -> None:
+        text = "10.1.0.0/16,!10.1.2.3,pdu-*, !pdu-9,[db]:22"
+        patterns = ("10.1.0.0/16", "!10.1.2.3", "pdu-*", "!pdu-9", "[db]:22")
+        self.assertEqual(host_patterns_with_exceptions(text), patterns)
+        for wrong in ("", "!a", "!", "a,!db:22", "a,!!b", "a,,b"):
+            self.assertRaises(ValueError, host_patterns_with_exceptions, wrong)
 
     def test_users(self) -> None:
         self.assertEqual(user_patterns("deploy, app-*,!root"), ("deploy", "app-*", "!root"))

@@ -4,6 +4,7 @@ The relay's command runner against a real OpenSSH server: orders in, results of 
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -92,6 +93,21 @@ class RunnerTests(RunnerTestCase):
         self.assertEqual((wire["stdoutBytes"], wire["stderrBytes"]), (14, 2))
         self.assertLessEqual({"wait", "run"}, set(wire["timings"]))
         self.assertNotIn("error", wire)
+
+    async def test_output_that_is_held_by_what_was_left_running(self) -> None:
+        server = await self.start_server()
+        marker, sleep = marked_sleep()
+        command = f"echo out; echo err >&2; {sleep} & exit 7"
+        for extended, encoding in ((True, "utf-8"), (False, "base64")):
+            result = await self.order(self.make_runner(), server, command, extended=extended, encoding=encoding)
+            wire = result.to_wire()["result"]
+            out, err = wire["stdout"], wire["stderr"]
+            if encoding == "base64":
+                out, err = b64decode(out).decode().strip(), b64decode(err).decode()
+            self.assertEqual((wire["exitCode"], out, err.split("\n", 1)[0]), (7, "out", "err"))
+            self.assertIn("left running", err)
+            self.assertEqual((wire.get("outputOpen"), "error" in wire), (True if extended else None, False))
+        self.assertEqual(len(processes(marker)), 2)
 
     async def test_details_are_collected_and_kept_off_the_wire(self) -> None:
         server = await self.start_server()

@@ -15,6 +15,7 @@ from relayd.ssh import client as client_module
 from relayd.ssh import ending
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import DirectoryUnusable, LoginRefused, RunTimeout
+from relayd.ssh.limits import EVERY_SERVER, most_of_command
 from relayd.ssh.surroundings import surround
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
@@ -84,7 +85,12 @@ class LibraryTests(ServersTestCase):
             target = Target("127.0.0.1", server.port, USER, credential)
             done = await self.run_command(self.make_client(), target, "echo ok")
             self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
-        await self.check(Target("127.0.0.1", server.port, USER, credentials[0]), tells_signals=tells_signals)
+        target = Target("127.0.0.1", server.port, USER, credentials[0])
+        await self.check(target, tells_signals=tells_signals)
+        # What relayd sends to servers that it knows nothing of
+        longest = most_of_command(EVERY_SERVER)
+        done = await self.run_command(self.make_client(), target, "echo ok".ljust(longest))
+        self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
         for user, password in ((USER, "wrong"), ("nobody", PASSWORD)):
             target = Target("127.0.0.1", server.port, user, Credential(password=password))
             await self.check_refused(self.make_client(), target)
@@ -100,8 +106,8 @@ class LibraryTests(ServersTestCase):
         await self.check_server(NodeServer("ssh2_server.js", self.config()))
 
 
-class DropbearTests(ServersTestCase):
-    """The small server of routers and appliances."""
+class DropbearCase(ServersTestCase):
+    """Starts the small server of routers and appliances."""
 
     async def start_dropbear(self, kind: str = "ed25519") -> tuple[OpenSSHServer, int]:
         """A new dropbear; gives the sshd whose account it lets in, and its port."""
@@ -118,6 +124,10 @@ class DropbearTests(ServersTestCase):
         self.addCleanup(dropbear.terminate)
         await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
         return account, port
+
+
+class DropbearTests(DropbearCase):
+    """All that every server has to do, and a command that runs out of time."""
 
     async def test_dropbear(self) -> None:
         for kind in ("ed25519", "rsa"):

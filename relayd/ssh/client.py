@@ -14,10 +14,12 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from relayd.patterns import covers_host
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
+    CommandNotStarted,
     CommandReplaced,
     ExecRefused,
     NoExitStatus,
@@ -32,6 +34,7 @@ from relayd.ssh.errors import (
 from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
+from relayd.ssh.limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
 from relayd.ssh.output import OutputBuffer
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.pool_state import Counts, HostCounts
@@ -44,6 +47,16 @@ from relayd.texts import Text
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
 RESULT_AFTER = 0.4
+
+_HELD = Text(
+    "[relayd: the command has ended, but something that it left running keeps its output open. It is left alone; what "
+    "it writes from now on is not told. To avoid the wait, give it no output: COMMAND >/dev/null 2>&1 &]"
+)
+
+_CUT = Text(
+    "[relayd: the command has ended, but its output has not: something that it left running may hold it, or the rest "
+    "is still on its way. What comes from now on is not told]"
+)
 
 _OUTCOMES: dict[Killed, str] = {
     "confirmed": Text("It was ended: none of its processes is left."),
@@ -61,6 +74,9 @@ class Completed(Struct, frozen=True, kw_only=True):
     """
     How a command that was started ended.
 
+    :ivar open: why the output may not be complete though the command has ended: something that it left running holds
+        it, or the connection was lost.
+
     :ivar exit: what the server said of its end.
     :ivar error: why that is not the whole story, where it is not: it ran out of time, was cancelled, ended without a
         status, or the connection was lost; the output is what had come until then.
@@ -73,6 +89,7 @@ class Completed(Struct, frozen=True, kw_only=True):
     stdout: OutputBuffer
     stderr: OutputBuffer
     error: SSHError | None
+    open: Text | None
     killed: Killed | None
     timings: dict[str, float]
 
@@ -138,7 +155,12 @@ class SSHClient:
             reader=reader,
             permission=permission,
         )
-        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell).done
+        payload = largest_payload(command, env)
+        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell, payload, self._silent).done
+
+    def _silent(self, target: Target) -> bool:
+        """Whether *target* is known never to say how a command ended."""
+        return covers_host(self._settings.no_exit_status_hosts, target.host, target.port)
 
     def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
         """
@@ -177,7 +199,7 @@ class _Execution:
 
     __slots__ = (
         "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_settled",
-        "_shell", "_started", "_target", "_why", "done",
+        "_shell", "_silent", "_started", "_target", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +210,8 @@ class _Execution:
         make_session: Callable[..., Session],
         deadline: float,
         shell: bool,
+        payload: int,
+        silent: Callable[[Target], bool],
     ) -> None:
         self._reactor = reactor
         self._pool = pool
@@ -195,13 +219,16 @@ class _Execution:
         self._begun = reactor.seconds()
         self._deadline = deadline
         self._shell = shell
-        self._session = make_session(self._exec_sent, self._ended, on_forbidden=self._forbidden)
+        self._silent = silent
+        self._session = make_session(
+            self._exec_sent, self._ended, on_forbidden=self._forbidden, on_left=self._left_open
+        )
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
         self._settled = False
         self._why: type[SSHError] = RunTimeout
-        self._job = Job(target, self._session, self._failed)
+        self._job = Job(target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
         self._call: IDelayedCall | None = reactor.callLater(max(0.0, deadline - self._begun), self._timed_out)
         pool.submit(self._job)
@@ -226,18 +253,22 @@ class _Execution:
                 self._give_result()
             # Else it tells when all of it has ended.
         elif not self._session.exit.known:
-            self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
+            self._no_status()
         else:
-            self._fire(self._completed(self._not_reached()))
+            self._fire(self._not_started() or self._completed(self._not_reached(True)))
 
-    def _not_reached(self) -> SSHError | None:
-        """Why the shell did not come to the command, though its session ended in good order."""
+    def _not_reached(self, complete: bool) -> SSHError | None:
+        """
+        Why the shell did not come to the command, which has ended in good order.
+
+        :param complete: whether all of its output is here, which would tell.
+        """
         missing = self._missing()
         if missing is None:
             return None
         connection = self._job.connection
         forced = connection is not None and connection.transport.forced_command
-        if missing is ShellUnsuitable and (forced or self._session.exit.status == 0):
+        if not complete or (missing is ShellUnsuitable and (forced or self._session.exit.status == 0)):
             missing = CommandReplaced
         return missing(host=self._target.host, port=self._target.port, username=self._target.username)
 
@@ -245,8 +276,50 @@ class _Execution:
         progress = self._session.progress
         return None if progress is None else progress.missing
 
+    def _no_status(self) -> None:
+        if self._session.accepted and self._silent(self._target):
+            self._session.exit = ExitInfo(0, None)
+            self._fire(self._completed(self._not_reached(True)))
+        else:
+            self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
+
+    def _not_started(self) -> SSHError | None:
+        """Whether the host's system found the command too long."""
+        size = most_of_command(self._job.payload)
+        if size <= ALWAYS_STARTS:
+            return None
+        session = self._session
+        words = not_started(session.exit.status, session.stdout.total, session.stderr.raw())
+        if words is None:
+            return None
+        where = {"host": self._target.host, "port": self._target.port}
+        return CommandNotStarted(**where, words=words, size=size)
+
+    def _left_open(self, complete: bool) -> None:
+        """The command has ended, and the server keeps its channel open, though nothing comes any more."""
+        if self._ending is None:
+            self._let_go(None if complete else _HELD)
+
+    def _cut_short(self) -> None:
+        """The command has ended; what may come yet is not waited for."""
+        connection = self._job.connection
+        complete = connection is not None and connection.output_complete(self._session)
+        self._let_go(None if complete else _CUT)
+
+    def _let_go(self, remark: Text | None) -> None:
+        # Closing the channel ends nothing on the host: what was left running was ordered, too.
+        self._pool.withdraw(self._job)
+        self._fire(self._completed(self._not_reached(remark is None), open=remark))
+
     def _failed(self, error: SSHError) -> None:
-        if self._ending is None or not self._ending.channel_ended():
+        if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
+            lost = Text(
+                "[relayd: the command has ended, but then the connection was lost: {reason}. The end of its output may "
+                "be missing]",
+                reason=error.fields["reason"],
+            )
+            self._fire(self._completed(self._not_reached(False), open=lost))
+        elif self._ending is None or not self._ending.channel_ended():
             self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
 
     # Ending it early
@@ -257,6 +330,9 @@ class _Execution:
             where = {"host": self._target.host, "port": self._target.port}
             self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
             return
+        if self._session.exit.known:
+            self._cut_short()
+            return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
         self._call = self._reactor.callLater(RESULT_AFTER, self._give_result)
@@ -265,6 +341,9 @@ class _Execution:
     def _cancel(self, _done: Deferred[Completed]) -> None:
         if not self._started_running():
             self._withdraw(NotRun(host=self._target.host, port=self._target.port))
+            return
+        if self._ending is None and self._session.exit.known:
+            self._cut_short()
             return
         if self._ending is None:
             self._why = RunCancelled
@@ -308,7 +387,7 @@ class _Execution:
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
-        if self._pool.reaches(self._target):
+        if self._pool.reaches(self._job.target):
             return Text("all sessions are in use")
         return Text("no connection is open yet")
 
@@ -323,12 +402,13 @@ class _Execution:
         wait, run = self._started - self._begun, self._reactor.seconds() - self._started
         return {"wait": wait, **self._opening, "run": run}
 
-    def _completed(self, error: SSHError | None, killed: Killed | None = None) -> Completed:
+    def _completed(self, error: SSHError | None, killed: Killed | None = None, open: Text | None = None) -> Completed:
         return Completed(
             exit=self._session.exit,
             stdout=self._session.stdout,
             stderr=self._session.stderr,
             error=error,
+            open=open,
             killed=killed,
             timings=self._timings(),
         )

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser
 from relayd.ssh.kex import BadExchange
+from relayd.ssh.leftovers import Leftovers
 from relayd.ssh.numbers import (
     EXTENDED_DATA_STDERR,
     MSG_CHANNEL_CLOSE,
@@ -104,7 +105,7 @@ class Connection(SSHService):
         self.timings: dict[str, float] = {}
         self._channels: dict[int, Channel] = {}
         # Which of them have commands that may run, in the order in which the server was told to run them
-        self._executing: dict[Session, None] = {}
+        self._executing: dict[Session, Channel] = {}
         self._next_channel = 0
         self._keepalive_interval = keepalive_interval
         self._probes_missed = 0
@@ -115,6 +116,7 @@ class Connection(SSHService):
         # Ends of channels that wait to be sent: the numbers of their channels at the server.
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
+        self._leftovers = Leftovers(clock, self._executing, self._send_probe, self._is_held)
 
     # What the owner asks for
 
@@ -153,6 +155,11 @@ class Connection(SSHService):
         channel = self._find(user)
         return 0 if channel is None else len(channel.outgoing)
 
+    def output_complete(self, user: ChannelUser) -> bool:
+        """Whether the server has said that no more output comes."""
+        channel = self._find(user)
+        return channel is not None and channel.eof
+
     def close(self, user: ChannelUser) -> None:
         """Close the channel of *user*, now or as soon as it is open."""
         channel = self._find(user)
@@ -180,6 +187,7 @@ class Connection(SSHService):
             if call is not None:
                 call.cancel()
         self._probe_call = self._farewell_call = None
+        self._leftovers.stop()
         channels, self._channels = self._channels, {}
         self._executing.clear()
         interrupted: list[ChannelUser] = []
@@ -200,7 +208,8 @@ class Connection(SSHService):
         handler = self._handlers.get(message)
         if handler is not None:
             handler(self, packet)
-        # Left over are the answers to our probes.
+        else:  # left over are the answers to our probes
+            self._leftovers.answered = True
 
     # Channels
 
@@ -261,7 +270,7 @@ class Connection(SSHService):
             return
         user = channel.user
         if isinstance(user, Session):
-            self._executing[user] = None
+            self._executing[user] = channel
         remote_number = _UINT32.pack(channel.remote)
         for request in user.opened():
             self.transport.sendPacket(MSG_CHANNEL_REQUEST, remote_number + request)
@@ -369,6 +378,8 @@ class Connection(SSHService):
             return
         name, rest = getNS(packet[4:])
         channel.user.request_received(name, rest[1:])
+        if name.startswith(b"exit-"):
+            self._leftovers.expect()
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
             self.transport.demanded()
             self.transport.sendPacket(MSG_CHANNEL_FAILURE, _UINT32.pack(channel.remote))
@@ -446,9 +457,15 @@ class Connection(SSHService):
         if self.clock.seconds() >= self._rekey_at:
             self._rekey_at += REKEY_AFTER
             self.transport.renew_keys()
+        self._send_probe()
+        self._schedule_probe()
+
+    def _send_probe(self) -> None:
         # Every server answers a global request, be it to say that it does not know it.
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
-        self._schedule_probe()
+
+    def _is_held(self) -> bool:
+        return self.transport.pace.holding
 
     def _is_stuck(self) -> bool:
         """

@@ -344,6 +344,21 @@ class CommandReplaced(SSHError):
     executed = "unknown"
 
 
+class CommandTooLong(SSHError):
+    """The command is too long for {host}:{port}: with its directory and variables it has {size} bytes, and the host's
+    SSH server takes {most}; it was not run. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
+
+    code = "command-too-long"
+    phase = "session"
+
+
+class CommandNotStarted(CommandTooLong):
+    """The command is too long for the system of {host}:{port}, which did not start it: “{words}”; it has {size} bytes,
+    and the limit of Linux is 128 KiB. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
+
+
 class SessionTimeout(SSHError):
     """The command timed out after {seconds:g} s while it waited for {host}:{port} ({waited_for}); it was not run."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -15,6 +16,7 @@ from relayd.ssh.channel import ChannelUser
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
+    CommandTooLong,
     ConnectionDropped,
     ConnectionLost,
     LoginDropped,
@@ -28,6 +30,7 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.forward import Forward
 from relayd.ssh.jobs import Forwarding, Job, forward_error
+from relayd.ssh.limits import ALWAYS_FITS, most_of_command, needs_own_connection
 from relayd.ssh.pool_members import Member, hops_of
 from relayd.ssh.pool_places import Evict
 from relayd.ssh.pool_state import MAX_DROPS, Counts, HostCounts, PoolState, Start, Step
@@ -213,9 +216,29 @@ class Pool:
             self._dial(step.member)
 
     def _start(self, connection: Connection, job: Job) -> None:
+        if job.payload > ALWAYS_FITS and not self._may_carry(connection, job):
+            return
         job.connection = connection
         self._jobs[connection][job.channel] = job
         connection.start(job.channel)
+
+    def _may_carry(self, connection: Connection, job: Job) -> bool:
+        """
+        Whether the server takes packets as long as those of *job*, here where it would end what runs beside it. If not,
+        the job fails, or gets a connection to itself.
+        """
+        target, most = job.target, connection.transport.most_payload()
+        if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
+            return True
+        self._state.session_closed(self._members[connection], self._reactor.seconds())
+        if job.payload > most:
+            size, takes = most_of_command(job.payload), most_of_command(most)
+            job.on_failure(CommandTooLong(host=target.host, port=target.port, size=size, most=takes))
+        else:
+            job.target = structs.replace(target, alone=True)
+            self._state.add(job.target, job)
+        self._work()
+        return False
 
     def _set_alarm(self) -> None:
         time, call = self._state.alarm(), self._alarm_call

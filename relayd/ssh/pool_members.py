@@ -191,6 +191,11 @@ class Lane(Generic[Work]):
         self.alarm = inf
 
     @property
+    def limit(self) -> int:
+        """Sessions on one of its connections, as far as is known."""
+        return 1 if self.target.alone else self.host.limit
+
+    @property
     def places(self) -> int:
         """How many connections it counts for: those it has, and at least one where others are about to need it."""
         return max(len(self.members), 1 if self.expected else 0)

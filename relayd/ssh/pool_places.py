@@ -121,7 +121,7 @@ class Places(Generic[Work]):
 
     def _wants(self, lane: Lane[Work], now: float) -> bool:
         dialling = lane.dialling
-        if len(lane.waiting) <= dialling * lane.host.limit and len(lane.waiting_forwards) <= dialling * MAX_FORWARDS:
+        if len(lane.waiting) <= dialling * lane.limit and len(lane.waiting_forwards) <= dialling * MAX_FORWARDS:
             return False
         if lane.usable == dialling:
             # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.

@@ -119,7 +119,7 @@ class PoolState(Generic[Work]):
 
     def start_on(self, member: Member[Work], now: float) -> bool:
         """Take a session's place on this very connection, if it has one; says whether it had."""
-        if member.room(member.lane.host.limit, now) <= 0:
+        if member.room(member.lane.limit, now) <= 0:
             return False
         self._take_place(member)
         return True
@@ -208,6 +208,8 @@ class PoolState(Generic[Work]):
         """A session on the connection has ended."""
         member.barren = 0
         member.release(now)
+        if member.target.alone:
+            member.expires = now
         self._channel_ended(member, now)
 
     def session_refused(self, member: Member[Work], now: float) -> bool:
@@ -342,10 +344,10 @@ class PoolState(Generic[Work]):
         while True:
             best, most = None, 0
             for member in lane.members:
-                room = member.room(host.limit, now)
+                room = member.room(lane.limit, now)
                 if room > most:
                     best, most = member, room
-            if best is not None or host.limit >= host.most or now < host.raise_at:
+            if best is not None or lane.target.alone or host.limit >= host.most or now < host.raise_at:
                 return best
             host.limit += 1
             host.raise_at = now + RAISE_AFTER

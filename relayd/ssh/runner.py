@@ -159,6 +159,8 @@ def _result(
 ) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
+    # What the command wrote until then is worth having; why there may be more of it stands below.
+    remark = completed.open if error is None else error.text
     encode = _base64 if command.encoding == "base64" else _text
     if error is not None:
         exit_code = 1
@@ -170,13 +172,13 @@ def _result(
         stderr_bytes=stderr.total,
         timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
         killed=completed.killed,
+        output_open=completed.open is not None,
         encoding="base64" if command.encoding == "base64" else None,
     )
     return CommandResult(
         command_id=command.command_id,
         stdout=encode(stdout, "", translate),
-        # What the command wrote until then is worth having; why there is no more of it stands below.
-        stderr=encode(stderr, "" if error is None else error.text.within(translate), translate),
+        stderr=encode(stderr, "" if remark is None else remark.within(translate), translate),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,

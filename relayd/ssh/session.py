@@ -82,11 +82,14 @@ class Session:
     :param on_forbidden: called with what that failed with: the command must not run.
     :param on_start: called when the ``exec`` request leaves.
     :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
+    :param on_left: called when the command has ended, and the server leaves the channel open all the same, though
+        nothing comes any more; with whether it had said that the output was complete.
+    :ivar accepted: whether the server said that it runs the command.
     """
 
     __slots__ = (
-        "_go", "_on_end", "_on_forbidden", "_on_start", "_permission", "_permitted", "command", "env", "exec_refused",
-        "exit", "progress", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
+        "_go", "_on_end", "_on_forbidden", "_on_left", "_on_start", "_permission", "_permitted", "accepted", "command",
+        "env", "exec_refused", "exit", "progress", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
     )  # fmt: skip
 
     #: Of its channel (RFC 4254, section 6.1)
@@ -107,6 +110,7 @@ class Session:
         reader: OutputReader | None = None,
         permission: Permission | None = None,
         on_forbidden: Callable[[Failure], None] | None = None,
+        on_left: Callable[[bool], None] | None = None,
     ) -> None:
         self.command = command
         self.stdin = stdin
@@ -118,12 +122,14 @@ class Session:
         self.stdout = OutputBuffer(max_output)
         self.stderr = OutputBuffer(max_output)
         self.exit = ExitInfo(None, None)
+        self.accepted = False
         self.exec_refused = False
         self._on_start = on_start
         self._on_end = on_end
         self._permission = permission
         self._permitted = permission is None
         self._on_forbidden = on_forbidden
+        self._on_left = on_left
         self._go: Callable[[], None] | None = None
 
     # What the connection reports
@@ -175,6 +181,7 @@ class Session:
             return True
         if accepted:
             self.state = State.RUNNING
+            self.accepted = True
         else:
             self.exec_refused = True
         return accepted
@@ -203,6 +210,11 @@ class Session:
     def survives(self, eof: bool) -> bool:
         """The connection is lost; says whether all had arrived by then but the good-bye."""
         return eof and self.exit.known
+
+    def left(self, eof: bool) -> None:
+        """Its command has ended, and nothing has come of it for a while."""
+        if self._on_left is not None:
+            self._on_left(eof)
 
     def drained(self) -> None:
         """Its standard input was all there was to send."""

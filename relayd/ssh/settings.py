@@ -28,6 +28,8 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     :ivar keepalive_interval: seconds between probes; three without an answer end a connection.
     :ivar max_output: bytes kept of each of stdout and stderr.
     :ivar working_directory: where commands run; empty: where the login leads.
+    :ivar no_exit_status_hosts: patterns (`relayd.patterns.covers_host`) of hosts that never say how a command ended: a
+        session that they close in good order stands for status 0.
     """
 
     known_hosts: str
@@ -42,3 +44,4 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     keepalive_interval: float = 15.0
     max_output: int = 8 * 1024 * 1024
     working_directory: str = "/"
+    no_exit_status_hosts: tuple[str, ...] = ()

@@ -38,6 +38,7 @@ from relayd.ssh.extensions import read_extensions
 from relayd.ssh.greeting import Greeting, NoVersion
 from relayd.ssh.hostkeys import HostKeyVerifier
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
+from relayd.ssh.limits import most_payload
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
 from relayd.ssh.numbers import (
     FIRST_KEX_METHOD,
@@ -172,6 +173,10 @@ class ClientTransport(SSHClientTransport):
         """How many sessions at a time the server is known to bear; ``None``: nothing is known."""
         # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
         return 1 if self.otherVersionString.startswith(b"SSH-2.0-dropbear") else None
+
+    def most_payload(self) -> int:
+        """Bytes of payload in one packet that the server is known to take."""
+        return most_payload(self.otherVersionString)
 
     def local_port(self) -> int:
         """The port that the connection comes from, as far as we know; 0 where it is none of ours."""

@@ -17,6 +17,7 @@ from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
 )
+from relayd.ssh.limits import EVERY_SERVER
 from relayd.ssh.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.session import Session
@@ -33,6 +34,9 @@ class Transport(PacketRecorder):
 
     def most_sessions(self) -> int | None:
         return None
+
+    def most_payload(self) -> int:
+        return EVERY_SERVER
 
 
 class StandInDialer:

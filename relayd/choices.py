@@ -33,6 +33,7 @@ def limits_of(config: Config) -> Limits:
         max_queue=config.max_queue,
         default_timeout=config.default_timeout,
         max_timeout=config.max_timeout,
+        timeout_margin=config.timeout_margin,
     )
 
 

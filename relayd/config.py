@@ -154,6 +154,14 @@ class Config:
     max_queue: int = _count("max-queue", LIMITS, 10000, "commands that wait; more are refused", least=0)
     default_timeout: float = _time("default-timeout", LIMITS, "5m", "for commands that come without one", most=_YEAR)
     max_timeout: float = _time("max-timeout", LIMITS, "1d", "more is cut to this", most=_YEAR)
+    timeout_margin: float = _time(
+        "timeout-margin",
+        LIMITS,
+        "500ms",
+        "end commands this much before their timeout, a tenth of it at most, so that results arrive in time",
+        least=0,
+        most=3600,
+    )
     max_output: int = _option(
         "max-output",
         LIMITS,

@@ -32,6 +32,7 @@ from relayd.errors import (
 )
 from relayd.interfaces import (
     Acknowledge,
+    Blame,
     EntryState,
     IAudit,
     ICommandReceiver,
@@ -59,6 +60,8 @@ from relayd.texts import Translate, english
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
 DRAIN_GRACE = 5.0
+#: The part of its timeout by which a command is ended early at most.
+LARGEST_MARGIN = 0.1
 #: Bytes of large commands, with what they read and their credentials, that are at hand at a time; a single one may be
 #: larger.
 MAX_INPUT = 24 << 20
@@ -76,12 +79,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     :ivar max_queue: commands that wait for their turn.
     :ivar default_timeout: seconds for a command that names none.
     :ivar max_timeout: seconds that no command exceeds.
+    :ivar timeout_margin: seconds by which a command is ended before its timeout, so that the main server has its result
+        by then; at most `LARGEST_MARGIN` of the timeout.
     """
 
     max_commands: int
     max_queue: int
     default_timeout: float
     max_timeout: float
+    timeout_margin: float = 0.0
 
 
 class _Drain:
@@ -193,9 +199,8 @@ class Dispatcher:
             self._refuse(command, refusal, acknowledge)
         elif self._takes_input(command):
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
-            if not self._scheduler.submit(
-                ActiveCommand(command, fingerprint, received, received + timeout, acknowledge)
-            ):
+            margin = min(self._limits.timeout_margin, timeout * LARGEST_MARGIN)
+            if not self._scheduler.submit(ActiveCommand(command, fingerprint, received, timeout, acknowledge, margin)):
                 self._drop_input(command)
                 self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
         else:
@@ -233,10 +238,10 @@ class Dispatcher:
         self._streams.link_ready(link)
         self._outbox.link_ready(link, self._active)
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         """See `ICommandReceiver.link_lost`."""
         self._streams.link_lost(link)
-        self._outbox.link_lost(link)
+        self._outbox.link_lost(link, blame)
 
     def configure(self, limits: Limits, policy: Policy) -> None:
         """
@@ -390,11 +395,15 @@ class Dispatcher:
         self, known: JournalEntry, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
     ) -> None:
         unrecorded = self._outbox.unrecorded(command.command_id)
+        recent = self._outbox.recent(command.command_id)
         if fingerprint != known.fingerprint:
             self._mismatch(command, acknowledge)
         elif known.holds_result:
             self._resent(command, acknowledge)
             self._outbox.send_again(command.command_id)
+        elif known.state is EntryState.CONFIRMED and recent is not None:  # no failure in the place of what it got
+            self._resent(command, acknowledge)
+            self._outbox.send_unrecorded(recent)
         elif known.state is EntryState.CONFIRMED:
             self._refuse(command, AlreadyConfirmed(), acknowledge)
         elif unrecorded is not None:  # it ended, and the journal could not record that

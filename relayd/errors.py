@@ -136,6 +136,26 @@ class UplinkStuck(UplinkLost):
     {seconds:.0f} s."""
 
 
+class UplinkDisplaced(UplinkLost):
+    """The main server {server} ended the connection ({reason}), although it had accepted this relay. If it does so
+    again and again, another relay may use this name: give each relay a --proxy-id of its own. Or the API key is no
+    longer valid there."""
+
+    code = "uplink-displaced"
+
+
+class UplinkRenewed(UplinkLost):
+    """The main server {server} said that this relay is offline, while it was connected: another connection of this name
+    has ended there. The connection is made anew."""
+
+    code = "uplink-renewed"
+
+    def __init__(self, *, server: str, settle: float) -> None:
+        super().__init__(server=server)
+        #: Seconds that the main server gets to be done with the old connection before the new one is made.
+        self.settle = settle
+
+
 class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 
@@ -239,7 +259,7 @@ class DuplicateMismatch(RelayError):
 
 
 class AlreadyConfirmed(RelayError):
-    """The command with this commandId was already run and its result was confirmed; the result is no longer held.
+    """The command with this commandId was already run. Its result was delivered, or expired, and is no longer held.
     To run it once more, give it a commandId of its own."""
 
     code = "already-confirmed"
@@ -278,8 +298,8 @@ class JournalFull(RelayError):
 
 
 class Undeliverable(RelayError):
-    """The command was run, but its result could not be delivered: the main server closed the connection each time it
-    was sent. The relay keeps it: see relayctl journal there."""
+    """The result of this command could not be delivered as it is: the main server closed the connection each time it
+    was sent. Its exit code is {exit_code}; the relay keeps its output: see relayctl journal there."""
 
     code = "undeliverable"
     phase = "deliver"

@@ -138,7 +138,7 @@ class IDialect(Interface):
 class ILink(Interface):
     """One connection to the main server on which events flow."""
 
-    max_payload: int = Attribute("The largest text frame, in bytes, that the main server takes.")
+    max_payload: int = Attribute("The largest text frame, in bytes, that the main server takes, as far as is known.")
     writable: bool = Attribute("Whether what was sent leaves quickly enough; if not, output had better wait.")
 
     def send_output(output: CommandOutput) -> None:
@@ -157,6 +157,16 @@ class ILink(Interface):
         Ask for a sign of life that comes after everything sent so far: its Deferred fires when the main server's end of
         the WebSocket has read all that.  On a link that is lost before, it never fires.
         """
+
+
+class Blame(Enum):
+    """Whether what was sent on a link may be why it was lost."""
+
+    #: Either side said that it is something else.
+    NONE = 1
+    #: The main server turned the relay away soon after it had come: usually for another reason.
+    REFUSED = 2
+    POSSIBLE = 3
 
 
 class ICommandReceiver(Interface):
@@ -184,8 +194,12 @@ class ICommandReceiver(Interface):
     def link_ready(link: ILink) -> None:
         """Events can flow: results that are not confirmed yet may be sent again."""
 
-    def link_lost(link: ILink) -> None:
-        """*link* is gone. Called once for each `link_ready`."""
+    def link_lost(link: ILink, blame: Blame) -> None:
+        """
+        *link* is gone. Called once for each `link_ready`.
+
+        :param blame: whether what was sent on it may be the cause.
+        """
 
 
 class IOutputSink(Interface):
@@ -214,7 +228,13 @@ class ICommandRunner(Interface):
         """
 
     def run(
-        command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """
         Run *command* once.
@@ -222,6 +242,10 @@ class ICommandRunner(Interface):
         :param deadline: in seconds of the relay's clock; covers every phase.
         :param starting: called, once, shortly before the command can be told to run; it must not be before the Deferred
             fires, nor at all when that fails with a `RelayError`, which is then the run's outcome.
+        :param timeout: seconds that the deadline is said to have given it, from receipt; by default from now.
+        :param grace: seconds after the deadline by which the result of a command that it ended is given, whatever is
+            known of that end by then; its processes are seen to all the same.  By default as many as that takes as a
+            rule.
         :param output: where to write its output as it arrives, besides giving it in the result.
         :return: a Deferred of its result, or of a `RelayError` that says whether it ran.  A command that was ended by
             the deadline has a result, with the output until then.  Cancelling it ends the command.
@@ -241,7 +265,7 @@ class EntryState(Enum):
     FINISHED = 3
     #: It ended, and its result is not held any more.
     CONFIRMED = 4
-    #: Its result is held, and not sent any more by itself: the main server would not have it.
+    #: Its result is held, and nobody waits for its delivery any more: the main server would not have it.
     DEAD = 5
 
 
@@ -310,6 +334,9 @@ class IJournal(Interface):
 
     def unconfirmed() -> Sequence[str]:
         """The commands whose results are to be sent and confirmed, in the order in which they ended."""
+
+    def dead_letters() -> Sequence[str]:
+        """The commands whose results are held and not among those (`bury`), in the order in which they ended."""
 
     def note(name: str, value: str) -> None:
         """Keep a fact beyond this process."""

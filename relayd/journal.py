@@ -258,6 +258,10 @@ class DurableJournal:
         """See `IJournal.unconfirmed`."""
         return self._index.unconfirmed()
 
+    def dead_letters(self) -> Sequence[str]:
+        """See `IJournal.dead_letters`."""
+        return self._index.dead_letters()
+
     def note(self, name: str, value: str) -> None:
         """See `IJournal.note`."""
         self._notes[name] = value
@@ -275,6 +279,7 @@ class DurableJournal:
         if self._clean_call is not None:
             self._clean_call.cancel()
             self._clean_call = None
+        self._catch_up()  # a result that was delivered must not be "outcome unknown" after the next start
         self._closed = Deferred()
         if not self._busy:
             self._busy = True
@@ -341,13 +346,17 @@ class DurableJournal:
 
     # What has been kept for long enough
 
-    def _prune(self) -> None:
+    def _catch_up(self) -> None:
+        """Try once more to record what could not be recorded."""
         ends, self._ends = self._ends, {}
         for command_id, result in ends.items():
             self._write_end(command_id, result)
         unwritten, self._unwritten = self._unwritten, []
         for command_id in unwritten:
             self._write_confirmation(command_id)
+
+    def _prune(self) -> None:
+        self._catch_up()
         now, bounds = self._store.now(), self._index.bounds
         expired = self._index.expired(now)
         if expired:

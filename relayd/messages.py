@@ -25,6 +25,9 @@ CANCEL_COMMAND = "cancel_command"
 COMMAND_STATUS = "command_status"
 COMMAND_OUTPUT = "command_output"
 
+# What the known main server tells everybody of its relays
+PROXY_STATUS_UPDATE = "proxy_status_update"
+
 Encoding = Literal["utf-8", "base64"]
 StreamName = Literal["stdout", "stderr"]
 

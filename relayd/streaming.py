@@ -8,6 +8,7 @@ import codecs
 from base64 import b64encode
 from typing import Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -23,8 +24,10 @@ from relayd.stats import Stats
 PATIENCE = 20.0
 #: Most bytes of output in one event.
 MAX_PIECE = 64 * 1024
-#: Bytes of a frame that are not output: names, numbers, punctuation, and a ``commandId`` of 256 characters.
-ENVELOPE = 1280
+#: Least bytes in one event, on a link that takes only short ones: with fewer, their number would be out of hand.
+LEAST_PIECE = 64
+#: Bytes of a frame that are not output: names, numbers and punctuation, without the ``commandId``.
+ENVELOPE = 256
 
 
 class _Encoder(Protocol):
@@ -114,6 +117,7 @@ class OutputStream:
         self._base64 = command.encoding == "base64"
         encoder = _Base64 if self._base64 else _Utf8
         self._growth = encoder.growth
+        self._envelope = ENVELOPE + len(msgspec.json.encode(self._command_id))
         self._encoders: dict[StreamName, _Encoder] = {"stdout": encoder(), "stderr": encoder()}
         self._waits: set[Deferred[None]] = set()
         #: The link that was full for too long.
@@ -125,11 +129,11 @@ class OutputStream:
         if self._closed:
             return None
         link, encoder = self._usable_link(), self._encoders[stream]
-        if link is None:
+        size = 0 if link is None else min(MAX_PIECE, (link.max_payload - self._envelope) // self._growth)
+        if link is None or size < LEAST_PIECE:
             encoder.encode(offset, data)  # it may end in the middle of a character
             self._streams.stats.passed_over += len(data)
             return None
-        size = min(MAX_PIECE, (link.max_payload - ENVELOPE) // self._growth)
         for start in range(0, len(data), size):
             self._send(link, stream, *encoder.encode(offset + start, data[start : start + size]))
         return None if link.writable else self._wait(link)

@@ -72,6 +72,7 @@ class PrecedenceTests(ConfigCase):
         self.assertEqual((config.max_sessions, config.max_connections), (10, 4))
         self.assertEqual((config.connect_timeout, config.idle_timeout), (15.0, 300.0))
         self.assertEqual((config.default_timeout, config.max_timeout, config.drain_timeout), (300.0, 86400.0, 30.0))
+        self.assertEqual(config.timeout_margin, 0.5)
         self.assertEqual((config.max_output, config.working_directory), (8 * 1024 * 1024, "/"))
         self.assertEqual((config.dialect, config.host_keys, config.reconnect_delay), ("auto", "accept-new", 5.0))
         self.assertIs(config.allow_plaintext, False)

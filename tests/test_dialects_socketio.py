@@ -88,6 +88,37 @@ class Dialogue(SynchronousTestCase):
         relay.acknowledge(1, {"error": name})
         self.assertEqual(pump(relay, server), [AckReceived(0, None), AckReceived(1, {"error": name})])
 
+    @given(st.lists(st.tuples(names, json_values, st.booleans()), max_size=20), st.integers(0, 20))
+    def test_events_before_the_answer_to_connect(self, sent: list[tuple[str, Any, bool]], early: int) -> None:
+        """What python-socketio's connect handler emits comes before that answer, and is handled after it, in order."""
+        relay, server = socketio.RelayDialect(), socketio.ServerDialect()
+        server.opened()
+        self.assertEqual([type(event) for event in pump(server, relay)], [HandshakeReceived])
+        expected: list[DialectEvent] = []
+
+        def send(name: str, data: Any, asks: bool) -> None:
+            number = server.request(name, data) if asks else server.send_event(name, data)
+            expected.append(EventReceived(name, data, number))
+
+        for event in sent[:early]:
+            send(*event)
+        server.ping()
+        heard = pump(server, relay)
+        self.assertEqual({type(event) for event in heard}, {HeartbeatReceived} | ({Ignored} if expected else set()))
+        self.assertEqual(relay.frames_to_send()[1:], ["3"], "nothing is said before the namespace is joined")
+        server.receive_text("40/proxy,")
+        for event in sent[early:]:
+            send(*event)
+        self.assertEqual(pump(server, relay), [Connected(), *expected])
+
+    def test_refused_after_early_events(self) -> None:
+        """What came before a connect error is nobody's business."""
+        relay = socketio.RelayDialect()
+        relay.receive_text(OPEN)
+        relay.receive_text('42/proxy,["welcome"]')
+        self.assertEqual(relay.receive_text('44/proxy,{"message":"no"}'), (Disconnected("no", refused=True),))
+        self.assertIsInstance(relay.receive_text(JOINED)[0], Ignored)
+
     def test_heartbeat(self) -> None:
         self.join()
         self.server.ping()
@@ -242,8 +273,7 @@ class Malformed(SynchronousTestCase):
             {"pingTimeout": -1},
             {"pingInterval": 1e12},
             {"pingInterval": "25000"},
-            {"maxPayload": 0},
-            {"maxPayload": 4095},
+            {"maxPayload": -1},
             {"maxPayload": "x"},
             {"sid": None},
         ):
@@ -252,8 +282,8 @@ class Malformed(SynchronousTestCase):
             self.assertRaises(ProtocolError, socketio.RelayDialect().receive_text, frame)
 
     def test_max_payload(self) -> None:
-        """Older servers do not say; JavaScript's Infinity is JSON's null; nothing is larger than no limit."""
-        for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (5000, 5000)):
+        """Older servers do not say; JavaScript's Infinity is JSON's null; 0 is no limit, and so is what is larger."""
+        for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (0, NO_LIMIT), (5000, 5000), (300, 300)):
             relay = socketio.RelayDialect()
             relay.receive_text("0" + json.dumps({**json.loads(OPEN[1:]), "maxPayload": value}))
             self.assertEqual(relay.max_payload, expected)
@@ -298,13 +328,24 @@ class Malformed(SynchronousTestCase):
 
     def test_too_early(self) -> None:
         relay = socketio.RelayDialect()
-        relay.receive_text(OPEN)
         self.assertRaises(ProtocolError, relay.receive_text, '42/proxy,["e"]')
+        relay.receive_text(OPEN)
+        self.assertRaises(ProtocolError, relay.receive_text, "43/proxy,1[]")
         self.assertRaises(ProtocolError, relay.receive_text, "40/proxy,")  # Socket.IO 2: no sid
         server = socketio.ServerDialect()
         self.assertRaises(ProtocolError, server.receive_text, "40/proxy,")
         server.opened()
         self.assertRaises(ProtocolError, server.receive_text, '42/proxy,["command_result",{}]')
+
+    def test_too_much_too_early(self) -> None:
+        """The number of events that are kept has a bound, and so has their size, but for a single one."""
+        small, quarter, huge = ('42/proxy,["e","%s"]' % ("x" * size) for size in (0, 1 << 18, 2 << 20))
+        for kept, one_more in (([small] * socketio.MAX_EARLY, small), ([quarter] * 3, quarter), ([huge], small)):
+            relay = socketio.RelayDialect()
+            for frame in (OPEN, *kept):
+                relay.receive_text(frame)
+            error = self.assertRaises(ProtocolError, relay.receive_text, one_more)
+            self.assertIn("too many events before the namespace was joined", str(error))
 
     @given(
         st.lists(

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
+    **dict.fromkeys(("dead_letters", "held", "suspects", "without_receipts"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "exposure", "listening", "options", "secretfiles", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
     "spelling": "patterns",

@@ -486,6 +486,20 @@ class BrokenFileTests(DurableCase):
         self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
         self.assertEqual(self.rows("SELECT state FROM command WHERE id = 'b'"), [(4,)])
 
+    def test_end_that_could_not_be_recorded_is_recorded_when_it_closes(self) -> None:
+        """Else a result that was delivered would be "outcome unknown" after the next start."""
+        for command_id in ("a", "b"):
+            self.accept(command_id)
+            self.wait(self.journal.start(command_id))
+        self.break_writes()
+        for command_id in ("a", "b"):
+            self.assertRaises(JournalUnavailable, self.wait, self.journal.finish(result(command_id, "x" * 5000)))
+        self.journal.confirm("b")
+        self.mend_writes()
+        self.restart()
+        self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
+        self.assertEqual(self.rows("SELECT id, state FROM command WHERE id < 'c' ORDER BY id"), [("a", 3), ("b", 4)])
+
     def test_confirmation_that_could_not_be_recorded_is_recorded_later(self) -> None:
         self.finish("a")
         self.patch(self.journal._store, "confirm", self.broken)

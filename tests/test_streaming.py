@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.fields import MAX_COMMAND_ID
-from relayd.interfaces import ICommandRunner, ILink, IOutputSink, Starting
+from relayd.interfaces import Blame, ICommandRunner, ILink, IOutputSink, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, ExecuteCommand
 from relayd.stats import Stats
@@ -98,7 +98,12 @@ class WayOfOutputTests(StreamingCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+                self,
+                command: ExecuteCommand,
+                deadline: float,
+                starting: Starting,
+                output: IOutputSink | None = None,
+                **_: Any,
             ) -> Deferred[CommandResult]:
                 assert output is not None
                 output.write("stdout", 0, b"quick")
@@ -180,6 +185,19 @@ class EncodingTests(StreamingCase):
                     self.assertLessEqual(len(frame) + len("42/proxy,"), 4096)
                 self.assertGreater(len(link.outputs()), 1)
 
+    def test_links_that_take_next_to_nothing(self) -> None:
+        """Their output is passed over, and the result has it."""
+        for limit in (0, 100, 640, 650):
+            link, streams = RecordingLink(max_payload=limit), Streams(Clock(), Stats())
+            streams.link_ready(link)
+            sink = streams.open(command("c1", stream=True))
+            sink.write("stdout", 0, b"x" * 20)
+            sink.close()
+            self.assertEqual(bool(link.outputs()), limit == 650, limit)
+            self.assertEqual(streams.stats.passed_over, 0 if limit == 650 else 20)
+            for output in link.outputs():
+                self.assertLessEqual(len(msgspec.json.encode(["command_output", output.to_wire()])), limit)
+
     def test_pieces_are_of_a_sound_size_where_the_link_has_no_limit(self) -> None:
         link = self.link = self.desk.connect(RecordingLink(max_payload=2**62))
         self.run_one().write(b"x" * (3 * MAX_PIECE + 1))
@@ -226,7 +244,7 @@ class LinkTests(StreamingCase):
     def test_newer_link_takes_over_and_the_loss_of_the_older_changes_nothing(self) -> None:
         run = self.run_one()
         newer = self.desk.connect()
-        self.desk.dispatcher.link_lost(self.link)
+        self.desk.dispatcher.link_lost(self.link, Blame.POSSIBLE)
         run.write(b"x")
         self.assertEqual((len(newer.outputs()), self.link.outputs()), (1, []))
 

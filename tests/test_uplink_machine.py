@@ -21,6 +21,7 @@ from relayd.errors import (
     ConfigError,
     RelayError,
     UplinkBusy,
+    UplinkDisplaced,
     UplinkLost,
     UplinkRefused,
     UplinkSilent,
@@ -122,7 +123,7 @@ class Machine(SynchronousTestCase):
         self.connect()
         self.clock.advance(2)
         self.machine.turned_away("it says no")
-        self.assertIn("lost: it says no", self.ended(UplinkLost, Stage.ACCEPTED))
+        self.assertIn("(it says no), although it had accepted", self.ended(UplinkDisplaced, Stage.ACCEPTED))
 
     def test_failure_in_probation(self) -> None:
         """A link that breaks says nothing about the key."""
@@ -257,7 +258,23 @@ class Fitting(SynchronousTestCase):
                     head, marker, tail = part.partition("\n[relayd: ")
                     self.assertTrue(marker)
                     self.assertTrue(whole.startswith(head))
-                    self.assertTrue(whole.endswith(tail.partition("link]\n")[2]))
+                    self.assertTrue(whole.endswith(tail.partition("--max-output]\n")[2]))
+
+    @given(outputs, outputs, st.integers(0, 700), st.booleans(), st.booleans())
+    def test_links_that_take_next_to_nothing(
+        self, stdout: str, stderr: str, limit: int, extended: bool, base64: bool
+    ) -> None:
+        """What goes is first what the specification does not have, then the marker, then all output."""
+        details = Details(encoding="base64" if base64 else None, timings={"run": 1.0}, stdout_bytes=1)
+        texts = [b64encode(text.encode()).decode() if base64 else text for text in (stdout, stderr)]
+        result = result_of(*texts, extended=extended, details=details)
+        cut = fit(result, measure, limit)
+        least = measure(result_of("", "", details=Details(encoding=details.encoding)))
+        self.assertLessEqual(measure(cut), max(limit, least))
+        self.assertEqual((cut.command_id, cut.exit_code), (result.command_id, result.exit_code))
+        if base64:
+            for text in (cut.stdout, cut.stderr):
+                b64decode(text, validate=True)
 
     def test_uneven_escapes(self) -> None:
         """Escapes at the very edges, where an average says nothing."""
@@ -272,7 +289,7 @@ class Fitting(SynchronousTestCase):
         self.assertGreater(measure(result), 960_000, "room was wasted")
         cut = result.stdout
         head, _, rest = cut.partition("\n[relayd: ")
-        count, _, tail = rest.partition(" bytes cut here to fit the link]\n")
+        count, _, tail = rest.partition(" bytes cut here to fit the link; see --max-output]\n")
         self.assertEqual(len((head + tail).encode()) + int(count.replace(",", "")), len(output.encode()))
 
     def test_small_output_stays_whole(self) -> None:
@@ -303,7 +320,7 @@ class Fitting(SynchronousTestCase):
             part = b64decode(text, validate=True)
             if part != data:
                 head, marker, rest = part.partition(b"\n[relayd: ")
-                count, _, tail = rest.partition(b" bytes cut here to fit the link]\n")
+                count, _, tail = rest.partition(b" bytes cut here to fit the link; see --max-output]\n")
                 self.assertTrue(marker)
                 self.assertTrue(data.startswith(head) and data.endswith(tail))
                 self.assertEqual(len(head + tail) + int(count.replace(b",", b"")), len(data))

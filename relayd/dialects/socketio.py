@@ -37,8 +37,6 @@ NAMESPACE: Final = PROXY_PATH
 
 #: ``maxPayload`` of a main server that does not say: engine.io's default ``maxHttpBufferSize``.
 DEFAULT_MAX_PAYLOAD: Final = 1_000_000
-#: Below this not even the frame of a cut result fits; nobody configures it on purpose.
-MIN_MAX_PAYLOAD: Final = 4096
 #: Longest silence that a main server may ask us to put up with, in seconds.
 MAX_HEARTBEAT: Final = 86_400.0
 #: Attachments of one binary event that are swallowed; python-socketio would wait for 999,999,999.
@@ -48,6 +46,10 @@ MAX_ACK_ID: Final = 2**53
 
 #: Characters of an open packet.
 MAX_OPEN: Final = 16 * 1024
+#: Events that may come before the namespace's CONNECT answer, and the size of their packets, in characters; a single
+#: one may be larger.
+MAX_EARLY: Final = 100
+MAX_EARLY_SIZE: Final = 1 << 20
 
 _OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
 
@@ -106,13 +108,18 @@ class SocketIODialect(Outbox):
 
         :raises ProtocolError: when it means nothing, or nothing at this stage.
         """
-        kind = text[:1]
+        if self._stage is _Stage.JOINED:
+            return self._packet(text)
         if self._stage is _Stage.OVER:
             return (Ignored("a packet after the good-bye"),)
         if self._stage is _Stage.OPENING:
-            if kind != _OPEN:
+            if text[:1] != _OPEN:
                 raise ProtocolError(reason="the first packet is no Engine.IO open packet")
             return self._engine_open(text[1:])
+        return self._early(self._packet(text), len(text))
+
+    def _packet(self, text: str) -> Sequence[DialectEvent]:
+        kind = text[:1]
         if kind == _MESSAGE:
             return self._message(text[1:])
         if kind == _PING:
@@ -158,7 +165,13 @@ class SocketIODialect(Outbox):
         packet = _Packet(kind, data, namespace, packet_id, binary=False)
         self._frames.append(_MESSAGE + packet.encode())
 
-    # Engine.IO's open packet and Socket.IO's CONNECT mean different things to the two roles
+    # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things to the two roles
+
+    def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
+        """What came while the namespace was not joined, perhaps to join it, in a message of *size*."""
+        if any(isinstance(event, EventReceived | AckReceived) for event in events):
+            raise ProtocolError(reason="an event before the namespace was joined")
+        return events
 
     def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
         raise NotImplementedError
@@ -232,8 +245,6 @@ class SocketIODialect(Outbox):
         return (Ignored("a binary event"),)
 
     def _arguments(self, packet: _Packet) -> list[Any]:
-        if self._stage is not _Stage.JOINED:
-            raise ProtocolError(reason="an event before the namespace was joined")
         if not isinstance(packet.data, list):
             raise ProtocolError(reason="an event whose arguments are no array")
         return packet.data
@@ -250,6 +261,12 @@ class RelayDialect(SocketIODialect):
 
     max_payload = DEFAULT_MAX_PAYLOAD
 
+    def __init__(self) -> None:
+        super().__init__()
+        #: Events that came before the namespace was joined, and the size of their packets.
+        self._kept: list[DialectEvent] = []
+        self._kept_size = 0
+
     def opened(self) -> Sequence[DialectEvent]:
         """Nothing yet: the main server speaks first."""
         return ()
@@ -264,9 +281,9 @@ class RelayDialect(SocketIODialect):
         heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
         if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:
             raise ProtocolError(reason="an open packet with an impossible pingInterval or pingTimeout")
-        max_payload = NO_LIMIT if handshake.max_payload is None else handshake.max_payload
-        if max_payload < MIN_MAX_PAYLOAD:
-            raise ProtocolError(reason=f"an open packet with a maxPayload below {MIN_MAX_PAYLOAD}")
+        max_payload = handshake.max_payload or NO_LIMIT  # 0 is none to the WebSockets of engine.io
+        if max_payload < 0:
+            raise ProtocolError(reason="an open packet with an impossible maxPayload")
         self.max_payload = int(min(max_payload, NO_LIMIT))
         self._stage = _Stage.JOINING
         self._send(sio.CONNECT)
@@ -278,7 +295,23 @@ class RelayDialect(SocketIODialect):
         if not isinstance(packet.data, dict) or not isinstance(packet.data.get("sid"), str):
             raise ProtocolError(reason="an answer to CONNECT without a sid: it may be a Socket.IO 2 server")
         self._stage = _Stage.JOINED
-        return (Connected(),)
+        kept, self._kept = self._kept, []
+        return (Connected(), *kept)
+
+    def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
+        """
+        Keep events until the namespace is joined, as socket.io-client does: python-socketio, and so Flask-SocketIO,
+        sends what its connect handler emits before the answer to CONNECT.
+        """
+        if self._stage is not _Stage.JOINING:  # this packet has changed that
+            return events
+        if not any(isinstance(event, EventReceived) for event in events):
+            return super()._early(events, size)
+        self._kept += events
+        self._kept_size += size
+        if len(self._kept) > 1 and (len(self._kept) > MAX_EARLY or self._kept_size > MAX_EARLY_SIZE):
+            raise ProtocolError(reason="too many events before the namespace was joined")
+        return (Ignored("an event before the namespace was joined: it is kept until then"),)
 
 
 @implementer(IDialect)

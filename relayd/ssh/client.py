@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from relayd.patterns import covers_host
+from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
@@ -22,6 +23,7 @@ from relayd.ssh.errors import (
     CommandNotStarted,
     CommandReplaced,
     ExecRefused,
+    Executed,
     NoExitStatus,
     NotRun,
     OutcomeUnknown,
@@ -45,8 +47,11 @@ from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
 from relayd.texts import Text
 
-#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
+#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
+
+#: Seconds in which a host has to say whether it was the command that answered, or the account.
+CHECK_WITHIN = 5.0
 
 _HELD = Text(
     "[relayd: the command has ended, but something that it left running keeps its output open. It is left alone; what "
@@ -122,6 +127,8 @@ class SSHClient:
         command: bytes,
         deadline: float,
         *,
+        timeout: float | None = None,
+        grace: float | None = None,
         stdin: bytes = b"",
         env: Sequence[tuple[str, str]] = (),
         progress: Progress | None = None,
@@ -133,6 +140,9 @@ class SSHClient:
         Run *command* once.
 
         :param deadline: in seconds of the reactor's clock.
+        :param timeout: the seconds that messages name when it is over; by default those from now.
+        :param grace: seconds after the deadline by which the result is given, whatever is known of the command's end;
+            by default `RESULT_AFTER`.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
         :param progress: what came with *command* from `relayd.ssh.surroundings.surround`.
@@ -156,7 +166,9 @@ class SSHClient:
             permission=permission,
         )
         payload = largest_payload(command, env)
-        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell, payload, self._silent).done
+        return _Execution(
+            self._reactor, self._pool, target, make_session, deadline, timeout, grace, shell, payload, self._silent
+        ).done
 
     def _silent(self, target: Target) -> bool:
         """Whether *target* is known never to say how a command ended."""
@@ -198,8 +210,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session", "_settled",
-        "_shell", "_silent", "_started", "_target", "_why", "done",
+        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session",
+        "_settled", "_shell", "_silent", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -209,6 +221,8 @@ class _Execution:
         target: Target,
         make_session: Callable[..., Session],
         deadline: float,
+        timeout: float | None,
+        grace: float | None,
         shell: bool,
         payload: int,
         silent: Callable[[Target], bool],
@@ -217,7 +231,10 @@ class _Execution:
         self._pool = pool
         self._target = target
         self._begun = reactor.seconds()
-        self._deadline = deadline
+        # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
+        left = deadline - self._begun
+        self._timeout = (round(left, 1) or left) if timeout is None else timeout
+        self._grace = RESULT_AFTER if grace is None else grace
         self._shell = shell
         self._silent = silent
         self._session = make_session(
@@ -227,6 +244,7 @@ class _Execution:
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
         self._settled = False
+        self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
@@ -254,32 +272,15 @@ class _Execution:
             # Else it tells when all of it has ended.
         elif not self._session.exit.known:
             self._no_status()
+        elif self._ending is None and answers_for_account(self._session) and not self._forced():
+            self._check_account()
         else:
-            self._fire(self._not_started() or self._completed(self._not_reached(True)))
-
-    def _not_reached(self, complete: bool) -> SSHError | None:
-        """
-        Why the shell did not come to the command, which has ended in good order.
-
-        :param complete: whether all of its output is here, which would tell.
-        """
-        missing = self._missing()
-        if missing is None:
-            return None
-        connection = self._job.connection
-        forced = connection is not None and connection.transport.forced_command
-        if not complete or (missing is ShellUnsuitable and (forced or self._session.exit.status == 0)):
-            missing = CommandReplaced
-        return missing(host=self._target.host, port=self._target.port, username=self._target.username)
-
-    def _missing(self) -> type[SSHError] | None:
-        progress = self._session.progress
-        return None if progress is None else progress.missing
+            self._fire(self._not_started() or self._completed(None))
 
     def _no_status(self) -> None:
         if self._session.accepted and self._silent(self._target):
             self._session.exit = ExitInfo(0, None)
-            self._fire(self._completed(self._not_reached(True)))
+            self._fire(self._completed(None))
         else:
             self._fire(self._completed(NoExitStatus(host=self._target.host, port=self._target.port)))
 
@@ -309,7 +310,29 @@ class _Execution:
     def _let_go(self, remark: Text | None) -> None:
         # Closing the channel ends nothing on the host: what was left running was ordered, too.
         self._pool.withdraw(self._job)
-        self._fire(self._completed(self._not_reached(remark is None), open=remark))
+        self._fire(self._completed(None, open=remark))
+
+    def _check_account(self) -> None:
+        if self._call is not None:
+            left = self._call.getTime() - self._reactor.seconds()
+            self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
+        self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
+
+    def _forced(self) -> bool:
+        """Whether the host would run a command of its own once more."""
+        connection = self._job.connection
+        return connection is not None and connection.transport.forced_command
+
+    def _checked(self, error: SSHError | None) -> None:
+        self._fire(self._completed(None) if error is None else error)
+
+    def _stop_check(self) -> bool:
+        """The command has ended: its result waits no longer for what else the host has to say."""
+        if self._check is None:
+            return False
+        self._check.stop()
+        self._fire(self._completed(None))
+        return True
 
     def _failed(self, error: SSHError) -> None:
         if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
@@ -318,7 +341,7 @@ class _Execution:
                 "be missing]",
                 reason=error.fields["reason"],
             )
-            self._fire(self._completed(self._not_reached(False), open=lost))
+            self._fire(self._completed(None, open=lost))
         elif self._ending is None or not self._ending.channel_ended():
             self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
 
@@ -326,19 +349,23 @@ class _Execution:
 
     def _timed_out(self) -> None:
         self._call = None
+        if self._stop_check():
+            return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
-            self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
+            self._withdraw(SessionTimeout(**where, seconds=self._timeout, waited_for=self._waited_for()))
             return
         if self._session.exit.known:
             self._cut_short()
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
-        self._call = self._reactor.callLater(RESULT_AFTER, self._give_result)
+        self._call = self._reactor.callLater(self._grace, self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
+        if self._stop_check():
+            return
         if not self._started_running():
             self._withdraw(NotRun(host=self._target.host, port=self._target.port))
             return
@@ -361,7 +388,7 @@ class _Execution:
     def _on_settled(self) -> None:
         self._settled = True
         # Word that the shell came to the command may still be on its way.
-        if self._missing() is None or self._session.state is State.ENDED:
+        if self._reached() or self._session.state is State.ENDED:
             self._give_result()
 
     def _withdraw(self, error: SSHError) -> None:
@@ -372,16 +399,16 @@ class _Execution:
         assert self._ending is not None
         killed = self._ending.killed
         outcome = _OUTCOMES[killed]
-        before = self._missing() is not None
-        # An end in good order comes after all output, so after word that the shell came to the command.
-        ended = self._session.state is State.ENDED and self._session.exit.known
-        never = before and ended and killed == "confirmed"
-        if before:
+        executed: Executed = "yes"
+        if not self._reached():
+            # An end in good order comes after all output, so after word that the shell came to the command.
+            ended = self._session.state is State.ENDED and self._session.exit.known
+            never = ended and killed == "confirmed"
             outcome = _NOT_REACHED if never else _PERHAPS_NOT_REACHED
+            executed = "no" if never else "unknown"
         where = {"host": self._target.host, "port": self._target.port}
-        error = self._why(**where, seconds=self._seconds(), outcome=outcome)
-        if before:
-            error.executed = "no" if never else "unknown"
+        error = self._why(**where, seconds=self._timeout, outcome=outcome)
+        error.executed = executed
         self._fire(self._completed(error, killed))
 
     def _waited_for(self) -> Text:
@@ -391,18 +418,34 @@ class _Execution:
             return Text("all sessions are in use")
         return Text("no connection is open yet")
 
-    def _seconds(self) -> float:
-        """The time that the command had, as somebody would have written it: the clock has moved on since then."""
-        seconds: float = self._deadline - self._begun
-        return round(seconds, 1) or seconds
-
     # The end
+
+    def _reached(self) -> bool:
+        """Whether the shell is known to have come to the command."""
+        progress = self._session.progress
+        return progress is None or progress.missing is None
+
+    def _not_reached(self, complete: bool) -> SSHError | None:
+        """
+        Why the shell did not come to the command, where its session has ended in good order.
+
+        :param complete: whether all of the output is here, which would tell.
+        """
+        progress = self._session.progress
+        kind = None if progress is None else progress.missing
+        if kind is None:
+            return None
+        # Another command may have run instead, as far as anybody can tell.
+        if not complete or (kind is ShellUnsuitable and (self._forced() or self._session.exit.status == 0)):
+            kind = CommandReplaced
+        return kind(host=self._target.host, port=self._target.port, username=self._target.username)
 
     def _timings(self) -> dict[str, float]:
         wait, run = self._started - self._begun, self._reactor.seconds() - self._started
         return {"wait": wait, **self._opening, "run": run}
 
     def _completed(self, error: SSHError | None, killed: Killed | None = None, open: Text | None = None) -> Completed:
+        error = error or self._not_reached(open is None)
         return Completed(
             exit=self._session.exit,
             stdout=self._session.stdout,

@@ -17,6 +17,7 @@ from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser
+from relayd.ssh.errors import SSHError
 from relayd.ssh.kex import BadExchange
 from relayd.ssh.leftovers import Leftovers
 from relayd.ssh.numbers import (
@@ -93,6 +94,7 @@ class Connection(SSHService):
     :ivar clock: tells the time.
     :ivar opened: when it was logged in, in seconds of the clock.
     :ivar timings: seconds that it took to open, by phase: ``connect``, ``keyExchange``, ``login``.
+    :ivar runs_nothing: what its account was found to be, when that is closed (`relayd.ssh.account`).
     """
 
     name = b"ssh-connection"
@@ -103,6 +105,7 @@ class Connection(SSHService):
         self._owner = owner
         self.opened = clock.seconds()
         self.timings: dict[str, float] = {}
+        self.runs_nothing: SSHError | None = None
         self._channels: dict[int, Channel] = {}
         # Which of them have commands that may run, in the order in which the server was told to run them
         self._executing: dict[Session, Channel] = {}

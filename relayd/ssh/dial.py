@@ -5,8 +5,10 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from collections import OrderedDict
+from typing import Any, Protocol, cast
 
+from msgspec.structs import replace
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -22,9 +24,11 @@ from relayd.ssh.errors import (
     ConnectTimeout,
     HiddenAddressForbidden,
     KeyExchangeTimeout,
+    LoginRefused,
     LoginTimeout,
     NameNotFound,
     NoCommonAlgorithm,
+    PasswordExpired,
     SSHError,
     Unreachable,
 )
@@ -38,12 +42,18 @@ from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
 from relayd.texts import Text
 
+#: Targets remembered at which the password is to be tried first.
+MOST = 4096
+
 
 class DialOwner(ConnectionOwner, Protocol):
     """Who has connections opened."""
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
         """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
+
+    def login_refused(self, target: Target) -> None:
+        """The host has refused a part of the credential; another part has been tried since."""
 
 
 class _OneTransport(Factory):
@@ -80,6 +90,8 @@ class Dialer:
         self._reactor = reactor
         self._checks = checks
         self._keys = keys
+        # Where a key was refused and the password taken on a connection of its own: digests, as they outlive those
+        self._password_first: OrderedDict[bytes, None] = OrderedDict()
         self.configure(settings, allows)
 
     def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
@@ -99,6 +111,47 @@ class Dialer:
         if target.via is not None:
             self._check_hidden(target)
         identities = await self._identities.load(target)
+        digest = target.digest()
+        by_password = digest in self._password_first
+        try:
+            return await self._dial_by_policy(
+                target, replace(identities, usable=()) if by_password else identities, owner
+            )
+        except LoginRefused as refusal:
+            if by_password:
+                self._password_first.pop(digest, None)
+            return await self._dial_once_more(target, identities, refusal, owner)
+
+    async def _dial_once_more(
+        self, target: Target, identities: Identities, refusal: LoginRefused, owner: DialOwner
+    ) -> Connection:
+        """
+        The host took one attempt, or a few, and closed the connection (``MaxAuthTries``): try what is left on another.
+
+        The password first, if there is one: of the keys that are left none may be meant for this host.
+        """
+        if refusal.keys_tried is None:
+            raise refusal
+        left = () if refusal.password_left else identities.usable[refusal.keys_tried :]
+        if not left and not refusal.password_left:
+            raise refusal
+        tried = cast(Text, refusal.fields["tried"])
+        try:
+            connection = await self._dial_by_policy(target, Identities(left, tried_before=(tried,)), owner)
+        except (LoginRefused, PasswordExpired):
+            owner.login_refused(target)
+            raise
+        except SSHError:
+            raise refusal from None  # which tells more than that the host is busy now
+        owner.login_refused(target)
+        if refusal.password_left:
+            # On the next connection, too, the key would count as one more failed attempt.
+            self._password_first[target.digest()] = None
+            if len(self._password_first) > MOST:
+                self._password_first.popitem(last=False)
+        return connection
+
+    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> Connection:
         policy = POLICIES[self._settings.algorithms]
         try:
             return await self._dial(target, identities, policy, owner)
@@ -214,6 +267,7 @@ class Dialer:
                 password=target.credential.password,
                 identities=identities.usable,
                 remarks=identities.remarks,
+                tried_before=identities.tried_before,
                 on_success=lambda: finish(None),
                 on_failure=finish,
             )

@@ -266,7 +266,34 @@ class LoginRefused(SSHError):
     and the password or key, and that the server allows this way of login."""
 
     code = "login-refused"
+    #: Where the server closed the connection before all was tried: how many of the keys were; else ``None``.
+    keys_tried: int | None = None
+    #: Whether there is a password that was not tried.
+    password_left = False
     phase = "login"
+
+
+class LoginClosed(LoginRefused):
+    """{host}:{port} closed the connection when {username} tried to log in by {tried}: {reason}. Check the user name and
+    the password or key, and the log of its SSH server: the account may have expired, be locked, be closed for
+    maintenance, or not be allowed in from the relay's address."""
+
+    code = "login-closed"
+
+
+class PromptUnknown(LoginRefused):
+    """{host}:{port} asks for more than the password of {username}: “{prompt}”. It was not answered: relayd has no
+    one-time codes, and gives the password only where that is asked for. Let the account in with a key, or with the
+    password alone."""
+
+    code = "login-prompt"
+
+
+class SignatureRefused(LoginRefused):
+    """{host}:{port} refused the login of {username}: tried {tried}. The key may be the right one: its server does not
+    take signatures that relayd makes with it."""
+
+    code = "login-signature"
 
 
 class LoginResting(LoginRefused):
@@ -290,6 +317,14 @@ class PasswordExpired(SSHError):
 
     code = "password-expired"
     phase = "login"
+
+
+class AccountClosed(SSHError):
+    """{host}:{port} lets {username} in but runs nothing: it answers every command with “{words}”. The account, or the
+    host, is closed: look there."""
+
+    code = "account-closed"
+    phase = "session"
 
 
 class SessionRefused(SSHError):

@@ -111,13 +111,13 @@ class Pool:
 
         :param near: run it on this connection, if that has room now, or else before all others that wait.
         """
+        member = None if near is None or self._closing else self._members.get(near)
+        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
+            self._start(near, job)
+            return
         error = self._hindrance(job.target)
         if error is not None:
             job.on_failure(error)
-            return
-        member = None if near is None else self._members.get(near)
-        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
-            self._start(near, job)
             return
         self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=near is not None)
         self._work()
@@ -130,6 +130,20 @@ class Pool:
         :return: fires when bytes can flow, and fails with an `SSHError`; cancelling it gives the connection up.
         """
         return Forwarding(self, via, host, port).opened
+
+    def login_refused(self, target: Target) -> None:
+        """See `DialOwner.login_refused`."""
+        self._refusals.host_refused(target, self._reactor.seconds())
+
+    def account_closed(self, target: Target, error: SSHError) -> None:
+        """The host lets the user in, but runs nothing: give it no more work, and let the login rest."""
+        self._refusals.refused(target, error, self._reactor.seconds())
+        self._state.retire(target, Text("its account is closed"))
+        for connection, member in self._members.items():
+            if member.target == target:
+                connection.runs_nothing = error
+        self._fail_waiting(target, error)
+        self._work()
 
     def _hindrance(self, target: Target) -> SSHError | None:
         """Why nothing for *target* can be done now."""

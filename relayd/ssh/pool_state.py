@@ -275,6 +275,15 @@ class PoolState(Generic[Work]):
                 member.expires = min(member.expires, now)
             self._dirty[lane] = None
 
+    def retire(self, target: Target, reason: str) -> None:
+        """The connections to *target* that there are take no more work, from this moment on."""
+        lane = self._places.lanes.get(target)
+        if lane is not None:
+            for member in lane.members:
+                if member.ready:
+                    self._places.retire(member, reason)
+            self._dirty[lane] = None
+
     def close_idle(self, now: float, timeout: float) -> None:
         """Close the connections on which nothing ran for *timeout* seconds, and the old ones."""
         for member in list(self._places.idle):
@@ -387,9 +396,9 @@ class PoolState(Generic[Work]):
     # What there is
 
     def reaches(self, target: Target) -> bool:
-        """Whether a connection to *target* is logged in."""
+        """Whether a connection to *target* is logged in and takes commands."""
         lane = self._places.lanes.get(target)
-        return lane is not None and len(lane.members) > lane.dialling
+        return lane is not None and lane.usable > lane.dialling
 
     def counts(self) -> Counts:
         """How much of everything there is."""

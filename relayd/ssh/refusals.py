@@ -54,13 +54,18 @@ class Refusals:
         rest = min(FIRST_REST * 2.0 ** (times - 1), LONGEST_REST)
         self._refusals[digest] = _Refusal(times, now + rest, error.text)
         self._accepted.pop(digest, None)
+        if len(self._refusals) > MOST:
+            self._refusals.popitem(last=False)
+        self.host_refused(target, now)
+
+    def host_refused(self, target: Target, now: float) -> None:
+        """The host refused one login more, which by itself is no reason for the credential to rest."""
         host = (target.host, target.port)
         recent = self._hosts.pop(host, None) or deque(maxlen=HOST_REFUSALS)
         recent.append(now)
         self._hosts[host] = recent
-        for table in (self._refusals, self._hosts):
-            if len(table) > MOST:
-                table.popitem(last=False)
+        if len(self._hosts) > MOST:
+            self._hosts.popitem(last=False)
 
     def accepted(self, target: Target) -> None:
         """The server let it in."""

@@ -78,7 +78,14 @@ class SSHCommandRunner:
         return None
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         try:
@@ -91,6 +98,8 @@ class SSHCommandRunner:
             target,
             text.encode("utf-8"),
             deadline,
+            timeout=timeout,
+            grace=grace,
             stdin=command.stdin,
             env=() if shell else command.env,
             progress=progress,

@@ -194,6 +194,11 @@ class ClientTransport(SSHClientTransport):
         elif self.transport is not None:
             self.transport.loseConnection()
 
+    @property
+    def at_fault(self) -> bool:
+        """Whether we ended the connection, for a fault that has a name."""
+        return self._failure is not None
+
     def failed(self, error: SSHError) -> None:
         """Something ended this connection: close it; whoever waits for it gets *error*."""
         if self._failure is None:

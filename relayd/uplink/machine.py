@@ -11,7 +11,7 @@ from automat import TypeMachineBuilder
 from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.errors import RelayError, UplinkLost, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
+from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -221,8 +221,8 @@ def _refuse(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
     core.end(UplinkRefused(server=core.server, reason=reason))
 
 
-def _lose(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
-    core.end(UplinkLost(server=core.server, reason=reason))
+def _displace(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
+    core.end(UplinkDisplaced(server=core.server, reason=reason))
 
 
 def _lose_to_silence(inputs: LinkInputs, core: LinkCore) -> None:
@@ -242,7 +242,7 @@ for _state in (_securing, _upgrading, _greeting):
     _state.upon(LinkInputs.time_up).to(_over)(_time_out)
 for _state in (_securing, _upgrading, _greeting, _probation):
     _state.upon(LinkInputs.turned_away).to(_over)(_refuse)
-_accepted.upon(LinkInputs.turned_away).to(_over)(_lose)
+_accepted.upon(LinkInputs.turned_away).to(_over)(_displace)
 for _state in (_probation, _accepted):
     _state.upon(LinkInputs.silent).to(_over)(_lose_to_silence)
 for _state in (_securing, _upgrading, _greeting, _probation, _accepted):

@@ -18,11 +18,13 @@ from zope.interface import implementer
 from relayd.dialects import native, socketio
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.flow import Flow
-from relayd.interfaces import Acknowledge, DialectEvent, EventReceived, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, DialectEvent, EventReceived, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.parsing import parse_execute_command
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
+from relayd.uplink.presence import told_of
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.flows import RecordedFlow
 
@@ -173,7 +175,7 @@ class Receiver:
     def link_ready(self, link: ILink) -> None:
         self.ready += 1
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         self.lost += 1
 
 
@@ -217,6 +219,9 @@ class Host:
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
 
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        told_of(data, "p")
+
 
 def _run(name: str, data: bytes) -> None:
     dialect, server = {
@@ -236,6 +241,7 @@ def _run(name: str, data: bytes) -> None:
         timing=timing,
         defer_to_thread=maybeDeferred,
         max_result=1 << 20,
+        limit=MessageLimit(clock, "main"),
     )
     connection.attach(wire)
     note: Any = outcomes.append

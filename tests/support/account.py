@@ -112,6 +112,13 @@ def ensure_expired_account() -> Account:
     return account
 
 
+def ensure_closed_account() -> Account:
+    """Another account, which expired long ago."""
+    account = ensure_account(f"{USER}-closed")
+    run_privileged([_tool("chage"), "-E", "1", account.user])
+    return account
+
+
 def ensure_busybox_shell() -> None:
     """Make busybox a login shell."""
     run_privileged(["install", "-d", os.path.dirname(BUSYBOX_SHELL)])

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from relayd.errors import InvalidMessage, RelayError
-from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 
 
@@ -22,11 +22,13 @@ class RecordingReceiver:
 
     :ivar calls: what was told, as pairs of a word and a value; the words: command, invalid, receipt, cancel, status,
         ready, lost.
+    :ivar blames: of each link that was lost.
     """
 
     def __init__(self, answer: Callable[[ExecuteCommand], CommandResult | RelayError] | None = None) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.link: ILink | None = None
+        self.blames: list[Blame] = []
         self._answer = answer
         self._waiting: list[tuple[str, Deferred[Any]]] = []
 
@@ -77,8 +79,9 @@ class RecordingReceiver:
         self.link = link
         self._note("ready", link)
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         self.link = None
+        self.blames.append(blame)
         self._note("lost", link)
 
     def _note(self, word: str, value: Any) -> None:

@@ -1,0 +1,205 @@
+"""
+How large a message the main server takes, where it names no limit, or a wrong one: what it does with large ones tells.
+
+A server that knows how says that a message was too large (RFC 6455, section 7.4.1: close code 1009), and often how
+large one may be.  Others just drop the connection.  That may have another cause, so it has to happen twice.  What was
+learned counts for a while, and is then tried again: servers get other limits, and a guess may be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from relayd.dialects.base import NO_LIMIT
+
+#: Bytes of a message from which on it is asked whether it was read.
+LARGE: Final = 2_000
+#: Bytes to try, one after the other: a little less than what servers usually have for a limit.
+RUNGS: Final = (1_000_000, 125_000, 64_000, 16_000, 4_000, 2_000, 1_000)
+#: The least of them that is tried without the main server's saying that a message was too large: no server is known to
+#: have a limit below 8 KiB by itself.
+LEAST_GUESS: Final = 4_000
+#: Connections lost with a large message under way, after which it may be its size.
+GUESS_AFTER: Final = 2
+#: Seconds for which a large message that is not known to be read can be the cause.
+BLAME_FOR: Final = 30.0
+#: Seconds for which a guess counts, twice as many each time that it is made again; and those for what the server said.
+GUESS_FOR: Final = 3600.0
+BELIEVE_FOR: Final = 86_400.0
+
+#: Numbers, with or without a unit, in what a main server says when it closes a connection.
+_NUMBER: Final = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3})+|\d{1,12})\s?([KM]i?B?)?(?![\w])", re.IGNORECASE)
+_UNITS: Final = {"": 1, "k": 1000, "ki": 1024, "m": 1_000_000, "mi": 1 << 20}
+#: The least number that can be a limit: below it not even a result without output fits.
+_LEAST_NAMED: Final = 512
+_TOO_BIG: Final = 1009
+
+
+def named_limit(reason: str, size: int) -> int | None:
+    """
+    The limit that *reason*, said when a message of *size* bytes was too large, names; a little less, to be safe.
+
+    Words differ from server to server; the numbers in them are the size, how much of it was read, and the limit, which
+    is the least.
+    """
+    numbers = []
+    for digits, unit in _NUMBER.findall(reason):
+        number = int(digits.replace(",", "")) * _UNITS[unit.lower().removesuffix("b")]
+        if _LEAST_NAMED <= number <= size and number != _TOO_BIG:
+            numbers.append(number)
+    return None if not numbers else min(numbers) - max(16, min(numbers) // 100)
+
+
+class MessageLimit:
+    """
+    What is known of one main server in one dialect, over all connections to it.
+
+    :param server: its name in the log.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, server: str) -> None:
+        self._clock = clock
+        self._server = server
+        self._limit: int | None = None
+        self._said = False
+        self._until = 0.0
+        self._guess_for = GUESS_FOR
+        self._losses = 0
+        #: Bytes of the largest message that it read, and until when that counts; and until when no guess is made.
+        self._read = 0
+        self._read_until = 0.0
+        self._no_guess_until = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """The most that a message should have; huge where no limit is known."""
+        if self._limit is None:
+            return NO_LIMIT
+        if self._clock.seconds() >= self._until:
+            self._log.info("Larger messages than {limit} bytes are tried again", limit=self._limit)
+            self._limit = None
+            return NO_LIMIT
+        return self._limit
+
+    def too_big(self, size: int, reason: str) -> bool:
+        """
+        The main server closed the connection, as a message was too large.
+
+        :param size: bytes in the largest message that it is not known to have read.
+        :param reason: in its words.
+        :return: whether messages are smaller from now on.
+        """
+        limit = named_limit(reason, size) or _rung_below(size)
+        self._read = 0
+        if limit is None:
+            return False
+        self._learn(limit, said=True)
+        return True
+
+    def lost(self, size: int) -> bool:
+        """
+        The connection was lost without such a word.
+
+        :param size: as in `too_big`; 0 where there is none.
+        :return: whether messages are smaller from now on.
+        """
+        now = self._clock.seconds()
+        if 0 < size <= LEAST_GUESS and self._limit is not None and not self._said and self._losses:
+            # It goes on with a small one: the size it was not.
+            self._log.info("Smaller messages are no help: the limit of {limit} bytes is dropped", limit=self._limit)
+            self._limit, self._losses = None, 0
+            self._no_guess_until = now + self._guess_for
+        if size <= LEAST_GUESS or now < self._no_guess_until or (size <= self._read and now < self._read_until):
+            return False
+        self._losses += 1
+        limit = _rung_below(size)
+        if self._losses < GUESS_AFTER or limit is None:
+            return False
+        self._learn(limit, said=False)
+        return True
+
+    def was_read(self, size: int) -> None:
+        """The main server has read a message of *size* bytes."""
+        now = self._clock.seconds()
+        self._losses = 0
+        self._read = size if now >= self._read_until else max(self._read, size)
+        self._read_until = now + GUESS_FOR
+
+    def _learn(self, limit: int, *, said: bool) -> None:
+        now = self._clock.seconds()
+        if said:
+            self._until = now + BELIEVE_FOR
+        else:
+            self._until = now + self._guess_for
+            if not self._losses > GUESS_AFTER:  # not one more step on the way down
+                self._guess_for = min(BELIEVE_FOR, 2 * self._guess_for)
+        self._limit, self._said = limit, said
+        self._log.warn(
+            "The main server {server} {what}: messages are cut to {limit} bytes for the next {hours:g} hours. Results "
+            "lose the middle of their output then: raise the limit there, or see --max-output",
+            server=self._server,
+            what="says that a message was too large" if said else "drops the connection when a large message comes",
+            limit=limit,
+            hours=round((self._until - now) / 3600, 1),
+        )
+
+
+class UnderWay:
+    """
+    The messages of one connection that the main server is not known to have read: only their sizes.
+
+    :param ping: asks for a sign of life that comes after all that was sent; its Deferred may never fire.
+    """
+
+    def __init__(self, clock: IReactorTime, limit: MessageLimit, ping: Callable[[], Deferred[None]]) -> None:
+        self._clock = clock
+        self._limit = limit
+        self._ping = ping
+        #: Bytes of the largest message before the ping that is under way, and after it.
+        self._asked = 0
+        self._later = 0
+        self._sent = -inf
+
+    def sent(self, size: int) -> None:
+        """A message of *size* bytes was sent."""
+        if size > self._later:
+            self._later = size
+        if size > LARGE:
+            self._sent = self._clock.seconds()
+            if not self._asked:
+                self._ask()
+
+    def largest(self) -> int:
+        """Bytes of the largest one."""
+        return max(self._asked, self._later)
+
+    def suspect(self, *, unsent: bool) -> int:
+        """
+        Bytes of the largest one that can be the cause of a loss; 0 where none can.
+
+        :param unsent: whether some of it has not left yet.
+        """
+        return self.largest() if unsent or self._clock.seconds() < self._sent + BLAME_FOR else 0
+
+    def _ask(self) -> None:
+        self._asked, self._later = self._later, 0
+        self._ping().addCallback(self._answered)
+
+    def _answered(self, _: None) -> None:
+        size, self._asked = self._asked, 0
+        self._limit.was_read(size)
+        if self._later > LARGE:
+            self._ask()
+
+
+def _rung_below(size: int) -> int | None:
+    return next((rung for rung in RUNGS if rung < size), None)

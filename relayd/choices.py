@@ -33,6 +33,7 @@ def limits_of(config: Config) -> Limits:
         max_queue=config.max_queue,
         default_timeout=config.default_timeout,
         max_timeout=config.max_timeout,
+        output_encoding=config.output_encoding,
         timeout_margin=config.timeout_margin,
     )
 
@@ -55,6 +56,8 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
         working_directory=config.working_directory,
+        output_encoding=config.output_encoding,
+        exact_text=config.allow_commands is not None or config.deny_commands is not None,
         no_exit_status_hosts=config.no_exit_status_hosts or (),
     )
 

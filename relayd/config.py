@@ -126,6 +126,14 @@ class Config:
         "/",
         "DIRECTORY",
     )
+    output_encoding: str = _option(
+        "output-encoding",
+        HOSTS,
+        "character set of hosts, for output and commands: utf-8, gbk, big5, shift_jis, latin-1 …",
+        values.charset,
+        "utf-8",
+        "NAME",
+    )
     no_exit_status_hosts: tuple[str, ...] | None = _option(
         "no-exit-status-hosts",
         HOSTS,

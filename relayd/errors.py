@@ -75,10 +75,23 @@ class InvalidMessage(RelayError):
     code = "invalid-message"
     phase = "receive"
 
-    def __init__(self, *, event: str, field: str, reason: str, command_id: str | None = None) -> None:
+    def __init__(
+        self, *, event: str, field: str, reason: str, command_id: str | None = None, numeric_id: bool = False
+    ) -> None:
         super().__init__(event=event, field=field, reason=reason)
-        #: The command that it names, where that could be read.
+        #: The command that it names, as far as that could be read: of an id that is not valid the beginning, and it
+        #: may hold control characters.
         self.command_id = command_id
+        #: Whether the id was a number.
+        self.numeric_id = numeric_id
+
+
+class Unencodable(RelayError):
+    """{field} cannot be written for the host in the character set {encoding} so that a shell reads it safely. Say it in
+    ASCII, or name the host's character set in encoding or, for all commands, with --output-encoding of the relay."""
+
+    code = "unencodable"
+    phase = "receive"
 
 
 # What the uplink meets -----------------------------------------------------------------------------------------------

@@ -73,6 +73,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(CommandResult).decode
 
 
+# The column "extended" of a command: what its result looks like, also when relayd dies before there is one.
+_EXTENDED: Final = 1
+_NUMERIC_ID: Final = 2
+
+
 def decode_result(body: bytes) -> CommandResult:
     """
     The result that a row holds.
@@ -174,7 +179,15 @@ class Store:
             for command_id, state, extended in rows:
                 error = OutcomeUnknown() if state == EntryState.STARTED.value else NotExecuted()
                 recovery.ended.append((command_id, error.code))
-                self.finish(failure_result(command_id, error, extended=bool(extended), translate=self._translate))
+                self.finish(
+                    failure_result(
+                        command_id,
+                        error,
+                        extended=bool(extended & _EXTENDED),
+                        numeric_id=bool(extended & _NUMERIC_ID),
+                        translate=self._translate,
+                    )
+                )
         recovery.confirmed = execute("SELECT count(*) FROM command WHERE state = 4").fetchone()[0]
         recovery.live = {
             command_id: Live(fingerprint, EntryState(state), size, since)
@@ -237,12 +250,15 @@ class Store:
 
     # What can be done, inside a transaction
 
-    def accept(self, command_id: str, fingerprint: bytes, extended: bool) -> JournalEntry | None:
+    def accept(
+        self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
+    ) -> JournalEntry | None:
         """Make a command known; gives what is there where it is known already."""
+        looks = _EXTENDED * extended | _NUMERIC_ID * numeric_id
         done = self._db.execute(
             "INSERT INTO command (id, fingerprint, state, extended, accepted, since) VALUES (?, ?, 1, ?, ?, ?)"
             " ON CONFLICT DO NOTHING",
-            (command_id, fingerprint, extended, time.time(), self.now()),
+            (command_id, fingerprint, looks, time.time(), self.now()),
         )
         if done.rowcount:
             return None

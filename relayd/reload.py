@@ -45,6 +45,7 @@ LIVE: Final = (
     | frozenset(["max-commands", "max-queue", "max-output", "drain-timeout"])
     | frozenset(["default-timeout", "max-timeout", "timeout-margin"])
     | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory", "no-exit-status-hosts"])
+    | frozenset(["output-encoding"])
 )
 #: The tables of the file, where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"

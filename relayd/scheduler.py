@@ -252,7 +252,13 @@ class Scheduler:
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
         command = active.command
-        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        result = failure_result(
+            command.command_id,
+            error,
+            extended=command.extended,
+            numeric_id=command.numeric_id,
+            translate=self._translate,
+        )
         self._ended(result, active)
 
     def _ended(self, result: CommandResult, active: ActiveCommand) -> None:

@@ -6,6 +6,7 @@ Of all spellings of one host, one stands for them all. A user name is taken only
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import suppress
 from functools import lru_cache
@@ -25,6 +26,8 @@ MAX_NAME: Final = 255
 MAX_USERNAME: Final = 256
 
 _LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+#: What a name has that was put into ASCII.
+_PLAIN: Final = re.compile(r"[a-z0-9_.-]+")
 _DIGITS: Final = frozenset("0123456789")
 
 
@@ -125,12 +128,32 @@ def lookup_name(name: str) -> str:
     A zone (``fe80::1%eth0``) keeps its capitals.
     """
     if not name.isascii() and len(name) <= MAX_NAME:
-        import idna  # its tables take a megabyte, which most sites never need
-
         with suppress(UnicodeError):
-            name = idna.encode(name, uts46=True).decode("ascii")
+            name = _in_ascii(name)
     name, percent, zone = name.partition("%")
     return name.lower() + percent + zone
+
+
+def _in_ascii(name: str) -> str:
+    import idna  # its tables take a megabyte, which most sites never need
+
+    def in_ascii(label: str) -> str:
+        if label.isascii():
+            return label
+        try:
+            return idna.encode(label).decode("ascii")
+        except UnicodeError:
+            # What IDNA of 2008 has not, such as a picture, that of 2003 has, as Python's resolver writes it.
+            return label.encode("idna").decode("ascii")
+
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except UnicodeError:
+        # A label that is none there, such as "my_host", leaves the others as they are without it.
+        found = ".".join(map(in_ascii, idna.uts46_remap(name, std3_rules=False).split(".")))
+    if not _PLAIN.fullmatch(found):  # a slash or a star in another width has become one
+        raise UnicodeError
+    return found
 
 
 def is_host(text: str) -> bool:

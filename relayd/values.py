@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection
 from urllib.parse import SplitResult, urlsplit
 
+from relayd import charsets
 from relayd.spelling import loopback_addresses
 
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -46,6 +47,14 @@ def any_text(value: str) -> str:
     if not value.isprintable():
         raise ValueError("a text of one line")
     return value
+
+
+def charset(value: str) -> str:
+    """A character set that Python knows, by its one name."""
+    found = charsets.charset(value)
+    if found is None:
+        raise ValueError("the name of a character set, such as utf-8, gbk or latin-1")
+    return found
 
 
 def flag(value: str) -> bool:

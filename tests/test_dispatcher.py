@@ -460,6 +460,37 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.link.sent[0].stderr, "execute_command was refused: port is missing.")
         self.assertEqual(self.desk.dispatcher.stats.refused["invalid-message"], 1)
 
+    def test_id_that_is_a_number(self) -> None:
+        """Its result has one; and the same digits as a text are the same command, which runs once."""
+        self.desk.order(command("7", numeric_id=True))
+        self.desk.order(command("7"))
+        self.desk.order(command("7", text="something else"))
+        self.assertEqual(len(self.desk.runner.runs), 1)
+        self.assertEqual(self.desk.acks, [("7", "ok"), ("7", "ok"), ("7", "duplicate-mismatch")])
+        self.desk.runner.runs[0].finish()
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7])
+
+    def test_refusals_under_a_number(self) -> None:
+        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.order(command("7", numeric_id=True))
+        error = InvalidMessage(event="execute_command", field="port", reason="?", command_id="8", numeric_id=True)
+        self.desk.dispatcher.invalid_received(error, self.desk.acknowledge("8"))
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7, 8])
+
+    def test_command_of_a_number_that_fails(self) -> None:
+        self.desk.order(command("7", numeric_id=True))
+        self.desk.runner.runs[0].done.errback(NoCredential(username="root", host="web1"))
+        self.assertEqual(self.link.sent[0].to_wire()["commandId"], 7)
+
+    def test_id_that_is_not_valid(self) -> None:
+        """Its result names it; the log shows nothing of it that could be mistaken for the log's own."""
+        logged = watch_log(self)
+        self.invalid("a\nb\x1b[2J")
+        self.assertEqual(self.link.ids(), ["a\nb\x1b[2J"])
+        lines = [formatEvent(event) for event in logged if event["log_level"] is LogLevel.warn]
+        self.assertEqual(len(lines), 1)
+        self.assertTrue(lines[0].isprintable(), lines)
+
     def test_invalid_command_without_an_id_is_counted(self) -> None:
         self.invalid(None)
         self.assertEqual((self.desk.acks, self.link.sent), ([("None", "invalid-message")], []))

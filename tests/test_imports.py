@@ -17,7 +17,7 @@ PARTS = {
     **dict.fromkeys(("dead_letters", "held", "suspects", "without_receipts"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "exposure", "listening", "options", "secretfiles", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
-    "spelling": "patterns",
+    **dict.fromkeys(("charsets", "spelling"), "patterns"),
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
     ),
@@ -27,7 +27,7 @@ PARTS = {
 }
 WIRE = {"errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
-ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns", "tls"}
+ALL_PARTS |= {"lag", "language", "logs", "naming", "notify", "service", "status", "tap", "patterns", "tls"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "errors": {"texts"},
@@ -38,12 +38,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": WIRE,
     "flow": set(),
     "tls": {"messages"},
-    "uplink": WIRE | {"dialects", "flow", "patterns", "tls"},
-    "dispatcher": WIRE | {"logs", "policy"},
+    "naming": set(),
+    "uplink": WIRE | {"dialects", "flow", "naming", "patterns", "tls"},
+    "dispatcher": WIRE | {"logs", "patterns", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
     "audit": WIRE,
-    "ssh": {"patterns", "texts"},  # but its runner and logins, which join it to the rest
+    "ssh": {"naming", "patterns", "texts"},  # but its runner and logins, which join it to the rest
     "config": {"errors", "messages", "patterns", "policy"},
     "lag": set(),
     "logs": set(),

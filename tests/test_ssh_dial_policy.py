@@ -113,6 +113,21 @@ class NameTests(DialCase):
         self.begin(["::ffff:10.1.2.3"])
         self.assertEqual(self.dialled(self.dial("db.internal")), ["10.1.2.3"])
 
+    def test_names_that_idna_does_not_have(self) -> None:
+        """The rules are asked about the name itself, and the system looks it up."""
+        for name in ("my_host", "r4--a.example", "end-.example", "_ssh.example.", "xn--.example"):
+            self.begin(["10.1.2.3", "10.2.2.3"], policy=Policy(allow_hosts=["10.1.0.0/16"]))
+            self.assertEqual(self.dialled(self.dial(name)), ["10.1.2.3"])
+            self.assertEqual(self.names.asked, [name])
+        self.begin(["10.1.2.3"], policy=Policy(allow_hosts=["my_host"]))
+        self.assertEqual(self.dialled(self.dial("my_host")), ["10.1.2.3"])
+
+    def test_a_name_that_nobody_can_look_up(self) -> None:
+        """Python would raise an error in a thread, of which nobody hears."""
+        self.begin(["10.1.2.3"])
+        self.failureResultOf(self.dial("x" * 64 + ".example"), NameNotFound)
+        self.assertEqual(self.names.asked, [])
+
     def test_a_name_that_leads_nowhere_is_another_error(self) -> None:
         self.begin([])
         self.failureResultOf(self.dial("db.internal"), NameNotFound)

@@ -160,12 +160,12 @@ class DropbearTests(DropbearCase):
         account, port = await self.start_dropbear()
         client, target = self.make_client(), self.target(account, port=port, password=account.password)
         for cwd, env, expected in (
-            ("/tmp", (), ("/tmp\n", None)),
-            (None, (("A", "one\n'two' \\"),), ("/\none\n'two' \\", None)),
-            ("/no/such/place", (), ("", DirectoryUnusable)),
+            (b"/tmp", (), ("/tmp\n", None)),
+            (b"", (("A", b"one\n'two' \\"),), ("/\none\n'two' \\", None)),
+            (b"/no/such/place", (), ("", DirectoryUnusable)),
         ):
-            text, progress = surround('pwd; printf %s "$A"', cwd, "/", env)
-            done = await client.run(target, text.encode(), self.reactor.seconds() + DEADLINE, progress=progress)
+            text, progress = surround(b'pwd; printf %s "$A"', cwd, b"/", env)
+            done = await client.run(target, text, self.reactor.seconds() + DEADLINE, progress=progress)
             self.assertEqual((done.stdout.raw().decode(), done.error and type(done.error)), expected)
 
     async def test_one_attempt_a_connection(self) -> None:

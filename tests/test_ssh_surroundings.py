@@ -4,11 +4,11 @@ What goes before a command that brings a directory or variables: as shells read 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
 from itertools import pairwise
-from pathlib import Path
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -43,68 +43,79 @@ class TextTests(SynchronousTestCase):
     def test_nothing_asked_for(self) -> None:
         """Then it is what the specification's example sends, to the byte."""
         for directory, expected in (
-            ("/", "cd / ; echo 'x'\n!"),
-            ("", "echo 'x'\n!"),
-            ("~", "cd ~ ; echo 'x'\n!"),
-            ("~me/a b", "cd ~me/'a b' ; echo 'x'\n!"),
+            (b"/", b"cd / ; echo '\xff'\n!"),
+            (b"", b"echo '\xff'\n!"),
+            (b"~", b"cd ~ ; echo '\xff'\n!"),
+            (b"~me/a b", b"cd ~me/'a b' ; echo '\xff'\n!"),
         ):
-            self.assertEqual(surround("echo 'x'\n!", None, directory, ()), (expected, None))
+            self.assertEqual(surround(b"echo '\xff'\n!", b"", directory, ()), (expected, None))
 
     def test_variables_are_left_to_the_protocol(self) -> None:
-        self.assertEqual(surround("true", None, "", (("A", "1"),)), ("true", None))
+        self.assertEqual(surround(b"true", b"", b"", (("A", b"1"),)), (b"true", None))
 
     def test_stages(self) -> None:
-        env = (("A", "1"),)
+        env = (("A", b"1"),)
         for cwd, variables, stages in (
-            ("/x", (), [ShellUnsuitable, DirectoryUnusable]),
-            (None, env, [ShellUnsuitable, VariablesRefused]),
-            ("/x", env, [ShellUnsuitable, DirectoryUnusable, VariablesRefused]),
+            (b"/x", (), [ShellUnsuitable, DirectoryUnusable]),
+            (b"", env, [ShellUnsuitable, VariablesRefused]),
+            (b"/x", env, [ShellUnsuitable, DirectoryUnusable, VariablesRefused]),
         ):
-            text, progress = surround("true", cwd, "/", variables)
+            text, progress = surround(b"true", cwd, b"/", variables)
             assert progress is not None
             self.assertEqual(progress._stages, stages)
             # A host that repeats what it was told does not tell that it did it.
-            self.assertNotIn(progress._mark.strip(), text.encode())
-            self.assertEqual(progress.feed(text.encode()), text.encode())
+            self.assertNotIn(progress._mark.strip(), text)
+            self.assertEqual(progress.feed(text), text)
             self.assertIs(progress.missing, ShellUnsuitable)
 
     def test_no_two_have_the_same_mark(self) -> None:
-        self.assertEqual(len({surround("true", "/", "/", ())[0] for _ in range(100)}), 100)
+        self.assertEqual(len({surround(b"true", b"/", b"/", ())[0] for _ in range(100)}), 100)
 
     def test_powershell_reads_none_of_it(self) -> None:
         """It parses all of a text before it runs any, and ``<`` is reserved there; cmd.exe ends at the first line."""
-        text, _ = surround("format c:", "/tmp", "/", (("A", "1\n"),))
-        self.assertTrue(text.startswith("true </dev/null && "))
-        self.assertTrue(text.endswith("\nformat c:"))
-        self.assertIn(" || exit 1 || ", text.partition("\n")[0])
+        text, _ = surround(b"format c:", b"/tmp", b"/", (("A", b"1\n"),))
+        self.assertTrue(text.startswith(b"true </dev/null && "))
+        self.assertTrue(text.endswith(b"\nformat c:"))
+        self.assertIn(b" || exit 1 || ", text.partition(b"\n")[0])
 
     @settings(max_examples=20, deadline=None)
     @example(["it's \\'", "!x \\!y !", "'\n\n!\n\\\n", '$(id) `id` "$HOME" ~ * {a,b}'], 'x!y \'z\\ "$HOME"')
     @given(st.lists(VALUES, min_size=1, max_size=3), VALUES.map(lambda name: "x" + name.translate(NO_PLACE)))
     def test_every_shell_reads_it_the_same(self, values: list[str], name: str) -> None:
+        self.check([value.encode() for value in values], name.encode())
+
+    def test_character_sets_with_backslashes_in_them(self) -> None:
+        """The second byte of a character of GBK, Big5 or Shift JIS may be a backslash, and look like others."""
+        for charset, text in (("gbk", "\u8a98\u6211"), ("big5", "\u529f\u8a31"), ("shift_jis", "\u8868\u30bd")):
+            written = text.encode(charset)
+            self.check([written, written[:2] + b"'!\n" + written, written[:1], b"\xff\xfe!"], b"x" + written)
+
+    def check(self, values: list[bytes], name: bytes) -> None:
         root = tempfile.mkdtemp(prefix="relayd-test-")
         self.addCleanup(tool, "rm", "-rf", root)
-        place = Path(root) / name
-        place.mkdir()
+        place = root.encode() + b"/" + name
+        os.mkdir(place)
         env = tuple((f"A{number}", value) for number, value in enumerate(values))
         for shell, argv in SHELLS.items():
-            text, progress = surround("pwd -P; env -0", str(place), "/", env)
-            assert progress is not None
-            done = subprocess.run([*argv, text], capture_output=True, check=False, timeout=60)
-            output = progress.feed(done.stdout)
-            self.assertIsNone(progress.missing, (shell, done))
-            where, _, rest = output.partition(b"\n")
-            self.assertEqual((shell, where, done.stderr), (shell, str(place).encode(), b""))
-            found = dict(line.partition("=")[::2] for line in rest.decode().split("\0"))
-            self.assertEqual({key: found.get(key) for key, _ in env}, dict(env), shell)
+            for locale in ("C", "C.UTF-8"):
+                text, progress = surround(b"pwd -P; env -0", place, b"/", env)
+                assert progress is not None
+                variables = {"PATH": os.environ["PATH"], "LC_ALL": locale}
+                done = subprocess.run([*argv, text], capture_output=True, check=False, timeout=60, env=variables)
+                output = progress.feed(done.stdout)
+                self.assertIsNone(progress.missing, (shell, locale, done))
+                where, _, rest = output.partition(b"\n")
+                self.assertEqual((shell, locale, where, done.stderr), (shell, locale, place, b""))
+                found = dict(line.partition(b"=")[::2] for line in rest.split(b"\0"))
+                self.assertEqual({key: found.get(key.encode()) for key, _ in env}, dict(env), (shell, locale))
 
     def test_nothing_runs_after_a_stage_that_failed(self) -> None:
         """csh gives up a line on some mistakes, and goes on with the next one."""
-        broken = "set path=(/no/such) ; "
+        broken = b"set path=(/no/such) ; "
         for shell, argv in SHELLS.items():
-            text, progress = surround("echo no\necho no", "/no/such/place", "/", (("A", "1\n2"),))
+            text, progress = surround(b"echo no\necho no", b"/no/such/place", b"/", (("A", b"1\n2"),))
             assert progress is not None
-            before = (text, broken + text, broken + text.partition("\n")[2]) if "csh" in shell else (text,)
+            before = (text, broken + text, broken + text.partition(b"\n")[2]) if "csh" in shell else (text,)
             for each in before:
                 done = subprocess.run([*argv, each], capture_output=True, check=False, timeout=60)
                 self.assertNotIn(b"no\n", done.stdout, (shell, done))

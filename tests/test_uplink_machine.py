@@ -14,6 +14,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectBindError, ConnectError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -27,12 +28,13 @@ from relayd.errors import (
     UplinkSilent,
     UplinkTimeout,
 )
-from relayd.messages import CommandResult, Details
-from relayd.uplink.connect import describe
+from relayd.messages import CommandResult, Details, Secret
+from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
 from relayd.uplink.retry import RetryPolicy, seconds_of
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import Address, UplinkSettings
+from tests.support.names import NamedReactor, ScriptedNames
 
 LOST = UplinkLost(server="s", reason="r")
 
@@ -364,8 +366,26 @@ class Addresses(SynchronousTestCase):
             ("http://user:hunter2@main.example:8080", "http://main.example:8080"),
             ("ws://[::1]:3000", "http://[::1]:3000"),
             ("https://bücher.example", "https://xn--bcher-kva.example:443"),
+            ("https://Straße.example", "https://xn--strae-oqa.example:443"),
+            ("wss://my_host", "https://my_host:443"),
+            ("ws://r4--a.bü:1", "http://r4--a.xn--b-eha:1"),
         ):
             self.assertEqual(str(Address.of(url)), text)
+
+    def test_names_that_idna_does_not_have(self) -> None:
+        """Main server and proxy: the system looks them up."""
+        for url, proxy, asked in (
+            ("ws://my_host:3000", None, "my_host"),
+            ("wss://end-.example:3000", None, "end-.example"),
+            ("wss://main.example", "http://r4--a:3000", "r4--a"),
+        ):
+            names = ScriptedNames(["192.0.2.9"])
+            reactor = NamedReactor(names)
+            settings = UplinkSettings(server=url, proxy_id="p", read_api_key=lambda: Secret("k"), http_proxy=proxy)
+            connecting = make_endpoint(reactor, Address.of(url), settings).connect(Factory.forProtocol(Protocol))
+            self.assertEqual((names.asked, reactor.dialled()), ([asked], [("192.0.2.9", 3000)]))
+            connecting.addErrback(lambda _: None)
+            connecting.cancel()
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):

@@ -107,6 +107,8 @@ async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, 
             result: list[str] | OSError = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         except OSError as error:
             result = error
+        except UnicodeError:
+            result = OSError(0, "a part of it has more than 63 characters")
         reactor.callFromThread(lambda: None if found.called else found.callback(result))
 
     # Not in the reactor's pool: the process would wait at its end for a name server that does not answer.

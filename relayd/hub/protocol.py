@@ -21,6 +21,7 @@ from relayd.hub.doorway import Doorway
 from relayd.hub.wire import BoundedServer
 from relayd.interfaces import (
     AckReceived,
+    Broken,
     Connected,
     DialectEvent,
     Disconnected,
@@ -301,12 +302,14 @@ class RelayConnection(BoundedServer):
             # autobahn has checked that a text is UTF-8
             events = dialect.receive_binary(payload) if isBinary else dialect.receive_text(payload.decode())
         except ProtocolError as error:
-            reason = str(error.fields["reason"])
-            self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self._shown_id, reason=reason)
-            self._flush()
-            self._end(_PROTOCOL_ERROR, reason)
+            self._break(str(error.fields["reason"]))
         else:
             self._handle(events)
+
+    def _break(self, reason: str) -> None:
+        self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self._shown_id, reason=reason)
+        self._flush()
+        self._end(_PROTOCOL_ERROR, reason)
 
     def _handle(self, events: Sequence[DialectEvent]) -> None:
         for event in events:
@@ -318,6 +321,8 @@ class RelayConnection(BoundedServer):
                 self._listener.ack_received(self, event.ack_id, event.data)
             elif isinstance(event, Disconnected):
                 self._end(_NORMAL, "")
+            elif isinstance(event, Broken):
+                self._break(event.reason)
             elif isinstance(event, Ignored):
                 self._log.debug("Ignored from {proxy_id}: {what}", proxy_id=self._shown_id, what=event.what)
         self._flush()

@@ -130,7 +130,7 @@ class SSHClient:
         timeout: float | None = None,
         grace: float | None = None,
         stdin: bytes = b"",
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
         progress: Progress | None = None,
         reader: OutputReader | None = None,
         shell: bool = True,

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
+from relayd.naming import name_endpoint
 from relayd.spelling import read_address
 from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
@@ -203,7 +204,7 @@ class Dialer:
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
         address = read_address(target.dialled)
         if address is None:
-            endpoint = HostnameEndpoint(names, target.dialled, port, timeout)
+            endpoint = name_endpoint(names, target.dialled, port, timeout)
         elif names.allows(host, port, address):  # no name, so no thread of the resolver
             kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, str(address), port, timeout)

@@ -85,20 +85,34 @@ class Progress:
 
 
 def surround(
-    command: str, cwd: str | None, directory: str, env: Sequence[tuple[str, str]]
-) -> tuple[str, Progress | None]:
+    command: bytes, cwd: bytes, directory: bytes, env: Sequence[tuple[str, bytes]]
+) -> tuple[bytes, Progress | None]:
     """
     The text for the login shell.
 
-    :param cwd: the command is to run there, or not at all.
+    All of it are bytes: in some character sets that of a backslash is part of a character, which shells that are set to
+    another one do not know, and which is quoted here as what it is to those.
+
+    :param cwd: the command is to run there, or not at all; may be empty.
     :param directory: where there is no *cwd*: it runs there if that can be, and else in the home directory; empty: it
         runs in the home directory, and *env* is left to others.
     :return: with what tells whether the shell has come to the command; ``None``: it needs not do much for that.
     """
-    env = env if cwd or directory else ()
-    if not cwd and not env:
+    if not cwd and not (env and directory):
         # As the specification's example relay does, to the byte.
-        return (f"cd {_quoted_directory(directory)} ; {command}" if directory else command), None
+        if directory:
+            command = f"cd {_quoted_directory(_bytewise(directory))} ; ".encode("latin-1") + command
+        return command, None
+    text, progress = _before(_bytewise(cwd), _bytewise(directory), [(name, _bytewise(value)) for name, value in env])
+    return text.encode("latin-1") + command, progress
+
+
+def _bytewise(data: bytes) -> str:
+    """A character for each byte."""
+    return data.decode("latin-1")
+
+
+def _before(cwd: str, directory: str, env: Sequence[tuple[str, str]]) -> tuple[str, Progress]:
     nonce = secrets.token_hex(8)
     # Made of two words: a host that repeats what it was told, as some do in an error, must not seem to have done it.
     tell = f"echo relayd:'{nonce}'"
@@ -118,7 +132,7 @@ def surround(
         stages.append(VariablesRefused)
     text += f"{_SET_READY}\n{_CHECK_READY}{_csh(path)}".removesuffix(" ; ")
     # On a line of its own: most shells read it only then, and what is wrong with it is told as it always is.
-    return f"{text}\n{command}", Progress(f"relayd:{nonce}\n".encode("ascii"), stages)
+    return f"{text}\n", Progress(f"relayd:{nonce}\n".encode("ascii"), stages)
 
 
 def _posix(env: Sequence[tuple[str, str]]) -> str:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.internet import error as network
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IProtocol,
@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from relayd.errors import UplinkError
 from relayd.messages import printable
+from relayd.naming import name_endpoint
 from relayd.spelling import loopback_addresses, read_address
 from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
@@ -95,7 +96,7 @@ def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
     spelt = read_address(address.host)
     found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
     if not found:
-        return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+        return name_endpoint(reactor, address.host, address.port, CONNECT_TIMEOUT)
     kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
     return _FirstOf([kinds[each.version](reactor, str(each), address.port, CONNECT_TIMEOUT) for each in found])
 

@@ -75,6 +75,7 @@ class UplinkService(Service):
     :param on_accepted: is called when the main server has accepted the relay, before the receiver is told of anything
         that was ordered: a connection that is closed in it takes no order.
     :ivar status: how things stand with the main server now.
+    :ivar ignored: messages of the main server, so far, for which there was no use.
     """
 
     _log = Logger()
@@ -105,6 +106,7 @@ class UplinkService(Service):
         self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
         self._connection: Connection | None = None
         self.status = UplinkStatus()
+        self.ignored = 0
         self._life: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -254,6 +256,9 @@ class UplinkService(Service):
             proxy_id=self._settings.proxy_id,
             dialect=connection.dialect.name,
         )
+
+    def on_connection_ignored(self, connection: Connection) -> None:
+        self.ignored += 1
 
     def on_connection_accepted(self, connection: Connection) -> None:
         self._known = connection.dialect.name

@@ -160,7 +160,7 @@ def _run_services(data: bytes) -> None:
                 lambda: None,
                 lambda: None,
                 stdin=b"x" * 300 if number else b"",
-                env=[("A", "b")] if number else [],
+                env=[("A", b"b")] if number else [],
             )
             sessions.append(session)
             connection.start(session)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -74,7 +75,8 @@ class Run:
         return self.output.write(stream, offset, data)
 
     def finish(self, stdout: str = "fine", exit_code: int = 0) -> None:
-        self.done.callback(result(self.command.command_id, stdout, exit_code))
+        made = result(self.command.command_id, stdout, exit_code)
+        self.done.callback(replace(made, numeric_id=self.command.numeric_id))
 
 
 @implementer(ICommandRunner)

@@ -14,20 +14,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from relayd import __version__
 from relayd.dialects import native, socketio
-from relayd.errors import RelayError, UplinkUnreachable
+from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkRenewed, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
+from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint, unused_proxy
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.idle import ALIKE, IdleWatch
 from relayd.uplink.limits import MessageLimit
-from relayd.uplink.machine import Timing
+from relayd.uplink.machine import Stage, Timing
+from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from relayd.uplink.quoting import Quoting
@@ -64,6 +67,7 @@ class UplinkService(Service):
         that was ordered: a connection that is closed in it takes no order.
     :param timing: where it shall be another than usual.
     :ivar status: how things stand with the main server now.
+    :ivar ignored: messages of the main server, so far, for which there was no use.
     """
 
     _log = Logger()
@@ -83,7 +87,13 @@ class UplinkService(Service):
         self._receiver = receiver
         self._settings = settings
         self._address = Address.of(settings.server)
-        self._retry = RetryPolicy(settings.reconnect_delay, random.Random())
+        source = random.Random()
+        self._retry = RetryPolicy(settings.reconnect_delay, source)
+        self._presence = Presence(source)
+        self._renewal: IDelayedCall | None = None
+        #: The key with which the main server accepted us last, and how long that connection lived, in seconds.
+        self._accepted_key: Secret | None = None
+        self._lived = 0.0
         #: The dialect in which the main server accepted us last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
         #: Attempts without success since then.
@@ -93,6 +103,7 @@ class UplinkService(Service):
         self._idle = IdleWatch()
         self._connection: Connection | None = None
         self.status = UplinkStatus()
+        self.ignored = 0
         self._life: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -132,9 +143,9 @@ class UplinkService(Service):
             error = await self._connect_and_stay()
             if not self.running:
                 return
-            delay = self._retry.delay_after(error)
+            delay = self._retry.delay_after(error, self._lived)
             self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
-            self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
+            self._log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:
@@ -148,7 +159,7 @@ class UplinkService(Service):
             for attempt in probing.attempts():
                 timing = self._timing_of(attempt)
                 try:
-                    outcome = await self._connect_in(attempt.dialect, key, timing)
+                    outcome = self._judged(await self._connect_in(attempt.dialect, key, timing), key)
                 except UplinkUnreachable as error:
                     probing.unreachable(attempt, error)
                     break
@@ -174,12 +185,23 @@ class UplinkService(Service):
         if self._idle.ended(outcome.silence):
             self._log.warn(
                 "Something between this relay and {server} seems to close idle connections: the last {number} ended "
-                "after {seconds:.0f} s without a word. From now on relayd sends a ping every {pings:.1f} s.",
+                "after {silence} without a word. From now on relayd sends a ping every {pings}.",
                 server=str(self._address),
                 number=ALIKE,
-                seconds=self._idle.seconds,
-                pings=self._idle.ping_interval,
+                silence=span(self._idle.seconds or 0.0),
+                pings=span(self._idle.ping_interval or 0.0),
             )
+
+    def _judged(self, outcome: Outcome, key: Secret) -> Outcome:
+        """What it ended with, in the light of what was before: a key that has just served is not to blame."""
+        if outcome.stage is Stage.ACCEPTED:
+            self._accepted_key = key
+        elif (
+            outcome.stage is Stage.PROBATION and isinstance(outcome.error, UplinkRefused) and self._accepted_key == key
+        ):
+            error = UplinkDisplaced(server=str(self._address), reason=outcome.error.fields["reason"])
+            return replace(outcome, error=error)
+        return outcome
 
     def _candidates(self) -> list[str]:
         """Dialects to try, in this order."""
@@ -239,6 +261,8 @@ class UplinkService(Service):
             return await connection.finished
         finally:
             self._connection = None
+            self._stay()
+            self._lived = self._reactor.seconds() - self.status.since if self.status.accepted else 0.0
             self.status = replace(self.status, accepted=False, dialect=None, since=self._reactor.seconds())
 
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -247,12 +271,16 @@ class UplinkService(Service):
     # What a connection tells (relayd.uplink.connection.Host)
 
     def on_connection_ready(self, connection: Connection) -> None:
+        self._presence.connected(self._reactor.seconds())
         self._log.info(
             "Connected to {server} as {proxy_id} ({dialect})",
             server=str(self._address),
             proxy_id=self._settings.proxy_id,
             dialect=connection.dialect.name,
         )
+
+    def on_connection_ignored(self, connection: Connection) -> None:
+        self.ignored += 1
 
     def on_connection_accepted(self, connection: Connection) -> None:
         self._known, self._failures = connection.dialect.name, 0
@@ -262,6 +290,42 @@ class UplinkService(Service):
         self._retry.accepted()
         if self._on_accepted is not None:
             self._on_accepted(connection)
+
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        online = told_of(data, self._settings.proxy_id)
+        if online is None or connection is not self._connection:
+            return
+        now = self._reactor.seconds()
+        if online:
+            self._stay()
+            if self._presence.came_online(now):
+                self._log.warn(
+                    "{server} says that {proxy_id} came online, while this relay was: another relay may use this name",
+                    server=str(self._address),
+                    proxy_id=self._settings.proxy_id,
+                )
+        elif self._renewal is None:
+            pause = self._presence.went_offline(now, self._retry.delay)
+            self._log.info(
+                "{server} says that {proxy_id} is offline. If it sends no command within {span}, the connection "
+                "is made anew",
+                server=str(self._address),
+                proxy_id=self._settings.proxy_id,
+                span=span(pause),
+            )
+            self._renewal = self._reactor.callLater(pause, self._renew, connection, connection.orders)
+
+    def _stay(self) -> None:
+        """The connection is of use as it is, or there is none."""
+        renewal, self._renewal = self._renewal, None
+        if renewal is not None:
+            renewal.cancel()
+
+    def _renew(self, connection: Connection, orders: int) -> None:
+        self._renewal = None
+        if connection.orders == orders:  # who is sent commands is known there
+            # In good order, and to its end, before the next one: it would take the row of that with it.
+            connection.close(UplinkRenewed(server=str(self._address), settle=self._presence.settle))
 
 
 def _sentence(error: RelayError) -> str:

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from relayd.errors import RelayError
 from relayd.messages import Secret, printable
+from relayd.texts import span
 from relayd.uplink.answers import schemes_of
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 
@@ -96,7 +97,7 @@ class TunnelEndpoint:
             raise
         except Exception as error:
             raise ProxyUnreachable(self._proxy_name, error) from None
-        deadline = self._clock.callLater(self._timeout, tunnel.fail, f"no answer within {self._timeout:g} s")
+        deadline = self._clock.callLater(self._timeout, tunnel.fail, f"no answer within {span(self._timeout)}")
         try:
             tunnel.transport.write(request.encode() + b"\r\n")
             await tunnel.granted

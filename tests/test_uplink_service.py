@@ -181,6 +181,17 @@ class Flowing(ServiceCase):
         self.assertEqual(server.http_headers["host"], "192.0.2.9:3000")
         self.assertNotIn("sec-websocket-extensions", server.http_headers)
 
+    def test_shown_in_connect_too(self) -> None:
+        """Some main servers read ``handshake.auth``, and not the query."""
+        shown: list[object] = []
+        server = self.main_server()
+        connect = server.dialect._connect
+        server.dialect._connect = lambda packet: shown.append(packet.data) or connect(packet)
+        self.join(server).flush()
+        self.assertEqual(shown, [{"proxyId": "p", "apiKey": KEY}])
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
+
     def test_commands(self) -> None:
         server, pump = self.connected()
         server.dialect.request("execute_command", ORDER)

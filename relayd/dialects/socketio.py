@@ -8,7 +8,7 @@ Socket.IO packets are read and written by python-socketio; the Engine.IO layer i
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from itertools import count
 from typing import Any, Final
@@ -308,12 +308,18 @@ class SocketIODialect(Outbox):
 
 @implementer(IDialect)
 class RelayDialect(SocketIODialect):
-    """The role that dials."""
+    """
+    The role that dials.
+
+    :param auth: says what to show in CONNECT, beside the query of the URL: some servers look here, and some there. It
+        is asked when the packet is sent; nothing is shown where it says nothing.
+    """
 
     max_payload = DEFAULT_MAX_PAYLOAD
 
-    def __init__(self) -> None:
+    def __init__(self, auth: Callable[[], Mapping[str, str]] = dict) -> None:
         super().__init__()
+        self._auth = auth
         #: Events that came before the namespace was joined, and the size of their packets.
         self._kept: list[DialectEvent] = []
         self._kept_size = 0
@@ -337,7 +343,7 @@ class RelayDialect(SocketIODialect):
             raise ProtocolError(reason="an open packet with an impossible maxPayload")
         self.max_payload = int(min(max_payload, NO_LIMIT))
         self._stage = _Stage.JOINING
-        self._send(sio.CONNECT)
+        self._send(sio.CONNECT, self._auth() or None)
         return (HandshakeReceived(heartbeat),)
 
     def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:

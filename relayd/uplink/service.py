@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from relayd import __version__
 from relayd.dialects import native, socketio
 from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkRenewed, UplinkUnreachable
-from relayd.interfaces import ICommandReceiver
+from relayd.interfaces import ICommandReceiver, IDialect
 from relayd.messages import Secret
 from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint, unused_proxy
@@ -209,6 +209,11 @@ class UplinkService(Service):
             return [self._settings.dialect]
         return sorted(_DIALECTS, key=lambda name: name != (self._known or socketio.NAME))
 
+    def _dialect(self, name: str, key: Secret) -> IDialect:
+        if name == socketio.NAME:
+            return socketio.RelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
+        return native.RelayDialect()
+
     async def _connect_in(self, name: str, key: Secret, timing: Timing) -> Outcome:
         """One connection from its TCP handshake to its end."""
         server, dialect = str(self._address), _DIALECTS[name]
@@ -217,7 +222,7 @@ class UplinkService(Service):
             self._reactor,
             self._receiver,
             self,
-            dialect.RelayDialect(),
+            self._dialect(name, key),
             server=server,
             path=parts.path,
             timing=timing,

@@ -4,6 +4,8 @@ What the parts of a relay are told of the operator's choices: from the one `Conf
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec.structs import asdict
 
 from relayd.config import Config
@@ -13,6 +15,7 @@ from relayd.language import translator
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.settings import SSHSettings
+from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import UplinkSettings
 
 
@@ -76,5 +79,6 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         tls_key=config.tls_key,
         http_proxy=config.http_proxy,
         read_proxy_password=config.read_proxy_password,
+        read_headers=partial(read_headers, config.header_file),
         translate=translator(config.language),
     )

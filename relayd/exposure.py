@@ -25,6 +25,7 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
     for whose, path in (
         ("the private key of --tls-key", config.tls_key),
         ("the password of --http-proxy-password-file", config.http_proxy_password_file),
+        ("the headers of --header-file", config.header_file),
     ):
         if path is not None and open_to_others(path, environ):
             found.append(f"other users can read {whose} in {path}: chmod 600 it")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
@@ -370,13 +370,20 @@ class WebSocketFactory(WebSocketClientFactory):
     Makes one connection. It never sees the URL: the request is made when it is sent.
 
     :param max_frame: bytes in the largest message that we take.
+    :param subprotocols: that the main server may choose from.
     """
 
     log = _Silence()
     noisy = False
 
-    def __init__(self, reactor: object, build: Callable[[], WebSocketClient], max_frame: int) -> None:
-        super().__init__(reactor=reactor)
+    def __init__(
+        self,
+        reactor: object,
+        build: Callable[[], WebSocketClient],
+        max_frame: int,
+        subprotocols: Sequence[str] = (),
+    ) -> None:
+        super().__init__(reactor=reactor, protocols=list(subprotocols))
         self._build = build
         self.setProtocolOptions(
             maxFramePayloadSize=max_frame,

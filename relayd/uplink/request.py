@@ -9,6 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from relayd.uplink.headers import Headers
+
 #: Interim answers that are skipped before the real one.
 MAX_INTERIM: Final = 16
 
@@ -20,11 +22,13 @@ class Request(Struct, frozen=True, kw_only=True):
     """
     :ivar resource: path and query, which has the key: for no log.
     :ivar host: the ``Host`` header.
+    :ivar headers: more of them, which may hold secrets; a ``User-Agent`` takes the place of ours.
     """
 
     resource: str
     host: str
     user_agent: str
+    headers: Headers = ()
 
     def __repr__(self) -> str:
         return f"<Request to {self.host}>"
@@ -38,7 +42,6 @@ class Request(Struct, frozen=True, kw_only=True):
         lines = [
             f"GET {self.resource} HTTP/1.1",
             f"Host: {self.host}",
-            f"User-Agent: {self.user_agent}",
             "Upgrade: websocket",
             "Connection: Upgrade",
             "Pragma: no-cache",
@@ -46,7 +49,10 @@ class Request(Struct, frozen=True, kw_only=True):
             f"Sec-WebSocket-Key: {key.decode()}",
             "Sec-WebSocket-Version: 13",
         ]
-        return "\r\n".join([*lines, "", ""]).encode()
+        own = [f"{name}: {value}" for name, value in self.headers]
+        if not any(name.lower() == "user-agent" for name, _ in self.headers):
+            own.append(f"User-Agent: {self.user_agent}")
+        return "\r\n".join([*lines, *own, "", ""]).encode()
 
 
 def skip_interim(data: bytes) -> tuple[bytes, int]:

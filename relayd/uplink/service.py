@@ -27,6 +27,7 @@ from relayd.messages import Secret
 from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint, unused_proxy
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.headers import Headers, subprotocols
 from relayd.uplink.idle import ALIKE, IdleWatch
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Stage, Timing
@@ -155,11 +156,11 @@ class UplinkService(Service):
         probing = Probing(server, self._candidates(), known=known)
         self._failures += 1  # until it is accepted
         try:
-            key = self._settings.read_api_key()
+            key, headers = self._settings.read_api_key(), self._settings.read_headers()
             for attempt in probing.attempts():
                 timing = self._timing_of(attempt)
                 try:
-                    outcome = self._judged(await self._connect_in(attempt.dialect, key, timing), key)
+                    outcome = self._judged(await self._connect_in(attempt.dialect, key, headers, timing), key)
                 except UplinkUnreachable as error:
                     probing.unreachable(attempt, error)
                     break
@@ -214,7 +215,7 @@ class UplinkService(Service):
             return socketio.RelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
         return native.RelayDialect()
 
-    async def _connect_in(self, name: str, key: Secret, timing: Timing) -> Outcome:
+    async def _connect_in(self, name: str, key: Secret, headers: Headers, timing: Timing) -> Outcome:
         """One connection from its TCP handshake to its end."""
         server, dialect = str(self._address), _DIALECTS[name]
         parts = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, ""))
@@ -230,7 +231,7 @@ class UplinkService(Service):
             max_result=self._settings.max_result,
             limit=self._limits[name],
             translate=self._settings.translate,
-            quote=Quoting(key.reveal()),
+            quote=Quoting(key.reveal(), *(value for _, value in headers)),
         )
 
         def make_request() -> Request:
@@ -239,6 +240,7 @@ class UplinkService(Service):
                 resource=f"{url.path}?{url.query}",
                 host=self._address.authority,
                 user_agent=f"relayd/{__version__}",
+                headers=headers,
             )
 
         def build() -> WebSocketClient:
@@ -254,7 +256,7 @@ class UplinkService(Service):
             dialect=name,
         )
         endpoint = make_endpoint(self._reactor, self._address, self._settings)
-        factory = WebSocketFactory(self._reactor, build, self._settings.max_frame)
+        factory = WebSocketFactory(self._reactor, build, self._settings.max_frame, subprotocols(headers))
         try:
             await endpoint.connect(factory)
         except CancelledError:

@@ -42,9 +42,29 @@ REASONS = (
     ("Max frame length of 65536 has been exceeded.", 70_000, 65_536),  # Netty
     ("message is larger than 64 KiB", 70_000, 65_536),
     ("limit: 1MB", 2_000_000, 1_000_000),
+    # Beside numbers of something else, and as other people write them
+    ("connection 4711: message too large, max=131072", 300_000, 131_072),
+    ("max 131072 bytes (code 1009, retry after 5000 ms)", 300_000, 131_072),
+    ("2026-11-27 12:00 message too big, max 131072", 300_000, 131_072),
+    ("max 128k, at 10.0.0.1:8443", 300_000, 128_000),
+    ("frame length 300_000 > 131_072", 300_000, 131_072),
+    ("limit 100.000 bytes", 300_000, 100_000),
+    ("limit=131072B", 300_000, 131_072),
+    ("max 65536bytes", 300_000, 65_536),
+    ("limit 64 kilobytes", 300_000, 64_000),
+    ("payload exceeds 0.25 MB", 300_000, 250_000),
+    ("消息过大,最大65536字节", 300_000, 65_536),
 )
 #: And such as name none.
 WORDS = ("", "message too big", "1009", "code 1009: too big", "Max payload size exceeded", "limit 10", "v1.2.3", "2k")
+#: And with numbers that nothing ties to a limit.
+OTHER_NUMBERS = (
+    "error 1024: message too big",
+    "too big, see https://docs.example:8443/errors/4711",
+    "message of connection 2048 dropped",
+    "message too big, 2026-11-27",
+    "max 1000 messages",
+)
 
 
 class NamedLimitTests(SynchronousTestCase):
@@ -58,6 +78,13 @@ class NamedLimitTests(SynchronousTestCase):
     def test_words(self) -> None:
         for reason in WORDS:
             self.assertIsNone(named_limit(reason, 1900), reason)
+        for reason in OTHER_NUMBERS:
+            self.assertIsNone(named_limit(reason, 300_000), reason)
+
+    def test_it_has_read_a_larger_one(self) -> None:
+        """Whatever the number is, the limit it is not."""
+        self.assertIsNone(named_limit("limit 8192", 300_000, 60_000))
+        self.assertEqual(named_limit("limit 8192, max 65536", 300_000, 60_000), 65_536 - 655)
 
     @given(st.text(max_size=125), st.integers(0, 1 << 40))
     def test_anything(self, reason: str, size: int) -> None:

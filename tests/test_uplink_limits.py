@@ -27,6 +27,7 @@ from relayd.uplink.limits import (
     MessageLimit,
     UnderWay,
     named_limit,
+    says_too_big,
 )
 from tests.support.uplink import MainServer, ServiceCase
 
@@ -90,6 +91,16 @@ class NamedLimitTests(SynchronousTestCase):
     def test_anything(self, reason: str, size: int) -> None:
         named = named_limit(reason, size)
         self.assertTrue(named is None or 0 < named < size)
+
+
+class TooBigTests(SynchronousTestCase):
+    def test_words(self) -> None:
+        for reason in ("Payload Too Large", "message_too_big", "frame too long", "max length exceeded"):
+            self.assertTrue(says_too_big(1008, reason, 10_000), reason)
+            self.assertFalse(says_too_big(1008, reason, 1_000), reason)
+        for reason in ("", "who are you", "too many requests", "message limit exceeded", "token exceeds its lifetime"):
+            self.assertFalse(says_too_big(1008, reason, 10_000), reason)
+            self.assertTrue(says_too_big(1009, reason, 10), reason)
 
 
 class MessageLimitTests(SynchronousTestCase):
@@ -216,10 +227,12 @@ class Narrow(MainServer):
 
     :ivar takes: how many.
     :ivar says: the reason that it gives; ``None``: it drops the connection without a word.
+    :ivar code: with which it closes it.
     """
 
     takes = 1 << 30
     says: str | None = None
+    code = 1009
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if len(payload) <= self.takes:
@@ -228,7 +241,7 @@ class Narrow(MainServer):
             self.transport.abortConnection()
         else:
             self.deaf = True
-            self.sendCloseFrame(code=1009, reasonUtf8=self.says.encode())
+            self.sendCloseFrame(code=self.code, reasonUtf8=self.says.encode())
             self.transport.loseConnection()
 
 
@@ -292,6 +305,24 @@ class LearningTests(ServiceCase):
         [words] = [line for line in self.warnings() if "messages are cut to 32442 bytes" in line]
         self.assertIn("see --max-output", words)
         self.assertIn("lost: it closed the WebSocket with code 1009", "".join(self.warnings()))
+
+    def check_code(self, code: int, says: str) -> None:
+        """It is no wrong key, either."""
+        self.patch(Narrow, "code", code)
+        self.assertEqual(self.try_one(32_768, says), [])
+        self.assertIn(f"lost: it closed the WebSocket with code {code}", "".join(self.warnings()))
+        self.assertEqual(self.receiver.blames, [Blame.NONE])
+        [result] = self.try_one(32_768, says)
+        self.assertEqual(result["exitCode"], 3)
+
+    def test_one_that_calls_it_a_breach_of_its_policy(self) -> None:
+        self.check_code(1008, "Payload too large (max 32768)")
+
+    def test_one_that_calls_it_an_error(self) -> None:
+        self.check_code(1011, "message size exceeds 32768")
+
+    def test_one_with_a_code_of_its_own(self) -> None:
+        self.check_code(4413, "too big: limit 32768")
 
     def test_one_that_names_none(self) -> None:
         for _ in (64_000, 16_000):

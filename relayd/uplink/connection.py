@@ -60,7 +60,7 @@ from relayd.messages import (
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.texts import Translate, english
 from relayd.uplink.connect import describe
-from relayd.uplink.limits import MessageLimit, UnderWay
+from relayd.uplink.limits import MessageLimit, UnderWay, says_too_big
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
 from relayd.uplink.retry import seconds_of
 from relayd.uplink.sending import DeferToThread, ResultSender
@@ -321,8 +321,8 @@ class Connection:
     def _close_received(self, code: int | None, reason: str) -> None:
         words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
         self._leaves = code in (_GOING_AWAY, _RESTARTING, _TRY_LATER)
-        self._too_big = reason if code == _TOO_BIG else None
-        if self._leaves or code == _TOO_BIG:
+        self._too_big = reason if says_too_big(code, reason, self._under_way.largest()) else None
+        if self._leaves or self._too_big is not None:
             self._machine.failed(UplinkLost(server=self._server, reason=words))
         else:
             self._machine.turned_away(words)

@@ -55,6 +55,22 @@ _UNITS: Final = {"": 1, "k": 1000, "m": 1_000_000, "ki": 1024, "mi": 1 << 20}
 #: The least number that can be a limit: below it not even a result without output fits.
 _LEAST_NAMED: Final = 512
 _TOO_BIG: Final = 1009
+#: What servers say with other codes than that.
+_TOO_BIG_WORDS: Final = re.compile(
+    r"(?<![a-z])too[ _-]?(?:big|large|long)(?![a-z])"
+    r"|\b(?:size|length)\b.{0,40}\bexceed|\bexceed.{0,40}\b(?:size|length)\b",
+    re.IGNORECASE,
+)
+
+
+def says_too_big(code: int | None, reason: str, size: int) -> bool:
+    """
+    Whether the main server closes the connection because a message was too large.
+
+    :param code: of its close frame. Where it is not the one that means this, the words of *reason* say so.
+    :param size: bytes in the largest message that it is not known to have read: small ones are not meant.
+    """
+    return code == _TOO_BIG or (size > LARGE and _TOO_BIG_WORDS.search(reason) is not None)
 
 
 def named_limit(reason: str, size: int, read: int = 0) -> int | None:

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.admission import Admission
+from relayd.charsets import UTF8
 from relayd.errors import (
     AlreadyConfirmed,
     AuditUnavailable,
@@ -43,12 +44,14 @@ from relayd.interfaces import (
 )
 from relayd.messages import (
     EXECUTE_COMMAND,
+    MAX_COMMAND_ID,
     CommandResult,
     CommandState,
     ExecuteCommand,
     JumpHost,
     Receipt,
     failure_result,
+    printable,
 )
 from relayd.outbox import Outbox
 from relayd.policy import Policy
@@ -60,6 +63,8 @@ from relayd.texts import Translate, english
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
 DRAIN_GRACE = 5.0
+#: The part of its timeout by which a command is ended early at most.
+LARGEST_MARGIN = 0.1
 #: Bytes of large commands, with what they read and their credentials, that are at hand at a time; a single one may be
 #: larger.
 MAX_INPUT = 24 << 20
@@ -77,12 +82,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     :ivar max_queue: commands that wait for their turn.
     :ivar default_timeout: seconds for a command that names none.
     :ivar max_timeout: seconds that no command exceeds.
+    :ivar output_encoding: in which output is read that is sent as it arrives, see `relayd.charsets`.
+    :ivar timeout_margin: seconds by which a command is ended before its timeout, so that the main server has its result
+        by then; at most `LARGEST_MARGIN` of the timeout.
     """
 
     max_commands: int
     max_queue: int
     default_timeout: float
     max_timeout: float
+    output_encoding: str = UTF8
+    timeout_margin: float = 0.0
 
 
 class _Drain:
@@ -141,7 +151,7 @@ class Dispatcher:
         self._translate = translate
         self.stats = Stats()
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
-        self._streams = Streams(clock, self.stats)
+        self._streams = Streams(clock, self.stats, limits.output_encoding)
         self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
         self._active = self._scheduler.active
         self._outbox = Outbox(clock, journal, self.stats, self._check_drained, translate)
@@ -194,9 +204,8 @@ class Dispatcher:
             self._refuse(command, refusal, acknowledge)
         elif self._takes_input(command):
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
-            if not self._scheduler.submit(
-                ActiveCommand(command, fingerprint, received, received + timeout, acknowledge)
-            ):
+            margin = min(self._limits.timeout_margin, timeout * LARGEST_MARGIN)
+            if not self._scheduler.submit(ActiveCommand(command, fingerprint, received, timeout, acknowledge, margin)):
                 self._drop_input(command)
                 self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
         else:
@@ -206,10 +215,13 @@ class Dispatcher:
         """See `ICommandReceiver.invalid_received`."""
         command_id = error.command_id
         self.stats.refused[error.code] += 1
-        self._log.warn("The main server sent what is not valid ({id}): {error}", id=command_id, error=str(error))
+        shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
+        self._log.warn("The main server sent what is not valid ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
         if command_id is not None and error.fields["event"] == EXECUTE_COMMAND and not self._owes(command_id):
-            self._outbox.send_unrecorded(failure_result(command_id, error, translate=self._translate))
+            self._outbox.send_unrecorded(
+                failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
+            )
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""
@@ -244,6 +256,7 @@ class Dispatcher:
         From now on these count. What runs goes on as it is; what waits and is not allowed any more is answered so.
         """
         self._limits, self._policy = limits, policy
+        self._streams.charset = limits.output_encoding
         for active in list(self._active.values()):
             if active.run is None and (refusal := policy.refusal_of(active.command)) is not None:
                 self._scheduler.cancel(active, refusal)
@@ -433,7 +446,13 @@ class Dispatcher:
         """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""
         self._count_refusal(command, error)
         acknowledge(error)
-        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        result = failure_result(
+            command.command_id,
+            error,
+            extended=command.extended,
+            numeric_id=command.numeric_id,
+            translate=self._translate,
+        )
         self._outbox.send_unrecorded(result)
 
     def _count_refusal(self, command: ExecuteCommand, error: RelayError) -> None:

@@ -178,7 +178,9 @@ class DurableJournal:
         """See `IJournal.accept`."""
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
-        accepting = self._submit(self._store.accept, command.command_id, fingerprint, command.extended)
+        accepting = self._submit(
+            self._store.accept, command.command_id, fingerprint, command.extended, command.numeric_id
+        )
         return accepting.addCallback(self._accepted, command.command_id, fingerprint)
 
     def _accepted(self, known: JournalEntry | None, command_id: str, fingerprint: bytes) -> JournalEntry | None:

@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
@@ -318,6 +319,22 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.assertIn("1 may or may not have run to their end, and 1 were not run", line)
         self.restart()
         self.assertEqual(len(self.lines(LogLevel.warn)), 1, "told once")
+
+    def test_ids_that_are_numbers(self) -> None:
+        """The result of one says so after a restart, whether it was there before or not."""
+        self.restart(Bounds())
+        self.accept("1", numeric_id=True)
+        self.wait(self.journal.start("1"))
+        self.wait(self.journal.finish(msgspec.structs.replace(result("1"), numeric_id=True)))
+        self.accept("2", numeric_id=True, extended=True)
+        self.accept("3", numeric_id=True)
+        self.wait(self.journal.start("3"))
+        self.accept("4", extended=True)
+        self.restart(Bounds())
+        for command_id, wire, extended in (("1", 1, False), ("2", 2, True), ("3", 3, False), ("4", "4", True)):
+            held = self.wait(self.journal.load(command_id))
+            self.assertEqual((held.to_wire()["commandId"], held.extended), (wire, extended))
+        self.assertEqual(self.accept("1", b"other").state, EntryState.FINISHED, "the text is the same command")
 
     def test_after_a_restart_everything_is_as_it_was(self) -> None:
         self.finish("a", "b")

@@ -4,6 +4,7 @@ Tests of `relayd.outbox` behind its dispatcher: links, receipts, what is sent ag
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,7 +35,7 @@ from relayd.suspects import (
     TURNED_AWAY_FOR,
 )
 from relayd.without_receipts import DRAIN_PATIENCE, IMPATIENCE, PATIENCE
-from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, watch_log
+from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, result, watch_log
 
 RECEIVED = Receipt(success=True)
 
@@ -528,6 +529,18 @@ class PoisonTests(OutboxTestCase):
         self.assertEqual(self.unconfirmed(), [])
         self.assertIs(self.desk.journal.lookup("poison").state, EntryState.DEAD)  # type: ignore[union-attr]
         self.assertEqual(len(self.lines(LogLevel.error)), 1)
+
+    def test_what_takes_the_place_of_a_number(self) -> None:
+        self.desk.order(command("7", numeric_id=True))
+        done = msgspec.structs.replace(result("7"), numeric_id=True)
+        self.desk.runner.runs[-1].done.callback(done)
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.desk.link.answer()
+            self.lose()
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.desk.link.sent], [7])
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
 
     def test_one_that_was_only_unlucky_is_cleared(self) -> None:
         self.finish("c1")

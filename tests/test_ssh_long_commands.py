@@ -42,7 +42,7 @@ class LimitsTests(SynchronousTestCase):
 
     def test_sizes(self) -> None:
         self.assertEqual(largest_payload(b"true", ()), 22)
-        self.assertEqual(largest_payload(b"true", [("A", "b"), ("NAME", "\N{SNOWMAN}" * 10)]), 21 + 4 + 30)
+        self.assertEqual(largest_payload(b"true", [("A", b"b"), ("NAME", "\N{SNOWMAN}".encode() * 10)]), 21 + 4 + 30)
 
     def test_words_of_a_system_that_starts_nothing(self) -> None:
         words = b"/bin/bash: Argument list too long\n"
@@ -166,9 +166,9 @@ class OpenSSHTests(ServerTestCase):
     async def test_variable(self) -> None:
         client, target = self.make_client(), self.target(await self.start_server("AcceptEnv *"))
         deadline = self.reactor.seconds() + 60
-        running = client.run(target, b"true", deadline, env=[("LONG", "x" * 300_000)])
+        running = client.run(target, b"true", deadline, env=[("LONG", b"x" * 300_000)])
         await self.error_of(running, CommandTooLong)
-        done = await client.run(target, b'echo "${#LONG}"', deadline, env=[("LONG", "x" * 120_000)])
+        done = await client.run(target, b'echo "${#LONG}"', deadline, env=[("LONG", b"x" * 120_000)])
         self.assertEqual(done.stdout.text(), "120000")
 
     async def test_connection_of_its_own_for_what_comes_near_the_limit(self) -> None:

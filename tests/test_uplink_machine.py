@@ -14,6 +14,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectBindError, ConnectError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,17 +22,19 @@ from relayd.errors import (
     ConfigError,
     RelayError,
     UplinkBusy,
+    UplinkDisplaced,
     UplinkLost,
     UplinkRefused,
     UplinkSilent,
     UplinkTimeout,
 )
-from relayd.messages import CommandResult, Details
-from relayd.uplink.connect import describe
+from relayd.messages import CommandResult, Details, Secret
+from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
 from relayd.uplink.retry import RetryPolicy, seconds_of
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import Address, UplinkSettings
+from tests.support.names import NamedReactor, ScriptedNames
 
 LOST = UplinkLost(server="s", reason="r")
 
@@ -122,7 +125,7 @@ class Machine(SynchronousTestCase):
         self.connect()
         self.clock.advance(2)
         self.machine.turned_away("it says no")
-        self.assertIn("lost: it says no", self.ended(UplinkLost, Stage.ACCEPTED))
+        self.assertIn("(it says no), although it had accepted", self.ended(UplinkDisplaced, Stage.ACCEPTED))
 
     def test_failure_in_probation(self) -> None:
         """A link that breaks says nothing about the key."""
@@ -340,8 +343,11 @@ class Fitting(SynchronousTestCase):
 class Descriptions(SynchronousTestCase):
     def test_errors_of_the_system(self) -> None:
         """In the system's words, not Twisted's, which have the number in front and a full stop behind."""
-        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EMFILE, "x")):
+        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EACCES, "x")):
             self.assertEqual(describe(error), os.strerror(error.osError))
+        self.assertRegex(
+            describe(ConnectBindError(errno.EMFILE, "x")), r"^Too many open files: this relay's limit is \d+ \("
+        )
         self.assertEqual(describe(ConnectError(None, "odd")), str(ConnectError(None, "odd")))
 
 
@@ -363,8 +369,26 @@ class Addresses(SynchronousTestCase):
             ("http://user:hunter2@main.example:8080", "http://main.example:8080"),
             ("ws://[::1]:3000", "http://[::1]:3000"),
             ("https://bücher.example", "https://xn--bcher-kva.example:443"),
+            ("https://Straße.example", "https://xn--strae-oqa.example:443"),
+            ("wss://my_host", "https://my_host:443"),
+            ("ws://r4--a.bü:1", "http://r4--a.xn--b-eha:1"),
         ):
             self.assertEqual(str(Address.of(url)), text)
+
+    def test_names_that_idna_does_not_have(self) -> None:
+        """Main server and proxy: the system looks them up."""
+        for url, proxy, asked in (
+            ("ws://my_host:3000", None, "my_host"),
+            ("wss://end-.example:3000", None, "end-.example"),
+            ("wss://main.example", "http://r4--a:3000", "r4--a"),
+        ):
+            names = ScriptedNames(["192.0.2.9"])
+            reactor = NamedReactor(names)
+            settings = UplinkSettings(server=url, proxy_id="p", read_api_key=lambda: Secret("k"), http_proxy=proxy)
+            connecting = make_endpoint(reactor, Address.of(url), settings).connect(Factory.forProtocol(Protocol))
+            self.assertEqual((names.asked, reactor.dialled()), ([asked], [("192.0.2.9", 3000)]))
+            connecting.addErrback(lambda _: None)
+            connecting.cancel()
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):

@@ -18,6 +18,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 from tests.support.node import NodeServer
+from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
 
 KEY = "k3y-" + "x" * 40
@@ -131,11 +132,38 @@ class SocketIO(PeerCase):
         (answer,) = (await server.wait_for(said(ack="c2")))["answer"]
         self.assertIn("port", answer["error"])
         self.assertEqual((await server.wait_for(said(result="c2")))["exitCode"], 1)
-        server.send({"op": "binary"})
-        (answer,) = (await server.wait_for(said(ack="binary")))["answer"]
-        self.assertIn("binary", answer["error"])
+        server.send({"op": "binary"})  # an event of which relayd has no use
         server.send({"op": "execute", "ack": True, "data": order("c3")})
         await server.wait_for(said(ack="c3"))
+
+    async def test_buffers(self) -> None:
+        """What Node.js reads from a file is a Buffer, and makes a binary event."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        data = order("c1", privateKey="-----BEGIN ключ", command="echo é", stdin="two\nlines")
+        server.send({"op": "execute", "ack": True, "data": data, "buffers": ["privateKey", "command", "stdin"]})
+        self.assertEqual((await server.wait_for(said(ack="c1")))["answer"], [])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran echo é")
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.private_key.reveal(), command.stdin), ("-----BEGIN ключ", b"two\nlines"))
+        spoilt = {"op": "execute", "data": order("c2", privateKey="ff"), "buffers": ["privateKey"], "coding": "hex"}
+        server.send(spoilt)
+        self.assertIn("privateKey came as bytes", (await server.wait_for(said(result="c2")))["stderr"])
+        server.send({"op": "execute", "data": order("c3")})
+        await server.wait_for(said(result="c3"))
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_numbers(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        for number in (7, 1.5, 2**53 - 1, -3, 0):
+            server.send({"op": "execute", "data": order(number, serverId="web-1", port=None)})  # type: ignore[arg-type]
+            result = await server.wait_for(said(result=number))
+            self.assertNotIsInstance(result["result"], str)
+        server.send({"op": "execute", "data": order(9, port="x")})  # type: ignore[arg-type]
+        self.assertEqual((await server.wait_for(said(result=9)))["exitCode"], 1)
 
     async def test_large_result(self) -> None:
         """3 MB reach a server that takes 1 MB: cut, saying so; and the link lives."""
@@ -226,6 +254,36 @@ class SocketIO(PeerCase):
         self.assertEqual(gone["disconnected"], "client namespace disconnect")
 
 
+class PythonSocketIO(PeerCase):
+    """A server on python-socketio sends what its connect handler emits before the answer to CONNECT."""
+
+    async def serve_python(self, **options: Any) -> PythonSocketIOServer:
+        server = PythonSocketIOServer(apiKey=KEY, **options)
+        self.addCleanup(server.stop)
+        await server.start()
+        return server
+
+    async def test_greeting(self) -> None:
+        """An event of no use, and then a command: it is run, once, and the link lives."""
+        server = await self.serve_python(greet=[["welcome", {"to": "you"}], ["execute_command", order("c1")]])
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        self.assertTrue((await server.wait_for(has("connected")))["known"])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran uname")
+        server.send(["execute_command", order("c2")])
+        await server.wait_for(said(result="c2"))
+        self.assertEqual(receiver.words().count("command"), 2)
+        self.assertNotIn("lost", receiver.words())
+        await self.uplink.stopService()
+        await server.wait_for(has("disconnected"))
+
+    async def test_refusal(self) -> None:
+        """What was emitted before a refusal is not handled, and does not hide it."""
+        server = await self.serve_python(greet=[["execute_command", order("c1")]], refuse="unknown relay")
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await self.until_logged("refused this relay (unknown relay)")
+        self.assertEqual(receiver.words(), [])
+
+
 class Native(PeerCase):
     async def test_auto(self) -> None:
         """Socket.IO is tried first and refused; native works, and is remembered."""
@@ -263,9 +321,44 @@ class Native(PeerCase):
         await server.wait_for(has("connected"))
         server.send({"op": "execute", "data": order("c1")})
         await server.wait_for(has("event"))
-        server.send({"op": "raw", "text": '{"event": "hunter2'})
+        server.send({"op": "raw", "text": '{"event": "hunter2', "repeat": "x", "times": 100_000})
         self.assertEqual((await server.wait_for(has("disconnected")))["disconnected"], 1002)
         await self.until_logged("malformed JSON")
+
+    async def test_small_talk(self) -> None:
+        """Greetings and texts that are no events are ignored, once in the log, and in the figures."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        for text in ("ping", "ping", "Welcome!", '{"type": "hello"}', "[1]", '{"event": "hunter2', ""):
+            server.send({"op": "raw", "text": text})
+        server.send({"op": "raw", "text": "\ufeff" + json.dumps({"event": "execute_command", "data": order("c1")})})
+        await server.wait_for(has("event"))
+        told = [event for event in self.events if "which is no event" in formatEvent(event)]
+        self.assertEqual([event["log_level"].name for event in told], ["info"] * 3)
+        self.assertEqual(self.uplink.ignored, 7)
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_bytes(self) -> None:
+        """JSON in a binary message; a Buffer within JSON; a number for an id, and no port."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        data = order(5, port=None, privateKey="ключ")  # type: ignore[arg-type]
+        server.send({"op": "execute", "data": data, "buffers": ["privateKey"], "binary": True})
+        result = await server.wait_for(said(event="command_result"))
+        self.assertEqual((result["data"]["commandId"], result["isBinary"]), (5, False))
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.private_key.reveal(), command.port), ("ключ", 22))
+
+    async def test_ids_that_are_not_valid(self) -> None:
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        for sent, named in (("a\nb\x07", "a\nb\x07"), ("x" * 300, "x" * 255 + "…")):
+            server.send({"op": "execute", "data": order(sent)})
+            result = await server.wait_for(lambda line, named=named: line.get("data", {}).get("commandId") == named)
+            self.assertIn("commandId", result["data"]["result"]["stderr"])
 
     async def test_large_frame(self) -> None:
         """A frame beyond our limit ends the connection too; one within it does not."""

@@ -41,9 +41,9 @@ from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, Stat
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
-from relayd.texts import Text
+from relayd.texts import Text, span
 
-#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then.
+#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
 
 #: Seconds in which a host has to say whether it was the command that answered, or the account.
@@ -118,8 +118,10 @@ class SSHClient:
         command: bytes,
         deadline: float,
         *,
+        timeout: float | None = None,
+        grace: float | None = None,
         stdin: bytes = b"",
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
@@ -128,6 +130,9 @@ class SSHClient:
         Run *command* once.
 
         :param deadline: in seconds of the reactor's clock.
+        :param timeout: the seconds that messages name when it is over; by default those from now.
+        :param grace: seconds after the deadline by which the result is given, whatever is known of the command's end;
+            by default `RESULT_AFTER`.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
@@ -149,7 +154,9 @@ class SSHClient:
             permission=permission,
         )
         payload = largest_payload(command, env)
-        return _Execution(self._reactor, self._pool, target, make_session, deadline, shell, payload, self._silent).done
+        return _Execution(
+            self._reactor, self._pool, target, make_session, deadline, timeout, grace, shell, payload, self._silent
+        ).done
 
     def _silent(self, target: Target) -> bool:
         """Whether *target* is known never to say how a command ended."""
@@ -191,8 +198,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_check", "_deadline", "_ending", "_job", "_opening", "_pool", "_reactor", "_session",
-        "_shell", "_silent", "_started", "_target", "_why", "done",
+        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
+        "_silent", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -202,6 +209,8 @@ class _Execution:
         target: Target,
         make_session: Callable[..., Session],
         deadline: float,
+        timeout: float | None,
+        grace: float | None,
         shell: bool,
         payload: int,
         silent: Callable[[Target], bool],
@@ -210,7 +219,10 @@ class _Execution:
         self._pool = pool
         self._target = target
         self._begun = reactor.seconds()
-        self._deadline = deadline
+        # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
+        left = deadline - self._begun
+        self._timeout = (round(left, 1) or left) if timeout is None else timeout
+        self._grace = RESULT_AFTER if grace is None else grace
         self._shell = shell
         self._silent = silent
         self._session = make_session(
@@ -326,14 +338,14 @@ class _Execution:
             return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
-            self._withdraw(SessionTimeout(**where, seconds=self._seconds(), waited_for=self._waited_for()))
+            self._withdraw(SessionTimeout(**where, time=span(self._timeout), waited_for=self._waited_for()))
             return
         if self._session.exit.known:
             self._cut_short()
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
-        self._call = self._reactor.callLater(RESULT_AFTER, self._give_result)
+        self._call = self._reactor.callLater(self._grace, self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
@@ -370,7 +382,7 @@ class _Execution:
                 self._why(
                     host=self._target.host,
                     port=self._target.port,
-                    seconds=self._seconds(),
+                    time=span(self._timeout),
                     outcome=_OUTCOMES[killed],
                 ),
                 killed,
@@ -380,14 +392,7 @@ class _Execution:
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
-        if self._pool.reaches(self._job.target):
-            return Text("all sessions are in use")
-        return Text("no connection is open yet")
-
-    def _seconds(self) -> float:
-        """The time that the command had, as somebody would have written it: the clock has moved on since then."""
-        seconds: float = self._deadline - self._begun
-        return round(seconds, 1) or seconds
+        return self._pool.waits_for(self._job.target)
 
     # The end
 

@@ -83,8 +83,17 @@ class Unreachable(SSHError):
     retriable = True
 
 
+class NoDescriptor(SSHError):
+    """The relay has no file descriptor left for {host}:{port}: {reason}. Raise that limit, or lower
+    --max-total-connections of the relay."""
+
+    code = "no-descriptor"
+    phase = "connect"
+    retriable = True
+
+
 class ConnectTimeout(SSHError):
-    """{host}:{port} did not answer within {seconds:g} s. Check the address, and that no firewall drops the
+    """{host}:{port} did not answer within {time}. Check the address, and that no firewall drops the
     connection."""
 
     code = "connect-timeout"
@@ -116,7 +125,7 @@ class TooManyHops(SSHError):
 
 
 class KeyExchangeTimeout(SSHError):
-    """{host}:{port} took the connection, but did not finish the SSH key exchange within {seconds:g} s. It may be
+    """{host}:{port} took the connection, but did not finish the SSH key exchange within {time}. It may be
     overloaded, or no SSH server."""
 
     code = "key-exchange-timeout"
@@ -125,7 +134,7 @@ class KeyExchangeTimeout(SSHError):
 
 
 class LoginTimeout(SSHError):
-    """{host}:{port} did not finish the login of {username} within {seconds:g} s. It may be overloaded, or wait for its
+    """{host}:{port} did not finish the login of {username} within {time}. It may be overloaded, or wait for its
     own directory service or name server."""
 
     code = "login-timeout"
@@ -298,7 +307,7 @@ class SignatureRefused(LoginRefused):
 
 class LoginResting(LoginRefused):
     """{reason} So that the server does not lock the relay or the account out, this login is not tried again for
-    {seconds} s."""
+    {time}."""
 
     code = "login-resting"
     retriable = True
@@ -306,7 +315,7 @@ class LoginResting(LoginRefused):
 
 class HostResting(LoginRefused):
     """{host}:{port} refused {times} logins within a minute. So that it does not lock the relay out, only logins that it
-    accepted before are tried there for {seconds} s. Check the passwords and keys that are sent for this host."""
+    accepted before are tried there for {time}. Check the passwords and keys that are sent for this host."""
 
     code = "host-resting"
     retriable = True
@@ -359,7 +368,7 @@ class CommandNotStarted(CommandTooLong):
 
 
 class SessionTimeout(SSHError):
-    """The command timed out after {seconds:g} s while it waited for {host}:{port} ({waited_for}); it was not run."""
+    """The command timed out after {time} while it waited for {host}:{port} ({waited_for}); it was not run."""
 
     code = "timeout"
     phase = "session"
@@ -392,7 +401,7 @@ class NoExitStatus(SSHError):
 
 
 class RunTimeout(SSHError):
-    """The command timed out after {seconds:g} s on {host}:{port}. {outcome}"""
+    """The command timed out after {time} on {host}:{port}. {outcome}"""
 
     code = "timeout"
     phase = "run"

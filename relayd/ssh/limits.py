@@ -42,11 +42,11 @@ def _software(version: bytes) -> bytes:
     return version.split(b"-", 2)[-1]
 
 
-def largest_payload(command: bytes, env: Sequence[tuple[str, str]]) -> int:
+def largest_payload(command: bytes, env: Sequence[tuple[str, bytes]]) -> int:
     """Bytes of the largest packet that a command is sent with."""
     most = _EXEC + len(command)
     for name, value in env:
-        most = max(most, _ENV + len(name.encode("utf-8")) + len(value.encode("utf-8")))
+        most = max(most, _ENV + len(name.encode("utf-8")) + len(value))
     return most
 
 

@@ -103,7 +103,7 @@ class Session:
         *,
         stdin: bytes = b"",
         stdin_open: bool = False,
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
         reader: OutputReader | None = None,
         permission: Permission | None = None,
         on_forbidden: Callable[[Failure], None] | None = None,
@@ -228,9 +228,9 @@ def _exec_request(command: bytes) -> bytes:
     return NS(b"exec") + b"\1" + NS(command)
 
 
-def _env_request(name: str, value: str) -> bytes:
+def _env_request(name: str, value: bytes) -> bytes:
     """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
-    return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value.encode("utf-8"))
+    return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value)
 
 
 def signal_request(name: str) -> bytes:

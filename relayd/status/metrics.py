@@ -117,6 +117,9 @@ class RelayCollector(Collector):
         yield accepted
         yield _gauge("relayd_uplink_state_seconds", "Seconds for which that has been so.", now - status.since)
         yield _counter("relayd_uplink_losses", "Attempts that failed and connections that were lost.", status.losses)
+        yield _counter(
+            "relayd_uplink_ignored", "Messages of the main server that were of no use.", self._sources.uplink.ignored
+        )
 
     def _journal(self) -> Iterator[Metric]:
         figures = self._sources.journal.figures()

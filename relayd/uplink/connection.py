@@ -33,7 +33,9 @@ from relayd.flow import Flow
 from relayd.interfaces import (
     Acknowledge,
     AckReceived,
+    AttachmentsDue,
     Blame,
+    Broken,
     Connected,
     DialectEvent,
     Disconnected,
@@ -51,6 +53,7 @@ from relayd.messages import (
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    PROXY_STATUS_UPDATE,
     CommandOutput,
     CommandResult,
     CommandState,
@@ -66,8 +69,12 @@ from relayd.uplink.retry import seconds_of
 from relayd.uplink.sending import DeferToThread, ResultSender
 from relayd.uplink.turns import Turns
 
+#: What no main server sends to a stranger: others, such as greetings, everybody may get.
+_FOR_RELAYS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS))
 #: Seconds that a closing handshake may take.
 CLOSE_TIMEOUT: Final = 5.0
+#: Seconds that the bytes of a binary event may take after it.
+ATTACHMENT_TIMEOUT: Final = 60.0
 #: Characters of a message from which on its steps get turns of the event loop of their own.
 LARGE: Final = 1 << 20
 
@@ -121,6 +128,12 @@ class Host(Protocol):
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
 
+    def on_connection_ignored(self, connection: Connection) -> None:
+        """The main server sent something that relayd has no use for."""
+
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        """The main server tells everybody of one of its relays."""
+
 
 @implementer(ILink)
 class Connection:
@@ -134,6 +147,7 @@ class Connection:
     :param translate: to the language of what acknowledgements and cut results say.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
+    :ivar orders: how many commands came.
     """
 
     _log = Logger()
@@ -156,6 +170,7 @@ class Connection:
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
         self.unknown_events = 0
+        self.orders = 0
         self._clock = clock
         self._receiver = receiver
         self._host = host
@@ -183,6 +198,9 @@ class Connection:
         self._probes: dict[bytes, Deferred[None]] = {}
         self._probe_numbers = count()
         self._linger: IDelayedCall | None = None
+        self._attachments: IDelayedCall | None = None
+        #: What was ignored and told the log.
+        self._told: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             HandshakeReceived: self._handshake_received,
             Connected: lambda _: self._machine.connected(self._heartbeat),
@@ -190,7 +208,9 @@ class Connection:
             Disconnected: lambda event: self._machine.turned_away(event.reason),
             AckReceived: lambda _: None,  # we ask for none
             HeartbeatReceived: lambda _: None,  # any frame is a sign of life already
-            Ignored: lambda event: self._log.debug("Ignored {what}", what=event.what),
+            Ignored: self._ignored,
+            AttachmentsDue: self._attachments_due,
+            Broken: lambda event: self._break(ProtocolError(reason=event.reason)),
         }
 
     def attach(self, wire: Wire) -> None:
@@ -199,13 +219,17 @@ class Connection:
         self._turns = Turns(self._clock, wire.hold)
         self._machine = start(self._core)
 
-    def close(self) -> None:
-        """Take leave politely; `finished` tells when it is done."""
+    def close(self, error: RelayError | None = None) -> None:
+        """
+        Take leave politely; `finished` tells when it is done.
+
+        :param error: why; by default because the relay wants to.
+        """
         if self._outcome is None:
             self._leaves = True
             self.dialect.close()
             self._flush()
-            self._machine.failed(UplinkLost(server=self._server, reason="this relay closed it"))
+            self._machine.failed(error or UplinkLost(server=self._server, reason="this relay closed it"))
 
     # ILink
 
@@ -302,7 +326,8 @@ class Connection:
         self._turns.add(partial(self._handle, receive), large=len(text) > LARGE)
 
     def on_binary(self, data: bytes) -> None:
-        self._turns.add(partial(self._handle, partial(self.dialect.receive_binary, data)))
+        receive = partial(self.dialect.receive_binary, data)
+        self._turns.add(partial(self._handle, receive), large=len(data) > LARGE)
 
     def on_broken(self, error: ProtocolError) -> None:
         self._turns.add(partial(self._break, error))
@@ -347,6 +372,8 @@ class Connection:
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
         self._outcome = Outcome(error, stage, self._recognised)
+        if self._attachments is not None and self._attachments.active():
+            self._attachments.cancel()
         blame = self._blame_for(error)
         if self._ready:
             self._tell(self._receiver.link_lost, self, blame)
@@ -399,16 +426,37 @@ class Connection:
             self._break(ProtocolError(reason="JSON that nests too deeply"))
         self._flush()
 
+    def _ignored(self, event: Ignored) -> None:
+        self._host.on_connection_ignored(self)
+        if event.strange and event.what not in self._told:
+            self._told.add(event.what)
+            self._log.info(
+                "The main server sent {what}, which is no event: it is ignored, and so are others like it, which the "
+                "metric relayd_uplink_ignored_total counts",
+                what=event.what,
+            )
+        else:
+            self._log.debug("Ignored {what}", what=event.what)
+
+    def _attachments_due(self, event: AttachmentsDue) -> None:
+        if self._attachments is not None and self._attachments.active():
+            self._attachments.cancel()
+        abandon = partial(self._handle, partial(self.dialect.abandon, event.number))
+        self._attachments = self._clock.callLater(ATTACHMENT_TIMEOUT, self._turns.add, abandon)
+
     def _handshake_received(self, event: HandshakeReceived) -> None:
         self._recognised = event.heartbeat is not None
         self._heartbeat = event.heartbeat
 
     def _event_received(self, event: EventReceived) -> None:
         if not self._accepted:
-            self._machine.event_received()
+            self._recognised = True
+            if event.name in _FOR_RELAYS:
+                self._machine.event_received()
             if self._outcome is not None:  # to be accepted was all that was wanted
                 return
         if event.name == EXECUTE_COMMAND:
+            self.orders += 1
             acknowledge = self._acknowledger(event.ack_id)
             try:
                 command = parse_execute_command(event.data)
@@ -431,19 +479,22 @@ class Connection:
             self._tell(self._question_received, event, self._receiver.cancel_received)
         elif event.name == COMMAND_STATUS:
             self._tell(self._question_received, event, self._receiver.status_asked)
+        elif event.name == PROXY_STATUS_UPDATE:
+            self._host.on_status_told(self, event.data)
         else:
             self.unknown_events += 1
+            self._host.on_connection_ignored(self)
             self._log.debug("Ignored the event {name}", name=printable(event.name, 100))
 
     def _question_received(self, event: EventReceived, ask: Callable[[str], CommandState]) -> None:
         """Answered where it was asked: in the acknowledgement, or else, what asks for a status, with an event."""
         try:
-            command_id = parse_question(event.name, event.data)
+            command_id, numeric_id = parse_question(event.name, event.data)
         except InvalidMessage as error:
             self._log.warn("{reason}", reason=str(error))
             answer = {"error": self._words(error)}
         else:
-            answer = CommandStatus(command_id=command_id, state=ask(command_id)).to_wire()
+            answer = CommandStatus(command_id=command_id, numeric_id=numeric_id, state=ask(command_id)).to_wire()
             if event.ack_id is None and event.name == COMMAND_STATUS:
                 self.dialect.send_event(COMMAND_STATUS, answer)
         if event.ack_id is not None:

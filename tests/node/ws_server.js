@@ -63,9 +63,14 @@ wss.on("connection", (ws, query) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  // fields that are to go as Buffers, of which JSON.stringify makes objects
+  for (const name of order.buffers || []) order.data[name] = Buffer.from(order.data[name]);
   if (order.op === "execute") pending.set(order.data.commandId, order.data);
-  if (order.op === "execute") current.send(JSON.stringify({ event: "execute_command", data: order.data }));
-  else if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
+  if (order.op === "execute") {
+    const text = JSON.stringify({ event: "execute_command", data: order.data });
+    current.send(order.binary ? Buffer.from(text) : text);
+  }
+  if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
   else if (order.op === "raw") current.send(order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();

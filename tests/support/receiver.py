@@ -61,7 +61,7 @@ class RecordingReceiver:
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
         acknowledge(error)
         if error.command_id is not None and self.link is not None:
-            self.link.send_result(failure_result(error.command_id, error))
+            self.link.send_result(failure_result(error.command_id, error, numeric_id=error.numeric_id))
         self._note("invalid", error)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
@@ -94,4 +94,10 @@ class RecordingReceiver:
 
 def echo(command: ExecuteCommand) -> CommandResult:
     """A result that shows which command it is of."""
-    return CommandResult(command_id=command.command_id, stdout=f"ran {command.command}", stderr="", exit_code=0)
+    return CommandResult(
+        command_id=command.command_id,
+        numeric_id=command.numeric_id,
+        stdout=f"ran {command.command}",
+        stderr="",
+        exit_code=0,
+    )

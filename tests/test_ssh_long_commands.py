@@ -37,7 +37,7 @@ class LimitsTests(SynchronousTestCase):
             self.assertEqual(most_payload(version), EVERY_SERVER, version)
 
     def test_every_server(self) -> None:
-        """tinysshd takes packets of 32,768 bytes, the length of the padding and the padding (at most 4 + 15) included."""
+        """tinysshd takes packets of 32,768 bytes, with the padding (at most 4 + 15) and its length."""
         self.assertLessEqual(1 + EVERY_SERVER + 4 + 15, 32_768)
 
     def test_sizes(self) -> None:

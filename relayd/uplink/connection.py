@@ -346,7 +346,7 @@ class Connection:
     def _close_received(self, code: int | None, reason: str) -> None:
         words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
         self._leaves = code in (_GOING_AWAY, _RESTARTING, _TRY_LATER)
-        self._too_big = reason if says_too_big(code, reason, self._under_way.largest()) else None
+        self._too_big = reason if says_too_big(code, reason, self._under_way.largest_meant()) else None
         if self._leaves or self._too_big is not None:
             self._machine.failed(UplinkLost(server=self._server, reason=words))
         else:
@@ -392,7 +392,7 @@ class Connection:
         if self._leaves or isinstance(error, UplinkSilent | UplinkStuck | ProtocolError | DialectMismatch):
             return Blame.NONE
         if self._too_big is not None:
-            smaller = self._limit.too_big(self._under_way.largest(), self._too_big)
+            smaller = self._limit.too_big(self._under_way.largest_meant(), self._too_big)
         else:
             smaller = self._limit.lost(self._under_way.suspect(unsent=self.unsent))
         if smaller:

@@ -68,7 +68,7 @@ def says_too_big(code: int | None, reason: str, size: int) -> bool:
     Whether the main server closes the connection because a message was too large.
 
     :param code: of its close frame. Where it is not the one that means this, the words of *reason* say so.
-    :param size: bytes in the largest message that it is not known to have read: small ones are not meant.
+    :param size: bytes in the largest message that it can mean: small ones are not meant.
     """
     return code == _TOO_BIG or (size > LARGE and _TOO_BIG_WORDS.search(reason) is not None)
 
@@ -140,11 +140,12 @@ class MessageLimit:
         """
         The main server closed the connection, as a message was too large.
 
-        :param size: bytes in the largest message that it is not known to have read.
+        :param size: bytes in the largest message that it can mean.
         :param reason: in its words.
         :return: whether messages are smaller from now on.
         """
-        read = self._read if self._clock.seconds() < self._read_until else 0
+        # Where the message itself counts as read, a library has answered the ping before the application looked.
+        read = self._read if self._clock.seconds() < self._read_until and self._read < size else 0
         limit = named_limit(reason, size, read) or _rung_below(size)
         self._read = 0
         if limit is None:
@@ -214,6 +215,8 @@ class UnderWay:
         #: Bytes of the largest message before the ping that is under way, and after it.
         self._asked = 0
         self._later = 0
+        #: Bytes of the largest one that was sent shortly before, read or not, and when the latest large one was.
+        self._recent = 0
         self._sent = -inf
 
     def sent(self, size: int) -> None:
@@ -221,13 +224,22 @@ class UnderWay:
         if size > self._later:
             self._later = size
         if size > LARGE:
-            self._sent = self._clock.seconds()
+            now = self._clock.seconds()
+            self._recent = max(size, self._recent) if now < self._sent + BLAME_FOR else size
+            self._sent = now
             if not self._asked:
                 self._ask()
 
     def largest(self) -> int:
         """Bytes of the largest one."""
         return max(self._asked, self._later)
+
+    def largest_meant(self) -> int:
+        """
+        The same, for when the main server says that one was too large: libraries answer pings before the application
+        has looked at what came before them.
+        """
+        return max(self.largest(), self._recent if self._clock.seconds() < self._sent + BLAME_FOR else 0)
 
     def suspect(self, *, unsent: bool) -> int:
         """

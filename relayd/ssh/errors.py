@@ -21,7 +21,7 @@ class SSHError(Exception):
     #: The phase in which it happens: resolve, connect, key-exchange, login, session, run.
     phase: ClassVar[str] = ""
     #: Whether the command that waited for this ran.
-    executed: ClassVar[Executed] = "no"
+    executed: Executed = "no"
     #: Whether the same may succeed later without anybody changing anything.
     retriable: ClassVar[bool] = False
     #: Whether it is not the host itself that it tells of, but a jump host on the way.
@@ -350,6 +350,42 @@ class ExecRefused(SSHError):
 
     code = "exec-refused"
     phase = "session"
+
+
+class ShellUnsuitable(SSHError):
+    """The command was not run: what answers {username} at {host}:{port} is no shell that relayd can give a directory or
+    variables to, or it could not read the command; what it said stands above. Send the command without cwd and env, or
+    have the account get a shell such as sh, bash, zsh, fish or tcsh."""
+
+    code = "shell-unsuitable"
+    phase = "session"
+
+
+class DirectoryUnusable(SSHError):
+    """The command was not run: {username} at {host}:{port} cannot work in the directory that cwd names; what the shell
+    said of it stands above. Check that it exists, that the account may enter it, and that its shell is not a restricted
+    one."""
+
+    code = "directory-unusable"
+    phase = "session"
+
+
+class VariablesRefused(SSHError):
+    """The command was not run: the shell of {username} at {host}:{port} does not take the variables of env; what it
+    said of them stands above. Some shells keep certain names to themselves."""
+
+    code = "variables-refused"
+    phase = "session"
+
+
+class CommandReplaced(SSHError):
+    """{host}:{port} ended the session without a sign that a shell came to the command: the shell of {username} may not
+    have been able to read it, or another command may be forced there, and have run instead. What was said stands above.
+    Send the command without cwd and env."""
+
+    code = "command-replaced"
+    phase = "run"
+    executed = "unknown"
 
 
 class CommandTooLong(SSHError):

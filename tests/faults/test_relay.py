@@ -143,7 +143,7 @@ class OneLinkTests(FaultCase):
         await self.begin(NATIVE)
         stale = self.uplink.newest
         stale.up.stop()
-        self.server.send({"op": "raw", "text": "no JSON"})
+        self.server.send({"op": "raw", "text": "{" + "x" * 100_000})  # shorter ones are passed over
         await self.logged("malformed JSON")
         self.assertEqual(self.uplink.accepted, 1)
         await self.connected(2)

@@ -200,9 +200,15 @@ class Session:
         return None if self.reader is None else self.reader(is_stderr, data)
 
     def request_received(self, name: bytes, rest: bytes) -> None:
-        """``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us."""
+        """
+        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us.
+
+        A server may only send one of them. Where it sends both, the signal counts: the status is then what it has for
+        commands that have none, often 0. Nor is half a number a status.
+        """
         if name == b"exit-status":
-            self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
+            if len(rest) >= 4 and self.exit.signal is None:
+                self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
         elif name == b"exit-signal":
             signal = getNS(rest)[0][:19].decode("ascii", "replace").removeprefix("SIG")
             self.exit = ExitInfo(None, "".join(char for char in signal if char.isalnum())[:16])

@@ -65,7 +65,7 @@ from relayd.texts import Translate, english
 from relayd.uplink import closing
 from relayd.uplink.answers import Answer, error_of
 from relayd.uplink.connect import describe
-from relayd.uplink.limits import MessageLimit, UnderWay
+from relayd.uplink.limits import MessageLimit, UnderWay, says_too_big
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
 from relayd.uplink.quoting import Quoting
 from relayd.uplink.sending import DeferToThread, ResultSender
@@ -342,8 +342,8 @@ class Connection:
     def _close_received(self, code: int | None, reason: str) -> None:
         words = closing.words_of(code, self._quote(reason))
         self._leaves = code in closing.LEAVING
-        self._too_big = reason if code == closing.TOO_BIG else None
-        if closing.refuses(code):
+        self._too_big = reason if says_too_big(code, reason, self._under_way.largest_meant()) else None
+        if closing.refuses(code) and self._too_big is None:
             self._machine.turned_away(words)
         else:
             self._machine.failed(self._ended(words))
@@ -399,7 +399,7 @@ class Connection:
         if self._leaves or isinstance(error, UplinkSilent | UplinkStuck | ProtocolError | DialectMismatch):
             return Blame.NONE
         if self._too_big is not None:
-            smaller = self._limit.too_big(self._under_way.largest(), self._too_big)
+            smaller = self._limit.too_big(self._under_way.largest_meant(), self._too_big)
         else:
             smaller = self._limit.lost(self._under_way.suspect(unsent=self.unsent))
         if smaller:

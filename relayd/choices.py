@@ -4,14 +4,18 @@ What the parts of a relay are told of the operator's choices: from the one `Conf
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec.structs import asdict
 
 from relayd.config import Config
+from relayd.descriptors import connections_within
 from relayd.dispatcher import Limits
 from relayd.language import translator
 from relayd.policy import Policy
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.settings import SSHSettings
+from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import UplinkSettings
 
 
@@ -51,7 +55,7 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         algorithms=config.ssh_algorithms,
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,
-        max_total_connections=config.max_total_connections,
+        max_total_connections=connections_within(config.max_total_connections),
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
@@ -75,5 +79,6 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         tls_key=config.tls_key,
         http_proxy=config.http_proxy,
         read_proxy_password=config.read_proxy_password,
+        read_headers=partial(read_headers, config.header_file),
         translate=translator(config.language),
     )

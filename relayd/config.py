@@ -90,6 +90,9 @@ class Config:
         "file of its user's password, read at each connect; what stands in an environment, others can see",
         hidden=True,  # some will put the password itself there
     )
+    header_file: str | None = _path(
+        "header-file", SERVER, "file of headers for the main server, one 'Name: value' a line, read at each connect"
+    )
     allow_plaintext: bool = _option(
         "allow-plaintext", SERVER, "send the API key and all passwords unencrypted over ws://", values.flag, "no"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from relayd.texts import Text, message_template
+from relayd.texts import Text, message_template, span
 
 Executed = Literal["yes", "no", "unknown"]
 
@@ -111,18 +111,18 @@ class UplinkUnreachable(UplinkError):
 
 
 class UplinkBusy(UplinkError):
-    """The main server {server} takes no connection now (HTTP {status}) and asks to come back in {seconds:g} s."""
+    """The main server {server} takes no connection now (HTTP {status}) and asks to come back in {time}."""
 
     code = "uplink-busy"
 
     def __init__(self, *, server: str, status: int, seconds: float) -> None:
-        super().__init__(server=server, status=status, seconds=seconds)
+        super().__init__(server=server, status=status, time=span(seconds))
         #: How long it asks us to stay away.
         self.seconds = seconds
 
 
 class UplinkTimeout(UplinkError):
-    """The main server {server} did not finish the {phase} within {seconds:g} s."""
+    """The main server {server} did not finish the {phase} within {time}."""
 
     code = "uplink-timeout"
 
@@ -140,13 +140,19 @@ class UplinkLost(UplinkError):
     code = "uplink-lost"
 
 
+class UplinkIncomplete(UplinkLost):
+    """The main server {server} was reached, but the {phase} came to nothing: {reason}."""
+
+    code = "uplink-incomplete"
+
+
 class UplinkSilent(UplinkLost):
-    """The connection to the main server {server} was lost: nothing was heard from it for {seconds:.0f} s."""
+    """The connection to the main server {server} was lost: nothing was heard from it for {time}."""
 
 
 class UplinkStuck(UplinkLost):
     """The connection to the main server {server} was lost: it took nothing of what was sent to it for
-    {seconds:.0f} s."""
+    {time}."""
 
 
 class UplinkDisplaced(UplinkLost):
@@ -340,7 +346,7 @@ class NotExecuted(RelayError):
 
 
 class QueueTimeout(RelayError):
-    """The command timed out after {seconds:g} s while it waited for its turn; it was not run.
+    """The command timed out after {time} while it waited for its turn; it was not run.
     Other commands occupy the relay: raise the timeout, or --max-commands."""
 
     code = "timeout"
@@ -414,7 +420,7 @@ class CommandRefused(RelayError):
 
 
 class NoResult(RelayError):
-    """The relay {proxy_id} sent no result for the command {command_id} within {seconds:g} s. Whether it ran is not
+    """The relay {proxy_id} sent no result for the command {command_id} within {time}. Whether it ran is not
     known: look at the host before you send it again."""
 
     code = "no-result"
@@ -423,7 +429,7 @@ class NoResult(RelayError):
 
 
 class NoAnswer(RelayError):
-    """The relay {proxy_id} did not answer within {seconds:g} s what it was asked about the command {command_id}.
+    """The relay {proxy_id} did not answer within {time} what it was asked about the command {command_id}.
     One of an older version does not understand the question."""
 
     code = "no-answer"

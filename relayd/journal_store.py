@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from relayd.descriptors import shortage, words_of
 from relayd.errors import JournalUnavailable, NotExecuted, OutcomeUnknown
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal_index import Live
@@ -382,11 +383,13 @@ def explain(error: Exception) -> JournalUnavailable:
         return error
     if isinstance(error, sqlite3.Error):
         name = "SQLITE_CORRUPT" if is_damage(error) else _name(error)
+        if name == "SQLITE_CANTOPEN" and (words := shortage()) is not None:
+            return JournalUnavailable(reason=words)
         return JournalUnavailable(
             reason=_REASONS.get(name) or Text("SQLite says {error}", error=name or type(error).__name__)
         )
     if isinstance(error, OSError):
-        return JournalUnavailable(reason=Text(error.strerror or type(error).__name__))
+        return JournalUnavailable(reason=words_of(error))
     return JournalUnavailable(reason=Text("an internal error, {error}", error=type(error).__name__))
 
 

@@ -18,11 +18,11 @@ from relayd.errors import RelayError
 from relayd.held import HeldResults, size_of
 from relayd.interfaces import Blame, EntryState, IJournal, ILink
 from relayd.logs import is_logged
-from relayd.messages import CommandResult, Receipt
+from relayd.messages import CommandResult, Receipt, printable
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
 from relayd.suspects import Suspects, without_output
-from relayd.texts import Translate, english
+from relayd.texts import Translate, english, span
 from relayd.without_receipts import WithoutReceipts
 
 #: How often a result that the main server refuses is sent again on one link.
@@ -194,7 +194,7 @@ class Outbox:
                 key = (receipt.command_id, True)
         if key is None:
             self._stats.stray += 1
-            self._log.debug("A receipt fits no result: {id}", id=receipt.command_id)
+            self._log.debug("A receipt fits no result: {id}", id=printable(receipt.command_id or "", 256))
         elif receipt.success:
             self._stats.confirmed += 1
             if is_logged("debug"):
@@ -251,9 +251,9 @@ class Outbox:
             await state.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
         except TimeoutError:
             self._log.warn(
-                "The main server has sent no receipt for {seconds:g} s, and {count} results want one: the rest is sent "
+                "The main server has sent no receipt for {span}, and {count} results want one: the rest is sent "
                 "without, and sent again on the next connection",
-                seconds=RECEIPT_PATIENCE,
+                span=span(RECEIPT_PATIENCE),
                 count=len(state.in_flight),
             )
             state.count_no_more()

@@ -32,6 +32,7 @@ AT_CONNECT: Final = frozenset(
         "allow-plaintext",
         "http-proxy",
         "http-proxy-password-file",
+        "header-file",
         "tls-ca",
         "tls-cert",
         "tls-key",

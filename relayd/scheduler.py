@@ -19,7 +19,7 @@ from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntr
 from relayd.logs import is_logged
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
-from relayd.texts import Translate
+from relayd.texts import Translate, span
 
 
 class ActiveCommand:
@@ -248,7 +248,7 @@ class Scheduler:
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
-        self._fail(active, QueueTimeout(seconds=active.timeout))
+        self._fail(active, QueueTimeout(time=span(active.timeout)))
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
         command = active.command

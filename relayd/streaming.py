@@ -19,6 +19,7 @@ from relayd.charsets import UTF8, Decoder
 from relayd.interfaces import ILink, IOutputSink
 from relayd.messages import BASE64, CommandOutput, ExecuteCommand, StreamName
 from relayd.stats import Stats
+from relayd.texts import span
 
 #: Seconds that a command waits for a link that is full, or for its turn on it; after that the command goes on without
 #: its output being sent, until the link is free again.
@@ -185,7 +186,7 @@ class OutputStream:
         if isinstance(outcome, Failure) and outcome.check(TimeoutError):
             self._stuck = link
             self._log.warn(
-                "The uplink has been full for {seconds:g} s: output of {command_id} is passed over",
-                seconds=PATIENCE,
+                "The uplink has been full for {span}: output of {command_id} is passed over",
+                span=span(PATIENCE),
                 command_id=self._command_id,
             )

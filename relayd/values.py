@@ -131,19 +131,6 @@ def spell_duration(seconds: float) -> str:
     return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
 
 
-def spell_span(seconds: float) -> str:
-    """A time as people read it: ``12 ms``, ``3.4 s``, ``5 min 06 s``, ``2 h 05 min``, ``3 d 04 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24:02} h"
-
-
 def spell_size(count: int) -> str:
     """Bytes in the largest unit that holds them in whole numbers, as `size` reads them."""
     for unit in ("G", "M", "K"):

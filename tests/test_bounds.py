@@ -159,4 +159,4 @@ class DialectTests(SynchronousTestCase):
 
     def test_reasons(self) -> None:
         (event,) = self.join().receive_text(f'44/proxy,{{"message":"{HUGE}"}}')
-        self.assertLessEqual(len(event.reason), 200)  # type: ignore[union-attr]
+        self.assertLessEqual(len(event.reason), socketio.MAX_WORDS)  # type: ignore[union-attr]

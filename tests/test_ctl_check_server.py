@@ -5,6 +5,7 @@ relayctl check on its way to main servers: real ones, silent ones, and ones with
 from __future__ import annotations
 
 import io
+import os
 import socket
 from contextlib import redirect_stdout
 from datetime import timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
@@ -75,6 +77,28 @@ class PlainTests(ServerCase):
         found = await self.look(f"ws://127.0.0.1:{server.port}", WRONG)
         self.assertTrue(found["main server"].startswith("fault "), found)
         self.assertIn("refused this relay", found["main server"])
+
+    async def test_a_main_server_that_looks_at_the_key_for_a_while(self) -> None:
+        """Three seconds, which is longer than a relay waits before it takes silence for consent."""
+
+        class Slow(WebSocketServerProtocol):
+            def onOpen(self) -> None:
+                self.factory.reactor.callLater(3, self.sendClose, 4401, "no such key")
+
+        factory = WebSocketServerFactory()
+        factory.protocol = Slow
+        port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.addCleanup(port.stopListening)
+        found = await self.look(f"ws://127.0.0.1:{port.getHost().port}", dialect="native")
+        self.assertIn("fault The main server", found["main server"])
+        self.assertIn("code 4401: no such key", found["main server"])
+
+    async def test_a_proxy_that_is_not_used(self) -> None:
+        self.patch(os, "environ", {**os.environ, "HTTP_PROXY": "http://u:hunter2@p"})
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        found = await self.look(f"ws://127.0.0.1:{server.port}")
+        self.assertIn("warning HTTP_PROXY is set and not used", found["proxy"])
+        self.assertNotIn("hunter2", found["proxy"])
 
     async def test_a_relay_that_runs_is_not_disturbed(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)

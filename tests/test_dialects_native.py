@@ -120,7 +120,7 @@ class URL(SynchronousTestCase):
             ("wss://relay.example/", "wss://relay.example/proxy"),
             ("HTTP://Relay.example:8080/base/", "ws://relay.example:8080/base/proxy"),
             ("ws://[::1]:3000/proxy", "ws://[::1]:3000/proxy"),
-            ("ws://h/base/proxy/", "ws://h/base/proxy"),
+            ("ws://h/base/proxy/", "ws://h/base/proxy/"),
             ("ws://h/a proxy", "ws://h/a%20proxy/proxy"),
         ):
             self.assertEqual(native.url(server, "p", "k"), expected + "?proxyId=p&apiKey=k")

@@ -210,7 +210,7 @@ class Wire(SynchronousTestCase):
             (event,) = joined_relay().receive_text(frame)
             assert isinstance(event, Disconnected)
             self.assertIn(reason, event.reason)
-            self.assertLessEqual(len(event.reason), 200)
+            self.assertLessEqual(len(event.reason), socketio.MAX_WORDS)
             self.assertEqual(event.refused, refused)
 
     def test_tolerated(self) -> None:

@@ -76,6 +76,15 @@ class WayOfACommandTests(SynchronousTestCase):
         self.assertEqual(desk.runner.runs[1].deadline, 30.0)
         self.assertEqual(desk.clock.getDelayedCalls(), [])
 
+    def test_the_runner_learns_what_was_ordered(self) -> None:
+        """However long a command waited: messages name the time from receipt."""
+        desk = Desk(max_commands=1)
+        desk.order(command("c1", timeout=40.0))
+        desk.order(command("c2", timeout=40.0))
+        desk.clock.advance(30)
+        desk.runner.runs[0].finish()
+        self.assertEqual([(run.deadline - 40.0, run.timeout) for run in desk.runner.runs], [(0.0, 40.0)] * 2)
+
     def test_ended_early_to_be_answered_in_time(self) -> None:
         """By half a second, and a tenth of the timeout at most; messages name what was ordered."""
         desk = Desk(max_commands=3, timeout_margin=0.5)

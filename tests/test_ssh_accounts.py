@@ -29,8 +29,9 @@ from relayd.ssh.session import Session, State
 from relayd.ssh.target import Target
 from tests.support.account import ensure_account, ensure_closed_account, ensure_expired_account
 from tests.support.authority import SSHAgent
+from tests.support.evil import Evil, EvilServer
 from tests.support.memory_pool import PoolTestCase
-from tests.support.ssh import ServerTestCase, key_pair, marked_sleep
+from tests.support.ssh import ServerTestCase, key_pair
 from tests.support.ssh_connection import numbers
 from tests.support.sshd import OpenSSHServer
 
@@ -114,6 +115,20 @@ class ClosedTests(AccountTestCase):
         self.assertEqual(self.connections(server), 1)
 
 
+class AnswersOnce(Evil):
+    """Answers the first command for the account, and no other."""
+
+    commands = 0
+
+    def command_requested(self, channel: int) -> None:
+        self.commands += 1
+        self.accept(channel)
+        if self.commands == 1:
+            self.output(channel, NOLOGIN)
+            self.status(channel, 1)
+            self.sendPacket(MSG_CHANNEL_CLOSE, numbers(channel))
+
+
 class NothingRunsTests(AccountTestCase):
     """The host lets in, and answers each command with its own words."""
 
@@ -167,20 +182,29 @@ class NothingRunsTests(AccountTestCase):
         done = await self.run_command(client, target, "true")
         self.assertEqual((done.stdout.text(), done.exit.status, marks.read_text()), (text[5:], 1, "x\n"))
 
+    async def test_a_command_of_the_hosts_own_that_the_server_says_nothing_of(self) -> None:
+        """Nor is that, whatever it writes."""
+        self.directory.chmod(0o777)
+        for number, text in enumerate(
+            (
+                "echo Password change required but no TTY available. >&2",
+                "echo This account is currently not available.",
+            )
+        ):
+            marks = self.directory / f"marks-{number}"
+            server = await self.start_server(f"ForceCommand {text}; echo x >> {marks}; exit 1")
+            done = await self.run_command(self.make_client(), self.target(server), "true")
+            self.assertEqual((done.exit.status, done.error), (1, None))
+            self.assertIn("available.", done.stdout.text() + done.stderr.text())
+            self.assertEqual(marks.read_text(), "x\n")
+
     async def test_a_host_that_does_not_answer_any_more(self) -> None:
         """What it said is the result then, soon."""
         self.patch(ssh_client, "CHECK_WITHIN", 0.5)
-        marks = self.directory / "marks"
-        self.directory.chmod(0o777)
-        _, sleep = marked_sleep()
-        said = "This account is currently not available."
-        text = f"echo x >> {marks}; [ $(wc -l < {marks}) = 1 ] || {sleep}; echo {said}"
-        script = self.directory / "script"
-        script.write_text(f"#!/bin/sh\n{text}\nexit 1\n")
-        script.chmod(0o755)
-        server = await self.start_server(f"ForceCommand {script}")
-        done = await self.run_command(self.make_client(), self.target(server), "true", 50)
-        self.assertEqual((done.stdout.text(), done.exit.status), (said, 1))
+        server = EvilServer(self.reactor, AnswersOnce)
+        self.addCleanup(server.stop)
+        done = await self.run_command(self.make_client(host_keys="ignore"), server.target, "true", 50)
+        self.assertEqual((done.stdout.raw(), done.exit.status), (NOLOGIN, 1))
         self.assertLess(done.timings["run"], 40)
 
 

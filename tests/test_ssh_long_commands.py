@@ -36,6 +36,10 @@ class LimitsTests(SynchronousTestCase):
         for version in (b"SSH-2.0-Cisco-1.25", b"SSH-2.0-", b"", b"SSH-2.0-ROSSSH", b"SSH-2.0-GoAnywhere7.3"):
             self.assertEqual(most_payload(version), EVERY_SERVER, version)
 
+    def test_every_server(self) -> None:
+        """tinysshd takes packets of 32,768 bytes, with the padding (at most 4 + 15) and its length."""
+        self.assertLessEqual(1 + EVERY_SERVER + 4 + 15, 32_768)
+
     def test_sizes(self) -> None:
         self.assertEqual(largest_payload(b"true", ()), 22)
         self.assertEqual(largest_payload(b"true", [("A", b"b"), ("NAME", "\N{SNOWMAN}".encode() * 10)]), 21 + 4 + 30)

@@ -4,9 +4,11 @@ Servers that never say how a command ended, as power strips and old appliances d
 
 from __future__ import annotations
 
+from twisted.conch.ssh.common import NS
+
 from relayd.ssh.client import Completed
 from relayd.ssh.errors import NoExitStatus, OutcomeUnknown
-from tests.support.evil import CHANNEL_CLOSE, CHANNEL_EOF, Evil, EvilTestCase, uint32
+from tests.support.evil import CHANNEL_CLOSE, CHANNEL_EOF, CHANNEL_REQUEST, Evil, EvilTestCase, uint32
 from tests.test_ssh_evil_sessions import ClosesChannelBeforeExec, NoStatus
 
 ALL = ("127.0.0.1",)
@@ -47,6 +49,26 @@ class OtherStatus(Evil):
         self.sendPacket(CHANNEL_CLOSE, uint32(channel))
 
 
+class HalfAStatus(Evil):
+    """Sends less than a number."""
+
+    def command_requested(self, channel: int) -> None:
+        self.accept(channel)
+        for half in (b"", b"\0\0"):
+            self.sendPacket(CHANNEL_REQUEST, uint32(channel) + NS(b"exit-status") + b"\0" + half)
+        self.sendPacket(CHANNEL_CLOSE, uint32(channel))
+
+
+class SignalAndStatus(Evil):
+    """Says that the command was killed, and that it went well."""
+
+    def command_requested(self, channel: int) -> None:
+        self.accept(channel)
+        signal = NS(b"exit-signal") + b"\0" + NS(b"KILL") + b"\0" + NS(b"") * 2
+        self.sendPacket(CHANNEL_REQUEST, uint32(channel) + signal)
+        self.end(channel)
+
+
 class NoStatusTests(EvilTestCase):
     """One command on each."""
 
@@ -71,3 +93,12 @@ class NoStatusTests(EvilTestCase):
         (outcome,) = await self.outcomes(OtherStatus, no_exit_status_hosts=ALL)
         assert isinstance(outcome, Completed)
         self.assertEqual(outcome.exit.status, 3)
+
+    async def test_half_a_status(self) -> None:
+        """Is none: not 0, which would be success."""
+        await self.check_errors({HalfAStatus: (NoExitStatus, "without an exit status")})
+
+    async def test_signal_and_status(self) -> None:
+        (outcome,) = await self.outcomes(SignalAndStatus)
+        assert isinstance(outcome, Completed)
+        self.assertEqual((outcome.exit.signal, outcome.exit.exit_code), ("KILL", 137))

@@ -8,6 +8,7 @@ from base64 import b64decode
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
@@ -134,9 +135,16 @@ class RunnerTests(RunnerTestCase):
         server = await self.start_server()
         runner = self.make_runner()
         await self.order(runner, server, "true")
-        # The clock has moved on since the deadline was set; nobody ordered 0.998765 s.
-        result = await self.order(runner, server, "sleep 10", timeout=0.998765)
-        self.assertRegex(result.stderr, r"timed out after (1|1\.0|0\.99|0\.9) s ")
+        # The clock has moved on since the order came; nobody ordered 0.998765 s.
+        order, deadline = self.command(server, "sleep 10"), self.reactor.seconds() + 0.998765
+        result = await runner.run(order, deadline, at_once, timeout=40.0)
+        self.assertIn("timed out after 40 s on ", result.stderr)
+        # Nor was there time to dial.
+        silent = self.reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        self.addCleanup(silent.stopListening)
+        order = self.command(server, "true", port=silent.getHost().port)
+        error = await self.error_of(runner.run(order, self.reactor.seconds() + 0.1, at_once, timeout=40.0), HostFailure)
+        self.assertIn("timed out after 40 s while it waited for ", str(error))
 
     async def test_cancelled(self) -> None:
         server = await self.start_server()

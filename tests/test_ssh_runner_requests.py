@@ -119,9 +119,9 @@ class RequestTests(RunnerTestCase):
             (runner, {"text": "echo 中", "encoding": "iso8859-1"}, "command"),
             (runner, {"text": "echo 中", "encoding": "utf-16"}, "command"),
             (runner, {"text": "x", "stdin": "가".encode(), "stdin_is_text": True}, "stdin"),
-            (runner, {"text": "x", "env": (("A", "가"),)}, "command"),
+            (runner, {"text": "x", "env": (("A", "가"),)}, "env"),
             (strict, {"text": "echo 巪id"}, "command"),
-            (strict, {"text": "echo x", "cwd": "/巪"}, "command"),
+            (strict, {"text": "echo x", "cwd": "/巪"}, "cwd"),
         ):
             order = self.command(server, **changes)  # type: ignore[arg-type]
             error = asked.refuses(order)

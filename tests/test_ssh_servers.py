@@ -14,8 +14,16 @@ from pathlib import Path
 from relayd.ssh import client as client_module
 from relayd.ssh import ending
 from relayd.ssh.client import SSHClient
-from relayd.ssh.errors import LoginClosed, LoginRefused, LoginResting, RunTimeout, SignatureRefused
+from relayd.ssh.errors import (
+    DirectoryUnusable,
+    LoginClosed,
+    LoginRefused,
+    LoginResting,
+    RunTimeout,
+    SignatureRefused,
+)
 from relayd.ssh.limits import EVERY_SERVER, most_of_command
+from relayd.ssh.surroundings import surround
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
@@ -147,6 +155,18 @@ class DropbearTests(DropbearCase):
             account, port = await self.start_dropbear(kind)
             await self.check(self.target(account, port=port, password=account.password))
             await self.check_refused(self.make_client(), self.target(account, port=port, password="wrong"))
+
+    async def test_directory_and_variables(self) -> None:
+        account, port = await self.start_dropbear()
+        client, target = self.make_client(), self.target(account, port=port, password=account.password)
+        for cwd, env, expected in (
+            (b"/tmp", (), ("/tmp\n", None)),
+            (b"", (("A", b"one\n'two' \\"),), ("/\none\n'two' \\", None)),
+            (b"/no/such/place", (), ("", DirectoryUnusable)),
+        ):
+            text, progress = surround(b'pwd; printf %s "$A"', cwd, b"/", env)
+            done = await client.run(target, text, self.reactor.seconds() + DEADLINE, progress=progress)
+            self.assertEqual((done.stdout.raw().decode(), done.error and type(done.error)), expected)
 
     async def test_one_attempt_a_connection(self) -> None:
         """At the last wrong password it closes the connection without a word: nothing to try again at once."""

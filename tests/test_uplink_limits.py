@@ -27,6 +27,7 @@ from relayd.uplink.limits import (
     MessageLimit,
     UnderWay,
     named_limit,
+    says_too_big,
 )
 from tests.support.uplink import MainServer, ServiceCase
 
@@ -42,9 +43,29 @@ REASONS = (
     ("Max frame length of 65536 has been exceeded.", 70_000, 65_536),  # Netty
     ("message is larger than 64 KiB", 70_000, 65_536),
     ("limit: 1MB", 2_000_000, 1_000_000),
+    # Beside numbers of something else, and as other people write them
+    ("connection 4711: message too large, max=131072", 300_000, 131_072),
+    ("max 131072 bytes (code 1009, retry after 5000 ms)", 300_000, 131_072),
+    ("2026-11-27 12:00 message too big, max 131072", 300_000, 131_072),
+    ("max 128k, at 10.0.0.1:8443", 300_000, 128_000),
+    ("frame length 300_000 > 131_072", 300_000, 131_072),
+    ("limit 100.000 bytes", 300_000, 100_000),
+    ("limit=131072B", 300_000, 131_072),
+    ("max 65536bytes", 300_000, 65_536),
+    ("limit 64 kilobytes", 300_000, 64_000),
+    ("payload exceeds 0.25 MB", 300_000, 250_000),
+    ("消息过大,最大65536字节", 300_000, 65_536),
 )
 #: And such as name none.
 WORDS = ("", "message too big", "1009", "code 1009: too big", "Max payload size exceeded", "limit 10", "v1.2.3", "2k")
+#: And with numbers that nothing ties to a limit.
+OTHER_NUMBERS = (
+    "error 1024: message too big",
+    "too big, see https://docs.example:8443/errors/4711",
+    "message of connection 2048 dropped",
+    "message too big, 2026-11-27",
+    "max 1000 messages",
+)
 
 
 class NamedLimitTests(SynchronousTestCase):
@@ -58,11 +79,28 @@ class NamedLimitTests(SynchronousTestCase):
     def test_words(self) -> None:
         for reason in WORDS:
             self.assertIsNone(named_limit(reason, 1900), reason)
+        for reason in OTHER_NUMBERS:
+            self.assertIsNone(named_limit(reason, 300_000), reason)
+
+    def test_it_has_read_a_larger_one(self) -> None:
+        """Whatever the number is, the limit it is not."""
+        self.assertIsNone(named_limit("limit 8192", 300_000, 60_000))
+        self.assertEqual(named_limit("limit 8192, max 65536", 300_000, 60_000), 65_536 - 655)
 
     @given(st.text(max_size=125), st.integers(0, 1 << 40))
     def test_anything(self, reason: str, size: int) -> None:
         named = named_limit(reason, size)
         self.assertTrue(named is None or 0 < named < size)
+
+
+class TooBigTests(SynchronousTestCase):
+    def test_words(self) -> None:
+        for reason in ("Payload Too Large", "message_too_big", "frame too long", "max length exceeded"):
+            self.assertTrue(says_too_big(1008, reason, 10_000), reason)
+            self.assertFalse(says_too_big(1008, reason, 1_000), reason)
+        for reason in ("", "who are you", "too many requests", "message limit exceeded", "token exceeds its lifetime"):
+            self.assertFalse(says_too_big(1008, reason, 10_000), reason)
+            self.assertTrue(says_too_big(1009, reason, 10), reason)
 
 
 class MessageLimitTests(SynchronousTestCase):
@@ -189,10 +227,15 @@ class Narrow(MainServer):
 
     :ivar takes: how many.
     :ivar says: the reason that it gives; ``None``: it drops the connection without a word.
+    :ivar code: with which it closes it.
+    :ivar late: whether it looks at messages after pings.
     """
 
     takes = 1 << 30
     says: str | None = None
+    code = 1009
+    late = False
+    refuses = False
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if len(payload) <= self.takes:
@@ -200,9 +243,20 @@ class Narrow(MainServer):
         elif self.says is None:
             self.transport.abortConnection()
         else:
-            self.deaf = True
-            self.sendCloseFrame(code=1009, reasonUtf8=self.says.encode())
-            self.transport.loseConnection()
+            self.refuses = True
+            if not self.late:
+                self.refuse()
+
+    def onPing(self, payload: bytes) -> None:
+        super().onPing(payload)
+        if self.refuses and self.late:
+            self.refuse()
+
+    def refuse(self) -> None:
+        """A message was too large."""
+        self.deaf = True
+        self.sendCloseFrame(code=self.code, reasonUtf8=(self.says or "").encode())
+        self.transport.loseConnection()
 
 
 ORDER: dict[str, Any] = {
@@ -265,6 +319,31 @@ class LearningTests(ServiceCase):
         [words] = [line for line in self.warnings() if "messages are cut to 32442 bytes" in line]
         self.assertIn("see --max-output", words)
         self.assertIn("lost: it closed the WebSocket with code 1009", "".join(self.warnings()))
+
+    def check_code(self, code: int, says: str) -> None:
+        """It is no wrong key, either."""
+        self.patch(Narrow, "code", code)
+        self.assertEqual(self.try_one(32_768, says), [])
+        self.assertIn(f"lost: it closed the WebSocket with code {code}", "".join(self.warnings()))
+        self.assertEqual(self.receiver.blames, [Blame.NONE])
+        for _ in range(3):  # one that names no limit is approached step by step
+            if results := self.try_one(32_768, says):
+                break
+        self.assertEqual([result["exitCode"] for result in results], [3])
+
+    def test_one_that_calls_it_a_breach_of_its_policy(self) -> None:
+        self.check_code(1008, "Payload too large (max 32768)")
+
+    def test_one_that_calls_it_an_error(self) -> None:
+        self.check_code(1011, "message size exceeds 32768")
+
+    def test_one_whose_library_answers_pings_first(self) -> None:
+        """Such as Python's websockets: the pong says nothing of the application, which looks later."""
+        self.patch(Narrow, "late", True)
+        self.check_code(1008, "too large")
+
+    def test_one_with_a_code_of_its_own(self) -> None:
+        self.check_code(4413, "too big: limit 32768")
 
     def test_one_that_names_none(self) -> None:
         for _ in (64_000, 16_000):

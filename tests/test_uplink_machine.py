@@ -343,8 +343,11 @@ class Fitting(SynchronousTestCase):
 class Descriptions(SynchronousTestCase):
     def test_errors_of_the_system(self) -> None:
         """In the system's words, not Twisted's, which have the number in front and a full stop behind."""
-        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EMFILE, "x")):
+        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EACCES, "x")):
             self.assertEqual(describe(error), os.strerror(error.osError))
+        self.assertRegex(
+            describe(ConnectBindError(errno.EMFILE, "x")), r"^Too many open files: this relay's limit is \d+ \("
+        )
         self.assertEqual(describe(ConnectError(None, "odd")), str(ConnectError(None, "odd")))
 
 

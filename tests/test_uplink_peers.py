@@ -207,6 +207,13 @@ class SocketIO(PeerCase):
             self.assertNotIn("lost", receiver.words())
             await self.uplink.stopService()
 
+    async def test_a_server_that_reads_auth(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY, auth=True, refuse=True)
+        self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(said(connected="proxy 1"))
+        self.dial(f"http://127.0.0.1:{server.port}", key=WRONG)
+        self.assertIn("refused this relay (Invalid credentials)", await self.until_logged("Next attempt"))
+
     async def test_wrong_key(self) -> None:
         """Let in and then thrown out: the log names the likely cause, and the delay grows."""
         server = await self.serve("socketio_server.js", apiKey=KEY)

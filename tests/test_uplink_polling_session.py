@@ -17,12 +17,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import FrameTooLarge, ProtocolError
-from relayd.messages import CommandResult, Secret
+from relayd.messages import CommandResult
 from relayd.uplink.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
-from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload, words_of
+from relayd.uplink.headers import with_session
+from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload
 from relayd.uplink.polling import EMPTY_PAUSE, POST_TIMEOUT
-from relayd.uplink.wires import without
 from tests.support.uplink import KEY, Scripted, ServiceCase
 
 OPEN = '0{"sid":"s1","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000}'
@@ -60,7 +60,7 @@ class Session(ServiceCase):
         """The session is open and the namespace joined; a poll is under way on ``get``, and ``post`` is idle."""
         self.post = self.begin_polling()
         self.get = self.next()
-        self.assertEqual(self.post.received.rpartition(b"\r\n")[2], b"40/proxy,")
+        self.assertEqual(self.post.received.rpartition(b"\r\n")[2][:9], b"40/proxy,")
         self.say(self.post, answer("ok"))
         self.say(self.get, answer(JOINED))
         self.assertEqual(self.receiver.words(), ["ready"])
@@ -144,7 +144,7 @@ class Session(ServiceCase):
         self.joined()
         body = f'{{"code":1,"message":"Session ID unknown {KEY}"}}'
         self.say(self.get, answer(body, "400 Bad Request", "Content-Type: application/json\r\n"))
-        self.assertIn("HTTP 400: Session ID unknown [redacted]", self.warnings()[-1])
+        self.assertIn('HTTP 400, it says "Session ID unknown [redacted]"', self.warnings()[-1])
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
 
     def test_cut(self) -> None:
@@ -316,16 +316,6 @@ class Pieces(SynchronousTestCase):
         self.assertEqual(take_payload(packets, 0), b"2")
         self.assertEqual(len(take_payload(packets, 1000).split(b"\x1e")), MOST_PACKETS)
 
-    def test_words(self) -> None:
-        kind = {"content-type": "application/json; charset=utf-8"}
-        self.assertEqual(
-            words_of(400, kind, b'{"code":0,"message":"Transport unknown"}'), "HTTP 400: Transport unknown"
-        )
-        self.assertEqual(words_of(400, kind, b'"Invalid session"'), "HTTP 400: Invalid session")
-        self.assertEqual(words_of(400, kind, b"{"), "HTTP 400")
-        self.assertEqual(words_of(404, {"content-type": "text/html"}, b"<p>"), "HTTP 404")
-        self.assertEqual(without(Secret("a+b/c"), "x a+b/c y a%2Bb%2Fc z"), "x [redacted] y [redacted] z")
-
     def test_cookies(self) -> None:
         cookies = Cookies()
         cookies.take(["a=1; Path=/", "b=2", "a=3", "c\r\nX: y=1", "d=\r\nX: y", "=5", "b=; Max-Age=0"])
@@ -333,3 +323,8 @@ class Pieces(SynchronousTestCase):
         cookies.take([f"n{number}={'x' * LONGEST}" for number in range(100)])
         self.assertLessEqual(len(cookies.header()["Cookie"]), MOST * (LONGEST + 2))
         self.assertEqual(Cookies().header(), {})
+
+    def test_the_cookies_of_the_site(self) -> None:
+        own = (("Origin", "x"), ("cookie", "site=1"))
+        self.assertEqual(with_session(own, {"Cookie": "LB=1"}), (("Origin", "x"), ("cookie", "site=1; LB=1")))
+        self.assertEqual(with_session(own[:1], {"Cookie": "LB=1"}), (own[0], ("Cookie", "LB=1")))

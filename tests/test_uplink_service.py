@@ -101,10 +101,10 @@ class Reconnecting(ServiceCase):
     def test_http_answers(self) -> None:
         for answer, words, least in (
             ("401 Unauthorized", "refused this relay (HTTP 401)", 3),
-            ("403 Forbidden", "refused this relay (HTTP 403)", 6),
+            ("403 Forbidden", "refused this relay (HTTP 403", 6),
             ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 90),
             ("429 Slow down\r\nRetry-After: 60", "asks to come back in 60 s", 60),
-            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1e+08 s", 3600),
+            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1157 d 9 h", 3600),
             ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks to come back in 0 s", 5),
             ("503 Busy\r\nRetry-After: Sun, 06 Nov 99999999999999999999 08:49:37 GMT", "it answers HTTP 503", 3),
             ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
@@ -183,6 +183,17 @@ class Flowing(ServiceCase):
         self.assertTrue(server.http_headers["user-agent"].startswith("relayd/"))
         self.assertEqual(server.http_headers["host"], "192.0.2.9:3000")
         self.assertNotIn("sec-websocket-extensions", server.http_headers)
+
+    def test_shown_in_connect_too(self) -> None:
+        """Some main servers read ``handshake.auth``, and not the query."""
+        shown: list[object] = []
+        server = self.main_server()
+        connect = server.dialect._connect
+        server.dialect._connect = lambda packet: shown.append(packet.data) or connect(packet)
+        self.join(server).flush()
+        self.assertEqual(shown, [{"proxyId": "p", "apiKey": KEY}])
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
 
     def test_commands(self) -> None:
         server, pump = self.connected()
@@ -711,7 +722,7 @@ class Auto(ServiceCase):
         """A main server that says 403 at one path and 404 at the other means the 403."""
         self.mismatch()
         self.join(Scripted(b"HTTP/1.1 403 Forbidden\r\n\r\n")).flush()
-        self.assertIn("refused this relay (HTTP 403)", self.warnings()[-1])
+        self.assertIn("refused this relay (HTTP 403", self.warnings()[-1])
 
     def test_wrong_key_is_no_mismatch(self) -> None:
         dialect = socketio.ServerDialect()

@@ -64,7 +64,7 @@ async def check(reactor: Any, reading: Reading, *, dial: bool) -> int:
         if reading.mistakes:  # a relay would not start with them, and so not send its key as they say
             report("skipped", "main server", "mend the settings first")
         else:
-            await check_server(reactor, reading.config, report, None if dial else holder)
+            await check_server(reactor, reading.config, report, holder, dial=dial)
     faults, warnings = counts["fault"], counts["warning"]
     print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")
     return faults

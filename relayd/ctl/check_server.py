@@ -25,26 +25,32 @@ from relayd.errors import ConfigError, InvalidMessage, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt
 from relayd.spelling import loopback_addresses, read_address
+from relayd.texts import span
 from relayd.tls import is_verified, verify_error_of
-from relayd.uplink.connect import describe, make_endpoint
+from relayd.uplink.connect import describe, make_endpoint, unused_proxy
 from relayd.uplink.connection import Connection
+from relayd.uplink.machine import Timing
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address, UplinkSettings
 
 #: Seconds for the look-up of the name, and for the TLS handshake; TCP has its own limit in `relayd.uplink.connect`.
 PATIENCE: Final = 15.0
-#: Seconds for the main server to accept the relay, in one dialect or the other.
-DIAL_PATIENCE: Final = 60.0
+#: Seconds for the main server to accept the relay: three attempts of a round, each with its longest time.
+DIAL_PATIENCE: Final = 210.0
+#: Seconds that a main server may take over the key: a relay that is turned away later just dials again, while here the
+#: answer has to be right.
+PROBATION: Final = 6.0
 #: Days before the end of a certificate from which on it is worth a warning.
 SOON: Final = 14
 
 
-async def check_server(reactor: Any, config: Config, report: Report, holder: str | None) -> None:
+async def check_server(reactor: Any, config: Config, report: Report, holder: str | None, *, dial: bool = False) -> None:
     """
     Go the way to the main server as far as it leads.
 
     :param holder: the process id of a relay that runs, which must not be disturbed by a connection under its name;
         ``None``: there is none.
+    :param dial: connect all the same.
     """
     try:
         settings = uplink_settings_of(config)
@@ -57,18 +63,21 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
     except (UplinkError, ConfigError) as error:
         report("fault", "TLS files", str(error))
         return
+    if unused := unused_proxy(address, settings):
+        report("warning", "proxy", unused)
     for step in (_check_name, _check_connection):
         if not await step(reactor, address, settings, report):
             report("skipped", "main server", "the way to it has to work first")
             return
-    if holder is not None:
+    if holder is not None and not dial:
         process = f" (process {holder})" if holder else ""
         text = f"a relay runs{process}, and could lose its connection to a second one: --dial connects all the same"
         report("skipped", "main server", text)
     elif settings.proxy_id is None or config.api_key_file is None:
         report("skipped", "main server", "without --proxy-id and --api-key-file it accepts nobody")
     else:
-        await _dial(reactor, settings, report)
+        # A relay that runs comes back soon, and may push this connection out, which says nothing of the key.
+        await _dial(reactor, settings, report, Timing() if holder is not None else Timing(probation=PROBATION))
 
 
 def _check_certificate(settings: UplinkSettings, report: Report) -> None:
@@ -116,7 +125,7 @@ async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, 
     try:
         result = await found.addTimeout(PATIENCE, reactor)
     except TimeoutError:
-        result = OSError(0, f"no answer within {PATIENCE:g} s")
+        result = OSError(0, f"no answer within {span(PATIENCE)}")
     if isinstance(result, OSError):
         hint = "look at --server and at the name service of this machine"
         report("fault", "name", f"{first.host} cannot be looked up ({result.strerror}); {hint}")
@@ -171,7 +180,9 @@ async def _check_connection(reactor: Any, address: Address, settings: UplinkSett
         _report_end(certificate, "the main server's certificate", "TLS", report)
         return True
     except TimeoutError:
-        report("fault", "TLS", f"no answer within {PATIENCE:g} s; does TLS belong there? Look at the port in --server")
+        report(
+            "fault", "TLS", f"no answer within {span(PATIENCE)}; does TLS belong there? Look at the port in --server"
+        )
     except Exception as error:
         report("fault", "TLS", describe(error, probe.verify_error))
     finally:
@@ -209,7 +220,7 @@ class _Nobody:
         """There was nothing to send."""
 
 
-async def _dial(reactor: Any, settings: UplinkSettings, report: Report) -> None:
+async def _dial(reactor: Any, settings: UplinkSettings, report: Report, timing: Timing) -> None:
     """
     As the relay does, with its key and under its name, until the main server has accepted it or not.
 
@@ -224,7 +235,7 @@ async def _dial(reactor: Any, settings: UplinkSettings, report: Report) -> None:
         dialect = connection.dialect.name
         connection.close()
 
-    uplink = UplinkService(reactor, _Nobody(), settings, leave)
+    uplink = UplinkService(reactor, _Nobody(), settings, leave, timing)
     uplink.startService()
     deadline = reactor.seconds() + DIAL_PATIENCE
     try:
@@ -233,7 +244,7 @@ async def _dial(reactor: Any, settings: UplinkSettings, report: Report) -> None:
         if dialect:
             report("ok", "main server", f"{Address.of(settings.server)} accepts {settings.proxy_id} ({dialect})")
         else:
-            text = uplink.status.last_error or f"no answer within {DIAL_PATIENCE:g} s"
+            text = uplink.status.last_error or f"no answer within {span(DIAL_PATIENCE)}"
             report("fault", "main server", text)
     finally:
         await uplink.stopService()

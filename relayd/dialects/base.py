@@ -114,7 +114,8 @@ def websocket_url(server: str, path: str, parameters: dict[str, str]) -> str:
     Where to dial.
 
     :param server: the main server as an operator writes it: ``http(s)`` or ``ws(s)``, with or without a path and a
-        query; a final ``/proxy``, which the specification's examples put there, is not doubled.
+        query; a final ``/proxy``, which the specification's examples put there, is not doubled, and ``/proxy/`` keeps
+        its slash.
     :param path: what the dialect puts after it.
     :param parameters: appended to the query, percent-encoded (RFC 3986, section 2.1).
     :raises ConfigError: when *server* is no such URL.
@@ -129,6 +130,8 @@ def websocket_url(server: str, path: str, parameters: dict[str, str]) -> str:
     address = f"[{host}]" if ":" in host else host
     if port is not None:
         address += f":{port}"
+    if path == PROXY_PATH and parts.path.endswith(PROXY_PATH + "/"):
+        path += "/"  # some frameworks know no other way to write it
     base = quote(parts.path.rstrip("/").removesuffix(PROXY_PATH).rstrip("/"), safe="/%:@!$&'()*+,;=~")
     query = urlencode(parameters, quote_via=quote, safe="")
     return f"{scheme}://{address}{base}{path}?{parts.query + '&' if parts.query else ''}{query}"

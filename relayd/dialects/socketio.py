@@ -8,7 +8,7 @@ Socket.IO packets are read and written by python-socketio; the Engine.IO layer i
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from itertools import count
 from typing import Any, Final
@@ -51,6 +51,8 @@ _MOST_ANNOUNCED: Final = 10**9
 #: Largest number that a JavaScript peer can have meant by an acknowledgement id.
 MAX_ACK_ID: Final = 2**53
 
+#: Characters of a connect error.
+MAX_WORDS: Final = 2000
 #: Characters of an open packet.
 MAX_OPEN: Final = 16 * 1024
 #: Events that may come before the namespace's CONNECT answer, and the size of their packets, in characters; a single
@@ -323,12 +325,18 @@ class SocketIODialect(Outbox):
 
 @implementer(IDialect)
 class RelayDialect(SocketIODialect):
-    """The role that dials."""
+    """
+    The role that dials.
+
+    :param auth: says what to show in CONNECT, beside the query of the URL: some servers look here, and some there. It
+        is asked when the packet is sent; nothing is shown where it says nothing.
+    """
 
     max_payload = DEFAULT_MAX_PAYLOAD
 
-    def __init__(self) -> None:
+    def __init__(self, auth: Callable[[], Mapping[str, str]] = dict) -> None:
         super().__init__()
+        self._auth = auth
         #: Events that came before the namespace was joined, and the size of their packets.
         self._kept: list[DialectEvent] = []
         self._kept_size = 0
@@ -350,7 +358,7 @@ class RelayDialect(SocketIODialect):
             raise ProtocolError(reason="an open packet with an impossible maxPayload")
         self.max_payload = int(min(max_payload, NO_LIMIT))
         self._stage = _Stage.JOINING
-        self._send(sio.CONNECT)
+        self._send(sio.CONNECT, self._auth() or None)
         return (HandshakeReceived(heartbeat),)
 
     def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
@@ -454,7 +462,9 @@ def _new_sid() -> str:
 
 
 def _message_of(data: object) -> str:
-    """The words of a connect error: ``{"message": …}`` (or, from older servers, the text alone)."""
-    if isinstance(data, dict):
-        data = data.get("message")
-    return printable(data, 200) if isinstance(data, str) and data else "without a reason"
+    """The words of a connect error: ``{"message": …, "data": …}``, or, from older servers, the text alone."""
+    message, details = (data.get("message"), data.get("data")) if isinstance(data, dict) else (data, None)
+    words = message if isinstance(message, str) and message else "without a reason"
+    if details is not None:
+        words += f" ({details if isinstance(details, str) else StrictJSON.dumps(details)})"
+    return printable(words, MAX_WORDS)

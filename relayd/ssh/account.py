@@ -3,7 +3,7 @@ Accounts that may log in but run nothing: their host answers every command with 
 
 OpenSSH does so for a password that has to be changed, nologin(8) for an account that is closed. A command may write the
 same words, having asked another host; so whether it was the command or the account is found out with a command that
-writes nothing.
+writes nothing.  It must not start a command that the host's site put in its place: see `relayd.ssh.limits.guarded`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from relayd.ssh.errors import AccountClosed, PasswordExpired, SSHError
 from relayd.ssh.jobs import Job
+from relayd.ssh.limits import guarded
 from relayd.ssh.session import Session
 from relayd.ssh.target import Target
 from relayd.ssh.text import last_lines
@@ -59,13 +60,16 @@ class AccountCheck:
         self._target = job.target
         self._before = session
         self._on_result = on_result
-        self._probe = Session(_SILENT, _MOST_SAID, lambda: None, self._ended)
+        connection = job.connection
+        known = None if connection is None else connection.runs_nothing
+        version = b"" if connection is None else connection.transport.otherVersionString
+        command = guarded(_SILENT, version, by_key=job.target.credential.has_key)
+        self._probe = Session(command or b"", _MOST_SAID, lambda: None, self._ended)
         self._job = Job(job.target, self._probe, self._failed)
-        known = None if job.connection is None else job.connection.runs_nothing
-        if known is not None:
+        if known is not None or connection is None or command is None:
             on_result(known)
         else:
-            pool.submit(self._job, near=job.connection)
+            pool.submit(self._job, near=connection)
 
     def stop(self) -> None:
         """It is not wanted any more."""

@@ -21,13 +21,16 @@ from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
     CommandNotStarted,
+    CommandReplaced,
     ExecRefused,
+    Executed,
     NoExitStatus,
     NotRun,
     OutcomeUnknown,
     RunCancelled,
     RunTimeout,
     SessionTimeout,
+    ShellUnsuitable,
     SSHError,
 )
 from relayd.ssh.filecheck import FileChecks
@@ -39,9 +42,10 @@ from relayd.ssh.pool import Job, Pool
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.surroundings import Progress
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
@@ -64,6 +68,11 @@ _OUTCOMES: dict[Killed, str] = {
     "unconfirmed": Text("It was told to end; whether all of it did is not known yet."),
     "unsupported": Text("It was told to end, but the host offers no way to see to it: it may still be running."),
 }
+#: The same of a command before which the shell still was at its directory and variables.
+_NOT_REACHED = Text("The shell had not come to it: it was not run, and will not be.")
+_PERHAPS_NOT_REACHED = Text(
+    "The shell had not come to it yet, and was told to end; whether it still does is not known."
+)
 
 
 class Completed(Struct, frozen=True, kw_only=True):
@@ -122,6 +131,7 @@ class SSHClient:
         grace: float | None = None,
         stdin: bytes = b"",
         env: Sequence[tuple[str, bytes]] = (),
+        progress: Progress | None = None,
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
@@ -135,6 +145,7 @@ class SSHClient:
             by default `RESULT_AFTER`.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
+        :param progress: what came with *command* from `relayd.ssh.surroundings.surround`.
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
         :param shell: whether the host is supposed to run a POSIX shell, so that a command that has to end early can be
             looked after with another one.
@@ -150,6 +161,7 @@ class SSHClient:
             self._settings.max_output,
             stdin=stdin,
             env=env,
+            progress=progress,
             reader=reader,
             permission=permission,
         )
@@ -198,8 +210,8 @@ class _Execution:
     """One command with its deadline."""
 
     __slots__ = (
-        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session", "_shell",
-        "_silent", "_started", "_target", "_timeout", "_why", "done",
+        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session",
+        "_settled", "_shell", "_silent", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(
@@ -231,6 +243,7 @@ class _Execution:
         self._started = self._begun
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
+        self._settled = False
         self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
         self._job = Job(target, self._session, self._failed, payload)
@@ -254,7 +267,9 @@ class _Execution:
         if self._session.exec_refused:
             self._fire(ExecRefused(host=self._target.host, port=self._target.port, username=self._target.username))
         elif self._ending is not None and self._ending.channel_ended():
-            pass  # it tells when all of it has ended
+            if self._settled:
+                self._give_result()
+            # Else it tells when all of it has ended.
         elif not self._session.exit.known:
             self._no_status()
         elif self._ending is None and answers_for_account(self._session) and not self._forced():
@@ -338,7 +353,7 @@ class _Execution:
             return
         if not self._started_running():
             where = {"host": self._target.host, "port": self._target.port}
-            self._withdraw(SessionTimeout(**where, seconds=self._timeout, waited_for=self._waited_for()))
+            self._withdraw(SessionTimeout(**where, time=span(self._timeout), waited_for=self._waited_for()))
             return
         if self._session.exit.known:
             self._cut_short()
@@ -367,8 +382,14 @@ class _Execution:
         return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
 
     def _end(self) -> None:
-        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._give_result)
+        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._on_settled)
         self._ending.begin()
+
+    def _on_settled(self) -> None:
+        self._settled = True
+        # Word that the shell came to the command may still be on its way.
+        if self._reached() or self._session.state is State.ENDED:
+            self._give_result()
 
     def _withdraw(self, error: SSHError) -> None:
         self._pool.withdraw(self._job)
@@ -377,32 +398,52 @@ class _Execution:
     def _give_result(self) -> None:
         assert self._ending is not None
         killed = self._ending.killed
-        self._fire(
-            self._completed(
-                self._why(
-                    host=self._target.host,
-                    port=self._target.port,
-                    seconds=self._timeout,
-                    outcome=_OUTCOMES[killed],
-                ),
-                killed,
-            )
-        )
+        outcome = _OUTCOMES[killed]
+        executed: Executed = "yes"
+        if not self._reached():
+            # An end in good order comes after all output, so after word that the shell came to the command.
+            ended = self._session.state is State.ENDED and self._session.exit.known
+            never = ended and killed == "confirmed"
+            outcome = _NOT_REACHED if never else _PERHAPS_NOT_REACHED
+            executed = "no" if never else "unknown"
+        where = {"host": self._target.host, "port": self._target.port}
+        error = self._why(**where, time=span(self._timeout), outcome=outcome)
+        error.executed = executed
+        self._fire(self._completed(error, killed))
 
     def _waited_for(self) -> Text:
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
-        if self._pool.reaches(self._job.target):
-            return Text("all sessions are in use")
-        return Text("no connection is open yet")
+        return self._pool.waits_for(self._job.target)
 
     # The end
+
+    def _reached(self) -> bool:
+        """Whether the shell is known to have come to the command."""
+        progress = self._session.progress
+        return progress is None or progress.missing is None
+
+    def _not_reached(self, complete: bool) -> SSHError | None:
+        """
+        Why the shell did not come to the command, where its session has ended in good order.
+
+        :param complete: whether all of the output is here, which would tell.
+        """
+        progress = self._session.progress
+        kind = None if progress is None else progress.missing
+        if kind is None:
+            return None
+        # Another command may have run instead, as far as anybody can tell.
+        if not complete or (kind is ShellUnsuitable and (self._forced() or self._session.exit.status == 0)):
+            kind = CommandReplaced
+        return kind(host=self._target.host, port=self._target.port, username=self._target.username)
 
     def _timings(self) -> dict[str, float]:
         wait, run = self._started - self._begun, self._reactor.seconds() - self._started
         return {"wait": wait, **self._opening, "run": run}
 
     def _completed(self, error: SSHError | None, killed: Killed | None = None, open: Text | None = None) -> Completed:
+        error = error or self._not_reached(open is None)
         return Completed(
             exit=self._session.exit,
             stdout=self._session.stdout,

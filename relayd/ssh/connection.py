@@ -16,7 +16,7 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser
+from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser, Nobody
 from relayd.ssh.errors import SSHError
 from relayd.ssh.kex import BadExchange
 from relayd.ssh.leftovers import Leftovers
@@ -76,6 +76,9 @@ class ConnectionOwner(Protocol):
         :param code: RFC 4254, section 5.1.
         """
 
+    def connection_answers(self, connection: Connection) -> None:
+        """The server opened a channel that was given up meanwhile; it is closed again, unused."""
+
     def session_closed(self, connection: Connection, session: ChannelUser) -> None:
         """The channel of *session* is closed on both sides."""
 
@@ -92,6 +95,8 @@ class Connection(SSHService):
     A connection that is logged in.
 
     :ivar clock: tells the time.
+    :ivar heard: packets that came.
+    :ivar address: the host's, where its name was looked up for this connection, and led to all of *found*; else empty.
     :ivar opened: when it was logged in, in seconds of the clock.
     :ivar timings: seconds that it took to open, by phase: ``connect``, ``keyExchange``, ``login``.
     :ivar runs_nothing: what its account was found to be, when that is closed (`relayd.ssh.account`).
@@ -112,14 +117,17 @@ class Connection(SSHService):
         self._next_channel = 0
         self._keepalive_interval = keepalive_interval
         self._probes_missed = 0
-        self._heard = True  # the login, just now
+        self.heard = 1  # the login, just now
+        self._heard_before = 0
+        self.address = ""
+        self.found: frozenset[str] = frozenset()
         self._rekey_at = clock.seconds() + REKEY_AFTER
         self._probe_call: IDelayedCall | None = None
         self._lost_reason: str = ""
         # Ends of channels that wait to be sent: the numbers of their channels at the server.
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
-        self._leftovers = Leftovers(clock, self._executing, self._send_probe, self._is_held)
+        self._leftovers = Leftovers(clock, self._executing, self.call, self.is_held)
 
     # What the owner asks for
 
@@ -172,6 +180,21 @@ class Connection(SSHService):
             if channel.remote >= 0:
                 self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(channel.remote))
 
+    def unanswered(self) -> list[ChannelUser]:
+        """Those whose channels the server was asked for, and has neither opened nor refused."""
+        return [channel.user for channel in self._channels.values() if channel.remote < 0 and not channel.close_sent]
+
+    def release(self, user: ChannelUser) -> None:
+        """
+        Close the channel of *user*, one of the `unanswered`, as soon as it is open; *user* hears nothing of it any
+        more, and waits again: it may have a channel of another connection.
+        """
+        self.close(user)
+        channel = self._find(user)
+        if channel is not None:
+            channel.user = Nobody()
+            user.state = State.WAITING
+
     def disconnect(self, reason: str) -> None:
         """End the connection, and every session on it."""
         self._lost_reason = reason
@@ -207,7 +230,7 @@ class Connection(SSHService):
             user.ended()
 
     def packetReceived(self, message: int, packet: bytes) -> None:
-        self._heard = True
+        self.heard += 1
         handler = self._handlers.get(message)
         if handler is not None:
             handler(self, packet)
@@ -260,6 +283,7 @@ class Connection(SSHService):
         channel.max_packet = min(max_packet, MAX_PACKET)
         if channel.close_sent:  # given up while it was being opened
             self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(remote))
+            self._owner.connection_answers(self)
             return
         user = channel.user
         if max_packet < MIN_PACKET and (user.stdin or user.stdin_open):
@@ -444,8 +468,8 @@ class Connection(SSHService):
     def _probe(self) -> None:
         self._probe_call = None
         self.transport.forgive()
-        if self._heard:
-            self._heard = False
+        if self.heard != self._heard_before:
+            self._heard_before = self.heard
             self._probes_missed = 0
         else:
             self._probes_missed += 1
@@ -460,14 +484,15 @@ class Connection(SSHService):
         if self.clock.seconds() >= self._rekey_at:
             self._rekey_at += REKEY_AFTER
             self.transport.renew_keys()
-        self._send_probe()
+        self.call()
         self._schedule_probe()
 
-    def _send_probe(self) -> None:
-        # Every server answers a global request, be it to say that it does not know it.
+    def call(self) -> None:
+        """Have the server say something: every one answers a global request, be it to say that it does not know it."""
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
 
-    def _is_held(self) -> bool:
+    def is_held(self) -> bool:
+        """Whether something that has arrived may wait here to be read."""
         return self.transport.pace.holding
 
     def _is_stuck(self) -> bool:

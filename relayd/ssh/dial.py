@@ -4,7 +4,6 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from typing import Any, Protocol, cast
 
@@ -14,6 +13,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
+from relayd.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.naming import name_endpoint
 from relayd.spelling import read_address
 from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
@@ -29,6 +29,7 @@ from relayd.ssh.errors import (
     LoginTimeout,
     NameNotFound,
     NoCommonAlgorithm,
+    NoDescriptor,
     PasswordExpired,
     SSHError,
     Unreachable,
@@ -38,10 +39,11 @@ from relayd.ssh.forward import Forward
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
+from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 #: Targets remembered at which the password is to be tried first.
 MOST = 4096
@@ -108,6 +110,15 @@ class Dialer:
 
         :raises SSHError: naming the phase that failed.
         """
+        try:
+            return await self._dial_as_known(target, owner)
+        except SSHError as error:
+            # Wherever one was wanted: for the connection, for known hosts, keys or agents.
+            if is_shortage(error.fields.get("reason")) and not isinstance(error, NoDescriptor):
+                raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
+            raise
+
+    async def _dial_as_known(self, target: Target, owner: DialOwner) -> Connection:
         # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
         if target.via is not None:
             self._check_hidden(target)
@@ -167,8 +178,9 @@ class Dialer:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
+        found: frozenset[str] = frozenset()
         if target.via is None:
-            await self._connect(target, transport)
+            found = await self._connect(target, transport)
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
             host = str(read_address(target.dialled) or target.dialled)
@@ -183,6 +195,9 @@ class Dialer:
         except BaseException:
             transport.abort()
             raise
+        address = _address_of(transport)
+        if address in found:
+            connection.address, connection.found = address, found
         connection.timings = {
             "connect": connected - begun,
             "keyExchange": secured - connected,
@@ -197,7 +212,12 @@ class Dialer:
             kind = HiddenAddressForbidden if address is None else AddressForbidden
             raise kind(host=target.host, port=target.port)
 
-    async def _connect(self, target: Target, transport: ClientTransport) -> None:
+    async def _connect(self, target: Target, transport: ClientTransport) -> frozenset[str]:
+        """
+        Open the connection.
+
+        :return: all addresses of the host, where it is one that had to be looked up.
+        """
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
@@ -216,23 +236,27 @@ class Dialer:
         except error.DNSLookupError:
             if names.forbade:
                 raise AddressForbidden(host=host, port=port) from None
+            if (words := shortage()) is not None:  # looking up a name takes one, too
+                raise NoDescriptor(host=host, port=port, reason=words) from None
             raise NameNotFound(host=host) from None
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None
         except (error.TimeoutError, TimeoutError):
-            raise ConnectTimeout(host=host, port=port, seconds=timeout) from None
+            raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
         except error.ConnectError as reason:
             raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
         except (OSError, ValueError) as reason:
-            # Such as a network that is down, no free descriptor, or a name that cannot be one.
-            raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
+            # Such as a network that is down, or a name that cannot be one.
+            why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
+            raise Unreachable(host=host, port=port, reason=why) from None
+        return frozenset(names.found)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
         timeout = self._settings.connect_timeout
         try:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
+            raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
 
     async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
         """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
@@ -276,13 +300,20 @@ class Dialer:
         try:
             await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise LoginTimeout(host=target.host, port=target.port, username=target.username, seconds=timeout) from None
+            raise LoginTimeout(
+                host=target.host, port=target.port, username=target.username, time=span(timeout)
+            ) from None
         return connection
+
+
+def _address_of(transport: ClientTransport) -> str:
+    """The address at the other end; empty where there is none."""
+    return address_in(transport.transport.getPeer()) if transport.transport is not None else ""
 
 
 def _system_words(reason: error.ConnectError) -> str:
     """What the system says of a connection that did not come about; Twisted has its number."""
-    return Text(os.strerror(reason.osError)) if isinstance(reason.osError, int) else _first_line(reason)
+    return words_for(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
 
 
 def _first_line(reason: BaseException) -> str:

@@ -16,7 +16,7 @@ from relayd.ssh.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import OPEN_ADMINISTRATIVELY_PROHIBITED
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.target import Target
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 if TYPE_CHECKING:
     from relayd.ssh.pool import Pool
@@ -75,7 +75,9 @@ class Forwarding:
 
     def _ended(self) -> None:
         if self._forward is not None:
-            self._failed(forward_error(self._forward, self._via, 0, f"no answer within {OPEN_TIMEOUT:g} s"))
+            self._failed(
+                forward_error(self._forward, self._via, 0, Text("no answer within {time}", time=span(OPEN_TIMEOUT)))
+            )
 
     def _failed(self, error: SSHError) -> None:
         if self._forward is None:

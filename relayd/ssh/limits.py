@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-#: Bytes of the payload of a packet that every server takes (RFC 4253, section 6.1).
-EVERY_SERVER: Final = 32768
+#: Bytes of the payload of a packet that every server takes: 32,768 (RFC 4253, section 6.1), of which tinysshd takes
+#: away the length of the padding and the padding.
+EVERY_SERVER: Final = 32768 - 32
 #: What some servers take, by their software. OpenSSH and Go's library count length and padding too, 256 KiB in all.
 #: dropbear takes packets of 35,000 bytes, and in them strings of 9,000.
 _KNOWN: Final = (

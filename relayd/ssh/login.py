@@ -396,7 +396,7 @@ class LoginService(SSHService):
             return b""
         if asks is Asks.NEW_PASSWORD or (asks is Asks.OLD_PASSWORD and self._answered):
             self._password_expired()
-        elif asks is Asks.OTHER or self._password is None:
+        elif asks is Asks.OTHER or (asks is Asks.AGAIN and not self._answered) or self._password is None:
             shown = self._quoted(prompt) or self._quoted(b"\n".join(before)) or Text("an empty question")
             self._fail(PromptUnknown(host=self._host, port=self._port, username=self._username, prompt=shown))
         elif self._answered:

@@ -25,9 +25,15 @@ class Asks(enum.Enum):
     #: The same, in words for somebody who has just given it: what follows is the question for a new one.
     OLD_PASSWORD = enum.auto()
     NEW_PASSWORD = enum.auto()
+    #: The one that was just given, once more: it was refused, or has to be confirmed.
+    AGAIN = enum.auto()
     #: Something that may be left out.
     OPTIONAL = enum.auto()
     OTHER = enum.auto()
+
+
+#: Letters of alphabets with spaces between words, and digits, as the inside of a set.
+_LETTERS = r"0-9_a-z\u00aa-\u052f"
 
 
 def _any_of(*words: str) -> str:
@@ -35,8 +41,8 @@ def _any_of(*words: str) -> str:
 
 
 def _word(*beginnings: str) -> str:
-    """Words that begin so; not a part of a longer name, such as that of a host."""
-    return rf"(?<![@.\w-])(?:{_any_of(*beginnings)})\w*(?![\w-]|\.\w)"
+    """Words that begin so; not a part of a longer name, such as that of a host. Chinese may stand before them."""
+    return rf"(?<![@.{_LETTERS}-])(?:{_any_of(*beginnings)})\w*(?![\w-]|\.\w)"
 
 
 # Each is compared with text after NFKC and case folding. Scripts without spaces, or with marks within a word, are
@@ -59,31 +65,51 @@ _PASSWORD = re.compile(
     )
 )  # fmt: skip
 
-#: A code for one time, wherever it is spoken of: what is asked for below is that code, or will be next.
+#: A code for one time, wherever it is spoken of: what is asked for below is that code, or will be next. Short names are
+#: found beside Chinese too, which leaves no space.
 _ONE_TIME = re.compile(
     _any_of(
-        r"\bone[- ]?time\b", r"\b[th]?otp\b", r"\botp-", r"\bs/?key\b", r"\bpass ?codes?\b", "verification code",
-        "authentication code", "動態", "动态", "一次性", "验证码", "驗證碼", "校验码", "校驗碼", "認證碼", "认证码",
-        "ワンタイム", "使い捨て", "確認コード", "認証コード", "일회용", "인증번호", "인증 번호", "인증 코드",
+        r"\bone[- ]?time\b", r"\bsingle[- ]use\b", r"(?<![a-z0-9])[a-z]?otp(?![a-z0-9])", r"\botp-", r"\bs/?key\b",
+        r"(?<![a-z0-9])(?:[2m]fa|u2f|2[- ]?step)(?![a-z0-9])", r"\b(?:two|multi|dual|zwei)[- ]?(?:factor|step|faktor)",
+        r"\bpass ?codes?\b", "verification code", "authentication code",
+        "動態", "动态", "一次性", "验证码", "驗證碼", "校验码", "校驗碼", "認證碼", "认证码", "验证器", "驗證器",
+        "认证器",
+        "双因", "雙因", "双重", "雙重", "多因", "两步", "兩步", "二次", "二级", "二級", "安全码", "临时", "臨時",
+        "ワンタイム", "使い捨て", "確認コード", "認証コード", "段階", "要素",
+        "일회용", "인증번호", "인증 번호", "인증 코드", "2차", "2단계", "임시",
         "einmal", "eenmalig", "engang", "engång", "kertakäyttö", "jednoraz", "jednoráz", "monouso", "usage unique",
         "solo uso", "uso único", "sol ús", "одноразов", "еднократн", "једнократн", "egyszer", "tek kullanım", "bir kez",
         "ühekord", "folosin", "unufoj", "một lần", "sekali pakai", "חד פעמי", "חד-פעמי", "لمرة واحدة", "ერთჯერად",
     )
 )  # fmt: skip
-#: What makes a question for a password one for something else, where it stands on the same line.
+#: What makes a question for a password one for something else, where it stands on the same line: where it comes from,
+#: which of several it is, what else may be chosen.
 _NOT_THE_PASSWORD = re.compile(
     "|".join(
         (
             _word(
-                "token", "code", "pin", "challenge", "response", "sms", "factor", "second", "2nd", "dynam", "dinám",
-                "dinâm", "dinam", "динам", "temporar", "temporär", "temporal", "temporan", "sent", "digits", "option",
-                "yubikey", "securid", "authenticator", "key", "kód", "códig", "codig", "codic", "код", "токен", "jeton",
-                "characters",
+                "token", "etoken", "code", "pin", "challenge", "response", "sms", "factor", "second", "2nd", "dynam",
+                "dinám", "dinâm", "dinam", "динам", "temporar", "temporär", "temporal", "temporan", "temporai", "sent",
+                "digits", "option", "yubikey", "securid", "authenticator", "kód", "códig", "codig", "codic", "код",
+                "токен", "jeton", "characters",
+                "telephone", "smartphone", "mobile", "displayed", "generated", "received", "email", "e-mail",
+                "certificat", "keystore", "recovery", "emergency", "additional", "step-up", "hint", "reset", "forgot",
+                "choose", "select", "number", "what", "would", "zweit", "zusätz", "segund", "secund", "provisoi",
+                "reçu",
+                "ricevut", "recibid", "втор", "дополн", "времен", "приложен", "смс", "телефон",
             ),
+            rf"(?<![@.{_LETTERS}-])(?:apps?|phone|push|duo|grid|matrix|rsa|tan|handy)(?![{_LETTERS}]|\.\w|-(?!pass))",
+            r"(?<![@.\w-])key(?!board)\w*(?![\w-]|\.\w)",
             r"\bkod(?!eord)\w*",
+            # One of several, numbered; a question to be answered with yes or no
+            r"passw\w*\s*#?\d",
+            r"\d\s*(?:位|桁|자리)",
+            r"\w\s+\w.*\?\s*$",
+            r"\by(?:es)?\s*/\s*no?\b",
             _any_of(
                 "令牌", "权杖", "權杖", "短信", "簡訊", "随机", "隨機", "手机", "手機", "トークン", "コード",
-                "토큰", "코드",
+                "토큰", "코드", "微信", "钉钉", "邮箱", "邮件", "電郵", "证书", "證書", "u盾", "附加", "第二", "スマホ",
+                "スマートフォン", "メール", "휴대", "문자", "이메일",
             ),
         )
     )
@@ -92,20 +118,28 @@ _NOT_THE_PASSWORD = re.compile(
 _NEW = re.compile(
     "|".join(
         (
-            # Romance, Slavic and Germanic languages, fi et, eu, hu, tr az, ga, zu; and to type something once more
+            # Romance, Slavic and Germanic languages, fi et, eu, hu, tr az, ga, zu
             r"(?<![@.\w-])(?:nov[aeouáéýı]\w?|nuev\w+|nuov\w+|nouve\w+|nou[aă]?|neu\w{0,2}|nieuwe?|ny[ea]?|nytt|now\w{1,3}"
-            r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа"
-            r"|retype|re-enter|again|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*|conferm\w*|повтор\w*"
-            r"|подтверд\w*)(?![\w-]|\.\w)",
+            r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа)(?![\w-]|\.\w)",
             _any_of(
-                "新", "새", "再次", "重新", "确认", "確認", "다시", "확인", "חדש", "جديد", "ახალი", "নতুন",
-                "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව", "ಹೊಸ", "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
+                "(?<!重)新", "새", "חדש", "جديد", "ახალი", "নতুন", "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව", "ಹೊಸ",
+                "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
             ),
         )
     )
 )  # fmt: skip
 #: English words stand before "password": elsewhere they may be the name of a host.
-_ENGLISH_NEW = re.compile(r"(?<![@.\w-])(?:new|retype|re-?enter|repeat|confirm)\s+(?:\w+\s+){0,3}passw")
+_ENGLISH_NEW = re.compile(r"(?<![@.\w-])new\s+(?:\w+\s+){0,3}passw")
+#: To type something once more: a new password, where "new" stands there as well.
+_AGAIN = re.compile(
+    "|".join(
+        (
+            r"(?<![@.\w-])(?:retype|re-?enter|repeat|again|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*"
+            r"|conferm\w*|повтор\w*|подтверд\w*)(?![\w-]|\.\w)",
+            _any_of("再次", "重新", "确认", "確認", "再入力", "다시", "확인"),
+        )
+    )
+)  # fmt: skip
 _OLD = re.compile(
     "|".join(
         (
@@ -131,7 +165,11 @@ _OPTIONAL = re.compile(r"\(optional\)")
 #: A user at a host, as servers put it before their questions or into them: neither says what is asked for.
 _USER_AT_HOST = re.compile(r"[a-z0-9_.+$%-]*@[a-z0-9_.-]*")
 #: Characters that show nothing, within words of some scripts.
-_UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
+_UNSEEN: dict[int, str | None] = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
+#: Hyphens of other kinds than the one on keyboards.
+_UNSEEN |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013"), "-")
+#: Between Chinese characters, to make them as wide as those in the line above.
+_WIDE_GAP = re.compile(r"(?<=[\u4e00-\u9fff])[ \t]+(?=[\u4e00-\u9fff])")
 
 
 def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
@@ -153,6 +191,8 @@ def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
         return Asks.OTHER
     if _ENGLISH_NEW.search(line) or _NEW.search(line):
         return Asks.NEW_PASSWORD
+    if _AGAIN.search(line):
+        return Asks.AGAIN
     return Asks.OLD_PASSWORD if _OLD.search(line) else Asks.PASSWORD
 
 
@@ -172,4 +212,5 @@ def _lines(text: bytes, username: str) -> list[str]:
 
 
 def _comparable(text: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_UNSEEN)
+    shown = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_UNSEEN)
+    return _WIDE_GAP.sub("", shown)

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from relayd.ssh.errors import HostResting, LoginResting, SSHError
 from relayd.ssh.target import Target
+from relayd.texts import span
 
 #: Seconds of rest after the first refusal in a row; each further one doubles it.
 FIRST_REST = 5.0
@@ -89,7 +90,7 @@ class Refusals:
             port=target.port,
             username=target.username,
             reason=refusal.reason,
-            seconds=max(1, round(refusal.rest_until - now)),
+            time=span(max(1, round(refusal.rest_until - now))),
         )
 
     def _check_host(self, target: Target, digest: bytes, now: float) -> SSHError | None:
@@ -100,5 +101,5 @@ class Refusals:
             host=target.host,
             port=target.port,
             times=HOST_REFUSALS,
-            seconds=max(1, round(recent[0] + HOST_WINDOW - now)),
+            time=span(max(1, round(recent[0] + HOST_WINDOW - now))),
         )

@@ -7,8 +7,6 @@ here, once.
 
 from __future__ import annotations
 
-import re
-import shlex
 from base64 import b64encode
 from functools import partial
 from typing import Any, Final
@@ -30,13 +28,12 @@ from relayd.ssh.logins import target_of
 from relayd.ssh.output import Output
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.surroundings import Progress, surround
 from relayd.ssh.target import Target
 from relayd.texts import Translate, english
 
 #: Bytes of output from which on it is decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
-
-_HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
 
 
 @implementer(ICommandRunner)
@@ -96,7 +93,7 @@ class SSHCommandRunner:
         """See `ICommandRunner.run`."""
         try:
             target = self._target(command)
-            text, env, stdin = self._input(command)
+            text, progress, env, stdin = self._input(command)
         except RelayError:
             return fail()
         shell = bool(command.cwd or self._directory)
@@ -107,7 +104,8 @@ class SSHCommandRunner:
             timeout=timeout,
             grace=grace,
             stdin=stdin,
-            env=() if shell else env,
+            env=env,
+            progress=progress,
             reader=None if output is None else _Reader(output).read,
             shell=shell,
             permission=starting,
@@ -151,34 +149,33 @@ class SSHCommandRunner:
             return self._settings.output_encoding
         return command.encoding
 
-    def _input(self, command: ExecuteCommand) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
+    def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
         """
         What the host gets: the shell's text, variables, and standard input, in the character set of *command*.
+
+        :return: with the text, what `surround` gives besides; the variables that are not in the text.
 
         :raises Unencodable: when they cannot be written in it.
         """
         charset, part = self._charset(command), "command"
+        exactly = self._settings.exact_text
         try:
-            text = write_text(self._text(command), charset, exactly=self._settings.exact_text)
+            text = write_text(command.command, charset, exactly=exactly)
+            directory = write_text(self._directory, charset, exactly=exactly)
+            part = "cwd"
+            cwd = write_text(command.cwd or "", charset, exactly=exactly)
             part = "env"
-            env = [(name, write_text(value, charset, exactly=False)) for name, value in command.env]
+            # Without a shell they go by themselves.
+            exactly = exactly and bool(cwd or directory)
+            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
             part = "stdin"
             stdin = command.stdin
             if command.stdin_is_text and charset != UTF8:
                 stdin = stdin.decode().encode(charset)
         except (Unwritable, UnicodeError):
             raise Unencodable(field=part, encoding=charset) from None
-        return text, env, stdin
-
-    def _text(self, command: ExecuteCommand) -> str:
-        """What the host's shell gets; by default as the specification's example relay does: ``cd / ; COMMAND``."""
-        text = command.command
-        if command.env and (command.cwd or self._directory):
-            text = f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in command.env)} ; {text}"
-        if command.cwd:
-            # Whoever names a directory does not want the command to run in another one.
-            return f"cd {_quote_directory(command.cwd)} || exit ; {text}"
-        return f"cd {_quote_directory(self._directory)} ; {text}" if self._directory else text
+        text, progress = surround(text, cwd, directory, env)
+        return text, progress, [] if cwd or directory else env, stdin
 
     def counts(self) -> Counts:
         """What the pool holds now."""
@@ -205,15 +202,6 @@ class _Reader:
         offset = self._offsets[stream]
         self._offsets[stream] += len(data)
         return self._output.write(stream, offset, data)
-
-
-def _quote_directory(path: str) -> str:
-    """For a POSIX shell, which knows what a tilde means as long as it is not quoted."""
-    home = _HOME.match(path)
-    if home is None:
-        return shlex.quote(path)
-    rest = path[home.end() :]
-    return home[0] + (shlex.quote(rest) if rest else "")
 
 
 def _result(

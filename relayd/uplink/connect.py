@@ -25,13 +25,18 @@ from twisted.internet.interfaces import (
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from zope.interface import implementer
 
+from relayd.descriptors import words_for, words_of
 from relayd.errors import UplinkError
 from relayd.messages import printable
 from relayd.naming import name_endpoint
 from relayd.spelling import loopback_addresses, read_address
+from relayd.texts import span
 from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
-from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
+from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
+
+#: What OpenSSL says of an answer that is no TLS.
+_NO_TLS: Final = ("wrong version number", "http request", "packet length too long", "record layer failure")
 
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
 CONNECT_TIMEOUT: Final = 15.0
@@ -56,12 +61,27 @@ def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> I
     return endpoint
 
 
+def unused_proxy(address: Address, settings: UplinkSettings) -> str | None:
+    """What to say where the environment names a proxy that relayd does not use; it may hold a password."""
+    names = ("HTTPS_PROXY", "https_proxy") if address.secure else ("HTTP_PROXY", "http_proxy")
+    found = next((name for name in (*names, "ALL_PROXY", "all_proxy") if os.environ.get(name)), None)
+    if found is None or settings.http_proxy is not None:
+        return None
+    return f"{found} is set and not used: relayd goes through a proxy only where --http-proxy names one"
+
+
 def describe(error: BaseException, verify_error: str = "") -> str:
     """
     Why there is no connection, in words that tell what to look at.
 
     :param verify_error: why OpenSSL refused the certificate, where that is known.
     """
+    if isinstance(error, ProxyUnreachable):
+        return f"the HTTP proxy {error.proxy} cannot be reached: {_describe(error.cause, '--http-proxy')}"
+    return _describe(error, "--server", verify_error)
+
+
+def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
     if isinstance(error, CertificateRefused):
         return str(error)
     if verify_error:
@@ -69,19 +89,23 @@ def describe(error: BaseException, verify_error: str = "") -> str:
     if isinstance(error, ProxyError):
         return str(error)
     if isinstance(error, network.DNSLookupError):
-        return "its name was not found; look at --server and at the name service of this machine"
+        return f"its name was not found; look at {option} and at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall objects"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
-        return f"no answer within {CONNECT_TIMEOUT:g} s"
+        return f"no answer within {span(CONNECT_TIMEOUT)}"
     if isinstance(error, SSL.Error):
-        return "TLS failed: " + (_openssl_words(error) or "no details")
+        words = _openssl_words(error) or "no details"
+        plain = any(each in words for each in _NO_TLS)
+        return f"TLS failed: {words}" + (
+            "; no TLS is spoken there: look at scheme and port of --server" if plain else ""
+        )
     if isinstance(error, network.ConnectionDone):
         return "it closed the connection"
     if isinstance(error, network.ConnectionLost):
         return "the connection was cut"
     if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
-        return os.strerror(error.osError)
+        return words_for(error.osError)
     return printable(str(error) or type(error).__name__, 200)
 
 
@@ -155,4 +179,4 @@ def _read(option: str, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UplinkError(reason=f"{option} {path} cannot be read: {error.strerror}") from None
+        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}") from None

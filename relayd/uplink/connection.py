@@ -4,7 +4,7 @@ One connection to the main server: joins WebSocket, dialect and machine, and pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Final, Protocol
@@ -15,14 +15,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from relayd.dialects.base import NO_LIMIT
+from relayd.dialects.base import NO_LIMIT, PROXY_PATH
 from relayd.errors import (
     DialectMismatch,
     FrameTooLarge,
     InvalidMessage,
     ProtocolError,
     RelayError,
-    UplinkBusy,
+    UplinkIncomplete,
     UplinkLost,
     UplinkRefused,
     UplinkSilent,
@@ -62,10 +62,12 @@ from relayd.messages import (
 )
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.texts import Translate, english
+from relayd.uplink import closing
+from relayd.uplink.answers import Answer, error_of
 from relayd.uplink.connect import describe
-from relayd.uplink.limits import MessageLimit, UnderWay
+from relayd.uplink.limits import MessageLimit, UnderWay, says_too_big
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
-from relayd.uplink.retry import seconds_of
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.sending import DeferToThread, ResultSender
 from relayd.uplink.turns import Turns
 
@@ -78,11 +80,8 @@ ATTACHMENT_TIMEOUT: Final = 60.0
 #: Characters of a message from which on its steps get turns of the event loop of their own.
 LARGE: Final = 1 << 20
 
-# RFC 6455, section 7.4.1, and the registry it founds
-_NORMAL, _GOING_AWAY, _PROTOCOL_ERROR, _TOO_BIG, _RESTARTING, _TRY_LATER = 1000, 1001, 1002, 1009, 1012, 1013
-# RFC 9110, section 15, and RFC 6585
-_UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _UNAVAILABLE = 401, 403, 429, 503
-_SERVER_ERRORS = range(500, 600)
+#: What servers say of a namespace that they do not have: socket.io, and python-socketio.
+_NO_NAMESPACE: Final = ("Invalid namespace", "Unable to connect")
 
 
 class Outcome(Struct, frozen=True):
@@ -92,12 +91,14 @@ class Outcome(Struct, frozen=True):
     :ivar stage: how far it had come.
     :ivar recognised: whether the peer was seen to speak the dialect.
     :ivar status: of the answer that opened nothing; 0 where that was no HTTP, ``None`` where there was none.
+    :ivar silence: seconds since it was last heard, where a connection that was accepted was simply cut.
     """
 
     error: RelayError
     stage: Stage
     recognised: bool
     status: int | None = None
+    silence: float | None = None
 
 
 class Wire(Protocol):
@@ -147,6 +148,7 @@ class Connection:
     :param max_result: bytes in the largest result that we send, where the main server names no limit.
     :param limit: what is known of the main server's, from earlier connections.
     :param translate: to the language of what acknowledgements and cut results say.
+    :param quote: makes what the main server said fit to be shown.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
     :ivar orders: how many commands came.
@@ -169,7 +171,9 @@ class Connection:
         max_result: int,
         limit: MessageLimit,
         translate: Translate = english,
+        quote: Callable[[str], str] = Quoting(),  # noqa: B008
     ) -> None:
+        self._quote = quote
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
         self.unknown_events = 0
@@ -210,7 +214,7 @@ class Connection:
             HandshakeReceived: self._handshake_received,
             Connected: lambda _: self._machine.connected(self._heartbeat),
             EventReceived: self._event_received,
-            Disconnected: lambda event: self._machine.turned_away(event.reason),
+            Disconnected: self._disconnected,
             AckReceived: lambda _: None,  # we ask for none
             HeartbeatReceived: lambda _: None,  # any frame is a sign of life already
             Ignored: self._ignored,
@@ -295,19 +299,11 @@ class Connection:
     def on_secured(self) -> None:
         self._machine.secured()
 
-    def on_upgrade_refused(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
-        seconds = seconds_of(headers)
-        self._status = status
-        error: RelayError
-        if status in (_UNAUTHORIZED, _FORBIDDEN):
-            error = UplinkRefused(server=self._server, reason=reason)
-        elif status in (_TOO_MANY, _UNAVAILABLE) and seconds is not None:
-            error = UplinkBusy(server=self._server, status=status, seconds=seconds)
-        elif status in _SERVER_ERRORS or status == _TOO_MANY:
-            error = UplinkUnreachable(server=self._server, reason=f"it answers {reason}")
-        else:
-            error = self._mismatch(reason)
-        self._machine.failed(error)
+    def on_upgrade_refused(self, answer: Answer) -> None:
+        self._status = answer.status
+        self._machine.failed(
+            error_of(answer, self._quote, server=self._server, dialect=self.dialect.name, path=self._path)
+        )
 
     def on_upgraded(self) -> None:
         self._machine.upgraded()
@@ -362,20 +358,29 @@ class Connection:
         self._machine.failed(error if self._recognised else self._mismatch(str(error.fields.get("reason", error))))
 
     def _close_received(self, code: int | None, reason: str) -> None:
-        words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
-        self._leaves = code in (_GOING_AWAY, _RESTARTING, _TRY_LATER)
-        self._too_big = reason if code == _TOO_BIG else None
-        if self._leaves or code == _TOO_BIG:
-            self._machine.failed(UplinkLost(server=self._server, reason=words))
-        else:
+        words = closing.words_of(code, self._quote(reason))
+        self._leaves = code in closing.LEAVING
+        self._too_big = reason if says_too_big(code, reason, self._under_way.largest_meant()) else None
+        if closing.refuses(code) and self._too_big is None:
             self._machine.turned_away(words)
+        else:
+            self._machine.failed(self._ended(words))
 
     def _wire_closed(self, error: BaseException, verify_error: str) -> None:
         self._closed = True
         reason = describe(error, verify_error)
-        kind = UplinkUnreachable if self._core.stage is Stage.SECURING else UplinkLost
-        self._machine.failed(kind(server=self._server, reason=reason))
+        if self._core.stage is Stage.SECURING:
+            self._machine.failed(UplinkUnreachable(server=self._server, reason=reason))
+        else:
+            self._machine.failed(self._ended(reason))
         self._finish()
+
+    def _ended(self, reason: str) -> UplinkLost:
+        """Only a link that was there can be lost."""
+        stage = self._core.stage
+        if stage in (Stage.PROBATION, Stage.ACCEPTED):
+            return UplinkLost(server=self._server, reason=reason)
+        return UplinkIncomplete(server=self._server, phase=stage.value, reason=reason)
 
     # What the machine tells (relayd.uplink.machine.LinkOwner)
 
@@ -389,7 +394,9 @@ class Connection:
         self._host.on_connection_accepted(self)
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
-        self._outcome = Outcome(error, stage, self._recognised, self._status)
+        cut = self._closed and stage is Stage.ACCEPTED and isinstance(error, UplinkLost)
+        silence = self._clock.seconds() - self._core.last_heard if cut else None
+        self._outcome = Outcome(error, stage, self._recognised, status=self._status, silence=silence)
         if self._attachments is not None and self._attachments.active():
             self._attachments.cancel()
         blame = self._blame_for(error)
@@ -410,7 +417,7 @@ class Connection:
         if self._leaves or isinstance(error, UplinkSilent | UplinkStuck | ProtocolError | DialectMismatch):
             return Blame.NONE
         if self._too_big is not None:
-            smaller = self._limit.too_big(self._under_way.largest(), self._too_big)
+            smaller = self._limit.too_big(self._under_way.largest_meant(), self._too_big)
         else:
             smaller = self._limit.lost(self._under_way.suspect(unsent=self.unsent))
         if smaller:
@@ -467,6 +474,13 @@ class Connection:
         self._heartbeat = event.heartbeat
         if self._recognised:
             self._machine.proved()
+
+    def _disconnected(self, event: Disconnected) -> None:
+        reason = self._quote(event.reason)
+        if event.refused and event.reason.startswith(_NO_NAMESPACE):
+            self._machine.failed(self._mismatch(f'it seems to have no namespace {PROXY_PATH}: it says "{reason}"'))
+        else:
+            self._machine.turned_away(reason)
 
     def _event_received(self, event: EventReceived) -> None:
         if not self._accepted:
@@ -554,10 +568,12 @@ class Connection:
             self._log.failure("Internal error: {method} failed", method=getattr(method, "__name__", "a callback"))
 
     def _mismatch(self, reason: str) -> DialectMismatch:
-        return DialectMismatch(server=self._server, dialect=self.dialect.name, path=self._path, reason=reason)
+        return DialectMismatch(
+            server=self._server, dialect=self.dialect.name, path=self._path, reason=self._quote(reason)
+        )
 
 
 def _close_code(error: RelayError) -> int:
     if isinstance(error, FrameTooLarge):
-        return _TOO_BIG
-    return _PROTOCOL_ERROR if isinstance(error, ProtocolError | DialectMismatch) else _NORMAL
+        return closing.TOO_BIG
+    return closing.PROTOCOL_ERROR if isinstance(error, ProtocolError | DialectMismatch) else closing.NORMAL

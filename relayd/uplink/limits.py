@@ -34,27 +34,73 @@ BLAME_FOR: Final = 30.0
 GUESS_FOR: Final = 3600.0
 BELIEVE_FOR: Final = 86_400.0
 
-#: Numbers, with or without a unit, in what a main server says when it closes a connection.
-_NUMBER: Final = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3})+|\d{1,12})\s?([KM]i?B?)?(?![\w])", re.IGNORECASE)
-_UNITS: Final = {"": 1, "k": 1000, "ki": 1024, "m": 1_000_000, "mi": 1 << 20}
+#: Numbers, with or without a unit, in what a main server says when it closes a connection. Some languages leave no
+#: space around them, some group digits by other characters.
+_NUMBER: Final = re.compile(
+    r"(?<![0-9A-Za-z_.])(?P<number>\d{1,3}(?:[,_'.\u00a0\u202f]\d{3})+|\d{1,12}(?:\.\d{1,2})?)"
+    r"\s?(?P<unit>(?:[KM]i?|kilo|mega)?(?:B|bytes?|octets?)|[KM]i?)?(?![0-9A-Za-z_])",
+    re.IGNORECASE,
+)
+#: What makes a number the limit: words shortly before it, with no other number between.
+_LIMIT: Final = re.compile(
+    r"(?:limit|max|exceed|larger|greater|more than|longer|over|at most|up to|allow|>|最大|上限|限制|超过|超過)"
+    r"\D{0,40}\Z",
+    re.IGNORECASE,
+)
+#: What makes it a number of something else.
+_OF_OTHERS: Final = re.compile(
+    r"\s?(?:m?s\b|sec|min|hour|day|messages|frames|requests|connections|%|:\d)", re.IGNORECASE
+)
+_UNITS: Final = {"": 1, "k": 1000, "m": 1_000_000, "ki": 1024, "mi": 1 << 20}
 #: The least number that can be a limit: below it not even a result without output fits.
 _LEAST_NAMED: Final = 512
 _TOO_BIG: Final = 1009
+#: What servers say with other codes than that.
+_TOO_BIG_WORDS: Final = re.compile(
+    r"(?<![a-z])too[ _-]?(?:big|large|long)(?![a-z])"
+    r"|\b(?:size|length)\b.{0,40}\bexceed|\bexceed.{0,40}\b(?:size|length)\b",
+    re.IGNORECASE,
+)
 
 
-def named_limit(reason: str, size: int) -> int | None:
+def says_too_big(code: int | None, reason: str, size: int) -> bool:
+    """
+    Whether the main server closes the connection because a message was too large.
+
+    :param code: of its close frame. Where it is not the one that means this, the words of *reason* say so.
+    :param size: bytes in the largest message that it can mean: small ones are not meant.
+    """
+    return code == _TOO_BIG or (size > LARGE and _TOO_BIG_WORDS.search(reason) is not None)
+
+
+def named_limit(reason: str, size: int, read: int = 0) -> int | None:
     """
     The limit that *reason*, said when a message of *size* bytes was too large, names; a little less, to be safe.
 
-    Words differ from server to server; the numbers in them are the size, how much of it was read, and the limit, which
-    is the least.
+    Words differ from server to server. The numbers in them are the limit, the size, how much of it was read, and what
+    has nothing to do with it, such as a port or a date: one that nothing ties to the limit is not believed, as it
+    would cost much of the results.
+
+    :param read: bytes of a message that the main server has read not long ago: the limit is not below that.
     """
-    numbers = []
-    for digits, unit in _NUMBER.findall(reason):
-        number = int(digits.replace(",", "")) * _UNITS[unit.lower().removesuffix("b")]
-        if _LEAST_NAMED <= number <= size and number != _TOO_BIG:
-            numbers.append(number)
+    limits, with_unit = [], []
+    for found in _NUMBER.finditer(reason):
+        number = _bytes(found["number"], found["unit"] or "")
+        if not max(_LEAST_NAMED, read) <= number <= size or number == _TOO_BIG or _OF_OTHERS.match(reason, found.end()):
+            continue
+        if _LIMIT.search(reason, 0, found.start()):
+            limits.append(number)
+        elif found["unit"]:
+            with_unit.append(number)
+    numbers = limits or with_unit
     return None if not numbers else min(numbers) - max(16, min(numbers) // 100)
+
+
+def _bytes(number: str, unit: str) -> int:
+    factor = _UNITS[re.sub(r"(?:b|bytes?|octets?)$", "", unit.lower()).replace("kilo", "k").replace("mega", "m")]
+    if re.fullmatch(r"\d+\.\d{1,2}", number):
+        return int(float(number) * factor)
+    return int(re.sub(r"\D", "", number)) * factor
 
 
 class MessageLimit:
@@ -94,11 +140,13 @@ class MessageLimit:
         """
         The main server closed the connection, as a message was too large.
 
-        :param size: bytes in the largest message that it is not known to have read.
+        :param size: bytes in the largest message that it can mean.
         :param reason: in its words.
         :return: whether messages are smaller from now on.
         """
-        limit = named_limit(reason, size) or _rung_below(size)
+        # Where the message itself counts as read, a library has answered the ping before the application looked.
+        read = self._read if self._clock.seconds() < self._read_until and self._read < size else 0
+        limit = named_limit(reason, size, read) or _rung_below(size)
         self._read = 0
         if limit is None:
             return False
@@ -167,6 +215,8 @@ class UnderWay:
         #: Bytes of the largest message before the ping that is under way, and after it.
         self._asked = 0
         self._later = 0
+        #: Bytes of the largest one that was sent shortly before, read or not, and when the latest large one was.
+        self._recent = 0
         self._sent = -inf
 
     def sent(self, size: int) -> None:
@@ -174,13 +224,22 @@ class UnderWay:
         if size > self._later:
             self._later = size
         if size > LARGE:
-            self._sent = self._clock.seconds()
+            now = self._clock.seconds()
+            self._recent = max(size, self._recent) if now < self._sent + BLAME_FOR else size
+            self._sent = now
             if not self._asked:
                 self._ask()
 
     def largest(self) -> int:
         """Bytes of the largest one."""
         return max(self._asked, self._later)
+
+    def largest_meant(self) -> int:
+        """
+        The same, for when the main server says that one was too large: libraries answer pings before the application
+        has looked at what came before them.
+        """
+        return max(self.largest(), self._recent if self._clock.seconds() < self._sent + BLAME_FOR else 0)
 
     def suspect(self, *, unsent: bool) -> int:
         """

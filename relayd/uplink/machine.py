@@ -12,6 +12,7 @@ from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
+from relayd.texts import span
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -24,6 +25,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     :ivar probation: after which silence means consent: main servers check the key only once events could flow.
     :ivar ping_interval: between two WebSocket pings, in a dialect without a heartbeat of its own.
     :ivar ping_timeout: for the answer.
+    :ivar own_pings: between two WebSocket pings in a dialect that has a heartbeat; ``None``: none are needed.
     :ivar writing: that a main server may take nothing of what is sent to it.  It is longer than its silence may be: one
         that is busy answers no ping either, but what was sent need not be sent once more.
     """
@@ -34,6 +36,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     probation: float = 2.0
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
+    own_pings: float | None = None
     writing: float = 120.0
 
 
@@ -140,7 +143,7 @@ class LinkCore:
         self._watch(
             inputs,
             limit=timing.ping_interval + timing.ping_timeout if heartbeat is None else heartbeat,
-            ping_interval=timing.ping_interval if heartbeat is None else None,
+            ping_interval=timing.ping_interval if heartbeat is None else timing.own_pings,
         )
 
     def _watch(self, inputs: LinkInputs, limit: float, ping_interval: float | None) -> None:
@@ -225,7 +228,7 @@ def _accept_for_silence(inputs: LinkInputs, core: LinkCore) -> None:
 
 
 def _time_out(inputs: LinkInputs, core: LinkCore) -> None:
-    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, seconds=core.allowed or 0.0))
+    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, time=span(core.allowed or 0.0)))
 
 
 def _refuse(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
@@ -238,11 +241,12 @@ def _displace(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
 
 def _lose_to_silence(inputs: LinkInputs, core: LinkCore) -> None:
     seconds = core.clock.seconds() - core.last_heard
-    core.end(UplinkSilent(server=core.server, seconds=seconds))
+    core.end(UplinkSilent(server=core.server, time=span(round(seconds) or seconds)))
 
 
 def _lose_as_stuck(inputs: LinkInputs, core: LinkCore) -> None:
-    core.end(UplinkStuck(server=core.server, seconds=core.clock.seconds() - core.last_taken))
+    seconds = core.clock.seconds() - core.last_taken
+    core.end(UplinkStuck(server=core.server, time=span(round(seconds) or seconds)))
 
 
 def _fail(inputs: LinkInputs, core: LinkCore, error: RelayError) -> None:

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from relayd.errors import FrameTooLarge, ProtocolError
-from relayd.messages import printable
 
 #: Stands between packets: JSON never has it as it is.
 SEPARATOR: Final = b"\x1e"
 #: Packets in one payload: python-engineio ends the session of who sends more.
 MOST_PACKETS: Final = 16
 _BINARY: Final = b"b"
-#: What is for people to read, and no page of a browser.
-_WORDS: Final = ("application/json", "text/plain")
 
 
 class Splitter:
@@ -90,18 +85,3 @@ def take_payload(packets: deque[bytes], limit: int) -> bytes:
         taken.append(packets.popleft())
         size += 1 + len(taken[-1])
     return SEPARATOR.join(taken)
-
-
-def words_of(status: int, headers: Mapping[str, str], body: bytes) -> str:
-    """What an answer that is none to be glad of says: its status and, where it has words of its own, these."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    said = body.decode("utf-8", "replace").strip() if kind in _WORDS else ""
-    if kind == "application/json":
-        try:
-            value = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            value = value.get("message")
-        said = value.strip() if isinstance(value, str) else ""
-    return f"HTTP {status}" + (f": {printable(said, 200)}" if said else "")

@@ -25,9 +25,10 @@ from relayd.dialects.base import NO_LIMIT
 from relayd.dialects.socketio import DEFAULT_MAX_PAYLOAD, POLLING, Open, read_open
 from relayd.errors import ProtocolError
 from relayd.flow import PIECE, Flow
+from relayd.uplink.answers import Answer, words_of
 from relayd.uplink.cookies import Cookies
 from relayd.uplink.exchange import Exchange
-from relayd.uplink.payload import SEPARATOR, Splitter, take_payload, words_of
+from relayd.uplink.payload import SEPARATOR, Splitter, take_payload
 from relayd.uplink.protocol import LEAST_PROGRESS, WebSocketListener
 from relayd.uplink.request import Request
 
@@ -79,7 +80,7 @@ class PollingClient:
     """
     One session.
 
-    :param hide: takes the API key out of what the main server says, which may quote it.
+    :param quote: makes what the main server says fit to be quoted.
     :param endpoint: connects to the main server.
     :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
     :param max_frame: bytes in the largest message that we take.
@@ -94,7 +95,7 @@ class PollingClient:
         clock: IReactorTime,
         listener: PollingListener,
         make_request: MakeRequest,
-        hide: Callable[[str], str],
+        quote: Callable[[str], str],
         endpoint: IStreamClientEndpoint,
         *,
         tls_host: str | None,
@@ -106,7 +107,7 @@ class PollingClient:
         self._clock = clock
         self._listener: Any = listener
         self._make_request = make_request
-        self._hide = hide
+        self._quote = quote
         self._endpoint = endpoint
         self._tls_host = tls_host
         self._max_frame = max_frame
@@ -415,12 +416,14 @@ class PollingClient:
         self._poll_next()
 
     def _refused(self) -> None:
-        said = self._hide(words_of(self._status, self._headers, bytes(self._refusal)))
+        answer = Answer(self._status, "", self._headers, bytes(self._refusal))
         if self._open is None:
-            self._listener.on_upgrade_refused(self._status, said, self._headers)
+            self._listener.on_upgrade_refused(answer)
             self._end(ConnectionDone())
         else:
-            self._end(SessionLost(f"it ended the session and answers {said}"))
+            said = self._quote(words_of(answer))
+            words = f"it ended the session and answers HTTP {self._status}"
+            self._end(SessionLost(f'{words}, it says "{said}"' if said else words))
 
     # Sending
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress, IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -24,6 +25,7 @@ from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.flow import Flow
 from relayd.messages import printable
 from relayd.tls import is_verified, verify_error_of
+from relayd.uplink.answers import BODY_TIMEOUT, Answer, body_of
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
 
 #: Bytes in the longest answer to the HTTP request that is read.
@@ -36,6 +38,7 @@ LEAST_PROGRESS: Final = 4096
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
 _GOING_AWAY: Final = 1001
+_TLS_ALERT: Final = b"\x15\x03"  # RFC 8446, section 5.1: what a TLS server says to HTTP
 
 #: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
 _STATUS: Final = re.compile(r"[0-9]{3}")
@@ -47,13 +50,8 @@ class WebSocketListener(Protocol):
     def on_secured(self) -> None:
         """TLS is up and the main server's certificate is verified, or there is no TLS."""
 
-    def on_upgrade_refused(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
-        """
-        The answer to the HTTP request opens no WebSocket.
-
-        :param status: 0 where there is none to be read.
-        :param headers: by their names in lower case.
-        """
+    def on_upgrade_refused(self, answer: Answer) -> None:
+        """The answer to the HTTP request opens no WebSocket."""
 
     def on_upgraded(self) -> None:
         """The WebSocket is open."""
@@ -134,6 +132,10 @@ class WebSocketClient(WebSocketClientProtocol):
         self._unanswered: bytes | None = None
         #: Answers so far that only announce another one.
         self._interim = 0
+        #: An answer that opens no WebSocket, while its body comes in.
+        self._refusal: Answer | None = None
+        self._body = b""
+        self._body_deadline: IDelayedCall | None = None
         self._ready_to_ask: Deferred[Request] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
@@ -221,6 +223,9 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self.failedByMe:
+            if self._refusal is not None:
+                self._body += data
+                self._take_body()
             return
         self._progress += len(data)
         if self._progress >= LEAST_PROGRESS:
@@ -232,10 +237,14 @@ class WebSocketClient(WebSocketClientProtocol):
             if self.state != self.STATE_CONNECTING:
                 raise
             self.failHandshake("an answer that is no HTTP")
+        if self.state == self.STATE_CONNECTING and not self.failedByMe and self.data.startswith(_TLS_ALERT):
+            self.failHandshake("it speaks TLS there, so that --server needs https:// or wss://")
         if self.state == self.STATE_CONNECTING and not self.failedByMe and len(self.data) > MAX_RESPONSE:
             self.failHandshake(f"an answer of more than {MAX_RESPONSE} bytes")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._refusal is not None:
+            self._tell_refusal()
         verify_error = verify_error_of(self.transport)
         super().connectionLost(reason)
         self._listener.on_closed(reason.value or ConnectionLost(), verify_error)
@@ -270,9 +279,27 @@ class WebSocketClient(WebSocketClientProtocol):
         words = self.http_status_line.split()
         status = int(words[1]) if len(words) > 1 and _STATUS.fullmatch(words[1]) else 0
         if status != _SWITCHING_PROTOCOLS and status:
-            reason = f"HTTP {status}"
+            reason = ""
         self.failedByMe = True
-        self._listener.on_upgrade_refused(status, printable(reason, 200), self.http_headers)
+        self._refusal = Answer(status, reason, self.http_headers)
+        self._body = self.data.partition(b"\r\n\r\n")[2] if status else b""
+        self._body_deadline = self.factory.reactor.callLater(BODY_TIMEOUT, self._tell_refusal)
+        self._take_body()
+
+    def _take_body(self) -> None:
+        """What is said about a refusal counts as far as it comes in time, and is bounded."""
+        if self._refusal is not None:
+            body, more = body_of(self._refusal.headers, self._body)
+            self._refusal = replace(self._refusal, body=body)
+            if not more or len(self._body) > MAX_RESPONSE:
+                self._tell_refusal()
+
+    def _tell_refusal(self) -> None:
+        refusal, self._refusal = self._refusal, None
+        if self._body_deadline is not None and self._body_deadline.active():
+            self._body_deadline.cancel()
+        if refusal is not None:
+            self._listener.on_upgrade_refused(refusal)
 
     def _onOpen(self) -> None:
         # not super's, which first takes the certificate apart, for nobody
@@ -347,13 +374,20 @@ class WebSocketFactory(WebSocketClientFactory):
     Makes one connection. It never sees the URL: the request is made when it is sent.
 
     :param max_frame: bytes in the largest message that we take.
+    :param subprotocols: that the main server may choose from.
     """
 
     log = _Silence()
     noisy = False
 
-    def __init__(self, reactor: object, build: Callable[[], WebSocketClient], max_frame: int) -> None:
-        super().__init__(reactor=reactor)
+    def __init__(
+        self,
+        reactor: object,
+        build: Callable[[], WebSocketClient],
+        max_frame: int,
+        subprotocols: Sequence[str] = (),
+    ) -> None:
+        super().__init__(reactor=reactor, protocols=list(subprotocols))
         self._build = build
         self.setProtocolOptions(
             maxFramePayloadSize=max_frame,

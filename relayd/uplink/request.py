@@ -5,10 +5,11 @@ The HTTP request that asks for a WebSocket (RFC 6455, section 4.1) or for less, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+
+from relayd.uplink.headers import SUBPROTOCOL, Headers
 
 #: Interim answers that are skipped before the real one.
 MAX_INTERIM: Final = 16
@@ -21,13 +22,13 @@ class Request(Struct, frozen=True, kw_only=True):
     """
     :ivar resource: path and query, which has the key: for no log.
     :ivar host: the ``Host`` header.
-    :ivar more: headers of a session, such as its cookies.
+    :ivar headers: more of them, which may hold secrets; a ``User-Agent`` takes the place of ours.
     """
 
     resource: str
     host: str
     user_agent: str
-    more: Mapping[str, str] = {}
+    headers: Headers = ()
 
     def __repr__(self) -> str:
         return f"<Request to {self.host}>"
@@ -41,28 +42,29 @@ class Request(Struct, frozen=True, kw_only=True):
         lines = [
             f"GET {self.resource} HTTP/1.1",
             f"Host: {self.host}",
-            f"User-Agent: {self.user_agent}",
             "Upgrade: websocket",
             "Connection: Upgrade",
             "Pragma: no-cache",
             "Cache-Control: no-cache",
             f"Sec-WebSocket-Key: {key.decode()}",
             "Sec-WebSocket-Version: 13",
-            *(f"{name}: {value}" for name, value in self.more.items()),
         ]
-        return "\r\n".join([*lines, "", ""]).encode()
+        return self._with_headers(lines)
 
     def to_plain(self, method: str) -> bytes:
         """The head of an ordinary request to the same place."""
         lines = [
             f"{method} {self.resource} HTTP/1.1",
             f"Host: {self.host}",
-            f"User-Agent: {self.user_agent}",
-            "Accept: */*",
             "Accept-Encoding: identity",
-            *(f"{name}: {value}" for name, value in self.more.items()),
         ]
-        return "\r\n".join([*lines, "", ""]).encode()
+        return self._with_headers(lines, SUBPROTOCOL)
+
+    def _with_headers(self, lines: list[str], without: str = "") -> bytes:
+        own = [f"{name}: {value}" for name, value in self.headers if name.lower() != without]
+        if not any(name.lower() == "user-agent" for name, _ in self.headers):
+            own.append(f"User-Agent: {self.user_agent}")
+        return "\r\n".join([*lines, *own, "", ""]).encode()
 
 
 def skip_interim(data: bytes) -> tuple[bytes, int]:

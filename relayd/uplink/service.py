@@ -22,15 +22,19 @@ from twisted.logger import Logger
 from relayd import __version__
 from relayd.dialects import native, socketio
 from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused, UplinkRenewed, UplinkUnreachable
-from relayd.interfaces import ICommandReceiver
+from relayd.interfaces import ICommandReceiver, IDialect
 from relayd.messages import Secret
-from relayd.uplink.connect import describe, make_endpoint
+from relayd.texts import span
+from relayd.uplink.connect import describe, make_endpoint, unused_proxy
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.headers import Headers, subprotocols, with_session
+from relayd.uplink.idle import ALIKE, IdleWatch
 from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
@@ -101,6 +105,7 @@ class UplinkService(Service):
         self._no_upgrade_until = 0.0
         #: What is known of the size of messages that the main server takes, by dialect.
         self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
+        self._idle = IdleWatch()
         self._connection: Connection | None = None
         self._attempt: Attempt
         self.status = UplinkStatus()
@@ -110,6 +115,8 @@ class UplinkService(Service):
     def startService(self) -> None:
         """Dial the main server, now and whenever the connection ends."""
         super().startService()
+        if unused := unused_proxy(self._address, self._settings):
+            self._log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -144,7 +151,7 @@ class UplinkService(Service):
                 return
             delay = self._retry.delay_after(error, self._lived)
             self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
-            self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
+            self._log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:
@@ -156,14 +163,15 @@ class UplinkService(Service):
         self._polled = False  # until it serves again
         self._failures += 1  # until it is accepted
         try:
-            key = self._settings.read_api_key()
+            key, headers = self._settings.read_api_key(), self._settings.read_headers()
             for attempt in probing.attempts():
-                timing = replace(self._timing, handshake=SHORT) if attempt.short else self._timing
+                timing = self._timing_of(attempt)
                 try:
-                    outcome = self._judged(await self._connect_in(attempt, key, timing), key)
+                    outcome = self._judged(await self._connect_in(attempt, key, headers, timing), key)
                 except UplinkUnreachable as error:
                     probing.unreachable(attempt, error)
                     break
+                self._look_at_silence(outcome)
                 if not self.running or not probing.ended(attempt, outcome):
                     return outcome.error
             return probing.error()
@@ -174,6 +182,23 @@ class UplinkService(Service):
         except Exception:
             self._log.failure("Internal error: an attempt to reach {server} failed", server=server)
             return UplinkUnreachable(server=server, reason="an internal error, which the log describes")
+
+    def _timing_of(self, attempt: Attempt) -> Timing:
+        timing = replace(self._timing, handshake=SHORT) if attempt.short else self._timing
+        if (pings := self._idle.ping_interval) is None:
+            return timing
+        return replace(timing, own_pings=pings, ping_interval=min(pings, timing.ping_interval))
+
+    def _look_at_silence(self, outcome: Outcome) -> None:
+        if self._idle.ended(outcome.silence):
+            self._log.warn(
+                "Something between this relay and {server} seems to close idle connections: the last {number} ended "
+                "after {silence} without a word. From now on relayd sends a ping every {pings}.",
+                server=str(self._address),
+                number=ALIKE,
+                silence=span(self._idle.seconds or 0.0),
+                pings=span(self._idle.ping_interval or 0.0),
+            )
 
     def _judged(self, outcome: Outcome, key: Secret) -> Outcome:
         """What it ended with, in the light of what was before: a key that has just served is not to blame."""
@@ -192,16 +217,22 @@ class UplinkService(Service):
             return [self._settings.dialect]
         return sorted(_DIALECTS, key=lambda name: name != (self._known or socketio.NAME))
 
-    async def _connect_in(self, attempt: Attempt, key: Secret, timing: Timing) -> Outcome:
+    def _dialect(self, name: str, key: Secret) -> IDialect:
+        if name == socketio.NAME:
+            return socketio.RelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
+        return native.RelayDialect()
+
+    async def _connect_in(self, attempt: Attempt, key: Secret, headers: Headers, timing: Timing) -> Outcome:
         """One connection from its TCP handshake to its end."""
         name = attempt.dialect
         server, dialect = str(self._address), _DIALECTS[name]
         parts = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, ""))
+        quote = Quoting(key.reveal(), *(value for _, value in headers))
         connection = Connection(
             self._reactor,
             self._receiver,
             self,
-            dialect.RelayDialect(),
+            self._dialect(name, key),
             server=server,
             path=parts.path,
             timing=timing,
@@ -209,15 +240,16 @@ class UplinkService(Service):
             max_result=self._settings.max_result,
             limit=self._limits[name],
             translate=self._settings.translate,
+            quote=quote,
         )
 
-        def make_request(parameters: Mapping[str, str], headers: Mapping[str, str]) -> Request:
+        def make_request(parameters: Mapping[str, str], more: Mapping[str, str]) -> Request:
             url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal(), **parameters))
             return Request(
                 resource=f"{url.path}?{url.query}",
                 host=self._address.authority,
                 user_agent=f"relayd/{__version__}",
-                more=dict(headers),
+                headers=with_session(headers, more),
             )
 
         def build() -> WebSocketClient:
@@ -233,7 +265,7 @@ class UplinkService(Service):
             dialect=str(attempt),
         )
         endpoint = make_endpoint(self._reactor, self._address, self._settings)
-        max_frame = self._settings.max_frame
+        max_frame, protocols = self._settings.max_frame, subprotocols(headers)
         if attempt.polling:
             upgrades = self._reactor.seconds() >= self._no_upgrade_until
             factory = polling_factory(
@@ -242,12 +274,13 @@ class UplinkService(Service):
                 endpoint,
                 self._address,
                 make_request,
-                key,
+                quote,
                 max_frame=max_frame,
+                protocols=protocols,
                 upgrades=upgrades,
             )
         else:
-            factory = WebSocketFactory(self._reactor, build, max_frame)
+            factory = WebSocketFactory(self._reactor, build, max_frame, protocols)
         try:
             await endpoint.connect(factory)
         except CancelledError:
@@ -314,11 +347,11 @@ class UplinkService(Service):
         elif self._renewal is None:
             pause = self._presence.went_offline(now, self._retry.delay)
             self._log.info(
-                "{server} says that {proxy_id} is offline. If it sends no command within {pause:.1f} s, the connection "
+                "{server} says that {proxy_id} is offline. If it sends no command within {span}, the connection "
                 "is made anew",
                 server=str(self._address),
                 proxy_id=self._settings.proxy_id,
-                pause=pause,
+                span=span(pause),
             )
             self._renewal = self._reactor.callLater(pause, self._renew, connection, connection.orders)
 

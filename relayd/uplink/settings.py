@@ -14,6 +14,7 @@ from relayd.errors import ConfigError
 from relayd.messages import Secret
 from relayd.spelling import lookup_name
 from relayd.texts import Translate, english
+from relayd.uplink.headers import Headers
 
 #: Bytes in the largest message that is taken: what has to be done with it in one piece takes 3 ms a MiB.
 DEFAULT_MAX_FRAME: Final = 8 * 2**20
@@ -32,6 +33,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
     :ivar http_proxy: ``http://[user[:password]@]host:port`` of a proxy to ask for a tunnel.
     :ivar read_proxy_password: reads the password of that user anew, where it is not in the URL; raises `UplinkError`.
+    :ivar read_headers: reads the headers of the site's own anew; raises `UplinkError`.
     :ivar max_frame: bytes in the largest message that we take.
     :ivar max_result: bytes in the largest result that we send, where the main server names no limit.
     :ivar translate: to the language of what acknowledgements and cut results say.
@@ -47,6 +49,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     tls_key: str | None = None
     http_proxy: str | None = None
     read_proxy_password: Callable[[], Secret | None] = lambda: None
+    read_headers: Callable[[], Headers] = tuple
     max_frame: int = DEFAULT_MAX_FRAME
     max_result: int = DEFAULT_MAX_RESULT
     translate: Translate = english

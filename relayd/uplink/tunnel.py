@@ -8,6 +8,7 @@ from base64 import b64encode
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from autobahn.websocket.protocol import parseHttpHeader
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -16,6 +17,8 @@ from zope.interface import implementer
 
 from relayd.errors import RelayError
 from relayd.messages import Secret, printable
+from relayd.texts import span
+from relayd.uplink.answers import schemes_of
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 
 #: Bytes in the longest answer of a proxy that is read.
@@ -27,6 +30,15 @@ class ProxyError(RelayError):
 
     code = "proxy"
     retriable = True
+
+
+class ProxyUnreachable(Exception):
+    """There is no connection to the proxy *proxy*, because of *cause*."""
+
+    def __init__(self, proxy: str, cause: BaseException) -> None:
+        super().__init__(proxy)
+        self.proxy = proxy
+        self.cause = cause
 
 
 def authorization(proxy_url: str, password: Secret | None) -> Secret | None:
@@ -79,8 +91,13 @@ class TunnelEndpoint:
         request = f"CONNECT {self._target} HTTP/1.1\r\nHost: {self._target}\r\n"
         if self._credentials is not None:
             request += f"Proxy-Authorization: {self._credentials.reveal()}\r\n"
-        tunnel: Any = await self._proxy.connect(Factory.forProtocol(_Tunnel))
-        deadline = self._clock.callLater(self._timeout, tunnel.fail, f"no answer within {self._timeout:g} s")
+        try:
+            tunnel: Any = await self._proxy.connect(Factory.forProtocol(_Tunnel))
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise ProxyUnreachable(self._proxy_name, error) from None
+        deadline = self._clock.callLater(self._timeout, tunnel.fail, f"no answer within {span(self._timeout)}")
         try:
             tunnel.transport.write(request.encode() + b"\r\n")
             await tunnel.granted
@@ -153,7 +170,9 @@ class _Tunnel(Protocol):
         if len(status) < 2 or not status[0].startswith("HTTP/1."):
             self.fail("an answer that is no HTTP")
         elif not status[1].startswith("2"):
-            self.fail("HTTP " + printable(" ".join(status[1:]), 100))
+            schemes = schemes_of(parseHttpHeader(head)[1].get("proxy-authenticate", ""))
+            asked = f", which asks for {schemes}" if schemes else ""
+            self.fail("HTTP " + printable(" ".join(status[1:]), 100) + asked)
         else:
             self._received = rest
             self._answer(None)

@@ -5,7 +5,7 @@ transport, and then the session moves there, or stays where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.errors import ProtocolError
+from relayd.uplink.answers import Answer
 from relayd.uplink.connect import describe
 from relayd.uplink.polling import PollingClient
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory, WebSocketListener
@@ -44,6 +45,7 @@ class Upgrade:
         endpoint: IStreamClientEndpoint,
         build: Callable[[WebSocketListener], WebSocketClient],
         max_frame: int,
+        protocols: list[str],
     ) -> None:
         self._clock = clock
         self._polling = polling
@@ -52,7 +54,7 @@ class Upgrade:
         self._client: WebSocketClient | None = None
         self._over = False
         self._deadline: IDelayedCall = clock.callLater(UPGRADE_TIMEOUT, self._fail, f"{UPGRADE_TIMEOUT:g} s are over")
-        self._dial: Deferred[Any] = endpoint.connect(WebSocketFactory(clock, self._connected, max_frame))
+        self._dial: Deferred[Any] = endpoint.connect(WebSocketFactory(clock, self._connected, max_frame, protocols))
         self._dial.addErrback(self._not_connected)
 
     def stop(self) -> None:
@@ -109,8 +111,8 @@ class Upgrade:
         else:
             self._fail("another answer to the probe")
 
-    def on_upgrade_refused(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
-        self._fail(reason)
+    def on_upgrade_refused(self, answer: Answer) -> None:
+        self._fail(f"HTTP {answer.status}")
 
     def on_binary(self, data: bytes) -> None:
         self._fail("another answer to the probe")

@@ -7,13 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
 from relayd.dialects.socketio import WEBSOCKET, Open
-from relayd.messages import Secret
 from relayd.uplink.connection import Connection
 from relayd.uplink.polling import MakeRequest, PollingClient
 from relayd.uplink.protocol import WebSocketClient, WebSocketListener
@@ -33,14 +31,16 @@ def polling_factory(
     endpoint: IStreamClientEndpoint,
     address: Address,
     make_request: MakeRequest,
-    key: Secret,
+    quote: Callable[[str], str],
     *,
     max_frame: int,
+    protocols: list[str],
     upgrades: bool,
 ) -> Factory:
     """
     What makes the first TCP connection of a polling session at *endpoint*, and attaches the session to *connection*.
 
+    :param protocols: subprotocols of a WebSocket from which the main server may choose.
     :param upgrades: whether it shall move to a WebSocket where the main server offers that.
     """
     tls_host = address.host if address.secure else None
@@ -55,24 +55,16 @@ def polling_factory(
         def build(listener: WebSocketListener) -> WebSocketClient:
             return WebSocketClient(listener, request, tls_host=tls_host)
 
-        return Upgrade(reactor, client, connection, endpoint, build, max_frame).stop
+        return Upgrade(reactor, client, connection, endpoint, build, max_frame, protocols).stop
 
     session = PollingClient(
         reactor,
         connection,
         make_request,
-        partial(without, key),
+        quote,
         endpoint,
         tls_host=tls_host,
         max_frame=max_frame,
         on_open=upgrade,
     )
     return session.factory(partial(connection.attach, session))
-
-
-def without(key: Secret, text: str) -> str:
-    """*text*, which a main server said, without *key*, in each way of writing it."""
-    plain = key.reveal()
-    for form in {plain, quote(plain), quote(plain, safe="")} - {""}:
-        text = text.replace(form, "[redacted]")
-    return text

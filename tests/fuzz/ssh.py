@@ -72,6 +72,9 @@ class _Owner:
     def __init__(self) -> None:
         self.lost = 0
 
+    def connection_answers(self, connection: Connection) -> None:
+        pass
+
     def session_refused(self, connection: Connection, session: Any, code: int, reason: str) -> None:
         check(session.state is State.WAITING, "a refused session that does not wait")
         check_words(reason)

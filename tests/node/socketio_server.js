@@ -1,13 +1,14 @@
 // A main server on the npm socket.io package, namespace /proxy, driven by JSON lines on standard input.
 // Options, as JSON in the first argument: port, apiKey, refuse (instead of a disconnect: a connect error), buffer, tls,
-// pingInterval and pingTimeout (ms), greet (an event and its data for the first relay, at once),
-// transports (those of Engine.IO that are offered).
+// auth (look for the key in CONNECT, not in the query), pingInterval and pingTimeout (ms), greet (an event and its data
+// for the first relay, at once), transports (those of Engine.IO that are offered).
 "use strict";
 const fs = require("node:fs");
 const readline = require("node:readline");
 const { Server } = require("socket.io");
 
 const options = JSON.parse(process.argv[2] || "{}");
+const shown = (socket) => (options.auth ? socket.handshake.auth : socket.handshake.query);
 const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
 
 const server = options.tls
@@ -28,13 +29,13 @@ const io = new Server(server, limits);
 const proxies = io.of("/proxy");
 
 if (options.refuse) {
-  proxies.use((socket, next) => next(socket.handshake.query.apiKey === options.apiKey ? undefined : new Error("Invalid credentials")));
+  proxies.use((socket, next) => next(shown(socket).apiKey === options.apiKey ? undefined : new Error("Invalid credentials")));
 }
 
 let current = null;
 const pending = new Map(); // commands without a result, by id: what "again" sends once more
 proxies.on("connection", (socket) => {
-  if (socket.handshake.query.apiKey !== options.apiKey) {
+  if (shown(socket).apiKey !== options.apiKey) {
     say({ refused: socket.handshake.query.proxyId });
     socket.disconnect(); // as the known main server does: accepted first, and then 41
     return;

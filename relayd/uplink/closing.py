@@ -1,0 +1,49 @@
+"""
+What the code of a WebSocket's close frame means (RFC 6455, section 7.4, and the registry that it founds).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+PROTOCOL_ERROR: Final = 1002
+TOO_BIG: Final = 1009
+
+#: The main server leaves, or has no room for now: nothing that was sent is to blame.
+LEAVING: Final = frozenset({GOING_AWAY, 1012, 1013})
+
+#: What is no verdict on the key, whenever it comes.
+_FAILURES: Final = {
+    GOING_AWAY: "it goes away",
+    PROTOCOL_ERROR: "it takes something for a breach of the protocol",
+    1003: "it does not take data of this kind",
+    1007: "it takes a message for malformed",
+    TOO_BIG: "a message is too large for it",
+    1010: "it insists on an extension",
+    1011: "something failed there",
+    1012: "it restarts",
+    1013: "it has no room for now",
+    1014: "a gateway before it got no good answer",
+    3008: "something took too long for it",
+}
+
+
+def refuses(code: int | None) -> bool:
+    """Whether a close frame before the relay is accepted can mean that it is turned away."""
+    return code not in _FAILURES
+
+
+def words_of(code: int | None, reason: str) -> str:
+    """
+    How the main server closed the WebSocket.
+
+    :param reason: fit to be shown.
+    """
+    words = "it closed the WebSocket"
+    if code:
+        words += f" with code {code}"
+        if meaning := _FAILURES.get(code):
+            words += f" ({meaning})"
+    return words + (f": {reason}" if reason else "")

@@ -1,0 +1,76 @@
+"""
+Headers of the site's own in the request for a WebSocket: what access proxies, and ``Origin`` rules, ask for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from relayd.descriptors import words_of
+from relayd.errors import UplinkError
+
+#: Bytes of the file, and lines in it that are headers.
+MOST_BYTES: Final = 16 * 1024
+MOST_HEADERS: Final = 32
+
+SUBPROTOCOL: Final = "sec-websocket-protocol"
+
+# RFC 9110, sections 5.1 and 5.5
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_VALUE: Final = re.compile(r"[\x20-\x7e]+")
+#: What the request has of its own.
+_RESERVED: Final = frozenset(("host", "connection", "upgrade", "content-length", "transfer-encoding"))
+
+Headers = tuple[tuple[str, str], ...]
+
+
+def read_headers(path: str | None) -> Headers:
+    """
+    The headers in a file: one ``Name: value`` a line, with empty lines and comments (``#``) between them.
+
+    :raises UplinkError: when it cannot be used; it quotes nothing of the file, which has secrets.
+    """
+    if path is None:
+        return ()
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        text = raw.decode("ascii")
+    except OSError as error:
+        raise UplinkError(reason=f"--header-file {path} cannot be read: {words_of(error)}") from None
+    except UnicodeDecodeError:
+        raise UplinkError(reason=f"--header-file {path} is no ASCII text") from None
+    if len(raw) > MOST_BYTES:
+        raise UplinkError(reason=f"--header-file {path} has more than {MOST_BYTES} bytes")
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
+    found = [_header(path, number, line) for number, line in lines if line and not line.startswith("#")]
+    if len(found) > MOST_HEADERS:
+        raise UplinkError(reason=f"--header-file {path} has more than {MOST_HEADERS} headers")
+    return tuple(found)
+
+
+def _header(path: str, number: int, line: str) -> tuple[str, str]:
+    name, colon, value = (part.strip() for part in line.partition(":"))
+    if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise UplinkError(reason=f"--header-file {path}, line {number}, is no header (Name: value)")
+    lower = name.lower()
+    if lower in _RESERVED or (lower.startswith("sec-websocket-") and lower != SUBPROTOCOL):
+        raise UplinkError(reason=f"--header-file {path}, line {number}, names a header that the request has of its own")
+    return name, value
+
+
+def subprotocols(headers: Headers) -> list[str]:
+    """What the main server may choose from."""
+    found = (value.split(",") for name, value in headers if name.lower() == SUBPROTOCOL)
+    return [each.strip() for values in found for each in values]
+
+
+def with_session(headers: Headers, more: Mapping[str, str]) -> Headers:
+    """*headers*, and what a session has more; there is one ``Cookie`` (RFC 6265, section 5.4)."""
+    cookie = more.get("Cookie")
+    if cookie is None or not any(name.lower() == "cookie" for name, _ in headers):
+        return (*headers, *more.items())
+    joined = tuple((name, f"{value}; {cookie}" if name.lower() == "cookie" else value) for name, value in headers)
+    return (*joined, *((name, value) for name, value in more.items() if name != "Cookie"))

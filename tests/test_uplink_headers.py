@@ -1,0 +1,92 @@
+"""
+Headers of the site's own: what is taken from their file, and what comes of them at the main server.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.dialects import native
+from relayd.errors import UplinkError
+from relayd.uplink.headers import MOST_HEADERS, read_headers
+from tests.support.uplink import MainServer, Scripted, ServiceCase
+
+TOKEN = "t0ken-" + "z" * 20
+
+
+class Choosing(MainServer):
+    def onConnect(self, request: Any) -> str | None:  # type: ignore[override]
+        super().onConnect(request)
+        return next(iter(request.protocols), None)
+
+
+class Sent(ServiceCase):
+    dialect = "native"
+
+    def restart(self, text: str) -> None:
+        stopped = self.service.stopService()
+        self.advance(6)
+        self.successResultOf(stopped)
+        path = Path(self.mktemp())
+        path.write_text(text)
+        self.begin(read_headers=partial(read_headers, str(path)))
+
+    def test_they_arrive(self) -> None:
+        self.restart(
+            f"# for the access proxy\nCF-Access-Client-Secret: {TOKEN}\n\nOrigin: https://relay.test\nuser-agent: x\n"
+        )
+        server, _ = self.connected(native.ServerDialect())
+        headers = server.http_headers
+        self.assertEqual(headers["cf-access-client-secret"], TOKEN)
+        self.assertEqual(headers["origin"], "https://relay.test")
+        self.assertEqual(headers["user-agent"], "x")
+
+    def test_a_subprotocol(self) -> None:
+        self.restart("Sec-WebSocket-Protocol: v2.relay, v1.relay\n")
+        server = Choosing(native.ServerDialect())
+        server.factory = WebSocketServerFactory(reactor=self.reactor, protocols=["v2.relay"])
+        server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
+        self.join(server).flush()
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
+        self.assertEqual(server.websocket_protocol_in_use, "v2.relay")
+
+    def test_never_quoted(self) -> None:
+        self.restart(f"X-Token: {TOKEN}\n")
+        self.join(Scripted(f"HTTP/1.1 400 No\r\n\r\nbad token {TOKEN}".encode())).flush()
+        self.assertIn('it says "bad token [redacted]"', self.warnings()[-1])
+
+    def test_a_file_that_cannot_be_used(self) -> None:
+        """Nothing is dialled without it; it is looked at again."""
+        attempts = self.attempts()
+        self.restart("no header\n")
+        self.assertEqual(self.attempts(), attempts)
+        self.assertIn("line 1, is no header (Name: value)", self.warnings()[-1])
+
+
+class Read(SynchronousTestCase):
+    def test_refused(self) -> None:
+        for text, words in (
+            (f"X-Token {TOKEN}", "line 1, is no header"),
+            (f"A: b\nX-Tok\u00e9n: {TOKEN}", "no ASCII"),
+            ("A: b\nHost: other", "line 2, names a header that the request has of its own"),
+            ("sec-websocket-key: x", "of its own"),
+            ("Transfer-Encoding: chunked", "of its own"),
+            (f"A: b\rX-Token: {TOKEN}", "is no header"),
+            ("A:", "is no header"),
+            ("A B: c", "is no header"),
+            ("A: b\n" * (MOST_HEADERS + 1), "more than 32 headers"),
+            ("A: " + "b" * 20_000, "more than 16384 bytes"),
+        ):
+            path = Path(self.mktemp())
+            path.write_text(text)
+            error = self.assertRaises(UplinkError, read_headers, str(path))
+            self.assertIn(words, str(error))
+            self.assertNotIn(TOKEN, str(error))
+        self.assertIn("cannot be read", str(self.assertRaises(UplinkError, read_headers, "/nowhere/x")))
+        self.assertEqual(read_headers(None), ())

@@ -63,7 +63,10 @@ class Refusing(socketio.ServerDialect):
 class Answers(ServiceCase):
     def say(self, answer: bytes, kind: type[Scripted] = Scripted) -> str:
         self.service._retry.accepted()
+        before = len(self.warnings())
         self.join(kind(answer)).flush()
+        if len(self.warnings()) == before:
+            self.no_polling()
         words = self.warnings()[-1]
         self.advance(7.01)
         return words
@@ -105,6 +108,7 @@ class Answers(ServiceCase):
         self.join(Scripted(b"HTTP/1.1 400 No\r\nContent-Length: 9\r\n\r\nbecause")).flush()
         self.assertEqual(self.warnings(), [])
         self.advance(2.1)
+        self.no_polling()
         self.assertIn('it says "because"', self.warnings()[-1])
 
     def test_a_body_that_the_end_cuts(self) -> None:
@@ -113,6 +117,7 @@ class Answers(ServiceCase):
         pump.flush()
         server.transport.loseConnection()
         pump.flush()
+        self.no_polling()
         self.assertIn('it says "because"', self.warnings()[-1])
 
     def test_stopping_while_a_body_comes(self) -> None:
@@ -142,7 +147,8 @@ class Answers(ServiceCase):
         pump.flush()
         server.transport.loseConnection()
         pump.flush()
-        words = "was reached, but the WebSocket handshake came to nothing: it closed the connection"
+        self.no_polling()
+        words = "was reached, but the HTTP handshake came to nothing: it closed the connection"
         self.assertIn(words, self.warnings()[-1])
 
     def test_a_refused_namespace(self) -> None:

@@ -37,7 +37,7 @@ DOUBT: Final = 3
 
 
 #: Answers to the request for a WebSocket that say nothing of WebSockets: an HTTP request would get the same.
-_NO_HELP: Final = frozenset((401, 404, 407, 410, _TOO_MANY))
+_NO_HELP: Final = frozenset((401, 404, 407, 410, 414, _TOO_MANY))
 
 
 class Attempt(Struct, frozen=True):

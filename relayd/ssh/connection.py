@@ -16,7 +16,7 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser
+from relayd.ssh.channel import MAX_PACKET, SMALL_WINDOW, WINDOW, Channel, ChannelUser
 from relayd.ssh.kex import BadExchange
 from relayd.ssh.numbers import (
     EXTENDED_DATA_STDERR,
@@ -122,14 +122,16 @@ class Connection(SSHService):
         """Open a channel for *user* and run its command on it."""
         number = self._next_channel
         self._next_channel = (number + 1) & 0xFFFFFFFF
-        self._channels[number] = Channel(user)
+        # What waits on a channel to another host is in the way of the others behind the same jump host.
+        channel = self._channels[number] = Channel(user, WINDOW if isinstance(user, Session) else SMALL_WINDOW)
         self.transport.forgive()
         self.transport.pace.owed -= COMMAND
         user.opening(self)
         if self._farewells:
             self._send_farewells()
         self.transport.sendPacket(
-            MSG_CHANNEL_OPEN, NS(user.kind) + struct.pack(">LLL", number, WINDOW, MAX_PACKET) + user.open_data
+            MSG_CHANNEL_OPEN,
+            NS(user.kind) + struct.pack(">LLL", number, channel.window, MAX_PACKET) + user.open_data,
         )
 
     def executing(self) -> list[Session]:
@@ -341,6 +343,7 @@ class Connection(SSHService):
 
     def _received(self, channel: Channel, data: bytes, is_stderr: bool) -> None:
         size = len(data)
+        channel.packets += 1
         self.transport.pace.owed -= size >> WORTH_SHIFT
         reading = channel.user.received(data, is_stderr)
         if reading is None:

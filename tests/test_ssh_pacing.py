@@ -22,8 +22,11 @@ from relayd.ssh.greeting import MAX_PREAMBLE, Greeting, NoVersion
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.kex import BadExchange
 from relayd.ssh.numbers import (
+    MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_DEBUG,
@@ -180,8 +183,21 @@ class PacingTests(SecuredCase):
 class RenewalTests(SecuredCase):
     """Servers that renew the keys."""
 
+    #: Methods that nobody knows.
+    more = b""
+
     def kexinit(self, method: bytes = b"curve25519-sha256") -> bytes:
-        lists = (method, b"ssh-ed25519", *[b"aes256-gcm@openssh.com"] * 2, b"", b"", b"none", b"none", b"", b"")
+        lists = (
+            method + self.more,
+            b"ssh-ed25519",
+            *[b"aes256-gcm@openssh.com"] * 2,
+            b"",
+            b"",
+            b"none",
+            b"none",
+            b"",
+            b"",
+        )
         return bytes(16) + b"".join(NS(names) for names in lists) + bytes(5)
 
     def renew(self, method: bytes = b"curve25519-sha256") -> None:
@@ -205,6 +221,11 @@ class RenewalTests(SecuredCase):
 
     def test_the_dearest_method_once_a_second(self) -> None:
         self.assertLess(self.renewals(b"diffie-hellman-group-exchange-sha256", 60, 20_000), 75)
+
+    def test_the_longest_key_and_thousands_of_methods(self) -> None:
+        self.more = b",a" * 15_000
+        self.client._host_key = bytes(16384 // 8)
+        self.assertLess(self.renewals(b"curve25519-sha256", 60, 20_000), 500)
 
     def test_without_a_reason_it_ends(self) -> None:
         most = MAX_DEMANDS // RENEWAL_PRICE
@@ -406,6 +427,7 @@ class BehindAJumpHostTests(SecuredCase):
         self.packet(MSG_CHANNEL_OPEN_CONFIRMATION, uint32(0, 0, 1 << 30, 32768))
         self.far = ClientTransport(self.clock, "far", 22, KnownHosts("/nonexistent", "ignore"), COMPATIBLE)
         self.far.on_failure = self.failures.append
+        self.far.pace.way = self.forward.pace
         self.forward.connect(self.far)
         self.far.dataReceived(b"SSH-2.0-Test\r\n")
         self.far_sealer = AESGCMPackets(KEY, IV)
@@ -471,3 +493,13 @@ class BehindAJumpHostTests(SecuredCase):
 
     def test_nor_who_does_so_fast(self) -> None:
         self.line_by_line(12_000)
+
+    def test_commands_pay_for_the_way_of_their_answers(self) -> None:
+        for number in range(4000):
+            self.clock.advance(0.001)
+            session = self.run_far()
+            for message in (MSG_CHANNEL_REQUEST, MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE):
+                rest = NS(b"exit-status") + b"\0" + uint32(0) if message == MSG_CHANNEL_REQUEST else b""
+                self.receive(self.passed_on(bytes((message,)) + uint32(number) + rest))
+                self.assertFalse(self.held)
+            self.assertEqual(session.exit.status, 0)

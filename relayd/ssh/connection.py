@@ -35,7 +35,7 @@ from relayd.ssh.numbers import (
     MSG_REQUEST_FAILURE,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
 )
-from relayd.ssh.pacing import COMMAND, WORTH_SHIFT
+from relayd.ssh.pacing import WORTH_SHIFT
 from relayd.ssh.session import Session, State, signal_request
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
@@ -125,7 +125,7 @@ class Connection(SSHService):
         # What waits on a channel to another host is in the way of the others behind the same jump host.
         channel = self._channels[number] = Channel(user, WINDOW if isinstance(user, Session) else SMALL_WINDOW)
         self.transport.forgive()
-        self.transport.pace.owed -= COMMAND
+        self.transport.pace.asked()
         user.opening(self)
         if self._farewells:
             self._send_farewells()

@@ -21,6 +21,7 @@ from relayd.ssh.session import State
 
 if TYPE_CHECKING:
     from relayd.ssh.connection import Connection
+    from relayd.ssh.pacing import Pacer
 
 #: Seconds that a jump host may take to reach the other host.
 OPEN_TIMEOUT = 15.0
@@ -73,6 +74,11 @@ class Forward:
 
     def __repr__(self) -> str:
         return f"<Forward to {self.host}:{self.port}>"
+
+    @property
+    def pace(self) -> Pacer | None:
+        """Of the connection to the jump host, as long as that is open."""
+        return None if self._connection is None else self._connection.transport.pace
 
     def connect(self, protocol: IProtocol) -> None:
         """Make this the transport of *protocol*, now that it is open."""

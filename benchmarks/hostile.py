@@ -75,7 +75,9 @@ class Bench:
             sshd = OpenSSHServer(["LogLevel INFO"])
             await sshd.start()
             stack.push_async_callback(awaiting(sshd.stop))
-            settings = SSHSettings(known_hosts=str(folder / "known_hosts"), keepalive_interval=5.0)
+            known_hosts = folder / "known_hosts"
+            known_hosts.write_text("".join(kind.known_hosts for kind in KINDS.values()))
+            settings = SSHSettings(known_hosts=str(known_hosts), keepalive_interval=5.0)
             self._client = SSHClient(self._reactor, settings)
             stack.push_async_callback(awaiting(self._client.close))
             self._good = Target(sshd.host, sshd.port, sshd.user, Credential(private_key=sshd.key))

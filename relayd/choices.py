@@ -7,6 +7,7 @@ from __future__ import annotations
 from msgspec.structs import asdict
 
 from relayd.config import Config
+from relayd.descriptors import connections_within
 from relayd.dispatcher import Limits
 from relayd.language import translator
 from relayd.policy import Policy
@@ -33,6 +34,8 @@ def limits_of(config: Config) -> Limits:
         max_queue=config.max_queue,
         default_timeout=config.default_timeout,
         max_timeout=config.max_timeout,
+        output_encoding=config.output_encoding,
+        timeout_margin=config.timeout_margin,
     )
 
 
@@ -49,11 +52,14 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         algorithms=config.ssh_algorithms,
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,
-        max_total_connections=config.max_total_connections,
+        max_total_connections=connections_within(config.max_total_connections),
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
         working_directory=config.working_directory,
+        output_encoding=config.output_encoding,
+        exact_text=config.allow_commands is not None or config.deny_commands is not None,
+        no_exit_status_hosts=config.no_exit_status_hosts or (),
     )
 
 

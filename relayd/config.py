@@ -126,6 +126,23 @@ class Config:
         "/",
         "DIRECTORY",
     )
+    output_encoding: str = _option(
+        "output-encoding",
+        HOSTS,
+        "character set of hosts, for output and commands: utf-8, gbk, big5, shift_jis, latin-1 …",
+        values.charset,
+        "utf-8",
+        "NAME",
+    )
+    no_exit_status_hosts: tuple[str, ...] | None = _option(
+        "no-exit-status-hosts",
+        HOSTS,
+        "of these, which never say how a command ended, its end in good order is success; as --allow-hosts, ! before "
+        "exceptions",
+        policy.host_patterns_with_exceptions,
+        metavar="PATTERNS",
+        public=True,
+    )
     allow_hosts: tuple[str, ...] | None = _rule(
         "allow-hosts",
         "only these: networks, addresses, names with * and ?, each also as [PATTERN]:PORT; commas between",
@@ -145,6 +162,14 @@ class Config:
     max_queue: int = _count("max-queue", LIMITS, 10000, "commands that wait; more are refused", least=0)
     default_timeout: float = _time("default-timeout", LIMITS, "5m", "for commands that come without one", most=_YEAR)
     max_timeout: float = _time("max-timeout", LIMITS, "1d", "more is cut to this", most=_YEAR)
+    timeout_margin: float = _time(
+        "timeout-margin",
+        LIMITS,
+        "500ms",
+        "end commands this much before their timeout, a tenth of it at most, so that results arrive in time",
+        least=0,
+        most=3600,
+    )
     max_output: int = _option(
         "max-output",
         LIMITS,

@@ -36,6 +36,7 @@ from relayd.errors import ConfigError, RelayError
 from relayd.hub import Hub
 from relayd.messages import CommandResult, ExecuteCommand, Secret, printable
 from relayd.service import make_relay
+from relayd.texts import span
 
 LOOPBACK = "127.0.0.1"
 PROXY_ID = "demo"
@@ -180,7 +181,7 @@ class Demo:
         try:
             await self.hub.when_connected(PROXY_ID).addTimeout(CONNECT_TIMEOUT, reactor)
         except WaitedTooLong:
-            raise DemoFailed(f"the relay did not connect to the main server within {CONNECT_TIMEOUT:g} s") from None
+            raise DemoFailed(f"the relay did not connect to the main server within {span(CONNECT_TIMEOUT)}") from None
         print(f"main server   {server}")
         print(f"relay         {PROXY_ID}, connected by {self.hub.relays[PROXY_ID].dialect}")
         print(f"SSH host      {target}{'' if self._target else ', a server made for this demonstration'}")

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.admission import Admission
+from relayd.charsets import UTF8
 from relayd.errors import (
     AlreadyConfirmed,
     AuditUnavailable,
@@ -32,6 +33,7 @@ from relayd.errors import (
 )
 from relayd.interfaces import (
     Acknowledge,
+    Blame,
     EntryState,
     IAudit,
     ICommandReceiver,
@@ -42,12 +44,14 @@ from relayd.interfaces import (
 )
 from relayd.messages import (
     EXECUTE_COMMAND,
+    MAX_COMMAND_ID,
     CommandResult,
     CommandState,
     ExecuteCommand,
     JumpHost,
     Receipt,
     failure_result,
+    printable,
 )
 from relayd.outbox import Outbox
 from relayd.policy import Policy
@@ -59,6 +63,8 @@ from relayd.texts import Translate, english
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.
 DRAIN_GRACE = 5.0
+#: The part of its timeout by which a command is ended early at most.
+LARGEST_MARGIN = 0.1
 #: Bytes of large commands, with what they read and their credentials, that are at hand at a time; a single one may be
 #: larger.
 MAX_INPUT = 24 << 20
@@ -76,12 +82,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     :ivar max_queue: commands that wait for their turn.
     :ivar default_timeout: seconds for a command that names none.
     :ivar max_timeout: seconds that no command exceeds.
+    :ivar output_encoding: in which output is read that is sent as it arrives, see `relayd.charsets`.
+    :ivar timeout_margin: seconds by which a command is ended before its timeout, so that the main server has its result
+        by then; at most `LARGEST_MARGIN` of the timeout.
     """
 
     max_commands: int
     max_queue: int
     default_timeout: float
     max_timeout: float
+    output_encoding: str = UTF8
+    timeout_margin: float = 0.0
 
 
 class _Drain:
@@ -140,7 +151,7 @@ class Dispatcher:
         self._translate = translate
         self.stats = Stats()
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
-        self._streams = Streams(clock, self.stats)
+        self._streams = Streams(clock, self.stats, limits.output_encoding)
         self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
         self._active = self._scheduler.active
         self._outbox = Outbox(clock, journal, self.stats, self._check_drained, translate)
@@ -193,9 +204,8 @@ class Dispatcher:
             self._refuse(command, refusal, acknowledge)
         elif self._takes_input(command):
             timeout = min(command.timeout or self._limits.default_timeout, self._limits.max_timeout)
-            if not self._scheduler.submit(
-                ActiveCommand(command, fingerprint, received, received + timeout, acknowledge)
-            ):
+            margin = min(self._limits.timeout_margin, timeout * LARGEST_MARGIN)
+            if not self._scheduler.submit(ActiveCommand(command, fingerprint, received, timeout, acknowledge, margin)):
                 self._drop_input(command)
                 self._refuse(command, Overloaded(running=self.running, queued=self.queued), acknowledge)
         else:
@@ -205,10 +215,13 @@ class Dispatcher:
         """See `ICommandReceiver.invalid_received`."""
         command_id = error.command_id
         self.stats.refused[error.code] += 1
-        self._log.warn("The main server sent what is not valid ({id}): {error}", id=command_id, error=str(error))
+        shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
+        self._log.warn("The main server sent what is not valid ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
         if command_id is not None and error.fields["event"] == EXECUTE_COMMAND and not self._owes(command_id):
-            self._outbox.send_unrecorded(failure_result(command_id, error, translate=self._translate))
+            self._outbox.send_unrecorded(
+                failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
+            )
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""
@@ -233,16 +246,17 @@ class Dispatcher:
         self._streams.link_ready(link)
         self._outbox.link_ready(link, self._active)
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         """See `ICommandReceiver.link_lost`."""
         self._streams.link_lost(link)
-        self._outbox.link_lost(link)
+        self._outbox.link_lost(link, blame)
 
     def configure(self, limits: Limits, policy: Policy) -> None:
         """
         From now on these count. What runs goes on as it is; what waits and is not allowed any more is answered so.
         """
         self._limits, self._policy = limits, policy
+        self._streams.charset = limits.output_encoding
         for active in list(self._active.values()):
             if active.run is None and (refusal := policy.refusal_of(active.command)) is not None:
                 self._scheduler.cancel(active, refusal)
@@ -390,11 +404,15 @@ class Dispatcher:
         self, known: JournalEntry, command: ExecuteCommand, fingerprint: bytes, acknowledge: Acknowledge
     ) -> None:
         unrecorded = self._outbox.unrecorded(command.command_id)
+        recent = self._outbox.recent(command.command_id)
         if fingerprint != known.fingerprint:
             self._mismatch(command, acknowledge)
         elif known.holds_result:
             self._resent(command, acknowledge)
             self._outbox.send_again(command.command_id)
+        elif known.state is EntryState.CONFIRMED and recent is not None:  # no failure in the place of what it got
+            self._resent(command, acknowledge)
+            self._outbox.send_unrecorded(recent)
         elif known.state is EntryState.CONFIRMED:
             self._refuse(command, AlreadyConfirmed(), acknowledge)
         elif unrecorded is not None:  # it ended, and the journal could not record that
@@ -428,7 +446,13 @@ class Dispatcher:
         """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""
         self._count_refusal(command, error)
         acknowledge(error)
-        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        result = failure_result(
+            command.command_id,
+            error,
+            extended=command.extended,
+            numeric_id=command.numeric_id,
+            translate=self._translate,
+        )
         self._outbox.send_unrecorded(result)
 
     def _count_refusal(self, command: ExecuteCommand, error: RelayError) -> None:

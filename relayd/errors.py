@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from relayd.texts import Text, message_template
+from relayd.texts import Text, message_template, span
 
 Executed = Literal["yes", "no", "unknown"]
 
@@ -75,10 +75,23 @@ class InvalidMessage(RelayError):
     code = "invalid-message"
     phase = "receive"
 
-    def __init__(self, *, event: str, field: str, reason: str, command_id: str | None = None) -> None:
+    def __init__(
+        self, *, event: str, field: str, reason: str, command_id: str | None = None, numeric_id: bool = False
+    ) -> None:
         super().__init__(event=event, field=field, reason=reason)
-        #: The command that it names, where that could be read.
+        #: The command that it names, as far as that could be read: of an id that is not valid the beginning, and it
+        #: may hold control characters.
         self.command_id = command_id
+        #: Whether the id was a number.
+        self.numeric_id = numeric_id
+
+
+class Unencodable(RelayError):
+    """{field} cannot be written for the host in the character set {encoding} so that a shell reads it safely. Say it in
+    ASCII, or name the host's character set in encoding or, for all commands, with --output-encoding of the relay."""
+
+    code = "unencodable"
+    phase = "receive"
 
 
 # What the uplink meets -----------------------------------------------------------------------------------------------
@@ -98,18 +111,18 @@ class UplinkUnreachable(UplinkError):
 
 
 class UplinkBusy(UplinkError):
-    """The main server {server} takes no connection now (HTTP {status}) and asks to come back in {seconds:g} s."""
+    """The main server {server} takes no connection now (HTTP {status}) and asks to come back in {time}."""
 
     code = "uplink-busy"
 
     def __init__(self, *, server: str, status: int, seconds: float) -> None:
-        super().__init__(server=server, status=status, seconds=seconds)
+        super().__init__(server=server, status=status, time=span(seconds))
         #: How long it asks us to stay away.
         self.seconds = seconds
 
 
 class UplinkTimeout(UplinkError):
-    """The main server {server} did not finish the {phase} within {seconds:g} s."""
+    """The main server {server} did not finish the {phase} within {time}."""
 
     code = "uplink-timeout"
 
@@ -128,12 +141,32 @@ class UplinkLost(UplinkError):
 
 
 class UplinkSilent(UplinkLost):
-    """The connection to the main server {server} was lost: nothing was heard from it for {seconds:.0f} s."""
+    """The connection to the main server {server} was lost: nothing was heard from it for {time}."""
 
 
 class UplinkStuck(UplinkLost):
     """The connection to the main server {server} was lost: it took nothing of what was sent to it for
-    {seconds:.0f} s."""
+    {time}."""
+
+
+class UplinkDisplaced(UplinkLost):
+    """The main server {server} ended the connection ({reason}), although it had accepted this relay. If it does so
+    again and again, another relay may use this name: give each relay a --proxy-id of its own. Or the API key is no
+    longer valid there."""
+
+    code = "uplink-displaced"
+
+
+class UplinkRenewed(UplinkLost):
+    """The main server {server} said that this relay is offline, while it was connected: another connection of this name
+    has ended there. The connection is made anew."""
+
+    code = "uplink-renewed"
+
+    def __init__(self, *, server: str, settle: float) -> None:
+        super().__init__(server=server)
+        #: Seconds that the main server gets to be done with the old connection before the new one is made.
+        self.settle = settle
 
 
 class DialectMismatch(UplinkError):
@@ -239,7 +272,7 @@ class DuplicateMismatch(RelayError):
 
 
 class AlreadyConfirmed(RelayError):
-    """The command with this commandId was already run and its result was confirmed; the result is no longer held.
+    """The command with this commandId was already run. Its result was delivered, or expired, and is no longer held.
     To run it once more, give it a commandId of its own."""
 
     code = "already-confirmed"
@@ -278,8 +311,8 @@ class JournalFull(RelayError):
 
 
 class Undeliverable(RelayError):
-    """The command was run, but its result could not be delivered: the main server closed the connection each time it
-    was sent. The relay keeps it: see relayctl journal there."""
+    """The result of this command could not be delivered as it is: the main server closed the connection each time it
+    was sent. Its exit code is {exit_code}; the relay keeps its output: see relayctl journal there."""
 
     code = "undeliverable"
     phase = "deliver"
@@ -296,7 +329,7 @@ class NotExecuted(RelayError):
 
 
 class QueueTimeout(RelayError):
-    """The command timed out after {seconds:g} s while it waited for its turn; it was not run.
+    """The command timed out after {time} while it waited for its turn; it was not run.
     Other commands occupy the relay: raise the timeout, or --max-commands."""
 
     code = "timeout"
@@ -370,7 +403,7 @@ class CommandRefused(RelayError):
 
 
 class NoResult(RelayError):
-    """The relay {proxy_id} sent no result for the command {command_id} within {seconds:g} s. Whether it ran is not
+    """The relay {proxy_id} sent no result for the command {command_id} within {time}. Whether it ran is not
     known: look at the host before you send it again."""
 
     code = "no-result"
@@ -379,7 +412,7 @@ class NoResult(RelayError):
 
 
 class NoAnswer(RelayError):
-    """The relay {proxy_id} did not answer within {seconds:g} s what it was asked about the command {command_id}.
+    """The relay {proxy_id} did not answer within {time} what it was asked about the command {command_id}.
     One of an older version does not understand the question."""
 
     code = "no-answer"

@@ -5,6 +5,7 @@ What a relay's settings expose to other users of the machine: said by ``relayctl
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 
 from relayd.config import Config, Reading
@@ -27,6 +28,12 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
     ):
         if path is not None and open_to_others(path, environ):
             found.append(f"other users can read {whose} in {path}: chmod 600 it")
+    for whose, path in (
+        ("the keys of hosts that --known-hosts vouches for", config.known_hosts),
+        ("the authorities of --tls-ca", config.tls_ca),
+    ):
+        if path is not None and (what := _changeable(path)):
+            found.append(f"others can change {whose}, in {path}: chmod go-w {what}")
     proxy = reading.given.get("http-proxy")
     password = proxy is not None and "@" in proxy.text and config.http_proxy_password_file is None
     if proxy is not None and password and proxy.in_environment:
@@ -36,6 +43,18 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
         )
         password = False
     return found + _of_the_file(config, password)
+
+
+def _changeable(path: str) -> str:
+    """By which name others can write to a file, or put another one in its place; empty: they cannot."""
+    for each in (path, os.path.dirname(os.path.abspath(path))):
+        try:
+            mode = os.stat(each).st_mode
+        except OSError:  # it is not there yet
+            continue
+        if mode & 0o022 and not mode & stat.S_ISVTX:  # in /tmp nobody can take it away
+            return each
+    return ""
 
 
 def _of_the_file(config: Config, password: bool) -> list[str]:

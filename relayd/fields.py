@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from relayd.messages import MAX_COMMAND_ID, Encoding
+from relayd.charsets import charset
+from relayd.messages import BASE64, MAX_COMMAND_ID, Unsent
 from relayd.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.texts import Fault, Text
 
@@ -35,8 +36,15 @@ MAX_VARIABLES: Final = 256
 MAX_ENVIRONMENT: Final = 128 * 1024
 #: Most jump hosts on the way to a host.
 MAX_HOPS: Final = 8
+#: Where an SSH server is looked for.
+SSH_PORT: Final = 22
+
+_FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 
 _FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
+# Two kinds of errors of msgspec's: what was expected, perhaps with a bound, or null in its place; what is missing.
+_EXPECTED = re.compile(r"Expected `([a-z]+)(?: \| null)?`( of | [<>])?")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -48,16 +56,32 @@ class Invalid(Fault):
         self.field = field
 
 
+#: The types of JSON by the names that msgspec has for them.
+_TYPES: Final = {
+    "str": Text("is not a string"),
+    "int": Text("is not a whole number"),
+    "float": Text("is not a number"),
+    "bool": Text("is neither true nor false"),
+    "object": Text("is not an object"),
+    "array": Text("is not an array"),
+}
+
+
 def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
-    """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason."""
+    """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason, in words for people."""
     text, found, path = str(error).rpartition(" - at ")
     if not found:
         text, path = path, ""
     field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
     if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
         return field, Text("is none of the words that stand there")
-    detail = text[:1].lower() + text[1:].replace("`", "")
-    return field, Text("is of the wrong type: {detail}", detail=detail)
+    if missing := _MISSING.fullmatch(text):
+        return (field + "." if found else "") + missing[1], Text("is missing")
+    if expected := _EXPECTED.match(text):
+        if expected[2]:
+            return field, Text("is too long, or out of range")
+        return field, _TYPES.get(expected[1], Text("is of the wrong type"))
+    return field, Text("is of the wrong type")
 
 
 def absent(value: object) -> bool:
@@ -73,10 +97,7 @@ def text(field: str, value: object, *, single_line: bool = True, most: int | Non
     """
     if value is UNSET or value is None:
         raise Invalid(field, "is missing")
-    if not isinstance(value, str):
-        raise Invalid(field, "is not a string")
-    if most is not None and len(value) > most:
-        raise Invalid(field, "is longer than {most} characters", most=most)
+    value = _as_text(field, value, most)
     if not value.strip():
         raise Invalid(field, "is empty")
     if single_line and "\0" not in value and not value.isprintable():
@@ -84,9 +105,57 @@ def text(field: str, value: object, *, single_line: bool = True, most: int | Non
     return _unicode(field, value)
 
 
-def command_id(value: object) -> str:
-    """What names a command."""
-    return text("commandId", value, most=MAX_COMMAND_ID)
+def command_id(value: object) -> tuple[str, bool]:
+    """
+    What names a command: a text, or a number, which stands for the text that spells it.
+
+    :return: the text, and whether it was a number. A number without fraction is written without one: JSON has ``5.0``
+        for ``5``.
+    """
+    if type(value) is int and -(2**63) <= value < 2**64:  # what JSON libraries write
+        return str(value), True
+    if type(value) is float and abs(value) < 2**63:  # from there on, several numbers of the sender's may be this one
+        return str(int(value)) if value == int(value) else repr(value), True
+    if type(value) in (int, float):
+        raise Invalid("commandId", "is a number of more than 64 bits; send it as a string")
+    return text("commandId", value, most=MAX_COMMAND_ID), False
+
+
+def readable_id(value: object) -> tuple[str | None, bool]:
+    """
+    As much of a ``commandId`` as can be read, for an answer to who sent one that is not valid: the very text, of a long
+    one its beginning; ``None`` where there is none.
+    """
+    try:
+        return command_id(value)
+    except Invalid:
+        pass
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        near = float(value) if abs(value) < 10**300 else math.inf
+        return (repr(near), True) if math.isfinite(near) else (None, False)
+    if not isinstance(value, str) or not value:
+        return None, False
+    shown = value if len(value) <= MAX_COMMAND_ID else value[: MAX_COMMAND_ID - 1] + "…"
+    return shown.encode("utf-8", "replace").decode(), False
+
+
+def server_id(value: object) -> float | str | None:
+    """The main server's own name for the host, of whatever kind: no reason to refuse anything."""
+    if isinstance(value, str) and 0 < len(value) <= MAX_COMMAND_ID and value.isprintable():
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 2**63:
+        return value
+    return None
+
+
+def flag(field: str, value: object) -> bool:
+    """A choice, also as databases give it: 0 and 1, or as a string."""
+    if absent(value):
+        return False
+    known = _FLAGS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, (str, int)) else None
+    if known is None:
+        raise Invalid(field, "is neither true nor false")
+    return known
 
 
 def host(field: str, value: object) -> str:
@@ -124,11 +193,9 @@ def optional_text(field: str, value: object, most: int) -> str | None:
 
     :param most: characters that it may have.
     """
-    if not isinstance(value, str) or not value:
+    if absent(value):
         return None
-    if len(value) > most:
-        raise Invalid(field, "is longer than {most} characters", most=most)
-    return _unicode(field, value)
+    return _unicode(field, _as_text(field, value, most)) or None
 
 
 def number(field: str, value: object, *, required: bool = False) -> float:
@@ -142,15 +209,15 @@ def number(field: str, value: object, *, required: bool = False) -> float:
             value = float(value) if len(value) <= 32 and value.isascii() and "_" not in value else math.nan
         except ValueError:
             value = math.nan
-    if not isinstance(value, (int, float)) or not abs(value) <= 2**63:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 2**63:
         raise Invalid(field, "is not a finite number of at most 63 bits")
     return int(value) if value == int(value) else value
 
 
-def port(field: str, value: object, default: int | None = None) -> int:
-    """A TCP port; where there is none, *default*."""
-    if default is not None and absent(value):
-        return default
+def port(field: str, value: object) -> int:
+    """A TCP port; where there is none, that of SSH."""
+    if absent(value):
+        return SSH_PORT
     chosen = number(field, value, required=True)
     if chosen != int(chosen) or not 1 <= chosen <= 65535:
         raise Invalid(field, "is not a whole number from 1 to 65535")
@@ -190,49 +257,99 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
     if len(value) > MAX_VARIABLES:
         raise Invalid("env", "has more than {most} variables", most=MAX_VARIABLES)
     size = 0
-    for name, content in value.items():
+    variables: list[tuple[str, str]] = []
+    for name, given in value.items():
         if not _VARIABLE.fullmatch(name):
             raise Invalid("env", "has a name that is not made of A-Z, a-z, 0-9 and _, with no digit first")
         size += len(name)
         if size > MAX_ENVIRONMENT:  # before the name is quoted
             break
         field = f"env.{name}" if len(name) <= 64 else "env"
-        if not isinstance(content, str):
+        content = _plain(field, given)
+        if not isinstance(content, str | bytes):
             raise Invalid(field, 'is not a string; write numbers and booleans as strings, as in "1"')
-        size += len(_unicode(field, content).encode())
+        text = _unicode(field, _as_text(field, content, None))
+        size += len(text.encode())
+        variables.append((name, text))
     if size > MAX_ENVIRONMENT:
         raise Invalid("env", "takes more than {most} KiB", most=MAX_ENVIRONMENT // 1024)
-    return tuple(value.items())
+    return tuple(variables)
 
 
-def stdin(value: object) -> bytes:
-    """What the command reads: a text, or ``{"base64": …}`` for bytes that are none."""
+def stdin(value: object) -> tuple[bytes, bool]:
+    """
+    What the command reads: a text, or ``{"base64": …}`` for bytes that are none.
+
+    :return: in UTF-8, and whether it is a text.
+    """
     if absent(value):
-        return b""
+        return b"", False
+    value = _plain("stdin", value)
+    if isinstance(value, bytes):
+        return value, False
     if isinstance(value, str):
         try:
-            return value.encode()
+            return value.encode(), True
         except UnicodeEncodeError:
             raise Invalid("stdin", "contains half of a surrogate pair") from None
     if not isinstance(value, dict) or set(value) != {"base64"}:
         raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
     if absent(value["base64"]):
-        return b""
+        return b"", False
     if not isinstance(value["base64"], str):
         raise Invalid("stdin.base64", "is not a string")
     try:
-        return b64decode("".join(value["base64"].split()), validate=True)  # encoders like to break lines
+        return b64decode("".join(value["base64"].split()), validate=True), False  # encoders like to break lines
     except (BadBase64, ValueError):
         raise Invalid("stdin.base64", "is not base64 (RFC 4648, section 4)") from None
 
 
-def encoding(value: object) -> Encoding:
-    """How outputs come back."""
-    if absent(value) or value == "utf-8":
-        return "utf-8"
-    if value == "base64":
-        return "base64"
-    raise Invalid("encoding", "is neither utf-8 nor base64")
+def encoding(value: object) -> str | None:
+    """How outputs come back: in base64, or read in a character set."""
+    if absent(value):
+        return None
+    if value == BASE64:
+        return BASE64
+    found = charset(value) if isinstance(value, str) else None
+    if found is None:
+        raise Invalid("encoding", "is neither base64 nor a character set that relayd knows, such as utf-8 or gbk")
+    return found
+
+
+def _plain(field: str, value: object) -> object:
+    """
+    A field's value, bytes as such: they come so in a binary event of Socket.IO, and in JSON as Node.js writes a Buffer,
+    ``{"type": "Buffer", "data": [104, 105]}``.
+    """
+    if isinstance(value, Unsent):
+        raise Invalid(field, value.fault)
+    if isinstance(value, dict) and value.get("type") == "Buffer" and isinstance(value.get("data"), list):
+        try:
+            return bytes(value["data"])
+        except (ValueError, TypeError, OverflowError):
+            raise Invalid(field, "is a Buffer with something else than bytes in it") from None
+    return value
+
+
+def _as_text(field: str, value: object, most: int | None) -> str:
+    """
+    A text, also one that comes as bytes.
+
+    :param most: characters that it may have; looked at first, as all else takes its time with each of them.
+    """
+    value = _plain(field, value)
+    if not isinstance(value, str | bytes):
+        raise Invalid(field, "is not a string")
+    if most is not None and len(value) > (most if isinstance(value, str) else 4 * most):
+        raise Invalid(field, "is longer than {most} characters", most=most)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise Invalid(field, "came as bytes that are no UTF-8") from None
+        if most is not None and len(value) > most:
+            raise Invalid(field, "is longer than {most} characters", most=most)
+    return value
 
 
 def _unicode(field: str, value: str) -> str:

@@ -16,8 +16,8 @@ from zope.interface import implementer
 #: Bytes that a transport is given at a time: each time that it asks for more shows that the peer takes something.
 PIECE: Final = 64 * 1024
 #: Bytes that may come after a connection is full.  Most of it answers what the peer sends: beyond this, nothing more is
-#: read from a peer that does not take its answers.  What fills the connection, such as a result, does not count: a peer
-#: may well send before it reads.
+#: read from a peer that does not take its answers.  What fills the connection, such as a result, does not count, nor
+#: what is sent unasked: a peer may well send before it reads, and two that both do must not wait for each other.
 MAX_BEHIND: Final = 256 * 1024
 
 
@@ -55,8 +55,12 @@ class Flow:
         self._behind = 0
         self._waiting: deque[Deferred[None]] = deque()
 
-    def send(self, data: bytes) -> None:
-        """Send *data* after all before it."""
+    def send(self, data: bytes, *, answer: bool = True) -> None:
+        """
+        Send *data* after all before it.
+
+        :param answer: whether the peer may have brought it about: then it counts towards `MAX_BEHIND`.
+        """
         if self.writable and len(data) <= PIECE:
             self._write(data)
             return
@@ -67,7 +71,7 @@ class Flow:
                 self._fill()
             return
         before = self._behind
-        self._behind += len(data)
+        self._behind += len(data) if answer else 0
         if before <= MAX_BEHIND < self._behind:
             self._owner.on_behind(True)
 

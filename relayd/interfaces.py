@@ -41,7 +41,8 @@ class EventReceived(Struct, frozen=True):
     """
     The peer sent an event.
 
-    :ivar data: decoded JSON: the first argument, ``None`` where there is none.
+    :ivar data: decoded JSON: the first argument, ``None`` where there is none.  Where the wire has bytes too, these are
+        in it, or `relayd.messages.Unsent` in their place.
     :ivar ack_id: the peer wants `IDialect.acknowledge` called with this number.
     """
 
@@ -60,6 +61,24 @@ class AckReceived(Struct, frozen=True):
     data: object
 
 
+class AttachmentsDue(Struct, frozen=True):
+    """
+    An event came whose bytes are to follow.
+
+    :ivar number: of that event, for `IDialect.abandon`.
+    """
+
+    number: int
+
+
+class Broken(Struct, frozen=True):
+    """
+    After what was told before, the peer breaks the rules: the connection should be closed, as for a `ProtocolError`.
+    """
+
+    reason: str
+
+
 class HeartbeatReceived(Struct, frozen=True):
     """The peer is alive."""
 
@@ -76,12 +95,28 @@ class Disconnected(Struct, frozen=True):
 
 
 class Ignored(Struct, frozen=True):
-    """Something well-formed that relayd has no use for: another namespace, a binary event."""
+    """
+    Something that relayd has no use for: another namespace, a text that is no event.
+
+    :ivar what: one of a few texts, none of which the peer has made.
+    :ivar strange: whether an operator should hear of it once: it may be meant for relayd.
+    """
 
     what: str
+    strange: bool = False
 
 
-DialectEvent = HandshakeReceived | Connected | EventReceived | AckReceived | HeartbeatReceived | Disconnected | Ignored
+DialectEvent = (
+    HandshakeReceived
+    | Connected
+    | EventReceived
+    | AckReceived
+    | AttachmentsDue
+    | Broken
+    | HeartbeatReceived
+    | Disconnected
+    | Ignored
+)
 
 
 # The seams -----------------------------------------------------------------------------------------------------------
@@ -114,9 +149,16 @@ class IDialect(Interface):
 
     def receive_binary(data: bytes) -> Sequence[DialectEvent]:
         """
-        One binary message arrived: no dialect has a use for it, so it is refused or ignored, as suits the wire.
+        One binary message arrived: a part of an event, or an event, as suits the wire.
 
         :raises ProtocolError: when the connection should be closed for it.
+        """
+
+    def abandon(number: int) -> Sequence[DialectEvent]:
+        """
+        What was to follow the event *number* (`AttachmentsDue`) has not come in time.
+
+        :return: the event as far as it came; nothing where it is complete.
         """
 
     def send_event(name: str, data: object) -> None:
@@ -138,7 +180,7 @@ class IDialect(Interface):
 class ILink(Interface):
     """One connection to the main server on which events flow."""
 
-    max_payload: int = Attribute("The largest text frame, in bytes, that the main server takes.")
+    max_payload: int = Attribute("The largest text frame, in bytes, that the main server takes, as far as is known.")
     writable: bool = Attribute("Whether what was sent leaves quickly enough; if not, output had better wait.")
 
     def send_output(output: CommandOutput) -> None:
@@ -157,6 +199,16 @@ class ILink(Interface):
         Ask for a sign of life that comes after everything sent so far: its Deferred fires when the main server's end of
         the WebSocket has read all that.  On a link that is lost before, it never fires.
         """
+
+
+class Blame(Enum):
+    """Whether what was sent on a link may be why it was lost."""
+
+    #: Either side said that it is something else.
+    NONE = 1
+    #: The main server turned the relay away soon after it had come: usually for another reason.
+    REFUSED = 2
+    POSSIBLE = 3
 
 
 class ICommandReceiver(Interface):
@@ -184,8 +236,12 @@ class ICommandReceiver(Interface):
     def link_ready(link: ILink) -> None:
         """Events can flow: results that are not confirmed yet may be sent again."""
 
-    def link_lost(link: ILink) -> None:
-        """*link* is gone. Called once for each `link_ready`."""
+    def link_lost(link: ILink, blame: Blame) -> None:
+        """
+        *link* is gone. Called once for each `link_ready`.
+
+        :param blame: whether what was sent on it may be the cause.
+        """
 
 
 class IOutputSink(Interface):
@@ -214,7 +270,13 @@ class ICommandRunner(Interface):
         """
 
     def run(
-        command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """
         Run *command* once.
@@ -222,6 +284,10 @@ class ICommandRunner(Interface):
         :param deadline: in seconds of the relay's clock; covers every phase.
         :param starting: called, once, shortly before the command can be told to run; it must not be before the Deferred
             fires, nor at all when that fails with a `RelayError`, which is then the run's outcome.
+        :param timeout: seconds that the deadline is said to have given it, from receipt; by default from now.
+        :param grace: seconds after the deadline by which the result of a command that it ended is given, whatever is
+            known of that end by then; its processes are seen to all the same.  By default as many as that takes as a
+            rule.
         :param output: where to write its output as it arrives, besides giving it in the result.
         :return: a Deferred of its result, or of a `RelayError` that says whether it ran.  A command that was ended by
             the deadline has a result, with the output until then.  Cancelling it ends the command.
@@ -241,7 +307,7 @@ class EntryState(Enum):
     FINISHED = 3
     #: It ended, and its result is not held any more.
     CONFIRMED = 4
-    #: Its result is held, and not sent any more by itself: the main server would not have it.
+    #: Its result is held, and nobody waits for its delivery any more: the main server would not have it.
     DEAD = 5
 
 
@@ -310,6 +376,9 @@ class IJournal(Interface):
 
     def unconfirmed() -> Sequence[str]:
         """The commands whose results are to be sent and confirmed, in the order in which they ended."""
+
+    def dead_letters() -> Sequence[str]:
+        """The commands whose results are held and not among those (`bury`), in the order in which they ended."""
 
     def note(name: str, value: str) -> None:
         """Keep a fact beyond this process."""

@@ -178,7 +178,9 @@ class DurableJournal:
         """See `IJournal.accept`."""
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
-        accepting = self._submit(self._store.accept, command.command_id, fingerprint, command.extended)
+        accepting = self._submit(
+            self._store.accept, command.command_id, fingerprint, command.extended, command.numeric_id
+        )
         return accepting.addCallback(self._accepted, command.command_id, fingerprint)
 
     def _accepted(self, known: JournalEntry | None, command_id: str, fingerprint: bytes) -> JournalEntry | None:
@@ -258,6 +260,10 @@ class DurableJournal:
         """See `IJournal.unconfirmed`."""
         return self._index.unconfirmed()
 
+    def dead_letters(self) -> Sequence[str]:
+        """See `IJournal.dead_letters`."""
+        return self._index.dead_letters()
+
     def note(self, name: str, value: str) -> None:
         """See `IJournal.note`."""
         self._notes[name] = value
@@ -275,6 +281,7 @@ class DurableJournal:
         if self._clean_call is not None:
             self._clean_call.cancel()
             self._clean_call = None
+        self._catch_up()  # a result that was delivered must not be "outcome unknown" after the next start
         self._closed = Deferred()
         if not self._busy:
             self._busy = True
@@ -341,13 +348,17 @@ class DurableJournal:
 
     # What has been kept for long enough
 
-    def _prune(self) -> None:
+    def _catch_up(self) -> None:
+        """Try once more to record what could not be recorded."""
         ends, self._ends = self._ends, {}
         for command_id, result in ends.items():
             self._write_end(command_id, result)
         unwritten, self._unwritten = self._unwritten, []
         for command_id in unwritten:
             self._write_confirmation(command_id)
+
+    def _prune(self) -> None:
+        self._catch_up()
         now, bounds = self._store.now(), self._index.bounds
         expired = self._index.expired(now)
         if expired:

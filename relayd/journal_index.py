@@ -124,6 +124,12 @@ class Index:
         """See `relayd.interfaces.IJournal.unconfirmed`."""
         return [command_id for command_id, live in self.finished.items() if live.state is EntryState.FINISHED]
 
+    def dead_letters(self) -> list[str]:
+        """See `relayd.interfaces.IJournal.dead_letters`."""
+        if not self.dead:
+            return []
+        return [command_id for command_id, live in self.finished.items() if live.state is EntryState.DEAD]
+
     def accepted(self, command_id: str, fingerprint: bytes, now: float) -> None:
         """A new command."""
         self.unfinished[command_id] = Live(fingerprint, EntryState.ACCEPTED, 0, now)

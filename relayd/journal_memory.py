@@ -91,6 +91,10 @@ class MemoryJournal:
         """See `IJournal.unconfirmed`."""
         return self._index.unconfirmed()
 
+    def dead_letters(self) -> Sequence[str]:
+        """See `IJournal.dead_letters`."""
+        return self._index.dead_letters()
+
     def note(self, name: str, value: str) -> None:
         """See `IJournal.note`."""
         self._notes[name] = value

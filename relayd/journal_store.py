@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from relayd.descriptors import shortage, words_of
 from relayd.errors import JournalUnavailable, NotExecuted, OutcomeUnknown
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal_index import Live
@@ -71,6 +72,11 @@ _REASONS: Final = {
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(CommandResult).decode
+
+
+# The column "extended" of a command: what its result looks like, also when relayd dies before there is one.
+_EXTENDED: Final = 1
+_NUMERIC_ID: Final = 2
 
 
 def decode_result(body: bytes) -> CommandResult:
@@ -174,7 +180,15 @@ class Store:
             for command_id, state, extended in rows:
                 error = OutcomeUnknown() if state == EntryState.STARTED.value else NotExecuted()
                 recovery.ended.append((command_id, error.code))
-                self.finish(failure_result(command_id, error, extended=bool(extended), translate=self._translate))
+                self.finish(
+                    failure_result(
+                        command_id,
+                        error,
+                        extended=bool(extended & _EXTENDED),
+                        numeric_id=bool(extended & _NUMERIC_ID),
+                        translate=self._translate,
+                    )
+                )
         recovery.confirmed = execute("SELECT count(*) FROM command WHERE state = 4").fetchone()[0]
         recovery.live = {
             command_id: Live(fingerprint, EntryState(state), size, since)
@@ -237,12 +251,15 @@ class Store:
 
     # What can be done, inside a transaction
 
-    def accept(self, command_id: str, fingerprint: bytes, extended: bool) -> JournalEntry | None:
+    def accept(
+        self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
+    ) -> JournalEntry | None:
         """Make a command known; gives what is there where it is known already."""
+        looks = _EXTENDED * extended | _NUMERIC_ID * numeric_id
         done = self._db.execute(
             "INSERT INTO command (id, fingerprint, state, extended, accepted, since) VALUES (?, ?, 1, ?, ?, ?)"
             " ON CONFLICT DO NOTHING",
-            (command_id, fingerprint, extended, time.time(), self.now()),
+            (command_id, fingerprint, looks, time.time(), self.now()),
         )
         if done.rowcount:
             return None
@@ -366,11 +383,13 @@ def explain(error: Exception) -> JournalUnavailable:
         return error
     if isinstance(error, sqlite3.Error):
         name = "SQLITE_CORRUPT" if is_damage(error) else _name(error)
+        if name == "SQLITE_CANTOPEN" and (words := shortage()) is not None:
+            return JournalUnavailable(reason=words)
         return JournalUnavailable(
             reason=_REASONS.get(name) or Text("SQLite says {error}", error=name or type(error).__name__)
         )
     if isinstance(error, OSError):
-        return JournalUnavailable(reason=Text(error.strerror or type(error).__name__))
+        return JournalUnavailable(reason=words_of(error))
     return JournalUnavailable(reason=Text("an internal error, {error}", error=type(error).__name__))
 
 

@@ -12,6 +12,8 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from relayd.texts import span
+
 #: Seconds between two beats.
 INTERVAL: Final = 0.05
 #: Upper bounds of the buckets that beats are counted in, by how many seconds they came late.
@@ -67,7 +69,8 @@ class LagMonitor(Service):
             self._call.cancel()
             self._call = None
         self._log.info(
-            "The longest stall of the event loop was {milliseconds:.0f} ms; beats by how late they came: {beats}",
+            "The longest stall of the event loop was {span}; beats by how late they came: {beats}",
+            span=span(self._longest),
             milliseconds=self._longest * 1000,
             beats=", ".join(self._rows()),
         )
@@ -77,7 +80,7 @@ class LagMonitor(Service):
         return Lag(tuple(self._counts), self._total, self._longest, self._longest_at)
 
     def _rows(self) -> list[str]:
-        names = [f"up to {bound * 1000:g} ms" for bound in BOUNDS] + ["longer"]
+        names = [f"up to {span(bound)}" for bound in BOUNDS] + ["longer"]
         return [f"{count} {name}" for name, count in zip(names, self._counts, strict=True) if count]
 
     def _schedule(self, now: float) -> None:
@@ -95,7 +98,8 @@ class LagMonitor(Service):
         if late >= WARN_AT and now >= self._silent_until:
             self._silent_until = now + WARN_EVERY
             self._log.warn(
-                "The event loop was held up for {milliseconds:.0f} ms: everything had to wait",
+                "The event loop was held up for {span}: everything had to wait",
+                span=span(late),
                 milliseconds=late * 1000,
             )
         self._schedule(now)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from relayd.errors import RelayError
-from relayd.texts import Translate, english
+from relayd.texts import Text, Translate, english
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -25,13 +25,43 @@ CANCEL_COMMAND = "cancel_command"
 COMMAND_STATUS = "command_status"
 COMMAND_OUTPUT = "command_output"
 
-Encoding = Literal["utf-8", "base64"]
+# What the known main server tells everybody of its relays
+PROXY_STATUS_UPDATE = "proxy_status_update"
+
 StreamName = Literal["stdout", "stderr"]
 
 #: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
 MAX_COMMAND_ID: Final = 256
 #: The ``commandId`` of what a peer says of a command.
 CommandId = Annotated[str, Meta(max_length=MAX_COMMAND_ID)]
+
+
+#: The ``encoding`` of a command that wants the bytes of its outputs; any other names a character set.
+BASE64: Final = "base64"
+
+
+class Unsent:
+    """
+    Stands in an event where bytes should be that were announced and did not come, or were too many.
+
+    :ivar fault: why, in words that follow the name of a field.
+    """
+
+    __slots__ = ("fault",)
+
+    def __init__(self, fault: Text) -> None:
+        self.fault = fault
+
+
+def wire_id(command_id: str, numeric: bool) -> str | float:
+    """
+    A ``commandId`` as its order had it.
+
+    :param numeric: whether that was a number, which *command_id* spells.
+    """
+    if not numeric:
+        return command_id
+    return int(command_id) if command_id.lstrip("-").isdigit() else float(command_id)
 
 
 class Secret:
@@ -112,6 +142,10 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
 
     :ivar host: by the spelling that stands for all of its, see `relayd.spelling.Host`: rules, known keys, limits and
         guards go by it.
+    :ivar numeric_id: whether the order's ``commandId`` was a number: all that is said of the command has one then. It
+        is the same command as the one whose id is a text with these digits: a main server that changes from one to the
+        other must not have it run twice.
+    :ivar server_id: the main server's name for the host; nobody here has a use for it.
     :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
     :ivar passphrase: decrypts the private key.
     :ivar certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
@@ -120,14 +154,17 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     :ivar cwd: where it runs, absolute or beginning with ``~``; ``None`` leaves it to the relay.
     :ivar env: variables that are set for it; values may be secrets.
     :ivar stdin: what it reads; may hold secrets.
-    :ivar encoding: how its outputs come back.
+    :ivar stdin_is_text: whether that is a text in UTF-8, which the host gets in the character set of the command.
+    :ivar encoding: the character set of its text and its outputs, as `relayd.charsets.charset` names it; or `BASE64`
+        for the bytes of the outputs; ``None`` leaves it to the relay.
     :ivar stream: whether its output is sent as it arrives, too (`CommandOutput`).
     :ivar via: jump hosts, in the order in which they are passed.
     :ivar written: how the order spells the host, where that differs; see `written_host`.
     """
 
     command_id: str
-    server_id: float
+    numeric_id: bool = False
+    server_id: float | str | None = None
     host: str
     port: int
     username: str
@@ -142,7 +179,8 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     cwd: str | None = None
     env: tuple[tuple[str, str], ...] = ()
     stdin: bytes = b""
-    encoding: Encoding = "utf-8"
+    stdin_is_text: bool = False
+    encoding: str | None = None
     stream: bool = False
     via: tuple[JumpHost, ...] = ()
     written: str | None = None
@@ -158,13 +196,14 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     def to_wire(self) -> dict[str, Any]:
         """The specification's object, secrets revealed: for the role that sends commands."""
         wire: dict[str, Any] = {
-            "commandId": self.command_id,
-            "serverId": self.server_id,
+            "commandId": wire_id(self.command_id, self.numeric_id),
             "host": self.written_host,
             "port": self.port,
             "username": self.username,
             "command": self.command,
         }
+        if self.server_id is not None:
+            wire["serverId"] = self.server_id
         wire |= _credential_to_wire(self)
         if self.timeout is not None:
             wire["timeout"] = round(self.timeout * 1000)
@@ -175,8 +214,9 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
         if self.env:
             wire["env"] = dict(self.env)
         if self.stdin:
-            wire["stdin"] = _stdin_to_wire(self.stdin)
-        if self.encoding != "utf-8":
+            text = self.stdin_is_text
+            wire["stdin"] = self.stdin.decode() if text else {"base64": b64encode(self.stdin).decode()}
+        if self.encoding is not None:
             wire["encoding"] = self.encoding
         if self.stream:
             wire["stream"] = True
@@ -195,13 +235,6 @@ def _credential_to_wire(of: ExecuteCommand | JumpHost) -> dict[str, str]:
     return wire
 
 
-def _stdin_to_wire(data: bytes) -> str | dict[str, str]:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": b64encode(data).decode()}
-
-
 class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """
     What an extended result says beyond the specification.
@@ -212,6 +245,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar timings: seconds spent in each phase.
     :ivar killed: of a command that was ended early, whether its processes are gone: ``confirmed``, ``unconfirmed``, or
         ``unsupported`` where the host has no means to tell.
+    :ivar output_open: whether the command has ended and its output may not have: see the last line of ``stderr``.
     :ivar encoding: ``base64`` where both outputs are that; on the wire in any case, for nothing else tells it.
     """
 
@@ -222,6 +256,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     stderr_bytes: int = 0
     timings: dict[str, float] | None = None
     killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
+    output_open: bool = False
     encoding: Literal["base64"] | None = None
 
 
@@ -229,6 +264,7 @@ class CommandResult(Struct, frozen=True, kw_only=True):
     """
     How a command ended.
 
+    :ivar numeric_id: see `ExecuteCommand`.
     :ivar exit_code: 0 for success; 128 + signal number for a command that a signal killed; 1 for any failure of relayd.
     :ivar details: for logs and metrics always; on the wire only where the command asked with ``extended``.
     """
@@ -239,6 +275,7 @@ class CommandResult(Struct, frozen=True, kw_only=True):
     exit_code: int
     details: Details = Details()
     extended: bool = False
+    numeric_id: bool = False
 
     def __repr__(self) -> str:  # output may hold anything
         return f"<CommandResult of {self.command_id!r}: exit {self.exit_code}>"
@@ -250,7 +287,7 @@ class CommandResult(Struct, frozen=True, kw_only=True):
             result.update(msgspec.to_builtins(self.details))
         elif self.details.encoding is not None:
             result["encoding"] = self.details.encoding
-        return {"commandId": self.command_id, "result": result}
+        return {"commandId": wire_id(self.command_id, self.numeric_id), "result": result}
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -269,6 +306,7 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     """
     A piece of what a running command writes.
 
+    :ivar numeric_id: see `ExecuteCommand`; never on the wire.
     :ivar offset: how many bytes of that stream came before it; where that is more than the pieces before had, the
         difference was passed over, and is in the result alone.
     :ivar data: a text, or base64 where ``encoding`` says so.
@@ -279,6 +317,7 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     offset: Annotated[int, Meta(ge=0)]
     data: str
     encoding: Literal["base64"] | None = None
+    numeric_id: bool = False
 
     def __repr__(self) -> str:  # output may hold anything
         return f"<CommandOutput of {self.command_id!r}: {self.stream} from {self.offset}>"
@@ -286,7 +325,7 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     def to_wire(self) -> dict[str, Any]:
         """The data of a ``command_output`` event."""
         wire: dict[str, Any] = msgspec.to_builtins(self)
-        return wire
+        return _with_wire_id(wire)
 
 
 class CommandState(Enum):
@@ -298,24 +337,41 @@ class CommandState(Enum):
     UNKNOWN = "unknown"
 
 
-class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel"):
-    """How far the relay has come with a command."""
+class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """
+    How far the relay has come with a command.
+
+    :ivar numeric_id: see `ExecuteCommand`; never on the wire.
+    """
 
     command_id: CommandId
     state: CommandState
+    numeric_id: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """The data of a ``command_status`` event, or of an acknowledgement."""
         wire: dict[str, Any] = msgspec.to_builtins(self)
-        return wire
+        return _with_wire_id(wire)
+
+
+def _with_wire_id(wire: dict[str, Any]) -> dict[str, Any]:
+    if wire.pop("numericId", False):
+        wire["commandId"] = wire_id(wire["commandId"], True)
+    return wire
 
 
 def failure_result(
-    command_id: str, error: RelayError, *, extended: bool = False, translate: Translate = english
+    command_id: str,
+    error: RelayError,
+    *,
+    extended: bool = False,
+    numeric_id: bool = False,
+    translate: Translate = english,
 ) -> CommandResult:
     """
     The result of a command that did not get as far as an exit code (specification, "command execution error").
 
+    :param numeric_id: see `ExecuteCommand`.
     :param translate: to the language in which it says why.
     """
     details = Details(error=describe_error(error))
@@ -326,6 +382,7 @@ def failure_result(
         exit_code=1,
         details=details,
         extended=extended,
+        numeric_id=numeric_id,
     )
 
 

@@ -4,9 +4,8 @@ Delivers results: sends each on the uplink, and again on the next, until the mai
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Container
-from sys import getsizeof
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -14,37 +13,31 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.errors import RelayError, Undeliverable
-from relayd.interfaces import EntryState, IJournal, ILink
+from relayd.dead_letters import DeadLetters
+from relayd.errors import RelayError
+from relayd.held import HeldResults, size_of
+from relayd.interfaces import Blame, EntryState, IJournal, ILink
 from relayd.logs import is_logged
-from relayd.messages import CommandResult, Receipt, failure_result
+from relayd.messages import CommandResult, Receipt, printable
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
-from relayd.texts import Translate, english
+from relayd.suspects import Suspects, without_output
+from relayd.texts import Translate, english, span
+from relayd.without_receipts import WithoutReceipts
 
-#: How often a result that the main server refuses is sent again.
+#: How often a result that the main server refuses is sent again on one link.
 MAX_RETRIES: Final = 2
 #: Seconds until then, when the link lives so long.
 RETRY_DELAY: Final = 5.0
 #: Results held that no journal holds, and bytes of memory for them. Most are refusals, which are small.
 MAX_UNRECORDED: Final = 1000
 MAX_UNRECORDED_BYTES: Final = 64 << 20
-#: Links lost with a result under way, after which it may be the cause and travels alone.
-SUSPECT_AFTER: Final = 2
-#: Links lost while it travelled alone, after which it is not sent any more.
-CONVICT_AFTER: Final = 3
-#: Seconds for which a result that travels alone is watched, where no receipt comes.
-ALONE_FOR: Final = 10.0
+#: Results held after they were sent, for commands that come again: how many, bytes of memory for them, and of one.
+MAX_RECENT: Final = 1000
+MAX_RECENT_BYTES: Final = 8 << 20
+MAX_RECENT_SIZE: Final = 64 << 10
 #: Seconds without a receipt after which a link with as many results under way as it may have is not held up by them.
 RECEIPT_PATIENCE: Final = 60.0
-#: Seconds after which a main server that has never sent a receipt is asked for a sign of life instead; and those for
-#: one that is known not to send any, or while relayd wants to stop.
-PATIENCE: Final = 30.0
-IMPATIENCE: Final = 1.0
-DRAIN_PATIENCE: Final = 5.0
-
-#: The name under which the journal notes whether the main server sends receipts.
-_RECEIPTS: Final = "receipts"
 
 
 class Outbox:
@@ -57,13 +50,17 @@ class Outbox:
     the next.  A receipt that names its command is for that one.
 
     A main server that has never sent a receipt does not know them: what it has read, as its heartbeat shows, counts as
-    delivered.
+    delivered (`relayd.without_receipts`).
 
     A result that is at hand goes out at once.  Where the link is full, or other results wait before it, it stays in the
     journal alone and is read when its turn comes: a slow main server costs no memory.
 
-    A result with which one link after the other dies travels alone until it is clear whether it is the cause; if so it
-    is kept, and a short one that says so goes out in its place.
+    A result with which one link after the other dies travels alone until it is clear whether it is the cause
+    (`relayd.suspects`); if so it is kept, and goes out without its output.  Its exit status stays, for it may have
+    arrived after all, and a result that was delivered must not become a failure.
+
+    A result that the main server refuses three times on one link is a dead letter.  Another main server may be behind
+    the next link: each is offered the dead letters once.
 
     :param settled: called whenever a result needs no more sending.
     :param translate: to the language of what results say.
@@ -85,21 +82,24 @@ class Outbox:
         self._stats = stats
         self._links: dict[ILink, Sendings] = {}
         self._current: Sendings | None = None
-        self._unrecorded: OrderedDict[str, CommandResult] = OrderedDict()
-        self._unrecorded_size = 0
-        self._rejections: dict[str, int] = {}
-        self._losses: dict[Key, int] = {}
-        self._lone_losses: dict[Key, int] = {}
-        self._patience = PATIENCE
+        self._unrecorded = HeldResults(MAX_UNRECORDED, MAX_UNRECORDED_BYTES)
+        #: Those of them that the main server refused: nobody waits for these.
+        self._unwanted: set[str] = set()
+        self._recent = HeldResults(MAX_RECENT, MAX_RECENT_BYTES)
+        self._without_receipts = WithoutReceipts(clock, journal, self._presume)
+        self._dead_letters = DeadLetters(journal)
+        self._suspects = Suspects(clock, self._without_receipts.read)
         self._stopped = False
 
     @property
     def empty(self) -> bool:
         """Whether every result was confirmed."""
-        return not self._unrecorded and not self._journal.outstanding
+        return len(self._unrecorded) == len(self._unwanted) and not self._journal.outstanding
 
     def send(self, result: CommandResult) -> None:
         """Send *result*, which the journal holds; without a link, when there is one."""
+        if size_of(result) <= MAX_RECENT_SIZE:
+            self._recent.add(result)
         state = self._current
         if state is None:
             return
@@ -110,34 +110,37 @@ class Outbox:
 
     def send_again(self, command_id: str) -> None:
         """Send the result that the journal holds of *command_id*; without a link, when there is one."""
-        self._rejections.pop(command_id, None)
         if self._current is not None:
+            self._current.rejections.pop((command_id, True), None)
             self._queue(self._current, (command_id, True))
 
     def send_unrecorded(self, result: CommandResult) -> None:
         """Send *result*, which the journal does not hold and so is held here until it is confirmed."""
-        self.forget(result.command_id)
-        self._unrecorded[result.command_id] = result
-        self._unrecorded_size += _size(result)
-        while len(self._unrecorded) > 1 and (
-            len(self._unrecorded) > MAX_UNRECORDED or self._unrecorded_size > MAX_UNRECORDED_BYTES
-        ):
+        self._unwanted.discard(result.command_id)
+        for command_id in self._unrecorded.add(result):
             self._stats.dropped += 1
-            self.forget(next(iter(self._unrecorded)))
+            self._drop(command_id)
         if self._current is not None:
             self._queue(self._current, (result.command_id, False))
 
     def unrecorded(self, command_id: str) -> CommandResult | None:
-        """The result of *command_id* that is held here, if any."""
+        """The result of *command_id* that is held here until it is confirmed, if any."""
         return self._unrecorded.get(command_id)
+
+    def recent(self, command_id: str) -> CommandResult | None:
+        """The result of *command_id*, which was confirmed, if that is not long ago and the result is no large one."""
+        return self._recent.get(command_id)
 
     def forget(self, command_id: str) -> None:
         """Send what is held here of *command_id* no more: as when it was refused, and is now accepted."""
-        result = self._unrecorded.pop(command_id, None)
-        if result is not None:
-            self._unrecorded_size -= _size(result)
-            if self._current is not None:
-                self._current.backlog.pop((command_id, False), None)
+        self._recent.remove(command_id)
+        self._drop(command_id)
+
+    def _drop(self, command_id: str) -> None:
+        self._unrecorded.remove(command_id)
+        self._unwanted.discard(command_id)
+        if self._current is not None:
+            self._current.backlog.pop((command_id, False), None)
 
     def link_ready(self, link: ILink, pending: Container[str]) -> None:
         """
@@ -147,61 +150,67 @@ class Outbox:
         """
         if self._current is not None:
             self._current.halt()
-        state = self._current = self._links[link] = Sendings(link)
+        state = self._current = self._links[link] = Sendings(link, self._clock.seconds())
         keys = [(command_id, False) for command_id in self._unrecorded]
         keys += [(command_id, True) for command_id in self._journal.unconfirmed() if command_id not in pending]
-        self._forget_losses()
+        self._suspects.forget(lambda key: not self._is_held(key))
         if keys:
             self._log.info("Sending {count} unconfirmed results again", count=len(keys))
-            # Those that may break the link go last, so that they hold up nothing.
-            state.backlog.update(dict.fromkeys(sorted(keys, key=self._is_suspect)))
+        keys += [(command_id, True) for command_id in self._dead_letters.offered(self._unrecorded)]
+        for key in [key for key in keys if self._suspects.pause(key)]:
+            self._send_later(state, key, self._suspects.pause(key))
+        # Those that may break the link go last, so that they hold up nothing.
+        keys = sorted((key for key in keys if key not in state.retries), key=self._suspects.is_suspect)
+        state.backlog.update(dict.fromkeys(keys))
+        if keys:
             self._start_pump(state)
 
-    def link_lost(self, link: ILink) -> None:
-        """Send no more on *link*; what it left unconfirmed waits for the next."""
+    def link_lost(self, link: ILink, blame: Blame) -> None:
+        """
+        Send no more on *link*; what it left unconfirmed waits for the next.
+
+        :param blame: whether what was sent on it may be the cause.
+        """
         state = self._links.pop(link, None)
         if state is None:
             return
+        self._without_receipts.link_lost(state)
         state.halt()
         if self._current is state:
             self._current = None
-        for key in set(state.in_flight.values()):
-            self._losses[key] = self._losses.get(key, 0) + 1
-        if state.alone is not None:
-            self._lone_losses[state.alone] = times = self._lone_losses.get(state.alone, 0) + 1
-            if times >= CONVICT_AFTER:
-                self._give_up(state.alone, "the main server closed each connection on which it was sent")
+        convict = self._suspects.link_lost(state, blame)
+        if convict is not None:
+            self._give_up(convict)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """The main server confirms or refuses a result."""
-        self._note_receipts(True)
+        self._without_receipts.receipt_received()
         state = self._links.get(link)
         key = None if state is None else state.take(receipt.command_id)
         if key is None and receipt.command_id is not None:  # for what was sent on an earlier link?
             if receipt.command_id in self._unrecorded:
                 key = (receipt.command_id, False)
-            elif self._is_unconfirmed(receipt.command_id):
+            elif self._state_of(receipt.command_id) in (EntryState.FINISHED, EntryState.DEAD):
                 key = (receipt.command_id, True)
         if key is None:
             self._stats.stray += 1
-            self._log.debug("A receipt fits no result: {id}", id=receipt.command_id)
+            self._log.debug("A receipt fits no result: {id}", id=printable(receipt.command_id or "", 256))
         elif receipt.success:
             self._stats.confirmed += 1
             if is_logged("debug"):
                 self._log.debug("The main server has the result of {id}", event="confirmed", id=key[0])
             self._settle(key)
         else:
-            self._rejected(key, receipt.error)
+            self._rejected(state, key, receipt.error)
 
     def hurry(self) -> None:
         """relayd wants to stop: do not wait long for receipts that never come."""
-        self._patience = DRAIN_PATIENCE
-        if self._current is not None and self._current.watch is not None and self._current.watch.active():
-            self._current.watch.reset(min(self._wait(), self._current.watch.getTime() - self._clock.seconds()))
+        self._without_receipts.hurry(self._current)
 
     def stop(self) -> None:
         """Schedule nothing any more."""
         self._stopped = True
+        self._without_receipts.stop()
         for state in self._links.values():
             state.halt()
 
@@ -231,8 +240,8 @@ class Outbox:
             result = await self._load(command_id) if recorded else self._unrecorded.get(command_id)
             if result is None:
                 continue
-            if self._is_suspect(key):
-                await self._send_alone(state, result, recorded)
+            if self._suspects.is_suspect(key):
+                await self._suspects.send_alone(state, key, partial(self._send_on, state, result, recorded))
             else:
                 self._send_on(state, result, recorded)
 
@@ -242,9 +251,9 @@ class Outbox:
             await state.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
         except TimeoutError:
             self._log.warn(
-                "The main server has sent no receipt for {seconds:g} s, and {count} results want one: the rest is sent "
+                "The main server has sent no receipt for {span}, and {count} results want one: the rest is sent "
                 "without, and sent again on the next connection",
-                seconds=RECEIPT_PATIENCE,
+                span=span(RECEIPT_PATIENCE),
                 count=len(state.in_flight),
             )
             state.count_no_more()
@@ -265,149 +274,141 @@ class Outbox:
         if not failure.check(CancelledError):
             self._log.error("Internal error: sending stopped: {kind}", kind=type(failure.value).__name__)
 
-    async def _send_alone(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
-        await state.link.probe()  # what went before is read: it is not to blame for what happens now
-        state.alone = (result.command_id, recorded)
-        state.alone_over = Deferred()
-        self._send_on(state, result, recorded)
-        call = self._clock.callLater(ALONE_FOR, state.alone_over.callback, None)
-        try:
-            await state.alone_over
-        finally:
-            if call.active():
-                call.cancel()
-        state.alone = None  # not where the link was lost meanwhile: `link_lost` has to know
-
     def _send_on(self, state: Sendings, result: CommandResult, recorded: bool) -> None:
-        state.add((result.command_id, recorded))
+        state.add((result.command_id, recorded), self._clock.seconds())
         self._stats.sent += 1
         if is_logged("debug"):
             self._log.debug("Sent the result of {id}", event="sent", id=result.command_id)
         state.link.send_result(result)
-        self._watch(state)
+        self._without_receipts.watch(state)
 
-    # A main server without receipts
+    def _send_later(self, state: Sendings, key: Key, delay: float) -> None:
+        if not self._stopped and key not in state.retries:
+            state.retries[key] = self._clock.callLater(delay, self._send_now, state, key)
 
-    def _wait(self) -> float:
-        return IMPATIENCE if self._journal.noted(_RECEIPTS) == "never" else self._patience
-
-    def _watch(self, state: Sendings) -> None:
-        if state.watch is None and not self._stopped and self._journal.noted(_RECEIPTS) != "yes":
-            state.watch = self._clock.callLater(self._wait(), self._look, state)
-
-    def _look(self, state: Sendings) -> None:
-        state.watch = None
-        if state.in_flight and state.probe is None and self._journal.noted(_RECEIPTS) != "yes":
-            state.probe = state.link.probe()
-            state.probe.addCallbacks(self._read, lambda _: None, callbackArgs=(state, state.last))
-
-    def _read(self, _: None, state: Sendings, last: int) -> None:
-        """The main server has read all that was sent on the link, up to number *last*."""
-        state.probe = None
-        if self._journal.noted(_RECEIPTS) != "yes":
-            self._note_receipts(False)
-            while state.in_flight and next(iter(state.in_flight)) <= last:
-                key = state.take(None)
-                if key is not None:
-                    self._stats.presumed += 1
-                    self._log.debug("The main server has read the result of {id}", event="confirmed", id=key[0])
-                    self._settle(key)
-            if state.in_flight:
-                self._watch(state)
-
-    def _note_receipts(self, sends: bool) -> None:
-        known = self._journal.noted(_RECEIPTS)
-        if sends and known != "yes":
-            self._journal.note(_RECEIPTS, "yes")
-        elif not sends and known is None:
-            self._journal.note(_RECEIPTS, "never")
-            self._log.info("The main server sends no receipts: results that it has read count as delivered")
+    def _send_now(self, state: Sendings, key: Key) -> None:
+        del state.retries[key]
+        if self._is_due(key):
+            self._queue(state, key)
 
     # What becomes of what was sent
 
-    def _rejected(self, key: Key, reason: str | None) -> None:
-        command_id, recorded = key
+    def _rejected(self, state: Sendings | None, key: Key, reason: str | None) -> None:
+        """
+        :param state: of the link on which the main server said so, where it is still there: each counts for itself.
+        """
         self._stats.rejected += 1
-        if recorded and not self._is_unconfirmed(command_id):  # a second copy, and the first was confirmed
+        self._acquit(key)  # the main server has read it, and lives
+        if not self._is_due(key):  # a second copy, and the first was confirmed; or an offer to another main server
+            self._log.debug("The main server refused the result of {id} again: {reason}", id=key[0], reason=reason)
             return
-        times = self._rejections.get(command_id, 0) + 1
-        if not recorded or times > MAX_RETRIES:
-            self._give_up(key, f"the main server refused it {times} times: {reason}", substitute=False)
-            return
-        self._log.warn("The main server refused the result of {id}: {reason}", id=command_id, reason=reason)
-        self._rejections[command_id] = times
-        state = self._current
-        if state is not None and not self._stopped and command_id not in state.retries:
-            state.retries[command_id] = self._clock.callLater(RETRY_DELAY, self._retry, state, command_id)
+        if state is not None:
+            state.rejections[key] = times = state.rejections.get(key, 0) + 1
+            if times > MAX_RETRIES:
+                self._bury(key, reason)
+                return
+            if state is self._current:
+                self._send_later(state, key, RETRY_DELAY)
+        self._log.warn("The main server refused the result of {id}: {reason}", id=key[0], reason=reason)
 
-    def _retry(self, state: Sendings, command_id: str) -> None:
-        del state.retries[command_id]
-        if self._is_unconfirmed(command_id):
-            self._queue(state, (command_id, True))
-
-    def _give_up(self, key: Key, reason: str, *, substitute: bool = True) -> None:
+    def _bury(self, key: Key, reason: str | None) -> None:
+        """The main server will not have it: nobody waits for it any more, and each new link is offered it once."""
         command_id, recorded = key
         self._stats.given_up += 1
         self._log.error(
-            "The result of {id} is not sent any more: {reason}{kept}",
+            "The main server refused the result of {id} {times} times: {reason}. It is offered once more on each new "
+            "connection{kept}",
             id=command_id,
+            times=MAX_RETRIES + 1,
             reason=reason,
             kept=". The journal keeps it: see relayctl journal" if recorded else "",
         )
         self._clear(key)
-        if not recorded:
-            self.forget(command_id)
+        if recorded:
+            self._journal.bury(command_id)
         else:
-            if self._is_unconfirmed(command_id):
-                self._journal.bury(command_id)
-            if substitute:
-                self.send_unrecorded(failure_result(command_id, Undeliverable(), translate=self._translate))
+            self._unwanted.add(command_id)
         self._settled()
+
+    def _give_up(self, key: Key) -> None:
+        """It breaks links: from now on what is left of it without its output goes out in its place."""
+        command_id, recorded = key
+        self._stats.given_up += 1
+        self._log.error(
+            "The result of {id} is not sent any more: the main server dropped each connection on which it came{kept}",
+            id=command_id,
+            kept=". The journal keeps it: see relayctl journal" if recorded else "",
+        )
+        self._clear(key)
+        if recorded:
+            Deferred.fromCoroutine(self._load(command_id)).addCallback(self._loaded)
+        elif (result := self._unrecorded.get(command_id)) is not None:
+            self._drop(command_id)
+            self._dead_letters.was_replaced(command_id)
+            self._replace(result)
+            self._settled()
+
+    def _loaded(self, result: CommandResult | None) -> None:
+        if result is not None and (state := self._state_of(result.command_id)) is not EntryState.CONFIRMED:
+            if state is EntryState.FINISHED:
+                self._journal.bury(result.command_id)
+            self._replace(result)
+            self._settled()
+
+    def _replace(self, result: CommandResult) -> None:
+        without = without_output(result, self._translate)
+        if without.stderr != result.stderr:  # else not even that can be sent
+            self.send_unrecorded(without)
+
+    def _presume(self, key: Key) -> None:
+        self._stats.presumed += 1
+        self._log.debug("The main server has read the result of {id}", event="confirmed", id=key[0])
+        self._settle(key)
 
     def _settle(self, key: Key) -> None:
         """The result needs no more sending."""
         command_id, recorded = key
         self._clear(key)
         if recorded:
-            if self._current is not None and (call := self._current.retries.pop(command_id, None)) is not None:
-                call.cancel()
             self._journal.confirm(command_id)
         else:
-            self.forget(command_id)
-            entry = self._journal.lookup(command_id)
-            if entry is not None and not entry.holds_result:  # it could not be recorded when it ended, but may be later
+            self._drop(command_id)
+            state = self._state_of(command_id)
+            self._dead_letters.was_replaced(command_id)
+            if state not in (
+                EntryState.FINISHED,
+                EntryState.DEAD,
+            ):  # it could not be recorded when it ended, but may be later
                 self._journal.confirm(command_id)
         self._settled()
 
-    def _clear(self, key: Key) -> None:
-        """Nothing is held against it any more."""
-        self._losses.pop(key, None)
-        self._lone_losses.pop(key, None)
-        if key[1]:
-            self._rejections.pop(key[0], None)
+    def _acquit(self, key: Key) -> None:
+        """It breaks no links."""
+        self._suspects.clear(key)
         if self._current is not None and self._current.alone == key:
             self._current.end_alone()
 
-    def _forget_losses(self) -> None:
-        """Of results that are held no more: a main server could make any number of them."""
-        for losses in (self._losses, self._lone_losses):
-            for key in [key for key in losses if not self._is_held(key)]:
-                del losses[key]
-        for command_id in [each for each in self._rejections if not self._is_unconfirmed(each)]:
-            del self._rejections[command_id]
+    def _clear(self, key: Key) -> None:
+        """Nothing is held against it any more."""
+        self._acquit(key)
+        if self._current is not None:
+            self._current.rejections.pop(key, None)
+            if (call := self._current.retries.pop(key, None)) is not None:
+                call.cancel()
 
     def _is_held(self, key: Key) -> bool:
         command_id, recorded = key
-        return self._is_unconfirmed(command_id) if recorded else command_id in self._unrecorded
+        if recorded:
+            return self._state_of(command_id) in (EntryState.FINISHED, EntryState.DEAD)
+        return command_id in self._unrecorded
 
-    def _is_suspect(self, key: Key) -> bool:
-        return self._losses.get(key, 0) >= SUSPECT_AFTER
+    def _is_due(self, key: Key) -> bool:
+        """Whether somebody waits for its delivery."""
+        command_id, recorded = key
+        if recorded:
+            return self._state_of(command_id) is EntryState.FINISHED
+        return command_id in self._unrecorded and command_id not in self._unwanted
 
-    def _is_unconfirmed(self, command_id: str) -> bool:
+    def _state_of(self, command_id: str) -> EntryState | None:
         entry = self._journal.lookup(command_id)
-        return entry is not None and entry.state is EntryState.FINISHED
-
-
-def _size(result: CommandResult) -> int:
-    """Bytes of memory that the result's output takes; in constant time."""
-    return getsizeof(result.stdout) + getsizeof(result.stderr)
+        return None if entry is None else entry.state

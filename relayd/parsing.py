@@ -1,8 +1,7 @@
 """
 Reading what arrives: data of events, which anybody may have sent, to the frozen values of `relayd.messages`.
 
-msgspec checks the JSON types in one pass, with errors that name the path and never the value; what is left for
-`relayd.fields` is what a type cannot say.
+What is wrong with a field is for `relayd.fields` to say, which names it and never shows its value.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from reprlib import Repr
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct
 
 from relayd import fields
 from relayd.errors import InvalidMessage
@@ -36,48 +35,46 @@ from relayd.spelling import canonical_host
 
 _T = TypeVar("_T")
 
-# Every field is optional here, so that one that is missing is reported like one that is wrong.
-_Text = str | UnsetType | None
-_Number = int | float | str | UnsetType | None
-_Flag = bool | UnsetType | None
-
 #: What of a receipt's error is looked at, whatever shape it has.
 _BRIEF = Repr()
 _BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist = 3, 8, 8
 _BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 200
 
 
+# Every field is optional here, and of any type: what is missing or wrong is for `relayd.fields` to say, in its words.
+
+
 class _WireHop(Struct, rename="camel"):
-    host: _Text = UNSET
-    port: _Number = UNSET
-    username: _Text = UNSET
-    password: _Text = UNSET
-    private_key: _Text = UNSET
-    passphrase: _Text = UNSET
-    certificate: _Text = UNSET
-    host_key: _Text = UNSET
+    host: Any = UNSET
+    port: Any = UNSET
+    username: Any = UNSET
+    password: Any = UNSET
+    private_key: Any = UNSET
+    passphrase: Any = UNSET
+    certificate: Any = UNSET
+    host_key: Any = UNSET
 
 
 class _WireCommand(Struct, rename="camel"):
-    command_id: _Text = UNSET
-    server_id: _Number = UNSET
-    host: _Text = UNSET
-    port: _Number = UNSET
-    username: _Text = UNSET
-    password: _Text = UNSET
-    private_key: _Text = UNSET
-    passphrase: _Text = UNSET
-    certificate: _Text = UNSET
-    host_key: _Text = UNSET
-    command: _Text = UNSET
-    timeout: _Number = UNSET
-    extended: _Flag = UNSET
-    cwd: _Text = UNSET
+    command_id: Any = UNSET
+    server_id: Any = UNSET
+    host: Any = UNSET
+    port: Any = UNSET
+    username: Any = UNSET
+    password: Any = UNSET
+    private_key: Any = UNSET
+    passphrase: Any = UNSET
+    certificate: Any = UNSET
+    host_key: Any = UNSET
+    command: Any = UNSET
+    timeout: Any = UNSET
+    extended: Any = UNSET
+    cwd: Any = UNSET
     env: Any = UNSET
     stdin: Any = UNSET
-    encoding: _Text = UNSET
-    stream: _Flag = UNSET
-    via: list[_WireHop] | str | UnsetType | None = UNSET
+    encoding: Any = UNSET
+    stream: Any = UNSET
+    via: Any = UNSET
 
 
 class _WireResultBody(Struct, rename="camel"):
@@ -98,7 +95,7 @@ class _WireReceipt(Struct, rename="camel"):
 
 
 class _WireQuestion(Struct, rename="camel"):
-    command_id: _Text = UNSET
+    command_id: Any = UNSET
 
 
 def parse_execute_command(data: object) -> ExecuteCommand:
@@ -111,10 +108,13 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     """
     try:
         wire = _convert(data, _WireCommand)
+        command_id, numeric_id = fields.command_id(wire.command_id)
         host, written = _host("host", wire.host)
+        stdin, stdin_is_text = fields.stdin(wire.stdin)
         return ExecuteCommand(
-            command_id=fields.command_id(wire.command_id),
-            server_id=fields.number("serverId", wire.server_id, required=True),
+            command_id=command_id,
+            numeric_id=numeric_id,
+            server_id=fields.server_id(wire.server_id),
             host=host,
             port=fields.port("port", wire.port),
             username=fields.username("username", wire.username),
@@ -125,12 +125,13 @@ def parse_execute_command(data: object) -> ExecuteCommand:
             certificate=fields.optional_text("certificate", wire.certificate, fields.MAX_CERTIFICATE),
             host_key=fields.fingerprint("hostKey", wire.host_key),
             timeout=fields.timeout(wire.timeout),
-            extended=wire.extended is True,
+            extended=fields.flag("extended", wire.extended),
             cwd=fields.cwd(wire.cwd),
             env=fields.environment(wire.env),
-            stdin=fields.stdin(wire.stdin),
+            stdin=stdin,
+            stdin_is_text=stdin_is_text,
             encoding=fields.encoding(wire.encoding),
-            stream=wire.stream is True,
+            stream=fields.flag("stream", wire.stream),
             via=_via(wire.via),
             written=written,
         )
@@ -138,11 +139,11 @@ def parse_execute_command(data: object) -> ExecuteCommand:
         raise _refusal(EXECUTE_COMMAND, error, data) from None
 
 
-def parse_question(event: str, data: object) -> str:
+def parse_question(event: str, data: object) -> tuple[str, bool]:
     """
     Validate the data of a ``cancel_command`` or ``command_status`` event from the main server.
 
-    :return: the ``commandId`` it is about.
+    :return: the ``commandId`` it is about, and whether it was a number.
     :raises InvalidMessage: when it names none.
     """
     try:
@@ -158,7 +159,7 @@ def parse_receipt(data: object) -> Receipt:
     :raises InvalidMessage: when it has no boolean ``success``.
     """
     try:
-        wire = _convert(data, _WireReceipt)
+        wire = _convert(_with_text_id(data)[0], _WireReceipt)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
     said = wire.error if isinstance(wire.error, str | None) else _BRIEF.repr(wire.error)
@@ -173,6 +174,7 @@ def parse_command_result(data: object) -> CommandResult:
     :raises InvalidMessage: naming the field at fault.
     """
     try:
+        data, numeric_id = _with_text_id(data)
         wire = _convert(data, _WireResult)
         more = set(data["result"]) - {"stdout", "stderr", "exitCode"}  # type: ignore[index]  # convert has looked
         details = _convert(data["result"], Details) if more else Details()  # type: ignore[index]
@@ -185,6 +187,7 @@ def parse_command_result(data: object) -> CommandResult:
         exit_code=wire.result.exit_code,
         details=details,
         extended=bool(more - {"encoding"}),
+        numeric_id=numeric_id,
     )
 
 
@@ -195,7 +198,7 @@ def parse_command_output(data: object) -> CommandOutput:
     :raises InvalidMessage: naming the field at fault.
     """
     try:
-        return _convert(data, CommandOutput)
+        return _convert(_with_text_id(data)[0], CommandOutput)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_OUTPUT, error, data) from None
 
@@ -207,7 +210,7 @@ def parse_command_status(data: object) -> CommandStatus:
     :raises InvalidMessage: naming the field at fault.
     """
     try:
-        return _convert(data, CommandStatus)
+        return _convert(_with_text_id(data)[0], CommandStatus)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_STATUS, error, data) from None
 
@@ -219,18 +222,20 @@ def _convert(data: object, kind: type[_T]) -> _T:
         raise fields.Invalid("the data", "contains half of a surrogate pair") from None
 
 
+def _with_text_id(data: object) -> tuple[object, bool]:
+    """*data* with a ``commandId`` that is a number as the text that spells it, and whether it was one."""
+    if isinstance(data, dict) and "numericId" in data:  # ours alone, and never on the wire
+        data = {name: value for name, value in data.items() if name != "numericId"}
+    if isinstance(data, dict) and type(data.get("commandId")) in (int, float):
+        text, numeric = fields.command_id(data["commandId"])
+        return data | {"commandId": text}, numeric
+    return data, False
+
+
 def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:
     field, reason = (error.field, error.text) if isinstance(error, fields.Invalid) else fields.explain(error)
-    return InvalidMessage(event=event, field=field, reason=reason, command_id=_readable_id(data))
-
-
-def _readable_id(data: object) -> str | None:
-    if isinstance(data, dict):
-        try:
-            return fields.command_id(data.get("commandId"))
-        except fields.Invalid:
-            pass
-    return None
+    command_id, numeric_id = fields.readable_id(data.get("commandId")) if isinstance(data, dict) else (None, False)
+    return InvalidMessage(event=event, field=field, reason=reason, command_id=command_id, numeric_id=numeric_id)
 
 
 def _secret(field: str, value: object, most: int) -> Secret | None:
@@ -245,7 +250,7 @@ def _via(value: object) -> tuple[JumpHost, ...]:
         raise fields.Invalid("via", "is not an array of hosts")
     if len(value) > fields.MAX_HOPS:
         raise fields.Invalid("via", "names more than {most} hosts", most=fields.MAX_HOPS)
-    return tuple(_hop(f"via[{index}].", wire) for index, wire in enumerate(value))
+    return tuple(_hop(f"via[{index}]", hop) for index, hop in enumerate(value))
 
 
 def _host(field: str, value: object) -> tuple[str, str | None]:
@@ -255,11 +260,14 @@ def _host(field: str, value: object) -> tuple[str, str | None]:
     return host, None if written == host else written
 
 
-def _hop(path: str, wire: _WireHop) -> JumpHost:
+def _hop(field: str, value: object) -> JumpHost:
+    if not isinstance(value, dict):
+        raise fields.Invalid(field, "is not an object")
+    wire, path = _convert(value, _WireHop), field + "."
     host, written = _host(path + "host", wire.host)
     return JumpHost(
         host=host,
-        port=fields.port(path + "port", wire.port, default=22),
+        port=fields.port(path + "port", wire.port),
         username=fields.username(path + "username", wire.username),
         password=_secret(path + "password", wire.password, fields.MAX_PASSWORD),
         private_key=_secret(path + "privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),

@@ -14,7 +14,16 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import chain
 from string import punctuation
 
-from relayd.spelling import fault_of_username, folded_username, is_host, looks_like_address, lookup_name, read_address
+from relayd.spelling import (
+    Address,
+    embedded_addresses,
+    fault_of_username,
+    folded_username,
+    is_host,
+    looks_like_address,
+    lookup_name,
+    read_address,
+)
 
 Network = IPv4Network | IPv6Network
 
@@ -29,7 +38,10 @@ _VISIBLE = re.compile(r"((?![!@\[\],#|])[!-~])+")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,2}|[0-9]*[*?][0-9*?]*")
 #: A port without brackets (``db:22``), or brackets without a port.
 _WRONG_BRACKETS = re.compile(r"[^:]*:[0-9]+|.*[\[\]].*")
-_OF_VERSION_6 = re.compile(r"[0-9A-Fa-f:.*?]+")
+#: An address of IPv6 with wildcards; one with an IPv4 address in it is that one, and matches nothing that has colons.
+_OF_VERSION_6 = re.compile(r"[0-9A-Fa-f:*?]+")
+#: Zeros that may stand before a number of such an address.
+_LEADING_ZEROS = re.compile(r"(?<![0-9a-f*?])0+(?=[0-9a-f])")
 #: What servers, directories and bastions put between a user's name and what else they take there, such as a domain.
 _SEPARATORS = re.compile(f"([{re.escape(''.join(set(punctuation) - set('._-$*?')))}])")
 
@@ -41,8 +53,17 @@ def covers_host(patterns: Iterable[str], host: str, port: int) -> bool:
     :param patterns: names and addresses with ``*`` and ``?``, networks such as ``10.1.0.0/16``, each with ``!`` before
         it for what is left out, or as ``[PATTERN]:PORT`` for one port only.
     """
-    hits = [pattern.startswith("!") for pattern in patterns if matches_host(pattern.removeprefix("!"), host, port)]
-    return bool(hits) and not any(hits)
+    address = read_address(host)
+    # What is left out is so by whichever IPv6 address leads to it, too.
+    faces = () if address is None else tuple(map(str, embedded_addresses(address)))
+    found = False
+    for pattern in patterns:
+        if pattern.startswith("!"):
+            if any(matches_host(pattern[1:], face, port) for face in (host, *faces)):
+                return False
+        elif not found:
+            found = matches_host(pattern, host, port)
+    return found
 
 
 def covers_user(patterns: Iterable[str], user: str) -> bool:
@@ -111,8 +132,9 @@ def matches_host(pattern: str, host: str, port: int) -> bool:
         return for_names and expression.fullmatch(_name(host)) is not None
     if network is not None:
         return address in network
-    # However it was spelt, and whatever its zone
-    return for_addresses and expression.fullmatch(str(address).partition("%")[0]) is not None
+    if not for_addresses or (address.version == 6 and "." in pattern):  # spellings of ours have no dots: many are saved
+        return False
+    return any(map(expression.fullmatch, _spellings(address)))
 
 
 def split_port(pattern: str) -> tuple[str, int | None]:
@@ -150,10 +172,30 @@ def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool,
         network = read_network(pattern)
     except ValueError:
         network = None
+    if ":" in pattern:
+        pattern = _LEADING_ZEROS.sub("", pattern)
     # Whoever orders commands chooses the host: of ".*" in a row, each would try anew all that the others tried.
     expression = re.compile(translate(pattern.replace("[", "[[]")))
     for_names = _ADDRESS_LIKE.fullmatch(pattern) is None
     return port, network, for_names, _FOR_ADDRESSES.fullmatch(pattern) is not None, expression
+
+
+@lru_cache(4096)
+def _spellings(address: Address) -> tuple[str, ...]:
+    """
+    An address as somebody may write its beginning or end before a wildcard, whatever its zone: of IPv6, any zeros in a
+    row may be left out, so that ``fd00:0:*`` and ``fd00::*`` are both for ``fd00::1``.
+    """
+    if address.version == 4:
+        return (str(address),)
+    groups = [f"{int(address) >> shift & 0xFFFF:x}" for shift in range(112, -1, -16)]
+    found = [":".join(groups)]
+    for begin in range(8):
+        for end in range(begin + 1, 9):
+            if groups[end - 1] != "0":
+                break
+            found.append(f"{':'.join(groups[:begin])}::{':'.join(groups[end:])}")
+    return tuple(found)
 
 
 @lru_cache(4096)

@@ -7,7 +7,7 @@ Decisions only, without I/O: names are looked up elsewhere, and each address tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import re2
@@ -25,7 +25,7 @@ from relayd.patterns import (
     read_network,
     split_port,
 )
-from relayd.spelling import Address, read_address
+from relayd.spelling import Address, embedded_addresses, read_address
 from relayd.texts import Text
 
 #: Addresses that are no hosts of anybody's network: for these --allow-hosts has to name them, or some of their range.
@@ -40,15 +40,6 @@ SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
         (Text("metadata service"), ("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")),
         (Text("metadata service"), ("fd00:ec2::254/128", "fd20:ce::254/128")),
     )
-)
-#: IPv6 networks in which an IPv4 address stands, and how many bits after it.
-_EMBEDDING = (
-    (IPv6Network("::/96"), 0),  # IPv4-compatible, RFC 4291, section 2.5.5.1
-    (IPv6Network("::ffff:0:0/96"), 0),  # IPv4-mapped, section 2.5.5.2
-    (IPv6Network("::ffff:0:0:0/96"), 0),  # IPv4-translated, RFC 2765, section 2.1
-    (IPv6Network("64:ff9b::/96"), 0),  # NAT64, RFC 6052, section 2.1
-    (IPv6Network("64:ff9b:1::/48"), 0),  # NAT64 of one's own, RFC 8215
-    (IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056, section 2
 )
 #: The longest text that rules on commands are asked about, in bytes: Linux takes no longer one from an SSH server
 #: (``MAX_ARG_STRLEN``), and the time of a rule grows with it.
@@ -131,7 +122,7 @@ class Policy:
         :param behind: whether a jump host would look up the name, so that nobody here ever knows the address.
         """
         address = address or read_address(host)
-        faces = () if address is None else (address, *_embedded(address))
+        faces = () if address is None else (address, *embedded_addresses(address))
         names = (host, *map(str, faces))
         denied = _first(self._deny_hosts, port, *names)
         if denied:
@@ -206,6 +197,20 @@ def host_patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
+def host_patterns_with_exceptions(text: str) -> tuple[str, ...]:
+    """
+    The same with ``!`` before those that are left out, as in the ``[[credentials]]`` tables.
+
+    :raises ValueError: what was expected, and instead of what.
+    """
+    patterns = _split(text, "networks, addresses and names, with commas between")
+    for pattern in patterns:
+        check_host_pattern(pattern.removeprefix("!"))
+    if all(pattern.startswith("!") for pattern in patterns):
+        raise ValueError("one without ! too, like *, as no host matches these", text)
+    return patterns
+
+
 def user_patterns(text: str) -> tuple[str, ...]:
     """
     What ``--allow-users`` takes: names with ``*`` and ``?``, and ``!`` before those that are left out; commas between.
@@ -265,14 +270,6 @@ def _know_addresses(patterns: Sequence[str], port: int) -> bool:
 
 def _special(address: Address) -> Iterator[tuple[str, Network]]:
     return ((kind, network) for kind, networks in SPECIAL for network in networks if address in network)
-
-
-def _embedded(address: Address) -> Iterator[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address may lead to."""
-    if isinstance(address, IPv6Address) and int(address) > 1:  # not ::1
-        for network, bits in _EMBEDDING:
-            if address in network:
-                yield IPv4Address(int(address) >> bits & 0xFFFFFFFF)
 
 
 def _is_within(pattern: str, special: Network) -> bool:

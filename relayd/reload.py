@@ -42,8 +42,10 @@ LIVE: Final = (
     AT_CONNECT
     | HOST_RULES
     | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
-    | frozenset(["max-commands", "max-queue", "default-timeout", "max-timeout", "max-output", "drain-timeout"])
-    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory"])
+    | frozenset(["max-commands", "max-queue", "max-output", "drain-timeout"])
+    | frozenset(["default-timeout", "max-timeout", "timeout-margin"])
+    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory", "no-exit-status-hosts"])
+    | frozenset(["output-encoding"])
 )
 #: The tables of the file, where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"

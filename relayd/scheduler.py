@@ -19,15 +19,18 @@ from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntr
 from relayd.logs import is_logged
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, failure_result
 from relayd.streaming import OutputStream, Streams
-from relayd.texts import Translate
+from relayd.texts import Translate, span
 
 
 class ActiveCommand:
     """
     One command from its receipt until its result is recorded.
 
+    :param timeout: seconds from receipt; messages name it.
+    :param margin: seconds of them by which it is ended early, so that its result arrives in time.
     :ivar acknowledges: who is to hear that it was accepted.
     :ivar accepted: whether the journal has it.
+    :ivar grace: seconds after the deadline by which a result has to be there; ``None``: it may take its time.
     :ivar has_slot: whether its turn came.
     :ivar began: when the runner was given it.
     :ivar cancelled: whether its end was asked for.
@@ -38,18 +41,27 @@ class ActiveCommand:
     """
 
     __slots__ = (
-        "accepted", "acknowledges", "began", "cancelled", "command", "deadline", "dropped", "fingerprint", "has_slot",
-        "key", "output", "received", "result", "run",
+        "accepted", "acknowledges", "began", "cancelled", "command", "deadline", "dropped", "fingerprint", "grace",
+        "has_slot", "key", "output", "received", "result", "run", "timeout",
     )  # fmt: skip
 
     def __init__(
-        self, command: ExecuteCommand, fingerprint: bytes, received: float, deadline: float, acknowledge: Acknowledge
+        self,
+        command: ExecuteCommand,
+        fingerprint: bytes,
+        received: float,
+        timeout: float,
+        acknowledge: Acknowledge,
+        margin: float = 0.0,
     ) -> None:
         self.command = command
         self.fingerprint = fingerprint
         self.key = (command.host, command.port)
         self.received = received
-        self.deadline = deadline
+        self.timeout = timeout
+        self.deadline = received + timeout - margin
+        # The other half is for the way of the order, which counts from sending, and that of the result.
+        self.grace = margin / 2 if margin else None
         self.acknowledges = [acknowledge]
         self.accepted = False
         self.has_slot = False
@@ -204,7 +216,14 @@ class Scheduler:
         if command.stream:
             active.output = self._streams.open(command)
         try:
-            active.run = self._runner.run(command, active.deadline, partial(self._starting, active), active.output)
+            active.run = self._runner.run(
+                command,
+                active.deadline,
+                partial(self._starting, active),
+                active.output,
+                timeout=active.timeout,
+                grace=active.grace,
+            )
         except Exception:
             self._run_failed(Failure(), active)
             return
@@ -229,11 +248,17 @@ class Scheduler:
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
-        self._fail(active, QueueTimeout(seconds=active.deadline - active.received))
+        self._fail(active, QueueTimeout(time=span(active.timeout)))
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
         command = active.command
-        result = failure_result(command.command_id, error, extended=command.extended, translate=self._translate)
+        result = failure_result(
+            command.command_id,
+            error,
+            extended=command.extended,
+            numeric_id=command.numeric_id,
+            translate=self._translate,
+        )
         self._ended(result, active)
 
     def _ended(self, result: CommandResult, active: ActiveCommand) -> None:

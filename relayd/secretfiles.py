@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 
+from relayd.descriptors import words_of
 from relayd.messages import Secret
 
 #: What is read of a file, in bytes; a longer one is some other file.
@@ -29,7 +30,7 @@ def read_line(path: str) -> Secret:
             raw = file.read(MOST_BYTES + 1)
         line = raw.decode().rstrip("\r\n")
     except OSError as error:
-        raise Unusable(f"its file cannot be read ({error.strerror})") from None
+        raise Unusable(f"its file cannot be read ({words_of(error)})") from None
     except UnicodeDecodeError:
         raise Unusable("its file is no UTF-8 text") from None
     if not line.strip():

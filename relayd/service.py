@@ -18,6 +18,7 @@ from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
 from relayd.choices import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
 from relayd.config import Config
+from relayd.descriptors import connections_within, limit
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import ConfigError
 from relayd.interfaces import IJournal
@@ -93,7 +94,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             proxy_id=config.proxy_id,
             bounds=StatusBounds(
                 max_sessions=config.max_sessions,
-                max_total_connections=config.max_total_connections,
+                max_total_connections=connections_within(config.max_total_connections),
             ),
             uplink=uplink,
             commands=dispatcher,
@@ -196,6 +197,15 @@ class RelayService(Service):
             server=self._config.server,
             state_dir=self._config.state_dir,
         )
+        most = self._config.max_total_connections
+        if (fewer := connections_within(most)) < most:
+            self._log.warn(
+                "This process may have {limit} files open, too few for --max-total-connections {most}: at most {fewer} "
+                "connections to hosts are open at a time. Raise LimitNOFILE= of its unit, or ulimit -n",
+                limit=limit(),
+                most=most,
+                fewer=fewer,
+            )
         # What was made until now stays: collecting garbage need not look through it again and again.
         gc.collect()
         gc.freeze()

@@ -6,12 +6,14 @@ Of all spellings of one host, one stands for them all. A user name is taken only
 
 from __future__ import annotations
 
+import re
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Final
-from unicodedata import combining, normalize
+from unicodedata import category, normalize
 
 from msgspec import Struct
 
@@ -24,8 +26,22 @@ MAX_NAME: Final = 255
 #: Longest user name taken, in characters: Linux has 32, Windows 20, and a directory's with its domain some 100.
 MAX_USERNAME: Final = 256
 
+#: IPv6 networks in which an IPv4 address stands, and how many bits after it.
+_EMBEDDING: Final = (
+    (IPv6Network("::/96"), 0),  # IPv4-compatible, RFC 4291, section 2.5.5.1
+    (IPv6Network("::ffff:0:0/96"), 0),  # IPv4-mapped, section 2.5.5.2
+    (IPv6Network("::ffff:0:0:0/96"), 0),  # IPv4-translated, RFC 2765, section 2.1
+    (IPv6Network("64:ff9b::/96"), 0),  # NAT64, RFC 6052, section 2.1
+    (IPv6Network("64:ff9b:1::/48"), 0),  # NAT64 of one's own, RFC 8215
+    (IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056, section 2
+)
 _LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+#: What a name has that was put into ASCII.
+_PLAIN: Final = re.compile(r"[a-z0-9_.-]+")
 _DIGITS: Final = frozenset("0123456789")
+#: What can be shown, and is nothing to a directory (RFC 4518, section 2.2), nor to the eye: hyphens that are not shown,
+#: the place of an object, the fillers of Hangul. Others are marks, or cannot be shown.
+_NOTHING: Final = frozenset("\u1806\ufffc\u115f\u1160")
 
 
 class Host(Struct, frozen=True):
@@ -106,6 +122,14 @@ def loopback_addresses(host: str) -> tuple[Address, ...]:
     return (address,) if address is not None and address.is_loopback else ()
 
 
+def embedded_addresses(address: Address) -> Iterator[IPv4Address]:
+    """The IPv4 addresses that an IPv6 address may lead to."""
+    if isinstance(address, IPv6Address) and int(address) > 1:  # not ::1
+        for network, bits in _EMBEDDING:
+            if address in network:
+                yield IPv4Address(int(address) >> bits & 0xFFFFFFFF)
+
+
 def _read_version_4(text: str) -> IPv4Address | None:
     # inet_aton(3) takes "10.258", "0x0a010203" and "167838211" too. It would not look at what follows a blank.
     if text[:1] not in _DIGITS or not text.isascii() or not text.isprintable() or " " in text:
@@ -125,12 +149,32 @@ def lookup_name(name: str) -> str:
     A zone (``fe80::1%eth0``) keeps its capitals.
     """
     if not name.isascii() and len(name) <= MAX_NAME:
-        import idna  # its tables take a megabyte, which most sites never need
-
         with suppress(UnicodeError):
-            name = idna.encode(name, uts46=True).decode("ascii")
+            name = _in_ascii(name)
     name, percent, zone = name.partition("%")
     return name.lower() + percent + zone
+
+
+def _in_ascii(name: str) -> str:
+    import idna  # its tables take a megabyte, which most sites never need
+
+    def in_ascii(label: str) -> str:
+        if label.isascii():
+            return label
+        try:
+            return idna.encode(label).decode("ascii")
+        except UnicodeError:
+            # What IDNA of 2008 has not, such as a picture, that of 2003 has, as Python's resolver writes it.
+            return label.encode("idna").decode("ascii")
+
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except UnicodeError:
+        # A label that is none there, such as "my_host", leaves the others as they are without it.
+        found = ".".join(map(in_ascii, idna.uts46_remap(name, std3_rules=False).split(".")))
+    if not _PLAIN.fullmatch(found):  # a slash or a star in another width has become one
+        raise UnicodeError
+    return found
 
 
 def is_host(text: str) -> bool:
@@ -170,7 +214,8 @@ def fault_of_username(name: str) -> Text | None:
 @lru_cache(4096)
 def folded_username(name: str) -> str:
     """
-    A user name as the laxest servers compare it: without regard to capitals, width and accents. A directory may take
-    each of ``Root``, ``ｒｏｏｔ`` and ``röot`` for ``root``.
+    A user name as the laxest servers compare it: without regard to capitals, width, accents and what nobody sees. A
+    directory may take each of ``Root``, ``ｒｏｏｔ``, ``röot`` and ``root`` with U+FE0F for ``root``.
     """
-    return "".join(char for char in normalize("NFKD", normalize("NFKD", name).casefold()) if not combining(char))
+    whole = normalize("NFKD", normalize("NFKD", name).casefold())
+    return "".join(char for char in whole if char not in _NOTHING and not category(char).startswith("M"))

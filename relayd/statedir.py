@@ -9,6 +9,7 @@ import os
 import tempfile
 
 from relayd.config import directory_hindrance
+from relayd.descriptors import words_of
 from relayd.errors import ConfigError
 
 #: Bytes of the key that fingerprints of requests are made with.
@@ -35,19 +36,32 @@ class StateDirectory:
         try:
             lock = os.open(self._at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise self._unusable(error.strerror or str(error)) from None
+            raise self._unusable(words_of(error)) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = _process_in(lock)
             os.close(lock)
             process = f" (process {holder})" if holder else ""
             reason = f"{self.path} is in use by another relayd{process}; give each relay a directory of its own"
             raise ConfigError(option="--state-dir", reason=reason) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            # Such as a directory of NFS whose server has no lock manager.
+            os.close(lock)
+            reason = f"its file system cannot keep other relays out ({words_of(error)}); use a local directory"
+            raise self._unusable(reason) from None
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            os.close(lock)
+            raise self._unusable(words_of(error)) from None
         self._lock = lock
-        self._key = self._read_key()
+        try:
+            self._key = self._read_key()
+        except ConfigError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let others in."""
@@ -99,7 +113,7 @@ class StateDirectory:
                 os.fsync(file.fileno())
             os.replace(new, path)
         except OSError as error:
-            raise self._unusable(f"{path}: {error.strerror}") from None
+            raise self._unusable(f"{path}: {words_of(error)}") from None
         return key
 
     def _at(self, name: str) -> str:
@@ -111,7 +125,7 @@ class StateDirectory:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             usable = os.access(self.path, os.R_OK | os.W_OK | os.X_OK)
         except OSError as error:
-            raise self._unusable(error.strerror or str(error)) from None
+            raise self._unusable(words_of(error)) from None
         if not usable:
             raise self._unusable("this user cannot write there")
         if hindrance := directory_hindrance(self.path):

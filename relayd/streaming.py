@@ -4,27 +4,32 @@ Sends what running commands write as it arrives, where a command asked for that 
 
 from __future__ import annotations
 
-import codecs
 from base64 import b64encode
+from functools import partial
 from typing import Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.charsets import UTF8, Decoder
 from relayd.interfaces import ILink, IOutputSink
-from relayd.messages import CommandOutput, ExecuteCommand, StreamName
+from relayd.messages import BASE64, CommandOutput, ExecuteCommand, StreamName
 from relayd.stats import Stats
+from relayd.texts import span
 
 #: Seconds that a command waits for a link that is full, or for its turn on it; after that the command goes on without
 #: its output being sent, until the link is free again.
 PATIENCE = 20.0
 #: Most bytes of output in one event.
 MAX_PIECE = 64 * 1024
-#: Bytes of a frame that are not output: names, numbers, punctuation, and a ``commandId`` of 256 characters.
-ENVELOPE = 1280
+#: Least bytes in one event, on a link that takes only short ones: with fewer, their number would be out of hand.
+LEAST_PIECE = 64
+#: Bytes of a frame that are not output: names, numbers and punctuation, without the ``commandId``.
+ENVELOPE = 256
 
 
 class _Encoder(Protocol):
@@ -38,6 +43,7 @@ class _Encoder(Protocol):
 
 
 class _Base64:
+    #: Bytes of JSON that one byte of output can come to.
     growth = 2  # four characters for three bytes, with what is left over at the end
 
     def encode(self, offset: int, data: bytes) -> tuple[int, str]:
@@ -47,27 +53,25 @@ class _Base64:
         return 0, ""
 
 
-class _Utf8:
+class _Text:
     """A character that is split between two pieces belongs to the later one."""
 
     growth = 6  # a control character is six in JSON
 
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, charset: str) -> None:
+        self._charset = charset
+        self._decoder = Decoder(charset)
         self._end = 0
 
     def encode(self, offset: int, data: bytes) -> tuple[int, str]:
         if offset != self._end:
-            self._decoder.reset()
-        start = offset - self._pending()
+            self._decoder = Decoder(self._charset)
+        start = offset - self._decoder.pending
         self._end = offset + len(data)
         return start, self._decoder.decode(data)
 
     def rest(self) -> tuple[int, str]:
-        return self._end - self._pending(), self._decoder.decode(b"", final=True)
-
-    def _pending(self) -> int:
-        return len(self._decoder.getstate()[0])
+        return self._end - self._decoder.pending, self._decoder.decode(b"", final=True)
 
 
 class Streams:
@@ -75,9 +79,11 @@ class Streams:
     Knows the link of the moment, for all commands that stream.
 
     :param clock: tells how long a command has waited for the link.
+    :ivar charset: in which the output is read of commands that do not say.
     """
 
-    def __init__(self, clock: IReactorTime, stats: Stats) -> None:
+    def __init__(self, clock: IReactorTime, stats: Stats, charset: str = UTF8) -> None:
+        self.charset = charset
         self.clock = clock
         self.stats = stats
         #: Where output goes; ``None``: nowhere, as there is no link.
@@ -110,11 +116,12 @@ class OutputStream:
 
     def __init__(self, streams: Streams, command: ExecuteCommand) -> None:
         self._streams = streams
-        self._command_id = command.command_id
-        self._base64 = command.encoding == "base64"
-        encoder = _Base64 if self._base64 else _Utf8
-        self._growth = encoder.growth
-        self._encoders: dict[StreamName, _Encoder] = {"stdout": encoder(), "stderr": encoder()}
+        self._command_id, self._numeric_id = command.command_id, command.numeric_id
+        self._base64 = command.encoding == BASE64
+        make = _Base64 if self._base64 else partial(_Text, command.encoding or streams.charset)
+        self._growth = _Base64.growth if self._base64 else _Text.growth
+        self._envelope = ENVELOPE + len(msgspec.json.encode(self._command_id))
+        self._encoders: dict[StreamName, _Encoder] = {"stdout": make(), "stderr": make()}
         self._waits: set[Deferred[None]] = set()
         #: The link that was full for too long.
         self._stuck: ILink | None = None
@@ -125,11 +132,11 @@ class OutputStream:
         if self._closed:
             return None
         link, encoder = self._usable_link(), self._encoders[stream]
-        if link is None:
+        size = 0 if link is None else min(MAX_PIECE, (link.max_payload - self._envelope) // self._growth)
+        if link is None or size < LEAST_PIECE:
             encoder.encode(offset, data)  # it may end in the middle of a character
             self._streams.stats.passed_over += len(data)
             return None
-        size = min(MAX_PIECE, (link.max_payload - ENVELOPE) // self._growth)
         for start in range(0, len(data), size):
             self._send(link, stream, *encoder.encode(offset + start, data[start : start + size]))
         return None if link.writable else self._wait(link)
@@ -162,6 +169,7 @@ class OutputStream:
                     offset=offset,
                     data=text,
                     encoding="base64" if self._base64 else None,
+                    numeric_id=self._numeric_id,
                 )
             )
 
@@ -178,7 +186,7 @@ class OutputStream:
         if isinstance(outcome, Failure) and outcome.check(TimeoutError):
             self._stuck = link
             self._log.warn(
-                "The uplink has been full for {seconds:g} s: output of {command_id} is passed over",
-                seconds=PATIENCE,
+                "The uplink has been full for {span}: output of {command_id} is passed over",
+                span=span(PATIENCE),
                 command_id=self._command_id,
             )

@@ -21,6 +21,7 @@ from twisted.python import usage
 
 from relayd import __version__
 from relayd.config import OPTIONS, Config, Reading, read
+from relayd.descriptors import raise_limit
 from relayd.errors import ConfigError
 from relayd.exposure import exposures
 from relayd.garbage import GarbageCollection
@@ -30,6 +31,7 @@ from relayd.notify import Notifier, make_notifier
 from relayd.options import Option
 from relayd.reload import ReloadOnSignal
 from relayd.service import make_relay
+from relayd.texts import span
 from relayd.values import choice, near
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
@@ -139,6 +141,7 @@ def makeService(options: Options) -> IService:
     for what in options.exposed:
         _log.warn("{exposed}", exposed=what[0].upper() + what[1:])
     use_steady_clock(reactor)
+    raise_limit()
     relay = make_relay(reactor, options.config)
     service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))
     relay.setServiceParent(service)
@@ -231,9 +234,9 @@ class OrderlyExit(Service):
 
     def _stop_reactor(self, name: str) -> None:
         self._log.info(
-            "{signal}: running commands have {seconds:g} s to finish; a second signal ends relayd at once",
+            "{signal}: running commands have {span} to finish; a second signal ends relayd at once",
             signal=name,
-            seconds=self._drain_timeout(),
+            span=span(self._drain_timeout()),
         )
         self._reactor.stop()
 

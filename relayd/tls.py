@@ -5,6 +5,7 @@ Every TLS client of the project makes its connections with `client_options`, and
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 from weakref import ref
 
@@ -31,6 +32,9 @@ from relayd.messages import printable
 #: Characters of what a certificate says that are shown.
 _LONGEST_SHOWN: Final = 200
 
+#: A name that is nobody's (RFC 6761): no certificate can be mistaken for that of the host.
+_STAND_IN: Final = "name.invalid"
+
 _log = Logger()
 
 
@@ -56,8 +60,13 @@ def client_options(
     extra: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
     if certificate is not None:
         extra["extraCertChain"] = [each.original for each in chain or ()]
-    options = optionsForClientTLS(name, trustRoot=trust, clientCertificate=certificate, extraCertificateOptions=extra)
-    return _Verifying(name, options)
+    make = partial(optionsForClientTLS, trustRoot=trust, clientCertificate=certificate, extraCertificateOptions=extra)
+    try:
+        return _Verifying(name, make(name))
+    except UnicodeError:
+        # Twisted takes only names that IDNA has, and no "my_host". Whose certificate it is, we look at ourselves; what
+        # is left is to ask for it (RFC 6066, section 3).
+        return _Verifying(name, make(_STAND_IN, sendServerName=False), server_name=name.encode("ascii"))
 
 
 def certified_name(host: str) -> str:
@@ -136,14 +145,19 @@ class _Verifying:
     """
     As what `optionsForClientTLS` gives, with our own answer to the peer's certificate: a handshake with anybody but
     *host* fails, and our own certificate is not shown.
+
+    :param server_name: whose certificate to ask for, where *options* does not.
     """
 
-    def __init__(self, host: str, options: IOpenSSLClientConnectionCreator) -> None:
+    def __init__(self, host: str, options: IOpenSSLClientConnectionCreator, server_name: bytes | None = None) -> None:
         self._host = host
         self._options = options
+        self._server_name = server_name
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = self._options.clientConnectionForTLS(tlsProtocol)
+        if self._server_name is not None:
+            connection.set_tlsext_host_name(self._server_name)
         protocol = ref(tlsProtocol)  # which holds the connection, which holds this
 
         def verify(_: object, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection
 from urllib.parse import SplitResult, urlsplit
 
+from relayd import charsets
 from relayd.spelling import loopback_addresses
 
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -46,6 +47,14 @@ def any_text(value: str) -> str:
     if not value.isprintable():
         raise ValueError("a text of one line")
     return value
+
+
+def charset(value: str) -> str:
+    """A character set that Python knows, by its one name."""
+    found = charsets.charset(value)
+    if found is None:
+        raise ValueError("the name of a character set, such as utf-8, gbk or latin-1")
+    return found
 
 
 def flag(value: str) -> bool:
@@ -120,19 +129,6 @@ def spell_duration(seconds: float) -> str:
         if seconds and seconds % _TIME_UNITS[unit] == 0:
             return f"{seconds / _TIME_UNITS[unit]:.0f}{unit}"
     return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
-
-
-def spell_span(seconds: float) -> str:
-    """A time as people read it: ``12 ms``, ``3.4 s``, ``5 min 06 s``, ``2 h 05 min``, ``3 d 04 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24:02} h"
 
 
 def spell_size(count: int) -> str:

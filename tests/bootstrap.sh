@@ -2,8 +2,8 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, shells, libfaketime, the checkers of what is packaged, Chromium,
-#                                Node.js, and the npm packages of tests/node
+#   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, the
+#                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
 #   bootstrap.sh deb             what builds the Debian package
 set -eu
 
@@ -43,6 +43,14 @@ check_python() {
         install "python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 }
 
+# has_pam MODULE: whether PAM has it
+has_pam() {
+    for module in /lib/security/"$1".so /lib*/*/security/"$1".so /usr/lib*/security/"$1".so /usr/lib*/*/security/"$1".so; do
+        [ ! -e "$module" ] || return 0
+    done
+    return 1
+}
+
 bring_peers() {
     missing=
     PATH="$PATH:/usr/sbin:/sbin"
@@ -50,15 +58,20 @@ bring_peers() {
     command -v useradd >/dev/null || missing="$missing passwd"
     command -v dropbear >/dev/null || missing="$missing dropbear-bin"
     command -v puttygen >/dev/null || missing="$missing putty-tools"
+    command -v bsd-csh >/dev/null || missing="$missing csh"
     command -v tcsh >/dev/null || missing="$missing tcsh"
+    command -v ksh >/dev/null || missing="$missing ksh"
+    command -v mksh >/dev/null || missing="$missing mksh"
+    command -v fish >/dev/null || missing="$missing fish"
+    command -v busybox >/dev/null || missing="$missing busybox"
     command -v faketime >/dev/null || missing="$missing faketime"
     command -v systemd-analyze >/dev/null || missing="$missing systemd"
     command -v mandoc >/dev/null || missing="$missing mandoc"
     command -v zsh >/dev/null || missing="$missing zsh"
-    command -v busybox >/dev/null || missing="$missing busybox"
-    command -v mksh >/dev/null || missing="$missing mksh"
     command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
+    has_pam pam_google_authenticator || missing="$missing libpam-google-authenticator"
+    has_pam pam_oath || missing="$missing libpam-oath"
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import values
+from relayd.choices import limits_of, ssh_settings_of
 from relayd.config import OPTIONS, Config, load
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.messages import Secret
@@ -71,6 +72,7 @@ class PrecedenceTests(ConfigCase):
         self.assertEqual((config.max_sessions, config.max_connections), (10, 4))
         self.assertEqual((config.connect_timeout, config.idle_timeout), (15.0, 300.0))
         self.assertEqual((config.default_timeout, config.max_timeout, config.drain_timeout), (300.0, 86400.0, 30.0))
+        self.assertEqual(config.timeout_margin, 0.5)
         self.assertEqual((config.max_output, config.working_directory), (8 * 1024 * 1024, "/"))
         self.assertEqual((config.dialect, config.host_keys, config.reconnect_delay), ("auto", "accept-new", 5.0))
         self.assertIs(config.allow_plaintext, False)
@@ -100,6 +102,22 @@ class PrecedenceTests(ConfigCase):
     def test_an_empty_variable_is_not_set(self) -> None:
         self.environ.update(RELAYD_MAX_COMMANDS="", RELAYD_HTTP_PROXY="")
         self.assertEqual(self.load().max_commands, 64)
+
+    def test_character_set_of_hosts(self) -> None:
+        self.assertEqual(self.load().output_encoding, "utf-8")
+        for written, name in (("GBK", "gbk"), ("latin-1", "iso8859-1"), ("UTF8", "utf-8")):
+            self.assertEqual(self.load(output_encoding=written).output_encoding, name)
+        for wrong in ("rot13", "base64", "nothing", ""):
+            self.assertRaises(ConfigError, self.load, output_encoding=wrong)
+
+    def test_rules_for_texts_want_them_exact(self) -> None:
+        for rules, exact in (({}, False), ({"allow_commands": "x"}, True), ({"deny_commands": "x"}, True)):
+            config = self.load(output_encoding="gbk", **rules)  # type: ignore[arg-type]
+            settings = ssh_settings_of(config)
+            self.assertEqual((settings.output_encoding, settings.exact_text), ("gbk", exact))
+            self.assertEqual(limits_of(config).output_encoding, "gbk")
+            for name in rules:
+                del self.argv[name.replace("_", "-")]
 
     def test_an_empty_working_directory_means_the_login_directory(self) -> None:
         self.environ["RELAYD_WORKING_DIRECTORY"] = ""
@@ -263,6 +281,11 @@ class PolicyTests(ConfigCase):
         self.environ["RELAYD_DENY_HOSTS"] = "[10.1.*]:23"
         config = self.load("allow-commands = 'a\\.b'\ndeny-hosts = 'x'")
         self.assertEqual((config.deny_hosts, config.allow_commands), (("[10.1.*]:23",), r"a\.b"))
+
+    def test_hosts_that_give_no_exit_status(self) -> None:
+        self.assertEqual(ssh_settings_of(self.load()).no_exit_status_hosts, ())
+        settings = ssh_settings_of(self.load('no-exit-status-hosts = ["pdu-*", "!pdu-9"]'))
+        self.assertEqual(settings.no_exit_status_hosts, ("pdu-*", "!pdu-9"))
 
     def test_lists_in_the_file(self) -> None:
         config = self.load('allow-hosts = ["10.1.0.0/16", "web?"]\nallow-users = ["deploy"]')

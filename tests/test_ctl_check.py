@@ -4,6 +4,7 @@ relayctl check: what it finds on this machine, and as a process of its own besid
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+import relayd.statedir
 from relayd.config import read
 from relayd.ctl.check_files import check_files, check_settings
 from relayd.ctl.main import make_parser
+from relayd.errors import ConfigError
 from relayd.hub import Hub
 from relayd.messages import Secret
 from relayd.statedir import StateDirectory
@@ -116,6 +119,24 @@ class SettingsTests(FilesCase):
         path.chmod(0o666)
         self.assert_finds("warning", "settings", "others can change", "")
 
+    def test_who_may_change_what_the_relay_trusts(self) -> None:
+        folder = self.directory / "trust"
+        folder.mkdir(mode=0o700)
+        hosts = folder / "hosts"
+        self.argv["known-hosts"] = str(hosts)
+        self.assert_well("")
+        hosts.touch(0o644)
+        self.assert_well("")
+        for path, mode, usual in ((hosts, 0o664, 0o644), (folder, 0o777, 0o700)):
+            path.chmod(mode)
+            self.assert_finds("warning", "settings", f"--known-hosts vouches for, in {hosts}: chmod go-w {path}", "")
+            path.chmod(usual)
+        folder.chmod(0o1777)  # as /tmp: nobody can put another file in its place
+        self.assert_well("")
+        authorities = self.write("ca", "PEM")
+        os.chmod(authorities, 0o646)
+        self.assert_finds("warning", "settings", "--tls-ca, in", "", tls_ca=authorities)
+
     def test_who_may_read_the_other_secrets(self) -> None:
         key, password = self.write("tls-key", "s3cret"), self.write("password", "s3cret")
         self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password}
@@ -151,6 +172,20 @@ class StateTests(FilesCase):
         self.assert_finds("ok", "state directory", f"a relay runs with it (process {os.getpid()})")
         self.assertEqual(self.holder, str(os.getpid()))
         self.assertRaises(BlockingIOError, self._claim_again)  # to look did not let others in
+
+    def test_a_file_system_without_locks(self) -> None:
+        """As NFS has it: no other relay is to blame."""
+        self.state.claim()
+        self.state.release()
+
+        def flock(descriptor: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        self.patch(relayd.statedir.fcntl, "flock", flock)
+        error = self.assertRaises(ConfigError, self.state.claim)
+        self.assertIn("cannot keep other relays out (No locks available); use a local directory", str(error))
+        self.assertNotIn("another relayd", str(error))
+        self.assert_finds("fault", "state directory", "the lock in it cannot be used: No locks available")
 
     def _claim_again(self) -> None:
         import fcntl

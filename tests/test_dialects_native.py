@@ -70,22 +70,39 @@ class Input(SynchronousTestCase):
         text = r'{"event":"e","data":"a\ud83d b\uDE00 \ud83d\ude00 \\ud83d \\\udead \u00e9"}'
         self.assertEqual(self.receive(text), [EventReceived("e", "a\ufffd b\ufffd 😀 \\ud83d \\\ufffd é")])
         for broken in (r'{"event":"\ud83d', r'{"event":\ud83d}', '{"event":"\ud83d"}'):
-            self.assertRaises(ProtocolError, self.receive, broken)
+            self.assertIsInstance(self.receive(broken)[0], Ignored)
 
     def test_extra_members(self) -> None:
         self.assertEqual(self.receive(' \n{"id": 4, "event": "e", "x": {}}'), [EventReceived("e", None)])
 
     def test_no_event(self) -> None:
-        """A greeting of a hand-written server is no reason to leave it."""
-        for text in ('{"type": "welcome"}', '{"event": 5}', '{"event": ""}', "[1]", '"ping"', "5"):
-            self.assertIsInstance(self.receive(text)[0], Ignored, text)
-        self.assertIsInstance(native.RelayDialect().receive_binary(b"{}")[0], Ignored)
+        """A greeting of a hand-written server, or its text ``ping``, is no reason to leave it."""
+        shapes = ['{"type": "welcome"}', '{"event": 5}', '{"event": ""}', "[1]", '"ping"', "5"]
+        texts = ["", "ping", "hello hunter2", "\ufeff", " \n", "[" * 100_000, '"\ud800"', "2", "0{", "<html>"]
+        broken = ['{"event": "hunter2', '{"event": "e", "data": NaN}', '{"event": "e"} hunter2', '{"data": Infinity}']
+        for text in (*shapes, *texts, *broken):
+            (event,) = self.receive(text)
+            self.assertIsInstance(event, Ignored, text)
+            self.assertTrue(event.strange)
+            self.assertNotIn("hunter2", event.what)
 
-    def test_malformed(self) -> None:
-        """Each is refused, in words that hold nothing of what arrived."""
-        bad = ["", "x", "hello hunter2", '{"event": "hunter2', '{"event": "e", "data": NaN}', '{"event": "e"} hunter2']
-        bad += ['{"event": "e", "data": ' + "[" * 100_000, "[" * 100_000, '{"data": Infinity}', '"\ud800"']
-        for text in bad:
+    def test_byte_order_mark(self) -> None:
+        for text in ('\ufeff{"event": "e"}', ' \ufeff{"event": "e"}', '\ufeff\r\n{"event": "e"}'):
+            self.assertEqual(self.receive(text.lstrip()), [EventReceived("e", None)])
+
+    def test_binary(self) -> None:
+        """JSON in a binary message, as servers send that write bytes."""
+        relay = native.RelayDialect()
+        self.assertEqual(list(relay.receive_binary('{"event": "é"}'.encode())), [EventReceived("é", None)])
+        self.assertEqual(list(relay.receive_binary(b'\xef\xbb\xbf{"event": "e"}')), [EventReceived("e", None)])
+        for data in (b"{}", b"", b"\xff\x00", b"\x89PNG"):
+            self.assertIsInstance(relay.receive_binary(data)[0], Ignored)
+
+    def test_refused(self) -> None:
+        """What is large and no JSON, or no end of brackets; and who speaks the other dialect."""
+        large = '{"event": "hunter2' + "x" * 100_000
+        greeting = '0{"sid":"hunter2","upgrades":[],"pingInterval":25000}'
+        for text in (large, '{"event": "e", "data": ' + "[" * 100_000, greeting):
             error = self.assertRaises(ProtocolError, self.receive, text)
             self.assertNotIn("hunter2", str(error))
 

@@ -5,7 +5,7 @@ The Socket.IO dialect: both roles against each other, the wire letter for letter
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from hypothesis import given
@@ -14,10 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relayd.dialects import socketio
+from relayd.dialects.attachments import MAX_BYTES
 from relayd.dialects.base import NO_LIMIT
 from relayd.errors import ProtocolError
 from relayd.interfaces import (
     AckReceived,
+    AttachmentsDue,
+    Broken,
     Connected,
     DialectEvent,
     Disconnected,
@@ -27,6 +30,7 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
+from relayd.messages import Unsent
 from tests.test_dialects_native import json_values, names
 
 OPEN = '0{"sid":"s","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
@@ -87,6 +91,37 @@ class Dialogue(SynchronousTestCase):
         relay.acknowledge(0, None)
         relay.acknowledge(1, {"error": name})
         self.assertEqual(pump(relay, server), [AckReceived(0, None), AckReceived(1, {"error": name})])
+
+    @given(st.lists(st.tuples(names, json_values, st.booleans()), max_size=20), st.integers(0, 20))
+    def test_events_before_the_answer_to_connect(self, sent: list[tuple[str, Any, bool]], early: int) -> None:
+        """What python-socketio's connect handler emits comes before that answer, and is handled after it, in order."""
+        relay, server = socketio.RelayDialect(), socketio.ServerDialect()
+        server.opened()
+        self.assertEqual([type(event) for event in pump(server, relay)], [HandshakeReceived])
+        expected: list[DialectEvent] = []
+
+        def send(name: str, data: Any, asks: bool) -> None:
+            number = server.request(name, data) if asks else server.send_event(name, data)
+            expected.append(EventReceived(name, data, number))
+
+        for event in sent[:early]:
+            send(*event)
+        server.ping()
+        heard = pump(server, relay)
+        self.assertEqual({type(event) for event in heard}, {HeartbeatReceived} | ({Ignored} if expected else set()))
+        self.assertEqual(relay.frames_to_send()[1:], ["3"], "nothing is said before the namespace is joined")
+        server.receive_text("40/proxy,")
+        for event in sent[early:]:
+            send(*event)
+        self.assertEqual(pump(server, relay), [Connected(), *expected])
+
+    def test_refused_after_early_events(self) -> None:
+        """What came before a connect error is nobody's business."""
+        relay = socketio.RelayDialect()
+        relay.receive_text(OPEN)
+        relay.receive_text('42/proxy,["welcome"]')
+        self.assertEqual(relay.receive_text('44/proxy,{"message":"no"}'), (Disconnected("no", refused=True),))
+        self.assertIsInstance(relay.receive_text(JOINED)[0], Ignored)
 
     def test_heartbeat(self) -> None:
         self.join()
@@ -199,37 +234,156 @@ class Wire(SynchronousTestCase):
 
 
 class Binary(SynchronousTestCase):
-    """Binary events are refused politely: their attachments pass by, unstored, and the link lives."""
+    """Binary events: the attachments come into their places, within bounds, and nothing is left unanswered."""
 
-    EVENT = '452-/proxy,9["file",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]'
+    PLACE: ClassVar[dict[str, Any]] = {"_placeholder": True, "num": 0}
+    EVENT = '452-/proxy,9["file",{"a":[{"_placeholder":true,"num":1}],"b":{"_placeholder":true,"num":0}}]'
 
-    def test_refused(self) -> None:
+    def announced(self, relay: socketio.RelayDialect, frame: str) -> int:
+        (due,) = relay.receive_text(frame)
+        assert isinstance(due, AttachmentsDue)
+        return due.number
+
+    def faults(self, event: DialectEvent) -> list[str]:
+        """Of an event that was told without its attachments."""
+        assert isinstance(event, EventReceived)
+        data: Any = event.data
+        return [each.fault for each in data.values() if isinstance(each, Unsent)]
+
+    def frame(self, count: int, **data: Any) -> str:
+        return f"45{count}-/proxy,{json.dumps(['e', data])}"
+
+    def test_complete(self) -> None:
         relay = joined_relay()
-        self.assertIsInstance(relay.receive_text(self.EVENT)[0], Ignored)
-        self.assertEqual(relay.frames_to_send(), ['43/proxy,9[{"error":"binary events are not supported"}]'])
+        number = self.announced(relay, self.EVENT)
+        self.assertEqual(list(relay.receive_binary(b"1")), [])
         self.assertEqual(list(relay.receive_text("2")), [HeartbeatReceived()], "a heartbeat may come in between")
-        self.assertIsInstance(relay.receive_binary(b"1")[0], Ignored)
-        self.assertRaises(ProtocolError, relay.receive_text, '42/proxy,["e"]')
-        self.assertIsInstance(relay.receive_binary(b"2")[0], Ignored)
+        self.assertEqual(list(relay.receive_binary(b"2")), [EventReceived("file", {"a": [b"2"], "b": b"1"}, 9)])
+        self.assertEqual(list(relay.abandon(number)), [])
         self.assertEqual(list(relay.receive_text('42/proxy,["e"]')), [EventReceived("e", None)])
+        self.assertRaises(ProtocolError, relay.receive_binary, b"x")
 
-    def test_without_id(self) -> None:
+    def test_the_same_one_in_several_places(self) -> None:
         relay = joined_relay()
-        relay.receive_text(self.EVENT.replace("9[", "["))
-        self.assertEqual(relay.frames_to_send(), [])
+        self.announced(relay, self.frame(1, a=self.PLACE, b=[[self.PLACE]]))
+        self.assertEqual(list(relay.receive_binary(b"1")), [EventReceived("e", {"a": b"1", "b": [[b"1"]]})])
 
-    def test_binary_ack(self) -> None:
+    def test_places_of_none(self) -> None:
+        for number in (1, -1, 1.0, True, None, "0", [0]):
+            relay = joined_relay()
+            self.announced(relay, self.frame(1, a={"_placeholder": True, "num": number}, b=self.PLACE))
+            (event,) = relay.receive_binary(b"1")
+            self.assertEqual(self.faults(event), ["came without the binary attachment that it names"], number)
+
+    def test_depth(self) -> None:
         relay = joined_relay()
-        self.assertIsInstance(relay.receive_text('461-/proxy,0[{"_placeholder":true,"num":0}]')[0], Ignored)
-        self.assertIsInstance(relay.receive_binary(b"1")[0], Ignored)
+        self.announced(relay, '451-/proxy,["e",' + "[" * 900 + '{"_placeholder":true,"num":0}' + "]" * 900 + "]")
+        (event,) = relay.receive_binary(b"1")
+        data: Any = event.data  # type: ignore[union-attr]
+        for _ in range(900):
+            (data,) = data
+        self.assertEqual(data, b"1")
+
+    def test_before_the_answer_to_connect(self) -> None:
+        """A binary event that is kept until then, whether its attachments have come or not."""
+        for come in (True, False):
+            relay = socketio.RelayDialect()
+            relay.receive_text(OPEN)
+            number = self.announced(relay, self.frame(1, a=self.PLACE))
+            self.assertIsInstance((relay.receive_binary(b"1") if come else relay.abandon(number))[0], Ignored)
+            connected, event = relay.receive_text(JOINED)
+            self.assertEqual(connected, Connected())
+            self.assertEqual(len(self.faults(event)), 0 if come else 1)
+        relay = socketio.RelayDialect()
+        relay.receive_text(OPEN)
+        self.announced(relay, self.frame(1, a=self.PLACE))
+        connected, event = relay.receive_text(JOINED)
+        self.assertEqual((connected, len(self.faults(event))), (Connected(), 1))
+        relay = socketio.RelayDialect()
+        relay.receive_text(OPEN)
+        for _ in range(3):
+            self.announced(relay, self.frame(1, a=self.PLACE))
+            relay.receive_binary(b"x" * (1 << 18))
+        self.announced(relay, self.frame(1, a=self.PLACE))
+        self.assertRaises(ProtocolError, relay.receive_binary, b"x" * (1 << 19))
+
+    def test_without_attachments(self) -> None:
+        self.assertEqual(list(joined_relay().receive_text('450-/proxy,["e",1]')), [EventReceived("e", 1)])
+
+    def test_another_packet_comes_first(self) -> None:
+        """What was announced is told as far as it came, and so is what came; late attachments are dropped."""
+        relay = joined_relay()
+        self.announced(relay, self.frame(2, a=self.PLACE, b={"_placeholder": True, "num": 1}))
+        relay.receive_binary(b"1")
+        first, second = relay.receive_text('42/proxy,["next",1]')
+        self.assertEqual(self.faults(first), ["came without the binary attachment that it names"])
+        self.assertEqual(first.data["a"], b"1")  # type: ignore[union-attr, index, call-overload]
+        self.assertEqual(second, EventReceived("next", 1))
+        self.assertIsInstance(relay.receive_binary(b"2")[0], Ignored)
+        self.assertRaises(ProtocolError, relay.receive_binary, b"3")
+
+    def test_nonsense_comes_first(self) -> None:
+        relay = joined_relay()
+        self.announced(relay, self.frame(1, a=self.PLACE))
+        first, second = relay.receive_text("42/proxy,{}")
+        self.assertEqual(len(self.faults(first)), 1)
+        self.assertEqual(second, Broken("an event whose arguments are no array"))
+
+    def test_another_binary_event_comes_first(self) -> None:
+        """Both are told; but whose attachments would come next is not to be known."""
+        relay = joined_relay()
+        self.announced(relay, self.frame(1, a=self.PLACE))
+        first, second, broken = relay.receive_text(self.frame(1, b=self.PLACE))
+        self.assertEqual((len(self.faults(first)), len(self.faults(second))), (1, 1))
+        self.assertIsInstance(broken, Broken)
+
+    def test_they_never_come(self) -> None:
+        relay = joined_relay()
+        number = self.announced(relay, self.frame(1, a=self.PLACE))
+        self.assertEqual(list(relay.abandon(number + 1)), [])
+        (event,) = relay.abandon(number)
+        self.assertEqual(len(self.faults(event)), 1)
+        self.assertEqual(list(relay.abandon(number)), [])
+        self.assertEqual(list(relay.receive_text('42/proxy,["e"]')), [EventReceived("e", None)])
+        self.assertIsInstance(relay.receive_binary(b"late")[0], Ignored)
+
+    def test_too_many(self) -> None:
+        for count in (65, 999_999_999):
+            relay = joined_relay()
+            (event,) = relay.receive_text(self.frame(count, a=self.PLACE))
+            self.assertIn("more than 64", self.faults(event)[0])
+            self.assertIsInstance(relay.receive_binary(b"x")[0], Ignored)
+            self.assertEqual(list(relay.receive_text('42/proxy,["e"]')), [EventReceived("e", None)])
+        self.announced(joined_relay(), self.frame(64, a=self.PLACE))
+        self.assertRaises(ProtocolError, joined_relay().receive_text, self.frame(10**11))
+
+    def test_too_large(self) -> None:
+        relay = joined_relay()
+        self.announced(relay, self.frame(4, a=self.PLACE))
+        for _ in range(2):
+            self.assertEqual(list(relay.receive_binary(b"x" * (MAX_BYTES // 2))), [])
+        (event,) = relay.receive_binary(b"x")
+        self.assertIn("more than 8 MiB", self.faults(event)[0])
+        self.assertIsInstance(relay.receive_binary(b"x")[0], Ignored)
+        self.assertRaises(ProtocolError, relay.receive_binary, b"x")
+
+    def test_not_for_us(self) -> None:
+        """Acknowledgements and other namespaces: their attachments pass by, unstored."""
+        for frame in ('461-/proxy,0[{"_placeholder":true,"num":0}]', '451-/other,["e",{"_placeholder":true,"num":0}]'):
+            relay = joined_relay()
+            self.assertIsInstance(relay.receive_text(frame)[0], Ignored)
+            self.assertIsInstance(relay.receive_binary(b"1")[0], Ignored)
+            self.assertEqual(list(relay.receive_text('42/proxy,["e"]')), [EventReceived("e", None)])
 
     def test_unannounced(self) -> None:
         self.assertRaises(ProtocolError, joined_relay().receive_binary, b"x")
 
-    def test_too_many(self) -> None:
-        self.assertRaises(ProtocolError, joined_relay().receive_text, '45999999999-/proxy,["e"]')
-        self.assertRaises(ProtocolError, joined_relay().receive_text, '4565-/proxy,["e"]')
-        joined_relay().receive_text('4564-/proxy,["e"]')
+    def test_after_the_good_bye(self) -> None:
+        relay = joined_relay()
+        number = self.announced(relay, self.frame(1, a=self.PLACE))
+        relay.close()
+        self.assertIsInstance(relay.receive_binary(b"x")[0], Ignored)
+        self.assertEqual(list(relay.abandon(number)), [])
 
 
 class Malformed(SynchronousTestCase):
@@ -242,8 +396,7 @@ class Malformed(SynchronousTestCase):
             {"pingTimeout": -1},
             {"pingInterval": 1e12},
             {"pingInterval": "25000"},
-            {"maxPayload": 0},
-            {"maxPayload": 4095},
+            {"maxPayload": -1},
             {"maxPayload": "x"},
             {"sid": None},
         ):
@@ -252,8 +405,8 @@ class Malformed(SynchronousTestCase):
             self.assertRaises(ProtocolError, socketio.RelayDialect().receive_text, frame)
 
     def test_max_payload(self) -> None:
-        """Older servers do not say; JavaScript's Infinity is JSON's null; nothing is larger than no limit."""
-        for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (5000, 5000)):
+        """Older servers do not say; JavaScript's Infinity is JSON's null; 0 is no limit, and so is what is larger."""
+        for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (0, NO_LIMIT), (5000, 5000), (300, 300)):
             relay = socketio.RelayDialect()
             relay.receive_text("0" + json.dumps({**json.loads(OPEN[1:]), "maxPayload": value}))
             self.assertEqual(relay.max_payload, expected)
@@ -298,13 +451,24 @@ class Malformed(SynchronousTestCase):
 
     def test_too_early(self) -> None:
         relay = socketio.RelayDialect()
-        relay.receive_text(OPEN)
         self.assertRaises(ProtocolError, relay.receive_text, '42/proxy,["e"]')
+        relay.receive_text(OPEN)
+        self.assertRaises(ProtocolError, relay.receive_text, "43/proxy,1[]")
         self.assertRaises(ProtocolError, relay.receive_text, "40/proxy,")  # Socket.IO 2: no sid
         server = socketio.ServerDialect()
         self.assertRaises(ProtocolError, server.receive_text, "40/proxy,")
         server.opened()
         self.assertRaises(ProtocolError, server.receive_text, '42/proxy,["command_result",{}]')
+
+    def test_too_much_too_early(self) -> None:
+        """The number of events that are kept has a bound, and so has their size, but for a single one."""
+        small, quarter, huge = ('42/proxy,["e","%s"]' % ("x" * size) for size in (0, 1 << 18, 2 << 20))
+        for kept, one_more in (([small] * socketio.MAX_EARLY, small), ([quarter] * 3, quarter), ([huge], small)):
+            relay = socketio.RelayDialect()
+            for frame in (OPEN, *kept):
+                relay.receive_text(frame)
+            error = self.assertRaises(ProtocolError, relay.receive_text, one_more)
+            self.assertIn("too many events before the namespace was joined", str(error))
 
     @given(
         st.lists(

@@ -17,9 +17,10 @@ from zope.interface.verify import verifyObject
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolError, RelayError
-from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink
+from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret, printable
+from relayd.outbox import MAX_RECENT, MAX_RECENT_SIZE
 from relayd.parsing import parse_execute_command
 from tests.support.dispatching import (
     PASSWORD,
@@ -74,6 +75,33 @@ class WayOfACommandTests(SynchronousTestCase):
         desk.runner.runs[0].finish()
         self.assertEqual(desk.runner.runs[1].deadline, 30.0)
         self.assertEqual(desk.clock.getDelayedCalls(), [])
+
+    def test_the_runner_learns_what_was_ordered(self) -> None:
+        """However long a command waited: messages name the time from receipt."""
+        desk = Desk(max_commands=1)
+        desk.order(command("c1", timeout=40.0))
+        desk.order(command("c2", timeout=40.0))
+        desk.clock.advance(30)
+        desk.runner.runs[0].finish()
+        self.assertEqual([(run.deadline - 40.0, run.timeout) for run in desk.runner.runs], [(0.0, 40.0)] * 2)
+
+    def test_ended_early_to_be_answered_in_time(self) -> None:
+        """By half a second, and a tenth of the timeout at most; messages name what was ordered."""
+        desk = Desk(max_commands=3, timeout_margin=0.5)
+        for command_id, timeout in (("long", 40.0), ("default", None), ("short", 2.0), ("queued", 10.0)):
+            desk.order(command(command_id, host=command_id, timeout=timeout))
+        self.assertEqual([run.deadline for run in desk.runner.runs], [39.5, 59.5, 1.8])
+        self.assertEqual([run.timeout for run in desk.runner.runs], [40.0, 60.0, 2.0])
+        self.assertEqual([run.grace for run in desk.runner.runs], [0.25, 0.25, 0.1])
+        desk.clock.advance(9.5)
+        self.assertEqual(desk.link.ids(), ["queued"])
+        self.assertIn("timed out after 10 s while it waited for its turn", desk.link.sent[0].stderr)
+
+    def test_not_ended_early(self) -> None:
+        """Where the site does not want it, a result takes the time that it takes."""
+        self.desk.order(command("c1", timeout=40.0))
+        [run] = self.runner.runs
+        self.assertEqual((run.deadline, run.timeout, run.grace), (40.0, 40.0, None))
 
     def test_deadline_in_the_queue(self) -> None:
         desk = Desk(max_commands=1)
@@ -130,7 +158,12 @@ class WayOfACommandTests(SynchronousTestCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+                self,
+                command: ExecuteCommand,
+                deadline: float,
+                starting: Starting,
+                output: IOutputSink | None = None,
+                **_: Any,
             ) -> Deferred[CommandResult]:
                 self.count += 1
                 return self.held if self.count == 1 else succeed(result(command.command_id))
@@ -190,7 +223,12 @@ class FailureTests(SynchronousTestCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, output: IOutputSink | None = None
+                self,
+                command: ExecuteCommand,
+                deadline: float,
+                starting: Starting,
+                output: IOutputSink | None = None,
+                **_: Any,
             ) -> Deferred[CommandResult]:
                 raise LookupError(PASSWORD)
 
@@ -277,12 +315,27 @@ class DuplicateTests(SynchronousTestCase):
         self.desk.order(command("c1"))
         self.runner.runs[0].finish()
         self.desk.dispatcher.receipt_received(self.link, RECEIVED)
-        self.desk.order(command("c1"))
-        self.assertEqual((self.runner.ids(), self.desk.acks[1]), (["c1"], ("c1", "already-confirmed")))
-        self.assertEqual(self.link.codes(), [0, "already-confirmed"])
+        for _ in range(2):
+            self.desk.order(command("c1"))
+            self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.assertEqual((self.runner.ids(), self.desk.acks), (["c1"], [("c1", "ok")] * 3))
+        self.assertEqual(self.link.sent, [self.link.sent[0]] * 3, "a failure in the place of what was delivered")
+        self.assertEqual((self.desk.journal.unconfirmed(), self.stats.resent), ([], 2))
+
+    def test_duplicate_of_a_command_whose_result_is_no_longer_held(self) -> None:
+        for command_id, output in (("c1", "x" * MAX_RECENT_SIZE), ("c2", "fine")):
+            self.desk.order(command(command_id))
+            self.runner.runs[-1].finish(output)
+            self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        for number in range(MAX_RECENT):
+            self.desk.order(command(f"n{number}"))
+            self.runner.runs[-1].finish()
+        del self.link.sent[:]
+        for command_id in ("c1", "c2", "n1"):
+            self.desk.order(command(command_id))
+        self.assertEqual(self.link.codes(), ["already-confirmed"] * 2 + [0])
         error = self.link.sent[1].details.error or {}
         self.assertEqual((error["executed"], error["retriable"]), ("yes", False))
-        self.assertEqual(self.desk.journal.unconfirmed(), [])
 
     def test_changed_secret_is_the_same_request(self) -> None:
         self.desk.order(command("c1"))
@@ -415,6 +468,37 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.link.ids(), ["c1"])
         self.assertEqual(self.link.sent[0].stderr, "execute_command was refused: port is missing.")
         self.assertEqual(self.desk.dispatcher.stats.refused["invalid-message"], 1)
+
+    def test_id_that_is_a_number(self) -> None:
+        """Its result has one; and the same digits as a text are the same command, which runs once."""
+        self.desk.order(command("7", numeric_id=True))
+        self.desk.order(command("7"))
+        self.desk.order(command("7", text="something else"))
+        self.assertEqual(len(self.desk.runner.runs), 1)
+        self.assertEqual(self.desk.acks, [("7", "ok"), ("7", "ok"), ("7", "duplicate-mismatch")])
+        self.desk.runner.runs[0].finish()
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7])
+
+    def test_refusals_under_a_number(self) -> None:
+        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.order(command("7", numeric_id=True))
+        error = InvalidMessage(event="execute_command", field="port", reason="?", command_id="8", numeric_id=True)
+        self.desk.dispatcher.invalid_received(error, self.desk.acknowledge("8"))
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7, 8])
+
+    def test_command_of_a_number_that_fails(self) -> None:
+        self.desk.order(command("7", numeric_id=True))
+        self.desk.runner.runs[0].done.errback(NoCredential(username="root", host="web1"))
+        self.assertEqual(self.link.sent[0].to_wire()["commandId"], 7)
+
+    def test_id_that_is_not_valid(self) -> None:
+        """Its result names it; the log shows nothing of it that could be mistaken for the log's own."""
+        logged = watch_log(self)
+        self.invalid("a\nb\x1b[2J")
+        self.assertEqual(self.link.ids(), ["a\nb\x1b[2J"])
+        lines = [formatEvent(event) for event in logged if event["log_level"] is LogLevel.warn]
+        self.assertEqual(len(lines), 1)
+        self.assertTrue(lines[0].isprintable(), lines)
 
     def test_invalid_command_without_an_id_is_counted(self) -> None:
         self.invalid(None)

@@ -91,7 +91,7 @@ class UnderWayTests(SynchronousTestCase):
             self.refuse(MAX_UNRECORDED + 2000)
             self.desk.disconnect()
             self.desk.connect()
-        self.assertLessEqual(len(self.outbox._losses), MAX_UNRECORDED)
+        self.assertLessEqual(len(self.outbox._suspects._losses), MAX_UNRECORDED)
 
 
 class InputTests(SynchronousTestCase):

@@ -286,6 +286,28 @@ class UnreadTests(HubTestCase):
             client.transport.abortConnection()
             await client.closed
 
+    async def test_what_it_sends_is_read_while_orders_wait(self) -> None:
+        """Two ends that have much to say must not both wait for the other to read."""
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            link: Any = self.hub.relays["r1"]
+            client.transport.pauseProducing()
+            number = 0
+            done = []
+            while sum(map(len, link.flow._queue)) < 2 * MAX_BEHIND:
+                done.append(self.hub.execute("r1", command(f"c{number}", command="x" * 100_000)))
+                number += 1
+                self.assertLess(number, 1000, "it takes everything")
+                await deferLater(reactor, 0)
+            client.send_result(result("c0"))
+            self.assertEqual((await done[0]).command_id, "c0")
+            self.assertFalse(link.deaf)
+            for each in done[1:]:
+                each.addErrback(lambda _: None).cancel()
+            client.transport.abortConnection()
+            await client.closed
+            await self.until(lambda: not self.hub.relays)
+
     async def test_it_goes_on_when_it_reads_again(self) -> None:
         client = await self.relay(native)
         link: Any = self.hub.relays["r1"]

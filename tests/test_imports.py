@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Modules that make one part together; any other module, or package, is a part of its own name.
 PARTS = {
     **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
+    **dict.fromkeys(("dead_letters", "held", "suspects", "without_receipts"), "dispatcher"),
     **dict.fromkeys(("apikey", "credentials", "exposure", "listening", "options", "secretfiles", "values"), "config"),
     **dict.fromkeys(("fields", "parsing"), "messages"),
-    "spelling": "patterns",
+    **dict.fromkeys(("charsets", "spelling"), "patterns"),
     **dict.fromkeys(
         ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
     ),
@@ -24,11 +25,12 @@ PARTS = {
     "demo_ssh": "demo",
     **dict.fromkeys(("garbage", "hardening"), "tap"),
 }
-WIRE = {"errors", "messages", "interfaces", "texts"}
+WIRE = {"descriptors", "errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
-ALL_PARTS |= {"lag", "language", "logs", "notify", "service", "status", "tap", "patterns", "tls"}
+ALL_PARTS |= {"lag", "language", "logs", "naming", "notify", "service", "status", "tap", "patterns", "tls"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
+    "descriptors": {"texts"},
     "errors": {"texts"},
     "language": {"texts"},
     "patterns": {"texts"},
@@ -37,19 +39,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": WIRE,
     "flow": set(),
     "tls": {"messages"},
-    "uplink": WIRE | {"dialects", "flow", "patterns", "tls"},
-    "dispatcher": WIRE | {"logs", "policy"},
+    "naming": set(),
+    "uplink": WIRE | {"dialects", "flow", "naming", "patterns", "tls"},
+    "dispatcher": WIRE | {"logs", "patterns", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
     "audit": WIRE,
-    "ssh": {"patterns", "texts"},  # but its runner and logins, which join it to the rest
-    "config": {"errors", "messages", "patterns", "policy"},
-    "lag": set(),
+    "ssh": {"descriptors", "naming", "patterns", "texts"},  # but its runner and logins, which join it to the rest
+    "config": {"descriptors", "errors", "messages", "patterns", "policy"},
+    "lag": {"texts"},
     "logs": set(),
     "notify": set(),
     "status": WIRE | {"config", "dispatcher", "journal", "lag", "ssh", "uplink"},
     "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
-    "tap": {"config", "errors", "logs", "notify", "service"},
+    "tap": {"config", "descriptors", "errors", "logs", "notify", "service", "texts"},
     # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
     "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "tls", "uplink"},
     "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},

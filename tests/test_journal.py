@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
@@ -319,6 +320,22 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.restart()
         self.assertEqual(len(self.lines(LogLevel.warn)), 1, "told once")
 
+    def test_ids_that_are_numbers(self) -> None:
+        """The result of one says so after a restart, whether it was there before or not."""
+        self.restart(Bounds())
+        self.accept("1", numeric_id=True)
+        self.wait(self.journal.start("1"))
+        self.wait(self.journal.finish(msgspec.structs.replace(result("1"), numeric_id=True)))
+        self.accept("2", numeric_id=True, extended=True)
+        self.accept("3", numeric_id=True)
+        self.wait(self.journal.start("3"))
+        self.accept("4", extended=True)
+        self.restart(Bounds())
+        for command_id, wire, extended in (("1", 1, False), ("2", 2, True), ("3", 3, False), ("4", "4", True)):
+            held = self.wait(self.journal.load(command_id))
+            self.assertEqual((held.to_wire()["commandId"], held.extended), (wire, extended))
+        self.assertEqual(self.accept("1", b"other").state, EntryState.FINISHED, "the text is the same command")
+
     def test_after_a_restart_everything_is_as_it_was(self) -> None:
         self.finish("a", "b")
         self.journal.bury("b")
@@ -485,6 +502,20 @@ class BrokenFileTests(DurableCase):
         self.restart(Bounds(max_commands=10_000))
         self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
         self.assertEqual(self.rows("SELECT state FROM command WHERE id = 'b'"), [(4,)])
+
+    def test_end_that_could_not_be_recorded_is_recorded_when_it_closes(self) -> None:
+        """Else a result that was delivered would be "outcome unknown" after the next start."""
+        for command_id in ("a", "b"):
+            self.accept(command_id)
+            self.wait(self.journal.start(command_id))
+        self.break_writes()
+        for command_id in ("a", "b"):
+            self.assertRaises(JournalUnavailable, self.wait, self.journal.finish(result(command_id, "x" * 5000)))
+        self.journal.confirm("b")
+        self.mend_writes()
+        self.restart()
+        self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
+        self.assertEqual(self.rows("SELECT id, state FROM command WHERE id < 'c' ORDER BY id"), [("a", 3), ("b", 4)])
 
     def test_confirmation_that_could_not_be_recorded_is_recorded_later(self) -> None:
         self.finish("a")

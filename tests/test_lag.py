@@ -40,8 +40,8 @@ class LagTests(SynchronousTestCase):
             self.stall(WARN_EVERY)
         warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
         self.assertEqual([text.split(":")[0] for text in warnings], [
-            "The event loop was held up for 300 ms",
-            "The event loop was held up for 60000 ms",
+            "The event loop was held up for 0.3 s",
+            "The event loop was held up for 60 s",
         ])  # fmt: skip
 
     def test_the_end(self) -> None:

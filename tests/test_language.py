@@ -11,14 +11,16 @@ from string import Formatter
 from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import read_mo
 from babel.messages.pofile import read_po
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import errors
 from relayd.language import DIRECTORY, translator
 from relayd.messages import failure_result
-from relayd.ssh.errors import LoginRefused, LoginResting
+from relayd.ssh.errors import LoginRefused, LoginResting, RunTimeout
 from relayd.ssh.output import OutputBuffer
-from relayd.texts import Text, english, joined, message_template
+from relayd.texts import Text, english, joined, message_template, span
 from relayd.uplink.fitting import MARKER_ROOM, marker
 from tests.support.catalogue import errors_for_main_servers, extract
 
@@ -98,7 +100,7 @@ class TextTests(SynchronousTestCase):
     def test_an_error_within_an_error(self) -> None:
         tried = joined(["publickey", Text("password")], Text(" and "))
         refused = LoginRefused(host="db", port=22, username="u", tried=tried, offered="publickey")
-        resting = LoginResting(host="db", port=22, username="u", reason=refused.text, seconds=5)
+        resting = LoginResting(host="db", port=22, username="u", reason=refused.text, time=span(5))
         self.assertIn("tried publickey and password; the server offers publickey.", str(resting))
         said = resting.text.within(self.translate)
         self.assertTrue(said.startswith("db:22 拒绝了 u 的登录：已尝试 publickey、密码；服务器提供 publickey。"), said)
@@ -121,3 +123,44 @@ class TextTests(SynchronousTestCase):
         for language in ("en", "zh"):
             text = marker(2**40, translator(language))
             self.assertLess(len(text.encode()) + text.count("\n"), MARKER_ROOM)
+
+
+class SpanTests(SynchronousTestCase):
+    """Lengths of time."""
+
+    def test_as_people_say_them(self) -> None:
+        for seconds, words in {
+            -1: "0 s",
+            0: "0 s",
+            0.000890838: "1 ms",
+            0.0154: "15 ms",
+            0.25: "0.25 s",
+            0.5: "0.5 s",
+            1.5: "1.5 s",
+            40: "40 s",
+            39.9966: "40 s",
+            90: "90 s",
+            99.99: "100 s",
+            120: "2 min",
+            306: "5 min 6 s",
+            3599.7: "1 h",
+            5400: "1 h 30 min",
+            86400: "1 d",
+            1e8: "1157 d 9 h",
+        }.items():
+            self.assertEqual(span(seconds), words)
+
+    def test_in_another_language(self) -> None:
+        chinese = translator("zh")
+        self.assertEqual(span(40).within(chinese), "40 秒")
+        self.assertEqual(span(306).within(chinese), "5 分 6 秒")
+        self.assertIn("（40 秒）", RunTimeout(host="h", port=22, time=span(40), outcome="").text.within(chinese))
+
+    @given(st.floats(0, 1e9))
+    def test_no_figure_that_nobody_said(self, seconds: float) -> None:
+        """It is never off by more than a twentieth, and has few digits."""
+        units = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
+        words = span(seconds).split()
+        said = sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
+        self.assertLessEqual(abs(said - seconds), max(0.001, seconds / 20))
+        self.assertLess(max(len(word) for word in words), 6)

@@ -4,6 +4,7 @@ Tests of `relayd.outbox` behind its dispatcher: links, receipts, what is sent ag
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,20 +20,22 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import ProtocolError
-from relayd.interfaces import EntryState
+from relayd.interfaces import Blame, EntryState
 from relayd.messages import CommandResult, Receipt
-from relayd.outbox import (
+from relayd.outbox import MAX_UNRECORDED, MAX_UNRECORDED_BYTES, RETRY_DELAY
+from relayd.suspects import (
+    AFTERMATH,
     ALONE_FOR,
+    BLAME_FOR,
     CONVICT_AFTER,
-    DRAIN_PATIENCE,
-    IMPATIENCE,
-    MAX_UNRECORDED,
-    MAX_UNRECORDED_BYTES,
-    PATIENCE,
-    RETRY_DELAY,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PUT_OFF_AFTER,
     SUSPECT_AFTER,
+    TURNED_AWAY_FOR,
 )
-from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, watch_log
+from relayd.without_receipts import DRAIN_PATIENCE, IMPATIENCE, PATIENCE
+from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, result, watch_log
 
 RECEIVED = Receipt(success=True)
 
@@ -76,7 +79,7 @@ class LinkTests(OutboxTestCase):
         old, new = self.desk.link, self.desk.connect()
         self.finish("c2")
         self.assertEqual((old.ids(), new.ids()), (["c1"], ["c1", "c2"]))
-        self.desk.dispatcher.link_lost(old)
+        self.desk.dispatcher.link_lost(old, Blame.POSSIBLE)
         self.finish("c3")
         self.assertEqual(new.ids(), ["c1", "c2", "c3"])
 
@@ -228,7 +231,7 @@ class RejectionTests(OutboxTestCase):
         self.receipt(success=False)
         self.assertEqual(self.unconfirmed(), [])
         [line] = self.lines(LogLevel.error)
-        self.assertIn("The result of c1 is not sent any more: the main server refused it 3 times: no such row", line)
+        self.assertIn("The main server refused the result of c1 3 times: no such row. It is offered once more", line)
         self.assertIs(self.desk.journal.lookup("c1").state, EntryState.DEAD)  # type: ignore[union-attr]
         self.assertEqual(self.desk.clock.getDelayedCalls(), [])
         stats = self.desk.dispatcher.stats
@@ -243,13 +246,75 @@ class RejectionTests(OutboxTestCase):
         self.receipt()
         self.assertEqual(self.unconfirmed(), [])
 
-    def test_refusals_on_several_links_add_up(self) -> None:
+    def test_refusals_on_several_links_do_not_add_up(self) -> None:
+        """Another main server may be behind each."""
         self.finish("c1")
+        for _ in range(5):
+            self.receipt(success=False)
+            self.desk.clock.advance(RETRY_DELAY)
+            self.receipt(success=False)
+            self.desk.disconnect(Blame.NONE)
+            self.desk.connect()
+        self.assertEqual((self.unconfirmed(), self.desk.link.ids()), (["c1"], ["c1"]))
+
+    def refuse(self) -> None:
+        """As often as it takes."""
         for _ in range(3):
             self.receipt(success=False)
+            self.desk.clock.advance(RETRY_DELAY)
+
+    def test_dead_letter_is_offered_once_on_each_new_link(self) -> None:
+        """The right main server takes it, though the wrong one, behind the same address, refused it."""
+        self.finish("c1")
+        self.refuse()
+        self.desk.disconnect(Blame.NONE)
+        self.finish("c2")
+        for _ in range(3):
+            self.assertEqual(self.desk.connect().ids(), ["c2", "c1"], "what is waited for goes first")
+            self.receipt(success=False, command_id="c1")
+            self.desk.clock.advance(RETRY_DELAY)
+            self.assertEqual(self.desk.link.ids(), ["c2", "c1"])
+            self.desk.disconnect(Blame.NONE)
+        self.assertEqual((len(self.lines(LogLevel.error)), self.unconfirmed()), (1, ["c2"]))
+        self.desk.connect()
+        self.receipt(command_id="c1")
+        self.receipt(command_id="c2")
+        self.assertIs(self.desk.journal.lookup("c1").state, EntryState.CONFIRMED)  # type: ignore[union-attr]
+        self.desk.disconnect(Blame.NONE)
+        self.assertEqual(self.desk.connect().ids(), [])
+
+    def test_answer_that_no_journal_holds_is_refused_like_others(self) -> None:
+        desk = self.desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("running"))
+        desk.order(command("c1"))
+        self.refuse()
+        self.assertEqual((desk.link.ids(), desk.clock.getDelayedCalls()), (["c1"] * 3, []))
+        desk.runner.runs[0].finish()
+        self.receipt()
+        self.successResultOf(desk.dispatcher.drain(30.0))  # nobody waits for it
+        desk = self.desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("running"))
+        desk.order(command("c1"))
+        self.refuse()
+        desk.disconnect(Blame.NONE)
+        self.assertEqual(desk.connect().ids(), ["c1"])
+        self.receipt(success=False)
+        self.assertEqual(desk.clock.getDelayedCalls(), [])
+        desk.disconnect(Blame.NONE)
+        self.assertEqual(desk.connect().ids(), ["c1"])
+        self.receipt()
+        desk.disconnect(Blame.NONE)
+        self.assertEqual(desk.connect().ids(), [])
+
+    def test_refusal_of_a_result_that_travels_alone_acquits_it(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
             self.desk.disconnect()
             self.desk.connect()
-        self.assertEqual((self.unconfirmed(), self.desk.link.sent), ([], []))
+        self.desk.link.answer()
+        self.finish("c2")
+        self.receipt(success=False)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
 
     def test_confirmation_ends_the_wait_for_a_retry(self) -> None:
         self.finish("c1")
@@ -257,7 +322,7 @@ class RejectionTests(OutboxTestCase):
         self.receipt(success=False)
         self.receipt()
         self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
-        self.assertEqual(len(self.desk.dispatcher._outbox._rejections), 0)
+        self.assertEqual(self.desk.dispatcher._outbox._current.rejections, {})  # type: ignore[union-attr]
 
     def test_two_copies_refused_are_sent_again_as_one(self) -> None:
         self.finish("c1")
@@ -288,10 +353,8 @@ class RejectionTests(OutboxTestCase):
         for _ in range(3):
             self.receipt(success=False)
             self.desk.clock.advance(RETRY_DELAY)
-        self.desk.disconnect()
-        self.assertEqual(self.desk.connect().ids(), [])
         self.desk.order(command("c1", host="c1"))
-        self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.assertEqual(self.desk.link.ids(), ["c1"] * 4)
         self.receipt()
         self.assertIs(self.desk.journal.lookup("c1").state, EntryState.CONFIRMED)  # type: ignore[union-attr]
 
@@ -316,16 +379,17 @@ class UnrecordedTests(OutboxTestCase):
         desk = Desk(max_commands=1, max_queue=0)
         desk.order(command("c1"))
         desk.order(command("c2"))
-        for _ in range(SUSPECT_AFTER):
-            self.assertEqual(desk.link.ids(), ["c2"])
-            desk.disconnect()
-            desk.connect()
-        for _ in range(CONVICT_AFTER):
-            self.assertEqual(desk.link.ids(), [])
-            desk.link.answer()
-            self.assertEqual(desk.link.ids(), ["c2"])
-            desk.disconnect()
-            desk.connect()
+        for kind in ("overloaded", "overloaded"):  # the second time, it says no more than that it cannot be delivered
+            for _ in range(SUSPECT_AFTER):
+                self.assertEqual(desk.link.codes(), [kind])
+                desk.disconnect()
+                desk.connect()
+            for _ in range(CONVICT_AFTER):
+                self.assertEqual(desk.link.ids(), [])
+                desk.link.answer()
+                self.assertEqual(desk.link.codes(), [kind])
+                desk.disconnect()
+                desk.connect()
         self.assertEqual((desk.link.ids(), desk.link.probes), ([], []))
 
 
@@ -366,6 +430,38 @@ class SilentServerTests(OutboxTestCase):
         self.desk.disconnect()
         self.assertEqual(self.desk.connect().ids(), ["c1"])
         self.assertIsNone(self.desk.journal.noted("receipts"))
+
+    def test_links_that_are_lost_soon(self) -> None:
+        """The time adds up; before that its results come again, the same each time."""
+        self.finish("c1")
+        for _ in range(int(PATIENCE / 4) + 3):
+            for _ in range(4):
+                while self.desk.link.probes:
+                    self.desk.link.answer()
+                self.desk.clock.advance(1)
+            self.desk.disconnect()
+            self.desk.connect()
+        self.assertEqual((self.unconfirmed(), self.desk.journal.noted("receipts")), ([], "never"))
+        self.assertEqual(self.desk.link.ids(), [])
+        self.finish("c2")
+        self.desk.clock.advance(IMPATIENCE)
+        self.desk.link.answer()
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_pong_of_a_result_that_travels_alone_is_enough(self) -> None:
+        """On links that do not even live as long as `IMPATIENCE`."""
+        self.desk.journal.note("receipts", "never")
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.desk.clock.advance(IMPATIENCE / 2)
+            self.desk.disconnect()
+            self.desk.connect()
+        self.desk.link.answer()
+        self.assertEqual((self.desk.link.ids(), self.unconfirmed()), (["c1"], ["c1"]))
+        self.desk.link.answer()
+        self.assertEqual(self.unconfirmed(), [])
+        self.desk.disconnect()
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
 
     def test_one_that_sends_them_is_waited_for(self) -> None:
         self.finish("c1", "c2")
@@ -415,12 +511,17 @@ class PoisonTests(OutboxTestCase):
         while "poison" in self.unconfirmed():
             self.desk.link.answer()
             self.assertEqual(self.desk.link.ids()[-1:], ["poison"])
+            self.desk.clock.advance(1)
             self.lose()
             losses += 1
             self.assertLessEqual(losses, CONVICT_AFTER)
         self.assertEqual(losses, CONVICT_AFTER)
         # Its place is taken by a short result that says so, and what came behind it goes out.
         self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+        [short] = self.desk.link.sent
+        self.assertEqual((short.exit_code, short.stdout, short.details.truncated), (0, "", True))
+        self.assertIn("could not be delivered as it is", short.stderr)
+        self.assertIn("Its exit code is 0;", short.stderr)
         self.receipt(command_id="poison")
         self.desk.link.answer()
         self.assertEqual(self.desk.link.ids(), ["poison", "good"])
@@ -429,6 +530,18 @@ class PoisonTests(OutboxTestCase):
         self.assertIs(self.desk.journal.lookup("poison").state, EntryState.DEAD)  # type: ignore[union-attr]
         self.assertEqual(len(self.lines(LogLevel.error)), 1)
 
+    def test_what_takes_the_place_of_a_number(self) -> None:
+        self.desk.order(command("7", numeric_id=True))
+        done = msgspec.structs.replace(result("7"), numeric_id=True)
+        self.desk.runner.runs[-1].done.callback(done)
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.desk.link.answer()
+            self.lose()
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.desk.link.sent], [7])
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+
     def test_one_that_was_only_unlucky_is_cleared(self) -> None:
         self.finish("c1")
         for _ in range(SUSPECT_AFTER):
@@ -436,7 +549,7 @@ class PoisonTests(OutboxTestCase):
         self.desk.link.answer()
         self.receipt()
         self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
-        self.assertEqual(self.desk.dispatcher._outbox._losses, {})
+        self.assertEqual(self.charges(), ({}, {}, {}))
 
     def test_others_wait_while_it_travels_alone_but_not_for_long(self) -> None:
         self.finish("c1")
@@ -448,7 +561,145 @@ class PoisonTests(OutboxTestCase):
         self.desk.clock.advance(ALONE_FOR)
         self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
         self.lose()
-        self.assertEqual(self.desk.dispatcher._outbox._lone_losses, {})
+        self.assertEqual(self.charges()[1:], ({}, {}))
+
+    def charges(self) -> tuple[object, ...]:
+        suspects = self.desk.dispatcher._outbox._suspects
+        return suspects._losses, suspects._alone_unread, suspects._alone_read
+
+    def test_losses_that_it_cannot_be_the_cause_of(self) -> None:
+        """Either side gave another reason, or it was sent long before."""
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER * 3):
+            self.desk.disconnect(Blame.NONE)
+            self.assertEqual(self.desk.connect().ids(), ["c1"])
+            self.desk.clock.advance(BLAME_FOR + 1)
+            self.lose()
+            self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.assertEqual(self.charges(), ({}, {}, {}))
+
+    def test_main_server_that_turns_the_relay_away(self) -> None:
+        """As for a wrong key, which it does a moment after it has let it in: nothing is given up for that."""
+        self.finish("c1", "c2")
+        for _ in range(10):
+            self.desk.clock.advance(0.5)
+            while self.desk.link.probes:
+                self.desk.link.answer()
+            carried = self.desk.link.ids()
+            self.desk.disconnect(Blame.REFUSED)
+            self.desk.connect()
+        self.assertEqual((carried, self.unconfirmed()), ([], ["c1", "c2"]), "not before it is known to be accepted")
+        self.desk.clock.advance(TURNED_AWAY_FOR)
+        for name in ("c1", "c2"):
+            while self.desk.link.probes:
+                self.desk.link.answer()
+            self.assertEqual(self.desk.link.ids()[-1:], [name])
+            self.receipt()
+        self.assertEqual((self.unconfirmed(), self.charges()), ([], ({}, {}, {})))
+
+    def test_main_server_that_turns_the_relay_away_for_it(self) -> None:
+        """It is the cause where that goes on when the relay is known to be accepted."""
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.desk.disconnect(Blame.REFUSED)
+            self.desk.connect()
+        for _ in range(CONVICT_AFTER):
+            self.desk.clock.advance(TURNED_AWAY_FOR)
+            self.desk.link.answer()
+            self.assertEqual(self.desk.link.codes(), [0])
+            self.lose()
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+
+    def test_pong_acquits(self) -> None:
+        """Links that are cut every few seconds: the result was read each time, and is never replaced."""
+        self.finish("c1")
+        for _ in range(30):
+            while self.desk.link.probes:
+                self.desk.link.answer()
+            self.desk.clock.advance(4)
+            self.assertEqual(set(self.desk.link.codes()), {0})
+            self.lose()
+        self.assertEqual((self.unconfirmed(), self.lines(LogLevel.error)), (["c1"], []))
+
+    def test_others_follow_soon_after_the_pong(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        self.finish("c2")
+        self.desk.link.answer()
+        self.desk.link.answer()
+        self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.desk.clock.advance(AFTERMATH)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
+        self.lose()
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
+
+    def break_on_it_after_reading(self) -> None:
+        """As a main server whose handler fails in a later turn of its event loop, and takes the process with it."""
+        self.desk.link.answer()
+        self.desk.link.answer()
+        self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.lose()
+
+    def test_main_server_that_reads_it_and_breaks_a_moment_later(self) -> None:
+        """It was delivered, so nothing takes its place; but it must not break link after link, either."""
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(PUT_OFF_AFTER):
+            self.break_on_it_after_reading()
+        pause = FIRST_PAUSE
+        while pause < LONGEST_PAUSE * 4:
+            self.desk.clock.advance(min(pause, LONGEST_PAUSE) - 0.1)
+            self.assertEqual((self.desk.link.ids(), self.desk.link.probes), ([], []))
+            self.desk.clock.advance(0.1)
+            self.break_on_it_after_reading()
+            pause *= 2
+        self.assertEqual((self.unconfirmed(), self.lines(LogLevel.error)), (["c1"], []))
+        self.desk.clock.advance(LONGEST_PAUSE)
+        self.desk.link.answer()
+        self.receipt()
+        self.assertEqual((self.unconfirmed(), self.charges()), ([], ({}, {}, {})))
+
+    def convict(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.desk.link.answer()
+            self.lose()
+
+    def test_it_is_not_offered_again_once_its_place_is_taken(self) -> None:
+        """Like a dead letter that was refused: it would break the next link. The journal knows that, too."""
+        self.convict()
+        self.lose()
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+        self.receipt()
+        self.assertEqual(self.desk.journal.dead_letters(), ["c1"])
+        self.desk.connect()
+        self.assertEqual(self.desk.link.ids(), [])
+        again = Desk(journal=self.desk.journal)  # as after a restart
+        self.assertEqual(again.link.ids(), [])
+
+    def test_relay_that_ends_before_its_place_is_taken(self) -> None:
+        """There must not be silence: then it is offered once more."""
+        self.convict()
+        again = Desk(journal=self.desk.journal)
+        self.assertEqual(again.link.ids(), ["c1"])
+
+    def test_what_takes_its_place_breaks_links_too(self) -> None:
+        """In the end there is peace."""
+        self.convict()
+        for _ in range(SUSPECT_AFTER - 1):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.lose()
+            self.desk.link.answer()
+        self.lose()
+        for _ in range(3):
+            self.assertEqual((self.desk.link.ids(), self.desk.link.probes), ([], []))
+            self.lose()
+        self.assertEqual(self.desk.journal.dead_letters(), ["c1"])
 
     def test_those_that_are_not_suspected_go_first(self) -> None:
         self.finish("c1")
@@ -495,11 +746,13 @@ class PromisesMachine(RuleBasedStateMachine):
         self.finished = 0
 
     def check_sent(self, sent: CommandResult) -> None:
+        entry = self.journal.records.lookup(sent.command_id)
         if code(sent) in NOT_RUN:
-            entry = self.journal.records.lookup(sent.command_id)
-            assert entry is None or entry.state is EntryState.CONFIRMED, "a refusal while a result is due"
+            if code(sent) != "undeliverable":
+                assert entry is None or entry.state is EntryState.CONFIRMED, "a refusal while a result is due"
         else:
-            assert sent.command_id in self.journal.unconfirmed(), "sent before it was recorded"
+            assert entry is not None, "sent before it was recorded"
+            assert entry.holds_result or entry.state is EntryState.CONFIRMED, "sent before it was recorded"
 
     @rule(number=IDS)
     def order(self, number: int) -> None:
@@ -536,10 +789,10 @@ class PromisesMachine(RuleBasedStateMachine):
     def cancel(self, number: int) -> None:
         self.dispatcher.cancel_received(f"c{number}")
 
-    @rule()
-    def break_or_make_link(self) -> None:
+    @rule(blame=st.sampled_from(Blame))
+    def break_or_make_link(self, blame: Blame = Blame.POSSIBLE) -> None:
         if self.wire is not None:
-            self.dispatcher.link_lost(self.wire)
+            self.dispatcher.link_lost(self.wire, blame)
             self.wire = None
         else:
             self.wire = Wire(self)
@@ -599,12 +852,14 @@ class PromisesMachine(RuleBasedStateMachine):
             self.break_or_make_link()
         self.break_or_make_link()
         assert self.wire is not None
-        while self.wire.under_way or self.wire.probes:
-            while self.wire.under_way:
-                self.arrive()
-            while self.wire.probes:
-                self.wire.answer()
-            self.desk.clock.advance(ALONE_FOR)
+        for seconds in (TURNED_AWAY_FOR, LONGEST_PAUSE):  # what waits for that
+            self.desk.clock.advance(seconds)
+            while self.wire.under_way or self.wire.probes:
+                while self.wire.under_way:
+                    self.arrive()
+                while self.wire.probes:
+                    self.wire.answer()
+                self.desk.clock.advance(ALONE_FOR)
         accepted = {command_id for command_id, outcome in self.desk.acks if outcome == "ok"}
         for command_id in accepted:
             arrived = self.arrived.get(command_id, [])

@@ -49,6 +49,21 @@ class CoverTests(SynchronousTestCase):
         for pattern in ("fd00::/16", "fd00::1", "fd00:0::1", "FD00:*"):
             self.assertEqual(self.covered((pattern,), *names), [*names[:2]], pattern)
 
+    def test_wildcards_hold_however_zeros_are_written(self) -> None:
+        names = ("fd00::1", "fd00:0:0:1::5", "fd00:0000:1::5", "fd00:1::", "2001:DB8::1")
+        for pattern in ("fd00:0:*", "fd00:0000:*", "FD00::*"):
+            self.assertEqual(self.covered((pattern,), *names), [*names[:3]], pattern)
+        self.assertEqual(self.covered(("fd00:0:0:*", "2001:0db8:*"), *names), [*names[:2], names[4]])
+        self.assertEqual(self.covered(("*:0001",), "fd00::1", "fd00::11"), ["fd00::1"])
+
+    def test_left_out_by_whichever_address_leads_there(self) -> None:
+        """NAT64, 6to4 and addresses with one of IPv4 in them: as for --deny-hosts."""
+        names = ("64:ff9b::10.9.0.1", "64:ff9b:1::a09:1", "2002:a09:1::", "::10.9.0.1", "::ffff:0:10.9.0.1")
+        for left_out in ("!10.9.0.0/16", "!10.9.*", "![10.9.0.1]:22"):
+            self.assertEqual(self.covered(("*", left_out), *names), [], left_out)
+            self.assertEqual(self.covered((left_out, "64:ff9b::*"), *names, "64:ff9b::10.8.0.1"), ["64:ff9b::10.8.0.1"])
+        self.assertEqual(self.covered(("10.9.0.0/16",), *names), [], "what is granted is so by its own address only")
+
     def test_port(self) -> None:
         self.assertEqual(self.covered(("[db]:22", "[10.0.0.0/8]:23"), "db", "10.1.2.3"), ["db"])
         self.assertEqual(self.covered(("[db]:22", "[10.0.0.0/8]:23"), "db", "10.1.2.3", port=23), ["10.1.2.3"])

@@ -17,7 +17,7 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import Forbidden
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import ExecuteCommand, JumpHost, Secret
-from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, user_patterns
+from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, host_patterns_with_exceptions, user_patterns
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
 from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
 
@@ -142,7 +142,8 @@ class UserTests(SynchronousTestCase):
         """``*,!root`` lets nobody in whom some server may take for root; other names of that kind it does."""
         policy = Policy(allow_users=["*", "!root"])
         for user in ("root", "Root", "ROOT", "ｒｏｏｔ", "röot", "CORP\\root", ".\\Root", "root@corp.example",
-                     "root+c80w", "root%db1", "vault@root@db1", "me#root#db1", "x=root"):  # fmt: skip
+                     "root+c80w", "root%db1", "vault@root@db1", "me#root#db1", "x=root", "root\ufe0f", "ro\u034fot",
+                     "\u3164root", "ro\u1806ot", "root\ufffc"):  # fmt: skip
             self.assertFalse(policy.user(user).allowed, user)
         for user in ("deploy", "CORP\\deploy", "deploy@corp.example", "rooted", "root-2", "root.x", "root_x", "root$"):
             self.assertTrue(policy.user(user).allowed, user)
@@ -203,9 +204,16 @@ class PatternTests(SynchronousTestCase):
                       "10.1.2", "0x0a010203", "167838211", "fd00::g", "user@db", "dü*", "x/y", "10.1.0.1-10.1.0.9",
                       "10.1.0.1-9", "10.1.2.300", "10.1.2.3.4", "10.1.*-5", "300.*", "010.*", "10.1.0.0-10.1.9.0/24",
                       "fd00::1-fd00::9", "fd00::1-*", "fe80::1%eth0", "[fe80::1%2]:22", "10.1.2.3.", "a..b", "..",
-                      "db-*:22"):  # fmt: skip
+                      "db-*:22", "::ffff:10.1.*", "fd00:1.*"):  # fmt: skip
             error = self.assertRaises(ValueError, host_patterns, wrong)
             self.assertEqual(len(error.args), 2, wrong)
+
+    def test_hosts_with_exceptions(self) -> None:
+        text = "10.1.0.0/16,!10.1.2.3,pdu-*, !pdu-9,[db]:22"
+        patterns = ("10.1.0.0/16", "!10.1.2.3", "pdu-*", "!pdu-9", "[db]:22")
+        self.assertEqual(host_patterns_with_exceptions(text), patterns)
+        for wrong in ("", "!a", "!", "a,!db:22", "a,!!b", "a,,b"):
+            self.assertRaises(ValueError, host_patterns_with_exceptions, wrong)
 
     def test_users(self) -> None:
         self.assertEqual(user_patterns("deploy, app-*,!root"), ("deploy", "app-*", "!root"))

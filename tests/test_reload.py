@@ -262,6 +262,7 @@ class ApplyTests(ConfigCase):
             connect-timeout = 3
             idle-timeout = 7
             default-timeout = 5
+            timeout-margin = "2s"
             [[credentials]]
             hosts = ["*"]
             password-file = "api-key"
@@ -272,6 +273,7 @@ class ApplyTests(ConfigCase):
         relay, client = self.relay, self.relay._runner._client
         self.assertEqual(relay.drain_timeout, 1.0)
         self.assertEqual(relay._dispatcher._limits.default_timeout, 5.0)
+        self.assertEqual(relay._dispatcher._limits.timeout_margin, 2.0)
         self.assertEqual(relay._dispatcher._admission._max_running, 3)
         self.assertFalse(relay._dispatcher._policy.user("y").allowed)
         self.assertEqual(relay._uplink._settings.reconnect_delay, 9.0)

@@ -5,6 +5,7 @@ relayd.service: what a relay is made of, and the order in which it starts and st
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import stat
 import tempfile
@@ -19,7 +20,9 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.choices import ssh_settings_of
 from relayd.config import OPTIONS, Config, load
+from relayd.descriptors import RESERVED
 from relayd.errors import ConfigError
 from relayd.lag import LagMonitor
 from relayd.service import RelayService, make_relay
@@ -119,6 +122,17 @@ class RelayCase(ServiceCase):
         self.addCleanup(state.release)
         lag = LagMonitor(Clock())
         return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal, lag, audit)
+
+
+class DescriptorTests(RelayCase):
+    """A process that may have few files open."""
+
+    def test_the_pool_keeps_within_the_limit(self) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+        self.assertEqual(ssh_settings_of(self.config()).max_total_connections, 200 - RESERVED)
+        self.assertEqual(ssh_settings_of(self.config(max_total_connections="50")).max_total_connections, 50)
 
 
 class OrderTests(RelayCase):

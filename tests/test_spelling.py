@@ -79,12 +79,16 @@ class HostTests(SynchronousTestCase):
     def test_other_scripts(self) -> None:
         """As UTS #46 has it, and today's browsers: ß is a letter of its own, and not another spelling of ss."""
         for text, name in (("bücher.de", "xn--bcher-kva.de"), ("BÜCHER.de", "xn--bcher-kva.de"),
-                           ("straße.de", "xn--strae-oqa.de"), ("XN--Bcher-KVA.de", "xn--bcher-kva.de")):  # fmt: skip
+                           ("straße.de", "xn--strae-oqa.de"), ("XN--Bcher-KVA.de", "xn--bcher-kva.de"),
+                           ("DB_1.Bücher.de", "db_1.xn--bcher-kva.de"), ("r4--x.bü", "r4--x.xn--b-eha"),
+                           ("db_1.straße.de", "db_1.xn--strae-oqa.de"),
+                           ("bücher_1", "xn--bcher_1-n2a"), ("💩.la", "xn--ls8h.la")):  # fmt: skip
             self.assertEqual(canonical_host(text), name)
 
     def test_what_is_none(self) -> None:
         for text in ("", ".", "..", "a..b", ".a", "10.1.0.1-10.1.0.9", "10.1.2.300", "1.2.3.4.5", "fd00::g", "a:b",
-                     "a%eth0", "10.1.2.3%eth0", "fe80::1%", "ff::１", "ä" * 300, "ü_.de"):  # fmt: skip
+                     "a%eth0", "10.1.2.3%eth0", "fe80::1%", "ff::１", "ä" * 300, "ü_／.de", "＊ü_",
+                     "ü_？", "ü＠_", "ü _"):  # fmt: skip
             self.assertFalse(is_host(text), text)
 
     @given(st.integers(0, 2**32 - 1).map(IPv4Address).flatmap(ipv4_spellings))

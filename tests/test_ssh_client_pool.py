@@ -9,8 +9,11 @@ from collections import Counter
 from typing import Any
 
 from twisted.internet.defer import gatherResults
+from twisted.protocols.portforward import ProxyFactory
 
+import relayd.ssh.names
 from relayd.ssh.errors import ConnectRefused, LoginRefused, NotRun, OutcomeUnknown, SSHError
+from tests.support.names import ScriptedNames
 from tests.support.ssh import ServerTestCase, key_pair, marked_sleep, processes
 
 
@@ -141,6 +144,48 @@ class LossTests(ServerTestCase):
         await server.restart()
         completed = await self.run_command(client, self.target(server), "echo ok")
         self.assertEqual(completed.stdout.text(), "ok")
+
+
+class MovedTests(ServerTestCase):
+    """A host whose name leads to another machine from now on."""
+
+    async def test_fail_over(self) -> None:
+        server = await self.start_server()
+        arrivals: list[str] = []
+
+        class Way(ProxyFactory):
+            name = ""
+
+            def buildProtocol(self, addr: Any) -> Any:
+                arrivals.append(self.name)
+                return super().buildProtocol(addr)
+
+        port = 0
+        for address in ("127.0.0.1", "127.0.0.2"):
+            way = Way(server.host, server.port)
+            way.name = address
+            listening = self.reactor.listenTCP(port, way, interface=address)
+            self.addCleanup(listening.stopListening)
+            port = listening.getHost().port
+        names = ScriptedNames(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.2"])
+        before = self.reactor.installNameResolver(names)
+        self.addCleanup(self.reactor.installNameResolver, before)
+        self.patch(relayd.ssh.names, "FRESH", 0.0)
+        self.patch(relayd.ssh.names, "STALE", 0.0)
+        client = self.make_client()
+        target = self.target(server, host="db.example", port=port)
+        marker, command = marked_sleep()
+        long = self.run_command(client, target, command)
+        await self.until(lambda: processes(marker), "it runs")
+        await self.run_command(client, target, "true")
+        self.assertEqual(arrivals, ["127.0.0.1"])
+        completed = await self.run_command(client, target, "echo ok")
+        self.assertEqual(completed.stdout.text(), "ok")
+        self.assertEqual((arrivals, names.asked), (["127.0.0.1", "127.0.0.2"], ["db.example"] * 4))
+        self.assertTrue(processes(marker), "what runs goes on")
+        long.cancel()
+        await long
+        await self.until(lambda: client.counts().connections == 1, "the old connection is closed")
 
 
 class SharingTests(ServerTestCase):

@@ -4,7 +4,11 @@ The dialler connects to addresses that are allowed and to no others, whatever na
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import shutil
+import socket
 import tempfile
 from collections.abc import Sequence
 from ipaddress import IPv6Address
@@ -13,7 +17,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, execute, fail
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,7 +25,14 @@ from relayd.policy import Policy
 from relayd.ssh.connection import Connection
 from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.dial import Dialer
-from relayd.ssh.errors import AddressForbidden, ConnectRefused, ForwardFailed, HiddenAddressForbidden, NameNotFound
+from relayd.ssh.errors import (
+    AddressForbidden,
+    ConnectRefused,
+    ForwardFailed,
+    HiddenAddressForbidden,
+    NameNotFound,
+    NoDescriptor,
+)
 from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.keys import KeyStore
@@ -52,7 +63,8 @@ class DialCase(SynchronousTestCase):
         self.reactor = NamedReactor(self.names)
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
-        settings = SSHSettings(known_hosts=f"{directory}/known_hosts", connect_timeout=5)
+        self.known_hosts = f"{directory}/known_hosts"
+        settings = SSHSettings(known_hosts=self.known_hosts, connect_timeout=5)
         checks = FileChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
         keys = KeyStore(self.reactor, self.fail, self.fail)  # none is needed
         self.dialer = Dialer(self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
@@ -112,6 +124,21 @@ class NameTests(DialCase):
     def test_an_ipv4_address_within_ipv6_is_dialled_as_what_it_is(self) -> None:
         self.begin(["::ffff:10.1.2.3"])
         self.assertEqual(self.dialled(self.dial("db.internal")), ["10.1.2.3"])
+
+    def test_names_that_idna_does_not_have(self) -> None:
+        """The rules are asked about the name itself, and the system looks it up."""
+        for name in ("my_host", "r4--a.example", "end-.example", "_ssh.example.", "xn--.example"):
+            self.begin(["10.1.2.3", "10.2.2.3"], policy=Policy(allow_hosts=["10.1.0.0/16"]))
+            self.assertEqual(self.dialled(self.dial(name)), ["10.1.2.3"])
+            self.assertEqual(self.names.asked, [name])
+        self.begin(["10.1.2.3"], policy=Policy(allow_hosts=["my_host"]))
+        self.assertEqual(self.dialled(self.dial("my_host")), ["10.1.2.3"])
+
+    def test_a_name_that_nobody_can_look_up(self) -> None:
+        """Python would raise an error in a thread, of which nobody hears."""
+        self.begin(["10.1.2.3"])
+        self.failureResultOf(self.dial("x" * 64 + ".example"), NameNotFound)
+        self.assertEqual(self.names.asked, [])
 
     def test_a_name_that_leads_nowhere_is_another_error(self) -> None:
         self.begin([])
@@ -219,3 +246,58 @@ class JumpTests(DialCase):
         target = CredentialTable(rules).target("db", 22, "root")
         assert target is not None and target.via is not None and target.via.via is not None
         self.assertEqual([target.trusted, target.via.trusted, target.via.via.trusted], [False, True, True])
+
+
+class ShortageTests(DialCase):
+    """No descriptor is left: the host and the network are not to blame."""
+
+    def setUp(self) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+
+    def starve(self) -> None:
+        self.taken: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        self.addCleanup(lambda: [os.close(each) for each in self.taken])
+        try:
+            while True:
+                self.taken.append(os.dup(2))
+        except OSError:
+            pass
+
+    def assert_named(self, dialling: Deferred[Connection]) -> None:
+        error = self.failureResultOf(dialling).value
+        self.assertIs(type(error), NoDescriptor)
+        self.assertIn("Too many open files: this relay's limit is 60", str(error))
+        self.assertTrue(error.retriable)
+
+    def test_connecting(self) -> None:
+        self.begin(["10.1.2.3"])
+        dialling = self.dial("10.1.2.3")
+        failure = ConnectError(errno.EMFILE, "Too many open files")
+        self.starve()
+        self.reactor.tcpClients[0][2].clientConnectionFailed(None, Failure(failure))
+        self.assert_named(dialling)
+
+    def test_looking_up_a_name(self) -> None:
+        self.begin([])
+        self.starve()
+        self.assert_named(self.dial("db.internal"))
+
+    def test_known_hosts(self) -> None:
+        self.begin(["10.1.2.3"])
+        with open(self.known_hosts, "w"):
+            pass
+        self.starve()
+        self.assert_named(self.dial("10.1.2.3"))
+
+    def test_an_agent(self) -> None:
+        self.begin(["10.1.2.3"])
+        with socket.socket(socket.AF_UNIX) as agent:
+            path = f"{self.known_hosts}.agent"
+            agent.bind(path)
+            self.starve()
+            target = Target("10.1.2.3", 22, "root", Credential(agent=path))
+            dialling = Deferred.fromCoroutine(self.dialer.dial(target, self.owner))
+            self.reactor.unixClients[0][1].clientConnectionFailed(None, Failure(ConnectError(errno.EMFILE, "")))
+            self.assert_named(dialling)

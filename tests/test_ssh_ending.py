@@ -4,9 +4,10 @@ Commands that run out of time: what is left of them on the host, and what the re
 
 from __future__ import annotations
 
+from relayd.ssh import client
 from relayd.ssh.errors import RunCancelled, RunTimeout
 from tests.support.ending import EndingTestCase
-from tests.support.ssh import marked_sleep, processes
+from tests.support.ssh import DEADLINE, marked_sleep, processes
 from tests.support.sshd import make_key
 
 
@@ -31,6 +32,14 @@ class EndingTests(EndingTestCase):
         completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark)
         self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
         self.assertIn("not known yet", str(completed.error))
+
+    async def test_result_that_is_wanted_soon(self) -> None:
+        """It comes before the end is known, as it was ordered, and the command is ended behind its back."""
+        self.patch(client, "RESULT_AFTER", DEADLINE)
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark, timeout=1.1, grace=0.05)
+        self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
+        self.assertIn("timed out after 1.1 s", str(completed.error))
 
     async def test_children_that_outlive_their_parent(self) -> None:
         mark, sleep = marked_sleep()

@@ -348,7 +348,7 @@ class LoginTests(EvilTestCase):
                 HugeMethodList: (LoginRefused, "method0@evil.example?[2J"),
                 NoMethods: (LoginRefused, "the server offers nothing"),
                 RefusingAll: (LoginRefused, "somebody"),
-                EndlessPrompts: (LoginRefused, "more prompts than relayd can answer"),
+                EndlessPrompts: (LoginRefused, "the password was asked for again"),
                 RoundsWithoutPrompt: (LoginRefused, "more prompts than relayd can answer"),
                 FourBillionPrompts: (LoginRefused, "more prompts than relayd can answer"),
                 WantsANewPassword: (PasswordExpired, "has expired"),

@@ -64,6 +64,12 @@ class NeverClosesAfterEOF(NeverCloses):
         self.sendPacket(CHANNEL_EOF, uint32(channel))
 
 
+class DropsAfterStatus(NeverCloses):
+    def command_requested(self, channel: int) -> None:
+        super().command_requested(channel)
+        self.transport.loseConnection()
+
+
 class EmptyData(Evil):
     """Sends data packets without data, for ever."""
 
@@ -131,17 +137,17 @@ class TimeoutTests(EvilTestCase):
             {
                 NoAnswerToOpen: (SessionTimeout, "the host did not open a session"),
                 NoAnswerToExec: (RunTimeout, "timed out after 3 s"),
-                NeverCloses: (RunTimeout, "timed out after 3 s"),
-                NeverClosesAfterEOF: (RunTimeout, "timed out after 3 s"),
             },
             timeout=SOON,
         )
 
     async def test_what_was_known_of_the_end_is_in_the_result(self) -> None:
-        (outcome,) = await self.outcomes(NeverCloses, timeout=SOON)
-        assert isinstance(outcome, Completed)
-        self.assertEqual((outcome.stdout.text(), outcome.exit.status), ("output", 0))
-        self.assertIsInstance(outcome.error, RunTimeout)
+        outcomes = await self.outcomes(NeverCloses, NeverClosesAfterEOF, DropsAfterStatus, timeout=SOON)
+        for outcome, words in zip(outcomes, ("left running", "", "connection was lost"), strict=True):
+            assert isinstance(outcome, Completed)
+            self.assertEqual((outcome.stdout.text(), outcome.exit.status, outcome.error), ("output", 0, None))
+            self.assertIn(words, outcome.open or "")
+            self.assertEqual(outcome.open is None, not words)
 
     async def test_floods(self) -> None:
         floods = (EmptyData, EndlessOutput, EndlessIgnore)

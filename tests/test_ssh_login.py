@@ -384,10 +384,26 @@ class PromptTests(LoginTestCase):
         self.service.packetReceived(MSG_USERAUTH_METHOD, packet)
         self.assert_refused("more prompts")
 
+    def test_asked_again(self) -> None:
+        """A server that asks until the answer is right counts each as a failure, as others do refused logins."""
+        self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
+        self.assertEqual(self.prompt((b"Sorry, try again.\nPassword: ", False)), [])
+        self.assert_refused("tried keyboard-interactive, where the password was asked for again; the server offers key")
+
+    def test_asked_again_in_other_words(self) -> None:
+        """They are no sign of a password that has expired."""
+        self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
+        self.assertEqual(self.prompt(("密码错误，请重新输入密码：".encode(), False)), [])
+        self.assert_refused("asked for again")
+
+    def test_asked_twice_at_once(self) -> None:
+        self.assertEqual(self.prompt((b"Password: ", False), (b"LDAP Password: ", False)), [])
+        self.assert_refused("asked for again")
+
     def test_too_many_rounds(self) -> None:
         for _ in range(MAX_PROMPTS):
-            self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
-        self.assertEqual(self.prompt((b"Password: ", False)), [])
+            self.assertEqual(self.prompt((b"Second Factor (optional): ", False)), self.answers(""))
+        self.assertEqual(self.prompt((b"Second Factor (optional): ", False)), [])
         self.assert_refused("more prompts")
 
     def test_too_many_empty_rounds(self) -> None:
@@ -418,7 +434,7 @@ class ExpiryTests(LoginTestCase):
             [b"New password: "],
             [b"Enter new UNIX password: "],
             [b"Retype new password: "],
-            [b"Confirm your password: "],
+            [b"Confirm new password: "],
             [b"You are required to change your password immediately (root enforced)\nCurrent password: "],
             [b"WARNING: Your password has expired.\nPassword: "],
             [b"Old Password: ", b"New Password: ", b"Re-enter new Password: "],

@@ -191,13 +191,11 @@ class ShellTests(OpenSSHTestCase):
 
     async def test_no_login(self) -> None:
         server = await self.start_server(user="relayd-test-nologin")
-        try:
-            result = await self.result(self.runner(), server, "echo hidden")
-        except HostFailure as failure:
-            self.fail(f"the host let in: {failure}")
-        self.assertIn("not available", result.stdout)
-        self.assertNotIn("hidden", result.stdout)
-        self.assertEqual(result.exit_code, 1)
+        failure = await self.failure_of(Deferred.fromCoroutine(self.result(self.runner(), server, "echo hidden")))
+        error = failure.value
+        assert isinstance(error, HostFailure)
+        self.assertEqual((error.code, error.executed, error.retriable), ("account-closed", "no", False))
+        self.assertIn("“This account is currently not available.”", str(error))
 
     async def test_noise_of_a_startup_file(self) -> None:
         server = await self.start_server(user="relayd-test-bash")

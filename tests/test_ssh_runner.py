@@ -4,9 +4,11 @@ The relay's command runner against a real OpenSSH server: orders in, results of 
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
@@ -93,6 +95,21 @@ class RunnerTests(RunnerTestCase):
         self.assertLessEqual({"wait", "run"}, set(wire["timings"]))
         self.assertNotIn("error", wire)
 
+    async def test_output_that_is_held_by_what_was_left_running(self) -> None:
+        server = await self.start_server()
+        marker, sleep = marked_sleep()
+        command = f"echo out; echo err >&2; {sleep} & exit 7"
+        for extended, encoding in ((True, "utf-8"), (False, "base64")):
+            result = await self.order(self.make_runner(), server, command, extended=extended, encoding=encoding)
+            wire = result.to_wire()["result"]
+            out, err = wire["stdout"], wire["stderr"]
+            if encoding == "base64":
+                out, err = b64decode(out).decode().strip(), b64decode(err).decode()
+            self.assertEqual((wire["exitCode"], out, err.split("\n", 1)[0]), (7, "out", "err"))
+            self.assertIn("left running", err)
+            self.assertEqual((wire.get("outputOpen"), "error" in wire), (True if extended else None, False))
+        self.assertEqual(len(processes(marker)), 2)
+
     async def test_details_are_collected_and_kept_off_the_wire(self) -> None:
         server = await self.start_server()
         result = await self.order(self.make_runner(), server, "kill -KILL $$")
@@ -118,9 +135,16 @@ class RunnerTests(RunnerTestCase):
         server = await self.start_server()
         runner = self.make_runner()
         await self.order(runner, server, "true")
-        # The clock has moved on since the deadline was set; nobody ordered 0.998765 s.
-        result = await self.order(runner, server, "sleep 10", timeout=0.998765)
-        self.assertRegex(result.stderr, r"timed out after (1|1\.0|0\.99|0\.9) s ")
+        # The clock has moved on since the order came; nobody ordered 0.998765 s.
+        order, deadline = self.command(server, "sleep 10"), self.reactor.seconds() + 0.998765
+        result = await runner.run(order, deadline, at_once, timeout=40.0)
+        self.assertIn("timed out after 40 s on ", result.stderr)
+        # Nor was there time to dial.
+        silent = self.reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        self.addCleanup(silent.stopListening)
+        order = self.command(server, "true", port=silent.getHost().port)
+        error = await self.error_of(runner.run(order, self.reactor.seconds() + 0.1, at_once, timeout=40.0), HostFailure)
+        self.assertIn("timed out after 40 s while it waited for ", str(error))
 
     async def test_cancelled(self) -> None:
         server = await self.start_server()

@@ -5,12 +5,13 @@ What an order may ask for beyond the specification, against a real OpenSSH serve
 from __future__ import annotations
 
 import hashlib
+import os
 from base64 import b64decode
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from relayd.errors import HostFailure, NoCredential
+from relayd.errors import HostFailure, NoCredential, Unencodable
 from relayd.interfaces import IOutputSink
 from relayd.messages import JumpHost, Secret
 from relayd.ssh.credentials import CredentialRule, CredentialTable
@@ -71,6 +72,64 @@ class RequestTests(RunnerTestCase):
                 env=env,
             )
             self.assertEqual((result.stdout, result.stderr), (f"{env[0][1]}|1", ""))
+
+    async def test_character_set(self) -> None:
+        """Of the command, or of the site: the shell gets the bytes, and its output is read as what it is."""
+        server = await self.start_server()
+        site, other = self.make_runner(output_encoding="gbk"), self.make_runner(working_directory="")
+        for runner, encoding in ((site, None), (other, "gbk")):
+            result = await self.order(
+                runner, server, "printf 中文 | od -An -tx1; printf '\\326\\320'", encoding=encoding
+            )
+            self.assertEqual(result.stdout, "d6 d0 ce c4\n中")
+            self.assertNotIn("encoding", result.to_wire()["result"])
+            shown = await self.order(
+                runner, server, "od -An -tx1; echo 字 >&2", encoding=encoding, stdin="中".encode(), stdin_is_text=True
+            )
+            self.assertEqual((shown.stdout, shown.stderr), ("d6 d0", "字"))
+        raw = await self.order(site, server, "od -An -tx1", encoding="gbk", stdin="中".encode())
+        self.assertEqual(raw.stdout, "e4 b8 ad")
+        raw = await self.order(site, server, "printf 中", encoding="base64")
+        self.assertEqual(b64decode(raw.stdout), "中".encode("gbk"))
+        env = (("A", "中"),)
+        result = await self.order(site, server, 'printf %s "$A" | od -An -tx1; pwd', env=env, cwd="/tmp")
+        self.assertEqual(result.stdout, "d6 d0\n/tmp")
+
+    async def test_directory_in_a_character_set(self) -> None:
+        server = await self.start_server()
+        place = os.fsencode(self.directory) + "/中".encode("gbk")
+        os.mkdir(place)
+        self.directory.chmod(0o755)
+        cwd = f"{self.directory}/中"
+        result = await self.order(self.make_runner(), server, "pwd", cwd=cwd, encoding="gbk")
+        self.assertEqual((result.stdout, result.stderr), (cwd, ""))
+
+    async def test_utf_16(self) -> None:
+        """As Windows writes it; the command itself has to be ASCII then."""
+        server, runner = await self.start_server(), self.make_runner()
+        result = await self.order(runner, server, "printf '\\377\\376-N\\207e'", encoding="utf-16")
+        self.assertEqual(result.stdout, "中文")
+
+    async def test_what_cannot_be_written(self) -> None:
+        """It is refused before anything is run."""
+        server, runner = await self.start_server(), self.make_runner(output_encoding="gbk")
+        strict = self.make_runner(output_encoding="gbk", exact_text=True)
+        for asked, changes, field in (
+            (runner, {"text": "echo 가", "encoding": None}, "command"),
+            (runner, {"text": "echo 中", "encoding": "iso8859-1"}, "command"),
+            (runner, {"text": "echo 中", "encoding": "utf-16"}, "command"),
+            (runner, {"text": "x", "stdin": "가".encode(), "stdin_is_text": True}, "stdin"),
+            (runner, {"text": "x", "env": (("A", "가"),)}, "env"),
+            (strict, {"text": "echo 巪id"}, "command"),
+            (strict, {"text": "echo x", "cwd": "/巪"}, "cwd"),
+        ):
+            order = self.command(server, **changes)  # type: ignore[arg-type]
+            error = asked.refuses(order)
+            assert isinstance(error, Unencodable)
+            self.assertEqual((error.fields["field"], error.executed, error.retriable), (field, "no", False))
+            failed = asked.run(order, self.reactor.seconds() + 5, at_once)
+            self.assertIn("--output-encoding", str(self.failureResultOf(failed, Unencodable).value))
+        self.assertIsNone(runner.refuses(self.command(server, "echo 巪id")))
 
     async def test_standard_input(self) -> None:
         server, runner = await self.start_server(), self.make_runner()

@@ -14,7 +14,16 @@ from pathlib import Path
 from relayd.ssh import client as client_module
 from relayd.ssh import ending
 from relayd.ssh.client import SSHClient
-from relayd.ssh.errors import LoginRefused, RunTimeout
+from relayd.ssh.errors import (
+    DirectoryUnusable,
+    LoginClosed,
+    LoginRefused,
+    LoginResting,
+    RunTimeout,
+    SignatureRefused,
+)
+from relayd.ssh.limits import EVERY_SERVER, most_of_command
+from relayd.ssh.surroundings import surround
 from relayd.ssh.target import Credential, Target
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
@@ -83,10 +92,28 @@ class LibraryTests(ServersTestCase):
             target = Target("127.0.0.1", server.port, USER, credential)
             done = await self.run_command(self.make_client(), target, "echo ok")
             self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
-        await self.check(Target("127.0.0.1", server.port, USER, credentials[0]), tells_signals=tells_signals)
+        target = Target("127.0.0.1", server.port, USER, credentials[0])
+        await self.check(target, tells_signals=tells_signals)
+        # What relayd sends to servers that it knows nothing of
+        longest = most_of_command(EVERY_SERVER)
+        done = await self.run_command(self.make_client(), target, "echo ok".ljust(longest))
+        self.assertEqual((done.stdout.text(), done.exit.status), ("ok", 0))
         for user, password in ((USER, "wrong"), ("nobody", PASSWORD)):
             target = Target("127.0.0.1", server.port, user, Credential(password=password))
             await self.check_refused(self.make_client(), target)
+
+    async def test_keys_of_another_type(self) -> None:
+        """The key is the right one, and the server says which it takes."""
+        private, public = key_pair()
+        path = self.directory / "config.json"
+        users = {USER: {"keys": [public]}}
+        path.write_text(json.dumps({"host_key": private, "users": users, "no_keys_of": ["ssh-ed25519"]}))
+        server = ScriptServer([sys.executable, str(SCRIPTS / "paramiko_server.py"), str(path)])
+        await server.start()
+        self.addCleanup(server.stop)
+        target = Target("127.0.0.1", server.port, USER, Credential(private_key=private))
+        error = await self.error_of(self.run_command(self.make_client(), target, "true"), SignatureRefused)
+        self.assertIn("the server takes no ssh-ed25519, only ecdsa-sha2-nistp256,", str(error))
 
     async def test_asyncssh(self) -> None:
         await self.check_server(ScriptServer([sys.executable, str(SCRIPTS / "asyncssh_server.py"), self.config()]))
@@ -99,10 +126,10 @@ class LibraryTests(ServersTestCase):
         await self.check_server(NodeServer("ssh2_server.js", self.config()))
 
 
-class DropbearTests(ServersTestCase):
-    """The small server of routers and appliances."""
+class DropbearCase(ServersTestCase):
+    """Starts the small server of routers and appliances."""
 
-    async def start_dropbear(self, kind: str = "ed25519") -> tuple[OpenSSHServer, int]:
+    async def start_dropbear(self, kind: str = "ed25519", *options: str) -> tuple[OpenSSHServer, int]:
         """A new dropbear; gives the sshd whose account it lets in, and its port."""
         account = await self.start_server()
         key = self.directory / kind
@@ -113,16 +140,45 @@ class DropbearTests(ServersTestCase):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         pid_file = self.directory / f"{kind}.pid"
-        dropbear.start(["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(pid_file)])
+        address = f"127.0.0.1:{port}"
+        dropbear.start(["dropbear", "-F", "-E", "-r", str(key), "-p", address, "-P", str(pid_file), *options])
         self.addCleanup(dropbear.terminate)
         await self.until(partial(_said, lines, "Not backgrounding"), "it listens")
         return account, port
+
+
+class DropbearTests(DropbearCase):
+    """All that every server has to do, and a command that runs out of time."""
 
     async def test_dropbear(self) -> None:
         for kind in ("ed25519", "rsa"):
             account, port = await self.start_dropbear(kind)
             await self.check(self.target(account, port=port, password=account.password))
             await self.check_refused(self.make_client(), self.target(account, port=port, password="wrong"))
+
+    async def test_directory_and_variables(self) -> None:
+        account, port = await self.start_dropbear()
+        client, target = self.make_client(), self.target(account, port=port, password=account.password)
+        for cwd, env, expected in (
+            (b"/tmp", (), ("/tmp\n", None)),
+            (b"", (("A", b"one\n'two' \\"),), ("/\none\n'two' \\", None)),
+            (b"/no/such/place", (), ("", DirectoryUnusable)),
+        ):
+            text, progress = surround(b'pwd; printf %s "$A"', cwd, b"/", env)
+            done = await client.run(target, text, self.reactor.seconds() + DEADLINE, progress=progress)
+            self.assertEqual((done.stdout.raw().decode(), done.error and type(done.error)), expected)
+
+    async def test_one_attempt_a_connection(self) -> None:
+        """At the last wrong password it closes the connection without a word: nothing to try again at once."""
+        account, port = await self.start_dropbear("ed25519", "-T", "1")
+        client = self.make_client()
+        for credential in ({"password": "wrong"}, {"private_key": key_pair()[0], "password": "wrong"}):
+            target = self.target(account, port=port, **credential)
+            await self.error_of(self.run_command(client, target, "true"), LoginClosed)
+            await self.error_of(self.run_command(client, target, "true"), LoginResting)
+        target = self.target(account, port=port, private_key=key_pair()[0], password=account.password)
+        done = await self.run_command(client, target, "echo ok")
+        self.assertEqual(done.stdout.text(), "ok")
 
     async def test_command_that_runs_out_of_time(self) -> None:
         """dropbear passes no signals on: the command's processes are found from another connection."""

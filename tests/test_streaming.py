@@ -20,9 +20,10 @@ from zope.interface.verify import verifyObject
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.fields import MAX_COMMAND_ID
-from relayd.interfaces import ICommandRunner, ILink, IOutputSink, Starting
+from relayd.interfaces import Blame, ICommandRunner, ILink, IOutputSink, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, ExecuteCommand
+from relayd.policy import Policy
 from relayd.stats import Stats
 from relayd.streaming import MAX_PIECE, PATIENCE, Streams
 from tests.support.dispatching import Desk, HeldRunner, RecordingLink, Run, SlowJournal, command, result, watch_log
@@ -98,7 +99,12 @@ class WayOfOutputTests(StreamingCase):
                 return None
 
             def run(
-                self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+                self,
+                command: ExecuteCommand,
+                deadline: float,
+                starting: Starting,
+                output: IOutputSink | None = None,
+                **_: Any,
             ) -> Deferred[CommandResult]:
                 assert output is not None
                 output.write("stdout", 0, b"quick")
@@ -165,9 +171,36 @@ class EncodingTests(StreamingCase):
                 part = b64decode(output.data) if base64 else output.data.encode()
                 self.assertEqual(data[output.offset : output.offset + len(part)], part)
 
+    def test_character_sets(self) -> None:
+        """That of the command, or of the site; characters that are split stay whole."""
+        for encoding, name in (("gbk", "gbk"), (None, "big5"), ("utf-16", "utf-16"), ("base64", "")):
+            link, streams = RecordingLink(), Streams(Clock(), Stats(), "big5")
+            streams.link_ready(link)
+            sink = streams.open(command("c1", stream=True, encoding=encoding))
+            data = "中a文".encode(name or "gbk")
+            for position in range(len(data)):
+                sink.write("stdout", position, data[position : position + 1])
+            sink.close()
+            if encoding == "base64":
+                self.assertEqual(b"".join(b64decode(output.data) for output in link.outputs()), data)
+                continue
+            self.assertEqual(joined(link.outputs()), "中a文")
+            mark = 2 if name == "utf-16" else 0
+            for output in link.outputs()[1:]:
+                before = joined(link.outputs()).index(output.data)
+                part = "中a文"[:before].encode("utf-16-le" if mark else name)
+                self.assertEqual(output.offset, mark + len(part))
+            self.assertEqual({output.encoding for output in link.outputs()}, {None})
+
+    def test_the_site_changes_its_mind(self) -> None:
+        limits = msgspec.structs.replace(self.desk.dispatcher.limits, output_encoding="gbk")
+        self.desk.dispatcher.configure(limits, Policy())
+        self.run_one().write("中".encode("gbk"))
+        self.assertEqual(self.pieces(), [(0, "中")])
+
     def test_pieces_fit_the_link(self) -> None:
         """In the worst of cases: the smallest limit, the longest id, and bytes that take the most room."""
-        for encoding in ("utf-8", "base64"):
+        for encoding in ("utf-8", "base64", "gbk", "iso8859-1", "cp037", "utf-16", "big5hkscs"):
             for data in (b"\x01" * 5000, b"\xff" * 5000, "😀".encode() * 2000, b'"\\' * 3000, b"x" * 9000):
                 link, streams = RecordingLink(max_payload=4096), Streams(Clock(), Stats())
                 streams.link_ready(link)
@@ -179,6 +212,19 @@ class EncodingTests(StreamingCase):
                     frame = msgspec.json.encode(["command_output", output.to_wire()])
                     self.assertLessEqual(len(frame) + len("42/proxy,"), 4096)
                 self.assertGreater(len(link.outputs()), 1)
+
+    def test_links_that_take_next_to_nothing(self) -> None:
+        """Their output is passed over, and the result has it."""
+        for limit in (0, 100, 640, 650):
+            link, streams = RecordingLink(max_payload=limit), Streams(Clock(), Stats())
+            streams.link_ready(link)
+            sink = streams.open(command("c1", stream=True))
+            sink.write("stdout", 0, b"x" * 20)
+            sink.close()
+            self.assertEqual(bool(link.outputs()), limit == 650, limit)
+            self.assertEqual(streams.stats.passed_over, 0 if limit == 650 else 20)
+            for output in link.outputs():
+                self.assertLessEqual(len(msgspec.json.encode(["command_output", output.to_wire()])), limit)
 
     def test_pieces_are_of_a_sound_size_where_the_link_has_no_limit(self) -> None:
         link = self.link = self.desk.connect(RecordingLink(max_payload=2**62))
@@ -226,7 +272,7 @@ class LinkTests(StreamingCase):
     def test_newer_link_takes_over_and_the_loss_of_the_older_changes_nothing(self) -> None:
         run = self.run_one()
         newer = self.desk.connect()
-        self.desk.dispatcher.link_lost(self.link)
+        self.desk.dispatcher.link_lost(self.link, Blame.POSSIBLE)
         run.write(b"x")
         self.assertEqual((len(newer.outputs()), self.link.outputs()), (1, []))
 

@@ -56,6 +56,12 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout + done.stderr
 
+    def test_the_variables_bring_no_secret(self) -> None:
+        """relayd itself would warn of a proxy's password there."""
+        example = (ROOT / "packaging" / "debian" / "default").read_text()
+        self.assertIn("HTTP_PROXY_PASSWORD_FILE=/run/credentials/relayd.service/", example)
+        self.assertNotRegex(example, "//[^/@ ]+:[^/@ ]+@")
+
     def test_systemd_has_nothing_to_say_against_them(self) -> None:
         for unit in self.units:
             self.assertEqual(self.analyze("verify", "--man=no", unit), "")

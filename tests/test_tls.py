@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet import reactor
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.interfaces import IHandshakeListener
@@ -61,6 +62,10 @@ GOOD: tuple[tuple[str, x509.ExtensionType], ...] = (
     ("127.0.0.1", names("main.example", ip="127.0.0.1")),
     ("::1", names(ip="::1")),
     ("fe80::1%lo", names(ip="fe80::1")),
+    ("my_host.example", names("my_host.example")),
+    ("r4--a.example", names("r4--a.example")),
+    ("end-.example", names("end-.example")),
+    ("my_host.main.example", names("*.main.example")),
     ("localhost", names("localhost", uri="spiffe://site/relay")),
 )
 
@@ -71,6 +76,9 @@ BAD: tuple[tuple[str, x509.ExtensionType | None, str], ...] = (
     ("main.example", names(), "cannot stand for any host (Certificate does not contain any"),
     ("main.example", names("other.example"), "is for another name; it names other.example, not main.example"),
     ("main.example", names("main.example.other"), "is for another name"),
+    ("my_host.example", names("name.invalid"), "is for another name; it names name.invalid, not my_host.example"),
+    ("my_host.example", names("my-host.example"), "is for another name"),
+    ("my_host.example", None, "cannot stand for any host"),
     ("main.example", names("xmain.example"), "is for another name"),
     ("main.example", names("example"), "is for another name"),
     ("a.main.example", names("main.example"), "is for another name"),
@@ -106,6 +114,7 @@ class Recorder(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.factory.received += data
         if self.factory.received == SECRET:
+            self.factory.asked_for = self.transport.getHandle().get_servername()
             shown = self.transport.getPeerCertificate()
             self.factory.shown = shown and shown.get_subject().commonName
             self.transport.write(b"welcome")
@@ -184,6 +193,8 @@ class TableTests(TestCase):
         for host, san in GOOD:
             server, words = await self.meet(host, self.authority.issue("x.example", names=san))
             self.assertEqual((server.received, server.shown), (SECRET, "relay.example"), f"{host}: {words}")
+            is_address = isIPAddress(host) or ":" in host
+            self.assertEqual(server.asked_for, None if is_address else host.removesuffix(".").lower().encode(), host)
 
     async def refuse_all(self) -> None:
         for host, san, expected in BAD:

@@ -14,6 +14,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectBindError, ConnectError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,17 +22,19 @@ from relayd.errors import (
     ConfigError,
     RelayError,
     UplinkBusy,
+    UplinkDisplaced,
     UplinkLost,
     UplinkRefused,
     UplinkSilent,
     UplinkTimeout,
 )
-from relayd.messages import CommandResult, Details
-from relayd.uplink.connect import describe
+from relayd.messages import CommandResult, Details, Secret
+from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
 from relayd.uplink.retry import RetryPolicy, seconds_of
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import Address, UplinkSettings
+from tests.support.names import NamedReactor, ScriptedNames
 
 LOST = UplinkLost(server="s", reason="r")
 
@@ -122,7 +125,7 @@ class Machine(SynchronousTestCase):
         self.connect()
         self.clock.advance(2)
         self.machine.turned_away("it says no")
-        self.assertIn("lost: it says no", self.ended(UplinkLost, Stage.ACCEPTED))
+        self.assertIn("(it says no), although it had accepted", self.ended(UplinkDisplaced, Stage.ACCEPTED))
 
     def test_failure_in_probation(self) -> None:
         """A link that breaks says nothing about the key."""
@@ -257,7 +260,23 @@ class Fitting(SynchronousTestCase):
                     head, marker, tail = part.partition("\n[relayd: ")
                     self.assertTrue(marker)
                     self.assertTrue(whole.startswith(head))
-                    self.assertTrue(whole.endswith(tail.partition("link]\n")[2]))
+                    self.assertTrue(whole.endswith(tail.partition("--max-output]\n")[2]))
+
+    @given(outputs, outputs, st.integers(0, 700), st.booleans(), st.booleans())
+    def test_links_that_take_next_to_nothing(
+        self, stdout: str, stderr: str, limit: int, extended: bool, base64: bool
+    ) -> None:
+        """What goes is first what the specification does not have, then the marker, then all output."""
+        details = Details(encoding="base64" if base64 else None, timings={"run": 1.0}, stdout_bytes=1)
+        texts = [b64encode(text.encode()).decode() if base64 else text for text in (stdout, stderr)]
+        result = result_of(*texts, extended=extended, details=details)
+        cut = fit(result, measure, limit)
+        least = measure(result_of("", "", details=Details(encoding=details.encoding)))
+        self.assertLessEqual(measure(cut), max(limit, least))
+        self.assertEqual((cut.command_id, cut.exit_code), (result.command_id, result.exit_code))
+        if base64:
+            for text in (cut.stdout, cut.stderr):
+                b64decode(text, validate=True)
 
     def test_uneven_escapes(self) -> None:
         """Escapes at the very edges, where an average says nothing."""
@@ -272,7 +291,7 @@ class Fitting(SynchronousTestCase):
         self.assertGreater(measure(result), 960_000, "room was wasted")
         cut = result.stdout
         head, _, rest = cut.partition("\n[relayd: ")
-        count, _, tail = rest.partition(" bytes cut here to fit the link]\n")
+        count, _, tail = rest.partition(" bytes cut here to fit the link; see --max-output]\n")
         self.assertEqual(len((head + tail).encode()) + int(count.replace(",", "")), len(output.encode()))
 
     def test_small_output_stays_whole(self) -> None:
@@ -303,7 +322,7 @@ class Fitting(SynchronousTestCase):
             part = b64decode(text, validate=True)
             if part != data:
                 head, marker, rest = part.partition(b"\n[relayd: ")
-                count, _, tail = rest.partition(b" bytes cut here to fit the link]\n")
+                count, _, tail = rest.partition(b" bytes cut here to fit the link; see --max-output]\n")
                 self.assertTrue(marker)
                 self.assertTrue(data.startswith(head) and data.endswith(tail))
                 self.assertEqual(len(head + tail) + int(count.replace(b",", b"")), len(data))
@@ -324,8 +343,11 @@ class Fitting(SynchronousTestCase):
 class Descriptions(SynchronousTestCase):
     def test_errors_of_the_system(self) -> None:
         """In the system's words, not Twisted's, which have the number in front and a full stop behind."""
-        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EMFILE, "x")):
+        for error in (ConnectError(errno.ECONNRESET, "x"), ConnectBindError(errno.EACCES, "x")):
             self.assertEqual(describe(error), os.strerror(error.osError))
+        self.assertRegex(
+            describe(ConnectBindError(errno.EMFILE, "x")), r"^Too many open files: this relay's limit is \d+ \("
+        )
         self.assertEqual(describe(ConnectError(None, "odd")), str(ConnectError(None, "odd")))
 
 
@@ -347,8 +369,26 @@ class Addresses(SynchronousTestCase):
             ("http://user:hunter2@main.example:8080", "http://main.example:8080"),
             ("ws://[::1]:3000", "http://[::1]:3000"),
             ("https://bücher.example", "https://xn--bcher-kva.example:443"),
+            ("https://Straße.example", "https://xn--strae-oqa.example:443"),
+            ("wss://my_host", "https://my_host:443"),
+            ("ws://r4--a.bü:1", "http://r4--a.xn--b-eha:1"),
         ):
             self.assertEqual(str(Address.of(url)), text)
+
+    def test_names_that_idna_does_not_have(self) -> None:
+        """Main server and proxy: the system looks them up."""
+        for url, proxy, asked in (
+            ("ws://my_host:3000", None, "my_host"),
+            ("wss://end-.example:3000", None, "end-.example"),
+            ("wss://main.example", "http://r4--a:3000", "r4--a"),
+        ):
+            names = ScriptedNames(["192.0.2.9"])
+            reactor = NamedReactor(names)
+            settings = UplinkSettings(server=url, proxy_id="p", read_api_key=lambda: Secret("k"), http_proxy=proxy)
+            connecting = make_endpoint(reactor, Address.of(url), settings).connect(Factory.forProtocol(Protocol))
+            self.assertEqual((names.asked, reactor.dialled()), ([asked], [("192.0.2.9", 3000)]))
+            connecting.addErrback(lambda _: None)
+            connecting.cancel()
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):

@@ -18,6 +18,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 from tests.support.node import NodeServer
+from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
 
 KEY = "k3y-" + "x" * 40
@@ -131,11 +132,38 @@ class SocketIO(PeerCase):
         (answer,) = (await server.wait_for(said(ack="c2")))["answer"]
         self.assertIn("port", answer["error"])
         self.assertEqual((await server.wait_for(said(result="c2")))["exitCode"], 1)
-        server.send({"op": "binary"})
-        (answer,) = (await server.wait_for(said(ack="binary")))["answer"]
-        self.assertIn("binary", answer["error"])
+        server.send({"op": "binary"})  # an event of which relayd has no use
         server.send({"op": "execute", "ack": True, "data": order("c3")})
         await server.wait_for(said(ack="c3"))
+
+    async def test_buffers(self) -> None:
+        """What Node.js reads from a file is a Buffer, and makes a binary event."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        data = order("c1", privateKey="-----BEGIN ключ", command="echo é", stdin="two\nlines")
+        server.send({"op": "execute", "ack": True, "data": data, "buffers": ["privateKey", "command", "stdin"]})
+        self.assertEqual((await server.wait_for(said(ack="c1")))["answer"], [])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran echo é")
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.private_key.reveal(), command.stdin), ("-----BEGIN ключ", b"two\nlines"))
+        spoilt = {"op": "execute", "data": order("c2", privateKey="ff"), "buffers": ["privateKey"], "coding": "hex"}
+        server.send(spoilt)
+        self.assertIn("privateKey came as bytes", (await server.wait_for(said(result="c2")))["stderr"])
+        server.send({"op": "execute", "data": order("c3")})
+        await server.wait_for(said(result="c3"))
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_numbers(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        for number in (7, 1.5, 2**53 - 1, -3, 0):
+            server.send({"op": "execute", "data": order(number, serverId="web-1", port=None)})  # type: ignore[arg-type]
+            result = await server.wait_for(said(result=number))
+            self.assertNotIsInstance(result["result"], str)
+        server.send({"op": "execute", "data": order(9, port="x")})  # type: ignore[arg-type]
+        self.assertEqual((await server.wait_for(said(result=9)))["exitCode"], 1)
 
     async def test_large_result(self) -> None:
         """3 MB reach a server that takes 1 MB: cut, saying so; and the link lives."""
@@ -154,12 +182,30 @@ class SocketIO(PeerCase):
         self.assertTrue(result["stdout"].startswith("0000000\n0000001\n"))
         self.assertTrue(result["stdout"].endswith("0393214\n0393215\n"))
         self.assertEqual((result["stderr"], result["exitCode"]), ("é\x01" * 9, 3))
-        self.assertRegex(result["cut"], r"^\[relayd: 2,[0-9,]+ bytes cut here to fit the link\]$")
+        self.assertRegex(result["cut"], r"^\[relayd: 2,[0-9,]+ bytes cut here to fit the link; see --max-output\]$")
         self.assertGreater(result["length"], 800_000)
         server.send({"op": "execute", "data": order("c2")})
         await server.wait_for(said(result="c2"))
         self.assertNotIn("lost", receiver.words())
         self.assertFalse(any("disconnected" in line for line in server.lines))
+
+    async def test_next_to_no_room(self) -> None:
+        """``maxHttpBufferSize`` below what any other Socket.IO client would be happy with."""
+
+        def large(command: ExecuteCommand) -> CommandResult:
+            return CommandResult(command_id=command.command_id, stdout="x" * 50_000, stderr="y", exit_code=3)
+
+        for buffer in (4000, 1000, 200):
+            server = await self.serve("socketio_server.js", apiKey=KEY, buffer=buffer)
+            receiver = self.dial(f"http://127.0.0.1:{server.port}", large)
+            await server.wait_for(has("connected"))
+            for command_id in ("c1", "c2"):
+                server.send({"op": "execute", "ack": True, "data": order(command_id)})
+                result = await server.wait_for(said(result=command_id))
+                self.assertEqual(result["exitCode"], 3)
+                self.assertGreater(result["length"], buffer // 3 - 60)
+            self.assertNotIn("lost", receiver.words())
+            await self.uplink.stopService()
 
     async def test_wrong_key(self) -> None:
         """Let in and then thrown out: the log names the likely cause, and the delay grows."""
@@ -208,6 +254,36 @@ class SocketIO(PeerCase):
         self.assertEqual(gone["disconnected"], "client namespace disconnect")
 
 
+class PythonSocketIO(PeerCase):
+    """A server on python-socketio sends what its connect handler emits before the answer to CONNECT."""
+
+    async def serve_python(self, **options: Any) -> PythonSocketIOServer:
+        server = PythonSocketIOServer(apiKey=KEY, **options)
+        self.addCleanup(server.stop)
+        await server.start()
+        return server
+
+    async def test_greeting(self) -> None:
+        """An event of no use, and then a command: it is run, once, and the link lives."""
+        server = await self.serve_python(greet=[["welcome", {"to": "you"}], ["execute_command", order("c1")]])
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        self.assertTrue((await server.wait_for(has("connected")))["known"])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran uname")
+        server.send(["execute_command", order("c2")])
+        await server.wait_for(said(result="c2"))
+        self.assertEqual(receiver.words().count("command"), 2)
+        self.assertNotIn("lost", receiver.words())
+        await self.uplink.stopService()
+        await server.wait_for(has("disconnected"))
+
+    async def test_refusal(self) -> None:
+        """What was emitted before a refusal is not handled, and does not hide it."""
+        server = await self.serve_python(greet=[["execute_command", order("c1")]], refuse="unknown relay")
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await self.until_logged("refused this relay (unknown relay)")
+        self.assertEqual(receiver.words(), [])
+
+
 class Native(PeerCase):
     async def test_auto(self) -> None:
         """Socket.IO is tried first and refused; native works, and is remembered."""
@@ -245,9 +321,44 @@ class Native(PeerCase):
         await server.wait_for(has("connected"))
         server.send({"op": "execute", "data": order("c1")})
         await server.wait_for(has("event"))
-        server.send({"op": "raw", "text": '{"event": "hunter2'})
+        server.send({"op": "raw", "text": '{"event": "hunter2', "repeat": "x", "times": 100_000})
         self.assertEqual((await server.wait_for(has("disconnected")))["disconnected"], 1002)
         await self.until_logged("malformed JSON")
+
+    async def test_small_talk(self) -> None:
+        """Greetings and texts that are no events are ignored, once in the log, and in the figures."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        for text in ("ping", "ping", "Welcome!", '{"type": "hello"}', "[1]", '{"event": "hunter2', ""):
+            server.send({"op": "raw", "text": text})
+        server.send({"op": "raw", "text": "\ufeff" + json.dumps({"event": "execute_command", "data": order("c1")})})
+        await server.wait_for(has("event"))
+        told = [event for event in self.events if "which is no event" in formatEvent(event)]
+        self.assertEqual([event["log_level"].name for event in told], ["info"] * 3)
+        self.assertEqual(self.uplink.ignored, 7)
+        self.assertNotIn("lost", receiver.words())
+
+    async def test_bytes(self) -> None:
+        """JSON in a binary message; a Buffer within JSON; a number for an id, and no port."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        data = order(5, port=None, privateKey="ключ")  # type: ignore[arg-type]
+        server.send({"op": "execute", "data": data, "buffers": ["privateKey"], "binary": True})
+        result = await server.wait_for(said(event="command_result"))
+        self.assertEqual((result["data"]["commandId"], result["isBinary"]), (5, False))
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.private_key.reveal(), command.port), ("ключ", 22))
+
+    async def test_ids_that_are_not_valid(self) -> None:
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        for sent, named in (("a\nb\x07", "a\nb\x07"), ("x" * 300, "x" * 255 + "…")):
+            server.send({"op": "execute", "data": order(sent)})
+            result = await server.wait_for(lambda line, named=named: line.get("data", {}).get("commandId") == named)
+            self.assertIn("commandId", result["data"]["result"]["stderr"])
 
     async def test_large_frame(self) -> None:
         """A frame beyond our limit ends the connection too; one within it does not."""
@@ -274,6 +385,28 @@ class Native(PeerCase):
         server.send({"op": "execute", "data": order("c1")})
         result = await server.wait_for(has("event"))
         self.assertEqual(result["data"]["result"]["stdout"], "€" * 900_000)
+
+    async def test_limit_that_shows_when_it_is_hit(self) -> None:
+        """With 1009, which names no limit here, or by a connection that is dropped."""
+
+        def large(command: ExecuteCommand) -> CommandResult:
+            return CommandResult(command_id=command.command_id, stdout="x" * 300_000, stderr="y", exit_code=3)
+
+        for rude, tries in ((False, 2), (True, 3)):
+            server = await self.serve("ws_server.js", apiKey=KEY, maxPayload=131_072, rude=rude)
+            self.dial(f"ws://127.0.0.1:{server.port}", large, dialect="native")
+            for number in range(tries):
+                await server.wait_for(has("connected"))
+                del server.lines[:]
+                server.send({"op": "execute", "data": order(f"c{number}")})
+                await server.wait_for(has("disconnected" if number < tries - 1 else "event"))
+            result = (await server.wait_for(has("event")))["data"]["result"]
+            self.assertIn("bytes cut here to fit the link; see --max-output", result["stdout"])
+            self.assertEqual((result["stderr"], result["exitCode"]), ("y", 3))
+            self.assertGreater(len(result["stdout"]), 120_000)
+            await self.until_logged("drops the connection when a large" if rude else "with code 1009")
+            await self.until_logged("messages are cut to 125000 bytes")
+            await self.uplink.stopService()
 
     async def test_ping(self) -> None:
         """The main server's pings are answered."""

@@ -13,6 +13,7 @@ from relayd.dialects import native, socketio
 from relayd.flow import MAX_BEHIND, PIECE
 from relayd.interfaces import AckReceived, EventReceived
 from relayd.messages import CommandResult
+from relayd.texts import span
 from relayd.uplink.machine import Timing
 from tests.support.flows import RecordedFlow
 from tests.support.uplink import MainServer, ServiceCase
@@ -195,7 +196,7 @@ class StuckTests(ServiceCase):
             self.assertEqual(self.service.status.losses, losses + 1)
             self.assertEqual(self.receiver.words()[-1], "lost")
             self.assertIn(
-                f"took nothing of what was sent to it for {WRITING:.0f} s", str(self.service.status.last_error)
+                f"took nothing of what was sent to it for {span(WRITING)}", str(self.service.status.last_error)
             )
 
     def test_one_that_talks_all_the_time_and_takes_nothing_is_lost_too(self) -> None:

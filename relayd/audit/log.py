@@ -23,6 +23,7 @@ from relayd.audit.events import MAX_NAME, Record, Telling, clip, finish, length,
 from relayd.audit.keeping import Keeping
 from relayd.audit.lines import key_file, read_key
 from relayd.audit.refusals import INTERVAL, Refusals
+from relayd.descriptors import words_of
 from relayd.errors import ConfigError, RelayError
 from relayd.interfaces import IAudit
 from relayd.messages import CommandResult, ExecuteCommand
@@ -265,7 +266,7 @@ class AuditLog:
         if self._told is None or now - self._told >= TELL_AGAIN:
             self._told = now
             self._lament = True
-            reason = error.strerror or str(error)
+            reason = words_of(error, str(error))
             self._tell(
                 self._log.error,
                 "The audit log {path} cannot be written, so new commands are refused: {reason}",
@@ -284,7 +285,7 @@ class AuditLog:
 
 
 def _unusable(path: str, error: OSError | ValueError) -> ConfigError:
-    reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    reason = words_of(error, str(error)) if isinstance(error, OSError) else str(error)
     return ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}")
 
 

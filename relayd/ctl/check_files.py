@@ -5,6 +5,7 @@ What ``relayctl check`` finds on this machine: settings, files and who may read 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from relayd import values
 from relayd.choices import credentials_of
 from relayd.config import Config, Reading, directory_hindrance
 from relayd.ctl.findings import Report
+from relayd.descriptors import words_of
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.exposure import exposures
 from relayd.interfaces import EntryState
@@ -28,6 +30,8 @@ from relayd.statedir import StateDirectory
 
 #: Seconds that an ssh-agent has for its answer.
 AGENT_TIMEOUT: Final = 5.0
+#: Bytes that are written to see whether there is room for them.
+_ROOM: Final = 256 * 1024
 #: Choices that take a defence away, and what each of them does.
 _WEAK: Final = (
     ("allow_weak_key", True, "--allow-weak-key", "a short API key can be guessed: have a longer one"),
@@ -101,21 +105,39 @@ def _check_state(config: Config, report: Report) -> str | None:
     path = config.state_dir
     if directory_hindrance(path):
         return None
+    if (words := _no_room(path)) is not None:
+        report("fault", "state directory", f"nothing can be written to {path}: {words}; make room")
     if not os.path.isdir(path):
-        report("ok", "state directory", f"{path} is not there yet; relayd makes it when it starts")
+        if words is None:
+            report("ok", "state directory", f"{path} is not there yet; relayd makes it when it starts")
         return None
     try:
         holder = StateDirectory(path).holder()
     except OSError as error:
-        report(
-            "fault", "state directory", f"{path}: the lock in it cannot be read: {error.strerror}; run as relayd's user"
-        )
+        advice = "; run as relayd's user" if isinstance(error, PermissionError) else ""
+        report("fault", "state directory", f"{path}: the lock in it cannot be used: {words_of(error)}{advice}")
         return None
-    if holder is None:
+    if words is not None:
+        pass  # that is what there is to tell
+    elif holder is None:
         report("ok", "state directory", f"{path}; no relay uses it now")
     else:
         report("ok", "state directory", f"{path}; a relay runs with it" + (f" (process {holder})" if holder else ""))
     return holder
+
+
+def _no_room(folder: str) -> str | None:
+    """Why the little that a relay has to write at its start does not fit where *folder* is, or will be."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # quotas show in nothing else
+            file.write(bytes(_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return words_of(error)
+    return None
 
 
 def _check_journal(config: Config, report: Report) -> None:
@@ -165,6 +187,8 @@ def _check_audit(config: Config, report: Report) -> None:
         report("fault", "audit log", f"there is no directory {folder}: make it")
     elif not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)):
         report("fault", "audit log", f"this user cannot write to {path}, or to {folder}, where its head goes")
+    elif (words := _no_room(folder)) is not None:
+        report("fault", "audit log", f"nothing can be written to {folder}: {words}; make room")
     else:
         report("ok", "audit log", path)
 

@@ -22,9 +22,10 @@ from relayd.choices import uplink_settings_of
 from relayd.config import Config
 from relayd.ctl.findings import Report
 from relayd.errors import ConfigError, InvalidMessage, UplinkError
-from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt
 from relayd.spelling import loopback_addresses, read_address
+from relayd.texts import span
 from relayd.tls import is_verified, verify_error_of
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.connection import Connection
@@ -107,6 +108,8 @@ async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, 
             result: list[str] | OSError = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         except OSError as error:
             result = error
+        except UnicodeError:
+            result = OSError(0, "a part of it has more than 63 characters")
         reactor.callFromThread(lambda: None if found.called else found.callback(result))
 
     # Not in the reactor's pool: the process would wait at its end for a name server that does not answer.
@@ -114,7 +117,7 @@ async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, 
     try:
         result = await found.addTimeout(PATIENCE, reactor)
     except TimeoutError:
-        result = OSError(0, f"no answer within {PATIENCE:g} s")
+        result = OSError(0, f"no answer within {span(PATIENCE)}")
     if isinstance(result, OSError):
         hint = "look at --server and at the name service of this machine"
         report("fault", "name", f"{first.host} cannot be looked up ({result.strerror}); {hint}")
@@ -169,7 +172,9 @@ async def _check_connection(reactor: Any, address: Address, settings: UplinkSett
         _report_end(certificate, "the main server's certificate", "TLS", report)
         return True
     except TimeoutError:
-        report("fault", "TLS", f"no answer within {PATIENCE:g} s; does TLS belong there? Look at the port in --server")
+        report(
+            "fault", "TLS", f"no answer within {span(PATIENCE)}; does TLS belong there? Look at the port in --server"
+        )
     except Exception as error:
         report("fault", "TLS", describe(error, probe.verify_error))
     finally:
@@ -203,7 +208,7 @@ class _Nobody:
     def link_ready(self, link: ILink) -> None:
         """There is nothing to send."""
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         """There was nothing to send."""
 
 
@@ -231,7 +236,7 @@ async def _dial(reactor: Any, settings: UplinkSettings, report: Report) -> None:
         if dialect:
             report("ok", "main server", f"{Address.of(settings.server)} accepts {settings.proxy_id} ({dialect})")
         else:
-            text = uplink.status.last_error or f"no answer within {DIAL_PATIENCE:g} s"
+            text = uplink.status.last_error or f"no answer within {span(DIAL_PATIENCE)}"
             report("fault", "main server", text)
     finally:
         await uplink.stopService()

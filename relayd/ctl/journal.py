@@ -24,7 +24,7 @@ _WORDS = {
     "ACCEPTED": "accepted, not started",
     "STARTED": "started",
     "FINISHED": "waiting for confirmation",
-    "DEAD": "dead letter: not sent any more",
+    "DEAD": "dead letter: was not taken",
     "CONFIRMED": "confirmed (ids alone)",
 }
 

@@ -20,7 +20,7 @@ from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoStatus
 from relayd.listening import ListenAddress
 from relayd.messages import printable
-from relayd.values import spell_span
+from relayd.texts import span
 
 NAME = "status"
 HELP = "show how a running relay is doing"
@@ -170,13 +170,13 @@ def lines(status: Mapping[str, Any], width: int) -> list[str]:
     """*status*, the relay's document, as lines of at most *width* characters."""
     uplink, commands, results, journal = (status[name] for name in ("uplink", "commands", "results", "journal"))
     state = "ready" if status["ready"] else "NOT READY"
-    shown = [f"{status['proxyId']}  {state}  relayd {status['version']}, up for {spell_span(status['uptime'])}"]
+    shown = [f"{status['proxyId']}  {state}  relayd {status['version']}, up for {span(status['uptime'])}"]
     shown += [f"  {obstacle}" for obstacle in status["obstacles"]]
     accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
-    oldest = f" (the oldest for {spell_span(journal['oldest'])})" if journal["unconfirmed"] else ""
+    oldest = f" (the oldest for {span(journal['oldest'])})" if journal["unconfirmed"] else ""
     ended = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(commands["finished"].items()))
     shown += [
-        f"server    {status['server']}, {accepted} for {spell_span(uplink['since'])}, {uplink['losses']:,} losses",
+        f"server    {status['server']}, {accepted} for {span(uplink['since'])}, {uplink['losses']:,} losses",
         f"commands  {commands['running']:,} of {commands['maxRunning']:,} run, {commands['queued']:,} wait, "
         f"{sum(commands['refused'].values()):,} refused; ended: {ended or 'none'}",
         f"results   {results['confirmed']:,} confirmed, {journal['unconfirmed']:,} not{oldest}, "
@@ -191,13 +191,13 @@ def lines(status: Mapping[str, Any], width: int) -> list[str]:
     )
     shown += _table(
         ("AT HAND", "USER@HOST", "STATE", "FOR"),
-        [(row["id"], _where(row), row["state"], spell_span(row["duration"])) for row in status["active"]],
+        [(row["id"], _where(row), row["state"], span(row["duration"])) for row in status["active"]],
         width,
     )
     shown += _table(
         ("ENDED", "USER@HOST", "OUTCOME", "EXIT", "TOOK", "AGO"),
         [
-            (row["id"], _where(row), row["outcome"], row["exit"], spell_span(row["duration"]), spell_span(row["ago"]))
+            (row["id"], _where(row), row["outcome"], row["exit"], span(row["duration"]), span(row["ago"]))
             for row in status["recent"]
         ],
         width,

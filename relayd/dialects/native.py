@@ -13,6 +13,7 @@ import msgspec
 from zope.interface import implementer
 
 from relayd.dialects.base import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.errors import ProtocolError
 from relayd.interfaces import Connected, DialectEvent, EventReceived, HandshakeReceived, IDialect, Ignored
 
 NAME: Final = "native"
@@ -36,6 +37,12 @@ class _Frame(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Frame)
 
+#: White space of JSON (RFC 8259, section 2), and with it what else may stand before a text.
+_SPACE: Final = " \t\r\n"
+_BEFORE: Final = (*_SPACE, "\ufeff")
+#: Characters of a text that may be ignored: a larger one is no greeting, and to read it took its time.
+_LONGEST_IGNORED: Final = 64 * 1024
+
 
 @implementer(IDialect)
 class NativeDialect(Outbox):
@@ -50,21 +57,38 @@ class NativeDialect(Outbox):
 
     def receive_text(self, text: str) -> Sequence[DialectEvent]:
         """
-        One text message: an event, or JSON of another shape, which hand-written servers send as a greeting.
+        One text message: an event, perhaps after a byte order mark, or anything else, which hand-written servers send
+        as a greeting or to see whether somebody is there.
 
-        :raises ProtocolError: when it is no JSON.
+        :raises ProtocolError: when it is a large text that is no JSON, or the greeting of a Socket.IO server.
         """
-        if text.lstrip(" \t\r\n").startswith("{"):
+        if text.startswith(_BEFORE):
+            text = text.removeprefix("\ufeff").lstrip(_SPACE)
+        if not text.startswith("{"):
+            if text.startswith('0{"sid"'):
+                raise ProtocolError(reason="the greeting of Socket.IO, which is the other dialect")
+            return (Ignored("a text that is no JSON object", strange=True),)
+        try:
             frame: _Frame = StrictJSON.loads(text, _decoder)
-            if isinstance(frame.event, str) and 0 < len(frame.event) <= MAX_NAME:
-                return (EventReceived(frame.event, frame.data),)
-        else:
-            StrictJSON.loads(text)
-        return (Ignored("JSON that names no event, or one of too many characters"),)
+        except ProtocolError:
+            if len(text) > _LONGEST_IGNORED:
+                raise
+            return (Ignored("a text that begins like a JSON object and is none", strange=True),)
+        if isinstance(frame.event, str) and 0 < len(frame.event) <= MAX_NAME:
+            return (EventReceived(frame.event, frame.data),)
+        return (Ignored("JSON that names no event, or one of too many characters", strange=True),)
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
-        """Ignored: events are text."""
-        return (Ignored("a binary message"),)
+        """One binary message: some servers send what should be a text so."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return (Ignored("a binary message that is no UTF-8", strange=True),)
+        return self.receive_text(text)
+
+    def abandon(self, number: int) -> Sequence[DialectEvent]:
+        """Nothing: on this wire an event is one message."""
+        return ()
 
     def send_event(self, name: str, data: object) -> None:
         """Queue one event for the peer."""

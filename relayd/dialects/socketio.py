@@ -17,10 +17,13 @@ import msgspec
 from socketio import packet as sio
 from zope.interface import implementer
 
+from relayd.dialects.attachments import Attachments
 from relayd.dialects.base import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
 from relayd.errors import ProtocolError
 from relayd.interfaces import (
     AckReceived,
+    AttachmentsDue,
+    Broken,
     Connected,
     DialectEvent,
     Disconnected,
@@ -37,17 +40,19 @@ NAMESPACE: Final = PROXY_PATH
 
 #: ``maxPayload`` of a main server that does not say: engine.io's default ``maxHttpBufferSize``.
 DEFAULT_MAX_PAYLOAD: Final = 1_000_000
-#: Below this not even the frame of a cut result fits; nobody configures it on purpose.
-MIN_MAX_PAYLOAD: Final = 4096
 #: Longest silence that a main server may ask us to put up with, in seconds.
 MAX_HEARTBEAT: Final = 86_400.0
-#: Attachments of one binary event that are swallowed; python-socketio would wait for 999,999,999.
-MAX_ATTACHMENTS: Final = 64
+#: Most attachments that python-socketio reads of a packet.
+_MOST_ANNOUNCED: Final = 10**9
 #: Largest number that a JavaScript peer can have meant by an acknowledgement id.
 MAX_ACK_ID: Final = 2**53
 
 #: Characters of an open packet.
 MAX_OPEN: Final = 16 * 1024
+#: Events that may come before the namespace's CONNECT answer, and the size of their packets, in characters; a single
+#: one may be larger.
+MAX_EARLY: Final = 100
+MAX_EARLY_SIZE: Final = 1 << 20
 
 _OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
 
@@ -97,8 +102,11 @@ class SocketIODialect(Outbox):
     def __init__(self) -> None:
         super().__init__()
         self._stage = _Stage.OPENING
-        #: Binary messages still to come for the binary event that was announced last.
-        self._attachments = 0
+        #: The binary event whose attachments are to come; and binary messages to come that nobody wants any more.
+        self._incomplete: Attachments | None = None
+        self._unwanted = 0
+        self._binary_events = count()
+        self._number = -1
 
     def receive_text(self, text: str) -> Sequence[DialectEvent]:
         """
@@ -106,15 +114,23 @@ class SocketIODialect(Outbox):
 
         :raises ProtocolError: when it means nothing, or nothing at this stage.
         """
-        kind = text[:1]
+        if self._stage is _Stage.JOINED:
+            return self._packet(text)
         if self._stage is _Stage.OVER:
             return (Ignored("a packet after the good-bye"),)
         if self._stage is _Stage.OPENING:
-            if kind != _OPEN:
+            if text[:1] != _OPEN:
                 raise ProtocolError(reason="the first packet is no Engine.IO open packet")
             return self._engine_open(text[1:])
+        return self._early(self._packet(text), len(text))
+
+    def _packet(self, text: str) -> Sequence[DialectEvent]:
+        kind = text[:1]
         if kind == _MESSAGE:
-            return self._message(text[1:])
+            if self._incomplete is None:
+                return self._message(text[1:])
+            # No more attachments will come: the event is told as far as it came, so that it is not left unanswered.
+            return (*self._give_up(self._incomplete), *self._message_or_break(text[1:]))
         if kind == _PING:
             self._frames.append(_PONG + ("probe" if text[1:] == "probe" else ""))
             return (HeartbeatReceived(),)
@@ -129,15 +145,51 @@ class SocketIODialect(Outbox):
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
         """
-        One binary message: swallowed as an attachment of a binary event, which was refused already.
+        One binary message: the next attachment of the binary event before it.
 
         :raises ProtocolError: when none was announced.
         """
-        if self._stage is not _Stage.OVER:
-            if not self._attachments:
+        if self._stage is _Stage.OVER:
+            return (Ignored("a packet after the good-bye"),)
+        event = self._incomplete
+        if event is not None and self._stage is _Stage.JOINING:
+            return self._early(self._attachment(data), event.size)
+        return self._attachment(data)
+
+    def _attachment(self, data: bytes) -> Sequence[DialectEvent]:
+        event = self._incomplete
+        if event is None:
+            if not self._unwanted:
                 raise ProtocolError(reason="a binary message that no packet announced")
-            self._attachments -= 1
-        return (Ignored("a binary attachment"),)
+            self._unwanted -= 1
+            return (Ignored("a binary attachment"),)
+        event.add(data)
+        if event.hopeless:
+            return self._give_up(event)
+        return () if event.missing else self._complete(event)
+
+    def abandon(self, number: int) -> Sequence[DialectEvent]:
+        """See `IDialect.abandon`."""
+        if self._incomplete is None or number != self._number or self._stage is _Stage.OVER:
+            return ()
+        size, events = self._incomplete.size, self._give_up(self._incomplete)
+        return self._early(events, size) if self._stage is _Stage.JOINING else events
+
+    def _give_up(self, event: Attachments) -> Sequence[DialectEvent]:
+        """Tell *event* as far as it came; what still comes for it is dropped."""
+        self._unwanted = event.missing
+        return self._complete(event)
+
+    def _complete(self, event: Attachments) -> Sequence[DialectEvent]:
+        self._incomplete = None
+        event.complete()
+        return self._event(event.packet)
+
+    def _message_or_break(self, text: str) -> Sequence[DialectEvent]:
+        try:
+            return self._message(text)
+        except ProtocolError as error:
+            return (Broken(str(error.fields["reason"])),)
 
     def send_event(self, name: str, data: object) -> None:
         """Queue one event for the peer."""
@@ -158,7 +210,13 @@ class SocketIODialect(Outbox):
         packet = _Packet(kind, data, namespace, packet_id, binary=False)
         self._frames.append(_MESSAGE + packet.encode())
 
-    # Engine.IO's open packet and Socket.IO's CONNECT mean different things to the two roles
+    # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things to the two roles
+
+    def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
+        """What came while the namespace was not joined, perhaps to join it, in a message of *size*."""
+        if any(isinstance(event, EventReceived | AckReceived) for event in events):
+            raise ProtocolError(reason="an event before the namespace was joined")
+        return events
 
     def _engine_open(self, payload: str) -> Sequence[DialectEvent]:
         raise NotImplementedError
@@ -177,22 +235,21 @@ class SocketIODialect(Outbox):
             packet = _Packet(encoded_packet=text)
         except ValueError:  # the number of a type, an id or an attachment count; ProtocolError passes through
             raise ProtocolError(reason="a malformed Socket.IO packet") from None
-        if self._attachments:
-            raise ProtocolError(reason="a Socket.IO packet where an attachment was due")
         kind = packet.packet_type
         if kind > sio.BINARY_ACK:
             raise ProtocolError(reason="a Socket.IO packet of unknown type")
-        if kind in (sio.BINARY_EVENT, sio.BINARY_ACK):
-            self._expect_attachments(packet)
-        elif packet.attachment_count:
+        binary = kind in (sio.BINARY_EVENT, sio.BINARY_ACK)
+        if packet.attachment_count and not binary:
             raise ProtocolError(reason="attachments on a packet that cannot have any")
         if packet.id is not None and packet.id > MAX_ACK_ID:
             raise ProtocolError(reason="an acknowledgement id beyond 53 bits")
         if len(packet.namespace or "") > MAX_NAME:
             raise ProtocolError(reason=f"a namespace of more than {MAX_NAME} characters")
+        if binary and packet.attachment_count:
+            return self._with_attachments(packet)
         if packet.namespace != NAMESPACE:
             return self._foreign(packet)
-        if kind == sio.EVENT:
+        if kind in (sio.EVENT, sio.BINARY_EVENT):
             return self._event(packet)
         if kind == sio.CONNECT:
             return self._connect(packet)
@@ -204,9 +261,25 @@ class SocketIODialect(Outbox):
         if kind == sio.CONNECT_ERROR:
             self._stage = _Stage.OVER
             return (Disconnected(_message_of(packet.data), refused=True),)
-        if kind == sio.BINARY_EVENT:
-            return self._binary_event(packet)
         return (Ignored("a binary acknowledgement"),)
+
+    def _with_attachments(self, packet: _Packet) -> Sequence[DialectEvent]:
+        wanted = packet.namespace == NAMESPACE and packet.packet_type == sio.BINARY_EVENT
+        # Nobody could tell the attachments of two events apart.
+        late, self._unwanted = self._unwanted, min(self._unwanted + packet.attachment_count, _MOST_ANNOUNCED)
+        if not wanted:
+            return (Ignored("a binary packet that is no event for the relay"),)
+        self._arguments(packet)
+        event = Attachments(packet, packet.attachment_count)
+        if late:
+            event.complete()
+            reason = "a binary event before all attachments of the one before it"
+            return (*self._event(packet), Broken(reason))
+        self._unwanted = 0
+        if event.hopeless:
+            return self._give_up(event)
+        self._incomplete, self._number = event, next(self._binary_events)
+        return (AttachmentsDue(self._number),)
 
     def _event(self, packet: _Packet) -> Sequence[DialectEvent]:
         arguments = self._arguments(packet)
@@ -225,23 +298,10 @@ class SocketIODialect(Outbox):
             raise ProtocolError(reason="an acknowledgement without an id")
         return (AckReceived(packet.id, arguments[0] if arguments else None),)
 
-    def _binary_event(self, packet: _Packet) -> Sequence[DialectEvent]:
-        self._arguments(packet)
-        if packet.id is not None:
-            self.acknowledge(packet.id, {"error": "binary events are not supported"})
-        return (Ignored("a binary event"),)
-
     def _arguments(self, packet: _Packet) -> list[Any]:
-        if self._stage is not _Stage.JOINED:
-            raise ProtocolError(reason="an event before the namespace was joined")
         if not isinstance(packet.data, list):
             raise ProtocolError(reason="an event whose arguments are no array")
         return packet.data
-
-    def _expect_attachments(self, packet: _Packet) -> None:
-        if packet.attachment_count > MAX_ATTACHMENTS:
-            raise ProtocolError(reason="a binary event with too many attachments")
-        self._attachments = packet.attachment_count
 
 
 @implementer(IDialect)
@@ -249,6 +309,12 @@ class RelayDialect(SocketIODialect):
     """The role that dials."""
 
     max_payload = DEFAULT_MAX_PAYLOAD
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Events that came before the namespace was joined, and the size of their packets.
+        self._kept: list[DialectEvent] = []
+        self._kept_size = 0
 
     def opened(self) -> Sequence[DialectEvent]:
         """Nothing yet: the main server speaks first."""
@@ -264,9 +330,9 @@ class RelayDialect(SocketIODialect):
         heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
         if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:
             raise ProtocolError(reason="an open packet with an impossible pingInterval or pingTimeout")
-        max_payload = NO_LIMIT if handshake.max_payload is None else handshake.max_payload
-        if max_payload < MIN_MAX_PAYLOAD:
-            raise ProtocolError(reason=f"an open packet with a maxPayload below {MIN_MAX_PAYLOAD}")
+        max_payload = handshake.max_payload or NO_LIMIT  # 0 is none to the WebSockets of engine.io
+        if max_payload < 0:
+            raise ProtocolError(reason="an open packet with an impossible maxPayload")
         self.max_payload = int(min(max_payload, NO_LIMIT))
         self._stage = _Stage.JOINING
         self._send(sio.CONNECT)
@@ -278,7 +344,23 @@ class RelayDialect(SocketIODialect):
         if not isinstance(packet.data, dict) or not isinstance(packet.data.get("sid"), str):
             raise ProtocolError(reason="an answer to CONNECT without a sid: it may be a Socket.IO 2 server")
         self._stage = _Stage.JOINED
-        return (Connected(),)
+        kept, self._kept = self._kept, []
+        return (Connected(), *kept)
+
+    def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
+        """
+        Keep events until the namespace is joined, as socket.io-client does: python-socketio, and so Flask-SocketIO,
+        sends what its connect handler emits before the answer to CONNECT.
+        """
+        if self._stage is not _Stage.JOINING:  # this packet has changed that; an event before it was not complete
+            return tuple(sorted(events, key=lambda event: not isinstance(event, Connected)))
+        if not any(isinstance(event, EventReceived) for event in events):
+            return super()._early(events, size)
+        self._kept += events
+        self._kept_size += size
+        if len(self._kept) > 1 and (len(self._kept) > MAX_EARLY or self._kept_size > MAX_EARLY_SIZE):
+            raise ProtocolError(reason="too many events before the namespace was joined")
+        return (Ignored("an event before the namespace was joined: it is kept until then"),)
 
 
 @implementer(IDialect)

@@ -21,6 +21,7 @@ from relayd.hub.doorway import Doorway
 from relayd.hub.wire import BoundedServer
 from relayd.interfaces import (
     AckReceived,
+    Broken,
     Connected,
     DialectEvent,
     Disconnected,
@@ -40,6 +41,7 @@ from relayd.messages import (
     printable,
 )
 from relayd.parsing import parse_command_output, parse_command_result, parse_command_status
+from relayd.texts import span
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 
@@ -146,9 +148,7 @@ class RelayConnection(BoundedServer):
 
         :return: the number that its acknowledgement will carry, where the dialect has such.
         """
-        ack_id = self._dialect.request(EXECUTE_COMMAND, command.to_wire())
-        self._flush()
-        return ack_id
+        return self._order(EXECUTE_COMMAND, command.to_wire())
 
     def ask(self, event: str, command_id: str) -> int | None:
         """
@@ -156,8 +156,16 @@ class RelayConnection(BoundedServer):
 
         :return: as `send_command`.
         """
-        ack_id = self._dialect.request(event, {"commandId": command_id})
-        self._flush()
+        return self._order(event, {"commandId": command_id})
+
+    def _order(self, event: str, data: object) -> int | None:
+        """However much of this waits, what the relay sends meanwhile is read."""
+        ack_id = self._dialect.request(event, data)
+        self._answering = False
+        try:
+            self._flush()
+        finally:
+            self._answering = True
         return ack_id
 
     def shut(self, reason: str, *, going_away: bool = False) -> None:
@@ -241,7 +249,7 @@ class RelayConnection(BoundedServer):
 
     def _not_joined(self) -> None:
         self._join_deadline = None
-        self._drop(f"it did not join within {self._settings.join_timeout:g} s")
+        self._drop(f"it did not join within {span(self._settings.join_timeout)}")
         self.transport.abortConnection()  # where it was closed already, but the peer does not let go
 
     # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own. Whatever arrives is a sign of
@@ -283,11 +291,11 @@ class RelayConnection(BoundedServer):
     def _check_heartbeat(self) -> None:
         self._heartbeat = None
         if not self.flow.writable and self._clock.seconds() - self._last_taken >= self._settings.write_timeout:
-            self._drop(f"it took nothing of what was sent to it for {self._settings.write_timeout:g} s")
+            self._drop(f"it took nothing of what was sent to it for {span(self._settings.write_timeout)}")
         elif self._heard or self.deaf:  # what is not read proves nothing
             self._beat_later(max(0.0, self._settings.ping_interval - self._settings.ping_timeout))
         else:
-            self._drop(f"it was silent for {self._settings.ping_timeout:g} s")
+            self._drop(f"it was silent for {span(self._settings.ping_timeout)}")
 
     def _drop(self, reason: str) -> None:
         self.wasNotCleanReason = reason
@@ -301,12 +309,14 @@ class RelayConnection(BoundedServer):
             # autobahn has checked that a text is UTF-8
             events = dialect.receive_binary(payload) if isBinary else dialect.receive_text(payload.decode())
         except ProtocolError as error:
-            reason = str(error.fields["reason"])
-            self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self._shown_id, reason=reason)
-            self._flush()
-            self._end(_PROTOCOL_ERROR, reason)
+            self._break(str(error.fields["reason"]))
         else:
             self._handle(events)
+
+    def _break(self, reason: str) -> None:
+        self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self._shown_id, reason=reason)
+        self._flush()
+        self._end(_PROTOCOL_ERROR, reason)
 
     def _handle(self, events: Sequence[DialectEvent]) -> None:
         for event in events:
@@ -318,6 +328,8 @@ class RelayConnection(BoundedServer):
                 self._listener.ack_received(self, event.ack_id, event.data)
             elif isinstance(event, Disconnected):
                 self._end(_NORMAL, "")
+            elif isinstance(event, Broken):
+                self._break(event.reason)
             elif isinstance(event, Ignored):
                 self._log.debug("Ignored from {proxy_id}: {what}", proxy_id=self._shown_id, what=event.what)
         self._flush()

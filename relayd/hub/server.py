@@ -37,6 +37,7 @@ from relayd.messages import (
     printable,
 )
 from relayd.parsing import parse_command_status
+from relayd.texts import span
 
 Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
 
@@ -271,7 +272,7 @@ class Hub:
     def _answer(self, link: RelayConnection, mark: int | str, command_id: str) -> Deferred[CommandStatus]:
         def too_late(outcome: object, seconds: float) -> object:
             if isinstance(outcome, Failure) and outcome.check(CancelledError):
-                raise NoAnswer(proxy_id=link.proxy_id, command_id=command_id, seconds=seconds)
+                raise NoAnswer(proxy_id=link.proxy_id, command_id=command_id, time=span(seconds))
             return outcome
 
         def read(data: object) -> CommandStatus:
@@ -291,7 +292,7 @@ class Hub:
     def _timed_out(self, proxy_id: str, command_id: str, seconds: float) -> None:
         order = self._take(proxy_id, command_id)
         if order is not None:
-            order.done.errback(NoResult(proxy_id=proxy_id, command_id=command_id, seconds=seconds))
+            order.done.errback(NoResult(proxy_id=proxy_id, command_id=command_id, time=span(seconds)))
 
 
 def _error_in(acknowledgement: object) -> str | None:

@@ -36,6 +36,8 @@ class BoundedServer(WebSocketServerProtocol):
         super().__init__()
         self.flow = Flow(self._write, self)
         self.deaf = False
+        #: Whether what is sent now answers the peer, or is an order of ours.
+        self._answering = True
         self._message = bytearray()
         #: The ping that is to be answered when something can be sent again.
         self._unanswered: bytes | None = None
@@ -83,7 +85,7 @@ class BoundedServer(WebSocketServerProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """As autobahn's; nobody here asks for the other parameters."""
-        self.flow.send(data)
+        self.flow.send(data, answer=self._answering)
 
     def _write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -38,12 +38,14 @@ class CheckedNames:
     changes its answer gains nothing.
 
     :ivar forbade: whether any address was left out.
+    :ivar found: every address that was found, be it allowed or not.
     """
 
     def __init__(self, reactor: Any, allows: AddressCheck) -> None:
         self._reactor = reactor
         self.allows = allows
         self.forbade = False
+        self.found: set[str] = set()
         self.seconds = reactor.seconds
         self.callLater = reactor.callLater
         self.connectTCP = reactor.connectTCP
@@ -88,6 +90,8 @@ class _Allowed:
 
     def addressResolved(self, address: IAddress) -> None:
         found = read_address(address.host) if isinstance(address, (IPv4Address, IPv6Address)) else None
+        if found is not None:
+            self._names.found.add(str(found))
         if found is not None and self._names.allows(self._host, self._port, found):
             kind = IPv4Address if found.version == 4 else IPv6Address
             # Made of what was checked, and not just looking like it.

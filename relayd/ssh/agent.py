@@ -19,8 +19,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
+from relayd.descriptors import words_for, words_of
 from relayd.ssh.algorithms import uncertified
-from relayd.texts import Fault, Text
+from relayd.texts import Fault, Text, span
 
 SSH_AGENTC_REQUEST_IDENTITIES = 11
 SSH_AGENT_IDENTITIES_ANSWER = 12
@@ -109,8 +110,8 @@ class Agent:
         except ConnectError as error:
             raise AgentError("its socket cannot be used: {reason}", reason=_reason(error)) from None
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise AgentError("its socket cannot be used: {reason}", reason=Text(reason or str(error))) from None
+            reason = words_of(error) if isinstance(error, OSError) else Text(str(error))
+            raise AgentError("its socket cannot be used: {reason}", reason=reason) from None
         try:
             answer = await exchange.answer.addTimeout(self._timeout, self._reactor, _hanging)
         finally:
@@ -166,13 +167,13 @@ def _strings(data: bytes, count: int) -> list[bytes]:
 
 
 def _hanging(_result: object, timeout: float) -> bytes:
-    raise AgentError("it did not answer within {seconds:g} s", seconds=timeout)
+    raise AgentError("it did not answer within {time}", time=span(timeout))
 
 
 def _reason(error: ConnectError) -> str:
     """Such as “No such file or directory”."""
     number = error.osError
-    return Text(os.strerror(number)) if isinstance(number, int) else str(error)
+    return words_for(number) if isinstance(number, int) else str(error)
 
 
 def can_be_used(blob: bytes) -> bool:

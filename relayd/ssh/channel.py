@@ -82,6 +82,45 @@ class ChannelUser(Protocol):
         """The channel has closed."""
 
 
+class Nobody:
+    """The user of a channel that nobody wants any more; nothing is ever sent on it."""
+
+    kind = b"session"
+    open_data = b""
+    stdin = b""
+    stdin_open = False
+
+    def __init__(self) -> None:
+        self.state = State.ENDED
+
+    def survives(self, eof: bool) -> bool:
+        return True
+
+    def opening(self, connection: Connection) -> None:
+        """See `ChannelUser`; likewise the following."""
+
+    def when_permitted(self, go: Callable[[], None]) -> None:
+        """It never may."""
+
+    def opened(self) -> list[bytes]:
+        return []
+
+    def exec_answered(self, accepted: bool) -> bool:
+        return True
+
+    def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
+        return None
+
+    def request_received(self, name: bytes, rest: bytes) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+
 class Channel:
     """
     The numbers of one channel.

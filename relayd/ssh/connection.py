@@ -16,8 +16,10 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channel import MAX_PACKET, SMALL_WINDOW, WINDOW, Channel, ChannelUser
+from relayd.ssh.channel import MAX_PACKET, SMALL_WINDOW, WINDOW, Channel, ChannelUser, Nobody
+from relayd.ssh.errors import SSHError
 from relayd.ssh.kex import BadExchange
+from relayd.ssh.leftovers import Leftovers
 from relayd.ssh.numbers import (
     EXTENDED_DATA_STDERR,
     MSG_CHANNEL_CLOSE,
@@ -74,6 +76,9 @@ class ConnectionOwner(Protocol):
         :param code: RFC 4254, section 5.1.
         """
 
+    def connection_answers(self, connection: Connection) -> None:
+        """The server opened a channel that was given up meanwhile; it is closed again, unused."""
+
     def session_closed(self, connection: Connection, session: ChannelUser) -> None:
         """The channel of *session* is closed on both sides."""
 
@@ -90,8 +95,11 @@ class Connection(SSHService):
     A connection that is logged in.
 
     :ivar clock: tells the time.
+    :ivar heard: packets that came.
+    :ivar address: the host's, where its name was looked up for this connection, and led to all of *found*; else empty.
     :ivar opened: when it was logged in, in seconds of the clock.
     :ivar timings: seconds that it took to open, by phase: ``connect``, ``keyExchange``, ``login``.
+    :ivar runs_nothing: what its account was found to be, when that is closed (`relayd.ssh.account`).
     """
 
     name = b"ssh-connection"
@@ -102,19 +110,24 @@ class Connection(SSHService):
         self._owner = owner
         self.opened = clock.seconds()
         self.timings: dict[str, float] = {}
+        self.runs_nothing: SSHError | None = None
         self._channels: dict[int, Channel] = {}
         # Which of them have commands that may run, in the order in which the server was told to run them
-        self._executing: dict[Session, None] = {}
+        self._executing: dict[Session, Channel] = {}
         self._next_channel = 0
         self._keepalive_interval = keepalive_interval
         self._probes_missed = 0
-        self._heard = True  # the login, just now
+        self.heard = 1  # the login, just now
+        self._heard_before = 0
+        self.address = ""
+        self.found: frozenset[str] = frozenset()
         self._rekey_at = clock.seconds() + REKEY_AFTER
         self._probe_call: IDelayedCall | None = None
         self._lost_reason: str = ""
         # Ends of channels that wait to be sent: the numbers of their channels at the server.
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
+        self._leftovers = Leftovers(clock, self._executing, self.call, self.is_held)
 
     # What the owner asks for
 
@@ -155,6 +168,11 @@ class Connection(SSHService):
         channel = self._find(user)
         return 0 if channel is None else len(channel.outgoing)
 
+    def output_complete(self, user: ChannelUser) -> bool:
+        """Whether the server has said that no more output comes."""
+        channel = self._find(user)
+        return channel is not None and channel.eof
+
     def close(self, user: ChannelUser) -> None:
         """Close the channel of *user*, now or as soon as it is open."""
         channel = self._find(user)
@@ -163,6 +181,21 @@ class Connection(SSHService):
             channel.given_up = self.clock.seconds()
             if channel.remote >= 0:
                 self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(channel.remote))
+
+    def unanswered(self) -> list[ChannelUser]:
+        """Those whose channels the server was asked for, and has neither opened nor refused."""
+        return [channel.user for channel in self._channels.values() if channel.remote < 0 and not channel.close_sent]
+
+    def release(self, user: ChannelUser) -> None:
+        """
+        Close the channel of *user*, one of the `unanswered`, as soon as it is open; *user* hears nothing of it any
+        more, and waits again: it may have a channel of another connection.
+        """
+        self.close(user)
+        channel = self._find(user)
+        if channel is not None:
+            channel.user = Nobody()
+            user.state = State.WAITING
 
     def disconnect(self, reason: str) -> None:
         """End the connection, and every session on it."""
@@ -182,6 +215,7 @@ class Connection(SSHService):
             if call is not None:
                 call.cancel()
         self._probe_call = self._farewell_call = None
+        self._leftovers.stop()
         channels, self._channels = self._channels, {}
         self._executing.clear()
         interrupted: list[ChannelUser] = []
@@ -198,11 +232,12 @@ class Connection(SSHService):
             user.ended()
 
     def packetReceived(self, message: int, packet: bytes) -> None:
-        self._heard = True
+        self.heard += 1
         handler = self._handlers.get(message)
         if handler is not None:
             handler(self, packet)
-        # Left over are the answers to our probes.
+        else:  # left over are the answers to our probes
+            self._leftovers.answered = True
 
     # Channels
 
@@ -250,6 +285,7 @@ class Connection(SSHService):
         channel.max_packet = min(max_packet, MAX_PACKET)
         if channel.close_sent:  # given up while it was being opened
             self.transport.sendPacket(MSG_CHANNEL_CLOSE, _UINT32.pack(remote))
+            self._owner.connection_answers(self)
             return
         user = channel.user
         if max_packet < MIN_PACKET and (user.stdin or user.stdin_open):
@@ -263,7 +299,7 @@ class Connection(SSHService):
             return
         user = channel.user
         if isinstance(user, Session):
-            self._executing[user] = None
+            self._executing[user] = channel
         remote_number = _UINT32.pack(channel.remote)
         for request in user.opened():
             self.transport.sendPacket(MSG_CHANNEL_REQUEST, remote_number + request)
@@ -372,6 +408,8 @@ class Connection(SSHService):
             return
         name, rest = getNS(packet[4:])
         channel.user.request_received(name, rest[1:])
+        if name.startswith(b"exit-"):
+            self._leftovers.expect()
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
             self.transport.demanded()
             self.transport.sendPacket(MSG_CHANNEL_FAILURE, _UINT32.pack(channel.remote))
@@ -433,8 +471,8 @@ class Connection(SSHService):
     def _probe(self) -> None:
         self._probe_call = None
         self.transport.forgive()
-        if self._heard:
-            self._heard = False
+        if self.heard != self._heard_before:
+            self._heard_before = self.heard
             self._probes_missed = 0
         else:
             self._probes_missed += 1
@@ -449,9 +487,16 @@ class Connection(SSHService):
         if self.clock.seconds() >= self._rekey_at:
             self._rekey_at += REKEY_AFTER
             self.transport.renew_keys()
-        # Every server answers a global request, be it to say that it does not know it.
-        self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
+        self.call()
         self._schedule_probe()
+
+    def call(self) -> None:
+        """Have the server say something: every one answers a global request, be it to say that it does not know it."""
+        self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
+
+    def is_held(self) -> bool:
+        """Whether something that has arrived may wait here to be read."""
+        return self.transport.pace.holding
 
     def _is_stuck(self) -> bool:
         """

@@ -14,6 +14,7 @@ from weakref import ref
 
 from msgspec import Struct
 
+from relayd.descriptors import words_of
 from relayd.patterns import check_host_pattern, check_user_pattern, covers_host, covers_user
 from relayd.spelling import canonical_host, dialled_host, fault_of_username, is_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
@@ -295,5 +296,4 @@ def _first_line(path: str) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    words = error.strerror if isinstance(error, OSError) else None
-    return Text(words) if words else Text("there is no such file")
+    return words_of(error) if isinstance(error, OSError) else Text("there is no such file")

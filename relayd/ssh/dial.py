@@ -4,14 +4,17 @@ From a target to a connection that is logged in: name, TCP, key exchange, login,
 
 from __future__ import annotations
 
-import os
-from typing import Any, Protocol
+from collections import OrderedDict
+from typing import Any, Protocol, cast
 
+from msgspec.structs import replace
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
+from relayd.descriptors import is_shortage, shortage, words_for, words_of
+from relayd.naming import name_endpoint
 from relayd.spelling import read_address
 from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
@@ -22,9 +25,12 @@ from relayd.ssh.errors import (
     ConnectTimeout,
     HiddenAddressForbidden,
     KeyExchangeTimeout,
+    LoginRefused,
     LoginTimeout,
     NameNotFound,
     NoCommonAlgorithm,
+    NoDescriptor,
+    PasswordExpired,
     SSHError,
     Unreachable,
 )
@@ -33,10 +39,14 @@ from relayd.ssh.forward import Forward
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
+from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
-from relayd.texts import Text
+from relayd.texts import Text, span
+
+#: Targets remembered at which the password is to be tried first.
+MOST = 4096
 
 
 class DialOwner(ConnectionOwner, Protocol):
@@ -44,6 +54,9 @@ class DialOwner(ConnectionOwner, Protocol):
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
         """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
+
+    def login_refused(self, target: Target) -> None:
+        """The host has refused a part of the credential; another part has been tried since."""
 
 
 class _OneTransport(Factory):
@@ -80,6 +93,8 @@ class Dialer:
         self._reactor = reactor
         self._checks = checks
         self._keys = keys
+        # Where a key was refused and the password taken on a connection of its own: digests, as they outlive those
+        self._password_first: OrderedDict[bytes, None] = OrderedDict()
         self.configure(settings, allows)
 
     def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
@@ -95,10 +110,60 @@ class Dialer:
 
         :raises SSHError: naming the phase that failed.
         """
+        try:
+            return await self._dial_as_known(target, owner)
+        except SSHError as error:
+            # Wherever one was wanted: for the connection, for known hosts, keys or agents.
+            if is_shortage(error.fields.get("reason")) and not isinstance(error, NoDescriptor):
+                raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
+            raise
+
+    async def _dial_as_known(self, target: Target, owner: DialOwner) -> Connection:
         # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
         if target.via is not None:
             self._check_hidden(target)
         identities = await self._identities.load(target)
+        digest = target.digest()
+        by_password = digest in self._password_first
+        try:
+            return await self._dial_by_policy(
+                target, replace(identities, usable=()) if by_password else identities, owner
+            )
+        except LoginRefused as refusal:
+            if by_password:
+                self._password_first.pop(digest, None)
+            return await self._dial_once_more(target, identities, refusal, owner)
+
+    async def _dial_once_more(
+        self, target: Target, identities: Identities, refusal: LoginRefused, owner: DialOwner
+    ) -> Connection:
+        """
+        The host took one attempt, or a few, and closed the connection (``MaxAuthTries``): try what is left on another.
+
+        The password first, if there is one: of the keys that are left none may be meant for this host.
+        """
+        if refusal.keys_tried is None:
+            raise refusal
+        left = () if refusal.password_left else identities.usable[refusal.keys_tried :]
+        if not left and not refusal.password_left:
+            raise refusal
+        tried = cast(Text, refusal.fields["tried"])
+        try:
+            connection = await self._dial_by_policy(target, Identities(left, tried_before=(tried,)), owner)
+        except (LoginRefused, PasswordExpired):
+            owner.login_refused(target)
+            raise
+        except SSHError:
+            raise refusal from None  # which tells more than that the host is busy now
+        owner.login_refused(target)
+        if refusal.password_left:
+            # On the next connection, too, the key would count as one more failed attempt.
+            self._password_first[target.digest()] = None
+            if len(self._password_first) > MOST:
+                self._password_first.popitem(last=False)
+        return connection
+
+    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> Connection:
         policy = POLICIES[self._settings.algorithms]
         try:
             return await self._dial(target, identities, policy, owner)
@@ -113,8 +178,9 @@ class Dialer:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
+        found: frozenset[str] = frozenset()
         if target.via is None:
-            await self._connect(target, transport)
+            found = await self._connect(target, transport)
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
             host = str(read_address(target.dialled) or target.dialled)
@@ -131,6 +197,9 @@ class Dialer:
         except BaseException:
             transport.abort()
             raise
+        address = _address_of(transport)
+        if address in found:
+            connection.address, connection.found = address, found
         connection.timings = {
             "connect": connected - begun,
             "keyExchange": secured - connected,
@@ -145,14 +214,19 @@ class Dialer:
             kind = HiddenAddressForbidden if address is None else AddressForbidden
             raise kind(host=target.host, port=target.port)
 
-    async def _connect(self, target: Target, transport: ClientTransport) -> None:
+    async def _connect(self, target: Target, transport: ClientTransport) -> frozenset[str]:
+        """
+        Open the connection.
+
+        :return: all addresses of the host, where it is one that had to be looked up.
+        """
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
         endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
         address = read_address(target.dialled)
         if address is None:
-            endpoint = HostnameEndpoint(names, target.dialled, port, timeout)
+            endpoint = name_endpoint(names, target.dialled, port, timeout)
         elif names.allows(host, port, address):  # no name, so no thread of the resolver
             kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, str(address), port, timeout)
@@ -164,23 +238,27 @@ class Dialer:
         except error.DNSLookupError:
             if names.forbade:
                 raise AddressForbidden(host=host, port=port) from None
+            if (words := shortage()) is not None:  # looking up a name takes one, too
+                raise NoDescriptor(host=host, port=port, reason=words) from None
             raise NameNotFound(host=host) from None
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None
         except (error.TimeoutError, TimeoutError):
-            raise ConnectTimeout(host=host, port=port, seconds=timeout) from None
+            raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
         except error.ConnectError as reason:
             raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
         except (OSError, ValueError) as reason:
-            # Such as a network that is down, no free descriptor, or a name that cannot be one.
-            raise Unreachable(host=host, port=port, reason=_first_line(reason)) from None
+            # Such as a network that is down, or a name that cannot be one.
+            why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
+            raise Unreachable(host=host, port=port, reason=why) from None
+        return frozenset(names.found)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
         timeout = self._settings.connect_timeout
         try:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise KeyExchangeTimeout(host=target.host, port=target.port, seconds=timeout) from None
+            raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
 
     async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
         """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
@@ -216,6 +294,7 @@ class Dialer:
                 password=target.credential.password,
                 identities=identities.usable,
                 remarks=identities.remarks,
+                tried_before=identities.tried_before,
                 on_success=lambda: finish(None),
                 on_failure=finish,
             )
@@ -223,13 +302,20 @@ class Dialer:
         try:
             await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise LoginTimeout(host=target.host, port=target.port, username=target.username, seconds=timeout) from None
+            raise LoginTimeout(
+                host=target.host, port=target.port, username=target.username, time=span(timeout)
+            ) from None
         return connection
+
+
+def _address_of(transport: ClientTransport) -> str:
+    """The address at the other end; empty where there is none."""
+    return address_in(transport.transport.getPeer()) if transport.transport is not None else ""
 
 
 def _system_words(reason: error.ConnectError) -> str:
     """What the system says of a connection that did not come about; Twisted has its number."""
-    return Text(os.strerror(reason.osError)) if isinstance(reason.osError, int) else _first_line(reason)
+    return words_for(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
 
 
 def _first_line(reason: BaseException) -> str:

@@ -1,9 +1,10 @@
 """
 Ending a command that ran out of time or was cancelled: asks it to end, makes it end, and looks whether it did.
 
-A second session on the host finds the command's processes (`relayd.ssh.processes`) and signals all of them.  Where that
-cannot be, the server itself is asked to pass signals on (RFC 4254, section 6.9): OpenSSH does since 7.9, dropbear and
-forced commands do not, and nobody tells what became of it.
+A second session on the host finds the command's processes (`relayd.ssh.processes`) and signals all of them.  It must
+not run a command that the host's site put in the place of ours: see `relayd.ssh.limits.guarded`.  Where that cannot be,
+the server itself is asked to pass signals on (RFC 4254, section 6.9): OpenSSH does since 7.9, but not to forced
+commands, dropbear does to the command's first process, and nobody tells what became of it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import secrets
 from collections.abc import Callable
 from typing import Literal
 
+from msgspec import structs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from relayd.ssh.errors import SSHError
+from relayd.ssh.limits import guarded
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.processes import LIST, SHELL, Answers, Leader, find, parse_listing, script
 from relayd.ssh.session import Session, State
@@ -25,6 +28,8 @@ Killed = Literal["confirmed", "unconfirmed", "unsupported"]
 
 #: Seconds that it may take to find the processes before the server is asked to signal them.
 FIND_WITHIN = 0.25
+#: Seconds more for the line that asks for the shell, which is long, to get there.
+ARRIVE_WITHIN = 1.25
 #: Seconds that a command gets to end by itself after the first signal.
 KILL_AFTER = 2.0
 #: Seconds after which a command that is still there is left alone.
@@ -84,14 +89,19 @@ class Ending:
         self._shell_job: Job | None = None
         connection = job.connection
         if shell and connection is not None and not connection.transport.forced_command:
-            self._shell = Session(SHELL, 0, self._shell_starts, self._no_shell, stdin_open=True, reader=self._read)
-            self._shell_job = Job(job.target, self._shell, self._shell_failed)
+            target = structs.replace(job.target, alone=False) if job.target.alone else job.target
+            version = connection.transport.otherVersionString
+            command = guarded(SHELL, version, by_key=target.credential.has_key)
+            if command is not None:
+                reader = self._read
+                self._shell = Session(command, 0, self._shell_starts, self._no_shell, stdin_open=True, reader=reader)
+                self._shell_job = Job(target, self._shell, self._shell_failed)
 
     def begin(self) -> None:
         """See that the command ends; returns at once."""
         self._job.doomed = True
         self._calls = [
-            self._clock.callLater(FIND_WITHIN, self._ask),
+            self._clock.callLater(FIND_WITHIN, self._ask_if_late),
             self._clock.callLater(KILL_AFTER, self._kill),
             self._clock.callLater(LEAVE_AFTER, self._leave),
         ]
@@ -113,6 +123,13 @@ class Ending:
         return ours
 
     # Through the server
+
+    def _ask_if_late(self) -> None:
+        if self._shell is not None and self._shell.state is State.STARTING:
+            # Who asked now would have the first process ended, by which the others are found.
+            self._calls.append(self._clock.callLater(ARRIVE_WITHIN, self._ask))
+        else:
+            self._ask()
 
     def _ask(self) -> None:
         """The server is to pass on that the command shall end, as nobody else could so far."""

@@ -21,7 +21,7 @@ class SSHError(Exception):
     #: The phase in which it happens: resolve, connect, key-exchange, login, session, run.
     phase: ClassVar[str] = ""
     #: Whether the command that waited for this ran.
-    executed: ClassVar[Executed] = "no"
+    executed: Executed = "no"
     #: Whether the same may succeed later without anybody changing anything.
     retriable: ClassVar[bool] = False
     #: Whether it is not the host itself that it tells of, but a jump host on the way.
@@ -83,8 +83,17 @@ class Unreachable(SSHError):
     retriable = True
 
 
+class NoDescriptor(SSHError):
+    """The relay has no file descriptor left for {host}:{port}: {reason}. Raise that limit, or lower
+    --max-total-connections of the relay."""
+
+    code = "no-descriptor"
+    phase = "connect"
+    retriable = True
+
+
 class ConnectTimeout(SSHError):
-    """{host}:{port} did not answer within {seconds:g} s. Check the address, and that no firewall drops the
+    """{host}:{port} did not answer within {time}. Check the address, and that no firewall drops the
     connection."""
 
     code = "connect-timeout"
@@ -116,7 +125,7 @@ class TooManyHops(SSHError):
 
 
 class KeyExchangeTimeout(SSHError):
-    """{host}:{port} took the connection, but did not finish the SSH key exchange within {seconds:g} s. It may be
+    """{host}:{port} took the connection, but did not finish the SSH key exchange within {time}. It may be
     overloaded, or no SSH server."""
 
     code = "key-exchange-timeout"
@@ -125,7 +134,7 @@ class KeyExchangeTimeout(SSHError):
 
 
 class LoginTimeout(SSHError):
-    """{host}:{port} did not finish the login of {username} within {seconds:g} s. It may be overloaded, or wait for its
+    """{host}:{port} did not finish the login of {username} within {time}. It may be overloaded, or wait for its
     own directory service or name server."""
 
     code = "login-timeout"
@@ -266,12 +275,39 @@ class LoginRefused(SSHError):
     and the password or key, and that the server allows this way of login."""
 
     code = "login-refused"
+    #: Where the server closed the connection before all was tried: how many of the keys were; else ``None``.
+    keys_tried: int | None = None
+    #: Whether there is a password that was not tried.
+    password_left = False
     phase = "login"
+
+
+class LoginClosed(LoginRefused):
+    """{host}:{port} closed the connection when {username} tried to log in by {tried}: {reason}. Check the user name and
+    the password or key, and the log of its SSH server: the account may have expired, be locked, be closed for
+    maintenance, or not be allowed in from the relay's address."""
+
+    code = "login-closed"
+
+
+class PromptUnknown(LoginRefused):
+    """{host}:{port} asks for more than the password of {username}: “{prompt}”. It was not answered: relayd has no
+    one-time codes, and gives the password only where that is asked for. Let the account in with a key, or with the
+    password alone."""
+
+    code = "login-prompt"
+
+
+class SignatureRefused(LoginRefused):
+    """{host}:{port} refused the login of {username}: tried {tried}. The key may be the right one: its server does not
+    take signatures that relayd makes with it."""
+
+    code = "login-signature"
 
 
 class LoginResting(LoginRefused):
     """{reason} So that the server does not lock the relay or the account out, this login is not tried again for
-    {seconds} s."""
+    {time}."""
 
     code = "login-resting"
     retriable = True
@@ -279,7 +315,7 @@ class LoginResting(LoginRefused):
 
 class HostResting(LoginRefused):
     """{host}:{port} refused {times} logins within a minute. So that it does not lock the relay out, only logins that it
-    accepted before are tried there for {seconds} s. Check the passwords and keys that are sent for this host."""
+    accepted before are tried there for {time}. Check the passwords and keys that are sent for this host."""
 
     code = "host-resting"
     retriable = True
@@ -290,6 +326,14 @@ class PasswordExpired(SSHError):
 
     code = "password-expired"
     phase = "login"
+
+
+class AccountClosed(SSHError):
+    """{host}:{port} lets {username} in but runs nothing: it answers every command with “{words}”. The account, or the
+    host, is closed: look there."""
+
+    code = "account-closed"
+    phase = "session"
 
 
 class SessionRefused(SSHError):
@@ -308,8 +352,59 @@ class ExecRefused(SSHError):
     phase = "session"
 
 
+class ShellUnsuitable(SSHError):
+    """The command was not run: what answers {username} at {host}:{port} is no shell that relayd can give a directory or
+    variables to, or it could not read the command; what it said stands above. Send the command without cwd and env, or
+    have the account get a shell such as sh, bash, zsh, fish or tcsh."""
+
+    code = "shell-unsuitable"
+    phase = "session"
+
+
+class DirectoryUnusable(SSHError):
+    """The command was not run: {username} at {host}:{port} cannot work in the directory that cwd names; what the shell
+    said of it stands above. Check that it exists, that the account may enter it, and that its shell is not a restricted
+    one."""
+
+    code = "directory-unusable"
+    phase = "session"
+
+
+class VariablesRefused(SSHError):
+    """The command was not run: the shell of {username} at {host}:{port} does not take the variables of env; what it
+    said of them stands above. Some shells keep certain names to themselves."""
+
+    code = "variables-refused"
+    phase = "session"
+
+
+class CommandReplaced(SSHError):
+    """{host}:{port} ended the session without a sign that a shell came to the command: the shell of {username} may not
+    have been able to read it, or another command may be forced there, and have run instead. What was said stands above.
+    Send the command without cwd and env."""
+
+    code = "command-replaced"
+    phase = "run"
+    executed = "unknown"
+
+
+class CommandTooLong(SSHError):
+    """The command is too long for {host}:{port}: with its directory and variables it has {size} bytes, and the host's
+    SSH server takes {most}; it was not run. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
+
+    code = "command-too-long"
+    phase = "session"
+
+
+class CommandNotStarted(CommandTooLong):
+    """The command is too long for the system of {host}:{port}, which did not start it: “{words}”; it has {size} bytes,
+    and the limit of Linux is 128 KiB. Order a short command such as sh, and give the rest as its standard input
+    (stdin)."""
+
+
 class SessionTimeout(SSHError):
-    """The command timed out after {seconds:g} s while it waited for {host}:{port} ({waited_for}); it was not run."""
+    """The command timed out after {time} while it waited for {host}:{port} ({waited_for}); it was not run."""
 
     code = "timeout"
     phase = "session"
@@ -342,7 +437,7 @@ class NoExitStatus(SSHError):
 
 
 class RunTimeout(SSHError):
-    """The command timed out after {seconds:g} s on {host}:{port}. {outcome}"""
+    """The command timed out after {time} on {host}:{port}. {outcome}"""
 
     code = "timeout"
     phase = "run"

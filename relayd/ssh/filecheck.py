@@ -16,7 +16,7 @@ from relayd.ssh.errors import KnownHostsUnusable
 from relayd.ssh.hostchecks import check_for
 from relayd.ssh.hostkeys import ExpectedHostKey, HostKeyVerifier, KnownHosts
 from relayd.ssh.target import Target
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 
 class ShownKey:
@@ -81,5 +81,5 @@ class FileChecks:
         try:
             return await self._in_thread(function, *args).addTimeout(timeout, self._reactor)
         except TimeoutError:
-            reason = Text("it did not answer within {seconds:g} s", seconds=timeout)
+            reason = Text("it did not answer within {time}", time=span(timeout))
             raise KnownHostsUnusable(file=self._known_hosts.path, reason=reason) from None

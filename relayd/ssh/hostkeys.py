@@ -17,6 +17,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from relayd.descriptors import words_of
 from relayd.spelling import canonical_host, read_address
 from relayd.ssh.algorithms import HOST_CERTIFICATE_TYPES, is_certified
 from relayd.ssh.certificates import Certificate, certified_key, fault_of_host_certificate, parse_certificate
@@ -297,7 +298,7 @@ class KnownHosts:
         return self._lines
 
     def _unusable(self, error: OSError | NoFile) -> KnownHostsUnusable:
-        reason = error.text if isinstance(error, NoFile) else Text(error.strerror or type(error).__name__)
+        reason = error.text if isinstance(error, NoFile) else words_of(error)
         return KnownHostsUnusable(file=self.path, reason=reason)
 
     def _add(self, host: str, port: int, blob: bytes) -> None:

@@ -59,10 +59,12 @@ class Identities(Struct, frozen=True):
     """
     :ivar usable: in the order in which to try them.
     :ivar remarks: why others cannot be used, in words for whoever reads that the login was refused.
+    :ivar tried_before: what was tried on another connection, in such words.
     """
 
     usable: tuple[Identity, ...] = ()
     remarks: tuple[str, ...] = ()
+    tried_before: tuple[str, ...] = ()
 
 
 class IdentityLoader:

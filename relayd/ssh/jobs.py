@@ -16,7 +16,7 @@ from relayd.ssh.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import OPEN_ADMINISTRATIVELY_PROHIBITED
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.target import Target
-from relayd.texts import Text
+from relayd.texts import Text, span
 
 if TYPE_CHECKING:
     from relayd.ssh.pool import Pool
@@ -28,16 +28,20 @@ class Job:
 
     :param on_failure: called at most once, with what kept the command from running or, with
         `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
+    :param payload: bytes of the largest packet that it is sent with.
     :ivar connection: the one that it was started on last.
     :ivar doomed: the command was asked to end: should the pool close before it has, it is killed.
     """
 
-    __slots__ = ("channel", "connection", "doomed", "drops", "on_failure", "target")
+    __slots__ = ("channel", "connection", "doomed", "drops", "on_failure", "payload", "target")
 
-    def __init__(self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None]) -> None:
+    def __init__(
+        self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None], payload: int = 0
+    ) -> None:
         self.target = target
         self.channel = channel
         self.on_failure = on_failure
+        self.payload = payload
         self.connection: Connection | None = None
         self.doomed = False
         self.drops = 0
@@ -71,7 +75,9 @@ class Forwarding:
 
     def _ended(self) -> None:
         if self._forward is not None:
-            self._failed(forward_error(self._forward, self._via, 0, f"no answer within {OPEN_TIMEOUT:g} s"))
+            self._failed(
+                forward_error(self._forward, self._via, 0, Text("no answer within {time}", time=span(OPEN_TIMEOUT)))
+            )
 
     def _failed(self, error: SSHError) -> None:
         if self._forward is None:

@@ -7,7 +7,6 @@ OpenSSH's PROTOCOL.certkeys (certificates).
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,16 +18,27 @@ from twisted.python.failure import Failure
 
 from relayd.ssh.agent import AgentError
 from relayd.ssh.algorithms import signature_algorithms, uncertified
-from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
+from relayd.ssh.errors import (
+    LoginClosed,
+    LoginDropped,
+    LoginRefused,
+    PasswordExpired,
+    PromptUnknown,
+    SignatureRefused,
+    SSHError,
+)
 from relayd.ssh.identities import Identity
 from relayd.ssh.numbers import (
+    MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_INFO_RESPONSE,
     MSG_USERAUTH_METHOD,
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
 )
-from relayd.ssh.text import printable
+from relayd.ssh.prompts import Asks, tells_of_expiry, what_it_asks
+from relayd.ssh.signatures import doubt_of
+from relayd.ssh.text import last_lines, printable
 from relayd.ssh.transport import ClientTransport
 from relayd.texts import Text, joined
 
@@ -41,23 +51,14 @@ MAX_PROMPTS = 8
 #: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
 #: password.
 MAX_KEYS = 5
+#: The methods that take a password.
+_BY_PASSWORD = frozenset((b"password", b"keyboard-interactive"))
+#: Bytes kept of what a server says.
+MOST_HEARD = 4096
 #: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
 MAX_PARTS = 8
 #: Bytes of the methods that a server offers that are looked at: real ones have some fifty.
 MAX_OFFER = 4096
-
-#: A prompt, in keyboard-interactive, for another password than the one to log in with; not the name of a host in one.
-_NEW_PASSWORD = re.compile(
-    rb"(?<![@.\w-])(?:new|retype|re-?enter|repeat|confirm)\s+(?:\w+\s+){0,3}passw", re.IGNORECASE
-)
-#: For the old password again, when one was answered with already: the new one is asked for next.
-_OLD_PASSWORD = re.compile(rb"(?<![@.\w-])(?:current|old)\)?\s+(?:\w+\s+){0,3}passw", re.IGNORECASE)
-#: Announces that: pam_unix, Solaris, HP-UX, AIX, Windows.
-_EXPIRED = re.compile(
-    rb"passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
-    rb"|change your passw\w{1,20} (?:now|imm)",
-    re.IGNORECASE,
-)
 
 
 class LoginService(SSHService):
@@ -70,6 +71,7 @@ class LoginService(SSHService):
     :param identities: keys and certificates to try, in this order.
     :param password: or ``None``.
     :param remarks: what else there is to say when the login is refused.
+    :param tried_before: what was tried on another connection, in words for the error.
     :param on_success: called when the server lets us in; it starts the next service.
     :param on_failure: called with what went wrong.
     """
@@ -88,6 +90,7 @@ class LoginService(SSHService):
         on_success: Callable[[], None],
         on_failure: Callable[[SSHError], None],
         remarks: Sequence[str] = (),
+        tried_before: Sequence[str] = (),
     ) -> None:
         self._host = host
         self._port = port
@@ -95,6 +98,7 @@ class LoginService(SSHService):
         self._password = password
         self._identities = tuple(identities)
         self._remarks = tuple(remarks)
+        self._tried_before = tuple(tried_before)
         self._on_success = on_success
         self._on_failure = on_failure
         self._over = False
@@ -102,12 +106,18 @@ class LoginService(SSHService):
         self._offered: list[bytes] = []
         #: What was tried, in words, for the error.
         self._tried: list[str] = []
+        #: Those of them that speak of a key which may be the right one.
+        self._doubtful: set[str] = set()
+        #: What the server said last, before and after something was tried.
+        self._greeting = b""
+        self._said = b""
         #: Methods that would only be refused again; a part that was accepted changes that.
         self._spent: set[bytes] = set()
         self._password_refused = False
         self._parts = 0
         self._prompts = 0
         self._answered = False
+        self._keys_tried = 0
         #: Identities that are left, each with the algorithm to sign by.
         self._attempts: list[tuple[Identity, bytes]] = []
         #: The one that the server was asked about.
@@ -155,14 +165,31 @@ class LoginService(SSHService):
         elif message == MSG_USERAUTH_METHOD and self._asked is not None:
             (identity, algorithm), self._asked = self._asked, None
             self._prove(identity, algorithm)
-        # A banner is for a person to read; anything else has no meaning here and is passed over.
+        elif message == MSG_USERAUTH_BANNER:
+            self._heard(getNS(packet)[0])
+        # Anything else has no meaning here and is passed over.
 
     def serviceStopped(self) -> None:
-        # Some servers hang up on a wrong password; to take that for a fault of the network and to try again would lock
-        # the account, or the relay, out.
-        if not self._over and self._tried and self.transport.told_to_leave:
-            self._give_up(Text("no more attempts ({reason})", reason=self.transport.lost_reason))
+        # Some servers hang up on a wrong password, others on an account that is closed; to take that for a fault of the
+        # network and to try again would lock the account, or the relay, out.
+        if not self._over and self._signing is None and not self.transport.at_fault:
+            self._closed()
         self._end()
+
+    def _heard(self, text: bytes) -> None:
+        """A banner, or what a server says without asking anything; it is for a person to read."""
+        text = text[-MOST_HEARD:]
+        if text.strip():
+            if self._tried:
+                self._said = text
+            else:
+                self._greeting = text
+
+    def _quoted(self, text: bytes) -> str:
+        """What the server said, fit to be shown: some repeat the password."""
+        if self._password:
+            text = text.replace(self._password.encode("utf-8"), b"***")
+        return last_lines(text)
 
     # The end
 
@@ -189,20 +216,54 @@ class LoginService(SSHService):
         self._fail(PasswordExpired(host=self._host, port=self._port, username=self._username))
 
     def _give_up(self, offered: str) -> None:
-        tried = Text("nothing, as none of it fits")
-        if self._tried:
-            tried = joined(dict.fromkeys(self._tried), Text(" and "))
-        if self._remarks:
-            tried = Text("{tried} ({remarks})", tried=tried, remarks=joined(self._remarks))
+        remarks: tuple[str, ...] = self._remarks
+        if said := self._quoted(self._said):
+            remarks += (Text("it said “{words}”", words=said),)
+        kind = SignatureRefused if self._only_doubtful() else LoginRefused
         self._fail(
-            LoginRefused(
+            kind(
                 host=self._host,
                 port=self._port,
                 username=self._username,
-                tried=tried,
+                tried=self._all_tried(remarks),
                 offered=offered,
             )
         )
+
+    def _only_doubtful(self) -> bool:
+        """Whether nothing was tried but keys that may be the right ones."""
+        return bool(self._tried) and not self._tried_before and self._doubtful.issuperset(self._tried)
+
+    def _all_tried(self, remarks: Sequence[str]) -> str:
+        names = dict.fromkeys((*self._tried_before, *self._tried))
+        tried = joined(names, Text(" and ")) if names else Text("nothing, as none of it fits")
+        return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks)) if remarks else tried
+
+    def _closed(self) -> None:
+        """The server closed the connection."""
+        reasons: list[str] = []
+        if words := self._quoted(self._said or self._greeting):
+            reasons.append(Text("it said “{words}”", words=words))
+        if self.transport.told_to_leave:
+            reason = self.transport.lost_reason
+            secret = self._password is not None and self._password in reason
+            reasons.append(Text("it said something that holds the password") if secret else reason)
+        where = {"host": self._host, "port": self._port, "username": self._username}
+        error: LoginRefused
+        if not self._tried:
+            if reasons:  # else it is told where the connection is
+                self._fail(LoginDropped(**where, reason=joined(reasons, Text(" and "))))
+            return
+        if self._only_doubtful():
+            error = SignatureRefused(**where, tried=self._all_tried((*self._remarks, *reasons)))
+        else:
+            reason = joined(reasons, Text(" and ")) if reasons else Text("it did not say why")
+            error = LoginClosed(**where, tried=self._all_tried(self._remarks), reason=reason)
+        # Of an account that is closed it would have said so: it bears no more attempts on one connection.
+        if self._method == b"publickey" and not self._said and not self._parts:
+            error.keys_tried = self._keys_tried
+            error.password_left = self._password is not None and not _BY_PASSWORD.isdisjoint(self._offered)
+        self._fail(error)
 
     # Choosing a method
 
@@ -229,6 +290,7 @@ class LoginService(SSHService):
             self._request(b"password", b"\0" + NS(password.encode("utf-8")))
         elif password is not None and not self._password_refused and self._may_try(b"keyboard-interactive"):
             self._tried.append("keyboard-interactive")
+            self._answered = False
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
         else:
             self._give_up(printable(b", ".join(offered)) or Text("nothing"))
@@ -250,7 +312,19 @@ class LoginService(SSHService):
 
     def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
         """With a key of our own, sign at once: to ask first costs a round trip and gains nothing."""
-        self._tried.append(identity.name)
+        self._keys_tried += 1
+        doubt = doubt_of(
+            algorithm,
+            self.transport.peerExtensions.get(b"server-sig-algs"),
+            self.transport.policy,
+            self.transport.otherVersionString,
+        )
+        if doubt is None:
+            self._tried.append(identity.name)
+        else:
+            name = Text("{tried} ({remarks})", tried=identity.name, remarks=doubt)
+            self._tried.append(name)
+            self._doubtful.add(name)
         if identity.ask_first:
             self._asked = identity, algorithm
             self._request(b"publickey", b"\0" + NS(algorithm) + NS(identity.blob))
@@ -288,7 +362,7 @@ class LoginService(SSHService):
     # keyboard-interactive (RFC 4256, section 3)
 
     def _answer_prompts(self, packet: bytes) -> None:
-        """Answer each hidden prompt with the password; servers that hide their password method ask for it like this."""
+        """Answer what asks for the password; servers that hide their password method ask for it like this."""
         name, instruction, _language, rest = getNS(packet, 3)
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
         self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
@@ -299,21 +373,36 @@ class LoginService(SSHService):
         prompts = []
         for _ in range(count):
             prompt, rest = getNS(rest)
-            prompts.append((prompt, rest[:1] != b"\0"))
-            rest = rest[1:]
-        if any(map(self._is_about_expiry, (name, instruction, *(prompt for prompt, _ in prompts)))):
+            prompts.append(prompt)
+            rest = rest[1:]  # whether the answer may be shown: no reason to give it, or not to
+        if any(map(tells_of_expiry, (name, instruction, *prompts))):
             # The old password must never be the answer to a question for a new one.
             self._password_expired()
             return
+        if not prompts:
+            self._heard(b"\n".join((name, instruction)))
         answers = []
-        for prompt, shown in prompts:
-            # What may be shown on a screen is not a password, unless the prompt says so.
-            secret = not shown or b"password" in prompt.lower()
-            answers.append(NS(self._password.encode("utf-8") if secret else b""))
-            self._answered = self._answered or secret
+        for prompt in prompts:
+            answer = self._answer(prompt, (name, instruction))
+            if answer is None:
+                return
+            answers.append(NS(answer))
         self.transport.sendPacket(MSG_USERAUTH_INFO_RESPONSE, struct.pack(">L", count) + b"".join(answers))
 
-    def _is_about_expiry(self, text: bytes) -> bool:
-        return bool(
-            _NEW_PASSWORD.search(text) or _EXPIRED.search(text) or (self._answered and _OLD_PASSWORD.search(text))
-        )
+    def _answer(self, prompt: bytes, before: Sequence[bytes]) -> bytes | None:
+        """What to say to one question; ``None``: it is not answered, and the login has ended."""
+        asks = what_it_asks(prompt, before, self._username)
+        if asks is Asks.OPTIONAL:
+            return b""
+        if asks is Asks.NEW_PASSWORD or (asks is Asks.OLD_PASSWORD and self._answered):
+            self._password_expired()
+        elif asks is Asks.OTHER or (asks is Asks.AGAIN and not self._answered) or self._password is None:
+            shown = self._quoted(prompt) or self._quoted(b"\n".join(before)) or Text("an empty question")
+            self._fail(PromptUnknown(host=self._host, port=self._port, username=self._username, prompt=shown))
+        elif self._answered:
+            self._tried[-1] = Text("{name}, where the password was asked for again", name=self._tried[-1])
+            self._give_up(printable(b", ".join(self._offered)))
+        else:
+            self._answered = True
+            return self._password.encode("utf-8")
+        return None

@@ -4,13 +4,13 @@ What a command wrote, within bounds: when there is too much, the beginning and t
 
 from __future__ import annotations
 
-import codecs
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
 
+from relayd.charsets import UTF8, Decoder, has_shifts, in_the_middle, is_single_byte
 from relayd.texts import Text, Translate, english
 
 #: What JavaScript's ``String.prototype.trim`` takes away (ECMA-262, "WhiteSpace" and "LineTerminator"): results must be
@@ -24,6 +24,9 @@ _JAVASCRIPT_SPACE = (
 
 #: Bytes below which chunks of the end are put together: each has a price of its own in memory.
 _SMALL = 16384
+#: Bytes in which the beginning of a character is looked for after a cut: and those in which that of a line is.
+_NEAR: Final = 256
+_FAR: Final = 4096
 #: Bytes that are decoded in one step, so that in a thread none of them keeps other threads from running for long.
 _PIECE: Final = 256 * 1024
 
@@ -44,18 +47,21 @@ class Output(Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.head) + len(self.tail)
 
-    def text(self, translate: Translate = english) -> str:
+    def text(self, translate: Translate = english, charset: str = UTF8) -> str:
         """
-        The output as UTF-8, trimmed at both ends; bytes that are not UTF-8 are replaced.  What was given up is named
-        where it stood.
+        The output as text, trimmed at both ends; bytes that are none are replaced.  What was given up is named where it
+        stood.
+
+        :param charset: in which it was written, by its name in `relayd.charsets`.
         """
         if not self.truncated:
-            return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail))))
+            return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail, charset))))
         # A cut may fall within a character: its remains would read as garbage that the command never wrote.
-        head = self.head[: len(self.head) - _cut_character(self.head)]
-        start = next((at for at in range(min(4, len(self.tail))) if self.tail[at] & 0xC0 != 0x80), 0)
-        tail = self.tail[start:]
-        return "".join((*_lstripped(_decoded(head)), self._marker(head, tail, translate), *_rstripped(_decoded(tail))))
+        head = self.head[: len(self.head) - _cut_character(self.head, charset)]
+        behind = in_the_middle(charset, self.head)
+        tail = self.tail[_first_character(self.tail, self.total - len(self.tail), behind) :]
+        marker = self._marker(head, tail, translate)
+        return "".join((*_lstripped(_decoded(head, charset)), marker, *_rstripped(_decoded(tail, behind))))
 
     def raw(self, translate: Translate = english) -> bytes:
         """The output as it came, not trimmed; what was given up is named where it stood."""
@@ -131,11 +137,14 @@ class OutputBuffer:
         return self.taken().raw()
 
 
-def _decoded(data: bytes) -> Iterator[str]:
-    if len(data) <= _PIECE:
-        return iter((data.decode("utf-8", "replace"),))
-    pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
-    return codecs.iterdecode(pieces, "utf-8", "replace")
+def _decoded(data: bytes, charset: str) -> Iterator[str]:
+    if charset == UTF8 and len(data) <= _PIECE:
+        yield data.decode("utf-8", "replace")
+        return
+    decoder = Decoder(charset)
+    for at in range(0, len(data), _PIECE):
+        yield decoder.decode(data[at : at + _PIECE])
+    yield decoder.decode(b"", final=True)
 
 
 def _lstripped(pieces: Iterator[str]) -> Iterator[str]:
@@ -153,12 +162,30 @@ def _rstripped(pieces: Iterator[str]) -> list[str]:
     return [*kept, rest]
 
 
-def _cut_character(data: bytes) -> int:
+def _cut_character(data: bytes, charset: str) -> int:
     """How many bytes at the end of *data* are the beginning of a character that is not complete."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        wanted = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
-        return back if wanted > back else 0
-    return 0
+    if charset == UTF8:
+        data = data[-4:]
+    decoder = Decoder(charset)
+    for at in range(0, len(data), _PIECE):
+        decoder.decode(data[at : at + _PIECE])
+    return decoder.pending
+
+
+def _first_character(data: bytes, offset: int, charset: str) -> int:
+    """
+    Where in *data*, which begins *offset* bytes after the beginning of a stream, the first whole character begins.
+
+    In the sets of East Asia that cannot be told of a byte alone. Those below 0x30 are a character each, though, and
+    after the end of a line all of them begin anew.
+    """
+    if charset == UTF8:
+        return next((at for at in range(min(4, len(data))) if data[at] & 0xC0 != 0x80), 0)
+    for words, size in (("utf-16", 2), ("utf-32", 4)):
+        if charset.startswith(words):
+            return -offset % size
+    if is_single_byte(charset):
+        return 0
+    if has_shifts(charset):
+        return data.find(b"\n", 0, _FAR) + 1
+    return next((at for at in range(min(_NEAR, len(data))) if data[at] < 0x30), 0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -15,10 +16,12 @@ from relayd.ssh.channel import ChannelUser
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
+    CommandTooLong,
     ConnectionDropped,
     ConnectionLost,
     LoginDropped,
     LoginRefused,
+    NoDescriptor,
     NotRun,
     OutcomeUnknown,
     PasswordExpired,
@@ -28,12 +31,15 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.forward import Forward
 from relayd.ssh.jobs import Forwarding, Job, forward_error
+from relayd.ssh.limits import ALWAYS_FITS, most_of_command, needs_own_connection
+from relayd.ssh.names import Names
 from relayd.ssh.pool_members import Member, hops_of
 from relayd.ssh.pool_places import Evict
 from relayd.ssh.pool_state import MAX_DROPS, Counts, HostCounts, PoolState, Start, Step
 from relayd.ssh.refusals import Refusals
 from relayd.ssh.session import State
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.silence import SilenceWatch
 from relayd.ssh.target import Target
 from relayd.texts import Text
 
@@ -47,7 +53,7 @@ class Pool:
     """
     Runs sessions on connections that it opens, shares and closes as needed.
 
-    :param reactor: provides time.
+    :param reactor: provides time and name resolution.
     """
 
     _log = Logger("relayd.ssh")
@@ -63,6 +69,12 @@ class Pool:
             settings.max_connection_age,
         )
         self._refusals = Refusals()
+        self._silence = SilenceWatch(reactor, self._silent)
+        self._names = Names(reactor, self._moved)
+        # What waits until it is known where its host's name leads now
+        self._undirected: dict[Job, None] = {}
+        # Why there could be no more connections when that was last so
+        self._shortage: Text | None = None
         self._members: dict[Connection, Member[Job]] = {}
         self._connections: dict[Member[Job], Connection] = {}
         # What runs on each, or is about to; what was withdrawn is not there.
@@ -102,21 +114,46 @@ class Pool:
         """Whether a connection to *target* is open."""
         return self._state.reaches(target)
 
+    def waits_for(self, target: Target) -> Text:
+        """What keeps work for *target* from a session, in words."""
+        if self._state.is_held_back(target):
+            if self._shortage is not None and self._state.is_short(self._reactor.seconds()):
+                return self._shortage
+            most = self._settings.max_total_connections
+            return Text("all {most} connections that the relay may have are in use", most=most)
+        if self._state.in_doubt(target):
+            return Text("its connection does not answer, and no other one is open yet")
+        if self.reaches(target):
+            return Text("all sessions are in use")
+        return Text("no connection is open yet")
+
     def submit(self, job: Job, near: Connection | None = None) -> None:
         """
         Run *job* as soon as there is a place for it.
 
         :param near: run it on this connection, if that has room now, or else before all others that wait.
         """
+        member = None if near is None or self._closing else self._members.get(near)
+        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
+            self._start(near, job)
+            return
         error = self._hindrance(job.target)
         if error is not None:
             job.on_failure(error)
             return
-        member = None if near is None else self._members.get(near)
-        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
-            self._start(near, job)
+        if near is None and job.target.via is None and self._names.ask(job.target.dialled, self._direct, job):
+            self._undirected[job] = None
             return
-        self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=near is not None)
+        self._enter(job, first=near is not None)
+
+    def _direct(self, job: Job) -> None:
+        """What is known of the host's name by now decides."""
+        if job in self._undirected:
+            del self._undirected[job]
+            self._enter(job)
+
+    def _enter(self, job: Job, *, first: bool = False) -> None:
+        self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=first)
         self._work()
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
@@ -127,6 +164,20 @@ class Pool:
         :return: fires when bytes can flow, and fails with an `SSHError`; cancelling it gives the connection up.
         """
         return Forwarding(self, via, host, port).opened
+
+    def login_refused(self, target: Target) -> None:
+        """See `DialOwner.login_refused`."""
+        self._refusals.host_refused(target, self._reactor.seconds())
+
+    def account_closed(self, target: Target, error: SSHError) -> None:
+        """The host lets the user in, but runs nothing: give it no more work, and let the login rest."""
+        self._refusals.refused(target, error, self._reactor.seconds())
+        self._state.retire(target, Text("its account is closed"))
+        for connection, member in self._members.items():
+            if member.target == target:
+                connection.runs_nothing = error
+        self._fail_waiting(target, error)
+        self._work()
 
     def _hindrance(self, target: Target) -> SSHError | None:
         """Why nothing for *target* can be done now."""
@@ -140,7 +191,9 @@ class Pool:
         """
         Give up a job: it waits no longer, and if it has a channel that is closed. Its `on_failure` is not called.
         """
-        if job.connection is not None and self._forget(job.connection, job.channel) is not None:
+        if job in self._undirected:
+            del self._undirected[job]
+        elif job.connection is not None and self._forget(job.connection, job.channel) is not None:
             job.connection.close(job.channel)
         elif self._state.remove(job.target, job):
             self._work()  # others may have waited behind it
@@ -148,6 +201,10 @@ class Pool:
     def close(self) -> Deferred[None]:
         """Close every connection; what waits fails. Fires when all are gone."""
         self._closing = True
+        undirected, self._undirected = self._undirected, {}
+        self._names.close()
+        for job in undirected:
+            job.on_failure(NotRun(host=job.target.host, port=job.target.port))
         for target in self._state.targets():
             self._fail_waiting(target, NotRun(host=target.host, port=target.port))
         for call in (self._sweep_call, self._alarm_call):
@@ -213,9 +270,71 @@ class Pool:
             self._dial(step.member)
 
     def _start(self, connection: Connection, job: Job) -> None:
+        if job.payload > ALWAYS_FITS and not self._may_carry(connection, job):
+            return
         job.connection = connection
         self._jobs[connection][job.channel] = job
         connection.start(job.channel)
+        if isinstance(job.channel, Forward):
+            # The answer comes when the other host has answered: this asks the server itself.
+            connection.call()
+        self._silence.asked(connection)
+
+    def _silent(self, connection: Connection) -> None:
+        """
+        A connection does not answer: what it was asked for is done by another one, or by this one should it answer
+        before that.  Nothing of it has run: the host was told of no command on a channel that is not open.
+        """
+        member = self._members[connection]
+        users = connection.unanswered()
+        proven = any(job.channel.state in (State.STARTING, State.RUNNING) for job in self._jobs[connection].values())
+        if self._closing or not self._state.doubt(member, proven=proven):
+            return
+        target = member.target
+        self._log.info("{target!r}: a connection does not answer; another one is opened beside it", target=target)
+        for user in reversed(users):
+            job = self._forget(connection, user)
+            if job is None:  # it was withdrawn
+                continue
+            job.connection = None
+            if isinstance(user, Forward):
+                connection.close(user)
+                job.on_failure(
+                    ConnectionLost(host=target.host, port=target.port, reason=Text("it did not answer any more"))
+                )
+            else:
+                connection.release(user)
+                self._state.add(job.target, job, first=True)
+        self._work()
+
+    def _moved(self, connection: Connection) -> None:
+        """The name of its host leads to other addresses now: it finishes what runs on it."""
+        member = self._members[connection]
+        self._log.info(
+            "{target!r}: the name leads to {address} no longer; new commands go to where it leads now",
+            target=member.target,
+            address=connection.address,
+        )
+        self._state.retire_one(member, Text("the host's name leads elsewhere now"))
+        self._work()
+
+    def _may_carry(self, connection: Connection, job: Job) -> bool:
+        """
+        Whether the server takes packets as long as those of *job*, here where it would end what runs beside it. If not,
+        the job fails, or gets a connection to itself.
+        """
+        target, most = job.target, connection.transport.most_payload()
+        if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
+            return True
+        self._state.session_closed(self._members[connection], self._reactor.seconds(), given=False)
+        if job.payload > most:
+            size, takes = most_of_command(job.payload), most_of_command(most)
+            job.on_failure(CommandTooLong(host=target.host, port=target.port, size=size, most=takes))
+        else:
+            job.target = structs.replace(target, alone=True)
+            self._state.add(job.target, job)
+        self._work()
+        return False
 
     def _set_alarm(self) -> None:
         time, call = self._state.alarm(), self._alarm_call
@@ -240,6 +359,8 @@ class Pool:
         self._connections[member] = connection
         self._jobs[connection] = {}
         self._state.opened(member, self._reactor.seconds(), connection.transport.most_sessions())
+        if member.target.via is None:
+            self._names.opened(member.target.dialled, connection)
         self._refusals.accepted(member.target)
         self._log.debug("{target!r}: connected", target=member.target)
         if self._closing:
@@ -255,7 +376,10 @@ class Pool:
         error = failure.value
         here = not (isinstance(error, SSHError) and error.at_jump_host)
         hung_up = here and isinstance(error, ConnectionDropped) and not isinstance(error, LoginDropped)
-        out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up)
+        shortage = isinstance(error, NoDescriptor)
+        if isinstance(error, NoDescriptor) and isinstance(reason := error.fields["reason"], Text):
+            self._shortage = reason
+        out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up, shortage=shortage)
         if self._closing:
             return
         if not isinstance(error, SSHError):
@@ -270,7 +394,7 @@ class Pool:
         self._log.info("{target!r}: {error}", target=target, error=str(error))
         if here and isinstance(error, LoginRefused | PasswordExpired):
             self._refusals.refused(target, error, self._reactor.seconds())
-        if out_of_reach:
+        if out_of_reach and not (error.retriable and self._state.in_doubt(target)):
             self._fail_waiting(target, error)
         self._work()
 
@@ -290,6 +414,10 @@ class Pool:
         return None if jobs is None else jobs.pop(channel, None)
 
     # ConnectionOwner
+
+    def connection_answers(self, connection: Connection) -> None:
+        self._state.trust(self._members[connection])
+        self._work()
 
     def session_closed(self, connection: Connection, session: ChannelUser) -> None:
         self._forget(connection, session)
@@ -325,6 +453,9 @@ class Pool:
 
     def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
         member = self._members.pop(connection)
+        self._silence.forget(connection)
+        if member.target.via is None:
+            self._names.closed(member.target.dialled, connection)
         del self._connections[member]
         jobs = self._jobs.pop(connection)
         opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)

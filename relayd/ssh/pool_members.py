@@ -52,8 +52,8 @@ class Member(Generic[Work]):
     """One connection of the pool, from the decision to open it until it is gone."""
 
     __slots__ = (
-        "_closed", "_cooling", "active", "barren", "expires", "forwards", "going", "idle_since", "lane", "leaving",
-        "not_before", "ready",
+        "_closed", "_cooling", "active", "barren", "doubted", "expires", "forwards", "going", "idle_since", "lane",
+        "leaving", "not_before", "proven", "ready", "why",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
@@ -62,6 +62,12 @@ class Member(Generic[Work]):
         self.ready = False
         #: Takes nothing new.
         self.leaving = False
+        #: Why.
+        self.why = ""
+        #: Does not answer, and takes nothing new until it does.
+        self.doubted = False
+        #: Has given a session once.
+        self.proven = False
         #: Is being closed.
         self.going = False
         #: Sessions on it, by our count.
@@ -94,7 +100,7 @@ class Member(Generic[Work]):
 
     def room(self, limit: int, now: float) -> int:
         """How many more sessions it takes now."""
-        if not self.ready or self.leaving or now < self.not_before:
+        if not self.ready or self.leaving or self.doubted or now < self.not_before:
             return 0
         cooling = self._cooling
         while cooling and cooling[0] <= now:
@@ -103,7 +109,7 @@ class Member(Generic[Work]):
 
     def forward_room(self) -> int:
         """How many more connections to other hosts it takes."""
-        return MAX_FORWARDS - self.forwards if self.ready and not self.leaving else 0
+        return MAX_FORWARDS - self.forwards if self.ready and not (self.leaving or self.doubted) else 0
 
     def release(self, now: float) -> None:
         """A session is closed."""
@@ -117,7 +123,7 @@ class Member(Generic[Work]):
 
     def next_room(self, now: float) -> float | None:
         """When a place for a session becomes free by the mere passing of time."""
-        if not self.ready or self.leaving:
+        if not self.ready or self.leaving or self.doubted:
             return None
         if now < self.not_before:
             return self.not_before
@@ -191,6 +197,11 @@ class Lane(Generic[Work]):
         self.alarm = inf
 
     @property
+    def limit(self) -> int:
+        """Sessions on one of its connections, as far as is known."""
+        return 1 if self.target.alone else self.host.limit
+
+    @property
     def places(self) -> int:
         """How many connections it counts for: those it has, and at least one where others are about to need it."""
         return max(len(self.members), 1 if self.expected else 0)
@@ -199,6 +210,11 @@ class Lane(Generic[Work]):
     def promised(self) -> bool:
         """Whether a connection that it does not have yet is counted already."""
         return self.expected > 0 and not self.members
+
+    @property
+    def doubted(self) -> int:
+        """How many of its connections do not answer."""
+        return sum(member.doubted for member in self.members)
 
     @property
     def empty(self) -> bool:

@@ -18,6 +18,9 @@ from msgspec import Struct
 from relayd.ssh.pool_members import MAX_FORWARDS, Alarms, Host, Lane, Member, Where, Work, where_is
 from relayd.ssh.target import Target
 
+#: Seconds for which there are no more connections than there were when no descriptor was left for another one.
+CAP_TIME = 30.0
+
 
 class Evict(Struct, Generic[Work], frozen=True):
     """Close the connection *member*, on which nothing runs."""
@@ -37,6 +40,9 @@ class Places(Generic[Work]):
         self._max_sessions = max_sessions
         self._max_connections = max_connections
         self._max_total = max_total
+        # Less than that, for a while, when the process turned out not to have descriptors for as many
+        self._cap: float = inf
+        self._cap_until = 0.0
         self._alarms = alarms
         self.lanes: dict[Target, Lane[Work]] = {}
         self.hosts: dict[Where, Host[Work]] = {}
@@ -83,6 +89,25 @@ class Places(Generic[Work]):
 
     # Opening
 
+    @property
+    def _most(self) -> float:
+        return min(self._max_total, self._cap)
+
+    def is_held_back(self, target: Target) -> bool:
+        """Whether *target* waits until there are fewer connections."""
+        lane = self.lanes.get(target)
+        return lane is not None and lane.host in self._hungry
+
+    def is_capped(self, now: float) -> bool:
+        """Whether `cap` counts."""
+        return now < self._cap_until
+
+    def cap(self, host: Host[Work], now: float) -> None:
+        """There can be no more connections than there are, for now; those of *host* are tried again after a while."""
+        self._cap = max(1, self.total)
+        self._cap_until = now + CAP_TIME
+        self._alarms.set(host, self._cap_until)
+
     def ask(self, lane: Lane[Work], now: float) -> None:
         """Let *lane* have another connection in its turn, if it wants one."""
         if self._wants(lane, now):
@@ -97,6 +122,8 @@ class Places(Generic[Work]):
 
     def next_dial(self, now: float) -> Member[Work] | None:
         """The connection to open next; it counts from now on."""
+        if now >= self._cap_until:
+            self._cap = inf
         while self._due:
             host = next(iter(self._due))
             lane = self._turn(host, now)
@@ -110,7 +137,7 @@ class Places(Generic[Work]):
             lane = self._turn(host, now)
             if lane is None:
                 del self._hungry[host]
-            elif self.total + (cost := self._cost(lane)) <= self._max_total:
+            elif self.total + (cost := self._cost(lane)) <= self._most:
                 del self._hungry[host]
                 self._due[host] = None
                 return self._dial(lane, now)
@@ -121,11 +148,12 @@ class Places(Generic[Work]):
 
     def _wants(self, lane: Lane[Work], now: float) -> bool:
         dialling = lane.dialling
-        if len(lane.waiting) <= dialling * lane.host.limit and len(lane.waiting_forwards) <= dialling * MAX_FORWARDS:
+        if len(lane.waiting) <= dialling * lane.limit and len(lane.waiting_forwards) <= dialling * MAX_FORWARDS:
             return False
         if lane.usable == dialling:
             # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.
-            return dialling == 0
+            # Where one there may answer yet, failing to open another is no reason to hurry.
+            return dialling == 0 and (now >= lane.no_dial_before or not lane.doubted)
         return lane.usable < self._max_connections and now >= lane.no_dial_before
 
     def _turn(self, host: Host[Work], now: float) -> Lane[Work] | None:
@@ -153,7 +181,7 @@ class Places(Generic[Work]):
     def _may_dial(self, lane: Lane[Work]) -> bool:
         cost = self._cost(lane)
         # What is counted already never waits: others wait for it.
-        return not cost or (not self._hungry and self.total + cost <= self._max_total)
+        return not cost or (not self._hungry and self.total + cost <= self._most)
 
     def _cost(self, lane: Lane[Work]) -> int:
         """By how much the total grows with a connection of *lane*."""
@@ -203,7 +231,7 @@ class Places(Generic[Work]):
         before = lane.places
         lane.members.remove(member)
         self.total += lane.places - before
-        if not member.leaving:
+        if not member.leaving and not member.doubted:
             lane.usable -= 1
         self.not_idle(member)
         if member.going:
@@ -216,7 +244,9 @@ class Places(Generic[Work]):
         """A connection takes nothing new, and is closed as soon as nothing runs on it."""
         if not member.leaving:
             member.leaving = True
-            member.lane.usable -= 1
+            member.why = reason
+            if not member.doubted:
+                member.lane.usable -= 1
         if member.unused and not member.going:
             member.going = True
             self._going += 1
@@ -224,7 +254,14 @@ class Places(Generic[Work]):
             via = self._via(member)
             if via is not None:
                 via.going_behind += 1
-            self.evictions.append(Evict(member, reason))
+            self.evictions.append(Evict(member, member.why))
+
+    def doubt(self, member: Member[Work], doubted: bool) -> None:
+        """Whether a connection does not answer changes."""
+        if member.doubted is not doubted:
+            member.doubted = doubted
+            if not member.leaving:
+                member.lane.usable += -1 if doubted else 1
 
     def is_idle(self, member: Member[Work], now: float) -> None:
         """Nothing runs on a connection any more."""
@@ -244,7 +281,7 @@ class Places(Generic[Work]):
     def _make_room(self, cost: int) -> None:
         """Close what is not needed in favour of those that wait, the first of whom needs *cost* places."""
         wanted = cost + len(self._hungry) - 1
-        self._evict(self.idle, wanted - (self._max_total - self.total) - self._going)
+        self._evict(self.idle, wanted - (int(self._most) - self.total) - self._going)
 
     def make_room_behind(self, lane: Lane[Work]) -> None:
         """

@@ -95,6 +95,7 @@ class PoolState(Generic[Work]):
 
     def __init__(self, max_sessions: int, max_connections: int, max_total: int = 1000, max_age: float = inf) -> None:
         self._max_sessions = max_sessions
+        self._max_connections = max_connections
         self._max_age = max_age
         self._alarms: Alarms[Work] = Alarms()
         self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
@@ -119,7 +120,7 @@ class PoolState(Generic[Work]):
 
     def start_on(self, member: Member[Work], now: float) -> bool:
         """Take a session's place on this very connection, if it has one; says whether it had."""
-        if member.room(member.lane.host.limit, now) <= 0:
+        if member.room(member.lane.limit, now) <= 0:
             return False
         self._take_place(member)
         return True
@@ -165,11 +166,12 @@ class PoolState(Generic[Work]):
         self._places.handshake_ended(member)
         self._dirty[member.lane] = None
 
-    def not_opened(self, member: Member[Work], now: float, *, hung_up: bool = False) -> bool:
+    def not_opened(self, member: Member[Work], now: float, *, hung_up: bool = False, shortage: bool = False) -> bool:
         """
         The connection could not be opened.
 
         :param hung_up: the host hung up before the login, as one does that has too many newcomers (MaxStartups).
+        :param shortage: it is this process that can have no more of them: others have to make room.
         :return: whether the target is out of reach: no other connection to it exists, and there is no sense in trying
             again.
         """
@@ -182,6 +184,9 @@ class PoolState(Generic[Work]):
             host.max_handshakes = max(1, min(host.max_handshakes, host.handshakes or host.max_handshakes))
             host.no_dial_before = now + HANG_UP_PAUSE * 2.0**host.hang_ups
             host.hang_ups += 1
+            out_of_reach = False
+        elif shortage and self._places.total:
+            self._places.cap(host, now)
             out_of_reach = False
         else:
             lane.no_dial_before = now + DIAL_PAUSE
@@ -204,10 +209,17 @@ class PoolState(Generic[Work]):
         self._dirty[lane] = None
         self._tidy(lane)
 
-    def session_closed(self, member: Member[Work], now: float) -> None:
-        """A session on the connection has ended."""
+    def session_closed(self, member: Member[Work], now: float, *, given: bool = True) -> None:
+        """
+        A session on the connection has ended.
+
+        :param given: whether the server gave it; one that it was not asked for tells nothing.
+        """
         member.barren = 0
+        member.proven = member.proven or given
         member.release(now)
+        if member.target.alone:
+            member.expires = now
         self._channel_ended(member, now)
 
     def session_refused(self, member: Member[Work], now: float) -> bool:
@@ -256,8 +268,45 @@ class PoolState(Generic[Work]):
         member.forwards -= 1
         self._channel_ended(member, now)
 
+    def doubt(self, member: Member[Work], *, proven: bool) -> bool:
+        """
+        The server does not answer what it was asked for: other connections take what comes, until it does (`trust`).
+
+        :param proven: whether it is known to have given a session, beside those that have ended.
+        :return: whether that is so. Of a server that never gave a session on a connection another one is no help.
+        """
+        if member.doubted or not (proven or member.proven) or member.lane.doubted >= self._max_connections:
+            return False
+        self._places.doubt(member, True)
+        return True
+
+    def trust(self, member: Member[Work]) -> None:
+        """The server has answered after all."""
+        if member.doubted:
+            self._places.doubt(member, False)
+            self._dirty[member.lane] = None
+
+    def in_doubt(self, target: Target) -> bool:
+        """Whether a connection to *target* does not answer."""
+        lane = self._places.lanes.get(target)
+        return lane is not None and lane.doubted > 0
+
+    def is_held_back(self, target: Target) -> bool:
+        """Whether work for *target* waits until there are fewer connections in all."""
+        return self._places.is_held_back(target)
+
+    def is_short(self, now: float) -> bool:
+        """Whether there are fewer connections than there may be, as this process could have no more of them."""
+        return self._places.is_capped(now)
+
+    def retire_one(self, member: Member[Work], reason: str) -> None:
+        """A connection that is open takes no more work."""
+        self._places.retire(member, reason)
+        self._dirty[member.lane] = None
+
     def _channel_ended(self, member: Member[Work], now: float) -> None:
         lane = member.lane
+        self.trust(member)
         self._dirty[lane] = None
         if member.unused:
             if member.leaving or now >= member.expires:
@@ -271,6 +320,15 @@ class PoolState(Generic[Work]):
         for lane in self._places.lanes.values():
             for member in lane.members:
                 member.expires = min(member.expires, now)
+            self._dirty[lane] = None
+
+    def retire(self, target: Target, reason: str) -> None:
+        """The connections to *target* that there are take no more work, from this moment on."""
+        lane = self._places.lanes.get(target)
+        if lane is not None:
+            for member in lane.members:
+                if member.ready:
+                    self._places.retire(member, reason)
             self._dirty[lane] = None
 
     def close_idle(self, now: float, timeout: float) -> None:
@@ -342,10 +400,10 @@ class PoolState(Generic[Work]):
         while True:
             best, most = None, 0
             for member in lane.members:
-                room = member.room(host.limit, now)
+                room = member.room(lane.limit, now)
                 if room > most:
                     best, most = member, room
-            if best is not None or host.limit >= host.most or now < host.raise_at:
+            if best is not None or lane.target.alone or host.limit >= host.most or now < host.raise_at:
                 return best
             host.limit += 1
             host.raise_at = now + RAISE_AFTER
@@ -364,7 +422,7 @@ class PoolState(Generic[Work]):
             # Long commands may keep every place for hours, so these must not wait for one of them to end.
             if lane.host.limit < lane.host.most:
                 at = min(at, lane.host.raise_at)
-        if lane.no_dial_before > now and lane.usable:
+        if lane.no_dial_before > now and (lane.usable or lane.doubted):
             at = min(at, lane.no_dial_before)
         if at < inf:
             self._alarms.set(lane, at)
@@ -385,9 +443,9 @@ class PoolState(Generic[Work]):
     # What there is
 
     def reaches(self, target: Target) -> bool:
-        """Whether a connection to *target* is logged in."""
+        """Whether a connection to *target* is logged in and takes commands."""
         lane = self._places.lanes.get(target)
-        return lane is not None and len(lane.members) > lane.dialling
+        return lane is not None and lane.usable > lane.dialling
 
     def counts(self) -> Counts:
         """How much of everything there is."""

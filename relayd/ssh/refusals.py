@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from relayd.ssh.errors import HostResting, LoginResting, SSHError
 from relayd.ssh.target import Target
+from relayd.texts import span
 
 #: Seconds of rest after the first refusal in a row; each further one doubles it.
 FIRST_REST = 5.0
@@ -54,13 +55,18 @@ class Refusals:
         rest = min(FIRST_REST * 2.0 ** (times - 1), LONGEST_REST)
         self._refusals[digest] = _Refusal(times, now + rest, error.text)
         self._accepted.pop(digest, None)
+        if len(self._refusals) > MOST:
+            self._refusals.popitem(last=False)
+        self.host_refused(target, now)
+
+    def host_refused(self, target: Target, now: float) -> None:
+        """The host refused one login more, which by itself is no reason for the credential to rest."""
         host = (target.host, target.port)
         recent = self._hosts.pop(host, None) or deque(maxlen=HOST_REFUSALS)
         recent.append(now)
         self._hosts[host] = recent
-        for table in (self._refusals, self._hosts):
-            if len(table) > MOST:
-                table.popitem(last=False)
+        if len(self._hosts) > MOST:
+            self._hosts.popitem(last=False)
 
     def accepted(self, target: Target) -> None:
         """The server let it in."""
@@ -84,7 +90,7 @@ class Refusals:
             port=target.port,
             username=target.username,
             reason=refusal.reason,
-            seconds=max(1, round(refusal.rest_until - now)),
+            time=span(max(1, round(refusal.rest_until - now))),
         )
 
     def _check_host(self, target: Target, digest: bytes, now: float) -> SSHError | None:
@@ -95,5 +101,5 @@ class Refusals:
             host=target.host,
             port=target.port,
             times=HOST_REFUSALS,
-            seconds=max(1, round(recent[0] + HOST_WINDOW - now)),
+            time=span(max(1, round(recent[0] + HOST_WINDOW - now))),
         )

@@ -7,8 +7,6 @@ here, once.
 
 from __future__ import annotations
 
-import re
-import shlex
 from base64 import b64encode
 from functools import partial
 from typing import Any, Final
@@ -18,9 +16,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import HostFailure, RelayError
+from relayd.charsets import UTF8, Unwritable, write_text
+from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
-from relayd.messages import CommandResult, Details, ExecuteCommand, StreamName, describe_error
+from relayd.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
 from relayd.ssh.addresses import AddressCheck, allow_all
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.credentials import CredentialTable
@@ -29,13 +28,12 @@ from relayd.ssh.logins import target_of
 from relayd.ssh.output import Output
 from relayd.ssh.pool_state import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.surroundings import Progress, surround
 from relayd.ssh.target import Target
 from relayd.texts import Translate, english
 
 #: Bytes of output from which on it is decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
-
-_HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
 
 
 @implementer(ICommandRunner)
@@ -59,13 +57,13 @@ class SSHCommandRunner:
         self._reactor = reactor
         self._translate = translate
         self._client = SSHClient(reactor, settings, allows)
-        self._directory = settings.working_directory
+        self._settings = settings
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(self, settings: SSHSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
         """Other choices for the commands that come from now on; see `SSHClient.configure`."""
         self._client.configure(settings, allows)
-        self._directory = settings.working_directory
+        self._settings = settings
         self._credentials = credentials
 
     def retire_all(self) -> None:
@@ -76,36 +74,49 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._target(command)
+            if self._charset(command) != UTF8:  # in which all can be written
+                self._input(command)
         except RelayError as error:
             return error
         return None
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run`."""
         try:
             target = self._target(command)
+            text, progress, env, stdin = self._input(command)
         except RelayError:
             return fail()
         shell = bool(command.cwd or self._directory)
         running: Deferred[Any] = self._client.run(
             target,
-            self._text(command).encode("utf-8"),
+            text,
             deadline,
-            stdin=command.stdin,
-            env=() if shell else command.env,
+            timeout=timeout,
+            grace=grace,
+            stdin=stdin,
+            env=env,
+            progress=progress,
             reader=None if output is None else _Reader(output).read,
             shell=shell,
             permission=starting,
         )
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command,))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
         return running
 
-    def _ended(self, completed: Completed, command: ExecuteCommand) -> Any:
+    def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
         # A command that would not end may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
-        make = partial(_result, completed, command, stdout, stderr, self._translate)
+        make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
         if len(stdout) + len(stderr) <= LARGE:
             return make()
         # Whoever cancels the command now, which has ended, gets its result all the same.
@@ -128,15 +139,43 @@ class SSHCommandRunner:
         except SSHError as error:
             raise _host_failure(error) from None
 
-    def _text(self, command: ExecuteCommand) -> str:
-        """What the host's shell gets; by default as the specification's example relay does: ``cd / ; COMMAND``."""
-        text = command.command
-        if command.env and (command.cwd or self._directory):
-            text = f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in command.env)} ; {text}"
-        if command.cwd:
-            # Whoever names a directory does not want the command to run in another one.
-            return f"cd {_quote_directory(command.cwd)} || exit ; {text}"
-        return f"cd {_quote_directory(self._directory)} ; {text}" if self._directory else text
+    @property
+    def _directory(self) -> str:
+        return self._settings.working_directory
+
+    def _charset(self, command: ExecuteCommand) -> str:
+        """In which *command* is written, and its outputs where it does not want their bytes."""
+        if command.encoding is None or command.encoding == BASE64:
+            return self._settings.output_encoding
+        return command.encoding
+
+    def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
+        """
+        What the host gets: the shell's text, variables, and standard input, in the character set of *command*.
+
+        :return: with the text, what `surround` gives besides; the variables that are not in the text.
+
+        :raises Unencodable: when they cannot be written in it.
+        """
+        charset, part = self._charset(command), "command"
+        exactly = self._settings.exact_text
+        try:
+            text = write_text(command.command, charset, exactly=exactly)
+            directory = write_text(self._directory, charset, exactly=exactly)
+            part = "cwd"
+            cwd = write_text(command.cwd or "", charset, exactly=exactly)
+            part = "env"
+            # Without a shell they go by themselves.
+            exactly = exactly and bool(cwd or directory)
+            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
+            part = "stdin"
+            stdin = command.stdin
+            if command.stdin_is_text and charset != UTF8:
+                stdin = stdin.decode().encode(charset)
+        except (Unwritable, UnicodeError):
+            raise Unencodable(field=part, encoding=charset) from None
+        text, progress = surround(text, cwd, directory, env)
+        return text, progress, [] if cwd or directory else env, stdin
 
     def counts(self) -> Counts:
         """What the pool holds now."""
@@ -165,21 +204,14 @@ class _Reader:
         return self._output.write(stream, offset, data)
 
 
-def _quote_directory(path: str) -> str:
-    """For a POSIX shell, which knows what a tilde means as long as it is not quoted."""
-    home = _HOME.match(path)
-    if home is None:
-        return shlex.quote(path)
-    rest = path[home.end() :]
-    return home[0] + (shlex.quote(rest) if rest else "")
-
-
 def _result(
-    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, translate: Translate
+    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, charset: str, translate: Translate
 ) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
-    encode = _base64 if command.encoding == "base64" else _text
+    # What the command wrote until then is worth having; why there may be more of it stands below.
+    remark = completed.open if error is None else error.text
+    encode = _base64 if command.encoding == BASE64 else partial(_text, charset=charset)
     if error is not None:
         exit_code = 1
     details = Details(
@@ -190,21 +222,22 @@ def _result(
         stderr_bytes=stderr.total,
         timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
         killed=completed.killed,
-        encoding="base64" if command.encoding == "base64" else None,
+        output_open=completed.open is not None,
+        encoding="base64" if command.encoding == BASE64 else None,
     )
     return CommandResult(
         command_id=command.command_id,
         stdout=encode(stdout, "", translate),
-        # What the command wrote until then is worth having; why there is no more of it stands below.
-        stderr=encode(stderr, "" if error is None else error.text.within(translate), translate),
+        stderr=encode(stderr, "" if remark is None else remark.within(translate), translate),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,
+        numeric_id=command.numeric_id,
     )
 
 
-def _text(output: Output, remark: str, translate: Translate) -> str:
-    text = output.text(translate)
+def _text(output: Output, remark: str, translate: Translate, charset: str) -> str:
+    text = output.text(translate, charset)
     return f"{text}\n{remark}" if text and remark else text or remark
 
 

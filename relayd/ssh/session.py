@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from relayd.ssh.output import OutputBuffer
+from relayd.ssh.surroundings import Progress
 
 if TYPE_CHECKING:
     from relayd.ssh.connection import Connection
@@ -75,16 +76,20 @@ class Session:
     :param stdin: what the command gets on its standard input before the end of it.
     :param stdin_open: whether more may follow (`relayd.ssh.connection.Connection.write`).
     :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
+    :param progress: takes out of the output what tells how far the shell came before the command.
     :param reader: gets the output as it arrives, beside what is kept.
     :param permission: asked for when a channel is asked for; the ``exec`` request does not leave before it fires.
     :param on_forbidden: called with what that failed with: the command must not run.
     :param on_start: called when the ``exec`` request leaves.
     :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
+    :param on_left: called when the command has ended, and the server leaves the channel open all the same, though
+        nothing comes any more; with whether it had said that the output was complete.
+    :ivar accepted: whether the server said that it runs the command.
     """
 
     __slots__ = (
-        "_go", "_on_end", "_on_forbidden", "_on_start", "_permission", "_permitted", "command", "env", "exec_refused",
-        "exit", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
+        "_go", "_on_end", "_on_forbidden", "_on_left", "_on_start", "_permission", "_permitted", "accepted", "command",
+        "env", "exec_refused", "exit", "progress", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
     )  # fmt: skip
 
     #: Of its channel (RFC 4254, section 6.1)
@@ -100,26 +105,31 @@ class Session:
         *,
         stdin: bytes = b"",
         stdin_open: bool = False,
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[tuple[str, bytes]] = (),
+        progress: Progress | None = None,
         reader: OutputReader | None = None,
         permission: Permission | None = None,
         on_forbidden: Callable[[Failure], None] | None = None,
+        on_left: Callable[[bool], None] | None = None,
     ) -> None:
         self.command = command
         self.stdin = stdin
         self.stdin_open = stdin_open
         self.env = env
+        self.progress = progress
         self.reader = reader
         self.state = State.WAITING
         self.stdout = OutputBuffer(max_output)
         self.stderr = OutputBuffer(max_output)
         self.exit = ExitInfo(None, None)
+        self.accepted = False
         self.exec_refused = False
         self._on_start = on_start
         self._on_end = on_end
         self._permission = permission
         self._permitted = permission is None
         self._on_forbidden = on_forbidden
+        self._on_left = on_left
         self._go: Callable[[], None] | None = None
 
     # What the connection reports
@@ -171,6 +181,7 @@ class Session:
             return True
         if accepted:
             self.state = State.RUNNING
+            self.accepted = True
         else:
             self.exec_refused = True
         return accepted
@@ -181,13 +192,23 @@ class Session:
 
         :return: ``None``, or what fires when it has been read.
         """
+        if self.progress is not None and not is_stderr:
+            data = self.progress.feed(data)
+            if not data:
+                return None
         (self.stderr if is_stderr else self.stdout).append(data)
         return None if self.reader is None else self.reader(is_stderr, data)
 
     def request_received(self, name: bytes, rest: bytes) -> None:
-        """``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us."""
+        """
+        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us.
+
+        A server may only send one of them. Where it sends both, the signal counts: the status is then what it has for
+        commands that have none, often 0. Nor is half a number a status.
+        """
         if name == b"exit-status":
-            self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
+            if len(rest) >= 4 and self.exit.signal is None:
+                self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
         elif name == b"exit-signal":
             signal = getNS(rest)[0][:19].decode("ascii", "replace").removeprefix("SIG")
             self.exit = ExitInfo(None, "".join(char for char in signal if char.isalnum())[:16])
@@ -196,12 +217,21 @@ class Session:
         """The connection is lost; says whether all had arrived by then but the good-bye."""
         return eof and self.exit.known
 
+    def left(self, eof: bool) -> None:
+        """Its command has ended, and nothing has come of it for a while."""
+        if self._on_left is not None:
+            self._on_left(eof)
+
     def drained(self) -> None:
         """Its standard input was all there was to send."""
 
     def ended(self) -> None:
         """The channel has closed, after the ``exec`` request was sent."""
         self.state = State.ENDED
+        if self.progress is not None and (rest := self.progress.rest()):
+            self.stdout.append(rest)
+            if self.reader is not None:
+                self.reader(False, rest)
         self._on_end()
 
 
@@ -210,9 +240,9 @@ def _exec_request(command: bytes) -> bytes:
     return NS(b"exec") + b"\1" + NS(command)
 
 
-def _env_request(name: str, value: str) -> bytes:
+def _env_request(name: str, value: bytes) -> bytes:
     """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
-    return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value.encode("utf-8"))
+    return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value)
 
 
 def signal_request(name: str) -> bytes:

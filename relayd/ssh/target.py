@@ -50,6 +50,11 @@ class Credential:
     def __repr__(self) -> str:
         return "<Credential>"
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key that may be shown at the login."""
+        return self.private_key is not None or self.agent is not None
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Credential) and self.digest == other.digest
 
@@ -73,6 +78,7 @@ class Target(Struct, frozen=True):
     :ivar detour: names the way where it is not the site's own: what is met there is not remembered as the host itself.
     :ivar looked_up: what is looked up or connected to, where that is not *host*: `relayd.spelling.dialled_host`. It is
         of the target, as it may lead to another machine.
+    :ivar alone: whether it gets a connection to itself, for one command: what it sends may end the connection.
     """
 
     host: str
@@ -85,6 +91,7 @@ class Target(Struct, frozen=True):
     site: bool = False
     detour: str = ""
     looked_up: str | None = None
+    alone: bool = False
 
     def __repr__(self) -> str:
         return f"<Target {self.username}@{self.host}:{self.port}>"
@@ -110,4 +117,4 @@ class Target(Struct, frozen=True):
 
 # What tells logins apart, beside their credentials and their ways; with another spelling it is the same login, for a
 # server that counts
-_PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via", "looked_up"))
+_PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via", "looked_up", "alone"))

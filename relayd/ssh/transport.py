@@ -38,6 +38,7 @@ from relayd.ssh.extensions import read_extensions
 from relayd.ssh.greeting import Greeting, NoVersion
 from relayd.ssh.hostkeys import HostKeyVerifier
 from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
+from relayd.ssh.limits import most_payload
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
 from relayd.ssh.numbers import (
     FIRST_KEX_METHOD,
@@ -173,6 +174,10 @@ class ClientTransport(SSHClientTransport):
         # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
         return 1 if self.otherVersionString.startswith(b"SSH-2.0-dropbear") else None
 
+    def most_payload(self) -> int:
+        """Bytes of payload in one packet that the server is known to take."""
+        return most_payload(self.otherVersionString)
+
     def local_port(self) -> int:
         """The port that the connection comes from, as far as we know; 0 where it is none of ours."""
         return int(getattr(self.transport.getHost(), "port", 0)) if self.transport is not None else 0
@@ -188,6 +193,11 @@ class ClientTransport(SSHClientTransport):
             self.transport.abortConnection()
         elif self.transport is not None:
             self.transport.loseConnection()
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether we ended the connection, for a fault that has a name."""
+        return self._failure is not None
 
     def failed(self, error: SSHError) -> None:
         """Something ended this connection: close it; whoever waits for it gets *error*."""

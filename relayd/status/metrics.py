@@ -117,12 +117,15 @@ class RelayCollector(Collector):
         yield accepted
         yield _gauge("relayd_uplink_state_seconds", "Seconds for which that has been so.", now - status.since)
         yield _counter("relayd_uplink_losses", "Attempts that failed and connections that were lost.", status.losses)
+        yield _counter(
+            "relayd_uplink_ignored", "Messages of the main server that were of no use.", self._sources.uplink.ignored
+        )
 
     def _journal(self) -> Iterator[Metric]:
         figures = self._sources.journal.figures()
         yield _gauge("relayd_journal_unfinished", "Commands without a result.", figures.unfinished)
         yield _gauge("relayd_journal_unconfirmed", "Results to be sent and confirmed.", figures.unconfirmed)
-        yield _gauge("relayd_journal_dead", "Results kept that are not sent any more.", figures.dead)
+        yield _gauge("relayd_journal_dead", "Results kept that the main server would not have.", figures.dead)
         yield _gauge("relayd_journal_oldest_unconfirmed_seconds", "Age of the oldest to be confirmed.", figures.oldest)
         yield _gauge("relayd_journal_bytes", "Bytes of all results.", figures.size)
         yield _gauge("relayd_journal_bytes_limit", "With more, no command is taken.", figures.max_size)

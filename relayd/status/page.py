@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from relayd.values import spell_span
+from relayd.texts import span
 
 _SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "At hand"), ("recent", "Ended lately"))
 
@@ -63,12 +63,12 @@ def _cards(summary: Mapping[str, Any]) -> str:
     accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
     unconfirmed = f"{journal['unconfirmed']:,}"
     if journal["unconfirmed"]:
-        unconfirmed += f", the oldest for {spell_span(journal['oldest'])}"
+        unconfirmed += f", the oldest for {span(journal['oldest'])}"
     cards = [
         _card("Main server", {
             "address": summary["server"],
             "state": accepted,
-            "for": spell_span(uplink["since"]),
+            "for": span(uplink["since"]),
             "losses": f"{uplink['losses']:,}",
             "last error": uplink["lastError"] or "none since",
         }),
@@ -87,7 +87,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
             "given up": f"{results['givenUp']:,}",
         }),
         _card("This relay", {
-            "up for": spell_span(summary["uptime"]),
+            "up for": span(summary["uptime"]),
             "journal": journal["trouble"] or f"{journal['bytes'] / 1e6:,.1f} of {journal['maxBytes'] / 1e6:,.0f} MB",
             "audit log": _audit(summary["audit"]),
             "longest stall": f"{summary['eventLoop']['longestDelay'] * 1000:,.0f} ms",
@@ -127,7 +127,7 @@ def _hosts(summary: Mapping[str, Any]) -> str:
 
 
 def _active(summary: Mapping[str, Any]) -> str:
-    rows = [(*_who(row), _text(row["state"]), _number(spell_span(row["duration"]))) for row in summary["active"]]
+    rows = [(*_who(row), _text(row["state"]), _number(span(row["duration"]))) for row in summary["active"]]
     caption = _caption("Commands that run or wait, the oldest first", rows, summary["activeInAll"])
     return _table(caption, ("Command", "User", "Host", "State", "#For"), rows)
 
@@ -138,8 +138,8 @@ def _recent(summary: Mapping[str, Any]) -> str:
             *_who(row),
             f'<td><span class="{_mood(row["outcome"])}">{escape(row["outcome"])}</span></td>',
             _number(str(row["exit"])),
-            _number(spell_span(row["duration"])),
-            _number(f"{spell_span(row['ago'])} ago"),
+            _number(span(row["duration"])),
+            _number(f"{span(row['ago'])} ago"),
         )
         for row in summary["recent"]
     ]

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 
+from relayd.descriptors import words_of
 from relayd.errors import ConfigError
 from relayd.listening import ListenAddress
 from relayd.status.answers import Answer, Answers
@@ -221,5 +222,5 @@ def _remove_stale(path: str) -> None:
 
 def _reason(address: ListenAddress, error: BaseException | None) -> str:
     error = getattr(error, "socketError", error)
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    text = words_of(error, str(error)) if isinstance(error, OSError) else str(error)
     return f"cannot listen at {address}: {text}"

@@ -26,6 +26,10 @@ class Uplink(Protocol):
     def status(self) -> UplinkStatus:
         """How things stand with the main server."""
 
+    @property
+    def ignored(self) -> int:
+        """Messages of it for which there was no use."""
+
 
 class Commands(Protocol):
     """What is asked of the dispatcher."""

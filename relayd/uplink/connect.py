@@ -4,7 +4,6 @@ How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.internet import error as network
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IProtocol,
@@ -25,9 +24,12 @@ from twisted.internet.interfaces import (
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from zope.interface import implementer
 
+from relayd.descriptors import words_for, words_of
 from relayd.errors import UplinkError
 from relayd.messages import printable
+from relayd.naming import name_endpoint
 from relayd.spelling import loopback_addresses, read_address
+from relayd.texts import span
 from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, TunnelEndpoint, authorization
@@ -72,7 +74,7 @@ def describe(error: BaseException, verify_error: str = "") -> str:
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall objects"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
-        return f"no answer within {CONNECT_TIMEOUT:g} s"
+        return f"no answer within {span(CONNECT_TIMEOUT)}"
     if isinstance(error, SSL.Error):
         return "TLS failed: " + (_openssl_words(error) or "no details")
     if isinstance(error, network.ConnectionDone):
@@ -80,7 +82,7 @@ def describe(error: BaseException, verify_error: str = "") -> str:
     if isinstance(error, network.ConnectionLost):
         return "the connection was cut"
     if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
-        return os.strerror(error.osError)
+        return words_for(error.osError)
     return printable(str(error) or type(error).__name__, 200)
 
 
@@ -95,7 +97,7 @@ def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
     spelt = read_address(address.host)
     found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
     if not found:
-        return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+        return name_endpoint(reactor, address.host, address.port, CONNECT_TIMEOUT)
     kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
     return _FirstOf([kinds[each.version](reactor, str(each), address.port, CONNECT_TIMEOUT) for each in found])
 
@@ -154,4 +156,4 @@ def _read(option: str, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UplinkError(reason=f"{option} {path} cannot be read: {error.strerror}") from None
+        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}") from None

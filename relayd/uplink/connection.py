@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from relayd.dialects.base import NO_LIMIT
 from relayd.errors import (
     DialectMismatch,
     FrameTooLarge,
@@ -32,6 +33,9 @@ from relayd.flow import Flow
 from relayd.interfaces import (
     Acknowledge,
     AckReceived,
+    AttachmentsDue,
+    Blame,
+    Broken,
     Connected,
     DialectEvent,
     Disconnected,
@@ -49,6 +53,7 @@ from relayd.messages import (
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    PROXY_STATUS_UPDATE,
     CommandOutput,
     CommandResult,
     CommandState,
@@ -58,13 +63,18 @@ from relayd.messages import (
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.texts import Translate, english
 from relayd.uplink.connect import describe
+from relayd.uplink.limits import MessageLimit, UnderWay, says_too_big
 from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
 from relayd.uplink.retry import seconds_of
 from relayd.uplink.sending import DeferToThread, ResultSender
 from relayd.uplink.turns import Turns
 
+#: What no main server sends to a stranger: others, such as greetings, everybody may get.
+_FOR_RELAYS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS))
 #: Seconds that a closing handshake may take.
 CLOSE_TIMEOUT: Final = 5.0
+#: Seconds that the bytes of a binary event may take after it.
+ATTACHMENT_TIMEOUT: Final = 60.0
 #: Characters of a message from which on its steps get turns of the event loop of their own.
 LARGE: Final = 1 << 20
 
@@ -118,6 +128,12 @@ class Host(Protocol):
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
 
+    def on_connection_ignored(self, connection: Connection) -> None:
+        """The main server sent something that relayd has no use for."""
+
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        """The main server tells everybody of one of its relays."""
+
 
 @implementer(ILink)
 class Connection:
@@ -127,9 +143,11 @@ class Connection:
     :param path: where on it we ask, for errors.
     :param defer_to_thread: runs a function in another thread.
     :param max_result: bytes in the largest result that we send, where the main server names no limit.
+    :param limit: what is known of the main server's, from earlier connections.
     :param translate: to the language of what acknowledgements and cut results say.
     :ivar finished: fires with the `Outcome` once TCP is gone; cancelling it drops the connection.
     :ivar unknown_events: how many events came that relayd has no use for.
+    :ivar orders: how many commands came.
     """
 
     _log = Logger()
@@ -146,19 +164,24 @@ class Connection:
         timing: Timing,
         defer_to_thread: DeferToThread,
         max_result: int,
+        limit: MessageLimit,
         translate: Translate = english,
     ) -> None:
         self.dialect = dialect
         self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
         self.unknown_events = 0
+        self.orders = 0
         self._clock = clock
         self._receiver = receiver
         self._host = host
         self._server = server
         self._path = path
         self._translate = translate
-        self._make_sender = partial(
-            ResultSender, dialect, self._flush, defer_to_thread, max_result, translate=translate
+        self._max_result = max_result
+        self._limit = limit
+        self._under_way = UnderWay(clock, limit, self._ping_now)
+        self._results = ResultSender(
+            dialect, self._flush, defer_to_thread, self._largest_result, self._send_text, translate=translate
         )
         self._core = LinkCore(clock, self, server, timing)
         self._wire: Wire
@@ -169,9 +192,15 @@ class Connection:
         self._accepted = False
         self._closed = False
         self._outcome: Outcome | None = None
+        #: Whether one of the two takes leave; and what the main server said where a message was too large.
+        self._leaves = False
+        self._too_big: str | None = None
         self._probes: dict[bytes, Deferred[None]] = {}
         self._probe_numbers = count()
         self._linger: IDelayedCall | None = None
+        self._attachments: IDelayedCall | None = None
+        #: What was ignored and told the log.
+        self._told: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             HandshakeReceived: self._handshake_received,
             Connected: lambda _: self._machine.connected(self._heartbeat),
@@ -179,29 +208,39 @@ class Connection:
             Disconnected: lambda event: self._machine.turned_away(event.reason),
             AckReceived: lambda _: None,  # we ask for none
             HeartbeatReceived: lambda _: None,  # any frame is a sign of life already
-            Ignored: lambda event: self._log.debug("Ignored {what}", what=event.what),
+            Ignored: self._ignored,
+            AttachmentsDue: self._attachments_due,
+            Broken: lambda event: self._break(ProtocolError(reason=event.reason)),
         }
 
     def attach(self, wire: Wire) -> None:
         """TCP is connected."""
         self._wire = wire
         self._turns = Turns(self._clock, wire.hold)
-        self._results = self._make_sender(wire.send_text)
         self._machine = start(self._core)
 
-    def close(self) -> None:
-        """Take leave politely; `finished` tells when it is done."""
+    def close(self, error: RelayError | None = None) -> None:
+        """
+        Take leave politely; `finished` tells when it is done.
+
+        :param error: why; by default because the relay wants to.
+        """
         if self._outcome is None:
+            self._leaves = True
             self.dialect.close()
             self._flush()
-            self._machine.failed(UplinkLost(server=self._server, reason="this relay closed it"))
+            self._machine.failed(error or UplinkLost(server=self._server, reason="this relay closed it"))
 
     # ILink
 
     @property
     def max_payload(self) -> int:
         """See `ILink`."""
-        return self.dialect.max_payload
+        return min(self.dialect.max_payload, self._limit.bytes)
+
+    def _largest_result(self) -> int:
+        named = self.max_payload
+        return self._max_result if named >= NO_LIMIT else named
 
     @property
     def writable(self) -> bool:
@@ -227,6 +266,11 @@ class Connection:
         """See `ILink.probe`: the answer to a WebSocket ping, whichever dialect is spoken."""
         probe: Deferred[None] = Deferred()
         self._results.then(partial(self._ping, probe))
+        return probe
+
+    def _ping_now(self) -> Deferred[None]:
+        probe: Deferred[None] = Deferred()
+        self._ping(probe)
         return probe
 
     def _ping(self, probe: Deferred[None]) -> None:
@@ -282,7 +326,8 @@ class Connection:
         self._turns.add(partial(self._handle, receive), large=len(text) > LARGE)
 
     def on_binary(self, data: bytes) -> None:
-        self._turns.add(partial(self._handle, partial(self.dialect.receive_binary, data)))
+        receive = partial(self.dialect.receive_binary, data)
+        self._turns.add(partial(self._handle, receive), large=len(data) > LARGE)
 
     def on_broken(self, error: ProtocolError) -> None:
         self._turns.add(partial(self._break, error))
@@ -300,7 +345,9 @@ class Connection:
 
     def _close_received(self, code: int | None, reason: str) -> None:
         words = "it closed the WebSocket" + (f" with code {code}" if code else "") + (f": {reason}" if reason else "")
-        if code in (_GOING_AWAY, _RESTARTING, _TRY_LATER):
+        self._leaves = code in (_GOING_AWAY, _RESTARTING, _TRY_LATER)
+        self._too_big = reason if says_too_big(code, reason, self._under_way.largest_meant()) else None
+        if self._leaves or self._too_big is not None:
             self._machine.failed(UplinkLost(server=self._server, reason=words))
         else:
             self._machine.turned_away(words)
@@ -325,8 +372,11 @@ class Connection:
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
         self._outcome = Outcome(error, stage, self._recognised)
+        if self._attachments is not None and self._attachments.active():
+            self._attachments.cancel()
+        blame = self._blame_for(error)
         if self._ready:
-            self._tell(self._receiver.link_lost, self)
+            self._tell(self._receiver.link_lost, self, blame)
         self._results.end()
         self._wire.flow.end()
         if self._closed:
@@ -336,6 +386,18 @@ class Connection:
         else:
             self._linger = self._clock.callLater(CLOSE_TIMEOUT, self._wire.abort)
             self._wire.close(_close_code(error))
+
+    def _blame_for(self, error: RelayError) -> Blame:
+        """Whether what was sent may be why the connection ends; not where the next one gets smaller messages."""
+        if self._leaves or isinstance(error, UplinkSilent | UplinkStuck | ProtocolError | DialectMismatch):
+            return Blame.NONE
+        if self._too_big is not None:
+            smaller = self._limit.too_big(self._under_way.largest_meant(), self._too_big)
+        else:
+            smaller = self._limit.lost(self._under_way.suspect(unsent=self.unsent))
+        if smaller:
+            return Blame.NONE
+        return Blame.REFUSED if isinstance(error, UplinkRefused) else Blame.POSSIBLE
 
     @property
     def unsent(self) -> bool:
@@ -364,16 +426,37 @@ class Connection:
             self._break(ProtocolError(reason="JSON that nests too deeply"))
         self._flush()
 
+    def _ignored(self, event: Ignored) -> None:
+        self._host.on_connection_ignored(self)
+        if event.strange and event.what not in self._told:
+            self._told.add(event.what)
+            self._log.info(
+                "The main server sent {what}, which is no event: it is ignored, and so are others like it, which the "
+                "metric relayd_uplink_ignored_total counts",
+                what=event.what,
+            )
+        else:
+            self._log.debug("Ignored {what}", what=event.what)
+
+    def _attachments_due(self, event: AttachmentsDue) -> None:
+        if self._attachments is not None and self._attachments.active():
+            self._attachments.cancel()
+        abandon = partial(self._handle, partial(self.dialect.abandon, event.number))
+        self._attachments = self._clock.callLater(ATTACHMENT_TIMEOUT, self._turns.add, abandon)
+
     def _handshake_received(self, event: HandshakeReceived) -> None:
         self._recognised = event.heartbeat is not None
         self._heartbeat = event.heartbeat
 
     def _event_received(self, event: EventReceived) -> None:
         if not self._accepted:
-            self._machine.event_received()
+            self._recognised = True
+            if event.name in _FOR_RELAYS:
+                self._machine.event_received()
             if self._outcome is not None:  # to be accepted was all that was wanted
                 return
         if event.name == EXECUTE_COMMAND:
+            self.orders += 1
             acknowledge = self._acknowledger(event.ack_id)
             try:
                 command = parse_execute_command(event.data)
@@ -396,19 +479,22 @@ class Connection:
             self._tell(self._question_received, event, self._receiver.cancel_received)
         elif event.name == COMMAND_STATUS:
             self._tell(self._question_received, event, self._receiver.status_asked)
+        elif event.name == PROXY_STATUS_UPDATE:
+            self._host.on_status_told(self, event.data)
         else:
             self.unknown_events += 1
+            self._host.on_connection_ignored(self)
             self._log.debug("Ignored the event {name}", name=printable(event.name, 100))
 
     def _question_received(self, event: EventReceived, ask: Callable[[str], CommandState]) -> None:
         """Answered where it was asked: in the acknowledgement, or else, what asks for a status, with an event."""
         try:
-            command_id = parse_question(event.name, event.data)
+            command_id, numeric_id = parse_question(event.name, event.data)
         except InvalidMessage as error:
             self._log.warn("{reason}", reason=str(error))
-            answer = {"error": error.text.within(self._translate)}
+            answer = {"error": self._words(error)}
         else:
-            answer = CommandStatus(command_id=command_id, state=ask(command_id)).to_wire()
+            answer = CommandStatus(command_id=command_id, numeric_id=numeric_id, state=ask(command_id)).to_wire()
             if event.ack_id is None and event.name == COMMAND_STATUS:
                 self.dialect.send_event(COMMAND_STATUS, answer)
         if event.ack_id is not None:
@@ -420,15 +506,23 @@ class Connection:
             return lambda error: None
 
         def acknowledge(error: RelayError | None) -> None:
-            answer = None if error is None else {"error": error.text.within(self._translate)}
+            answer = None if error is None else {"error": self._words(error)}
             self.dialect.acknowledge(ack_id, answer)
             self._flush()
 
         return acknowledge
 
+    def _words(self, error: RelayError) -> str:
+        """What an acknowledgement says of an error: one cannot be cut later, to what the main server takes."""
+        return error.text.within(self._translate)[: max(1, self.max_payload // 8)]
+
     def _flush(self) -> None:
         for frame in self.dialect.frames_to_send():
-            self._wire.send_text(frame.encode())
+            self._send_text(frame.encode())
+
+    def _send_text(self, payload: bytes) -> None:
+        self._wire.send_text(payload)
+        self._under_way.sent(len(payload))
 
     def _tell(self, method: Callable[..., None], *args: object) -> None:
         """The command logic promises not to raise; if it does, the link shall not pay for it."""

@@ -17,7 +17,7 @@ from relayd.messages import CommandResult
 from relayd.texts import Text, Translate, english
 
 #: Bytes kept free for each marker, more than the longest one takes.
-MARKER_ROOM: Final = 80
+MARKER_ROOM: Final = 112
 #: Characters that are encoded in one step; in the worst case that takes 5 ms.
 _PIECE: Final = 256 * 1024
 
@@ -28,10 +28,12 @@ class Envelope(Struct, frozen=True):
 
     :ivar whole: as it is; ``None`` where it would not fit in any case.
     :ivar cut: when it says that something was cut.
+    :ivar bare: whether that leaves out what the specification does not have, as there is no room for it.
     """
 
     whole: int | None
     cut: int
+    bare: bool
 
 
 def fit(
@@ -46,10 +48,11 @@ def fit(
     The two share the room fairly: a small one stays whole.  Head and tail of an output are kept, for errors stand at
     the end and their causes at the start.  The work is linear in *max_payload*.
 
-    Outputs in base64 are cut as the bytes that they stand for.
+    Outputs in base64 are cut as the bytes that they stand for.  Where there is room for next to nothing, what an
+    extended result has beyond the specification goes first, and then what says that something was cut.
 
     :param measure: the size of a result's frame in bytes.
-    :param max_payload: in bytes; at least what a result without output takes (dialects take care of it).
+    :param max_payload: in bytes; where not even a result without output fits, that is what is left.
     :param translate: to the language of what stands where something was cut.
     :return: the result itself where it fits.
     """
@@ -59,11 +62,21 @@ def fit(
 def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> Envelope:
     """The part of `fit` that needs the link: the rest may be done in a thread."""
     empty = msgspec.structs.replace(result, stdout="", stderr="")
+    whole = measure(empty) if len(result.stdout) + len(result.stderr) <= max_payload else None
+    cut = measure(_said_to_be_cut(empty, False))
+    if bare := result.extended and cut + 2 * MARKER_ROOM > max_payload:
+        cut = measure(_said_to_be_cut(empty, True))
+    return Envelope(whole, cut, bare)
+
+
+def _said_to_be_cut(result: CommandResult, bare: bool) -> CommandResult:
+    """
+    *result* as it is when something of its output was cut.
+
+    :param bare: without what the specification does not have.
+    """
     details = msgspec.structs.replace(result.details, truncated=True)
-    return Envelope(
-        measure(empty) if len(result.stdout) + len(result.stderr) <= max_payload else None,
-        measure(msgspec.structs.replace(empty, details=details)),
-    )
+    return msgspec.structs.replace(result, details=details, extended=result.extended and not bare)
 
 
 def cut_to(result: CommandResult, envelope: Envelope, max_payload: int, translate: Translate) -> CommandResult:
@@ -72,20 +85,18 @@ def cut_to(result: CommandResult, envelope: Envelope, max_payload: int, translat
         room = max_payload - envelope.whole
         if (left := room - _json_size(result.stdout, room)) >= 0 and _json_size(result.stderr, left) <= left:
             return result
-    details = msgspec.structs.replace(result.details, truncated=True)
-    room = max_payload - envelope.cut
+    room = max(0, max_payload - envelope.cut)
     half = room // 2
     # an output longer than the whole room need not be measured to the end
     stdout_size = _json_size(result.stdout, room)
     stderr_size = _json_size(result.stderr, room)
     stdout_room = max(half, room - stderr_size)
     stderr_room = max(room - half, room - stdout_size)
-    cut = _cut_base64 if details.encoding == "base64" else _cut
+    cut = _cut_base64 if result.details.encoding == "base64" else _cut
     return msgspec.structs.replace(
-        result,
+        _said_to_be_cut(result, envelope.bare),
         stdout=cut(result.stdout, stdout_size, stdout_room, translate),
         stderr=cut(result.stderr, stderr_size, stderr_room, translate),
-        details=details,
     )
 
 
@@ -98,7 +109,9 @@ def _cut(text: str, size: int, room: int, translate: Translate) -> str:
     """*text*, whose JSON takes *size* bytes (or more than it has room), in *room* bytes."""
     if size <= room:
         return text
-    half = max(0, room - MARKER_ROOM) // 2
+    if room < MARKER_ROOM:
+        return text[: _fitting(text, room, lambda count: text[:count])]
+    half = (room - MARKER_ROOM) // 2
     head = _fitting(text, half, lambda count: text[:count])
     tail = _fitting(text, half, lambda count: text[len(text) - count :])
     gone = sum(len(piece.encode()) for piece in _pieces(text[head : len(text) - tail]))
@@ -108,8 +121,10 @@ def _cut(text: str, size: int, room: int, translate: Translate) -> str:
 def _cut_base64(text: str, size: int, room: int, translate: Translate) -> str:
     if size <= room:
         return text
+    if room // 4 * 3 < MARKER_ROOM:
+        return text[: room // 4 * 4]  # whole groups, and not the last one: it does not fit
     length = len(text) // 4 * 3 - text.count("=", len(text) - 2)
-    half = max(0, room // 4 * 3 - MARKER_ROOM) // 2
+    half = (room // 4 * 3 - MARKER_ROOM) // 2
     # Four characters stand for three bytes; the first and the last group may be wanted in part.
     head = b64decode(text[: (half + 2) // 3 * 4])[:half]
     skipped = length - half
@@ -119,7 +134,7 @@ def _cut_base64(text: str, size: int, room: int, translate: Translate) -> str:
 
 def marker(gone: int, translate: Translate) -> str:
     """What stands where *gone* bytes were cut."""
-    text = Text("[relayd: {bytes} bytes cut here to fit the link]", bytes=f"{gone:,}")
+    text = Text("[relayd: {bytes} bytes cut here to fit the link; see --max-output]", bytes=f"{gone:,}")
     return f"\n{text.within(translate)}\n"
 
 

@@ -11,7 +11,8 @@ from automat import TypeMachineBuilder
 from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.errors import RelayError, UplinkLost, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
+from relayd.errors import RelayError, UplinkDisplaced, UplinkRefused, UplinkSilent, UplinkStuck, UplinkTimeout
+from relayd.texts import span
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -214,24 +215,25 @@ def _accept_for_silence(inputs: LinkInputs, core: LinkCore) -> None:
 
 def _time_out(inputs: LinkInputs, core: LinkCore) -> None:
     seconds = core.timing.securing if core.stage is Stage.SECURING else core.timing.handshake
-    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, seconds=seconds))
+    core.end(UplinkTimeout(server=core.server, phase=core.stage.value, time=span(seconds)))
 
 
 def _refuse(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
     core.end(UplinkRefused(server=core.server, reason=reason))
 
 
-def _lose(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
-    core.end(UplinkLost(server=core.server, reason=reason))
+def _displace(inputs: LinkInputs, core: LinkCore, reason: str) -> None:
+    core.end(UplinkDisplaced(server=core.server, reason=reason))
 
 
 def _lose_to_silence(inputs: LinkInputs, core: LinkCore) -> None:
     seconds = core.clock.seconds() - core.last_heard
-    core.end(UplinkSilent(server=core.server, seconds=seconds))
+    core.end(UplinkSilent(server=core.server, time=span(round(seconds) or seconds)))
 
 
 def _lose_as_stuck(inputs: LinkInputs, core: LinkCore) -> None:
-    core.end(UplinkStuck(server=core.server, seconds=core.clock.seconds() - core.last_taken))
+    seconds = core.clock.seconds() - core.last_taken
+    core.end(UplinkStuck(server=core.server, time=span(round(seconds) or seconds)))
 
 
 def _fail(inputs: LinkInputs, core: LinkCore, error: RelayError) -> None:
@@ -242,7 +244,7 @@ for _state in (_securing, _upgrading, _greeting):
     _state.upon(LinkInputs.time_up).to(_over)(_time_out)
 for _state in (_securing, _upgrading, _greeting, _probation):
     _state.upon(LinkInputs.turned_away).to(_over)(_refuse)
-_accepted.upon(LinkInputs.turned_away).to(_over)(_lose)
+_accepted.upon(LinkInputs.turned_away).to(_over)(_displace)
 for _state in (_probation, _accepted):
     _state.upon(LinkInputs.silent).to(_over)(_lose_to_silence)
 for _state in (_securing, _upgrading, _greeting, _probation, _accepted):

@@ -14,7 +14,6 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.dialects.base import NO_LIMIT
 from relayd.interfaces import IDialect
 from relayd.messages import COMMAND_RESULT, CommandResult
 from relayd.texts import Translate, english
@@ -32,7 +31,7 @@ class ResultSender:
     The results of one connection.
 
     :param flush: sends what the dialect has queued.
-    :param limit: bytes in the largest frame, where the main server names no limit.
+    :param limit: gives the bytes in the largest frame, whenever it is asked.
     :param send: gets each frame.
     :param translate: to the language of what stands where output was cut.
     """
@@ -44,7 +43,7 @@ class ResultSender:
         dialect: IDialect,
         flush: Callable[[], None],
         defer_to_thread: DeferToThread,
-        limit: int,
+        limit: Callable[[], int],
         send: Callable[[bytes], None],
         translate: Translate = english,
     ) -> None:
@@ -52,7 +51,7 @@ class ResultSender:
         self._send = send
         self._flush = flush
         self._defer_to_thread = defer_to_thread
-        self._most = limit
+        self._limit = limit
         self._translate = translate
         self._waiting: deque[CommandResult | Callable[[], None]] = deque()
         self._idle: list[Deferred[None]] = []
@@ -95,11 +94,6 @@ class ResultSender:
         while self._idle and (self._ended or not self.busy):
             self._idle.pop(0).callback(None)
 
-    @property
-    def _limit(self) -> int:
-        named = self._dialect.max_payload
-        return self._most if named >= NO_LIMIT else named
-
     def _go_on(self) -> None:
         while self._waiting and self._preparing is None:
             following = self._waiting.popleft()
@@ -116,29 +110,31 @@ class ResultSender:
         except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
             result = _whole_characters(result)
             frame = self._frame(result)
-        if len(frame) <= self._limit:
+        if len(frame) <= (limit := self._limit()):
             return frame
-        cut = fit(result, self._measure, self._limit, self._translate)
-        self._warn(result)
+        cut = fit(result, self._measure, limit, self._translate)
+        self._warn(result, limit)
         return self._frame(cut)
 
     def _prepare(self, result: CommandResult) -> None:
-        limit = self._limit
+        limit = self._limit()
         work = partial(_ready, result, envelope(result, self._measure, limit), limit, self._translate)
         preparing: Deferred[Any] = maybeDeferred(self._defer_to_thread, work)
         self._preparing = preparing
-        preparing.addCallback(self._prepared, result)
+        preparing.addCallback(self._prepared, result, limit)
         preparing.addErrback(self._failed, result)
         preparing.addCallback(self._done)
 
-    def _prepared(self, ready: tuple[CommandResult, msgspec.Raw, msgspec.Raw], result: CommandResult) -> None:
+    def _prepared(
+        self, ready: tuple[CommandResult, msgspec.Raw, msgspec.Raw], result: CommandResult, limit: int
+    ) -> None:
         cut, stdout, stderr = ready
         if self._ended:
             return
         wire = cut.to_wire()
         wire["result"] |= {"stdout": stdout, "stderr": stderr}
         if cut.details.truncated and not result.details.truncated:
-            self._warn(result)
+            self._warn(result, limit)
         self._send(self._frame_of(wire))
 
     def _failed(self, failure: Failure, result: CommandResult) -> None:
@@ -163,11 +159,11 @@ class ResultSender:
         (frame,) = self._dialect.frames_to_send()
         return frame.encode()
 
-    def _warn(self, result: CommandResult) -> None:
+    def _warn(self, result: CommandResult, limit: int) -> None:
         self._log.warn(
             "The output of {command_id} is larger than the {limit} bytes that the link takes; its middle is cut",
             command_id=result.command_id,
-            limit=self._limit,
+            limit=limit,
         )
 
 

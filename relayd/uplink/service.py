@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -24,16 +25,21 @@ from relayd.dialects import native, socketio
 from relayd.errors import (
     DialectMismatch,
     RelayError,
+    UplinkDisplaced,
     UplinkLost,
     UplinkRefused,
+    UplinkRenewed,
     UplinkTimeout,
     UplinkUnreachable,
 )
 from relayd.interfaces import ICommandReceiver
 from relayd.messages import Secret
+from relayd.texts import span
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Stage, Timing
+from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
@@ -70,6 +76,7 @@ class UplinkService(Service):
     :param on_accepted: is called when the main server has accepted the relay, before the receiver is told of anything
         that was ordered: a connection that is closed in it takes no order.
     :ivar status: how things stand with the main server now.
+    :ivar ignored: messages of the main server, so far, for which there was no use.
     """
 
     _log = Logger()
@@ -87,11 +94,20 @@ class UplinkService(Service):
         self._receiver = receiver
         self._settings = settings
         self._address = Address.of(settings.server)
-        self._retry = RetryPolicy(settings.reconnect_delay, random.Random())
+        source = random.Random()
+        self._retry = RetryPolicy(settings.reconnect_delay, source)
+        self._presence = Presence(source)
+        self._renewal: IDelayedCall | None = None
+        #: The key with which the main server accepted us last, and how long that connection lived, in seconds.
+        self._accepted_key: Secret | None = None
+        self._lived = 0.0
         #: The dialect in which the main server accepted us last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
+        #: What is known of the size of messages that the main server takes, by dialect.
+        self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
         self._connection: Connection | None = None
         self.status = UplinkStatus()
+        self.ignored = 0
         self._life: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -129,9 +145,9 @@ class UplinkService(Service):
             error = await self._connect_and_stay()
             if not self.running:
                 return
-            delay = self._retry.delay_after(error)
+            delay = self._retry.delay_after(error, self._lived)
             self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
-            self._log.warn("{reason} Next attempt in {delay:.1f} s.", reason=_sentence(error), delay=delay)
+            self._log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:
@@ -141,7 +157,7 @@ class UplinkService(Service):
         try:
             key = self._settings.read_api_key()
             for name in self._candidates():
-                outcome = await self._connect_in(name, key, _PROBING if probing else _TIMING)
+                outcome = self._judged(await self._connect_in(name, key, _PROBING if probing else _TIMING), key)
                 errors.append(outcome.error)
                 if not self.running or not _is_mismatch(outcome, probing):
                     return outcome.error
@@ -154,6 +170,17 @@ class UplinkService(Service):
             return UplinkUnreachable(server=str(self._address), reason="an internal error, which the log describes")
         # a refusal tells more than that the other dialect is not spoken
         return next((error for error in errors if isinstance(error, UplinkRefused)), errors[0])
+
+    def _judged(self, outcome: Outcome, key: Secret) -> Outcome:
+        """What it ended with, in the light of what was before: a key that has just served is not to blame."""
+        if outcome.stage is Stage.ACCEPTED:
+            self._accepted_key = key
+        elif (
+            outcome.stage is Stage.PROBATION and isinstance(outcome.error, UplinkRefused) and self._accepted_key == key
+        ):
+            error = UplinkDisplaced(server=str(self._address), reason=outcome.error.fields["reason"])
+            return replace(outcome, error=error)
+        return outcome
 
     def _candidates(self) -> list[str]:
         """Dialects to try, in this order."""
@@ -175,6 +202,7 @@ class UplinkService(Service):
             timing=timing,
             defer_to_thread=self._defer_to_thread,
             max_result=self._settings.max_result,
+            limit=self._limits[name],
             translate=self._settings.translate,
         )
 
@@ -212,6 +240,8 @@ class UplinkService(Service):
             return await connection.finished
         finally:
             self._connection = None
+            self._stay()
+            self._lived = self._reactor.seconds() - self.status.since if self.status.accepted else 0.0
             self.status = replace(self.status, accepted=False, dialect=None, since=self._reactor.seconds())
 
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -220,12 +250,16 @@ class UplinkService(Service):
     # What a connection tells (relayd.uplink.connection.Host)
 
     def on_connection_ready(self, connection: Connection) -> None:
+        self._presence.connected(self._reactor.seconds())
         self._log.info(
             "Connected to {server} as {proxy_id} ({dialect})",
             server=str(self._address),
             proxy_id=self._settings.proxy_id,
             dialect=connection.dialect.name,
         )
+
+    def on_connection_ignored(self, connection: Connection) -> None:
+        self.ignored += 1
 
     def on_connection_accepted(self, connection: Connection) -> None:
         self._known = connection.dialect.name
@@ -235,6 +269,42 @@ class UplinkService(Service):
         self._retry.accepted()
         if self._on_accepted is not None:
             self._on_accepted(connection)
+
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        online = told_of(data, self._settings.proxy_id)
+        if online is None or connection is not self._connection:
+            return
+        now = self._reactor.seconds()
+        if online:
+            self._stay()
+            if self._presence.came_online(now):
+                self._log.warn(
+                    "{server} says that {proxy_id} came online, while this relay was: another relay may use this name",
+                    server=str(self._address),
+                    proxy_id=self._settings.proxy_id,
+                )
+        elif self._renewal is None:
+            pause = self._presence.went_offline(now, self._retry.delay)
+            self._log.info(
+                "{server} says that {proxy_id} is offline. If it sends no command within {span}, the connection "
+                "is made anew",
+                server=str(self._address),
+                proxy_id=self._settings.proxy_id,
+                span=span(pause),
+            )
+            self._renewal = self._reactor.callLater(pause, self._renew, connection, connection.orders)
+
+    def _stay(self) -> None:
+        """The connection is of use as it is, or there is none."""
+        renewal, self._renewal = self._renewal, None
+        if renewal is not None:
+            renewal.cancel()
+
+    def _renew(self, connection: Connection, orders: int) -> None:
+        self._renewal = None
+        if connection.orders == orders:  # who is sent commands is known there
+            # In good order, and to its end, before the next one: it would take the row of that with it.
+            connection.close(UplinkRenewed(server=str(self._address), settle=self._presence.settle))
 
 
 def _is_mismatch(outcome: Outcome, probing: bool) -> bool:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from relayd.errors import ConfigError
 from relayd.messages import Secret
+from relayd.spelling import lookup_name
 from relayd.texts import Translate, english
 
 #: Bytes in the largest message that is taken: what has to be done with it in one piece takes 3 ms a MiB.
@@ -82,10 +83,9 @@ class Address(Struct, frozen=True):
         try:
             parts = urlsplit(url.strip())
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-            if not host.isascii():
-                host = host.encode("idna").decode()
-        except ValueError:  # a port beyond 65535, half an IPv6 address, a name that IDNA cannot encode
+        except ValueError:  # a port beyond 65535, half an IPv6 address
             host, port = "", 0
-        if not host or not port:
+        host = lookup_name(host)
+        if not host or not port or not host.isascii():
             raise ConfigError(option=option, reason="is no http, https, ws or wss URL")
         return cls(host, port, parts.scheme in ("https", "wss"))

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from relayd.errors import RelayError
 from relayd.messages import Secret, printable
+from relayd.texts import span
 
 #: Bytes in the longest answer of a proxy that is read.
 MAX_RESPONSE: Final = 16 * 1024
@@ -79,7 +80,7 @@ class TunnelEndpoint:
         if self._credentials is not None:
             request += f"Proxy-Authorization: {self._credentials.reveal()}\r\n"
         tunnel: Any = await self._proxy.connect(Factory.forProtocol(_Tunnel))
-        deadline = self._clock.callLater(self._timeout, tunnel.fail, f"no answer within {self._timeout:g} s")
+        deadline = self._clock.callLater(self._timeout, tunnel.fail, f"no answer within {span(self._timeout)}")
         try:
             tunnel.transport.write(request.encode() + b"\r\n")
             await tunnel.granted

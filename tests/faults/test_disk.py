@@ -7,8 +7,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+from twisted.internet.threads import deferToThread
 
 from tests.support.account import run_privileged
 from tests.support.ledger_case import LedgerCase
@@ -40,9 +44,8 @@ class DiskTests(LedgerCase):
         await self.begin_relay("--state-dir", str(disk))
         return disk
 
-    async def test_full(self) -> None:
-        disk = await self.begin_on_small_disk()
-        self.assertEqual(await self.one("c1"), "c1")
+    def fill(self, disk: Path) -> Path:
+        """Leave no room on *disk*; gives the file that takes it."""
         filler = disk / "filler"
         with open(filler, "wb", buffering=0) as file:
             try:
@@ -50,6 +53,44 @@ class DiskTests(LedgerCase):
                     file.write(bytes(4096))
             except OSError:
                 pass
+        return filler
+
+    async def checked(self) -> str:
+        """What ``relayctl check`` says of the relay's settings."""
+        script = "import sys; from relayd.ctl.main import main; sys.exit(main())"
+        relayctl = [sys.executable, "-c", script, "check", *self.relay.options()]
+        done = await deferToThread(subprocess.run, relayctl, capture_output=True, text=True, check=False, timeout=120)
+        return str(done.stdout)
+
+    async def test_full_at_the_start(self) -> None:
+        """One line says so, whatever is there already, and relayctl check tells before; with room it goes on."""
+        disk = await self.begin_on_small_disk()
+        self.assertEqual(await self.one("c1"), "c1")
+        await self.kill_relay()
+        for missing in ("journal", "fingerprint-key", "lock"):
+            if missing == "journal":
+                shutil.rmtree(disk / missing)
+            else:
+                (disk / missing).unlink()
+            filler = self.fill(disk)
+            before = len(self.relay.output)
+            self.relay.start()
+            self.assertEqual(await self.relay.ended(), 1, missing)
+            self.assertNotIn("Traceback", "\n".join(self.relay.output[before:]))
+            line = self.relay.output[-1]
+            self.assertRegex(line, "relayd: --state-dir: .* cannot be used: .*(No space left on device|disk is full)")
+            found = await self.checked()
+            self.assertRegex(found, "fault +state directory +nothing can be written to .*: No space left on device")
+            filler.unlink()
+        self.assertRegex(await self.checked(), "ok +state directory")
+        self.relay.start()
+        await self.ledger.ready()
+        self.assertEqual(await self.one("c2"), "c2")
+
+    async def test_full(self) -> None:
+        disk = await self.begin_on_small_disk()
+        self.assertEqual(await self.one("c1"), "c1")
+        filler = self.fill(disk)
         answers = [await self.one(f"full{number}") for number in range(30)]
         # The log of writes that is there already has room for some.
         refused = [answer for answer in answers if "takes no new ones: the disk is full; make room" in answer]

@@ -151,6 +151,26 @@ class BrokenHosts(HostCase):
         self.assertGreater(await self.undisturbed(busy), 0)
         await self.check(succeed=False)
 
+    async def test_silent_between_commands(self) -> None:
+        """
+        A connection that was idle is gone without a word, as behind a firewall that forgot it: the next commands run
+        on another one, once each, long before anybody gives up; what the old one says later changes nothing.
+        """
+        (way,) = await self.begin_with_ways(1)
+        self.go("first", way)
+        await self.settled()
+        stale = way.newest
+        stale.stop()
+        for number in range(5):
+            self.go(f"c{number}", way, f"echo {number}", timeout=15_000)
+        for number in range(5):
+            self.assertEqual(await self.result(f"c{number}"), (str(number), "", 0))
+        self.assertEqual(way.accepted, 2)
+        await self.logged("does not answer; another one is opened beside it")
+        stale.heal()
+        self.go("late", way)
+        await self.check()
+
     async def test_reboot(self) -> None:
         """Reset connections, then nobody there, then a host that is back."""
         (way,) = await self.begin_with_ways(1)

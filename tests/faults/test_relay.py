@@ -36,12 +36,8 @@ class DescriptorTests(FaultCase):
             self.order(f"known-{number}", "echo ok")  # on a connection that is open: needs no descriptor
         await self.settled()
         results = self.results()
-        failed = [number for number in range(30) if results[f"c{number}"][0] != ("ok", "", 0)]
-        self.assertGreater(len(failed), 20)
-        for number in failed:
-            self.assertRegex(results[f"c{number}"][0][1], r"Too many open files")
-            self.assertNotIn(f"c{number}", self.runs())
-        self.assertEqual({results[f"known-{number}"][0] for number in range(30)}, {("ok", "", 0)})
+        # Those that are idle make room for the others.
+        self.assertEqual({result[0] for result in results.values()}, {("ok", "", 0), ("", "", 0)})
         self.assertEqual(self.connections(), 1, "the uplink stays")
 
         # and now the uplink is lost, and cannot be made again
@@ -54,6 +50,41 @@ class DescriptorTests(FaultCase):
         self.limit(self.usual)
         await self.connected(2)
         await self.check(succeed=False)
+
+
+class FewDescriptorsTests(FaultCase):
+    """A relay that was started with very few of them (``ulimit -n``)."""
+
+    descriptors = 64
+
+    async def test_more_hosts_than_descriptors(self) -> None:
+        """It says so at its start, and idle connections make room for others: each of 100 hosts gets its turn."""
+        await self.begin()
+        await self.logged("may have 64 files open, too few for --max-total-connections 1000: at most 24 connections")
+        ways = [await self.proxy(self.sshd.port) for _ in range(100)]
+        for number, way in enumerate(ways):
+            self.order(f"c{number}", "echo ok", port=way.port)
+        await self.settled()
+        self.assertEqual({result[0] for result in self.results().values()}, {("ok", "", 0)})
+        self.assertNotIn("Traceback", self.relay.log)
+        await self.check()
+
+    async def test_hosts_that_stay_busy(self) -> None:
+        """What gets no place in time says why, and was not run."""
+        self.descriptors = 46
+        await self.begin()
+        ways = [await self.proxy(self.sshd.port) for _ in range(40)]
+        few = max(map(int, os.listdir(f"/proc/{self.relay.pid}/fd"))) + 4
+        resource.prlimit(self.relay.pid, resource.RLIMIT_NOFILE, (few, self.descriptors))
+        for number, way in enumerate(ways):
+            self.order(f"c{number}", "sleep 30", port=way.port, timeout=5000)
+        await self.settled()
+        words = [results[0][1] for results in self.results().values()]
+        waited = [each for each in words if "timed out after 5 s while it waited" in each]
+        self.assertGreater(len(waited), 30, words)
+        short = [each for each in waited if "this relay's limit is" in each]
+        self.assertGreater(len(short), 10, words)
+        self.assertLess(len(self.runs()), 10)
 
 
 class TerminationTests(FaultCase):
@@ -112,7 +143,7 @@ class OneLinkTests(FaultCase):
         await self.begin(NATIVE)
         stale = self.uplink.newest
         stale.up.stop()
-        self.server.send({"op": "raw", "text": "no JSON"})
+        self.server.send({"op": "raw", "text": "{" + "x" * 100_000})  # shorter ones are passed over
         await self.logged("malformed JSON")
         self.assertEqual(self.uplink.accepted, 1)
         await self.connected(2)

@@ -72,6 +72,9 @@ class _Owner:
     def __init__(self) -> None:
         self.lost = 0
 
+    def connection_answers(self, connection: Connection) -> None:
+        pass
+
     def session_refused(self, connection: Connection, session: Any, code: int, reason: str) -> None:
         check(session.state is State.WAITING, "a refused session that does not wait")
         check_words(reason)
@@ -160,7 +163,7 @@ def _run_services(data: bytes) -> None:
                 lambda: None,
                 lambda: None,
                 stdin=b"x" * 300 if number else b"",
-                env=[("A", "b")] if number else [],
+                env=[("A", b"b")] if number else [],
             )
             sessions.append(session)
             connection.start(session)

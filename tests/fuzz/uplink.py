@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ConnectionDone
@@ -18,11 +19,13 @@ from zope.interface import implementer
 from relayd.dialects import native, socketio
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.flow import Flow
-from relayd.interfaces import Acknowledge, DialectEvent, EventReceived, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, DialectEvent, EventReceived, ICommandReceiver, ILink
 from relayd.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.parsing import parse_execute_command
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
+from relayd.uplink.presence import told_of
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.flows import RecordedFlow
 
@@ -84,6 +87,9 @@ COMMANDS: tuple[dict[str, Any], ...] = (
 EVENTS: tuple[tuple[str, Any], ...] = (
     *(("execute_command", command) for command in COMMANDS),
     ("execute_command", {"commandId": "c4"}),
+    ("execute_command", COMMANDS[0] | {"commandId": 5, "serverId": None, "port": None, "encoding": "gbk"}),
+    ("execute_command", COMMANDS[0] | {"privateKey": {"type": "Buffer", "data": [107, 101, 121]}, "stdin": "x"}),
+    ("cancel_command", {"commandId": 1.5}),
     ("command_result_received", {"success": True, "commandId": "c1"}),
     ("command_result_received", {"success": False, "error": {"a": [1, None]}}),
     ("cancel_command", {"commandId": "c1"}),
@@ -94,7 +100,22 @@ WORDS = (
     *(name for command in COMMANDS for name in command),
     *("execute_command", "command_result_received", "cancel_command", "command_status", "success", "error", "event"),
     *("/proxy,", "\\ud800", "\\u0000", "1e309", "null", "true", "base64", "9" * 400, '"', "[[[[[[[[", "{", "}", ":"),
-    *("451-/proxy,", "52-", "_placeholder", '{"sid":"t"}', "40", "41", "42", "43", "44", "/proxy,0[", "\x1e", "\x1f"),
+    *(
+        "451-/proxy,",
+        "52-",
+        "_placeholder",
+        "Buffer",
+        "num",
+        '{"sid":"t"}',
+        "40",
+        "41",
+        "42",
+        "43",
+        "44",
+        "/proxy,0[",
+        "\x1e",
+        "\x1f",
+    ),
 )
 
 
@@ -112,7 +133,15 @@ class Planted:
         return getattr(self._dialect, name)
 
     def receive_text(self, text: str) -> Sequence[DialectEvent]:
-        events = self._dialect.receive_text(text)
+        return self._planted(self._dialect.receive_text(text))
+
+    def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
+        return self._planted(self._dialect.receive_binary(data))
+
+    def abandon(self, number: int) -> Sequence[DialectEvent]:
+        return self._planted(self._dialect.abandon(number))
+
+    def _planted(self, events: Sequence[DialectEvent]) -> Sequence[DialectEvent]:
         return [
             EventReceived(event.name, plant(event.data), event.ack_id) if isinstance(event, EventReceived) else event
             for event in events
@@ -134,6 +163,8 @@ def canaries(value: Any) -> Any:
     if isinstance(value, str):
         # what is wrong with it stays wrong
         return value + CANARY if value else value
+    if isinstance(value, bytes):
+        return value + CANARY.encode() if value else value
     if isinstance(value, dict):
         return {name: canaries(each) for name, each in value.items()}
     return [canaries(each) for each in value] if isinstance(value, list) else value
@@ -157,7 +188,7 @@ class Receiver:
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
         check_words(error)
         if error.command_id is not None:
-            failure_result(error.command_id, error)
+            msgspec.json.encode(failure_result(error.command_id, error, numeric_id=error.numeric_id).to_wire())
         acknowledge(error)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
@@ -173,7 +204,7 @@ class Receiver:
     def link_ready(self, link: ILink) -> None:
         self.ready += 1
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         self.lost += 1
 
 
@@ -217,6 +248,12 @@ class Host:
     def on_connection_accepted(self, connection: Connection) -> None:
         """The main server has really accepted the relay."""
 
+    def on_connection_ignored(self, connection: Connection) -> None:
+        """The main server sent something that relayd has no use for."""
+
+    def on_status_told(self, connection: Connection, data: Any) -> None:
+        told_of(data, "p")
+
 
 def _run(name: str, data: bytes) -> None:
     dialect, server = {
@@ -236,6 +273,7 @@ def _run(name: str, data: bytes) -> None:
         timing=timing,
         defer_to_thread=maybeDeferred,
         max_result=1 << 20,
+        limit=MessageLimit(clock, "main"),
     )
     connection.attach(wire)
     note: Any = outcomes.append
@@ -252,7 +290,7 @@ def _run(name: str, data: bytes) -> None:
         if wire.ended:
             break
         if message.startswith(BINARY):
-            connection.on_binary(message)
+            connection.on_binary(message[len(BINARY) :])
         else:
             connection.on_text(message.decode("utf-8", "ignore"))
         clock.advance(0.25)
@@ -286,6 +324,10 @@ def _seeds_socketio() -> Iterator[bytes]:
     yield NEXT.join((OPEN, b'44/proxy,{"message":"no"}'))
     yield NEXT.join((READY + b"2", b"2probe", b"3", b"6", b"41/proxy,"))
     yield NEXT.join((READY + b'451-/proxy,7["x",{"_placeholder":true,"num":0}]', BINARY + b"abc", b"43/proxy,1[2]"))
+    place = {"_placeholder": True, "num": 0}
+    for data in (COMMANDS[0] | {"privateKey": place}, COMMANDS[2] | {"stdin": place, "password": place | {"num": 1}}):
+        frame = f"452-/proxy,7{json.dumps(['execute_command', data])}".encode()
+        yield NEXT.join((READY + frame, b"2", BINARY + b"abc", BINARY + b"\xff", frame, BINARY + b"a", frames[0]))
     yield NEXT.join((READY + b"42/other,[1]", b"40/other,{}", b"1"))
     yield READY + b'42/proxy,["other","' + b"ab" * 8 + b'"]' + bytes((12, 1, 12, 0xFF))
 
@@ -294,7 +336,8 @@ def _seeds_native() -> Iterator[bytes]:
     frames = [json.dumps({"event": name, "data": data}).encode() for name, data in EVENTS]
     yield NEXT.join(frames)
     yield from (READY + frame for frame in frames)
-    yield NEXT.join((b"[]", b'"hello"', BINARY + b"a", b'{"event":1}'))
+    yield NEXT.join((b"[]", b'"hello"', BINARY + b"a", b'{"event":1}', b"ping", b"\xef\xbb\xbf" + frames[0]))
+    yield from (READY + BINARY + frame for frame in frames)
     yield b'{"event":"x","data":[' + b"[[" + bytes((20, 0, 12, 0xFF))
 
 

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from relayd.dialects import native
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.limits import MessageLimit
 from relayd.uplink.machine import Timing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
@@ -64,6 +65,7 @@ def _run(data: bytes) -> None:
         timing=Timing(),
         defer_to_thread=maybeDeferred,
         max_result=1 << 20,
+        limit=MessageLimit(clock, "main"),
     )
     note: Any = outcomes.append
     connection.finished.addCallback(note)

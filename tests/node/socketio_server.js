@@ -59,6 +59,8 @@ proxies.on("connection", (socket) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  // fields that are to go as Buffers, which makes a binary event
+  for (const name of order.buffers || []) order.data[name] = Buffer.from(order.data[name], order.coding || "utf8");
   if (order.op === "execute") pending.set(order.data.commandId, order.data);
   if (!current && order.op !== "emit") return say({ unsent: order }); // nobody is connected
   if (order.op === "execute") {

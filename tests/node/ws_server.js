@@ -1,7 +1,8 @@
 // A main server on the npm ws package: {"event", "data"} frames at /proxy, driven by JSON lines on standard input.
 // Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400), ping
 // (ms between two pings; a relay that has not answered one when the next is due is dropped), greet (an event and its data
-// for the first relay, at once).
+// for the first relay, at once), maxPayload (bytes), rude (what is larger is not answered with 1009, but the connection is
+// dropped).
 "use strict";
 const http = require("node:http");
 const readline = require("node:readline");
@@ -11,7 +12,7 @@ const options = JSON.parse(process.argv[2] || "{}");
 const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
 
 const server = http.createServer();
-const wss = new WebSocketServer({ noServer: true, perMessageDeflate: true });
+const wss = new WebSocketServer({ noServer: true, perMessageDeflate: true, maxPayload: options.maxPayload || 104857600 });
 server.on("upgrade", (request, socket, head) => {
   const url = new URL(request.url, "http://localhost");
   say({ upgrade: url.pathname });
@@ -30,6 +31,8 @@ wss.on("connection", (ws, query) => {
     return;
   }
   current = ws;
+  if (options.rude) ws._receiver.prependListener("error", () => ws._socket.destroy());
+  ws.on("error", (error) => say({ error: error.code }));
   say({ connected: query.get("proxyId"), extensions: ws.extensions });
   if (options.greet) {
     const [event, data] = options.greet;
@@ -60,9 +63,14 @@ wss.on("connection", (ws, query) => {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  // fields that are to go as Buffers, of which JSON.stringify makes objects
+  for (const name of order.buffers || []) order.data[name] = Buffer.from(order.data[name]);
   if (order.op === "execute") pending.set(order.data.commandId, order.data);
-  if (order.op === "execute") current.send(JSON.stringify({ event: "execute_command", data: order.data }));
-  else if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
+  if (order.op === "execute") {
+    const text = JSON.stringify({ event: "execute_command", data: order.data });
+    current.send(order.binary ? Buffer.from(text) : text);
+  }
+  if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
   else if (order.op === "raw") current.send(order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();

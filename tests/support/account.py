@@ -19,6 +19,22 @@ from pathlib import Path
 from tests.support.process import PeerFailed
 
 USER = "relayd-test"
+#: What busybox is called to be a shell, which it is by its name only; see `ensure_busybox_shell`.
+BUSYBOX_SHELL = "/var/lib/relayd-test-busybox/ash"
+#: Every kind of login shell that commands are run by, each with an account of its own.
+LOGIN_SHELLS = {
+    "sh": "/bin/sh",
+    "bash": "/bin/bash",
+    "dash": "/bin/dash",
+    "ksh": "/usr/bin/ksh",
+    "mksh": "/usr/bin/mksh",
+    "zsh": "/usr/bin/zsh",
+    "busybox": BUSYBOX_SHELL,
+    "rbash": "/bin/rbash",
+    "fish": "/usr/bin/fish",
+    "csh": "/bin/bsd-csh",
+    "tcsh": "/bin/tcsh",
+}
 #: By account, the shell that its commands get.
 SHELLS = {
     USER: "/bin/sh",
@@ -26,6 +42,9 @@ SHELLS = {
     "relayd-test-csh": "/bin/tcsh",
     "relayd-test-nologin": "/usr/sbin/nologin",
     "relayd-test-device": "/var/lib/relayd-test-device/shell",  # no shell at all, see `put_file`
+    "relayd-test-parrot": "/var/lib/relayd-test-parrot/shell",  # likewise
+    "relayd-test-hanging": "/bin/bash",
+    **{f"{USER}-in-{name}": path for name, path in LOGIN_SHELLS.items()},
 }
 
 
@@ -91,6 +110,19 @@ def ensure_expired_account() -> Account:
     account = ensure_account(f"{USER}-expired")
     run_privileged([_tool("chage"), "-d", "0", account.user])
     return account
+
+
+def ensure_closed_account() -> Account:
+    """Another account, which expired long ago."""
+    account = ensure_account(f"{USER}-closed")
+    run_privileged([_tool("chage"), "-E", "1", account.user])
+    return account
+
+
+def ensure_busybox_shell() -> None:
+    """Make busybox a login shell."""
+    run_privileged(["install", "-d", os.path.dirname(BUSYBOX_SHELL)])
+    run_privileged(["ln", "-sfn", shutil.which("busybox") or "/bin/busybox", BUSYBOX_SHELL])
 
 
 def put_file(path: str, text: str, mode: str = "644") -> None:

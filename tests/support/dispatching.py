@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -17,7 +18,7 @@ from zope.interface import implementer
 
 from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
-from relayd.interfaces import IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
+from relayd.interfaces import Blame, IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
 from relayd.journal_memory import MemoryJournal
 from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from tests.support.flows import RecordedFlow
@@ -66,13 +67,16 @@ class Run:
     done: Deferred[CommandResult]
     output: IOutputSink | None = None
     started: bool | None = None
+    timeout: float | None = None
+    grace: float | None = None
 
     def write(self, data: bytes, offset: int = 0, stream: StreamName = "stdout") -> Deferred[None] | None:
         assert self.output is not None
         return self.output.write(stream, offset, data)
 
     def finish(self, stdout: str = "fine", exit_code: int = 0) -> None:
-        self.done.callback(result(self.command.command_id, stdout, exit_code))
+        made = result(self.command.command_id, stdout, exit_code)
+        self.done.callback(replace(made, numeric_id=self.command.numeric_id))
 
 
 @implementer(ICommandRunner)
@@ -97,9 +101,17 @@ class HeldRunner:
         return self.refusal
 
     def run(
-        self, command: ExecuteCommand, deadline: float, starting: Starting, output: IOutputSink | None = None
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
     ) -> Deferred[CommandResult]:
-        run = Run(command, deadline, Deferred(lambda _: self.cancelled.append(command.command_id)), output)
+        done: Deferred[CommandResult] = Deferred(lambda _: self.cancelled.append(command.command_id))
+        run = Run(command, deadline, done, output, timeout=timeout, grace=grace)
         self.runs.append(run)
         self._starting[command.command_id] = starting
         if not self._dials:
@@ -233,6 +245,9 @@ class SlowJournal:
     def unconfirmed(self) -> Sequence[str]:
         return self.records.unconfirmed()
 
+    def dead_letters(self) -> Sequence[str]:
+        return self.records.dead_letters()
+
     def close(self) -> Deferred[None]:
         return self.records.close()
 
@@ -266,6 +281,7 @@ class Desk:
     max_commands: int = 4
     max_queue: int = 4
     receipts: bool = True
+    timeout_margin: float = 0.0
     runner: HeldRunner = field(default_factory=HeldRunner)
     journal: IJournal = field(default_factory=MemoryJournal)
     audit: IAudit | None = None
@@ -284,6 +300,7 @@ class Desk:
                 max_queue=self.max_queue,
                 default_timeout=60.0,
                 max_timeout=600.0,
+                timeout_margin=self.timeout_margin,
             ),
             audit=self.audit,
         )
@@ -294,8 +311,8 @@ class Desk:
         self.dispatcher.link_ready(self.link)
         return self.link
 
-    def disconnect(self) -> None:
-        self.dispatcher.link_lost(self.link)
+    def disconnect(self, blame: Blame = Blame.POSSIBLE) -> None:
+        self.dispatcher.link_lost(self.link, blame)
         self.link.flow.end()
 
     def order(self, order: ExecuteCommand) -> None:

@@ -80,9 +80,14 @@ class FaultCase(TestCase):
         """The one of the moment: a test may have put another in its place."""
         return self.server.stop()
 
+    #: What the relay's process may have; 0: as usual.
+    descriptors = 0
+
     def make_relay(self, url: str, *options: str) -> Relayd:
         """A relay process."""
         relay = Relayd(url, "--reconnect-delay", "0.5s", *options)
+        if self.descriptors:
+            relay.limit_descriptors(self.descriptors)
         self.addCleanup(relay.remove)
         relay.start()
         return relay

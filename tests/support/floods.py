@@ -11,9 +11,11 @@ from __future__ import annotations
 import hmac
 import struct
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
@@ -21,6 +23,7 @@ from twisted.internet.task import react
 
 from relayd.ssh.kex import modp_prime
 from relayd.ssh.target import Credential
+from tests.support.costly import SelfCertified
 from tests.support.evil import (
     CHANNEL_DATA,
     CHANNEL_REQUEST,
@@ -213,13 +216,20 @@ class Kind(Struct, frozen=True):
     :ivar host: what each connection does.
     :ivar credential: makes what a command on it logs in with.
     :ivar stdin: of that command.
+    :ivar serve: makes the server, where it needs more than `host`.
+    :ivar known_hosts: a line that the relay's file of known host keys has.
     """
 
     what: str
     host: type[Evil]
     credential: Callable[[], Credential] = lambda: Credential(password=PASSWORD)
     stdin: bytes = b""
+    serve: Callable[[Any], EvilServer] | None = None
+    known_hosts: str = ""
 
+
+#: The public key of an authority that everybody trusts; of no private key that anybody has.
+AUTHORITY = NS(b"ssh-ed25519") + NS(Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw())
 
 #: Every kind, by a name for the command line.
 KINDS: dict[str, Kind] = {
@@ -259,12 +269,19 @@ KINDS: dict[str, Kind] = {
     "never-reads": Kind(
         "room for a byte of standard input, on and on, never reading", NeverReads, stdin=bytes(1_000_000)
     ),
+    "certificates": Kind(
+        "certificates for 250 patterns, which nobody signed",
+        Evil,
+        serve=lambda reactor: SelfCertified(reactor, AUTHORITY),
+        known_hosts=f"@cert-authority * ssh-ed25519 {b64encode(AUTHORITY).decode()}\n",
+    ),
 }
 
 
 async def serve(reactor: Any, name: str) -> None:
     """Be that host until the process is ended."""
-    server = EvilServer(reactor, KINDS[name].host)
+    kind = KINDS[name]
+    server = EvilServer(reactor, kind.host) if kind.serve is None else kind.serve(reactor)
     server.primes = {4096: [(2, modp_prime(4096))]}
     print(server.target.port, flush=True)
     await Deferred()

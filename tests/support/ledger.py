@@ -15,6 +15,7 @@ from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import deferLater
 
+from relayd.dialects import native
 from relayd.dialects.socketio import ServerDialect
 from relayd.interfaces import AckReceived, Connected, EventReceived
 
@@ -36,14 +37,19 @@ class _Connection(WebSocketServerProtocol):
         self._ledger = ledger
         self.acks: dict[int, str] = {}
         self.deaf = False
-        self.dialect = ServerDialect(ping_interval=ledger.ping_interval, accepts=ledger.max_payload)
+        self.dialect: ServerDialect | native.ServerDialect = (
+            native.ServerDialect()
+            if ledger.native
+            else ServerDialect(ping_interval=ledger.ping_interval, accepts=ledger.max_payload)
+        )
 
     def onConnect(self, request: ConnectionRequest) -> None:
         self._ledger.keys.append(request.params["apiKey"][0])
 
     def onOpen(self) -> None:
         self.transport.setTcpNoDelay(True)
-        self.dialect.opened()
+        if any(isinstance(event, Connected) for event in self.dialect.opened()):
+            self._ledger.connected(self)
         self.flush()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -76,6 +82,7 @@ class Ledger:
     """
     :param receipts: which receipts a result gets.
     :param max_payload: bytes in the largest message that it takes.
+    :param native: whether it speaks that dialect, which has no acknowledgements, instead of Socket.IO.
 
     :ivar ordered: the data of every order that was sent, by command.
     :ivar acked: by command, what its acknowledgements said, ``None`` for accepted.
@@ -85,9 +92,13 @@ class Ledger:
     """
 
     def __init__(
-        self, receipts: Callable[[dict[str, Any]], list[dict[str, Any]]] = confirm, max_payload: int = 1_000_000
+        self,
+        receipts: Callable[[dict[str, Any]], list[dict[str, Any]]] = confirm,
+        max_payload: int = 1_000_000,
+        native: bool = False,
     ) -> None:
         self.receipts = receipts
+        self.native = native
         self.max_payload = max_payload
         self.ping_interval = 25.0
         self.ordered: dict[str, dict[str, Any]] = {}
@@ -142,8 +153,8 @@ class Ledger:
         if self.link is not None:
             self.ordered[command_id] = data
             number = self.link.dialect.request("execute_command", data)
-            assert number is not None
-            self.link.acks[number] = command_id
+            if number is not None:
+                self.link.acks[number] = command_id
             self.link.flush()
 
     def send(self, event: str, data: object) -> None:

@@ -46,7 +46,9 @@ class LedgerCase(TestCase):
 
     async def begin_relay(self, *options: str) -> None:
         """Start the relay, and wait until it has connected."""
-        self.relay = Relayd(self.ledger.url, "--dialect", "socketio", *self.options, *options)
+        self.relay = Relayd(
+            self.ledger.url, "--dialect", "native" if self.ledger.native else "socketio", *self.options, *options
+        )
         self.addCleanup(self.relay.remove)
         self.relay.start()
         await self.ledger.ready()

@@ -4,6 +4,7 @@ A pool of the SSH client whose connections are in memory, and are opened when a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.conch.ssh.common import NS
@@ -17,6 +18,7 @@ from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
 )
+from relayd.ssh.limits import EVERY_SERVER
 from relayd.ssh.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
 from relayd.ssh.pool import Job, Pool
 from relayd.ssh.session import Session
@@ -34,6 +36,9 @@ class Transport(PacketRecorder):
     def most_sessions(self) -> int | None:
         return None
 
+    def most_payload(self) -> int:
+        return EVERY_SERVER
+
 
 class StandInDialer:
     """Dials when the test says so, and through jump hosts as the real one does."""
@@ -42,6 +47,7 @@ class StandInDialer:
         self.clock = clock
         self.dialled: list[tuple[Target, Deferred[None]]] = []
         self.connections: list[Connection] = []
+        self.found: Sequence[str] = ()
 
     async def dial(self, target: Target, owner: DialOwner) -> Connection:
         if target.via is not None:
@@ -51,6 +57,8 @@ class StandInDialer:
         await let
         connection = Connection(self.clock, owner, 1e9)
         connection.transport = cast(ClientTransport, Transport())
+        if self.found:
+            connection.address, connection.found = self.found[0], frozenset(self.found)
         connection.serviceStarted()
         self.connections.append(connection)
         return connection
@@ -63,6 +71,11 @@ class StandInDialer:
         """The oldest attempt succeeds."""
         self.dialled.pop(0)[1].callback(None)
         return self.connections[-1]
+
+    def succeed_as(self, found: Sequence[str]) -> Connection:
+        """Likewise, to the first of the addresses that its name leads to."""
+        self.found = found
+        return self.succeed()
 
     def fail(self, error: SSHError) -> None:
         """The oldest attempt fails."""
@@ -80,12 +93,16 @@ class PoolTestCase(SynchronousTestCase):
         self.make()
 
     def make(self, **settings: Any) -> None:
-        self.clock = Clock()
+        self.clock = self.make_clock()
         self.dialer = StandInDialer(self.clock)
         self.settings = SSHSettings(known_hosts="", **settings)
         self.pool = Pool(self.clock, cast(Dialer, self.dialer), self.settings)
         self.errors: list[SSHError] = []
         self.ended: list[str] = []
+
+    def make_clock(self) -> Clock:
+        """The pool's reactor."""
+        return Clock()
 
     def job(self, target: Target = A, command: str = "true") -> Job:
         session = Session(command.encode(), 100, lambda: None, lambda: self.ended.append(command))

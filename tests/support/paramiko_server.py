@@ -1,5 +1,6 @@
 """
-An SSH server on paramiko: runs commands in /bin/sh.  See asyncssh_server.py for its argument.
+An SSH server on paramiko: runs commands in /bin/sh.  See asyncssh_server.py for its argument; beside that,
+``no_keys_of``: types of key that it does not take.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     print(json.dumps({"listening": listener.getsockname()[1]}), flush=True)
     while True:
-        transport = paramiko.Transport(listener.accept()[0])
+        disabled = {"pubkeys": config.get("no_keys_of", [])}
+        transport = paramiko.Transport(listener.accept()[0], disabled_algorithms=disabled)
         transport.add_server_key(host_key)
         # With an event it does not wait for the key exchange here, where the others would wait for it too.
         transport.start_server(event=threading.Event(), server=Server(config["users"]))

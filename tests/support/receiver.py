@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from relayd.errors import InvalidMessage, RelayError
-from relayd.interfaces import Acknowledge, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.messages import CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
 
 
@@ -22,11 +22,13 @@ class RecordingReceiver:
 
     :ivar calls: what was told, as pairs of a word and a value; the words: command, invalid, receipt, cancel, status,
         ready, lost.
+    :ivar blames: of each link that was lost.
     """
 
     def __init__(self, answer: Callable[[ExecuteCommand], CommandResult | RelayError] | None = None) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.link: ILink | None = None
+        self.blames: list[Blame] = []
         self._answer = answer
         self._waiting: list[tuple[str, Deferred[Any]]] = []
 
@@ -59,7 +61,7 @@ class RecordingReceiver:
     def invalid_received(self, error: InvalidMessage, acknowledge: Acknowledge) -> None:
         acknowledge(error)
         if error.command_id is not None and self.link is not None:
-            self.link.send_result(failure_result(error.command_id, error))
+            self.link.send_result(failure_result(error.command_id, error, numeric_id=error.numeric_id))
         self._note("invalid", error)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
@@ -77,8 +79,9 @@ class RecordingReceiver:
         self.link = link
         self._note("ready", link)
 
-    def link_lost(self, link: ILink) -> None:
+    def link_lost(self, link: ILink, blame: Blame) -> None:
         self.link = None
+        self.blames.append(blame)
         self._note("lost", link)
 
     def _note(self, word: str, value: Any) -> None:
@@ -91,4 +94,10 @@ class RecordingReceiver:
 
 def echo(command: ExecuteCommand) -> CommandResult:
     """A result that shows which command it is of."""
-    return CommandResult(command_id=command.command_id, stdout=f"ran {command.command}", stderr="", exit_code=0)
+    return CommandResult(
+        command_id=command.command_id,
+        numeric_id=command.numeric_id,
+        stdout=f"ran {command.command}",
+        stderr="",
+        exit_code=0,
+    )

@@ -112,6 +112,14 @@ class Relayd(RelayProcess):
         key.write_text(self.api_key + "\n")
         super().__init__(relayd_command(server, self.proxy_id, key, self.directory, options, log_file="-"))
 
+    def limit_descriptors(self, most: int) -> None:
+        """Let it have so few, whatever it asks for."""
+        self._argv = ["sh", "-c", f'ulimit -n {most}; exec "$@"', "sh", *self._argv]
+
+    def options(self) -> list[str]:
+        """Its own command line options, behind the name of the service."""
+        return self._argv[self._argv.index("relayd") + 1 :]
+
     @property
     def log(self) -> str:
         """All that it logged so far."""

@@ -153,6 +153,8 @@ class PacketRecorder:
         self.policy = MODERN
         self.lost_reason = "the connection was closed"
         self.told_to_leave = False
+        self.at_fault = False
+        self.otherVersionString = b"SSH-2.0-Test"
         self.aborted = False
         self.disconnected = ""
         self.renewals = 0
@@ -204,10 +206,14 @@ class ServerTestCase(TestCase):
         self.known_hosts = self.directory / "known_hosts"
 
     async def start_server(
-        self, *config_lines: str, host_key_types: Sequence[str] = ("ed25519",), user: str = USER
+        self,
+        *config_lines: str,
+        host_key_types: Sequence[str] = ("ed25519",),
+        user: str = USER,
+        pam: Sequence[str] = (),
     ) -> OpenSSHServer:
         """A new sshd."""
-        server = OpenSSHServer(config_lines, host_key_types, user)
+        server = OpenSSHServer(config_lines, host_key_types, user, pam)
         await server.start()
         self.addCleanup(server.stop)
         return server

@@ -39,6 +39,9 @@ class Owner:
         self.closed: list[ChannelUser] = []
         self.lost: list[tuple[list[ChannelUser], str]] = []
 
+    def connection_answers(self, connection: Connection) -> None:
+        pass
+
     def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
         self.refused.append((session, reason, session.state))
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from tests.support.account import USER, ensure_account, privileged, run_privileged
+from tests.support.account import USER, ensure_account, privileged, put_file, run_privileged
 from tests.support.process import ChildProcess, PeerFailed, needed
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") or "/usr/sbin/sshd"
@@ -56,6 +56,7 @@ class OpenSSHServer:
     :param config_lines: lines of sshd_config; they win over the ones written here.
     :param host_key_types: as `make_key` takes them.
     :param user: the account; ``root`` gets in by `key` alone, where *config_lines* say so.
+    :param pam: lines of a service of PAM, which it uses instead of the system's.
     :ivar log_lines: what it logged so far, line by line.
     :ivar key: a private key, OpenSSH PEM text, that it accepts.
     :ivar host_keys: its public host keys, ``TYPE BASE64``.
@@ -64,7 +65,11 @@ class OpenSSHServer:
     host = "127.0.0.1"
 
     def __init__(
-        self, config_lines: Sequence[str] = (), host_key_types: Sequence[str] = ("ed25519",), user: str = USER
+        self,
+        config_lines: Sequence[str] = (),
+        host_key_types: Sequence[str] = ("ed25519",),
+        user: str = USER,
+        pam: Sequence[str] = (),
     ) -> None:
         self.log_lines: list[str] = []
         self.port = 0
@@ -77,6 +82,10 @@ class OpenSSHServer:
         self._config_lines = list(config_lines)
         self._host_key_types = list(host_key_types)
         self._process: ChildProcess | None = None
+        self._program = SSHD
+        self._pam_service = Path()
+        if pam:
+            self._use_pam(pam)
         self.authorize(public_key)
         self.make_host_keys()
 
@@ -86,6 +95,17 @@ class OpenSSHServer:
         with path.open("a") as file:
             file.writelines(f"{key}\n" for key in public_keys)
         path.chmod(0o644)
+
+    def _use_pam(self, lines: Sequence[str]) -> None:
+        # sshd asks PAM for the service of its own name; that of another program may be anybody's.
+        name = f"sshd-{self.directory.name}"
+        self._program = str(self.directory / name)
+        Path(self._program).symlink_to(SSHD)
+        self._pam_service = Path("/etc/pam.d", name)
+        put_file(str(self._pam_service), "\n".join(lines) + "\n")
+        self._config_lines.insert(0, "UsePAM yes")
+        if _version() >= (9, 8):
+            self._config_lines.insert(0, f"PAMServiceName {name}")
 
     def make_host_keys(self) -> None:
         """New host keys, used from the next start on."""
@@ -135,6 +155,8 @@ class OpenSSHServer:
 
         def remove(_: None) -> None:
             shutil.rmtree(self.directory, ignore_errors=True)
+            if self._pam_service.name:
+                run_privileged(["rm", "-f", str(self._pam_service)])
 
         return self._end().addCallback(remove)
 
@@ -179,7 +201,7 @@ class OpenSSHServer:
 
         first = len(self.log_lines)
         process = self._process = ChildProcess(on_line)
-        process.start(privileged([SSHD, "-D", "-e", "-f", str(config)]))
+        process.start(privileged([self._program, "-D", "-e", "-f", str(config)]))
         process.when_ended().addCallback(
             lambda code: needed(listening, f"sshd ended with {code}: {' / '.join(self.log_lines[first:])}")
         )

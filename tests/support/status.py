@@ -28,6 +28,7 @@ class FakeRelay:
         self.clock = Clock()
         self.clock.advance(1000)
         self.status = UplinkStatus(accepted=True, dialect="socketio", since=900, losses=3)
+        self.ignored = 4
         self.stats = Stats()
         self.limits = Limits(max_commands=64, max_queue=10000, default_timeout=300, max_timeout=86400)
         self.running = 0

@@ -1,0 +1,176 @@
+"""
+Character sets of hosts that do not speak UTF-8: by which names they are known, and how a command's text is written in
+one, so that a shell on that host reads what the site's rules have read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import encodings
+import encodings.aliases
+import re
+from functools import lru_cache
+from pkgutil import iter_modules
+from typing import Final
+
+UTF8: Final = "utf-8"
+
+#: Characters of a name that is looked at.
+_MAX_NAME: Final = 40
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:-]*")
+#: What Python calls a text encoding, and is none for output: for names of hosts, and for Python's own source.
+_USELESS: Final = frozenset(["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "charmap"])
+_PRINTABLE_ASCII: Final = "".join(map(chr, range(0x20, 0x7F))) + "\t\n"
+_NOT_ASCII: Final = bytes(range(0x80, 0x100))
+_OTHERS: Final = re.compile(r"[^\x00-\x7f]+")
+
+
+class Unwritable(ValueError):
+    """A text cannot be written in a character set."""
+
+
+def charset(name: str) -> str | None:
+    """
+    The one name of a character set that Python knows, by any of its names; ``None`` for what is none.
+
+    Names of others are not asked of Python, which keeps each in memory for ever.
+    """
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+        return None
+    known = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return _canonical(known) if known in _names() else None
+
+
+@lru_cache(1)
+def _names() -> frozenset[str]:
+    modules = {module.name for module in iter_modules(encodings.__path__)} - {"aliases"}
+    return frozenset(modules | set(encodings.aliases.aliases))
+
+
+@lru_cache(1024)
+def _canonical(known: str) -> str | None:
+    if encodings.aliases.aliases.get(known, known) in _USELESS:
+        return None
+    try:
+        found = codecs.lookup(known)
+    except (LookupError, ImportError):  # such as those of other systems
+        return None
+    try:
+        " ".encode(found.name)  # codecs from bytes to bytes, such as base64 and zip, have no text
+        b"".decode(found.name)
+    except (LookupError, ValueError):
+        return None
+    return found.name
+
+
+@lru_cache(256)
+def has_ascii(name: str) -> bool:
+    """Whether ASCII stands for itself in a character set, as shells want it: not in UTF-16, and not in EBCDIC."""
+    try:
+        return _PRINTABLE_ASCII.encode(name) == _PRINTABLE_ASCII.encode("ascii")
+    except UnicodeError:
+        return False
+
+
+@lru_cache(256)
+def is_single_byte(name: str) -> bool:
+    """Whether each byte is a character."""
+    for byte in range(256):
+        decoder = Decoder(name)
+        decoder.decode(bytes([byte]))
+        if decoder.pending:
+            return False
+    return True
+
+
+@lru_cache(256)
+def has_shifts(name: str) -> bool:
+    """Whether bytes of ASCII mean something else after others: in ISO 2022, HZ and UTF-7."""
+    return not is_single_byte(name) and _is_seven_bit(name)
+
+
+def _is_seven_bit(name: str) -> bool:
+    for sample in ("\u4e2d", "\u3042", "\uac00"):
+        try:
+            return sample.encode(name).isascii()
+        except UnicodeError:
+            continue
+    return False
+
+
+def write_text(text: str, name: str, *, exactly: bool) -> bytes:
+    """
+    What a shell gets of a text.
+
+    ASCII must stand in it for itself. A text that has nothing else goes as that to any host.  In GBK, Big5 and Shift
+    JIS the second byte of a character may be one of ASCII, such as ``|``: a shell that is not set to that character set
+    reads it as such.
+
+    :param exactly: take nothing in which a shell of whatever character set could see other ASCII than we do: the site
+        has rules for texts.
+    :raises Unwritable: when that cannot be done.
+    """
+    if text.isascii():
+        return text.encode("ascii")
+    if name in (UTF8, "utf-8-sig"):
+        return text.encode()
+    if not has_ascii(name) or has_shifts(name):
+        raise Unwritable
+    try:
+        written = text.encode(name)
+    except UnicodeError:
+        raise Unwritable from None
+    if exactly and written.translate(None, _NOT_ASCII) != _OTHERS.sub("", text).encode("ascii"):
+        raise Unwritable
+    return written
+
+
+class Decoder:
+    """
+    Makes a text of the bytes of one stream, as they come; what is none becomes U+FFFD.
+
+    It never fails: Python's own for UTF-16 and UTF-32 do where no byte order mark comes first.  Such a stream is taken
+    for one of little-endian words, as Windows and Linux write them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._start: bytearray | None = bytearray() if name in _MARKED else None
+        self._decoder = None if name in _MARKED else codecs.getincrementaldecoder(name)("replace")
+
+    def decode(self, data: bytes, *, final: bool = False) -> str:
+        """The text of what is complete with *data*; at the end, of all that is left."""
+        if self._decoder is None:
+            assert self._start is not None
+            self._start += data
+            if len(self._start) < 4 and not final:
+                return ""
+            data, mark = bytes(self._start), len(_mark_of(self._name, bytes(self._start)))
+            self._decoder = codecs.getincrementaldecoder(in_the_middle(self._name, data))("replace")
+            self._start = None
+            data = data[mark:]
+        return self._decoder.decode(data, final)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes wait for the rest of their character."""
+        if self._decoder is None:
+            return len(self._start or b"")
+        return len(self._decoder.getstate()[0])
+
+
+def in_the_middle(name: str, start: bytes) -> str:
+    """As what to read bytes from the middle of a stream that began with *start*: a mark may have told their order."""
+    if name not in _MARKED:
+        return UTF8 if name == "utf-8-sig" else name
+    return f"{name}-be" if start.startswith(_MARKED[name]) else f"{name}-le"
+
+
+def _mark_of(name: str, start: bytes) -> bytes:
+    order = in_the_middle(name, start)
+    mark = "\ufeff".encode(order)
+    return mark if start.startswith(mark) else b""
+
+
+#: The mark of the big-endian kind.
+_MARKED: Final = {"utf-16": codecs.BOM_UTF16_BE, "utf-32": codecs.BOM_UTF32_BE}

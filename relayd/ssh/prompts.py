@@ -1,0 +1,216 @@
+"""
+What a server asks for when it logs somebody in by questions: for the password, for a new one, or for something else.
+
+The password goes where it is asked for, and nowhere else: a server that wants a one-time code counts a wrong answer,
+and may keep it. So a question must have a word for "password" on its last line, in one of the languages that Linux-PAM
+speaks, and no word for a code. What "new" and "current" are in those languages tells of a password that has expired;
+the words are those of PAM's catalogues. No I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import unicodedata
+from collections.abc import Iterable
+
+#: Bytes of a question that are looked at, from its end: what is asked stands there.
+_MOST_READ = 2000
+
+
+class Asks(enum.Enum):
+    """What a question is for."""
+
+    PASSWORD = enum.auto()
+    #: The same, in words for somebody who has just given it: what follows is the question for a new one.
+    OLD_PASSWORD = enum.auto()
+    NEW_PASSWORD = enum.auto()
+    #: The one that was just given, once more: it was refused, or has to be confirmed.
+    AGAIN = enum.auto()
+    #: Something that may be left out.
+    OPTIONAL = enum.auto()
+    OTHER = enum.auto()
+
+
+#: Letters of alphabets with spaces between words, and digits, as the inside of a set.
+_LETTERS = r"0-9_a-z\u00aa-\u052f"
+
+
+def _any_of(*words: str) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+def _word(*beginnings: str) -> str:
+    """Words that begin so; not a part of a longer name, such as that of a host. Chinese may stand before them."""
+    return rf"(?<![@.{_LETTERS}-])(?:{_any_of(*beginnings)})\w*(?![\w-]|\.\w)"
+
+
+# Each is compared with text after NFKC and case folding. Scripts without spaces, or with marks within a word, are
+# searched for anywhere.
+_PASSWORD = re.compile(
+    _any_of(
+        # en de it, da nb nn, sv, nl, fi, et, cs sk, pl, hu
+        "passw", r"\bpwd\b", "kennwort", "passord", "adgangskode", "kodeord", "lösenord", "wachtwoord", "salasana",
+        "parool", r"\bhesl", r"\bhasł", "jelsz",
+        # fr, es ca ia, pt, ro tr az bg, eo, eu, ga, id, zu, vi, sr
+        "mots? de passe", "contraseñ", "contraseny", "contrasign", "palavra-passe", r"\bsenha", "parol", "şifr",
+        "парол", "pasvort", "pasahitz", "focail faire", "focal faire", r"\bsandi\b", "iphasiwedi", "mật khẩu", "lozink",
+        "лозинк",
+        # zh, ja, ko
+        "密码", "密碼", "口令", "パスワード", "암호", "비밀번호",
+        # he, ar, ka, and the languages of India and around
+        "ססמ", "סיסמ", "كلمة السر", "كلمة سر", "كلمة المرور", "كلمة مرور", "პაროლ", "গুপ্তশব্দ", "পাসওয়ার্ড", "પાસવર્ડ",
+        "शब्दकूट", "पासवर्ड", "गुप्तशब्द", "ಗುಪ್ತಪದ", "അടയാളവാക്ക്", "ପ୍ରବେଶ ସଙ୍କେତ", "ਪਾਸਵਰਡ", "රහස්පදය", "கடவுச்சொல்",
+        "సంకేతపదము", "ពាក្យសម្ងាត់",
+    )
+)  # fmt: skip
+
+#: A code for one time, wherever it is spoken of: what is asked for below is that code, or will be next. Short names are
+#: found beside Chinese too, which leaves no space.
+_ONE_TIME = re.compile(
+    _any_of(
+        r"\bone[- ]?time\b", r"\bsingle[- ]use\b", r"(?<![a-z0-9])[a-z]?otp(?![a-z0-9])", r"\botp-", r"\bs/?key\b",
+        r"(?<![a-z0-9])(?:[2m]fa|u2f|2[- ]?step)(?![a-z0-9])", r"\b(?:two|multi|dual|zwei)[- ]?(?:factor|step|faktor)",
+        r"\bpass ?codes?\b", "verification code", "authentication code",
+        "動態", "动态", "一次性", "验证码", "驗證碼", "校验码", "校驗碼", "認證碼", "认证码", "验证器", "驗證器",
+        "认证器",
+        "双因", "雙因", "双重", "雙重", "多因", "两步", "兩步", "二次", "二级", "二級", "安全码", "临时", "臨時",
+        "ワンタイム", "使い捨て", "確認コード", "認証コード", "段階", "要素",
+        "일회용", "인증번호", "인증 번호", "인증 코드", "2차", "2단계", "임시",
+        "einmal", "eenmalig", "engang", "engång", "kertakäyttö", "jednoraz", "jednoráz", "monouso", "usage unique",
+        "solo uso", "uso único", "sol ús", "одноразов", "еднократн", "једнократн", "egyszer", "tek kullanım", "bir kez",
+        "ühekord", "folosin", "unufoj", "một lần", "sekali pakai", "חד פעמי", "חד-פעמי", "لمرة واحدة", "ერთჯერად",
+    )
+)  # fmt: skip
+#: What makes a question for a password one for something else, where it stands on the same line: where it comes from,
+#: which of several it is, what else may be chosen.
+_NOT_THE_PASSWORD = re.compile(
+    "|".join(
+        (
+            _word(
+                "token", "etoken", "code", "pin", "challenge", "response", "sms", "factor", "second", "2nd", "dynam",
+                "dinám", "dinâm", "dinam", "динам", "temporar", "temporär", "temporal", "temporan", "temporai", "sent",
+                "digits", "option", "yubikey", "securid", "authenticator", "kód", "códig", "codig", "codic", "код",
+                "токен", "jeton", "characters",
+                "telephone", "smartphone", "mobile", "displayed", "generated", "received", "email", "e-mail",
+                "certificat", "keystore", "recovery", "emergency", "additional", "step-up", "hint", "reset", "forgot",
+                "choose", "select", "number", "what", "would", "zweit", "zusätz", "segund", "secund", "provisoi",
+                "reçu",
+                "ricevut", "recibid", "втор", "дополн", "времен", "приложен", "смс", "телефон",
+            ),
+            rf"(?<![@.{_LETTERS}-])(?:apps?|phone|push|duo|grid|matrix|rsa|tan|handy)(?![{_LETTERS}]|\.\w|-(?!pass))",
+            r"(?<![@.\w-])key(?!board)\w*(?![\w-]|\.\w)",
+            r"\bkod(?!eord)\w*",
+            # One of several, numbered; a question to be answered with yes or no
+            r"passw\w*\s*#?\d",
+            r"\d\s*(?:位|桁|자리)",
+            r"\w\s+\w.*\?\s*$",
+            r"\by(?:es)?\s*/\s*no?\b",
+            _any_of(
+                "令牌", "权杖", "權杖", "短信", "簡訊", "随机", "隨機", "手机", "手機", "トークン", "コード",
+                "토큰", "코드", "微信", "钉钉", "邮箱", "邮件", "電郵", "证书", "證書", "u盾", "附加", "第二", "スマホ",
+                "スマートフォン", "メール", "휴대", "문자", "이메일",
+            ),
+        )
+    )
+)  # fmt: skip
+
+_NEW = re.compile(
+    "|".join(
+        (
+            # Romance, Slavic and Germanic languages, fi et, eu, hu, tr az, ga, zu
+            r"(?<![@.\w-])(?:nov[aeouáéýı]\w?|nuev\w+|nuov\w+|nouve\w+|nou[aă]?|neu\w{0,2}|nieuwe?|ny[ea]?|nytt|now\w{1,3}"
+            r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа)(?![\w-]|\.\w)",
+            _any_of(
+                "(?<!重)新", "새", "חדש", "جديد", "ახალი", "নতুন", "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව", "ಹೊಸ",
+                "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
+            ),
+        )
+    )
+)  # fmt: skip
+#: English words stand before "password": elsewhere they may be the name of a host.
+_ENGLISH_NEW = re.compile(r"(?<![@.\w-])new\s+(?:\w+\s+){0,3}passw")
+#: To type something once more: a new password, where "new" stands there as well.
+_AGAIN = re.compile(
+    "|".join(
+        (
+            r"(?<![@.\w-])(?:retype|re-?enter|repeat|again|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*"
+            r"|conferm\w*|повтор\w*|подтверд\w*)(?![\w-]|\.\w)",
+            _any_of("再次", "重新", "确认", "確認", "再入力", "다시", "확인"),
+        )
+    )
+)  # fmt: skip
+_OLD = re.compile(
+    "|".join(
+        (
+            r"(?<![@.\w-])(?:current|old)\)?\s+(?:\w+\s+){0,3}passw",
+            # The same languages
+            r"(?<![@.\w-])(?:a[ck]tual\w*|actuel\w*|attual\w*|atual|aktuell?\w*|aktuálne|cari|současn\w*|nuværende"
+            r"|nåværende|nuvarande|noverande|nykyinen|jelenlegi|ағымдағы|huidige?|obecne|curent\w*|текущ\w*|mevcut"
+            r"|поточн\w*|nastoyashta|настоящ\w*)(?![\w-]|\.\w)",
+            _any_of("当前", "目前", "現在", "现在", "현재", "נוכחי", "ਮੌਜੂਦਾ", "ସାମ୍ପ୍ରତିକ"),
+        )
+    )
+)  # fmt: skip
+
+#: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows.
+_EXPIRED = re.compile(
+    rb"passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
+    rb"|change your passw\w{1,20} (?:now|imm)",
+    re.IGNORECASE,
+)
+
+_FIRST_FACTOR = re.compile(r"\s*first factor\b")  # what SSSD calls the password where there is a second one
+_OPTIONAL = re.compile(r"\(optional\)")
+#: A user at a host, as servers put it before their questions or into them: neither says what is asked for.
+_USER_AT_HOST = re.compile(r"[a-z0-9_.+$%-]*@[a-z0-9_.-]*")
+#: Characters that show nothing, within words of some scripts.
+_UNSEEN: dict[int, str | None] = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
+#: Hyphens of other kinds than the one on keyboards.
+_UNSEEN |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013"), "-")
+#: Between Chinese characters, to make them as wide as those in the line above.
+_WIDE_GAP = re.compile(r"(?<=[\u4e00-\u9fff])[ \t]+(?=[\u4e00-\u9fff])")
+
+
+def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
+    """
+    :param prompt: the question, in UTF-8 (RFC 4256, section 3.2).
+    :param before: what is shown above it: the name and the instruction. The last of them counts as the question where
+        that says nothing itself.
+    :param username: who is logging in; it may stand in the question, and be any word.
+    """
+    lines = [line for text in (*before, prompt) for line in _lines(text, username)]
+    if not lines:
+        return Asks.OTHER
+    line = lines[-1]
+    if _FIRST_FACTOR.match(line):
+        return Asks.PASSWORD
+    if _OPTIONAL.search(line):
+        return Asks.OPTIONAL
+    if not _PASSWORD.search(line) or _NOT_THE_PASSWORD.search(line) or any(map(_ONE_TIME.search, lines)):
+        return Asks.OTHER
+    if _ENGLISH_NEW.search(line) or _NEW.search(line):
+        return Asks.NEW_PASSWORD
+    if _AGAIN.search(line):
+        return Asks.AGAIN
+    return Asks.OLD_PASSWORD if _OLD.search(line) else Asks.PASSWORD
+
+
+def tells_of_expiry(text: bytes) -> bool:
+    """Whether *text*, a question or what stands above one, says that the password has expired."""
+    return _EXPIRED.search(text) is not None
+
+
+def _lines(text: bytes, username: str) -> list[str]:
+    """Those with words, made comparable."""
+    shown = _comparable(text[-_MOST_READ:].decode("utf-8", "replace"))
+    shown = _USER_AT_HOST.sub("", shown)
+    name = re.escape(_comparable(username))
+    if name:
+        shown = re.sub(rf"\bfor\s+['\"`‘“]?{name}(?![\w-]|\.\w)|(?<!\w){name}(?=['’]s\b)", "", shown)
+    return [line for line in shown.splitlines() if any(char.isalpha() for char in line)]
+
+
+def _comparable(text: str) -> str:
+    shown = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_UNSEEN)
+    return _WIDE_GAP.sub("", shown)

@@ -1,0 +1,180 @@
+"""
+What goes before a command that brings a directory or variables: the login shell does all of it, or does not come to the
+command, and its output tells how far it came.
+
+The shell is not known: sh, bash, dash, ksh, mksh, zsh, busybox, fish, csh and tcsh read one text.  It stays the shell
+that runs the command, which so means the same with and without a directory.  No I/O here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from relayd.ssh.errors import DirectoryUnusable, ShellUnsuitable, SSHError, VariablesRefused
+
+_HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]+")
+_SPECIAL = re.compile(r"([\\'!])")
+
+#: Ends what may fail. In a list of csh ``exit`` does nothing, and a restricted shell knows no ``exec``.
+_STOP: Final = " || exit 1 || exec /bin/sh -c false ; "
+#: Keeps shells of other kinds away: cmd.exe finds no such file, and PowerShell cannot read ``<``, so runs nothing.
+_GATE: Final = "true </dev/null && "
+
+# Backslashes, which each family of shells counts in its own way. Each of these is true everywhere but in one family.
+#: csh: within double quotes a backslash is no escape.
+_NOT_CSH: Final = r'test "\\" = \\'
+#: fish: within single quotes a backslash is one.
+_NOT_FISH: Final = r"test '\\' != \\"
+#: What follows POSIX: there alone these are one and two.
+_NOT_POSIX: Final = r"""test "\\" = '\\'"""
+
+#: After some mistakes csh gives up the line, but goes on with the next one: that begins with a look whether it did.
+_SET_READY: Final = f"{_NOT_CSH} || set relayd_ready"
+_CHECK_READY: Final = f"{_NOT_CSH} || eval 'test $?relayd_ready = 1'{_STOP}"
+
+#: Holds the end of a line for values: within quotes, csh would end the command there.
+_NEWLINE: Final = "relayd_newline"
+
+
+class Progress:
+    """
+    Watches the output of a command for the marks that are written before it, and takes them out.
+
+    :param mark: what is written when a stage is through.
+    :param stages: what has failed when its mark is missing, in order.
+    """
+
+    __slots__ = ("_held", "_mark", "_stages")
+
+    def __init__(self, mark: bytes, stages: Sequence[type[SSHError]]) -> None:
+        self._mark = mark
+        self._stages = list(stages)
+        self._held = b""
+
+    @property
+    def missing(self) -> type[SSHError] | None:
+        """The first stage that is not through; ``None`` when the shell has come to the command."""
+        return self._stages[0] if self._stages else None
+
+    def feed(self, data: bytes) -> bytes:
+        """The next bytes of the output; gives those of them, and of what was held back, that are no mark."""
+        if not self._stages:
+            return data
+        data, self._held = self._held + data, b""
+        passed = b""
+        while self._stages:
+            before, mark, after = data.partition(self._mark)
+            if not mark:
+                # It may be cut anywhere; what is no beginning of it goes on at once.
+                size = next(size for size in range(len(self._mark) - 1, -1, -1) if data.endswith(self._mark[:size]))
+                self._held = data[len(data) - size :]
+                return passed + data[: len(data) - size]
+            passed += before
+            data = after
+            del self._stages[0]
+        return passed + data
+
+    def rest(self) -> bytes:
+        """Nothing more comes: what was held back, as the beginning of a mark."""
+        rest, self._held = self._held, b""
+        return rest
+
+
+def surround(
+    command: bytes, cwd: bytes, directory: bytes, env: Sequence[tuple[str, bytes]]
+) -> tuple[bytes, Progress | None]:
+    """
+    The text for the login shell.
+
+    All of it are bytes: in some character sets that of a backslash is part of a character, which shells that are set to
+    another one do not know, and which is quoted here as what it is to those.
+
+    :param cwd: the command is to run there, or not at all; may be empty.
+    :param directory: where there is no *cwd*: it runs there if that can be, and else in the home directory; empty: it
+        runs in the home directory, and *env* is left to others.
+    :return: with what tells whether the shell has come to the command; ``None``: it needs not do much for that.
+    """
+    if not cwd and not (env and directory):
+        # As the specification's example relay does, to the byte.
+        if directory:
+            command = f"cd {_quoted_directory(_bytewise(directory))} ; ".encode("latin-1") + command
+        return command, None
+    text, progress = _before(_bytewise(cwd), _bytewise(directory), [(name, _bytewise(value)) for name, value in env])
+    return text.encode("latin-1") + command, progress
+
+
+def _bytewise(data: bytes) -> str:
+    """A character for each byte."""
+    return data.decode("latin-1")
+
+
+def _before(cwd: str, directory: str, env: Sequence[tuple[str, str]]) -> tuple[str, Progress]:
+    nonce = secrets.token_hex(8)
+    # Made of two words: a host that repeats what it was told, as some do in an error, must not seem to have done it.
+    tell = f"echo relayd:'{nonce}'"
+    text = f"{_GATE}{tell}{_STOP}"
+    stages: list[type[SSHError]] = [ShellUnsuitable]
+    if cwd:
+        text += f"cd {_quoted_directory(cwd)}{_STOP}{tell}{_STOP}"
+        stages.append(DirectoryUnusable)
+    else:
+        text += f"cd {_quoted_directory(directory)} ; "
+    path: list[tuple[str, str]] = []
+    if env:
+        # In csh, ``test`` is a program, which a new PATH may hide: that comes last.
+        path = [variable for variable in env if variable[0] == "PATH"]
+        others = [variable for variable in env if variable[0] != "PATH"]
+        text += f"{_posix(env)}{_fish(env)}{_csh(others)}{tell}{_STOP}"
+        stages.append(VariablesRefused)
+    text += f"{_SET_READY}\n{_CHECK_READY}{_csh(path)}".removesuffix(" ; ")
+    # On a line of its own: most shells read it only then, and what is wrong with it is told as it always is.
+    return f"{text}\n", Progress(f"relayd:{nonce}\n".encode("ascii"), stages)
+
+
+def _posix(env: Sequence[tuple[str, str]]) -> str:
+    values = " ".join(f"{name}={_with_newlines(value)}" for name, value in env)
+    if not any("\n" in value for _, value in env):
+        return f"{_NOT_POSIX} || export {values}{_STOP}"
+    newline = f'{_NEWLINE}=$(printf "\\nx") && {_NEWLINE}=${{{_NEWLINE}%x}}'
+    return f"{_NOT_POSIX} || eval {_quoted(f'{newline} && export {values} && unset {_NEWLINE}')}{_STOP}"
+
+
+def _with_newlines(value: str) -> str:
+    return f'"${_NEWLINE}"'.join(_quoted(line) for line in value.split("\n"))
+
+
+def _fish(env: Sequence[tuple[str, str]]) -> str:
+    # ``set`` leaves the status as it finds it unless it fails; fish's own ``export`` drops values of several lines.
+    orders = (f"; and set -gx {name} " + r"\n".join(map(_quoted, value.split("\n"))) for name, value in env)
+    return f"{_NOT_FISH} || eval {_quoted('true' + ''.join(orders))}{_STOP}"
+
+
+def _csh(env: Sequence[tuple[str, str]]) -> str:
+    return "".join(
+        f"{_NOT_CSH} || setenv {name} " + "'\\\n'".join(map(_quoted, value.split("\n"))) + _STOP for name, value in env
+    )
+
+
+def _quoted_directory(path: str) -> str:
+    """For the shell, which knows what a tilde means as long as it is not quoted."""
+    home = _HOME.match(path)
+    if home is None:
+        return _quoted(path)
+    rest = path[home.end() :]
+    return home[0] + (_quoted(rest) if rest else "")
+
+
+def _quoted(text: str) -> str:
+    """
+    A word that all shells read as *text*, which has one line.
+
+    Single quotes, but not for what is special within them to some: the backslash (fish), ``!`` (csh), the quote itself.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    pieces = (f"\\{piece}" if piece in ("\\", "'", "!") else f"'{piece}'" for piece in _SPECIAL.split(text) if piece)
+    return "".join(pieces) or "''"

@@ -14,9 +14,9 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.testing import AccumulatingProtocol
 from zope.interface.verify import verifyObject
 
-from relayd.ssh.channel import MAX_PACKET, WINDOW
+from relayd.ssh.channel import MAX_PACKET, PACKETS, SMALL_WINDOW, WINDOW
 from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
-from relayd.ssh.forward import MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
+from relayd.ssh.forward import MOST_TINY_UNREAD, MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -52,7 +52,7 @@ class ForwardTests(ConnectionTestCase):
             [
                 (
                     MSG_CHANNEL_OPEN,
-                    NS(b"direct-tcpip") + numbers(0, WINDOW, MAX_PACKET) + NS(b"db") + numbers(22)
+                    NS(b"direct-tcpip") + numbers(0, SMALL_WINDOW, MAX_PACKET) + NS(b"db") + numbers(22)
                     + NS(b"127.0.0.1") + numbers(0),
                 )
             ],
@@ -127,6 +127,7 @@ class ForwardTests(ConnectionTestCase):
 
     def test_what_comes_while_nobody_reads(self) -> None:
         self.open()
+        self.grow()
         self.forward.pauseProducing()
         for _ in range(3 * WINDOW // MAX_PACKET // 4):
             self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
@@ -135,7 +136,33 @@ class ForwardTests(ConnectionTestCase):
         self.assertEqual(self.transport.take(), [])
         self.forward.resumeProducing()
         self.assertEqual(len(self.protocol.data), 3 * WINDOW // 4)
-        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_WINDOW_ADJUST, numbers(100, WINDOW // 2))])
+        ((message, packet),) = self.transport.take()
+        self.assertEqual((message, packet[:4]), (MSG_CHANNEL_WINDOW_ADJUST, numbers(100)))
+        self.assertGreaterEqual(int.from_bytes(packet[4:], "big"), WINDOW // 2)
+
+    def grow(self) -> None:
+        """The jump host sends so much, in large packets, that it gets a whole window."""
+        for _ in range(2 * WINDOW // MAX_PACKET):
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
+        self.protocol.data = b""
+        self.assertGreaterEqual(self.connection._channels[0].window, WINDOW // 2)
+        self.assertLessEqual(self.connection._channels[0].window, WINDOW)
+        self.transport.take()
+
+    def test_small_packets_have_a_small_window(self) -> None:
+        self.open()
+        self.grow()
+        channel = self.connection._channels[0]
+        for _ in range(2 * WINDOW // 100):
+            self.protocol.data = b""  # to add to megabytes takes its time
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(100)))
+        self.assertLessEqual(channel.window, max(SMALL_WINDOW, 100 * PACKETS))
+        self.assertGreaterEqual(channel.window, SMALL_WINDOW // 2)
+
+    def test_the_window_grows_step_by_step(self) -> None:
+        self.open()
+        self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
+        self.assertEqual(self.transport.take(), [(MSG_CHANNEL_WINDOW_ADJUST, numbers(100, SMALL_WINDOW + MAX_PACKET))])
 
     def test_an_end_while_nobody_reads(self) -> None:
         self.open()
@@ -151,11 +178,21 @@ class ForwardTests(ConnectionTestCase):
         # Millions of them go into a window, and all that the jump host says for others would come behind them.
         self.open()
         self.forward.pauseProducing()
-        for _ in range(MOST_UNREAD + 1):
+        for _ in range(MOST_TINY_UNREAD + 1):
             self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(b"x"))
         self.assertIn((MSG_CHANNEL_CLOSE, numbers(100)), self.transport.take())
         self.clock.advance(0)
         self.protocol.closedReason.trap(ConnectionAborted)
+
+    def test_many_packets_while_nobody_reads(self) -> None:
+        self.open()
+        self.grow()
+        self.forward.pauseProducing()
+        for _ in range(MOST_UNREAD):
+            self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(36)))
+        self.assertEqual(self.transport.take(), [])
+        self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(36)))
+        self.assertIn((MSG_CHANNEL_CLOSE, numbers(100)), self.transport.take())
 
     def test_a_writer_is_told_when_the_jump_host_takes_no_more(self) -> None:
         self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 3, 32768))
@@ -190,6 +227,9 @@ class JumpTests(ServerTestCase):
             self.assertTrue(done.stdout.text().startswith(f"{number}\n"))
         self.assertEqual(client.counts().connections, 3)
         self.assertEqual([server.connection_count() for server in (first, second, last)], [1, 1, 1])
+        pace = {connection.transport.port: connection.transport.pace for connection in client._pool._members}
+        ways = [pace[server.port].way for server in (last, second, first)]
+        self.assertEqual(ways, [pace[second.port], pace[first.port], None])
 
     async def test_many_hosts_share_the_way(self) -> None:
         jump = await self.start_server("MaxSessions 1")

@@ -64,6 +64,29 @@ class HostFileCase(KnownHostsTestCase):
             return [(entry.names, entry.blob) for entry in parse_known_hosts(iter(file.readlines()))]
 
 
+class FullTests(HostFileCase):
+    """A file that somebody has made grow: who orders commands can name hosts without end."""
+
+    def test_what_is_known_stays_known(self) -> None:
+        self.write(f"host {ONE}\n")
+        known = self.known("accept-new")
+        self.patch(hostfile, "MAX_GROWN", 4096)
+        self.patch(hostfile, "MAX_SIZE", 8192)
+        errors: list[SSHError] = []
+        for number in range(100):
+            try:
+                known.verify("evil", 22, blob_of(TWO), f"way{number}:22")
+            except SSHError as error:
+                errors.append(error)
+        self.assertTrue(errors)
+        self.assertIsInstance(errors[0], KnownHostsUnusable)
+        self.assertIn("remove lines that nobody needs", str(errors[0]))
+        self.assertLessEqual(self.path.stat().st_size, 4096)
+        for again in (known, self.known("accept-new"), self.known("strict")):
+            again.verify("host", 22, blob_of(ONE))
+            self.assertRaises(HostKeyChanged, again.verify, "host", 22, blob_of(TWO))
+
+
 class BlockedTests(HostFileCase):
     """What would block, if it were waited for."""
 

@@ -285,6 +285,23 @@ class RuleTests(SynchronousTestCase):
         found = [(hop.host, hop.detour) for hop in (target, *hops_of(target))]
         self.assertEqual(found, [("db", "direct/inner:22"), ("inner", "direct")])
 
+    def test_a_user_for_whom_the_site_has_no_way(self) -> None:
+        """Whoever orders chooses the user: where the site has jump hosts before a host, going directly is a detour."""
+        table = CredentialTable(
+            [
+                CredentialRule(hosts=("gate", "inner"), users=("deploy",), agent="/gate", via="gate"),
+                CredentialRule(hosts=("inner",), users=("admin",), agent="/admin"),
+            ]
+        )
+        found = {
+            (host, user): target_of(self.order(host, username=user, password=Secret("p")), table).detour
+            for host in ("inner", "gate", "db")
+            for user in ("deploy", "admin", "me")
+        }
+        self.assertEqual({place: way for place, way in found.items() if way}, {("inner", "me"): "direct"})
+        target = target_of(self.order(password=Secret("p"), via=(self.hop("inner"),)), table)
+        self.assertEqual([hop.detour for hop in (target, *hops_of(target))], ["direct/inner:22", "direct"])
+
     def test_nothing_at_all(self) -> None:
         self.assertRaises(NoCredential, target_of, self.order("unknown"), self.table)
 

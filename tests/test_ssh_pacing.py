@@ -17,12 +17,16 @@ from relayd.ssh.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Plain
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
 from relayd.ssh.extensions import MAX_EXTENSIONS, MAX_SIZE, read_extensions
+from relayd.ssh.forward import Forward
 from relayd.ssh.greeting import MAX_PREAMBLE, Greeting, NoVersion
 from relayd.ssh.hostkeys import KnownHosts
 from relayd.ssh.kex import BadExchange
 from relayd.ssh.numbers import (
+    MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_DEBUG,
@@ -31,7 +35,7 @@ from relayd.ssh.numbers import (
     MSG_KEXINIT,
 )
 from relayd.ssh.pacing import MOST_OWED, PACKET, SHARE
-from relayd.ssh.session import Session
+from relayd.ssh.session import Session, State
 from relayd.ssh.transport import MAX_DEMANDS, RENEWAL_PRICE, ClientTransport
 from tests.support.evil import plain_packet, uint32
 from tests.support.floods import no_extensions
@@ -40,6 +44,7 @@ from tests.support.ssh_connection import Owner
 
 KEY, IV = b"k" * 32, b"i" * 12
 TINY = bytes((MSG_IGNORE,)) + NS(b"")
+LINE = b"x" * 20
 
 
 class SecuredCase(LogTestCase):
@@ -178,8 +183,21 @@ class PacingTests(SecuredCase):
 class RenewalTests(SecuredCase):
     """Servers that renew the keys."""
 
+    #: Methods that nobody knows.
+    more = b""
+
     def kexinit(self, method: bytes = b"curve25519-sha256") -> bytes:
-        lists = (method, b"ssh-ed25519", *[b"aes256-gcm@openssh.com"] * 2, b"", b"", b"none", b"none", b"", b"")
+        lists = (
+            method + self.more,
+            b"ssh-ed25519",
+            *[b"aes256-gcm@openssh.com"] * 2,
+            b"",
+            b"",
+            b"none",
+            b"none",
+            b"",
+            b"",
+        )
         return bytes(16) + b"".join(NS(names) for names in lists) + bytes(5)
 
     def renew(self, method: bytes = b"curve25519-sha256") -> None:
@@ -203,6 +221,11 @@ class RenewalTests(SecuredCase):
 
     def test_the_dearest_method_once_a_second(self) -> None:
         self.assertLess(self.renewals(b"diffie-hellman-group-exchange-sha256", 60, 20_000), 75)
+
+    def test_the_longest_key_and_thousands_of_methods(self) -> None:
+        self.more = b",a" * 15_000
+        self.client._host_key = bytes(16384 // 8)
+        self.assertLess(self.renewals(b"curve25519-sha256", 60, 20_000), 500)
 
     def test_without_a_reason_it_ends(self) -> None:
         most = MAX_DEMANDS // RENEWAL_PRICE
@@ -390,3 +413,93 @@ class PlainTests(LogTestCase):
     def test_the_limit_is_that_of_the_protocol(self) -> None:
         header = memoryview((MAX_PLAIN_PACKET - 4 - (MAX_PLAIN_PACKET % 8)).to_bytes(4, "big"))
         self.assertLessEqual(Plain().packet_size(0, header), 35_000)
+
+
+class BehindAJumpHostTests(SecuredCase):
+    """`Pacer`, in a connection that comes through another one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.client.setService(self.connection)
+        self.forward = Forward("far", 22, lambda: None, lambda: None)
+        self.connection.start(self.forward)
+        self.packet(MSG_CHANNEL_OPEN_CONFIRMATION, uint32(0, 0, 1 << 30, 32768))
+        self.far = ClientTransport(self.clock, "far", 22, KnownHosts("/nonexistent", "ignore"), COMPATIBLE)
+        self.far.on_failure = self.failures.append
+        self.far.pace.way = self.forward.pace
+        self.forward.connect(self.far)
+        self.far.dataReceived(b"SSH-2.0-Test\r\n")
+        self.far_sealer = AESGCMPackets(KEY, IV)
+        self.far._next_opener = AESGCMPackets(KEY, IV)
+        self.far._newkeys_received()
+        self.far_connection = Connection(self.clock, Owner(), 15.0)
+        self.far.setService(self.far_connection)
+
+    def passed_on(self, payload: bytes) -> bytes:
+        """A packet of the host, in one of the jump host."""
+        return self.sealed(bytes((MSG_CHANNEL_DATA,)) + uint32(0) + NS(self.far_sealer.seal(0, payload)))
+
+    def run_far(self) -> Session:
+        session = Session(b"true", 1000, lambda: None, lambda: None)
+        number = self.far_connection._next_channel
+        self.far_connection.start(session)
+        self.receive(self.passed_on(bytes((MSG_CHANNEL_OPEN_CONFIRMATION,)) + uint32(number, 0, 0, 32768)))
+        self.receive(self.passed_on(bytes((MSG_CHANNEL_SUCCESS,)) + uint32(number)))
+        return session
+
+    def room_given(self) -> int:
+        """Bytes that the jump host was allowed to send since the last call."""
+        sent = self.wire.value()
+        self.wire.clear()
+        room = 0
+        while sent:
+            size = int.from_bytes(sent[:4], "big")
+            if sent[5] == MSG_CHANNEL_WINDOW_ADJUST:
+                room += int.from_bytes(sent[10:14], "big")
+            sent = sent[4 + size :]
+        return room
+
+    def line_by_line(self, rate: int) -> None:
+        """Each line is a packet as long as the jump host takes them; then, as from any SSH server, many are one."""
+        session = self.run_far()
+        room = self.connection._channels[0].window
+        lines, waiting = 8 * rate, 0
+        under_way: list[bytes] = []
+        self.room_given()
+        for at in range(2 * lines):
+            self.clock.advance(1 / rate)
+            waiting += at < lines
+            room += self.room_given()
+            while waiting:
+                together = 1 if waiting < 10 else min(waiting, 250)
+                packet = bytes((MSG_CHANNEL_DATA,)) + uint32(0) + NS(together * LINE)
+                if room < len(packet) + 64:
+                    break
+                waiting -= together
+                sealed = self.far_sealer.seal(0, packet)
+                room -= len(sealed)
+                under_way.append(self.sealed(bytes((MSG_CHANNEL_DATA,)) + uint32(0) + NS(sealed)))
+            if not self.held:
+                self.receive(b"".join(under_way))
+                under_way.clear()
+            if self.forward.state is not State.RUNNING:
+                self.fail(f"it was cut off after {at} lines")
+        self.assertEqual(self.failures, [])
+        self.assertEqual(session.stdout.total, len(LINE) * lines)
+
+    def test_who_writes_line_by_line_is_not_cut_off(self) -> None:
+        self.line_by_line(8_000)
+
+    def test_nor_who_does_so_fast(self) -> None:
+        self.line_by_line(12_000)
+
+    def test_commands_pay_for_the_way_of_their_answers(self) -> None:
+        for number in range(4000):
+            self.clock.advance(0.001)
+            session = self.run_far()
+            for message in (MSG_CHANNEL_REQUEST, MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE):
+                rest = NS(b"exit-status") + b"\0" + uint32(0) if message == MSG_CHANNEL_REQUEST else b""
+                self.receive(self.passed_on(bytes((message,)) + uint32(number) + rest))
+                self.assertFalse(self.held)
+            self.assertEqual(session.exit.status, 0)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 #: Bytes that a server may send before it has to wait for us: enough for 300 Mbit/s at 100 ms.
 WINDOW = 4 * 1024 * 1024
+#: The same at the beginning, and while its packets are small, of a channel for which many that wait are as bad as many
+#: bytes: by then packets of an SSH connection, which have 36 bytes at least, are fewer than 2,000.
+SMALL_WINDOW = 64 * 1024
+#: So many packets may wait on such a channel, by the size of those before; of large ones a whole `WINDOW` may.
+PACKETS = 512
 #: Bytes in one packet (RFC 4253, section 6.1).
 MAX_PACKET = 32768
 
@@ -120,8 +125,12 @@ class Channel:
     """
     The numbers of one channel.
 
+    :param first: bytes that the server may send at first; where these are fewer than `WINDOW`, it may send more as long
+        as its packets are large.
     :ivar remote: its number at the server; -1 until it is open.
     :ivar window: bytes that the server may still send.
+    :ivar most: bytes that it may send before it has to wait for us.
+    :ivar packets: data packets that came since it was last given more.
     :ivar unread: bytes that arrived and that its reader has not taken.
     :ivar remote_window: bytes that the server takes now.
     :ivar outgoing: bytes that wait for that.
@@ -130,14 +139,15 @@ class Channel:
     """
 
     __slots__ = (
-        "close_sent", "eof", "finished", "given_up", "max_packet", "outgoing", "remote", "remote_window", "unread",
-        "user", "window",
+        "close_sent", "eof", "finished", "first", "given_up", "max_packet", "most", "outgoing", "packets", "remote",
+        "remote_window", "unread", "user", "window",
     )  # fmt: skip
 
-    def __init__(self, user: ChannelUser) -> None:
+    def __init__(self, user: ChannelUser, first: int) -> None:
         self.user = user
         self.remote = -1
-        self.window = WINDOW
+        self.first = self.most = self.window = first
+        self.packets = 0
         self.unread = 0
         self.remote_window = 0
         self.max_packet = MAX_PACKET
@@ -151,8 +161,13 @@ class Channel:
         """
         How much more the server may send, once that is worth a message; what is not read yet is held back from it.
         """
-        room = WINDOW - self.window - self.unread
-        if room < WINDOW // 2:
+        room = self.most - self.window - self.unread
+        if room < self.most // 2:
             return 0
+        if self.first < WINDOW:
+            size = room // max(1, self.packets)
+            self.packets = 0
+            self.most = min(WINDOW, 2 * self.most, max(self.first, PACKETS * size))
+            room = max(0, self.most - self.window - self.unread)
         self.window += room
         return room

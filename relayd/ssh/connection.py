@@ -16,7 +16,7 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channel import MAX_PACKET, WINDOW, Channel, ChannelUser, Nobody
+from relayd.ssh.channel import MAX_PACKET, SMALL_WINDOW, WINDOW, Channel, ChannelUser, Nobody
 from relayd.ssh.errors import SSHError
 from relayd.ssh.kex import BadExchange
 from relayd.ssh.leftovers import Leftovers
@@ -37,7 +37,7 @@ from relayd.ssh.numbers import (
     MSG_REQUEST_FAILURE,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
 )
-from relayd.ssh.pacing import COMMAND, WORTH_SHIFT
+from relayd.ssh.pacing import WORTH_SHIFT
 from relayd.ssh.session import Session, State, signal_request
 from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
@@ -135,14 +135,16 @@ class Connection(SSHService):
         """Open a channel for *user* and run its command on it."""
         number = self._next_channel
         self._next_channel = (number + 1) & 0xFFFFFFFF
-        self._channels[number] = Channel(user)
+        # What waits on a channel to another host is in the way of the others behind the same jump host.
+        channel = self._channels[number] = Channel(user, WINDOW if isinstance(user, Session) else SMALL_WINDOW)
         self.transport.forgive()
-        self.transport.pace.owed -= COMMAND
+        self.transport.pace.asked()
         user.opening(self)
         if self._farewells:
             self._send_farewells()
         self.transport.sendPacket(
-            MSG_CHANNEL_OPEN, NS(user.kind) + struct.pack(">LLL", number, WINDOW, MAX_PACKET) + user.open_data
+            MSG_CHANNEL_OPEN,
+            NS(user.kind) + struct.pack(">LLL", number, channel.window, MAX_PACKET) + user.open_data,
         )
 
     def executing(self) -> list[Session]:
@@ -377,6 +379,7 @@ class Connection(SSHService):
 
     def _received(self, channel: Channel, data: bytes, is_stderr: bool) -> None:
         size = len(data)
+        channel.packets += 1
         self.transport.pace.owed -= size >> WORTH_SHIFT
         reading = channel.user.received(data, is_stderr)
         if reading is None:

@@ -110,13 +110,15 @@ class CredentialTable:
     def hops(self, host: str, port: int, user: str) -> tuple[Hop, ...]:
         """The jump hosts before a host, as its rule names them: those before these not included; empty: none."""
         rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
-        hops = parse_via(next((rule.via or "" for rule in rules), ""))
-        places = [(hop.host, hop.port) for hop in hops]
-        itself = (canonical_host(host), port)
-        if itself in places:
-            # A rule for a whole network often covers its jump host too.
-            hops = hops[: places.index(itself)]
-        return hops
+        return _hops_before(next(rules, None), host, port)
+
+    def is_direct(self, host: str, port: int, user: str) -> bool:
+        """
+        Whether the site itself goes to a host directly: as this user, or as anybody, where it has no rule for the user.
+        """
+        if any(rule.covers(host, port, user) for rule in self._rules):
+            return not self.hops(host, port, user)
+        return not any(_hops_before(rule, host, port) for rule in self._rules if covers_host(rule.hosts, host, port))
 
     def way(self, host: str, port: int, user: str) -> Target | None:
         """
@@ -194,6 +196,14 @@ class CredentialTable:
                 hop.host, hop.port, username, credential, via=via, trusted=True, site=True, looked_up=hop.looked_up
             )
         return via
+
+
+def _hops_before(rule: CredentialRule | None, host: str, port: int) -> tuple[Hop, ...]:
+    hops = parse_via("" if rule is None else rule.via or "")
+    places = [(hop.host, hop.port) for hop in hops]
+    itself = (canonical_host(host), port)
+    # A rule for a whole network often covers its jump host too.
+    return hops[: places.index(itself)] if itself in places else hops
 
 
 def parse_via(text: str) -> tuple[Hop, ...]:

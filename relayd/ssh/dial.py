@@ -184,7 +184,9 @@ class Dialer:
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
             host = str(read_address(target.dialled) or target.dialled)
-            (await owner.forward(target.via, host, target.port)).connect(transport)
+            forward = await owner.forward(target.via, host, target.port)
+            transport.pace.way = forward.pace
+            forward.connect(transport)
         connected = self._reactor.seconds()
         try:
             await self._exchange_keys(target, transport)

@@ -21,14 +21,18 @@ from relayd.ssh.session import State
 
 if TYPE_CHECKING:
     from relayd.ssh.connection import Connection
+    from relayd.ssh.pacing import Pacer
 
 #: Seconds that a jump host may take to reach the other host.
 OPEN_TIMEOUT = 15.0
 #: Bytes that may wait for the jump host until whoever writes them is told so.
 MOST_UNSENT = 64 * 1024
-#: Packets that may wait for their reader.  A window holds fewer of those that real hosts send, but millions of packets
-#: of a byte, behind which all others would wait that come through the same jump host.
-MOST_UNREAD = 2048
+#: Packets that may wait for their reader: all others wait behind them that come through the same jump host.  What is
+#: from an SSH server has more than 32 bytes in each, and seldom so many in a window (`SMALL_WINDOW` of
+#: `relayd.ssh.channel`).
+MOST_UNREAD = 8192
+MOST_TINY_UNREAD = 2048
+_TINY = 32
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -71,6 +75,11 @@ class Forward:
     def __repr__(self) -> str:
         return f"<Forward to {self.host}:{self.port}>"
 
+    @property
+    def pace(self) -> Pacer | None:
+        """Of the connection to the jump host, as long as that is open."""
+        return None if self._connection is None else self._connection.transport.pace
+
     def connect(self, protocol: IProtocol) -> None:
         """Make this the transport of *protocol*, now that it is open."""
         self._protocol = protocol
@@ -103,10 +112,12 @@ class Forward:
             self._protocol.dataReceived(data)
             return None
         self._packets_unread += 1
-        if self._packets_unread > MOST_UNREAD:
+        self._unread += data
+        if self._packets_unread > MOST_TINY_UNREAD and (
+            self._packets_unread > MOST_UNREAD or len(self._unread) < _TINY * self._packets_unread
+        ):
             self.abortConnection()
             return None
-        self._unread += data
         self._reading = self._reading or Deferred()
         return self._reading
 

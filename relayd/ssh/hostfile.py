@@ -18,6 +18,9 @@ from relayd.texts import Fault
 
 #: The largest file that is read, in bytes: more than 100,000 hosts have.
 MAX_SIZE = 32 * 1024 * 1024
+#: The largest file that is added to, in bytes: whoever orders commands can have hosts remembered without end, and what
+#: is known must not become unreadable by that.
+MAX_GROWN = MAX_SIZE // 2
 
 #: What tells whether a file has changed: time, size and inode.
 Stamp = tuple[int, int, int]
@@ -70,7 +73,7 @@ def append(path: str, text: str) -> Added | None:
 
     :param text: with a line's end.
     :return: ``None`` when the file was replaced by another meanwhile, which does not have the line.
-    :raises NoFile: see `read_lines`.
+    :raises NoFile: see `read_lines`; also when it has grown so large that nothing may be added.
     :raises OSError: when it cannot be written to; there is no part of the line in it then.
     """
     line = text.encode("utf-8")
@@ -78,6 +81,11 @@ def append(path: str, text: str) -> Added | None:
     try:
         status = _checked(descriptor)
         size = status.st_size
+        if size + len(line) > MAX_GROWN:
+            raise NoFile(
+                "it has {size} MiB, and no further host is remembered; remove lines that nobody needs",
+                size=size // (1024 * 1024),
+            )
         # The last line may have no end: somebody wrote it by hand.
         data = line if not size or os.pread(descriptor, 1, size - 1) == b"\n" else b"\n" + line
         written = os.write(descriptor, data)

@@ -16,11 +16,16 @@ An order that asks for anything else is refused, before any host is troubled.
 
 from __future__ import annotations
 
+from typing import Final
+
 from relayd.errors import CredentialIncomplete, CredentialKept, NoCredential
 from relayd.messages import ExecuteCommand, JumpHost, Secret
 from relayd.spelling import dialled_host
 from relayd.ssh.credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
+
+#: Names the way without jump hosts, where that is not how the site reaches a host.
+DIRECT: Final = "direct"
 
 
 def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
@@ -42,7 +47,8 @@ def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
     looked_up = _looked_up(command)
     if not command.via:
         way = table.way(host, port, user)
-        return Target(host, port, user, own, command.host_key, way, looked_up=looked_up)
+        passed = "" if way is not None or table.is_direct(host, port, user) else DIRECT
+        return Target(host, port, user, own, command.host_key, way, detour=passed, looked_up=looked_up)
     via, passed = _through(command.via, table)
     return Target(host, port, user, own, command.host_key, via, detour=passed, looked_up=looked_up)
 
@@ -56,8 +62,8 @@ def _through(hops: tuple[JumpHost, ...], table: CredentialTable) -> tuple[Target
         own = _brought(hop)
         if own is None:
             raise CredentialKept(username=user, host=hop.written_host, port=port)
-        if via is None and table.hops(host, port, user):
-            passed = "direct"  # which is not how the site reaches it
+        if via is None and not table.is_direct(host, port, user):
+            passed = DIRECT
         via = Target(host, port, user, own, hop.host_key, via, detour=passed, looked_up=_looked_up(hop))
         passed = f"{passed}/{host}:{port}" if passed else f"{host}:{port}"
     return via, passed

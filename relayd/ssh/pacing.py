@@ -47,17 +47,26 @@ class Pacer:
 
     :ivar owed: microseconds; the connection adds to it and takes away from it.
     :ivar holding: whether the connection waits.
+    :ivar way: of the connection to the jump host that this one comes through.
     """
 
-    __slots__ = ("_call", "_clock", "_paced", "_settled", "holding", "owed")
+    __slots__ = ("_call", "_clock", "_paced", "_settled", "holding", "owed", "way")
 
     def __init__(self, clock: IReactorTime, paced: Paced) -> None:
         self.owed = 0
         self.holding = False
+        self.way: Pacer | None = None
         self._clock = clock
         self._paced = paced
         self._settled = clock.seconds()
         self._call: IDelayedCall | None = None
+
+    def asked(self) -> None:
+        """A command leaves; what comes of it comes by the jump hosts, too."""
+        pacer: Pacer | None = self
+        while pacer is not None:
+            pacer.owed -= COMMAND
+            pacer = pacer.way
 
     def settle(self, more: bool) -> None:
         """

@@ -468,7 +468,8 @@ class ClientTransport(SSHClientTransport):
         self._exchange = METHODS[negotiated.key_exchange]()
         if not self._exchanging:
             # Whoever does this all the time has to wait, as it is dear; with nothing in between, it has no reason to.
-            self.pace.owed += self._exchange.price
+            # A proof of the longest RSA key costs as much as two exchanges, and a KEXINIT may hold thousands of names.
+            self.pace.owed += self._exchange.price + 2 * len(self._host_key) + (len(payload) >> 5)
             if self._bytes_in < RENEWAL_BYTES and self.clock.seconds() - self._renewed < RENEWAL_SECONDS:
                 self.demanded(RENEWAL_PRICE)
             self.sendKexInit()

@@ -33,7 +33,7 @@ from tests.support.sshd import OpenSSHServer
 LARGEST = 8 << 20
 COMMANDS = 10_000
 
-_STALL = re.compile(r"longest stall of the event loop was (\d+) ms; (.*)")
+_STALL = re.compile(r"longest stall of the event loop was ([0-9.]+) (ms|s); (.*)")
 
 
 class Load:
@@ -75,7 +75,7 @@ class Load:
         found = _STALL.search(self.relay.log)
         if found is None:
             raise PeerFailed(f"the relay did not tell how its event loop fared:\n{self.relay.log[-2000:]}")
-        return float(found[1]), found[2]
+        return float(found[1]) * (1 if found[2] == "ms" else 1000), found[3]
 
     def execute(self, command: str, **changes: Any) -> Deferred[CommandResult]:
         """Have the relay run a command."""
@@ -98,12 +98,12 @@ class Load:
 
 async def large_frames(load: Load) -> None:
     """Standard input that fills the largest message, as text and as base64."""
-    for data in (
-        b"x" * (LARGEST - 8192),
-        ("汉".encode() * (LARGEST // 3 - 4096)),
-        b"\xff\0" * (LARGEST // 8 * 3 - 8192),
+    for data, is_text in (
+        (b"x" * (LARGEST - 8192), True),
+        (("汉".encode() * (LARGEST // 3 - 4096)), True),
+        (b"\xff\0" * (LARGEST // 8 * 3 - 8192), False),
     ):
-        result = await load.execute("wc -c", stdin=data)
+        result = await load.execute("wc -c", stdin=data, stdin_is_text=is_text)
         if result.stdout != str(len(data)):
             raise PeerFailed(f"{result.stdout!r} of {len(data)} bytes came through: {result.stderr}")
 

@@ -29,8 +29,8 @@ class Splitter:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
+        #: One buffer, and no list: of a packet in millions of pieces that would be many times as large as the packet.
+        self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[str | bytes]:
         """
@@ -46,20 +46,17 @@ class Splitter:
 
     def finish(self) -> Iterator[str | bytes]:
         """The payload is over: its last packet. An empty payload has none."""
-        if self._size:
+        if self._rest:
             yield self._packet()
 
     def _add(self, part: bytes) -> None:
-        self._size += len(part)
+        self._rest += part
         # A third more, as base64 needs that: whether a packet is binary, its first byte tells.
-        if self._size > self._limit + self._limit // 3 + 4:
-            raise FrameTooLarge(size=self._size, limit=self._limit)
-        if part:
-            self._parts.append(part)
+        if len(self._rest) > self._limit + self._limit // 3 + 4:
+            raise FrameTooLarge(size=len(self._rest), limit=self._limit)
 
     def _packet(self) -> str | bytes:
-        packet = b"".join(self._parts)
-        self._parts, self._size = [], 0
+        packet, self._rest = bytes(self._rest), bytearray()
         if packet[:1] == _BINARY:
             try:
                 return b64decode(packet[1:], validate=True)

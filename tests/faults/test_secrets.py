@@ -151,7 +151,8 @@ class CommandTests(SecretsCase):
         for field in FIELDS:
             for index, make in enumerate(WRONG):
                 secrets = {name: self.canaries.mark(f"{name} beside {field} {index}") for name in ("password", "stdin")}
-                wrong = make(self.canaries.mark(f"{field}, wrong type {index}"))
+                # An id is no secret: a result, and the log, name it as far as it can be named.
+                wrong = make("id" if field == "commandId" else self.canaries.mark(f"{field}, wrong type {index}"))
                 self.send(base | secrets | {"commandId": f"x{next(self.ids)}", field: wrong})
             hop = {"host": "h", "username": "u", field: {"x": self.canaries.mark(f"{field} of a hop")}}
             self.send(base | {"via": [hop]})

@@ -35,25 +35,36 @@ def name_endpoint(reactor: Any, name: str, port: int, timeout: float) -> Hostnam
     return HostnameEndpoint(_OneName(reactor, name), _STAND_IN, port, timeout)
 
 
-@implementer(IReactorPluggableNameResolver, IHostnameResolver)
-class _OneName:
-    """What `HostnameEndpoint` needs of a reactor; looks up one name, whatever it is asked for."""
+class NamesOfOurOwn:
+    """
+    What `HostnameEndpoint` needs of a reactor, but for what names lead to: ``resolveHostName`` of a subclass says that.
 
-    def __init__(self, reactor: Any, name: str) -> None:
+    :param reactor: provides time, TCP and name resolution.
+    """
+
+    def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._name = name
         self.seconds = reactor.seconds
         self.callLater = reactor.callLater
         self.connectTCP = reactor.connectTCP
 
     @property
-    def nameResolver(self) -> IHostnameResolver:
+    def nameResolver(self) -> Any:
         """See `IReactorPluggableNameResolver`."""
         return self
 
     def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
         """See `IReactorPluggableNameResolver`; it is for the reactor itself to have another one."""
         raise NotImplementedError
+
+
+@implementer(IReactorPluggableNameResolver, IHostnameResolver)
+class _OneName(NamesOfOurOwn):
+    """Looks up one name, whatever it is asked for."""
+
+    def __init__(self, reactor: Any, name: str) -> None:
+        super().__init__(reactor)
+        self._name = name
 
     def resolveHostName(
         self,

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from relayd.naming import NamesOfOurOwn
 from relayd.spelling import Address, read_address
 
 #: Whether a connection may be opened: host as it was named, port, and the address; ``None`` where a jump host will look
@@ -30,7 +31,7 @@ def allow_all(host: str, port: int, address: Address | None) -> bool:
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver)
-class CheckedNames:
+class CheckedNames(NamesOfOurOwn):
     """
     What `HostnameEndpoint` needs of a reactor, and whose names lead to allowed addresses only.
 
@@ -42,22 +43,10 @@ class CheckedNames:
     """
 
     def __init__(self, reactor: Any, allows: AddressCheck) -> None:
-        self._reactor = reactor
+        super().__init__(reactor)
         self.allows = allows
         self.forbade = False
         self.found: set[str] = set()
-        self.seconds = reactor.seconds
-        self.callLater = reactor.callLater
-        self.connectTCP = reactor.connectTCP
-
-    @property
-    def nameResolver(self) -> IHostnameResolver:
-        """See `IReactorPluggableNameResolver`."""
-        return self
-
-    def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
-        """See `IReactorPluggableNameResolver`; it is for the reactor itself to have another one."""
-        raise NotImplementedError
 
     def resolveHostName(
         self,

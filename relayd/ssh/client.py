@@ -81,7 +81,6 @@ class Completed(Struct, frozen=True, kw_only=True):
 
     :ivar open: why the output may not be complete though the command has ended: something that it left running holds
         it, or the connection was lost.
-
     :ivar exit: what the server said of its end.
     :ivar error: why that is not the whole story, where it is not: it ran out of time, was cancelled, ended without a
         status, or the connection was lost; the output is what had come until then.

@@ -100,7 +100,7 @@ class SlowMainServerTests(FaultCase):
     async def test_every_stage(self) -> None:
         """TCP, TLS, the HTTP answer, the handshake of the dialect, and a frame amid the exchange of events."""
         tls = "did not finish the TLS handshake within 15 s"
-        upgrade = "did not finish the WebSocket handshake within 20 s"
+        upgrade = "did not finish the HTTP handshake within 20 s"
         greeting = "did not finish the handshake of the dialect within 20 s"
         cases = [
             self.full_backlog(),

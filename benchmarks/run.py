@@ -47,6 +47,8 @@ VARIANTS = {
     "relayd-status": ("--status", "unix:status.sock"),
 }
 RELAYS = (*VARIANTS, "example", "asyncio")
+#: relayd of another checkout, as ``--before`` names it.
+BEFORE = "before"
 HOSTS = 8
 #: The main server takes messages of this size, and relayd keeps that much output: both in bytes.
 LARGEST = 64 * 1024 * 1024
@@ -137,8 +139,9 @@ class LocalServer(OpenSSHServer):
 class Bench:
     """What is measured against: the main server and the SSH servers, which run all the time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, before: Path | None = None) -> None:
         self._directory = directory
+        self._before = before
         self._key_file = directory / "api-key"
         self._key_file.touch(mode=0o600)
         self._key_file.write_text(secrets.token_urlsafe(48))
@@ -213,6 +216,9 @@ class Bench:
             options = [str(state / each) if each.endswith(".log") else each for each in VARIANTS[relay]]
             options = [each.replace("unix:", f"unix:{state}/") for each in options]
             return relayd_command(url, proxy_id, self._key_file, state, ["--max-output", str(LARGEST), *options])
+        if relay == BEFORE:
+            _, *arguments = self._command("relayd", proxy_id, state)
+            return [f"{self._before}/.venv/bin/twistd", *arguments]
         if relay == "example":
             return example_command(url, proxy_id, self._key_file)
         return [sys.executable, str(HERE / "peers" / "asyncio_relay.py"), url, proxy_id, str(self._key_file)]
@@ -226,7 +232,7 @@ async def run(options: argparse.Namespace) -> None:
     }
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="relayd-bench-"))
-        bench = Bench(Path(directory))
+        bench = Bench(Path(directory), options.before)
         await bench.start(stack, scenarios)
         for number in range(1, options.rounds + 1):
             for scenario in scenarios:
@@ -234,7 +240,7 @@ async def run(options: argparse.Namespace) -> None:
                     print(f"round {number} of {options.rounds}: {scenario.title}: {relay}", file=sys.stderr)
                     measured[scenario.name][relay].append(await bench.measure(relay, scenario, options.count))
     print_report([(scenario.name, scenario.title, scenario.shown) for scenario in scenarios], measured)
-    path = write_results(HERE / "results", vars(options), measured)
+    path = write_results(HERE / "results", {**vars(options), "before": str(options.before or "")}, measured)
     print(f"\nAll figures: {path}")
 
 
@@ -336,7 +342,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=["relayd", "example", "asyncio"],
         help="some of: %(choices)s",
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="DIR",
+        help="another checkout of relayd, with its .venv, to measure as well: what a change costs",
+    )
     options = parser.parse_args(arguments)
+    if options.before is not None:
+        options.before = options.before.resolve()
+        if not (options.before / ".venv" / "bin" / "twistd").exists():
+            parser.error(f"{options.before} has no .venv/bin/twistd: run 'make .venv/installed' there")
+        options.relays = [*options.relays, BEFORE]
     if options.rounds < 1 or options.count < 1:
         parser.error("--rounds and --count are at least 1")
     missing = [name for name in ("socketio", "asyncssh", "aiohttp") if importlib.util.find_spec(name) is None]

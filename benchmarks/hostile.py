@@ -175,7 +175,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help="default: all of them")
     parser.add_argument("--list", action="store_true", help="name the kinds")
     parser.add_argument("--commands", type=int, default=200, help="commands a measurement (default 200)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind (default 3)")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each kind (default 9)")
     parser.add_argument("--concurrency", type=int, default=4, help="commands at a time (default 4)")
     parser.add_argument("--verbose", action="store_true", help="show what the commands on the hostile host end with")
     options = parser.parse_args(arguments)

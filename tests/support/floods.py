@@ -137,15 +137,16 @@ class Bytes(BeforeTheKeys):
 
         if not self.connected:
             return
+        pause = 0.0
         try:
             for _ in range(500):
                 self.transport.socket.send(self._packet[self._at : self._at + 1])
                 self._at = (self._at + 1) % len(self._packet)
         except BlockingIOError:
-            pass
+            pause = 0.002  # it is not read: to try all the time would only take the processor from the good host
         except OSError:
             return
-        self._call = reactor.callLater(0, self._send)
+        self._call = reactor.callLater(pause, self._send)
 
 
 class Lines(Bytes):

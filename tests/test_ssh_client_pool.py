@@ -41,8 +41,11 @@ class ManyTests(ServerTestCase):
         # Once each: none twice because a refused session was tried again.
         self.assertEqual(Counter(record.read_text().split()), Counter(str(number) for number in range(count)))
         counts = client.counts()
-        self.assertEqual((counts.waiting, counts.sessions, counts.dialling), (0, 0, 0))
-        self.assertLessEqual(counts.connections, settings.get("max_connections", 4))
+        self.assertEqual((counts.waiting, counts.sessions), (0, 0))
+        # A connection that was begun for a command which another one took is opened all the same: to break off a login
+        # counts against the relay.
+        await self.until(lambda: not client.counts().dialling, "the last connections are open, or given up")
+        self.assertLessEqual(client.counts().connections, settings.get("max_connections", 4))
 
     async def test_64_with_10_sessions_a_connection(self) -> None:
         await self.check("MaxSessions 10")

@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from relayd.errors import Overloaded, RelayError
 from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.uplink.retry import JITTER
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 from tests.support.node import NodeServer
@@ -220,11 +221,14 @@ class SocketIO(PeerCase):
         receiver = self.dial(f"http://127.0.0.1:{server.port}", key=WRONG, reconnect_delay=0.4)
         for _ in range(3):
             await receiver.next("lost")
-        lines = [line for line in self.logged() if "Next attempt" in line]
-        self.assertIn("compare --proxy-id and the file of --api-key-file", lines[0])
-        delays = [float(line.rpartition("Next attempt in ")[2].split()[0]) for line in lines]
-        for delay, middle in zip(delays, (0.4, 0.8, 1.6), strict=False):
-            self.assertTrue(middle * 0.5 < delay < middle * 1.5, delays)
+        attempts: list[Any] = []
+        while len(attempts) < 3:  # the loss is told before the third delay
+            await deferLater(reactor, 0.01)
+            attempts = [event for event in self.events if "Next attempt" in formatEvent(event)]
+        self.assertIn("compare --proxy-id and the file of --api-key-file", formatEvent(attempts[0]))
+        delays = [event["delay"] for event in attempts]  # of which the text has three digits
+        for delay, middle in zip(delays[:3], (0.4, 0.8, 1.6), strict=True):
+            self.assertTrue(middle * (1 - JITTER) <= delay <= middle * (1 + JITTER), delays)
         self.assertNotIn("connected", [next(iter(line)) for line in server.lines])
 
     async def test_connect_error(self) -> None:

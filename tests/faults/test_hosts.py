@@ -24,7 +24,8 @@ class HostCase(FaultCase):
     """Many ways to one sshd, which count as hosts of their own, beside a good one."""
 
     async def begin_with_ways(self, count: int, *sshd: str) -> list[ChaosProxy]:
-        self.far = await self.start_sshd(*sshd)
+        # They are one server, which by default drops at random what comes beyond ten that have not logged in.
+        self.far = await self.start_sshd(*sshd, "MaxStartups 1000")
         self.sshd = await self.start_sshd()
         await self.start_server()
         await self.start_relay("--connect-timeout", f"{STEP}s", "--max-commands", "200")

@@ -304,6 +304,8 @@ class KeepingTests(SynchronousTestCase):
     def test_by_age(self) -> None:
         """A file that is not old stays, however many there are."""
         self.assertEqual(self.going([9, 8, 3, 2, 1], keep=1, keep_for=5 * self.DAY), [9, 8])
+        # Where the clock is far ahead, all are old: as many as the site asked for stay.
+        self.assertEqual(self.going([903, 902, 901], keep=2, keep_for=5 * self.DAY), [903])
 
     def test_by_size(self) -> None:
         """Unless the disk has no room; and as many as the site asked for stay whatever they take."""

@@ -145,6 +145,13 @@ class Dialogue(SynchronousTestCase):
         self.relay.close()
         self.assertEqual(self.relay.frames_to_send(), [], "nothing is left to take leave of")
 
+    def test_disconnected_with_words(self) -> None:
+        """python-socketio's ``always_connect`` lets everybody in, and says in the disconnect what is wrong."""
+        self.join()
+        (event,) = self.relay.receive_text('41/proxy,{"message":"unknown relay","data":{"why":7}}')
+        words = 'it disconnected the namespace: unknown relay ({"why":7})'
+        self.assertEqual(event, Disconnected(words, refused=False))
+
     def test_refused_by_server(self) -> None:
         self.relay.opened()
         self.server.opened()

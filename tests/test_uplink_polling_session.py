@@ -189,6 +189,11 @@ class Session(ServiceCase):
         self.begin_polling(answer("<html>Hello</html>"))
         self.assertIn("the first packet is no Engine.IO open packet", self.warnings()[-1])
 
+    def test_version_before(self) -> None:
+        """As npm's socket.io 2 answers."""
+        self.begin_polling(answer('96:0{"sid":"x","upgrades":["websocket"],"pingInterval":25000}2:40'))
+        self.assertIn("it speaks Engine.IO 3, as Socket.IO 2 servers do", self.warnings()[-1])
+
     def test_cookies(self) -> None:
         """A balancer finds the same main server again."""
         first = self.begin_polling(answer(OPEN, more="Set-Cookie: LB=a1; Path=/; HttpOnly\r\n"))

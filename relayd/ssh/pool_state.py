@@ -186,7 +186,7 @@ class PoolState(Generic[Work]):
             host.hang_ups += 1
             out_of_reach = False
         elif shortage and self._places.total:
-            self._places.cap(host, now)
+            self._places.cap(now)
             out_of_reach = False
         else:
             lane.no_dial_before = now + DIAL_PAUSE

@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 from relayd.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.naming import name_endpoint
 from relayd.spelling import read_address
-from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
+from relayd.ssh.addresses import AddressCheck, CheckedNames, address_in, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.connection import Connection, ConnectionOwner
 from relayd.ssh.errors import (
@@ -39,7 +39,6 @@ from relayd.ssh.forward import Forward
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
-from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
@@ -310,7 +309,8 @@ class Dialer:
 
 def _address_of(transport: ClientTransport) -> str:
     """The address at the other end; empty where there is none."""
-    return address_in(transport.transport.getPeer()) if transport.transport is not None else ""
+    found = address_in(transport.transport.getPeer()) if transport.transport is not None else None
+    return "" if found is None else str(found)
 
 
 def _system_words(reason: error.ConnectError) -> str:

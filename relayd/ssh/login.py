@@ -42,8 +42,6 @@ from relayd.ssh.text import last_lines, printable
 from relayd.ssh.transport import ClientTransport
 from relayd.texts import Text, joined
 
-#: The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
-
 #: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
 MAX_WORDS = 16 * 1024
 #: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
@@ -158,6 +156,7 @@ class LoginService(SSHService):
         elif message == MSG_USERAUTH_FAILURE:
             offered, rest = getNS(packet)
             self._refused(offered[:MAX_OFFER].split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
+        # The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
         elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":

@@ -17,17 +17,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.connection import ATTACHMENT_TIMEOUT
 from relayd.uplink.service import UplinkStatus
 from tests.support.receiver import RecordingReceiver, echo
-from tests.support.uplink import KEY, Scripted, ServiceCase
-
-ORDER: dict[str, Any] = {
-    "commandId": "c1",
-    "serverId": 1,
-    "host": "192.0.2.1",
-    "port": 22,
-    "username": "root",
-    "password": "hunter2",
-    "command": "uname",
-}
+from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase
 
 
 class Visiting(ServiceCase):

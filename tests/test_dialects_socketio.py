@@ -317,6 +317,15 @@ class Binary(SynchronousTestCase):
     def test_without_attachments(self) -> None:
         self.assertEqual(list(joined_relay().receive_text('450-/proxy,["e",1]')), [EventReceived("e", 1)])
 
+    def test_the_end_of_the_session_comes_first(self) -> None:
+        """What was ordered is told first, so that it is answered on another connection."""
+        for end in ("1", "41/proxy,"):
+            relay = joined_relay()
+            self.announced(relay, self.frame(1, a=self.PLACE))
+            event, over = relay.receive_text(end)
+            self.assertEqual(self.faults(event), ["came without the binary attachment that it names"])
+            self.assertIsInstance(over, Disconnected)
+
     def test_another_packet_comes_first(self) -> None:
         """What was announced is told as far as it came, and so is what came; late attachments are dropped."""
         relay = joined_relay()
@@ -437,8 +446,7 @@ class Malformed(SynchronousTestCase):
             "42/proxy,{}",
             '42/proxy,"hunter2"',
             '42/proxy,["hunter2"',
-            '42/proxy,["e",NaN]',
-            '42/proxy,["e",-Infinity]',
+            '42/proxy,["e",Nan]',
             '42/proxy,["e"]hunter2',
             "42/proxy," + "[" * 100_000,
             "42/proxy," + "1" * 101 + '["e"]',

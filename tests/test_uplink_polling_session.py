@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections import deque
 from typing import Any
 
+from autobahn.twisted.websocket import WebSocketServerFactory
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
@@ -16,14 +17,16 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.dialects import socketio
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.messages import CommandResult
+from relayd.uplink.connection import CLOSE_TIMEOUT
 from relayd.uplink.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.headers import with_session
 from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload
 from relayd.uplink.polling import EMPTY_PAUSE, POST_TIMEOUT
-from tests.support.uplink import KEY, Scripted, ServiceCase
+from tests.support.uplink import KEY, MainServer, Scripted, ServiceCase
 
 OPEN = '0{"sid":"s1","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000}'
 JOINED = '40/proxy,{"sid":"n1"}'
@@ -212,6 +215,51 @@ class Session(ServiceCase):
         link._wire.hold(False)
         self.settle()
         self.assertIn(b"GET ", self.get.received + self.post.received)
+
+
+class Prober(MainServer):
+    """A WebSocket to which a session may move: it answers the probe, and nothing after that."""
+
+    def __init__(self) -> None:
+        super().__init__(socketio.ServerDialect())
+        self.texts: list[bytes] = []
+
+    def onOpen(self) -> None: ...
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.texts.append(payload)
+        if payload == b"2probe":
+            self.sendMessage(b"3probe")
+
+
+class Upgrades(Session):
+    """A main server that offers a WebSocket to sessions that began with polling."""
+
+    def test_end_while_it_moves(self) -> None:
+        """A main server that takes no notice of the good-bye does not hold up the end."""
+        self.post = self.begin_polling(answer(OPEN.replace("[]", '["websocket"]')))
+        self.get = self.next()
+        self.say(self.post, answer("ok"))
+        self.say(self.get, answer(JOINED))
+        self.reactor.tcpClients.pop()  # the one before it is that of the upgrade
+        server = Prober()
+        server.factory = WebSocketServerFactory(reactor=self.reactor)
+        server.factory.setProtocolOptions(openHandshakeTimeout=0)
+        self.join(server).flush()
+        self.assertEqual((self.receiver.words(), server.texts), (["ready"], [b"2probe"]))
+        stopped = self.service.stopService()
+        self.say(self.get, answer("6"))
+        self.assertEqual(server.texts[1:], [b"5", b"41/proxy,", b"1"])
+        self.advance(CLOSE_TIMEOUT)
+        self.settle()
+        self.successResultOf(stopped)
+
+    def test_impossible(self) -> None:
+        """A session that was over with its first packet does not move."""
+        before = self.attempts()
+        self.begin_polling(answer(OPEN.replace("[]", '["websocket"]').replace("25000", "0")))
+        self.assertIn("an impossible pingInterval", self.warnings()[-1])
+        self.assertEqual(self.attempts() - before, 1)
 
 
 class Owner:

@@ -15,9 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.interfaces import Disconnected
 from relayd.messages import Secret
 from relayd.uplink.presence import AT_ONCE, Presence, told_of
-from tests.support.uplink import MainServer, ServiceCase
+from tests.support.uplink import ORDER, MainServer, ServiceCase
 from tests.test_dialects_native import json_values
-from tests.test_uplink_service import ORDER
 
 
 class Telling(SynchronousTestCase):

@@ -32,6 +32,8 @@ class Host(SynchronousTestCase):
             ("http://main.test:443", "main.test:443"),
             ("https://[2001:db8::1]", "[2001:db8::1]"),
             ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443"),
+            ("http://[fe80::1%25eth0]", "[fe80::1]"),
+            ("http://[fe80::1%25eth0]:8443", "[fe80::1]:8443"),
         ):
             self.assertEqual(Address.of(url).authority, expected)
 

@@ -164,8 +164,9 @@ class SocketIODialect(Outbox):
         if kind in (_UPGRADE, _NOOP):
             return (Ignored("an Engine.IO upgrade or noop packet"),)
         if kind == _CLOSE:
+            cut_off = () if self._incomplete is None else self._give_up(self._incomplete)
             self._stage = _Stage.OVER
-            return (Disconnected("it closed the Engine.IO session", refused=False),)
+            return (*cut_off, Disconnected("it closed the Engine.IO session", refused=False))
         raise ProtocolError(reason="an Engine.IO packet of unknown type")
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:

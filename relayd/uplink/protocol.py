@@ -16,7 +16,7 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -26,6 +26,7 @@ from relayd.flow import Flow
 from relayd.messages import printable
 from relayd.tls import is_verified, verify_error_of
 from relayd.uplink.answers import BODY_TIMEOUT, Answer, body_of
+from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
 
 #: Bytes in the longest answer to the HTTP request that is read.
@@ -37,7 +38,6 @@ LEAST_PROGRESS: Final = 4096
 
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
-_GOING_AWAY: Final = 1001
 _TLS_ALERT: Final = b"\x15\x03"  # RFC 8446, section 5.1: what a TLS server says to HTTP
 
 #: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
@@ -209,7 +209,7 @@ class WebSocketClient(WebSocketClientProtocol):
     # What Twisted tells us
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport) or hasattr(self.transport, "setTcpNoDelay"):
+        if hasattr(self.transport, "setTcpNoDelay"):
             # autobahn means to, but asks before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         super().connectionMade()
@@ -353,7 +353,7 @@ class WebSocketClient(WebSocketClientProtocol):
         self._listener.on_close_received(self.remoteCloseCode, printable(self.remoteCloseReason or "", 125))
         return answer
 
-    def _fail_connection(self, code: int = _GOING_AWAY, reason: str = "") -> None:
+    def _fail_connection(self, code: int = GOING_AWAY, reason: str = "") -> None:
         """autobahn found a breach of the rules, and would drop the connection; ours is closed politely."""
         if self.failedByMe:
             return

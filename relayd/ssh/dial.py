@@ -287,24 +287,28 @@ class Dialer:
                     logged_in.errback(result)
 
         transport.on_failure = finish
-        transport.requestService(
-            LoginService(
-                host=target.host,
-                port=target.port,
-                username=target.username,
-                password=target.credential.password,
-                identities=identities.usable,
-                remarks=identities.remarks,
-                tried_before=identities.tried_before,
-                on_success=lambda: finish(None),
-                on_failure=finish,
-            )
+        login = LoginService(
+            host=target.host,
+            port=target.port,
+            username=target.username,
+            password=target.credential.password,
+            identities=identities.usable,
+            remarks=identities.remarks,
+            tried_before=identities.tried_before,
+            on_success=lambda: finish(None),
+            on_failure=finish,
         )
+        transport.requestService(login)
         try:
             await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
+            words = login.words()
             raise LoginTimeout(
-                host=target.host, port=target.port, username=target.username, time=span(timeout)
+                host=target.host,
+                port=target.port,
+                username=target.username,
+                time=span(timeout),
+                reason=Text("it said “{words}”", words=words) if words else Text("it said nothing"),
             ) from None
         return connection
 

@@ -142,8 +142,8 @@ class KeyExchangeTimeout(SSHError):
 
 
 class LoginTimeout(SSHError):
-    """{host}:{port} did not finish the login of {username} within {time}. It may be overloaded, or wait for its
-    own directory service or name server."""
+    """{host}:{port} did not finish the login of {username} within {time}: {reason}. It may be overloaded, or wait for
+    its own directory service or name server."""
 
     code = "login-timeout"
     phase = "login"
@@ -342,6 +342,15 @@ class AccountClosed(SSHError):
 
     code = "account-closed"
     phase = "session"
+
+
+class NoSession(SSHError):
+    """{host}:{port} let {username} in, but its PAM opened no session, so that nothing was run: {reason}. A limit of
+    logins may be reached (pam_limits), or the account be closed: look into the log of its SSH server."""
+
+    code = "no-session"
+    phase = "session"
+    retriable = True
 
 
 class SessionRefused(SSHError):

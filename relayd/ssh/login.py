@@ -184,6 +184,10 @@ class LoginService(SSHService):
             else:
                 self._greeting = text
 
+    def words(self) -> str:
+        """What the server said last, while it is under way, fit to be shown."""
+        return self._quoted(self._said or self._greeting)
+
     def _quoted(self, text: bytes) -> str:
         """What the server said, fit to be shown."""
         return last_lines(self._masked(text))
@@ -246,7 +250,7 @@ class LoginService(SSHService):
     def _closed(self) -> None:
         """The server closed the connection."""
         reasons: list[str] = []
-        if words := self._quoted(self._said or self._greeting):
+        if words := self.words():
             reasons.append(Text("it said “{words}”", words=words))
         if self.transport.told_to_leave:
             reason = self.transport.lost_reason

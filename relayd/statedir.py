@@ -76,7 +76,7 @@ class StateDirectory:
         :raises OSError: when that cannot be found out.
         """
         try:
-            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC)
+            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
         except FileNotFoundError:
             return None
         try:
@@ -107,11 +107,15 @@ class StateDirectory:
             key = os.urandom(KEY_BYTES)
             # whole or not at all, whenever the power fails
             descriptor, new = tempfile.mkstemp(prefix="fingerprint-key.", dir=self.path)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, path)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(key)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(new, path)
+            except OSError:
+                os.unlink(new)  # or each start on a full disk would leave one
+                raise
         except OSError as error:
             raise self._unusable(f"{path}: {words_of(error)}") from None
         return key

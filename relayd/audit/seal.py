@@ -74,11 +74,15 @@ def make_seal(path: str, since: int, head: str) -> Seal:
     seal = Seal(os.urandom(32), since, head)
     directory = os.path.dirname(path) or "."
     descriptor, new = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(b"%s %d %s\n" % (seal.key.hex().encode(), since, head.encode()))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(b"%s %d %s\n" % (seal.key.hex().encode(), since, head.encode()))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        os.unlink(new)  # or each try on a full disk would leave one
+        raise
     sync_directory(path)
     return seal
 

@@ -76,7 +76,7 @@ class StateDirectory:
         :raises OSError: when that cannot be found out.
         """
         try:
-            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC)
+            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
         except FileNotFoundError:
             return None
         try:

@@ -26,6 +26,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+import relayd.ctl.check_files
 import relayd.statedir
 from relayd.config import read
 from relayd.ctl.check_files import check_files, check_settings
@@ -189,6 +190,24 @@ class StateTests(FilesCase):
         self.assertIn("cannot keep other relays out (No locks available); use a local directory", str(error))
         self.assertNotIn("another relayd", str(error))
         self.assert_finds("fault", "state directory", "the lock in it cannot be used: No locks available")
+
+    def test_where_nothing_can_be_made(self) -> None:
+        """More room would not help."""
+        for number, advice in (
+            (errno.EPERM, ""),
+            (errno.ENOENT, ""),
+            (errno.ENOSPC, "make room"),
+            (errno.EDQUOT, "df -i"),
+        ):
+
+            def fail(number: int = number, **_: object) -> None:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(relayd.ctl.check_files.tempfile, "TemporaryFile", fail)
+            found = next(text for level, what, text in self.check() if (level, what) == ("fault", "state directory"))
+            self.assertIn(f"{os.strerror(number)}", found)
+            self.assertIn(advice, found)
+            self.assertEqual("make room" in found, bool(advice), found)
 
     def _claim_again(self) -> None:
         import fcntl

@@ -208,7 +208,7 @@ class Retry(SynchronousTestCase):
         """As long as it asks for, within reason, and never less."""
         for seconds, middle in ((0.0, 5), (60.0, 60), (1e9, 3600)):
             for _ in range(50):
-                self.between(UplinkBusy(server="s", status=503, seconds=seconds), middle, least=1)
+                self.between(UplinkBusy(server="s", status=503, reason="HTTP 503", seconds=seconds), middle, least=1)
 
     def test_a_thousand_relays(self) -> None:
         """They lose their main server in the same instant, and do not come back in one: the first return counts."""

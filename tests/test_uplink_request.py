@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 from relayd.uplink.settings import Address
 from relayd.uplink.tunnel import _Refused, _Tunnel
@@ -89,7 +91,7 @@ class Transport:
 
 class Tunnel(SynchronousTestCase):
     def answer(self, data: bytes, size: int) -> tuple[Any, Any]:
-        tunnel = _Tunnel()
+        tunnel = _Tunnel(Clock(), Quoting())
         tunnel.transport = Transport()
         for start in range(0, len(data), size):
             tunnel.dataReceived(data[start : start + size])

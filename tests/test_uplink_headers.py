@@ -61,6 +61,17 @@ class Sent(ServiceCase):
         self.join(Scripted(f"HTTP/1.1 400 No\r\n\r\nbad token {TOKEN}".encode())).flush()
         self.assertIn('it says "bad token [redacted]"', self.warnings()[-1])
 
+    def test_the_query_is_not_quoted_either(self) -> None:
+        """Nor its values, where they are more than a word."""
+        stopped = self.service.stopService()
+        self.advance(6)
+        self.successResultOf(stopped)
+        self.begin(server=f"http://192.0.2.9:3000?mode=main&code={TOKEN}&a=%2Fb1")
+        page = f"main: no GET /proxy?mode=main&code={TOKEN}&a=%2Fb1, nor {TOKEN}".encode()
+        self.join(Scripted(b"HTTP/1.1 400 No\r\n\r\n" + page)).flush()
+        words = 'it says "main: no GET /proxy?[redacted]&[redacted]&[redacted], nor [redacted]"'
+        self.assertIn(words, self.warnings()[-1])
+
     def test_a_file_that_cannot_be_used(self) -> None:
         """Nothing is dialled without it; it is looked at again."""
         attempts = self.attempts()

@@ -194,12 +194,13 @@ def is_private(url: str, http_proxy: str | None) -> bool:
 
 
 def _split(value: str) -> SplitResult | None:
+    value = value.strip()
     try:
-        parts = urlsplit(value.strip())
-        usable = bool(parts.hostname) and parts.port != 0 and value.strip().isprintable() and " " not in value.strip()
+        parts = urlsplit(value)
+        usable = bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port beyond 65535, half an IPv6 address
         return None
-    return parts if usable else None
+    return parts if usable and value.isprintable() and not set(value) & set(" \\") else None
 
 
 def _number(value: str) -> float:

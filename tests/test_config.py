@@ -332,7 +332,16 @@ class ServerTests(ConfigCase):
         self.assertEqual(self.load(allow_plaintext=True).server, "http://[fe80::1]")
 
     def test_no_url(self) -> None:
-        for text in ("main.example", "ftp://main.example", "wss://", "wss://a:99999", "wss://a b", "wss://[::1", "5"):
+        for text in (
+            "main.example",
+            "ftp://main.example",
+            "wss://",
+            "wss://a:99999",
+            "wss://a b",
+            "wss://[::1",
+            "wss://a\\proxy",
+            "5",
+        ):
             self.assertIn("expected a URL like wss://HOST", self.refusal(server=text))
 
     def test_a_key_in_the_url_is_refused_and_not_shown(self) -> None:
@@ -343,7 +352,7 @@ class ServerTests(ConfigCase):
             (f"wss://main.example?+proxyId=p&x={KEY}", "without proxyId and apiKey"),
             (f"wss://user:{KEY}@main.example", "without user and fragment"),
             (f"wss://{KEY}@main.example", "without user and fragment"),
-            (f"wss://main.example\\@{KEY}", "without user and fragment"),
+            (f"wss://main.example\\@{KEY}", "expected a URL like wss://HOST"),
             (f"wss://main.example#{KEY}", "without user and fragment"),
             ("wss://main.example?a=1#", "without user and fragment"),
             (f"ftp://{KEY}@x", "expected a URL like wss://HOST"),
@@ -418,7 +427,7 @@ class ApiKeyTests(ConfigCase):
         self.assertEqual(config.read_api_key(), Secret("n" * 32))
 
     def test_line_ends_are_no_part_of_it(self) -> None:
-        self.write("api-key", KEY + "\r\n\n")
+        self.write("api-key", "\ufeff" + KEY + "\r\n\n")  # nor is the signature of some editors
         self.assertEqual(self.load().read_api_key(), Secret(KEY))
 
     def test_unusable_keys(self) -> None:

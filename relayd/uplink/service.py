@@ -33,7 +33,7 @@ from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
-from relayd.uplink.quoting import Quoting, words_of_query
+from relayd.uplink.quoting import Quoting, words_of_header, words_of_query
 from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
@@ -231,8 +231,8 @@ class UplinkService(Service):
         """One connection from its TCP handshake to its end."""
         name = attempt.dialect
         server = str(self._address)
-        known = (*(value for _, value in headers), *words_of_query(self._settings.server))
-        quote = Quoting(key.reveal(), *known)
+        ours = [word for _, value in headers for word in words_of_header(value)]
+        quote = Quoting(key.reveal(), *ours, *words_of_query(self._settings.server))
         connection = Connection(
             self._reactor,
             self._receiver,

@@ -143,10 +143,12 @@ class SettingsTests(FilesCase):
 
     def test_who_may_read_the_other_secrets(self) -> None:
         key, password = self.write("tls-key", "s3cret"), self.write("password", "s3cret")
-        self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password}
+        headers = self.write("headers", "X-Token: s3cret")
+        self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password, "header-file": headers}
         toml = 'http-proxy = "http://user@proxy:1"'
         self.assert_well(toml)
-        for option, path in (("--tls-key", key), ("--http-proxy-password-file", password)):
+        files = (("--tls-key", key), ("--http-proxy-password-file", password), ("--header-file", headers))
+        for option, path in files:
             os.chmod(path, 0o640)
             self.assert_finds("warning", "settings", f"{option} in {path}: chmod 600 it", toml)
         self.patch(os, "environ", {**os.environ, "CREDENTIALS_DIRECTORY": str(self.directory)})  # systemd's look so

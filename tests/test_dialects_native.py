@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,7 +173,32 @@ class URL(SynchronousTestCase):
         )
 
     def test_query_is_kept(self) -> None:
-        self.assertEqual(native.url("ws://h/?t=1#f", "p", "k"), "ws://h/proxy?t=1&proxyId=p&apiKey=k")
+        for query, expected in (
+            ("t=1#f", "t=1"),
+            ("a=%2F+b&&empty=&flag&a=2", "a=%2F+b&empty=&flag&a=2"),
+            ("part=100%&x=%zz&é=ü|", "part=100%25&x=%25zz&%C3%A9=%C3%BC%7C"),
+            ("q=a?b/c:d@e;f,g", "q=a?b/c:d@e;f,g"),
+        ):
+            self.assertEqual(native.url(f"ws://h/?{query}", "p", "k"), f"ws://h/proxy?{expected}&proxyId=p&apiKey=k")
+
+    def test_our_own_parameters_are_sent_once(self) -> None:
+        """However they are spelt in the URL; those of Engine.IO mean nothing here."""
+        for query in ("proxyId=x&apiKey=y", "%70roxyId=x", "apiKey", "=&proxyId"):
+            parameters = parse_qsl(urlsplit(native.url(f"ws://h?{query}", "p", "k")).query)
+            self.assertEqual(parameters, [("proxyId", "p"), ("apiKey", "k")])
+        self.assertIn("?EIO=9&sid=s&", native.url("ws://h?EIO=9&sid=s", "p", "k"))
+
+    def test_another_path(self) -> None:
+        for server, path, expected in (
+            ("wss://h", "/relay/ws", "wss://h/relay/ws"),
+            ("wss://h/base/", "/ws/", "wss://h/base/ws/"),
+            ("wss://h/base/proxy/", "/ws", "wss://h/base/ws"),
+            ("wss://h/base?a=1", "/ws", "wss://h/base/ws?a=1"),
+            ("wss://h", "/", "wss://h/"),
+            ("wss://h", "/中 继/100%", "wss://h/%E4%B8%AD%20%E7%BB%A7/100%25"),
+        ):
+            whole = native.url(server, "p", "k", path)
+            self.assertEqual(whole, expected + ("&" if "?" in expected else "?") + "proxyId=p&apiKey=k")
 
     def test_refused(self) -> None:
         for server in ("", "relay.example", "ftp://h", "ws://", "ws://h:port", "ws://[::1"):

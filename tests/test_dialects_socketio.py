@@ -239,6 +239,14 @@ class Wire(SynchronousTestCase):
             parse_qs(parts.query), {"EIO": ["4"], "transport": ["websocket"], "proxyId": ["p 1"], "apiKey": ["k&=+"]}
         )
 
+    def test_our_own_parameters_are_sent_once(self) -> None:
+        """Such as those of a URL that was copied out of a browser."""
+        server = "https://h?EIO=3&transport=polling&t=x&sid=old&tenant=a+b&proxyId=x&api%4Bey=y"
+        sent = parse_qs(urlsplit(socketio.url(server, "p", "k", sid="new")).query)
+        own = {"EIO": ["4"], "transport": ["websocket"], "proxyId": ["p"], "apiKey": ["k"], "sid": ["new"]}
+        self.assertEqual(sent, own | {"tenant": ["a b"]})
+        self.assertNotIn("sid=", socketio.url(server, "p", "k"))
+
 
 class Binary(SynchronousTestCase):
     """Binary events: the attachments come into their places, within bounds, and nothing is left unanswered."""

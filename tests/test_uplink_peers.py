@@ -19,6 +19,7 @@ from relayd.errors import Overloaded, RelayError
 from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
+from tests.support.flask_server import FlaskServer
 from tests.support.node import NodeServer
 from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
@@ -209,6 +210,17 @@ class SocketIO(PeerCase):
             self.assertNotIn("lost", receiver.words())
             await self.uplink.stopService()
 
+    async def test_query(self) -> None:
+        """Of a URL that was copied out of a browser: what is Engine.IO's is ours, the rest is kept."""
+        for transports, transport in ((["polling"], "polling"), (["polling", "websocket"], "websocket")):
+            server = await self.serve("socketio_server.js", apiKey=KEY, transports=transports)
+            self.dial(f"http://127.0.0.1:{server.port}?EIO=3&transport=x&sid=old&t=1&tenant=a%20b")
+            query = (await server.wait_for(said(connected="proxy 1")))["query"]
+            query.pop("t", None)
+            wanted = {"EIO": "4", "transport": transport, "tenant": "a b", "proxyId": "proxy 1"}
+            self.assertEqual(query, wanted)
+            await self.uplink.stopService()
+
     async def test_a_server_that_reads_auth(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY, auth=True, refuse=True)
         self.dial(f"http://127.0.0.1:{server.port}")
@@ -308,6 +320,42 @@ class PythonSocketIO(PeerCase):
         self.assertEqual(receiver.words(), [])
 
 
+class Flask(PeerCase):
+    """Flask-SocketIO, by WebSocket and by HTTP long-polling."""
+
+    async def check(self, **options: Any) -> dict[str, Any]:
+        """
+        A command in the connect handler, and more after it, all in order.
+
+        :return: the query that the main server saw.
+        """
+        server = FlaskServer(apiKey=KEY, greet=[["execute_command", order("c0")]], **options)
+        self.addCleanup(server.stop)
+        await server.start()
+        receiver = self.dial(f"http://127.0.0.1:{server.port}?EIO=3&transport=x&sid=old&t=1&tenant=a%20b")
+        query: dict[str, Any] = (await server.wait_for(said(connected="proxy 1")))["query"]
+        self.assertEqual((await server.wait_for(said(result="c0")))["stdout"], "ran uname")
+        for number in range(1, 30):
+            server.send(["execute_command", order(f"c{number}")])
+        await server.wait_for(lambda line: sum("result" in line for line in server.lines) == 30)
+        self.assertEqual([v.command_id for w, v in receiver.calls if w == "command"], [f"c{n}" for n in range(30)])
+        self.assertNotIn("lost", receiver.words())
+        self.dial(f"http://127.0.0.1:{server.port}", key=WRONG)
+        await self.until_logged("refused this relay")
+        return query
+
+    async def test_websocket(self) -> None:
+        """What stands in the query of ``--server``, and is ours, is sent once: the first one counts here."""
+        query = await self.check()
+        wanted = {"EIO": ["4"], "transport": ["websocket"], "tenant": ["a b"], "proxyId": ["proxy 1"]}
+        self.assertEqual(query, wanted)
+
+    async def test_polling(self) -> None:
+        query = await self.check(transports=["polling"])
+        self.assertEqual((query["EIO"], query["transport"]), (["4"], ["polling"]))
+        self.assertEqual((len(query["t"]), query["tenant"]), (1, ["a b"]))
+
+
 class Native(PeerCase):
     async def test_auto(self) -> None:
         """Socket.IO is tried first and refused; native works, and is remembered."""
@@ -325,6 +373,17 @@ class Native(PeerCase):
         await again.wait_for(has("connected"))
         self.assertEqual([line["upgrade"] for line in server.lines if "upgrade" in line], ["/socket.io/", "/proxy"])
         self.assertEqual([line["upgrade"] for line in again.lines if "upgrade" in line], ["/proxy"])
+
+    async def test_another_path(self) -> None:
+        """With a query, which comes before our own parameters; no other path is tried in this dialect."""
+        server = await self.serve("ws_server.js", apiKey=KEY, path="/base/relay/ws/")
+        url = f"ws://127.0.0.1:{server.port}/base?tenant=a%20b&empty="
+        self.dial(url, native_path="/relay/ws/")
+        query = (await server.wait_for(has("query")))["query"]
+        self.assertEqual(query, [["tenant", "a b"], ["empty", ""], ["proxyId", "proxy 1"]])
+        self.assertEqual([line["upgrade"] for line in server.lines if "upgrade" in line][-1], "/base/relay/ws/")
+        server.send({"op": "execute", "data": order("c1")})
+        await server.wait_for(said(event="command_result"))
 
     async def test_auto_when_other_paths_hang(self) -> None:
         """A server that never answers the Socket.IO request is tried in native before long."""

@@ -49,7 +49,7 @@ class Web(Protocol):
         self.received += data
 
 
-class Session(ServiceCase):
+class SessionCase(ServiceCase):
     """A service that was told to poll."""
 
     def begin_polling(self, first: bytes = answer(OPEN)) -> Web:
@@ -90,6 +90,10 @@ class Session(ServiceCase):
         link.send_result(CommandResult(command_id="c", stdout=text, stderr="", exit_code=0))
         for pump in self.pumps:
             pump.flush()
+
+
+class Session(SessionCase):
+    """What may go wrong in one."""
 
     def test_one_post_at_a_time(self) -> None:
         """What comes meanwhile waits, and goes out together."""
@@ -217,23 +221,90 @@ class Session(ServiceCase):
         self.assertIn(b"GET ", self.get.received + self.post.received)
 
 
-class Prober(MainServer):
-    """A WebSocket to which a session may move: it answers the probe, and nothing after that."""
+class Probed(MainServer):
+    """The WebSocket of an upgrade: it answers the probe."""
 
     def __init__(self) -> None:
         super().__init__(socketio.ServerDialect())
-        self.texts: list[bytes] = []
+        self.received: list[bytes] = []
 
-    def onOpen(self) -> None: ...
+    def onOpen(self) -> None:
+        """It is for the relay to speak."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self.texts.append(payload)
+        self.received.append(payload)
         if payload == b"2probe":
             self.sendMessage(b"3probe")
 
 
-class Upgrades(Session):
-    """A main server that offers a WebSocket to sessions that began with polling."""
+class Upgraded(SessionCase):
+    """A session that moves to a WebSocket."""
+
+    OFFER = answer(OPEN.replace('"upgrades":[]', '"upgrades":["websocket"]'))
+
+    def open_session(self, post: Web) -> bool:
+        """
+        Answer with a session that offers an upgrade, and join the namespace.
+
+        :return: whether the relay asks for the WebSocket.
+        """
+        attempts = self.attempts()
+        self.say(post, self.OFFER)
+        wants = self.attempts() == attempts + 2
+        self.get = self.next()
+        self.say(post, answer("ok"))
+        self.say(self.get, answer(JOINED))
+        return wants
+
+    def move(self) -> Probed:
+        """Let the upgrade, which was dialled before the latest poll, succeed."""
+        clients = self.reactor.tcpClients
+        clients.append(clients.pop(-2))
+        server = Probed()
+        server.factory = WebSocketServerFactory(reactor=self.reactor)
+        server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
+        self.join(server).flush()
+        self.say(self.get, answer("6"))
+        self.assertEqual(server.received, [b"2probe", b"5"])
+        return server
+
+    def end(self, what: Any, after: float = 8) -> Web:
+        """It is lost, and the relay dials again, which is by polling."""
+        what.transport.loseConnection()
+        self.settle()
+        self.assertIn("it closed the connection", self.warnings()[-1])
+        self.advance(after)
+        web = self.next()
+        self.assertIn(b"transport=polling", web.received)
+        return web
+
+    def moved(self) -> Probed:
+        self.join(Scripted(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")).flush()
+        self.assertTrue(self.open_session(self.next()))
+        server = self.move()
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
+        return server
+
+    def test_one_that_dies_soon(self) -> None:
+        """For an hour no session moves, and then one does."""
+        server = self.moved()
+        for number in range(4):
+            web = self.end(server if number == 0 else self.get, 8 if number == 0 else 1100)
+            self.assertFalse(self.open_session(web), number)
+            self.advance(2.1)
+        web = self.end(self.get, 400)
+        self.assertTrue(self.open_session(web))
+        self.move()
+
+    def test_one_that_lives(self) -> None:
+        server = self.moved()
+        for _ in range(2):
+            self.advance(30)
+            server.sendMessage(b"2")
+            self.advance(0)
+        self.assertTrue(self.open_session(self.end(server)))
+        self.move()
 
     def test_end_while_it_moves(self) -> None:
         """A main server that takes no notice of the good-bye does not hold up the end."""
@@ -242,14 +313,14 @@ class Upgrades(Session):
         self.say(self.post, answer("ok"))
         self.say(self.get, answer(JOINED))
         self.reactor.tcpClients.pop()  # the one before it is that of the upgrade
-        server = Prober()
+        server = Probed()
         server.factory = WebSocketServerFactory(reactor=self.reactor)
         server.factory.setProtocolOptions(openHandshakeTimeout=0)
         self.join(server).flush()
-        self.assertEqual((self.receiver.words(), server.texts), (["ready"], [b"2probe"]))
+        self.assertEqual((self.receiver.words(), server.received), (["ready"], [b"2probe"]))
         stopped = self.service.stopService()
         self.say(self.get, answer("6"))
-        self.assertEqual(server.texts[1:], [b"5", b"41/proxy,", b"1"])
+        self.assertEqual(server.received[1:], [b"5", b"41/proxy,", b"1"])
         self.advance(CLOSE_TIMEOUT)
         self.settle()
         self.successResultOf(stopped)

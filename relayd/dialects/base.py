@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 
 import msgspec
 
@@ -27,6 +28,10 @@ PROXY_PATH: Final = "/proxy"
 #: commands are large by a few long strings.
 _LARGE: Final = 256 * 1024
 _MAX_STRUCTURE: Final = 512 * 1024
+
+#: What is left as it is in a path and a query (RFC 3986, section 3.3), and a percent sign that encodes nothing.
+_SAFE: Final = "/%:@!$&'()*+,;=~"
+_STRAY_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _WEBSOCKET_SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 
@@ -164,7 +169,7 @@ class Outbox:
         return frames
 
 
-def websocket_url(server: str, path: str, parameters: dict[str, str]) -> str:
+def websocket_url(server: str, path: str, parameters: dict[str, str], reserved: Collection[str] = ()) -> str:
     """
     Where to dial.
 
@@ -172,7 +177,9 @@ def websocket_url(server: str, path: str, parameters: dict[str, str]) -> str:
         query; a final ``/proxy``, which the specification's examples put there, is not doubled, and ``/proxy/`` keeps
         its slash.
     :param path: what the dialect puts after it.
-    :param parameters: appended to the query, percent-encoded (RFC 3986, section 2.1).
+    :param parameters: appended to the query, percent-encoded (RFC 3986, section 2.1); each takes the place of one of
+        its name in *server*.
+    :param reserved: names of more that the query of *server* cannot have.
     :raises ConfigError: when *server* is no such URL.
     """
     try:
@@ -187,6 +194,14 @@ def websocket_url(server: str, path: str, parameters: dict[str, str]) -> str:
         address += f":{port}"
     if path == PROXY_PATH and parts.path.endswith(PROXY_PATH + "/"):
         path += "/"  # some frameworks know no other way to write it
-    base = quote(parts.path.rstrip("/").removesuffix(PROXY_PATH).rstrip("/"), safe="/%:@!$&'()*+,;=~")
-    query = urlencode(parameters, quote_via=quote, safe="")
-    return f"{scheme}://{address}{base}{path}?{parts.query + '&' if parts.query else ''}{query}"
+    base = parts.path.rstrip("/").removesuffix(PROXY_PATH).rstrip("/")
+    taken = {*parameters, *reserved}
+    others = [each for each in parts.query.split("&") if unquote_plus(each.partition("=")[0]) not in taken]
+    own = urlencode(parameters, quote_via=quote, safe="")
+    query = "&".join([_encoded(each, _SAFE + "?") for each in others if each] + [own])
+    return f"{scheme}://{address}{_encoded(base + path)}?{query}"
+
+
+def _encoded(text: str, safe: str = _SAFE) -> str:
+    """A part of a URL that a person wrote: what is encoded in it stays so."""
+    return quote(_STRAY_PERCENT.sub("%25", text), safe=safe)

@@ -23,13 +23,14 @@ from relayd.messages import NO_UTF8, Unsent
 NAME: Final = "native"
 
 
-def url(server: str, proxy_id: str, api_key: str) -> str:
+def url(server: str, proxy_id: str, api_key: str, path: str = PROXY_PATH) -> str:
     """
     The URL to dial (specification, "connection URL"). It holds the key: log the server's URL instead.
 
+    :param path: what stands after the path of *server*.
     :raises ConfigError: when *server* is no http(s) or ws(s) URL.
     """
-    return websocket_url(server, PROXY_PATH, {"proxyId": proxy_id, "apiKey": api_key})
+    return websocket_url(server, path, {"proxyId": proxy_id, "apiKey": api_key})
 
 
 class _Frame(msgspec.Struct):

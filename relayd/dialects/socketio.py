@@ -61,6 +61,9 @@ MAX_OPEN: Final = 16 * 1024
 MAX_EARLY: Final = 100
 MAX_EARLY_SIZE: Final = 1 << 20
 
+#: Parameters of Engine.IO that a new session has none of, or that are made for each request.
+_OF_SESSIONS: Final = ("sid", "t")
+
 _OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
 
 
@@ -73,7 +76,7 @@ def url(server: str, proxy_id: str, api_key: str, transport: str = WEBSOCKET, **
     :raises ConfigError: when *server* is no http(s) or ws(s) URL.
     """
     parameters = {"EIO": "4", "transport": transport, "proxyId": proxy_id, "apiKey": api_key} | more
-    return websocket_url(server, "/socket.io/", parameters)
+    return websocket_url(server, "/socket.io/", parameters, _OF_SESSIONS)
 
 
 class _Packet(sio.Packet):  # type: ignore[misc]  # python-socketio carries no types

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from relayd.dialects.base import PROXY_PATH
 from relayd.errors import ConfigError
 from relayd.messages import Secret
 from relayd.spelling import lookup_name
@@ -29,6 +30,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     """
     :ivar server: URL of the main server: ``http(s)`` or ``ws(s)``.
     :ivar read_api_key: reads the key anew, so that it can be rotated; raises `KeyUnusable`.
+    :ivar native_path: path of the WebSocket in the native dialect, after that of *server*.
     :ivar reconnect_delay: seconds between two attempts.
     :ivar tls_ca: PEM file of the authorities to trust instead of the system's.
     :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
@@ -44,6 +46,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     proxy_id: str
     read_api_key: Callable[[], Secret]
     dialect: Literal["auto", "socketio", "native"] = "auto"
+    native_path: str = PROXY_PATH
     reconnect_delay: float = 5.0
     tls_ca: str | None = None
     tls_cert: str | None = None

@@ -30,9 +30,11 @@ class Middlebox(Factory):
     :param mode: one of `ANSWERS`; ``drop``: hangs up on the request; ``silent``: says nothing; ``deaf``: opens the
         WebSocket, and then lets nothing through; ``cut``: opens it and hangs up; ``strip``: takes the headers out that
         ask for it; ``close``: opens any WebSocket by itself and closes it without a code, as gevent's server does where
-        nobody wants one; ``open``: breaks nothing.
+        nobody wants one; ``probed``: lets the WebSocket through up to the answer to a probe, and then hangs up;
+        ``open``: breaks nothing.
     :ivar upgrades: requests for a WebSocket that came.
     :ivar polls: other requests that came, by their method.
+    :ivar probed: WebSockets that were ended after the answer to a probe.
     """
 
     noisy = False
@@ -45,6 +47,7 @@ class Middlebox(Factory):
         self.server_port = server_port
         self.upgrades = 0
         self.polls: list[str] = []
+        self.probed = 0
         self.connections: list[_Near] = []
         self._listening = listener.listenTCP(0, self, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
@@ -125,6 +128,10 @@ class _Near(Protocol):
                 self.transport.loseConnection()
             return
         self.transport.write(data)
+        if self._box.mode == "probed" and data.endswith(b"3probe"):
+            self._box.probed += 1
+            self.stopped = self._dead = True
+            self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._box.connections.remove(self)

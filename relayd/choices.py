@@ -73,6 +73,7 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         proxy_id=config.proxy_id,
         read_api_key=config.read_api_key,
         dialect=config.dialect,
+        native_path=config.native_path,
         reconnect_delay=config.reconnect_delay,
         tls_ca=config.tls_ca,
         tls_cert=config.tls_cert,

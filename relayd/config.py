@@ -70,6 +70,14 @@ class Config:
     dialect: Literal["auto", "socketio", "native"] = _option(
         "dialect", SERVER, "how it frames events", values.choice("auto", "socketio", "native"), "auto", "NAME"
     )
+    native_path: str = _option(
+        "native-path",
+        SERVER,
+        "path of its WebSocket in the native dialect, after that of --server",
+        values.url_path,
+        "/proxy",
+        "PATH",
+    )
     reconnect_delay: float = _time(
         "reconnect-delay", SERVER, "5s", "wait before dialling again, 40 % more or less", most=3600
     )

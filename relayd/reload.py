@@ -16,6 +16,7 @@ from msgspec import Struct
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from relayd import values
 from relayd.config import OPTIONS, Config, Reading
 from relayd.errors import ConfigError
 from relayd.exposure import exposures
@@ -99,8 +100,10 @@ def compare(old: Config, new: Config) -> tuple[Config, Changes]:
 
 
 def _tell(option: Option, before: object, after: object) -> str:
+    if option.parse is values.server_url:
+        before, after = (values.without_query(str(value)) for value in (before, after))
     was, now = (option.spell(value) or "not set" for value in (before, after))
-    shown = not option.hidden and len(was) + len(now) <= _LONGEST_SHOWN
+    shown = not option.hidden and was != now and len(was) + len(now) <= _LONGEST_SHOWN
     return f"{option.name} ({was} -> {now})" if shown else option.name
 
 

@@ -28,7 +28,7 @@ def read_line(path: str) -> Secret:
     try:
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
-        line = raw.decode().rstrip("\r\n")
+        line = raw.decode("utf-8-sig").rstrip("\r\n")  # some editors begin files with a signature
     except OSError as error:
         raise Unusable(f"its file cannot be read ({words_of(error)})") from None
     except UnicodeDecodeError:

@@ -38,7 +38,7 @@ from relayd.status.sources import Sources
 from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
-from relayd.values import is_private
+from relayd.values import is_private, without_query
 
 
 class Commands(Protocol):
@@ -90,7 +90,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         sources = Sources(
             clock=reactor,
             started=reactor.seconds(),
-            server=config.server,
+            server=without_query(config.server),
             proxy_id=config.proxy_id,
             bounds=StatusBounds(
                 max_sessions=config.max_sessions,
@@ -133,7 +133,7 @@ def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
             keep_for=config.audit_keep_for,
             max_total=config.audit_max_total,
         ),
-        server=config.server,
+        server=without_query(config.server),
         proxy_id=config.proxy_id,
     )
     return AuditLog(reactor, settings)
@@ -194,7 +194,7 @@ class RelayService(Service):
             "relayd {version} starts as {proxy_id} for {server}; its state is in {state_dir}",
             version=__version__,
             proxy_id=self._config.proxy_id,
-            server=self._config.server,
+            server=without_query(self._config.server),
             state_dir=self._config.state_dir,
         )
         most = self._config.max_total_connections

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Collection
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 from relayd import charsets
 from relayd.spelling import loopback_addresses
@@ -140,13 +141,33 @@ def spell_size(count: int) -> str:
 
 
 def server_url(value: str) -> str:
-    """The main server: ``wss://HOST[:PORT][/PATH]``, or the same with ``https``, ``ws``, ``http``; no secret in it."""
+    """
+    The main server: ``wss://HOST[:PORT][/PATH][?QUERY]``, or the same with ``https``, ``ws``, ``http``.
+
+    Without what is told the main server by other options: the key would stand where everybody can read it.
+    """
     parts = _split(value)
     if parts is None or parts.scheme not in ("ws", "wss", "http", "https"):
         raise ValueError("a URL like wss://HOST or https://HOST:PORT")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("a URL without user, query and fragment; proxyId and apiKey have options of their own")
+    if parts.username is not None or "#" in value:
+        raise ValueError("a URL without user and fragment; a login for its server goes into the file of --header-file")
+    names = {unquote_plus(each.partition("=")[0]).strip().lower() for each in re.split("[&;]", parts.query)}
+    if names & {"proxyid", "apikey"}:
+        raise ValueError("a URL without proxyId and apiKey, which have options of their own")
     return value.strip()
+
+
+def without_query(url: str) -> str:
+    """A `server_url` that is fit for logs: a query may hold what is for nobody else."""
+    return url.partition("?")[0]
+
+
+def url_path(value: str) -> str:
+    """The path of a URL, from its first ``/`` on."""
+    value = value.strip()
+    if not value.startswith("/") or set(value) & set("?# \\") or not value.isprintable():
+        raise ValueError("a path like /relay/ws; a query goes into --server")
+    return value
 
 
 def proxy_url(value: str) -> str:
@@ -173,12 +194,13 @@ def is_private(url: str, http_proxy: str | None) -> bool:
 
 
 def _split(value: str) -> SplitResult | None:
+    value = value.strip()
     try:
-        parts = urlsplit(value.strip())
-        usable = bool(parts.hostname) and parts.port != 0 and value.strip().isprintable() and " " not in value.strip()
+        parts = urlsplit(value)
+        usable = bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port beyond 65535, half an IPv6 address
         return None
-    return parts if usable else None
+    return parts if usable and value.isprintable() and not set(value) & set(" \\") else None
 
 
 def _number(value: str) -> float:

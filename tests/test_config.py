@@ -332,12 +332,44 @@ class ServerTests(ConfigCase):
         self.assertEqual(self.load(allow_plaintext=True).server, "http://[fe80::1]")
 
     def test_no_url(self) -> None:
-        for text in ("main.example", "ftp://main.example", "wss://", "wss://a:99999", "wss://a b", "wss://[::1", "5"):
+        for text in (
+            "main.example",
+            "ftp://main.example",
+            "wss://",
+            "wss://a:99999",
+            "wss://a b",
+            "wss://[::1",
+            "wss://a\\proxy",
+            "5",
+        ):
             self.assertIn("expected a URL like wss://HOST", self.refusal(server=text))
 
     def test_a_key_in_the_url_is_refused_and_not_shown(self) -> None:
-        for url in (f"wss://main.example/proxy?apiKey={KEY}", f"wss://user:{KEY}@main.example", f"ftp://{KEY}@x"):
-            self.assertNotIn(KEY, self.refusal(server=url))
+        for url, words in (
+            (f"wss://main.example/proxy?apiKey={KEY}", "without proxyId and apiKey"),
+            (f"wss://main.example?a=1&APIKEY={KEY}", "without proxyId and apiKey"),
+            (f"wss://main.example?a=1;api%4bey={KEY}", "without proxyId and apiKey"),
+            (f"wss://main.example?+proxyId=p&x={KEY}", "without proxyId and apiKey"),
+            (f"wss://user:{KEY}@main.example", "without user and fragment"),
+            (f"wss://{KEY}@main.example", "without user and fragment"),
+            (f"wss://main.example\\@{KEY}", "expected a URL like wss://HOST"),
+            (f"wss://main.example#{KEY}", "without user and fragment"),
+            ("wss://main.example?a=1#", "without user and fragment"),
+            (f"ftp://{KEY}@x", "expected a URL like wss://HOST"),
+        ):
+            message = self.refusal(server=url)
+            self.assertIn(words, message)
+            self.assertNotIn(KEY, message)
+
+    def test_a_query_and_a_path_are_taken(self) -> None:
+        for url in ("wss://main.example/a/b?tenant=1", "wss://main.example?a=%2F+b&empty=&flag&p=100%"):
+            self.assertEqual(self.load(server=url).server, url)
+
+    def test_the_path_of_native(self) -> None:
+        self.assertEqual(self.load().native_path, "/proxy")
+        self.assertEqual(self.load(native_path=" /relay/ws/ ").native_path, "/relay/ws/")
+        for path in ("ws", "", "wss://h/ws", "/ws?a=1", "/ws#a", "/a b", "/a\nb", "/a\\b"):
+            self.assertIn("expected a path like /relay/ws", self.refusal(native_path=path))
 
     def test_the_proxy_is_a_secret(self) -> None:
         for text in (f"https://user:{KEY}@proxy:1", f"user:{KEY}@proxy", f"http://user:{KEY}@proxy"):
@@ -395,7 +427,7 @@ class ApiKeyTests(ConfigCase):
         self.assertEqual(config.read_api_key(), Secret("n" * 32))
 
     def test_line_ends_are_no_part_of_it(self) -> None:
-        self.write("api-key", KEY + "\r\n\n")
+        self.write("api-key", "\ufeff" + KEY + "\r\n\n")  # nor is the signature of some editors
         self.assertEqual(self.load().read_api_key(), Secret(KEY))
 
     def test_unusable_keys(self) -> None:

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +26,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+import relayd.ctl.check_files
 import relayd.statedir
 from relayd.config import read
 from relayd.ctl.check_files import check_files, check_settings
@@ -139,10 +143,12 @@ class SettingsTests(FilesCase):
 
     def test_who_may_read_the_other_secrets(self) -> None:
         key, password = self.write("tls-key", "s3cret"), self.write("password", "s3cret")
-        self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password}
+        headers = self.write("headers", "X-Token: s3cret")
+        self.argv |= {"tls-cert": key, "tls-key": key, "http-proxy-password-file": password, "header-file": headers}
         toml = 'http-proxy = "http://user@proxy:1"'
         self.assert_well(toml)
-        for option, path in (("--tls-key", key), ("--http-proxy-password-file", password)):
+        files = (("--tls-key", key), ("--http-proxy-password-file", password), ("--header-file", headers))
+        for option, path in files:
             os.chmod(path, 0o640)
             self.assert_finds("warning", "settings", f"{option} in {path}: chmod 600 it", toml)
         self.patch(os, "environ", {**os.environ, "CREDENTIALS_DIRECTORY": str(self.directory)})  # systemd's look so
@@ -186,6 +192,24 @@ class StateTests(FilesCase):
         self.assertIn("cannot keep other relays out (No locks available); use a local directory", str(error))
         self.assertNotIn("another relayd", str(error))
         self.assert_finds("fault", "state directory", "the lock in it cannot be used: No locks available")
+
+    def test_where_nothing_can_be_made(self) -> None:
+        """More room would not help."""
+        for number, advice in (
+            (errno.EPERM, ""),
+            (errno.ENOENT, ""),
+            (errno.ENOSPC, "make room"),
+            (errno.EDQUOT, "df -i"),
+        ):
+
+            def fail(number: int = number, **_: object) -> None:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(relayd.ctl.check_files.tempfile, "TemporaryFile", fail)
+            found = next(text for level, what, text in self.check() if (level, what) == ("fault", "state directory"))
+            self.assertIn(f"{os.strerror(number)}", found)
+            self.assertIn(advice, found)
+            self.assertEqual("make room" in found, bool(advice), found)
 
     def _claim_again(self) -> None:
         import fcntl
@@ -282,6 +306,38 @@ class ProcessTests(TestCase):
     """``relayctl check`` beside a relay that runs."""
 
     timeout = 120
+
+    async def test_interrupted(self) -> None:
+        """What was not looked at is not said to be well, and what ends by that is nobody's fault."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        directory = Path(self.mktemp()).resolve()
+        directory.mkdir()
+        key = directory / "key"
+        key.touch(mode=0o600)
+        key.write_text(KEY)
+        # As at a terminal, whatever started the tests.
+        program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        program += "from relayd.ctl.main import main; sys.exit(main())"
+        for scheme, last in (("wss", "can be reached"), ("ws", "is not used")):
+            server = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
+            words = ("check", "--server", server, "--proxy-id", "p", "--api-key-file", str(key))
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, *words, "--state-dir", str(directory / "state")],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert process.stdout is not None
+            printed = ""
+            while last not in printed:
+                line = await deferToThread(process.stdout.readline)
+                self.assertTrue(line, printed)
+                printed += line
+            process.send_signal(signal.SIGINT)
+            rest, _ = await deferToThread(process.communicate, timeout=60)
+            self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not all was looked at\n"))
 
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""

@@ -145,6 +145,13 @@ class Dialogue(SynchronousTestCase):
         self.relay.close()
         self.assertEqual(self.relay.frames_to_send(), [], "nothing is left to take leave of")
 
+    def test_disconnected_with_words(self) -> None:
+        """python-socketio's ``always_connect`` lets everybody in, and says in the disconnect what is wrong."""
+        self.join()
+        (event,) = self.relay.receive_text('41/proxy,{"message":"unknown relay","data":{"why":7}}')
+        words = 'it disconnected the namespace: unknown relay ({"why":7})'
+        self.assertEqual(event, Disconnected(words, refused=False))
+
     def test_refused_by_server(self) -> None:
         self.relay.opened()
         self.server.opened()
@@ -232,6 +239,14 @@ class Wire(SynchronousTestCase):
             parse_qs(parts.query), {"EIO": ["4"], "transport": ["websocket"], "proxyId": ["p 1"], "apiKey": ["k&=+"]}
         )
 
+    def test_our_own_parameters_are_sent_once(self) -> None:
+        """Such as those of a URL that was copied out of a browser."""
+        server = "https://h?EIO=3&transport=polling&t=x&sid=old&tenant=a+b&proxyId=x&api%4Bey=y"
+        sent = parse_qs(urlsplit(socketio.url(server, "p", "k", sid="new")).query)
+        own = {"EIO": ["4"], "transport": ["websocket"], "proxyId": ["p"], "apiKey": ["k"], "sid": ["new"]}
+        self.assertEqual(sent, own | {"tenant": ["a b"]})
+        self.assertNotIn("sid=", socketio.url(server, "p", "k"))
+
 
 class Binary(SynchronousTestCase):
     """Binary events: the attachments come into their places, within bounds, and nothing is left unanswered."""
@@ -309,6 +324,15 @@ class Binary(SynchronousTestCase):
 
     def test_without_attachments(self) -> None:
         self.assertEqual(list(joined_relay().receive_text('450-/proxy,["e",1]')), [EventReceived("e", 1)])
+
+    def test_the_end_of_the_session_comes_first(self) -> None:
+        """What was ordered is told first, so that it is answered on another connection."""
+        for end in ("1", "41/proxy,"):
+            relay = joined_relay()
+            self.announced(relay, self.frame(1, a=self.PLACE))
+            event, over = relay.receive_text(end)
+            self.assertEqual(self.faults(event), ["came without the binary attachment that it names"])
+            self.assertIsInstance(over, Disconnected)
 
     def test_another_packet_comes_first(self) -> None:
         """What was announced is told as far as it came, and so is what came; late attachments are dropped."""
@@ -430,8 +454,7 @@ class Malformed(SynchronousTestCase):
             "42/proxy,{}",
             '42/proxy,"hunter2"',
             '42/proxy,["hunter2"',
-            '42/proxy,["e",NaN]',
-            '42/proxy,["e",-Infinity]',
+            '42/proxy,["e",Nan]',
             '42/proxy,["e"]hunter2',
             "42/proxy," + "[" * 100_000,
             "42/proxy," + "1" * 101 + '["e"]',

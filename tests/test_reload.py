@@ -56,6 +56,11 @@ class CompareTests(ConfigCase):
         changes = compare(old, new)[1]
         self.assertEqual(changes.applied, {"http-proxy": "http-proxy", "allow-commands": "allow-commands"})
 
+    def test_the_query_of_the_main_server_is_not_told(self) -> None:
+        old = self.load(server=f"wss://a?code={KEY}")
+        for server, told in ((f"wss://b/x?code={KEY}", "server (wss://a -> wss://b/x)"), ("wss://a?code=2", "server")):
+            self.assertEqual(compare(old, self.load(server=server))[1].pending["server"], told)
+
     def test_the_api_key_comes_from_the_new_file(self) -> None:
         old, new = self.load(), self.load(api_key_file=self.write("other", "n" * 40))
         effective, changes = compare(old, new)

@@ -16,10 +16,11 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd import service
 from relayd.choices import ssh_settings_of
 from relayd.config import OPTIONS, Config, load
 from relayd.descriptors import RESERVED
@@ -235,6 +236,24 @@ class MakeRelayTests(ServiceCase):
         relay = make_relay(MemoryReactorClock(), self.config(audit_log=str(self.directory / "none" / "audit.log")))
         error = self.assertRaises(ConfigError, relay.startService)
         self.assertIn("--audit-log: ", str(error))
+
+    def test_the_query_of_the_main_server_is_for_nobody_else(self) -> None:
+        """Not for the log, the audit log, the status page and the service manager."""
+        options = {"server": "ws://127.0.0.1:1/base?code=hunter2", "status": "tcp:127.0.0.1:8080", "journal": "memory"}
+        sources: list[Any] = []
+        self.patch(service, "StatusServer", lambda reactor, address, shown: sources.append(shown))
+        audited: Any = make_relay(
+            MemoryReactorClock(), self.config(audit_log=str(self.directory / "audit.log"), **options)
+        )
+        relay = make_relay(MemoryReactorClock(), self.config(**options))
+        relay._status = None
+        with capturedLogs() as events:
+            relay.startService()
+        self.addCleanup(relay.stopService)
+        started = [formatEvent(event) for event in events]
+        self.assertTrue(any("for ws://127.0.0.1:1/base; its state" in line for line in started), started)
+        shown = [*started, repr(events), audited._audit._settings.server, sources[0].server]
+        self.assertNotIn("hunter2", "\n".join([*shown, relay.standing().server]))
 
     def test_every_option_reaches_its_part(self) -> None:
         """An option that no part reads would be a promise without a keeper."""

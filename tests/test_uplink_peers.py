@@ -5,6 +5,8 @@ The uplink against real main servers: npm's socket.io and ws in Node.js, TLS, an
 from __future__ import annotations
 
 import json
+import math
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.retry import JITTER
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
+from tests.support.flask_server import FlaskServer
 from tests.support.node import NodeServer
 from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
@@ -208,6 +211,17 @@ class SocketIO(PeerCase):
             self.assertNotIn("lost", receiver.words())
             await self.uplink.stopService()
 
+    async def test_query(self) -> None:
+        """Of a URL that was copied out of a browser: what is Engine.IO's is ours, the rest is kept."""
+        for transports, transport in ((["polling"], "polling"), (["polling", "websocket"], "websocket")):
+            server = await self.serve("socketio_server.js", apiKey=KEY, transports=transports)
+            self.dial(f"http://127.0.0.1:{server.port}?EIO=3&transport=x&sid=old&t=1&tenant=a%20b")
+            query = (await server.wait_for(said(connected="proxy 1")))["query"]
+            query.pop("t", None)
+            wanted = {"EIO": "4", "transport": transport, "tenant": "a b", "proxyId": "proxy 1"}
+            self.assertEqual(query, wanted)
+            await self.uplink.stopService()
+
     async def test_a_server_that_reads_auth(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY, auth=True, refuse=True)
         self.dial(f"http://127.0.0.1:{server.port}")
@@ -287,12 +301,63 @@ class PythonSocketIO(PeerCase):
         await self.uplink.stopService()
         await server.wait_for(has("disconnected"))
 
+    async def test_numbers_that_are_none(self) -> None:
+        """NaN is what Python's json makes of an empty cell of a table, and an infinity of a time-out without an end."""
+        server = await self.serve_python()
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        empty = {name: math.nan for name in ("serverId", "port", "privateKey", "timeout", "load")}
+        server.send(["execute_command", order("c1", **empty)])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran uname")
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.port, command.private_key, command.timeout), (22, None, None))
+        for number, (field, value) in enumerate({"timeout": math.inf, "port": -math.inf, "host": math.nan}.items()):
+            server.send(["execute_command", order(f"wrong-{number}", **{field: value})])
+            self.assertIn(field, (await server.wait_for(said(result=f"wrong-{number}")))["stderr"])
+        self.assertNotIn("lost", receiver.words())
+
     async def test_refusal(self) -> None:
         """What was emitted before a refusal is not handled, and does not hide it."""
         server = await self.serve_python(greet=[["execute_command", order("c1")]], refuse="unknown relay")
         receiver = self.dial(f"http://127.0.0.1:{server.port}")
         await self.until_logged("refused this relay (unknown relay)")
         self.assertEqual(receiver.words(), [])
+
+
+class Flask(PeerCase):
+    """Flask-SocketIO, by WebSocket and by HTTP long-polling."""
+
+    async def check(self, **options: Any) -> dict[str, Any]:
+        """
+        A command in the connect handler, and more after it, all in order.
+
+        :return: the query that the main server saw.
+        """
+        server = FlaskServer(apiKey=KEY, greet=[["execute_command", order("c0")]], **options)
+        self.addCleanup(server.stop)
+        await server.start()
+        receiver = self.dial(f"http://127.0.0.1:{server.port}?EIO=3&transport=x&sid=old&t=1&tenant=a%20b")
+        query: dict[str, Any] = (await server.wait_for(said(connected="proxy 1")))["query"]
+        self.assertEqual((await server.wait_for(said(result="c0")))["stdout"], "ran uname")
+        for number in range(1, 30):
+            server.send(["execute_command", order(f"c{number}")])
+        await server.wait_for(lambda line: sum("result" in line for line in server.lines) == 30)
+        self.assertEqual([v.command_id for w, v in receiver.calls if w == "command"], [f"c{n}" for n in range(30)])
+        self.assertNotIn("lost", receiver.words())
+        self.dial(f"http://127.0.0.1:{server.port}", key=WRONG)
+        await self.until_logged("refused this relay")
+        return query
+
+    async def test_websocket(self) -> None:
+        """What stands in the query of ``--server``, and is ours, is sent once: the first one counts here."""
+        query = await self.check()
+        wanted = {"EIO": ["4"], "transport": ["websocket"], "tenant": ["a b"], "proxyId": ["proxy 1"]}
+        self.assertEqual(query, wanted)
+
+    async def test_polling(self) -> None:
+        query = await self.check(transports=["polling"])
+        self.assertEqual((query["EIO"], query["transport"]), (["4"], ["polling"]))
+        self.assertEqual((len(query["t"]), query["tenant"]), (1, ["a b"]))
 
 
 class Native(PeerCase):
@@ -312,6 +377,17 @@ class Native(PeerCase):
         await again.wait_for(has("connected"))
         self.assertEqual([line["upgrade"] for line in server.lines if "upgrade" in line], ["/socket.io/", "/proxy"])
         self.assertEqual([line["upgrade"] for line in again.lines if "upgrade" in line], ["/proxy"])
+
+    async def test_another_path(self) -> None:
+        """With a query, which comes before our own parameters; no other path is tried in this dialect."""
+        server = await self.serve("ws_server.js", apiKey=KEY, path="/base/relay/ws/")
+        url = f"ws://127.0.0.1:{server.port}/base?tenant=a%20b&empty="
+        self.dial(url, native_path="/relay/ws/")
+        query = (await server.wait_for(has("query")))["query"]
+        self.assertEqual(query, [["tenant", "a b"], ["empty", ""], ["proxyId", "proxy 1"]])
+        self.assertEqual([line["upgrade"] for line in server.lines if "upgrade" in line][-1], "/base/relay/ws/")
+        server.send({"op": "execute", "data": order("c1")})
+        await server.wait_for(said(event="command_result"))
 
     async def test_auto_when_other_paths_hang(self) -> None:
         """A server that never answers the Socket.IO request is tried in native before long."""
@@ -361,6 +437,25 @@ class Native(PeerCase):
         self.assertEqual((result["data"]["commandId"], result["isBinary"]), (5, False))
         command = next(value for word, value in receiver.calls if word == "command")
         self.assertEqual((command.private_key.reveal(), command.port), ("ключ", 22))
+
+    async def test_text_as_other_languages_write_it(self) -> None:
+        """Lines of one message as in Go, UTF-16 as in C# and Java, a zero at the end as in C, and GBK."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        texts = [
+            json.dumps({"event": "execute_command", "data": order(f"c{number}", command="echo 文")}, ensure_ascii=False)
+            for number in range(6)
+        ]
+        server.send({"op": "raw", "text": "\n".join(texts[:2])})
+        server.send({"op": "raw", "text": texts[2] + "\0"})
+        for text, coding in zip(texts[3:], ("utf-16-le", "utf-16", "gbk"), strict=True):
+            server.send({"op": "raw", "base64": b64encode(text.encode(coding)).decode(), "binary": True})
+        for number, told in enumerate(["ran echo 文"] * 5 + [""]):
+            result = await server.wait_for(lambda line, n=number: line.get("data", {}).get("commandId") == f"c{n}")
+            self.assertEqual(result["data"]["result"]["stdout"], told)
+        self.assertIn("command came as bytes that are no UTF-8", result["data"]["result"]["stderr"])
+        self.assertEqual((self.uplink.ignored, receiver.words().count("lost")), (0, 0))
 
     async def test_ids_that_are_not_valid(self) -> None:
         server = await self.serve("ws_server.js", apiKey=KEY)

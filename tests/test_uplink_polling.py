@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from relayd import tls
 from relayd.messages import CommandResult, ExecuteCommand
-from relayd.uplink import probing
+from relayd.uplink import probing, upgrade
 from relayd.uplink.machine import Timing
 from relayd.uplink.service import UplinkService
 from tests import test_uplink_peers
@@ -195,7 +195,7 @@ class TLS(TLSCase):
         self.flushLoggedErrors()
 
 
-class Broken(PeerCase):
+class BoxCase(PeerCase):
     """npm's socket.io with all transports, behind a box that breaks WebSockets."""
 
     async def begin(self, mode: str, **settings: Any) -> None:
@@ -212,6 +212,10 @@ class Broken(PeerCase):
         results = [line["result"] for line in self.server.lines if "result" in line]
         self.assertEqual(results, [f"c{number}" for number in range(20)])
         self.assertNotIn("lost", self.receiver.words())
+
+
+class Broken(BoxCase):
+    """From the first connection on."""
 
     async def check_mode(self, mode: str, **settings: Any) -> None:
         self.patch(probing, "SHORT", 0.5)
@@ -237,6 +241,11 @@ class Broken(PeerCase):
 
     async def test_cut(self) -> None:
         await self.check_mode("cut")
+
+    async def test_closed(self) -> None:
+        """Also where the other dialect would be let in and thrown out, which looks like a wrong key."""
+        await self.check_mode("close")
+        self.assertFalse([line for line in self.logged() if "(native)" in line or "refused" in line])
 
     async def check_quickly(self, mode: str) -> None:
         """Silence, which takes 20 s otherwise."""
@@ -277,6 +286,111 @@ class Broken(PeerCase):
         await link.probe()
         await self.uplink.stopService()
         await self.server.wait_for(said(disconnected="client namespace disconnect"))
+
+
+class Upgrades(BoxCase):
+    """Within a session: what becomes of it where its upgrade fails, or the WebSocket does not live."""
+
+    async def cut(self) -> None:
+        """All connections end, and the relay dials again."""
+        lost = self.receiver.next("lost")
+        for near in list(self.box.connections):
+            near.transport.abortConnection()
+        await lost
+        await self.receiver.next("ready")
+
+    async def session(self, mode: str) -> None:
+        """A session by polling, in which *mode* is what becomes of the upgrade."""
+        await self.begin("400")
+        await self.works()
+        await deferLater(reactor, 2.2)  # accepted
+        self.box.mode, self.box.upgrades = mode, 0
+        await self.cut()
+
+    async def run_commands(self, prefix: str = "d", number: int = 60) -> None:
+        """Some commands, spread over a while: each has one result, in order."""
+        for each in range(number):
+            self.server.send({"op": "execute", "data": order(f"{prefix}{each}")})
+            if each % 3 == 0:
+                await deferLater(reactor, 0.05)
+        await self.server.wait_for(said(result=f"{prefix}{number - 1}"))
+        results = [line["result"] for line in self.server.lines if str(line.get("result", "")).startswith(prefix)]
+        self.assertEqual(results, [f"{prefix}{each}" for each in range(number)])
+
+    async def check_failure(self, mode: str) -> None:
+        self.patch(upgrade, "UPGRADE_TIMEOUT", 0.5)
+        await self.session(mode)
+        await self.run_commands()
+        link: Any = self.receiver.link
+        self.assertIsNone(link.upgraded_at)
+        self.assertEqual(self.box.upgrades, 1, "it is tried once a session")
+        self.assertEqual(self.receiver.words().count("lost"), 1)
+        self.assertTrue(any("No upgrade to a WebSocket" in line for line in self.logged()))
+        await link.probe()
+
+    async def test_refused(self) -> None:
+        await self.check_failure("403")
+
+    async def test_dropped(self) -> None:
+        await self.check_failure("drop")
+
+    async def test_cut(self) -> None:
+        await self.check_failure("cut")
+
+    async def test_silent(self) -> None:
+        await self.check_failure("silent")
+
+    async def test_deaf(self) -> None:
+        await self.check_failure("deaf")
+
+    async def test_probed(self) -> None:
+        """The probe is answered, so that nothing more is polled, and then it is over."""
+        await self.check_failure("probed")
+        self.assertEqual(self.box.probed, 1)
+
+    async def test_a_websocket_that_dies_soon(self) -> None:
+        """The next sessions stay with polling, and nothing is lost."""
+        await self.session("open")
+        await self.run_commands("d")
+        link: Any = self.receiver.link
+        self.assertIsNotNone(link.upgraded_at)
+        for prefix in ("e", "f"):
+            before = self.box.upgrades
+            await self.cut()
+            await self.run_commands(prefix)
+            link = self.receiver.link
+            self.assertIsNone(link.upgraded_at)
+            self.assertEqual(self.box.upgrades, before)
+
+
+class Proxied(TLSCase):
+    """Polling through an HTTP proxy: each of its connections is a tunnel."""
+
+    async def check(self, scheme: str, **settings: Any) -> None:
+        tunnels = await self.proxy()
+        options: dict[str, Any] = {"apiKey": KEY, "transports": ["polling"]}
+        if scheme == "https":
+            certificate = self.authority.issue("main.example")
+            options["tls"] = {"cert": certificate.cert, "key": certificate.key}
+        server = await self.serve("socketio_server.js", **options)
+        url = f"{scheme}://main.example:{server.port}"
+        receiver = self.dial(url, http_proxy=f"http://127.0.0.1:{self.proxy_port}", **settings)
+        await server.wait_for(has("connected"))
+        for number in range(30):
+            server.send({"op": "execute", "data": order(f"c{number}")})
+        await server.wait_for(said(result="c29"))
+        results = [line["result"] for line in server.lines if "result" in line]
+        self.assertEqual(results, [f"c{number}" for number in range(30)])
+        self.assertNotIn("lost", receiver.words())
+        host = f"main.example:{server.port}"
+        self.assertGreaterEqual(len(tunnels.requests), 3, "a WebSocket, which is refused; a GET and a POST at a time")
+        self.assertEqual(set(tunnels.requests), {f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n"})
+
+    async def test_plain(self) -> None:
+        await self.check("http")
+
+    async def test_tls(self) -> None:
+        await self.check("https", tls_ca=self.authority.path)
 
 
 class PythonPolling(PeerCase):

@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections import deque
 from typing import Any
 
+from autobahn.twisted.websocket import WebSocketServerFactory
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
@@ -16,14 +17,16 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.dialects import socketio
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.messages import CommandResult
+from relayd.uplink.connection import CLOSE_TIMEOUT
 from relayd.uplink.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.headers import with_session
 from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload
 from relayd.uplink.polling import EMPTY_PAUSE, POST_TIMEOUT
-from tests.support.uplink import KEY, Scripted, ServiceCase
+from tests.support.uplink import KEY, MainServer, Scripted, ServiceCase
 
 OPEN = '0{"sid":"s1","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000}'
 JOINED = '40/proxy,{"sid":"n1"}'
@@ -46,7 +49,7 @@ class Web(Protocol):
         self.received += data
 
 
-class Session(ServiceCase):
+class SessionCase(ServiceCase):
     """A service that was told to poll."""
 
     def begin_polling(self, first: bytes = answer(OPEN)) -> Web:
@@ -87,6 +90,10 @@ class Session(ServiceCase):
         link.send_result(CommandResult(command_id="c", stdout=text, stderr="", exit_code=0))
         for pump in self.pumps:
             pump.flush()
+
+
+class Session(SessionCase):
+    """What may go wrong in one."""
 
     def test_one_post_at_a_time(self) -> None:
         """What comes meanwhile waits, and goes out together."""
@@ -189,6 +196,11 @@ class Session(ServiceCase):
         self.begin_polling(answer("<html>Hello</html>"))
         self.assertIn("the first packet is no Engine.IO open packet", self.warnings()[-1])
 
+    def test_version_before(self) -> None:
+        """As npm's socket.io 2 answers."""
+        self.begin_polling(answer('96:0{"sid":"x","upgrades":["websocket"],"pingInterval":25000}2:40'))
+        self.assertIn("it speaks Engine.IO 3, as Socket.IO 2 servers do", self.warnings()[-1])
+
     def test_cookies(self) -> None:
         """A balancer finds the same main server again."""
         first = self.begin_polling(answer(OPEN, more="Set-Cookie: LB=a1; Path=/; HttpOnly\r\n"))
@@ -207,6 +219,118 @@ class Session(ServiceCase):
         link._wire.hold(False)
         self.settle()
         self.assertIn(b"GET ", self.get.received + self.post.received)
+
+
+class Probed(MainServer):
+    """The WebSocket of an upgrade: it answers the probe."""
+
+    def __init__(self) -> None:
+        super().__init__(socketio.ServerDialect())
+        self.received: list[bytes] = []
+
+    def onOpen(self) -> None:
+        """It is for the relay to speak."""
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.received.append(payload)
+        if payload == b"2probe":
+            self.sendMessage(b"3probe")
+
+
+class Upgraded(SessionCase):
+    """A session that moves to a WebSocket."""
+
+    OFFER = answer(OPEN.replace('"upgrades":[]', '"upgrades":["websocket"]'))
+
+    def open_session(self, post: Web) -> bool:
+        """
+        Answer with a session that offers an upgrade, and join the namespace.
+
+        :return: whether the relay asks for the WebSocket.
+        """
+        attempts = self.attempts()
+        self.say(post, self.OFFER)
+        wants = self.attempts() == attempts + 2
+        self.get = self.next()
+        self.say(post, answer("ok"))
+        self.say(self.get, answer(JOINED))
+        return wants
+
+    def move(self) -> Probed:
+        """Let the upgrade, which was dialled before the latest poll, succeed."""
+        clients = self.reactor.tcpClients
+        clients.append(clients.pop(-2))
+        server = Probed()
+        server.factory = WebSocketServerFactory(reactor=self.reactor)
+        server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
+        self.join(server).flush()
+        self.say(self.get, answer("6"))
+        self.assertEqual(server.received, [b"2probe", b"5"])
+        return server
+
+    def end(self, what: Any, after: float = 8) -> Web:
+        """It is lost, and the relay dials again, which is by polling."""
+        what.transport.loseConnection()
+        self.settle()
+        self.assertIn("it closed the connection", self.warnings()[-1])
+        self.advance(after)
+        web = self.next()
+        self.assertIn(b"transport=polling", web.received)
+        return web
+
+    def moved(self) -> Probed:
+        self.join(Scripted(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")).flush()
+        self.assertTrue(self.open_session(self.next()))
+        server = self.move()
+        self.advance(2.1)
+        self.assertTrue(self.service.status.accepted)
+        return server
+
+    def test_one_that_dies_soon(self) -> None:
+        """For an hour no session moves, and then one does."""
+        server = self.moved()
+        for number in range(4):
+            web = self.end(server if number == 0 else self.get, 8 if number == 0 else 1100)
+            self.assertFalse(self.open_session(web), number)
+            self.advance(2.1)
+        web = self.end(self.get, 400)
+        self.assertTrue(self.open_session(web))
+        self.move()
+
+    def test_one_that_lives(self) -> None:
+        server = self.moved()
+        for _ in range(2):
+            self.advance(30)
+            server.sendMessage(b"2")
+            self.advance(0)
+        self.assertTrue(self.open_session(self.end(server)))
+        self.move()
+
+    def test_end_while_it_moves(self) -> None:
+        """A main server that takes no notice of the good-bye does not hold up the end."""
+        self.post = self.begin_polling(answer(OPEN.replace("[]", '["websocket"]')))
+        self.get = self.next()
+        self.say(self.post, answer("ok"))
+        self.say(self.get, answer(JOINED))
+        self.reactor.tcpClients.pop()  # the one before it is that of the upgrade
+        server = Probed()
+        server.factory = WebSocketServerFactory(reactor=self.reactor)
+        server.factory.setProtocolOptions(openHandshakeTimeout=0)
+        self.join(server).flush()
+        self.assertEqual((self.receiver.words(), server.received), (["ready"], [b"2probe"]))
+        stopped = self.service.stopService()
+        self.say(self.get, answer("6"))
+        self.assertEqual(server.received[1:], [b"5", b"41/proxy,", b"1"])
+        self.advance(CLOSE_TIMEOUT)
+        self.settle()
+        self.successResultOf(stopped)
+
+    def test_impossible(self) -> None:
+        """A session that was over with its first packet does not move."""
+        before = self.attempts()
+        self.begin_polling(answer(OPEN.replace("[]", '["websocket"]').replace("25000", "0")))
+        self.assertIn("an impossible pingInterval", self.warnings()[-1])
+        self.assertEqual(self.attempts() - before, 1)
 
 
 class Owner:

@@ -34,6 +34,13 @@ class TLSCase(PeerCase):
             "socketio_server.js", apiKey=KEY, tls={"cert": certificate.cert, "key": certificate.key} | tls
         )
 
+    async def proxy(self, status: str = "200 OK") -> ProxyFactory:
+        factory = ProxyFactory(status)
+        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.addCleanup(listening.stopListening)
+        self.proxy_port = listening.getHost().port
+        return factory
+
 
 class TLS(TLSCase):
     async def test_good(self) -> None:
@@ -185,13 +192,6 @@ class ProxyFactory(Factory):
 
 
 class ThroughProxy(TLSCase):
-    async def proxy(self, status: str = "200 OK") -> ProxyFactory:
-        factory = ProxyFactory(status)
-        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-        self.addCleanup(listening.stopListening)
-        self.proxy_port = listening.getHost().port
-        return factory
-
     async def test_plain(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)
         proxy = await self.proxy()

@@ -54,6 +54,14 @@ class NameNotFound(SSHError):
     retriable = True
 
 
+class NameTimeout(SSHError):
+    """The name {host} was not looked up within {time}. Check the name service of the relay's machine."""
+
+    code = "name-timeout"
+    phase = "resolve"
+    retriable = True
+
+
 class AddressForbidden(SSHError):
     """This relay's site forbids {host}:{port}: its name leads to no address that is allowed. Its operator finds the
     rules in --allow-hosts and --deny-hosts of the relay."""

@@ -5,6 +5,7 @@ Headers of the site's own in the request for a WebSocket: what access proxies, a
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,8 +21,13 @@ SUBPROTOCOL: Final = "sec-websocket-protocol"
 # RFC 9110, sections 5.1 and 5.5
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE: Final = re.compile(r"[\x20-\x7e]+")
-#: What the request has of its own.
-_RESERVED: Final = frozenset(("host", "connection", "upgrade", "content-length", "transfer-encoding"))
+#: What requests have of their own (`relayd.uplink.request`, `relayd.uplink.polling`), or would be framed by.
+_RESERVED: Final = frozenset(
+    [
+        *("host", "connection", "upgrade", "pragma", "cache-control"),
+        *("accept-encoding", "content-type", "content-length", "transfer-encoding", "te", "trailer", "expect"),
+    ]
+)
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -37,7 +43,7 @@ def read_headers(path: str | None) -> Headers:
     try:
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
-        text = raw.decode("ascii")
+        text = raw.removeprefix(BOM_UTF8).decode("ascii")  # some editors begin files with a signature
     except OSError as error:
         raise UplinkError(reason=f"--header-file {path} cannot be read: {words_of(error)}") from None
     except UnicodeDecodeError:
@@ -46,6 +52,9 @@ def read_headers(path: str | None) -> Headers:
         raise UplinkError(reason=f"--header-file {path} has more than {MOST_BYTES} bytes")
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
     found = [_header(path, number, line) for number, line in lines if line and not line.startswith("#")]
+    names = [name.lower() for name, _ in found]
+    if len(names) > len(set(names)):
+        raise UplinkError(reason=f"--header-file {path} names a header twice: put its values on one line")
     if len(found) > MOST_HEADERS:
         raise UplinkError(reason=f"--header-file {path} has more than {MOST_HEADERS} headers")
     return tuple(found)
@@ -58,7 +67,14 @@ def _header(path: str, number: int, line: str) -> tuple[str, str]:
     lower = name.lower()
     if lower in _RESERVED or (lower.startswith("sec-websocket-") and lower != SUBPROTOCOL):
         raise UplinkError(reason=f"--header-file {path}, line {number}, names a header that the request has of its own")
+    if lower == SUBPROTOCOL and not _is_offer([each.strip() for each in value.split(",")]):
+        raise UplinkError(reason=f"--header-file {path}, line {number}, has no list of different subprotocols")
     return name, value
+
+
+def _is_offer(names: list[str]) -> bool:
+    """RFC 6455, section 4.1; main servers refuse others."""
+    return all(map(_NAME.fullmatch, names)) and len(names) == len(set(names))
 
 
 def subprotocols(headers: Headers) -> list[str]:

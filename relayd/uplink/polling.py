@@ -25,6 +25,7 @@ from relayd.dialects.base import NO_LIMIT
 from relayd.dialects.socketio import DEFAULT_MAX_PAYLOAD, POLLING, Open, read_open
 from relayd.errors import ProtocolError
 from relayd.flow import PIECE, Flow
+from relayd.texts import span
 from relayd.uplink.answers import Answer, words_of
 from relayd.uplink.cookies import Cookies
 from relayd.uplink.exchange import Exchange
@@ -389,7 +390,7 @@ class PollingClient:
                     continue
                 opened = None if self._open is not None else read_open(packet)
                 self._listener.on_text(packet)
-                if opened is not None:
+                if opened is not None and self._over is None:
                     self._opened(opened)
         except ProtocolError as error:
             self._broken = True
@@ -464,7 +465,7 @@ class PollingClient:
             self._post_deadline.reset(POST_TIMEOUT)
         else:
             self._post_deadline = self._clock.callLater(
-                POST_TIMEOUT, self._end, SessionLost(f"it took nothing of a POST for {POST_TIMEOUT:g} s")
+                POST_TIMEOUT, self._end, SessionLost(f"it took nothing of a POST for {span(POST_TIMEOUT)}")
             )
 
     def _posted(self) -> None:

@@ -8,7 +8,7 @@ import html
 import json
 import re
 from typing import Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_plus, urlsplit
 
 from relayd.messages import printable
 
@@ -18,6 +18,10 @@ LIMIT: Final = 200
 MAX_SOURCE: Final = 4096
 #: The shortest secret that is looked for: the letters of a shorter one are in any text.
 LEAST: Final = 4
+#: Characters of a value in a query, and of a part of a header, that may be a secret.
+LONG: Final = 8
+
+_BETWEEN: Final = re.compile(r"[\s;,=\"]+")
 
 _REDACTED: Final = "[redacted]"
 #: The key as a parameter or a member, however it is written.
@@ -55,6 +59,18 @@ class Quoting:
                 if text.endswith(form[:length]):
                     return text[:-length] + _REDACTED
         return text
+
+
+def words_of_query(url: str) -> list[str]:
+    """What may not appear of the query in an operator's URL: each parameter, and values that are no mere words."""
+    parameters = [each for each in urlsplit(url).query.split("&") if each]
+    values = [unquote_plus(each.partition("=")[2]) for each in parameters]
+    return [*parameters, *(unquote_plus(each) for each in parameters), *(each for each in values if len(each) >= LONG)]
+
+
+def words_of_header(value: str) -> list[str]:
+    """What may not appear of a header's value: the whole, and its parts, such as a token without ``Bearer``."""
+    return [value, *(part for part in _BETWEEN.split(value) if len(part) >= LONG)]
 
 
 def _forms(secret: str) -> set[str]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -34,13 +33,13 @@ from relayd.uplink.machine import Stage, Timing
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
-from relayd.uplink.quoting import Quoting
+from relayd.uplink.quoting import Quoting, words_of_header, words_of_query
 from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.wires import SHORT_LIVED, STAY_POLLING, polling_factory
 
-_DIALECTS: Final[dict[str, ModuleType]] = {socketio.NAME: socketio, native.NAME: native}
+_DIALECTS: Final = (socketio.NAME, native.NAME)
 
 
 class UplinkStatus(Struct, frozen=True, kw_only=True):
@@ -222,19 +221,25 @@ class UplinkService(Service):
             return socketio.RelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
         return native.RelayDialect()
 
+    def _url(self, dialect: str, key: str, **parameters: str) -> str:
+        server, proxy_id = self._settings.server, self._settings.proxy_id
+        if dialect == socketio.NAME:
+            return socketio.url(server, proxy_id, key, **parameters)
+        return native.url(server, proxy_id, key, self._settings.native_path)
+
     async def _connect_in(self, attempt: Attempt, key: Secret, headers: Headers, timing: Timing) -> Outcome:
         """One connection from its TCP handshake to its end."""
         name = attempt.dialect
-        server, dialect = str(self._address), _DIALECTS[name]
-        parts = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, ""))
-        quote = Quoting(key.reveal(), *(value for _, value in headers))
+        server = str(self._address)
+        ours = [word for _, value in headers for word in words_of_header(value)]
+        quote = Quoting(key.reveal(), *ours, *words_of_query(self._settings.server))
         connection = Connection(
             self._reactor,
             self._receiver,
             self,
             self._dialect(name, key),
             server=server,
-            path=parts.path,
+            path=urlsplit(self._url(name, "")).path,
             timing=timing,
             defer_to_thread=self._defer_to_thread,
             max_result=self._settings.max_result,
@@ -244,7 +249,7 @@ class UplinkService(Service):
         )
 
         def make_request(parameters: Mapping[str, str], more: Mapping[str, str]) -> Request:
-            url = urlsplit(dialect.url(self._settings.server, self._settings.proxy_id, key.reveal(), **parameters))
+            url = urlsplit(self._url(name, key.reveal(), **parameters))
             return Request(
                 resource=f"{url.path}?{url.query}",
                 host=self._address.authority,

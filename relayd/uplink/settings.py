@@ -4,12 +4,14 @@ What an uplink needs to know: whom to dial, as whom, and how.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from relayd.dialects.base import PROXY_PATH
 from relayd.errors import ConfigError
 from relayd.messages import Secret
 from relayd.spelling import lookup_name
@@ -28,6 +30,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     """
     :ivar server: URL of the main server: ``http(s)`` or ``ws(s)``.
     :ivar read_api_key: reads the key anew, so that it can be rotated; raises `KeyUnusable`.
+    :ivar native_path: path of the WebSocket in the native dialect, after that of *server*.
     :ivar reconnect_delay: seconds between two attempts.
     :ivar tls_ca: PEM file of the authorities to trust instead of the system's.
     :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
@@ -43,6 +46,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     proxy_id: str
     read_api_key: Callable[[], Secret]
     dialect: Literal["auto", "socketio", "native"] = "auto"
+    native_path: str = PROXY_PATH
     reconnect_delay: float = 5.0
     tls_ca: str | None = None
     tls_cert: str | None = None
@@ -79,9 +83,13 @@ class Address(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """The same without the scheme's own port, as a ``Host`` header should have it (RFC 9110, section 4.2.3)."""
+        """
+        The same without the scheme's own port, as a ``Host`` header should have it (RFC 9110, section 4.2.3), and
+        without a zone, which means something on this machine alone (RFC 6874, section 4).
+        """
         default = self.port == _DEFAULT_PORTS["https" if self.secure else "http"]
-        return self.netloc.rpartition(":")[0] if default else self.netloc
+        named = re.sub(r"%[^]]*\]", "]", self.netloc)
+        return named.rpartition(":")[0] if default else named
 
     @classmethod
     def of(cls, url: str, option: str = "--server") -> Address:
@@ -94,7 +102,8 @@ class Address(Struct, frozen=True):
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
         except ValueError:  # a port beyond 65535, half an IPv6 address
             host, port = "", 0
-        host = lookup_name(host)
+        # What follows an IPv6 address after %25 is its zone (RFC 6874): eth0 in [fe80::1%25eth0].
+        host = lookup_name(host.replace("%25", "%", 1) if ":" in host else host)
         if not host or not port or not host.isascii():
             raise ConfigError(option=option, reason="is no http, https, ws or wss URL")
         return cls(host, port, parts.scheme in ("https", "wss"))

@@ -41,7 +41,7 @@ proxies.on("connection", (socket) => {
     return;
   }
   current = socket;
-  say({ connected: socket.handshake.query.proxyId });
+  say({ connected: socket.handshake.query.proxyId, query: { ...socket.handshake.query, apiKey: undefined } });
   if (options.greet) {
     const [name, data] = options.greet;
     options.greet = null;

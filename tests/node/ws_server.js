@@ -2,7 +2,7 @@
 // Options, as JSON in the first argument: port, apiKey, silent (other paths are not answered, instead of a 400), ping
 // (ms between two pings; a relay that has not answered one when the next is due is dropped), greet (an event and its data
 // for the first relay, at once), maxPayload (bytes), rude (what is larger is not answered with 1009, but the connection is
-// dropped).
+// dropped), path (of the WebSocket, instead of /proxy).
 "use strict";
 const http = require("node:http");
 const readline = require("node:readline");
@@ -16,7 +16,7 @@ const wss = new WebSocketServer({ noServer: true, perMessageDeflate: true, maxPa
 server.on("upgrade", (request, socket, head) => {
   const url = new URL(request.url, "http://localhost");
   say({ upgrade: url.pathname });
-  if (url.pathname === "/proxy") wss.handleUpgrade(request, socket, head, (ws) => wss.emit("connection", ws, url.searchParams));
+  if (url.pathname === (options.path || "/proxy")) wss.handleUpgrade(request, socket, head, (ws) => wss.emit("connection", ws, url.searchParams));
   else if (!options.silent) socket.end("HTTP/1.1 400 Bad Request\r\n\r\n");
 });
 
@@ -34,6 +34,7 @@ wss.on("connection", (ws, query) => {
   if (options.rude) ws._receiver.prependListener("error", () => ws._socket.destroy());
   ws.on("error", (error) => say({ error: error.code }));
   say({ connected: query.get("proxyId"), extensions: ws.extensions });
+  if (options.path) say({ query: [...query].filter(([name]) => name !== "apiKey") });
   if (options.greet) {
     const [event, data] = options.greet;
     options.greet = null;
@@ -71,7 +72,7 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
     current.send(order.binary ? Buffer.from(text) : text);
   }
   if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
-  else if (order.op === "raw") current.send(order.binary ? Buffer.from(textOf(order)) : textOf(order));
+  else if (order.op === "raw") current.send(order.base64 ? Buffer.from(order.base64, "base64") : order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();
 });

@@ -18,8 +18,13 @@ UTF8: Final = "utf-8"
 #: Characters of a name that is looked at.
 _MAX_NAME: Final = 40
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:-]*")
-#: What Python calls a text encoding, and is none for output: for names of hosts, and for Python's own source.
-_USELESS: Final = frozenset(["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "charmap"])
+#: What Python calls a text encoding, and is none for output: for names of hosts, for Python's own source, and for mail
+#: (of UTF-7 Python keeps all that follows a shift, and reads it anew with each piece).
+_USELESS: Final = frozenset(
+    ["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "charmap", "utf_7"]
+)
+#: What a stream has at its beginning only, without which its middle cannot be read: the designation of ISO 2022-KR.
+_PREFIXES: Final = {"iso2022_kr": b"\x1b$)C"}
 _PRINTABLE_ASCII: Final = "".join(map(chr, range(0x20, 0x7F))) + "\t\n"
 _NOT_ASCII: Final = bytes(range(0x80, 0x100))
 _OTHERS: Final = re.compile(r"[^\x00-\x7f]+")
@@ -85,7 +90,7 @@ def is_single_byte(name: str) -> bool:
 
 @lru_cache(256)
 def has_shifts(name: str) -> bool:
-    """Whether bytes of ASCII mean something else after others: in ISO 2022, HZ and UTF-7."""
+    """Whether bytes of ASCII mean something else after others: in ISO 2022 and HZ."""
     return not is_single_byte(name) and _is_seven_bit(name)
 
 
@@ -104,7 +109,8 @@ def write_text(text: str, name: str, *, exactly: bool) -> bytes:
 
     ASCII must stand in it for itself. A text that has nothing else goes as that to any host.  In GBK, Big5 and Shift
     JIS the second byte of a character may be one of ASCII, such as ``|``: a shell that is not set to that character set
-    reads it as such.
+    reads it as such.  A character that would become one of ASCII altogether, such as the yen sign, which Python writes
+    as a backslash in Shift JIS, cannot be written.
 
     :param exactly: take nothing in which a shell of whatever character set could see other ASCII than we do: the site
         has rules for texts.
@@ -118,9 +124,11 @@ def write_text(text: str, name: str, *, exactly: bool) -> bytes:
         raise Unwritable
     try:
         written = text.encode(name)
+        read = written.decode(name, "replace")
     except UnicodeError:
         raise Unwritable from None
-    if exactly and written.translate(None, _NOT_ASCII) != _OTHERS.sub("", text).encode("ascii"):
+    ours = _OTHERS.sub("", text)
+    if _OTHERS.sub("", read) != ours or (exactly and written.translate(None, _NOT_ASCII) != ours.encode("ascii")):
         raise Unwritable
     return written
 
@@ -137,6 +145,8 @@ class Decoder:
         self._name = name
         self._start: bytearray | None = bytearray() if name in _MARKED else None
         self._decoder = None if name in _MARKED else codecs.getincrementaldecoder(name)("replace")
+        if self._decoder is not None and name in _PREFIXES:
+            self._decoder.decode(_PREFIXES[name])
 
     def decode(self, data: bytes, *, final: bool = False) -> str:
         """The text of what is complete with *data*; at the end, of all that is left."""
@@ -166,11 +176,50 @@ def in_the_middle(name: str, start: bytes) -> str:
     return f"{name}-be" if start.startswith(_MARKED[name]) else f"{name}-le"
 
 
+def first_character(data: bytes, name: str) -> int:
+    """
+    Where in *data*, which was cut out of a text, a character begins for certain, in a set of one to four bytes for each
+    in which ASCII stands for itself.
+
+    All beginnings that there may be are tried at once, until those that come to nothing are gone and the others agree.
+    """
+    # By the bytes of a character that is not complete: where the text begins, if this is how it is to be read.
+    ways: dict[bytes, int] = {b"": 0}
+    for at in range(min(len(data), _FAR)):
+        if at and at < _LONGEST and min(data[:at]) >= _LEAST_SECOND:
+            ways[b""] = at
+        following: dict[bytes, int] = {}
+        for begun, start in ways.items():
+            rest = _rest_of(begun + data[at : at + 1], name)
+            if rest is not None:
+                following[rest] = at + 1 - len(rest) if rest in following else start
+        ways = following or {b"": at + 1}
+        if at >= _LONGEST - 2 and len(ways) == 1:
+            break
+    return min(ways.values())
+
+
+@lru_cache(4096)
+def _rest_of(data: bytes, name: str) -> bytes | None:
+    """What of *data* is the beginning of a character that is not complete; ``None`` where something in it is none."""
+    decoder = codecs.getincrementaldecoder(name)()
+    try:
+        decoder.decode(data)
+    except UnicodeError:
+        return None
+    return decoder.getstate()[0]
+
+
 def _mark_of(name: str, start: bytes) -> bytes:
     order = in_the_middle(name, start)
     mark = "\ufeff".encode(order)
     return mark if start.startswith(mark) else b""
 
 
+#: Bytes of the longest character, and the least that one can have as any but its first, in the sets of East Asia.
+_LONGEST: Final = 4
+_LEAST_SECOND: Final = 0x30
+#: Bytes in which the beginning of a character is looked for.
+_FAR: Final = 4096
 #: The mark of the big-endian kind.
 _MARKED: Final = {"utf-16": codecs.BOM_UTF16_BE, "utf-32": codecs.BOM_UTF32_BE}

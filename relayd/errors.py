@@ -111,12 +111,12 @@ class UplinkUnreachable(UplinkError):
 
 
 class UplinkBusy(UplinkError):
-    """The main server {server} takes no connection now (HTTP {status}) and asks to come back in {time}."""
+    """The main server {server} takes no connection now and asks to come back in {time}: {reason}."""
 
     code = "uplink-busy"
 
-    def __init__(self, *, server: str, status: int, seconds: float) -> None:
-        super().__init__(server=server, status=status, time=span(seconds))
+    def __init__(self, *, server: str, status: int, reason: str, seconds: float) -> None:
+        super().__init__(server=server, status=status, reason=reason, time=span(seconds))
         #: How long it asks us to stay away.
         self.seconds = seconds
 

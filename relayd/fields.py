@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from relayd.charsets import charset
-from relayd.messages import BASE64, MAX_COMMAND_ID, Unsent
+from relayd.messages import BASE64, MAX_COMMAND_ID, NO_UTF8, Unsent
 from relayd.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.texts import Fault, Text
 
@@ -118,6 +118,9 @@ def command_id(value: object) -> tuple[str, bool]:
         return str(int(value)) if value == int(value) else repr(value), True
     if type(value) in (int, float):
         raise Invalid("commandId", "is a number of more than 64 bits; send it as a string")
+    value = plain("commandId", value)
+    if value is not UNSET and value is not None and not isinstance(value, str | bytes):
+        raise Invalid("commandId", "is neither a string nor a number")
     return text("commandId", value, most=MAX_COMMAND_ID), False
 
 
@@ -131,8 +134,7 @@ def readable_id(value: object) -> tuple[str | None, bool]:
     except Invalid:
         pass
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        near = float(value) if abs(value) < 10**300 else math.inf
-        return (repr(near), True) if math.isfinite(near) else (None, False)
+        return (repr(float(value)), True) if abs(value) < 10**308 else (None, False)
     if not isinstance(value, str) or not value:
         return None, False
     shown = value if len(value) <= MAX_COMMAND_ID else value[: MAX_COMMAND_ID - 1] + "…"
@@ -152,6 +154,7 @@ def flag(field: str, value: object) -> bool:
     """A choice, also as databases give it: 0 and 1, or as a string."""
     if absent(value):
         return False
+    value = _bare(field, value)
     known = _FLAGS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, (str, int)) else None
     if known is None:
         raise Invalid(field, "is neither true nor false")
@@ -162,7 +165,7 @@ def host(field: str, value: object) -> str:
     """A host's name or address."""
     name = text(field, value, most=MAX_NAME).strip()
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
-        name = name[1:-1]
+        name = name[1:-1].replace("%25", "%", 1)  # before its zone (RFC 6874)
     if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
         raise Invalid(field, "is neither a host name nor an IP address")
     return name
@@ -198,27 +201,29 @@ def optional_text(field: str, value: object, most: int) -> str | None:
     return _unicode(field, _as_text(field, value, most)) or None
 
 
-def number(field: str, value: object, *, required: bool = False) -> float:
-    """A number, or a string that holds one, as databases give them; finite."""
-    if value is UNSET or value is None or (isinstance(value, str) and not value.strip()):
-        if required:
-            raise Invalid(field, "is missing")
-        return 0
+def number(field: str, value: object) -> float | None:
+    """A number, or a string that holds one, as databases give them; finite. ``None`` where there is none."""
+    value = _bare(field, value)
+    if absent(value) or (isinstance(value, str) and not value.strip()):
+        return None
     if isinstance(value, str):
         try:
-            value = float(value) if len(value) <= 32 and value.isascii() and "_" not in value else math.nan
+            # Of many digits Python would make an infinity; and it knows other scripts', and "1_000".
+            value = float(value if value.isascii() and "_" not in value else "") if len(value) <= 32 else math.nan
         except ValueError:
-            value = math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 2**63:
+            raise Invalid(field, "is not a number") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Invalid(field, "is not a number")
+    if not abs(value) <= 2**63:
         raise Invalid(field, "is not a finite number of at most 63 bits")
     return int(value) if value == int(value) else value
 
 
 def port(field: str, value: object) -> int:
     """A TCP port; where there is none, that of SSH."""
-    if absent(value):
+    chosen = number(field, value)
+    if chosen is None:
         return SSH_PORT
-    chosen = number(field, value, required=True)
     if chosen != int(chosen) or not 1 <= chosen <= 65535:
         raise Invalid(field, "is not a whole number from 1 to 65535")
     return int(chosen)
@@ -226,7 +231,7 @@ def port(field: str, value: object) -> int:
 
 def timeout(value: object) -> float | None:
     """Milliseconds on the wire; 0, null and absence leave it to the relay."""
-    seconds = number("timeout", value) / 1000
+    seconds = (number("timeout", value) or 0) / 1000
     if seconds < 0:
         raise Invalid("timeout", "is negative")
     if seconds > MAX_TIMEOUT:
@@ -252,7 +257,7 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
     """Variables, in their order; a value that is empty is a value."""
     if absent(value):
         return ()
-    if not isinstance(value, dict):
+    if not isinstance(value := plain("env", value), dict):
         raise Invalid("env", "is not an object of names and strings")
     if len(value) > MAX_VARIABLES:
         raise Invalid("env", "has more than {most} variables", most=MAX_VARIABLES)
@@ -265,7 +270,7 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
         if size > MAX_ENVIRONMENT:  # before the name is quoted
             break
         field = f"env.{name}" if len(name) <= 64 else "env"
-        content = _plain(field, given)
+        content = plain(field, given)
         if not isinstance(content, str | bytes):
             raise Invalid(field, 'is not a string; write numbers and booleans as strings, as in "1"')
         text = _unicode(field, _as_text(field, content, None))
@@ -284,7 +289,7 @@ def stdin(value: object) -> tuple[bytes, bool]:
     """
     if absent(value):
         return b"", False
-    value = _plain("stdin", value)
+    value = plain("stdin", value)
     if isinstance(value, bytes):
         return value, False
     if isinstance(value, str):
@@ -296,10 +301,9 @@ def stdin(value: object) -> tuple[bytes, bool]:
         raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
     if absent(value["base64"]):
         return b"", False
-    if not isinstance(value["base64"], str):
-        raise Invalid("stdin.base64", "is not a string")
+    written = _as_text("stdin.base64", value["base64"], None)
     try:
-        return b64decode("".join(value["base64"].split()), validate=True), False  # encoders like to break lines
+        return b64decode("".join(written.split()), validate=True), False  # encoders like to break lines
     except (BadBase64, ValueError):
         raise Invalid("stdin.base64", "is not base64 (RFC 4648, section 4)") from None
 
@@ -308,6 +312,7 @@ def encoding(value: object) -> str | None:
     """How outputs come back: in base64, or read in a character set."""
     if absent(value):
         return None
+    value = _bare("encoding", value)
     if value == BASE64:
         return BASE64
     found = charset(value) if isinstance(value, str) else None
@@ -316,7 +321,7 @@ def encoding(value: object) -> str | None:
     return found
 
 
-def _plain(field: str, value: object) -> object:
+def plain(field: str, value: object) -> object:
     """
     A field's value, bytes as such: they come so in a binary event of Socket.IO, and in JSON as Node.js writes a Buffer,
     ``{"type": "Buffer", "data": [104, 105]}``.
@@ -331,13 +336,19 @@ def _plain(field: str, value: object) -> object:
     return value
 
 
+def _bare(field: str, value: object) -> object:
+    """The value of a field that is no text; one that came as bytes is what they spell."""
+    value = plain(field, value)
+    return _as_text(field, value, None) if isinstance(value, bytes) else value
+
+
 def _as_text(field: str, value: object, most: int | None) -> str:
     """
     A text, also one that comes as bytes.
 
     :param most: characters that it may have; looked at first, as all else takes its time with each of them.
     """
-    value = _plain(field, value)
+    value = plain(field, value)
     if not isinstance(value, str | bytes):
         raise Invalid(field, "is not a string")
     if most is not None and len(value) > (most if isinstance(value, str) else 4 * most):
@@ -346,7 +357,7 @@ def _as_text(field: str, value: object, most: int | None) -> str:
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            raise Invalid(field, "came as bytes that are no UTF-8") from None
+            raise Invalid(field, NO_UTF8) from None
         if most is not None and len(value) > most:
             raise Invalid(field, "is longer than {most} characters", most=most)
     return value

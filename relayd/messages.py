@@ -42,7 +42,8 @@ BASE64: Final = "base64"
 
 class Unsent:
     """
-    Stands in an event where bytes should be that were announced and did not come, or were too many.
+    Stands in an event where bytes should be that were announced and did not come, were too many, or were to be a text
+    and cannot be read.
 
     :ivar fault: why, in words that follow the name of a field.
     """
@@ -51,6 +52,10 @@ class Unsent:
 
     def __init__(self, fault: Text) -> None:
         self.fault = fault
+
+
+#: The fault of bytes that should be a text.
+NO_UTF8: Final = Text("came as bytes that are no UTF-8")
 
 
 def wire_id(command_id: str, numeric: bool) -> str | float:

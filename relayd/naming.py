@@ -10,29 +10,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from twisted.internet import error
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
     IHostResolution,
+    IProtocol,
+    IProtocolFactory,
     IReactorPluggableNameResolver,
     IResolutionReceiver,
+    IStreamClientEndpoint,
 )
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 #: What the endpoint is told in the place of the name, which it would refuse; nobody ever looks it up (RFC 6761).
 _STAND_IN: Final = "name.invalid"
 
 
-def name_endpoint(reactor: Any, name: str, port: int, timeout: float) -> HostnameEndpoint:
+class NoNameService(Exception):
+    """Whether a name has an address could not be found out in time."""
+
+
+@implementer(IStreamClientEndpoint)
+class NamedEndpoint:
     """
-    The endpoint of *port* at the host *name*, in ASCII; ``DNSLookupError`` is what its connections fail with where no
-    address is known.
+    *port* at the host *name*, in ASCII. Connections fail with ``DNSLookupError`` where no address is known, and with
+    `NoNameService` where nobody says; otherwise with what one of the addresses met.
 
     :param reactor: provides time, TCP and name resolution.
-    :param timeout: seconds for TCP.
+    :param timeout: seconds for the look-up, and for all of the addresses.
     """
-    return HostnameEndpoint(_OneName(reactor, name), _STAND_IN, port, timeout)
+
+    def __init__(self, reactor: Any, name: str, port: int, timeout: float) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._port = port
+        self._timeout = timeout
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `IStreamClientEndpoint`."""
+        name = _OneName(self._reactor, self._name)
+
+        def too_late(outcome: object, _: float) -> object:
+            if not isinstance(outcome, Failure):
+                return outcome
+            raise NoNameService() if name.looking else error.TimeoutError()
+
+        # Of many addresses that do not answer, each would have its own time, and each begins later than the one before.
+        endpoint = HostnameEndpoint(name, _STAND_IN, self._port, self._timeout)
+        connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
+        return connecting.addTimeout(self._timeout, self._reactor, too_late)  # type: ignore[arg-type]
 
 
 class NamesOfOurOwn:
@@ -65,6 +95,12 @@ class _OneName(NamesOfOurOwn):
     def __init__(self, reactor: Any, name: str) -> None:
         super().__init__(reactor)
         self._name = name
+        self.looking = True
+        self.connectTCP = self._dial
+
+    def _dial(self, *args: Any, **more: Any) -> Any:
+        self.looking = False
+        return self._reactor.connectTCP(*args, **more)
 
     def resolveHostName(
         self,

@@ -6,7 +6,6 @@ What is wrong with a field is for `relayd.fields` to say, which names it and nev
 
 from __future__ import annotations
 
-from reprlib import Repr
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,11 +33,6 @@ from relayd.messages import (
 from relayd.spelling import canonical_host
 
 _T = TypeVar("_T")
-
-#: What of a receipt's error is looked at, whatever shape it has.
-_BRIEF = Repr()
-_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist = 3, 8, 8
-_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 200
 
 
 # Every field is optional here, and of any type: what is missing or wrong is for `relayd.fields` to say, in its words.
@@ -162,7 +156,7 @@ def parse_receipt(data: object) -> Receipt:
         wire = _convert(_with_text_id(data)[0], _WireReceipt)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
-    said = wire.error if isinstance(wire.error, str | None) else _BRIEF.repr(wire.error)
+    said = wire.error if isinstance(wire.error, str | None) else _as_json(wire.error)
     text = None if said is None else printable(said, 200)
     return Receipt(success=wire.success, command_id=wire.command_id, error=text)
 
@@ -215,6 +209,14 @@ def parse_command_status(data: object) -> CommandStatus:
         raise _refusal(COMMAND_STATUS, error, data) from None
 
 
+def _as_json(value: object) -> str:
+    """What a peer said, whatever shape it has, as it was on the wire."""
+    try:
+        return msgspec.json.encode(value, enc_hook=lambda _: None).decode()
+    except RecursionError:
+        return "what nests too deeply"
+
+
 def _convert(data: object, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(data, kind)
@@ -246,7 +248,7 @@ def _secret(field: str, value: object, most: int) -> Secret | None:
 def _via(value: object) -> tuple[JumpHost, ...]:
     if fields.absent(value):
         return ()
-    if not isinstance(value, list):
+    if not isinstance(value := fields.plain("via", value), list):
         raise fields.Invalid("via", "is not an array of hosts")
     if len(value) > fields.MAX_HOPS:
         raise fields.Invalid("via", "names more than {most} hosts", most=fields.MAX_HOPS)
@@ -261,7 +263,7 @@ def _host(field: str, value: object) -> tuple[str, str | None]:
 
 
 def _hop(field: str, value: object) -> JumpHost:
-    if not isinstance(value, dict):
+    if not isinstance(value := fields.plain(field, value), dict):
         raise fields.Invalid(field, "is not an object")
     wire, path = _convert(value, _WireHop), field + "."
     host, written = _host(path + "host", wire.host)

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 
 from relayd.config import directory_hindrance
 from relayd.descriptors import words_of
 from relayd.errors import ConfigError
+from relayd.whole import write_whole
 
 #: Bytes of the key that fingerprints of requests are made with.
 KEY_BYTES = 32
@@ -76,7 +76,7 @@ class StateDirectory:
         :raises OSError: when that cannot be found out.
         """
         try:
-            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC)
+            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
         except FileNotFoundError:
             return None
         try:
@@ -105,13 +105,7 @@ class StateDirectory:
             except FileNotFoundError:
                 pass
             key = os.urandom(KEY_BYTES)
-            # whole or not at all, whenever the power fails
-            descriptor, new = tempfile.mkstemp(prefix="fingerprint-key.", dir=self.path)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, path)
+            write_whole(path, key)
         except OSError as error:
             raise self._unusable(f"{path}: {words_of(error)}") from None
         return key

@@ -38,6 +38,7 @@ _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help",
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
 #: Those of twistd that people write behind the name of the service.
 _OF_TWISTD = {"--nodaemon", "--pidfile", "--logfile", "--rundir", "--uid", "--gid", "--umask", "--syslog", "--chroot"}
+_OF_TWISTD |= {"-n", "-l", "-d", "-u", "-g"}
 ABOUT = (
     "Dials the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
     "Each option can also be set in the environment (RELAYD_MAX_COMMANDS) and in the TOML file of --config "
@@ -252,15 +253,17 @@ def _check_names(arguments: Sequence[str]) -> None:
     rest = iter(arguments)
     for argument in rest:
         name, equals, _ = argument.partition("=")
-        if name == "--" or not name.startswith("-"):
+        if name in ("-", "--") or not name.startswith("-"):
             return  # getopt stops here as well
-        if name.startswith("--") and name not in _FLAGS | _PARAMETERS:
+        if name not in _FLAGS | _PARAMETERS:
             meant = near(name, _FLAGS | _PARAMETERS)
             hint = f"did you mean {meant}?" if meant else "see --help"
             reason = f"there is no such option; {hint}"
-            if name in _OF_TWISTD:
+            # What stands behind one hyphen and is like no name may be a value.
+            shown = name if name.startswith("--") or meant else name[:2]
+            if shown in _OF_TWISTD:
                 reason = "is an option of twistd itself, and belongs before the word relayd"
-            raise ConfigError(option=name, reason=reason)
+            raise ConfigError(option=shown, reason=reason)
         if name in _PARAMETERS and not equals:
             next(rest, None)
 

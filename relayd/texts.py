@@ -70,25 +70,26 @@ def joined(texts: Iterable[str], separator: str = " ") -> Text:
 def span(seconds: float) -> Text:
     """
     A time as people say it, by its two largest units: ``15 ms``, ``0.5 s``, ``40 s``, ``5 min 6 s``, ``1 h 30 min``,
-    ``3 d``. All that relayd says of a length of time comes from here.
+    ``3 d``; what is below a millisecond is only that. All that relayd says of a length of time comes from here.
     """
     if seconds <= 0:
         return Text("{number} s", number=0)
+    if seconds < 0.0005:
+        return Text("less than 1 ms")
     if seconds < 0.1:
-        return Text("{number} ms", number=max(1, round(seconds * 1000)))
+        return Text("{number} ms", number=round(seconds * 1000))
     if seconds < 100:
         return Text("{number} s", number=f"{seconds:.3g}")
-    minutes, rest = divmod(round(seconds), 60)
-    hours, more = divmod(minutes, 60)
-    if hours >= 24:
-        number, rest = divmod(hours, 24)
-        both, one = Text("{number} d {rest} h", number=number, rest=rest), Text("{number} d", number=number)
-    elif hours:
-        number, rest = hours, more
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 3599.5:
+        number, rest = divmod(round(seconds), 60)
+        both, one = Text("{number} min {rest} s", number=number, rest=rest), Text("{number} min", number=number)
+    elif minutes < 24 * 60:
+        number, rest = divmod(minutes, 60)
         both, one = Text("{number} h {rest} min", number=number, rest=rest), Text("{number} h", number=number)
     else:
-        number = minutes
-        both, one = Text("{number} min {rest} s", number=number, rest=rest), Text("{number} min", number=number)
+        number, rest = divmod(hours, 24)
+        both, one = Text("{number} d {rest} h", number=number, rest=rest), Text("{number} d", number=number)
     return both if rest else one
 
 

@@ -97,10 +97,7 @@ def is_verified(transport: Any, host: str) -> bool:
     if transport.disconnecting:  # Twisted calls a handshake completed even where it has just refused the certificate
         return False
     try:
-        certificate = transport.getPeerCertificate()
-        if certificate is None:
-            raise CertificateRefused("it shows no TLS certificate")
-        check_certificate(certificate.to_cryptography(), host)
+        _check_shown(transport.getPeerCertificate(), host)
     except CertificateRefused:
         transport.failVerification(Failure())
         return False
@@ -126,12 +123,28 @@ def check_certificate(certificate: x509.Certificate, host: str) -> None:
     except CertificateError as error:
         said = printable(str(error), _LONGEST_SHOWN)
         reason = f"its TLS certificate cannot stand for any host ({said}); it needs the subject alternative name {host}"
-    except Exception as error:  # whatever goes wrong in taking it apart, nothing is known of the peer then
-        said = printable(f"{type(error).__name__}: {error}", _LONGEST_SHOWN)
-        reason = f"its TLS certificate cannot be understood ({said}); have another one made for {host}"
+    except Exception as error:
+        raise _not_understood(error, host) from None
     else:
         return
     raise CertificateRefused(reason)
+
+
+def _check_shown(shown: crypto.X509 | None, host: str) -> None:
+    """`check_certificate` for what a peer shows, which OpenSSL has read."""
+    if shown is None:
+        raise CertificateRefused("it shows no TLS certificate")
+    try:
+        certificate = shown.to_cryptography()
+    except Exception as error:
+        raise _not_understood(error, host) from None
+    check_certificate(certificate, host)
+
+
+def _not_understood(error: Exception, host: str) -> CertificateRefused:
+    """Whatever goes wrong in taking a certificate apart, nothing is known of the peer then."""
+    said = printable(f"{type(error).__name__}: {error}", _LONGEST_SHOWN)
+    return CertificateRefused(f"its TLS certificate cannot be understood ({said}); have another one made for {host}")
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
@@ -164,7 +177,7 @@ class _Verifying:
             if not ok or depth:
                 return bool(ok)
             try:
-                check_certificate(certificate.to_cryptography(), self._host)
+                _check_shown(certificate, self._host)
             except CertificateRefused:
                 if (refusing := protocol()) is not None:
                     refusing.failVerification(Failure())

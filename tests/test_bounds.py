@@ -117,7 +117,7 @@ class OtherMessages(SynchronousTestCase):
         for error in (HUGE, {"message": HUGE}, {HUGE: 1}, [HUGE] * 3, [[[[[[HUGE]]]]]], [1] * 10**6, 10**4000):
             receipt: Receipt = parse_receipt({"success": False, "error": error})
             self.assertLessEqual(len(receipt.error or ""), 200)
-        self.assertEqual(parse_receipt({"success": False, "error": {"a": "b"}}).error, "{'a': 'b'}")
+        self.assertEqual(parse_receipt({"success": False, "error": {"a": "b"}}).error, '{"a":"b"}')
 
 
 class DialectTests(SynchronousTestCase):

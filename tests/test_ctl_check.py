@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +26,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+import relayd.ctl.check_files
 import relayd.statedir
 from relayd.config import read
 from relayd.ctl.check_files import check_files, check_settings
@@ -189,6 +193,24 @@ class StateTests(FilesCase):
         self.assertNotIn("another relayd", str(error))
         self.assert_finds("fault", "state directory", "the lock in it cannot be used: No locks available")
 
+    def test_where_nothing_can_be_made(self) -> None:
+        """More room would not help."""
+        for number, advice in (
+            (errno.EPERM, ""),
+            (errno.ENOENT, ""),
+            (errno.ENOSPC, "make room"),
+            (errno.EDQUOT, "df -i"),
+        ):
+
+            def fail(number: int = number, **_: object) -> None:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(relayd.ctl.check_files.tempfile, "TemporaryFile", fail)
+            found = next(text for level, what, text in self.check() if (level, what) == ("fault", "state directory"))
+            self.assertIn(f"{os.strerror(number)}", found)
+            self.assertIn(advice, found)
+            self.assertEqual("make room" in found, bool(advice), found)
+
     def _claim_again(self) -> None:
         import fcntl
 
@@ -284,6 +306,38 @@ class ProcessTests(TestCase):
     """``relayctl check`` beside a relay that runs."""
 
     timeout = 120
+
+    async def test_interrupted(self) -> None:
+        """What was not looked at is not said to be well, and what ends by that is nobody's fault."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        directory = Path(self.mktemp()).resolve()
+        directory.mkdir()
+        key = directory / "key"
+        key.touch(mode=0o600)
+        key.write_text(KEY)
+        # As at a terminal, whatever started the tests.
+        program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        program += "from relayd.ctl.main import main; sys.exit(main())"
+        for scheme, last in (("wss", "can be reached"), ("ws", "is not used")):
+            server = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
+            words = ("check", "--server", server, "--proxy-id", "p", "--api-key-file", str(key))
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, *words, "--state-dir", str(directory / "state")],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert process.stdout is not None
+            printed = ""
+            while last not in printed:
+                line = await deferToThread(process.stdout.readline)
+                self.assertTrue(line, printed)
+                printed += line
+            process.send_signal(signal.SIGINT)
+            rest, _ = await deferToThread(process.communicate, timeout=60)
+            self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not all was looked at\n"))
 
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""

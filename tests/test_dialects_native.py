@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,8 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relayd.dialects import native
+from relayd.dialects.base import StrictJSON
 from relayd.errors import ConfigError, ProtocolError
-from relayd.interfaces import Connected, EventReceived, HandshakeReceived, IDialect, Ignored
+from relayd.interfaces import Broken, Connected, EventReceived, HandshakeReceived, IDialect, Ignored
+from relayd.messages import NO_UTF8, Unsent
 
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -80,7 +83,7 @@ class Input(SynchronousTestCase):
         """A greeting of a hand-written server, or its text ``ping``, is no reason to leave it."""
         shapes = ['{"type": "welcome"}', '{"event": 5}', '{"event": ""}', "[1]", '"ping"', "5"]
         texts = ["", "ping", "hello hunter2", "\ufeff", " \n", "[" * 100_000, '"\ud800"', "2", "0{", "<html>"]
-        broken = ['{"event": "hunter2', '{"event": "e", "data": NaN}', '{"event": "e"} hunter2', '{"data": Infinity}']
+        broken = ['{"event": "hunter2', '{"event": "e", "data": Nan}', '{"event": "e"} hunter2', '{"data": +Infinity}']
         for text in (*shapes, *texts, *broken):
             (event,) = self.receive(text)
             self.assertIsInstance(event, Ignored, text)
@@ -96,8 +99,44 @@ class Input(SynchronousTestCase):
         relay = native.RelayDialect()
         self.assertEqual(list(relay.receive_binary('{"event": "é"}'.encode())), [EventReceived("é", None)])
         self.assertEqual(list(relay.receive_binary(b'\xef\xbb\xbf{"event": "e"}')), [EventReceived("e", None)])
-        for data in (b"{}", b"", b"\xff\x00", b"\x89PNG"):
+        for data in (b"{}", b"", b"\xff\x00", b"\x89PNG", b"\0", b"\0\0", b"{\0", b"\0{\xd8"):
             self.assertIsInstance(relay.receive_binary(data)[0], Ignored)
+
+    def test_binary_in_other_encodings(self) -> None:
+        """RFC 4627 tells by the first bytes which one of Unicode's it is."""
+        for name in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
+            data = '{"event": "e", "data": "é汉😀"}'.encode(name)
+            self.assertEqual(list(native.RelayDialect().receive_binary(data)), [EventReceived("e", "é汉😀")], name)
+
+    def test_binary_that_cannot_be_read(self) -> None:
+        """What is not ASCII in a character set that nobody names is not guessed; the rest of the event is there."""
+        text = '{"event": "e", "data": {"id": "c1", "a": "文字", "b": ["x", {"c": "é文"}], "d": ""}}'
+        for name in ("gbk", "gb18030", "big5"):
+            data = text.replace("é", "").encode(name)
+            (event,) = native.RelayDialect().receive_binary(data)
+            assert isinstance(event, EventReceived)
+            read: Any = event.data
+            self.assertEqual((read["id"], read["b"][0], read["d"]), ("c1", "x", ""))
+            self.assertEqual({value.fault for value in (read["a"], read["b"][1]["c"])}, {NO_UTF8})
+        (event,) = native.RelayDialect().receive_binary(b'{"event": "e", "data": "\xe9"}')
+        self.assertIsInstance(event.data, Unsent)  # type: ignore[union-attr]
+
+    def test_what_waited_comes_in_lines(self) -> None:
+        """Servers in Go that follow the example of their library put all that waits into one message."""
+        lines = '{"event":"a","data":"\\n"}\n{"event":"b"}\r\n\n \nping\n{"event":"c"}\n'
+        told = self.receive(lines)
+        self.assertEqual([each.name for each in told if isinstance(each, EventReceived)], ["a", "b", "c"])
+        self.assertEqual(sum(isinstance(each, Ignored) for each in told), 1)
+        pretty = json.dumps({"event": "e", "data": {"a": [1, 2]}}, indent=2)
+        self.assertEqual(self.receive(pretty), [EventReceived("e", {"a": [1, 2]})])
+        *before, last = self.receive('{"event":"a"}\n{"event":"b"}\n{"event":' + "x" * 100_000 + '\n{"event":"c"}')
+        self.assertEqual(before, [EventReceived("a", None), EventReceived("b", None)])
+        self.assertIsInstance(last, Broken)
+        self.assertRaises(ProtocolError, self.receive, '{"event":"a"}\n' * 5000)
+
+    def test_the_zero_after_a_text_of_c(self) -> None:
+        self.assertEqual(self.receive('{"event":"e"}\0'), [EventReceived("e", None)])
+        self.assertEqual(list(native.RelayDialect().receive_binary(b'{"event":"e"}\0\0')), [EventReceived("e", None)])
 
     def test_refused(self) -> None:
         """What is large and no JSON, or no end of brackets; and who speaks the other dialect."""
@@ -164,6 +203,44 @@ class URL(SynchronousTestCase):
     def test_refused(self) -> None:
         for server in ("", "relay.example", "ftp://h", "ws://", "ws://h:port", "ws://[::1"):
             self.assertRaises(ConfigError, native.url, server, "p", "k")
+
+
+class Lenient(SynchronousTestCase):
+    """JSON that is none by the letter, as main servers send it."""
+
+    def read(self, text: str) -> Any:
+        return StrictJSON.loads(text)
+
+    @given(json_values, st.sampled_from(["NaN", "[NaN,Infinity]", '"\\ud83d"', "1e999", "-" + "9" * 5000]))
+    def test_the_rest_stays_as_it_is(self, value: Any, odd: str) -> None:
+        told = self.read(f'{{"a":{json.dumps(value)},"odd":{odd},"b":{json.dumps(value, ensure_ascii=False)}}}')
+        self.assertEqual((told["a"], told["b"]), (value, value))
+
+    def test_numbers_of_other_languages(self) -> None:
+        """What is no number is nothing, as JavaScript writes it; what is too large stays too large for any field."""
+        for text, expected in (
+            ("NaN", None), ("-NaN", None), ("Infinity", sys.float_info.max), ("-Infinity", -sys.float_info.max),
+            ("1e400", sys.float_info.max), ("-1e400", -sys.float_info.max), ("9" * 5000, sys.float_info.max),
+            ('"NaN"', "NaN"), ('"\\"NaN"', '"NaN'), ("1e-400", 0.0),
+        ):  # fmt: skip
+            self.assertEqual(self.read(f"[NaN,{text}]"), [None, expected], text)
+        for broken in ("Nan", "nan", "+Infinity", "NaNN", "1NaN", "Infinityx", "0x10", "{NaN:1}", '["NaN'):
+            self.assertRaises(ProtocolError, self.read, f"[{broken}]")
+
+    def test_depth(self) -> None:
+        for opening, closing in (("[", "]"), ('{"a":', "}"), ('[{"]":"}","a":', "}]")):
+            for depth in (50, 5000, 20_000):
+                deep = opening * depth + "NaN" + closing * depth
+                told = self.read(f'{{"id":"c1","x":{deep},"y":{deep},"z":"[[{{"}}')
+                self.assertEqual((told["id"], told["z"]), ("c1", "[[{"))
+        for broken in ("[" * 5000, "[" * 5000 + "]" * 4999, "[" * 5000 + "]" * 5001):
+            self.assertRaises(ProtocolError, self.read, broken)
+
+    @given(st.text(alphabet='[]{}",:\\0eNaInfity- ud8'))
+    def test_anything(self, text: str) -> None:
+        for odd in (text, f"[NaN,{text}]", "[" * 2000 + text):
+            with contextlib.suppress(ProtocolError):
+                self.read(odd)
 
 
 class Size(SynchronousTestCase):

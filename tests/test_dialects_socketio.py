@@ -145,6 +145,13 @@ class Dialogue(SynchronousTestCase):
         self.relay.close()
         self.assertEqual(self.relay.frames_to_send(), [], "nothing is left to take leave of")
 
+    def test_disconnected_with_words(self) -> None:
+        """python-socketio's ``always_connect`` lets everybody in, and says in the disconnect what is wrong."""
+        self.join()
+        (event,) = self.relay.receive_text('41/proxy,{"message":"unknown relay","data":{"why":7}}')
+        words = 'it disconnected the namespace: unknown relay ({"why":7})'
+        self.assertEqual(event, Disconnected(words, refused=False))
+
     def test_refused_by_server(self) -> None:
         self.relay.opened()
         self.server.opened()
@@ -318,6 +325,15 @@ class Binary(SynchronousTestCase):
     def test_without_attachments(self) -> None:
         self.assertEqual(list(joined_relay().receive_text('450-/proxy,["e",1]')), [EventReceived("e", 1)])
 
+    def test_the_end_of_the_session_comes_first(self) -> None:
+        """What was ordered is told first, so that it is answered on another connection."""
+        for end in ("1", "41/proxy,"):
+            relay = joined_relay()
+            self.announced(relay, self.frame(1, a=self.PLACE))
+            event, over = relay.receive_text(end)
+            self.assertEqual(self.faults(event), ["came without the binary attachment that it names"])
+            self.assertIsInstance(over, Disconnected)
+
     def test_another_packet_comes_first(self) -> None:
         """What was announced is told as far as it came, and so is what came; late attachments are dropped."""
         relay = joined_relay()
@@ -438,8 +454,7 @@ class Malformed(SynchronousTestCase):
             "42/proxy,{}",
             '42/proxy,"hunter2"',
             '42/proxy,["hunter2"',
-            '42/proxy,["e",NaN]',
-            '42/proxy,["e",-Infinity]',
+            '42/proxy,["e",Nan]',
             '42/proxy,["e"]hunter2',
             "42/proxy," + "[" * 100_000,
             "42/proxy," + "1" * 101 + '["e"]',

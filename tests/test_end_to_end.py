@@ -43,8 +43,9 @@ class EndToEndCase(TestCase):
         """The one of the moment: a test may have put another in its place."""
         return self.server.stop()
 
-    def order(self, command_id: str, command: str, **changes: Any) -> None:
-        data = {
+    def data(self, command_id: str, command: str, **changes: Any) -> dict[str, Any]:
+        """Of an ``execute_command``, for the SSH server."""
+        return {
             "commandId": command_id,
             "serverId": 1,
             "host": self.sshd.host,
@@ -53,8 +54,10 @@ class EndToEndCase(TestCase):
             "privateKey": self.sshd.key,
             "command": command,
             "timeout": 30_000,
-        }
-        self.server.send({"op": "execute", "ack": True, "data": data | changes})
+        } | changes
+
+    def order(self, command_id: str, command: str, **changes: Any) -> None:
+        self.server.send({"op": "execute", "ack": True, "data": self.data(command_id, command, **changes)})
 
     def socketio_result(self, command_id: str, timeout: float = 40) -> Deferred[dict[str, Any]]:
         return self.server.wait_for(lambda line: line.get("result") == command_id, timeout)

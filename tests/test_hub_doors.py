@@ -264,22 +264,28 @@ class UnreadTests(HubTestCase):
 
     settings = HubSettings(ping_interval=0.3, ping_timeout=0.3, write_timeout=2.0)
 
+    async def send_some(self, client: Any) -> int:
+        for _ in range(200):
+            client.send_result(result("c" * 200))
+        await deferLater(reactor, 0)
+        return 200
+
+    async def unread(self, dialect: Any) -> tuple[Any, Any, int]:
+        """A relay that is not read any more, its link, and how many results it has sent."""
+        client = await self.relay(dialect)
+        link: Any = self.hub.relays["r1"]
+        client.transport.pauseProducing()
+        sent = 0
+        while not link.deaf:
+            sent += await self.send_some(client)
+            self.assertLess(sent, 200_000, "it is read for ever")
+        return client, link, sent
+
     async def test_it_is_not_read_and_then_dropped(self) -> None:
         for dialect in DIALECTS:
-            client = await self.relay(dialect)
-            link: Any = self.hub.relays["r1"]
-            client.transport.pauseProducing()
-            sent = 0
-            while not link.deaf:
-                for _ in range(200):
-                    client.send_result(result("c" * 200))
-                    sent += 1
-                self.assertLess(sent, 200_000, "it is read for ever")
-                await deferLater(reactor, 0)
+            client, link, _ = await self.unread(dialect)
             for _ in range(20):
-                for _ in range(200):
-                    client.send_result(result("c" * 200))
-                await deferLater(reactor, 0)
+                await self.send_some(client)
             waiting = sum(map(len, link.flow._queue))
             self.assertLess(waiting, 3 * MAX_BEHIND)
             await self.until(lambda: not self.hub.relays)
@@ -309,15 +315,7 @@ class UnreadTests(HubTestCase):
             await self.until(lambda: not self.hub.relays)
 
     async def test_it_goes_on_when_it_reads_again(self) -> None:
-        client = await self.relay(native)
-        link: Any = self.hub.relays["r1"]
-        client.transport.pauseProducing()
-        sent = 0
-        while not link.deaf:
-            for _ in range(200):
-                client.send_result(result("c" * 200))
-                sent += 1
-            await deferLater(reactor, 0)
+        client, link, sent = await self.unread(native)
         await deferLater(reactor, 1.0)  # longer than a heartbeat
         client.transport.resumeProducing()
         receipts = 0

@@ -27,7 +27,7 @@ PARTS = {
 }
 WIRE = {"descriptors", "errors", "messages", "interfaces", "texts"}
 ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
-ALL_PARTS |= {"lag", "language", "logs", "naming", "notify", "service", "status", "tap", "patterns", "tls"}
+ALL_PARTS |= {"lag", "language", "logs", "naming", "notify", "service", "status", "tap", "patterns", "tls", "whole"}
 MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "descriptors": {"texts"},
@@ -40,11 +40,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flow": set(),
     "tls": {"messages"},
     "naming": set(),
+    "whole": set(),
     "uplink": WIRE | {"dialects", "flow", "naming", "patterns", "tls"},
     "dispatcher": WIRE | {"logs", "patterns", "policy"},
     "policy": {"errors", "messages", "patterns", "texts"},
     "journal": WIRE,
-    "audit": WIRE,
+    "audit": WIRE | {"whole"},
     "ssh": {"descriptors", "naming", "patterns", "texts"},  # but its runner and logins, which join it to the rest
     "config": {"descriptors", "errors", "messages", "patterns", "policy"},
     "lag": {"texts"},

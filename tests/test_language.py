@@ -132,6 +132,8 @@ class SpanTests(SynchronousTestCase):
         for seconds, words in {
             -1: "0 s",
             0: "0 s",
+            1e-7: "less than 1 ms",
+            0.0001: "less than 1 ms",
             0.000890838: "1 ms",
             0.0154: "15 ms",
             0.25: "0.25 s",
@@ -140,13 +142,19 @@ class SpanTests(SynchronousTestCase):
             40: "40 s",
             39.9966: "40 s",
             90: "90 s",
+            90.5: "90.5 s",
             99.99: "100 s",
             120: "2 min",
             306: "5 min 6 s",
             3599.7: "1 h",
+            3600: "1 h",
+            3659: "1 h 1 min",
             5400: "1 h 30 min",
+            86369: "23 h 59 min",
+            86399: "1 d",
             86400: "1 d",
-            1e8: "1157 d 9 h",
+            86400.25: "1 d",
+            1e8: "1157 d 10 h",
         }.items():
             self.assertEqual(span(seconds), words)
 
@@ -154,13 +162,14 @@ class SpanTests(SynchronousTestCase):
         chinese = translator("zh")
         self.assertEqual(span(40).within(chinese), "40 秒")
         self.assertEqual(span(306).within(chinese), "5 分 6 秒")
+        self.assertEqual(span(0.0001).within(chinese), "不到 1 毫秒")
         self.assertIn("（40 秒）", RunTimeout(host="h", port=22, time=span(40), outcome="").text.within(chinese))
 
-    @given(st.floats(0, 1e9))
+    @given(st.floats(0.0005, 1e9))
     def test_no_figure_that_nobody_said(self, seconds: float) -> None:
-        """It is never off by more than a twentieth, and has few digits."""
+        """It is never off by more than a hundredth, or half a millisecond, and has few digits."""
         units = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
         words = span(seconds).split()
         said = sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
-        self.assertLessEqual(abs(said - seconds), max(0.001, seconds / 20))
+        self.assertLessEqual(abs(said - seconds), max(0.0006, seconds / 100))
         self.assertLess(max(len(word) for word in words), 6)

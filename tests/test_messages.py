@@ -173,7 +173,7 @@ class CommandTests(SynchronousTestCase):
             "passphrase": (5, "a\0b"),
             "hostKey": (5, "SHA256:short", "MD5:" + "a" * 43, FINGERPRINT + "a", f"ssh-rsa  {FINGERPRINT}"),
             "command": (5, "", " \n ", "a\0b", "\ud800", None),
-            "timeout": (-1, math.nan, -math.inf, 10**15, "soon", [], True),
+            "timeout": (-1, math.nan, -math.inf, 10**15, "soon", [1], True, "9" * 99),
             "extended": ("yes", 2, [1], 0.0),
             "stream": ("yes", -1, {"a": 1}),
             "certificate": (5, "a\0b"),
@@ -244,6 +244,9 @@ class CommandTests(SynchronousTestCase):
 
     def test_an_address_in_brackets(self) -> None:
         self.assertEqual(parse_execute_command(GOOD | {"host": "[::1]"}).host, "::1")
+        for zoned in ("[fe80::1%25eth0]", "[fe80::1%eth0]", "fe80::1%eth0"):  # in a URL % is %25 (RFC 6874)
+            self.assertEqual(parse_execute_command(GOOD | {"host": zoned}).written_host, "fe80::1%eth0")
+        self.assertEqual(parse_execute_command(GOOD | {"host": "fe80::1%25eth0"}).written_host, "fe80::1%25eth0")
 
     @given(
         st.sampled_from(sorted({*GOOD, *EXTENSIONS} - {"env", "stdin", "stream", "serverId"})),

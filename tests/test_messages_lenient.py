@@ -71,12 +71,12 @@ class NumbersAsIdsTests(Case):
 
     def test_too_many_bits(self) -> None:
         """Several numbers of the sender's may be this one by now; it is told, by that number."""
-        for number in (2**64, -(2**63) - 1, -(2**64), 1e19, 10**200):
+        for number in (2**64, -(2**63) - 1, -(2**64), 1e19, 10**200, 9e307):
             error = self.refused(GOOD | {"commandId": number})
             self.assertIn("send it as a string", str(error))
             wire = failure_result(str(error.command_id), error, numeric_id=error.numeric_id).to_wire()
             self.assertEqual(msgspec.json.decode(msgspec.json.encode(wire))["commandId"], float(number))
-        self.assertIsNone(self.refused(GOOD | {"commandId": 10**300}).command_id)
+        self.assertIsNone(self.refused(GOOD | {"commandId": 10**308}).command_id)
 
     def test_all_that_names_a_command(self) -> None:
         self.assertEqual(parse_question("command_status", {"commandId": 7}), ("7", True))
@@ -126,13 +126,36 @@ class LenientTests(Case):
 
     def test_port(self) -> None:
         without = {name: value for name, value in GOOD.items() if name != "port"}
-        for data in (without, GOOD | {"port": None}, GOOD | {"port": ""}, GOOD | {"port": "22"}, GOOD | {"port": 22.0}):
-            self.assertEqual(parse_execute_command(data).port, 22)
+        for port in (
+            None,
+            "",
+            "  ",
+            [],
+            {},
+            "22",
+            " 22 ",
+            22.0,
+            "22.0",
+            b"22",
+            b"",
+            {"type": "Buffer", "data": [50, 50]},
+        ):
+            self.assertEqual(parse_execute_command(GOOD | {"port": port}).port, 22)
+        self.assertEqual(parse_execute_command(without).port, 22)
+        for port in ("ssh", "0x16", "２２", "2_2", True, [22], b"\xff", "22/tcp"):
+            self.assertRegex(str(self.refused(GOOD | {"port": port})), "port (is not a number|came as bytes)")
+
+    def test_timeout(self) -> None:
+        for timeout in (None, "", " ", [], {}, 0, "0", b"", -0.0):
+            self.assertIsNone(parse_execute_command(GOOD | {"timeout": timeout}).timeout)
+        for timeout in ("30", 30, 30.0, b"30", "3e1"):
+            self.assertEqual(parse_execute_command(GOOD | {"timeout": timeout}).timeout, 0.03)
 
     def test_flags_as_databases_have_them(self) -> None:
         for value, flag in ((1, True), (0, False), ("true", True), ("FALSE", False), ("1", True), (None, False)):
-            command = parse_execute_command(GOOD | {"extended": value, "stream": value})
-            self.assertEqual((command.extended, command.stream), (flag, flag))
+            for given_as in (value, value.encode() if isinstance(value, str) else value):
+                command = parse_execute_command(GOOD | {"extended": given_as, "stream": given_as})
+                self.assertEqual((command.extended, command.stream), (flag, flag))
 
 
 class BytesTests(Case):
@@ -173,10 +196,26 @@ class BytesTests(Case):
 
     def test_what_was_not_sent(self) -> None:
         """Never taken for a field that is absent: another credential would be used."""
-        for name in ("password", "privateKey", "stdin", "command", "hostKey"):
-            error = self.refused(GOOD | {name: Unsent(Text("did not come"))})
+        unsent = Unsent(Text("did not come"))
+        for name in sorted({*GOOD, *EXTENSIONS, "privateKey", "passphrase"} - {"serverId", "commandId"}):
+            error = self.refused(GOOD | {name: unsent})
             self.assertEqual((error.fields["field"], error.command_id), (name, "cmd_1"))
             self.assertEqual(str(error), f"execute_command was refused: {name} did not come.")
+        for data, name in (
+            ({"via": [unsent]}, "via[0]"),
+            ({"via": [{"host": "h", "username": "u", "port": unsent}]}, "via[0].port"),
+            ({"env": {"A": unsent}}, "env.A"),
+            ({"stdin": {"base64": unsent}}, "stdin.base64"),
+            ({"commandId": unsent}, "commandId"),
+        ):
+            self.assertEqual(str(self.refused(GOOD | data)), f"execute_command was refused: {name} did not come.")
+        self.assertIsNone(parse_execute_command(GOOD | {"serverId": unsent, "other": unsent}).server_id)
+
+    def test_what_is_no_text_may_come_as_bytes_too(self) -> None:
+        for form in self.forms(b"gbk"):
+            self.assertEqual(parse_execute_command(GOOD | {"encoding": form}).encoding, "gbk")
+        for form in self.forms(b"eA=="):
+            self.assertEqual(parse_execute_command(GOOD | {"stdin": {"base64": form}}).stdin, b"x")
 
 
 class WordsTests(Case):
@@ -200,6 +239,10 @@ class WordsTests(Case):
                 self.assertIsNone(JARGON.search(str(error)), str(error))
 
     def test_examples(self) -> None:
+        for given_id in (True, [1], {"a": 1}):
+            self.assertIn(
+                "commandId is neither a string nor a number", str(self.refused(GOOD | {"commandId": given_id}))
+            )
         for data, words in (
             ({}, "success is missing"),
             ({"success": 1}, "success is neither true nor false"),
@@ -208,6 +251,25 @@ class WordsTests(Case):
         ):
             error = self.assertRaises(InvalidMessage, parse_receipt, data)
             self.assertEqual(str(error), f"command_result_received was refused: {words}.")
+
+    def test_the_error_of_a_receipt(self) -> None:
+        """As it was on the wire."""
+        deep: list[Any] = []
+        for _ in range(900):
+            deep = [deep]
+        for error, shown in (
+            ({"code": None, "at": [True, b"x", Unsent(Text("did not come"))]}, '{"code":null,"at":[true,"eA==",null]}'),
+            (False, "false"),
+            (1.5, "1.5"),
+            (10**50, "1" + "0" * 50),
+            (["x" * 1000], '["' + "x" * 197 + "…"),
+            (deep, "[" * 199 + "…"),
+        ):
+            self.assertEqual(parse_receipt({"success": False, "error": error}).error, shown)
+
+    @given(JSON)
+    def test_any_error_of_a_receipt(self, value: Any) -> None:
+        self.assertLessEqual(len(parse_receipt({"success": False, "error": value}).error or ""), 200)
 
     def test_a_command_that_is_whole(self) -> None:
         self.assertIsInstance(parse_execute_command(GOOD | EXTENSIONS), ExecuteCommand)

@@ -4,6 +4,8 @@ Accounts that real servers do not let in, or let in and run nothing for; PAM's o
 
 from __future__ import annotations
 
+import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from relayd.ssh.errors import (
     LoginClosed,
     LoginRefused,
     LoginResting,
+    LoginTimeout,
+    NoSession,
     PasswordExpired,
     PromptUnknown,
     SSHError,
@@ -29,7 +33,7 @@ from relayd.ssh.session import Session, State
 from relayd.ssh.target import Target
 from tests.support.account import ensure_account, ensure_closed_account, ensure_expired_account
 from tests.support.authority import SSHAgent
-from tests.support.evil import Evil, EvilServer
+from tests.support.evil import USERAUTH_BANNER, USERAUTH_FAILURE, USERAUTH_INFO_REQUEST, Evil, EvilServer
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh import ServerTestCase, key_pair
 from tests.support.ssh_connection import numbers
@@ -55,6 +59,11 @@ class AccountTestCase(ServerTestCase):
         resting = await self.error_of(self.run_command(client, target, command), LoginResting)
         self.assertIn(str(error), str(resting))
         return error
+
+    def rest(self, resting: SSHError) -> float:
+        """Seconds for which a login is not tried again."""
+        (minutes, seconds) = re.findall(r"again for (?:(\d+) min ?)?(?:(\d+) s)?\.$", str(resting))[0]
+        return 60 * int(minutes or 0) + int(seconds or 0)
 
     def _idle(self, client: SSHClient) -> bool:
         return not client.counts().connections
@@ -115,6 +124,46 @@ class ClosedTests(AccountTestCase):
         self.assertEqual(self.connections(server), 1)
 
 
+class SaysAndWaits(Evil):
+    """Has a notice, and waits for somebody."""
+
+    def login_requested(self, method: bytes) -> None:
+        if method == b"none":
+            self.sendPacket(USERAUTH_BANNER, NS(b"Authorised use only.") + NS(b""))
+            self.sendPacket(USERAUTH_FAILURE, NS(b"keyboard-interactive") + b"\0")
+        else:
+            self.sendPacket(USERAUTH_INFO_REQUEST, NS(b"") + NS(b"Approve it on your phone.") + NS(b"") + bytes(4))
+
+
+class SlowTests(AccountTestCase):
+    """The host takes longer than a login may."""
+
+    async def timed_out(self, *config: str, **credential: str) -> str:
+        server = await self.start_server(*config, pam=(f"auth required pam_exec.so {shutil.which('sleep')} 10", *UNIX))
+        target = self.target(server, private_key=None, password=server.password)
+        return str(
+            await self.error_of(self.run_command(self.make_client(connect_timeout=2), target, "true"), LoginTimeout)
+        )
+
+    async def test_a_banner(self) -> None:
+        banner = self.directory / "banner"
+        self.directory.chmod(0o755)
+        password = ensure_account().password
+        banner.write_text(f"Authorised use only.\nThe directory is slow today, {password}.\n")
+        words = "within 2 s: it said “Authorised use only. / The directory is slow today, ***.”. It may"
+        self.assertIn(words, await self.timed_out(f"Banner {banner}"))
+
+    async def test_without_a_word(self) -> None:
+        self.assertIn("within 2 s: it said nothing. It may", await self.timed_out())
+
+    async def test_what_it_says_after_something_was_tried(self) -> None:
+        server = EvilServer(self.reactor, SaysAndWaits)
+        self.addCleanup(server.stop)
+        client = self.make_client(host_keys="ignore", connect_timeout=1)
+        error = await self.error_of(self.run_command(client, server.target, "true"), LoginTimeout)
+        self.assertIn("within 1 s: it said “Approve it on your phone.”. It may", str(error))
+
+
 class AnswersOnce(Evil):
     """Answers the first command for the account, and no other."""
 
@@ -147,11 +196,19 @@ class NothingRunsTests(AccountTestCase):
         for running in [self.run_command(client, target, "echo hidden") for _ in range(15)]:
             await self.error_of(running, PasswordExpired)
         self.assertLess(self.connections(server), 5)  # by far not one for each
+        resting = await self.error_of(self.run_command(client, target, "true"), LoginResting)
+        self.assertLess(self.rest(resting), 60)  # nor a longer rest for each
 
     async def test_no_login(self) -> None:
         server = await self.start_server(user="relayd-test-nologin")
         words = "it answers every command with “This account is currently not available.”"
         await self.check(self.make_client(), self.target(server), AccountClosed, words)
+
+    async def test_a_shell_without_a_word(self) -> None:
+        """Nothing tells it from a command that ends so."""
+        server = await self.start_server(user="relayd-test-false")
+        done = await self.run_command(self.make_client(), self.target(server), "echo hidden")
+        self.assertEqual((done.stdout.raw(), done.stderr.raw(), done.exit.status, done.error), (b"", b"", 1, None))
 
     async def test_a_command_that_says_so_itself(self) -> None:
         """As one does that asks another host."""
@@ -206,6 +263,82 @@ class NothingRunsTests(AccountTestCase):
         done = await self.run_command(self.make_client(host_keys="ignore"), server.target, "true", 50)
         self.assertEqual((done.stdout.raw(), done.exit.status), (NOLOGIN, 1))
         self.assertLess(done.timings["run"], 40)
+
+
+class NoSessionTests(AccountTestCase):
+    """PAM lets in, and opens no session: OpenSSH ends every command with 254."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.directory.chmod(0o777)
+        self.marks = self.directory / "marks"
+
+    def pam(self, *session: str) -> tuple[str, ...]:
+        return *UNIX[:2], *session
+
+    async def check_denied(self, words: str, *session: str) -> None:
+        server = await self.start_server(pam=self.pam(*session))
+        for credential in ({"password": server.password}, {"private_key": server.key}):
+            client, target = self.make_client(), self.target(server, **credential)
+            command = f"echo x >> {self.marks}"
+            error = await self.error_of(self.run_command(client, target, command), NoSession)
+            self.assertEqual((error.executed, error.retriable), ("no", True))
+            self.assertIn(f"so that nothing was run: {words}. A limit", str(error))
+            await self.error_of(self.run_command(client, target, command), LoginResting)
+            await self.until(partial(self._idle, client), "the connection is closed")
+        self.assertFalse(self.marks.exists())
+
+    async def test_without_a_word(self) -> None:
+        await self.check_denied("it did not say why", "session required pam_deny.so")
+
+    async def test_a_limit_of_logins(self) -> None:
+        limits = self.directory / "limits.conf"
+        limits.write_text("* - maxlogins 0\n")
+        words = f"it said “There were too many logins for '{ensure_account().user}'.”"
+        await self.check_denied(words, f"session required pam_limits.so conf={limits}")
+
+    async def test_a_notice(self) -> None:
+        notice = self.directory / "notice"
+        notice.write_text("Moving house.\n" * 30 + "Back at 18:00\n")
+        words = "it said “Moving house. / Moving house. / Moving house. / Back at 18:00”"
+        await self.check_denied(words, f"session optional pam_echo.so file={notice}", "session required pam_deny.so")
+
+    async def test_many_at_a_time(self) -> None:
+        server = await self.start_server(pam=self.pam("session required pam_deny.so"))
+        client, target = self.make_client(), self.target(server)
+        for running in [self.run_command(client, target, "echo hidden") for _ in range(15)]:
+            await self.error_of(running, NoSession)
+        self.assertLess(self.connections(server), 5)
+        resting: SSHError = NoSession()
+        while not isinstance(resting, LoginResting):  # another connection may be open, of which nothing is known yet
+            resting = await self.error_of(self.run_command(client, target, "true"), SSHError)
+        self.assertLess(self.rest(resting), 60)  # one refusal a connection
+
+    async def test_a_command_that_ends_so_itself(self) -> None:
+        server = await self.start_server()
+        for command in (f"echo x >> {self.marks}; exit 254", f"echo x >> {self.marks}; echo said; exit 254"):
+            done = await self.run_command(self.make_client(), self.target(server), command)
+            self.assertEqual((done.exit.status, done.error), (254, None))
+        self.assertEqual(self.marks.read_text(), "x\nx\n")
+
+    async def test_a_command_of_the_hosts_own(self) -> None:
+        """It is not run a second time to find out."""
+        server = await self.start_server(f"ForceCommand echo x >> {self.marks}; exit 254")
+        done = await self.run_command(self.make_client(), self.target(server), "true")
+        self.assertEqual((done.exit.status, done.error), (254, None))
+        self.assertEqual(self.marks.read_text(), "x\n")
+
+    async def test_a_connection_from_before(self) -> None:
+        """PAM decides for each connection: on one that it let in earlier, commands run, and end with what they like."""
+        leave = self.directory / "leave"
+        leave.touch()
+        server = await self.start_server(pam=self.pam(f"session required pam_exec.so /bin/test -e {leave}"))
+        early, late = self.make_client(), self.make_client()
+        await self.run_command(early, self.target(server), "true")
+        leave.unlink()
+        await self.error_of(self.run_command(late, self.target(server), "true"), NoSession)
+        done = await self.run_command(early, self.target(server), f"echo x >> {self.marks}; exit 254")
+        self.assertEqual((done.exit.status, done.error, self.marks.read_text()), (254, None, "x\n"))
 
 
 class CodeTests(AccountTestCase):
@@ -300,11 +433,11 @@ class CheckTests(PoolTestCase):
         super().setUp()
         self.found: list[SSHError | None] = []
 
-    def answer(self, connection: Connection, number: int, words: bytes = NOLOGIN) -> None:
+    def answer(self, connection: Connection, number: int, words: bytes = NOLOGIN, code: int = 1) -> None:
         """What a command or a check on the channel *number* gets."""
         self.confirm(connection, number)
         connection.packetReceived(MSG_CHANNEL_DATA, numbers(number) + NS(words))
-        status = numbers(number) + NS(b"exit-status") + b"\0" + numbers(1)
+        status = numbers(number) + NS(b"exit-status") + b"\0" + numbers(code)
         connection.packetReceived(MSG_CHANNEL_REQUEST, status)
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(number))
 
@@ -341,6 +474,32 @@ class CheckTests(PoolTestCase):
         self.assertEqual(self.kinds(), ["AccountClosed"] * 2)
         self.assertEqual([type(error) for error in self.errors], [AccountClosed])
         self.assertIs(waiting.channel.state, State.WAITING)
+
+    def test_no_session_on_another_connection(self) -> None:
+        """That says nothing of the one on which the command was, which is asked when it has room."""
+        self.make(max_sessions=1, max_connections=2)
+        job, other = self.submit(), self.submit()
+        first, second = self.dialer.succeed(), self.dialer.succeed()
+        for connection in (first, second):
+            connection.transport.otherVersionString = b"SSH-2.0-OpenSSH_9.2p1"
+        self.assertEqual((job.connection, other.connection), (first, second))
+        self.submit()
+        self.answer(first, 0, b"", 254)  # and the next command is started there
+        self.clock.advance(1)
+        self.check(job)
+        self.answer(second, 0, b"", 254)
+        self.clock.advance(1)
+        self.answer(second, 1, b"", 254)
+        self.assertIsInstance(second.runs_nothing, NoSession)
+        self.assertIsNone(first.runs_nothing)
+        self.assertEqual((self.found, self.errors), ([], []))
+        self.check(other)
+        self.assertEqual(self.kinds(), ["NoSession"])
+        self.answer(first, 1, b"")
+        self.clock.advance(1)
+        self.answer(first, 2, b"", 0)
+        self.assertEqual((self.kinds(), self.errors), (["NoSession", "NoneType"], []))
+        self.assertEqual((self.disconnected(first), first.runs_nothing), ("", None))
 
     def test_another_answer(self) -> None:
         job = self.submit()

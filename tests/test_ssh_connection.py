@@ -369,11 +369,10 @@ class WriteTests(ConnectionTestCase):
             self.transport.take(),
             [(MSG_CHANNEL_DATA, numbers(100) + NS(b"a" * 300)), (MSG_CHANNEL_DATA, numbers(100) + NS(b"b" * 200))],
         )
-        self.connection.write(session, b"h")
-        self.assertEqual(self.connection.unsent(session), 201)
+        self.assertEqual(self.connection.write(session, b"h"), 201)
         self.receive(MSG_CHANNEL_WINDOW_ADJUST, numbers(0, 1000))
         self.assertEqual(self.transport.take(), [(MSG_CHANNEL_DATA, numbers(100) + NS(b"b" * 200 + b"h"))])
-        self.assertEqual(self.connection.unsent(session), 0)
+        self.assertEqual(self.connection.write(session, b"i"), 0)
 
 
 class PermissionTests(ConnectionTestCase):

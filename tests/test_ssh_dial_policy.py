@@ -28,9 +28,11 @@ from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
     AddressForbidden,
     ConnectRefused,
+    ConnectTimeout,
     ForwardFailed,
     HiddenAddressForbidden,
     NameNotFound,
+    NameTimeout,
     NoDescriptor,
 )
 from relayd.ssh.filecheck import FileChecks
@@ -151,6 +153,30 @@ class NameTests(DialCase):
         self.assertEqual(len(self.reactor.tcpClients), 1)
         self.reactor.advance(1)
         self.assertEqual(self.reactor.dialled(), [("fd00::1", 22), ("10.1.2.3", 22)])
+
+    def test_many_that_do_not_answer(self) -> None:
+        """One time for all of them, however many they are; then it is told what happened."""
+        for count in (1, 4, 6, 60):
+            self.begin([f"10.1.2.{number}" for number in range(1, count + 1)])
+            dialling = self.dial("db.internal")
+            for _ in range(49):
+                self.reactor.advance(0.1)
+            self.assertNoResult(dialling)
+            self.reactor.advance(0.2)
+            error = self.failureResultOf(dialling, ConnectTimeout).value
+            self.assertIn("db.internal:22 did not answer within 5 s", str(error))
+
+    def test_a_name_server_that_says_nothing(self) -> None:
+        """That is not the host's fault, and not the name's."""
+        self.begin([])
+        self.patch(self.names, "resolveHostName", lambda receiver, name, *_, **__: receiver.resolutionBegan(None))
+        dialling = self.dial("db.internal")
+        self.reactor.advance(4.9)
+        self.assertNoResult(dialling)
+        self.reactor.advance(0.2)
+        error = self.failureResultOf(dialling, NameTimeout).value
+        self.assertEqual((error.phase, error.executed, error.retriable), ("resolve", "no", True))
+        self.assertIn("The name db.internal was not looked up within 5 s", str(error))
 
     def test_what_is_looked_up_is_what_was_written(self) -> None:
         """With a dot at the end no search domain is tried; the rules are those of the name without it."""

@@ -117,6 +117,22 @@ class BlockedTests(HostFileCase):
         self.assertEqual(self.path.stat().st_size, MAX_SIZE + 1)
 
 
+class LeftOpenTests(HostFileCase):
+    """Nothing stays open of what cannot be used: a relay asks with each connection."""
+
+    def test_what_is_no_file(self) -> None:
+        """A directory is what container engines make of a file to mount that is not there."""
+        directory, pipe = self.directory / "directory", self.directory / "pipe"
+        directory.mkdir()
+        os.mkfifo(pipe)
+        for path in (directory, pipe):
+            before = os.listdir("/proc/self/fd")
+            known = KnownHosts(str(path), "accept-new")
+            error = self.assertRaises(KnownHostsUnusable, known.verify, "host", 22, blob_of(ONE))
+            self.assertEqual(os.listdir("/proc/self/fd"), before)
+            self.assertIn("it is not a file", str(error))
+
+
 class AtTheSameTimeTests(HostFileCase):
     """Others write to the file between our look at it and our line."""
 

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from relayd.ssh.agent import AgentError
-from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
+from relayd.ssh.errors import LoginRefused, PasswordExpired, PromptUnknown, SSHError
 from relayd.ssh.identities import Identity, own_identities
 from relayd.ssh.keys import parse_private_key
 from relayd.ssh.login import MAX_KEYS, MAX_PROMPTS, LoginService
@@ -480,17 +480,30 @@ class ExpiryTests(LoginTestCase):
     def test_what_only_sounds_like_it(self) -> None:
         for text in (
             b"Password: ",
-            b"(relayd-test@host) Password: ",
+            "(üser@host) Password: ".encode(),
             b"Current password: ",
             b"Your password will expire in 3 days.\nPassword: ",
-            b"Welcome to new-host\nnewton's password: ",
-            b"me@new-host's password: ",
-            b"Password for me@new: ",
-            b"Password for admin@news.example.org: ",
+            "Welcome to new-host\nüser's password: ".encode(),
+            "üser@new-host's password: ".encode(),
+            "Password for üser@new: ".encode(),
+            "Password for üser@news.example.org: ".encode(),
         ):
             self.begin(password=PASSWORD)
             self.refuse(b"keyboard-interactive")
             self.assertEqual(self.prompt((text, False)), self.answers(PASSWORD), text)
+
+    def test_another_account(self) -> None:
+        """Its password is another one; this one is not sent with what is asked for beside it, either."""
+        for prompts in (
+            ((b"(relayd-test@host) Password: ", False),),
+            ((b"Password for root: ", True),),
+            ((b"Password: ", False), (b"root's password: ", False)),
+            (("Passwort für root: ".encode(), False),),
+        ):
+            self.begin(password=PASSWORD)
+            self.refuse(b"keyboard-interactive")
+            self.assertEqual(self.prompt(*prompts), [])
+            self.assertIsInstance(self.failures.pop(), PromptUnknown)
 
 
 class SecretTests(LoginTestCase):

@@ -113,6 +113,12 @@ class ClosedTests(ClosedTestCase):
         self.transport.lost_reason = f"it said “{PASSWORD} is wrong”"
         self.assertNotIn(PASSWORD, str(self.closed("*** is wrong")))
 
+    def test_the_password_is_not_repeated_as_a_method(self) -> None:
+        self.begin(password=PASSWORD)
+        self.refuse(b"password")
+        self.refuse(b"publickey", PASSWORD.encode())
+        self.assertNotIn(PASSWORD, str(self.error(LoginRefused, "publickey, ***")))
+
     def test_it_is_quoted_when_it_refuses(self) -> None:
         self.begin(password=PASSWORD)
         self.refuse(b"keyboard-interactive")

@@ -210,6 +210,24 @@ class RefusalTests(ShellTestCase):
             self.refused(result, "variables-refused")
             self.assertIn(name, result.stderr)
 
+    async def test_variables_that_a_shell_passes_over(self) -> None:
+        """bash says nothing, and does nothing."""
+        server, runner = await self.start(), self.make_runner()
+        for name in ("GROUPS", "FUNCNAME", "DIRSTACK", "RANDOM", "BASHPID", "EPOCHSECONDS", "LINENO"):
+            for value in ("a b", "two\nlines"):
+                order = partial(self.order, runner, server, username=account("bash"), extended=True)
+                result = await order("echo no", env=(("A", "1"), (name, value)))
+                self.refused(result, "variables-refused")
+                self.assertIn(name, result.stderr)
+
+    async def test_shell_that_gives_up(self) -> None:
+        """With ``-e``, csh ends at what others take for an answer: the command was not run."""
+        user = "relayd-test-strict"
+        put_file(f"/var/lib/{user}/shell", '#!/bin/sh\nexec /bin/tcsh -e "$@"\n', "755")
+        server, runner = await self.start(user), self.make_runner()
+        result = await self.order(runner, server, "echo no", username=user, cwd="/tmp", extended=True)
+        self.refused(result, "shell-unsuitable")
+
     async def test_no_shell(self) -> None:
         """Some repeat in an error what they were told; that does not count as having done it."""
         for status, code, executed in ((1, "shell-unsuitable", "no"), (0, "command-replaced", "unknown")):

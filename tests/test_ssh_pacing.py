@@ -278,13 +278,14 @@ class StuckTests(SecuredCase):
             self.client.demanded()
 
     def test_standard_input_waits_where_it_is_counted(self) -> None:
-        session = self.start_command(stdin=bytes(500_000))
+        self.start_command(stdin=bytes(500_000))
+        (channel,) = self.connection._channels.values()
         self.stick(True)
         self.wire.clear()
         self.packet(MSG_CHANNEL_WINDOW_ADJUST, uint32(0, 2**31))
-        self.assertEqual((len(self.wire.value()), self.connection.unsent(session)), (0, 500_000))
+        self.assertEqual((len(self.wire.value()), len(channel.outgoing)), (0, 500_000))
         self.stick(False)
-        self.assertEqual(self.connection.unsent(session), 0)
+        self.assertEqual(len(channel.outgoing), 0)
         self.assertGreater(len(self.wire.value()), 500_000)
 
 

@@ -5,6 +5,7 @@ Who opens a connection next, and which one makes room for it: turns, the ceiling
 from __future__ import annotations
 
 from relayd.ssh.pool_members import COOL_DOWN, LATE, MAX_HANDSHAKES
+from relayd.ssh.pool_places import CAP_TIME
 from relayd.ssh.pool_state import DIAL_PAUSE, HANG_UP_PAUSE, MAX_BARREN_REFUSALS, RAISE_AFTER
 from relayd.ssh.target import Target
 from tests.support.ssh_pool import A, B, C, PlacesTestCase, user
@@ -155,6 +156,22 @@ class CeilingTests(PlacesTestCase):
         self.assertEqual(self.evicted, [first])
         self.close(second)
         self.assertEqual(self.evicted, [])
+
+    def test_who_waits_for_descriptors_is_woken_when_there_may_be_some(self) -> None:
+        """Also one whose host had hung up a moment before, and is waited for until then."""
+        self.make(max_total=10)
+        self.connect(self.hosts[0], "long")
+        self.add(A, 1)
+        (member,) = self.dials
+        self.add(B, 2)
+        (other,) = self.dials
+        self.state.not_opened(member, self.now, hung_up=True)
+        self.state.not_opened(other, self.now, shortage=True)
+        self.plan()
+        self.pass_time(HANG_UP_PAUSE)
+        self.assertEqual((self.dials, self.state.alarm()), ([], CAP_TIME))
+        self.pass_time(CAP_TIME)
+        self.assertEqual(len(self.dials), 1)
 
 
 class AgeTests(PlacesTestCase):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.prompts import Asks, what_it_asks
-from tests.support.pam_words import PAM_QUESTIONS
+from tests.support.pam_words import LATER_PAM_QUESTIONS, PAM_QUESTIONS, SUDO_QUESTIONS
 
 USER = "alice"
 
@@ -35,7 +35,7 @@ PASSWORD = (
     "请输入登录口令：",
     "비밀번호:",
     "First Factor: ",  # SSSD
-    "Welcome to new-host\nnewton's password: ",
+    "Welcome to new-host\nalice's password: ",
     "Your password will expire in 3 days.\nPassword: ",
     "alice@host's Passwort:",
     "密码(alice@token):",
@@ -51,6 +51,21 @@ PASSWORD = (
     "Mot de passe pour alice :",
     "Введите пароль:",
     "登录密码：",
+    "[sudo] password for alice: ",
+    "Password for alice@freebsd.example: ",  # FreeBSD's pam_unix
+    "Password for CORP\\alice:",
+    "Password for LDAP:",
+    "Password for host db1.example.org:",
+    "Enter the password for your account:",
+    "Enter your password for access: ",
+    "Kerberos-Passwort für »alice«:",
+    "Contraseña de usuario:",
+    "Introduzca su contraseña:",
+    "Пароль пользователя:",
+    "alice的密码：",
+    "用户alice的密码：",
+    "Kata sandi Anda:",
+    "VPN password:",
     "パスワードを入力してください：",
 )
 
@@ -154,6 +169,44 @@ SOMETHING_ELSE = (
 )
 
 
+#: Passwords of others, and of other things.
+ANOTHERS = (
+    "Root password:",
+    "root's password:",
+    "Password for root: ",
+    "[sudo] password for bob: ",
+    "Password for bob@db1:",
+    "bob@db1's password: ",
+    "(bob@db1) Password: ",
+    "Password for CORP\\bob:",
+    "Password for user bob:",
+    "Enter the password for the account 'bob':",
+    "Password for bob.smith:",
+    "Password of bob:",
+    "Password for bob's account:",
+    "Password for db1:",
+    "newton's password: ",
+    "Administrator password:",
+    "Enable password:",
+    "Database password:",
+    "Vault password:",
+    "Password of another user:",
+    "Mot de passe administrateur :",
+    "Passwort für Principal »bob«:",
+    "Administratorkennwort:",
+    "Пароль администратора:",
+    "Пароль bob:",
+    "root密码:",
+    "enable 口令:",
+    "请输入管理员密码：",
+    "用户 bob 的密码：",
+    "用户bob的密码：",
+    "请输入bob的密码：",
+    "管理者パスワード:",
+    "관리자 암호:",
+)
+
+
 def asks(text: str, *before: str, username: str = USER) -> Asks:
     return what_it_asks(text.encode(), [each.encode() for each in before], username)
 
@@ -163,7 +216,7 @@ class PromptTests(SynchronousTestCase):
 
     def test_the_languages_of_pam(self) -> None:
         kinds = (Asks.PASSWORD, Asks.OLD_PASSWORD, Asks.NEW_PASSWORD, Asks.NEW_PASSWORD)
-        for language, questions in PAM_QUESTIONS.items():
+        for language, questions in (*PAM_QUESTIONS.items(), *LATER_PAM_QUESTIONS.items()):
             for question, kind in zip(questions, kinds, strict=True):
                 if question:
                     self.assertIs(asks(question), kind, (language, question))
@@ -177,13 +230,47 @@ class PromptTests(SynchronousTestCase):
         for text in SOMETHING_ELSE:
             self.assertIs(asks(text), Asks.OTHER, text)
 
+    def test_anothers(self) -> None:
+        for text in ANOTHERS:
+            self.assertIs(asks(text), Asks.OTHER, text)
+            self.assertIs(asks("Password: ", f"{text}\n"), Asks.OTHER, text) if text.startswith("Password") else None
+            self.assertIs(asks("", "Login", text), Asks.OTHER, text)
+
+    def test_the_languages_of_sudo(self) -> None:
+        for question in SUDO_QUESTIONS:
+            for name, other in ((USER, "bob"), ("bob", USER), ("root", USER), (USER, "root"), ("token", "otp")):
+                text = question.format(name)
+                self.assertIs(asks(text, username=name), Asks.PASSWORD, text)
+                self.assertIs(asks(text, username=other), Asks.OTHER, (text, other))
+
+    def test_ones_own_name_is_that_of_something_else(self) -> None:
+        for name, text in (
+            ("root", "Root password:"),
+            ("admin", "admin password: "),
+            ("administrator", "Administrator's password: "),
+            ("CORP\\alice", "Password for alice: "),
+            ("alice@corp.example", "Password for alice@corp.example: "),
+            ("alice@corp.example", "Password for alice: "),
+            ("Alice", "Password for ALICE@CORP.EXAMPLE: "),
+            ("bob.smith", "bob.smith's password: "),
+        ):
+            self.assertIs(asks(text, username=name), Asks.PASSWORD, (name, text))
+
     def test_what_may_be_left_out(self) -> None:
         self.assertIs(asks("Second Factor (optional): "), Asks.OPTIONAL)  # SSSD
 
     def test_another_password(self) -> None:
-        for text in ("New password: ", "Enter new UNIX password: ", "Confirm new password: ", "重新输入新的密码："):
+        for text in (
+            "New password: ", "Enter new UNIX password: ", "Confirm new password: ", "重新输入新的密码：",
+            "Set a password: ", "Create your password: ", "设置密码：",
+        ):  # fmt: skip
             self.assertIs(asks(text), Asks.NEW_PASSWORD, text)
-        for text in ("Confirm your password: ", "Wrong. Enter your password again: ", "密码错误，请重新输入密码："):
+        for text in (
+            "Confirm your password: ",
+            "Verify password: ",
+            "Wrong. Enter your password again: ",
+            "密码错误，请重新输入密码：",
+        ):
             self.assertIs(asks(text), Asks.AGAIN, text)
         for text in ("(current) UNIX password: ", "Old password: ", "現在のパスワード："):
             self.assertIs(asks(text), Asks.OLD_PASSWORD, text)
@@ -195,6 +282,14 @@ class PromptTests(SynchronousTestCase):
         self.assertIs(asks(": ", "", "Enter your password"), Asks.PASSWORD)
         self.assertIs(asks("", "Password authentication", ""), Asks.PASSWORD)
         self.assertIs(asks("Passcode: ", "Enter your password"), Asks.OTHER)
+        self.assertIs(asks("Password: ", "", "Enter the root password"), Asks.OTHER)
+        self.assertIs(asks("Password: ", "", "请输入管理员密码"), Asks.OTHER)
+        self.assertIs(asks("Password: ", "Password for bob", ""), Asks.OTHER)
+        self.assertIs(asks("Password: ", "", "Type the PIN of your card."), Asks.OTHER)
+        self.assertIs(asks("Password: ", "", "Enter the code from your token"), Asks.OTHER)
+        self.assertIs(asks("Password: ", "", "Enter a new password"), Asks.NEW_PASSWORD)
+        self.assertIs(asks("Password: ", "", "Geben Sie ein neues Passwort ein"), Asks.NEW_PASSWORD)
+        self.assertIs(asks("Password: ", "", "Ask root@host.example about passwords, and for a token."), Asks.PASSWORD)
 
     def test_a_user_of_any_name(self) -> None:
         for name in ("token", "otp", "code", "nova", "pin-2", "neu"):

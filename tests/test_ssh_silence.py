@@ -183,6 +183,25 @@ class SilenceTests(SilenceTestCase):
         self.wait(30)
         self.assertEqual(self.dialer.targets(), [])
 
+    def test_a_connection_that_was_opened_in_vain(self) -> None:
+        """The old one answered first, and this one has not run anything: it may die like any other."""
+        old = self.used()
+        self.submit(command="one")
+        self.wait(3)
+        self.confirm(old, 1)
+        self.confirm(old, 2)
+        self.end(old, 2)
+        spare = self.dialer.succeed()
+        self.assertEqual(self.opens(spare), 0)
+        self.lose(old)
+        self.submit(command="two")
+        self.assertEqual(self.opens(spare), 1)
+        self.wait(3)
+        self.assertEqual(self.dialer.targets(), [A])
+        other = self.dialer.succeed()
+        self.confirm(other)
+        self.assertEqual((self.execs(other), self.errors), ([b"two"], []))
+
     def test_no_more_connections_than_usual_stay_silent(self) -> None:
         self.make(max_connections=2)
         self.used()

@@ -56,9 +56,9 @@ class TextTests(SynchronousTestCase):
     def test_stages(self) -> None:
         env = (("A", b"1"),)
         for cwd, variables, stages in (
-            (b"/x", (), [ShellUnsuitable, DirectoryUnusable]),
-            (b"", env, [ShellUnsuitable, VariablesRefused]),
-            (b"/x", env, [ShellUnsuitable, DirectoryUnusable, VariablesRefused]),
+            (b"/x", (), [ShellUnsuitable, DirectoryUnusable, ShellUnsuitable]),
+            (b"", env, [ShellUnsuitable, VariablesRefused, ShellUnsuitable]),
+            (b"/x", env, [ShellUnsuitable, DirectoryUnusable, VariablesRefused, ShellUnsuitable]),
         ):
             text, progress = surround(b"true", cwd, b"/", variables)
             assert progress is not None

@@ -159,6 +159,15 @@ class OptionsTests(SynchronousTestCase):
 
     def test_short_options(self) -> None:
         self.assertNotIn("s3cret", self.refused("-x", "s3cret"))
+        self.assertEqual(self.refused("-ps3cret"), "relayd: -p: there is no such option; see --help")
+        for argument in ("-n", "-nodaemon", "-l/var/log/relayd"):
+            self.assertIn("is an option of twistd itself, and belongs before the word relayd", self.refused(argument))
+
+    def test_one_hyphen(self) -> None:
+        expected = "relayd: -server: there is no such option; did you mean --server?"
+        for arguments in (("-server", "wss://main.example"), ("-server=wss://main.example",)):
+            self.assertEqual(self.refused(*arguments), expected)
+        self.assertEqual(self.refused("-"), "relayd: expected options only; see --help")
 
     def test_the_table_is_all_there_is(self) -> None:
         options = Options()

@@ -4,7 +4,6 @@ Timeouts at the known main server, which waits as long as it ordered and no long
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from twisted.internet import reactor
@@ -12,10 +11,8 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from tests.support.node import NodeServer
 from tests.support.relays import Relayd
 from tests.support.ssh import end_marked_sleeps, marked_sleep, processes
-from tests.support.sshd import OpenSSHServer
 from tests.test_end_to_end import EndToEndCase
 
 #: Milliseconds.
@@ -26,30 +23,12 @@ class InTimeTests(EndToEndCase):
     """A real relay, and a real sshd."""
 
     async def begin_at_gateway(self) -> None:
-        self.sshd = OpenSSHServer(())
-        await self.sshd.start()
-        self.addCleanup(self.sshd.stop)
-        self.server = NodeServer("gateway.js", json.dumps({"apiKey": Relayd.api_key}))
-        self.addCleanup(self.stop_server)
         self.addCleanup(end_marked_sleeps)
-        port = await self.server.start()
-        self.relay = Relayd(f"http://127.0.0.1:{port}", "--dialect", "socketio")
-        self.addCleanup(self.relay.remove)
-        self.relay.start()
-        await self.server.wait_for(lambda line: line.get("connected") == Relayd.proxy_id)
+        await self.begin("gateway.js", "--dialect", "socketio")
 
     def give(self, command_id: str, command: str, **changes: Any) -> Any:
-        data = {
-            "commandId": command_id,
-            "serverId": 1,
-            "host": self.sshd.host,
-            "port": self.sshd.port,
-            "username": self.sshd.user,
-            "privateKey": self.sshd.key,
-            "command": command,
-            "timeout": TIMEOUT,
-        }
-        self.server.send({"proxyId": Relayd.proxy_id, "data": data | changes})
+        data = self.data(command_id, command, **{"timeout": TIMEOUT, **changes})
+        self.server.send({"proxyId": Relayd.proxy_id, "data": data})
         return self.server.wait_for(lambda line: line.get("answer") == command_id, 60)
 
     async def test_fifty(self) -> None:

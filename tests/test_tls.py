@@ -5,6 +5,7 @@ Whose certificate is taken for the dialled host's: a table, with a real OpenSSL 
 from __future__ import annotations
 
 import ast
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -207,6 +208,17 @@ class TableTests(TestCase):
 
     async def test_bad(self) -> None:
         await self.refuse_all()
+
+    async def test_what_only_openssl_reads(self) -> None:
+        """The words say what is wrong, and give no advice for something else."""
+        certificate = self.authority.issue("main.example")
+        self.authority.spoil(certificate)
+        for callback in (True, False):
+            with mock.patch.object(SSL.Connection, "set_verify", lambda *_: None) if not callback else nullcontext():
+                server, words = await self.meet("main.example", certificate)
+            self.assertEqual(server.received, b"")
+            self.assertTrue(words.startswith("its TLS certificate cannot be understood (InvalidVersion"), words)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_bad_on_the_second_look(self) -> None:
         """Were the callback wrong, as that of Twisted 26.4 is, nothing would be sent all the same."""

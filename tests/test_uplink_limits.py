@@ -29,7 +29,7 @@ from relayd.uplink.limits import (
     named_limit,
     says_too_big,
 )
-from tests.support.uplink import MainServer, ServiceCase
+from tests.support.uplink import ORDER, MainServer, ServiceCase
 
 #: What servers say with 1009 or could say, how large the message was, and the limit. None of them was run here.
 REASONS = (
@@ -257,17 +257,6 @@ class Narrow(MainServer):
         self.deaf = True
         self.sendCloseFrame(code=self.code, reasonUtf8=(self.says or "").encode())
         self.transport.loseConnection()
-
-
-ORDER: dict[str, Any] = {
-    "commandId": "c1",
-    "serverId": 1,
-    "host": "192.0.2.1",
-    "port": 22,
-    "username": "root",
-    "password": "hunter2",
-    "command": "uname",
-}
 
 
 class LearningTests(ServiceCase):

@@ -29,6 +29,7 @@ from relayd.errors import (
     UplinkTimeout,
 )
 from relayd.messages import CommandResult, Details, Secret
+from relayd.naming import NoNameService
 from relayd.uplink.connect import describe, make_endpoint
 from relayd.uplink.fitting import fit
 from relayd.uplink.machine import LinkCore, Stage, Timing, start
@@ -207,7 +208,7 @@ class Retry(SynchronousTestCase):
         """As long as it asks for, within reason, and never less."""
         for seconds, middle in ((0.0, 5), (60.0, 60), (1e9, 3600)):
             for _ in range(50):
-                self.between(UplinkBusy(server="s", status=503, seconds=seconds), middle, least=1)
+                self.between(UplinkBusy(server="s", status=503, reason="HTTP 503", seconds=seconds), middle, least=1)
 
     def test_a_thousand_relays(self) -> None:
         """They lose their main server in the same instant, and do not come back in one: the first return counts."""
@@ -371,6 +372,8 @@ class Addresses(SynchronousTestCase):
             ("https://bücher.example", "https://xn--bcher-kva.example:443"),
             ("https://Straße.example", "https://xn--strae-oqa.example:443"),
             ("wss://my_host", "https://my_host:443"),
+            ("ws://[FE80::1%25Eth0]:1", "http://[fe80::1%Eth0]:1"),  # as RFC 6874 has it in a URL
+            ("ws://[fe80::1%eth0]:1", "http://[fe80::1%eth0]:1"),  # and as people write it
             ("ws://r4--a.bü:1", "http://r4--a.xn--b-eha:1"),
         ):
             self.assertEqual(str(Address.of(url)), text)
@@ -389,6 +392,19 @@ class Addresses(SynchronousTestCase):
             self.assertEqual((names.asked, reactor.dialled()), ([asked], [("192.0.2.9", 3000)]))
             connecting.addErrback(lambda _: None)
             connecting.cancel()
+
+    def test_a_name_server_that_says_nothing(self) -> None:
+        """It is not the name that is wrong."""
+        names = ScriptedNames([])
+        self.patch(names, "resolveHostName", lambda receiver, name, *_, **__: receiver.resolutionBegan(None))
+        reactor = NamedReactor(names)
+        settings = UplinkSettings(server="ws://main", proxy_id="p", read_api_key=lambda: Secret("k"))
+        connecting = make_endpoint(reactor, Address.of("ws://main"), settings).connect(Factory.forProtocol(Protocol))
+        reactor.advance(14.9)
+        self.assertNoResult(connecting)
+        reactor.advance(0.2)
+        words = describe(self.failureResultOf(connecting, NoNameService).value)
+        self.assertEqual(words, "its name was not looked up within 15 s; look at the name service of this machine")
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):

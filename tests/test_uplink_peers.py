@@ -5,6 +5,8 @@ The uplink against real main servers: npm's socket.io and ws in Node.js, TLS, an
 from __future__ import annotations
 
 import json
+import math
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -295,6 +297,21 @@ class PythonSocketIO(PeerCase):
         await self.uplink.stopService()
         await server.wait_for(has("disconnected"))
 
+    async def test_numbers_that_are_none(self) -> None:
+        """NaN is what Python's json makes of an empty cell of a table, and an infinity of a time-out without an end."""
+        server = await self.serve_python()
+        receiver = self.dial(f"http://127.0.0.1:{server.port}")
+        await server.wait_for(has("connected"))
+        empty = {name: math.nan for name in ("serverId", "port", "privateKey", "timeout", "load")}
+        server.send(["execute_command", order("c1", **empty)])
+        self.assertEqual((await server.wait_for(said(result="c1")))["stdout"], "ran uname")
+        command = next(value for word, value in receiver.calls if word == "command")
+        self.assertEqual((command.port, command.private_key, command.timeout), (22, None, None))
+        for number, (field, value) in enumerate({"timeout": math.inf, "port": -math.inf, "host": math.nan}.items()):
+            server.send(["execute_command", order(f"wrong-{number}", **{field: value})])
+            self.assertIn(field, (await server.wait_for(said(result=f"wrong-{number}")))["stderr"])
+        self.assertNotIn("lost", receiver.words())
+
     async def test_refusal(self) -> None:
         """What was emitted before a refusal is not handled, and does not hide it."""
         server = await self.serve_python(greet=[["execute_command", order("c1")]], refuse="unknown relay")
@@ -416,6 +433,25 @@ class Native(PeerCase):
         self.assertEqual((result["data"]["commandId"], result["isBinary"]), (5, False))
         command = next(value for word, value in receiver.calls if word == "command")
         self.assertEqual((command.private_key.reveal(), command.port), ("ключ", 22))
+
+    async def test_text_as_other_languages_write_it(self) -> None:
+        """Lines of one message as in Go, UTF-16 as in C# and Java, a zero at the end as in C, and GBK."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        receiver = self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        await server.wait_for(has("connected"))
+        texts = [
+            json.dumps({"event": "execute_command", "data": order(f"c{number}", command="echo 文")}, ensure_ascii=False)
+            for number in range(6)
+        ]
+        server.send({"op": "raw", "text": "\n".join(texts[:2])})
+        server.send({"op": "raw", "text": texts[2] + "\0"})
+        for text, coding in zip(texts[3:], ("utf-16-le", "utf-16", "gbk"), strict=True):
+            server.send({"op": "raw", "base64": b64encode(text.encode(coding)).decode(), "binary": True})
+        for number, told in enumerate(["ran echo 文"] * 5 + [""]):
+            result = await server.wait_for(lambda line, n=number: line.get("data", {}).get("commandId") == f"c{n}")
+            self.assertEqual(result["data"]["result"]["stdout"], told)
+        self.assertIn("command came as bytes that are no UTF-8", result["data"]["result"]["stderr"])
+        self.assertEqual((self.uplink.ignored, receiver.words().count("lost")), (0, 0))
 
     async def test_ids_that_are_not_valid(self) -> None:
         server = await self.serve("ws_server.js", apiKey=KEY)

@@ -242,6 +242,11 @@ class Broken(BoxCase):
     async def test_cut(self) -> None:
         await self.check_mode("cut")
 
+    async def test_closed(self) -> None:
+        """Also where the other dialect would be let in and thrown out, which looks like a wrong key."""
+        await self.check_mode("close")
+        self.assertFalse([line for line in self.logged() if "(native)" in line or "refused" in line])
+
     async def check_quickly(self, mode: str) -> None:
         """Silence, which takes 20 s otherwise."""
         self.patch(test_uplink_peers, "UplinkService", partial(UplinkService, timing=Timing(handshake=0.7)))

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.dialects import socketio
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.messages import CommandResult
+from relayd.uplink.connection import CLOSE_TIMEOUT
 from relayd.uplink.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.headers import with_session
@@ -196,6 +197,11 @@ class Session(SessionCase):
         self.begin_polling(answer("<html>Hello</html>"))
         self.assertIn("the first packet is no Engine.IO open packet", self.warnings()[-1])
 
+    def test_version_before(self) -> None:
+        """As npm's socket.io 2 answers."""
+        self.begin_polling(answer('96:0{"sid":"x","upgrades":["websocket"],"pingInterval":25000}2:40'))
+        self.assertIn("it speaks Engine.IO 3, as Socket.IO 2 servers do", self.warnings()[-1])
+
     def test_cookies(self) -> None:
         """A balancer finds the same main server again."""
         first = self.begin_polling(answer(OPEN, more="Set-Cookie: LB=a1; Path=/; HttpOnly\r\n"))
@@ -300,6 +306,32 @@ class Upgraded(SessionCase):
             self.advance(0)
         self.assertTrue(self.open_session(self.end(server)))
         self.move()
+
+    def test_end_while_it_moves(self) -> None:
+        """A main server that takes no notice of the good-bye does not hold up the end."""
+        self.post = self.begin_polling(answer(OPEN.replace("[]", '["websocket"]')))
+        self.get = self.next()
+        self.say(self.post, answer("ok"))
+        self.say(self.get, answer(JOINED))
+        self.reactor.tcpClients.pop()  # the one before it is that of the upgrade
+        server = Probed()
+        server.factory = WebSocketServerFactory(reactor=self.reactor)
+        server.factory.setProtocolOptions(openHandshakeTimeout=0)
+        self.join(server).flush()
+        self.assertEqual((self.receiver.words(), server.received), (["ready"], [b"2probe"]))
+        stopped = self.service.stopService()
+        self.say(self.get, answer("6"))
+        self.assertEqual(server.received[1:], [b"5", b"41/proxy,", b"1"])
+        self.advance(CLOSE_TIMEOUT)
+        self.settle()
+        self.successResultOf(stopped)
+
+    def test_impossible(self) -> None:
+        """A session that was over with its first packet does not move."""
+        before = self.attempts()
+        self.begin_polling(answer(OPEN.replace("[]", '["websocket"]').replace("25000", "0")))
+        self.assertIn("an impossible pingInterval", self.warnings()[-1])
+        self.assertEqual(self.attempts() - before, 1)
 
 
 class Owner:

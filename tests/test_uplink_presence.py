@@ -15,9 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.interfaces import Disconnected
 from relayd.messages import Secret
 from relayd.uplink.presence import AT_ONCE, Presence, told_of
-from tests.support.uplink import MainServer, ServiceCase
+from tests.support.uplink import ORDER, MainServer, ServiceCase
 from tests.test_dialects_native import json_values
-from tests.test_uplink_service import ORDER
 
 
 class Telling(SynchronousTestCase):
@@ -31,6 +30,16 @@ class Telling(SynchronousTestCase):
             ({"id": ["p"]}, None),
         ):
             self.assertIs(told_of(data, "p"), online, data)
+        for data, online in (
+            ({"id": 7, "status": "offline"}, False),
+            ({"id": 12, "proxyId": "7", "status": "offline"}, False),
+            ({"proxyId": 7, "status": "online"}, True),
+            ({"id": 7, "proxyId": "q", "status": "offline"}, None),  # a row's number, and not ours
+            ({"id": 7.0, "status": "offline"}, None),
+            ([{"id": 7, "status": "offline"}], None),
+        ):
+            self.assertIs(told_of(data, "7"), online, data)
+        self.assertIsNone(told_of({"id": True, "status": "offline"}, "True"))
 
     @given(json_values | st.fixed_dictionaries({"id": st.just("p"), "status": json_values}))
     def test_anything(self, data: Any) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 from relayd.uplink.settings import Address
 from relayd.uplink.tunnel import _Refused, _Tunnel
@@ -32,6 +34,8 @@ class Host(SynchronousTestCase):
             ("http://main.test:443", "main.test:443"),
             ("https://[2001:db8::1]", "[2001:db8::1]"),
             ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443"),
+            ("http://[fe80::1%25eth0]", "[fe80::1]"),
+            ("http://[fe80::1%25eth0]:8443", "[fe80::1]:8443"),
         ):
             self.assertEqual(Address.of(url).authority, expected)
 
@@ -87,7 +91,7 @@ class Transport:
 
 class Tunnel(SynchronousTestCase):
     def answer(self, data: bytes, size: int) -> tuple[Any, Any]:
-        tunnel = _Tunnel()
+        tunnel = _Tunnel(Clock(), Quoting())
         tunnel.transport = Transport()
         for start in range(0, len(data), size):
             tunnel.dataReceived(data[start : start + size])

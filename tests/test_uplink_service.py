@@ -17,17 +17,7 @@ from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.connection import ATTACHMENT_TIMEOUT
 from relayd.uplink.service import UplinkStatus
 from tests.support.receiver import RecordingReceiver, echo
-from tests.support.uplink import KEY, Scripted, ServiceCase
-
-ORDER: dict[str, Any] = {
-    "commandId": "c1",
-    "serverId": 1,
-    "host": "192.0.2.1",
-    "port": 22,
-    "username": "root",
-    "password": "hunter2",
-    "command": "uname",
-}
+from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase
 
 
 class Visiting(ServiceCase):
@@ -104,7 +94,7 @@ class Reconnecting(ServiceCase):
             ("403 Forbidden", "refused this relay (HTTP 403", 6),
             ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 90),
             ("429 Slow down\r\nRetry-After: 60", "asks to come back in 60 s", 60),
-            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1157 d 9 h", 3600),
+            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1157 d 10 h", 3600),
             ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks to come back in 0 s", 5),
             ("503 Busy\r\nRetry-After: Sun, 06 Nov 99999999999999999999 08:49:37 GMT", "it answers HTTP 503", 3),
             ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
@@ -379,11 +369,14 @@ class Flowing(ServiceCase):
         self.assertIn("it answers HTTP 500", self.warnings()[-1])
 
     def test_deep_nesting(self) -> None:
+        """Where it ends the rest is there; where it does not, so does the connection."""
         server, pump = self.connected()
-        deep = "[" * 3000 + "]" * 3000
-        server.sendMessage(f'42/proxy,["command_result_received",{{"success":true,"error":{deep}}}]'.encode())
-        pump.flush()
-        self.assertIn("nests too deeply", self.warnings()[-1])
+        for deep in ("[" * 3000 + "]" * 3000, "[" * 3000):
+            self.assertEqual(self.warnings(), [])
+            server.sendMessage(f'42/proxy,["command_result_received",{{"success":true,"error":{deep}}}]'.encode())
+            pump.flush()
+        self.assertEqual(self.receiver.words(), ["ready", "receipt", "lost"])
+        self.assertIn("malformed JSON", self.warnings()[-1])
 
     def test_broken_frames(self) -> None:
         """What is no WebSocket at all ends the connection in good order."""

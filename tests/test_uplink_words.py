@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 from socketio.packet import CONNECT_ERROR
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.dialects import native, socketio
@@ -84,7 +85,21 @@ class Answers(ServiceCase):
                 "a redirect to https://new.test/x, which",
             ),
             (http("302 Found"), "HTTP 302, a redirect, which is not followed; look at --server"),
-            (http("401 No", "", 'WWW-Authenticate: Basic realm="r"'), "HTTP 401, which asks for Basic"),
+            (
+                http("401 No", "", 'WWW-Authenticate: Basic realm="r"'),
+                "asks for Basic, a login that a proxy before the main server may want; see --header-file",
+            ),
+            (http("401 No", '{"message": ["no key", "no id"], "error": "Bad"}'), 'HTTP 401, it says "no key; no id"'),
+            (http("400 No", '{"error": {"code": 4, "message": "too old"}}'), 'it says "too old"'),
+            (http("400 No", '{"errors": [{"detail": "a"}, {"detail": "b"}]}'), 'it says "a; b"'),
+            (
+                b"SSH-2.0-dropbear_2022.83\r\n",
+                'an answer that is no HTTP, which begins with "SSH-2.0-dropbear_2022.83"',
+            ),
+            (b"220 mail.test ESMTP\r\n", 'which begins with "220 mail.test ESMTP"'),
+            (b"GET /socket.io/?a=1&apiKey=" + KEY.encode() + b" HTTP/1.1\r\n", 'a=1&apiKey=[redacted] HTTP/1.1"'),
+            (b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80\0\4\0\1\0\0", "it speaks HTTP/2 there, and not HTTP/1.1"),
+            (b"\xff" * 16, "an answer that is no HTTP"),
             (http("403 No", "your address is blocked"), 'may say as well, it says "your address is blocked"'),
             (
                 http("407 No", "", "Proxy-Authenticate: NTLM"),
@@ -102,6 +117,10 @@ class Answers(ServiceCase):
             self.assertIn(words, self.say(answer))
             if not answer.startswith(b"HTTP/1.0"):  # its body ends with the connection
                 self.assertIn(words, self.say(answer, Slow))
+
+    def test_one_that_asks_to_come_back(self) -> None:
+        self.join(Scripted(http("503 No", "back at noon", "Retry-After: 0"))).flush()
+        self.assertIn('asks to come back in 0 s: HTTP 503, it says "back at noon".', self.warnings()[-1])
 
     def test_a_body_that_does_not_come(self) -> None:
         """It is waited for, but not for long."""
@@ -247,10 +266,41 @@ class Proxies(SynchronousTestCase):
         self.assertIn("look at --server", describe(DNSLookupError()))
 
     def test_what_a_proxy_asks_for(self) -> None:
-        tunnel = _Tunnel()
+        head = b'HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate, Basic realm="x, y"\r\n\r\n'
+        self.assertIn("407 No, which asks for Negotiate or Basic", self.refused(head))
+
+    def refused(self, *pieces: bytes, wait: bool = False, cut: bool = False) -> str:
+        """
+        What is said of a proxy that answers with *pieces*.
+
+        :param wait: let the time for more of it pass.
+        :param cut: have the connection end.
+        """
+        clock = Clock()
+        tunnel = _Tunnel(clock, Quoting("hunter2"))
         tunnel.transport = type("T", (), {"abortConnection": lambda self: None})()
-        tunnel.dataReceived(b'HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate, Basic realm="x, y"\r\n\r\n')
-        self.assertIn("407 No, which asks for Negotiate or Basic", str(self.failureResultOf(tunnel.granted, _Refused)))
+        for piece in pieces:
+            tunnel.dataReceived(piece)
+        if wait or cut:
+            self.assertNoResult(tunnel.granted)
+            clock.advance(2.1 if wait else 0)
+        if cut:
+            tunnel.connectionLost()
+        self.assertEqual(clock.getDelayedCalls(), [])
+        return str(self.failureResultOf(tunnel.granted, _Refused).value)
+
+    def test_what_a_proxy_says(self) -> None:
+        """In pieces, too short, and with our own login in it."""
+        head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 42\r\nContent-Type: text/html\r\n\r\n"
+        body = b"<title>Not for hunter2: ask Ms Wu</title>"
+        words = 'HTTP 403 Forbidden, it says "Not for [redacted]: ask Ms Wu"'
+        self.assertEqual(self.refused(head, body + b"!"), words)
+        self.assertEqual(self.refused(head, body, wait=True), words)
+        self.assertEqual(self.refused(head, body, cut=True), words)
+        self.assertEqual(self.refused(*(bytes([byte]) for byte in head + body + b"!!!!")), words)
+        self.assertEqual(self.refused(b"HTTP/1.0 500 Oh\r\n\r\nlook here"), 'HTTP 500 Oh, it says "look here"')
+        endless = head.replace(b"42", b"99999999") + b"x" * 100_000
+        self.assertLess(len(self.refused(endless)), 300)
 
     def test_a_proxy_of_the_environment(self) -> None:
         settings: Any = type("S", (), {"http_proxy": None})()

@@ -18,8 +18,9 @@ from relayd.audit.events import Record
 from relayd.audit.heads import Head, format_head, format_own_head, head_path, own_head_path, read_heads
 from relayd.audit.keeping import Keeping, moved_files, superfluous
 from relayd.audit.lines import GENESIS, encode
-from relayd.audit.seal import Seal, make_seal, read_seal, seal_file, sync_directory
+from relayd.audit.seal import Seal, make_seal, read_seal, seal_file
 from relayd.audit.tail import Tail, read_tail
+from relayd.whole import sync_directory
 
 _MODE: Final = 0o600
 

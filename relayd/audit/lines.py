@@ -17,6 +17,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from relayd.whole import write_whole
+
 #: What stands for the hash of a line before the first.
 GENESIS: Final = "0" * 64
 #: Bytes that no line exceeds, so that readers need not hold more: relayd writes less, see `relayd.audit.events`, and
@@ -107,11 +109,7 @@ def read_key(path: str, *, make: bool) -> bytes:
     :raises ValueError: when that is no key.
     """
     if make and not os.path.exists(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as file:
-            file.write(os.urandom(32).hex() + "\n")
-            file.flush()
-            os.fsync(descriptor)
+        write_whole(path, os.urandom(32).hex().encode() + b"\n")
     with open(path, "rb") as file:
         text = file.read(100).strip()
     if not re.fullmatch(rb"[0-9a-f]{64}", text):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hmac
 import os
 import re
-import tempfile
 from typing import Final
 
 from msgspec import Struct
 
 from relayd.audit.lines import GENESIS, Line, mac
+from relayd.whole import write_whole
 
 _FILE: Final = re.compile(rb"([0-9a-f]{64}) ([0-9]{1,20}) ([0-9a-f]{64})\n")
 _SEALED: Final = re.compile(rb'(\{.*),"mac":"[0-9a-f]{64}","hash":"[0-9a-f]{64}"\}', re.DOTALL)
@@ -67,26 +67,10 @@ def read_seal(path: str) -> Seal | None:
 
 def make_seal(path: str, since: int, head: str) -> Seal:
     """
-    Make a seal for the lines after *since*; for this user alone, and whole or not at all.
+    Make a seal for the lines after *since*.
 
     :raises OSError: when that cannot be done.
     """
     seal = Seal(os.urandom(32), since, head)
-    directory = os.path.dirname(path) or "."
-    descriptor, new = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(b"%s %d %s\n" % (seal.key.hex().encode(), since, head.encode()))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
-    sync_directory(path)
+    write_whole(path, b"%s %d %s\n" % (seal.key.hex().encode(), since, head.encode()))
     return seal
-
-
-def sync_directory(path: str) -> None:
-    """A new file outlasts a power cut only if its directory does."""
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from typing import Any
 
 from relayd.config import Reading
@@ -26,18 +27,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check; 1 when a fault was found."""
-    from twisted.internet.defer import Deferred
+    """Check; 1 when a fault was found, 130 where somebody did not wait for the end."""
+    from twisted.internet.defer import CancelledError, Deferred
     from twisted.internet.task import react
 
+    faults: list[int] = []
+
     async def all_of_it(reactor: Any) -> None:
-        raise SystemExit(1 if await check(reactor, read_all(arguments), dial=arguments.dial) else 0)
+        with suppress(CancelledError):
+            faults.append(await check(reactor, read_all(arguments), dial=arguments.dial))
+
+    def start(reactor: Any) -> Deferred[None]:
+        checking = Deferred.fromCoroutine(all_of_it(reactor))
+        # Before connections are closed by that, which would look like somebody else's doing.
+        reactor.addSystemEventTrigger("before", "shutdown", checking.cancel)
+        return checking
 
     try:
-        react(lambda reactor: Deferred.fromCoroutine(all_of_it(reactor)))
+        react(start)
     except SystemExit as done:
-        return int(done.code or 0)
-    return 1
+        if done.code:
+            return int(done.code)
+    if not faults:
+        print("\ninterrupted: not all was looked at")
+        return 130
+    return 1 if faults[0] else 0
 
 
 async def check(reactor: Any, reading: Reading, *, dial: bool) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
 from relayd import values
@@ -106,7 +107,7 @@ def _check_state(config: Config, report: Report) -> str | None:
     if directory_hindrance(path):
         return None
     if (words := _no_room(path)) is not None:
-        report("fault", "state directory", f"nothing can be written to {path}: {words}; make room")
+        report("fault", "state directory", f"nothing can be written to {path}: {words}")
     if not os.path.isdir(path):
         if words is None:
             report("ok", "state directory", f"{path} is not there yet; relayd makes it when it starts")
@@ -127,7 +128,7 @@ def _check_state(config: Config, report: Report) -> str | None:
 
 
 def _no_room(folder: str) -> str | None:
-    """Why the little that a relay has to write at its start does not fit where *folder* is, or will be."""
+    """Why the little that a relay has to write at its start cannot be written where *folder* is, or will be."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     try:
@@ -136,7 +137,9 @@ def _no_room(folder: str) -> str | None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return words_of(error)
+        # also where there are bytes, but no inodes
+        room = "; make room (see df, and df -i)" if error.errno in (ENOSPC, EDQUOT) else ""
+        return f"{words_of(error)}{room}"
     return None
 
 
@@ -188,7 +191,7 @@ def _check_audit(config: Config, report: Report) -> None:
     elif not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)):
         report("fault", "audit log", f"this user cannot write to {path}, or to {folder}, where its head goes")
     elif (words := _no_room(folder)) is not None:
-        report("fault", "audit log", f"nothing can be written to {folder}: {words}; make room")
+        report("fault", "audit log", f"nothing can be written to {folder}: {words}")
     else:
         report("ok", "audit log", path)
 

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any, Final
 
 from cryptography import x509
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
@@ -167,6 +167,8 @@ async def _check_connection(reactor: Any, address: Address, settings: UplinkSett
     probe = _Probe(address.host)
     try:
         await connectProtocol(make_endpoint(reactor, address, settings), probe)
+    except CancelledError:
+        raise
     except Exception as error:
         report("fault", "TCP", f"{address}{through} cannot be reached: {describe(error)}")
         return False
@@ -183,6 +185,8 @@ async def _check_connection(reactor: Any, address: Address, settings: UplinkSett
         report(
             "fault", "TLS", f"no answer within {span(PATIENCE)}; does TLS belong there? Look at the port in --server"
         )
+    except CancelledError:
+        raise
     except Exception as error:
         report("fault", "TLS", describe(error, probe.verify_error))
     finally:

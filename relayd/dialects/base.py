@@ -4,6 +4,7 @@ What both dialects share: JSON in and out with nothing but `ProtocolError` on ba
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from typing import Any, Final
@@ -34,6 +35,17 @@ _STRAY_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _WEBSOCKET_SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 
+#: Containers within each other of a JSON text that Python cannot follow, beyond which they are left out.
+_DEEPEST: Final = 256
+#: A number larger than all that may stand in a field, for one that is larger than a number can be.
+_TOO_LARGE: Final = "1.7976931348623157e308"
+
+#: What may have to be written another way: a string, also one without an end, or a number, and what Python's json has
+#: in its place.
+_TOKEN: Final = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z))|-?(?:NaN|Infinity)|-?[0-9][-+.0-9eE]*', re.DOTALL)
+#: A string, or where a container begins or ends.
+_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[][{}]', re.DOTALL)
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 #: An escape in a JSON string: a pair of surrogates, half of one, or any other.
 _ESCAPE: Final = re.compile(
     r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
@@ -54,22 +66,21 @@ class StrictJSON:
     @staticmethod
     def loads(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
         """
-        Decode one JSON text.  Half of a surrogate pair, which JavaScript has no qualms to send, becomes U+FFFD, as it
-        does in JavaScript once such a text is encoded; msgspec alone would refuse it.
+        Decode one JSON text, also one that is none by the letter, but which main servers send:
+
+        - Half of a surrogate pair, which JavaScript has no qualms to send, becomes U+FFFD, as it does in JavaScript
+          once such a text is encoded.
+        - ``NaN``, which Python's json writes where a table has nothing, becomes ``null``, as JavaScript writes it.
+        - Infinities, and numbers beyond them, become the largest there is, which no field takes.
+        - What nests deeper than Python can follow becomes ``null`` there: no field is that deep.
 
         :param decoder: one for a type of your own.
-        :raises ProtocolError: when it is none, holds too many values, or nests deeper than Python can follow.
+        :raises ProtocolError: when it is none, or holds too many values.
         """
         if len(text) > _LARGE and _structure(text) > _MAX_STRUCTURE:
             raise ProtocolError(reason="JSON of too many values")
         try:
-            try:
-                return decoder.decode(text)
-            except msgspec.DecodeError:
-                whole = _ESCAPE.sub(_whole, text)
-                if whole == text:
-                    raise
-                return decoder.decode(whole)
+            return _decode_some_way(text, decoder)
         except msgspec.ValidationError as error:
             reason = f"JSON of another shape than expected ({error})"
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -88,8 +99,52 @@ class StrictJSON:
         return _encoder.encode(data).decode()
 
 
+def _decode_some_way(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:
+    for _ in range(2):  # it may be both
+        try:
+            return decoder.decode(text)
+        except RecursionError:
+            better = _shallow(text)
+        except msgspec.DecodeError:
+            better = _TOKEN.sub(_plain, text)
+        if better == text:
+            break
+        text = better
+    return decoder.decode(text)
+
+
+def _plain(token: re.Match[str]) -> str:
+    """A token as JSON has it."""
+    text = token[0]
+    if token[1]:
+        return _ESCAPE.sub(_whole, text) if _SURROGATE.search(text) else text
+    if text[-1] in "Ny":  # NaN, Infinity
+        return "null" if text.endswith("NaN") else text.replace("Infinity", _TOO_LARGE)
+    try:
+        return text if math.isfinite(float(text)) else "-" * text.startswith("-") + _TOO_LARGE
+    except ValueError:
+        return text
+
+
 def _whole(escape: re.Match[str]) -> str:
     return r"\ufffd" if escape[2] else escape[0]
+
+
+def _shallow(text: str) -> str:
+    """A JSON text without what nests too deeply."""
+    parts: list[str] = []
+    depth = kept = 0
+    for token in _BRACKET.finditer(text):
+        if token[0] in ("[", "{"):
+            depth += 1
+            if depth == _DEEPEST:
+                parts.append(text[kept : token.start()])
+        elif token[0] in ("]", "}"):
+            if depth == _DEEPEST:
+                parts.append("null")
+                kept = token.end()
+            depth -= 1
+    return "" if depth >= _DEEPEST else "".join(parts) + text[kept:]
 
 
 def _structure(text: str) -> int:

@@ -6,15 +6,19 @@ The specification gives the URL and the events but no framing; this is the one o
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from zope.interface import implementer
 
 from relayd.dialects.base import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
 from relayd.errors import ProtocolError
-from relayd.interfaces import Connected, DialectEvent, EventReceived, HandshakeReceived, IDialect, Ignored
+from relayd.interfaces import Broken, Connected, DialectEvent, EventReceived, HandshakeReceived, IDialect, Ignored
+from relayd.messages import NO_UTF8, Unsent
 
 NAME: Final = "native"
 
@@ -43,6 +47,9 @@ _SPACE: Final = " \t\r\n"
 _BEFORE: Final = (*_SPACE, "\ufeff")
 #: Characters of a text that may be ignored: a larger one is no greeting, and to read it took its time.
 _LONGEST_IGNORED: Final = 64 * 1024
+#: A line that is not blank, and how many of them are taken in one message.
+_LINE: Final = re.compile(r"[^\r\n]*[^\s][^\r\n]*")
+_MOST_LINES: Final = 1024
 
 
 @implementer(IDialect)
@@ -72,6 +79,10 @@ class NativeDialect(Outbox):
         try:
             frame: _Frame = StrictJSON.loads(text, _decoder)
         except ProtocolError:
+            if text.endswith("\0"):  # as in C
+                return self.receive_text(text.rstrip("\0"))
+            if 1 < len(lines := _LINE.findall(text)) <= _MOST_LINES:
+                return self._receive_lines(lines)
             if len(text) > _LONGEST_IGNORED:
                 raise
             return (Ignored("a text that begins like a JSON object and is none", strange=True),)
@@ -79,13 +90,29 @@ class NativeDialect(Outbox):
             return (EventReceived(frame.event, frame.data),)
         return (Ignored("JSON that names no event, or one of too many characters", strange=True),)
 
+    def _receive_lines(self, lines: list[str]) -> Sequence[DialectEvent]:
+        """Servers that were not read for a while send what waited as the lines of one message."""
+        events: list[DialectEvent] = []
+        for line in lines:
+            try:
+                events += self.receive_text(line)
+            except ProtocolError as error:
+                return (*events, Broken(str(error.fields["reason"])))
+        return events
+
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
-        """One binary message: some servers send what should be a text so."""
+        """
+        One binary message: some servers send what should be a text so, and some not in UTF-8.
+
+        Where a character set cannot be told, what is not ASCII in an event cannot be read; the rest can.
+        """
         try:
-            text = data.decode()
+            return self.receive_text(data.decode(json.detect_encoding(data)))
         except UnicodeDecodeError:
+            text = data.decode("utf-8", "replace")
+        if not text.startswith("{"):
             return (Ignored("a binary message that is no UTF-8", strange=True),)
-        return self.receive_text(text)
+        return [_with_unread(event) for event in self.receive_text(text)]
 
     def abandon(self, number: int) -> Sequence[DialectEvent]:
         """Nothing: on this wire an event is one message."""
@@ -103,6 +130,22 @@ class NativeDialect(Outbox):
 
     def close(self) -> None:
         """Nothing: the WebSocket's closing handshake says it."""
+
+
+def _with_unread(event: DialectEvent) -> DialectEvent:
+    """*event*, and in it, where bytes could not be read, what says so: nothing else may be run in their place."""
+    if not isinstance(event, EventReceived):
+        return event
+    around = [event.data]
+    waiting: list[Any] = [around]
+    while waiting:
+        within = waiting.pop()
+        for key, value in within.items() if isinstance(within, dict) else enumerate(within):
+            if isinstance(value, str) and "\N{REPLACEMENT CHARACTER}" in value:
+                within[key] = Unsent(NO_UTF8)
+            elif isinstance(value, (dict, list)):
+                waiting.append(value)
+    return replace(event, data=around[0])
 
 
 class RelayDialect(NativeDialect):

@@ -7,6 +7,7 @@ Socket.IO packets are read and written by python-socketio; the Engine.IO layer i
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
@@ -94,6 +95,9 @@ class Open(msgspec.Struct, rename="camel"):
     upgrades: list[str] = []
 
 
+#: How an answer to polling begins in Engine.IO 3: a length, and the open packet.
+_OPEN_BEFORE: Final = re.compile(r"[0-9]{1,9}:0\{")
+
 _open_decoder = msgspec.json.Decoder(Open)
 
 
@@ -102,6 +106,8 @@ def read_open(packet: str) -> Open:
     :param packet: the first of a session.
     :raises ProtocolError: when it is no open packet.
     """
+    if _OPEN_BEFORE.match(packet):
+        raise ProtocolError(reason="it speaks Engine.IO 3, as Socket.IO 2 servers do, and relayd speaks Engine.IO 4")
     if packet[:1] != _OPEN:
         raise ProtocolError(reason="the first packet is no Engine.IO open packet")
     if len(packet) > 1 + MAX_OPEN:
@@ -161,8 +167,9 @@ class SocketIODialect(Outbox):
         if kind in (_UPGRADE, _NOOP):
             return (Ignored("an Engine.IO upgrade or noop packet"),)
         if kind == _CLOSE:
+            cut_off = () if self._incomplete is None else self._give_up(self._incomplete)
             self._stage = _Stage.OVER
-            return (Disconnected("it closed the Engine.IO session", refused=False),)
+            return (*cut_off, Disconnected("it closed the Engine.IO session", refused=False))
         raise ProtocolError(reason="an Engine.IO packet of unknown type")
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
@@ -279,7 +286,7 @@ class SocketIODialect(Outbox):
             return self._ack(packet)
         if kind == sio.DISCONNECT:
             self._stage = _Stage.OVER
-            return (Disconnected("it disconnected the namespace", refused=False),)
+            return (Disconnected(_reason_of(packet.data), refused=False),)
         if kind == sio.CONNECT_ERROR:
             self._stage = _Stage.OVER
             return (Disconnected(_message_of(packet.data), refused=True),)
@@ -462,6 +469,12 @@ class ServerDialect(SocketIODialect):
 
 def _new_sid() -> str:
     return secrets.token_urlsafe(15)
+
+
+def _reason_of(data: object) -> str:
+    """Why the namespace is left: of python-socketio, with ``always_connect``, with what a connect error would say."""
+    words = "it disconnected the namespace"
+    return words if data is None else f"{words}: {_message_of(data)}"
 
 
 def _message_of(data: object) -> str:

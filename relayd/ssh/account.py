@@ -4,6 +4,9 @@ Accounts that may log in but run nothing: their host answers every command with 
 OpenSSH does so for a password that has to be changed, nologin(8) for an account that is closed. A command may write the
 same words, having asked another host; so whether it was the command or the account is found out with a command that
 writes nothing.  It must not start a command that the host's site put in its place: see `relayd.ssh.limits.guarded`.
+
+Where PAM opens no session at a login, OpenSSH ends all that is ordered on that connection with the same exit status.
+What PAM said is the output of the first.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from relayd.ssh.errors import AccountClosed, PasswordExpired, SSHError
+from relayd.ssh.errors import AccountClosed, NoSession, PasswordExpired, SSHError
 from relayd.ssh.jobs import Job
 from relayd.ssh.limits import guarded
 from relayd.ssh.session import Session
 from relayd.ssh.target import Target
 from relayd.ssh.text import last_lines
+from relayd.texts import Text
 
 if TYPE_CHECKING:
     from relayd.ssh.pool import Pool
@@ -27,12 +31,20 @@ _MUST_CHANGE = b"Password change required but no TTY available.\n"
 _NOLOGIN = b"This account is currently not available.\n"
 #: Bytes of output beyond which it is not these words alone.
 _MOST_SAID = 300
+#: The exit status by which OpenSSH tells that PAM opened no session (session.c, ``do_child``)
+_NO_SESSION = 254
+#: Bytes that PAM may say then, on stdout: notices are among it.
+_MOST_OF_PAM = 4096
+#: How often it is asked, where there is no room on the connection in question.
+_MOST_PROBES = 8
 #: A command that every shell knows, and that writes nothing.
 _SILENT = b"true"
 
 
 def answers_for_account(session: Session) -> bool:
     """Whether it may be the account, and not the command, that answered in a session which has ended."""
+    if session.exit.status == _NO_SESSION:
+        return not session.stderr.total and session.stdout.total <= _MOST_OF_PAM
     return (
         session.exit.status == 1 and session.stdout.total + session.stderr.total <= _MOST_SAID and bool(_said(session))
     )
@@ -59,17 +71,29 @@ class AccountCheck:
         self._pool = pool
         self._target = job.target
         self._before = session
+        self._by_pam = session.exit.status == _NO_SESSION
+        self._connection = job.connection
         self._on_result = on_result
-        connection = job.connection
-        known = None if connection is None else connection.runs_nothing
+        self._left = _MOST_PROBES
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the silent command run, if there is a use in it."""
+        connection, known = self._connection, self._known()
         version = b"" if connection is None else connection.transport.otherVersionString
-        command = guarded(_SILENT, version, by_key=job.target.credential.has_key)
-        self._probe = Session(command or b"", _MOST_SAID, lambda: None, self._ended)
-        self._job = Job(job.target, self._probe, self._failed)
-        if known is not None or connection is None or command is None:
-            on_result(known)
+        command = guarded(_SILENT, version, by_key=self._target.credential.has_key)
+        self._left -= 1
+        self._probe = Session(command or b"", _MOST_OF_PAM, lambda: None, self._ended)
+        self._job = Job(self._target, self._probe, self._failed)
+        if known is not None or connection is None or command is None or (self._by_pam and b"-OpenSSH" not in version):
+            self._on_result(known)
         else:
-            pool.submit(self._job, near=connection)
+            self._pool.submit(self._job, near=connection)
+
+    def _known(self) -> SSHError | None:
+        """What was found out about the connection of the command, if that is what it answered with."""
+        known = None if self._connection is None else self._connection.runs_nothing
+        return known if isinstance(known, NoSession) == self._by_pam else None
 
     def stop(self) -> None:
         """It is not wanted any more."""
@@ -77,20 +101,45 @@ class AccountCheck:
 
     def _failed(self, error: SSHError) -> None:
         # While it waited for its turn, another check may have found it out.
-        self._on_result(error if isinstance(error, AccountClosed | PasswordExpired) else None)
+        known = self._known()
+        if known is None and not self._by_pam and isinstance(error, AccountClosed | PasswordExpired):
+            known = error
+        self._on_result(known)
 
     def _ended(self) -> None:
+        if not self._by_pam:
+            self._on_result(self._known() or self._closed())
+            return
+        self._look_for_session()
+        # PAM decides for each connection: what another one answers says nothing of that of the command.
+        if self._job.connection is self._connection or not self._left:
+            self._on_result(self._known())
+        else:
+            self._ask()
+
+    def _look_for_session(self) -> None:
+        probe, connection = self._probe, self._job.connection
+        if connection is None or connection.runs_nothing is not None:
+            return
+        if probe.exit.status == _NO_SESSION and answers_for_account(probe):
+            words = last_lines(self._before.stdout.raw() or probe.stdout.raw())
+            reason = Text("it said “{words}”", words=words) if words else Text("it did not say why")
+            self._pool.session_denied(connection, NoSession(**_where(self._target), reason=reason))
+
+    def _closed(self) -> SSHError | None:
         before, probe = self._before, self._probe
         if not answers_for_account(probe) or _said(probe) != _said(before):
-            self._on_result(None)
-            return
+            return None
         error = _error(self._target, _said(probe))
         self._pool.account_closed(self._target, error)
-        self._on_result(error)
+        return error
+
+
+def _where(target: Target) -> dict[str, object]:
+    return {"host": target.host, "port": target.port, "username": target.username}
 
 
 def _error(target: Target, said: bytes) -> SSHError:
-    where = {"host": target.host, "port": target.port, "username": target.username}
     if said.endswith(_MUST_CHANGE):
-        return PasswordExpired(**where)
-    return AccountClosed(**where, words=last_lines(said))
+        return PasswordExpired(**_where(target))
+    return AccountClosed(**_where(target), words=last_lines(said))

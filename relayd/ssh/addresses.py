@@ -30,6 +30,11 @@ def allow_all(host: str, port: int, address: Address | None) -> bool:
     return True
 
 
+def address_in(address: IAddress) -> Address | None:
+    """The address of a host in one of Twisted's, in the one spelling that counts here; ``None`` where there is none."""
+    return read_address(address.host) if isinstance(address, IPv4Address | IPv6Address) else None
+
+
 @implementer(IReactorPluggableNameResolver, IHostnameResolver)
 class CheckedNames(NamesOfOurOwn):
     """
@@ -78,7 +83,7 @@ class _Allowed:
         self.resolutionComplete = receiver.resolutionComplete
 
     def addressResolved(self, address: IAddress) -> None:
-        found = read_address(address.host) if isinstance(address, (IPv4Address, IPv6Address)) else None
+        found = address_in(address)
         if found is not None:
             self._names.found.add(str(found))
         if found is not None and self._names.allows(self._host, self._port, found):

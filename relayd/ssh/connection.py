@@ -43,8 +43,6 @@ from relayd.ssh.text import printable
 from relayd.ssh.transport import ClientTransport
 from relayd.texts import Text
 
-#: Reasons of a server not to open a channel (RFC 4254, section 5.1)
-
 #: The smallest limit for packets, in bytes, that is taken of a server which is to get data. Known ones take thousands.
 MIN_PACKET = 256
 #: Probes without an answer after which the peer counts as gone.
@@ -157,16 +155,18 @@ class Connection(SSHService):
         if channel is not None and channel.remote >= 0 and not channel.close_sent:
             self._send_request(channel, signal_request(name))
 
-    def write(self, user: ChannelUser, data: bytes) -> None:
-        """Send data, as soon as the server takes it."""
-        channel = self._find(user)
-        if channel is not None and channel.remote >= 0 and not channel.close_sent:
-            self._send(channel, data)
+    def write(self, user: ChannelUser, data: bytes) -> int:
+        """
+        Send data, as soon as the server takes it.
 
-    def unsent(self, user: ChannelUser) -> int:
-        """How many bytes wait until the server takes them."""
+        :return: how many bytes wait for that, with those before them.
+        """
         channel = self._find(user)
-        return 0 if channel is None else len(channel.outgoing)
+        if channel is None:
+            return 0
+        if channel.remote >= 0 and not channel.close_sent:
+            self._send(channel, data)
+        return len(channel.outgoing)
 
     def output_complete(self, user: ChannelUser) -> bool:
         """Whether the server has said that no more output comes."""

@@ -10,13 +10,13 @@ from typing import Any, Protocol, cast
 from msgspec.structs import replace
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory
 
 from relayd.descriptors import is_shortage, shortage, words_for, words_of
-from relayd.naming import name_endpoint
+from relayd.naming import NamedEndpoint, NoNameService
 from relayd.spelling import read_address
-from relayd.ssh.addresses import AddressCheck, CheckedNames, allow_all
+from relayd.ssh.addresses import AddressCheck, CheckedNames, address_in, allow_all
 from relayd.ssh.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.connection import Connection, ConnectionOwner
 from relayd.ssh.errors import (
@@ -28,6 +28,7 @@ from relayd.ssh.errors import (
     LoginRefused,
     LoginTimeout,
     NameNotFound,
+    NameTimeout,
     NoCommonAlgorithm,
     NoDescriptor,
     PasswordExpired,
@@ -39,7 +40,6 @@ from relayd.ssh.forward import Forward
 from relayd.ssh.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.login import LoginService
-from relayd.ssh.names import address_in
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport import ClientTransport
@@ -223,27 +223,28 @@ class Dialer:
         host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
-        endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint
+        endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint
         address = read_address(target.dialled)
         if address is None:
-            endpoint = name_endpoint(names, target.dialled, port, timeout)
+            endpoint = NamedEndpoint(names, target.dialled, port, timeout)
         elif names.allows(host, port, address):  # no name, so no thread of the resolver
             kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, str(address), port, timeout)
         else:
             raise AddressForbidden(host=host, port=port)
         try:
-            # The endpoint's own limit is for TCP: looking up the name has none.
-            await endpoint.connect(_OneTransport(transport)).addTimeout(timeout + 1, self._reactor)
+            await endpoint.connect(_OneTransport(transport))
         except error.DNSLookupError:
             if names.forbade:
                 raise AddressForbidden(host=host, port=port) from None
             if (words := shortage()) is not None:  # looking up a name takes one, too
                 raise NoDescriptor(host=host, port=port, reason=words) from None
             raise NameNotFound(host=host) from None
+        except NoNameService:
+            raise NameTimeout(host=host, time=span(timeout)) from None
         except error.ConnectionRefusedError:
             raise ConnectRefused(host=host, port=port) from None
-        except (error.TimeoutError, TimeoutError):
+        except error.TimeoutError:
             raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
         except error.ConnectError as reason:
             raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
@@ -286,31 +287,36 @@ class Dialer:
                     logged_in.errback(result)
 
         transport.on_failure = finish
-        transport.requestService(
-            LoginService(
-                host=target.host,
-                port=target.port,
-                username=target.username,
-                password=target.credential.password,
-                identities=identities.usable,
-                remarks=identities.remarks,
-                tried_before=identities.tried_before,
-                on_success=lambda: finish(None),
-                on_failure=finish,
-            )
+        login = LoginService(
+            host=target.host,
+            port=target.port,
+            username=target.username,
+            password=target.credential.password,
+            identities=identities.usable,
+            remarks=identities.remarks,
+            tried_before=identities.tried_before,
+            on_success=lambda: finish(None),
+            on_failure=finish,
         )
+        transport.requestService(login)
         try:
             await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
+            words = login.words()
             raise LoginTimeout(
-                host=target.host, port=target.port, username=target.username, time=span(timeout)
+                host=target.host,
+                port=target.port,
+                username=target.username,
+                time=span(timeout),
+                reason=Text("it said “{words}”", words=words) if words else Text("it said nothing"),
             ) from None
         return connection
 
 
 def _address_of(transport: ClientTransport) -> str:
     """The address at the other end; empty where there is none."""
-    return address_in(transport.transport.getPeer()) if transport.transport is not None else ""
+    found = address_in(transport.transport.getPeer()) if transport.transport is not None else None
+    return "" if found is None else str(found)
 
 
 def _system_words(reason: error.ConnectError) -> str:

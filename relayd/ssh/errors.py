@@ -54,6 +54,14 @@ class NameNotFound(SSHError):
     retriable = True
 
 
+class NameTimeout(SSHError):
+    """The name {host} was not looked up within {time}. Check the name service of the relay's machine."""
+
+    code = "name-timeout"
+    phase = "resolve"
+    retriable = True
+
+
 class AddressForbidden(SSHError):
     """This relay's site forbids {host}:{port}: its name leads to no address that is allowed. Its operator finds the
     rules in --allow-hosts and --deny-hosts of the relay."""
@@ -134,8 +142,8 @@ class KeyExchangeTimeout(SSHError):
 
 
 class LoginTimeout(SSHError):
-    """{host}:{port} did not finish the login of {username} within {time}. It may be overloaded, or wait for its
-    own directory service or name server."""
+    """{host}:{port} did not finish the login of {username} within {time}: {reason}. It may be overloaded, or wait for
+    its own directory service or name server."""
 
     code = "login-timeout"
     phase = "login"
@@ -334,6 +342,15 @@ class AccountClosed(SSHError):
 
     code = "account-closed"
     phase = "session"
+
+
+class NoSession(SSHError):
+    """{host}:{port} let {username} in, but its PAM opened no session, so that nothing was run: {reason}. A limit of
+    logins may be reached (pam_limits), or the account be closed: look into the log of its SSH server."""
+
+    code = "no-session"
+    phase = "session"
+    retriable = True
 
 
 class SessionRefused(SSHError):

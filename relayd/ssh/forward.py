@@ -165,8 +165,8 @@ class Forward:
     def write(self, data: bytes) -> None:
         """Send *data* on; what the jump host does not take yet waits."""
         if self._connection is not None and not self.disconnecting:
-            self._connection.write(self, data)
-            if self._producer is not None and not self._full and self._connection.unsent(self) > MOST_UNSENT:
+            unsent = self._connection.write(self, data)
+            if self._producer is not None and not self._full and unsent > MOST_UNSENT:
                 self._full = True
                 self._producer.pauseProducing()
 

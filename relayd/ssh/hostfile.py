@@ -59,12 +59,16 @@ def read_lines(path: str) -> tuple[list[str], Stamp]:
     """
     What a file holds, and when.
 
-    :raises NoFile: when it is a pipe or the like, or too large.
+    :raises NoFile: when it is a directory, a pipe or the like, or too large.
     :raises OSError: when it cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | _FLAGS), encoding="utf-8", errors="replace") as file:
-        status = _checked(file.fileno())
-        return file.readlines(), _stamp(status)
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    try:
+        status = _checked(descriptor)
+        with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as file:
+            return file.readlines(), _stamp(status)
+    finally:
+        os.close(descriptor)  # which `open` does not where it refuses, as a directory
 
 
 def append(path: str, text: str) -> Added | None:

@@ -42,8 +42,6 @@ from relayd.ssh.text import last_lines, printable
 from relayd.ssh.transport import ClientTransport
 from relayd.texts import Text, joined
 
-#: The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
-
 #: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
 MAX_WORDS = 16 * 1024
 #: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
@@ -158,6 +156,7 @@ class LoginService(SSHService):
         elif message == MSG_USERAUTH_FAILURE:
             offered, rest = getNS(packet)
             self._refused(offered[:MAX_OFFER].split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
+        # The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
         elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":
@@ -185,11 +184,17 @@ class LoginService(SSHService):
             else:
                 self._greeting = text
 
+    def words(self) -> str:
+        """What the server said last, while it is under way, fit to be shown."""
+        return self._quoted(self._said or self._greeting)
+
     def _quoted(self, text: bytes) -> str:
-        """What the server said, fit to be shown: some repeat the password."""
-        if self._password:
-            text = text.replace(self._password.encode("utf-8"), b"***")
-        return last_lines(text)
+        """What the server said, fit to be shown."""
+        return last_lines(self._masked(text))
+
+    def _masked(self, text: bytes) -> bytes:
+        """*text* without the password, which some servers repeat."""
+        return text.replace(self._password.encode("utf-8"), b"***") if self._password else text
 
     # The end
 
@@ -215,7 +220,10 @@ class LoginService(SSHService):
     def _password_expired(self) -> None:
         self._fail(PasswordExpired(host=self._host, port=self._port, username=self._username))
 
-    def _give_up(self, offered: str) -> None:
+    def _give_up(self, offered: str | None = None) -> None:
+        if offered is None:
+            methods = self._masked(b",".join(self._offered)).replace(b",", b", ")
+            offered = printable(methods) or Text("nothing")
         remarks: tuple[str, ...] = self._remarks
         if said := self._quoted(self._said):
             remarks += (Text("it said “{words}”", words=said),)
@@ -242,7 +250,7 @@ class LoginService(SSHService):
     def _closed(self) -> None:
         """The server closed the connection."""
         reasons: list[str] = []
-        if words := self._quoted(self._said or self._greeting):
+        if words := self.words():
             reasons.append(Text("it said “{words}”", words=words))
         if self.transport.told_to_leave:
             reason = self.transport.lost_reason
@@ -293,7 +301,7 @@ class LoginService(SSHService):
             self._answered = False
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
         else:
-            self._give_up(printable(b", ".join(offered)) or Text("nothing"))
+            self._give_up()
 
     def _may_try(self, method: bytes) -> bool:
         """Whether *method* is offered and was not tried; it counts as tried from now on."""
@@ -401,7 +409,7 @@ class LoginService(SSHService):
             self._fail(PromptUnknown(host=self._host, port=self._port, username=self._username, prompt=shown))
         elif self._answered:
             self._tried[-1] = Text("{name}, where the password was asked for again", name=self._tried[-1])
-            self._give_up(printable(b", ".join(self._offered)))
+            self._give_up()
         else:
             self._answered = True
             return self._password.encode("utf-8")

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution
 from twisted.internet.interfaces import IResolutionReceiver as Receiver
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from relayd.spelling import read_address
+from relayd.ssh.addresses import address_in
 from relayd.ssh.connection import Connection
 
 T = TypeVar("T")
@@ -191,14 +190,8 @@ class _Receiver:
 
     def addressResolved(self, address: IAddress) -> None:
         found = address_in(address)
-        if found:
-            self._found.add(found)
+        if found is not None:
+            self._found.add(str(found))
 
     def resolutionComplete(self) -> None:
         self._done(frozenset(self._found))
-
-
-def address_in(address: IAddress) -> str:
-    """The address of a host in one of Twisted's, in the one spelling that counts here; empty where there is none."""
-    found = read_address(address.host) if isinstance(address, IPv4Address | IPv6Address) else None
-    return "" if found is None else str(found)

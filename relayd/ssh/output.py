@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from relayd.charsets import UTF8, Decoder, has_shifts, in_the_middle, is_single_byte
+from relayd.charsets import UTF8, Decoder, first_character, has_shifts, in_the_middle, is_single_byte
 from relayd.texts import Text, Translate, english
 
 #: What JavaScript's ``String.prototype.trim`` takes away (ECMA-262, "WhiteSpace" and "LineTerminator"): results must be
@@ -24,8 +24,7 @@ _JAVASCRIPT_SPACE = (
 
 #: Bytes below which chunks of the end are put together: each has a price of its own in memory.
 _SMALL = 16384
-#: Bytes in which the beginning of a character is looked for after a cut: and those in which that of a line is.
-_NEAR: Final = 256
+#: Bytes in which the beginning of a line is looked for after a cut.
 _FAR: Final = 4096
 #: Bytes that are decoded in one step, so that in a thread none of them keeps other threads from running for long.
 _PIECE: Final = 256 * 1024
@@ -176,16 +175,18 @@ def _first_character(data: bytes, offset: int, charset: str) -> int:
     """
     Where in *data*, which begins *offset* bytes after the beginning of a stream, the first whole character begins.
 
-    In the sets of East Asia that cannot be told of a byte alone. Those below 0x30 are a character each, though, and
-    after the end of a line all of them begin anew.
+    Where bytes of ASCII can mean something else, all begins anew after the end of a line.
     """
     if charset == UTF8:
         return next((at for at in range(min(4, len(data))) if data[at] & 0xC0 != 0x80), 0)
-    for words, size in (("utf-16", 2), ("utf-32", 4)):
-        if charset.startswith(words):
-            return -offset % size
+    if charset.startswith("utf-16"):
+        at = -offset % 2
+        high = data[at : at + 1] if charset.endswith("be") else data[at + 1 : at + 2]
+        return at + 2 if b"\xdc" <= high <= b"\xdf" else at  # the second half of a character of two words
+    if charset.startswith("utf-32"):
+        return -offset % 4
     if is_single_byte(charset):
         return 0
     if has_shifts(charset):
         return data.find(b"\n", 0, _FAR) + 1
-    return next((at for at in range(min(_NEAR, len(data))) if data[at] < 0x30), 0)
+    return first_character(data, charset)

@@ -179,6 +179,18 @@ class Pool:
         self._fail_waiting(target, error)
         self._work()
 
+    def session_denied(self, connection: Connection, error: SSHError) -> None:
+        """Nothing runs on *connection*, though it may on others: give it no more work, and let the login rest."""
+        connection.runs_nothing = error
+        member = self._members.get(connection)
+        if member is None:
+            return
+        self._refusals.refused(member.target, error, self._reactor.seconds())
+        self._state.retire_one(member, Text("nothing runs on it"))
+        if not self.reaches(member.target):
+            self._fail_waiting(member.target, error)
+        self._work()
+
     def _hindrance(self, target: Target) -> SSHError | None:
         """Why nothing for *target* can be done now."""
         if self._closing:

@@ -53,7 +53,7 @@ class Member(Generic[Work]):
 
     __slots__ = (
         "_closed", "_cooling", "active", "barren", "doubted", "expires", "forwards", "going", "idle_since", "lane",
-        "leaving", "not_before", "proven", "ready", "why",
+        "leaving", "not_before", "ready", "why",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
@@ -66,8 +66,6 @@ class Member(Generic[Work]):
         self.why = ""
         #: Does not answer, and takes nothing new until it does.
         self.doubted = False
-        #: Has given a session once.
-        self.proven = False
         #: Is being closed.
         self.going = False
         #: Sessions on it, by our count.
@@ -171,7 +169,7 @@ class Lane(Generic[Work]):
 
     __slots__ = (
         "alarm", "dialling", "expected", "going_behind", "hops", "host", "idle_behind", "members", "no_dial_before",
-        "target", "usable", "waiting", "waiting_forwards",
+        "proven", "target", "usable", "waiting", "waiting_forwards",
     )  # fmt: skip
 
     def __init__(self, target: Target, host: Host[Work]) -> None:
@@ -183,6 +181,8 @@ class Lane(Generic[Work]):
         #: Work that wants a connection to another host.
         self.waiting_forwards: OrderedDict[Work, None] = OrderedDict()
         self.members: list[Member[Work]] = []
+        #: Whether one of them has given a session once.
+        self.proven = False
         #: Of them, those not opened yet.
         self.dialling = 0
         #: Of them, those that take work or will do so.

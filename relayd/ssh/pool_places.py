@@ -102,11 +102,10 @@ class Places(Generic[Work]):
         """Whether `cap` counts."""
         return now < self._cap_until
 
-    def cap(self, host: Host[Work], now: float) -> None:
-        """There can be no more connections than there are, for now; those of *host* are tried again after a while."""
+    def cap(self, now: float) -> None:
+        """There can be no more connections than there are, for a while."""
         self._cap = max(1, self.total)
         self._cap_until = now + CAP_TIME
-        self._alarms.set(host, self._cap_until)
 
     def ask(self, lane: Lane[Work], now: float) -> None:
         """Let *lane* have another connection in its turn, if it wants one."""
@@ -143,6 +142,8 @@ class Places(Generic[Work]):
                 return self._dial(lane, now)
             else:
                 self._make_room(cost)
+                if self._cap < inf:  # its end is nothing that happens
+                    self._alarms.set(host, self._cap_until)
                 break
         return None
 

@@ -186,7 +186,7 @@ class PoolState(Generic[Work]):
             host.hang_ups += 1
             out_of_reach = False
         elif shortage and self._places.total:
-            self._places.cap(host, now)
+            self._places.cap(now)
             out_of_reach = False
         else:
             lane.no_dial_before = now + DIAL_PAUSE
@@ -216,7 +216,7 @@ class PoolState(Generic[Work]):
         :param given: whether the server gave it; one that it was not asked for tells nothing.
         """
         member.barren = 0
-        member.proven = member.proven or given
+        member.lane.proven = member.lane.proven or given
         member.release(now)
         if member.target.alone:
             member.expires = now
@@ -273,9 +273,9 @@ class PoolState(Generic[Work]):
         The server does not answer what it was asked for: other connections take what comes, until it does (`trust`).
 
         :param proven: whether it is known to have given a session, beside those that have ended.
-        :return: whether that is so. Of a server that never gave a session on a connection another one is no help.
+        :return: whether that is so. Of a server that never gave a session on any connection another one is no help.
         """
-        if member.doubted or not (proven or member.proven) or member.lane.doubted >= self._max_connections:
+        if member.doubted or not (proven or member.lane.proven) or member.lane.doubted >= self._max_connections:
             return False
         self._places.doubt(member, True)
         return True

@@ -3,8 +3,8 @@ What a server asks for when it logs somebody in by questions: for the password, 
 
 The password goes where it is asked for, and nowhere else: a server that wants a one-time code counts a wrong answer,
 and may keep it. So a question must have a word for "password" on its last line, in one of the languages that Linux-PAM
-speaks, and no word for a code. What "new" and "current" are in those languages tells of a password that has expired;
-the words are those of PAM's catalogues. No I/O.
+speaks, no word for a code, and no name of an account that is not the one that logs in. What "new" and "current" are in
+those languages tells of a password that has expired; the words are those of the catalogues of PAM and sudo. No I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 #: Bytes of a question that are looked at, from its end: what is asked stands there.
 _MOST_READ = 2000
@@ -55,7 +55,8 @@ _PASSWORD = re.compile(
         # fr, es ca ia, pt, ro tr az bg, eo, eu, ga, id, zu, vi, sr
         "mots? de passe", "contraseñ", "contraseny", "contrasign", "palavra-passe", r"\bsenha", "parol", "şifr",
         "парол", "pasvort", "pasahitz", "focail faire", "focal faire", r"\bsandi\b", "iphasiwedi", "mật khẩu", "lozink",
-        "лозинк",
+        "лозинк", "slaptažod", r"\bgesl", "katalaluan", "pasfhocal", "uɛeddi", r"κωδικ\w+ πρόσβασ",
+        "گذرواژه",
         # zh, ja, ko
         "密码", "密碼", "口令", "パスワード", "암호", "비밀번호",
         # he, ar, ka, and the languages of India and around
@@ -120,23 +121,24 @@ _NEW = re.compile(
         (
             # Romance, Slavic and Germanic languages, fi et, eu, hu, tr az, ga, zu
             r"(?<![@.\w-])(?:nov[aeouáéýı]\w?|nuev\w+|nuov\w+|nouve\w+|nou[aă]?|neu\w{0,2}|nieuwe?|ny[ea]?|nytt|now\w{1,3}"
-            r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа)(?![\w-]|\.\w)",
+            r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа|baru|nauj\w{1,3}|amaynut|tikkelt|νέ\w{1,3}"
+            r")(?![\w-]|\.\w)",
             _any_of(
-                "(?<!重)新", "새", "חדש", "جديد", "ახალი", "নতুন", "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව", "ಹೊಸ",
-                "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
+                "(?<!重)新", "새", "신규", "חדש", "جديد", "ახალი", "নতুন", "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව",
+                "ಹೊಸ", "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
             ),
         )
     )
 )  # fmt: skip
 #: English words stand before "password": elsewhere they may be the name of a host.
-_ENGLISH_NEW = re.compile(r"(?<![@.\w-])new\s+(?:\w+\s+){0,3}passw")
+_ENGLISH_NEW = re.compile(r"(?<![@.\w-])(?:new|set|create|pick|define)\s+(?:\w+\s+){0,3}passw|设置|設置|設定")
 #: To type something once more: a new password, where "new" stands there as well.
 _AGAIN = re.compile(
     "|".join(
         (
-            r"(?<![@.\w-])(?:retype|re-?enter|repeat|again|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*"
-            r"|conferm\w*|повтор\w*|подтверд\w*)(?![\w-]|\.\w)",
-            _any_of("再次", "重新", "确认", "確認", "再入力", "다시", "확인"),
+            r"(?<![@.\w-])(?:retype|re-?enter|repeat|again|verify|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*"
+            r"|conferm\w*|повтор\w*|подтверд\w*|ulang|ponovno|поново)(?![\w-]|\.\w)",
+            _any_of("再次", "重新", "确认", "確認", "再入力", "다시", "재입력", "확인"),
         )
     )
 )  # fmt: skip
@@ -147,8 +149,9 @@ _OLD = re.compile(
             # The same languages
             r"(?<![@.\w-])(?:a[ck]tual\w*|actuel\w*|attual\w*|atual|aktuell?\w*|aktuálne|cari|současn\w*|nuværende"
             r"|nåværende|nuvarande|noverande|nykyinen|jelenlegi|ағымдағы|huidige?|obecne|curent\w*|текущ\w*|mevcut"
-            r"|поточн\w*|nastoyashta|настоящ\w*)(?![\w-]|\.\w)",
-            _any_of("当前", "目前", "現在", "现在", "현재", "נוכחי", "ਮੌਜੂਦਾ", "ସାମ୍ପ୍ରତିକ"),
+            r"|поточн\w*|nastoyashta|настоящ\w*|stávající|trenutn\w|тренутн\w|dabartin\w*|reatha|saat ini|semasa|amiran"
+            r"|τρέχ\w*)(?![\w-]|\.\w)",
+            _any_of("当前", "目前", "現在", "现在", "현재", "נוכחי", "ਮੌਜੂਦਾ", "ସାମ୍ପ୍ରତିକ", "الحالي", "მიმდინარე"),
         )
     )
 )  # fmt: skip
@@ -162,8 +165,76 @@ _EXPIRED = re.compile(
 
 _FIRST_FACTOR = re.compile(r"\s*first factor\b")  # what SSSD calls the password where there is a second one
 _OPTIONAL = re.compile(r"\(optional\)")
-#: A user at a host, as servers put it before their questions or into them: neither says what is asked for.
-_USER_AT_HOST = re.compile(r"[a-z0-9_.+$%-]*@[a-z0-9_.-]*")
+#: A name that is not part of a longer one; with a backslash, of a domain's account.
+_IN_NAME = r"a-z0-9_.+$%\\\u00df-\u024f\u0400-\u04ff-"
+_NAME = rf"(?<![{_IN_NAME}@])(?![.+$%\\-])[{_IN_NAME}]+"
+_FOR = _any_of(
+    "for", "für", "pour", "para", "per a", "per", "voor", "för", "za", "за", "для", "pentru", "untuk", "dành cho",
+    "por", "par", "pre", "pro", "მომხმარებლისთვის",
+)  # fmt: skip
+#: Before a name at the end of a line only: elsewhere these stand before much else.
+_OF = _any_of(
+    "of", "von", "van", "de", "di", "do", "da", "del", "dla", "lui", "của", "af", "av", "до", "користувача",
+    "użytkownika", "používateľa", "uživatele", "пользователя", "корисника",
+)  # fmt: skip
+_USER = _any_of("user", "the", "account", "principal", "benutzer", "používateľa", "пользователя", "корисника", "l'")
+#: How a line names an account, in the languages of sudo: a user at a host, as some servers put it before questions or
+#: into them; whose password it is; for whom.
+_ACCOUNT = re.compile(
+    "|".join(
+        (
+            rf"(?<![{_IN_NAME}])([{_IN_NAME}]*)@[a-z0-9_.-]*",
+            rf"({_NAME})(?:['’]s\b| ?[的の]|-ის\b|-käyttäjän\b|,(?= salasana)|(?= (?:jelszava|암호|비밀번호)))",
+            rf"({_NAME}?)s(?= (?:adgangskode|kodeord|passord|lösenord)\b)",
+            rf"(?:(?<=парол[ья]\s)|(?<=sandi\s)|(?<=گذرواژه\u0654\s))({_NAME})(?=\W*$)",
+            rf"(?:用户|用戶|帐号|账号|帳號|ユーザー|사용자) ?({_NAME})",
+            rf"(?<!\w)(?:{_FOR})\s+(?:(?:{_USER})\s+)*['\"`‘“«»„]?({_NAME})",
+            rf"(?<!\w)(?:{_OF})\s+['\"`‘“«»„]?({_NAME})(?=\W*$)",
+        )
+    )
+)
+#: What stands in the place of a name and is none: whoever logs in, where, and what for.
+_NO_NAME = frozenset((
+    "user", "users", "username", "account", "login", "logon", "ssh", "sshd", "sftp", "host", "system", "server",
+    "machine", "computer", "network", "domain", "access", "session", "ldap", "kerberos", "krb5", "windows", "unix",
+    "linux", "nis", "radius", "tacacs", "tacacs+", "ad", "active", "directory", "pam", "local", "remote", "this",
+    "that", "the", "your", "you", "yourself", "it", "authentication", "authorization", "verification",
+    "identification", "benutzer", "konto", "anmeldung", "zugang", "zugriff", "ihr", "ihre", "ihren", "dein",
+    "deinen", "das", "den", "dem", "utilisateur", "compte", "connexion", "accès", "votre", "usuario", "usuário",
+    "cuenta", "conta", "acceso", "acesso", "su", "sua", "tu", "la", "el", "utente", "accesso", "il", "lo",
+    "gebruiker", "gebruikers", "användare", "användaren", "användarens", "bruger", "bruker", "пользователя",
+    "входа", "доступа", "системы", "вашей", "користувача", "użytkownika", "konta", "používateľa", "uživatele",
+    "účtu", "anda", "pengguna", "akun", "baru", "passe",
+))  # fmt: skip
+#: A name with so many dots is that of a host.
+_DOTS_OF_HOST = 2
+#: Accounts and things that have a password of their own, unless the user who logs in is called so.
+_PRIVILEGED = re.compile(
+    "|".join(
+        (
+            rf"(?<![@.{_LETTERS}-])(?:root|superuser|admin\w*|enable|privileged|supervisor|master|guest|bios|boot|luks"
+            r"|disk|database|db|mysql|postgres\w*|oracle|vault|wallet|proxy|wifi|backup|archive|another|other|superutilisateur"
+            r"|správc\w*|админ\w*|суперпольз\w*)(?![\w-]|\.\w)",
+            r"(?<![a-z0-9])(?:root|admin|administrator|enable)(?![a-z0-9])",  # beside Chinese, which leaves no space
+            _any_of(
+                "管理员", "管理員", "超级用户", "超級使用者", "特权", "特權", "数据库", "資料庫", "管理者", "特権",
+                "データベース", "관리자", "데이터베이스",
+            ),
+        )
+    )
+)  # fmt: skip
+#: A line that asks for something, though the answer may be given on another one.
+_ASKING = re.compile(
+    "|".join(
+        (
+            rf"(?<![@.{_LETTERS}-])(?:enter|type|input|provide|supply|choose|set|create|pick|eingeben|gib|geben|wählen"
+            r"|saisi\w*|entrez|tapez|choisi\w*|introduzca|ingrese|escriba|elija|inseri\w*|immett\w*|digit\w*|scegli\w*"
+            r"|введите|задайте|придумайте|zadejte|wprowadź|podaj|voer|kies|ange|välj)(?![\w-]|\.\w)",
+            _any_of("输入", "輸入", "设置", "設置", "設定", "入力", "입력"),
+        )
+    )
+)
+
 #: Characters that show nothing, within words of some scripts.
 _UNSEEN: dict[int, str | None] = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
 #: Hyphens of other kinds than the one on keyboards.
@@ -179,17 +250,25 @@ def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
         that says nothing itself.
     :param username: who is logging in; it may stand in the question, and be any word.
     """
-    lines = [line for text in (*before, prompt) for line in _lines(text, username)]
+    own = _own_names(username)
+    lines = [line for text in (*before, prompt) for line in _lines(text)]
     if not lines:
         return Asks.OTHER
-    line = lines[-1]
+    # What asks above the question counts, too.
+    questions = [line for line in lines[:-1] if _ASKING.search(line) or _PASSWORD.match(line.strip())]
+    questions.append(lines[-1])
+    if any(_PASSWORD.search(line) and _names_another(line, own) for line in questions):
+        return Asks.OTHER
+    lines = [_without_names(line, own) for line in lines]
+    questions = [_without_names(line, own) for line in questions]
+    line = questions[-1]
     if _FIRST_FACTOR.match(line):
         return Asks.PASSWORD
     if _OPTIONAL.search(line):
         return Asks.OPTIONAL
-    if not _PASSWORD.search(line) or _NOT_THE_PASSWORD.search(line) or any(map(_ONE_TIME.search, lines)):
+    if not _PASSWORD.search(line) or any(map(_NOT_THE_PASSWORD.search, questions)) or any(map(_ONE_TIME.search, lines)):
         return Asks.OTHER
-    if _ENGLISH_NEW.search(line) or _NEW.search(line):
+    if any(_PASSWORD.search(each) and (_ENGLISH_NEW.search(each) or _NEW.search(each)) for each in questions):
         return Asks.NEW_PASSWORD
     if _AGAIN.search(line):
         return Asks.AGAIN
@@ -201,14 +280,36 @@ def tells_of_expiry(text: bytes) -> bool:
     return _EXPIRED.search(text) is not None
 
 
-def _lines(text: bytes, username: str) -> list[str]:
+def _lines(text: bytes) -> list[str]:
     """Those with words, made comparable."""
     shown = _comparable(text[-_MOST_READ:].decode("utf-8", "replace"))
-    shown = _USER_AT_HOST.sub("", shown)
-    name = re.escape(_comparable(username))
-    if name:
-        shown = re.sub(rf"\bfor\s+['\"`‘“]?{name}(?![\w-]|\.\w)|(?<!\w){name}(?=['’]s\b)", "", shown)
     return [line for line in shown.splitlines() if any(char.isalpha() for char in line)]
+
+
+def _own_names(username: str) -> Set[str]:
+    """How a question may name who logs in: without the domain, too."""
+    name = _comparable(username)
+    return {name, *re.split(r"[\\/@%+]", name)} - {""}
+
+
+def _names_another(line: str, own: Set[str]) -> bool:
+    """Whether *line* speaks of an account that is not the one of these names."""
+    for found in _ACCOUNT.finditer(line):
+        name = _name_in(found)
+        known = not name or name in own or name.rpartition("\\")[2] in own or name in _NO_NAME
+        if not known and name.count(".") < _DOTS_OF_HOST:
+            return True
+    return any(found[0] not in own for found in _PRIVILEGED.finditer(line))
+
+
+def _without_names(line: str, own: Set[str]) -> str:
+    """The user's own name says nothing of what is asked for, and may be any word; nor does a host's."""
+    return _ACCOUNT.sub(lambda found: "" if "@" in found[0] or _name_in(found) in own else found[0], line)
+
+
+def _name_in(found: re.Match[str]) -> str:
+    name: str = found[found.lastindex or 0]
+    return name.rstrip(".")
 
 
 def _comparable(text: str) -> str:

@@ -36,6 +36,12 @@ _NOT_POSIX: Final = r"""test "\\" = '\\'"""
 _SET_READY: Final = f"{_NOT_CSH} || set relayd_ready"
 _CHECK_READY: Final = f"{_NOT_CSH} || eval 'test $?relayd_ready = 1'{_STOP}"
 
+#: Sets a variable, and sees that it is set: bash takes a value for ``GROUPS`` or ``RANDOM``, and does nothing with it.
+_SET: Final = (
+    'relayd_set() { export "$1=$2" && eval "test \\"x\\$$1\\" = \\"x\\$2\\"" || '
+    '{ echo "$1: the shell keeps its own value" >&2; return 1; }; }'
+)
+
 #: Holds the end of a line for values: within quotes, csh would end the command there.
 _NEWLINE: Final = "relayd_newline"
 
@@ -130,17 +136,19 @@ def _before(cwd: str, directory: str, env: Sequence[tuple[str, str]]) -> tuple[s
         others = [variable for variable in env if variable[0] != "PATH"]
         text += f"{_posix(env)}{_fish(env)}{_csh(others)}{tell}{_STOP}"
         stages.append(VariablesRefused)
-    text += f"{_SET_READY}\n{_CHECK_READY}{_csh(path)}".removesuffix(" ; ")
+    # Told last: a shell that gives up before, as that of Plan 9 and ``tcsh -e`` do, has not come to the command.
+    text += f"{_SET_READY}\n{_CHECK_READY}{_csh(path)}{tell}{_STOP}".removesuffix(" ; ")
+    stages.append(ShellUnsuitable)
     # On a line of its own: most shells read it only then, and what is wrong with it is told as it always is.
     return f"{text}\n", Progress(f"relayd:{nonce}\n".encode("ascii"), stages)
 
 
 def _posix(env: Sequence[tuple[str, str]]) -> str:
-    values = " ".join(f"{name}={_with_newlines(value)}" for name, value in env)
-    if not any("\n" in value for _, value in env):
-        return f"{_NOT_POSIX} || export {values}{_STOP}"
-    newline = f'{_NEWLINE}=$(printf "\\nx") && {_NEWLINE}=${{{_NEWLINE}%x}}'
-    return f"{_NOT_POSIX} || eval {_quoted(f'{newline} && export {values} && unset {_NEWLINE}')}{_STOP}"
+    orders = [_SET, *(f"relayd_set {name} {_with_newlines(value)}" for name, value in env), "unset -f relayd_set"]
+    if any("\n" in value for _, value in env):
+        newline = f'{_NEWLINE}=$(printf "\\nx") && {_NEWLINE}=${{{_NEWLINE}%x}}'
+        orders = [newline, *orders, f"unset {_NEWLINE}"]
+    return f"{_NOT_POSIX} || eval {_quoted(' && '.join(orders))}{_STOP}"
 
 
 def _with_newlines(value: str) -> str:

@@ -38,6 +38,16 @@ _MEANINGS: Final = {
     505: "it, or something in between, takes another version of HTTP only",
 }
 
+#: Of what a login by HTTP is asked (RFC 9110, section 11): relayd's key is none of these.
+_LOGINS: Final = re.compile(r"(?:basic|digest|negotiate|ntlm)\b", re.IGNORECASE)
+_TLS: Final = (b"\x15\x03", b"\x16\x03")  # RFC 8446, section 5.1: what a TLS server says to HTTP
+_HTTP1: Final = b"HTTP/1."
+NO_HTTP: Final = "an answer that is no HTTP"
+#: Bytes that tell what is spoken.
+ENOUGH: Final = 16
+#: How deep in a JSON text a message is looked for.
+_DEPTH: Final = 4
+
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,6})[^\r\n]*\r\n")
 _SCHEME: Final = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]{0,29})(?=\s|,|$)(?!\s*=)")
@@ -57,6 +67,21 @@ class Answer(Struct, frozen=True):
     reason: str
     headers: Mapping[str, str] = {}
     body: bytes = b""
+
+
+def other_protocol(data: bytes, *, whole: bool = False) -> str | None:
+    """
+    What is spoken by a peer whose answer begins with *data*; ``None``: HTTP/1, or that cannot be told yet.
+
+    :param whole: nothing more will come.
+    """
+    if data.startswith(_TLS):
+        return "it speaks TLS there, so that --server needs https:// or wss://"
+    if _HTTP1.startswith(data[: len(_HTTP1)]) or not (whole or b"\n" in data or len(data) >= ENOUGH):
+        return None
+    if data.startswith(b"\0") and data[3:9] == b"\4\0\0\0\0\0":  # RFC 9113, section 3.4: settings come first
+        return "it speaks HTTP/2 there, and not HTTP/1.1"
+    return NO_HTTP
 
 
 def body_of(headers: Mapping[str, str], data: bytes) -> tuple[bytes, bool]:
@@ -100,12 +125,23 @@ def words_of(answer: Answer) -> str:
             members = json.loads(text)
         except (ValueError, RecursionError):  # cut, or no JSON
             return text
-        found = (members[name] for name in ("message", "error", "detail", "reason") if name in members)
-        return next((word for word in found if isinstance(word, str) and word), text)
+        return _message_in(members) or text
     if "html" in answer.headers.get("content-type", "") or text.startswith("<"):
         title = _TITLE.search(text)
         return html.unescape(title[1] if title and title[1].strip() else _HIDDEN.sub(" ", text))
     return text
+
+
+def _message_in(said: object, depth: int = _DEPTH) -> str:
+    """The message in a JSON text, also in the object ``error``, or as a list of several."""
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list) and depth:
+        return "; ".join(filter(None, [_message_in(each, depth - 1) for each in said[:_DEPTH]]))
+    if isinstance(said, dict) and depth:
+        found = (_message_in(said.get(name), depth - 1) for name in ("message", "error", "errors", "detail", "reason"))
+        return next(filter(None, found), "")
+    return ""
 
 
 def schemes_of(header: str) -> str:
@@ -119,7 +155,7 @@ def error_of(answer: Answer, quote: Callable[[str], str], *, server: str, dialec
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         return UplinkRefused(server=server, reason=reason)
     if status in (_TOO_MANY, _UNAVAILABLE) and seconds is not None:
-        return UplinkBusy(server=server, status=status, seconds=seconds)
+        return UplinkBusy(server=server, status=status, reason=reason, seconds=seconds)
     if status in _SERVER_ERRORS or status == _TOO_MANY:
         return UplinkUnreachable(server=server, reason=f"it answers {reason}", status=status)
     return DialectMismatch(server=server, dialect=dialect, path=path, reason=reason)
@@ -137,6 +173,8 @@ def _reason(answer: Answer, quote: Callable[[str], str]) -> str:
     for name in ("www-authenticate", "proxy-authenticate"):
         if schemes := schemes_of(answer.headers.get(name, "")):
             parts.append(f"which asks for {quote(schemes)}")
+            if answer.status == _UNAUTHORIZED and _LOGINS.match(schemes):
+                parts.append("a login that a proxy before the main server may want; see --header-file")
     for name in ("upgrade", "sec-websocket-version"):
         if answer.status == 426 and (wanted := answer.headers.get(name)):
             parts.append(f"{name}: {quote(wanted)}")

@@ -28,7 +28,7 @@ from zope.interface import implementer
 from relayd.descriptors import words_for, words_of
 from relayd.errors import UplinkError
 from relayd.messages import printable
-from relayd.naming import name_endpoint
+from relayd.naming import NamedEndpoint, NoNameService
 from relayd.spelling import loopback_addresses, read_address
 from relayd.texts import span
 from relayd.tls import CertificateRefused, client_options
@@ -90,6 +90,8 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
         return str(error)
     if isinstance(error, network.DNSLookupError):
         return f"its name was not found; look at {option} and at the name service of this machine"
+    if isinstance(error, NoNameService):
+        return f"its name was not looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall objects"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
@@ -120,7 +122,7 @@ def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
     spelt = read_address(address.host)
     found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
     if not found:
-        return name_endpoint(reactor, address.host, address.port, CONNECT_TIMEOUT)
+        return NamedEndpoint(reactor, address.host, address.port, CONNECT_TIMEOUT)
     kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
     return _FirstOf([kinds[each.version](reactor, str(each), address.port, CONNECT_TIMEOUT) for each in found])
 

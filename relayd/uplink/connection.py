@@ -175,7 +175,7 @@ class Connection:
     ) -> None:
         self._quote = quote
         self.dialect = dialect
-        self.finished: Deferred[Outcome] = Deferred(lambda _: self._wire.abort())
+        self.finished: Deferred[Outcome] = Deferred(lambda _: self._abort())
         self.unknown_events = 0
         self.orders = 0
         self.upgraded_at: float | None = None
@@ -228,8 +228,13 @@ class Connection:
         self._turns = Turns(self._clock, self._hold)
         self._machine = start(self._core)
 
+    # Of the wire of that moment: a polling session may have moved to a WebSocket meanwhile.
+
     def _hold(self, on: bool) -> None:
         self._wire.hold(on)
+
+    def _abort(self) -> None:
+        self._wire.abort()
 
     def rewire(self, wire: Wire) -> None:
         """What was a polling session goes on over a WebSocket."""
@@ -409,7 +414,7 @@ class Connection:
         elif isinstance(error, UplinkSilent | UplinkStuck):
             self._wire.abort()
         else:
-            self._linger = self._clock.callLater(CLOSE_TIMEOUT, self._wire.abort)
+            self._linger = self._clock.callLater(CLOSE_TIMEOUT, self._abort)
             self._wire.close(_close_code(error))
 
     def _blame_for(self, error: RelayError) -> Blame:

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from relayd.flow import PIECE
 from relayd.tls import is_verified, verify_error_of
+from relayd.uplink.answers import ENOUGH, NO_HTTP, other_protocol
 
 #: Bytes in the longest status line and headers that are read.
 MAX_HEAD: Final = 64 * 1024
@@ -208,14 +209,14 @@ class Exchange(TwistedProtocol):
         if end < 0 or end > MAX_HEAD:
             if len(self._received) > MAX_HEAD:
                 raise NotHTTP(f"an answer whose headers have more than {MAX_HEAD} bytes")
-            if self._received and not b"HTTP/1.".startswith(self._received[:7]):
-                raise NotHTTP("an answer that is no HTTP")
+            if other := other_protocol(bytes(self._received[:ENOUGH])):
+                raise NotHTTP(other)
             return False
         first, *lines = bytes(self._received[:end]).split(b"\r\n")
         del self._received[: end + 4]
         found = _STATUS_LINE.fullmatch(first)
         if found is None:
-            raise NotHTTP("an answer that is no HTTP")
+            raise NotHTTP(other_protocol(first, whole=True) or NO_HTTP)
         status = int(found[2])
         if 100 <= status < 200 and status != 101:  # RFC 9110, section 15.2: the final one follows
             return True

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from relayd.dialects.base import NO_LIMIT
+from relayd.uplink.closing import TOO_BIG
 
 #: Bytes of a message from which on it is asked whether it was read.
 LARGE: Final = 2_000
@@ -54,7 +55,6 @@ _OF_OTHERS: Final = re.compile(
 _UNITS: Final = {"": 1, "k": 1000, "m": 1_000_000, "ki": 1024, "mi": 1 << 20}
 #: The least number that can be a limit: below it not even a result without output fits.
 _LEAST_NAMED: Final = 512
-_TOO_BIG: Final = 1009
 #: What servers say with other codes than that.
 _TOO_BIG_WORDS: Final = re.compile(
     r"(?<![a-z])too[ _-]?(?:big|large|long)(?![a-z])"
@@ -70,7 +70,7 @@ def says_too_big(code: int | None, reason: str, size: int) -> bool:
     :param code: of its close frame. Where it is not the one that means this, the words of *reason* say so.
     :param size: bytes in the largest message that it can mean: small ones are not meant.
     """
-    return code == _TOO_BIG or (size > LARGE and _TOO_BIG_WORDS.search(reason) is not None)
+    return code == TOO_BIG or (size > LARGE and _TOO_BIG_WORDS.search(reason) is not None)
 
 
 def named_limit(reason: str, size: int, read: int = 0) -> int | None:
@@ -86,7 +86,7 @@ def named_limit(reason: str, size: int, read: int = 0) -> int | None:
     limits, with_unit = [], []
     for found in _NUMBER.finditer(reason):
         number = _bytes(found["number"], found["unit"] or "")
-        if not max(_LEAST_NAMED, read) <= number <= size or number == _TOO_BIG or _OF_OTHERS.match(reason, found.end()):
+        if not max(_LEAST_NAMED, read) <= number <= size or number == TOO_BIG or _OF_OTHERS.match(reason, found.end()):
             continue
         if _LIMIT.search(reason, 0, found.start()):
             limits.append(number)

@@ -306,7 +306,7 @@ class PollingClient:
                     continue
                 opened = None if self._open is not None else read_open(packet)
                 self._listener.on_text(packet)
-                if opened is not None:
+                if opened is not None and self._over is None:
                     self._opened(opened)
         except ProtocolError as error:
             self._broken = True

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.flow import PIECE, Flow, FlowOwner
+from relayd.texts import span
 from relayd.uplink.exchange import Exchange
 from relayd.uplink.payload import SEPARATOR, take_payload
 
@@ -148,7 +149,7 @@ class Posting:
         if self._deadline is not None and self._deadline.active():
             self._deadline.reset(POST_TIMEOUT)
         else:
-            error = SessionLost(f"it took nothing of a POST for {POST_TIMEOUT:g} s")
+            error = SessionLost(f"it took nothing of a POST for {span(POST_TIMEOUT)}")
             self._deadline = self._clock.callLater(POST_TIMEOUT, self._session.end, error)
 
     def _await_no_more(self) -> None:

@@ -30,10 +30,14 @@ def told_of(data: Any, proxy_id: str) -> bool | None:
     """
     Whether *proxy_id* is told to be online.
 
-    :param data: of ``proxy_status_update``: ``{"id": proxyId, "status": "online" or "offline"}``.
+    :param data: of ``proxy_status_update``: ``{"id": proxyId, "status": "online" or "offline"}``; the id may be a
+        number that spells the name, as databases have it, and where there is a ``proxyId``, that is the name.
     :return: ``None`` where it is of another relay, or says something else.
     """
-    if not isinstance(data, dict) or data.get("id") != proxy_id:
+    if not isinstance(data, dict):
+        return None
+    name = data.get("proxyId", data.get("id"))
+    if (str(name) if type(name) is int else name) != proxy_id:
         return None
     status = data.get("status")
     return status == "online" if status in ("online", "offline") else None

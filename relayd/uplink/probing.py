@@ -103,8 +103,7 @@ class Probing:
         self._other = self._may_be_other(outcome)
         if attempt.dialect == SOCKETIO:
             self._blocked = not self._served and not self._polled and _stops_websockets(outcome)
-            # what engine.io and its like answer where they have no WebSockets to offer
-            self._certain = self._certain or (self._blocked and outcome.status == _BAD_REQUEST)
+            self._certain = self._certain or (self._blocked and _offers_none(outcome))
         return self._other or (attempt.dialect == SOCKETIO and self._blocked)
 
     def _may_be_other(self, outcome: Outcome) -> bool:
@@ -141,10 +140,19 @@ def _stops_websockets(outcome: Outcome) -> bool:
     it, or lets nothing through.
     """
     if outcome.stage is Stage.GREETING:
-        return not outcome.recognised and isinstance(outcome.error, UplinkTimeout | UplinkLost)
+        return not outcome.recognised and isinstance(outcome.error, UplinkTimeout | UplinkLost | UplinkRefused)
     if outcome.stage is not Stage.UPGRADING or isinstance(outcome.error, UplinkBusy):
         return False
     status = outcome.status
     if status is None:  # silence, or a connection that is dropped
         return True
     return status not in _NO_HELP and (200 <= status < 300 or status >= 400)
+
+
+def _offers_none(outcome: Outcome) -> bool:
+    """
+    Whether it is what Engine.IO servers do that have no WebSockets to offer: they answer with 400, or what runs them
+    (gevent) opens a WebSocket, whatever is asked for, and closes it without a word.
+    """
+    closed = outcome.stage is Stage.GREETING and isinstance(outcome.error, UplinkLost | UplinkRefused)
+    return closed or outcome.status == _BAD_REQUEST

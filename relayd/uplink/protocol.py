@@ -16,7 +16,7 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -25,7 +25,8 @@ from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.flow import Flow
 from relayd.messages import printable
 from relayd.tls import is_verified, verify_error_of
-from relayd.uplink.answers import BODY_TIMEOUT, Answer, body_of
+from relayd.uplink.answers import BODY_TIMEOUT, NO_HTTP, Answer, body_of, other_protocol
+from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
 
 #: Bytes in the longest answer to the HTTP request that is read.
@@ -37,8 +38,6 @@ LEAST_PROGRESS: Final = 4096
 
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
-_GOING_AWAY: Final = 1001
-_TLS_ALERT: Final = b"\x15\x03"  # RFC 8446, section 5.1: what a TLS server says to HTTP
 
 #: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
 _STATUS: Final = re.compile(r"[0-9]{3}")
@@ -209,7 +208,7 @@ class WebSocketClient(WebSocketClientProtocol):
     # What Twisted tells us
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport) or hasattr(self.transport, "setTcpNoDelay"):
+        if hasattr(self.transport, "setTcpNoDelay"):
             # autobahn means to, but asks before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         super().connectionMade()
@@ -230,19 +229,31 @@ class WebSocketClient(WebSocketClientProtocol):
         self._progress += len(data)
         if self._progress >= LEAST_PROGRESS:
             self._alive()
+        if self.state == self.STATE_CONNECTING and self._speaks_other(self.data + data):
+            return
         try:
             # not super's, which formats a log message for each chunk
             self._dataReceived(data)
         except (UnicodeError, ValueError, LookupError):
             if self.state != self.STATE_CONNECTING:
                 raise
-            self.failHandshake("an answer that is no HTTP")
-        if self.state == self.STATE_CONNECTING and not self.failedByMe and self.data.startswith(_TLS_ALERT):
-            self.failHandshake("it speaks TLS there, so that --server needs https:// or wss://")
+            self.failHandshake(NO_HTTP)
         if self.state == self.STATE_CONNECTING and not self.failedByMe and len(self.data) > MAX_RESPONSE:
             self.failHandshake(f"an answer of more than {MAX_RESPONSE} bytes")
 
+    def _speaks_other(self, data: bytes, *, whole: bool = False) -> bool:
+        """Whether the answer that begins with *data* is none of HTTP/1; then its first line is quoted."""
+        other = other_protocol(data, whole=whole)
+        if other is None:
+            return False
+        if other == NO_HTTP and (line := data.strip().partition(b"\n")[0].rstrip()):
+            other += f', which begins with "{line.decode("utf-8", "replace")}"'
+        self.failHandshake(other)
+        return True
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.state == self.STATE_CONNECTING and not self.failedByMe and self.data:
+            self._speaks_other(self.data, whole=True)
         if self._refusal is not None:
             self._tell_refusal()
         verify_error = verify_error_of(self.transport)
@@ -353,7 +364,7 @@ class WebSocketClient(WebSocketClientProtocol):
         self._listener.on_close_received(self.remoteCloseCode, printable(self.remoteCloseReason or "", 125))
         return answer
 
-    def _fail_connection(self, code: int = _GOING_AWAY, reason: str = "") -> None:
+    def _fail_connection(self, code: int = GOING_AWAY, reason: str = "") -> None:
         """autobahn found a breach of the rules, and would drop the connection; ours is closed politely."""
         if self.failedByMe:
             return

@@ -4,6 +4,7 @@ What an uplink needs to know: whom to dial, as whom, and how.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -82,9 +83,13 @@ class Address(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """The same without the scheme's own port, as a ``Host`` header should have it (RFC 9110, section 4.2.3)."""
+        """
+        The same without the scheme's own port, as a ``Host`` header should have it (RFC 9110, section 4.2.3), and
+        without a zone, which means something on this machine alone (RFC 6874, section 4).
+        """
         default = self.port == _DEFAULT_PORTS["https" if self.secure else "http"]
-        return self.netloc.rpartition(":")[0] if default else self.netloc
+        named = re.sub(r"%[^]]*\]", "]", self.netloc)
+        return named.rpartition(":")[0] if default else named
 
     @classmethod
     def of(cls, url: str, option: str = "--server") -> Address:
@@ -97,7 +102,8 @@ class Address(Struct, frozen=True):
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
         except ValueError:  # a port beyond 65535, half an IPv6 address
             host, port = "", 0
-        host = lookup_name(host)
+        # What follows an IPv6 address after %25 is its zone (RFC 6874): eth0 in [fe80::1%25eth0].
+        host = lookup_name(host.replace("%25", "%", 1) if ":" in host else host)
         if not host or not port or not host.isascii():
             raise ConfigError(option=option, reason="is no http, https, ws or wss URL")
         return cls(host, port, parts.scheme in ("https", "wss"))

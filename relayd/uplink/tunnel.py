@@ -4,21 +4,25 @@ A way through an HTTP proxy: an endpoint that asks for a tunnel with CONNECT (RF
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from autobahn.websocket.protocol import parseHttpHeader
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import RelayError
-from relayd.messages import Secret, printable
+from relayd.messages import Secret
 from relayd.texts import span
-from relayd.uplink.answers import schemes_of
+from relayd.uplink.answers import BODY_TIMEOUT, NO_HTTP, Answer, body_of, schemes_of, words_of
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 
 #: Bytes in the longest answer of a proxy that is read.
@@ -78,6 +82,8 @@ class TunnelEndpoint:
         self._target = target
         self._credentials = credentials
         self._timeout = timeout
+        secrets = [] if credentials is None else [credentials.reveal().partition(" ")[2]]
+        self._quote = Quoting(*secrets, *(b64decode(secret).decode().partition(":")[2] for secret in secrets))
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
@@ -92,7 +98,7 @@ class TunnelEndpoint:
         if self._credentials is not None:
             request += f"Proxy-Authorization: {self._credentials.reveal()}\r\n"
         try:
-            tunnel: Any = await self._proxy.connect(Factory.forProtocol(_Tunnel))
+            tunnel: Any = await self._proxy.connect(Factory.forProtocol(partial(_Tunnel, self._clock, self._quote)))
         except CancelledError:
             raise
         except Exception as error:
@@ -122,11 +128,20 @@ class _Refused(Exception):
 
 
 class _Tunnel(Protocol):
-    """Waits for the proxy's consent, and then only passes on."""
+    """
+    Waits for the proxy's consent, and then only passes on.
+
+    :param quote: makes what the proxy says fit to be shown.
+    """
 
     transport: Any
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime, quote: Callable[[str], str]) -> None:
+        self._clock = clock
+        self._quote = quote
+        #: A refusal, while its body comes in; and until when that is waited for.
+        self._refusal: Answer | None = None
+        self._body_deadline: IDelayedCall | None = None
         #: Fires when the tunnel is there, and fails with `_Refused`.
         self.granted: Deferred[None] = Deferred()
         self._inner: IProtocol | None = None
@@ -154,6 +169,9 @@ class _Tunnel(Protocol):
         self._received += data
         if self.granted.called:
             return
+        if self._refusal is not None:
+            self._take_body(self._refusal)
+            return
         self._received, skipped = skip_interim(self._received)
         self._interim += skipped
         head, found, rest = self._received.partition(b"\r\n\r\n")
@@ -168,18 +186,41 @@ class _Tunnel(Protocol):
     def _answered(self, head: bytes, rest: bytes) -> None:
         status = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
         if len(status) < 2 or not status[0].startswith("HTTP/1."):
-            self.fail("an answer that is no HTTP")
+            self.fail(NO_HTTP)
         elif not status[1].startswith("2"):
-            schemes = schemes_of(parseHttpHeader(head)[1].get("proxy-authenticate", ""))
-            asked = f", which asks for {schemes}" if schemes else ""
-            self.fail("HTTP " + printable(" ".join(status[1:]), 100) + asked)
+            self._refusal = Answer(0, " ".join(status[1:]), parseHttpHeader(head)[1])
+            self._received = rest
+            self._body_deadline = self._clock.callLater(BODY_TIMEOUT, self._tell_refusal)
+            self._take_body(self._refusal)
         else:
             self._received = rest
             self._answer(None)
 
+    def _take_body(self, refusal: Answer) -> None:
+        """What the proxy says of it counts as far as it comes in time, and is bounded."""
+        body, more = body_of(refusal.headers, self._received)
+        self._refusal = replace(refusal, body=body)
+        if not more or len(self._received) > MAX_RESPONSE:
+            self._tell_refusal()
+
+    def _tell_refusal(self) -> None:
+        refusal = self._refusal
+        if self._body_deadline is not None and self._body_deadline.active():
+            self._body_deadline.cancel()
+        if refusal is None or self.granted.called:
+            return
+        words = "HTTP " + self._quote(refusal.reason)
+        if schemes := schemes_of(refusal.headers.get("proxy-authenticate", "")):
+            words += f", which asks for {self._quote(schemes)}"
+        if said := self._quote(words_of(refusal)):
+            words += f', it says "{said}"'
+        self.fail(words)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:
             self._inner.connectionLost(reason)
+        elif self._refusal is not None:
+            self._tell_refusal()
         else:
             self._answer(_Refused("it closed the connection"))
 

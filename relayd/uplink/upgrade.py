@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.errors import ProtocolError
+from relayd.texts import span
 from relayd.uplink.answers import Answer
 from relayd.uplink.connect import describe
 from relayd.uplink.polling import PollingClient
@@ -53,7 +54,9 @@ class Upgrade:
         self._build = build
         self._client: WebSocketClient | None = None
         self._over = False
-        self._deadline: IDelayedCall = clock.callLater(UPGRADE_TIMEOUT, self._fail, f"{UPGRADE_TIMEOUT:g} s are over")
+        self._deadline: IDelayedCall = clock.callLater(
+            UPGRADE_TIMEOUT, self._fail, f"no answer within {span(UPGRADE_TIMEOUT)}"
+        )
         self._dial: Deferred[Any] = endpoint.connect(WebSocketFactory(clock, self._connected, max_frame, protocols))
         self._dial.addErrback(self._not_connected)
 

@@ -72,7 +72,7 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
     current.send(order.binary ? Buffer.from(text) : text);
   }
   if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
-  else if (order.op === "raw") current.send(order.binary ? Buffer.from(textOf(order)) : textOf(order));
+  else if (order.op === "raw") current.send(order.base64 ? Buffer.from(order.base64, "base64") : order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();
 });

@@ -41,8 +41,10 @@ SHELLS = {
     "relayd-test-bash": "/bin/bash",
     "relayd-test-csh": "/bin/tcsh",
     "relayd-test-nologin": "/usr/sbin/nologin",
+    "relayd-test-false": "/bin/false",
     "relayd-test-device": "/var/lib/relayd-test-device/shell",  # no shell at all, see `put_file`
     "relayd-test-parrot": "/var/lib/relayd-test-parrot/shell",  # likewise
+    "relayd-test-strict": "/var/lib/relayd-test-strict/shell",  # likewise
     "relayd-test-hanging": "/bin/bash",
     **{f"{USER}-in-{name}": path for name, path in LOGIN_SHELLS.items()},
 }

@@ -1,5 +1,5 @@
 """
-Marked secrets, and the search for them: in texts and files, and in the memory of a process.
+Marked secrets, and the search for them: in texts and files, and in what a process holds.
 """
 
 from __future__ import annotations
@@ -7,24 +7,23 @@ from __future__ import annotations
 import secrets
 from base64 import b64encode
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class Canaries:
     """Makes marks, and finds them again, in whatever form."""
 
     def __init__(self) -> None:
-        self._marks: dict[str, str] = {}
+        self._marks: dict[str, bytes] = {}
 
     def mark(self, name: str) -> str:
         """A secret that has not been before; *name* says what it is, for whoever reads that it was found."""
         mark = "Kanari" + secrets.token_hex(10)
-        self._marks[name] = mark
+        self._marks[name] = mark.encode()
         return mark
 
-    def add(self, name: str, text: str) -> None:
+    def add(self, name: str, secret: str | bytes) -> None:
         """A secret that was made elsewhere."""
-        self._marks[name] = text
+        self._marks[name] = secret.encode() if isinstance(secret, str) else secret
 
     def found_in(self, data: bytes, names: Iterable[str] = ()) -> list[str]:
         """
@@ -37,30 +36,10 @@ class Canaries:
             name
             for name, mark in self._marks.items()
             if name in wanted
-            and (
-                mark.encode() in data
-                or mark.encode().hex().encode() in lower
-                or any(form in data for form in _in_base64(mark))
-            )
+            and (mark in data or mark.hex().encode() in lower or any(form in data for form in _in_base64(mark)))
         ]
 
 
-def _in_base64(mark: str) -> list[bytes]:
+def _in_base64(mark: bytes) -> list[bytes]:
     """What is the same in base64 whatever stands before and after, for each of three offsets."""
-    return [b64encode(bytes(shift) + mark.encode())[(shift and 4) : -4] for shift in range(3)]
-
-
-def memory_of(pid: int) -> bytes:
-    """What a process has written to its memory; only root may look."""
-    parts = []
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            span, rights = line.split()[:2]
-            if rights.startswith("rw"):
-                start, end = (int(number, 16) for number in span.split("-"))
-                memory.seek(start)
-                try:
-                    parts.append(memory.read(end - start))
-                except OSError:  # what the kernel keeps there for itself
-                    continue
-    return b"\0".join(parts)
+    return [b64encode(bytes(shift) + mark)[(shift and 4) : -4] for shift in range(3)]

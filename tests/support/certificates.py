@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from ssl import DER_cert_to_PEM_cert
 from typing import Final
 
 from cryptography import x509
@@ -77,6 +78,22 @@ class Authority:
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         )
         return made
+
+    def spoil(self, certificate: Certificate) -> None:
+        """Sign *certificate* anew with a version that there is none of, which OpenSSL does not look at."""
+        whole = x509.load_pem_x509_certificate(Path(certificate.cert).read_bytes())
+        version, content = b"\xa0\x03\x02\x01", whole.tbs_certificate_bytes
+        content = content.replace(version + b"\2", version + b"\5", 1)
+        signature = self._key.sign(content, ec.ECDSA(hashes.SHA256()))
+        algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+        der = _der(0x30, content + algorithm + _der(3, b"\0" + signature))
+        Path(certificate.cert).write_text(DER_cert_to_PEM_cert(der))
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    """X.690, section 8.1.3."""
+    size = len(content)
+    return bytes((tag, size) if size < 128 else (tag, 0x82, size >> 8, size & 0xFF)) + content
 
 
 def _builder(

@@ -4,6 +4,9 @@ A proxy in front of a main server that passes plain HTTP on and breaks WebSocket
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from hashlib import sha1
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -26,8 +29,9 @@ class Middlebox(Factory):
 
     :param mode: one of `ANSWERS`; ``drop``: hangs up on the request; ``silent``: says nothing; ``deaf``: opens the
         WebSocket, and then lets nothing through; ``cut``: opens it and hangs up; ``strip``: takes the headers out that
-        ask for it; ``probed``: lets the WebSocket through up to the answer to a probe, and then hangs up, before anything
-        else comes through; ``open``: breaks nothing.
+        ask for it; ``close``: opens any WebSocket by itself and closes it without a code, as gevent's server does where
+        nobody wants one; ``probed``: lets the WebSocket through up to the answer to a probe, and then hangs up,
+        before anything else comes through; ``open``: breaks nothing.
     :ivar upgrades: requests for a WebSocket that came.
     :ivar polls: other requests that came, by their method.
     :ivar probed: WebSockets that were ended after the answer to a probe.
@@ -105,6 +109,9 @@ class _Near(Protocol):
         if box.mode in ANSWERS:
             self._dead = True
             self.transport.write(ANSWERS[box.mode])
+        elif box.mode == "close":
+            self._dead = True
+            self.transport.write(_opened(data) + b"\x88\x00")
         elif box.mode == "drop":
             self.transport.abortConnection()
         elif box.mode == "strip":
@@ -140,6 +147,14 @@ class _Near(Protocol):
                 near.transport.write(data)
         if self._far is not None:
             self._far.abortConnection()
+
+
+def _opened(request: bytes) -> bytes:
+    """The answer that opens the WebSocket (RFC 6455, section 4.2.2)."""
+    (key,) = re.findall(rb"(?i)sec-websocket-key: (\S+)", request)
+    accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest())
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+    return head + accept + b"\r\n\r\n"
 
 
 class _Far(Protocol):

@@ -24,6 +24,17 @@ from tests.support.receiver import RecordingReceiver, echo
 
 KEY = "k3y-" + "x" * 40
 
+#: The data of an ``execute_command``.
+ORDER: dict[str, Any] = {
+    "commandId": "c1",
+    "serverId": 1,
+    "host": "192.0.2.1",
+    "port": 22,
+    "username": "root",
+    "password": "hunter2",
+    "command": "uname",
+}
+
 
 class MainServer(WebSocketServerProtocol):
     """The real server protocol, with a real dialect, and no will of its own."""

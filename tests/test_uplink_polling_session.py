@@ -25,7 +25,8 @@ from relayd.uplink.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.headers import with_session
 from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload
-from relayd.uplink.polling import EMPTY_PAUSE, POST_TIMEOUT
+from relayd.uplink.polling import EMPTY_PAUSE
+from relayd.uplink.posting import POST_TIMEOUT
 from tests.support.uplink import KEY, MainServer, Scripted, ServiceCase
 
 OPEN = '0{"sid":"s1","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000}'

@@ -9,46 +9,34 @@ out in POSTs, one at a time.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from itertools import count
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
 
 from relayd.dialects.base import NO_LIMIT
 from relayd.dialects.socketio import DEFAULT_MAX_PAYLOAD, POLLING, Open, read_open
 from relayd.errors import ProtocolError
-from relayd.flow import PIECE, Flow
-from relayd.texts import span
 from relayd.uplink.answers import Answer, words_of
+from relayd.uplink.connection import Wire
 from relayd.uplink.cookies import Cookies
 from relayd.uplink.exchange import Exchange
-from relayd.uplink.payload import SEPARATOR, Splitter, take_payload
+from relayd.uplink.payload import Splitter
+from relayd.uplink.posting import Posting, SessionLost
 from relayd.uplink.protocol import LEAST_PROGRESS, WebSocketListener
-from relayd.uplink.request import Request
+from relayd.uplink.request import MakeRequest
+from relayd.uplink.reuse import Connections, ExchangeFactory
 
-#: Seconds in which the main server has to take some of a POST, or to answer it.
-POST_TIMEOUT: Final = 60.0
-#: Seconds for which an idle connection is used again: Node.js closes one after 5 s, and what is sent then is lost.
-KEEP_IDLE: Final = 3.0
 #: Seconds after a poll that brought nothing.
 EMPTY_PAUSE: Final = 1.0
-#: Bytes of an answer that is none to be glad of, and of one to a POST, that are read.
+#: Bytes of an answer that is none to be glad of that are read.
 _MAX_REFUSAL: Final = 2000
-_MAX_POST_ANSWER: Final = 64 * 1024
 
-_OK, _TOO_LARGE = 200, 413
-_CLOSE, _NOOP = b"1", "6"
-
-
-class SessionLost(Exception):
-    """The main server has ended the session: with which words."""
+_OK = 200
+_NOOP = "6"
 
 
 class PollingListener(WebSocketListener, Protocol):
@@ -59,22 +47,6 @@ class PollingListener(WebSocketListener, Protocol):
 
     def rewire(self, wire: Wire) -> None:
         """The session goes on over another wire."""
-
-
-class Wire(Protocol):
-    """What a session may go on over."""
-
-    flow: Flow
-
-    def send_text(self, payload: bytes) -> None: ...
-    def ping(self, payload: bytes = b"") -> None: ...
-    def hold(self, on: bool) -> None: ...
-    def close(self, code: int) -> None: ...
-    def abort(self) -> None: ...
-
-
-#: Builds requests, with the API key; the parameters of the session are added to the query, and headers.
-MakeRequest = Callable[[Mapping[str, str], Mapping[str, str]], Request]
 
 
 class PollingClient:
@@ -103,27 +75,22 @@ class PollingClient:
         max_frame: int,
         on_open: Callable[[PollingClient, Open], Callable[[], None] | None],
     ) -> None:
-        self.flow = Flow(self._write, self)
+        self._posting = Posting(clock, self)
+        self.flow = self._posting.flow
         self.cookies = Cookies()
         self._clock = clock
         self._listener: Any = listener
         self._make_request = make_request
         self._quote = quote
-        self._endpoint = endpoint
-        self._tls_host = tls_host
-        self._max_frame = max_frame
         self._on_open = on_open
         self._stop_upgrade: Callable[[], None] | None = None
         self._splitter = Splitter(max_frame)
-        self._connections: set[Exchange] = set()
-        self._idle: list[tuple[float, Exchange]] = []
-        self._dials: set[Deferred[Any]] = set()
+        self._connections = Connections(clock, self, endpoint, tls_host, self.end)
         self._open: Open | None = None
         self._stamp = secrets.token_hex(4)
         self._stamps = count()
         #: Why it is over, and why a certificate was refused.
         self._over: tuple[BaseException, str] | None = None
-        # Receiving
         self._getting: Exchange | None = None
         self._polling = False
         self._pause: IDelayedCall | None = None
@@ -135,19 +102,6 @@ class PollingClient:
         self._held = self._behind = False
         #: Is called when no poll is under way: then none is begun.
         self._quiet: Callable[[], None] | None = None
-        # Sending
-        self._partial: list[bytes] = []
-        self._packets: deque[bytes] = deque()
-        self._waiting = 0
-        self._posting = 0
-        self._posted_by: Exchange | None = None
-        self._post_status = 0
-        self._post_answer = 0
-        self._post_deadline: IDelayedCall | None = None
-        self._closing = False
-        #: Bytes that were to be sent so far, and that were read; and pings, each with how many have to be read for it.
-        self._given = self._read = 0
-        self._pings: deque[tuple[int, bytes]] = deque()
 
     def factory(self, attach: Callable[[], None]) -> Factory:
         """
@@ -155,26 +109,23 @@ class PollingClient:
 
         :param attach: is called when TCP is connected.
         """
-        make = self._make(self._ask_for_session)
 
         def first() -> Exchange:
             attach()
-            return make()
+            return self._connections.make(self._ask_for_session)
 
-        return _ExchangeFactory(first)
+        return ExchangeFactory(first)
 
     # What a connection asks of it (relayd.uplink.connection.Wire)
 
     def send_text(self, payload: bytes) -> None:
         """Send one text message, where the session still takes any."""
-        if self._over is None and not self._closing:
-            self._given += len(payload) + 1
-            self.flow.send(payload + SEPARATOR)
+        if self._over is None:
+            self._posting.send(payload)
 
     def ping(self, payload: bytes = b"") -> None:
         """`WebSocketListener.on_pong` tells when all that was given so far was read: the answer to a POST says so."""
-        self._pings.append((self._given, payload))
-        self._answer_pings()
+        self._posting.ping(payload)
 
     def hold(self, on: bool) -> None:
         """Read nothing more for now, or go on."""
@@ -184,15 +135,13 @@ class PollingClient:
     def close(self, code: int) -> None:
         """Close politely: what waits is sent, and then that we go."""
         if self._open is None:
-            self._end(ConnectionDone())
-        elif not self._closing and self._over is None:
-            self._closing = True
-            self._packets.append(_CLOSE)
-            self._post_next()
+            self.end(ConnectionDone())
+        elif self._over is None:
+            self._posting.close()
 
     def abort(self) -> None:
         """Drop the session."""
-        self._end(ConnectionDone())
+        self.end(ConnectionDone())
 
     # For an upgrade to WebSocket
 
@@ -204,24 +153,25 @@ class PollingClient:
     def resume(self) -> None:
         """Poll and post again."""
         self._quiet = None
-        self._post_next()
+        self._posting.next()
         self._poll_next()
 
     def hand_over(self, wire: Wire) -> None:
         """The session goes on over *wire*, which gets what is still to be sent. This end of it says no more."""
-        for message in self._packets:
-            wire.send_text(message)
-        for _, payload in self._pings:
+        packets, pings = self._posting.unsent()
+        for packet in packets:
+            wire.send_text(packet)
+        for payload in pings:
             wire.ping(payload)
         if self._held:
             wire.hold(True)
         listener, self._listener = self._listener, _Nobody()
         listener.rewire(wire)
         self._stop_upgrade = None
-        self._end(ConnectionDone())
+        self.end(ConnectionDone())
 
     def _tell_quiet(self) -> None:
-        if self._quiet is not None and not self._polling and not self._posting and not self._partial:
+        if self._quiet is not None and not self._polling and self._posting.quiet:
             self._quiet()
 
     # What the flow tells us
@@ -245,33 +195,6 @@ class PollingClient:
             self._getting.hold(self._held or self._behind)
         self._poll_next()
 
-    # Connections
-
-    def _make(self, use: Callable[[Exchange], None]) -> Callable[[], Exchange]:
-        def make() -> Exchange:
-            exchange = Exchange(self, use, tls_host=self._tls_host)
-            self._connections.add(exchange)
-            return exchange
-
-        return make
-
-    def _with_connection(self, use: Callable[[Exchange], None]) -> None:
-        """Have *use* called with a connection on which a request may be made."""
-        while self._idle:
-            since, exchange = self._idle.pop()
-            if self._clock.seconds() - since < KEEP_IDLE:
-                use(exchange)
-                return
-            exchange.leave()
-        dial: Deferred[Any] = self._endpoint.connect(_ExchangeFactory(self._make(use)))
-        self._dials.add(dial)
-        dial.addBoth(self._dialled, dial)
-
-    def _dialled(self, result: object, dial: Deferred[Any]) -> None:
-        self._dials.discard(dial)
-        if isinstance(result, Failure) and not result.check(CancelledError):
-            self._end(result.value or ConnectionDone())
-
     # What connections tell (relayd.uplink.exchange.ExchangeOwner)
 
     def on_up(self, exchange: Exchange) -> None:
@@ -279,16 +202,16 @@ class PollingClient:
             exchange.use(exchange)
 
     def on_sent(self, exchange: Exchange) -> None:
-        if self._over is None and exchange is self._posted_by:
-            self._await_post()
+        if self._over is None and self._posting.is_on(exchange):
+            self._posting.on_sent()
             self._listener.on_taken()
 
     def on_head(self, exchange: Exchange, status: int, headers: Mapping[str, str], cookies: list[str]) -> None:
         if self._over is not None:
             return
         self.cookies.take(cookies)
-        if exchange is self._posted_by:
-            self._post_status, self._post_answer = status, 0
+        if self._posting.is_on(exchange):
+            self._posting.on_head(status)
             return
         self._status, self._headers = status, headers
         self._refusal.clear()
@@ -298,10 +221,8 @@ class PollingClient:
     def on_body(self, exchange: Exchange, data: bytes) -> None:
         if self._over is not None:
             return
-        if exchange is self._posted_by:
-            self._post_answer += len(data)
-            if self._post_answer > _MAX_POST_ANSWER:
-                self._end(SessionLost("it answers a POST without end"))
+        if self._posting.is_on(exchange):
+            self._posting.on_body(data)
             return
         if self._status != _OK:
             self._refusal += data[: _MAX_REFUSAL - len(self._refusal)]
@@ -316,15 +237,11 @@ class PollingClient:
 
     def on_done(self, exchange: Exchange) -> None:
         exchange.hold(False)
-        if exchange.reusable and self._over is None:
-            self._idle.append((self._clock.seconds(), exchange))
-        else:
-            exchange.leave()
+        self._connections.done(exchange)
         if self._over is not None:
             return
-        if exchange is self._posted_by:
-            self._posted_by = None
-            self._posted()
+        if self._posting.is_on(exchange):
+            self._posting.on_done()
         elif self._status != _OK:
             self._refused()
         else:
@@ -334,13 +251,11 @@ class PollingClient:
             self._polled()
 
     def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
-        self._connections.discard(exchange)
-        idle = any(each is exchange for _, each in self._idle)
-        self._idle = [(since, each) for since, each in self._idle if each is not exchange]
+        under_way = self._connections.lost(exchange)
         if self._over is not None:
             self._tell_over()
-        elif not (idle or exchange.left):
-            self._end(error, verify_error)
+        elif under_way:
+            self.end(error, verify_error)
 
     # Receiving
 
@@ -350,15 +265,16 @@ class PollingClient:
 
     def _get(self, exchange: Exchange) -> None:
         self._polling, self._getting, self._brought = True, exchange, False
-        exchange.request(self._head("GET"))
+        exchange.request(self.head("GET", {}))
         if self._held or self._behind:
             exchange.hold(True)
 
-    def _head(self, method: str, extra: Mapping[str, str] | None = None) -> bytes:
+    def head(self, method: str, extra: Mapping[str, str]) -> bytes:
+        """See `relayd.uplink.posting.PostingSession`."""
         session = {"transport": POLLING, "t": f"{self._stamp}{next(self._stamps):x}"}  # so that no cache answers
         if self._open is not None:
             session["sid"] = self._open.sid
-        return self._make_request(session, {**self.cookies.header(), **(extra or {})}).to_plain(method)
+        return self._make_request(session, {**self.cookies.header(), **extra}).to_plain(method)
 
     def _poll_next(self) -> None:
         if (
@@ -370,7 +286,7 @@ class PollingClient:
             and not (self._held or self._behind)
         ):
             self._polling = True
-            self._with_connection(self._get)
+            self.with_connection(self._get)
 
     def _alive(self) -> None:
         self._progress = 0
@@ -398,13 +314,13 @@ class PollingClient:
 
     def _opened(self, opened: Open) -> None:
         self._open = opened
-        self._post_next()
+        self._posting.next()
         self._stop_upgrade = self._on_open(self, opened)
 
     def _polled(self) -> None:
         self._polling, self._getting = False, None
         if self._open is None:
-            self._end(SessionLost("it answered with nothing"))
+            self.end(SessionLost("it answered with nothing"))
             return
         self._tell_quiet()
         if self._brought:
@@ -420,98 +336,52 @@ class PollingClient:
         answer = Answer(self._status, "", self._headers, bytes(self._refusal))
         if self._open is None:
             self._listener.on_upgrade_refused(answer)
-            self._end(ConnectionDone())
+            self.end(ConnectionDone())
         else:
             said = self._quote(words_of(answer))
             words = f"it ended the session and answers HTTP {self._status}"
-            self._end(SessionLost(f'{words}, it says "{said}"' if said else words))
+            self.end(SessionLost(f'{words}, it says "{said}"' if said else words))
 
-    # Sending
-
-    def _write(self, data: bytes) -> None:
-        self._waiting += len(data)
-        if data.endswith(SEPARATOR):
-            self._packets.append(b"".join((*self._partial, data[:-1])))
-            self._partial = []
-            self._post_next()
-        else:
-            self._partial.append(data)
-        if self._posting and self._waiting >= PIECE:
-            self.flow.pauseProducing()
+    # What sending asks, and tells (relayd.uplink.posting.PostingSession)
 
     @property
-    def _largest(self) -> int:
+    def may_post(self) -> bool:
+        return self._over is None and self._open is not None and self._quiet is None
+
+    @property
+    def largest(self) -> int:
         most = DEFAULT_MAX_PAYLOAD if self._open is None else self._open.max_payload
         return int(min(most, NO_LIMIT)) if most and most > 0 else DEFAULT_MAX_PAYLOAD
 
-    def _post_next(self) -> None:
-        if self._over is not None or self._open is None or self._posting or not self._packets:
-            return
-        if self._quiet is not None:
-            return
-        body = take_payload(self._packets, self._largest)
-        self._posting = len(body) + 1
-        self._waiting -= self._posting
-        self._await_post()
-        self._with_connection(partial(self._post, body))
+    def with_connection(self, use: Callable[[Exchange], None]) -> None:
+        self._connections.with_one(use)
 
-    def _post(self, body: bytes, exchange: Exchange) -> None:
-        self._posted_by, self._post_status = exchange, 0
-        extra = {"Content-Type": "text/plain;charset=UTF-8", "Content-Length": str(len(body))}
-        exchange.request(self._head("POST", extra), body)
+    def on_read(self, payload: bytes) -> None:
+        self._listener.on_pong(payload)
 
-    def _await_post(self) -> None:
-        if self._post_deadline is not None and self._post_deadline.active():
-            self._post_deadline.reset(POST_TIMEOUT)
-        else:
-            self._post_deadline = self._clock.callLater(
-                POST_TIMEOUT, self._end, SessionLost(f"it took nothing of a POST for {span(POST_TIMEOUT)}")
-            )
+    def on_post_too_large(self, reason: str) -> None:
+        self._listener.on_too_large(reason)
 
-    def _posted(self) -> None:
-        if self._post_deadline is not None and self._post_deadline.active():
-            self._post_deadline.cancel()
-        if self._post_status == _TOO_LARGE:
-            self._listener.on_too_large(f"HTTP {self._post_status}")
-            self._end(SessionLost("it does not take what was sent"))
-            return
-        if self._post_status // 100 != 2:
-            self._end(SessionLost(f"it answers HTTP {self._post_status} to what was sent"))
-            return
-        self._read += self._posting
-        self._posting = 0
-        if self._closing and not self._packets:
-            self._end(ConnectionDone())
-            return
-        self._post_next()
-        self.flow.resumeProducing()
-        self._answer_pings()
+    def on_posted(self) -> None:
         self._tell_quiet()
-
-    def _answer_pings(self) -> None:
-        while self._pings and self._pings[0][0] <= self._read:
-            self._listener.on_pong(self._pings.popleft()[1])
 
     # The end
 
-    def _end(self, error: BaseException, verify_error: str = "") -> None:
+    def end(self, error: BaseException, verify_error: str = "") -> None:
+        """It is over, because of *error*."""
         if self._over is not None:
             return
         self._over = error, verify_error
         if self._stop_upgrade is not None:
             self._stop_upgrade()
-        for call in (self._pause, self._post_deadline):
-            if call is not None and call.active():
-                call.cancel()
-        for dial in list(self._dials):
-            dial.cancel()
-        for exchange in list(self._connections):
-            exchange.abort()
-        self.flow.stopProducing()
+        if self._pause is not None and self._pause.active():
+            self._pause.cancel()
+        self._connections.end()
+        self._posting.stop()
         self._clock.callLater(0, self._tell_over)
 
     def _tell_over(self) -> None:
-        if self._over is not None and not self._connections:
+        if self._over is not None and self._connections.gone:
             listener, self._listener = self._listener, _Nobody()
             listener.on_closed(*self._over)
 
@@ -525,15 +395,3 @@ class _Nobody:
     @staticmethod
     def _drop(*args: object) -> None:
         """It means nothing any more."""
-
-
-class _ExchangeFactory(Factory):
-    """Makes one connection."""
-
-    noisy = False
-
-    def __init__(self, make: Callable[[], Exchange]) -> None:
-        self._make = make
-
-    def buildProtocol(self, addr: IAddress | None) -> Exchange:
-        return self._make()

@@ -5,6 +5,7 @@ The HTTP request that asks for a WebSocket (RFC 6455, section 4.1) or for less, 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -65,6 +66,10 @@ class Request(Struct, frozen=True, kw_only=True):
         if not any(name.lower() == "user-agent" for name, _ in self.headers):
             own.append(f"User-Agent: {self.user_agent}")
         return "\r\n".join([*lines, *own, "", ""]).encode()
+
+
+#: Builds requests, with the API key, for a session: its parameters are added to the query, and its headers.
+MakeRequest = Callable[[Mapping[str, str], Mapping[str, str]], Request]
 
 
 def skip_interim(data: bytes) -> tuple[bytes, int]:

@@ -13,9 +13,9 @@ from twisted.internet.protocol import Factory
 
 from relayd.dialects.socketio import WEBSOCKET, Open
 from relayd.uplink.connection import Connection
-from relayd.uplink.polling import MakeRequest, PollingClient
+from relayd.uplink.polling import PollingClient
 from relayd.uplink.protocol import WebSocketClient, WebSocketListener
-from relayd.uplink.request import Request
+from relayd.uplink.request import MakeRequest, Request
 from relayd.uplink.settings import Address
 from relayd.uplink.upgrade import Upgrade
 

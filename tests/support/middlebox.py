@@ -30,11 +30,12 @@ class Middlebox(Factory):
     :param mode: one of `ANSWERS`; ``drop``: hangs up on the request; ``silent``: says nothing; ``deaf``: opens the
         WebSocket, and then lets nothing through; ``cut``: opens it and hangs up; ``strip``: takes the headers out that
         ask for it; ``close``: opens any WebSocket by itself and closes it without a code, as gevent's server does where
-        nobody wants one; ``probed``: lets the WebSocket through up to the answer to a probe, and then hangs up;
-        ``open``: breaks nothing.
+        nobody wants one; ``probed``: lets the WebSocket through up to the answer to a probe, and then hangs up,
+        before anything else comes through; ``open``: breaks nothing.
     :ivar upgrades: requests for a WebSocket that came.
     :ivar polls: other requests that came, by their method.
     :ivar probed: WebSockets that were ended after the answer to a probe.
+    :ivar kept: what the main server said elsewhere until the relay has seen that end.
     """
 
     noisy = False
@@ -48,6 +49,7 @@ class Middlebox(Factory):
         self.upgrades = 0
         self.polls: list[str] = []
         self.probed = 0
+        self.kept: list[tuple[_Near, bytes]] | None = None
         self.connections: list[_Near] = []
         self._listening = listener.listenTCP(0, self, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
@@ -121,6 +123,9 @@ class _Near(Protocol):
         """The main server said *data*."""
         if self.stopped:
             return
+        if self._box.kept is not None:
+            self._box.kept.append((self, data))
+            return
         if data.startswith(b"HTTP/1.1 101 ") and self._box.mode in ("deaf", "cut"):
             self.transport.write(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
             self.stopped = self._dead = True
@@ -130,11 +135,16 @@ class _Near(Protocol):
         self.transport.write(data)
         if self._box.mode == "probed" and data.endswith(b"3probe"):
             self._box.probed += 1
+            self._box.kept = []
             self.stopped = self._dead = True
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._box.connections.remove(self)
+        if self.stopped and self._box.kept is not None:
+            kept, self._box.kept = self._box.kept, None
+            for near, data in kept:
+                near.transport.write(data)
         if self._far is not None:
             self._far.abortConnection()
 

@@ -34,9 +34,9 @@ from relayd import config
 from relayd.demo_ssh import ExecutingSSHServer
 from relayd.errors import ConfigError, RelayError
 from relayd.hub import Hub
-from relayd.messages import CommandResult, ExecuteCommand, Secret, printable
+from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.service import make_relay
-from relayd.texts import span
+from relayd.texts import printable, span
 
 LOOPBACK = "127.0.0.1"
 PROXY_ID = "demo"

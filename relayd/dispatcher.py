@@ -51,14 +51,13 @@ from relayd.messages import (
     JumpHost,
     Receipt,
     failure_result,
-    printable,
 )
 from relayd.outbox import Outbox
 from relayd.policy import Policy
 from relayd.scheduler import ActiveCommand, Scheduler, explain
 from relayd.stats import Ended, Stats
 from relayd.streaming import Streams
-from relayd.texts import Translate, english
+from relayd.texts import Translate, english, printable
 
 #: Seconds before the end of a drain at which what still runs is cancelled, so that its results can be delivered; at
 #: most a quarter of the drain.

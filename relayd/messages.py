@@ -399,9 +399,3 @@ def describe_error(error: RelayError) -> dict[str, str | bool]:
         "executed": error.executed,
         "retriable": error.retriable,
     }
-
-
-def printable(text: str, limit: int) -> str:
-    """A remote text made fit for a log line: no control characters, at most *limit* characters."""
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: limit + 1])
-    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

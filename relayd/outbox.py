@@ -18,11 +18,11 @@ from relayd.errors import RelayError
 from relayd.held import HeldResults, size_of
 from relayd.interfaces import Blame, EntryState, IJournal, ILink
 from relayd.logs import is_logged
-from relayd.messages import CommandResult, Receipt, printable
+from relayd.messages import CommandResult, Receipt
 from relayd.sendings import Key, Sendings
 from relayd.stats import Stats
 from relayd.suspects import Suspects, without_output
-from relayd.texts import Translate, english, span
+from relayd.texts import Translate, english, printable, span
 from relayd.without_receipts import WithoutReceipts
 
 #: How often a result that the main server refuses is sent again on one link.

@@ -28,9 +28,9 @@ from relayd.messages import (
     JumpHost,
     Receipt,
     Secret,
-    printable,
 )
 from relayd.spelling import canonical_host
+from relayd.texts import printable
 
 _T = TypeVar("_T")
 

@@ -1,5 +1,6 @@
 """
 Texts that can be said in another language later: each is its English, and remembers the template and what filled it.
+Also what others said, made fit to stand in one.
 
 The catalogues are in `relayd.language`; here is only what errors need, so that they can be used without the rest.
 """
@@ -96,3 +97,21 @@ def span(seconds: float) -> Text:
 def message_template(docstring: str) -> str:
     """The docstring of an error as one line."""
     return " ".join(cleandoc(docstring).split())
+
+
+def printable(text: str, limit: int) -> str:
+    """A remote text made fit for a log line: no control characters, at most *limit* characters."""
+    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: limit + 1])
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def printable_bytes(text: bytes, limit: int = 200) -> str:
+    """At most *limit* bytes of *text*, with ``?`` for what does not print."""
+    return "".join(char if char.isprintable() else "?" for char in text[:limit].decode("utf-8", "replace"))
+
+
+def last_lines(text: bytes, lines: int = 4, limit: int = 300) -> str:
+    """The last *lines* lines of *text* that show something, as one of at most *limit* characters, fit to be shown."""
+    shown = [printable_bytes(b" ".join(line.split()), len(line)) for line in text.splitlines()]
+    words = " / ".join([line for line in shown if line][-lines:])
+    return words if len(words) <= limit else f"…{words[1 - limit :]}"

@@ -27,7 +27,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.messages import printable
+from relayd.texts import printable
 
 #: Characters of what a certificate says that are shown.
 _LONGEST_SHOWN: Final = 200

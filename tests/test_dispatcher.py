@@ -19,9 +19,10 @@ from relayd.dispatcher import Dispatcher, Limits
 from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolError, RelayError
 from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink, Starting
 from relayd.journal_memory import MemoryJournal
-from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret, printable
+from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret
 from relayd.outbox import MAX_RECENT, MAX_RECENT_SIZE
 from relayd.parsing import parse_execute_command
+from relayd.texts import printable
 from tests.support.dispatching import (
     PASSWORD,
     Desk,

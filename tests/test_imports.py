@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interfaces": {"errors", "messages"},
     "dialects": WIRE,
     "flow": set(),
-    "tls": {"messages"},
+    "tls": {"texts"},
     "naming": set(),
     "whole": set(),
     "uplink": WIRE | {"dialects", "flow", "naming", "patterns", "tls"},

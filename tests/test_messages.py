@@ -28,7 +28,6 @@ from relayd.messages import (
     JumpHost,
     Secret,
     failure_result,
-    printable,
 )
 from relayd.parsing import (
     parse_command_output,
@@ -38,6 +37,7 @@ from relayd.parsing import (
     parse_question,
     parse_receipt,
 )
+from relayd.texts import printable
 
 FINGERPRINT = "SHA256:" + "a" * 43
 GOOD: dict[str, Any] = {

@@ -14,6 +14,7 @@ from twisted.conch.ssh.common import NS
 
 from relayd.ssh import client as ssh_client
 from relayd.ssh.account import AccountCheck, answers_for_account
+from relayd.ssh.channel import State
 from relayd.ssh.client import SSHClient
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import (
@@ -27,9 +28,9 @@ from relayd.ssh.errors import (
     PromptUnknown,
     SSHError,
 )
+from relayd.ssh.jobs import Job
 from relayd.ssh.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_DATA, MSG_CHANNEL_REQUEST
-from relayd.ssh.pool import Job
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from relayd.ssh.target import Target
 from tests.support.account import ensure_account, ensure_closed_account, ensure_expired_account
 from tests.support.authority import SSHAgent

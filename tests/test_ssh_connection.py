@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.channel import MAX_PACKET, WINDOW
-from relayd.ssh.connection import CLOSE_LINGER, MAX_MISSED_PROBES, Breach
+from relayd.ssh.breach import Breach
+from relayd.ssh.channel import MAX_PACKET, WINDOW, State
+from relayd.ssh.connection import CLOSE_LINGER, MAX_MISSED_PROBES
 from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -27,7 +28,7 @@ from relayd.ssh.numbers import (
     MSG_REQUEST_FAILURE,
 )
 from relayd.ssh.pool_members import COOL_DOWN
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request
 
 

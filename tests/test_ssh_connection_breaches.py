@@ -8,7 +8,8 @@ import struct
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.connection import Breach
+from relayd.ssh.breach import Breach
+from relayd.ssh.channel import State
 from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -21,7 +22,6 @@ from relayd.ssh.numbers import (
     MSG_CHANNEL_SUCCESS,
     MSG_REQUEST_FAILURE,
 )
-from relayd.ssh.session import State
 from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request
 
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.testing import AccumulatingProtocol
 from zope.interface.verify import verifyObject
 
-from relayd.ssh.channel import MAX_PACKET, PACKETS, SMALL_WINDOW, WINDOW
+from relayd.ssh.channel import MAX_PACKET, PACKETS, SMALL_WINDOW, WINDOW, State
 from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
 from relayd.ssh.forward import MOST_TINY_UNREAD, MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import (
@@ -26,7 +26,6 @@ from relayd.ssh.numbers import (
     MSG_CHANNEL_WINDOW_ADJUST,
     OPEN_CONNECT_FAILED,
 )
-from relayd.ssh.session import State
 from tests.support.ssh import ServerTestCase
 from tests.support.ssh_connection import ConnectionTestCase, numbers
 from tests.support.sshd import make_key

@@ -9,7 +9,8 @@ import time
 from twisted.conch.ssh.common import MP, NS, getMP
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.kex import Agreed, BadExchange, GroupExchange, modp_prime
+from relayd.ssh.breach import Breach
+from relayd.ssh.kex import Agreed, GroupExchange, modp_prime
 from relayd.ssh.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
 
 
@@ -51,11 +52,11 @@ class GroupExchangeTests(SynchronousTestCase):
             (good, 0),
             (good, good - 1),
         ):
-            self.assertRaises(BadExchange, self.public, prime, generator)
+            self.assertRaises(Breach, self.public, prime, generator)
 
     def test_public_values_that_are_refused(self) -> None:
         prime = modp_prime(2048)
         for value in (0, 1, prime - 1, prime):
             self.setUp()
             self.public(prime, 2)
-            self.assertRaises(BadExchange, self.reply, value)
+            self.assertRaises(Breach, self.reply, value)

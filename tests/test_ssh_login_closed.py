@@ -8,7 +8,7 @@ from __future__ import annotations
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.algorithms import LEGACY, MODERN, certified
+from relayd.ssh.algorithms import LEGACY, MODERN
 from relayd.ssh.errors import (
     LoginClosed,
     LoginDropped,
@@ -20,6 +20,7 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.identities import Identity
 from relayd.ssh.keys import parse_private_key
+from relayd.ssh.keytypes import certified
 from relayd.ssh.numbers import MSG_USERAUTH_BANNER, MSG_USERAUTH_METHOD
 from relayd.ssh.signatures import doubt_of
 from tests.support.pam_words import PAM_QUESTIONS

@@ -16,11 +16,11 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh import names
+from relayd.ssh.channel import State
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import AddressForbidden, NotRun
 from relayd.ssh.names import FRESH, MEMORY, PATIENCE, STALE, Answers
 from relayd.ssh.numbers import MSG_CHANNEL_CLOSE
-from relayd.ssh.session import State
 from relayd.ssh.target import Target
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh_connection import numbers

@@ -12,7 +12,8 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 
 from relayd.ssh.algorithms import COMPATIBLE
-from relayd.ssh.channel import WINDOW
+from relayd.ssh.breach import Breach
+from relayd.ssh.channel import WINDOW, State
 from relayd.ssh.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Plain
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
@@ -20,7 +21,6 @@ from relayd.ssh.extensions import MAX_EXTENSIONS, MAX_SIZE, read_extensions
 from relayd.ssh.forward import Forward
 from relayd.ssh.greeting import MAX_PREAMBLE, Greeting, NoVersion
 from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.kex import BadExchange
 from relayd.ssh.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -35,7 +35,7 @@ from relayd.ssh.numbers import (
     MSG_KEXINIT,
 )
 from relayd.ssh.pacing import MOST_OWED, PACKET, SHARE
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from relayd.ssh.transport import MAX_DEMANDS, RENEWAL_PRICE, ClientTransport
 from tests.support.evil import plain_packet, uint32
 from tests.support.floods import no_extensions
@@ -266,7 +266,7 @@ class StuckTests(SecuredCase):
         for _ in range(MAX_DEMANDS):
             self.client.demanded()
             self.client.forgive()  # as time does
-        with self.assertRaises(BadExchange):
+        with self.assertRaises(Breach):
             self.client.demanded()
 
     def test_nor_behind_a_key_exchange_without_an_end(self) -> None:
@@ -274,7 +274,7 @@ class StuckTests(SecuredCase):
         for _ in range(MAX_DEMANDS):
             self.client.demanded()
             self.client.forgive()
-        with self.assertRaises(BadExchange):
+        with self.assertRaises(Breach):
             self.client.demanded()
 
     def test_standard_input_waits_where_it_is_counted(self) -> None:
@@ -361,7 +361,7 @@ class ExtensionTests(SecuredCase):
             if payload in (b"", b"\0"):
                 self.assertEqual(read_extensions(payload), {})
                 continue
-            with self.assertRaises(BadExchange):
+            with self.assertRaises(Breach):
                 read_extensions(payload)
 
     @given(st.dictionaries(st.binary(max_size=20), st.binary(max_size=100), max_size=MAX_EXTENSIONS))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
 
+from relayd.ssh.channel import State
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import DialOwner
 from relayd.ssh.errors import (
@@ -15,10 +16,10 @@ from relayd.ssh.errors import (
     TooManyHops,
     Unreachable,
 )
+from relayd.ssh.jobs import Job
 from relayd.ssh.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
-from relayd.ssh.pool import Job
 from relayd.ssh.pool_members import MAX_FORWARDS
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from relayd.ssh.target import Target
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh_connection import numbers

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from relayd.ssh.channel import State
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import (
     ConnectionDropped,
@@ -20,7 +21,6 @@ from relayd.ssh.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.numbers import MSG_CHANNEL_CLOSE
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.refusals import FIRST_REST
-from relayd.ssh.session import State
 from tests.support.memory_pool import PoolTestCase, refusal
 from tests.support.ssh_connection import numbers
 from tests.support.ssh_pool import FAR, JUMP, user

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
+from relayd.ssh.channel import State
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import ConnectTimeout, LoginRefused
 from relayd.ssh.jobs import Job
@@ -23,7 +24,7 @@ from relayd.ssh.numbers import (
     MSG_CHANNEL_SUCCESS,
     MSG_REQUEST_FAILURE,
 )
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from relayd.ssh.target import Target
 from tests.support.memory_pool import PoolTestCase, refusal
 from tests.support.ssh_connection import numbers, request

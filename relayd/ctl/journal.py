@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoJournal
-from relayd.messages import printable
+from relayd.texts import printable
 
 if TYPE_CHECKING:  # else for `run` alone: other subcommands, and completion, need not wait for it
     from relayd.journal_report import Report, Row

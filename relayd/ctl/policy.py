@@ -12,10 +12,10 @@ from itertools import takewhile
 from relayd import fields
 from relayd.config import Config
 from relayd.ctl.settings import add_options, read_settings
-from relayd.messages import printable
 from relayd.patterns import covers_host, covers_user
 from relayd.policy import SPECIAL, Policy, Verdict
 from relayd.spelling import Address, canonical_host, read_address, read_host
+from relayd.texts import printable
 
 NAME = "policy"
 HELP = "show which hosts, users and commands the site allows, and why"

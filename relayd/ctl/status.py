@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoStatus
 from relayd.listening import ListenAddress
-from relayd.messages import printable
-from relayd.texts import span
+from relayd.texts import printable, span
 
 NAME = "status"
 HELP = "show how a running relay is doing"

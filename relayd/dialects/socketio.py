@@ -34,7 +34,7 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.messages import printable
+from relayd.texts import printable
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH

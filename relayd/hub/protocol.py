@@ -38,10 +38,9 @@ from relayd.messages import (
     CommandResult,
     CommandStatus,
     ExecuteCommand,
-    printable,
 )
 from relayd.parsing import parse_command_output, parse_command_result, parse_command_status
-from relayd.texts import span
+from relayd.texts import printable, span
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 

@@ -34,10 +34,9 @@ from relayd.messages import (
     CommandStatus,
     ExecuteCommand,
     Secret,
-    printable,
 )
 from relayd.parsing import parse_command_status
-from relayd.texts import span
+from relayd.texts import printable, span
 
 Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
 

@@ -12,18 +12,14 @@ What PAM said is the output of the first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from relayd.ssh.errors import AccountClosed, NoSession, PasswordExpired, SSHError
 from relayd.ssh.jobs import Job
 from relayd.ssh.limits import guarded
+from relayd.ssh.pool import Pool
 from relayd.ssh.session import Session
 from relayd.ssh.target import Target
-from relayd.ssh.text import last_lines
-from relayd.texts import Text
-
-if TYPE_CHECKING:
-    from relayd.ssh.pool import Pool
+from relayd.texts import Text, last_lines
 
 #: On stderr, of OpenSSH (session.c, ``do_pwchange``)
 _MUST_CHANGE = b"Password change required but no TTY available.\n"

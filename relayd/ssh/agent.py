@@ -20,7 +20,7 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from relayd.descriptors import words_for, words_of
-from relayd.ssh.algorithms import uncertified
+from relayd.ssh.keytypes import uncertified
 from relayd.texts import Fault, Text, span
 
 SSH_AGENTC_REQUEST_IDENTITIES = 11

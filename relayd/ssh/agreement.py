@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.algorithms import is_certified, key_type_of, uncertified
 from relayd.ssh.binary import CutOff, Fields
 from relayd.ssh.certificates import BadCertificate, parse_certificate
-from relayd.ssh.hostkeys import key_type
 from relayd.ssh.kex import Agreed
+from relayd.ssh.keytypes import is_certified, key_type, key_type_of, uncertified
 from relayd.ssh.publickeys import BadPublicKey, PublicKey, rsa_bits
 from relayd.texts import Fault
 

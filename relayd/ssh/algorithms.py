@@ -6,17 +6,12 @@ Conch's own lists hold algorithms that were broken or retired years ago, and lac
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 from msgspec.structs import replace
 
 from relayd.ssh.kex import METHODS
-
-#: The shortest key of RSA that any policy takes, in bits (RequiredRSASize of OpenSSH).
-LEAST_RSA_BITS = 1024
-
-PolicyName = Literal["modern", "compatible", "legacy"]
+from relayd.ssh.keytypes import LEAST_RSA_BITS, certified, is_certified, key_type_of, uncertified
+from relayd.ssh.settings import PolicyName
 
 
 class AlgorithmPolicy(Struct, frozen=True):
@@ -109,36 +104,6 @@ LEGACY = replace(
 )
 
 POLICIES: dict[PolicyName, AlgorithmPolicy] = {"modern": MODERN, "compatible": COMPATIBLE, "legacy": LEGACY}
-
-
-_CERTIFICATE = b"-cert-v01@openssh.com"
-
-
-def is_certified(name: bytes) -> bool:
-    """Whether a key type, or an algorithm, is that of a certificate (OpenSSH's PROTOCOL.certkeys)."""
-    return name.endswith(_CERTIFICATE)
-
-
-def certified(name: bytes) -> bytes:
-    """A key type, or an algorithm, for a certificate: ``ssh-ed25519-cert-v01@openssh.com`` for ``ssh-ed25519``."""
-    return name.removesuffix(b"@openssh.com") + _CERTIFICATE
-
-
-def uncertified(name: bytes) -> bytes:
-    """The contrary of `certified`; a name that is none of a certificate stays as it is."""
-    plain = name.removesuffix(_CERTIFICATE)
-    return plain + b"@openssh.com" if plain != name and plain.startswith(b"sk-") else plain
-
-
-def key_type_of(host_key_algorithm: bytes) -> bytes:
-    """The type of key that signs by *host_key_algorithm*: ``ssh-rsa`` for ``rsa-sha2-512``; so too for certificates."""
-    if not host_key_algorithm.startswith(b"rsa-sha2-"):
-        return host_key_algorithm
-    return certified(b"ssh-rsa") if is_certified(host_key_algorithm) else b"ssh-rsa"
-
-
-#: The types of certificate that a host may show.
-HOST_CERTIFICATE_TYPES = frozenset(certified(key_type_of(name)) for name in COMPATIBLE.host_keys)
 
 
 def prefer_known(policy: AlgorithmPolicy, known_types: frozenset[bytes]) -> tuple[bytes, ...]:

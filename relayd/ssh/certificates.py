@@ -15,11 +15,10 @@ from msgspec import Struct
 from twisted.conch.ssh.common import NS
 
 from relayd.spelling import canonical_host
-from relayd.ssh.algorithms import LEAST_RSA_BITS, is_certified, uncertified
 from relayd.ssh.binary import CutOff, Fields
+from relayd.ssh.keytypes import LEAST_RSA_BITS, is_certified, uncertified
 from relayd.ssh.publickeys import BadPublicKey, PublicKey
-from relayd.ssh.text import printable
-from relayd.texts import Fault, Text, joined
+from relayd.texts import Fault, Text, joined, printable_bytes
 
 USER_CERTIFICATE = 1
 HOST_CERTIFICATE = 2
@@ -106,7 +105,7 @@ class Certificate(Struct, frozen=True):
 
     def names(self) -> Text:
         """Whom it is for, in words; a certificate may have more names than a message."""
-        shown = [printable(name, 100) for name in self.principals[:_MAX_NAMES]]
+        shown = [printable_bytes(name, 100) for name in self.principals[:_MAX_NAMES]]
         if len(self.principals) > _MAX_NAMES:
             shown.append(Text("{count} others", count=len(self.principals) - _MAX_NAMES))
         return joined(shown, Text(" and ")) if shown else Text("nobody")
@@ -200,7 +199,7 @@ def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -
     if not any(_matches(name, principal) for principal in certificate.principals):
         return Text("it is for {names}, not for {name}", names=certificate.names(), name=name)
     if certificate.critical_options:
-        option = printable(certificate.critical_options[0])
+        option = printable_bytes(certificate.critical_options[0])
         return Text("it has an option that relayd does not know, {option}", option=option)
     return None
 

@@ -4,15 +4,14 @@ What a connection keeps of each of its channels, and what it asks of those that 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
-from relayd.ssh.session import State
-
-if TYPE_CHECKING:
-    from relayd.ssh.connection import Connection
+from relayd.ssh.pacing import Pacer
 
 #: Bytes that a server may send before it has to wait for us: enough for 300 Mbit/s at 100 ms.
 WINDOW = 4 * 1024 * 1024
@@ -23,6 +22,36 @@ SMALL_WINDOW = 64 * 1024
 PACKETS = 512
 #: Bytes in one packet (RFC 4253, section 6.1).
 MAX_PACKET = 32768
+
+
+class State(enum.Enum):
+    """Where the user of a channel stands; it only moves down this list."""
+
+    WAITING = enum.auto()  # no channel asked for yet, or the request was refused
+    OPENING = enum.auto()  # CHANNEL_OPEN sent
+    STARTING = enum.auto()  # exec sent, not answered: from here on the command may have run
+    RUNNING = enum.auto()  # exec accepted
+    ENDED = enum.auto()
+
+
+class UsedConnection(Protocol):
+    """
+    A connection, as far as the users of its channels need it (`relayd.ssh.connection.Connection`).
+
+    :ivar clock: tells the time.
+    """
+
+    clock: IReactorTime
+
+    @property
+    def pace(self) -> Pacer:
+        """What the server's bytes have cost."""
+
+    def write(self, user: ChannelUser, data: bytes) -> int:
+        """Send data, as soon as the server takes it; gives the bytes that wait until it does."""
+
+    def close(self, user: ChannelUser) -> None:
+        """Close the channel of *user*, now or as soon as it is open."""
 
 
 class ChannelUser(Protocol):
@@ -57,7 +86,7 @@ class ChannelUser(Protocol):
         :param eof: whether the server had said that no more data comes.
         """
 
-    def opening(self, connection: Connection) -> None:
+    def opening(self, connection: UsedConnection) -> None:
         """A channel of *connection* is asked for."""
 
     def when_permitted(self, go: Callable[[], None]) -> None:
@@ -96,7 +125,7 @@ class Nobody:
     def survives(self, eof: bool) -> bool:
         return True
 
-    def opening(self, connection: Connection) -> None:
+    def opening(self, connection: UsedConnection) -> None:
         """See `ChannelUser`; likewise the following."""
 
     def when_permitted(self, go: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from relayd.patterns import covers_host
 from relayd.ssh.account import AccountCheck, answers_for_account
 from relayd.ssh.addresses import AddressCheck, allow_all
+from relayd.ssh.channel import State
 from relayd.ssh.dial import Dialer
 from relayd.ssh.ending import Ending, Killed
 from relayd.ssh.errors import (
@@ -35,12 +36,13 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.filecheck import FileChecks
 from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.jobs import Job
 from relayd.ssh.keys import KeyStore
 from relayd.ssh.limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
 from relayd.ssh.output import OutputBuffer
-from relayd.ssh.pool import Job, Pool
+from relayd.ssh.pool import Pool
 from relayd.ssh.pool_state import Counts, HostCounts
-from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session, State
+from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.surroundings import Progress
 from relayd.ssh.target import Target

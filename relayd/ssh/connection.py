@@ -16,9 +16,9 @@ from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channel import MAX_PACKET, SMALL_WINDOW, WINDOW, Channel, ChannelUser, Nobody
+from relayd.ssh.breach import Breach
+from relayd.ssh.channel import MAX_PACKET, SMALL_WINDOW, WINDOW, Channel, ChannelUser, Nobody, State
 from relayd.ssh.errors import SSHError
-from relayd.ssh.kex import BadExchange
 from relayd.ssh.leftovers import Leftovers
 from relayd.ssh.numbers import (
     EXTENDED_DATA_STDERR,
@@ -37,11 +37,10 @@ from relayd.ssh.numbers import (
     MSG_REQUEST_FAILURE,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
 )
-from relayd.ssh.pacing import WORTH_SHIFT
-from relayd.ssh.session import Session, State, signal_request
-from relayd.ssh.text import printable
+from relayd.ssh.pacing import WORTH_SHIFT, Pacer
+from relayd.ssh.session import Session, signal_request
 from relayd.ssh.transport import ClientTransport
-from relayd.texts import Text
+from relayd.texts import Text, printable_bytes
 
 #: The smallest limit for packets, in bytes, that is taken of a server which is to get data. Known ones take thousands.
 MIN_PACKET = 256
@@ -58,10 +57,6 @@ _UINT32_4 = struct.Struct(">LLLL")
 #: Seconds that the end of a channel may wait for something else to be sent on the connection: alone it would cost both
 #: sides as much as any other step of a command, and nobody waits for it. Less than the pool's COOL_DOWN.
 CLOSE_LINGER = 0.004
-
-
-class Breach(BadExchange):
-    """The server sent what the protocol does not allow; the transport ends a connection for it."""
 
 
 class ConnectionOwner(Protocol):
@@ -126,6 +121,11 @@ class Connection(SSHService):
         self._farewells: list[int] = []
         self._farewell_call: IDelayedCall | None = None
         self._leftovers = Leftovers(clock, self._executing, self.call, self.is_held)
+
+    @property
+    def pace(self) -> Pacer:
+        """What the server's bytes have cost."""
+        return self.transport.pace
 
     # What the owner asks for
 
@@ -353,7 +353,7 @@ class Connection(SSHService):
         del self._channels[_UINT32.unpack_from(packet)[0]]
         user.state = State.WAITING
         code = _UINT32.unpack_from(packet, 4)[0]
-        self._owner.session_refused(self, user, code, printable(getNS(packet[8:])[0]))
+        self._owner.session_refused(self, user, code, printable_bytes(getNS(packet[8:])[0]))
 
     def _exec_accepted(self, packet: bytes) -> None:
         channel = self._open_or_over(packet)

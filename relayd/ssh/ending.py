@@ -17,11 +17,13 @@ from msgspec import structs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from relayd.ssh.channel import State
 from relayd.ssh.errors import SSHError
+from relayd.ssh.jobs import Job
 from relayd.ssh.limits import guarded
-from relayd.ssh.pool import Job, Pool
+from relayd.ssh.pool import Pool
 from relayd.ssh.processes import LIST, SHELL, Answers, Leader, find, parse_listing, script
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 
 #: What is known of a command's processes: none is left; they were signalled; the host offers no way to look.
 Killed = Literal["confirmed", "unconfirmed", "unsupported"]

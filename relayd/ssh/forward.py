@@ -7,7 +7,7 @@ Source: RFC 4254, section 7.2; what ``ssh -J`` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from twisted.conch.ssh.common import NS
 from twisted.internet.address import HostnameAddress
@@ -17,11 +17,8 @@ from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IPro
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.ssh.session import State
-
-if TYPE_CHECKING:
-    from relayd.ssh.connection import Connection
-    from relayd.ssh.pacing import Pacer
+from relayd.ssh.channel import State, UsedConnection
+from relayd.ssh.pacing import Pacer
 
 #: Seconds that a jump host may take to reach the other host.
 OPEN_TIMEOUT = 15.0
@@ -59,7 +56,7 @@ class Forward:
         self.disconnecting = False
         self._on_open = on_open
         self._on_end = on_end
-        self._connection: Connection | None = None
+        self._connection: UsedConnection | None = None
         self._protocol: IProtocol | None = None
         self._call: IDelayedCall | None = None
         # What arrives while it is not read
@@ -78,7 +75,7 @@ class Forward:
     @property
     def pace(self) -> Pacer | None:
         """Of the connection to the jump host, as long as that is open."""
-        return None if self._connection is None else self._connection.transport.pace
+        return None if self._connection is None else self._connection.pace
 
     def connect(self, protocol: IProtocol) -> None:
         """Make this the transport of *protocol*, now that it is open."""
@@ -87,7 +84,7 @@ class Forward:
 
     # What the connection reports
 
-    def opening(self, connection: Connection) -> None:
+    def opening(self, connection: UsedConnection) -> None:
         """See `relayd.ssh.channel.ChannelUser`; likewise the following."""
         self.state = State.OPENING
         self._connection = connection

@@ -6,8 +6,7 @@ Source: RFC 4253, section 4.2.
 
 from __future__ import annotations
 
-from relayd.ssh.text import printable
-from relayd.texts import Fault
+from relayd.texts import Fault, printable_bytes
 
 #: What a server may send before its version ends, in bytes: some show a notice.
 MAX_PREAMBLE = 8192
@@ -51,7 +50,7 @@ class Greeting:
         self._seen += len(data)
         self._line += data[start:room]
         if self._seen > MAX_PREAMBLE:
-            shown = printable(self._start.partition(b"\n")[0].rstrip())
+            shown = printable_bytes(self._start.partition(b"\n")[0].rstrip())
             raise NoVersion(
                 "it sent {size} bytes without a version, beginning with “{start}”", size=self._seen, start=shown
             )
@@ -63,5 +62,5 @@ class Greeting:
 def _checked(line: bytes) -> bytes:
     version, _, software = line[4:].partition(b"-")
     if version not in (b"2.0", b"1.99") or not software:
-        raise NoVersion("its version is {version}", version=printable(line[:60]))
+        raise NoVersion("its version is {version}", version=printable_bytes(line[:60]))
     return line

@@ -4,8 +4,8 @@ Which check the key of a host has to pass: that of the known hosts, that of a fi
 
 from __future__ import annotations
 
-from relayd.ssh.algorithms import uncertified
 from relayd.ssh.hostkeys import ExpectedHostKey, HostKeyVerifier, KnownHosts
+from relayd.ssh.keytypes import uncertified
 from relayd.ssh.target import Target
 
 

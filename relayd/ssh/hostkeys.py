@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from relayd.descriptors import words_of
 from relayd.spelling import canonical_host, read_address
-from relayd.ssh.algorithms import HOST_CERTIFICATE_TYPES, is_certified
 from relayd.ssh.certificates import Certificate, certified_key, fault_of_host_certificate, parse_certificate
 from relayd.ssh.errors import (
     HostCertificateInvalid,
@@ -31,6 +30,7 @@ from relayd.ssh.errors import (
     SSHError,
 )
 from relayd.ssh.hostfile import Added, NoFile, Stamp, append, read_lines, stamp, strike
+from relayd.ssh.keytypes import HOST_CERTIFICATE_TYPES, is_certified, key_type
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.texts import Text
 
@@ -381,12 +381,6 @@ def fingerprint(blob: bytes) -> str:
     """A public key as OpenSSH shows it: type and ``SHA256:…``."""
     digest = base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
     return f"{key_type(blob).decode('ascii', 'replace')} SHA256:{digest}"
-
-
-def key_type(blob: bytes) -> bytes:
-    """The first string of a public key: its type."""
-    length = int.from_bytes(blob[:4], "big")
-    return blob[4 : 4 + min(length, 64)]
 
 
 def parse_known_hosts(lines: Iterator[str]) -> Iterator[KnownHost]:

@@ -5,7 +5,6 @@ What wants a channel of a pooled connection: a command's session, or a connectio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
@@ -17,9 +16,6 @@ from relayd.ssh.numbers import OPEN_ADMINISTRATIVELY_PROHIBITED
 from relayd.ssh.pool_state import MAX_DROPS
 from relayd.ssh.target import Target
 from relayd.texts import Text, span
-
-if TYPE_CHECKING:
-    from relayd.ssh.pool import Pool
 
 
 class Job:
@@ -51,11 +47,22 @@ class Forwarding:
     """
     A connection to another host through *via*, until it is open.
 
-    :ivar opened: see `Pool.forward`.
+    :param submit: takes a job for *via*.
+    :param withdraw: forgets a job that was submitted.
+    :ivar opened: fires with the connection, or fails with an `relayd.ssh.errors.SSHError`; see
+        `relayd.ssh.pool.Pool.forward`.
     """
 
-    def __init__(self, pool: Pool, via: Target, host: str, port: int) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        submit: Callable[[Job], None],
+        withdraw: Callable[[Job], None],
+        via: Target,
+        host: str,
+        port: int,
+    ) -> None:
+        self._submit_job = submit
+        self._withdraw_job = withdraw
         self._via = via
         self._host = host
         self._port = port
@@ -66,7 +73,7 @@ class Forwarding:
     def _submit(self) -> None:
         self._forward: Forward | None = Forward(self._host, self._port, self._open, self._ended)
         self._job = Job(self._via, self._forward, self._failed)
-        self._pool.submit(self._job)
+        self._submit_job(self._job)
 
     def _open(self) -> None:
         forward, self._forward = self._forward, None
@@ -92,7 +99,7 @@ class Forwarding:
         self.opened.errback(error)
 
     def _cancel(self, _opened: Deferred[Forward]) -> None:
-        self._pool.withdraw(self._job)
+        self._withdraw_job(self._job)
         self._release()
 
     def _release(self) -> None:

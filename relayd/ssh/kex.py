@@ -23,6 +23,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from msgspec import Struct
 from twisted.conch.ssh.common import MP, NS, getMP, getNS
 
+from relayd.ssh.breach import Breach
 from relayd.ssh.numbers import (
     MSG_KEX_DH_GEX_INIT,
     MSG_KEX_DH_GEX_REPLY,
@@ -30,7 +31,6 @@ from relayd.ssh.numbers import (
     MSG_KEX_INIT,
     MSG_KEX_REPLY,
 )
-from relayd.texts import Fault
 
 try:
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
@@ -51,10 +51,6 @@ GROUP_SIZES = (2048, 3072, 4096)
 EXPONENT_BITS = 512
 
 _ML_KEM_CIPHERTEXT = 1088
-
-
-class BadExchange(Fault):
-    """The server sent a value that cannot be: the argument says which."""
 
 
 class Agreed(Struct, frozen=True):
@@ -93,7 +89,7 @@ class KeyExchange(Protocol):
         The server answered.
 
         :return: the next message, or the end.
-        :raises BadExchange: when the answer makes no sense.
+        :raises Breach: when the answer makes no sense.
         """
 
 
@@ -109,14 +105,14 @@ class _OneRound:
 
     def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
         if message != MSG_KEX_REPLY:
-            raise BadExchange("message {number} in the middle of a key exchange", number=message)
+            raise Breach("message {number} in the middle of a key exchange", number=message)
         host_key, rest = getNS(payload)
         # An integer and a string look alike: a length, then so many bytes.
         theirs, signature, _rest = getNS(rest, 2)
         try:
             secret = self._secret(theirs)
         except ValueError:
-            raise BadExchange("a public value that is not valid") from None
+            raise Breach("a public value that is not valid") from None
         return Agreed(host_key, signature, self._encode(self._ours) + NS(theirs), secret)
 
     def _encode(self, value: bytes) -> bytes:
@@ -176,7 +172,7 @@ class _KnownGroup:
 
     def secret(self, theirs: int) -> bytes:
         if not 1 < theirs < self._prime - 1:
-            raise BadExchange("a public value that is not valid")
+            raise Breach("a public value that is not valid")
         return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
 
 
@@ -197,7 +193,7 @@ class _ServersGroup:
 
     def secret(self, theirs: int) -> bytes:
         if not 1 < theirs < self._prime - 1:
-            raise BadExchange("a public value that is not valid")
+            raise Breach("a public value that is not valid")
         return bytes(MP(pow(theirs, self._private, self._prime)))
 
 
@@ -236,9 +232,9 @@ class GroupExchange:
             prime, rest = getMP(payload)
             generator, _rest = getMP(rest)
             if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
-                raise BadExchange("a group of {bits} bits", bits=prime.bit_length())
+                raise Breach("a group of {bits} bits", bits=prime.bit_length())
             if not 1 < generator < prime - 1:
-                raise BadExchange("a generator that is not valid")
+                raise Breach("a generator that is not valid")
             self._group = _ServersGroup(prime, generator)
             self._values = MP(prime) + MP(generator) + self._group.public
             return MSG_KEX_DH_GEX_INIT, self._group.public
@@ -248,7 +244,7 @@ class GroupExchange:
             signature, _rest = getNS(rest)
             secret = self._group.secret(theirs)
             return Agreed(host_key, signature, self._request + self._values + MP(theirs), secret)
-        raise BadExchange("message {number} in the middle of a key exchange", number=message)
+        raise Breach("message {number} in the middle of a key exchange", number=message)
 
 
 @cache

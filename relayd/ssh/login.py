@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from relayd.ssh.agent import AgentError
-from relayd.ssh.algorithms import signature_algorithms, uncertified
+from relayd.ssh.algorithms import signature_algorithms
 from relayd.ssh.errors import (
     LoginClosed,
     LoginDropped,
@@ -28,6 +28,7 @@ from relayd.ssh.errors import (
     SSHError,
 )
 from relayd.ssh.identities import Identity
+from relayd.ssh.keytypes import uncertified
 from relayd.ssh.numbers import (
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
@@ -38,9 +39,8 @@ from relayd.ssh.numbers import (
 )
 from relayd.ssh.prompts import Asks, tells_of_expiry, what_it_asks
 from relayd.ssh.signatures import doubt_of
-from relayd.ssh.text import last_lines, printable
 from relayd.ssh.transport import ClientTransport
-from relayd.texts import Text, joined
+from relayd.texts import Text, joined, last_lines, printable_bytes
 
 #: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
 MAX_WORDS = 16 * 1024
@@ -223,7 +223,7 @@ class LoginService(SSHService):
     def _give_up(self, offered: str | None = None) -> None:
         if offered is None:
             methods = self._masked(b",".join(self._offered)).replace(b",", b", ")
-            offered = printable(methods) or Text("nothing")
+            offered = printable_bytes(methods) or Text("nothing")
         remarks: tuple[str, ...] = self._remarks
         if said := self._quoted(self._said):
             remarks += (Text("it said “{words}”", words=said),)

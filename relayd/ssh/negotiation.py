@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from twisted.conch.ssh.common import NS, getNS
 
 from relayd.ssh.algorithms import AlgorithmPolicy
+from relayd.ssh.breach import Breach
 from relayd.ssh.ciphers import is_authenticated
-from relayd.ssh.kex import BadExchange
 from relayd.texts import Text
 
 EXT_INFO = b"ext-info-c"
@@ -44,10 +44,10 @@ class Negotiated:
         :param payload: of the server's KEXINIT.
         :param host_keys: the host key algorithms that we offered, in our order.
         :raises NothingInCommon: where no algorithm of a kind is.
-        :raises BadExchange: when it is too long.
+        :raises Breach: when it is too long.
         """
         if len(payload) > MAX_KEXINIT:
-            raise BadExchange("a KEXINIT of {size} bytes", size=len(payload))
+            raise Breach("a KEXINIT of {size} bytes", size=len(payload))
         theirs = [field.split(b",") for field in getNS(payload[_COOKIE_SIZE:], 10)[:10]]
         self.key_exchange = _choose(Text("key exchange"), ours.key_exchanges, theirs[0])
         self.host_key = _choose(Text("host key type"), host_keys, theirs[1])

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.ssh.channel import ChannelUser
+from relayd.ssh.channel import ChannelUser, State
 from relayd.ssh.connection import Connection
 from relayd.ssh.dial import Dialer
 from relayd.ssh.errors import (
@@ -37,13 +37,10 @@ from relayd.ssh.pool_members import Member, hops_of
 from relayd.ssh.pool_places import Evict
 from relayd.ssh.pool_state import MAX_DROPS, Counts, HostCounts, PoolState, Start, Step
 from relayd.ssh.refusals import Refusals
-from relayd.ssh.session import State
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.silence import SilenceWatch
 from relayd.ssh.target import Target
 from relayd.texts import Text
-
-__all__ = ["Job", "Pool"]
 
 #: Seconds that servers get to take our good-bye before their connections are cut.
 CLOSE_GRACE = 2.0
@@ -163,7 +160,7 @@ class Pool:
         :param host: as *via* knows it.
         :return: fires when bytes can flow, and fails with an `SSHError`; cancelling it gives the connection up.
         """
-        return Forwarding(self, via, host, port).opened
+        return Forwarding(self.submit, self.withdraw, via, host, port).opened
 
     def login_refused(self, target: Target) -> None:
         """See `DialOwner.login_refused`."""

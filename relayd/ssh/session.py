@@ -6,36 +6,22 @@ Source: RFC 4254, sections 5 and 6.  A `Session` does no I/O: its connection fee
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from twisted.conch.ssh.common import NS, getNS
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from relayd.ssh.channel import State, UsedConnection
 from relayd.ssh.output import OutputBuffer
 from relayd.ssh.surroundings import Progress
-
-if TYPE_CHECKING:
-    from relayd.ssh.connection import Connection
 
 #: RFC 4254, section 6.10, with the numbers of POSIX and Linux: a shell reports 128 + number.
 SIGNAL_NUMBERS = {
     "ABRT": 6, "ALRM": 14, "FPE": 8, "HUP": 1, "ILL": 4, "INT": 2, "KILL": 9, "PIPE": 13, "QUIT": 3, "SEGV": 11,
     "TERM": 15, "USR1": 10, "USR2": 12, "BUS": 7, "SYS": 31, "TRAP": 5, "XCPU": 24, "XFSZ": 25,
 }  # fmt: skip
-
-
-class State(enum.Enum):
-    """Where a session stands; it only moves down this list."""
-
-    WAITING = enum.auto()  # no channel asked for yet, or the request was refused
-    OPENING = enum.auto()  # CHANNEL_OPEN sent
-    STARTING = enum.auto()  # exec sent, not answered: from here on the command may have run
-    RUNNING = enum.auto()  # exec accepted
-    ENDED = enum.auto()
 
 
 class ExitInfo(Struct, frozen=True):
@@ -134,7 +120,7 @@ class Session:
 
     # What the connection reports
 
-    def opening(self, connection: Connection) -> None:
+    def opening(self, connection: UsedConnection) -> None:
         """A channel is asked for."""
         self.state = State.OPENING
         self._go = None

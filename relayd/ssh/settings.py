@@ -8,9 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from relayd.ssh.algorithms import PolicyName
-
 HostKeyPolicy = Literal["accept-new", "strict", "ignore"]
+PolicyName = Literal["modern", "compatible", "legacy"]
 
 
 class SSHSettings(Struct, frozen=True, kw_only=True):

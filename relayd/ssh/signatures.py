@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from relayd.ssh.algorithms import AlgorithmPolicy, uncertified
-from relayd.ssh.text import printable
-from relayd.texts import Text
+from relayd.ssh.algorithms import AlgorithmPolicy
+from relayd.ssh.keytypes import uncertified
+from relayd.texts import Text, printable_bytes
 
 _OPENSSH = re.compile(rb"SSH-[\d.]+-OpenSSH_(\d+)\.(\d+)")
 #: The first OpenSSH that takes signatures of RSA with SHA-2, and says what it takes.
@@ -38,7 +38,9 @@ def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, 
         if not is_rsa and all(name.startswith(b"rsa-sha2-") for name in taken):
             return None  # OpenSSH before 7.6 named nothing else, whatever it took
         return Text(
-            "the server takes no {algorithm}, only {names}", algorithm=printable(plain), names=printable(accepted)
+            "the server takes no {algorithm}, only {names}",
+            algorithm=printable_bytes(plain),
+            names=printable_bytes(accepted),
         )
     if not is_rsa or policy.doubtful:
         return None
@@ -46,7 +48,7 @@ def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, 
     if found and (int(found[1]), int(found[2])) < _KNOWS_SHA2:
         return Text(
             "the server, {version}, takes signatures of RSA keys with SHA-1 only, which --ssh-algorithms legacy allows",
-            version=printable(version),
+            version=printable_bytes(version),
         )
     return Text(
         "the server does not say which signatures it takes: if it is an old one, those of RSA keys with SHA-1 only, "

@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from relayd.ssh.agreement import BadProof, KeySchedule, check_proof, exchange_hash
 from relayd.ssh.algorithms import AlgorithmPolicy, prefer_known
+from relayd.ssh.breach import Breach
 from relayd.ssh.ciphers import MAX_PACKET, BadPacket, Doomed, Opener, Plain, Sealer, packet_cipher
 from relayd.ssh.errors import (
     ConnectionDropped,
@@ -37,7 +38,7 @@ from relayd.ssh.errors import (
 from relayd.ssh.extensions import read_extensions
 from relayd.ssh.greeting import Greeting, NoVersion
 from relayd.ssh.hostkeys import HostKeyVerifier
-from relayd.ssh.kex import METHODS, Agreed, BadExchange, KeyExchange
+from relayd.ssh.kex import METHODS, Agreed, KeyExchange
 from relayd.ssh.limits import most_payload
 from relayd.ssh.negotiation import Negotiated, NothingInCommon, kexinit
 from relayd.ssh.numbers import (
@@ -55,8 +56,7 @@ from relayd.ssh.numbers import (
     MSG_UNIMPLEMENTED,
 )
 from relayd.ssh.pacing import COST_SHIFT, MOST_OWED, MOST_SAVED, PACKET, READ, SLICE, Pacer
-from relayd.ssh.text import printable
-from relayd.texts import Text
+from relayd.texts import Text, printable_bytes
 
 #: Bytes shown of what a server says: lists of algorithms are long.
 MAX_SHOWN = 300
@@ -211,13 +211,13 @@ class ClientTransport(SSHClientTransport):
         """
         The server asked for something that costs it nothing, such as an answer.
 
-        :raises BadExchange: when it does so all the time: whoever never reads the answers would fill our memory.
+        :raises Breach: when it does so all the time: whoever never reads the answers would fill our memory.
         """
         self._demands += price
         if self._demands > MAX_DEMANDS:
             if price == RENEWAL_PRICE:
-                raise BadExchange("requests for new keys, again and again")
-            raise BadExchange("more requests than any server needs")
+                raise Breach("requests for new keys, again and again")
+            raise Breach("more requests than any server needs")
 
     def forgive(self) -> None:
         """
@@ -317,7 +317,7 @@ class ClientTransport(SSHClientTransport):
             self.failed(NotSSH(host=self.host, port=self.port, reason=error.text))
         except BadPacket as error:
             self.failed(self._broken(Text("it sent a packet with a {fault}", fault=error.text)))
-        except BadExchange as error:
+        except Breach as error:
             self.failed(self._broken(Text("it sent {what}", what=error.text)))
         except Exception as error:
             # What a peer sends must never end in a traceback; what is told of it is the kind of error, not the data.
@@ -387,7 +387,7 @@ class ClientTransport(SSHClientTransport):
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         if messageNum >= FIRST_SERVICE_MESSAGE:
             if not self._secured:
-                raise BadExchange("message {number} before the end of the key exchange", number=messageNum)
+                raise Breach("message {number} before the end of the key exchange", number=messageNum)
             service = self.service
             if service is not None:
                 service.packetReceived(messageNum, payload)
@@ -398,7 +398,7 @@ class ClientTransport(SSHClientTransport):
         elif FIRST_KEX_METHOD <= messageNum <= LAST_KEX_METHOD:
             self._exchange_received(messageNum, payload)
         elif not self._secured and (self._strict or messageNum == MSG_EXT_INFO) and messageNum != MSG_DISCONNECT:
-            raise BadExchange("message {number} in a key exchange", number=messageNum)
+            raise Breach("message {number} in a key exchange", number=messageNum)
         elif messageNum == MSG_DISCONNECT:
             self._disconnect_received(payload)
         elif messageNum == MSG_SERVICE_ACCEPT:
@@ -444,7 +444,7 @@ class ClientTransport(SSHClientTransport):
 
     def _kexinit_received(self, payload: bytes) -> None:
         if self._exchange is not None:
-            raise BadExchange("a second KEXINIT")
+            raise Breach("a second KEXINIT")
         try:
             negotiated = Negotiated(payload, self.policy, self._host_key_algorithms)
         except NothingInCommon as error:
@@ -453,15 +453,15 @@ class ClientTransport(SSHClientTransport):
                     host=self.host,
                     port=self.port,
                     kind=error.kind,
-                    theirs=printable(b", ".join(error.theirs), MAX_SHOWN),
-                    ours=printable(b", ".join(error.ours), MAX_SHOWN),
+                    theirs=printable_bytes(b", ".join(error.theirs), MAX_SHOWN),
+                    ours=printable_bytes(b", ".join(error.ours), MAX_SHOWN),
                 )
             )
             return
         if not self._secured:
             self._strict = negotiated.strict
             if self._strict and self.incomingPacketSequence != 1:
-                raise BadExchange("packets before its KEXINIT in a strict key exchange")
+                raise Breach("packets before its KEXINIT in a strict key exchange")
         self._note_doubtful(negotiated)
         self.negotiated = negotiated
         self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + payload
@@ -482,12 +482,12 @@ class ClientTransport(SSHClientTransport):
                 "{host}:{port} uses outdated algorithms: {names}",
                 host=self.host,
                 port=self.port,
-                names=printable(b", ".join(sorted(used)), MAX_SHOWN),
+                names=printable_bytes(b", ".join(sorted(used)), MAX_SHOWN),
             )
 
     def _exchange_received(self, message: int, payload: bytes) -> None:
         if self._exchange is None or self._next_opener is not None:
-            raise BadExchange("message {number} outside a key exchange", number=message)
+            raise Breach("message {number} outside a key exchange", number=message)
         outcome = self._exchange.step(message, payload)
         if isinstance(outcome, Agreed):
             self._agreed(self._exchange.hash_name, outcome)
@@ -539,7 +539,7 @@ class ClientTransport(SSHClientTransport):
 
     def _newkeys_received(self) -> None:
         if self._next_opener is None:
-            raise BadExchange("NEWKEYS outside a key exchange")
+            raise Breach("NEWKEYS outside a key exchange")
         self._opener, self._next_opener = self._next_opener, None
         self._bytes_in = 0
         if self._strict:
@@ -564,13 +564,13 @@ class ClientTransport(SSHClientTransport):
     def _service_accepted(self, packet: bytes) -> None:
         requested, self._requested = self._requested, None
         if requested is None or getNS(packet)[0] != requested.name:
-            raise BadExchange("the start of a service that was not asked for")
+            raise Breach("the start of a service that was not asked for")
         del self.instance  # Conch's: it would keep the login, which is over soon, as long as the connection
         self.setService(requested)
 
     def _disconnect_received(self, payload: bytes) -> None:
         code, description = int.from_bytes(payload[:4], "big"), getNS(payload[4:])[0]
-        text = printable(description, MAX_SHOWN)
+        text = printable_bytes(description, MAX_SHOWN)
         self.told_to_leave = True
         self.lost_reason = (
             Text("it said “{words}”", words=text) if text else Text("it disconnected with code {code}", code=code)
@@ -586,7 +586,7 @@ class ClientTransport(SSHClientTransport):
 
     def sendDisconnect(self, reason: int, desc: bytes) -> None:
         if reason != DISCONNECT_BY_APPLICATION and self._failure is None:
-            self._failure = self._exchange_failed(printable(desc, MAX_SHOWN))
+            self._failure = self._exchange_failed(printable_bytes(desc, MAX_SHOWN))
             self.lost_reason = self._failure.text
         self.sendPacket(MSG_DISCONNECT, reason.to_bytes(4, "big") + NS(b"") + NS(b""))
         if self.transport is not None:

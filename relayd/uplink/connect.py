@@ -27,10 +27,9 @@ from zope.interface import implementer
 
 from relayd.descriptors import words_for, words_of
 from relayd.errors import UplinkError
-from relayd.messages import printable
 from relayd.naming import NamedEndpoint, NoNameService
 from relayd.spelling import loopback_addresses, read_address
-from relayd.texts import span
+from relayd.texts import printable, span
 from relayd.tls import CertificateRefused, client_options
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization

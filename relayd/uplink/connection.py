@@ -58,10 +58,9 @@ from relayd.messages import (
     CommandResult,
     CommandState,
     CommandStatus,
-    printable,
 )
 from relayd.parsing import parse_execute_command, parse_question, parse_receipt
-from relayd.texts import Translate, english
+from relayd.texts import Translate, english, printable
 from relayd.uplink import closing
 from relayd.uplink.answers import Answer, error_of
 from relayd.uplink.connect import describe

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.flow import Flow
-from relayd.messages import printable
+from relayd.texts import printable
 from relayd.tls import is_verified, verify_error_of
 from relayd.uplink.answers import BODY_TIMEOUT, NO_HTTP, Answer, body_of, other_protocol
 from relayd.uplink.closing import GOING_AWAY

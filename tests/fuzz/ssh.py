@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from relayd.ssh.agreement import KeySchedule
 from relayd.ssh.algorithms import LEGACY, MODERN
+from relayd.ssh.channel import State
 from relayd.ssh.ciphers import Plain
 from relayd.ssh.connection import Connection
 from relayd.ssh.errors import SSHError
@@ -25,7 +26,7 @@ from relayd.ssh.identities import Identity
 from relayd.ssh.kex import Agreed
 from relayd.ssh.login import LoginService
 from relayd.ssh.numbers import MSG_NEWKEYS
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from relayd.ssh.transport import ClientTransport
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.ssh import RecordingTCP

@@ -24,6 +24,7 @@ from relayd.ssh.certificates import (
 from relayd.ssh.errors import SSHError
 from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts, parse_known_hosts
 from relayd.ssh.kex import Agreed
+from relayd.ssh.keytypes import key_type
 from relayd.ssh.processes import Answers, find, parse_listing
 from tests.fuzz.engine import Target, check, check_words, grow
 
@@ -87,7 +88,7 @@ def _certificate(data: bytes) -> None:
         certificate.out_of_date(_NOW)
         authority = f"@cert-authority *.example {certificate.authority[4:23].decode('latin-1').strip()} "
         _verify(_Known(authority + base64.b64encode(certificate.authority).decode()), _HOST, 22, data)
-    if hostkeys.key_type(data) in _TYPES:  # no other comes so far: see `check_proof`
+    if key_type(data) in _TYPES:  # no other comes so far: see `check_proof`
         _verify(ExpectedHostKey("ssh-ed25519 SHA256:" + "A" * 43), _HOST, 22, data)
 
 

@@ -18,9 +18,10 @@ from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
 )
+from relayd.ssh.jobs import Job
 from relayd.ssh.limits import EVERY_SERVER
 from relayd.ssh.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
-from relayd.ssh.pool import Job, Pool
+from relayd.ssh.pool import Pool
 from relayd.ssh.session import Session
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target

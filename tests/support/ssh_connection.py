@@ -11,10 +11,10 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.channel import ChannelUser
+from relayd.ssh.channel import ChannelUser, State
 from relayd.ssh.connection import Connection
 from relayd.ssh.numbers import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS
-from relayd.ssh.session import Session, State
+from relayd.ssh.session import Session
 from relayd.ssh.transport import ClientTransport
 from tests.support.ssh import PacketRecorder
 

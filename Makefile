@@ -102,9 +102,9 @@ docs: $(INSTALLED)
 messages: $(INSTALLED)
 	mkdir -p build
 	PYTHONPATH=. $(BIN)/pybabel -q extract --mapping babel.cfg --no-location --sort-output -o build/relayd.pot relayd
-	$(BIN)/pybabel -q update -D relayd -i build/relayd.pot -d relayd/locale --no-wrap --no-fuzzy-matching \
+	$(BIN)/pybabel -q update -D relayd -i build/relayd.pot -d relayd/language/locale --no-wrap --no-fuzzy-matching \
 		--ignore-obsolete --ignore-pot-creation-date
-	$(BIN)/pybabel -q compile -D relayd -d relayd/locale --statistics
+	$(BIN)/pybabel -q compile -D relayd -d relayd/language/locale --statistics
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

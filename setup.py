@@ -10,7 +10,8 @@ setup(
     # An editable install then puts this directory on the path, as Twisted's search for plugins needs.
     package_dir={"": "."},
     package_data={
-        "relayd": ["py.typed", "locale/*/LC_MESSAGES/*"],
+        "relayd": ["py.typed"],
+        "relayd.language": ["locale/*/LC_MESSAGES/*"],
         "relayd.status": ["status.css", "status.js"],
     },
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import shtab
 
 from relayd import __version__
-from relayd.config import OPTIONS
+from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.tap import ABOUT
 

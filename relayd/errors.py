@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from relayd.texts import Text, message_template, span
+from relayd.language.texts import Text, message_template, span
 
 Executed = Literal["yes", "no", "unknown"]
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from relayd.errors import InvalidMessage, RelayError
-from relayd.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, Receipt, StreamName
+from relayd.wire.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, Receipt, StreamName
 
 #: Tells the main server that a command was accepted (``None``) or why it was refused. Called exactly once.
 Acknowledge = Callable[[RelayError | None], None]
@@ -42,7 +42,7 @@ class EventReceived(Struct, frozen=True):
     The peer sent an event.
 
     :ivar data: decoded JSON: the first argument, ``None`` where there is none.  Where the wire has bytes too, these are
-        in it, or `relayd.messages.Unsent` in their place.
+        in it, or `relayd.wire.messages.Unsent` in their place.
     :ivar ack_id: the peer wants `IDialect.acknowledge` called with this number.
     """
 

@@ -16,29 +16,29 @@ from twisted.logger import Logger
 from relayd import __version__
 from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
-from relayd.choices import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
-from relayd.config import Config
-from relayd.descriptors import connections_within, limit
-from relayd.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher, Limits
+from relayd.config.options import Config
+from relayd.config.reload import HOST_RULES, Changes, compare
+from relayd.config.state_directory import StateDirectory
+from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
 from relayd.interfaces import IJournal
-from relayd.journal import DurableJournal
-from relayd.journal_index import Bounds
-from relayd.journal_memory import MemoryJournal
-from relayd.lag import LagMonitor
-from relayd.language import translator
-from relayd.notify import Standing
-from relayd.policy import Policy
-from relayd.reload import HOST_RULES, Changes, compare
-from relayd.ssh.runner import SSHCommandRunner
-from relayd.statedir import StateDirectory
+from relayd.journal.durable import DurableJournal
+from relayd.journal.index import Bounds
+from relayd.journal.memory import MemoryJournal
+from relayd.language.catalogues import translator
+from relayd.language.texts import Translate
+from relayd.network.descriptors import connections_within, limit
+from relayd.policy.rules import Policy
+from relayd.process.event_loop import LagMonitor
+from relayd.process.systemd import Standing
+from relayd.settings import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
+from relayd.ssh_runner import SSHCommandRunner
 from relayd.status.server import StatusServer
 from relayd.status.sources import Bounds as StatusBounds
 from relayd.status.sources import Sources
-from relayd.texts import Translate
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
-from relayd.values import is_private, without_query
 
 
 class Commands(Protocol):

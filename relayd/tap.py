@@ -20,19 +20,19 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from relayd import __version__
-from relayd.config import OPTIONS, Config, Reading, read
-from relayd.descriptors import raise_limit
+from relayd.config.exposure import exposures
+from relayd.config.options import OPTIONS, Config, Reading, read
+from relayd.config.reload import ReloadOnSignal
+from relayd.config.sources import Option
+from relayd.config.values import choice, near
 from relayd.errors import ConfigError
-from relayd.exposure import exposures
-from relayd.garbage import GarbageCollection
-from relayd.hardening import forbid_dumps, use_steady_clock
-from relayd.logs import configure as configure_logs
-from relayd.notify import Notifier, make_notifier
-from relayd.options import Option
-from relayd.reload import ReloadOnSignal
+from relayd.language.texts import span
+from relayd.network.descriptors import raise_limit
+from relayd.process.garbage import GarbageCollection
+from relayd.process.hardening import forbid_dumps, use_steady_clock
+from relayd.process.logs import configure as configure_logs
+from relayd.process.systemd import Notifier, make_notifier
 from relayd.service import make_relay
-from relayd.texts import span
-from relayd.values import choice, near
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}

@@ -62,7 +62,7 @@ from pathlib import Path
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from relayd.hub import Hub
-from relayd.messages import Secret
+from relayd.wire.messages import Secret
 listening = Hub(reactor, {"site-1": Secret("k" * 40)}).listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
 listening.addCallback(lambda port: Path(sys.argv[1]).write_text(str(port.getHost().port)))
 reactor.run()

@@ -1,5 +1,5 @@
 """
-Tests of `relayd.admission`: limits, turns, thresholds, deadlines.
+Tests of `relayd.commands.admission`: limits, turns, thresholds, deadlines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.admission import Admission, Verdict
+from relayd.commands.admission import Admission, Verdict
 
 STARTED, QUEUED, REFUSED = Verdict.STARTED, Verdict.QUEUED, Verdict.REFUSED
 

@@ -24,10 +24,10 @@ from relayd.audit.lines import command_digest, encode, read_key
 from relayd.audit.log import AuditLog
 from relayd.audit.refusals import BURST, INTERVAL, RATE, Refusals
 from relayd.audit.seal import seal_file
-from relayd.config import load
+from relayd.config.options import load
 from relayd.errors import ConfigError, NoCredential, ShuttingDown
 from relayd.interfaces import IAudit
-from relayd.messages import JumpHost, Secret
+from relayd.wire.messages import JumpHost, Secret
 from tests.support.auditing import directory, edit, entries, faults, files, fill, settings, small_disk, state, write
 from tests.support.dispatching import PASSWORD, Desk, command, result, watch_log
 

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd import fields, parsing, spelling
-from relayd.dialects import native, socketio
-from relayd.dialects.base import MAX_NAME
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.interfaces import EventReceived, Ignored
-from relayd.messages import MAX_COMMAND_ID, Receipt
-from relayd.parsing import (
+from relayd.network import spelling
+from relayd.wire import fields, parsing
+from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.codec import MAX_NAME
+from relayd.wire.messages import MAX_COMMAND_ID, Receipt
+from relayd.wire.parsing import (
     parse_command_output,
     parse_command_result,
     parse_command_status,

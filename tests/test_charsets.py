@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.charsets import (
+from relayd.language.charsets import (
     Decoder,
     Unwritable,
     charset,
@@ -23,7 +23,7 @@ from relayd.charsets import (
     is_single_byte,
     write_text,
 )
-from relayd.ssh.output import OutputBuffer
+from relayd.ssh.channels.output import OutputBuffer
 
 NAMES = {module.name for module in iter_modules(encodings.__path__)} | set(encodings.aliases.aliases)
 SETS = sorted({found for name in NAMES if (found := charset(name)) is not None})

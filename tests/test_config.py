@@ -1,5 +1,5 @@
 """
-relayd.config and what it is made of: where options come from, what they may be, and how a mistake is told.
+relayd.config.options and what it is made of: where options come from, what they may be, and how a mistake is told.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd import values
-from relayd.choices import limits_of, ssh_settings_of
-from relayd.config import OPTIONS, Config, load
+from relayd.config import values
+from relayd.config.options import OPTIONS, Config, load
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
-from relayd.messages import Secret
+from relayd.settings import limits_of, ssh_settings_of
+from relayd.wire.messages import Secret
 
 KEY = "k3y-" * 10
 
@@ -493,7 +493,7 @@ class ApiKeyTests(ConfigCase):
 
 
 class ValueTests(SynchronousTestCase):
-    """relayd.values."""
+    """relayd.config.values."""
 
     def test_durations(self) -> None:
         parse = values.duration(0, 86400)

@@ -1,5 +1,5 @@
 """
-relayd.credentials: which rows a TOML file may have, whom they cover, and how a mistake is told.
+relayd.config.credentials: which rows a TOML file may have, whom they cover, and how a mistake is told.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.credentials import SiteCredential, read_credentials
+from relayd.config.credentials import SiteCredential, read_credentials
 from relayd.errors import ConfigError
-from relayd.ssh.credentials import CredentialRule, CredentialTable, parse_via
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, parse_via
 from tests.test_config import ConfigCase
 
 

@@ -26,15 +26,15 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+import relayd.config.state_directory
 import relayd.ctl.check_files
-import relayd.statedir
-from relayd.config import read
+from relayd.config.options import read
+from relayd.config.state_directory import StateDirectory
 from relayd.ctl.check_files import check_files, check_settings
 from relayd.ctl.main import make_parser
 from relayd.errors import ConfigError
 from relayd.hub import Hub
-from relayd.messages import Secret
-from relayd.statedir import StateDirectory
+from relayd.wire.messages import Secret
 from tests.support.authority import Authority
 from tests.support.relays import ROOT, Relayd
 from tests.support.sshd import make_key
@@ -187,7 +187,7 @@ class StateTests(FilesCase):
         def flock(descriptor: int, operation: int) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        self.patch(relayd.statedir.fcntl, "flock", flock)
+        self.patch(relayd.config.state_directory.fcntl, "flock", flock)
         error = self.assertRaises(ConfigError, self.state.claim)
         self.assertIn("cannot keep other relays out (No locks available); use a local directory", str(error))
         self.assertNotIn("another relayd", str(error))

@@ -19,10 +19,10 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from relayd import tls
-from relayd.config import read
+from relayd.config.options import read
 from relayd.ctl import check_server
 from relayd.ctl.check import check
+from relayd.network import tls
 from tests.support.certificates import Certificate
 from tests.support.node import NodeServer
 from tests.test_uplink_peers import KEY, WRONG, has, order

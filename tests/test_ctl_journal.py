@@ -11,7 +11,7 @@ from contextlib import closing, redirect_stderr, redirect_stdout
 from unittest import mock
 
 from relayd.ctl.main import main
-from relayd.journal_index import Bounds
+from relayd.journal.index import Bounds
 from tests.test_journal import DurableCase
 
 

@@ -22,12 +22,12 @@ from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.demo import STEPS, Row, Target, chosen_target, parser, table
-from relayd.demo_ssh import LAUNCHER, PYTHON_SETSID, ExecutingSSHServer
+from relayd.demo.demonstration import STEPS, Row, Target, chosen_target, parser, table
+from relayd.demo.ssh_server import LAUNCHER, PYTHON_SETSID, ExecutingSSHServer
 from relayd.errors import ConfigError
-from relayd.messages import CommandResult, ExecuteCommand, Secret
-from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
 from tests.support.sshd import make_key
 

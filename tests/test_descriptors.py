@@ -13,11 +13,11 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.descriptors import FEWEST, RESERVED, connections_within, is_shortage, shortage, words_of
-from relayd.journal_store import explain
+from relayd.journal.store import explain
+from relayd.language.texts import Text
+from relayd.network.descriptors import FEWEST, RESERVED, connections_within, is_shortage, shortage, words_of
 from relayd.ssh.errors import LoginRefused, NoDescriptor
-from relayd.ssh.numbers import MSG_CHANNEL_CLOSE
-from relayd.texts import Text
+from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE
 from tests.support.memory_pool import PoolTestCase
 from tests.support.relays import ROOT
 from tests.support.ssh_connection import numbers
@@ -94,7 +94,7 @@ class StartTests(LimitCase):
     def test_it_takes_what_it_may(self) -> None:
         script = (
             "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (100, 300)); "
-            "from relayd.descriptors import raise_limit; raise_limit(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+            "from relayd.network.descriptors import raise_limit; raise_limit(); print(r.getrlimit(r.RLIMIT_NOFILE))"
         )
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
         self.assertEqual(done.stdout, "(300, 300)\n")

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from relayd.dialects import native
-from relayd.dialects.base import StrictJSON
 from relayd.errors import ConfigError, ProtocolError
 from relayd.interfaces import Broken, Connected, EventReceived, HandshakeReceived, IDialect, Ignored
-from relayd.messages import NO_UTF8, Unsent
+from relayd.wire.dialects import native
+from relayd.wire.dialects.codec import StrictJSON
+from relayd.wire.messages import NO_UTF8, Unsent
 
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none()

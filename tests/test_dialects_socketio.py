@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from relayd.dialects import socketio
-from relayd.dialects.attachments import MAX_BYTES
-from relayd.dialects.base import NO_LIMIT
 from relayd.errors import ProtocolError
 from relayd.interfaces import (
     AckReceived,
@@ -30,7 +27,10 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.messages import Unsent
+from relayd.wire.dialects import socketio
+from relayd.wire.dialects.attachments import MAX_BYTES
+from relayd.wire.dialects.codec import NO_LIMIT
+from relayd.wire.messages import Unsent
 from tests.test_dialects_native import json_values, names
 
 OPEN = '0{"sid":"s","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'

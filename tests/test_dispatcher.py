@@ -1,5 +1,5 @@
 """
-Tests of `relayd.dispatcher` and `relayd.scheduler`: what becomes of each order of the main server.
+Tests of `relayd.commands.dispatcher` and `relayd.commands.scheduler`: what becomes of each order of the main server.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from relayd.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher, Limits
+from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE
 from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolError, RelayError
 from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink, Starting
-from relayd.journal_memory import MemoryJournal
-from relayd.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret
-from relayd.outbox import MAX_RECENT, MAX_RECENT_SIZE
-from relayd.parsing import parse_execute_command
-from relayd.texts import printable
+from relayd.journal.memory import MemoryJournal
+from relayd.language.texts import printable
+from relayd.wire.messages import CommandResult, CommandState, ExecuteCommand, JumpHost, Receipt, Secret
+from relayd.wire.parsing import parse_execute_command
 from tests.support.dispatching import (
     PASSWORD,
     Desk,

@@ -7,10 +7,10 @@ from __future__ import annotations
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dispatcher import LARGE_INPUT, MAX_INPUT, MAX_WAITING
-from relayd.messages import JumpHost, Receipt, Secret
-from relayd.outbox import MAX_UNRECORDED, RECEIPT_PATIENCE
-from relayd.sendings import MAX_IN_FLIGHT
+from relayd.commands.dispatcher import LARGE_INPUT, MAX_INPUT, MAX_WAITING
+from relayd.commands.in_flight import MAX_IN_FLIGHT
+from relayd.commands.outbox import MAX_UNRECORDED, RECEIPT_PATIENCE
+from relayd.wire.messages import JumpHost, Receipt, Secret
 from tests.support.dispatching import Desk, SlowJournal, command, watch_log
 
 RECEIVED = Receipt(success=True)

@@ -14,13 +14,13 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from relayd.dialects import native, socketio
-from relayd.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.hub import Hub, HubSettings
-from relayd.journal_memory import MemoryJournal
-from relayd.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, JumpHost, Secret
+from relayd.journal.memory import MemoryJournal
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, JumpHost, Secret
 from tests.support.dispatching import HeldRunner, command
 
 KEY = "k3y-" + "x" * 40

@@ -1,5 +1,5 @@
 """
-Tests of `relayd.garbage`.
+Tests of `relayd.process.garbage`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import gc
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.garbage import FEW, INTERVAL, MOST_PASSED, GarbageCollection
+from relayd.process.garbage import FEW, INTERVAL, MOST_PASSED, GarbageCollection
 
 
 class GarbageCollectionTests(SynchronousTestCase):

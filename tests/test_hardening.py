@@ -1,5 +1,5 @@
 """
-relayd.hardening: the reactor's clock, and that a process leaves no core dump.
+relayd.process.hardening: the reactor's clock, and that a process leaves no core dump.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.hardening import use_steady_clock
+from relayd.process.hardening import use_steady_clock
 
 _SHOW = """
 import ctypes, resource
-from relayd.hardening import forbid_dumps
+from relayd.process.hardening import forbid_dumps
 resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 forbid_dumps()
 print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3))

@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from relayd.dialects import native, socketio
 from relayd.errors import (
     CommandInFlight,
     CommandRefused,
@@ -33,7 +32,8 @@ from relayd.errors import (
 from relayd.hub import Hub, HubSettings
 from relayd.hub.registry import Registry
 from relayd.interfaces import Connected, Disconnected, EventReceived, HeartbeatReceived
-from relayd.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
 
 KEY = "correct-horse-battery-staple-correct"
 DIALECTS = (socketio, native)

@@ -16,12 +16,12 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import native, socketio
-from relayd.flow import MAX_BEHIND
 from relayd.hub import HubSettings
 from relayd.hub.doorway import PATIENCE, Doorway, origin_of
 from relayd.hub.wire import MAX_JOINING, MAX_REQUEST
 from relayd.interfaces import Connected, EventReceived
+from relayd.network.flow import MAX_BEHIND
+from relayd.wire.dialects import native, socketio
 from tests.test_hub import DIALECTS, KEY, HubTestCase, command, result
 
 

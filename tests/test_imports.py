@@ -1,70 +1,62 @@
 """
-Who imports whom inside relayd: the table of docs/architecture.rst, held against the source.
+Who imports whom inside relayd: the floors of docs/architecture.rst, held against the source.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Modules that make one part together; any other module, or package, is a part of its own name.
-PARTS = {
-    **dict.fromkeys(("admission", "outbox", "scheduler", "sendings", "stats", "streaming"), "dispatcher"),
-    **dict.fromkeys(("dead_letters", "held", "suspects", "without_receipts"), "dispatcher"),
-    **dict.fromkeys(("apikey", "credentials", "exposure", "listening", "options", "secretfiles", "values"), "config"),
-    **dict.fromkeys(("fields", "parsing"), "messages"),
-    **dict.fromkeys(("charsets", "spelling"), "patterns"),
-    **dict.fromkeys(
-        ("journal_index", "journal_memory", "journal_report", "journal_salvage", "journal_store"), "journal"
-    ),
-    **dict.fromkeys(("choices", "reload", "statedir"), "service"),
-    "demo_ssh": "demo",
-    **dict.fromkeys(("garbage", "hardening"), "tap"),
-}
-WIRE = {"descriptors", "errors", "messages", "interfaces", "texts"}
-ALL_PARTS = WIRE | {"dialects", "uplink", "dispatcher", "policy", "journal", "audit", "ssh", "config", "flow", "hub"}
-ALL_PARTS |= {"lag", "language", "logs", "naming", "notify", "service", "status", "tap", "patterns", "tls", "whole"}
-MAY_IMPORT: dict[str, set[str]] = {
-    "texts": set(),
-    "descriptors": {"texts"},
-    "errors": {"texts"},
-    "language": {"texts"},
-    "patterns": {"texts"},
-    "messages": {"errors", "patterns", "texts"},
-    "interfaces": {"errors", "messages"},
-    "dialects": WIRE,
-    "flow": set(),
-    "tls": {"texts"},
-    "naming": set(),
-    "whole": set(),
-    "uplink": WIRE | {"dialects", "flow", "naming", "patterns", "tls"},
-    "dispatcher": WIRE | {"logs", "patterns", "policy"},
-    "policy": {"errors", "messages", "patterns", "texts"},
-    "journal": WIRE,
-    "audit": WIRE | {"whole"},
-    "ssh": {"descriptors", "naming", "patterns", "texts"},  # but its runner and logins, which join it to the rest
-    "config": {"descriptors", "errors", "messages", "patterns", "policy"},
-    "lag": {"texts"},
-    "logs": set(),
-    "notify": set(),
-    "status": WIRE | {"config", "dispatcher", "journal", "lag", "ssh", "uplink"},
-    "service": ALL_PARTS - {"hub", "logs", "service", "tap"},
-    "tap": {"config", "descriptors", "errors", "logs", "notify", "service", "texts"},
-    # ``check`` uses what a relay uses: its own choices, state directory, credentials and uplink
-    "ctl": WIRE | {"patterns", "config", "policy", "journal", "audit", "service", "ssh", "tls", "uplink"},
-    "hub": ALL_PARTS - {"dispatcher", "policy", "audit", "journal", "ssh", "hub", "logs", "status", "tap", "service"},
-    "demo": ALL_PARTS,
-}
+#: From the top: a part, which is a folder or a module, imports only what is on floors below its own, and itself.
+FLOORS = (
+    ("relayd.tap", "relayd.ctl", "relayd.demo"),
+    ("relayd.service", "relayd.hub"),
+    ("relayd.settings", "relayd.status"),
+    ("relayd.ssh_runner",),
+    ("relayd.ssh_logins",),
+    # The wings. Those of several floors have the topmost first.
+    ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
+    ("relayd.uplink.polling", "relayd.ssh.client"),
+    ("relayd.uplink", "relayd.ssh.ending"),
+    ("relayd.ssh.pool",),
+    ("relayd.ssh.login", "relayd.ssh.channels"),
+    ("relayd.ssh.transport",),
+    ("relayd.ssh.host_keys",),
+    ("relayd.ssh.keys",),
+    ("relayd.ssh.errors", "relayd.ssh.settings", "relayd.ssh.target", "relayd.ssh.worker"),
+    # What all of them stand on
+    ("relayd.policy", "relayd.wire.dialects"),
+    ("relayd.interfaces",),
+    ("relayd.wire",),
+    ("relayd.network", "relayd.process"),
+    ("relayd.errors",),
+    ("relayd.language",),
+)
+FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+#: They meet in `relayd.interfaces`, and `relayd.service` joins them: none imports another.
+WINGS = ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink", "relayd.ssh")
 
 
 def part_of(module: str) -> str:
-    """``relayd.ssh.pool`` is of ``ssh``; relayd itself, which holds the version, is of no part."""
-    name = module.split(".")[1] if "." in module else ""
-    return PARTS.get(name, name)
+    """``relayd.ssh.pool.places`` is of ``relayd.ssh.pool``; relayd itself, which holds the version, is of no part."""
+    while module and module not in FLOOR:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def wing_of(module: str) -> str:
+    """``relayd.ssh`` for all that is in it; empty for what is in no wing."""
+    return next((wing for wing in WINGS if f"{module}.".startswith(f"{wing}.")), "")
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
 
 
 def imports_of(path: Path) -> set[str]:
@@ -77,7 +69,7 @@ def imports_of(path: Path) -> set[str]:
             if node.level:
                 raise AssertionError(f"{path}: relative imports hide what they name")
             module = node.module or ""
-            found |= {f"relayd.{alias.name}" for alias in node.names} if module == "relayd" else {module}
+            found |= {name if _is_module(name := f"{module}.{alias.name}") else module for alias in node.names}
     return {name for name in found if name.split(".")[0] == "relayd" and name != "relayd.__version__"}
 
 
@@ -88,19 +80,60 @@ def modules() -> dict[str, Path]:
 
 
 class ImportTests(SynchronousTestCase):
-    """The table of the architecture."""
+    """The floors of the architecture."""
 
-    def test_table(self) -> None:
+    def test_floors(self) -> None:
         wrong = []
         for module, path in modules().items():
-            allowed = MAY_IMPORT.get(part_of(module), set()) | {part_of(module), ""}
-            if module in ("relayd.ssh.runner", "relayd.ssh.logins"):
-                allowed |= WIRE
-            wrong += [f"{module} imports {name}" for name in imports_of(path) if part_of(name) not in allowed]
+            part = part_of(module)
+            for name in imports_of(path) - {"relayd"}:
+                used = part_of(name)
+                if used != part and FLOOR[used] <= FLOOR[part]:
+                    wrong.append(f"{module} imports {name}")
         self.assertEqual(wrong, [])
 
+    def test_wings(self) -> None:
+        wrong = []
+        for module, path in modules().items():
+            wing = wing_of(module)
+            others = [wing_of(name) for name in imports_of(path)] if wing else []
+            wrong += [f"{module} imports {other}" for other in others if other not in ("", wing)]
+        self.assertEqual(wrong, [])
+
+    def test_no_circles(self) -> None:
+        """Nor does any module import another that imports it, in however many steps."""
+        imports = {module: imports_of(path) & set(modules()) for module, path in modules().items()}
+        checked: set[str] = set()
+
+        def follow(module: str, way: tuple[str, ...]) -> None:
+            self.assertNotIn(module, way, "a circle of imports")
+            if module not in checked:
+                for name in sorted(imports[module] - {"relayd"}):
+                    follow(name, (*way, module))
+                checked.add(module)
+
+        for module in imports:
+            follow(module, ())
+
     def test_every_module_has_its_place(self) -> None:
-        self.assertEqual({part_of(module) for module in modules()} - set(MAY_IMPORT), {""})
+        self.assertEqual([module for module in modules() if not part_of(module)], ["relayd"])
+
+    def test_loggers_are_named_after_their_part(self) -> None:
+        """Their names are public: docs/logs.rst has them all."""
+        listed = set(
+            re.findall(r"``(relayd[a-z.]*)``", (ROOT / "docs" / "logs.rst").read_text().split("\nLoggers\n")[1])
+        )
+        used = set()
+        for module, path in modules().items():
+            names = set(re.findall(r"\bLogger\((.*?)\)", path.read_text()))
+            wing = ".".join(module.split(".")[:2]) if module.count(".") > 1 else "relayd"
+            self.assertLessEqual(names, {f'"{wing}"'}, module)
+            used |= {name.strip('"') for name in names}
+        self.assertEqual(used, listed)
+
+    def test_every_folder_says_what_it_is(self) -> None:
+        for path in (ROOT / "relayd").rglob("__init__.py"):
+            self.assertTrue(ast.get_docstring(ast.parse(path.read_text())), path)
 
     def test_only_tap_the_demo_and_check_use_the_global_reactor(self) -> None:
         """``relayctl check`` is a program of its own, which runs it by `twisted.internet.task.react`."""
@@ -111,8 +144,8 @@ class ImportTests(SynchronousTestCase):
                     users |= {module for alias in node.names if alias.name == "reactor"}
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":
                     runners |= {module for alias in node.names if alias.name == "react"}
-        self.assertEqual(users - {"relayd.demo"}, {"relayd.tap"})
-        self.assertEqual(runners - {"relayd.demo"}, {"relayd.ctl.check", "relayd.hub.terminal"})
+        self.assertEqual(users - {"relayd.demo.demonstration"}, {"relayd.tap"})
+        self.assertEqual(runners - {"relayd.demo.demonstration"}, {"relayd.ctl.check", "relayd.hub.terminal"})
 
     def test_entry_points_have_no_logic(self) -> None:
         harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)

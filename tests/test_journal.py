@@ -1,5 +1,5 @@
 """
-Tests of `relayd.journal`: one contract for both journals, and what only a file can meet.
+Tests of `relayd.journal.durable`: one contract for both journals, and what only a file can meet.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from relayd import journal_store
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal import (
+from relayd.journal import store as journal_store
+from relayd.journal.durable import (
     LINGER,
     MAX_BATCH,
     PRUNE_AGAIN,
@@ -35,8 +35,8 @@ from relayd.journal import (
     RETRY_INTERVAL,
     DurableJournal,
 )
-from relayd.journal_index import Bounds
-from relayd.journal_memory import MemoryJournal
+from relayd.journal.index import Bounds
+from relayd.journal.memory import MemoryJournal
 from tests.support.dispatching import PASSWORD, command, result, watch_log
 
 
@@ -621,7 +621,7 @@ BODIES = ("82aa", "81aa636f6d6d616e645f6964a1ff", "81a178" + "91" * 5000 + "c0")
 WRITER = """
 import sys
 from tests.test_journal import ThreadClock
-from relayd.journal import DurableJournal
+from relayd.journal.durable import DurableJournal
 from tests.support.dispatching import command, result
 
 clock = ThreadClock()

@@ -1,5 +1,5 @@
 """
-Tests of what `relayd.journal` leaves on the disk of a result that was confirmed: after a bounded time, nothing.
+Tests of what `relayd.journal.durable` leaves on the disk of a result that was confirmed: after a bounded time, nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from relayd.journal import CLEAN_BUSY, CLEAN_IDLE, LINGER
-from relayd.journal_index import Bounds
+from relayd.journal.durable import CLEAN_BUSY, CLEAN_IDLE, LINGER
+from relayd.journal.index import Bounds
 from tests.support.dispatching import command, result
 from tests.test_journal import DurableCase
 

@@ -1,5 +1,5 @@
 """
-relayd.lag: how late the beats of an event loop come.
+relayd.process.event_loop: how late the beats of an event loop come.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.lag import BOUNDS, INTERVAL, WARN_EVERY, LagMonitor
+from relayd.process.event_loop import BOUNDS, INTERVAL, WARN_EVERY, LagMonitor
 
 
 class LagTests(SynchronousTestCase):

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import errors
-from relayd.language import DIRECTORY, translator
-from relayd.messages import failure_result
+from relayd.language.catalogues import DIRECTORY, translator
+from relayd.language.texts import Text, english, joined, message_template, span
+from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.errors import LoginRefused, LoginResting, RunTimeout
-from relayd.ssh.output import OutputBuffer
-from relayd.texts import Text, english, joined, message_template, span
-from relayd.uplink.fitting import MARKER_ROOM, marker
+from relayd.uplink.cutting import MARKER_ROOM, marker
+from relayd.wire.messages import failure_result
 from tests.support.catalogue import errors_for_main_servers, extract
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,5 +1,5 @@
 """
-relayd.logs: levels, JSON lines, lines that repeat, and how they get into twistd's log.
+relayd.process.logs: levels, JSON lines, lines that repeat, and how they get into twistd's log.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from twisted.logger import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd import logs
-from relayd.logs import (
+from relayd.process import logs
+from relayd.process.logs import (
     FIELDS,
     MAX_MESSAGE,
     MOST,

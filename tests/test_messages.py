@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, Overloaded
-from relayd.fields import MAX_COMMAND_ID, MAX_CWD, MAX_ENVIRONMENT, MAX_HOPS, MAX_VARIABLES
-from relayd.messages import (
+from relayd.language.texts import printable
+from relayd.wire.fields import MAX_COMMAND_ID, MAX_CWD, MAX_ENVIRONMENT, MAX_HOPS, MAX_VARIABLES
+from relayd.wire.messages import (
     CommandOutput,
     CommandResult,
     CommandState,
@@ -29,7 +30,7 @@ from relayd.messages import (
     Secret,
     failure_result,
 )
-from relayd.parsing import (
+from relayd.wire.parsing import (
     parse_command_output,
     parse_command_result,
     parse_command_status,
@@ -37,7 +38,6 @@ from relayd.parsing import (
     parse_question,
     parse_receipt,
 )
-from relayd.texts import printable
 
 FINGERPRINT = "SHA256:" + "a" * 43
 GOOD: dict[str, Any] = {

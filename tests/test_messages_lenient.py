@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage
-from relayd.fields import MAX_COMMAND_ID, MAX_PASSWORD
-from relayd.messages import (
+from relayd.language.texts import Text
+from relayd.wire.fields import MAX_COMMAND_ID, MAX_PASSWORD
+from relayd.wire.messages import (
     CommandOutput,
     CommandResult,
     CommandState,
@@ -25,7 +26,7 @@ from relayd.messages import (
     Unsent,
     failure_result,
 )
-from relayd.parsing import (
+from relayd.wire.parsing import (
     parse_command_output,
     parse_command_result,
     parse_command_status,
@@ -33,7 +34,6 @@ from relayd.parsing import (
     parse_question,
     parse_receipt,
 )
-from relayd.texts import Text
 from tests.test_messages import EXTENSIONS, GOOD, JSON
 
 #: Words of Python and of msgspec's that mean nothing to an operator.

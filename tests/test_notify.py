@@ -1,5 +1,6 @@
 """
-relayd.notify: what a service manager is told, over a real datagram socket, by the parts and by a relay under twistd.
+relayd.process.systemd: what a service manager is told, over a real datagram socket, by the parts and by a relay under
+twistd.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.hub import Hub
-from relayd.messages import Secret
-from relayd.notify import CLOSING, INTERVAL, Notifier, Standing, make_notifier, sender
+from relayd.process.systemd import CLOSING, INTERVAL, Notifier, Standing, make_notifier, sender
+from relayd.wire.messages import Secret
 from tests.support.relays import Relayd
 
 NEVER = Standing(server="main:443", accepted=False, since=0.0, last_error=None, running=0)

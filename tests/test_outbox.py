@@ -1,5 +1,5 @@
 """
-Tests of `relayd.outbox` behind its dispatcher: links, receipts, what is sent again, what is given up.
+Tests of `relayd.commands.outbox` behind its dispatcher: links, receipts, what is sent again, what is given up.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from twisted.internet.defer import fail
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.errors import ProtocolError
-from relayd.interfaces import Blame, EntryState
-from relayd.messages import CommandResult, Receipt
-from relayd.outbox import MAX_UNRECORDED, MAX_UNRECORDED_BYTES, RETRY_DELAY
-from relayd.suspects import (
+from relayd.commands.outbox import MAX_UNRECORDED, MAX_UNRECORDED_BYTES, RETRY_DELAY
+from relayd.commands.suspects import (
     AFTERMATH,
     ALONE_FOR,
     BLAME_FOR,
@@ -34,7 +31,10 @@ from relayd.suspects import (
     SUSPECT_AFTER,
     TURNED_AWAY_FOR,
 )
-from relayd.without_receipts import DRAIN_PATIENCE, IMPATIENCE, PATIENCE
+from relayd.commands.without_receipts import DRAIN_PATIENCE, IMPATIENCE, PATIENCE
+from relayd.errors import ProtocolError
+from relayd.interfaces import Blame, EntryState
+from relayd.wire.messages import CommandResult, Receipt
 from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, result, watch_log
 
 RECEIVED = Receipt(success=True)

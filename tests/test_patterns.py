@@ -1,5 +1,5 @@
 """
-relayd.patterns: hosts and users, whatever spelling somebody chooses.
+relayd.network.patterns: hosts and users, whatever spelling somebody chooses.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.patterns import covers_host, covers_user
-from relayd.spelling import read_address
+from relayd.network.patterns import covers_host, covers_user
+from relayd.network.spelling import read_address
 
 
 class CoverTests(SynchronousTestCase):

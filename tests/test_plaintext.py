@@ -16,12 +16,12 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from relayd.config.values import is_private
 from relayd.errors import ConfigError
+from relayd.network.spelling import read_address
 from relayd.service import make_relay
-from relayd.spelling import read_address
-from relayd.uplink.connect import make_endpoint
+from relayd.uplink.endpoint import make_endpoint
 from relayd.uplink.settings import Address
-from relayd.values import is_private
 from tests.support.uplink import Scripted, ServiceCase
 from tests.test_config import ConfigCase
 from tests.test_uplink_peers import PeerCase

@@ -1,5 +1,5 @@
 """
-relayd.policy: what a site allows, in every spelling; and what the dispatcher makes of it.
+relayd.policy.rules: what a site allows, in every spelling; and what the dispatcher makes of it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,18 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.errors import Forbidden
-from relayd.journal_memory import MemoryJournal
-from relayd.messages import ExecuteCommand, JumpHost, Secret
-from relayd.policy import MAX_TEXT, Policy, command_pattern, host_patterns, host_patterns_with_exceptions, user_patterns
+from relayd.journal.memory import MemoryJournal
+from relayd.policy.rules import (
+    MAX_TEXT,
+    Policy,
+    command_pattern,
+    host_patterns,
+    host_patterns_with_exceptions,
+    user_patterns,
+)
+from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
 from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
 

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from relayd.hub import Hub
-from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
 

@@ -1,5 +1,5 @@
 """
-relayd.reload: what SIGHUP changes, what it leaves alone, and what it says of both.
+relayd.config.reload: what SIGHUP changes, what it leaves alone, and what it says of both.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.config import OPTIONS, read
-from relayd.dispatcher import Limits
+from relayd.commands.dispatcher import Limits
+from relayd.config.options import OPTIONS, read
+from relayd.config.reload import AT_CONNECT, HOST_RULES, LIVE, Changes, ReloadOnSignal, compare
 from relayd.errors import ConfigError
-from relayd.policy import Policy
-from relayd.reload import AT_CONNECT, HOST_RULES, LIVE, Changes, ReloadOnSignal, compare
+from relayd.policy.rules import Policy
 from relayd.service import make_relay
 from relayd.tap import Options
 from tests.support.dispatching import Desk, command

@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from relayd.errors import CommandRefused
 from relayd.hub import Hub
-from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
 

@@ -21,13 +21,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import service
-from relayd.choices import ssh_settings_of
-from relayd.config import OPTIONS, Config, load
-from relayd.descriptors import RESERVED
+from relayd.config.options import OPTIONS, Config, load
+from relayd.config.state_directory import StateDirectory
 from relayd.errors import ConfigError
-from relayd.lag import LagMonitor
+from relayd.network.descriptors import RESERVED
+from relayd.process.event_loop import LagMonitor
 from relayd.service import RelayService, make_relay
-from relayd.statedir import StateDirectory
+from relayd.settings import ssh_settings_of
 
 
 class Recorder:

@@ -1,5 +1,6 @@
 """
-relayd.spelling: one spelling stands for a host, and all that is held against a host is held against every other one.
+relayd.network.spelling: one spelling stands for a host, and all that is held against a host is held against every
+other one.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.admission import Admission
+from relayd.commands.admission import Admission
+from relayd.commands.scheduler import ActiveCommand
 from relayd.errors import ForbiddenHost, HostFailure, NoCredential
-from relayd.messages import CommandResult, ExecuteCommand
-from relayd.parsing import parse_execute_command
-from relayd.policy import Policy
-from relayd.scheduler import ActiveCommand
-from relayd.spelling import Host, canonical_host, fault_of_username, is_host, read_address, read_host
-from relayd.ssh.credentials import CredentialRule, CredentialTable
+from relayd.network.spelling import Host, canonical_host, fault_of_username, is_host, read_address, read_host
+from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
-from relayd.ssh.logins import target_of
-from relayd.ssh.pool_members import where_is
-from relayd.ssh.refusals import HOST_REFUSALS, Refusals
-from relayd.ssh.runner import SSHCommandRunner
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.pool.members import where_is
+from relayd.ssh.pool.refused_logins import HOST_REFUSALS, Refusals
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
+from relayd.ssh_logins import target_of
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.wire.messages import CommandResult, ExecuteCommand
+from relayd.wire.parsing import parse_execute_command
 from tests.support.dispatching import at_once
 from tests.support.spellings import ipv4_spellings
 from tests.support.ssh import DEADLINE, ServerTestCase

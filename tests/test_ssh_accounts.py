@@ -13,10 +13,11 @@ from typing import Any
 from twisted.conch.ssh.common import NS
 
 from relayd.ssh import client as ssh_client
-from relayd.ssh.account import AccountCheck, answers_for_account
-from relayd.ssh.channel import State
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.session import Session
 from relayd.ssh.client import SSHClient
-from relayd.ssh.connection import Connection
+from relayd.ssh.ending.account import AccountCheck, answers_for_account
 from relayd.ssh.errors import (
     AccountClosed,
     LoginClosed,
@@ -28,10 +29,9 @@ from relayd.ssh.errors import (
     PromptUnknown,
     SSHError,
 )
-from relayd.ssh.jobs import Job
-from relayd.ssh.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_DATA, MSG_CHANNEL_REQUEST
-from relayd.ssh.session import Session
+from relayd.ssh.pool.jobs import Job
 from relayd.ssh.target import Target
+from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_DATA, MSG_CHANNEL_REQUEST
 from tests.support.account import ensure_account, ensure_closed_account, ensure_expired_account
 from tests.support.authority import SSHAgent
 from tests.support.evil import USERAUTH_BANNER, USERAUTH_FAILURE, USERAUTH_INFO_REQUEST, Evil, EvilServer

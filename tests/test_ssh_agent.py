@@ -17,9 +17,9 @@ from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import Int32StringReceiver
 
-from relayd.ssh.agent import MAX_ANSWER, Agent, AgentError
 from relayd.ssh.errors import AgentUnusable, CertificateUnusable, LoginRefused
-from relayd.ssh.login import MAX_KEYS
+from relayd.ssh.login.agent import MAX_ANSWER, Agent, AgentError
+from relayd.ssh.login.login import MAX_KEYS
 from tests.support.account import USER
 from tests.support.authority import Authority, SSHAgent
 from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, key_pair

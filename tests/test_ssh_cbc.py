@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.ciphers import MAX_PACKET, PacketCipher, packet_cipher
-from relayd.ssh.numbers import MSG_IGNORE
+from relayd.ssh.transport.ciphers import MAX_PACKET, PacketCipher, packet_cipher
+from relayd.ssh.transport.numbers import MSG_IGNORE
 from tests.test_ssh_pacing import SecuredCase
 
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import getNS
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.certificates import (
+from relayd.ssh.errors import CertificateUnusable, LoginRefused
+from relayd.ssh.keys.certificates import (
     HOST_CERTIFICATE,
     USER_CERTIFICATE,
     BadCertificate,
     parse_certificate,
     read_user_certificate,
 )
-from relayd.ssh.errors import CertificateUnusable, LoginRefused
 from tests.support.account import USER
 from tests.support.authority import Authority
 from tests.support.ssh import ServerTestCase, blob_of, key_pair

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.protocols.portforward import ProxyFactory
 
-import relayd.ssh.names
+import relayd.ssh.pool.moved_names
 from relayd.ssh.errors import ConnectRefused, LoginRefused, NotRun, OutcomeUnknown, SSHError
 from tests.support.names import ScriptedNames
 from tests.support.ssh import ServerTestCase, key_pair, marked_sleep, processes
@@ -173,8 +173,8 @@ class MovedTests(ServerTestCase):
         names = ScriptedNames(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.2"])
         before = self.reactor.installNameResolver(names)
         self.addCleanup(self.reactor.installNameResolver, before)
-        self.patch(relayd.ssh.names, "FRESH", 0.0)
-        self.patch(relayd.ssh.names, "STALE", 0.0)
+        self.patch(relayd.ssh.pool.moved_names, "FRESH", 0.0)
+        self.patch(relayd.ssh.pool.moved_names, "STALE", 0.0)
         client = self.make_client()
         target = self.target(server, host="db.example", port=port)
         marker, command = marked_sleep()

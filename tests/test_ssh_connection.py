@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.breach import Breach
-from relayd.ssh.channel import MAX_PACKET, WINDOW, State
-from relayd.ssh.connection import CLOSE_LINGER, MAX_MISSED_PROBES
-from relayd.ssh.numbers import (
+from relayd.ssh.channels.channel import MAX_PACKET, WINDOW, State
+from relayd.ssh.channels.connection import CLOSE_LINGER, MAX_MISSED_PROBES
+from relayd.ssh.channels.session import Session
+from relayd.ssh.pool.members import COOL_DOWN
+from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -27,8 +29,6 @@ from relayd.ssh.numbers import (
     MSG_GLOBAL_REQUEST,
     MSG_REQUEST_FAILURE,
 )
-from relayd.ssh.pool_members import COOL_DOWN
-from relayd.ssh.session import Session
 from tests.support.ssh_connection import INTERVAL, ConnectionTestCase, numbers, request
 
 

@@ -8,9 +8,9 @@ import struct
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.breach import Breach
-from relayd.ssh.channel import State
-from relayd.ssh.numbers import (
+from relayd.ssh.channels.channel import State
+from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,

@@ -21,10 +21,8 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.policy import Policy
-from relayd.ssh.connection import Connection
-from relayd.ssh.credentials import CredentialRule, CredentialTable
-from relayd.ssh.dial import Dialer
+from relayd.policy.rules import Policy
+from relayd.ssh.channels.connection import Connection
 from relayd.ssh.errors import (
     AddressForbidden,
     ConnectRefused,
@@ -35,9 +33,11 @@ from relayd.ssh.errors import (
     NameTimeout,
     NoDescriptor,
 )
-from relayd.ssh.filecheck import FileChecks
-from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.keys import KeyStore
+from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.keys.private import KeyStore
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
 from tests.support.names import NamedReactor, ScriptedNames

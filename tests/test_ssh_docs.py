@@ -14,7 +14,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh import SSHError
-from relayd.ssh.algorithms import MODERN
+from relayd.ssh.transport.algorithms import MODERN
 from tests.support.ssh import ServerTestCase
 
 ROOT = Path(__file__).parent.parent

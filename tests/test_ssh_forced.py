@@ -12,12 +12,12 @@ from twisted.conch.ssh.common import getNS
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.client import Completed, SSHClient
-from relayd.ssh.ending import FIND_WITHIN, KILL_AFTER, LEAVE_AFTER
+from relayd.ssh.ending.ending import FIND_WITHIN, KILL_AFTER, LEAVE_AFTER
+from relayd.ssh.ending.processes import SHELL
 from relayd.ssh.errors import CommandNotStarted, RunTimeout
-from relayd.ssh.limits import ALWAYS_STARTS, guarded
-from relayd.ssh.processes import SHELL
 from relayd.ssh.target import Target
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.transport.server_limits import ALWAYS_STARTS, guarded
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.account import USER, ensure_account, put_file, run_privileged
 from tests.support.evil import CHANNEL_REQUEST, Evil, EvilServer, EvilTestCase
 from tests.support.ssh import ServerTestCase, marked_sleep, processes

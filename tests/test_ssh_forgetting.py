@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from twisted.conch.ssh.keys import Key
 
-from relayd.ssh import keys
-from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.errors import ConnectRefused, KeyUnreadable, LoginRefused, LoginResting, RunTimeout
+from relayd.ssh.keys import private
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import ServerTestCase
 from tests.support.sshd import OpenSSHServer
@@ -45,7 +45,7 @@ class ForgettingTests(ServerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(keys, "KEPT", 0.5)
+        self.patch(private, "KEPT", 0.5)
         self.client = self.make_client(idle_timeout=0.4, connect_timeout=10)
         self.others = targets_and_keys()  # of tests that ran before
         self.credentials: list[tuple[str, weakref.ref[Credential]]] = []
@@ -92,7 +92,7 @@ class ForgettingTests(ServerTestCase):
     async def test_a_key_with_a_passphrase(self) -> None:
         server = await self.start_server()
         private = new_key("of the test")
-        public = keys.parse_private_key(private, "of the test").public().toString("openssh").decode()
+        public = private.parse_private_key(private, "of the test").public().toString("openssh").decode()
         server.authorize(public)
         target = self.secret_target("locked", server, private_key=private, passphrase="of the test")
         done = await self.run_command(self.client, target, "echo ok")

@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.testing import AccumulatingProtocol
 from zope.interface.verify import verifyObject
 
-from relayd.ssh.channel import MAX_PACKET, PACKETS, SMALL_WINDOW, WINDOW, State
+from relayd.ssh.channels.channel import MAX_PACKET, PACKETS, SMALL_WINDOW, WINDOW, State
+from relayd.ssh.channels.forward import MOST_TINY_UNREAD, MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
-from relayd.ssh.forward import MOST_TINY_UNREAD, MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
-from relayd.ssh.numbers import (
+from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_OPEN,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN, prefer_known
 from relayd.ssh.errors import HostCertificateInvalid, HostKeyChanged, HostKeyRevoked, HostKeyUnknown
-from relayd.ssh.hostkeys import KnownHosts, fingerprint
-from relayd.ssh.keytypes import HOST_CERTIFICATE_TYPES
+from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint
+from relayd.ssh.keys.types import HOST_CERTIFICATE_TYPES
 from relayd.ssh.settings import HostKeyPolicy
+from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN, prefer_known
 from tests.support.authority import Authority
 from tests.support.ssh import ServerTestCase, blob_of, key_pair, tool
 from tests.support.sshd import OpenSSHServer, make_key

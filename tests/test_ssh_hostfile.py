@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable
 from threading import Thread
 
-from relayd.ssh import hostfile, hostkeys
 from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, KnownHostsUnusable, SSHError
-from relayd.ssh.hostfile import MAX_SIZE
-from relayd.ssh.hostkeys import KnownHosts, parse_known_hosts
+from relayd.ssh.host_keys import file as hostfile
+from relayd.ssh.host_keys import verifier as hostkeys
+from relayd.ssh.host_keys.file import MAX_SIZE
+from relayd.ssh.host_keys.verifier import KnownHosts, parse_known_hosts
 from tests.support.costly import locked
 from tests.support.relays import ROOT
 from tests.support.ssh import blob_of
@@ -25,7 +26,7 @@ from tests.test_ssh_hostkeys import ONE, TWO, KnownHostsTestCase
 ADDER = """
 import base64, sys
 from relayd.ssh.errors import SSHError
-from relayd.ssh.hostkeys import KnownHosts
+from relayd.ssh.host_keys.verifier import KnownHosts
 known = KnownHosts(sys.argv[1], "accept-new")
 for number in range(int(sys.argv[3])):
     try:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh import hostkeys
 from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, KnownHostsUnusable, SSHError
-from relayd.ssh.hostkeys import KnownHosts, fingerprint, host_name
+from relayd.ssh.host_keys import verifier
+from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint, host_name
 from relayd.ssh.settings import HostKeyPolicy
 from tests.support.ssh import blob_of, key_pair, tool
 from tests.support.sshd import make_key
@@ -304,8 +304,8 @@ class ReadingTests(KnownHostsTestCase):
         known = self.known("accept-new")
         known.verify("old", 22, blob_of(ONE))
         reads: list[object] = []
-        parse = hostkeys.parse_known_hosts
-        self.patch(hostkeys, "parse_known_hosts", lambda lines: reads.append(1) or parse(lines))
+        parse = verifier.parse_known_hosts
+        self.patch(verifier, "parse_known_hosts", lambda lines: reads.append(1) or parse(lines))
         for number in range(3):
             known.verify(f"new{number}", 22, blob_of(TWO))
         self.assertEqual(reads, [])

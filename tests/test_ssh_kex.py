@@ -9,9 +9,9 @@ import time
 from twisted.conch.ssh.common import MP, NS, getMP
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.breach import Breach
-from relayd.ssh.kex import Agreed, GroupExchange, modp_prime
-from relayd.ssh.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
+from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.key_exchange import Agreed, GroupExchange, modp_prime
+from relayd.ssh.transport.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
 
 
 class GroupExchangeTests(SynchronousTestCase):

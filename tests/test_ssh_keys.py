@@ -19,8 +19,8 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.ssh.keycost import MAX_BCRYPT_ROUNDS, Damaged, TooCostly, check_cost
-from relayd.ssh.keys import KeyStore, UnreadableKey, parse_private_key
+from relayd.ssh.keys.decryption_cost import MAX_BCRYPT_ROUNDS, Damaged, TooCostly, check_cost
+from relayd.ssh.keys.private import KeyStore, UnreadableKey, parse_private_key
 from relayd.ssh.target import Credential
 from tests.support.ssh import key_pair, shown, tool
 

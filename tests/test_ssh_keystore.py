@@ -16,8 +16,8 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from relayd.ssh import keys
-from relayd.ssh.keys import KEPT, KeyStore, parse_private_key
+from relayd.ssh.keys import private
+from relayd.ssh.keys.private import KEPT, KeyStore, parse_private_key
 from relayd.ssh.target import Credential
 from relayd.ssh.worker import Worker
 from tests.support.ssh import key_pair, tool
@@ -98,7 +98,7 @@ class KeepingTests(TestCase):
         worker, release = Worker(reactor, "test"), Event()
         self.addCleanup(worker.close)
         self.addCleanup(release.set)
-        running, most, parse = 0, 0, keys.parse_private_key
+        running, most, parse = 0, 0, private.parse_private_key
 
         def slow(text: str, passphrase: str | None) -> Key:
             nonlocal running, most
@@ -110,7 +110,7 @@ class KeepingTests(TestCase):
             running -= 1
             return parse(text, passphrase)
 
-        self.patch(keys, "parse_private_key", slow)
+        self.patch(private, "parse_private_key", slow)
         store = KeyStore(Clock(), deferToThread, worker.run)
         costly = [store.load(Credential(str(number), TEXT, "passphrase")) for number in range(30)]
         await store.load(Credential(private_key=TEXT)).addTimeout(60, cast(Any, reactor))  # it needs no work
@@ -125,7 +125,7 @@ class KeepingTests(TestCase):
         script = (
             "import resource, sys\n"
             "from twisted.internet import reactor, threads, defer\n"
-            "from relayd.ssh.keys import KeyStore\n"
+            "from relayd.ssh.keys.private import KeyStore\n"
             "from relayd.ssh.target import Credential\n"
             "from relayd.ssh.worker import Worker\n"
             "from tests.support.costly import putty_key\n"

@@ -9,9 +9,10 @@ from typing import Any
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
+from relayd.ssh.channels.leftovers import LEFT_AFTER, LOOK_AFTER
+from relayd.ssh.channels.session import ExitInfo, Session
 from relayd.ssh.client import Completed
-from relayd.ssh.leftovers import LEFT_AFTER, LOOK_AFTER
-from relayd.ssh.numbers import (
+from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -19,7 +20,6 @@ from relayd.ssh.numbers import (
     MSG_GLOBAL_REQUEST,
     MSG_REQUEST_FAILURE,
 )
-from relayd.ssh.session import ExitInfo, Session
 from tests.support.ssh import DEADLINE, ServerTestCase, marked_sleep, processes
 from tests.support.ssh_connection import ConnectionTestCase, numbers, request
 

@@ -13,12 +13,12 @@ from twisted.conch.ssh.keys import Key
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from relayd.ssh.agent import AgentError
 from relayd.ssh.errors import LoginRefused, PasswordExpired, PromptUnknown, SSHError
-from relayd.ssh.identities import Identity, own_identities
-from relayd.ssh.keys import parse_private_key
-from relayd.ssh.login import MAX_KEYS, MAX_PROMPTS, LoginService
-from relayd.ssh.numbers import (
+from relayd.ssh.keys.private import parse_private_key
+from relayd.ssh.login.agent import AgentError
+from relayd.ssh.login.identities import Identity, own_identities
+from relayd.ssh.login.login import MAX_KEYS, MAX_PROMPTS, LoginService
+from relayd.ssh.transport.numbers import (
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_INFO_RESPONSE,
@@ -26,7 +26,7 @@ from relayd.ssh.numbers import (
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
 )
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import LogTestCase, PacketRecorder, blob_of, key_pair, shown
 
 USER, PASSWORD = "üser", "p4sswörd-of-theirs"

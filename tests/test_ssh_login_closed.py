@@ -8,7 +8,6 @@ from __future__ import annotations
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.algorithms import LEGACY, MODERN
 from relayd.ssh.errors import (
     LoginClosed,
     LoginDropped,
@@ -18,11 +17,12 @@ from relayd.ssh.errors import (
     SignatureRefused,
     SSHError,
 )
-from relayd.ssh.identities import Identity
-from relayd.ssh.keys import parse_private_key
-from relayd.ssh.keytypes import certified
-from relayd.ssh.numbers import MSG_USERAUTH_BANNER, MSG_USERAUTH_METHOD
-from relayd.ssh.signatures import doubt_of
+from relayd.ssh.keys.private import parse_private_key
+from relayd.ssh.keys.types import certified
+from relayd.ssh.login.identities import Identity
+from relayd.ssh.login.signatures import doubt_of
+from relayd.ssh.transport.algorithms import LEGACY, MODERN
+from relayd.ssh.transport.numbers import MSG_USERAUTH_BANNER, MSG_USERAUTH_METHOD
 from tests.support.pam_words import PAM_QUESTIONS
 from tests.support.ssh import key_pair
 from tests.test_ssh_login import BY_PASSWORD, PASSWORD, LoginTestCase

@@ -12,10 +12,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from relayd.messages import CommandResult, Secret
 from relayd.ssh import client as client_module
-from relayd.ssh import ending
-from relayd.ssh.runner import SSHCommandRunner
+from relayd.ssh.ending import ending
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.wire.messages import CommandResult, Secret
 from tests.support.account import LOGIN_SHELLS, USER, ensure_account, ensure_busybox_shell, put_file
 from tests.support.ssh import DEADLINE, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer, make_key

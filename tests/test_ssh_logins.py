@@ -19,14 +19,14 @@ from twisted.conch.ssh.common import NS
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import CredentialIncomplete, CredentialKept, NoCredential, RelayError
-from relayd.messages import ExecuteCommand, JumpHost, Secret
-from relayd.ssh.credentials import CredentialRule, CredentialTable
 from relayd.ssh.errors import SSHError
-from relayd.ssh.hostchecks import check_for
-from relayd.ssh.hostkeys import KnownHosts, fingerprint, host_name
-from relayd.ssh.logins import target_of
-from relayd.ssh.pool_members import hops_of
+from relayd.ssh.host_keys.checks import check_for
+from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint, host_name
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.pool.members import hops_of
 from relayd.ssh.target import Credential, Target
+from relayd.ssh_logins import target_of
+from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
 from tests.support.authority import Authority
 from tests.support.ssh import blob_of, key_pair
 

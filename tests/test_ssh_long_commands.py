@@ -7,11 +7,11 @@ from __future__ import annotations
 from msgspec import structs
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh import limits
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import CommandNotStarted, CommandTooLong
-from relayd.ssh.limits import EVERY_SERVER, largest_payload, most_of_command, most_payload, not_started
 from relayd.ssh.target import Target
+from relayd.ssh.transport import server_limits
+from relayd.ssh.transport.server_limits import EVERY_SERVER, largest_payload, most_of_command, most_payload, not_started
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh import ServerTestCase
 from tests.support.ssh_pool import A
@@ -154,11 +154,11 @@ class OpenSSHTests(ServerTestCase):
 
     async def test_as_long_as_it_may_be(self) -> None:
         client, target = self.make_client(), self.target(await self.start_server())
-        for size in (9_000, 100_000, limits.MOST_OF_LINUX - 1):
+        for size in (9_000, 100_000, server_limits.MOST_OF_LINUX - 1):
             done = await self.run_command(client, target, padded(size))
             self.assertEqual((done.stdout.text(), done.exit.status), ("hi", 0), size)
         # Longer ones go out, as other systems start them, and are told of truly.
-        for size in (limits.MOST_OF_LINUX, OPENSSH):
+        for size in (server_limits.MOST_OF_LINUX, OPENSSH):
             error = await self.too_long(client, target, size)
             self.assertIsInstance(error, CommandNotStarted)
             self.assertIn("Argument list too long", str(error))

@@ -12,9 +12,9 @@ from typing import Any
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
 
-from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN, POLICIES, AlgorithmPolicy, PolicyName
 from relayd.ssh.errors import NoCommonAlgorithm
 from relayd.ssh.target import Credential, Target
+from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN, POLICIES, AlgorithmPolicy, PolicyName
 from tests.support.process import ChildProcess
 from tests.support.ssh import DEADLINE, ServerTestCase
 from tests.support.sshd import OpenSSHServer, make_key

@@ -15,13 +15,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh import names
-from relayd.ssh.channel import State
-from relayd.ssh.connection import Connection
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.connection import Connection
 from relayd.ssh.errors import AddressForbidden, NotRun
-from relayd.ssh.names import FRESH, MEMORY, PATIENCE, STALE, Answers
-from relayd.ssh.numbers import MSG_CHANNEL_CLOSE
+from relayd.ssh.pool import moved_names
+from relayd.ssh.pool.moved_names import FRESH, MEMORY, PATIENCE, STALE, Answers
 from relayd.ssh.target import Target
+from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh_connection import numbers
 from tests.support.ssh_pool import A, user
@@ -210,7 +210,7 @@ class MovedTests(NamesTestCase):
         self.clock.advance(STALE)
         for number in range(5):
             self.submit(user("a", f"host{number}"))
-        self.assertEqual(len(self.asked), names.MAX_LOOK_UPS)
+        self.assertEqual(len(self.asked), moved_names.MAX_LOOK_UPS)
         for _ in range(5):
             self.answer(ONE)
         self.assertEqual(len(self.asked), 0)
@@ -259,7 +259,7 @@ class MovedTests(NamesTestCase):
         self.assertEqual(([type(error) for error in self.errors], self.opens(old)), ([AddressForbidden], 0))
 
     def test_no_more_names_than_that_are_remembered(self) -> None:
-        self.patch(names, "MAX_NAMES", 3)
+        self.patch(moved_names, "MAX_NAMES", 3)
         for number in range(10):
             self.lose(self.open(ONE, target=user("a", f"host{number}")))
         self.assertLessEqual(len(self.pool._names._names), 3)

@@ -10,11 +10,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from relayd.errors import HostFailure
-from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.ssh.client import Completed
 from relayd.ssh.errors import HostKeyChanged, LoginRefused
-from relayd.ssh.runner import SSHCommandRunner
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.account import put_file
 from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, key_pair

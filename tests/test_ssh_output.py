@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.output import OutputBuffer
+from relayd.ssh.channels.output import OutputBuffer
 from tests.support.ssh import tool
 
 pieces = st.lists(

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 
-from relayd.ssh.algorithms import COMPATIBLE
-from relayd.ssh.breach import Breach
-from relayd.ssh.channel import WINDOW, State
-from relayd.ssh.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Plain
-from relayd.ssh.connection import Connection
+from relayd.ssh.channels.channel import WINDOW, State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.forward import Forward
+from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
-from relayd.ssh.extensions import MAX_EXTENSIONS, MAX_SIZE, read_extensions
-from relayd.ssh.forward import Forward
-from relayd.ssh.greeting import MAX_PREAMBLE, Greeting, NoVersion
-from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.numbers import (
+from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.transport.algorithms import COMPATIBLE
+from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Plain
+from relayd.ssh.transport.extensions import MAX_EXTENSIONS, MAX_SIZE, read_extensions
+from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -34,9 +34,9 @@ from relayd.ssh.numbers import (
     MSG_IGNORE,
     MSG_KEXINIT,
 )
-from relayd.ssh.pacing import MOST_OWED, PACKET, SHARE
-from relayd.ssh.session import Session
-from relayd.ssh.transport import MAX_DEMANDS, RENEWAL_PRICE, ClientTransport
+from relayd.ssh.transport.pacing import MOST_OWED, PACKET, SHARE
+from relayd.ssh.transport.transport import MAX_DEMANDS, RENEWAL_PRICE, ClientTransport
+from relayd.ssh.transport.version import MAX_PREAMBLE, Greeting, NoVersion
 from tests.support.evil import plain_packet, uint32
 from tests.support.floods import no_extensions
 from tests.support.ssh import LogTestCase, RecordingTCP

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from relayd.ssh import refusals
 from relayd.ssh.client import Completed
+from relayd.ssh.pool import refused_logins
 from relayd.ssh.target import Credential, Target
 from tests.support.script import ScriptServer
 from tests.support.ssh import ServerTestCase, key_pair
@@ -41,7 +41,7 @@ class RandomPairTests(ServerTestCase):
 
     async def test_no_command_rides_on_a_foreign_login(self) -> None:
         # Most credentials are wrong here: no host shall be spared those that it has not accepted yet.
-        self.patch(refusals, "HOST_REFUSALS", COMMANDS)
+        self.patch(refused_logins, "HOST_REFUSALS", COMMANDS)
         seed = random.randrange(2**32)
         chance = random.Random(seed)
         keys = [make_key() for _ in range(6)]

@@ -14,10 +14,10 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from relayd.ssh.algorithms import COMPATIBLE
 from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, NoCommonAlgorithm, NotSSH, SSHError
-from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.transport.algorithms import COMPATIBLE
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import LogTestCase, RecordingTCP
 
 VERSION = b"SSH-2.0-Test\r\n"

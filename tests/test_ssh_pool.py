@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.channel import State
-from relayd.ssh.connection import Connection
-from relayd.ssh.dial import DialOwner
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import (
     NotRun,
     SessionRefused,
@@ -16,11 +16,11 @@ from relayd.ssh.errors import (
     TooManyHops,
     Unreachable,
 )
-from relayd.ssh.jobs import Job
-from relayd.ssh.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
-from relayd.ssh.pool_members import MAX_FORWARDS
-from relayd.ssh.session import Session
+from relayd.ssh.pool.dialer import DialOwner
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.members import MAX_FORWARDS
 from relayd.ssh.target import Target
+from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh_connection import numbers
 from tests.support.ssh_pool import FAR, JUMP, A, user

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from relayd.ssh.channel import State
-from relayd.ssh.connection import Connection
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import (
     ConnectionDropped,
     ConnectionLost,
@@ -17,10 +18,9 @@ from relayd.ssh.errors import (
     LoginResting,
     NotRun,
 )
-from relayd.ssh.forward import OPEN_TIMEOUT, Forward
-from relayd.ssh.numbers import MSG_CHANNEL_CLOSE
-from relayd.ssh.pool_state import MAX_DROPS
-from relayd.ssh.refusals import FIRST_REST
+from relayd.ssh.pool.decisions import MAX_DROPS
+from relayd.ssh.pool.refused_logins import FIRST_REST
+from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE
 from tests.support.memory_pool import PoolTestCase, refusal
 from tests.support.ssh_connection import numbers
 from tests.support.ssh_pool import FAR, JUMP, user

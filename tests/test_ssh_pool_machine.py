@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.pool_members import COOL_DOWN, MAX_HANDSHAKES, Member, hops_of, where_is
-from relayd.ssh.pool_places import Evict
-from relayd.ssh.pool_state import DIAL_PAUSE, RAISE_AFTER, Dial, PoolState, Start
+from relayd.ssh.pool.decisions import DIAL_PAUSE, RAISE_AFTER, Dial, PoolState, Start
+from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, Member, hops_of, where_is
+from relayd.ssh.pool.places import Evict
 from relayd.ssh.target import Credential, Target
 
 A = Target("host", 22, "a", Credential("a"))

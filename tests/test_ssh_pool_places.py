@@ -4,9 +4,9 @@ Who opens a connection next, and which one makes room for it: turns, the ceiling
 
 from __future__ import annotations
 
-from relayd.ssh.pool_members import COOL_DOWN, LATE, MAX_HANDSHAKES
-from relayd.ssh.pool_places import CAP_TIME
-from relayd.ssh.pool_state import DIAL_PAUSE, HANG_UP_PAUSE, MAX_BARREN_REFUSALS, RAISE_AFTER
+from relayd.ssh.pool.decisions import DIAL_PAUSE, HANG_UP_PAUSE, MAX_BARREN_REFUSALS, RAISE_AFTER
+from relayd.ssh.pool.members import COOL_DOWN, LATE, MAX_HANDSHAKES
+from relayd.ssh.pool.places import CAP_TIME
 from relayd.ssh.target import Target
 from tests.support.ssh_pool import A, B, C, PlacesTestCase, user
 

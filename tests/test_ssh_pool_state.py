@@ -8,9 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.pool_members import COOL_DOWN, MAX_HANDSHAKES, Member
-from relayd.ssh.pool_places import Evict
-from relayd.ssh.pool_state import (
+from relayd.ssh.pool.decisions import (
     DIAL_PAUSE,
     HANG_UP_PAUSE,
     MAX_BARREN_REFUSALS,
@@ -20,6 +18,8 @@ from relayd.ssh.pool_state import (
     PoolState,
     Start,
 )
+from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, Member
+from relayd.ssh.pool.places import Evict
 from relayd.ssh.target import Credential, Target
 
 A = Target("host", 22, "a", Credential("a"))

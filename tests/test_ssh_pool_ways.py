@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relayd.ssh.pool_members import MAX_FORWARDS, Member
+from relayd.ssh.pool.members import MAX_FORWARDS, Member
 from relayd.ssh.target import Target
 from tests.support.ssh_pool import FAR, JUMP, A, PlacesTestCase, user
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.processes import MAX_LINE, Answers, Leader, find, parse_listing, script
+from relayd.ssh.ending.processes import MAX_LINE, Answers, Leader, find, parse_listing, script
 
 MARK = "c0ffee"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.prompts import Asks, what_it_asks
+from relayd.ssh.login.prompts import Asks, what_it_asks
 from tests.support.pam_words import LATER_PAM_QUESTIONS, PAM_QUESTIONS, SUDO_QUESTIONS
 
 USER = "alice"

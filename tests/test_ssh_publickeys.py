@@ -18,14 +18,14 @@ from twisted.conch.ssh.common import MP, NS
 from twisted.conch.ssh.keys import Key
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh import certificates
-from relayd.ssh.agreement import BadProof, check_proof
-from relayd.ssh.algorithms import COMPATIBLE, LEGACY, MODERN
-from relayd.ssh.certificates import MAX_PRINCIPALS, MAX_SIZE, BadCertificate, parse_certificate
 from relayd.ssh.errors import HostCertificateInvalid, KeyExchangeFailed
-from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.kex import Agreed
-from relayd.ssh.publickeys import BadPublicKey, PublicKey, rsa_bits
+from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.keys import certificates
+from relayd.ssh.keys.certificates import MAX_PRINCIPALS, MAX_SIZE, BadCertificate, parse_certificate
+from relayd.ssh.keys.public import BadPublicKey, PublicKey, rsa_bits
+from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN
+from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.session_keys import BadProof, check_proof
 from tests.support.hostcerts import PrivateKey, blob_of_private, certificate, rsa_blob, sign
 from tests.support.ssh import blob_of, key_pair, tool
 from tests.test_ssh_transport import Server, TransportTestCase

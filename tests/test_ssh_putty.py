@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.keys import UnreadableKey, parse_private_key
-from relayd.ssh.putty import MAX_MEMORY, MAX_WORK
+from relayd.ssh.keys.private import UnreadableKey, parse_private_key
+from relayd.ssh.keys.putty import MAX_MEMORY, MAX_WORK
 
 PASSPHRASE = "correct horse battery"
 

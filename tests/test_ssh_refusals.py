@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostResting, LoginRefused, LoginResting
-from relayd.ssh.refusals import (
+from relayd.ssh.pool.refused_logins import (
     FIRST_REST,
     FORGIVEN_AFTER,
     HOST_REFUSALS,

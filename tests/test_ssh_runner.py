@@ -13,10 +13,10 @@ from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
-from relayd.messages import CommandResult, ExecuteCommand, Secret
-from relayd.ssh.hostkeys import fingerprint
-from relayd.ssh.runner import SSHCommandRunner
+from relayd.ssh.host_keys.verifier import fingerprint
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, marked_sleep, processes, shown, tool
 from tests.support.sshd import OpenSSHServer, make_key

@@ -13,10 +13,10 @@ from zope.interface import implementer
 
 from relayd.errors import HostFailure, NoCredential, Unencodable
 from relayd.interfaces import IOutputSink
-from relayd.messages import JumpHost, Secret
-from relayd.ssh.credentials import CredentialRule, CredentialTable
-from relayd.ssh.runner import SSHCommandRunner
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.wire.messages import JumpHost, Secret
 from tests.support.dispatching import at_once
 from tests.support.ssh import marked_sleep, processes
 from tests.support.sshd import OpenSSHServer, make_key

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from relayd.ssh import client as client_module
-from relayd.ssh import ending
+from relayd.ssh.channels.surroundings import surround
 from relayd.ssh.client import SSHClient
+from relayd.ssh.ending import ending
 from relayd.ssh.errors import (
     DirectoryUnusable,
     LoginClosed,
@@ -22,9 +23,8 @@ from relayd.ssh.errors import (
     RunTimeout,
     SignatureRefused,
 )
-from relayd.ssh.limits import EVERY_SERVER, most_of_command
-from relayd.ssh.surroundings import surround
 from relayd.ssh.target import Credential, Target
+from relayd.ssh.transport.server_limits import EVERY_SERVER, most_of_command
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
 from tests.support.script import ScriptServer

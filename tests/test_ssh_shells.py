@@ -22,7 +22,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.processes import LIST, Answers, Leader, find, parse_listing, script
+from relayd.ssh.ending.processes import LIST, Answers, Leader, find, parse_listing, script
 from tests.support import host
 from tests.support.ssh import DEADLINE, end_marked_sleeps, marked_sleep, processes
 
@@ -82,7 +82,7 @@ class Shell:
 
 
 class ShellTests(SynchronousTestCase):
-    """`relayd.ssh.processes.script`, read by real shells."""
+    """`relayd.ssh.ending.processes.script`, read by real shells."""
 
     def setUp(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="relayd-test-shells-"))

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.channel import State
-from relayd.ssh.connection import Connection
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import ConnectTimeout, LoginRefused
-from relayd.ssh.jobs import Job
-from relayd.ssh.numbers import (
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.target import Target
+from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN,
@@ -24,8 +26,6 @@ from relayd.ssh.numbers import (
     MSG_CHANNEL_SUCCESS,
     MSG_REQUEST_FAILURE,
 )
-from relayd.ssh.session import Session
-from relayd.ssh.target import Target
 from tests.support.memory_pool import PoolTestCase, refusal
 from tests.support.ssh_connection import numbers, request
 from tests.support.ssh_pool import FAR, JUMP, A

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.ssh.channels.surroundings import Progress, surround
 from relayd.ssh.errors import DirectoryUnusable, ShellUnsuitable, VariablesRefused
-from relayd.ssh.surroundings import Progress, surround
 from tests.support.ssh import tool
 
 #: How each is called with a text; a login shell that is restricted has a test of its own.

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.conch.ssh.common import NS
 
 from relayd.ssh.errors import KeyExchangeFailed, OutcomeUnknown, ProtocolBroken, SSHError
-from relayd.ssh.numbers import MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
+from relayd.ssh.transport.numbers import MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
 from tests.support.evil import plain_packet
 from tests.support.middle import Middle, MiddleServer
 from tests.support.ssh import ServerTestCase

@@ -18,7 +18,6 @@ from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from relayd.ssh.algorithms import COMPATIBLE, MODERN, AlgorithmPolicy
 from relayd.ssh.errors import (
     ConnectionDropped,
     HostKeyChanged,
@@ -27,11 +26,12 @@ from relayd.ssh.errors import (
     NoCommonAlgorithm,
     SSHError,
 )
-from relayd.ssh.hostkeys import KnownHosts, fingerprint
-from relayd.ssh.kex import modp_prime
-from relayd.ssh.numbers import MSG_SERVICE_ACCEPT, MSG_SERVICE_REQUEST
+from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint
 from relayd.ssh.settings import HostKeyPolicy
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.transport.algorithms import COMPATIBLE, MODERN, AlgorithmPolicy
+from relayd.ssh.transport.key_exchange import modp_prime
+from relayd.ssh.transport.numbers import MSG_SERVICE_ACCEPT, MSG_SERVICE_REQUEST
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import LogTestCase, blob_of, key_pair, pump
 from tests.support.sshd import make_key
 

@@ -13,17 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd import lag, stats
-from relayd.config import load
+from relayd.commands import stats
+from relayd.commands.stats import Ended, Stats
+from relayd.config.listen_address import listen_address
+from relayd.config.options import load
 from relayd.errors import ConfigError
-from relayd.listening import listen_address
-from relayd.messages import Details
-from relayd.ssh.pool_state import HostCounts
-from relayd.stats import Ended, Stats
+from relayd.process import event_loop
+from relayd.ssh.pool.decisions import HostCounts
 from relayd.status.answers import FRESH, Answer, Answers
 from relayd.status.metrics import OTHER, make_registry
 from relayd.status.summary import MOST_ROWS
 from relayd.uplink.service import UplinkStatus
+from relayd.wire.messages import Details
 from tests.support.dispatching import PASSWORD
 from tests.support.status import FakeRelay
 
@@ -167,7 +168,7 @@ class MetricsTests(StatusCase):
         self.assertEqual(self.value("relayd_journal_oldest_unconfirmed_seconds"), 12.5)
         self.assertEqual(self.value("relayd_ssh_connections", state="busy"), 3)
         self.assertEqual(self.value("relayd_ssh_hosts_limited"), 1)
-        self.assertEqual(self.value("relayd_event_loop_delay_seconds_bucket", le=str(lag.BOUNDS[-1])), 0)
+        self.assertEqual(self.value("relayd_event_loop_delay_seconds_bucket", le=str(event_loop.BOUNDS[-1])), 0)
         self.assertGreater(self.value("process_cpu_seconds_total"), 0)
 
     def test_no_label_without_a_bound(self) -> None:

@@ -15,8 +15,8 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from relayd.listening import listen_address
-from relayd.ssh.pool_state import HostCounts
+from relayd.config.listen_address import listen_address
+from relayd.ssh.pool.decisions import HostCounts
 from relayd.status.server import StatusServer
 from tests.support.node import DIRECTORY
 from tests.support.process import PeerFailed

@@ -18,11 +18,11 @@ from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
+from relayd.config.listen_address import listen_address
 from relayd.ctl.main import main
 from relayd.ctl.status import _connector
 from relayd.hub import Hub
-from relayd.listening import listen_address
-from relayd.messages import ExecuteCommand, Secret
+from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
 from tests.test_status_server import free_port

@@ -21,8 +21,8 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from relayd.config.listen_address import listen_address
 from relayd.errors import ConfigError
-from relayd.listening import listen_address
 from relayd.status.answers import Answer
 from relayd.status.server import MAX_CONNECTIONS, MAX_SECONDS, StatusFactory, StatusServer
 from tests.support.status import FakeRelay

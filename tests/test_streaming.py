@@ -1,5 +1,5 @@
 """
-Tests of `relayd.streaming` behind its dispatcher: what is sent of the output of a command that still runs.
+Tests of `relayd.commands.streaming` behind its dispatcher: what is sent of the output of a command that still runs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from relayd.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher, Limits
+from relayd.commands.stats import Stats
+from relayd.commands.streaming import MAX_PIECE, PATIENCE, Streams
 from relayd.errors import RelayError
-from relayd.fields import MAX_COMMAND_ID
 from relayd.interfaces import Blame, ICommandRunner, ILink, IOutputSink, Starting
-from relayd.journal_memory import MemoryJournal
-from relayd.messages import CommandOutput, CommandResult, ExecuteCommand
-from relayd.policy import Policy
-from relayd.stats import Stats
-from relayd.streaming import MAX_PIECE, PATIENCE, Streams
+from relayd.journal.memory import MemoryJournal
+from relayd.policy.rules import Policy
+from relayd.wire.fields import MAX_COMMAND_ID
+from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand
 from tests.support.dispatching import Desk, HeldRunner, RecordingLink, Run, SlowJournal, command, result, watch_log
 
 

@@ -21,11 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.config import load
+from relayd.config.options import load
+from relayd.config.values import duration
 from relayd.hub import Hub
-from relayd.messages import ExecuteCommand, Secret
-from relayd.notify import CLOSING
-from relayd.values import duration
+from relayd.process.systemd import CLOSING
+from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support import confined
 from tests.support.confined import settings_of, system_calls
 from tests.support.relays import Relayd, RelayProcess

@@ -19,7 +19,7 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import __version__
-from relayd.config import OPTIONS
+from relayd.config.options import OPTIONS
 from relayd.tap import Options, OrderlyExit, makeService
 
 ROOT = Path(__file__).resolve().parent.parent

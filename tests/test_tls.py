@@ -32,9 +32,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from relayd import tls
-from relayd.tls import CertificateRefused, certified_name, check_certificate, client_options, is_verified
-from relayd.uplink.connect import describe
+from relayd.network import tls
+from relayd.network.tls import CertificateRefused, certified_name, check_certificate, client_options, is_verified
+from relayd.uplink.endpoint import describe
 from tests.support.certificates import Authority, Certificate
 from tests.test_imports import modules
 
@@ -262,7 +262,7 @@ class ClientTests(SynchronousTestCase):
                 word = getattr(node, "id", getattr(node, "attr", getattr(node, "name", None)))
                 if word in makers:
                     found.add(name)
-        self.assertEqual(found, {"relayd.tls"})
+        self.assertEqual(found, {"relayd.network.tls"})
 
 
 class PropertyTests(SynchronousTestCase):

@@ -17,9 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from relayd.dialects import native, socketio
 from relayd.interfaces import AckReceived, EventReceived, ILink
-from relayd.messages import CommandOutput
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import CommandOutput
 from tests.support.certificates import Authority
 from tests.support.flows import RecordedFlow
 from tests.support.uplink import MainServer, ServiceCase

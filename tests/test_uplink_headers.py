@@ -11,9 +11,9 @@ from typing import Any
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import native
 from relayd.errors import UplinkError
 from relayd.uplink.headers import MOST_HEADERS, read_headers
+from relayd.wire.dialects import native
 from tests.support.uplink import MainServer, Scripted, ServiceCase
 
 TOKEN = "t0ken-" + "z" * 20

@@ -1,5 +1,6 @@
 """
-Tests of `relayd.uplink.limits`, alone and in the uplink service: main servers whose limits show only when they are hit.
+Tests of `relayd.uplink.message_limit`, alone and in the uplink service: main servers whose limits show only when they
+are hit.
 """
 
 from __future__ import annotations
@@ -12,12 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import native, socketio
-from relayd.dialects.base import NO_LIMIT
 from relayd.errors import NoCredential
 from relayd.interfaces import AckReceived, Blame, EventReceived
-from relayd.messages import CommandResult, ExecuteCommand
-from relayd.uplink.limits import (
+from relayd.uplink.message_limit import (
     BELIEVE_FOR,
     BLAME_FOR,
     GUESS_AFTER,
@@ -29,6 +27,9 @@ from relayd.uplink.limits import (
     named_limit,
     says_too_big,
 )
+from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.codec import NO_LIMIT
+from relayd.wire.messages import CommandResult, ExecuteCommand
 from tests.support.uplink import ORDER, MainServer, ServiceCase
 
 #: What servers say with 1009 or could say, how large the message was, and the limit. None of them was run here.

@@ -28,13 +28,13 @@ from relayd.errors import (
     UplinkSilent,
     UplinkTimeout,
 )
-from relayd.messages import CommandResult, Details, Secret
-from relayd.naming import NoNameService
-from relayd.uplink.connect import describe, make_endpoint
-from relayd.uplink.fitting import fit
-from relayd.uplink.machine import LinkCore, Stage, Timing, start
+from relayd.network.lookup import NoNameService
+from relayd.uplink.cutting import fit
+from relayd.uplink.endpoint import describe, make_endpoint
 from relayd.uplink.retry import RetryPolicy, seconds_of
 from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.stages import LinkCore, Stage, Timing, start
+from relayd.wire.messages import CommandResult, Details, Secret
 from tests.support.names import NamedReactor, ScriptedNames
 
 LOST = UplinkLost(server="s", reason="r")

@@ -16,10 +16,10 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from relayd.errors import Overloaded, RelayError
-from relayd.messages import CommandResult, ExecuteCommand, Secret
 from relayd.uplink.retry import JITTER
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.flask_server import FlaskServer
 from tests.support.node import NodeServer
 from tests.support.python_socketio_server import PythonSocketIOServer

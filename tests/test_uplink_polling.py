@@ -12,11 +12,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from relayd import tls
-from relayd.messages import CommandResult, ExecuteCommand
-from relayd.uplink import probing, upgrade
-from relayd.uplink.machine import Timing
+from relayd.network import tls
+from relayd.uplink import probing
+from relayd.uplink.polling import upgrade
 from relayd.uplink.service import UplinkService
+from relayd.uplink.stages import Timing
+from relayd.wire.messages import CommandResult, ExecuteCommand
 from tests import test_uplink_peers
 from tests.support.middlebox import Middlebox
 from tests.support.node import NodeServer

@@ -17,16 +17,16 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import socketio
 from relayd.errors import FrameTooLarge, ProtocolError
-from relayd.messages import CommandResult
 from relayd.uplink.connection import CLOSE_TIMEOUT
-from relayd.uplink.cookies import LONGEST, MOST, Cookies
-from relayd.uplink.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.headers import with_session
-from relayd.uplink.payload import MOST_PACKETS, Splitter, take_payload
-from relayd.uplink.polling import EMPTY_PAUSE
-from relayd.uplink.posting import POST_TIMEOUT
+from relayd.uplink.polling.client import EMPTY_PAUSE
+from relayd.uplink.polling.cookies import LONGEST, MOST, Cookies
+from relayd.uplink.polling.exchange import MAX_HEAD, Exchange, NotHTTP
+from relayd.uplink.polling.payload import MOST_PACKETS, Splitter, take_payload
+from relayd.uplink.polling.posting import POST_TIMEOUT
+from relayd.wire.dialects import socketio
+from relayd.wire.messages import CommandResult
 from tests.support.uplink import KEY, MainServer, Scripted, ServiceCase
 
 OPEN = '0{"sid":"s1","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000}'

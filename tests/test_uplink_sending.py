@@ -1,5 +1,5 @@
 """
-Tests of `relayd.uplink.sending`: the order of results, what fits, and what waits for one that is made ready.
+Tests of `relayd.uplink.result_sender`: the order of results, what fits, and what waits for one that is made ready.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects.native import RelayDialect
-from relayd.messages import CommandResult
-from relayd.uplink.sending import LARGE, ResultSender
+from relayd.uplink.result_sender import LARGE, ResultSender
+from relayd.wire.dialects.native import RelayDialect
+from relayd.wire.messages import CommandResult
 
 
 def result(command_id: str, size: int = 1) -> CommandResult:

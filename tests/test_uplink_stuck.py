@@ -9,12 +9,12 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import native, socketio
-from relayd.flow import MAX_BEHIND, PIECE
 from relayd.interfaces import AckReceived, EventReceived
-from relayd.messages import CommandResult
-from relayd.texts import span
-from relayd.uplink.machine import Timing
+from relayd.language.texts import span
+from relayd.network.flow import MAX_BEHIND, PIECE
+from relayd.uplink.stages import Timing
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import CommandResult
 from tests.support.flows import RecordedFlow
 from tests.support.uplink import MainServer, ServiceCase
 
@@ -23,7 +23,7 @@ WRITING = Timing().writing
 
 
 class FlowSizeTests(SynchronousTestCase):
-    """`relayd.flow.Flow` alone."""
+    """`relayd.network.flow.Flow` alone."""
 
     def setUp(self) -> None:
         self.flow = RecordedFlow()

@@ -15,9 +15,9 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from relayd import tls
-from relayd.messages import Secret
+from relayd.network import tls
 from relayd.uplink.settings import UplinkSettings
+from relayd.wire.messages import Secret
 from tests.support.certificates import Authority, Certificate
 from tests.support.node import NodeServer
 from tests.test_uplink_peers import KEY, PeerCase, has, order, said

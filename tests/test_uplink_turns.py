@@ -1,5 +1,5 @@
 """
-relayd.uplink.turns and relayd.uplink.sending: order is kept, and the event loop gets its turns.
+relayd.uplink.turns and relayd.uplink.result_sender: order is kept, and the event loop gets its turns.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects.native import RelayDialect
-from relayd.dialects.native import ServerDialect as Server
 from relayd.interfaces import EventReceived
-from relayd.messages import CommandResult
-from relayd.uplink.sending import ResultSender
+from relayd.uplink.result_sender import ResultSender
 from relayd.uplink.turns import SLICE, Turns
+from relayd.wire.dialects.native import RelayDialect
+from relayd.wire.dialects.native import ServerDialect as Server
+from relayd.wire.messages import CommandResult
 
 
 class TurnsTests(SynchronousTestCase):

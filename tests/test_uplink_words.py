@@ -16,13 +16,13 @@ from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import native, socketio
 from relayd.uplink.answers import MAX_BODY, Answer, body_of, schemes_of, words_of
-from relayd.uplink.connect import describe, unused_proxy
+from relayd.uplink.endpoint import describe, unused_proxy
 from relayd.uplink.idle import IdleWatch
 from relayd.uplink.quoting import LIMIT, Quoting
 from relayd.uplink.settings import Address
 from relayd.uplink.tunnel import ProxyUnreachable, _Refused, _Tunnel
+from relayd.wire.dialects import native, socketio
 from tests.support.uplink import KEY, Scripted, ServiceCase
 
 

@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.audit.lines import GENESIS, read_key
 from relayd.audit.seal import make_seal, read_seal
+from relayd.config.state_directory import StateDirectory
 from relayd.errors import ConfigError
-from relayd.statedir import StateDirectory
-from relayd.whole import write_whole
+from relayd.process.whole_files import write_whole
 from tests.support.auditing import directory, fill, small_disk
 
 

@@ -17,12 +17,12 @@ from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
 from relayd import errors, interfaces
-from relayd.config import OPTIONS
+from relayd.config.options import OPTIONS
+from relayd.config.sources import Option
 from relayd.hub import terminal
-from relayd.language import translator
-from relayd.options import Option
+from relayd.language.catalogues import translator
+from relayd.language.texts import message_template
 from relayd.ssh.errors import SSHError
-from relayd.texts import message_template
 
 
 class Generated(SphinxDirective):

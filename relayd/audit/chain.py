@@ -20,7 +20,7 @@ from relayd.audit.keeping import Keeping, moved_files, superfluous
 from relayd.audit.lines import GENESIS, encode
 from relayd.audit.seal import Seal, make_seal, read_seal, seal_file
 from relayd.audit.tail import Tail, read_tail
-from relayd.whole import sync_directory
+from relayd.process.whole_files import sync_directory
 
 _MODE: Final = 0o600
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from relayd.audit.lines import command_digest
-from relayd.messages import ExecuteCommand
+from relayd.wire.messages import ExecuteCommand
 
 #: One event: seconds since the epoch, its name, its fields.
 Record = tuple[float, str, Mapping[str, Any]]

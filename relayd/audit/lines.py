@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from relayd.whole import write_whole
+from relayd.process.whole_files import write_whole
 
 #: What stands for the hash of a line before the first.
 GENESIS: Final = "0" * 64

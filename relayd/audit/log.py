@@ -23,10 +23,10 @@ from relayd.audit.events import MAX_NAME, Record, Telling, clip, finish, length,
 from relayd.audit.keeping import Keeping
 from relayd.audit.lines import key_file, read_key
 from relayd.audit.refusals import INTERVAL, Refusals
-from relayd.descriptors import words_of
 from relayd.errors import ConfigError, RelayError
 from relayd.interfaces import IAudit
-from relayd.messages import CommandResult, ExecuteCommand
+from relayd.network.descriptors import words_of
+from relayd.wire.messages import CommandResult, ExecuteCommand
 
 #: Seconds during which events gather before they are written together: what a crash of the process, or a power cut, may
 #: take with it. More often, the threads would take turns more than they work.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from relayd.audit.events import clip
-from relayd.messages import ExecuteCommand
+from relayd.wire.messages import ExecuteCommand
 
 #: Refusals of one reason that have a line each, at once; and how many more each second brings.
 BURST: Final = 100

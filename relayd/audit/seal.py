@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from relayd.audit.lines import GENESIS, Line, mac
-from relayd.whole import write_whole
+from relayd.process.whole_files import write_whole
 
 _FILE: Final = re.compile(rb"([0-9a-f]{64}) ([0-9]{1,20}) ([0-9a-f]{64})\n")
 _SEALED: Final = re.compile(rb'(\{.*),"mac":"[0-9a-f]{64}","hash":"[0-9a-f]{64}"\}', re.DOTALL)

@@ -10,24 +10,24 @@ import time
 from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
-from relayd import values
-from relayd.choices import credentials_of
-from relayd.config import Config, Reading, directory_hindrance
+from relayd.config import values
+from relayd.config.exposure import exposures
+from relayd.config.options import Config, Reading, directory_hindrance
+from relayd.config.secret_files import open_to_others
+from relayd.config.state_directory import StateDirectory
 from relayd.ctl.findings import Report
-from relayd.descriptors import words_of
 from relayd.errors import KeyUnusable, NoJournal
-from relayd.exposure import exposures
 from relayd.interfaces import EntryState
-from relayd.journal_report import read_report
-from relayd.secretfiles import open_to_others
-from relayd.ssh.agent import Agent, AgentError
-from relayd.ssh.certificates import BadCertificate, read_user_certificate
-from relayd.ssh.credentials import CredentialRule, CredentialTable, parse_via
+from relayd.journal.report import read_report
+from relayd.network.descriptors import words_of
+from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
-from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.identities import own_identities
-from relayd.ssh.keys import UnreadableKey, parse_private_key
-from relayd.statedir import StateDirectory
+from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.keys.certificates import BadCertificate, read_user_certificate
+from relayd.ssh.keys.private import UnreadableKey, parse_private_key
+from relayd.ssh.login.agent import Agent, AgentError
+from relayd.ssh.login.identities import own_identities
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, parse_via
 
 #: Seconds that an ssh-agent has for its answer.
 AGENT_TIMEOUT: Final = 5.0

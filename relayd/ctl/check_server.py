@@ -18,22 +18,22 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.choices import uplink_settings_of
-from relayd.config import Config
+from relayd.config.options import Config
 from relayd.ctl.findings import Report
 from relayd.errors import ConfigError, InvalidMessage, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
-from relayd.messages import CommandState, ExecuteCommand, Receipt
-from relayd.spelling import loopback_addresses, read_address
-from relayd.texts import span
-from relayd.tls import is_verified, verify_error_of
-from relayd.uplink.connect import describe, make_endpoint, unused_proxy
+from relayd.language.texts import span
+from relayd.network.spelling import loopback_addresses, read_address
+from relayd.network.tls import is_verified, verify_error_of
+from relayd.settings import uplink_settings_of
 from relayd.uplink.connection import Connection
-from relayd.uplink.machine import Timing
+from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.stages import Timing
+from relayd.wire.messages import CommandState, ExecuteCommand, Receipt
 
-#: Seconds for the look-up of the name, and for the TLS handshake; TCP has its own limit in `relayd.uplink.connect`.
+#: Seconds for the look-up of the name, and for the TLS handshake; TCP has its own limit in `relayd.uplink.endpoint`.
 PATIENCE: Final = 15.0
 #: Seconds for the main server to accept the relay: three attempts of a round, each with its longest time.
 DIAL_PATIENCE: Final = 210.0

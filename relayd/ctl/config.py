@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import asdict
 
-from relayd.config import OPTIONS, Config
+from relayd.config.options import OPTIONS, Config
+from relayd.config.sources import Given, Option
 from relayd.ctl.settings import add_all_options, read_all
-from relayd.options import Given, Option
 
 NAME = "config"
 HELP = "show the settings that count, and where each of them comes from"

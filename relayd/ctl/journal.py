@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoJournal
-from relayd.texts import printable
+from relayd.language.texts import printable
 
 if TYPE_CHECKING:  # else for `run` alone: other subcommands, and completion, need not wait for it
-    from relayd.journal_report import Report, Row
+    from relayd.journal.report import Report, Row
 
 NAME = "journal"
 HELP = "list the commands whose results are not confirmed, and show a result that is held"
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     :raises NoJournal: when there is none that can be read.
     """
     from relayd.interfaces import EntryState
-    from relayd.journal_report import read_report
+    from relayd.journal.report import read_report
 
     path = os.path.join(read_settings(arguments).state_dir, "journal", "journal.sqlite3")
     if arguments.id is not None:
@@ -76,7 +76,7 @@ def _line(row: Row) -> str:
 
 
 def _show(path: str, command_id: str) -> int:
-    from relayd.journal_report import read_result
+    from relayd.journal.report import read_result
 
     result = read_result(path, command_id)
     if result is None:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from relayd import __version__
+from relayd.config.values import near
 from relayd.ctl import audit, check, config, journal, policy, status
 from relayd.errors import RelayError
-from relayd.values import near
 
 
 class Subcommand(Protocol):

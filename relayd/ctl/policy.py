@@ -9,13 +9,13 @@ import socket
 from collections.abc import Iterator
 from itertools import takewhile
 
-from relayd import fields
-from relayd.config import Config
+from relayd.config.options import Config
 from relayd.ctl.settings import add_options, read_settings
-from relayd.patterns import covers_host, covers_user
-from relayd.policy import SPECIAL, Policy, Verdict
-from relayd.spelling import Address, canonical_host, read_address, read_host
-from relayd.texts import printable
+from relayd.language.texts import printable
+from relayd.network.patterns import covers_host, covers_user
+from relayd.network.spelling import Address, canonical_host, read_address, read_host
+from relayd.policy.rules import SPECIAL, Policy, Verdict
+from relayd.wire import fields
 
 NAME = "policy"
 HELP = "show which hosts, users and commands the site allows, and why"
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain; 0: all that was asked about is allowed."""
-    from relayd.choices import policy_of  # which brings in a good part of a relay, and --help need not wait for that
+    from relayd.settings import policy_of  # which brings in a good part of a relay, and --help need not wait for that
 
     config = read_settings(arguments)
     policy = policy_of(config)
@@ -107,7 +107,7 @@ def _judge_user(policy: Policy, user: str) -> Verdict:
 
 def _way(config: Config, host: str, port: int, user: str | None) -> str:
     """The jump hosts of the site's own table through which a host is reached; empty: none."""
-    from relayd.ssh.credentials import parse_via
+    from relayd.ssh.login.site_credentials import parse_via
 
     rows = (row for row in config.credentials if row.via is not None)
     found = next(

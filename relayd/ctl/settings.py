@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from relayd.config import OPTIONS, Config, Reading, load, read
+from relayd.config.options import OPTIONS, Config, Reading, load, read
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from relayd.config.listen_address import ListenAddress
 from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoStatus
-from relayd.listening import ListenAddress
-from relayd.texts import printable, span
+from relayd.language.texts import printable, span
 
 NAME = "status"
 HELP = "show how a running relay is doing"

@@ -15,7 +15,6 @@ from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from relayd.dialects import native, socketio
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.hub.doorway import Doorway
 from relayd.hub.wire import BoundedServer
@@ -28,7 +27,9 @@ from relayd.interfaces import (
     EventReceived,
     Ignored,
 )
-from relayd.messages import (
+from relayd.language.texts import printable, span
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import (
     COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
@@ -39,8 +40,7 @@ from relayd.messages import (
     CommandStatus,
     ExecuteCommand,
 )
-from relayd.parsing import parse_command_output, parse_command_result, parse_command_status
-from relayd.texts import printable, span
+from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
 
 ServerDialect = native.ServerDialect | socketio.ServerDialect
 

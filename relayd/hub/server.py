@@ -26,7 +26,8 @@ from relayd.errors import (
 from relayd.hub.protocol import HubSettings, RelayConnection, RelayConnectionFactory
 from relayd.hub.questions import Questions
 from relayd.hub.registry import Registry
-from relayd.messages import (
+from relayd.language.texts import printable, span
+from relayd.wire.messages import (
     CANCEL_COMMAND,
     COMMAND_STATUS,
     CommandOutput,
@@ -35,8 +36,7 @@ from relayd.messages import (
     ExecuteCommand,
     Secret,
 )
-from relayd.parsing import parse_command_status
-from relayd.texts import printable, span
+from relayd.wire.parsing import parse_command_status
 
 Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
 

@@ -31,12 +31,12 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer, provider
 
-from relayd import fields
-from relayd.apikey import ApiKeyFile
+from relayd.config.api_key import ApiKeyFile
+from relayd.config.values import duration
 from relayd.errors import ConfigError, RelayError
 from relayd.hub.server import Hub
-from relayd.messages import CommandResult, ExecuteCommand, Secret
-from relayd.values import duration
+from relayd.wire import fields
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 
 PROGRAM = "relayd.hub"
 #: What somebody who types sees before each line.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 
-from relayd.flow import Flow
+from relayd.network.flow import Flow
 
 #: Bytes in the longest HTTP request that is taken: autobahn itself would search all of it with each byte that comes.
 MAX_REQUEST: Final = 16 * 1024
@@ -50,16 +50,16 @@ class BoundedServer(WebSocketServerProtocol):
     # What the flow tells
 
     def on_full(self) -> None:
-        """See `relayd.flow.FlowOwner`."""
+        """See `relayd.network.flow.FlowOwner`."""
 
     def on_taken(self) -> None:
-        """See `relayd.flow.FlowOwner`."""
+        """See `relayd.network.flow.FlowOwner`."""
         if self._unanswered is not None and self.flow.writable:
             payload, self._unanswered = self._unanswered, None
             self.onPing(payload)
 
     def on_behind(self, on: bool) -> None:
-        """See `relayd.flow.FlowOwner`."""
+        """See `relayd.network.flow.FlowOwner`."""
         self.deaf = on
         if on:
             self.transport.pauseProducing()

@@ -14,12 +14,14 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from relayd.patterns import covers_host
-from relayd.ssh.account import AccountCheck, answers_for_account
-from relayd.ssh.addresses import AddressCheck, allow_all
-from relayd.ssh.channel import State
-from relayd.ssh.dial import Dialer
-from relayd.ssh.ending import Ending, Killed
+from relayd.language.texts import Text, span
+from relayd.network.patterns import covers_host
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.output import OutputBuffer
+from relayd.ssh.channels.session import ExitInfo, OutputReader, Permission, Session
+from relayd.ssh.channels.surroundings import Progress
+from relayd.ssh.ending.account import AccountCheck, answers_for_account
+from relayd.ssh.ending.ending import Ending, Killed
 from relayd.ssh.errors import (
     CommandNotStarted,
     CommandReplaced,
@@ -34,20 +36,18 @@ from relayd.ssh.errors import (
     ShellUnsuitable,
     SSHError,
 )
-from relayd.ssh.filecheck import FileChecks
-from relayd.ssh.hostkeys import KnownHosts
-from relayd.ssh.jobs import Job
-from relayd.ssh.keys import KeyStore
-from relayd.ssh.limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
-from relayd.ssh.output import OutputBuffer
-from relayd.ssh.pool import Pool
-from relayd.ssh.pool_state import Counts, HostCounts
-from relayd.ssh.session import ExitInfo, OutputReader, Permission, Session
+from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.keys.private import KeyStore
+from relayd.ssh.pool.checked_names import AddressCheck, allow_all
+from relayd.ssh.pool.decisions import Counts, HostCounts
+from relayd.ssh.pool.dialer import Dialer
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import SSHSettings
-from relayd.ssh.surroundings import Progress
 from relayd.ssh.target import Target
+from relayd.ssh.transport.server_limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
 from relayd.ssh.worker import Worker
-from relayd.texts import Text, span
 
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
@@ -146,7 +146,7 @@ class SSHClient:
             by default `RESULT_AFTER`.
         :param stdin: what it gets on its standard input before the end of it.
         :param env: environment variables, of which the host takes those that its configuration allows (``AcceptEnv``).
-        :param progress: what came with *command* from `relayd.ssh.surroundings.surround`.
+        :param progress: what came with *command* from `relayd.ssh.channels.surroundings.surround`.
         :param reader: gets the output as it arrives, beside what the result holds; see `OutputReader`.
         :param shell: whether the host is supposed to run a POSIX shell, so that a command that has to end early can be
             looked after with another one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from relayd.texts import Text, message_template
+from relayd.language.texts import Text, message_template
 
 Executed = Literal["yes", "no", "unknown"]
 

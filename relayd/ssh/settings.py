@@ -27,10 +27,11 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     :ivar keepalive_interval: seconds between probes; three without an answer end a connection.
     :ivar max_output: bytes kept of each of stdout and stderr.
     :ivar working_directory: where commands run; empty: where the login leads.
-    :ivar output_encoding: the character set of hosts, by its name in `relayd.charsets`, for commands that name none.
-    :ivar exact_text: whether there are rules for the texts of commands, see `relayd.charsets.write_text`.
-    :ivar no_exit_status_hosts: patterns (`relayd.patterns.covers_host`) of hosts that never say how a command ended: a
-        session that they close in good order stands for status 0.
+    :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
+        name none.
+    :ivar exact_text: whether there are rules for the texts of commands, see `relayd.language.charsets.write_text`.
+    :ivar no_exit_status_hosts: patterns (`relayd.network.patterns.covers_host`) of hosts that never say how a command
+        ended: a session that they close in good order stands for status 0.
     """
 
     known_hosts: str

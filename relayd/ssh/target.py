@@ -66,18 +66,18 @@ class Target(Struct, frozen=True):
     """
     One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
 
-    :ivar host: name or address, by the spelling that stands for all of its: `relayd.spelling.canonical_host`. Known
-        keys, limits and guards go by it.
-    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.hostkeys.ExpectedHostKey`, whatever
-        the known hosts say, unless *site* is set; ``None``: the known hosts decide.
+    :ivar host: name or address, by the spelling that stands for all of its: `relayd.network.spelling.canonical_host`.
+        Known keys, limits and guards go by it.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.host_keys.verifier.ExpectedHostKey`,
+        whatever the known hosts say, unless *site* is set; ``None``: the known hosts decide.
     :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
     :ivar trusted: whether the site itself named it, as a jump host, so that no `AddressCheck` is asked. It is of the
         target so that nobody else rides on a connection that was not checked.
     :ivar site: whether the credential is the site's own, which goes only to a host that the known hosts take, too. It
         is of the target so that nobody rides on a connection whose key only *host_key* vouches for.
     :ivar detour: names the way where it is not the site's own: what is met there is not remembered as the host itself.
-    :ivar looked_up: what is looked up or connected to, where that is not *host*: `relayd.spelling.dialled_host`. It is
-        of the target, as it may lead to another machine.
+    :ivar looked_up: what is looked up or connected to, where that is not *host*:
+        `relayd.network.spelling.dialled_host`. It is of the target, as it may lead to another machine.
     :ivar alone: whether it gets a connection to itself, for one command: what it sends may end the connection.
     """
 

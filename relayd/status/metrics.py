@@ -17,7 +17,9 @@ from prometheus_client.registry import Collector
 
 import relayd.ssh.errors
 import twisted
-from relayd import __version__, errors, lag, stats
+from relayd import __version__, errors
+from relayd.commands import stats
+from relayd.process import event_loop
 from relayd.status.sources import Sources
 
 #: A label for what has no name here.
@@ -60,7 +62,7 @@ class RelayCollector(Collector):
         yield _gauge("relayd_uptime_seconds", "Seconds since it started.", sources.clock.seconds() - sources.started)
         seen = sources.lag.snapshot()
         late = HistogramMetricFamily("relayd_event_loop_delay_seconds", "How late the event loop came to what was due.")
-        late.add_metric([], _buckets(lag.BOUNDS, seen.counts), seen.total)
+        late.add_metric([], _buckets(event_loop.BOUNDS, seen.counts), seen.total)
         yield late
         yield _gauge("relayd_event_loop_longest_delay_seconds", "The longest of these delays.", seen.longest)
         if sources.audit is not None:
@@ -153,7 +155,7 @@ class RelayCollector(Collector):
 
 
 class _Process(Collector):
-    """The process as /proc shows it; what may not be read there is left out (`relayd.hardening`)."""
+    """The process as /proc shows it; what may not be read there is left out (`relayd.process.hardening`)."""
 
     def __init__(self) -> None:
         self._collector = ProcessCollector(registry=None)

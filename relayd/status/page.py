@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from relayd.texts import span
+from relayd.language.texts import span
 
 _SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "At hand"), ("recent", "Ended lately"))
 

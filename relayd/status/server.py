@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from relayd.descriptors import words_of
+from relayd.config.listen_address import ListenAddress
 from relayd.errors import ConfigError
-from relayd.listening import ListenAddress
+from relayd.network.descriptors import words_of
 from relayd.status.answers import Answer, Answers
 from relayd.status.sources import Sources
 

@@ -10,12 +10,12 @@ from typing import Protocol
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 
-from relayd.dispatcher import Limits
-from relayd.journal_index import Figures
-from relayd.lag import Lag
-from relayd.scheduler import ActiveCommand
-from relayd.ssh.pool_state import Counts, HostCounts
-from relayd.stats import Stats
+from relayd.commands.dispatcher import Limits
+from relayd.commands.scheduler import ActiveCommand
+from relayd.commands.stats import Stats
+from relayd.journal.index import Figures
+from relayd.process.event_loop import Lag
+from relayd.ssh.pool.decisions import Counts, HostCounts
 from relayd.uplink.service import UplinkStatus
 
 
@@ -92,7 +92,7 @@ class EventLoop(Protocol):
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """What the site allows for as long as the process lives, as in `relayd.config.Config`."""
+    """What the site allows for as long as the process lives, as in `relayd.config.options.Config`."""
 
     max_sessions: int
     max_total_connections: int

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any, Final
 
 from relayd import __version__
-from relayd.scheduler import ActiveCommand
-from relayd.ssh.pool_state import HostCounts
-from relayd.stats import Ended
+from relayd.commands.scheduler import ActiveCommand
+from relayd.commands.stats import Ended
+from relayd.ssh.pool.decisions import HostCounts
 from relayd.status.sources import Sources
 
 #: Rows of each list; what is beyond is counted.

@@ -15,7 +15,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from relayd.dialects.base import NO_LIMIT, PROXY_PATH
 from relayd.errors import (
     DialectMismatch,
     FrameTooLarge,
@@ -29,7 +28,6 @@ from relayd.errors import (
     UplinkStuck,
     UplinkUnreachable,
 )
-from relayd.flow import Flow
 from relayd.interfaces import (
     Acknowledge,
     AckReceived,
@@ -47,7 +45,18 @@ from relayd.interfaces import (
     Ignored,
     ILink,
 )
-from relayd.messages import (
+from relayd.language.texts import Translate, english, printable
+from relayd.network.flow import Flow
+from relayd.uplink import closing
+from relayd.uplink.answers import Answer, error_of
+from relayd.uplink.endpoint import describe
+from relayd.uplink.message_limit import MessageLimit, UnderWay, says_too_big
+from relayd.uplink.quoting import Quoting
+from relayd.uplink.result_sender import DeferToThread, ResultSender
+from relayd.uplink.stages import LinkCore, LinkInputs, Stage, Timing, start
+from relayd.uplink.turns import Turns
+from relayd.wire.dialects.codec import NO_LIMIT, PROXY_PATH
+from relayd.wire.messages import (
     CANCEL_COMMAND,
     COMMAND_OUTPUT,
     COMMAND_RESULT_RECEIVED,
@@ -59,16 +68,7 @@ from relayd.messages import (
     CommandState,
     CommandStatus,
 )
-from relayd.parsing import parse_execute_command, parse_question, parse_receipt
-from relayd.texts import Translate, english, printable
-from relayd.uplink import closing
-from relayd.uplink.answers import Answer, error_of
-from relayd.uplink.connect import describe
-from relayd.uplink.limits import MessageLimit, UnderWay, says_too_big
-from relayd.uplink.machine import LinkCore, LinkInputs, Stage, Timing, start
-from relayd.uplink.quoting import Quoting
-from relayd.uplink.sending import DeferToThread, ResultSender
-from relayd.uplink.turns import Turns
+from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
 
 #: What no main server sends to a stranger: others, such as greetings, everybody may get.
 _FOR_RELAYS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS))
@@ -101,7 +101,8 @@ class Outcome(Struct, frozen=True):
 
 
 class Wire(Protocol):
-    """What a connection asks of its WebSocket (`relayd.uplink.protocol`) or its polling (`relayd.uplink.polling`)."""
+    """What a connection asks of its WebSocket (`relayd.uplink.websocket`) or its polling
+    (`relayd.uplink.polling.client`)."""
 
     flow: Flow
 
@@ -298,7 +299,7 @@ class Connection:
         self._probes[payload := next(self._probe_numbers).to_bytes(8, "big")] = probe
         self._wire.ping(payload)
 
-    # What the WebSocket tells (relayd.uplink.protocol.WebSocketListener)
+    # What the WebSocket tells (relayd.uplink.websocket.WebSocketListener)
 
     def on_secured(self) -> None:
         self._machine.secured()
@@ -386,7 +387,7 @@ class Connection:
             return UplinkLost(server=self._server, reason=reason)
         return UplinkIncomplete(server=self._server, phase=stage.value, reason=reason)
 
-    # What the machine tells (relayd.uplink.machine.LinkOwner)
+    # What the machine tells (relayd.uplink.stages.LinkOwner)
 
     def on_ready(self) -> None:
         self._ready = True

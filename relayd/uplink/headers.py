@@ -9,8 +9,8 @@ from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Final
 
-from relayd.descriptors import words_of
 from relayd.errors import UplinkError
+from relayd.network.descriptors import words_of
 
 #: Bytes of the file, and lines in it that are headers.
 MOST_BYTES: Final = 16 * 1024
@@ -21,7 +21,7 @@ SUBPROTOCOL: Final = "sec-websocket-protocol"
 # RFC 9110, sections 5.1 and 5.5
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE: Final = re.compile(r"[\x20-\x7e]+")
-#: What requests have of their own (`relayd.uplink.request`, `relayd.uplink.polling`), or would be framed by.
+#: What requests have of their own (`relayd.uplink.request`, `relayd.uplink.polling.client`), or would be framed by.
 _RESERVED: Final = frozenset(
     [
         *("host", "connection", "upgrade", "pragma", "cache-control"),

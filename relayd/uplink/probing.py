@@ -9,7 +9,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from relayd.dialects.socketio import NAME as SOCKETIO
 from relayd.errors import (
     DialectMismatch,
     NeitherDialect,
@@ -21,7 +20,8 @@ from relayd.errors import (
     UplinkUnreachable,
 )
 from relayd.uplink.connection import Outcome
-from relayd.uplink.machine import Stage
+from relayd.uplink.stages import Stage
+from relayd.wire.dialects.socketio import NAME as SOCKETIO
 
 #: Seconds for the handshake of the first dialect while it is not known which is spoken: silence is an answer then.
 SHORT: Final = 5.0

@@ -10,7 +10,7 @@ import re
 from typing import Final
 from urllib.parse import quote, quote_plus, unquote_plus, urlsplit
 
-from relayd.texts import printable
+from relayd.language.texts import printable
 
 #: Characters of a quotation.
 LIMIT: Final = 200

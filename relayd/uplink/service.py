@@ -19,25 +19,25 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from relayd import __version__
-from relayd.dialects import native, socketio
 from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused, UplinkRenewed, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver, IDialect
-from relayd.messages import Secret
-from relayd.texts import span
-from relayd.uplink.connect import describe, make_endpoint, unused_proxy
+from relayd.language.texts import span
 from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
 from relayd.uplink.headers import Headers, subprotocols, with_session
 from relayd.uplink.idle import ALIKE, IdleWatch
-from relayd.uplink.limits import MessageLimit
-from relayd.uplink.machine import Stage, Timing
+from relayd.uplink.message_limit import MessageLimit
+from relayd.uplink.polling.factory import SHORT_LIVED, STAY_POLLING, polling_factory
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
-from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
 from relayd.uplink.quoting import Quoting, words_of_header, words_of_query
 from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.settings import Address, UplinkSettings
-from relayd.uplink.wires import SHORT_LIVED, STAY_POLLING, polling_factory
+from relayd.uplink.stages import Stage, Timing
+from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import Secret
 
 _DIALECTS: Final = (socketio.NAME, native.NAME)
 

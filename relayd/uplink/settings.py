@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from relayd.dialects.base import PROXY_PATH
 from relayd.errors import ConfigError
-from relayd.messages import Secret
-from relayd.spelling import lookup_name
-from relayd.texts import Translate, english
+from relayd.language.texts import Translate, english
+from relayd.network.spelling import lookup_name
 from relayd.uplink.headers import Headers
+from relayd.wire.dialects.codec import PROXY_PATH
+from relayd.wire.messages import Secret
 
 #: Bytes in the largest message that is taken: what has to be done with it in one piece takes 3 ms a MiB.
 DEFAULT_MAX_FRAME: Final = 8 * 2**20

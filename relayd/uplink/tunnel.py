@@ -19,11 +19,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import RelayError
-from relayd.messages import Secret
-from relayd.texts import span
+from relayd.language.texts import span
 from relayd.uplink.answers import BODY_TIMEOUT, NO_HTTP, Answer, body_of, schemes_of, words_of
 from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
+from relayd.wire.messages import Secret
 
 #: Bytes in the longest answer of a proxy that is read.
 MAX_RESPONSE: Final = 16 * 1024

@@ -12,8 +12,8 @@ from docutils.nodes import Node, document, literal, problematic, section
 from docutils.utils import Reporter
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.language import translator
-from relayd.texts import english
+from relayd.language.catalogues import translator
+from relayd.language.texts import english
 from tests.support.catalogue import errors_for_main_servers
 from tests.support.pages import ROOT, blocks_of
 

@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 
 from relayd.audit.lines import key_file, read_key
 from relayd.hub import Hub
-from relayd.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.support import auditing
 from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of

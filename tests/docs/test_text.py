@@ -15,7 +15,7 @@ from twisted.application.twist._options import TwistOptions
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.config import OPTIONS
+from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.errors import HostFailure, RelayError
 from relayd.hub import terminal

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from relayd.hub import Hub, HubSettings
-from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
 

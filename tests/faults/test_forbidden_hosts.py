@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from relayd.policy import Policy
+from relayd.policy.rules import Policy
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import AddressForbidden, ConnectRefused, HiddenAddressForbidden
 from relayd.ssh.settings import SSHSettings

@@ -30,7 +30,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.hub import Hub, HubSettings
-from relayd.messages import ExecuteCommand, Secret
+from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support.canaries import Canaries
 from tests.support.relays import ROOT, Relayd
 from tests.support.sshd import OpenSSHServer, make_key

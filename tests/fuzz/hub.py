@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from relayd.errors import InvalidMessage
 from relayd.hub.server import Hub
-from relayd.messages import Secret
-from relayd.parsing import parse_command_output, parse_command_result, parse_command_status, parse_execute_command
+from relayd.wire.messages import Secret
+from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status, parse_execute_command
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.fuzz.uplink import BINARY, COMMANDS, NEXT, WORDS, canaries
 

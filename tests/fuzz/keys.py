@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.keys import Key
 
-from relayd.ssh import keycost, putty
-from relayd.ssh.keys import UnreadableKey, parse_private_key
+from relayd.ssh.keys import decryption_cost as keycost
+from relayd.ssh.keys import putty
+from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from tests.fuzz.engine import CANARY, Target, check_words, grow
 
 # Work that takes a tenth of a second and not seconds; what finds a way around the bounds still takes longer.

@@ -26,10 +26,10 @@ from relayd.audit.lines import GENESIS, decode, encode
 from relayd.audit.seal import Seal
 from relayd.ctl import journal
 from relayd.errors import JournalUnavailable, NoJournal
-from relayd.journal_report import read_report, read_result
-from relayd.journal_salvage import salvage
-from relayd.journal_store import Store, decode_result, is_damage
-from relayd.messages import CommandResult, Details
+from relayd.journal.report import read_report, read_result
+from relayd.journal.salvage import salvage
+from relayd.journal.store import Store, decode_result, is_damage
+from relayd.wire.messages import CommandResult, Details
 from tests.fuzz.engine import Target, check, check_words, grow
 
 #: The first byte: a log as it stands; one whose lines get the hash that they need; a compressed one; a result; a row.

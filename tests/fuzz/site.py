@@ -15,11 +15,12 @@ from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from relayd import config, fields
+from relayd.config import options as config_options
 from relayd.errors import ConfigError
-from relayd.patterns import covers_host
-from relayd.policy import Policy, command_pattern, host_patterns, user_patterns
-from relayd.spelling import read_address, read_host
+from relayd.network.patterns import covers_host
+from relayd.network.spelling import read_address, read_host
+from relayd.policy.rules import Policy, command_pattern, host_patterns, user_patterns
+from relayd.wire import fields
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 
 #: The first byte: rules, then a host; an address; a TOML file, for a relay that is to run or not.
@@ -42,7 +43,7 @@ def _run(data: bytes) -> None:
 
 
 def _host(text: str) -> str:
-    """As `relayd.parsing` lets it through; longer ones never come so far."""
+    """As `relayd.wire.parsing` lets it through; longer ones never come so far."""
     try:
         return fields.host("host", text)
     except fields.Invalid as error:
@@ -122,7 +123,7 @@ def _toml(data: bytes, complete: bool) -> None:
     with open(_path, "wb") as file:
         file.write(data)
     try:
-        config.load({"config": _path}, {"HOME": _folder, "SSH_AUTH_SOCK": "/x"}, complete=complete)
+        config_options.load({"config": _path}, {"HOME": _folder, "SSH_AUTH_SOCK": "/x"}, complete=complete)
     except ConfigError as error:
         check(len(str(error)) <= 100_000, "ever more words")
         if data.count(CANARY.encode()) == 1 and any(place in data for place in _PLACES):
@@ -158,7 +159,7 @@ def _seeds() -> Iterator[bytes]:
         yield bytes((_ADDRESS,)) + address.encode()
     options = "".join(
         f"{option.name} = {option.default!r}\n"
-        for option in config.OPTIONS
+        for option in config_options.OPTIONS
         if option.default and option.name != "config"
     )
     for kind in (_TOML, _COMPLETE):
@@ -183,7 +184,7 @@ def _seeds() -> Iterator[bytes]:
 
 
 _WORDS = (
-    *(option.name for option in config.OPTIONS),
+    *(option.name for option in config_options.OPTIONS),
     *("[[credentials]]", "hosts = [", "users = [", "key-file = ", "password-file = ", "via = ", "agent = true", '"""'),
     *("::ffff:", "64:ff9b::", "2002:", "169.254.169.254", "0x", "%eth0", "/8", "[", "]:22", "*", "?", "!", ","),
     *("。", "１", "ß", "xn--", "..", "\\u0000", "\\U0010ffff", "1979-05-27T07:32:00Z", "inf", "nan", "'''", "9" * 400),

@@ -16,18 +16,18 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from relayd.ssh.agreement import KeySchedule
-from relayd.ssh.algorithms import LEGACY, MODERN
-from relayd.ssh.channel import State
-from relayd.ssh.ciphers import Plain
-from relayd.ssh.connection import Connection
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import SSHError
-from relayd.ssh.identities import Identity
-from relayd.ssh.kex import Agreed
-from relayd.ssh.login import LoginService
-from relayd.ssh.numbers import MSG_NEWKEYS
-from relayd.ssh.session import Session
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.login.identities import Identity
+from relayd.ssh.login.login import LoginService
+from relayd.ssh.transport.algorithms import LEGACY, MODERN
+from relayd.ssh.transport.ciphers import Plain
+from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.numbers import MSG_NEWKEYS
+from relayd.ssh.transport.session_keys import KeySchedule
+from relayd.ssh.transport.transport import ClientTransport
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.ssh import RecordingTCP
 

@@ -13,19 +13,19 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.keys import Key
 
-from relayd.ssh import hostkeys
-from relayd.ssh.agreement import BadProof, check_proof
-from relayd.ssh.certificates import (
+from relayd.ssh.ending.processes import Answers, find, parse_listing
+from relayd.ssh.errors import SSHError
+from relayd.ssh.host_keys import verifier
+from relayd.ssh.host_keys.verifier import ExpectedHostKey, KnownHosts, parse_known_hosts
+from relayd.ssh.keys.certificates import (
     BadCertificate,
     fault_of_host_certificate,
     parse_certificate,
     read_user_certificate,
 )
-from relayd.ssh.errors import SSHError
-from relayd.ssh.hostkeys import ExpectedHostKey, KnownHosts, parse_known_hosts
-from relayd.ssh.kex import Agreed
-from relayd.ssh.keytypes import key_type
-from relayd.ssh.processes import Answers, find, parse_listing
+from relayd.ssh.keys.types import key_type
+from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.session_keys import BadProof, check_proof
 from tests.fuzz.engine import Target, check, check_words, grow
 
 #: The first byte.
@@ -40,7 +40,7 @@ class _Known(KnownHosts):
 
     def __init__(self, text: str) -> None:
         super().__init__("known_hosts", "strict", lambda: _NOW)
-        self._held = hostkeys._Lines(parse_known_hosts(iter(text.splitlines(keepends=True))))
+        self._held = verifier._Lines(parse_known_hosts(iter(text.splitlines(keepends=True))))
 
     def _load(self) -> Any:
         return self._held

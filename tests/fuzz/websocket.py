@@ -14,12 +14,12 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from relayd.dialects import native
 from relayd.uplink.connection import Connection, Outcome
-from relayd.uplink.limits import MessageLimit
-from relayd.uplink.machine import Timing
-from relayd.uplink.protocol import WebSocketClient, WebSocketFactory
+from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.request import Request
+from relayd.uplink.stages import Timing
+from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
+from relayd.wire.dialects import native
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.fuzz.hub import MemoryTransport
 from tests.fuzz.uplink import Host, Receiver

@@ -12,11 +12,11 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import IO, Any
 
-import relayd.parsing
 import relayd.ssh.client
 import relayd.ssh.errors
+import relayd.wire.parsing
 from relayd import errors
-from relayd.texts import Fault, message_template
+from relayd.language.texts import Fault, message_template
 from relayd.uplink.tunnel import ProxyError
 
 #: What only the relay's operator sees, or whoever runs `relayd.hub`: no relay sends it to a main server.

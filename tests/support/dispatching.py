@@ -16,11 +16,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from relayd.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.interfaces import Blame, IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
-from relayd.journal_memory import MemoryJournal
-from relayd.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
+from relayd.journal.memory import MemoryJournal
+from relayd.wire.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
 from tests.support.flows import RecordedFlow
 
 PASSWORD = "canary-password"

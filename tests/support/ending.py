@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from relayd.ssh import client as client_module
-from relayd.ssh import ending
 from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.ending import ending
 from relayd.ssh.errors import RunTimeout
 from relayd.ssh.target import Target
 from tests.support.ssh import DEADLINE, ServerTestCase, processes

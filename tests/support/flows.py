@@ -1,10 +1,10 @@
 """
-A `relayd.flow.Flow` for tests: it belongs to nobody, and what it sends is kept.
+A `relayd.network.flow.Flow` for tests: it belongs to nobody, and what it sends is kept.
 """
 
 from __future__ import annotations
 
-from relayd.flow import Flow
+from relayd.network.flow import Flow
 
 
 class RecordedFlow(Flow):

@@ -1,7 +1,7 @@
 """
 A main server that keeps the books: what it ordered, what was acknowledged, which results came, how often.
 
-It runs in the test's process and speaks Socket.IO with the codec of `relayd.dialects`, so that receipts can be
+It runs in the test's process and speaks Socket.IO with the codec of `relayd.wire.dialects`, so that receipts can be
 withheld, doubled, refused or mixed up, and connections cut, at any point.
 """
 
@@ -15,9 +15,9 @@ from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import deferLater
 
-from relayd.dialects import native
-from relayd.dialects.socketio import ServerDialect
 from relayd.interfaces import AckReceived, Connected, EventReceived
+from relayd.wire.dialects import native
+from relayd.wire.dialects.socketio import ServerDialect
 
 #: Seconds that anything may take.
 PATIENCE = 60.0

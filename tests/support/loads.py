@@ -24,7 +24,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 
 from relayd.hub import Hub
-from relayd.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.process import PeerFailed
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer

@@ -12,20 +12,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.connection import Connection
-from relayd.ssh.dial import Dialer, DialOwner
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
 )
-from relayd.ssh.jobs import Job
-from relayd.ssh.limits import EVERY_SERVER
-from relayd.ssh.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
-from relayd.ssh.pool import Pool
-from relayd.ssh.session import Session
+from relayd.ssh.pool.dialer import Dialer, DialOwner
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.transport.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
+from relayd.ssh.transport.server_limits import EVERY_SERVER
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import PacketRecorder
 from tests.support.ssh_connection import numbers
 from tests.support.ssh_pool import A

@@ -11,7 +11,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from relayd.ssh.numbers import MSG_NEWKEYS
+from relayd.ssh.transport.numbers import MSG_NEWKEYS
 
 
 class Middle(Protocol):

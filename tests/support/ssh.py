@@ -24,13 +24,13 @@ from twisted.test.iosim import FakeTransport, IOPump
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from relayd.ssh.algorithms import MODERN
 from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
-from relayd.ssh.pacing import Pacer
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.transport.algorithms import MODERN
+from relayd.ssh.transport.pacing import Pacer
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.account import USER, privileged
 from tests.support.sshd import OpenSSHServer, make_key
 

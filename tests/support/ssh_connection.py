@@ -11,11 +11,11 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.channel import ChannelUser, State
-from relayd.ssh.connection import Connection
-from relayd.ssh.numbers import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS
-from relayd.ssh.session import Session
-from relayd.ssh.transport import ClientTransport
+from relayd.ssh.channels.channel import ChannelUser, State
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.session import Session
+from relayd.ssh.transport.numbers import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS
+from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import PacketRecorder
 
 INTERVAL = 15.0

@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.pool_members import Member
-from relayd.ssh.pool_places import Evict
-from relayd.ssh.pool_state import Dial, PoolState, Start
+from relayd.ssh.pool.decisions import Dial, PoolState, Start
+from relayd.ssh.pool.members import Member
+from relayd.ssh.pool.places import Evict
 from relayd.ssh.target import Credential, Target
 
 

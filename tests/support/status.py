@@ -10,12 +10,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from relayd.dispatcher import Limits
-from relayd.journal_index import Figures
-from relayd.lag import LagMonitor
-from relayd.scheduler import ActiveCommand
-from relayd.ssh.pool_state import Counts, HostCounts
-from relayd.stats import Ended, Stats
+from relayd.commands.dispatcher import Limits
+from relayd.commands.scheduler import ActiveCommand
+from relayd.commands.stats import Ended, Stats
+from relayd.journal.index import Figures
+from relayd.process.event_loop import LagMonitor
+from relayd.ssh.pool.decisions import Counts, HostCounts
 from relayd.status.sources import Bounds, Sources
 from relayd.uplink.service import UplinkStatus
 from tests.support.dispatching import command

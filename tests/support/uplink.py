@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.dialects import native, socketio
-from relayd.messages import Secret
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
+from relayd.wire.dialects import native, socketio
+from relayd.wire.messages import Secret
 from tests.support.receiver import RecordingReceiver, echo
 
 KEY = "k3y-" + "x" * 40

@@ -1,0 +1,203 @@
+"""
+The ``[[credentials]]`` tables of the TOML file: what this site itself can log in with, where, and through which hosts.
+They hold paths and no secrets; every mistake is one `ConfigError` that names the table by its number, and the key.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from relayd.config import values
+from relayd.errors import ConfigError
+from relayd.network.patterns import check_host_pattern, check_user_pattern
+from relayd.wire import fields
+
+#: Files whose key may by mistake hold the secret itself: what stands there is never shown.
+_SECRET_FILES: Final = ("key-file", "passphrase-file", "password-file")
+_HOSTS: Final = '["db-*.internal", "10.1.0.0/16"]'
+_USERS: Final = '["deploy", "app-*"]'
+_KEYS: Final = ("hosts", "users", *_SECRET_FILES, "certificate-file", "agent", "via")
+
+
+class SiteCredential(Struct, frozen=True, kw_only=True):
+    """
+    One row of the table, checked; what it means is for `relayd.ssh.login.site_credentials.CredentialRule` to say.
+    Paths are absolute.
+
+    :ivar hosts: names and addresses with ``*`` and ``?``, networks, ``[PATTERN]:PORT``; with ``!`` for exceptions.
+    :ivar users: names with ``*`` and ``?``, and ``!`` for exceptions.
+    :ivar key_file: of a private key; ``passphrase_file`` decrypts it, ``certificate_file`` certifies it.
+    :ivar agent: the socket of an ssh-agent.
+    :ivar via: jump hosts as ``ssh -J`` has them: ``[user@]host[:port]``, commas between, the nearest first.
+    """
+
+    hosts: tuple[str, ...]
+    users: tuple[str, ...] = ("*",)
+    key_file: str | None = None
+    passphrase_file: str | None = None
+    certificate_file: str | None = None
+    password_file: str | None = None
+    agent: str | None = None
+    via: str | None = None
+
+
+def read_credentials(
+    tables: object,
+    path: str,
+    environ: Mapping[str, str],
+    options: Collection[str],
+    refuse: Callable[[ConfigError], object],
+) -> tuple[SiteCredential, ...]:
+    """
+    The rows, in their order.
+
+    :param tables: what the TOML file has under ``credentials``.
+    :param path: of that file: paths are relative to its folder.
+    :param options: names of what stands above the tables, and belongs to one of them when it is written below.
+    :param refuse: is told of each row's first mistake.
+    """
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        reason = "expected tables, each begun by [[credentials]]"
+        refuse(ConfigError(option=f"credentials in {path}", reason=reason))
+        return ()
+    rows = []
+    for number, table in enumerate(tables, 1):
+        try:
+            rows.append(_Row(table, number, path, environ).read(options))
+        except ConfigError as mistake:
+            refuse(mistake)
+    return tuple(rows)
+
+
+class _Row:
+    """Reads one table."""
+
+    def __init__(self, table: dict[str, Any], number: int, path: str, environ: Mapping[str, str]) -> None:
+        self._table = table
+        self._row = f"[[credentials]] number {number} in {path}"
+        self._directory = os.path.dirname(os.path.abspath(path))
+        self._environ = environ
+
+    def read(self, options: Collection[str]) -> SiteCredential:
+        for key in self._table:
+            if key in options:
+                self._refuse(key, "is an option, which belongs above the first [[credentials]]")
+            if key not in _KEYS:
+                meant = values.near(key, _KEYS)
+                self._refuse(key, "there is no such key" + (f"; did you mean {meant}?" if meant else ""))
+        row = SiteCredential(
+            hosts=self._hosts(),
+            users=self._patterns("users", _USERS, check_user_pattern) if "users" in self._table else ("*",),
+            key_file=self._file("key-file"),
+            passphrase_file=self._file("passphrase-file"),
+            certificate_file=self._file("certificate-file"),
+            password_file=self._file("password-file"),
+            agent=self._agent(),
+            via=self._via(),
+        )
+        if row.key_file is row.password_file is row.agent is row.via is None:
+            raise ConfigError(option=self._row, reason="expected one of key-file, password-file, agent and via")
+        if row.passphrase_file is not None and row.key_file is None:
+            self._refuse("passphrase-file", "needs key-file beside it")
+        if row.certificate_file is not None and row.key_file is None and row.agent is None:
+            self._refuse("certificate-file", "needs key-file or agent beside it")
+        return row
+
+    def _refuse(self, key: str, reason: str) -> NoReturn:
+        name = key if key in _KEYS else values.shown(key)
+        raise ConfigError(option=f"{name} of {self._row}", reason=reason)
+
+    def _patterns(self, key: str, example: str, check: Callable[[str], None]) -> tuple[str, ...]:
+        found = self._table[key]
+        if not isinstance(found, list) or not found or not all(_is_text(each) for each in found):
+            self._refuse(key, f"expected a list of texts, like {example}")
+        patterns = tuple(each.strip() for each in found)
+        for pattern in patterns:
+            try:
+                check(pattern.removeprefix("!"))
+            except ValueError as error:
+                self._refuse(key, f"expected {error.args[0]}, not {values.shown(pattern)}")
+        if all(pattern.startswith("!") for pattern in patterns):
+            self._refuse(key, 'expected one without ! too, like "*": as it is, none matches')
+        return patterns
+
+    def _hosts(self) -> tuple[str, ...]:
+        if "hosts" not in self._table:
+            self._refuse("hosts", f"missing; give a list of names, patterns and networks, like {_HOSTS}")
+        return self._patterns("hosts", _HOSTS, check_host_pattern)
+
+    def _file(self, key: str) -> str | None:
+        if key not in self._table:
+            return None
+        text = self._table[key]
+        if not _is_text(text):
+            self._refuse(key, "expected the path of a file")
+        path = self._path(text)
+        missing = (
+            f"and there is none (paths are relative to {self._directory})"
+            if key in _SECRET_FILES
+            else f"and there is none at {path}"
+        )
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            self._refuse(key, f"expected the path of a file, {missing}")
+        if not stat.S_ISREG(status.st_mode):
+            self._refuse(key, "expected the path of a file, and this is none")
+        if not os.access(path, os.R_OK):
+            self._refuse(key, "this user cannot read the file")
+        # As OpenSSH has it: whoever owns a file answers for who may read it, and for ours that is us.
+        if key in _SECRET_FILES and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            self._refuse(key, "other users can read the file: chmod 600 it")
+        return path
+
+    def _agent(self) -> str | None:
+        agent = self._table.get("agent", False)
+        if agent is True:
+            path = self._environ.get("SSH_AUTH_SOCK")
+            if not path:
+                self._refuse("agent", "is true, but SSH_AUTH_SOCK is not in the environment; name the socket instead")
+            return os.path.abspath(path)
+        if agent is False:
+            return None
+        if not _is_text(agent):
+            self._refuse("agent", "expected true (for $SSH_AUTH_SOCK), or the path of an agent's socket")
+        return self._path(agent)
+
+    def _path(self, text: str) -> str:
+        return os.path.abspath(os.path.join(self._directory, os.path.expanduser(text.strip())))
+
+    def _via(self) -> str | None:
+        if "via" not in self._table:
+            return None
+        text = self._table["via"]
+        hops = [part.strip() for part in text.split(",")] if _is_text(text) else [""]
+        if not all(map(_is_hop, hops)):
+            self._refuse("via", "expected jump hosts, the nearest first, like jump@bastion:2222,second")
+        if len(hops) > fields.MAX_HOPS:
+            self._refuse("via", f"expected at most {fields.MAX_HOPS} jump hosts")
+        return ",".join(hops)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_hop(text: str) -> bool:
+    """Whether it is ``[user@]host[:port]``."""
+    user, at, place = text.rpartition("@")
+    try:
+        parts = urlsplit(f"//{place}")
+        fields.host("via", parts.hostname or "")
+        if at:
+            fields.username("via", user)
+        port = parts.port
+    except (ValueError, fields.Invalid):  # a port beyond 65535, half an IPv6 address, a name with blanks
+        return False
+    return port != 0 and parts.netloc == place and not place.endswith(":") and bool(user or not at)

@@ -1,0 +1,194 @@
+"""
+SIGHUP: the settings are read again, and what can change while relayd runs does so at once, between two commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from relayd.config import values
+from relayd.config.exposure import exposures
+from relayd.config.options import OPTIONS, Config, Reading
+from relayd.config.sources import Option
+from relayd.errors import ConfigError
+
+#: What decides whether a connection is opened: by the address, and by the host's key.
+HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts", "host-keys"))
+#: What counts for the next connection to the main server.
+AT_CONNECT: Final = frozenset(
+    [
+        "reconnect-delay",
+        "api-key-file",
+        "allow-weak-key",
+        "allow-plaintext",
+        "http-proxy",
+        "http-proxy-password-file",
+        "header-file",
+        "tls-ca",
+        "tls-cert",
+        "tls-key",
+    ]
+)
+#: What can change while relayd runs; all other options need a restart.
+LIVE: Final = (
+    AT_CONNECT
+    | HOST_RULES
+    | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
+    | frozenset(["max-commands", "max-queue", "max-output", "drain-timeout"])
+    | frozenset(["default-timeout", "max-timeout", "timeout-margin"])
+    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory", "no-exit-status-hosts"])
+    | frozenset(["output-encoding"])
+)
+#: The tables of the file, where an option has its name.
+CREDENTIALS: Final = "[[credentials]]"
+#: Characters of a value that is shown in the log.
+_LONGEST_SHOWN: Final = 60
+
+
+class Changes(Struct, frozen=True):
+    """
+    What is different, in words: from the names of options to their values before and after, where those may be shown.
+
+    :ivar applied: what counts now.
+    :ivar pending: what will count after a restart.
+    """
+
+    applied: dict[str, str]
+    pending: dict[str, str]
+
+
+class Reloadable(Protocol):
+    """What takes new settings; see `relayd.service.RelayService`."""
+
+    running: Any
+
+    def apply(self, config: Config) -> Changes:
+        """Have them count from now on, as far as that is possible while running."""
+
+
+def compare(old: Config, new: Config) -> tuple[Config, Changes]:
+    """
+    What becomes of a relay that runs with *old* and is given *new*.
+
+    :return: the settings that it runs with from then on, and what is different.
+    """
+    applied, pending = {}, {}
+    taken: dict[str, Any] = {}
+    for option in OPTIONS:
+        before, after = getattr(old, option.attribute), getattr(new, option.attribute)
+        if before == after:
+            continue
+        if option.name in LIVE:
+            applied[option.name] = _tell(option, before, after)
+            taken[option.attribute] = after
+        else:
+            pending[option.name] = _tell(option, before, after)
+    if old.credentials != new.credentials:
+        applied[CREDENTIALS] = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
+        taken["credentials"] = new.credentials
+    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(applied, pending)
+
+
+def _tell(option: Option, before: object, after: object) -> str:
+    if option.parse is values.server_url:
+        before, after = (values.without_query(str(value)) for value in (before, after))
+    was, now = (option.spell(value) or "not set" for value in (before, after))
+    shown = not option.hidden and was != now and len(was) + len(now) <= _LONGEST_SHOWN
+    return f"{option.name} ({was} -> {now})" if shown else option.name
+
+
+class ReloadOnSignal(Service):
+    """
+    Has SIGHUP change the settings of a relay.  A file with a mistake changes nothing.
+
+    :param read: what the settings are now.
+    :param relay: whose they are.
+    :param announce: surrounds each reading.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        read: Callable[[], Reading],
+        relay: Reloadable,
+        announce: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._reactor = reactor
+        self._read = read
+        self._relay = relay
+        self._announce = announce
+
+    def startService(self) -> None:
+        """Others may set handlers before the reactor runs; theirs stay."""
+        super().startService()
+        self._reactor.callWhenRunning(self._install)
+
+    # The handler stays for as long as the process: without one, a SIGHUP would end it while its commands drain.
+
+    def _install(self) -> None:
+        if self.running and signal.getsignal(signal.SIGHUP) in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGHUP, self._signalled)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self.reload)
+
+    def reload(self) -> None:
+        """Read the settings and apply them, or say why not."""
+        if not self._relay.running:
+            self._log.info("SIGHUP: relayd is stopping; its settings stay as they are")
+            return
+        with self._announce():
+            self._reload()
+
+    def _reload(self) -> None:
+        try:
+            reading = self._read()
+            if reading.config is None or reading.mistakes:
+                first, *more = reading.mistakes
+                self._refuse(first, len(more))
+                return
+            changes = self._relay.apply(reading.config)
+            exposed = exposures(reading, os.environ)
+        except ConfigError as error:
+            self._refuse(error, 0)
+            return
+        except Exception:  # such as a working directory that is gone: no reason to stop serving
+            self._log.failure("SIGHUP: the settings could not be read again, and stay as they are")
+            return
+        self._tell(changes)
+        for what in exposed:
+            self._log.warn("SIGHUP: {exposed}", exposed=what)
+
+    def _refuse(self, error: ConfigError, more: int) -> None:
+        self._log.error(
+            "SIGHUP: nothing was changed, because of {reason}{more}",
+            reason=str(error),
+            more=f" (and {more} more: relayctl check lists them)" if more else "",
+        )
+
+    def _tell(self, changes: Changes) -> None:
+        later = ", ".join(changes.applied[name] for name in changes.applied if name in AT_CONNECT)
+        now = ", ".join(changes.applied[name] for name in changes.applied if name not in AT_CONNECT)
+        parts = [
+            f"for new commands: {now}" if now else "",
+            f"from the next connection to the main server on: {later}" if later else "",
+        ]
+        self._log.info(
+            "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connect",
+            what=", and ".join(filter(None, parts)) or "is nothing",
+        )
+        if changes.pending:
+            what = ", ".join(changes.pending.values())
+            self._log.warn("SIGHUP: needs a restart to count: {what}", what=what)

@@ -1,0 +1,211 @@
+"""
+One option, and the places where people set it: command line, environment, TOML file.
+What is wrong there is told as one `ConfigError` each, and reading goes on: all mistakes are known at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+from relayd.config import values
+from relayd.errors import ConfigError
+
+#: Characters of a wrong value that is shown: longer ones are keys rather than words, numbers or times.
+_LONGEST_SHOWN: Final = 24
+#: How alike a variable has to be to one of ours to count as a mistake: others may be some other program's.
+_ALIKE: Final = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """
+    One option; its name on the command line, in the environment and in the TOML file follow from `name`.
+
+    :ivar parse: its text to its value; a ValueError says what was expected.
+    :ivar default: as the text that a person would write; ``None``: it may be absent.
+    :ivar hidden: whether its value may hold a secret, and is therefore not shown.
+    :ivar public: whether its value can never hold one, and is shown whatever is in it.
+    :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
+    """
+
+    name: str
+    section: str
+    help: str
+    parse: Callable[[str], object]
+    default: str | None = None
+    metavar: str = ""
+    default_help: str = ""
+    hidden: bool = False
+    public: bool = False
+    is_path: bool = False
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it stands alone on the command line."""
+        return self.parse is values.flag
+
+    @property
+    def flag_name(self) -> str:
+        """On the command line."""
+        return f"--{self.name}"
+
+    @property
+    def environment_name(self) -> str:
+        """In the environment."""
+        return "RELAYD_" + self.attribute.upper()
+
+    @property
+    def attribute(self) -> str:
+        """In Python."""
+        return self.name.replace("-", "_")
+
+    def spell(self, value: object) -> str:
+        """A value of it as a person would write it, so that `parse` gives that value; empty for none."""
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, tuple):
+            return ",".join(value)
+        if isinstance(value, float):
+            return values.spell_duration(value)
+        return values.spell_size(value) if isinstance(value, int) and self.metavar == "SIZE" else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """
+    A text that somebody set.
+
+    :ivar where: as the operator would find it.
+    :ivar directory: what a relative path is relative to.
+    """
+
+    text: str
+    where: str
+    directory: str
+    on_command_line: bool = False
+    in_environment: bool = False
+
+    def show(self, option: Option, part: str | None = None) -> str:
+        """
+        The text, or *part* of it, for a message; not where it may hold a secret, as URLs with a user or a query and
+        long words do.
+        """
+        text = self.text if part is None else part
+        private = not option.public and (set(text) & set("@?") or len(text) > _LONGEST_SHOWN)
+        return "what is there" if option.hidden or private or not text.isprintable() else f'"{text}"'
+
+
+class Sources:
+    """
+    Reads what was set; call its methods in the order of precedence.
+
+    :param directory: what relative paths of command line and environment are relative to.
+    :param refuse: is told of each mistake.
+    :ivar given: what was set, by the names of the options.
+    :ivar unknown: variables that begin as ours do, and say nothing to us.
+    """
+
+    def __init__(self, options: Sequence[Option], directory: str, refuse: Callable[[ConfigError], object]) -> None:
+        self._by_name = {option.name: option for option in options}
+        self._by_variable = {option.environment_name: option for option in options}
+        self._directory = directory
+        self._tell = refuse
+        self.given: dict[str, Given] = {}
+        self.unknown: list[str] = []
+
+    def read_argv(self, argv_options: Mapping[str, str | bool | None]) -> None:
+        """What the command line holds: names and texts, or whether a flag was given."""
+        for name, value in argv_options.items():
+            if name in self._by_name and value is not None and value is not False:
+                text = "yes" if value is True else str(value)
+                where = self._by_name[name].flag_name
+                self._give(name, Given(text, where, self._directory, on_command_line=True))
+
+    def read_environment(self, environ: Mapping[str, str]) -> None:
+        """What the environment holds."""
+        for variable, text in environ.items():
+            option = self._by_variable.get(variable)
+            where = f"{variable} in the environment"
+            if option is not None:
+                if text or option.parse is values.any_text:  # an empty variable is the usual way to say "not set"
+                    self._give(option.name, Given(text, where, self._directory, in_environment=True))
+            elif variable.startswith("RELAYD_"):
+                if values.near(variable, self._by_variable, _ALIKE):
+                    self._refuse_unknown(variable, where, self._by_variable)
+                else:
+                    self.unknown.append(variable)
+
+    def read_toml(self, path: str, where: str) -> dict[str, Any]:
+        """
+        The content of a TOML file; empty where it cannot be read.
+
+        :param where: the file was named.
+        """
+        try:
+            with open(path, "rb") as file:
+                return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a signature
+        except OSError as error:
+            self._refuse(where, f"{path} cannot be read: {error.strerror}")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            hint = "; texts stand in quotes" if str(error).startswith("Invalid value") else ""
+            self._refuse(path, f"is no TOML: {error}{hint}")
+        except ValueError:  # tomllib lets Python's own limit through
+            self._refuse(path, "is no TOML: a number has thousands of digits")
+        except RecursionError:
+            self._refuse(path, "is no TOML: it nests too deeply")
+        return {}
+
+    def read_file(self, content: Mapping[str, Any], path: str) -> None:
+        """What a TOML file holds, without its tables ``[[credentials]]``."""
+        known = set(self._by_name) - {"config"}
+        for name, value in content.items():
+            where = f"{name if name in known else values.key(name)} in {path}"
+            if name not in known:
+                if isinstance(value, dict):
+                    self._refuse(where, "there is no such table; options stand at the top of the file, in none")
+                else:
+                    self._refuse_unknown(name, where, known | {"credentials"})
+                continue
+            if isinstance(value, list) and self._by_name[name].metavar == "PATTERNS" and all(map(_is_item, value)):
+                text = ",".join(value)
+            elif isinstance(value, int) and value.bit_length() > 64:  # which str may refuse to spell
+                self._refuse(where, "the number is too large")
+                continue
+            elif isinstance(value, (str, int, float)):
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+            else:
+                self._refuse(where, 'expected one value, like max-commands = 64 or dialect = "auto"')
+                continue
+            self._give(name, Given(text, where, os.path.dirname(path)))
+
+    def value(self, option: Option, given: Given) -> Any:
+        """What a text means; ``None`` where that is a mistake."""
+        try:
+            value = option.parse(given.text)
+        except ValueError as error:
+            expected, *part = error.args  # of a list, the part that is wrong
+            self._refuse(given.where, f"expected {expected}, not {given.show(option, *part)}")
+            return None
+        if option.is_path:
+            return os.path.abspath(os.path.join(given.directory, os.path.expanduser(str(value))))
+        return value
+
+    def _give(self, name: str, given: Given) -> None:
+        self.given.setdefault(name, given)
+
+    def _refuse(self, where: str, reason: str) -> None:
+        self._tell(ConfigError(option=where, reason=reason))
+
+    def _refuse_unknown(self, name: str, where: str, known: Collection[str]) -> None:
+        meant = values.near(name, known)
+        self._refuse(where, "there is no such option" + (f"; did you mean {meant}?" if meant else ""))
+
+
+def _is_item(value: object) -> bool:
+    return isinstance(value, str) and "," not in value

@@ -1,0 +1,134 @@
+"""
+The directory of what a relay must remember: for its user alone, and for one relay at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from relayd.config.options import directory_hindrance
+from relayd.errors import ConfigError
+from relayd.network.descriptors import words_of
+from relayd.process.whole_files import write_whole
+
+#: Bytes of the key that fingerprints of requests are made with.
+KEY_BYTES = 32
+
+
+class StateDirectory:
+    """
+    :param path: of the directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock: int | None = None
+        self._key = b""
+
+    def claim(self) -> None:
+        """
+        Make the directory where it is missing, and keep other relays out of it until `release`, or the process ends.
+
+        :raises ConfigError: when it cannot be used, or another relay does so.
+        """
+        self._make()
+        try:
+            lock = os.open(self._at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unusable(words_of(error)) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _process_in(lock)
+            os.close(lock)
+            process = f" (process {holder})" if holder else ""
+            reason = f"{self.path} is in use by another relayd{process}; give each relay a directory of its own"
+            raise ConfigError(option="--state-dir", reason=reason) from None
+        except OSError as error:
+            # Such as a directory of NFS whose server has no lock manager.
+            os.close(lock)
+            reason = f"its file system cannot keep other relays out ({words_of(error)}); use a local directory"
+            raise self._unusable(reason) from None
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            os.close(lock)
+            raise self._unusable(words_of(error)) from None
+        self._lock = lock
+        try:
+            self._key = self._read_key()
+        except ConfigError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def holder(self) -> str | None:
+        """
+        Who keeps other relays out now: its process id, which may be empty where that is not known; ``None``: nobody.
+
+        :raises OSError: when that cannot be found out.
+        """
+        try:
+            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _process_in(lock)
+        finally:
+            os.close(lock)
+        return None
+
+    def fingerprint_key(self) -> bytes:
+        """
+        The secret with which requests are made into the fingerprints that the journal holds; known once the directory
+        is claimed, and the same for as long as that exists.
+        """
+        return self._key
+
+    def _read_key(self) -> bytes:
+        path = self._at("fingerprint-key")
+        try:
+            try:
+                with open(path, "rb") as file:
+                    key = file.read(KEY_BYTES + 1)
+                if len(key) == KEY_BYTES:
+                    return key
+            except FileNotFoundError:
+                pass
+            key = os.urandom(KEY_BYTES)
+            write_whole(path, key)
+        except OSError as error:
+            raise self._unusable(f"{path}: {words_of(error)}") from None
+        return key
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def _make(self) -> None:
+        """For this user alone where it has to be made; whatever umask twistd set."""
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            usable = os.access(self.path, os.R_OK | os.W_OK | os.X_OK)
+        except OSError as error:
+            raise self._unusable(words_of(error)) from None
+        if not usable:
+            raise self._unusable("this user cannot write there")
+        if hindrance := directory_hindrance(self.path):
+            raise ConfigError(option="--state-dir", reason=hindrance)
+
+    def _unusable(self, reason: str) -> ConfigError:
+        return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")
+
+
+def _process_in(lock: int) -> str:
+    text = os.read(lock, 20).decode("ascii", "replace").strip()
+    return text if text.isdigit() else ""

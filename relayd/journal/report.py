@@ -1,0 +1,114 @@
+"""
+What is in a journal, for a person to look at: read from its file, whether or not a relay is using it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from msgspec import Struct
+
+from relayd.errors import JournalUnavailable, NoJournal
+from relayd.interfaces import EntryState
+from relayd.journal.store import VERSION, decode_result, explain
+from relayd.wire.messages import CommandResult
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """
+    One command.
+
+    :ivar accepted: seconds since the epoch; likewise ``finished``, where it has.
+    :ivar size: bytes of its result, where that is held.
+    """
+
+    command_id: str
+    state: EntryState
+    accepted: float
+    finished: float | None
+    size: int
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """
+    :ivar counts: commands, by state.
+    :ivar size: bytes of all results.
+    :ivar rows: the commands that are not confirmed, oldest first.
+    :ivar damages: what was saved of damaged files, by their paths.
+    """
+
+    counts: dict[EntryState, int]
+    size: int
+    rows: list[Row]
+    damages: dict[str, str]
+
+
+def read_report(path: str) -> Report:
+    """
+    Look at the journal at *path*.
+
+    :raises NoJournal: when there is none that can be read.
+    """
+    with _opened(path) as db:
+        counts = {EntryState(state): count for state, count in db.execute(_COUNTS)}
+        rows = [
+            Row(
+                command_id=str(command_id),
+                state=EntryState(state),
+                accepted=_time(accepted),
+                finished=None if finished is None else _time(finished),
+                size=size or 0,
+            )
+            for command_id, state, accepted, finished, size in db.execute(_ROWS)
+        ]
+        notes = db.execute("SELECT name, value FROM note WHERE name LIKE 'damaged %' ORDER BY name")
+        damages = {name.removeprefix("damaged "): value for name, value in notes}
+    return Report(counts=counts, size=sum(row.size for row in rows), rows=rows, damages=damages)
+
+
+def read_result(path: str, command_id: str) -> CommandResult | None:
+    """
+    The result that the journal at *path* holds of a command.
+
+    :raises NoJournal: when there is none that can be read.
+    """
+    with _opened(path) as db:
+        row = db.execute("SELECT body FROM result WHERE command = ?", (command_id,)).fetchone()
+        return None if row is None else decode_result(row[0])
+
+
+_YEAR_10000 = 253402300800
+
+
+def _time(value: float) -> float:
+    """
+    :raises ValueError: when it is none of this calendar.
+    """
+    if not 0 <= value < _YEAR_10000:
+        raise ValueError(value)
+    return value
+
+
+_COUNTS = "SELECT state, count(*) FROM command GROUP BY state"
+_ROWS = (
+    "SELECT id, state, accepted, finished, length(body) FROM command LEFT JOIN result ON result.command = id"
+    " WHERE state != 4 ORDER BY accepted"
+)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[sqlite3.Connection]:
+    if not os.path.exists(path):
+        raise NoJournal(reason=f"there is no journal at {path}; name the right one with --state-dir")
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
+            yield db
+    except (sqlite3.Error, JournalUnavailable) as error:
+        raise NoJournal(reason=explain(error).fields["reason"]) from None
+    except (ValueError, TypeError):  # damage that SQLite does not see
+        raise NoJournal(reason="its file is damaged: a row is not as relayd wrote it") from None

@@ -1,0 +1,3 @@
+"""
+What the site allows: the rules for hosts, users and commands.
+"""

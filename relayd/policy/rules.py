@@ -1,0 +1,284 @@
+"""
+Which hosts, users and commands this site allows: what its operator forbids, no main server can order.
+
+Decisions only, without I/O: names are looked up elsewhere, and each address that is found is asked about here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
+from typing import Any
+
+import re2
+from msgspec import Struct
+
+from relayd.errors import Forbidden, ForbiddenCommand, ForbiddenHost, ForbiddenUser
+from relayd.language.texts import Text
+from relayd.network.patterns import (
+    Network,
+    check_host_pattern,
+    check_user_pattern,
+    covers_user,
+    matches_host,
+    means_addresses,
+    read_network,
+    split_port,
+)
+from relayd.network.spelling import Address, embedded_addresses, read_address
+from relayd.wire.messages import ExecuteCommand, JumpHost
+
+#: Addresses that are no hosts of anybody's network: for these --allow-hosts has to name them, or some of their range.
+SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
+    (kind, tuple(map(ip_network, networks)))
+    for kind, networks in (
+        (Text("unspecified"), ("0.0.0.0/8", "::/128")),
+        (Text("link-local"), ("169.254.0.0/16", "fe80::/10")),
+        (Text("multicast"), ("224.0.0.0/4", "ff00::/8")),
+        (Text("broadcast"), ("255.255.255.255/32",)),
+        # What clouds serve credentials from, beside 169.254.169.254; none of them is a host of the site.
+        (Text("metadata service"), ("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")),
+        (Text("metadata service"), ("fd00:ec2::254/128", "fd20:ce::254/128")),
+    )
+)
+#: The longest text that rules on commands are asked about, in bytes: Linux takes no longer one from an SSH server
+#: (``MAX_ARG_STRLEN``), and the time of a rule grows with it.
+MAX_TEXT = 128 * 1024
+
+UNKNOWN_ADDRESS = Text(
+    "behind a jump host the relay cannot look up a name: use its address, or have the name listed in --allow-hosts of "
+    "the relay"
+)
+
+
+class Verdict(Struct, frozen=True):
+    """
+    What the rules say.
+
+    :ivar reason: for whoever is refused: which option to look at; it shows no rule of the site.
+    :ivar rule: for the operator: the option and the rule of it that decided; empty where none did.
+    """
+
+    allowed: bool
+    reason: str = ""
+    rule: str = ""
+
+
+class Policy:
+    """
+    The rules of a site; where an option is not given, it allows everything, but for `SPECIAL` addresses.
+
+    :param allow_hosts: patterns, see `host_patterns`; likewise *deny_hosts*, which wins.
+    :param allow_users: patterns, see `user_patterns`.
+    :param allow_commands: a regular expression, see `command_pattern`, for the whole text.
+    :param deny_commands: one for any part of the text; it wins.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_hosts: Sequence[str] | None = None,
+        deny_hosts: Sequence[str] | None = None,
+        allow_users: Sequence[str] | None = None,
+        allow_commands: str | None = None,
+        deny_commands: str | None = None,
+    ) -> None:
+        self._allow_hosts = tuple(allow_hosts or ())
+        self._deny_hosts = tuple(deny_hosts or ())
+        self._allow_users = tuple(allow_users or ())
+        self._allow_commands = None if allow_commands is None else _compile(allow_commands)
+        self._deny_commands = None if deny_commands is None else _compile(deny_commands)
+
+    def refusal_of(self, command: ExecuteCommand) -> Forbidden | None:
+        """
+        Why the site does not take *command*, as far as that can be told before its host's name is looked up.
+
+        The hosts that it names as jump hosts are hosts like any other.
+        """
+        places: list[JumpHost | ExecuteCommand] = [*command.via, command]
+        for number, place in enumerate(places):
+            host = self.host(place.host, place.port, behind=number > 0)
+            if not host.allowed:
+                return ForbiddenHost(host=place.written_host, port=place.port, reason=host.reason)
+            user = self.user(place.username)
+            if not user.allowed:
+                return ForbiddenUser(user=place.username, reason=user.reason)
+        text = self.command(command.command, surroundings=command.cwd is not None or bool(command.env))
+        return None if text.allowed else ForbiddenCommand(reason=text.reason)
+
+    def allows_address(self, host: str, port: int, address: Address | None) -> bool:
+        """
+        Whether a connection may be opened.
+
+        :param address: the very one to which it will be; ``None`` where a jump host is to look up *host*.
+        """
+        return self.host(host, port, address, behind=address is None).allowed
+
+    def host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
+        """
+        Whether commands may go to a host.
+
+        :param address: what its name was found to be; without it a name is only refused if no address could help it.
+        :param behind: whether a jump host would look up the name, so that nobody here ever knows the address.
+        """
+        address = address or read_address(host)
+        faces = () if address is None else (address, *embedded_addresses(address))
+        names = (host, *map(str, faces))
+        denied = _first(self._deny_hosts, port, *names)
+        if denied:
+            return Verdict(False, Text("--deny-hosts of the relay forbids it"), f"--deny-hosts {denied}")
+        for face in faces:
+            for kind, network in _special(face):
+                if not self._names(face, network, port):
+                    reason = Text(
+                        "{kind} addresses are refused, unless --allow-hosts of the relay names them", kind=kind
+                    )
+                    return Verdict(False, reason, f"{kind} address ({network}), which --allow-hosts does not name")
+        allowed = _first(self._allow_hosts, port, host, *names[1:2])
+        if allowed:
+            return Verdict(True, rule=f"--allow-hosts {allowed}")
+        if behind and address is None and (self._allow_hosts or _know_addresses(self._deny_hosts, port)):
+            return Verdict(False, UNKNOWN_ADDRESS)
+        if self._allow_hosts and (address is not None or not _know_addresses(self._allow_hosts, port)):
+            return Verdict(False, Text("--allow-hosts of the relay does not list it"))
+        return Verdict(True)
+
+    def user(self, user: str) -> Verdict:
+        """Whether commands may run as a user."""
+        if self._allow_users and not covers_user(self._allow_users, user):
+            return Verdict(False, Text("--allow-users of the relay does not list that user"))
+        return Verdict(True, rule=f"--allow-users {','.join(self._allow_users)}" if self._allow_users else "")
+
+    def command(self, text: str, *, surroundings: bool = False) -> Verdict:
+        """
+        Whether a command may run.
+
+        :param surroundings: whether it brings a directory or variables of its own, such as ``PATH``: these can make
+            another command of a text that the site has listed.
+        """
+        allow, deny = self._allow_commands, self._deny_commands
+        if allow is None and deny is None:
+            return Verdict(True)
+        data = text.encode("utf-8")
+        if len(data) > MAX_TEXT:
+            return Verdict(
+                False,
+                Text("with --allow-commands or --deny-commands it may have {most} bytes at most", most=MAX_TEXT),
+            )
+        if deny is not None and deny.search(data):
+            return Verdict(
+                False, Text("--deny-commands of the relay forbids it"), "--deny-commands, which matches in it"
+            )
+        if allow is None:
+            return Verdict(True)
+        if surroundings:
+            return Verdict(False, Text("with --allow-commands of the relay it must not bring cwd or env"))
+        if not allow.fullmatch(data):
+            return Verdict(False, Text("--allow-commands of the relay does not list it"))
+        return Verdict(True, rule="--allow-commands, which matches all of it")
+
+    def _names(self, face: Address, special: Network, port: int) -> bool:
+        """Whether the operator meant an address of a special range, and not just all there are."""
+        return any(
+            matches_host(pattern, str(face), port) and _is_within(pattern, special) for pattern in self._allow_hosts
+        )
+
+
+def host_patterns(text: str) -> tuple[str, ...]:
+    """
+    What ``--allow-hosts`` and ``--deny-hosts`` take: networks, addresses, names with ``*`` and ``?``, and each of these
+    as ``[PATTERN]:PORT``; commas between.
+
+    :raises ValueError: what was expected, and instead of what.
+    """
+    patterns = _split(text, "networks, addresses and names, with commas between")
+    for pattern in patterns:
+        check_host_pattern(pattern)
+    return patterns
+
+
+def host_patterns_with_exceptions(text: str) -> tuple[str, ...]:
+    """
+    The same with ``!`` before those that are left out, as in the ``[[credentials]]`` tables.
+
+    :raises ValueError: what was expected, and instead of what.
+    """
+    patterns = _split(text, "networks, addresses and names, with commas between")
+    for pattern in patterns:
+        check_host_pattern(pattern.removeprefix("!"))
+    if all(pattern.startswith("!") for pattern in patterns):
+        raise ValueError("one without ! too, like *, as no host matches these", text)
+    return patterns
+
+
+def user_patterns(text: str) -> tuple[str, ...]:
+    """
+    What ``--allow-users`` takes: names with ``*`` and ``?``, and ``!`` before those that are left out; commas between.
+
+    :raises ValueError: what was expected, and instead of what.
+    """
+    patterns = _split(text, "user names, with commas between")
+    for pattern in patterns:
+        check_user_pattern(pattern.removeprefix("!"))
+    if all(pattern.startswith("!") for pattern in patterns):
+        raise ValueError("one without ! too, like *, as no user matches these", text)
+    return patterns
+
+
+def command_pattern(text: str) -> str:
+    """
+    What ``--allow-commands`` and ``--deny-commands`` take: a regular expression in the syntax of RE2.
+
+    :raises ValueError: what was expected.
+    """
+    try:
+        if not text.strip() or not text.isprintable():
+            raise ValueError("it is empty, or has several lines")
+        _compile(text)
+    except (ValueError, re2.error) as error:
+        reason = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error
+        raise ValueError(f"a regular expression of RE2 ({reason})") from None
+    return text
+
+
+def _compile(pattern: str) -> Any:
+    """
+    RE2 takes a time that grows with the text and no faster: whoever orders commands chooses the text, and the
+    standard library's ``re`` can be kept busy for years by a short one.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    return re2.compile(pattern.encode("utf-8"), options)
+
+
+def _split(text: str, expected: str) -> tuple[str, ...]:
+    patterns = tuple(part.strip() for part in text.split(","))
+    if not all(pattern.removeprefix("!") and pattern.isprintable() for pattern in patterns):
+        raise ValueError(expected, text)
+    return patterns
+
+
+def _first(patterns: Sequence[str], port: int, *names: str) -> str:
+    return next((pattern for pattern in patterns if any(matches_host(pattern, name, port) for name in names)), "")
+
+
+def _know_addresses(patterns: Sequence[str], port: int) -> bool:
+    """Whether it may depend on a name's address what they say of it."""
+    return any(means_addresses(pattern) and split_port(pattern)[1] in (None, port) for pattern in patterns)
+
+
+def _special(address: Address) -> Iterator[tuple[str, Network]]:
+    return ((kind, network) for kind, networks in SPECIAL for network in networks if address in network)
+
+
+def _is_within(pattern: str, special: Network) -> bool:
+    try:
+        network = read_network(split_port(pattern)[0])
+    except ValueError:
+        return False
+    return (
+        network.version == special.version
+        and network.network_address in special
+        and network.prefixlen >= special.prefixlen
+    )

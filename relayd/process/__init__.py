@@ -1,0 +1,3 @@
+"""
+What a process is to its machine: logs, systemd, limits, the event loop.
+"""

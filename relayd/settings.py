@@ -1,0 +1,85 @@
+"""
+What the parts of a relay are told of the operator's choices: from the one `Config` to the settings of each.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgspec.structs import asdict
+
+from relayd.commands.dispatcher import Limits
+from relayd.config.options import Config
+from relayd.language.catalogues import translator
+from relayd.network.descriptors import connections_within
+from relayd.policy.rules import Policy
+from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.settings import SSHSettings
+from relayd.uplink.headers import read_headers
+from relayd.uplink.settings import UplinkSettings
+
+
+def policy_of(config: Config) -> Policy:
+    """The rules of the site."""
+    return Policy(
+        allow_hosts=config.allow_hosts,
+        deny_hosts=config.deny_hosts,
+        allow_users=config.allow_users,
+        allow_commands=config.allow_commands,
+        deny_commands=config.deny_commands,
+    )
+
+
+def limits_of(config: Config) -> Limits:
+    """What the dispatcher takes on."""
+    return Limits(
+        max_commands=config.max_commands,
+        max_queue=config.max_queue,
+        default_timeout=config.default_timeout,
+        max_timeout=config.max_timeout,
+        output_encoding=config.output_encoding,
+        timeout_margin=config.timeout_margin,
+    )
+
+
+def credentials_of(config: Config) -> CredentialTable:
+    """What the site itself can log in with."""
+    return CredentialTable(CredentialRule(**asdict(row)) for row in config.credentials)
+
+
+def ssh_settings_of(config: Config) -> SSHSettings:
+    """How hosts are reached."""
+    return SSHSettings(
+        known_hosts=config.known_hosts,
+        host_keys=config.host_keys,
+        algorithms=config.ssh_algorithms,
+        max_sessions=config.max_sessions,
+        max_connections=config.max_connections,
+        max_total_connections=connections_within(config.max_total_connections),
+        connect_timeout=config.connect_timeout,
+        idle_timeout=config.idle_timeout,
+        max_output=config.max_output,
+        working_directory=config.working_directory,
+        output_encoding=config.output_encoding,
+        exact_text=config.allow_commands is not None or config.deny_commands is not None,
+        no_exit_status_hosts=config.no_exit_status_hosts or (),
+    )
+
+
+def uplink_settings_of(config: Config) -> UplinkSettings:
+    """How the main server is reached."""
+    return UplinkSettings(
+        server=config.server,
+        proxy_id=config.proxy_id,
+        read_api_key=config.read_api_key,
+        dialect=config.dialect,
+        native_path=config.native_path,
+        reconnect_delay=config.reconnect_delay,
+        tls_ca=config.tls_ca,
+        tls_cert=config.tls_cert,
+        tls_key=config.tls_key,
+        http_proxy=config.http_proxy,
+        read_proxy_password=config.read_proxy_password,
+        read_headers=partial(read_headers, config.header_file),
+        translate=translator(config.language),
+    )

@@ -1,0 +1,3 @@
+"""
+What runs over a connection that is logged in: commands and connections to other hosts (RFC 4254).
+"""

@@ -1,0 +1,192 @@
+"""
+What a command wrote, within bounds: when there is too much, the beginning and the end are kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from relayd.language.charsets import UTF8, Decoder, first_character, has_shifts, in_the_middle, is_single_byte
+from relayd.language.texts import Text, Translate, english
+
+#: What JavaScript's ``String.prototype.trim`` takes away (ECMA-262, "WhiteSpace" and "LineTerminator"): results must be
+#: trimmed as the specification's example relay does; Python's own idea of white space differs.
+_JAVASCRIPT_SPACE = (
+    "\t\n\v\f\r \N{NO-BREAK SPACE}\N{OGHAM SPACE MARK}\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\N{NARROW NO-BREAK SPACE}\N{MEDIUM MATHEMATICAL SPACE}"
+    "\N{IDEOGRAPHIC SPACE}\N{ZERO WIDTH NO-BREAK SPACE}"
+)
+
+
+#: Bytes below which chunks of the end are put together: each has a price of its own in memory.
+_SMALL = 16384
+#: Bytes in which the beginning of a line is looked for after a cut.
+_FAR: Final = 4096
+#: Bytes that are decoded in one step, so that in a thread none of them keeps other threads from running for long.
+_PIECE: Final = 256 * 1024
+
+
+class Output(Struct, frozen=True):
+    """
+    What was kept of one stream, whatever comes later: may be used in any thread.
+
+    :ivar total: bytes seen.
+    :ivar truncated: whether bytes had to be given up, between ``head`` and ``tail``.
+    """
+
+    head: bytes
+    tail: bytes
+    total: int
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.tail)
+
+    def text(self, translate: Translate = english, charset: str = UTF8) -> str:
+        """
+        The output as text, trimmed at both ends; bytes that are none are replaced.  What was given up is named where it
+        stood.
+
+        :param charset: in which it was written, by its name in `relayd.language.charsets`.
+        """
+        if not self.truncated:
+            return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail, charset))))
+        # A cut may fall within a character: its remains would read as garbage that the command never wrote.
+        head = self.head[: len(self.head) - _cut_character(self.head, charset)]
+        behind = in_the_middle(charset, self.head)
+        tail = self.tail[_first_character(self.tail, self.total - len(self.tail), behind) :]
+        marker = self._marker(head, tail, translate)
+        return "".join((*_lstripped(_decoded(head, charset)), marker, *_rstripped(_decoded(tail, behind))))
+
+    def raw(self, translate: Translate = english) -> bytes:
+        """The output as it came, not trimmed; what was given up is named where it stood."""
+        if not self.truncated:
+            return self.head + self.tail
+        return self.head + self._marker(self.head, self.tail, translate).encode() + self.tail
+
+    def _marker(self, head: bytes, tail: bytes, translate: Translate) -> str:
+        gone = self.total - len(head) - len(tail)
+        return f"\n{Text('[relayd: {bytes} bytes cut here]', bytes=f'{gone:,}').within(translate)}\n"
+
+
+class OutputBuffer:
+    """
+    Collects one stream.
+
+    :param limit: bytes to keep: half of them from the beginning, half from the end.
+    :ivar total: bytes seen.
+    """
+
+    __slots__ = ("_head", "_head_room", "_limit", "_tail", "_tail_size", "total")
+
+    def __init__(self, limit: int) -> None:
+        self.total = 0
+        self._limit = limit
+        self._head = bytearray()
+        self._head_room = limit - limit // 2
+        self._tail: deque[bytes | bytearray] = deque()
+        self._tail_size = 0
+
+    def append(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self.total += len(data)
+        if self._head_room:
+            if len(data) <= self._head_room:
+                self._head_room -= len(data)
+                self._head += data
+                return
+            self._head += data[: self._head_room]
+            data = data[self._head_room :]
+            self._head_room = 0
+        tail = self._tail
+        if len(data) >= _SMALL:
+            tail.append(data)
+        elif tail and isinstance(last := tail[-1], bytearray) and len(last) < _SMALL:
+            last += data
+        elif data:
+            tail.append(bytearray(data))
+        self._tail_size += len(data)
+        room = self._limit // 2
+        # Whole chunks only: what remains too much is cut once, at the end.
+        while tail and self._tail_size - len(tail[0]) >= room:
+            self._tail_size -= len(tail.popleft())
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes had to be given up."""
+        return self.total > self._limit
+
+    def taken(self) -> Output:
+        """What there is until now."""
+        tail = b"".join(self._tail)
+        if self.truncated:
+            tail = tail[len(tail) - self._limit // 2 :]
+        return Output(bytes(self._head), tail, self.total, self.truncated)
+
+    def text(self) -> str:
+        """See `Output.text`."""
+        return self.taken().text()
+
+    def raw(self) -> bytes:
+        """See `Output.raw`."""
+        return self.taken().raw()
+
+
+def _decoded(data: bytes, charset: str) -> Iterator[str]:
+    if charset == UTF8 and len(data) <= _PIECE:
+        yield data.decode("utf-8", "replace")
+        return
+    decoder = Decoder(charset)
+    for at in range(0, len(data), _PIECE):
+        yield decoder.decode(data[at : at + _PIECE])
+    yield decoder.decode(b"", final=True)
+
+
+def _lstripped(pieces: Iterator[str]) -> Iterator[str]:
+    for piece in pieces:
+        if rest := piece.lstrip(_JAVASCRIPT_SPACE):
+            yield rest
+            break
+    yield from pieces
+
+
+def _rstripped(pieces: Iterator[str]) -> list[str]:
+    kept, rest = list(pieces), ""
+    while kept and not (rest := kept.pop().rstrip(_JAVASCRIPT_SPACE)):
+        pass
+    return [*kept, rest]
+
+
+def _cut_character(data: bytes, charset: str) -> int:
+    """How many bytes at the end of *data* are the beginning of a character that is not complete."""
+    if charset == UTF8:
+        data = data[-4:]
+    decoder = Decoder(charset)
+    for at in range(0, len(data), _PIECE):
+        decoder.decode(data[at : at + _PIECE])
+    return decoder.pending
+
+
+def _first_character(data: bytes, offset: int, charset: str) -> int:
+    """
+    Where in *data*, which begins *offset* bytes after the beginning of a stream, the first whole character begins.
+
+    Where bytes of ASCII can mean something else, all begins anew after the end of a line.
+    """
+    if charset == UTF8:
+        return next((at for at in range(min(4, len(data))) if data[at] & 0xC0 != 0x80), 0)
+    if charset.startswith("utf-16"):
+        at = -offset % 2
+        high = data[at : at + 1] if charset.endswith("be") else data[at + 1 : at + 2]
+        return at + 2 if b"\xdc" <= high <= b"\xdf" else at  # the second half of a character of two words
+    if charset.startswith("utf-32"):
+        return -offset % 4
+    if is_single_byte(charset):
+        return 0
+    if has_shifts(charset):
+        return data.find(b"\n", 0, _FAR) + 1
+    return first_character(data, charset)

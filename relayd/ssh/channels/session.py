@@ -1,0 +1,236 @@
+"""
+One command on one SSH session channel: what is sent, what comes back, how it ended.
+
+Source: RFC 4254, sections 5 and 6.  A `Session` does no I/O: its connection feeds it and asks it for packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from twisted.conch.ssh.common import NS, getNS
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from relayd.ssh.channels.channel import State, UsedConnection
+from relayd.ssh.channels.output import OutputBuffer
+from relayd.ssh.channels.surroundings import Progress
+
+#: RFC 4254, section 6.10, with the numbers of POSIX and Linux: a shell reports 128 + number.
+SIGNAL_NUMBERS = {
+    "ABRT": 6, "ALRM": 14, "FPE": 8, "HUP": 1, "ILL": 4, "INT": 2, "KILL": 9, "PIPE": 13, "QUIT": 3, "SEGV": 11,
+    "TERM": 15, "USR1": 10, "USR2": 12, "BUS": 7, "SYS": 31, "TRAP": 5, "XCPU": 24, "XFSZ": 25,
+}  # fmt: skip
+
+
+class ExitInfo(Struct, frozen=True):
+    """How the remote command ended: by a status, by a signal, or, with neither, without saying."""
+
+    status: int | None
+    signal: str | None
+
+    @property
+    def known(self) -> bool:
+        """Whether the server said anything."""
+        return self.status is not None or self.signal is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """As a shell would report it."""
+        if self.status is not None:
+            return self.status
+        if self.signal is not None:
+            return 128 + SIGNAL_NUMBERS.get(self.signal, 0)
+        return None
+
+
+#: Takes output as it arrives: whether it is stderr, and the bytes. A Deferred keeps the server from sending more than
+#: its window until it fires.
+OutputReader = Callable[[bool, bytes], Deferred[None] | None]
+
+#: Gives leave to run a command: fires when it may be run, and fails when it must not.
+Permission = Callable[[], Deferred[None]]
+
+
+class Session:
+    """
+    One command, from its wait for a channel to its end.
+
+    :param command: what the server's shell gets.
+    :param max_output: bytes kept of each stream.
+    :param stdin: what the command gets on its standard input before the end of it.
+    :param stdin_open: whether more may follow (`relayd.ssh.channels.connection.Connection.write`).
+    :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
+    :param progress: takes out of the output what tells how far the shell came before the command.
+    :param reader: gets the output as it arrives, beside what is kept.
+    :param permission: asked for when a channel is asked for; the ``exec`` request does not leave before it fires.
+    :param on_forbidden: called with what that failed with: the command must not run.
+    :param on_start: called when the ``exec`` request leaves.
+    :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
+    :param on_left: called when the command has ended, and the server leaves the channel open all the same, though
+        nothing comes any more; with whether it had said that the output was complete.
+    :ivar accepted: whether the server said that it runs the command.
+    """
+
+    __slots__ = (
+        "_go", "_on_end", "_on_forbidden", "_on_left", "_on_start", "_permission", "_permitted", "accepted", "command",
+        "env", "exec_refused", "exit", "progress", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
+    )  # fmt: skip
+
+    #: Of its channel (RFC 4254, section 6.1)
+    kind = b"session"
+    open_data = b""
+
+    def __init__(
+        self,
+        command: bytes,
+        max_output: int,
+        on_start: Callable[[], None],
+        on_end: Callable[[], None],
+        *,
+        stdin: bytes = b"",
+        stdin_open: bool = False,
+        env: Sequence[tuple[str, bytes]] = (),
+        progress: Progress | None = None,
+        reader: OutputReader | None = None,
+        permission: Permission | None = None,
+        on_forbidden: Callable[[Failure], None] | None = None,
+        on_left: Callable[[bool], None] | None = None,
+    ) -> None:
+        self.command = command
+        self.stdin = stdin
+        self.stdin_open = stdin_open
+        self.env = env
+        self.progress = progress
+        self.reader = reader
+        self.state = State.WAITING
+        self.stdout = OutputBuffer(max_output)
+        self.stderr = OutputBuffer(max_output)
+        self.exit = ExitInfo(None, None)
+        self.accepted = False
+        self.exec_refused = False
+        self._on_start = on_start
+        self._on_end = on_end
+        self._permission = permission
+        self._permitted = permission is None
+        self._on_forbidden = on_forbidden
+        self._on_left = on_left
+        self._go: Callable[[], None] | None = None
+
+    # What the connection reports
+
+    def opening(self, connection: UsedConnection) -> None:
+        """A channel is asked for."""
+        self.state = State.OPENING
+        self._go = None
+        permission, self._permission = self._permission, None
+        if permission is not None:
+            permission().addCallbacks(self._permit, self._forbid)
+
+    def _permit(self, _: None) -> None:
+        self._permitted = True
+        go, self._go = self._go, None
+        if go is not None:
+            go()
+
+    def _forbid(self, failure: Failure) -> None:
+        if self._on_forbidden is not None:
+            self._on_forbidden(failure)
+
+    def when_permitted(self, go: Callable[[], None]) -> None:
+        """The channel is open: *go* on when the command may run, unless another channel is asked for before that."""
+        if self._permitted:
+            go()
+        else:
+            self._go = go
+
+    def opened(self) -> list[bytes]:
+        """
+        The channel is open, and the command may run.
+
+        :return: the channel requests to send, each without the channel's number.
+        """
+        self.state = State.STARTING
+        self._on_start()
+        requests = [_env_request(name, value) for name, value in self.env]
+        requests.append(_exec_request(self.command))
+        return requests
+
+    def exec_answered(self, accepted: bool) -> bool:
+        """
+        The server answered the ``exec`` request.
+
+        :return: whether the channel is of use: an answer to a question that nobody asked changes nothing.
+        """
+        if self.state is not State.STARTING:
+            return True
+        if accepted:
+            self.state = State.RUNNING
+            self.accepted = True
+        else:
+            self.exec_refused = True
+        return accepted
+
+    def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
+        """
+        Output.
+
+        :return: ``None``, or what fires when it has been read.
+        """
+        if self.progress is not None and not is_stderr:
+            data = self.progress.feed(data)
+            if not data:
+                return None
+        (self.stderr if is_stderr else self.stdout).append(data)
+        return None if self.reader is None else self.reader(is_stderr, data)
+
+    def request_received(self, name: bytes, rest: bytes) -> None:
+        """
+        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us.
+
+        A server may only send one of them. Where it sends both, the signal counts: the status is then what it has for
+        commands that have none, often 0. Nor is half a number a status.
+        """
+        if name == b"exit-status":
+            if len(rest) >= 4 and self.exit.signal is None:
+                self.exit = ExitInfo(int.from_bytes(rest[:4], "big"), None)
+        elif name == b"exit-signal":
+            signal = getNS(rest)[0][:19].decode("ascii", "replace").removeprefix("SIG")
+            self.exit = ExitInfo(None, "".join(char for char in signal if char.isalnum())[:16])
+
+    def survives(self, eof: bool) -> bool:
+        """The connection is lost; says whether all had arrived by then but the good-bye."""
+        return eof and self.exit.known
+
+    def left(self, eof: bool) -> None:
+        """Its command has ended, and nothing has come of it for a while."""
+        if self._on_left is not None:
+            self._on_left(eof)
+
+    def drained(self) -> None:
+        """Its standard input was all there was to send."""
+
+    def ended(self) -> None:
+        """The channel has closed, after the ``exec`` request was sent."""
+        self.state = State.ENDED
+        if self.progress is not None and (rest := self.progress.rest()):
+            self.stdout.append(rest)
+            if self.reader is not None:
+                self.reader(False, rest)
+        self._on_end()
+
+
+def _exec_request(command: bytes) -> bytes:
+    """The part of a channel request that follows the channel number: ``exec``, reply wanted."""
+    return NS(b"exec") + b"\1" + NS(command)
+
+
+def _env_request(name: str, value: bytes) -> bytes:
+    """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
+    return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value)
+
+
+def signal_request(name: str) -> bytes:
+    """Likewise: ``signal``, without a reply (RFC 4254, section 6.9)."""
+    return NS(b"signal") + b"\0" + NS(name.encode("ascii"))

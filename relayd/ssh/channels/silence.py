@@ -1,0 +1,58 @@
+"""
+Whether servers answer what they are asked for: one that is gone without a word would be noticed much later by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from relayd.ssh.channels.connection import Connection
+
+#: Seconds between two looks at a connection on which something was asked for.
+LOOK_AFTER = 1.0
+#: Looks in a row, with nothing heard in between, after which a connection is silent. One is not enough: where this
+#: process was held up, what has arrived meanwhile is read after the first look.
+SILENT_LOOKS = 2
+
+
+class SilenceWatch:
+    """
+    Looks at connections from when something is asked for until it is answered; one delayed call for each of them,
+    however much is asked for.
+
+    :param on_silence: called with a connection that has said nothing for two to three seconds, though it should have.
+    """
+
+    def __init__(self, clock: IReactorTime, on_silence: Callable[[Connection], None]) -> None:
+        self._clock = clock
+        self._on_silence = on_silence
+        self._looks: dict[Connection, IDelayedCall] = {}
+
+    def asked(self, connection: Connection) -> None:
+        """A channel was asked for."""
+        if connection not in self._looks:
+            self._look_later(connection, connection.heard, 0)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        call = self._looks.pop(connection, None)
+        if call is not None:
+            call.cancel()
+
+    def _look_later(self, connection: Connection, heard: int, silent: int) -> None:
+        self._looks[connection] = self._clock.callLater(LOOK_AFTER, self._look, connection, heard, silent)
+
+    def _look(self, connection: Connection, heard: int, silent: int) -> None:
+        del self._looks[connection]
+        if not connection.unanswered():
+            return
+        # Of a server whose turn has not come, something may wait here to be read.
+        silent = silent + 1 if connection.heard == heard and not connection.is_held() else 0
+        if silent >= SILENT_LOOKS:
+            silent = 0
+            self._on_silence(connection)
+        # What is asked of it still may be more than what was taken away.
+        if connection not in self._looks and connection.unanswered():
+            self._look_later(connection, connection.heard, silent)

@@ -1,0 +1,3 @@
+"""
+How a command is ended, and what its account is: questions asked in a session of its own.
+"""

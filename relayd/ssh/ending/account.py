@@ -1,0 +1,142 @@
+"""
+Accounts that may log in but run nothing: their host answers every command with the same words, as if it had run.
+
+OpenSSH does so for a password that has to be changed, nologin(8) for an account that is closed. A command may write the
+same words, having asked another host; so whether it was the command or the account is found out with a command that
+writes nothing.  It must not start a command that the host's site put in its place: see
+`relayd.ssh.transport.server_limits.guarded`.
+
+Where PAM opens no session at a login, OpenSSH ends all that is ordered on that connection with the same exit status.
+What PAM said is the output of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relayd.language.texts import Text, last_lines
+from relayd.ssh.channels.session import Session
+from relayd.ssh.errors import AccountClosed, NoSession, PasswordExpired, SSHError
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.pool import Pool
+from relayd.ssh.target import Target
+from relayd.ssh.transport.server_limits import guarded
+
+#: On stderr, of OpenSSH (session.c, ``do_pwchange``)
+_MUST_CHANGE = b"Password change required but no TTY available.\n"
+#: On stdout, of nologin(8) by util-linux, shadow and BSD
+_NOLOGIN = b"This account is currently not available.\n"
+#: Bytes of output beyond which it is not these words alone.
+_MOST_SAID = 300
+#: The exit status by which OpenSSH tells that PAM opened no session (session.c, ``do_child``)
+_NO_SESSION = 254
+#: Bytes that PAM may say then, on stdout: notices are among it.
+_MOST_OF_PAM = 4096
+#: How often it is asked, where there is no room on the connection in question.
+_MOST_PROBES = 8
+#: A command that every shell knows, and that writes nothing.
+_SILENT = b"true"
+
+
+def answers_for_account(session: Session) -> bool:
+    """Whether it may be the account, and not the command, that answered in a session which has ended."""
+    if session.exit.status == _NO_SESSION:
+        return not session.stderr.total and session.stdout.total <= _MOST_OF_PAM
+    return (
+        session.exit.status == 1 and session.stdout.total + session.stderr.total <= _MOST_SAID and bool(_said(session))
+    )
+
+
+def _said(session: Session) -> bytes:
+    stdout, stderr = session.stdout.raw(), session.stderr.raw()
+    if not stdout and stderr.endswith(_MUST_CHANGE):
+        return stderr
+    return stdout if stdout == _NOLOGIN and not stderr else b""
+
+
+class AccountCheck:
+    """
+    Whether the account answers another command with the same.
+
+    :param job: of the command, which has ended.
+    :param session: that of the command.
+    :param on_result: called once, with the error that it is, or with ``None`` when the command itself answered or
+        nothing could be found out; at once where it is known already; not after `stop`.
+    """
+
+    def __init__(self, pool: Pool, job: Job, session: Session, on_result: Callable[[SSHError | None], None]) -> None:
+        self._pool = pool
+        self._target = job.target
+        self._before = session
+        self._by_pam = session.exit.status == _NO_SESSION
+        self._connection = job.connection
+        self._on_result = on_result
+        self._left = _MOST_PROBES
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the silent command run, if there is a use in it."""
+        connection, known = self._connection, self._known()
+        version = b"" if connection is None else connection.transport.otherVersionString
+        command = guarded(_SILENT, version, by_key=self._target.credential.has_key)
+        self._left -= 1
+        self._probe = Session(command or b"", _MOST_OF_PAM, lambda: None, self._ended)
+        self._job = Job(self._target, self._probe, self._failed)
+        if known is not None or connection is None or command is None or (self._by_pam and b"-OpenSSH" not in version):
+            self._on_result(known)
+        else:
+            self._pool.submit(self._job, near=connection)
+
+    def _known(self) -> SSHError | None:
+        """What was found out about the connection of the command, if that is what it answered with."""
+        known = None if self._connection is None else self._connection.runs_nothing
+        return known if isinstance(known, NoSession) == self._by_pam else None
+
+    def stop(self) -> None:
+        """It is not wanted any more."""
+        self._pool.withdraw(self._job)
+
+    def _failed(self, error: SSHError) -> None:
+        # While it waited for its turn, another check may have found it out.
+        known = self._known()
+        if known is None and not self._by_pam and isinstance(error, AccountClosed | PasswordExpired):
+            known = error
+        self._on_result(known)
+
+    def _ended(self) -> None:
+        if not self._by_pam:
+            self._on_result(self._known() or self._closed())
+            return
+        self._look_for_session()
+        # PAM decides for each connection: what another one answers says nothing of that of the command.
+        if self._job.connection is self._connection or not self._left:
+            self._on_result(self._known())
+        else:
+            self._ask()
+
+    def _look_for_session(self) -> None:
+        probe, connection = self._probe, self._job.connection
+        if connection is None or connection.runs_nothing is not None:
+            return
+        if probe.exit.status == _NO_SESSION and answers_for_account(probe):
+            words = last_lines(self._before.stdout.raw() or probe.stdout.raw())
+            reason = Text("it said “{words}”", words=words) if words else Text("it did not say why")
+            self._pool.session_denied(connection, NoSession(**_where(self._target), reason=reason))
+
+    def _closed(self) -> SSHError | None:
+        before, probe = self._before, self._probe
+        if not answers_for_account(probe) or _said(probe) != _said(before):
+            return None
+        error = _error(self._target, _said(probe))
+        self._pool.account_closed(self._target, error)
+        return error
+
+
+def _where(target: Target) -> dict[str, object]:
+    return {"host": target.host, "port": target.port, "username": target.username}
+
+
+def _error(target: Target, said: bytes) -> SSHError:
+    if said.endswith(_MUST_CHANGE):
+        return PasswordExpired(**_where(target))
+    return AccountClosed(**_where(target), words=last_lines(said))

@@ -1,0 +1,274 @@
+"""
+Ending a command that ran out of time or was cancelled: asks it to end, makes it end, and looks whether it did.
+
+A second session on the host finds the command's processes (`relayd.ssh.ending.processes`) and signals all of them.  It
+must not run a command that the host's site put in the place of ours: see `relayd.ssh.transport.server_limits.guarded`.
+Where that cannot be, the server itself is asked to pass signals on (RFC 4254, section 6.9): OpenSSH does since 7.9,
+but not to forced commands, dropbear does to the command's first process, and nobody tells what became of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import structs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.session import Session
+from relayd.ssh.ending.processes import LIST, SHELL, Answers, Leader, find, parse_listing, script
+from relayd.ssh.errors import SSHError
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.pool import Pool
+from relayd.ssh.transport.server_limits import guarded
+
+#: What is known of a command's processes: none is left; they were signalled; the host offers no way to look.
+Killed = Literal["confirmed", "unconfirmed", "unsupported"]
+
+#: Seconds that it may take to find the processes before the server is asked to signal them.
+FIND_WITHIN = 0.25
+#: Seconds more for the line that asks for the shell, which is long, to get there.
+ARRIVE_WITHIN = 1.25
+#: Seconds that a command gets to end by itself after the first signal.
+KILL_AFTER = 2.0
+#: Seconds after which a command that is still there is left alone.
+LEAVE_AFTER = 4.5
+#: Seconds until the processes are looked at for the first time; each further look waits twice as long.
+FIRST_LOOK = 0.02
+LONGEST_LOOK = 0.5
+#: How often the processes are asked for while others on the connection begin or end.
+MAX_LISTINGS = 4
+#: Bytes that the host may send for all of this. A listing has some 80 for each command.
+MAX_HEARD = 256 * 1024
+
+
+class Ending:
+    """
+    The end of one command.
+
+    :param job: the command, and its session; it runs.
+    :param shell: whether the host is supposed to have a POSIX shell, so that a second session may look there.
+    :param on_settled: called once, when nothing more will become known.
+    :ivar killed: what is known by now.
+    """
+
+    _log = Logger("relayd.ssh")
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        pool: Pool,
+        job: Job,
+        session: Session,
+        shell: bool,
+        on_settled: Callable[[], None],
+    ) -> None:
+        self.killed: Killed = "unconfirmed"
+        self._clock = clock
+        self._pool = pool
+        self._job = job
+        self._session = session
+        self._on_settled = on_settled
+        # Made anew each time, and told on the shell's input only: no other user of the host can see it there.
+        self._mark = secrets.token_hex(16)
+        self._answers = Answers(self._mark)
+        self._heard = 0
+        self._listing: list[bytes] = []
+        self._listings = 0
+        self._expected: list[Session] = []
+        # The command's processes, once they are found
+        self._leader: Leader | None = None
+        self._look_after = FIRST_LOOK
+        self._look_call: IDelayedCall | None = None
+        self._calls: list[IDelayedCall] = []
+        self._asked = False
+        self._over = False
+        self._shell: Session | None = None
+        self._shell_gone = False
+        self._shell_job: Job | None = None
+        connection = job.connection
+        if shell and connection is not None and not connection.transport.forced_command:
+            target = structs.replace(job.target, alone=False) if job.target.alone else job.target
+            version = connection.transport.otherVersionString
+            command = guarded(SHELL, version, by_key=target.credential.has_key)
+            if command is not None:
+                reader = self._read
+                self._shell = Session(command, 0, self._shell_starts, self._no_shell, stdin_open=True, reader=reader)
+                self._shell_job = Job(target, self._shell, self._shell_failed)
+
+    def begin(self) -> None:
+        """See that the command ends; returns at once."""
+        self._job.doomed = True
+        self._calls = [
+            self._clock.callLater(FIND_WITHIN, self._ask_if_late),
+            self._clock.callLater(KILL_AFTER, self._kill),
+            self._clock.callLater(LEAVE_AFTER, self._leave),
+        ]
+        if self._shell_job is None:
+            self._no_shell()
+        else:
+            self._pool.submit(self._shell_job, near=self._job.connection)
+
+    def channel_ended(self) -> bool:
+        """
+        The command's channel is closed, or gone with its connection.
+
+        :return: whether that is our doing; if not, there is nothing more to be done, or known.
+        """
+        ours = self._asked or self._leader is not None
+        if self._leader is None:
+            # What it left behind, if anything, cannot be told any more.
+            self._stop(settled=ours)
+        return ours
+
+    # Through the server
+
+    def _ask_if_late(self) -> None:
+        if self._shell is not None and self._shell.state is State.STARTING:
+            # Who asked now would have the first process ended, by which the others are found.
+            self._calls.append(self._clock.callLater(ARRIVE_WITHIN, self._ask))
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        """The server is to pass on that the command shall end, as nobody else could so far."""
+        if self._leader is None and not self._asked:
+            self._signal("TERM")
+
+    def _signal(self, name: str) -> None:
+        self._asked = True
+        if self._job.connection is not None:
+            self._job.connection.signal(self._session, name)
+
+    # Through a shell on the host
+
+    def _shell_starts(self) -> None:
+        self._expected = self._commands()
+        connection = self._job.connection
+        if self._shell is not None and self._shell_job is not None and connection is not None:
+            own = self._shell_job.connection is connection
+            port = None if own else connection.transport.local_port()
+            self._shell.stdin = script(self._mark, self._session.command, port)
+
+    def _commands(self) -> list[Session]:
+        """What runs on the command's connection, itself included, but not our shell."""
+        connection = self._job.connection
+        running = () if connection is None else connection.executing()
+        return [session for session in running if session is not self._shell and not session.exit.known]
+
+    def _read(self, is_stderr: bool, data: bytes) -> None:
+        if self._over or self._shell_gone:
+            return
+        self._heard += len(data)
+        if self._heard > MAX_HEARD:
+            self._give_up_shell()
+            return
+        for line in () if is_stderr else self._answers.feed(data):
+            if self._shell_gone:
+                break
+            if line == b"end":
+                listing, self._listing = self._listing, []
+                self._found(listing)
+            elif line == b"lost" or line.startswith(b"left "):
+                self._counted(line)
+            else:
+                self._listing.append(line)
+
+    def _found(self, lines: list[bytes]) -> None:
+        leaders = parse_listing(lines)
+        if leaders is None:
+            self._give_up_shell()
+            return
+        if self._leader is not None:
+            return
+        commands = self._commands()
+        self._listings += 1
+        leader = None
+        # A command that began or ended while the host listed its processes could be taken for another one.
+        if (
+            commands == self._expected
+            and self._session in commands
+            and all(session.state is State.RUNNING for session in commands)
+        ):
+            texts = [session.command for session in commands]
+            leader = find(leaders, self._session.command, commands.index(self._session), texts)
+        if leader is not None:
+            self._leader = leader
+            self._write(leader.hit("TERM"))
+        elif self._listings < MAX_LISTINGS:
+            self._expected = commands
+            self._write(LIST)
+        else:
+            self._ask()
+
+    def _counted(self, line: bytes) -> None:
+        if self._leader is None:
+            return
+        if line == b"left 0":
+            self.killed = "confirmed"
+            self._stop()
+        elif line[5:].isdigit():
+            if self._look_call is None:
+                self._look_call = self._clock.callLater(self._look_after, self._look)
+                self._look_after = min(2 * self._look_after, LONGEST_LOOK)
+        else:
+            self._give_up_shell()
+
+    def _look(self) -> None:
+        self._look_call = None
+        if self._leader is not None:
+            self._write(self._leader.hit("0"))
+
+    def _write(self, line: bytes) -> None:
+        if self._shell_job is not None and self._shell is not None and self._shell_job.connection is not None:
+            self._shell_job.connection.write(self._shell, line)
+
+    def _shell_failed(self, _error: SSHError) -> None:
+        self._no_shell()
+
+    def _give_up_shell(self) -> None:
+        """What it says is of no use."""
+        self._no_shell()
+        if self._shell_job is not None:
+            self._pool.withdraw(self._shell_job)
+
+    def _no_shell(self) -> None:
+        """There is no shell to look with, or none any more."""
+        if self._over or self._shell_gone:
+            return
+        self._shell_gone = True
+        if self._leader is None:
+            self.killed = "unsupported"
+        self._leader = None
+        self._signal("TERM")
+        if self._session.state is State.ENDED:
+            self._stop()
+
+    # By force
+
+    def _kill(self) -> None:
+        if self._leader is None:
+            self._signal("KILL")
+        else:
+            self._write(self._leader.hit("KILL"))
+
+    def _leave(self) -> None:
+        if self._session.state is not State.ENDED:
+            self._log.warn("{target!r}: a command that was to end may still run", target=self._job.target)
+        self._stop()
+
+    def _stop(self, *, settled: bool = True) -> None:
+        if self._over:
+            return
+        self._over = True
+        for call in (*self._calls, self._look_call):
+            if call is not None and call.active():
+                call.cancel()
+        self._pool.withdraw(self._job)
+        if self._shell_job is not None:
+            self._pool.withdraw(self._shell_job)
+        if settled:
+            self._on_settled()

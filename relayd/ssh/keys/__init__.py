@@ -1,0 +1,3 @@
+"""
+Keys and certificates: how they are read, named and checked.
+"""

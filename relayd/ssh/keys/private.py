@@ -1,0 +1,232 @@
+"""
+Private keys: read from text in the common formats, off the reactor's thread, and kept parsed for a while.
+
+Errors of the libraries below may echo what they were given, so none of them leaves this module.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+from twisted.conch.ssh.keys import Key
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from relayd.language.texts import Fault, Text
+from relayd.ssh.keys.decryption_cost import Damaged, TooCostly, check_cost
+from relayd.ssh.keys.putty import HEADER, PuttyKeyError, parse_putty_key
+from relayd.ssh.target import Credential
+
+#: RSA keys shorter than this are refused: OpenSSH refuses them too (RequiredRSASize).
+MINIMUM_RSA_BITS = 1024
+#: Longer ones are refused as well: a signature would hold up the event loop for a third of a second and more.
+MAXIMUM_RSA_BITS = 8192
+#: Seconds for which a parsed key is kept after it was last asked for: connections to many hosts, or several to one, are
+#: opened with it in a row.
+KEPT = 10.0
+
+
+class UnreadableKey(Fault):
+    """A key text cannot be used; the argument says why, and shows nothing of it."""
+
+
+def parse_private_key(text: str, passphrase: str | None = None) -> Key:
+    """
+    Read a private key: OpenSSH's own format, PKCS#1, SEC 1, PKCS#8 or PuTTY's, encrypted or not.
+
+    This may take seconds for an encrypted key, in which other threads can run.
+
+    :raises UnreadableKey: naming what is wrong with it.
+    """
+    # Keys come through forms, tables and JSON, and lose their line ends on the way.
+    unescaped = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n")
+    lines = [line.strip() for line in unescaped.splitlines()]
+    if not any(line.startswith("Proc-Type:") for line in lines):  # there, an empty line ends the header
+        lines = [line for line in lines if line]
+    clean = "\n".join(lines) + "\n"
+    loaded = _load_putty(clean, passphrase) if clean.startswith(HEADER) else _load_pem(clean, passphrase)
+    if isinstance(loaded, rsa.RSAPrivateKey):
+        if loaded.key_size < MINIMUM_RSA_BITS:
+            raise UnreadableKey(
+                "its {bits} RSA bits are fewer than {least}", bits=loaded.key_size, least=MINIMUM_RSA_BITS
+            )
+        if loaded.key_size > MAXIMUM_RSA_BITS:
+            raise UnreadableKey("its {bits} RSA bits are more than {most}", bits=loaded.key_size, most=MAXIMUM_RSA_BITS)
+        if not _is_consistent(loaded.private_numbers()):
+            raise UnreadableKey("its content is damaged")
+    elif isinstance(loaded, ec.EllipticCurvePrivateKey):
+        if loaded.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
+            raise UnreadableKey("its elliptic curve is not one that SSH has")
+    elif not isinstance(loaded, ed25519.Ed25519PrivateKey):
+        raise UnreadableKey("it is neither Ed25519, ECDSA nor RSA")
+    return Key(loaded)
+
+
+def _load_putty(clean: str, passphrase: str | None) -> object:
+    try:
+        return parse_putty_key(clean, passphrase)
+    except PuttyKeyError as reason:
+        raise UnreadableKey(reason.text) from None
+    except Exception:
+        raise UnreadableKey("its content is damaged") from None
+
+
+def _load_pem(clean: str, passphrase: str | None) -> object:
+    if "-----BEGIN " not in clean:
+        raise UnreadableKey("it does not begin with -----BEGIN … PRIVATE KEY-----")
+    if "PRIVATE KEY-----" not in clean:
+        raise UnreadableKey("it is not a private key but another PEM object, such as a public key or a certificate")
+    if "-----END " not in clean:
+        raise UnreadableKey("its end is missing: it was cut off")
+    try:
+        encrypted = check_cost(clean)
+    except TooCostly:
+        raise UnreadableKey(
+            "to decrypt it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
+        ) from None
+    except Damaged:
+        raise UnreadableKey("its content is damaged") from None
+    if encrypted and passphrase is None:
+        raise UnreadableKey("it is encrypted, and no passphrase was given")
+    load = load_ssh_private_key if "BEGIN OPENSSH PRIVATE KEY" in clean else load_pem_private_key
+    secret = passphrase.encode("utf-8") if passphrase is not None and encrypted else None
+    try:
+        # The check that this leaves out looks whether the factors are primes, with the interpreter locked: 0.26 s for
+        # 4,096 bits, 4 s for 8,192, in which nothing else could run.  OpenSSH does without it too.
+        return load(clean.encode("utf-8", "replace"), password=secret, unsafe_skip_rsa_key_validation=True)
+    except UnsupportedAlgorithm:
+        raise UnreadableKey("it is of a kind or encryption that is not supported") from None
+    except Exception:
+        # A wrong passphrase makes noise of the content, and now and then such noise as looks like content.
+        raise (
+            UnreadableKey("the passphrase is wrong, or its content is damaged")
+            if encrypted
+            else UnreadableKey("its content is damaged")
+        ) from None
+
+
+def _is_consistent(numbers: rsa.RSAPrivateNumbers) -> bool:
+    """Whether the parts of an RSA key fit each other (RFC 8017, section 3.2): damage and typing errors show here."""
+    p, q, d, e = numbers.p, numbers.q, numbers.d, numbers.public_numbers.e
+    return (
+        min(p, q) > 1
+        and p * q == numbers.public_numbers.n
+        and d * e % (p - 1) == d * e % (q - 1) == 1
+        and numbers.dmp1 == d % (p - 1)
+        and numbers.dmq1 == d % (q - 1)
+        and numbers.iqmp * q % p == 1
+    )
+
+
+class KeyStore:
+    """
+    Parses a key once, and keeps it for `KEPT` seconds after it was last asked for.
+
+    Keys with a passphrase are parsed one after another: each may take seconds and much memory, and whoever writes a key
+    says how much.
+
+    :param clock: provides time.
+    :param in_pool: runs a function away from the reactor; `twisted.internet.threads.deferToThread` does.
+    :param one_by_one: likewise, but one after another, and in a thread where nobody is held up by them;
+        `relayd.ssh.worker.Worker.run` does.
+    :param size: how many parsed keys are kept at most; the one unused for longest leaves first.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        in_pool: Callable[..., Deferred[Key]],
+        one_by_one: Callable[..., Deferred[Key]],
+        size: int = 256,
+    ) -> None:
+        self._clock = clock
+        self._in_pool = in_pool
+        self._one_by_one = one_by_one
+        self._size = size
+        #: Each with the time when it is forgotten, in the order of these.
+        self._parsed: OrderedDict[bytes, tuple[float, Key]] = OrderedDict()
+        self._forget_call: IDelayedCall | None = None
+        self._parsing: dict[bytes, Deferred[Key]] = {}
+        self._waiting: dict[bytes, list[Deferred[Key]]] = {}
+
+    def load(self, credential: Credential) -> Deferred[Key]:
+        """
+        The key of a credential that has one.
+
+        Those who ask while it is parsed share that; one of them who cancels leaves the others alone.
+
+        :return: a Deferred that fails with `UnreadableKey`.
+        """
+        digest = credential.digest
+        found = self._parsed.pop(digest, None)
+        if found is not None:
+            self._keep(digest, found[1])
+            return succeed(found[1])
+        waiting: Deferred[Key] = Deferred(partial(self._given_up, digest))
+        others = self._waiting.get(digest)
+        if others is not None:
+            others.append(waiting)
+            return waiting
+        self._waiting[digest] = [waiting]
+        # Without a passphrase, no work is done for what needs one.
+        run = self._in_pool if credential.passphrase is None else self._one_by_one
+        assert credential.private_key is not None
+        parsing = maybeDeferred(run, parse_private_key, credential.private_key, credential.passphrase)
+        self._parsing[digest] = parsing
+        parsing.addCallbacks(self._parsed_well, self._parsed_badly, callbackArgs=(digest,), errbackArgs=(digest,))
+        return waiting
+
+    def close(self) -> None:
+        """Forget all keys."""
+        self._parsed.clear()
+        call, self._forget_call = self._forget_call, None
+        if call is not None:
+            call.cancel()
+
+    def _given_up(self, digest: bytes, waiting: Deferred[Key]) -> None:
+        """What nobody waits for any more need not be done, if it is not being done already."""
+        others = self._waiting[digest]
+        others.remove(waiting)
+        if not others:
+            self._parsing[digest].cancel()
+
+    def _parsed_well(self, key: Key, digest: bytes) -> None:
+        self._keep(digest, key)
+        for waiting in self._no_more_waiting(digest):
+            waiting.callback(key)
+
+    def _parsed_badly(self, failure: Failure, digest: bytes) -> None:
+        """Only what this module says about a key may travel on: no library's error, nor a frame with the text in it."""
+        error = failure.value
+        text = error.text if isinstance(error, UnreadableKey) else Text("it is damaged")
+        for waiting in self._no_more_waiting(digest):
+            waiting.errback(UnreadableKey(text))
+
+    def _no_more_waiting(self, digest: bytes) -> list[Deferred[Key]]:
+        del self._parsing[digest]
+        return self._waiting.pop(digest)
+
+    # Keeping, and forgetting
+
+    def _keep(self, digest: bytes, key: Key) -> None:
+        self._parsed[digest] = (self._clock.seconds() + KEPT, key)
+        if len(self._parsed) > self._size:
+            self._parsed.popitem(last=False)
+        if self._forget_call is None:
+            self._forget_call = self._clock.callLater(KEPT, self._forget)
+
+    def _forget(self) -> None:
+        self._forget_call = None
+        while self._parsed:
+            digest, (until, _key) = next(iter(self._parsed.items()))
+            left = until - self._clock.seconds()
+            if left > 0:
+                self._forget_call = self._clock.callLater(left, self._forget)
+                return
+            del self._parsed[digest]

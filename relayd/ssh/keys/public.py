@@ -1,0 +1,127 @@
+"""
+Public keys of peers, and what they signed: read strictly, and only as large as is sensible.
+
+Source: RFC 4253, section 6.6; RFC 5656, section 3.1 (ECDSA); RFC 8332 (RSA with SHA-2); RFC 8709 (Ed25519).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from relayd.language.texts import Fault
+from relayd.ssh.keys.binary import CutOff, Fields
+
+#: The longest RSA key, in bits: OpenSSL verifies by no longer one, and OpenSSH knows none.
+MAX_RSA_BITS: Final = 16384
+#: The largest public exponent, in bits; nearly all keys have 65537. A long one makes a signature as slow to verify as
+#: it is to make.
+MAX_EXPONENT_BITS: Final = 64
+
+_CURVES: Final[dict[bytes, tuple[bytes, ec.EllipticCurve, hashes.HashAlgorithm]]] = {
+    b"ecdsa-sha2-nistp256": (b"nistp256", ec.SECP256R1(), hashes.SHA256()),
+    b"ecdsa-sha2-nistp384": (b"nistp384", ec.SECP384R1(), hashes.SHA384()),
+    b"ecdsa-sha2-nistp521": (b"nistp521", ec.SECP521R1(), hashes.SHA512()),
+}
+_RSA_HASHES: Final[dict[bytes, hashes.HashAlgorithm]] = {
+    b"rsa-sha2-512": hashes.SHA512(),
+    b"rsa-sha2-256": hashes.SHA256(),
+    b"ssh-rsa": hashes.SHA1(),
+}
+
+
+class BadPublicKey(Fault):
+    """A public key cannot be used; the argument says why."""
+
+
+class PublicKey:
+    """
+    :param blob: the key as it is on the wire.
+    :param least_rsa_bits: how long a key of RSA must be.
+    :raises BadPublicKey: when it is none, is too short, or is of a type that relayd does not take: DSA, a security
+        key, a certificate.
+    """
+
+    def __init__(self, blob: bytes, least_rsa_bits: int) -> None:
+        fields = Fields(blob)
+        try:
+            self._type = fields.string()
+            self._key = self._read(fields, least_rsa_bits)
+        except (CutOff, ValueError):  # such as a point that is not on its curve
+            raise BadPublicKey("it cannot be read") from None
+        if not fields.over:
+            raise BadPublicKey("it cannot be read")
+
+    def _read(
+        self, fields: Fields, least_rsa_bits: int
+    ) -> ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
+        if self._type == b"ssh-ed25519":
+            return ed25519.Ed25519PublicKey.from_public_bytes(fields.string())
+        if self._type == b"ssh-rsa":
+            exponent, modulus = fields.integer(MAX_EXPONENT_BITS // 8 + 1), fields.integer(MAX_RSA_BITS // 8 + 1)
+            if modulus.bit_length() > MAX_RSA_BITS or exponent.bit_length() > MAX_EXPONENT_BITS or not modulus & 1:
+                raise CutOff
+            if modulus.bit_length() < least_rsa_bits:
+                raise BadPublicKey(
+                    "its {bits} RSA bits are fewer than {least}", bits=modulus.bit_length(), least=least_rsa_bits
+                )
+            return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+        if self._type not in _CURVES:
+            raise BadPublicKey("it is of a type that relayd does not take")
+        name, curve, _hash = _CURVES[self._type]
+        if fields.string() != name:
+            raise CutOff
+        point = fields.string()
+        if point[:1] != b"\4":  # RFC 5656 allows for compressed ones, which nobody sends and OpenSSH refuses
+            raise CutOff
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """
+        Whether *signature* is that of this key over *data*.
+
+        :param signature: with its algorithm, which is for whoever asks to look at first; here it must be one that this
+            type of key has.
+        """
+        fields = Fields(signature)
+        try:
+            algorithm, content = fields.string(), fields.string()
+            return fields.over and self._verify(algorithm, content, data)
+        except (CutOff, InvalidSignature, ValueError):
+            return False
+
+    def _verify(self, algorithm: bytes, signature: bytes, data: bytes) -> bool:
+        key = self._key
+        if isinstance(key, rsa.RSAPublicKey):
+            size = (key.key_size + 7) // 8
+            if algorithm not in _RSA_HASHES or len(signature) > size:
+                return False
+            # Some leave out zeros at its beginning; OpenSSH takes that too.
+            key.verify(signature.rjust(size, b"\0"), data, padding.PKCS1v15(), _RSA_HASHES[algorithm])
+            return True
+        if algorithm != self._type:
+            return False
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, data)
+            return True
+        numbers = Fields(signature)
+        most = key.key_size // 8 + 2
+        r, s = numbers.integer(most), numbers.integer(most)
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_CURVES[self._type][2]))
+        return numbers.over
+
+
+def rsa_bits(blob: bytes) -> int | None:
+    """How long a key of RSA is, in bits; ``None``: it is none, or cannot be read."""
+    fields = Fields(blob)
+    try:
+        if fields.string() != b"ssh-rsa":
+            return None
+        fields.string()
+        return fields.integer(len(blob)).bit_length()
+    except CutOff:
+        return None

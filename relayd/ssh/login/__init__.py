@@ -1,0 +1,3 @@
+"""
+The login: keys, agents, passwords and prompts (RFC 4252, RFC 4256).
+"""

@@ -1,0 +1,416 @@
+"""
+Logging in: the client side of the SSH authentication protocol.
+
+Source: RFC 4252 (methods none, publickey, password), RFC 4256 (keyboard-interactive), RFC 8332 (RSA with SHA-2),
+OpenSSH's PROTOCOL.certkeys (certificates).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.conch.ssh.common import NS, getNS
+from twisted.conch.ssh.service import SSHService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from relayd.language.texts import Text, joined, last_lines, printable_bytes
+from relayd.ssh.errors import (
+    LoginClosed,
+    LoginDropped,
+    LoginRefused,
+    PasswordExpired,
+    PromptUnknown,
+    SignatureRefused,
+    SSHError,
+)
+from relayd.ssh.keys.types import uncertified
+from relayd.ssh.login.agent import AgentError
+from relayd.ssh.login.identities import Identity
+from relayd.ssh.login.prompts import Asks, tells_of_expiry, what_it_asks
+from relayd.ssh.login.signatures import doubt_of
+from relayd.ssh.transport.algorithms import signature_algorithms
+from relayd.ssh.transport.numbers import (
+    MSG_USERAUTH_BANNER,
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_INFO_RESPONSE,
+    MSG_USERAUTH_METHOD,
+    MSG_USERAUTH_REQUEST,
+    MSG_USERAUTH_SUCCESS,
+)
+from relayd.ssh.transport.transport import ClientTransport
+
+#: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
+MAX_WORDS = 16 * 1024
+#: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
+MAX_PROMPTS = 8
+#: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
+#: password.
+MAX_KEYS = 5
+#: The methods that take a password.
+_BY_PASSWORD = frozenset((b"password", b"keyboard-interactive"))
+#: Bytes kept of what a server says.
+MOST_HEARD = 4096
+#: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
+MAX_PARTS = 8
+#: Bytes of the methods that a server offers that are looked at: real ones have some fifty.
+MAX_OFFER = 4096
+
+
+class LoginService(SSHService):
+    """
+    Logs one user in with what a credential holds, by the methods that the server offers.
+
+    The server is first asked which methods it offers (method ``none``), so that none is tried in vain: each refusal
+    counts against the relay at the server.
+
+    :param identities: keys and certificates to try, in this order.
+    :param password: or ``None``.
+    :param remarks: what else there is to say when the login is refused.
+    :param tried_before: what was tried on another connection, in words for the error.
+    :param on_success: called when the server lets us in; it starts the next service.
+    :param on_failure: called with what went wrong.
+    """
+
+    name = b"ssh-userauth"
+    transport: ClientTransport
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        username: str,
+        password: str | None,
+        identities: Sequence[Identity],
+        on_success: Callable[[], None],
+        on_failure: Callable[[SSHError], None],
+        remarks: Sequence[str] = (),
+        tried_before: Sequence[str] = (),
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._username = username
+        self._password = password
+        self._identities = tuple(identities)
+        self._remarks = tuple(remarks)
+        self._tried_before = tuple(tried_before)
+        self._on_success = on_success
+        self._on_failure = on_failure
+        self._over = False
+        self._method = b"none"
+        self._offered: list[bytes] = []
+        #: What was tried, in words, for the error.
+        self._tried: list[str] = []
+        #: Those of them that speak of a key which may be the right one.
+        self._doubtful: set[str] = set()
+        #: What the server said last, before and after something was tried.
+        self._greeting = b""
+        self._said = b""
+        #: Methods that would only be refused again; a part that was accepted changes that.
+        self._spent: set[bytes] = set()
+        self._password_refused = False
+        self._parts = 0
+        self._prompts = 0
+        self._answered = False
+        self._keys_tried = 0
+        #: Identities that are left, each with the algorithm to sign by.
+        self._attempts: list[tuple[Identity, bytes]] = []
+        #: The one that the server was asked about.
+        self._asked: tuple[Identity, bytes] | None = None
+        self._signing: Deferred[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<LoginService {self._username}@{self._host}:{self._port}>"
+
+    # Hooks of SSHService
+
+    def serviceStarted(self) -> None:
+        accepted = self.transport.peerExtensions.get(b"server-sig-algs")
+        first: list[tuple[Identity, bytes]] = []
+        others: list[tuple[Identity, bytes]] = []
+        for identity in self._identities:
+            best, *worse = signature_algorithms(identity.key_type, accepted, self.transport.policy)
+            first.append((identity, best))
+            others += [(identity, algorithm) for algorithm in worse]
+        self._attempts = [*first, *others][:MAX_KEYS]
+        if len(first) > MAX_KEYS:
+            self._remarks += (
+                Text(
+                    "Of {count} keys, only the first {most} are tried: servers hang up on more",
+                    count=len(self._identities),
+                    most=MAX_KEYS,
+                ),
+            )
+        self._identities = ()
+        self._request(b"none")
+
+    def packetReceived(self, message: int, packet: bytes) -> None:
+        if self._over:
+            return
+        if message == MSG_USERAUTH_SUCCESS:
+            self._end()
+            self._on_success()
+        elif message == MSG_USERAUTH_FAILURE:
+            offered, rest = getNS(packet)
+            self._refused(offered[:MAX_OFFER].split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
+        # The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
+        elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
+            self._answer_prompts(packet)
+        elif message == MSG_USERAUTH_METHOD and self._method == b"password":
+            self._password_expired()
+        elif message == MSG_USERAUTH_METHOD and self._asked is not None:
+            (identity, algorithm), self._asked = self._asked, None
+            self._prove(identity, algorithm)
+        elif message == MSG_USERAUTH_BANNER:
+            self._heard(getNS(packet)[0])
+        # Anything else has no meaning here and is passed over.
+
+    def serviceStopped(self) -> None:
+        # Some servers hang up on a wrong password, others on an account that is closed; to take that for a fault of the
+        # network and to try again would lock the account, or the relay, out.
+        if not self._over and self._signing is None and not self.transport.at_fault:
+            self._closed()
+        self._end()
+
+    def _heard(self, text: bytes) -> None:
+        """A banner, or what a server says without asking anything; it is for a person to read."""
+        text = text[-MOST_HEARD:]
+        if text.strip():
+            if self._tried:
+                self._said = text
+            else:
+                self._greeting = text
+
+    def words(self) -> str:
+        """What the server said last, while it is under way, fit to be shown."""
+        return self._quoted(self._said or self._greeting)
+
+    def _quoted(self, text: bytes) -> str:
+        """What the server said, fit to be shown."""
+        return last_lines(self._masked(text))
+
+    def _masked(self, text: bytes) -> bytes:
+        """*text* without the password, which some servers repeat."""
+        return text.replace(self._password.encode("utf-8"), b"***") if self._password else text
+
+    # The end
+
+    def _end(self) -> None:
+        """Keep no secret any longer than it is needed."""
+        self._over = True
+        self._password = None
+        self._identities = ()
+        self._attempts = []
+        self._drop_question()
+
+    def _drop_question(self) -> None:
+        """Forget the key that the server was asked about, or that is signing."""
+        self._asked = None
+        signing, self._signing = self._signing, None
+        if signing is not None:
+            signing.cancel()
+
+    def _fail(self, error: SSHError) -> None:
+        self._end()
+        self._on_failure(error)
+
+    def _password_expired(self) -> None:
+        self._fail(PasswordExpired(host=self._host, port=self._port, username=self._username))
+
+    def _give_up(self, offered: str | None = None) -> None:
+        if offered is None:
+            methods = self._masked(b",".join(self._offered)).replace(b",", b", ")
+            offered = printable_bytes(methods) or Text("nothing")
+        remarks: tuple[str, ...] = self._remarks
+        if said := self._quoted(self._said):
+            remarks += (Text("it said “{words}”", words=said),)
+        kind = SignatureRefused if self._only_doubtful() else LoginRefused
+        self._fail(
+            kind(
+                host=self._host,
+                port=self._port,
+                username=self._username,
+                tried=self._all_tried(remarks),
+                offered=offered,
+            )
+        )
+
+    def _only_doubtful(self) -> bool:
+        """Whether nothing was tried but keys that may be the right ones."""
+        return bool(self._tried) and not self._tried_before and self._doubtful.issuperset(self._tried)
+
+    def _all_tried(self, remarks: Sequence[str]) -> str:
+        names = dict.fromkeys((*self._tried_before, *self._tried))
+        tried = joined(names, Text(" and ")) if names else Text("nothing, as none of it fits")
+        return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks)) if remarks else tried
+
+    def _closed(self) -> None:
+        """The server closed the connection."""
+        reasons: list[str] = []
+        if words := self.words():
+            reasons.append(Text("it said “{words}”", words=words))
+        if self.transport.told_to_leave:
+            reason = self.transport.lost_reason
+            secret = self._password is not None and self._password in reason
+            reasons.append(Text("it said something that holds the password") if secret else reason)
+        where = {"host": self._host, "port": self._port, "username": self._username}
+        error: LoginRefused
+        if not self._tried:
+            if reasons:  # else it is told where the connection is
+                self._fail(LoginDropped(**where, reason=joined(reasons, Text(" and "))))
+            return
+        if self._only_doubtful():
+            error = SignatureRefused(**where, tried=self._all_tried((*self._remarks, *reasons)))
+        else:
+            reason = joined(reasons, Text(" and ")) if reasons else Text("it did not say why")
+            error = LoginClosed(**where, tried=self._all_tried(self._remarks), reason=reason)
+        # Of an account that is closed it would have said so: it bears no more attempts on one connection.
+        if self._method == b"publickey" and not self._said and not self._parts:
+            error.keys_tried = self._keys_tried
+            error.password_left = self._password is not None and not _BY_PASSWORD.isdisjoint(self._offered)
+        self._fail(error)
+
+    # Choosing a method
+
+    def _refused(self, offered: list[bytes], *, partial: bool) -> None:
+        """The method under way was refused, or, with *partial*, accepted as one of several that are wanted."""
+        self._drop_question()
+        self._offered = offered
+        if partial:
+            self._parts += 1
+            self._spent.clear()
+        elif self._method == b"password":
+            self._password_refused = True
+        self._try_next()
+
+    def _try_next(self) -> None:
+        offered, password = self._offered, self._password
+        if self._parts > MAX_PARTS:
+            self._give_up(Text("ever more steps"))
+        elif b"publickey" in offered and self._attempts:
+            self._try_identity(*self._attempts.pop(0))
+        # The same password again, where it was just refused, would only count as one more failure.
+        elif password is not None and not self._password_refused and self._may_try(b"password"):
+            self._tried.append(Text("password"))
+            self._request(b"password", b"\0" + NS(password.encode("utf-8")))
+        elif password is not None and not self._password_refused and self._may_try(b"keyboard-interactive"):
+            self._tried.append("keyboard-interactive")
+            self._answered = False
+            self._request(b"keyboard-interactive", NS(b"") + NS(b""))
+        else:
+            self._give_up()
+
+    def _may_try(self, method: bytes) -> bool:
+        """Whether *method* is offered and was not tried; it counts as tried from now on."""
+        if method not in self._offered or method in self._spent:
+            return False
+        self._spent.add(method)
+        return True
+
+    def _request(self, method: bytes, rest: bytes = b"") -> None:
+        self._method = method
+        self.transport.sendPacket(
+            MSG_USERAUTH_REQUEST, NS(self._username.encode("utf-8")) + NS(b"ssh-connection") + NS(method) + rest
+        )
+
+    # publickey (RFC 4252, section 7)
+
+    def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
+        """With a key of our own, sign at once: to ask first costs a round trip and gains nothing."""
+        self._keys_tried += 1
+        doubt = doubt_of(
+            algorithm,
+            self.transport.peerExtensions.get(b"server-sig-algs"),
+            self.transport.policy,
+            self.transport.otherVersionString,
+        )
+        if doubt is None:
+            self._tried.append(identity.name)
+        else:
+            name = Text("{tried} ({remarks})", tried=identity.name, remarks=doubt)
+            self._tried.append(name)
+            self._doubtful.add(name)
+        if identity.ask_first:
+            self._asked = identity, algorithm
+            self._request(b"publickey", b"\0" + NS(algorithm) + NS(identity.blob))
+        else:
+            self._prove(identity, algorithm)
+
+    def _prove(self, identity: Identity, algorithm: bytes) -> None:
+        fields = b"\1" + NS(algorithm) + NS(identity.blob)
+        signed = (
+            NS(self.transport.sessionID or b"")
+            + bytes((MSG_USERAUTH_REQUEST,))
+            + NS(self._username.encode("utf-8"))
+            + NS(b"ssh-connection")
+            + NS(b"publickey")
+            + fields
+        )
+
+        def send(signature: bytes) -> None:
+            if self._signing is signing:  # else it is not wanted any more
+                self._signing = None
+                self._request(b"publickey", fields + NS(signature))
+
+        def pass_over(failure: Failure) -> None:
+            if self._signing is signing:
+                self._signing = None
+                error = failure.value
+                reason = error.text if isinstance(error, AgentError) else type(error).__name__
+                self._tried[-1] = Text("{name}, which did not sign: {reason}", name=identity.name, reason=reason)
+                self._try_next()
+
+        signing: Deferred[Any] = maybeDeferred(identity.sign, signed, uncertified(algorithm))
+        self._signing = signing
+        signing.addCallbacks(send, pass_over)
+
+    # keyboard-interactive (RFC 4256, section 3)
+
+    def _answer_prompts(self, packet: bytes) -> None:
+        """Answer what asks for the password; servers that hide their password method ask for it like this."""
+        name, instruction, _language, rest = getNS(packet, 3)
+        (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
+        self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
+        if self._prompts > MAX_PROMPTS or len(packet) > MAX_WORDS or self._password is None:
+            self._tried.append(Text("more prompts than relayd can answer"))
+            self._give_up(Text("nothing else"))
+            return
+        prompts = []
+        for _ in range(count):
+            prompt, rest = getNS(rest)
+            prompts.append(prompt)
+            rest = rest[1:]  # whether the answer may be shown: no reason to give it, or not to
+        if any(map(tells_of_expiry, (name, instruction, *prompts))):
+            # The old password must never be the answer to a question for a new one.
+            self._password_expired()
+            return
+        if not prompts:
+            self._heard(b"\n".join((name, instruction)))
+        answers = []
+        for prompt in prompts:
+            answer = self._answer(prompt, (name, instruction))
+            if answer is None:
+                return
+            answers.append(NS(answer))
+        self.transport.sendPacket(MSG_USERAUTH_INFO_RESPONSE, struct.pack(">L", count) + b"".join(answers))
+
+    def _answer(self, prompt: bytes, before: Sequence[bytes]) -> bytes | None:
+        """What to say to one question; ``None``: it is not answered, and the login has ended."""
+        asks = what_it_asks(prompt, before, self._username)
+        if asks is Asks.OPTIONAL:
+            return b""
+        if asks is Asks.NEW_PASSWORD or (asks is Asks.OLD_PASSWORD and self._answered):
+            self._password_expired()
+        elif asks is Asks.OTHER or (asks is Asks.AGAIN and not self._answered) or self._password is None:
+            shown = self._quoted(prompt) or self._quoted(b"\n".join(before)) or Text("an empty question")
+            self._fail(PromptUnknown(host=self._host, port=self._port, username=self._username, prompt=shown))
+        elif self._answered:
+            self._tried[-1] = Text("{name}, where the password was asked for again", name=self._tried[-1])
+            self._give_up()
+        else:
+            self._answered = True
+            return self._password.encode("utf-8")
+        return None

@@ -1,0 +1,3 @@
+"""
+The connections that are shared: which to open, use, spare and close.
+"""

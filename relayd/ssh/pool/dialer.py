@@ -1,0 +1,328 @@
+"""
+From a target to a connection that is logged in: name, TCP, key exchange, login, each with its own limit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Protocol, cast
+
+from msgspec.structs import replace
+from twisted.internet import error
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.protocol import Factory
+
+from relayd.language.texts import Text, span
+from relayd.network.descriptors import is_shortage, shortage, words_for, words_of
+from relayd.network.lookup import NamedEndpoint, NoNameService
+from relayd.network.spelling import read_address
+from relayd.ssh.channels.connection import Connection, ConnectionOwner
+from relayd.ssh.channels.forward import Forward
+from relayd.ssh.errors import (
+    AddressForbidden,
+    ConnectRefused,
+    ConnectTimeout,
+    HiddenAddressForbidden,
+    KeyExchangeTimeout,
+    LoginRefused,
+    LoginTimeout,
+    NameNotFound,
+    NameTimeout,
+    NoCommonAlgorithm,
+    NoDescriptor,
+    PasswordExpired,
+    SSHError,
+    Unreachable,
+)
+from relayd.ssh.host_keys.order_check import FileChecks, ShownKey
+from relayd.ssh.keys.private import KeyStore
+from relayd.ssh.login.identities import AGENT_TIMEOUT, Identities, IdentityLoader
+from relayd.ssh.login.login import LoginService
+from relayd.ssh.pool.checked_names import AddressCheck, CheckedNames, address_in, allow_all
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh.target import Target
+from relayd.ssh.transport.algorithms import POLICIES, AlgorithmPolicy
+from relayd.ssh.transport.transport import ClientTransport
+
+#: Targets remembered at which the password is to be tried first.
+MOST = 4096
+
+
+class DialOwner(ConnectionOwner, Protocol):
+    """Who has connections opened."""
+
+    def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
+        """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
+
+    def login_refused(self, target: Target) -> None:
+        """The host has refused a part of the credential; another part has been tried since."""
+
+
+class _OneTransport(Factory):
+    """
+    What `connectProtocol` does, without a class made for each connection, which takes time and stays as long as that.
+    """
+
+    noisy = False
+
+    def __init__(self, transport: ClientTransport) -> None:
+        self._transport = transport
+
+    def buildProtocol(self, addr: object) -> ClientTransport:
+        return self._transport
+
+
+class Dialer:
+    """
+    Opens connections.
+
+    :param reactor: provides time, TCP and name resolution.
+    :param checks: of host keys.
+    :param allows: to which addresses.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: SSHSettings,
+        checks: FileChecks,
+        keys: KeyStore,
+        allows: AddressCheck = allow_all,
+    ) -> None:
+        self._reactor = reactor
+        self._checks = checks
+        self._keys = keys
+        # Where a key was refused and the password taken on a connection of its own: digests, as they outlive those
+        self._password_first: OrderedDict[bytes, None] = OrderedDict()
+        self.configure(settings, allows)
+
+    def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
+        """What counts for the connections that are opened from now on."""
+        self._settings = settings
+        self._allows = allows
+        agent_timeout = min(AGENT_TIMEOUT, settings.connect_timeout / 2)
+        self._identities = IdentityLoader(self._reactor, self._keys, agent_timeout)
+
+    async def dial(self, target: Target, owner: DialOwner) -> Connection:
+        """
+        Connect and log in.
+
+        :raises SSHError: naming the phase that failed.
+        """
+        try:
+            return await self._dial_as_known(target, owner)
+        except SSHError as error:
+            # Wherever one was wanted: for the connection, for known hosts, keys or agents.
+            if is_shortage(error.fields.get("reason")) and not isinstance(error, NoDescriptor):
+                raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
+            raise
+
+    async def _dial_as_known(self, target: Target, owner: DialOwner) -> Connection:
+        # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
+        if target.via is not None:
+            self._check_hidden(target)
+        identities = await self._identities.load(target)
+        digest = target.digest()
+        by_password = digest in self._password_first
+        try:
+            return await self._dial_by_policy(
+                target, replace(identities, usable=()) if by_password else identities, owner
+            )
+        except LoginRefused as refusal:
+            if by_password:
+                self._password_first.pop(digest, None)
+            return await self._dial_once_more(target, identities, refusal, owner)
+
+    async def _dial_once_more(
+        self, target: Target, identities: Identities, refusal: LoginRefused, owner: DialOwner
+    ) -> Connection:
+        """
+        The host took one attempt, or a few, and closed the connection (``MaxAuthTries``): try what is left on another.
+
+        The password first, if there is one: of the keys that are left none may be meant for this host.
+        """
+        if refusal.keys_tried is None:
+            raise refusal
+        left = () if refusal.password_left else identities.usable[refusal.keys_tried :]
+        if not left and not refusal.password_left:
+            raise refusal
+        tried = cast(Text, refusal.fields["tried"])
+        try:
+            connection = await self._dial_by_policy(target, Identities(left, tried_before=(tried,)), owner)
+        except (LoginRefused, PasswordExpired):
+            owner.login_refused(target)
+            raise
+        except SSHError:
+            raise refusal from None  # which tells more than that the host is busy now
+        owner.login_refused(target)
+        if refusal.password_left:
+            # On the next connection, too, the key would count as one more failed attempt.
+            self._password_first[target.digest()] = None
+            if len(self._password_first) > MOST:
+                self._password_first.popitem(last=False)
+        return connection
+
+    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> Connection:
+        policy = POLICIES[self._settings.algorithms]
+        try:
+            return await self._dial(target, identities, policy, owner)
+        except NoCommonAlgorithm:
+            if policy.last_resort is None:
+                raise
+            return await self._dial(target, identities, policy.last_resort, owner)
+
+    async def _dial(
+        self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
+    ) -> Connection:
+        begun = self._reactor.seconds()
+        verifier = await self._checks.begin(target, self._settings.connect_timeout)
+        transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
+        found: frozenset[str] = frozenset()
+        if target.via is None:
+            found = await self._connect(target, transport)
+        else:
+            # The address that was checked, and not a spelling of which the jump host may make another one.
+            host = str(read_address(target.dialled) or target.dialled)
+            forward = await owner.forward(target.via, host, target.port)
+            transport.pace.way = forward.pace
+            forward.connect(transport)
+        connected = self._reactor.seconds()
+        try:
+            await self._exchange_keys(target, transport)
+            if isinstance(verifier, ShownKey):
+                await self._check_host_key(target, transport, verifier)
+            secured = self._reactor.seconds()
+            connection = await self._log_in(target, transport, identities, owner)
+        except BaseException:
+            transport.abort()
+            raise
+        address = _address_of(transport)
+        if address in found:
+            connection.address, connection.found = address, found
+        connection.timings = {
+            "connect": connected - begun,
+            "keyExchange": secured - connected,
+            "login": self._reactor.seconds() - secured,
+        }
+        return connection
+
+    def _check_hidden(self, target: Target) -> None:
+        """Of a host behind a jump host nobody here learns the address, unless that is how it is named."""
+        address = read_address(target.host)
+        if not target.trusted and not self._allows(target.host, target.port, address):
+            kind = HiddenAddressForbidden if address is None else AddressForbidden
+            raise kind(host=target.host, port=target.port)
+
+    async def _connect(self, target: Target, transport: ClientTransport) -> frozenset[str]:
+        """
+        Open the connection.
+
+        :return: all addresses of the host, where it is one that had to be looked up.
+        """
+        host, port = target.host, target.port
+        timeout = self._settings.connect_timeout
+        names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
+        endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint
+        address = read_address(target.dialled)
+        if address is None:
+            endpoint = NamedEndpoint(names, target.dialled, port, timeout)
+        elif names.allows(host, port, address):  # no name, so no thread of the resolver
+            kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
+            endpoint = kind(self._reactor, str(address), port, timeout)
+        else:
+            raise AddressForbidden(host=host, port=port)
+        try:
+            await endpoint.connect(_OneTransport(transport))
+        except error.DNSLookupError:
+            if names.forbade:
+                raise AddressForbidden(host=host, port=port) from None
+            if (words := shortage()) is not None:  # looking up a name takes one, too
+                raise NoDescriptor(host=host, port=port, reason=words) from None
+            raise NameNotFound(host=host) from None
+        except NoNameService:
+            raise NameTimeout(host=host, time=span(timeout)) from None
+        except error.ConnectionRefusedError:
+            raise ConnectRefused(host=host, port=port) from None
+        except error.TimeoutError:
+            raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
+        except error.ConnectError as reason:
+            raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
+        except (OSError, ValueError) as reason:
+            # Such as a network that is down, or a name that cannot be one.
+            why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
+            raise Unreachable(host=host, port=port, reason=why) from None
+        return frozenset(names.found)
+
+    async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
+        timeout = self._settings.connect_timeout
+        try:
+            await transport.secure.addTimeout(timeout, self._reactor)
+        except TimeoutError:
+            raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
+
+    async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
+        """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
+        failed: list[SSHError] = []
+        transport.on_failure = failed.append
+        await self._checks.check(target, shown, self._settings.connect_timeout)
+        transport.on_failure = None
+        if failed:
+            raise failed[0]
+
+    async def _log_in(
+        self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner
+    ) -> Connection:
+        timeout = self._settings.connect_timeout
+        connection = Connection(self._reactor, owner, self._settings.keepalive_interval)
+        logged_in: Deferred[None] = Deferred()
+
+        def finish(result: SSHError | None) -> None:
+            transport.on_failure = None
+            if not logged_in.called:
+                if result is None:
+                    transport.setService(connection)
+                    logged_in.callback(None)
+                else:
+                    logged_in.errback(result)
+
+        transport.on_failure = finish
+        login = LoginService(
+            host=target.host,
+            port=target.port,
+            username=target.username,
+            password=target.credential.password,
+            identities=identities.usable,
+            remarks=identities.remarks,
+            tried_before=identities.tried_before,
+            on_success=lambda: finish(None),
+            on_failure=finish,
+        )
+        transport.requestService(login)
+        try:
+            await logged_in.addTimeout(timeout, self._reactor)
+        except TimeoutError:
+            words = login.words()
+            raise LoginTimeout(
+                host=target.host,
+                port=target.port,
+                username=target.username,
+                time=span(timeout),
+                reason=Text("it said “{words}”", words=words) if words else Text("it said nothing"),
+            ) from None
+        return connection
+
+
+def _address_of(transport: ClientTransport) -> str:
+    """The address at the other end; empty where there is none."""
+    found = address_in(transport.transport.getPeer()) if transport.transport is not None else None
+    return "" if found is None else str(found)
+
+
+def _system_words(reason: error.ConnectError) -> str:
+    """What the system says of a connection that did not come about; Twisted has its number."""
+    return words_for(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
+
+
+def _first_line(reason: BaseException) -> str:
+    return (str(reason) or type(reason).__name__).splitlines()[0]

@@ -1,0 +1,121 @@
+"""
+What wants a channel of a pooled connection: a command's session, or a connection to another host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+
+from relayd.language.texts import Text, span
+from relayd.ssh.channels.channel import ChannelUser
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.forward import OPEN_TIMEOUT, Forward
+from relayd.ssh.errors import ConnectionLost, ForwardFailed, ForwardProhibited, SSHError
+from relayd.ssh.pool.decisions import MAX_DROPS
+from relayd.ssh.target import Target
+from relayd.ssh.transport.numbers import OPEN_ADMINISTRATIVELY_PROHIBITED
+
+
+class Job:
+    """
+    What wants a channel of a connection to a target: a command, or a connection to another host.
+
+    :param on_failure: called at most once, with what kept the command from running or, with
+        `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
+    :param payload: bytes of the largest packet that it is sent with.
+    :ivar connection: the one that it was started on last.
+    :ivar doomed: the command was asked to end: should the pool close before it has, it is killed.
+    """
+
+    __slots__ = ("channel", "connection", "doomed", "drops", "on_failure", "payload", "target")
+
+    def __init__(
+        self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None], payload: int = 0
+    ) -> None:
+        self.target = target
+        self.channel = channel
+        self.on_failure = on_failure
+        self.payload = payload
+        self.connection: Connection | None = None
+        self.doomed = False
+        self.drops = 0
+
+
+class Forwarding:
+    """
+    A connection to another host through *via*, until it is open.
+
+    :param submit: takes a job for *via*.
+    :param withdraw: forgets a job that was submitted.
+    :ivar opened: fires with the connection, or fails with an `relayd.ssh.errors.SSHError`; see
+        `relayd.ssh.pool.pool.Pool.forward`.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[Job], None],
+        withdraw: Callable[[Job], None],
+        via: Target,
+        host: str,
+        port: int,
+    ) -> None:
+        self._submit_job = submit
+        self._withdraw_job = withdraw
+        self._via = via
+        self._host = host
+        self._port = port
+        self._drops = 0
+        self.opened: Deferred[Forward] = Deferred(self._cancel)
+        self._submit()
+
+    def _submit(self) -> None:
+        self._forward: Forward | None = Forward(self._host, self._port, self._open, self._ended)
+        self._job = Job(self._via, self._forward, self._failed)
+        self._submit_job(self._job)
+
+    def _open(self) -> None:
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            self.opened.callback(forward)
+
+    def _ended(self) -> None:
+        if self._forward is not None:
+            self._failed(
+                forward_error(self._forward, self._via, 0, Text("no answer within {time}", time=span(OPEN_TIMEOUT)))
+            )
+
+    def _failed(self, error: SSHError) -> None:
+        if self._forward is None:
+            return
+        self._release()
+        if isinstance(error, ConnectionLost) and self._drops < MAX_DROPS:
+            # It was interrupted, not refused: nothing speaks against another connection.
+            self._drops += 1
+            self._submit()
+            return
+        error.at_jump_host = not isinstance(error, ForwardFailed)
+        self.opened.errback(error)
+
+    def _cancel(self, _opened: Deferred[Forward]) -> None:
+        self._withdraw_job(self._job)
+        self._release()
+
+    def _release(self) -> None:
+        """Have the channel give up what it holds; it tells nobody any more."""
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            forward.ended()
+
+
+def forward_error(forward: Forward, via: Target, code: int, reason: str) -> ForwardFailed:
+    """
+    Why *via* made no connection.
+
+    :param code: RFC 4254, section 5.1.
+    """
+    kind = ForwardProhibited if code == OPEN_ADMINISTRATIVELY_PROHIBITED else ForwardFailed
+    return kind(
+        host=forward.host, port=forward.port, via=f"{via.host}:{via.port}", reason=reason or Text("no reason given")
+    )

@@ -1,0 +1,197 @@
+"""
+Where the names of hosts lead while connections that were opened by them are used: a host may move to another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution
+from twisted.internet.interfaces import IResolutionReceiver as Receiver
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relayd.ssh.channels.connection import Connection
+from relayd.ssh.pool.checked_names import address_in
+
+T = TypeVar("T")
+
+#: Seconds for which nobody asks again where a name leads.
+FRESH = 5.0
+#: Seconds after which new work waits for the answer, because the last one may be of another day.
+STALE = 15.0
+#: Seconds that it waits, at most; then what is known decides.
+PATIENCE = 1.0
+#: Names looked up at a time: the threads that do it have other work too, and each waits for a name server that is down.
+MAX_LOOK_UPS = 2
+#: Seconds for which an address is remembered that was not among the last answers.
+MEMORY = 120.0
+#: Seconds for which a name counts as one that gives a few of its addresses at a time, when an address came back.
+ROTATING = 900.0
+#: Names that are remembered without a connection.
+MAX_NAMES = 4096
+
+
+class Answers:
+    """
+    What one name led to lately.  No I/O, no clock.
+
+    A name that moves to another machine leaves its old address for good.  One that stands for many machines may give a
+    few of them with each answer (round-robin): there, what was among the answers lately still counts.
+    """
+
+    __slots__ = ("_rotates_until", "_seen", "learned")
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+        self._rotates_until = 0.0
+        #: When the last answer came.
+        self.learned = 0.0
+
+    def learn(self, found: frozenset[str], now: float) -> None:
+        """The name leads to *found*, which is not empty."""
+        seen = {address: time for address, time in self._seen.items() if now - time <= MEMORY}
+        if any(seen.get(address, self.learned) != self.learned for address in found):
+            self._rotates_until = now + ROTATING
+        seen.update(dict.fromkeys(found, now))
+        self._seen, self.learned = seen, now
+
+    def include(self, address: str, now: float) -> bool:
+        """Whether the name leads to *address*."""
+        time = self._seen.get(address)
+        if time is None:
+            return False
+        return time == self.learned or (now < self._rotates_until and now - time <= MEMORY)
+
+
+class _Name:
+    __slots__ = ("answers", "asked", "connections", "looking", "patience", "waiting")
+
+    def __init__(self) -> None:
+        self.answers = Answers()
+        #: When it was looked up last, with or without success.
+        self.asked = 0.0
+        self.looking = False
+        self.connections: dict[Connection, None] = {}
+        self.waiting: list[Callable[[], None]] = []
+        self.patience: IDelayedCall | None = None
+
+
+class Names:
+    """
+    Looks names up again, when new work comes for a connection that one led to: once in a few seconds at most.
+
+    :param reactor: provides time and name resolution.
+    :param on_moved: called with each connection whose address is not one of its name's any more.
+    """
+
+    _log = Logger("relayd.ssh")
+
+    def __init__(self, reactor: Any, on_moved: Callable[[Connection], None]) -> None:
+        self._reactor = reactor
+        self._on_moved = on_moved
+        self._names: dict[str, _Name] = {}
+        self._looking = 0
+        self._queue: dict[str, _Name] = {}
+
+    def opened(self, host: str, connection: Connection) -> None:
+        """*connection* was opened to an address of *host*; one that was looked up, if it has such an address."""
+        if not connection.address:
+            return
+        name = self._names.get(host)
+        if name is None:
+            if len(self._names) >= MAX_NAMES:
+                self._names = {host: name for host, name in self._names.items() if name.connections or name.looking}
+            name = self._names[host] = _Name()
+        name.connections[connection] = None
+        name.asked = self._reactor.seconds()
+        self._learn(name, connection.found)
+
+    def closed(self, host: str, connection: Connection) -> None:
+        """It is gone."""
+        name = self._names.get(host)
+        if name is not None:
+            name.connections.pop(connection, None)
+
+    def ask(self, host: str, then: Callable[[T], None], about: T) -> bool:
+        """
+        New work has come for *host*, to which there is a connection.
+
+        :param then: to be called with *about* as soon as it is known where the name leads now, or takes too long to
+            find out.
+        :return: whether it will be; if not, what is known is good enough.
+        """
+        name = self._names.get(host)
+        if name is None or not name.connections:
+            return False
+        now = self._reactor.seconds()
+        since = now - name.asked
+        if since >= FRESH and not name.looking:
+            name.asked = now
+            name.looking = True
+            if since >= STALE:
+                name.patience = self._reactor.callLater(PATIENCE, self._go_on, name)
+            self._queue[host] = name
+            self._look_up()
+        if name.patience is None:
+            return False
+        name.waiting.append(partial(then, about))
+        return True
+
+    def close(self) -> None:
+        """Nothing waits for an answer any more."""
+        for name in self._names.values():
+            self._go_on(name)
+
+    def _look_up(self) -> None:
+        while self._queue and self._looking < MAX_LOOK_UPS:
+            host = next(iter(self._queue))
+            name = self._queue.pop(host)
+            self._looking += 1
+            self._reactor.nameResolver.resolveHostName(_Receiver(partial(self._answered, name)), host)
+
+    def _answered(self, name: _Name, found: frozenset[str]) -> None:
+        self._looking -= 1
+        name.looking = False
+        if found:  # a name server that is down says nothing about hosts
+            self._learn(name, found)
+        self._go_on(name)
+        self._look_up()
+
+    def _learn(self, name: _Name, found: frozenset[str]) -> None:
+        now = self._reactor.seconds()
+        name.answers.learn(found, now)
+        for connection in list(name.connections):
+            if not name.answers.include(connection.address, now):
+                del name.connections[connection]
+                self._on_moved(connection)
+
+    def _go_on(self, name: _Name) -> None:
+        patience, name.patience = name.patience, None
+        if patience is not None and patience.active():
+            patience.cancel()
+        waiting, name.waiting = name.waiting, []
+        for then in waiting:
+            then()
+
+
+@implementer(Receiver)
+class _Receiver:
+    """Gathers the answers to one question."""
+
+    def __init__(self, done: Callable[[frozenset[str]], None]) -> None:
+        self._done = done
+        self._found: set[str] = set()
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        pass
+
+    def addressResolved(self, address: IAddress) -> None:
+        found = address_in(address)
+        if found is not None:
+            self._found.add(str(found))
+
+    def resolutionComplete(self) -> None:
+        self._done(frozenset(self._found))

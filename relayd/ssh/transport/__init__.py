@@ -1,0 +1,3 @@
+"""
+The SSH transport protocol: version, key exchange, packets (RFC 4253).
+"""

@@ -1,0 +1,147 @@
+"""
+Which algorithms the client offers, best first, under each policy.
+
+Conch's own lists hold algorithms that were broken or retired years ago, and lack those that hardened servers insist on.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from relayd.ssh.keys.types import LEAST_RSA_BITS, certified, is_certified, key_type_of, uncertified
+from relayd.ssh.settings import PolicyName
+from relayd.ssh.transport.key_exchange import METHODS
+
+
+class AlgorithmPolicy(Struct, frozen=True):
+    """
+    Names as in RFC 4253, section 6, and its successors; each tuple with the preferred one first.
+
+    :ivar least_rsa_bits: how long a host's key of RSA must be, and that of an authority.
+    :ivar last_resort: what to offer a host with which nothing is in common, if anything: a second attempt, so that no
+        host that can do better is ever asked for less.
+    :ivar doubtful: algorithms whose use is worth a line in the log.
+    """
+
+    key_exchanges: tuple[bytes, ...]
+    host_keys: tuple[bytes, ...]
+    ciphers: tuple[bytes, ...]
+    macs: tuple[bytes, ...]
+    least_rsa_bits: int = 2048
+    last_resort: AlgorithmPolicy | None = None
+    doubtful: frozenset[bytes] = frozenset()
+
+
+def _available(*names: bytes) -> tuple[bytes, ...]:
+    return tuple(name for name in names if name in METHODS)
+
+
+_SOUND = AlgorithmPolicy(
+    key_exchanges=_available(
+        b"mlkem768x25519-sha256",
+        b"curve25519-sha256",
+        b"curve25519-sha256@libssh.org",
+        b"diffie-hellman-group16-sha512",
+        b"diffie-hellman-group-exchange-sha256",
+    ),
+    # Ed25519 first: dropbear 2022.83 with nothing else aborts when RSA comes before it.
+    host_keys=(b"ssh-ed25519", b"rsa-sha2-512", b"rsa-sha2-256"),
+    # AES-GCM first: one pass, in hardware on every machine of the last ten years.
+    ciphers=(
+        b"aes256-gcm@openssh.com",
+        b"aes128-gcm@openssh.com",
+        b"chacha20-poly1305@openssh.com",
+        b"aes256-ctr",
+        b"aes192-ctr",
+        b"aes128-ctr",
+    ),
+    macs=(
+        b"hmac-sha2-256-etm@openssh.com",
+        b"hmac-sha2-512-etm@openssh.com",
+        b"hmac-sha2-256",
+        b"hmac-sha2-512",
+    ),
+)
+
+#: With what the American NIST standardised, which auditors distrust, and groups of 2048 bits.
+COMPATIBLE = replace(
+    _SOUND,
+    key_exchanges=(
+        *_SOUND.key_exchanges,
+        b"ecdh-sha2-nistp256",
+        b"ecdh-sha2-nistp384",
+        b"ecdh-sha2-nistp521",
+        b"diffie-hellman-group14-sha256",
+    ),
+    host_keys=(
+        b"ssh-ed25519",
+        b"ecdsa-sha2-nistp256",
+        b"ecdsa-sha2-nistp384",
+        b"ecdsa-sha2-nistp521",
+        b"rsa-sha2-512",
+        b"rsa-sha2-256",
+    ),
+)
+
+#: The default: what is sound; for a host that has nothing of it, what is merely good.
+MODERN = replace(_SOUND, last_resort=COMPATIBLE)
+
+_OLD_KEY_EXCHANGES = (b"diffie-hellman-group-exchange-sha1", b"diffie-hellman-group14-sha1")
+_OLD_HOST_KEYS = (b"ssh-rsa",)
+_OLD_CIPHERS = (b"aes256-cbc", b"aes128-cbc")
+_OLD_MACS = (b"hmac-sha1-etm@openssh.com", b"hmac-sha1")
+
+#: For appliances that nobody updates: SHA-1, CBC and short keys of RSA as well.
+LEGACY = replace(
+    COMPATIBLE,
+    key_exchanges=(*COMPATIBLE.key_exchanges, *_OLD_KEY_EXCHANGES),
+    host_keys=(*COMPATIBLE.host_keys, *_OLD_HOST_KEYS),
+    ciphers=(*COMPATIBLE.ciphers, *_OLD_CIPHERS),
+    macs=(*COMPATIBLE.macs, *_OLD_MACS),
+    least_rsa_bits=LEAST_RSA_BITS,
+    doubtful=frozenset((*_OLD_KEY_EXCHANGES, *_OLD_HOST_KEYS, *_OLD_CIPHERS, *_OLD_MACS)),
+)
+
+POLICIES: dict[PolicyName, AlgorithmPolicy] = {"modern": MODERN, "compatible": COMPATIBLE, "legacy": LEGACY}
+
+
+def prefer_known(policy: AlgorithmPolicy, known_types: frozenset[bytes]) -> tuple[bytes, ...]:
+    """
+    The host key algorithms of *policy*, those for the types of key that are already known for the host first: a server
+    with several keys then shows the one that can be checked.  A type that is known was good enough once, so it is asked
+    for even where the policy holds back with it.
+
+    :param known_types: with those of certificates where an authority is known for the host: they come before all keys,
+        and none is asked for elsewhere.
+    """
+    held_back = tuple(name for name in COMPATIBLE.host_keys if name not in policy.host_keys)
+    keys = (*policy.host_keys, *(name for name in held_back if key_type_of(name) in known_types))
+    certificates = (certified(name) for name in (*policy.host_keys, *held_back) if name not in _OLD_HOST_KEYS)
+    return (
+        *(name for name in certificates if key_type_of(name) in known_types),
+        *sorted(keys, key=lambda name: key_type_of(name) not in known_types),
+    )
+
+
+def signature_algorithms(key_type: bytes, accepted: bytes | None, policy: AlgorithmPolicy) -> tuple[bytes, ...]:
+    """
+    By which public key algorithm to log in with a private key or its certificate, best first.
+
+    :param key_type: of the key or of the certificate.
+    :param accepted: what the server says that it takes (``server-sig-algs``, RFC 8308, section 3.1), if it does; the
+        names there are those of plain keys.
+    """
+    if uncertified(key_type) != b"ssh-rsa":
+        return (key_type,)
+    sound = (b"rsa-sha2-512", b"rsa-sha2-256")
+    allowed = (*sound, *_OLD_HOST_KEYS) if policy.doubtful else sound
+    names: tuple[bytes, ...]
+    if accepted is None:
+        # It is too old to know the extension, or does not say: RFC 8332, section 3.3.
+        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.doubtful else sound[:1]
+    else:
+        taken = accepted.split(b",")
+        # More than one: OpenSSH before 9.6 names what it knows, not what PubkeyAcceptedAlgorithms lets it take.
+        names = tuple(name for name in allowed if name in taken) or sound[:1]
+    return tuple(map(certified, names)) if is_certified(key_type) else names

@@ -1,0 +1,341 @@
+"""
+Protecting packets: each cipher and MAC that the client offers, as one object for sending and one for receiving.
+
+Source: RFC 4253, section 6; RFC 4344 (counter mode); RFC 5647 and OpenSSH's PROTOCOL, section 1.6 (AES-GCM); PROTOCOL,
+section 1.5 (encrypt-then-MAC); OpenSSH's PROTOCOL.chacha20poly1305.  The primitives are `cryptography`'s.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+from msgspec import Struct
+
+from relayd.language.texts import Fault
+
+#: The longest packet taken, in bytes: the protocol asks for 35,000 (RFC 4253, section 6.1), OpenSSH takes 256 KiB.
+MAX_PACKET = 256 * 1024
+#: The longest before there are keys, when anybody may send it.
+MAX_PLAIN_PACKET = 35_000
+
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+
+
+class BadPacket(Fault):
+    """
+    A packet was damaged, forged, or of an impossible length.
+
+    :ivar hide: whether the sender must not learn where: as many bytes are to be read as the longest packet has, from
+        the beginning of this one, before anything is done about it.
+    """
+
+    hide = False
+
+
+class Doomed:
+    """Reads the bytes after which a fault may show (`BadPacket.hide`)."""
+
+    header_size = 0
+
+    def __init__(self, fault: BadPacket) -> None:
+        self._fault = fault.with_traceback(None)  # which holds what was received
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        return MAX_PACKET
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        self._fault.hide = False
+        raise self._fault
+
+
+class Sealer(Protocol):
+    """Protects what is sent."""
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        """
+        The packet that carries *payload*.
+
+        :param sequence: its number (RFC 4253, section 6.4).
+        """
+
+
+class Opener(Protocol):
+    """Reads what arrives."""
+
+    #: Bytes that must have arrived before the length of a packet can be told.
+    header_size: int
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        """
+        The size of a packet on the wire, all of it. Asked once for each packet, in order.
+
+        :raises BadPacket: for an impossible length.
+        """
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        """
+        The payload of a packet.
+
+        :raises BadPacket: when it was tampered with.
+        """
+
+
+#: Padding for ciphers that authenticate: what it is makes no difference to them, and drawing it anew costs each packet
+#: as much as its encryption.
+_FILLING = os.urandom(32)
+
+
+def _pad(payload: bytes, block: int, uncounted: int, filling: bytes | None = None) -> bytes:
+    """
+    *payload* between its padding length and its padding (RFC 4253, section 6).
+
+    :param uncounted: how many bytes of the packet's length field do not count for the alignment.
+    :param filling: what to pad with; by default random bytes.
+    """
+    padding = block - (5 - uncounted + len(payload)) % block
+    if padding < 4:
+        padding += block
+    return bytes((padding,)) + payload + (os.urandom(padding) if filling is None else filling[:padding])
+
+
+def _unpad(plain: bytes) -> bytes:
+    padding = plain[0]
+    if not 4 <= padding < len(plain) - 1:
+        raise BadPacket("bad padding")
+    return plain[1:-padding]
+
+
+def _checked(length: int, block: int, uncounted: int, most: int = MAX_PACKET) -> int:
+    if not 8 <= length <= most or (length + 4 - uncounted) % block:
+        raise BadPacket("bad packet length")
+    return length
+
+
+class Plain:
+    """Before the first key exchange has ended: nothing is protected."""
+
+    header_size = 4
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        body = _pad(payload, 8, 0)
+        return len(body).to_bytes(4, "big") + body
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        return 4 + _checked(int.from_bytes(header[:4], "big"), 8, 0, MAX_PLAIN_PACKET - 4)
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        return _unpad(bytes(packet[4:]))
+
+
+class AESGCMPackets:
+    """``aes128-gcm@openssh.com`` and ``aes256-gcm@openssh.com``: the length in clear, and authenticated."""
+
+    header_size = 4
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._gcm = AESGCM(key)
+        self._fixed = iv[:4]
+        self._counter = int.from_bytes(iv[4:12], "big")
+
+    def _nonce(self) -> bytes:
+        nonce = self._fixed + self._counter.to_bytes(8, "big")
+        self._counter = (self._counter + 1) & _MASK64
+        return nonce
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        body = _pad(payload, 16, 4, _FILLING)
+        length = len(body).to_bytes(4, "big")
+        return length + self._gcm.encrypt(self._nonce(), body, length)
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        return 4 + _checked(int.from_bytes(header[:4], "big"), 16, 4) + 16
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        try:
+            return _unpad(self._gcm.decrypt(self._nonce(), packet[4:], packet[:4]))
+        except InvalidTag:
+            raise BadPacket("bad authentication tag") from None
+
+
+class ChaCha20Poly1305Packets:
+    """``chacha20-poly1305@openssh.com``: the length is encrypted with a key of its own."""
+
+    header_size = 4
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._main_key, self._length_key = key[:32], key[32:64]
+
+    def _stream(self, key: bytes, block: bytes, sequence: int, data: bytes | memoryview) -> bytes:
+        nonce = block + sequence.to_bytes(8, "big")
+        return Cipher(algorithms.ChaCha20(key, nonce), None).encryptor().update(data)
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        body = _pad(payload, 8, 4, _FILLING)
+        length = self._stream(self._length_key, _BLOCK_0, sequence, len(body).to_bytes(4, "big"))
+        packet = length + self._stream(self._main_key, _BLOCK_1, sequence, body)
+        return packet + Poly1305.generate_tag(self._tag_key(sequence), packet)
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        length = self._stream(self._length_key, _BLOCK_0, sequence, header[:4])
+        return 4 + _checked(int.from_bytes(length, "big"), 8, 4) + 16
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        try:
+            Poly1305.verify_tag(self._tag_key(sequence), packet[:-16], bytes(packet[-16:]))
+        except InvalidSignature:
+            raise BadPacket("bad authentication tag") from None
+        return _unpad(self._stream(self._main_key, _BLOCK_1, sequence, packet[4:-16]))
+
+    def _tag_key(self, sequence: int) -> bytes:
+        return self._stream(self._main_key, _BLOCK_0, sequence, bytes(32))
+
+
+_BLOCK_0 = bytes(8)
+_BLOCK_1 = b"\1" + bytes(7)
+
+
+class _BlockCipher:
+    """AES with a MAC of its own; the parts that both orders of encryption and MAC share."""
+
+    def __init__(self, key: bytes, iv: bytes, mode: Callable[[bytes], modes.CTR | modes.CBC], mac: MAC, mac_key: bytes):
+        cipher = Cipher(algorithms.AES(key), mode(iv))
+        self._encrypt = cipher.encryptor().update
+        self._decrypt = cipher.decryptor().update
+        self._mac_key = mac_key
+        self._hash = mac.hash_name
+        self._mac_size = mac.size
+        self._chained = mode is modes.CBC
+
+    def _mac(self, sequence: int, data: bytes | memoryview) -> bytes:
+        return hmac.digest(self._mac_key, b"".join((sequence.to_bytes(4, "big"), data)), self._hash)[: self._mac_size]
+
+
+class EncryptThenMACPackets(_BlockCipher):
+    """The MACs named ``…-etm@openssh.com``: the length in clear, the MAC over what is sent."""
+
+    header_size = 4
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        body = _pad(payload, 16, 4)
+        packet = len(body).to_bytes(4, "big") + self._encrypt(body)
+        return packet + self._mac(sequence, packet)
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        return 4 + _checked(int.from_bytes(header[:4], "big"), 16, 4) + self._mac_size
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        sealed = packet[: -self._mac_size]
+        if not hmac.compare_digest(self._mac(sequence, sealed), packet[-self._mac_size :]):
+            raise BadPacket("bad MAC")
+        return _unpad(self._decrypt(sealed[4:]))
+
+
+class EncryptAndMACPackets(_BlockCipher):
+    """
+    RFC 4253's own order: the length is encrypted with the rest, the MAC is over what is not encrypted.
+
+    With CBC, whoever puts a block of an earlier packet where a length is expected, and counts the bytes that are taken
+    before the connection ends, reads 32 bits of that block (CVE-2008-5161).  So, as in OpenSSH, it ends after the same
+    number of bytes whatever was wrong.
+    """
+
+    header_size = 16
+    _first = b""
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        body = _pad(payload, 16, 0)
+        plain = len(body).to_bytes(4, "big") + body
+        return self._encrypt(plain) + self._mac(sequence, plain)
+
+    def packet_size(self, sequence: int, header: memoryview) -> int:
+        self._first = self._decrypt(header[:16])
+        try:
+            return 4 + _checked(int.from_bytes(self._first[:4], "big"), 16, 0) + self._mac_size
+        except BadPacket as fault:
+            fault.hide = self._chained
+            raise
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        plain = self._first + self._decrypt(packet[16 : -self._mac_size])
+        if not hmac.compare_digest(self._mac(sequence, plain), packet[-self._mac_size :]):
+            fault = BadPacket("bad MAC")
+            fault.hide = self._chained
+            raise fault
+        return _unpad(plain[4:])
+
+
+class MAC(Struct, frozen=True):
+    """
+    :ivar size: bytes of the MAC on the wire.
+    :ivar key_size: bytes of its key.
+    """
+
+    hash_name: str
+    size: int
+    key_size: int
+    encrypt_then_mac: bool = False
+
+
+class CipherKind(Struct, frozen=True):
+    """
+    :ivar mode: of a block cipher that needs a MAC; ``None`` for one that authenticates by itself.
+    """
+
+    key_size: int
+    iv_size: int
+    authenticated: Callable[[bytes, bytes], AESGCMPackets | ChaCha20Poly1305Packets] | None = None
+    mode: Callable[[bytes], modes.CTR | modes.CBC] | None = None
+
+
+CIPHERS: dict[bytes, CipherKind] = {
+    b"aes256-gcm@openssh.com": CipherKind(32, 12, authenticated=AESGCMPackets),
+    b"aes128-gcm@openssh.com": CipherKind(16, 12, authenticated=AESGCMPackets),
+    b"chacha20-poly1305@openssh.com": CipherKind(64, 0, authenticated=ChaCha20Poly1305Packets),
+    b"aes256-ctr": CipherKind(32, 16, mode=modes.CTR),
+    b"aes192-ctr": CipherKind(24, 16, mode=modes.CTR),
+    b"aes128-ctr": CipherKind(16, 16, mode=modes.CTR),
+    b"aes256-cbc": CipherKind(32, 16, mode=modes.CBC),
+    b"aes128-cbc": CipherKind(16, 16, mode=modes.CBC),
+}
+
+MACS: dict[bytes, MAC] = {
+    b"hmac-sha2-256-etm@openssh.com": MAC("sha256", 32, 32, encrypt_then_mac=True),
+    b"hmac-sha2-512-etm@openssh.com": MAC("sha512", 64, 64, encrypt_then_mac=True),
+    b"hmac-sha2-256": MAC("sha256", 32, 32),
+    b"hmac-sha2-512": MAC("sha512", 64, 64),
+    b"hmac-sha1-etm@openssh.com": MAC("sha1", 20, 20, encrypt_then_mac=True),
+    b"hmac-sha1": MAC("sha1", 20, 20),
+}
+
+PacketCipher = AESGCMPackets | ChaCha20Poly1305Packets | EncryptThenMACPackets | EncryptAndMACPackets
+
+
+def packet_cipher(cipher: bytes, mac: bytes | None, derive: Callable[[str, int], bytes]) -> PacketCipher:
+    """
+    What protects one direction.
+
+    :param cipher: its name.
+    :param mac: likewise; not looked at where the cipher authenticates by itself.
+    :param derive: gives key material (RFC 4253, section 7.2): by ``iv``, ``key`` or ``mac`` and a number of bytes.
+    """
+    kind = CIPHERS[cipher]
+    key, iv = derive("key", kind.key_size), derive("iv", kind.iv_size)
+    if kind.authenticated is not None:
+        return kind.authenticated(key, iv)
+    if kind.mode is None or mac is None:
+        raise ValueError("a cipher that does not authenticate needs a mode and a MAC")
+    integrity = MACS[mac]
+    order = EncryptThenMACPackets if integrity.encrypt_then_mac else EncryptAndMACPackets
+    return order(key, iv, kind.mode, integrity, derive("mac", integrity.key_size))
+
+
+def is_authenticated(cipher: bytes) -> bool:
+    """Whether *cipher* needs no MAC."""
+    return CIPHERS[cipher].authenticated is not None

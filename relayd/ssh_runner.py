@@ -1,0 +1,263 @@
+"""
+The relay's command runner: turns orders into commands on SSH hosts, and what became of them into results.
+
+This module and `relayd.ssh_logins` alone of this package know the rest of relayd; the package's errors are translated
+here, once.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import partial
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.errors import HostFailure, RelayError, Unencodable
+from relayd.interfaces import ICommandRunner, IOutputSink, Starting
+from relayd.language.charsets import UTF8, Unwritable, write_text
+from relayd.language.texts import Translate, english
+from relayd.ssh.channels.output import Output
+from relayd.ssh.channels.surroundings import Progress, surround
+from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.errors import SSHError
+from relayd.ssh.login.site_credentials import CredentialTable
+from relayd.ssh.pool.checked_names import AddressCheck, allow_all
+from relayd.ssh.pool.decisions import Counts, HostCounts
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh.target import Target
+from relayd.ssh_logins import target_of
+from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
+
+#: Bytes of output from which on it is decoded and trimmed in a thread.
+LARGE: Final = 256 * 1024
+
+
+@implementer(ICommandRunner)
+class SSHCommandRunner:
+    """
+    Runs commands on SSH hosts.
+
+    :param reactor: provides time, TCP, name resolution and threads.
+    :param allows: to which addresses it may connect; by default to all.
+    :param translate: to the language of what results say.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: SSHSettings,
+        credentials: CredentialTable | None = None,
+        allows: AddressCheck = allow_all,
+        translate: Translate = english,
+    ) -> None:
+        self._reactor = reactor
+        self._translate = translate
+        self._client = SSHClient(reactor, settings, allows)
+        self._settings = settings
+        self._credentials = CredentialTable(()) if credentials is None else credentials
+
+    def configure(self, settings: SSHSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
+        """Other choices for the commands that come from now on; see `SSHClient.configure`."""
+        self._client.configure(settings, allows)
+        self._settings = settings
+        self._credentials = credentials
+
+    def retire_all(self) -> None:
+        """Give no more commands to the connections that there are: they were opened by other rules."""
+        self._client.retire_all()
+
+    def refuses(self, command: ExecuteCommand) -> RelayError | None:
+        """See `ICommandRunner.refuses`."""
+        try:
+            self._target(command)
+            if self._charset(command) != UTF8:  # in which all can be written
+                self._input(command)
+        except RelayError as error:
+            return error
+        return None
+
+    def run(
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        *,
+        timeout: float | None = None,
+        grace: float | None = None,
+    ) -> Deferred[CommandResult]:
+        """See `ICommandRunner.run`."""
+        try:
+            target = self._target(command)
+            text, progress, env, stdin = self._input(command)
+        except RelayError:
+            return fail()
+        shell = bool(command.cwd or self._directory)
+        running: Deferred[Any] = self._client.run(
+            target,
+            text,
+            deadline,
+            timeout=timeout,
+            grace=grace,
+            stdin=stdin,
+            env=env,
+            progress=progress,
+            reader=None if output is None else _Reader(output).read,
+            shell=shell,
+            permission=starting,
+        )
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
+        return running
+
+    def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
+        # A command that would not end may still be writing.
+        stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
+        make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
+        if len(stdout) + len(stderr) <= LARGE:
+            return make()
+        # Whoever cancels the command now, which has ended, gets its result all the same.
+        made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
+        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make).addBoth(
+            lambda result: None if made.called else made.callback(result)
+        )
+        return made
+
+    # From an order to what SSH needs
+
+    def _target(self, command: ExecuteCommand) -> Target:
+        """
+        Where and how to log in.
+
+        :raises RelayError: when there is no way.
+        """
+        try:
+            return target_of(command, self._credentials)
+        except SSHError as error:
+            raise _host_failure(error) from None
+
+    @property
+    def _directory(self) -> str:
+        return self._settings.working_directory
+
+    def _charset(self, command: ExecuteCommand) -> str:
+        """In which *command* is written, and its outputs where it does not want their bytes."""
+        if command.encoding is None or command.encoding == BASE64:
+            return self._settings.output_encoding
+        return command.encoding
+
+    def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
+        """
+        What the host gets: the shell's text, variables, and standard input, in the character set of *command*.
+
+        :return: with the text, what `surround` gives besides; the variables that are not in the text.
+
+        :raises Unencodable: when they cannot be written in it.
+        """
+        charset, part = self._charset(command), "command"
+        exactly = self._settings.exact_text
+        try:
+            text = write_text(command.command, charset, exactly=exactly)
+            directory = write_text(self._directory, charset, exactly=exactly)
+            part = "cwd"
+            cwd = write_text(command.cwd or "", charset, exactly=exactly)
+            part = "env"
+            # Without a shell they go by themselves.
+            exactly = exactly and bool(cwd or directory)
+            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
+            part = "stdin"
+            stdin = command.stdin
+            if command.stdin_is_text and charset != UTF8:
+                stdin = stdin.decode().encode(charset)
+        except (Unwritable, UnicodeError):
+            raise Unencodable(field=part, encoding=charset) from None
+        text, progress = surround(text, cwd, directory, env)
+        return text, progress, [] if cwd or directory else env, stdin
+
+    def counts(self) -> Counts:
+        """What the pool holds now."""
+        return self._client.counts()
+
+    def hosts(self) -> list[HostCounts]:
+        """The same for each host."""
+        return self._client.hosts()
+
+    def close(self) -> Deferred[None]:
+        """See `ICommandRunner.close`."""
+        return self._client.close()
+
+
+class _Reader:
+    """Passes output on as it arrives, and counts what came before."""
+
+    def __init__(self, output: IOutputSink) -> None:
+        self._output = output
+        self._offsets: dict[StreamName, int] = {"stdout": 0, "stderr": 0}
+
+    def read(self, is_stderr: bool, data: bytes) -> Deferred[None] | None:
+        stream: StreamName = "stderr" if is_stderr else "stdout"
+        offset = self._offsets[stream]
+        self._offsets[stream] += len(data)
+        return self._output.write(stream, offset, data)
+
+
+def _result(
+    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, charset: str, translate: Translate
+) -> CommandResult:
+    error = completed.error
+    exit_code = completed.exit.exit_code
+    # What the command wrote until then is worth having; why there may be more of it stands below.
+    remark = completed.open if error is None else error.text
+    encode = _base64 if command.encoding == BASE64 else partial(_text, charset=charset)
+    if error is not None:
+        exit_code = 1
+    details = Details(
+        error=None if error is None else describe_error(_host_failure(error)),
+        signal=completed.exit.signal,
+        truncated=stdout.truncated or stderr.truncated,
+        stdout_bytes=stdout.total,
+        stderr_bytes=stderr.total,
+        timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
+        killed=completed.killed,
+        output_open=completed.open is not None,
+        encoding="base64" if command.encoding == BASE64 else None,
+    )
+    return CommandResult(
+        command_id=command.command_id,
+        stdout=encode(stdout, "", translate),
+        stderr=encode(stderr, "" if remark is None else remark.within(translate), translate),
+        exit_code=1 if exit_code is None else exit_code,
+        details=details,
+        extended=command.extended,
+        numeric_id=command.numeric_id,
+    )
+
+
+def _text(output: Output, remark: str, translate: Translate, charset: str) -> str:
+    text = output.text(translate, charset)
+    return f"{text}\n{remark}" if text and remark else text or remark
+
+
+def _base64(output: Output, remark: str, translate: Translate) -> str:
+    data, more = output.raw(translate), remark.encode()
+    return b64encode(data + b"\n" + more if data and more else data or more).decode()
+
+
+def _host_failure(error: SSHError) -> HostFailure:
+    return HostFailure(
+        message=error.text,
+        code=error.code,
+        phase=error.phase,
+        executed=error.executed,
+        retriable=error.retriable,
+    )
+
+
+def _translate(failure: Failure) -> None:
+    error = failure.value
+    if isinstance(error, SSHError):
+        raise _host_failure(error) from None
+    failure.raiseException()

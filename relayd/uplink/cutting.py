@@ -1,0 +1,168 @@
+"""
+Cuts a result to what a link carries: a larger message would make the main server drop the connection.
+
+Outputs are worked on in pieces, so that in a thread none of it keeps the event loop from running for long.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from relayd.language.texts import Text, Translate, english
+from relayd.wire.messages import CommandResult
+
+#: Bytes kept free for each marker, more than the longest one takes.
+MARKER_ROOM: Final = 112
+#: Characters that are encoded in one step; in the worst case that takes 5 ms.
+_PIECE: Final = 256 * 1024
+
+
+class Envelope(Struct, frozen=True):
+    """
+    What the frame of a result takes without its outputs, in bytes.
+
+    :ivar whole: as it is; ``None`` where it would not fit in any case.
+    :ivar cut: when it says that something was cut.
+    :ivar bare: whether that leaves out what the specification does not have, as there is no room for it.
+    """
+
+    whole: int | None
+    cut: int
+    bare: bool
+
+
+def fit(
+    result: CommandResult,
+    measure: Callable[[CommandResult], int],
+    max_payload: int,
+    translate: Translate = english,
+) -> CommandResult:
+    """
+    Cut both outputs, so that the frame of *result* has at most *max_payload* bytes.
+
+    The two share the room fairly: a small one stays whole.  Head and tail of an output are kept, for errors stand at
+    the end and their causes at the start.  The work is linear in *max_payload*.
+
+    Outputs in base64 are cut as the bytes that they stand for.  Where there is room for next to nothing, what an
+    extended result has beyond the specification goes first, and then what says that something was cut.
+
+    :param measure: the size of a result's frame in bytes.
+    :param max_payload: in bytes; where not even a result without output fits, that is what is left.
+    :param translate: to the language of what stands where something was cut.
+    :return: the result itself where it fits.
+    """
+    return cut_to(result, envelope(result, measure, max_payload), max_payload, translate)
+
+
+def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> Envelope:
+    """The part of `fit` that needs the link: the rest may be done in a thread."""
+    empty = msgspec.structs.replace(result, stdout="", stderr="")
+    whole = measure(empty) if len(result.stdout) + len(result.stderr) <= max_payload else None
+    cut = measure(_said_to_be_cut(empty, False))
+    if bare := result.extended and cut + 2 * MARKER_ROOM > max_payload:
+        cut = measure(_said_to_be_cut(empty, True))
+    return Envelope(whole, cut, bare)
+
+
+def _said_to_be_cut(result: CommandResult, bare: bool) -> CommandResult:
+    """
+    *result* as it is when something of its output was cut.
+
+    :param bare: without what the specification does not have.
+    """
+    details = msgspec.structs.replace(result.details, truncated=True)
+    return msgspec.structs.replace(result, details=details, extended=result.extended and not bare)
+
+
+def cut_to(result: CommandResult, envelope: Envelope, max_payload: int, translate: Translate) -> CommandResult:
+    """See `fit`."""
+    if envelope.whole is not None:
+        room = max_payload - envelope.whole
+        if (left := room - _json_size(result.stdout, room)) >= 0 and _json_size(result.stderr, left) <= left:
+            return result
+    room = max(0, max_payload - envelope.cut)
+    half = room // 2
+    # an output longer than the whole room need not be measured to the end
+    stdout_size = _json_size(result.stdout, room)
+    stderr_size = _json_size(result.stderr, room)
+    stdout_room = max(half, room - stderr_size)
+    stderr_room = max(room - half, room - stdout_size)
+    cut = _cut_base64 if result.details.encoding == "base64" else _cut
+    return msgspec.structs.replace(
+        _said_to_be_cut(result, envelope.bare),
+        stdout=cut(result.stdout, stdout_size, stdout_room, translate),
+        stderr=cut(result.stderr, stderr_size, stderr_room, translate),
+    )
+
+
+def encoded(text: str) -> msgspec.Raw:
+    """The JSON of *text*."""
+    return msgspec.Raw(b'"' + b"".join(_json(piece) for piece in _pieces(text)) + b'"')
+
+
+def _cut(text: str, size: int, room: int, translate: Translate) -> str:
+    """*text*, whose JSON takes *size* bytes (or more than it has room), in *room* bytes."""
+    if size <= room:
+        return text
+    if room < MARKER_ROOM:
+        return text[: _fitting(text, room, lambda count: text[:count])]
+    half = (room - MARKER_ROOM) // 2
+    head = _fitting(text, half, lambda count: text[:count])
+    tail = _fitting(text, half, lambda count: text[len(text) - count :])
+    gone = sum(len(piece.encode()) for piece in _pieces(text[head : len(text) - tail]))
+    return text[:head] + marker(gone, translate) + text[len(text) - tail :]
+
+
+def _cut_base64(text: str, size: int, room: int, translate: Translate) -> str:
+    if size <= room:
+        return text
+    if room // 4 * 3 < MARKER_ROOM:
+        return text[: room // 4 * 4]  # whole groups, and not the last one: it does not fit
+    length = len(text) // 4 * 3 - text.count("=", len(text) - 2)
+    half = (room // 4 * 3 - MARKER_ROOM) // 2
+    # Four characters stand for three bytes; the first and the last group may be wanted in part.
+    head = b64decode(text[: (half + 2) // 3 * 4])[:half]
+    skipped = length - half
+    tail = b64decode(text[skipped // 3 * 4 :])[skipped % 3 :]
+    return b64encode(head + marker(length - 2 * half, translate).encode() + tail).decode()
+
+
+def marker(gone: int, translate: Translate) -> str:
+    """What stands where *gone* bytes were cut."""
+    text = Text("[relayd: {bytes} bytes cut here to fit the link; see --max-output]", bytes=f"{gone:,}")
+    return f"\n{text.within(translate)}\n"
+
+
+def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:
+    """How many characters of *part* fit into *room* bytes of JSON; up to 3 % fewer, to be found in a few passes."""
+    count = min(room, len(text) // 2)
+    while (size := _json_size(part(count))) > room:
+        count = int(count * room / size * 0.97)
+    return count
+
+
+def _json_size(text: str, enough: float = float("inf")) -> int:
+    """
+    Bytes in the JSON of *text*, without the quotes: an escape takes up to six a character.
+
+    :param enough: if it is more than this, how much more does not matter.
+    """
+    size = 0
+    for piece in _pieces(text):
+        size += len(_json(piece))
+        if size > enough:
+            break
+    return size
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+
+
+def _json(piece: str) -> memoryview[Any]:
+    return memoryview(msgspec.json.encode(piece))[1:-1]

@@ -1,0 +1,183 @@
+"""
+How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when it is not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+from twisted.internet import error as network
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from zope.interface import implementer
+
+from relayd.errors import UplinkError
+from relayd.language.texts import printable, span
+from relayd.network.descriptors import words_for, words_of
+from relayd.network.lookup import NamedEndpoint, NoNameService
+from relayd.network.spelling import loopback_addresses, read_address
+from relayd.network.tls import CertificateRefused, client_options
+from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
+
+#: What OpenSSL says of an answer that is no TLS.
+_NO_TLS: Final = ("wrong version number", "http request", "packet length too long", "record layer failure")
+
+#: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
+CONNECT_TIMEOUT: Final = 15.0
+
+
+def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> IStreamClientEndpoint:
+    """
+    The endpoint of the main server at *address*. Certificates are read anew, so that they can be rotated.
+
+    :raises UplinkError: when a file of them, or of the proxy's password, cannot be used.
+    """
+    if settings.http_proxy is None:
+        endpoint = _tcp(reactor, address)
+    else:
+        proxy = Address.of(settings.http_proxy, "--http-proxy")
+        credentials = authorization(settings.http_proxy, settings.read_proxy_password())
+        endpoint = TunnelEndpoint(
+            reactor, _tcp(reactor, proxy), str(proxy), address.netloc, credentials, CONNECT_TIMEOUT
+        )
+    if address.secure:
+        endpoint = wrapClientTLS(_tls_options(address.host, settings), endpoint, clock=reactor)
+    return endpoint
+
+
+def unused_proxy(address: Address, settings: UplinkSettings) -> str | None:
+    """What to say where the environment names a proxy that relayd does not use; it may hold a password."""
+    names = ("HTTPS_PROXY", "https_proxy") if address.secure else ("HTTP_PROXY", "http_proxy")
+    found = next((name for name in (*names, "ALL_PROXY", "all_proxy") if os.environ.get(name)), None)
+    if found is None or settings.http_proxy is not None:
+        return None
+    return f"{found} is set and not used: relayd goes through a proxy only where --http-proxy names one"
+
+
+def describe(error: BaseException, verify_error: str = "") -> str:
+    """
+    Why there is no connection, in words that tell what to look at.
+
+    :param verify_error: why OpenSSL refused the certificate, where that is known.
+    """
+    if isinstance(error, ProxyUnreachable):
+        return f"the HTTP proxy {error.proxy} cannot be reached: {_describe(error.cause, '--http-proxy')}"
+    return _describe(error, "--server", verify_error)
+
+
+def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
+    if isinstance(error, CertificateRefused):
+        return str(error)
+    if verify_error:
+        return f"its TLS certificate is refused: {verify_error}; --tls-ca names an authority to trust"
+    if isinstance(error, ProxyError):
+        return str(error)
+    if isinstance(error, network.DNSLookupError):
+        return f"its name was not found; look at {option} and at the name service of this machine"
+    if isinstance(error, NoNameService):
+        return f"its name was not looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+    if isinstance(error, network.ConnectionRefusedError):
+        return "connection refused; nothing listens there, or a firewall objects"
+    if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
+        return f"no answer within {span(CONNECT_TIMEOUT)}"
+    if isinstance(error, SSL.Error):
+        words = _openssl_words(error) or "no details"
+        plain = any(each in words for each in _NO_TLS)
+        return f"TLS failed: {words}" + (
+            "; no TLS is spoken there: look at scheme and port of --server" if plain else ""
+        )
+    if isinstance(error, network.ConnectionDone):
+        return "it closed the connection"
+    if isinstance(error, network.ConnectionLost):
+        return "the connection was cut"
+    if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
+        return words_for(error.osError)
+    return printable(str(error) or type(error).__name__, 200)
+
+
+def _openssl_words(error: SSL.Error) -> str:
+    """``[("SSL routines", "", "wrong version number")]`` as text."""
+    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return ", ".join(printable(str(entry[-1]), 100) for entry in entries if entry)
+
+
+def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
+    """What is taken for this machine by the options is this machine, and not what a name server says."""
+    spelt = read_address(address.host)
+    found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
+    if not found:
+        return NamedEndpoint(reactor, address.host, address.port, CONNECT_TIMEOUT)
+    kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
+    return _FirstOf([kinds[each.version](reactor, str(each), address.port, CONNECT_TIMEOUT) for each in found])
+
+
+@implementer(IStreamClientEndpoint)
+class _FirstOf:
+    """The first of some endpoints that can be reached; where none can, what the first one met."""
+
+    def __init__(self, endpoints: Sequence[IStreamClientEndpoint]) -> None:
+        self._endpoints = endpoints
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        first, *others = self._endpoints
+        try:
+            return await first.connect(factory)
+        except network.ConnectError as error:
+            for other in others:
+                with suppress(network.ConnectError):
+                    return await other.connect(factory)
+            raise error from None
+
+
+def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectionCreator:
+    trust, ours, chain = None, None, []
+    if settings.tls_ca is not None:
+        trust = trustRootFromCertificates(_certificates("--tls-ca", settings.tls_ca))
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        first, *chain = _certificates("--tls-cert", settings.tls_cert)
+        key = _read("--tls-key", settings.tls_key)
+        try:
+            load_pem_private_key(key, None)  # OpenSSL would ask the terminal for the passphrase of an encrypted one
+            ours = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
+        except (crypto.Error, network.VerifyError, UnsupportedAlgorithm, ValueError, TypeError):
+            raise UplinkError(
+                reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key of the certificate in --tls-cert"
+            ) from None
+    try:
+        return client_options(host, trust=trust, certificate=ours, chain=chain)
+    except ValueError:
+        raise UplinkError(reason=f"no certificate can name the host {host} of --server; write it another way") from None
+
+
+def _certificates(option: str, path: str) -> list[Certificate]:
+    try:
+        found = x509.load_pem_x509_certificates(_read(option, path))
+    except ValueError:
+        raise UplinkError(reason=f"{option} {path} holds no PEM certificate") from None
+    return [Certificate(crypto.X509.from_cryptography(certificate)) for certificate in found]
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}") from None

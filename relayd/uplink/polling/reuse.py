@@ -1,0 +1,114 @@
+"""
+The HTTP connections of one polling session: those that are dialled, in use, and idle until they are used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from relayd.uplink.polling.exchange import Exchange, ExchangeOwner
+
+#: Seconds for which an idle connection is used again: Node.js closes one after 5 s, and what is sent then is lost.
+KEEP_IDLE: Final = 3.0
+
+
+class Connections:
+    """
+    Those of a session.
+
+    :param owner: whom each of them tells what happens.
+    :param endpoint: connects to the main server.
+    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
+    :param not_connected: is called with the reason where one cannot be had.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        owner: ExchangeOwner,
+        endpoint: IStreamClientEndpoint,
+        tls_host: str | None,
+        not_connected: Callable[[BaseException], None],
+    ) -> None:
+        self._clock = clock
+        self._owner = owner
+        self._endpoint = endpoint
+        self._tls_host = tls_host
+        self._not_connected = not_connected
+        self._open: set[Exchange] = set()
+        self._idle: list[tuple[float, Exchange]] = []
+        self._dials: set[Deferred[Any]] = set()
+        self._ended = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is none."""
+        return not self._open
+
+    def make(self, use: Callable[[Exchange], None]) -> Exchange:
+        """One that is about to be connected; *use* is called once it is up."""
+        exchange = Exchange(self._owner, use, tls_host=self._tls_host)
+        self._open.add(exchange)
+        return exchange
+
+    def with_one(self, use: Callable[[Exchange], None]) -> None:
+        """Have *use* called with a connection on which a request may be made."""
+        while self._idle:
+            since, exchange = self._idle.pop()
+            if self._clock.seconds() - since < KEEP_IDLE:
+                use(exchange)
+                return
+            exchange.leave()
+        dial: Deferred[Any] = self._endpoint.connect(ExchangeFactory(lambda: self.make(use)))
+        self._dials.add(dial)
+        dial.addBoth(self._dialled, dial)
+
+    def _dialled(self, result: object, dial: Deferred[Any]) -> None:
+        self._dials.discard(dial)
+        if isinstance(result, Failure) and not result.check(CancelledError):
+            self._not_connected(result.value or ConnectionDone())
+
+    def done(self, exchange: Exchange) -> None:
+        """Its request is answered: it is kept for the next one, where that may be."""
+        if exchange.reusable and not self._ended:
+            self._idle.append((self._clock.seconds(), exchange))
+        else:
+            exchange.leave()
+
+    def lost(self, exchange: Exchange) -> bool:
+        """
+        One is lost.
+
+        :return: whether a request is lost with it.
+        """
+        self._open.discard(exchange)
+        idle = any(each is exchange for _, each in self._idle)
+        self._idle = [(since, each) for since, each in self._idle if each is not exchange]
+        return not (idle or exchange.left)
+
+    def end(self) -> None:
+        """Drop all of them."""
+        self._ended = True
+        for dial in list(self._dials):
+            dial.cancel()
+        for exchange in list(self._open):
+            exchange.abort()
+
+
+class ExchangeFactory(Factory):
+    """Makes one connection."""
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], Exchange]) -> None:
+        self._make = make
+
+    def buildProtocol(self, addr: IAddress | None) -> Exchange:
+        return self._make()

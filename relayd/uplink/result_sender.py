@@ -1,0 +1,187 @@
+"""
+Sends results, each cut to what the link carries; long ones are made ready in a thread, and keep their place meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relayd.interfaces import IDialect
+from relayd.language.texts import Translate, english
+from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
+from relayd.wire.messages import COMMAND_RESULT, CommandResult
+
+#: Runs a function in another thread.
+DeferToThread = Callable[..., Deferred[Any]]
+
+#: Characters of output from which on a result is made ready in a thread.
+LARGE: Final = 256 * 1024
+
+
+class ResultSender:
+    """
+    The results of one connection.
+
+    :param flush: sends what the dialect has queued.
+    :param limit: gives the bytes in the largest frame, whenever it is asked.
+    :param send: gets each frame.
+    :param translate: to the language of what stands where output was cut.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        dialect: IDialect,
+        flush: Callable[[], None],
+        defer_to_thread: DeferToThread,
+        limit: Callable[[], int],
+        send: Callable[[bytes], None],
+        translate: Translate = english,
+    ) -> None:
+        self._dialect = dialect
+        self._send = send
+        self._flush = flush
+        self._defer_to_thread = defer_to_thread
+        self._limit = limit
+        self._translate = translate
+        self._waiting: deque[CommandResult | Callable[[], None]] = deque()
+        self._idle: list[Deferred[None]] = []
+        self._preparing: Deferred[Any] | None = None
+        self._ended = False
+
+    def send(self, result: CommandResult) -> None:
+        """Send *result*, after those before it."""
+        if self._preparing is not None or _is_large(result):
+            self._waiting.append(result)
+            self._go_on()
+        else:
+            self._send(self._small(result))
+
+    def then(self, step: Callable[[], None]) -> None:
+        """Take *step* when all that was given before is sent."""
+        if self._preparing is None:
+            step()
+        else:
+            self._waiting.append(step)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a result is being made ready: those after it wait here, and had better wait where they are."""
+        return self._preparing is not None
+
+    def when_idle(self) -> Deferred[None]:
+        """A Deferred that fires when that is over, or the connection is. It may be cancelled."""
+        idle: Deferred[None] = Deferred(self._idle.remove)
+        self._idle.append(idle)
+        return idle
+
+    def end(self) -> None:
+        """The connection is over: what waits is sent on the next one, by whoever keeps it."""
+        self._ended = True
+        self._waiting.clear()
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        while self._idle and (self._ended or not self.busy):
+            self._idle.pop(0).callback(None)
+
+    def _go_on(self) -> None:
+        while self._waiting and self._preparing is None:
+            following = self._waiting.popleft()
+            if not isinstance(following, CommandResult):
+                following()
+            elif _is_large(following):
+                self._prepare(following)
+            else:
+                self._send(self._small(following))
+
+    def _small(self, result: CommandResult) -> bytes:
+        try:
+            frame = self._frame(result)
+        except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
+            result = _whole_characters(result)
+            frame = self._frame(result)
+        if len(frame) <= (limit := self._limit()):
+            return frame
+        cut = fit(result, self._measure, limit, self._translate)
+        self._warn(result, limit)
+        return self._frame(cut)
+
+    def _prepare(self, result: CommandResult) -> None:
+        limit = self._limit()
+        work = partial(_ready, result, envelope(result, self._measure, limit), limit, self._translate)
+        preparing: Deferred[Any] = maybeDeferred(self._defer_to_thread, work)
+        self._preparing = preparing
+        preparing.addCallback(self._prepared, result, limit)
+        preparing.addErrback(self._failed, result)
+        preparing.addCallback(self._done)
+
+    def _prepared(
+        self, ready: tuple[CommandResult, msgspec.Raw, msgspec.Raw], result: CommandResult, limit: int
+    ) -> None:
+        cut, stdout, stderr = ready
+        if self._ended:
+            return
+        wire = cut.to_wire()
+        wire["result"] |= {"stdout": stdout, "stderr": stderr}
+        if cut.details.truncated and not result.details.truncated:
+            self._warn(result, limit)
+        self._send(self._frame_of(wire))
+
+    def _failed(self, failure: Failure, result: CommandResult) -> None:
+        if failure.check(CancelledError):
+            failure.raiseException()
+        self._log.failure("Internal error: the result of {id} could not be sent", failure, id=result.command_id)
+
+    def _done(self, _: object) -> None:
+        self._preparing = None
+        self._go_on()
+        self._tell_idle()
+
+    def _measure(self, result: CommandResult) -> int:
+        return len(self._frame(result))
+
+    def _frame(self, result: CommandResult) -> bytes:
+        return self._frame_of(result.to_wire())
+
+    def _frame_of(self, wire: dict[str, Any]) -> bytes:
+        self._flush()
+        self._dialect.send_event(COMMAND_RESULT, wire)
+        (frame,) = self._dialect.frames_to_send()
+        return frame.encode()
+
+    def _warn(self, result: CommandResult, limit: int) -> None:
+        self._log.warn(
+            "The output of {command_id} is larger than the {limit} bytes that the link takes; its middle is cut",
+            command_id=result.command_id,
+            limit=limit,
+        )
+
+
+def _is_large(result: CommandResult) -> bool:
+    return len(result.stdout) + len(result.stderr) > LARGE
+
+
+def _ready(
+    result: CommandResult, around: Envelope, limit: int, translate: Translate
+) -> tuple[CommandResult, msgspec.Raw, msgspec.Raw]:
+    """What of *result* fits, and its outputs as JSON."""
+    try:
+        cut = cut_to(result, around, limit, translate)
+        return cut, encoded(cut.stdout), encoded(cut.stderr)
+    except UnicodeEncodeError:
+        return _ready(_whole_characters(result), around, limit, translate)
+
+
+def _whole_characters(result: CommandResult) -> CommandResult:
+    stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
+    return msgspec.structs.replace(result, stdout=stdout, stderr=stderr)

@@ -1,0 +1,373 @@
+"""
+The fields of a message, each with what its type cannot say; errors name the field at fault and never its value.
+
+Source: the specification's "execute_command", and docs/protocol.rst for what it leaves open.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import b64decode
+from binascii import Error as BadBase64
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from relayd.language.charsets import charset
+from relayd.language.texts import Fault, Text
+from relayd.network.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
+from relayd.wire.messages import BASE64, MAX_COMMAND_ID, NO_UTF8, Unsent
+
+#: Longest password and passphrase taken, in characters: tokens that are sent as passwords take some thousands.
+MAX_PASSWORD: Final = 16 * 1024
+#: Longest private key and certificate taken, in characters: an RSA key of 16,384 bits takes 13,000.
+MAX_PRIVATE_KEY: Final = 64 * 1024
+MAX_CERTIFICATE: Final = 64 * 1024
+#: Longest fingerprint, with the key's type before it, that is looked at, in characters.
+MAX_FINGERPRINT: Final = 128
+#: Longest timeout taken, in seconds (a year); larger numbers are surely another unit.
+MAX_TIMEOUT: Final = 366 * 86400.0
+#: Longest working directory taken, in bytes: ``PATH_MAX`` of Linux.
+MAX_CWD: Final = 4096
+#: Most variables of a command, and most bytes of their names and values together.
+MAX_VARIABLES: Final = 256
+MAX_ENVIRONMENT: Final = 128 * 1024
+#: Most jump hosts on the way to a host.
+MAX_HOPS: Final = 8
+#: Where an SSH server is looked for.
+SSH_PORT: Final = 22
+
+_FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+
+_FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
+# Two kinds of errors of msgspec's: what was expected, perhaps with a bound, or null in its place; what is missing.
+_EXPECTED = re.compile(r"Expected `([a-z]+)(?: \| null)?`( of | [<>])?")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Invalid(Fault):
+    """A field is wrong: its name and the reason, never its value."""
+
+    def __init__(self, field: str, template: str, /, **fields: object) -> None:
+        super().__init__(template, **fields)
+        self.field = field
+
+
+#: The types of JSON by the names that msgspec has for them.
+_TYPES: Final = {
+    "str": Text("is not a string"),
+    "int": Text("is not a whole number"),
+    "float": Text("is not a number"),
+    "bool": Text("is neither true nor false"),
+    "object": Text("is not an object"),
+    "array": Text("is not an array"),
+}
+
+
+def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
+    """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason, in words for people."""
+    text, found, path = str(error).rpartition(" - at ")
+    if not found:
+        text, path = path, ""
+    field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
+    if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
+        return field, Text("is none of the words that stand there")
+    if missing := _MISSING.fullmatch(text):
+        return (field + "." if found else "") + missing[1], Text("is missing")
+    if expected := _EXPECTED.match(text):
+        if expected[2]:
+            return field, Text("is too long, or out of range")
+        return field, _TYPES.get(expected[1], Text("is of the wrong type"))
+    return field, Text("is of the wrong type")
+
+
+def absent(value: object) -> bool:
+    """Main servers send ``null``, or what is empty, from a column that holds nothing."""
+    return value is UNSET or value is None or (isinstance(value, (str, dict, list)) and not value)
+
+
+def text(field: str, value: object, *, single_line: bool = True, most: int | None = None) -> str:
+    """
+    A text that is not blank.
+
+    :param most: characters that it may have; looked at first, as all else takes its time with each of them.
+    """
+    if value is UNSET or value is None:
+        raise Invalid(field, "is missing")
+    value = _as_text(field, value, most)
+    if not value.strip():
+        raise Invalid(field, "is empty")
+    if single_line and "\0" not in value and not value.isprintable():
+        raise Invalid(field, "contains a control character")
+    return _unicode(field, value)
+
+
+def command_id(value: object) -> tuple[str, bool]:
+    """
+    What names a command: a text, or a number, which stands for the text that spells it.
+
+    :return: the text, and whether it was a number. A number without fraction is written without one: JSON has ``5.0``
+        for ``5``.
+    """
+    if type(value) is int and -(2**63) <= value < 2**64:  # what JSON libraries write
+        return str(value), True
+    if type(value) is float and abs(value) < 2**63:  # from there on, several numbers of the sender's may be this one
+        return str(int(value)) if value == int(value) else repr(value), True
+    if type(value) in (int, float):
+        raise Invalid("commandId", "is a number of more than 64 bits; send it as a string")
+    value = plain("commandId", value)
+    if value is not UNSET and value is not None and not isinstance(value, str | bytes):
+        raise Invalid("commandId", "is neither a string nor a number")
+    return text("commandId", value, most=MAX_COMMAND_ID), False
+
+
+def readable_id(value: object) -> tuple[str | None, bool]:
+    """
+    As much of a ``commandId`` as can be read, for an answer to who sent one that is not valid: the very text, of a long
+    one its beginning; ``None`` where there is none.
+    """
+    try:
+        return command_id(value)
+    except Invalid:
+        pass
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (repr(float(value)), True) if abs(value) < 10**308 else (None, False)
+    if not isinstance(value, str) or not value:
+        return None, False
+    shown = value if len(value) <= MAX_COMMAND_ID else value[: MAX_COMMAND_ID - 1] + "…"
+    return shown.encode("utf-8", "replace").decode(), False
+
+
+def server_id(value: object) -> float | str | None:
+    """The main server's own name for the host, of whatever kind: no reason to refuse anything."""
+    if isinstance(value, str) and 0 < len(value) <= MAX_COMMAND_ID and value.isprintable():
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 2**63:
+        return value
+    return None
+
+
+def flag(field: str, value: object) -> bool:
+    """A choice, also as databases give it: 0 and 1, or as a string."""
+    if absent(value):
+        return False
+    value = _bare(field, value)
+    known = _FLAGS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, (str, int)) else None
+    if known is None:
+        raise Invalid(field, "is neither true nor false")
+    return known
+
+
+def host(field: str, value: object) -> str:
+    """A host's name or address."""
+    name = text(field, value, most=MAX_NAME).strip()
+    if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
+        name = name[1:-1].replace("%25", "%", 1)  # before its zone (RFC 6874)
+    if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
+        raise Invalid(field, "is neither a host name nor an IP address")
+    return name
+
+
+def username(field: str, value: object) -> str:
+    """A user's name, of which every server sees the same as the site's rules."""
+    name = text(field, value, most=MAX_USERNAME)
+    fault = fault_of_username(name)
+    if fault is not None:
+        raise Invalid(field, fault)
+    return name
+
+
+def fingerprint(field: str, value: object) -> str | None:
+    """The fingerprint of a host's key, perhaps with the key's type before it."""
+    if absent(value):
+        return None
+    shown = text(field, value, most=MAX_FINGERPRINT).strip()
+    if not _FINGERPRINT.fullmatch(shown):
+        raise Invalid(field, "is not a fingerprint as ssh-keygen -l shows it: SHA256: and 43 characters")
+    return shown
+
+
+def optional_text(field: str, value: object, most: int) -> str | None:
+    """
+    A text of any number of lines, such as a secret or a certificate; an empty one counts as absent.
+
+    :param most: characters that it may have.
+    """
+    if absent(value):
+        return None
+    return _unicode(field, _as_text(field, value, most)) or None
+
+
+def number(field: str, value: object) -> float | None:
+    """A number, or a string that holds one, as databases give them; finite. ``None`` where there is none."""
+    value = _bare(field, value)
+    if absent(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str):
+        try:
+            # Of many digits Python would make an infinity; and it knows other scripts', and "1_000".
+            value = float(value if value.isascii() and "_" not in value else "") if len(value) <= 32 else math.nan
+        except ValueError:
+            raise Invalid(field, "is not a number") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Invalid(field, "is not a number")
+    if not abs(value) <= 2**63:
+        raise Invalid(field, "is not a finite number of at most 63 bits")
+    return int(value) if value == int(value) else value
+
+
+def port(field: str, value: object) -> int:
+    """A TCP port; where there is none, that of SSH."""
+    chosen = number(field, value)
+    if chosen is None:
+        return SSH_PORT
+    if chosen != int(chosen) or not 1 <= chosen <= 65535:
+        raise Invalid(field, "is not a whole number from 1 to 65535")
+    return int(chosen)
+
+
+def timeout(value: object) -> float | None:
+    """Milliseconds on the wire; 0, null and absence leave it to the relay."""
+    seconds = (number("timeout", value) or 0) / 1000
+    if seconds < 0:
+        raise Invalid("timeout", "is negative")
+    if seconds > MAX_TIMEOUT:
+        raise Invalid("timeout", "is longer than a year; it is in milliseconds")
+    return seconds or None
+
+
+def cwd(value: object) -> str | None:
+    """A working directory: absolute, or relative to a home directory as a shell writes it (``~/x``, ``~user/x``)."""
+    if absent(value):
+        return None
+    path = text("cwd", value, single_line=False, most=MAX_CWD)
+    if "\n" in path or "\r" in path:
+        raise Invalid("cwd", "contains the end of a line")
+    if not path.startswith(("/", "~")):
+        raise Invalid("cwd", "is neither an absolute path nor one that begins with ~")
+    if len(path.encode()) > MAX_CWD:
+        raise Invalid("cwd", "is longer than {most} bytes", most=MAX_CWD)
+    return path
+
+
+def environment(value: object) -> tuple[tuple[str, str], ...]:
+    """Variables, in their order; a value that is empty is a value."""
+    if absent(value):
+        return ()
+    if not isinstance(value := plain("env", value), dict):
+        raise Invalid("env", "is not an object of names and strings")
+    if len(value) > MAX_VARIABLES:
+        raise Invalid("env", "has more than {most} variables", most=MAX_VARIABLES)
+    size = 0
+    variables: list[tuple[str, str]] = []
+    for name, given in value.items():
+        if not _VARIABLE.fullmatch(name):
+            raise Invalid("env", "has a name that is not made of A-Z, a-z, 0-9 and _, with no digit first")
+        size += len(name)
+        if size > MAX_ENVIRONMENT:  # before the name is quoted
+            break
+        field = f"env.{name}" if len(name) <= 64 else "env"
+        content = plain(field, given)
+        if not isinstance(content, str | bytes):
+            raise Invalid(field, 'is not a string; write numbers and booleans as strings, as in "1"')
+        text = _unicode(field, _as_text(field, content, None))
+        size += len(text.encode())
+        variables.append((name, text))
+    if size > MAX_ENVIRONMENT:
+        raise Invalid("env", "takes more than {most} KiB", most=MAX_ENVIRONMENT // 1024)
+    return tuple(variables)
+
+
+def stdin(value: object) -> tuple[bytes, bool]:
+    """
+    What the command reads: a text, or ``{"base64": …}`` for bytes that are none.
+
+    :return: in UTF-8, and whether it is a text.
+    """
+    if absent(value):
+        return b"", False
+    value = plain("stdin", value)
+    if isinstance(value, bytes):
+        return value, False
+    if isinstance(value, str):
+        try:
+            return value.encode(), True
+        except UnicodeEncodeError:
+            raise Invalid("stdin", "contains half of a surrogate pair") from None
+    if not isinstance(value, dict) or set(value) != {"base64"}:
+        raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
+    if absent(value["base64"]):
+        return b"", False
+    written = _as_text("stdin.base64", value["base64"], None)
+    try:
+        return b64decode("".join(written.split()), validate=True), False  # encoders like to break lines
+    except (BadBase64, ValueError):
+        raise Invalid("stdin.base64", "is not base64 (RFC 4648, section 4)") from None
+
+
+def encoding(value: object) -> str | None:
+    """How outputs come back: in base64, or read in a character set."""
+    if absent(value):
+        return None
+    value = _bare("encoding", value)
+    if value == BASE64:
+        return BASE64
+    found = charset(value) if isinstance(value, str) else None
+    if found is None:
+        raise Invalid("encoding", "is neither base64 nor a character set that relayd knows, such as utf-8 or gbk")
+    return found
+
+
+def plain(field: str, value: object) -> object:
+    """
+    A field's value, bytes as such: they come so in a binary event of Socket.IO, and in JSON as Node.js writes a Buffer,
+    ``{"type": "Buffer", "data": [104, 105]}``.
+    """
+    if isinstance(value, Unsent):
+        raise Invalid(field, value.fault)
+    if isinstance(value, dict) and value.get("type") == "Buffer" and isinstance(value.get("data"), list):
+        try:
+            return bytes(value["data"])
+        except (ValueError, TypeError, OverflowError):
+            raise Invalid(field, "is a Buffer with something else than bytes in it") from None
+    return value
+
+
+def _bare(field: str, value: object) -> object:
+    """The value of a field that is no text; one that came as bytes is what they spell."""
+    value = plain(field, value)
+    return _as_text(field, value, None) if isinstance(value, bytes) else value
+
+
+def _as_text(field: str, value: object, most: int | None) -> str:
+    """
+    A text, also one that comes as bytes.
+
+    :param most: characters that it may have; looked at first, as all else takes its time with each of them.
+    """
+    value = plain(field, value)
+    if not isinstance(value, str | bytes):
+        raise Invalid(field, "is not a string")
+    if most is not None and len(value) > (most if isinstance(value, str) else 4 * most):
+        raise Invalid(field, "is longer than {most} characters", most=most)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise Invalid(field, NO_UTF8) from None
+        if most is not None and len(value) > most:
+            raise Invalid(field, "is longer than {most} characters", most=most)
+    return value
+
+
+def _unicode(field: str, value: str) -> str:
+    if "\0" in value:
+        raise Invalid(field, "contains a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Invalid(field, "contains half of a surrogate pair") from None
+    return value

@@ -1,0 +1,401 @@
+"""
+The messages of the protocol as frozen values; `relayd.wire.parsing` makes them of what arrives.
+
+Source: the specification's "execute_command", "command_result" and "command_result_received"; see docs/protocol.rst.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64encode
+from enum import Enum
+from typing import Annotated, Any, Final, Literal, NoReturn
+
+import msgspec
+from msgspec import Meta, Struct
+
+from relayd.errors import RelayError
+from relayd.language.texts import Text, Translate, english
+
+EXECUTE_COMMAND = "execute_command"
+COMMAND_RESULT = "command_result"
+COMMAND_RESULT_RECEIVED = "command_result_received"
+# extensions
+CANCEL_COMMAND = "cancel_command"
+COMMAND_STATUS = "command_status"
+COMMAND_OUTPUT = "command_output"
+
+# What the known main server tells everybody of its relays
+PROXY_STATUS_UPDATE = "proxy_status_update"
+
+StreamName = Literal["stdout", "stderr"]
+
+#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
+MAX_COMMAND_ID: Final = 256
+#: The ``commandId`` of what a peer says of a command.
+CommandId = Annotated[str, Meta(max_length=MAX_COMMAND_ID)]
+
+
+#: The ``encoding`` of a command that wants the bytes of its outputs; any other names a character set.
+BASE64: Final = "base64"
+
+
+class Unsent:
+    """
+    Stands in an event where bytes should be that were announced and did not come, were too many, or were to be a text
+    and cannot be read.
+
+    :ivar fault: why, in words that follow the name of a field.
+    """
+
+    __slots__ = ("fault",)
+
+    def __init__(self, fault: Text) -> None:
+        self.fault = fault
+
+
+#: The fault of bytes that should be a text.
+NO_UTF8: Final = Text("came as bytes that are no UTF-8")
+
+
+def wire_id(command_id: str, numeric: bool) -> str | float:
+    """
+    A ``commandId`` as its order had it.
+
+    :param numeric: whether that was a number, which *command_id* spells.
+    """
+    if not numeric:
+        return command_id
+    return int(command_id) if command_id.lstrip("-").isdigit() else float(command_id)
+
+
+class Secret:
+    """
+    A text that is never shown: its ``repr`` and ``str`` hide it, it cannot be pickled, and only `reveal` gives it.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself. Call this as late as possible, and keep the answer in no attribute."""
+        return self._text
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._bytes(), other._bytes())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled or copied")
+
+    def _bytes(self) -> bytes:
+        return self._text.encode("utf-8", "surrogatepass")
+
+
+class JumpHost(Struct, frozen=True, kw_only=True):
+    """
+    An SSH server on the way to another one (``ssh -J``).
+
+    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.Host`.
+    :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
+    :ivar written: how the order spells the host, where that differs; see `written_host`.
+    """
+
+    host: str
+    port: int = 22
+    username: str
+    password: Secret | None = None
+    private_key: Secret | None = None
+    passphrase: Secret | None = None
+    certificate: str | None = None
+    host_key: str | None = None
+    written: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<JumpHost {self.username}@{self.written_host}:{self.port}>"
+
+    @property
+    def written_host(self) -> str:
+        """The host as a person wrote it: for people, and to send it on."""
+        return self.host if self.written is None else self.written
+
+    def to_wire(self) -> dict[str, Any]:
+        """Its object in ``via``, secrets revealed."""
+        return {"host": self.written_host, "port": self.port, "username": self.username} | _credential_to_wire(self)
+
+
+class ExecuteCommand(Struct, frozen=True, kw_only=True):
+    """
+    One order of the main server, validated.
+
+    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.Host`: rules, known keys,
+        limits and guards go by it.
+    :ivar numeric_id: whether the order's ``commandId`` was a number: all that is said of the command has one then. It
+        is the same command as the one whose id is a text with these digits: a main server that changes from one to the
+        other must not have it run twice.
+    :ivar server_id: the main server's name for the host; nobody here has a use for it.
+    :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
+    :ivar passphrase: decrypts the private key.
+    :ivar certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
+    :ivar extended: whether the result may carry more than the specification has (`CommandResult.details`).
+    :ivar cwd: where it runs, absolute or beginning with ``~``; ``None`` leaves it to the relay.
+    :ivar env: variables that are set for it; values may be secrets.
+    :ivar stdin: what it reads; may hold secrets.
+    :ivar stdin_is_text: whether that is a text in UTF-8, which the host gets in the character set of the command.
+    :ivar encoding: the character set of its text and its outputs, as `relayd.language.charsets.charset` names it; or
+        `BASE64` for the bytes of the outputs; ``None`` leaves it to the relay.
+    :ivar stream: whether its output is sent as it arrives, too (`CommandOutput`).
+    :ivar via: jump hosts, in the order in which they are passed.
+    :ivar written: how the order spells the host, where that differs; see `written_host`.
+    """
+
+    command_id: str
+    numeric_id: bool = False
+    server_id: float | str | None = None
+    host: str
+    port: int
+    username: str
+    command: str
+    password: Secret | None = None
+    private_key: Secret | None = None
+    passphrase: Secret | None = None
+    certificate: str | None = None
+    host_key: str | None = None
+    timeout: float | None = None
+    extended: bool = False
+    cwd: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    stdin: bytes = b""
+    stdin_is_text: bool = False
+    encoding: str | None = None
+    stream: bool = False
+    via: tuple[JumpHost, ...] = ()
+    written: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.written_host}:{self.port}>"
+
+    @property
+    def written_host(self) -> str:
+        """The host as a person wrote it: for people, and to send it on."""
+        return self.host if self.written is None else self.written
+
+    def to_wire(self) -> dict[str, Any]:
+        """The specification's object, secrets revealed: for the role that sends commands."""
+        wire: dict[str, Any] = {
+            "commandId": wire_id(self.command_id, self.numeric_id),
+            "host": self.written_host,
+            "port": self.port,
+            "username": self.username,
+            "command": self.command,
+        }
+        if self.server_id is not None:
+            wire["serverId"] = self.server_id
+        wire |= _credential_to_wire(self)
+        if self.timeout is not None:
+            wire["timeout"] = round(self.timeout * 1000)
+        if self.extended:
+            wire["extended"] = True
+        if self.cwd is not None:
+            wire["cwd"] = self.cwd
+        if self.env:
+            wire["env"] = dict(self.env)
+        if self.stdin:
+            text = self.stdin_is_text
+            wire["stdin"] = self.stdin.decode() if text else {"base64": b64encode(self.stdin).decode()}
+        if self.encoding is not None:
+            wire["encoding"] = self.encoding
+        if self.stream:
+            wire["stream"] = True
+        if self.via:
+            wire["via"] = [hop.to_wire() for hop in self.via]
+        return wire
+
+
+def _credential_to_wire(of: ExecuteCommand | JumpHost) -> dict[str, str]:
+    secrets = {"password": of.password, "privateKey": of.private_key, "passphrase": of.passphrase}
+    wire = {name: secret.reveal() for name, secret in secrets.items() if secret is not None}
+    if of.certificate is not None:
+        wire["certificate"] = of.certificate
+    if of.host_key is not None:
+        wire["hostKey"] = of.host_key
+    return wire
+
+
+class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """
+    What an extended result says beyond the specification.
+
+    :ivar error: ``code``, ``phase``, ``executed`` (yes, no or unknown) and ``retriable`` of a failure.
+    :ivar signal: the name of the signal that ended the command, without ``SIG`` (RFC 4254, section 6.10).
+    :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting; likewise ``stderr_bytes``.
+    :ivar timings: seconds spent in each phase.
+    :ivar killed: of a command that was ended early, whether its processes are gone: ``confirmed``, ``unconfirmed``, or
+        ``unsupported`` where the host has no means to tell.
+    :ivar output_open: whether the command has ended and its output may not have: see the last line of ``stderr``.
+    :ivar encoding: ``base64`` where both outputs are that; on the wire in any case, for nothing else tells it.
+    """
+
+    error: dict[str, str | bool] | None = None
+    signal: str | None = None
+    truncated: bool = False
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    timings: dict[str, float] | None = None
+    killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
+    output_open: bool = False
+    encoding: Literal["base64"] | None = None
+
+
+class CommandResult(Struct, frozen=True, kw_only=True):
+    """
+    How a command ended.
+
+    :ivar numeric_id: see `ExecuteCommand`.
+    :ivar exit_code: 0 for success; 128 + signal number for a command that a signal killed; 1 for any failure of relayd.
+    :ivar details: for logs and metrics always; on the wire only where the command asked with ``extended``.
+    """
+
+    command_id: str
+    stdout: str
+    stderr: str
+    exit_code: int
+    details: Details = Details()
+    extended: bool = False
+    numeric_id: bool = False
+
+    def __repr__(self) -> str:  # output may hold anything
+        return f"<CommandResult of {self.command_id!r}: exit {self.exit_code}>"
+
+    def to_wire(self) -> dict[str, Any]:
+        """The specification's object."""
+        result: dict[str, Any] = {"stdout": self.stdout, "stderr": self.stderr, "exitCode": self.exit_code}
+        if self.extended:
+            result.update(msgspec.to_builtins(self.details))
+        elif self.details.encoding is not None:
+            result["encoding"] = self.details.encoding
+        return {"commandId": wire_id(self.command_id, self.numeric_id), "result": result}
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """
+    The main server's answer to a result.
+
+    :ivar command_id: which result it means, where the main server says so; the specification does not ask it to.
+    """
+
+    success: bool
+    command_id: str | None = None
+    error: str | None = None
+
+
+class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """
+    A piece of what a running command writes.
+
+    :ivar numeric_id: see `ExecuteCommand`; never on the wire.
+    :ivar offset: how many bytes of that stream came before it; where that is more than the pieces before had, the
+        difference was passed over, and is in the result alone.
+    :ivar data: a text, or base64 where ``encoding`` says so.
+    """
+
+    command_id: CommandId
+    stream: StreamName
+    offset: Annotated[int, Meta(ge=0)]
+    data: str
+    encoding: Literal["base64"] | None = None
+    numeric_id: bool = False
+
+    def __repr__(self) -> str:  # output may hold anything
+        return f"<CommandOutput of {self.command_id!r}: {self.stream} from {self.offset}>"
+
+    def to_wire(self) -> dict[str, Any]:
+        """The data of a ``command_output`` event."""
+        wire: dict[str, Any] = msgspec.to_builtins(self)
+        return _with_wire_id(wire)
+
+
+class CommandState(Enum):
+    """How far a command has come; the value stands in the answer to ``command_status`` and ``cancel_command``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+
+
+class CommandStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """
+    How far the relay has come with a command.
+
+    :ivar numeric_id: see `ExecuteCommand`; never on the wire.
+    """
+
+    command_id: CommandId
+    state: CommandState
+    numeric_id: bool = False
+
+    def to_wire(self) -> dict[str, Any]:
+        """The data of a ``command_status`` event, or of an acknowledgement."""
+        wire: dict[str, Any] = msgspec.to_builtins(self)
+        return _with_wire_id(wire)
+
+
+def _with_wire_id(wire: dict[str, Any]) -> dict[str, Any]:
+    if wire.pop("numericId", False):
+        wire["commandId"] = wire_id(wire["commandId"], True)
+    return wire
+
+
+def failure_result(
+    command_id: str,
+    error: RelayError,
+    *,
+    extended: bool = False,
+    numeric_id: bool = False,
+    translate: Translate = english,
+) -> CommandResult:
+    """
+    The result of a command that did not get as far as an exit code (specification, "command execution error").
+
+    :param numeric_id: see `ExecuteCommand`.
+    :param translate: to the language in which it says why.
+    """
+    details = Details(error=describe_error(error))
+    return CommandResult(
+        command_id=command_id,
+        stdout="",
+        stderr=error.text.within(translate),
+        exit_code=1,
+        details=details,
+        extended=extended,
+        numeric_id=numeric_id,
+    )
+
+
+def describe_error(error: RelayError) -> dict[str, str | bool]:
+    """What an extended result tells programs of an error (`Details.error`)."""
+    return {
+        "code": error.code,
+        "phase": error.phase,
+        "executed": error.executed,
+        "retriable": error.retriable,
+    }

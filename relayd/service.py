@@ -145,7 +145,7 @@ class RelayService(Service):
     then do the uplink, the SSH connections, the journal and the audit log close.
     """
 
-    _log = Logger()
+    _log = Logger("relayd")
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ ABOUT = (
 
 T = TypeVar("T")
 
-_log = Logger()
+_log = Logger("relayd")
 
 
 def _completer(option: Option) -> usage.Completer:
@@ -200,7 +200,7 @@ class OrderlyExit(Service):
     second signal ends the process at once, drained or not.
     """
 
-    _log = Logger()
+    _log = Logger("relayd")
     _signals = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, reactor: Any, drain_timeout: Callable[[], float]) -> None:

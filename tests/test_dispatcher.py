@@ -258,7 +258,7 @@ class FailureTests(SynchronousTestCase):
         except ValueError:
             self.desk.runner.runs[0].done.errback(Failure())
         [line] = self.lines(LogLevel.error)
-        self.assertRegex(line, r"builtins\.ValueError at relayd/messages\.py:\d+ in printable$")
+        self.assertRegex(line, r"builtins\.ValueError at relayd/language/texts\.py:\d+ in printable$")
         self.assertNotIn(PASSWORD, repr(self.logged))
 
     def test_runner_that_gives_up_by_itself(self) -> None:

@@ -70,7 +70,7 @@ class AuditLog:
     :param reactor: tells the time, and is where the log's thread has its say.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.audit")
 
     def __init__(self, reactor: Any, settings: AuditSettings, *, retry: float = RETRY) -> None:
         self._reactor = reactor

@@ -139,7 +139,7 @@ class Dispatcher:
         audit: IAudit | None = None,
         translate: Translate = english,
     ) -> None:
-        self._log = Logger()
+        self._log = Logger("relayd.commands")
         self._clock = clock
         self._runner = runner
         self._policy = policy or Policy()

@@ -74,7 +74,7 @@ class Outbox:
         settled: Callable[[], None],
         translate: Translate = english,
     ) -> None:
-        self._log = Logger()
+        self._log = Logger("relayd.commands")
         self._clock = clock
         self._journal = journal
         self._settled = settled

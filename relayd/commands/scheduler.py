@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+import relayd
 from relayd.commands.admission import Admission, Verdict
 from relayd.commands.streaming import OutputStream, Streams
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
@@ -116,7 +117,7 @@ class Scheduler:
         owner: Owner,
         translate: Translate,
     ) -> None:
-        self._log = Logger()
+        self._log = Logger("relayd.commands")
         self._clock = clock
         self._runner = runner
         self._journal = journal
@@ -346,7 +347,7 @@ def explain(failure: Failure, doing: str, command_id: str, unexplained: RelayErr
 
 def _place(failure: Failure) -> str:
     """Where an exception was raised: the innermost place in our own code, where there is one."""
-    package = dirname(__file__)
+    package = dirname(relayd.__file__)
     place, ours = "an unknown place", False
     for function, path, line, *_ in failure.frames:  # the innermost last
         if dirname(path).startswith(package):

@@ -112,7 +112,7 @@ class OutputStream:
     Every command may write once more to a link that is full: that is the bound of what can pile up there.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.commands")
 
     def __init__(self, streams: Streams, command: ExecuteCommand) -> None:
         self._streams = streams

@@ -31,7 +31,7 @@ class WithoutReceipts:
     """
 
     def __init__(self, clock: IReactorTime, journal: IJournal, delivered: Callable[[Key], None]) -> None:
-        self._log = Logger()
+        self._log = Logger("relayd.commands")
         self._clock = clock
         self._journal = journal
         self._delivered = delivered

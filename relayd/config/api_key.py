@@ -41,5 +41,5 @@ class ApiKeyFile:
             self._warned = True
             from twisted.logger import Logger  # relayctl reads the options in every run, and would wait for this
 
-            Logger().warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
+            Logger("relayd.config").warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
         return key

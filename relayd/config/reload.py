@@ -116,7 +116,7 @@ class ReloadOnSignal(Service):
     :param announce: surrounds each reading.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.config")
 
     def __init__(
         self,

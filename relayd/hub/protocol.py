@@ -110,7 +110,7 @@ class RelayConnection(BoundedServer):
     :ivar proxy_id: whose it is, or claims to be until `RelayListener.relay_connected`.
     """
 
-    _log = Logger(namespace="relayd.hub")
+    _log = Logger("relayd.hub")
     factory: RelayConnectionFactory
     transport: Any
 

@@ -57,7 +57,7 @@ class Hub:
     :param keys: the API key of each relay by its ``proxyId``, or what looks one up (``None``: no such relay).
     """
 
-    _log = Logger(namespace="relayd.hub")
+    _log = Logger("relayd.hub")
 
     def __init__(self, reactor: IReactorTime, keys: Keys, settings: HubSettings | None = None) -> None:
         self._reactor = reactor

@@ -80,7 +80,7 @@ class DurableJournal:
     :param translate: to the language of the results of commands that an earlier process left unfinished.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.journal")
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ _LONGEST_SHOWN: Final = 200
 #: A name that is nobody's (RFC 6761): no certificate can be mistaken for that of the host.
 _STAND_IN: Final = "name.invalid"
 
-_log = Logger()
+_log = Logger("relayd.network")
 
 
 class CertificateRefused(Exception):

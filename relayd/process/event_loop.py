@@ -48,7 +48,7 @@ class LagMonitor(Service):
     :param clock: must be monotonic: a jump of it would look like a stall.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.process")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock

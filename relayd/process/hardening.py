@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 _PR_SET_DUMPABLE: Final = 4  # prctl(2)
 
-_log = Logger()
+_log = Logger("relayd.process")
 
 
 def use_steady_clock(reactor: Any) -> None:

@@ -51,7 +51,7 @@ MAX_TRACEBACK: Final = 16 * 1024
 
 _VALUES: Final = {level.name: number for number, level in enumerate(LogLevel.iterconstants())}
 _INFO: Final = _VALUES["info"]
-_log = Logger()
+_log = Logger("relayd.process")
 _encode = msgspec.json.Encoder().encode
 
 

@@ -57,7 +57,7 @@ class Notifier(Service):
     :param time_of_day: seconds since 1970, for people.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.process")
 
     def __init__(
         self,

@@ -154,7 +154,7 @@ class StatusServer(Service):
     :param reactor: time and network.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.status")
 
     def __init__(self, reactor: Any, address: ListenAddress, sources: Sources) -> None:
         self.setName("status")

@@ -155,7 +155,7 @@ class Connection:
     :ivar upgraded_at: when a session that began with polling went on over a WebSocket, by the clock.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.uplink")
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ class MessageLimit:
     :param server: its name in the log.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.uplink")
 
     def __init__(self, clock: IReactorTime, server: str) -> None:
         self._clock = clock

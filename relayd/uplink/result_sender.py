@@ -36,7 +36,7 @@ class ResultSender:
     :param translate: to the language of what stands where output was cut.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.uplink")
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ class UplinkService(Service):
     :ivar ignored: messages of the main server, so far, for which there was no use.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.uplink")
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Upgrade:
     :param build: makes the WebSocket, which asks for the session, for a listener.
     """
 
-    _log = Logger()
+    _log = Logger("relayd.uplink")
 
     def __init__(
         self,

@@ -158,3 +158,32 @@ class ForgettingTests(ServerTestCase):
         del again
         await self.end()
         self.assertIsNotNone(table.target(server.host, server.port, server.user))
+
+
+class GarbageTests(ServerTestCase):
+    """
+    Commands that have ended are freed at once: what waits for the collector of garbage keeps its secrets until then,
+    and a long collection holds up the event loop the longer.
+    """
+
+    async def check(self, target: Target) -> None:
+        client = self.make_client()
+        for number in range(4):
+            if number == 1:  # what is made once for a host or a connection does not count
+                gc.collect()
+                gc.disable()
+                self.addCleanup(gc.enable)
+            await self.run_command(client, target, "true").addErrback(lambda _: None)
+        await self.sleep(0.1)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        self.addCleanup(gc.garbage.clear)
+        self.addCleanup(gc.set_debug, 0)
+        gc.collect()
+        left = {type(each).__qualname__ for each in gc.garbage if type(each).__module__.startswith("relayd.")}
+        self.assertLessEqual(left, {"_OneTransport"})  # is of a circle of Twisted's, and holds nothing any more
+
+    async def test_done(self) -> None:
+        await self.check(self.target(await self.start_server()))
+
+    async def test_no_connection(self) -> None:
+        await self.check(Target("127.0.0.1", 1, "somebody", Credential(password=fresh("not so secret"))))

@@ -207,6 +207,10 @@ class SSHClient:
         return closed
 
 
+def _ignore(_error: SSHError) -> None:
+    """The command has its result already."""
+
+
 class _Execution:
     """One command with its deadline."""
 
@@ -461,6 +465,11 @@ class _Execution:
             call.cancel()
         if self.done.called:
             return
+        if self._ending is None:
+            # Nothing more is to come. The circle through these two would keep the command, and its secrets, until the
+            # next long collection of garbage, which takes the longer for each.
+            self._session.let_go()
+            self._job.on_failure = _ignore
         if isinstance(result, SSHError | Failure):
             self.done.errback(result)
         else:

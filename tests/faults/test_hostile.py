@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from tests.support.faults import NATIVE, SOCKETIO, FaultCase
+from tests.support.relays import ROOT
 
 MIB = 1 << 20
 
@@ -189,3 +192,16 @@ class BinaryOutput(HostileCase):
 
     async def test_native(self) -> None:
         await self.arrives(NATIVE)
+
+
+class TableTests(SynchronousTestCase):
+    """What the documents say of how often each was sent."""
+
+    def test_numbers(self) -> None:
+        text = (ROOT / "docs" / "reliability.rst").read_text()
+        for count in (
+            f"{len(FATAL_SOCKETIO)} on Socket.IO, {len(FATAL_NATIVE)} on native",
+            f"{len(HARMLESS_SOCKETIO)} on Socket.IO, {len(HARMLESS_NATIVE)} on native",
+            f"2 × {len(INVALID)} commands",
+        ):
+            self.assertIn(f"     - {count}\n     - ``test_hostile``", text)

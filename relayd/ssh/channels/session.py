@@ -208,6 +208,11 @@ class Session:
         if self._on_left is not None:
             self._on_left(eof)
 
+    def let_go(self) -> None:
+        """Its owner has its result: what becomes of it now is told to nobody."""
+        self._on_start = self._on_end = _nothing
+        self._on_forbidden = self._on_left = None
+
     def drained(self) -> None:
         """Its standard input was all there was to send."""
 
@@ -219,6 +224,10 @@ class Session:
             if self.reader is not None:
                 self.reader(False, rest)
         self._on_end()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _exec_request(command: bytes) -> bytes:

@@ -67,10 +67,14 @@ class _OneTransport(Factory):
     noisy = False
 
     def __init__(self, transport: ClientTransport) -> None:
-        self._transport = transport
+        self._transport: ClientTransport | None = transport
 
-    def buildProtocol(self, addr: object) -> ClientTransport:
+    def buildProtocol(self, addr: object) -> ClientTransport | None:
         return self._transport
+
+    def forget(self) -> None:
+        """Twisted keeps a factory in a circle with its connector: the connection must not stay as long."""
+        self._transport = None
 
 
 class Dialer:
@@ -180,7 +184,11 @@ class Dialer:
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()
         if target.via is None:
-            found = await self._connect(target, transport)
+            try:
+                found = await self._connect(target, transport)
+            except BaseException:
+                transport.pace.stop()
+                raise
         else:
             # The address that was checked, and not a spelling of which the jump host may make another one.
             host = str(read_address(target.dialled) or target.dialled)
@@ -232,8 +240,9 @@ class Dialer:
             endpoint = kind(self._reactor, str(address), port, timeout)
         else:
             raise AddressForbidden(host=host, port=port)
+        factory = _OneTransport(transport)
         try:
-            await endpoint.connect(_OneTransport(transport))
+            await endpoint.connect(factory)
         except error.DNSLookupError:
             if names.forbade:
                 raise AddressForbidden(host=host, port=port) from None
@@ -252,6 +261,8 @@ class Dialer:
             # Such as a network that is down, or a name that cannot be one.
             why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
             raise Unreachable(host=host, port=port, reason=why) from None
+        finally:
+            factory.forget()
         return frozenset(names.found)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:

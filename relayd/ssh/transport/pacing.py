@@ -57,7 +57,7 @@ class Pacer:
         self.holding = False
         self.way: Pacer | None = None
         self._clock = clock
-        self._paced = paced
+        self._paced: Paced | None = paced
         self._settled = clock.seconds()
         self._call: IDelayedCall | None = None
 
@@ -85,19 +85,22 @@ class Pacer:
             self.owed = -MOST_SAVED
         if delay or more:
             self._call = self._clock.callLater(delay, self._resume)
-            if not self.holding:
+            if not self.holding and self._paced is not None:
                 self.holding = True
                 self._paced.hold(True)
 
     def stop(self) -> None:
-        """The connection has ended."""
+        """The connection has ended, or never came about: it is let go."""
+        self._paced = None
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
 
     def _resume(self) -> None:
         self._call = None
-        self._paced.read_on()
+        if self._paced is not None:
+            self._paced.read_on()
         if self._call is None:
             self.holding = False
-            self._paced.hold(False)
+            if self._paced is not None:
+                self._paced.hold(False)

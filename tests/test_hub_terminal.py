@@ -36,7 +36,7 @@ class LineTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         for line, words in {
             "db": "db: expected a host and a command",
-            "db:x true": "db:x: its port is not a finite number",
+            "db:x true": "db:x: its port is not a number",
             "db:70000 true": "is not a whole number from 1 to 65535",
             "@db true": "@db: its user is empty",
             "a/b true": "its host is neither a host name nor an IP address",

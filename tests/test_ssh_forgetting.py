@@ -91,14 +91,14 @@ class ForgettingTests(ServerTestCase):
 
     async def test_a_key_with_a_passphrase(self) -> None:
         server = await self.start_server()
-        private = new_key("of the test")
-        public = private.parse_private_key(private, "of the test").public().toString("openssh").decode()
+        locked = new_key("of the test")
+        public = private.parse_private_key(locked, "of the test").public().toString("openssh").decode()
         server.authorize(public)
-        target = self.secret_target("locked", server, private_key=private, passphrase="of the test")
+        target = self.secret_target("locked", server, private_key=locked, passphrase="of the test")
         done = await self.run_command(self.client, target, "echo ok")
         self.assertEqual(done.stdout.text(), "ok")
         del target
-        wrong = self.secret_target("wrong", server, private_key=private, passphrase="another")
+        wrong = self.secret_target("wrong", server, private_key=locked, passphrase="another")
         await self.error_of(self.run_command(self.client, wrong, "true"), KeyUnreadable)
         del wrong
         await self.end()

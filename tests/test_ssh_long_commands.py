@@ -95,10 +95,12 @@ class PoolTests(PoolTestCase):
             self.assertEqual(self.opens(another), 0)
         self.assertEqual(self.errors, [])
         self.assertIs(self.pool.submit(self.job()), None)
-        for job in jobs:
-            own_connection = job.connection
+        connections = [job.connection for job in jobs]
+        for own_connection in connections:
             assert own_connection is not None
             self.confirm(own_connection)
+        for own_connection in connections:
+            assert own_connection is not None
             own_connection.packetReceived(97, b"\0\0\0\0")
             self.clock.advance(1)
             self.assertIn("old", self.disconnected(own_connection))

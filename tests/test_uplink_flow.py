@@ -161,7 +161,9 @@ class EventTests(ServiceCase):
         self.assertEqual((self.receiver.words(), self.told(server)), (["ready"], []))
         errors = [answer["error"] for answer in self.answers(server)]
         self.assertEqual(len(errors), 2)
-        self.assertTrue(errors[0].startswith("cancel_command was refused: commandId is neither a string nor a number"), errors)
+        self.assertTrue(
+            errors[0].startswith("cancel_command was refused: commandId is neither a string nor a number"), errors
+        )
         self.assertEqual(len(self.warnings()), 4)
 
     def test_receiver_that_raises(self) -> None:

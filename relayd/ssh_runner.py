@@ -1,7 +1,7 @@
 """
 The relay's command runner: turns orders into commands on SSH hosts, and what became of them into results.
 
-This module and `relayd.ssh_logins` alone of this package know the rest of relayd; the package's errors are translated
+This module and `relayd.ssh_logins` join `relayd.ssh` to the rest of relayd; the errors of that package are translated
 here, once.
 """
 

@@ -40,9 +40,8 @@ MOST_INFO: Final = 60
 PERIOD: Final = 60.0
 #: Steps of a command (field ``event``) whose lines are all written: they are the record of what was run.
 _RECORDED: Final = frozenset(("accepted", "finished"))
-#: Formats that are counted at a time; those beyond them count together.
+#: Formats that are counted at a time.
 _MAX_FORMATS: Final = 1000
-_OTHERS: Final = ("relayd.process.logs", "of other kinds")
 #: Characters of a message, of a field of its own in JSON, and of a message with its traceback; of longer ones the
 #: middle is left out, whoever logs them.
 MAX_MESSAGE: Final = 4096
@@ -52,6 +51,8 @@ MAX_TRACEBACK: Final = 16 * 1024
 _VALUES: Final = {level.name: number for number, level in enumerate(LogLevel.iterconstants())}
 _INFO: Final = _VALUES["info"]
 _log = Logger("relayd.process")
+#: What the formats beyond `_MAX_FORMATS` count as, together.
+_OTHERS: Final = (_log.namespace, "of other kinds")
 _encode = msgspec.json.Encoder().encode
 
 

@@ -50,17 +50,9 @@ class _WireHop(Struct, rename="camel"):
     host_key: Any = UNSET
 
 
-class _WireCommand(Struct, rename="camel"):
+class _WireCommand(_WireHop, rename="camel"):
     command_id: Any = UNSET
     server_id: Any = UNSET
-    host: Any = UNSET
-    port: Any = UNSET
-    username: Any = UNSET
-    password: Any = UNSET
-    private_key: Any = UNSET
-    passphrase: Any = UNSET
-    certificate: Any = UNSET
-    host_key: Any = UNSET
     command: Any = UNSET
     timeout: Any = UNSET
     extended: Any = UNSET
@@ -114,11 +106,7 @@ def parse_execute_command(data: object) -> ExecuteCommand:
             port=fields.port("port", wire.port),
             username=fields.username("username", wire.username),
             command=fields.text("command", wire.command, single_line=False),
-            password=_secret("password", wire.password, fields.MAX_PASSWORD),
-            private_key=_secret("privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),
-            passphrase=_secret("passphrase", wire.passphrase, fields.MAX_PASSWORD),
-            certificate=fields.optional_text("certificate", wire.certificate, fields.MAX_CERTIFICATE),
-            host_key=fields.fingerprint("hostKey", wire.host_key),
+            **_credential("", wire),
             timeout=fields.timeout(wire.timeout),
             extended=fields.flag("extended", wire.extended),
             cwd=fields.cwd(wire.cwd),
@@ -263,6 +251,17 @@ def _host(field: str, value: object) -> tuple[str, str | None]:
     return host, None if written == host else written
 
 
+def _credential(path: str, wire: _WireHop) -> dict[str, Any]:
+    """What is to be shown to a host, and what that has to show; *path* stands before the names of fields in errors."""
+    return {
+        "password": _secret(path + "password", wire.password, fields.MAX_PASSWORD),
+        "private_key": _secret(path + "privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),
+        "passphrase": _secret(path + "passphrase", wire.passphrase, fields.MAX_PASSWORD),
+        "certificate": fields.optional_text(path + "certificate", wire.certificate, fields.MAX_CERTIFICATE),
+        "host_key": fields.fingerprint(path + "hostKey", wire.host_key),
+    }
+
+
 def _hop(field: str, value: object) -> JumpHost:
     if not isinstance(value := fields.plain(field, value), dict):
         raise fields.Invalid(field, "is not an object")
@@ -272,10 +271,6 @@ def _hop(field: str, value: object) -> JumpHost:
         host=host,
         port=fields.port(path + "port", wire.port),
         username=fields.username(path + "username", wire.username),
-        password=_secret(path + "password", wire.password, fields.MAX_PASSWORD),
-        private_key=_secret(path + "privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),
-        passphrase=_secret(path + "passphrase", wire.passphrase, fields.MAX_PASSWORD),
-        certificate=fields.optional_text(path + "certificate", wire.certificate, fields.MAX_CERTIFICATE),
-        host_key=fields.fingerprint(path + "hostKey", wire.host_key),
+        **_credential(path, wire),
         written=written,
     )

@@ -183,20 +183,16 @@ class Dialer:
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()
-        if target.via is None:
-            try:
-                found = await self._connect(target, transport)
-            except BaseException:
-                transport.pace.stop()
-                raise
-        else:
-            # The address that was checked, and not a spelling of which the jump host may make another one.
-            host = str(read_address(target.dialled) or target.dialled)
-            forward = await owner.forward(target.via, host, target.port)
-            transport.pace.way = forward.pace
-            forward.connect(transport)
-        connected = self._reactor.seconds()
         try:
+            if target.via is None:
+                found = await self._connect(target, transport)
+            else:
+                # The address that was checked, and not a spelling of which the jump host may make another one.
+                host = str(read_address(target.dialled) or target.dialled)
+                forward = await owner.forward(target.via, host, target.port)
+                transport.pace.way = forward.pace
+                forward.connect(transport)
+            connected = self._reactor.seconds()
             await self._exchange_keys(target, transport)
             if isinstance(verifier, ShownKey):
                 await self._check_host_key(target, transport, verifier)
@@ -204,6 +200,7 @@ class Dialer:
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
             transport.abort()
+            transport.pace.stop()  # nobody else does where there was no connection at all
             raise
         address = _address_of(transport)
         if address in found:

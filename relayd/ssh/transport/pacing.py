@@ -83,9 +83,9 @@ class Pacer:
                 delay = (self.owed - MOST_OWED + SLICE) / (SHARE * 1e6)
         elif self.owed < -MOST_SAVED:
             self.owed = -MOST_SAVED
-        if delay or more:
+        if (delay or more) and self._paced is not None:
             self._call = self._clock.callLater(delay, self._resume)
-            if not self.holding and self._paced is not None:
+            if not self.holding:
                 self.holding = True
                 self._paced.hold(True)
 
@@ -98,9 +98,9 @@ class Pacer:
 
     def _resume(self) -> None:
         self._call = None
-        if self._paced is not None:
-            self._paced.read_on()
+        paced = self._paced
+        assert paced is not None  # or the call would have been cancelled
+        paced.read_on()
         if self._call is None:
             self.holding = False
-            if self._paced is not None:
-                self._paced.hold(False)
+            paced.hold(False)

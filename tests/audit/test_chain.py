@@ -407,7 +407,7 @@ class FullDiskTests(SynchronousTestCase):
         self.assertRaises(OSError, write, path, 1)
         self.assertEqual(head.read_bytes(), before)
 
-    @examples(max_examples=10, deadline=None)
+    @examples(max_examples=10)
     @given(st.integers(1, 3000))
     def test_it_goes_on_from_the_byte_where_it_stopped(self, length: int) -> None:
         disk = small_disk(self)

@@ -187,7 +187,7 @@ class AbandonTests(ConnectionTestCase):
 class WindowTests(ConnectionTestCase):
     """The server may always send more, and never unasked."""
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0, 1, 1000, MAX_PACKET])), min_size=400, max_size=600))
     def test_window_is_refilled_with_what_came(self, packets: list[tuple[bool, int]]) -> None:
         self.setUp()

@@ -78,7 +78,7 @@ class TextTests(SynchronousTestCase):
         self.assertTrue(text.endswith(b"\nformat c:"))
         self.assertIn(b" || exit 1 || ", text.partition(b"\n")[0])
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @example(["it's \\'", "!x \\!y !", "'\n\n!\n\\\n", '$(id) `id` "$HOME" ~ * {a,b}'], 'x!y \'z\\ "$HOME"')
     @given(st.lists(VALUES, min_size=1, max_size=3), VALUES.map(lambda name: "x" + name.translate(NO_PLACE)))
     def test_every_shell_reads_it_the_same(self, values: list[str], name: str) -> None:

@@ -217,7 +217,7 @@ class BadServerTests(PeerTestCase):
             self.hang_up()
             self.check(ConnectionDropped, step)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
         st.lists(
             st.one_of(

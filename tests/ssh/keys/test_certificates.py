@@ -125,7 +125,7 @@ class ReadingTests(SynchronousTestCase):
         blob = wire(self.authority.sign(key_pair("ecdsa")[1], "-n", "one", "-h"))
         self.assertEqual(parse_certificate(blob).kind, HOST_CERTIFICATE)
 
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=300)
         @given(st.integers(0, len(blob) - 1), st.integers(1, 255), st.booleans())
         def damage(at: int, flip: int, cut: bool) -> None:
             bad = blob[:at] if cut else blob[:at] + bytes((blob[at] ^ flip,)) + blob[at + 1 :]

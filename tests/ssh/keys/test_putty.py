@@ -88,7 +88,7 @@ class PuttyTests(SynchronousTestCase):
     def test_whatever_is_damaged_says_so(self) -> None:
         text, public = self.make("ed25519", 3)
 
-        @settings(max_examples=200, deadline=None)
+        @settings(max_examples=200)
         @given(st.integers(0, len(text) - 1), st.characters(codec="utf-8"))
         def damage(at: int, character: str) -> None:
             try:

@@ -49,7 +49,7 @@ class HidingTests(SecuredCase):
         self.assertIsNone(self.client._failure)
         return self.taken(bytes(bad) + os.urandom(2 * MAX_PACKET))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.integers(0, 60_000), st.integers(0, 80_000), st.integers(0, 7))
     def test_always_after_the_same_number_of_bytes(self, size: int, flip: int, bit: int) -> None:
         after = self.ends_after(b"aes256-cbc", b"hmac-sha2-256", size, flip, bit)

@@ -164,7 +164,7 @@ class PacingTests(SecuredCase):
         self.client.connectionLost(None)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.lists(st.integers(0, 300), min_size=1, max_size=60), st.integers(1, 5000))
     def test_every_packet_arrives_once_and_in_order(self, sizes: list[int], step: int) -> None:
         self.setUp()

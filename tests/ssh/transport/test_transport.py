@@ -350,7 +350,7 @@ class ServiceTests(TransportTestCase):
         closed = self.pump.clientIO.disconnecting
         self.assertEqual(following.stopped, 1 if closed else 0)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.integers(0, 10**6), st.integers(0, 7))
     def test_a_flipped_bit_ends_it(self, at: int, bit: int) -> None:
         self.setUp()

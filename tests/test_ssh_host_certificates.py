@@ -185,8 +185,9 @@ class RealServerTests(ServerTestCase):
         done = await self.run_command(client, self.target(server), "echo ok; head -c 3000000 /dev/zero | wc -c")
         self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n3000000", 0))
         (connection,) = client._pool._members
-        assert connection.transport.negotiated is not None
-        self.assertEqual(connection.transport.negotiated.host_key, algorithm)
+        algorithms = connection.transport._key_exchange.algorithms
+        assert algorithms is not None
+        self.assertEqual(algorithms.host_key, algorithm)
         await client.close()
 
     async def test_every_type(self) -> None:

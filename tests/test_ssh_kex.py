@@ -10,7 +10,7 @@ from twisted.conch.ssh.common import MP, NS, getMP
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.transport.breach import Breach
-from relayd.ssh.transport.key_exchange import Agreed, GroupExchange, modp_prime
+from relayd.ssh.transport.key_exchange_methods import Agreed, GroupExchange, modp_prime
 from relayd.ssh.transport.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
 
 

@@ -24,7 +24,7 @@ from relayd.ssh.keys import certificates
 from relayd.ssh.keys.certificates import MAX_PRINCIPALS, MAX_SIZE, BadCertificate, parse_certificate
 from relayd.ssh.keys.public import BadPublicKey, PublicKey, rsa_bits
 from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN
-from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.key_exchange_methods import Agreed
 from relayd.ssh.transport.session_keys import BadProof, check_proof
 from tests.support.hostcerts import PrivateKey, blob_of_private, certificate, rsa_blob, sign
 from tests.support.ssh import blob_of, key_pair, tool

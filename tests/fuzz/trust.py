@@ -24,7 +24,7 @@ from relayd.ssh.keys.certificates import (
     read_user_certificate,
 )
 from relayd.ssh.keys.types import key_type
-from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.key_exchange_methods import Agreed
 from relayd.ssh.transport.session_keys import BadProof, check_proof
 from tests.fuzz.engine import Target, check, check_words, grow
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostCertificateInvalid, HostKeyChanged, HostKeyRevoked, HostKeyUnknown
-from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.keys.types import HOST_CERTIFICATE_TYPES
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN, prefer_known

@@ -19,7 +19,7 @@ from twisted.conch.ssh.keys import Key
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostCertificateInvalid, KeyExchangeFailed
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.keys import certificates
 from relayd.ssh.keys.certificates import MAX_PRINCIPALS, MAX_SIZE, BadCertificate, parse_certificate
 from relayd.ssh.keys.public import BadPublicKey, PublicKey, rsa_bits

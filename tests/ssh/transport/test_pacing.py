@@ -16,7 +16,7 @@ from relayd.ssh.channels.connection import Connection
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.transport.algorithms import COMPATIBLE
 from relayd.ssh.transport.breach import Breach
 from relayd.ssh.transport.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Opener, Plain

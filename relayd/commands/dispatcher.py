@@ -322,7 +322,7 @@ class Dispatcher:
         if details.error is not None:
             outcome = str(details.error["code"])
         if recorded:
-            self._outbox.send(result)
+            self._outbox.send_recorded(result)
         else:  # a result that a crash would lose is still better than silence
             self._outbox.send_unrecorded(result)
         now = self._clock.seconds()

@@ -185,7 +185,7 @@ class RelayService(Service):
                 self._audit.start()
             for command_id, code in self._journal.open():
                 if self._audit is not None:
-                    self._audit.recovered(command_id, code)
+                    self._audit.record_recovered(command_id, code)
         except ConfigError:
             self._state.release()
             raise

@@ -7,8 +7,9 @@ from __future__ import annotations
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.commands.dispatcher import LARGE_INPUT, MAX_INPUT, MAX_WAITING
+from relayd.commands.duplicates import MAX_WAITING
 from relayd.commands.in_flight import MAX_IN_FLIGHT
+from relayd.commands.input_budget import LARGE_INPUT, MAX_INPUT
 from relayd.commands.link_sender import RECEIPT_PATIENCE
 from relayd.commands.undelivered import MAX_UNRECORDED
 from relayd.wire.messages import JumpHost, Receipt, Secret
@@ -130,9 +131,9 @@ class InputTests(SynchronousTestCase):
             {"via": (hop,)},
         )
         for number, fields in enumerate(large):
-            before = self.desk.dispatcher._input
+            before = self.desk.dispatcher._inputs.used
             self.desk.order(command(f"c{number}", host=f"h{number}", **fields))  # type: ignore[arg-type]
-            self.assertGreaterEqual(self.desk.dispatcher._input - before, LARGE_INPUT, fields)
+            self.assertGreaterEqual(self.desk.dispatcher._inputs.used - before, LARGE_INPUT, fields)
 
     def test_whatever_becomes_of_them_their_room_is_free(self) -> None:
         big = {"stdin": b"x" * LARGE_INPUT}
@@ -149,7 +150,8 @@ class InputTests(SynchronousTestCase):
                 if not run.done.called:
                     run.finish()
         self.assertEqual(len(self.desk.dispatcher.active), 0)
-        self.assertEqual((self.desk.dispatcher._input, self.desk.dispatcher._inputs), (0, {}))
+        inputs = self.desk.dispatcher._inputs
+        self.assertEqual((inputs.used, inputs._sizes), (0, {}))
 
 
 class DuplicateTests(SynchronousTestCase):

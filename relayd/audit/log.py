@@ -161,12 +161,12 @@ class AuditLog:
         """See `IAudit.available`."""
         return not self._failing and self._pending_size < MAX_PENDING // 2
 
-    def accepted(self, command: ExecuteCommand) -> None:
-        """See `IAudit.accepted`."""
+    def record_accepted(self, command: ExecuteCommand) -> None:
+        """See `IAudit.record_accepted`."""
         self._put("accepted", whole(command), _size(command), MAX_PENDING // 2)
 
-    def ended(self, command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
-        """See `IAudit.ended`."""
+    def record_ended(self, command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
+        """See `IAudit.record_ended`."""
         fields = names(command)
         fields["outcome"] = outcome
         fields["exitCode"] = result.exit_code
@@ -175,12 +175,12 @@ class AuditLog:
         fields["stderrBytes"] = result.details.stderr_bytes
         self._put("ended", fields, len(command.host) + len(command.username), MAX_PENDING)
 
-    def recovered(self, command_id: str, outcome: str) -> None:
-        """See `IAudit.recovered`."""
+    def record_recovered(self, command_id: str, outcome: str) -> None:
+        """See `IAudit.record_recovered`."""
         self._put("ended", {"commandId": command_id, "outcome": outcome}, 0, MAX_PENDING)
 
-    def refused(self, command: ExecuteCommand, error: RelayError) -> None:
-        """See `IAudit.refused`."""
+    def record_refused(self, command: ExecuteCommand, error: RelayError) -> None:
+        """See `IAudit.record_refused`."""
         if self._refusals.admits(command, error.code, time.monotonic()):
             fields = whole(command)
             fields["outcome"] = error.code

@@ -98,7 +98,7 @@ class WithoutReceipts:
             watch.probe.cancel()
 
     def link_lost(self, in_flight: InFlight) -> None:
-        """A link was lost. The time on it counts: otherwise links that are lost soon would make the relay wait for ever."""
+        """A link was lost. Its time counts: links that are lost soon must not make the relay wait for ever."""
         watch = self._watches.get(in_flight)
         if watch is not None and watch.alarm is not None and self._journal.noted(_RECEIPTS) is None:
             self._patience = max(0.0, self._patience - (self._clock.seconds() - watch.since))

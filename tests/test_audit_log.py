@@ -20,9 +20,10 @@ from zope.interface.verify import verifyObject
 from relayd.audit import log as audit_log
 from relayd.audit.chain import Chain
 from relayd.audit.events import LONGEST
-from relayd.audit.lines import command_digest, encode, read_key
+from relayd.audit.key import command_digest, read_key
+from relayd.audit.lines import encode_line
 from relayd.audit.log import AuditLog
-from relayd.audit.refusals import BURST, INTERVAL, RATE, Refusals
+from relayd.audit.refusals import BURST, INTERVAL, RATE, RefusalLimiter
 from relayd.audit.seal import seal_file
 from relayd.config.options import load
 from relayd.errors import ConfigError, NoCredential, ShuttingDown
@@ -205,7 +206,7 @@ class EventTests(AuditCase):
         self.assertIn("none/audit.log cannot be used: No such file or directory", str(error))
         (state(self.path) / "audit-key").write_text("no key")
         error = self.assertRaises(ConfigError, self.start)
-        self.assertIn("state/audit-key cannot be used: it is no key of 64 hexadecimal digits", str(error))
+        self.assertIn("state/audit-key cannot be used: it does not hold a key of 64 hexadecimal digits", str(error))
 
 
 class UnavailableTests(AuditCase):
@@ -244,7 +245,7 @@ class UnavailableTests(AuditCase):
         lines = [line for line in map(formatEvent, logged) if line and "audit log" in line]
         self.assertEqual(len(lines), 2, lines)
         self.assertIn("cannot be written, so new commands are refused: No space left on device", lines[0])
-        self.assertIn("is written again", lines[1])
+        self.assertIn("can be written again", lines[1])
 
     async def test_closed_while_the_disk_is_full(self) -> None:
         disk = small_disk(self)
@@ -324,12 +325,12 @@ class RefusalTests(AuditCase):
         self.assertEqual((entries(self.path)[-1]["event"], entries(self.path)[-1]["count"]), ("refusals", 1))
 
     def test_lines_come_again_with_time(self) -> None:
-        refusals = Refusals()
+        refusals = RefusalLimiter()
         first = sum(refusals.admits(command(), "no-credential", 0.0) for _ in range(1000))
         later = sum(refusals.admits(command(), "no-credential", 600.0) for _ in range(1000))
         self.assertEqual((first, later), (BURST, 600 * 3 // 60))
-        self.assertEqual([each["count"] for each in refusals.take()], [2000 - BURST - 30])
-        self.assertEqual(refusals.take(), [])
+        self.assertEqual([each["count"] for each in refusals.take_sums()], [2000 - BURST - 30])
+        self.assertEqual(refusals.take_sums(), [])
 
     def test_what_is_kept_outlasts_what_a_main_server_can_have_refused(self) -> None:
         """With the defaults: all reasons at once, lines as long as can be, for as long as files stay."""
@@ -354,7 +355,7 @@ class FindingTests(AuditCase):
     async def test_a_forged_line(self) -> None:
         await self.told()
         last = entries(self.path)[-1]
-        edit(self.path, lambda lines: [*lines, encode(3, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]])
+        edit(self.path, lambda lines: [*lines, encode_line(3, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]])
         [line] = await self.told()
         self.assertIn("has 1 lines after its line 2 that relayd did not write", line)
         self.assertEqual(await self.told(), [])
@@ -369,7 +370,7 @@ class FindingTests(AuditCase):
         await self.told()
         Path(seal_file(str(state(self.path)))).unlink()
         [line] = await self.told()
-        self.assertIn("nobody can tell by it who wrote the lines up to 2", line)
+        self.assertIn("it cannot show who wrote the lines up to 2", line)
 
 
 class DispatcherTests(AuditCase):

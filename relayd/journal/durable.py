@@ -24,9 +24,10 @@ from zope.interface import implementer
 
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeUnknown
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal.index import Bounds, Figures, Index
+from relayd.journal.index import Figures, JournalIndex, JournalLimits
 from relayd.journal.salvage import salvage, set_aside
-from relayd.journal.store import PRUNE_ROWS, Call, Recovery, Store, explain, is_damage
+from relayd.journal.sqlite_errors import as_unavailable, is_damage
+from relayd.journal.store import PRUNE_ROWS, Call, Recovery, Store
 from relayd.language.texts import Text, Translate, english
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
@@ -96,13 +97,13 @@ class DurableJournal:
         path: str,
         *,
         durable: bool,
-        bounds: Bounds | None = None,
+        limits: JournalLimits | None = None,
         translate: Translate = english,
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._durable = durable
-        self._index = Index(bounds or Bounds(), RECENT)
+        self._index = JournalIndex(limits or JournalLimits(), RECENT)
         self._store = Store(path, durable=durable, translate=translate)
         self._worker: _Worker
         self._notes: dict[str, str] = {}
@@ -142,10 +143,10 @@ class DurableJournal:
         try:
             recovery = self._open()
         except (sqlite3.Error, OSError, JournalUnavailable) as error:
-            reason = f"the journal {self._path} cannot be used: {explain(error).fields['reason']}"
+            reason = f"the journal {self._path} cannot be used: {as_unavailable(error).fields['reason']}"
             raise ConfigError(option="--state-dir", reason=reason) from None
         for command_id, live in recovery.live.items():
-            self._index.hold(command_id, live)
+            self._index.add_finished(command_id, live)
         self._notes = recovery.notes
         self._confirmed = recovery.confirmed
         if recovery.ended:
@@ -197,12 +198,12 @@ class DurableJournal:
 
     def _accepted(self, known: JournalEntry | None, command_id: str, fingerprint: bytes) -> JournalEntry | None:
         if known is None:
-            self._index.accepted(command_id, fingerprint, self._store.now())
+            self._index.add_accepted(command_id, fingerprint, self._store.now())
         return known
 
     def start(self, command_id: str) -> Deferred[None]:
         """See `IJournal.start`."""
-        if self._index.size >= self._index.bounds.max_bytes:
+        if self._index.size >= self._index.limits.max_bytes:
             return fail(JournalFull(results=len(self._index.finished), megabytes=self._index.size / 1e6))
         return self._submit(self._store.start, command_id).addCallback(self._started, command_id)
 
@@ -376,17 +377,17 @@ class DurableJournal:
 
     def _prune(self) -> None:
         self._catch_up()
-        now, bounds = self._store.now(), self._index.bounds
+        now, limits = self._store.now(), self._index.limits
         expired = self._index.expired(now)
         if expired:
             self._log.warn(
                 "{count} results were not confirmed for {days:g} days, and expire",
                 count=len(expired),
-                days=bounds.retention / 86400,
+                days=limits.retention / 86400,
             )
             for command_id in expired:
                 self.confirm(command_id)
-        pruning = self._submit(self._store.prune, now - bounds.retention, bounds.max_ids, self._confirmed)
+        pruning = self._submit(self._store.prune, now - limits.retention, limits.max_ids, self._confirmed)
         pruning.addCallbacks(self._pruned, lambda _: 0)
         pruning.addCallback(self._prune_later)
 

@@ -28,7 +28,8 @@ from relayd.ctl import journal
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.journal.report import read_report, read_result
 from relayd.journal.salvage import salvage
-from relayd.journal.store import Store, decode_result, is_damage
+from relayd.journal.sqlite_errors import is_damage
+from relayd.journal.store import Store, decode_result
 from relayd.wire.messages import CommandResult, Details
 from tests.fuzz.engine import Target, check, check_words, grow
 

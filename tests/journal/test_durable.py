@@ -27,17 +27,11 @@ from zope.interface.verify import verifyObject
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal import store as journal_store
-from relayd.journal.durable import (
-    LARGE,
-    LINGER,
-    MAX_BATCH,
-    PRUNE_AGAIN,
-    PRUNE_INTERVAL,
-    RETRY_INTERVAL,
-    DurableJournal,
-)
+from relayd.journal.durable import LARGE, DurableJournal
 from relayd.journal.index import JournalLimits
 from relayd.journal.memory import MemoryJournal
+from relayd.journal.upkeep import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL
+from relayd.journal.writer import LINGER, MAX_BATCH
 from tests.support.dispatching import PASSWORD, command, result, watch_log
 
 
@@ -510,11 +504,11 @@ class BrokenFileTests(DurableCase):
         error = self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("c" * 200), b"print"))
         self.assertIn("the disk is full; make room", str(error))
         self.assertEqual(len(self.lines(LogLevel.error)), 1, "told once")
-        self.assertEqual(self.journal.trouble, "the disk is full; make room")
+        self.assertEqual(self.journal.figures().trouble, "the disk is full; make room")
         self.mend_writes()
         self.assertIsNone(self.accept("c1"))
         self.assertEqual(self.lines(LogLevel.info), ["The journal can be written again"])
-        self.assertIsNone(self.journal.trouble)
+        self.assertIsNone(self.journal.figures().trouble)
 
     def test_end_that_could_not_be_recorded_is_recorded_later(self) -> None:
         for command_id in ("a", "b"):

@@ -11,8 +11,9 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from relayd.journal.durable import CLEAN_BUSY, CLEAN_IDLE, LINGER
 from relayd.journal.index import JournalLimits
+from relayd.journal.upkeep import CLEAN_BUSY, CLEAN_IDLE
+from relayd.journal.writer import LINGER
 from tests.journal.test_durable import DurableCase
 from tests.support.dispatching import command, result
 

@@ -186,7 +186,6 @@ class CrashTests(ForgeryCase):
         self.assertEqual((found.foreign, found.missing), (0, 0))
         return faults(self.path)
 
-    @examples()
     @given(st.data())
     def test_at_any_byte(self, data: st.DataObject) -> None:
         """``kill -9``, or a full disk: the head is older than the file, whose last line is torn."""
@@ -196,7 +195,6 @@ class CrashTests(ForgeryCase):
         whole = [line for line in rest.split(b"\n") if b'"accepted"' in line and decode_line(line)]
         self.assertEqual(len(self.ids()), 4 + len(whole) + 1)
 
-    @examples()
     @given(st.data())
     def test_one_after_the_other(self, data: st.DataObject) -> None:
         """Each process ends the line of the one before with the first byte that it writes, and no more than that."""

@@ -40,7 +40,7 @@ class Sent(ServiceCase):
         self.restart(
             f"# for the access proxy\nCF-Access-Client-Secret: {TOKEN}\n\nOrigin: https://relay.test\nuser-agent: x\n"
         )
-        server, _ = self.connected(native.ServerDialect())
+        server, _ = self.connected(native.NativeServerDialect())
         headers = server.http_headers
         self.assertEqual(headers["cf-access-client-secret"], TOKEN)
         self.assertEqual(headers["origin"], "https://relay.test")
@@ -48,7 +48,7 @@ class Sent(ServiceCase):
 
     def test_a_subprotocol(self) -> None:
         self.restart("Sec-WebSocket-Protocol: v2.relay, v1.relay\n")
-        server = Choosing(native.ServerDialect())
+        server = Choosing(native.NativeServerDialect())
         server.factory = WebSocketServerFactory(reactor=self.reactor, protocols=["v2.relay"])
         server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
         self.join(server).flush()
@@ -59,7 +59,7 @@ class Sent(ServiceCase):
     def test_a_subprotocol_that_is_not_chosen(self) -> None:
         """The main server need not choose one."""
         self.restart("Sec-WebSocket-Protocol: v2.relay\n")
-        self.connected(native.ServerDialect())
+        self.connected(native.NativeServerDialect())
         self.advance(2.1)
         self.assertTrue(self.service.status.accepted)
 
@@ -71,7 +71,7 @@ class Sent(ServiceCase):
             def onConnect(self, request: Any) -> Any:
                 return None, {"Sec-WebSocket-Protocol": "v9"}
 
-        server = Stubborn(native.ServerDialect())
+        server = Stubborn(native.NativeServerDialect())
         server.factory = WebSocketServerFactory(reactor=self.reactor)
         server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
         self.join(server).flush()

@@ -268,7 +268,7 @@ class LearningTests(ServiceCase):
     def setUp(self) -> None:
         super().setUp()
         self.receiver._answer = large
-        self.servers = {"native": native.ServerDialect, "socketio": socketio.ServerDialect}
+        self.servers = {"native": native.NativeServerDialect, "socketio": socketio.SocketIOServerDialect}
 
     def main_server(self, dialect: Any = None) -> Narrow:
         server = Narrow(dialect or self.servers[self.dialect]())
@@ -421,7 +421,7 @@ class TinyTests(ServiceCase):
     def test_results_and_answers_fit(self) -> None:
         for limit in (4095, 1000, 300, 200):
             self.receiver._answer = large
-            server, pump = self.connected(socketio.ServerDialect(accepts=limit))
+            server, pump = self.connected(socketio.SocketIOServerDialect(accepts=limit))
             server.dialect.request("execute_command", ORDER)
             server.flush()
             pump.flush()

@@ -226,7 +226,7 @@ class Probed(MainServer):
     """The WebSocket of an upgrade: it answers the probe."""
 
     def __init__(self) -> None:
-        super().__init__(socketio.ServerDialect())
+        super().__init__(socketio.SocketIOServerDialect())
         self.received: list[bytes] = []
 
     def onOpen(self) -> None:

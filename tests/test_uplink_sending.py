@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.uplink.result_sender import LARGE, ResultSender
-from relayd.wire.dialects.native import RelayDialect
+from relayd.wire.dialects.native import NativeRelayDialect
 from relayd.wire.messages import CommandResult
 
 
@@ -22,7 +22,7 @@ class ResultSenderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.sent: list[bytes] = []
         self.work: list[tuple[Deferred[Any], Any]] = []
-        self.dialect = RelayDialect()
+        self.dialect = NativeRelayDialect()
         self.sender = self.make(1 << 20)
 
     def make(self, limit: int) -> ResultSender:

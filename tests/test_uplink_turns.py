@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.interfaces import EventReceived
 from relayd.uplink.result_sender import ResultSender
 from relayd.uplink.turns import SLICE, Turns
-from relayd.wire.dialects.native import RelayDialect
-from relayd.wire.dialects.native import ServerDialect as Server
+from relayd.wire.dialects.native import NativeRelayDialect
+from relayd.wire.dialects.native import NativeServerDialect as Server
 from relayd.wire.messages import CommandResult
 
 
@@ -89,7 +89,9 @@ class SenderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.frames: list[bytes] = []
         self.threads: list[tuple[Callable[[], Any], Deferred[Any]]] = []
-        self.sender = ResultSender(RelayDialect(), lambda: None, self.defer, lambda: 4_000_000, self.frames.append)
+        self.sender = ResultSender(
+            NativeRelayDialect(), lambda: None, self.defer, lambda: 4_000_000, self.frames.append
+        )
 
     def defer(self, work: Callable[[], Any]) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()

@@ -49,7 +49,7 @@ class Slow(Scripted):
             self.transport.write(bytes([byte]))
 
 
-class Refusing(socketio.ServerDialect):
+class Refusing(socketio.SocketIOServerDialect):
     """Answers CONNECT with an error of these data."""
 
     def __init__(self, data: object) -> None:
@@ -192,7 +192,7 @@ class Elsewhere(ServiceCase):
     def test_a_socketio_server_without_our_namespace(self) -> None:
         """It may serve browsers that way, and relays the other."""
         self.join(self.main_server(Refusing({"message": "Invalid namespace"}))).flush()
-        self.connected(native.ServerDialect())
+        self.connected(native.NativeServerDialect())
         self.advance(2.1)
         self.assertEqual(self.service.status.dialect, "native")
 
@@ -209,7 +209,7 @@ class Codes(ServiceCase):
             (3008, "code 3008"),
             (1014, "code 1014"),
         ):
-            server, pump = self.connected(native.ServerDialect())
+            server, pump = self.connected(native.NativeServerDialect())
             server.sendCloseFrame(code=code, reasonUtf8=f"oops {KEY}".encode())
             pump.flush()
             server.transport.loseConnection()

@@ -218,8 +218,8 @@ class UplinkService(Service):
 
     def _dialect(self, name: str, key: Secret) -> IDialect:
         if name == socketio.NAME:
-            return socketio.RelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
-        return native.RelayDialect()
+            return socketio.SocketIORelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
+        return native.NativeRelayDialect()
 
     def _url(self, dialect: str, key: str, **parameters: str) -> str:
         server, proxy_id = self._settings.server, self._settings.proxy_id

@@ -257,8 +257,8 @@ class Host:
 
 def _run(name: str, data: bytes) -> None:
     dialect, server = {
-        "socketio": (socketio.RelayDialect, socketio.ServerDialect),
-        "native": (native.RelayDialect, native.ServerDialect),
+        "socketio": (socketio.SocketIORelayDialect, socketio.SocketIOServerDialect),
+        "native": (native.NativeRelayDialect, native.NativeServerDialect),
     }[name]
     clock, receiver, wire, outcomes = Clock(), Receiver(), Wire(), list[Outcome]()
     timing = Timing()

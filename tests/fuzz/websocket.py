@@ -59,7 +59,7 @@ def _run(data: bytes) -> None:
         clock,
         receiver,
         Host(),
-        native.RelayDialect(),
+        native.NativeRelayDialect(),
         server="main",
         path="/proxy",
         timing=Timing(),

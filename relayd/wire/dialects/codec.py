@@ -157,7 +157,7 @@ def _structure(text: str) -> int:
     return quotes + sum(map(len, text.split('"')[::2]))
 
 
-class Outbox:
+class FrameQueue:
     """The frames that wait for `frames_to_send`."""
 
     def __init__(self) -> None:

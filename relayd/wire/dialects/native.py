@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from relayd.errors import ProtocolError
 from relayd.interfaces import Broken, Connected, DialectEvent, EventReceived, HandshakeReceived, IDialect, Ignored
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
 from relayd.wire.messages import NO_UTF8, Unsent
 
 NAME: Final = "native"
@@ -53,7 +53,7 @@ _MOST_LINES: Final = 1024
 
 
 @implementer(IDialect)
-class NativeDialect(Outbox):
+class NativeDialect(FrameQueue):
     """Both roles: the wire is the same in both directions."""
 
     name = NAME
@@ -148,11 +148,11 @@ def _with_unread(event: DialectEvent) -> DialectEvent:
     return replace(event, data=around[0])
 
 
-class RelayDialect(NativeDialect):
+class NativeRelayDialect(NativeDialect):
     """The role that dials."""
 
 
-class ServerDialect(NativeDialect):
+class NativeServerDialect(NativeDialect):
     """The role that is dialled."""
 
     def request(self, name: str, data: object) -> int | None:

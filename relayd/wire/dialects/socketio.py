@@ -34,7 +34,7 @@ from relayd.interfaces import (
 )
 from relayd.language.texts import printable
 from relayd.wire.dialects.attachments import Attachments
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH
@@ -123,7 +123,7 @@ class _Stage(Enum):
     OVER = auto()  # one side said good-bye: what still arrives means nothing
 
 
-class SocketIODialect(Outbox):
+class SocketIODialect(FrameQueue):
     """What both roles do alike: events, acknowledgements, good-byes, and the guards on all of them."""
 
     name = NAME
@@ -334,7 +334,7 @@ class SocketIODialect(Outbox):
 
 
 @implementer(IDialect)
-class RelayDialect(SocketIODialect):
+class SocketIORelayDialect(SocketIODialect):
     """
     The role that dials.
 
@@ -397,7 +397,7 @@ class RelayDialect(SocketIODialect):
 
 
 @implementer(IDialect)
-class ServerDialect(SocketIODialect):
+class SocketIOServerDialect(SocketIODialect):
     """
     The role that is dialled.
 

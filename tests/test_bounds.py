@@ -13,7 +13,7 @@ from relayd.errors import InvalidMessage, ProtocolError
 from relayd.interfaces import EventReceived, Ignored
 from relayd.network import spelling
 from relayd.wire import fields, parsing
-from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects import engineio, native, socketio
 from relayd.wire.dialects.codec import MAX_NAME
 from relayd.wire.messages import MAX_COMMAND_ID, Receipt
 from relayd.wire.parsing import (
@@ -131,7 +131,7 @@ class DialectTests(SynchronousTestCase):
         return dialect
 
     def test_the_open_packet(self) -> None:
-        text = '0{"sid":"' + "x" * socketio.MAX_OPEN + '","upgrades":[],"pingInterval":25000,"pingTimeout":20000}'
+        text = '0{"sid":"' + "x" * engineio.MAX_OPEN + '","upgrades":[],"pingInterval":25000,"pingTimeout":20000}'
         error = self.assertRaises(ProtocolError, socketio.SocketIORelayDialect().receive_text, text)
         self.assertIn("an open packet of more than 16384 characters", str(error))
 

@@ -195,7 +195,7 @@ class Session(SessionCase):
     def test_no_session(self) -> None:
         """A page instead of a session."""
         self.begin_polling(answer("<html>Hello</html>"))
-        self.assertIn("the first packet is no Engine.IO open packet", self.warnings()[-1])
+        self.assertIn("the first packet is not an Engine.IO open packet", self.warnings()[-1])
 
     def test_version_before(self) -> None:
         """As npm's socket.io 2 answers."""

@@ -28,7 +28,7 @@ from relayd.uplink.polling.reuse import Connections, ExchangeFactory
 from relayd.uplink.request import MakeRequest
 from relayd.uplink.websocket import LEAST_PROGRESS, WebSocketListener
 from relayd.wire.dialects.codec import NO_LIMIT
-from relayd.wire.dialects.socketio import DEFAULT_MAX_PAYLOAD, POLLING, Open, read_open
+from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, POLLING, OpenPacket, read_open_packet
 
 #: Seconds after a poll that brought nothing.
 EMPTY_PAUSE: Final = 1.0
@@ -73,7 +73,7 @@ class PollingClient:
         *,
         tls_host: str | None,
         max_frame: int,
-        on_open: Callable[[PollingClient, Open], Callable[[], None] | None],
+        on_open: Callable[[PollingClient, OpenPacket], Callable[[], None] | None],
     ) -> None:
         self._posting = Posting(clock, self)
         self.flow = self._posting.flow
@@ -86,7 +86,7 @@ class PollingClient:
         self._stop_upgrade: Callable[[], None] | None = None
         self._splitter = Splitter(max_frame)
         self._connections = Connections(clock, self, endpoint, tls_host, self.end)
-        self._open: Open | None = None
+        self._open: OpenPacket | None = None
         self._stamp = secrets.token_hex(4)
         self._stamps = count()
         #: Why it is over, and why a certificate was refused.
@@ -304,7 +304,7 @@ class PollingClient:
                 if isinstance(packet, bytes):
                     self._listener.on_binary(packet)
                     continue
-                opened = None if self._open is not None else read_open(packet)
+                opened = None if self._open is not None else read_open_packet(packet)
                 self._listener.on_text(packet)
                 if opened is not None and self._over is None:
                     self._opened(opened)
@@ -312,7 +312,7 @@ class PollingClient:
             self._broken = True
             self._listener.on_broken(error)
 
-    def _opened(self, opened: Open) -> None:
+    def _opened(self, opened: OpenPacket) -> None:
         self._open = opened
         self._posting.next()
         self._stop_upgrade = self._on_open(self, opened)

@@ -17,7 +17,7 @@ from relayd.uplink.polling.upgrade import Upgrade
 from relayd.uplink.request import MakeRequest, Request
 from relayd.uplink.settings import Address
 from relayd.uplink.websocket import WebSocketClient, WebSocketListener
-from relayd.wire.dialects.socketio import WEBSOCKET, Open
+from relayd.wire.dialects.engineio import WEBSOCKET, OpenPacket
 
 #: Seconds in which a WebSocket that a session has moved to must not be lost, and those for which sessions stay with
 #: polling after that: what is in between may let WebSockets through and then end them.
@@ -45,7 +45,7 @@ def polling_factory(
     """
     tls_host = address.host if address.secure else None
 
-    def upgrade(client: PollingClient, opened: Open) -> Callable[[], None] | None:
+    def upgrade(client: PollingClient, opened: OpenPacket) -> Callable[[], None] | None:
         if not upgrades or WEBSOCKET not in opened.upgrades:
             return None
 

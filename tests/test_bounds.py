@@ -13,7 +13,7 @@ from relayd.errors import InvalidMessage, ProtocolError
 from relayd.interfaces import EventReceived, Ignored
 from relayd.network import spelling
 from relayd.wire import fields, parsing
-from relayd.wire.dialects import engineio, native, socketio
+from relayd.wire.dialects import engineio, native, packets, socketio
 from relayd.wire.dialects.codec import MAX_NAME
 from relayd.wire.messages import MAX_COMMAND_ID, Receipt
 from relayd.wire.parsing import (
@@ -160,4 +160,4 @@ class DialectTests(SynchronousTestCase):
 
     def test_reasons(self) -> None:
         (event,) = self.join().receive_text(f'44/proxy,{{"message":"{HUGE}"}}')
-        self.assertLessEqual(len(event.reason), socketio.MAX_WORDS)  # type: ignore[union-attr]
+        self.assertLessEqual(len(event.reason), packets.MAX_WORDS)  # type: ignore[union-attr]

@@ -27,7 +27,7 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.wire.dialects import socketio
+from relayd.wire.dialects import packets, socketio
 from relayd.wire.dialects.attachments import MAX_BYTES
 from relayd.wire.dialects.codec import NO_LIMIT
 from relayd.wire.messages import Unsent
@@ -217,7 +217,7 @@ class Wire(SynchronousTestCase):
             (event,) = joined_relay().receive_text(frame)
             assert isinstance(event, Disconnected)
             self.assertIn(reason, event.reason)
-            self.assertLessEqual(len(event.reason), socketio.MAX_WORDS)
+            self.assertLessEqual(len(event.reason), packets.MAX_WORDS)
             self.assertEqual(event.refused, refused)
 
     def test_tolerated(self) -> None:
@@ -351,7 +351,7 @@ class Binary(SynchronousTestCase):
         self.announced(relay, self.frame(1, a=self.PLACE))
         first, second = relay.receive_text("42/proxy,{}")
         self.assertEqual(len(self.faults(first)), 1)
-        self.assertEqual(second, Broken("an event whose arguments are no array"))
+        self.assertEqual(second, Broken("an event whose arguments are not an array"))
 
     def test_another_binary_event_comes_first(self) -> None:
         """Both are told; but whose attachments would come next is not to be known."""

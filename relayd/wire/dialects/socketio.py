@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
 from socketio import packet as sio
 from zope.interface import implementer
@@ -30,19 +30,15 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.language.texts import printable
 from relayd.wire.dialects import engineio
 from relayd.wire.dialects.attachments import Attachments, BinaryEvents
 from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
 from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, MAX_HEARTBEAT, OpenPacket, read_open_packet
+from relayd.wire.dialects.packets import Packet, read_packet
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH
 
-#: Largest number that a JavaScript peer can have meant by an acknowledgement id.
-MAX_ACK_ID: Final = 2**53
-#: Characters of a connect error.
-MAX_WORDS: Final = 2000
 #: Events that may come before the namespace's CONNECT answer, and the size of their packets, in characters; a single
 #: one may be larger.
 MAX_EARLY: Final = 100
@@ -59,10 +55,6 @@ def url(server: str, proxy_id: str, api_key: str, transport: str = engineio.WEBS
     """
     parameters = {"EIO": "4", "transport": transport, "proxyId": proxy_id, "apiKey": api_key} | more
     return websocket_url(server, "/socket.io/", parameters, engineio.SESSION_PARAMETERS)
-
-
-class _Packet(sio.Packet):  # type: ignore[misc]  # python-socketio carries no types
-    json = StrictJSON
 
 
 class _Stage(Enum):
@@ -167,7 +159,7 @@ class SocketIODialect(FrameQueue):
 
     def _send(self, kind: int, data: object = None, packet_id: int | None = None, namespace: str = NAMESPACE) -> None:
         # binary=False: python-socketio would search all of the data for bytes, which JSON cannot hold anyway
-        packet = _Packet(kind, data, namespace, packet_id, binary=False)
+        packet = Packet(kind, data, namespace, packet_id, binary=False)
         self._frames.append(engineio.MESSAGE + packet.encode())
 
     # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things to the two roles
@@ -181,31 +173,17 @@ class SocketIODialect(FrameQueue):
     def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
         raise NotImplementedError
 
-    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _connect(self, packet: Packet) -> Sequence[DialectEvent]:
         raise NotImplementedError
 
-    def _foreign(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _foreign(self, packet: Packet) -> Sequence[DialectEvent]:
         """A packet of another namespace."""
         return (Ignored("a packet of another namespace"),)
 
     def _message(self, text: str) -> Sequence[DialectEvent]:
-        if not text:  # python-socketio would take it for an event
-            raise ProtocolError(reason="an empty Socket.IO packet")
-        try:
-            packet = _Packet(encoded_packet=text)
-        except ValueError:  # the number of a type, an id or an attachment count; ProtocolError passes through
-            raise ProtocolError(reason="a malformed Socket.IO packet") from None
+        packet = read_packet(text)
         kind = packet.packet_type
-        if kind > sio.BINARY_ACK:
-            raise ProtocolError(reason="a Socket.IO packet of unknown type")
-        binary = kind in (sio.BINARY_EVENT, sio.BINARY_ACK)
-        if packet.attachment_count and not binary:
-            raise ProtocolError(reason="attachments on a packet that cannot have any")
-        if packet.id is not None and packet.id > MAX_ACK_ID:
-            raise ProtocolError(reason="an acknowledgement id beyond 53 bits")
-        if len(packet.namespace or "") > MAX_NAME:
-            raise ProtocolError(reason=f"a namespace of more than {MAX_NAME} characters")
-        if binary and packet.attachment_count:
+        if packet.is_binary and packet.attachment_count:
             return self._with_attachments(packet)
         if packet.namespace != NAMESPACE:
             return self._foreign(packet)
@@ -217,17 +195,17 @@ class SocketIODialect(FrameQueue):
             return self._ack(packet)
         if kind == sio.DISCONNECT:
             self._stage = _Stage.OVER
-            return (Disconnected(_reason_of(packet.data), refused=False),)
+            return (Disconnected(packet.reason, refused=False),)
         if kind == sio.CONNECT_ERROR:
             self._stage = _Stage.OVER
-            return (Disconnected(_message_of(packet.data), refused=True),)
+            return (Disconnected(packet.message, refused=True),)
         return (Ignored("a binary acknowledgement"),)
 
-    def _with_attachments(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _with_attachments(self, packet: Packet) -> Sequence[DialectEvent]:
         late = self._binary.announce(packet.attachment_count)
         if packet.namespace != NAMESPACE or packet.packet_type != sio.BINARY_EVENT:
             return (Ignored("a binary packet that is no event for the relay"),)
-        self._arguments(packet)
+        _ = packet.arguments  # which raises where they are not an array
         event = Attachments(packet, packet.attachment_count)
         if late:
             event.fill_places()
@@ -238,27 +216,22 @@ class SocketIODialect(FrameQueue):
         self._binary.begin(event)
         return (AttachmentsDue(self._binary.number),)
 
-    def _event(self, packet: _Packet) -> Sequence[DialectEvent]:
-        arguments = self._arguments(packet)
+    def _event(self, packet: Packet) -> Sequence[DialectEvent]:
+        arguments = packet.arguments
         if not arguments:
             raise ProtocolError(reason="an event without a name")
         name = arguments[0]
         if not isinstance(name, str):
-            return (Ignored("an event whose name is no string"),)
+            return (Ignored("an event whose name is not a string"),)
         if len(name) > MAX_NAME:
             return (Ignored(f"an event whose name has more than {MAX_NAME} characters"),)
         return (EventReceived(name, arguments[1] if len(arguments) > 1 else None, packet.id),)
 
-    def _ack(self, packet: _Packet) -> Sequence[DialectEvent]:
-        arguments = self._arguments(packet)
+    def _ack(self, packet: Packet) -> Sequence[DialectEvent]:
+        arguments = packet.arguments
         if packet.id is None:
             raise ProtocolError(reason="an acknowledgement without an id")
         return (AckReceived(packet.id, arguments[0] if arguments else None),)
-
-    def _arguments(self, packet: _Packet) -> list[Any]:
-        if not isinstance(packet.data, list):
-            raise ProtocolError(reason="an event whose arguments are no array")
-        return packet.data
 
 
 @implementer(IDialect)
@@ -298,7 +271,7 @@ class SocketIORelayDialect(SocketIODialect):
         self._send(sio.CONNECT, self._auth() or None)
         return (HandshakeReceived(opened.heartbeat),)
 
-    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _connect(self, packet: Packet) -> Sequence[DialectEvent]:
         if self._stage is _Stage.JOINED:
             return (Ignored("a second answer to CONNECT"),)
         if not isinstance(packet.data, dict) or not isinstance(packet.data.get("sid"), str):
@@ -377,7 +350,7 @@ class SocketIOServerDialect(SocketIODialect):
     def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
         raise ProtocolError(reason="a packet before the session was opened")
 
-    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _connect(self, packet: Packet) -> Sequence[DialectEvent]:
         if self._stage is _Stage.JOINED:
             return (Ignored("a second CONNECT"),)
         if self._refusal is not None:
@@ -388,7 +361,7 @@ class SocketIOServerDialect(SocketIODialect):
         self._send(sio.CONNECT, {"sid": _new_sid()})
         return (Connected(),)
 
-    def _foreign(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _foreign(self, packet: Packet) -> Sequence[DialectEvent]:
         if packet.packet_type == sio.CONNECT:
             self._send(sio.CONNECT_ERROR, {"message": "Invalid namespace"}, namespace=packet.namespace or "/")
         return super()._foreign(packet)
@@ -396,18 +369,3 @@ class SocketIOServerDialect(SocketIODialect):
 
 def _new_sid() -> str:
     return secrets.token_urlsafe(15)
-
-
-def _reason_of(data: object) -> str:
-    """Why the namespace is left: of python-socketio, with ``always_connect``, with what a connect error would say."""
-    words = "it disconnected the namespace"
-    return words if data is None else f"{words}: {_message_of(data)}"
-
-
-def _message_of(data: object) -> str:
-    """The words of a connect error: ``{"message": …, "data": …}``, or, from older servers, the text alone."""
-    message, details = (data.get("message"), data.get("data")) if isinstance(data, dict) else (data, None)
-    words = message if isinstance(message, str) and message else "without a reason"
-    if details is not None:
-        words += f" ({details if isinstance(details, str) else StrictJSON.dumps(details)})"
-    return printable(words, MAX_WORDS)

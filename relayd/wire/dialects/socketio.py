@@ -17,7 +17,11 @@ from socketio import packet as sio
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.interfaces import (
+from relayd.wire.dialects import engineio
+from relayd.wire.dialects.attachments import Attachments, BinaryEvents
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
+from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, MAX_HEARTBEAT, OpenPacket, read_open_packet
+from relayd.wire.dialects.events import (
     AckReceived,
     AttachmentsDue,
     Broken,
@@ -30,10 +34,6 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.wire.dialects import engineio
-from relayd.wire.dialects.attachments import Attachments, BinaryEvents
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
-from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, MAX_HEARTBEAT, OpenPacket, read_open_packet
 from relayd.wire.dialects.packets import Packet, read_packet
 
 NAME: Final = "socketio"

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.language.texts import Translate, english
+from relayd.language.texts import Translate, english, without_surrogates
 from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
 from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
@@ -183,5 +183,6 @@ def _ready(
 
 
 def _whole_characters(result: CommandResult) -> CommandResult:
-    stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
-    return msgspec.structs.replace(result, stdout=stdout, stderr=stderr)
+    return msgspec.structs.replace(
+        result, stdout=without_surrogates(result.stdout), stderr=without_surrogates(result.stderr)
+    )

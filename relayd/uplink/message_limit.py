@@ -153,11 +153,11 @@ class MessageLimit:
         self._learn(limit, said=True)
         return True
 
-    def lost(self, size: int) -> bool:
+    def connection_lost(self, size: int) -> bool:
         """
-        The connection was lost without such a word.
+        The connection was lost, and the main server did not say that a message was too large.
 
-        :param size: as in `too_big`; 0 where there is none.
+        :param size: as in `too_big`; 0 where no message can be the cause.
         :return: whether messages are smaller from now on.
         """
         now = self._clock.seconds()
@@ -219,7 +219,7 @@ class UnderWay:
         self._recent = 0
         self._sent = -inf
 
-    def sent(self, size: int) -> None:
+    def message_sent(self, size: int) -> None:
         """A message of *size* bytes was sent."""
         if size > self._later:
             self._later = size

@@ -112,7 +112,7 @@ class SocketIO(PeerCase):
         await server.wait_for(said(connected="proxy 1"))
         self.assertEqual(server.lines[1], {"upgrade": True, "key": True, "extensions": None})
         connection: Any = receiver.link
-        self.assertTrue(connection._wire.transport.getTcpNoDelay(), "Nagle would cost 40 ms a command")
+        self.assertTrue(connection.wire.transport.getTcpNoDelay(), "Nagle would cost 40 ms a command")
         server.send({"op": "emit", "name": "proxy_status_update", "data": {"online": True}})
         server.send({"op": "execute", "ack": True, "data": order("c1")})
         self.assertEqual((await server.wait_for(said(ack="c1")))["answer"], [])

@@ -35,7 +35,7 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 class NotHTTP(Exception):
-    """The peer sent something that is no HTTP: what, in words that follow a colon."""
+    """The peer sent something that is not HTTP: what, in words that follow a colon."""
 
 
 class ExchangeOwner(Protocol):

@@ -20,10 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.uplink.connection import CLOSE_TIMEOUT
 from relayd.uplink.headers import with_session
-from relayd.uplink.polling.client import EMPTY_PAUSE
 from relayd.uplink.polling.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.polling.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.polling.payload import MOST_PACKETS, Splitter, take_payload
+from relayd.uplink.polling.polls import EMPTY_PAUSE
 from relayd.uplink.polling.posting import POST_TIMEOUT
 from relayd.wire.dialects import socketio
 from relayd.wire.messages import CommandResult
@@ -212,12 +212,12 @@ class Session(SessionCase):
         """What is not wanted yet is not asked for."""
         self.joined()
         link: Any = self.receiver.link
-        link._wire.hold(True)
+        link.wire.hold(True)
         self.say(self.get, answer("2"))
         self.advance(1)
         self.assertEqual(self.receiver.words(), ["ready"])
         self.assertNotIn(b"GET ", self.get.received + self.post.received)
-        link._wire.hold(False)
+        link.wire.hold(False)
         self.settle()
         self.assertIn(b"GET ", self.get.received + self.post.received)
 

@@ -58,7 +58,7 @@ class Outcome(Struct, frozen=True):
     silence: float | None = None
 
 
-class ConnectionOwner(Protocol):
+class UplinkConnectionOwner(Protocol):
     """Keeps a connection to the main server, and hears from it."""
 
     def on_connection_ready(self, connection: UplinkConnection) -> None:
@@ -93,7 +93,7 @@ class UplinkConnection:
         wire: Wire,
         dialect: IDialect,
         receiver: ICommandReceiver,
-        owner: ConnectionOwner,
+        owner: UplinkConnectionOwner,
         limit: MessageLimit,
         settings: ConnectionSettings,
     ) -> None:

@@ -30,7 +30,7 @@ from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import Secret
 
 
-class Dialer:
+class UplinkDialer:
     """
     Dials the main server with one API key and one set of headers, as long as these last.
 
@@ -84,7 +84,7 @@ class Dialer:
     def _route(self, dialect: str) -> Route:
         return Route(
             endpoint=make_endpoint(self._reactor, self._address, self._settings),
-            tls_host=self._address.host if self._address.secure else None,
+            server_name=self._address.host if self._address.secure else None,
             make_request=partial(self._make_request, dialect),
             subprotocols=subprotocols(self._headers),
             max_frame=self._settings.max_frame,
@@ -98,7 +98,7 @@ class Dialer:
             return session.factory(partial(on_connected, session))
 
         def build() -> WebSocketClient:
-            client = WebSocketClient(partial(route.make_request, {}, {}), tls_host=route.tls_host)
+            client = WebSocketClient(partial(route.make_request, {}, {}), server_name=route.server_name)
             on_connected(client)
             return client
 

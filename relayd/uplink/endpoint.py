@@ -48,7 +48,7 @@ class Route(Struct, frozen=True, kw_only=True):
     The way to the main server, for the TCP connections of one uplink connection.
 
     :ivar endpoint: connects to the main server.
-    :ivar tls_host: the name that it must prove over TLS; ``None``: there is no TLS.
+    :ivar server_name: the name that it must prove over TLS; ``None``: there is no TLS.
     :ivar make_request: makes HTTP requests, with the API key.
     :ivar subprotocols: the WebSocket subprotocols from which it may choose.
     :ivar max_frame: bytes in the largest message that relayd takes.
@@ -56,7 +56,7 @@ class Route(Struct, frozen=True, kw_only=True):
     """
 
     endpoint: IStreamClientEndpoint
-    tls_host: str | None
+    server_name: str | None
     make_request: MakeRequest
     subprotocols: list[str]
     max_frame: int

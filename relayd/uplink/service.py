@@ -22,7 +22,7 @@ from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused
 from relayd.interfaces import ICommandReceiver
 from relayd.language.texts import span
 from relayd.uplink.connection import Outcome, UplinkConnection
-from relayd.uplink.dialer import Dialer
+from relayd.uplink.dialer import UplinkDialer
 from relayd.uplink.endpoint import unused_proxy
 from relayd.uplink.idle import ALIKE, IdleWatch
 from relayd.uplink.message_limit import MessageLimit
@@ -173,7 +173,7 @@ class UplinkService(Service):
         self._failures += 1  # until it is accepted
         try:
             key = self._settings.read_api_key()
-            dialer = Dialer(self._reactor, self._settings, key, self._settings.read_headers())
+            dialer = UplinkDialer(self._reactor, self._settings, key, self._settings.read_headers())
             for attempt in probing.attempts():
                 try:
                     outcome = self._without_displacement(await self._make_attempt(attempt, dialer), key)
@@ -226,7 +226,7 @@ class UplinkService(Service):
             return [self._settings.dialect]
         return sorted(_DIALECTS, key=lambda name: name != (self._known or socketio.NAME))
 
-    async def _make_attempt(self, attempt: Attempt, dialer: Dialer) -> Outcome:
+    async def _make_attempt(self, attempt: Attempt, dialer: UplinkDialer) -> Outcome:
         """Make one connection, and stay with it to its end."""
         self._log.info(
             "Connecting to {server} as {proxy_id} ({dialect})",
@@ -250,7 +250,7 @@ class UplinkService(Service):
             self._lived = now - self.status.since if self.status.accepted else 0.0
             self.status = replace(self.status, accepted=False, dialect=None, since=now)
 
-    def _make_connection(self, wire: Wire, attempt: Attempt, dialer: Dialer) -> UplinkConnection:
+    def _make_connection(self, wire: Wire, attempt: Attempt, dialer: UplinkDialer) -> UplinkConnection:
         settings = ConnectionSettings(
             server=str(self._address),
             path=dialer.path(attempt.dialect),
@@ -273,7 +273,7 @@ class UplinkService(Service):
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
 
-    # From the connection (relayd.uplink.connection.ConnectionOwner)
+    # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 
     def on_connection_ready(self, connection: UplinkConnection) -> None:
         self._presence.connected(self._reactor.seconds())

@@ -63,7 +63,7 @@ class WebSocketClient(WebSocketClientProtocol):
     comment in each says why.
 
     :param make_request: builds the HTTP request, with the key; called once the peer is known to be the main server.
-    :param tls_host: the name that the peer must prove over TLS; ``None``: there is no TLS.
+    :param server_name: the name that the peer must prove over TLS; ``None``: there is no TLS.
     :ivar flow: tells whether more can be sent.
     """
 
@@ -71,12 +71,12 @@ class WebSocketClient(WebSocketClientProtocol):
     transport: Any
     maxMessagePayloadSize: int  # autobahn copies it from the factory
 
-    def __init__(self, make_request: Callable[[], Request], *, tls_host: str | None) -> None:
+    def __init__(self, make_request: Callable[[], Request], *, server_name: str | None) -> None:
         super().__init__()
         self.flow = Flow(self._write, self)
         self._listener: WireListener = NOBODY
         self._make_request = make_request
-        self._tls_host = tls_host
+        self._tls_host = server_name
         self._reading = ReadPause(self._pause_reading)
         self._message = bytearray()
         #: The ping that will be answered when something can be sent again.

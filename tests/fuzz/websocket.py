@@ -55,7 +55,7 @@ def _run(data: bytes) -> None:
     clock: Any = Clock()
     receiver, outcomes = Receiver(), list[Outcome]()
     request = Request(resource=f"/proxy?apiKey={CANARY}", host="main", user_agent="relayd")
-    client = WebSocketClient(lambda: request, tls_host=None)
+    client = WebSocketClient(lambda: request, server_name=None)
     limit, settings = MessageLimit(clock, "main"), connection_settings(Timing())
     connection = UplinkConnection(clock, client, native.NativeRelayDialect(), receiver, Owner(), limit, settings)
     note: Any = outcomes.append

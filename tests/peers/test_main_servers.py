@@ -421,7 +421,7 @@ class Native(PeerCase):
             server.send({"op": "raw", "text": text})
         server.send({"op": "raw", "text": "\ufeff" + json.dumps({"event": "execute_command", "data": order("c1")})})
         await server.wait_for(has("event"))
-        told = [event for event in self.events if "which is no event" in formatEvent(event)]
+        told = [event for event in self.events if "which is not an event" in formatEvent(event)]
         self.assertEqual([event["log_level"].name for event in told], ["info"] * 3)
         self.assertEqual(self.uplink.ignored, 7)
         self.assertNotIn("lost", receiver.words())

@@ -20,7 +20,7 @@ from relayd.uplink.polling.exchange import Exchange
 from relayd.uplink.polling.polls import Polls
 from relayd.uplink.polling.posting import Posting
 from relayd.uplink.polling.reuse import Connections, ExchangeFactory
-from relayd.uplink.polling.session import Session, SessionLost
+from relayd.uplink.polling.session import PollingSession, SessionLost
 from relayd.uplink.wire import NOBODY, SessionListener, Wire
 from relayd.wire.dialects.engineio import WEBSOCKET, OpenPacket, read_open_packet
 
@@ -43,8 +43,8 @@ class PollingClient:
         self._route = route
         self._begin_upgrade = begin_upgrade
         self._stop_upgrade: Callable[[], None] | None = None
-        self._session = Session(route.make_request, self._end)
-        self._connections = Connections(clock, self, route.endpoint, route.tls_host, self._session.end)
+        self._session = PollingSession(route.make_request, self._end)
+        self._connections = Connections(clock, self, route.endpoint, route.server_name, self._session.end)
         self._polls = Polls(
             clock,
             self._session,

@@ -81,7 +81,7 @@ class _Part(Enum):
 @implementer(IHandshakeListener, IPullProducer)
 class Exchange(TwistedProtocol):
     """
-    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
+    :param server_name: who has to be at the other end of TLS; ``None``: there is no TLS.
     :param use: what the owner wants to do with it once it is up.
     :ivar busy: whether a request is under way.
     :ivar reusable: whether another request may be made on it.
@@ -90,13 +90,13 @@ class Exchange(TwistedProtocol):
 
     transport: Any
 
-    def __init__(self, owner: ExchangeOwner, use: Callable[[Exchange], None], *, tls_host: str | None) -> None:
+    def __init__(self, owner: ExchangeOwner, use: Callable[[Exchange], None], *, server_name: str | None) -> None:
         self.use = use
         self.busy = False
         self.reusable = True
         self.left = False
         self._owner = owner
-        self._tls_host = tls_host
+        self._tls_host = server_name
         self._received = bytearray()
         self._part = _Part.NOTHING
         #: Bytes of the body, or of its chunk, that are to come.

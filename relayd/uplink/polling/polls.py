@@ -14,7 +14,7 @@ from relayd.uplink.answers import HttpResponse
 from relayd.uplink.polling.exchange import Exchange
 from relayd.uplink.polling.payload import Splitter
 from relayd.uplink.polling.reuse import Connections
-from relayd.uplink.polling.session import Session
+from relayd.uplink.polling.session import PollingSession
 from relayd.uplink.websocket import LEAST_PROGRESS
 from relayd.uplink.wire import ReadPause
 from relayd.wire.dialects.engineio import NOOP
@@ -42,7 +42,7 @@ class Polls:
     def __init__(
         self,
         clock: IReactorTime,
-        session: Session,
+        session: PollingSession,
         connections: Connections,
         max_frame: int,
         *,

@@ -18,7 +18,7 @@ from relayd.network.flow import PIECE, Flow
 from relayd.uplink.polling.exchange import Exchange
 from relayd.uplink.polling.payload import SEPARATOR, take_payload
 from relayd.uplink.polling.reuse import Connections
-from relayd.uplink.polling.session import Session, SessionLost
+from relayd.uplink.polling.session import PollingSession, SessionLost
 from relayd.uplink.wire import ReadPause
 from relayd.wire.dialects.engineio import CLOSE
 
@@ -42,7 +42,7 @@ class Posting:
     def __init__(
         self,
         clock: IReactorTime,
-        session: Session,
+        session: PollingSession,
         connections: Connections,
         reading: ReadPause,
         on_posted: Callable[[], None],

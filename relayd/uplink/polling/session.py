@@ -19,7 +19,7 @@ class SessionLost(Exception):
     """The main server has ended the session, in the words given."""
 
 
-class Session:
+class PollingSession:
     """
     One polling session: whether it is open, suspended or over, and what each of its requests says.
 

@@ -71,7 +71,7 @@ class Upgrade:
                 self._client.abort()
 
     def _connected(self) -> WebSocketClient:
-        self._client = WebSocketClient(self._make_request, tls_host=self._route.tls_host)
+        self._client = WebSocketClient(self._make_request, server_name=self._route.server_name)
         self._client.report_to(self)
         return self._client
 

@@ -362,7 +362,7 @@ class Owner:
 class Exchanges(SynchronousTestCase):
     def exchange(self, *pieces: bytes) -> tuple[Owner, Exchange]:
         owner = Owner()
-        exchange = Exchange(owner, lambda _: None, tls_host=None)
+        exchange = Exchange(owner, lambda _: None, server_name=None)
         exchange.makeConnection(StringTransport())  # type: ignore[no-untyped-call]
         exchange.request(b"GET / HTTP/1.1\r\n\r\n")
         for piece in pieces:

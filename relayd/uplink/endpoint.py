@@ -116,16 +116,16 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
     if isinstance(error, network.DNSLookupError):
         return f"its name was not found; look at {option} and at the name service of this machine"
     if isinstance(error, NoNameService):
-        return f"its name was not looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+        return f"its name could not be looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
-        return "connection refused; nothing listens there, or a firewall objects"
+        return "connection refused; nothing listens there, or a firewall rejects it"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
         return f"no answer within {span(CONNECT_TIMEOUT)}"
     if isinstance(error, SSL.Error):
         words = _openssl_words(error) or "no details"
         plain = any(each in words for each in _NO_TLS)
         return f"TLS failed: {words}" + (
-            "; no TLS is spoken there: look at scheme and port of --server" if plain else ""
+            "; the server does not speak TLS there: look at the scheme and port of --server" if plain else ""
         )
     if isinstance(error, network.ConnectionDone):
         return "it closed the connection"
@@ -185,7 +185,7 @@ def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectio
             ours = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
         except (crypto.Error, network.VerifyError, UnsupportedAlgorithm, ValueError, TypeError):
             raise UplinkError(
-                reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key of the certificate in --tls-cert"
+                reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key for the certificate in --tls-cert"
             ) from None
     try:
         return client_options(host, trust=trust, certificate=ours, chain=chain)

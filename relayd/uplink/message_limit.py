@@ -131,7 +131,7 @@ class MessageLimit:
         if self._limit is None:
             return NO_LIMIT
         if self._clock.seconds() >= self._until:
-            self._log.info("Larger messages than {limit} bytes are tried again", limit=self._limit)
+            self._log.info("Trying messages of more than {limit} bytes again", limit=self._limit)
             self._limit = None
             return NO_LIMIT
         return self._limit
@@ -163,7 +163,7 @@ class MessageLimit:
         now = self._clock.seconds()
         if 0 < size <= LEAST_GUESS and self._limit is not None and not self._said and self._losses:
             # It goes on with a small one: the size it was not.
-            self._log.info("Smaller messages are no help: the limit of {limit} bytes is dropped", limit=self._limit)
+            self._log.info("Smaller messages did not help: dropping the limit of {limit} bytes", limit=self._limit)
             self._limit, self._losses = None, 0
             self._no_guess_until = now + self._guess_for
         if size <= LEAST_GUESS or now < self._no_guess_until or (size <= self._read and now < self._read_until):

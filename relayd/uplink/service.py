@@ -307,7 +307,7 @@ class UplinkService(Service):
             self._cancel_renewal()
             if self._presence.came_online(now):
                 self._log.warn(
-                    "{server} says that {proxy_id} came online, while this relay was: another relay may use this name",
+                    "{server} says that {proxy_id} came online while this relay was online already: another relay may use this name",
                     server=str(self._address),
                     proxy_id=self._settings.proxy_id,
                 )

@@ -135,5 +135,5 @@ class Address(Struct, frozen=True):
         # What follows an IPv6 address after %25 is its zone (RFC 6874): eth0 in [fe80::1%25eth0].
         host = lookup_name(host.replace("%25", "%", 1) if ":" in host else host)
         if not host or not port or not host.isascii():
-            raise ConfigError(option=option, reason="is no http, https, ws or wss URL")
+            raise ConfigError(option=option, reason="is not an http, https, ws or wss URL")
         return cls(host, port, parts.scheme in ("https", "wss"))

@@ -79,7 +79,7 @@ def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
         text, path = path, ""
     field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
     if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
-        return field, Text("is none of the words that stand there")
+        return field, Text("is not one of the words that are allowed there")
     if missing := _MISSING.fullmatch(text):
         return (field + "." if found else "") + missing[1], Text("is missing")
     if expected := _EXPECTED.match(text):
@@ -250,7 +250,7 @@ def cwd(value: object) -> str | None:
         return None
     path = text("cwd", value, single_line=False, most=MAX_CWD)
     if "\n" in path or "\r" in path:
-        raise Invalid("cwd", "contains the end of a line")
+        raise Invalid("cwd", "contains a line break")
     if not path.startswith(("/", "~")):
         raise Invalid("cwd", "is neither an absolute path nor one that begins with ~")
     if len(path.encode()) > MAX_CWD:
@@ -271,7 +271,7 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
     variables: list[tuple[str, str]] = []
     for name, given in value.items():
         if not _VARIABLE.fullmatch(name):
-            raise Invalid("env", "has a name that is not made of A-Z, a-z, 0-9 and _, with no digit first")
+            raise Invalid("env", "has a name with other characters than A-Z, a-z, 0-9 and _, or with a digit first")
         size += len(name)
         if size > MAX_ENVIRONMENT:  # before the name is quoted
             break
@@ -336,7 +336,7 @@ def plain(field: str, value: object) -> object:
         try:
             return bytes(value["data"])
         except (ValueError, TypeError, OverflowError):
-            raise Invalid(field, "is a Buffer with something else than bytes in it") from None
+            raise Invalid(field, "is a Buffer that holds something other than bytes") from None
     return value
 
 

@@ -52,7 +52,7 @@ class Unsent:
 
 
 #: The fault of bytes that should be a text.
-NO_UTF8: Final = Text("came as bytes that are no UTF-8")
+NO_UTF8: Final = Text("came as bytes that are not UTF-8")
 
 
 def wire_id(command_id: str, numeric: bool) -> str | float:

@@ -454,7 +454,7 @@ class Native(PeerCase):
         for number, told in enumerate(["ran echo 文"] * 5 + [""]):
             result = await server.wait_for(lambda line, n=number: line.get("data", {}).get("commandId") == f"c{n}")
             self.assertEqual(result["data"]["result"]["stdout"], told)
-        self.assertIn("command came as bytes that are no UTF-8", result["data"]["result"]["stderr"])
+        self.assertIn("command came as bytes that are not UTF-8", result["data"]["result"]["stderr"])
         self.assertEqual((self.uplink.ignored, receiver.words().count("lost")), (0, 0))
 
     async def test_ids_that_are_not_valid(self) -> None:

@@ -107,19 +107,19 @@ class Sent(ServiceCase):
         attempts = self.attempts()
         self.restart("no header\n")
         self.assertEqual(self.attempts(), attempts)
-        self.assertIn("line 1, is no header (Name: value)", self.warnings()[-1])
+        self.assertIn("line 1, is not a header (Name: value)", self.warnings()[-1])
 
 
 class Read(SynchronousTestCase):
     def test_refused(self) -> None:
         for text, words in (
-            (f"X-Token {TOKEN}", "line 1, is no header"),
+            (f"X-Token {TOKEN}", "line 1, is not a header"),
             (f"A: b\nX-Tok\u00e9n: {TOKEN}", "no ASCII"),
-            ("A: b\nHost: other", "line 2, names a header that the request has of its own"),
+            ("A: b\nHost: other", "line 2, sets a header that relayd sets itself"),
             ("sec-websocket-key: x", "of its own"),
             ("Transfer-Encoding: chunked", "of its own"),
-            (f"A: b\rX-Token: {TOKEN}", "is no header"),
-            ("A:", "is no header"),
+            (f"A: b\rX-Token: {TOKEN}", "is not a header"),
+            ("A:", "is not a header"),
             ("A: b\nB: c\na: d", "names a header twice"),
             ("Cookie: a=1\nCookie: b=2", "names a header twice"),
             ("accept-encoding: gzip", "of its own"),
@@ -131,9 +131,9 @@ class Read(SynchronousTestCase):
             ("Sec-WebSocket-Protocol: a,,b", "no list of different subprotocols"),
             ("Sec-WebSocket-Protocol: a b", "no list of different subprotocols"),
             (f"X: \u4e2d{TOKEN}", "no ASCII"),
-            ("X: a\tb", "is no header"),
-            (f"X: {TOKEN}\x00", "is no header"),
-            ("A B: c", "is no header"),
+            ("X: a\tb", "is not a header"),
+            (f"X: {TOKEN}\x00", "is not a header"),
+            ("A B: c", "is not a header"),
             ("".join(f"A{number}: b\n" for number in range(MOST_HEADERS + 1)), "more than 32 headers"),
             ("A: " + "b" * 20_000, "more than 16384 bytes"),
         ):

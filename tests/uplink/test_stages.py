@@ -404,7 +404,7 @@ class Addresses(SynchronousTestCase):
         self.assertNoResult(connecting)
         reactor.advance(0.2)
         words = describe(self.failureResultOf(connecting, NoNameService).value)
-        self.assertEqual(words, "its name was not looked up within 15 s; look at the name service of this machine")
+        self.assertEqual(words, "its name could not be looked up within 15 s; look at the name service of this machine")
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):

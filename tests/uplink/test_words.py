@@ -315,7 +315,7 @@ class Proxies(SynchronousTestCase):
 
     def test_tls_to_a_plain_port(self) -> None:
         error = SSL.Error([("SSL routines", "", "wrong version number")])
-        self.assertIn("no TLS is spoken there: look at scheme and port", describe(error))
+        self.assertIn("does not speak TLS there: look at the scheme and port", describe(error))
         self.assertNotIn("no TLS", describe(SSL.Error([("SSL routines", "", "unsupported protocol")])))
 
 

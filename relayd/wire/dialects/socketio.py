@@ -204,7 +204,7 @@ class SocketIODialect(FrameQueue):
     def _with_attachments(self, packet: Packet) -> Sequence[DialectEvent]:
         late = self._binary.announce(packet.attachment_count)
         if packet.namespace != NAMESPACE or packet.packet_type != sio.BINARY_EVENT:
-            return (Ignored("a binary packet that is no event for the relay"),)
+            return (Ignored("a binary packet that is not an event for the relay"),)
         _ = packet.arguments  # which raises where they are not an array
         event = Attachments(packet, packet.attachment_count)
         if late:

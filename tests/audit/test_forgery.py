@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.audit.heads import head_path, own_head_path
 from relayd.audit.keeping import Keeping, Moved, superfluous
-from relayd.audit.lines import GENESIS, decode, encode
+from relayd.audit.lines import GENESIS, decode_line, encode_line
 from relayd.audit.seal import read_seal, seal_file
 from tests.support.auditing import chain, directory, edit, entries, faults, files, state, write
 
@@ -43,7 +43,7 @@ class ForgeryCase(SynchronousTestCase):
         assert seal is not None
         found = []
         for content in self.path.read_bytes().splitlines():
-            line = decode(content)
+            line = decode_line(content)
             if line is not None and seal.holds(content, line) and line.event == "accepted":
                 found.append(json.loads(content)["commandId"])
         return found
@@ -53,7 +53,7 @@ class ForgeryCase(SynchronousTestCase):
         last = entries(self.path)[-1]
         seq, prev, forged = last["seq"], last["hash"], []
         for number in range(count):
-            line, prev = encode(seq + 1 + number, 1e9, "accepted", {"commandId": "forged"}, prev, KEY)
+            line, prev = encode_line(seq + 1 + number, 1e9, "accepted", {"commandId": "forged"}, prev, KEY)
             forged.append(line)
         return forged
 
@@ -191,7 +191,7 @@ class CrashTests(ForgeryCase):
         rest = self.content[self.before :]
         rest = rest[: data.draw(st.integers(0, len(rest)))]
         self.assertEqual(self.crash(rest), [])
-        whole = [line for line in rest.split(b"\n") if b'"accepted"' in line and decode(line)]
+        whole = [line for line in rest.split(b"\n") if b'"accepted"' in line and decode_line(line)]
         self.assertEqual(len(self.ids()), 4 + len(whole) + 1)
 
     @given(st.data())
@@ -280,7 +280,7 @@ class SealTests(ForgeryCase):
     def test_what_is_none(self) -> None:
         Path(seal_file(str(state(self.path)))).write_text("no seal")
         error = self.assertRaises(ValueError, write, self.path, 1)
-        self.assertIn("it is no seal", str(error))
+        self.assertIn("it is not a seal", str(error))
 
 
 class KeepingTests(SynchronousTestCase):

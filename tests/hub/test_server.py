@@ -31,8 +31,8 @@ from relayd.errors import (
 )
 from relayd.hub import Hub, HubSettings
 from relayd.hub.registry import Registry
-from relayd.interfaces import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
 
 KEY = "correct-horse-battery-staple-correct"
@@ -243,7 +243,8 @@ class HubTestCase(TestCase):
         """Open the WebSocket; whether the relay is welcome shows later."""
         url = dialect.url(f"ws://127.0.0.1:{self.port}", proxy_id, key)
         factory = WebSocketClientFactory(url, reactor=reactor)
-        factory.protocol = lambda: RelayClient(dialect.RelayDialect())  # type: ignore[assignment]
+        codec = native.NativeRelayDialect if dialect is native else socketio.SocketIORelayDialect
+        factory.protocol = lambda: RelayClient(codec())  # type: ignore[assignment]
         factory.setProtocolOptions(**options)
         client = await TCP4ClientEndpoint(reactor, "127.0.0.1", self.port).connect(factory)
         assert isinstance(client, RelayClient)

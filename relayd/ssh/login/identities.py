@@ -18,7 +18,7 @@ from relayd.ssh.keys.certificates import BadCertificate, Certificate, read_user_
 from relayd.ssh.keys.private import KeyStore, UnreadableKey
 from relayd.ssh.keys.types import key_type
 from relayd.ssh.login.agent import Agent, AgentError, AgentKey, can_be_used
-from relayd.ssh.target import Target
+from relayd.ssh.target import Credential, Target
 
 #: Seconds that an agent has for each answer, at most: it is on this machine, and the login's own limit is running.
 AGENT_TIMEOUT = 5.0
@@ -89,50 +89,74 @@ class IdentityLoader:
 
     async def load(self, target: Target) -> Identities:
         """
-        Read key and certificate, ask the agent; the certificate comes before the plain key, and both before the agent.
+        Read key and certificate, and ask the agent.
 
-        What cannot be used is an error, unless there is a password to try instead; an agent's fault is none beside a
-        key.  A certificate is of the private key, or of a key of the agent where there is none.
+        The certificate comes before the plain key, and both come before the keys of the agent. A certificate is that of
+        the private key, or of a key of the agent where there is no private key. What cannot be used is an error, unless
+        there is a password to try instead; for an agent, a key is enough.
 
         :raises SSHError: `KeyUnreadable`, `CertificateUnusable` or `AgentUnusable`.
         """
         credential = target.credential
-        where = {"host": target.host, "username": target.username}
-        usable: list[Identity] = []
-        faults: list[SSHError] = []
-        remarks: list[str] = []
-        certificate: Certificate | None = None
-        if credential.certificate is not None:
-            try:
-                certificate = read_user_certificate(credential.certificate, self._now())
-                if credential.private_key is None and credential.agent is None:
-                    raise BadCertificate("there is no private key to it")
-            except BadCertificate as error:
-                faults.append(CertificateUnusable(**where, reason=error.text))
+        found = _Found(target)
+        certificate = self._certificate(credential, found)
         if credential.private_key is not None:
-            try:
-                key = await self._keys.load(credential)
-                usable += own_identities(key, certificate, target.username)
-            except UnreadableKey as error:
-                faults.append(KeyUnreadable(**where, reason=error.text))
-            except BadCertificate as error:
-                faults.append(CertificateUnusable(**where, reason=error.text))
+            await self._add_key(credential, certificate, found)
             certificate = None
         if credential.agent is not None:
-            try:
-                agent = Agent(self._reactor, credential.agent, self._agent_timeout)
-                usable += _of_agent(agent, await agent.keys(), certificate, target.username)
-            except AgentError as error:
-                unusable = AgentUnusable(**where, path=credential.agent, reason=error.text)
-                if usable:
-                    remarks.append(unusable.text)
-                else:
-                    faults.append(unusable)
-            except BadCertificate as error:
-                faults.append(CertificateUnusable(**where, reason=error.text))
-        if faults and credential.password is None:
-            raise faults[0]
-        return Identities(tuple(usable), (*(fault.text for fault in faults), *remarks))
+            await self._add_agent(credential.agent, certificate, found)
+        if found.faults and credential.password is None:
+            raise found.faults[0]
+        return Identities(tuple(found.usable), (*(fault.text for fault in found.faults), *found.remarks))
+
+    def _certificate(self, credential: Credential, found: _Found) -> Certificate | None:
+        if credential.certificate is None:
+            return None
+        try:
+            certificate = read_user_certificate(credential.certificate, self._now())
+            if credential.private_key is None and credential.agent is None:
+                raise BadCertificate("there is no private key to it")
+        except BadCertificate as error:
+            found.bad_certificate(error)
+            return None
+        return certificate
+
+    async def _add_key(self, credential: Credential, certificate: Certificate | None, found: _Found) -> None:
+        try:
+            key = await self._keys.load(credential)
+            found.usable += own_identities(key, certificate, found.username)
+        except UnreadableKey as error:
+            found.faults.append(KeyUnreadable(**found.where, reason=error.text))
+        except BadCertificate as error:
+            found.bad_certificate(error)
+
+    async def _add_agent(self, path: str, certificate: Certificate | None, found: _Found) -> None:
+        try:
+            agent = Agent(self._reactor, path, self._agent_timeout)
+            found.usable += _of_agent(agent, await agent.keys(), certificate, found.username)
+        except AgentError as error:
+            unusable = AgentUnusable(**found.where, path=path, reason=error.text)
+            if found.usable:
+                found.remarks.append(unusable.text)
+            else:
+                found.faults.append(unusable)
+        except BadCertificate as error:
+            found.bad_certificate(error)
+
+
+class _Found:
+    """What `IdentityLoader.load` has found so far."""
+
+    def __init__(self, target: Target) -> None:
+        self.username = target.username
+        self.where = {"host": target.host, "username": target.username}
+        self.usable: list[Identity] = []
+        self.faults: list[SSHError] = []
+        self.remarks: list[str] = []
+
+    def bad_certificate(self, error: BadCertificate) -> None:
+        """The certificate cannot be used."""
+        self.faults.append(CertificateUnusable(**self.where, reason=error.text))
 
 
 def own_identities(key: Key, certificate: Certificate | None, username: str) -> list[Identity]:

@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from relayd.ssh.errors import LoginRefused, PasswordExpired, PromptUnknown, SSHError
 from relayd.ssh.keys.private import parse_private_key
 from relayd.ssh.login.agent import AgentError
-from relayd.ssh.login.identities import Identity, own_identities
+from relayd.ssh.login.identities import Identities, Identity, own_identities
 from relayd.ssh.login.login import MAX_KEYS, MAX_PROMPTS, LoginService
+from relayd.ssh.target import Credential, Target
 from relayd.ssh.transport.numbers import (
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
@@ -57,15 +58,9 @@ class LoginTestCase(LogTestCase):
         self.transport.peerExtensions = {name.replace("_", "-").encode(): value for name, value in extensions.items()}
         self.succeeded = 0
         self.failures: list[SSHError] = []
-        self.service = LoginService(
-            host="host",
-            port=22,
-            username=USER,
-            password=password,
-            identities=own_identities(key, None, USER) if key else identities,
-            on_success=self.success,
-            on_failure=self.failures.append,
-        )
+        usable = own_identities(key, None, USER) if key else identities
+        target = Target("host", 22, USER, Credential(password))
+        self.service = LoginService(target, Identities(tuple(usable)), self.success, self.failures.append)
         self.service.transport = cast(ClientTransport, self.transport)
         self.service.serviceStarted()
         self.assertEqual(self.transport.take(), [NONE])

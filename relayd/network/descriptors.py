@@ -41,7 +41,7 @@ def words_for(number: int) -> Text:
             limit=limit(),
         )
     if number == ENFILE:
-        return Text("{error}: the limit of its whole machine is reached (fs.file-max)", error=Text(os.strerror(number)))
+        return Text("{error}: the limit of the whole machine is reached (fs.file-max)", error=Text(os.strerror(number)))
     return Text(os.strerror(number))
 
 

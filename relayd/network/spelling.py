@@ -239,7 +239,7 @@ def fault_of_username(name: str) -> Text | None:
         return Text("is longer than {most} characters", most=MAX_USERNAME)
     if ":" in name or "/" in name:
         # OpenSSH logs in what stands before them: user:style, and with SELinux user/role.
-        return Text("contains : or /, before which servers end the name")
+        return Text("contains : or /, where some servers end the name")
     if name != name.strip():
         return Text("begins or ends with a blank")
     return None

@@ -87,7 +87,7 @@ def append(path: str, text: str) -> Added | None:
         size = status.st_size
         if size + len(line) > MAX_GROWN:
             raise NoFile(
-                "it has {size} MiB, and no further host is remembered; remove lines that nobody needs",
+                "it has grown to {size} MiB, and no more hosts are added; remove lines that are not needed",
                 size=size // (1024 * 1024),
             )
         # The last line may have no end: somebody wrote it by hand.

@@ -18,7 +18,7 @@ from relayd.language.texts import Fault, Text, joined, printable_bytes
 from relayd.network.spelling import canonical_host
 from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.public import BadPublicKey, PublicKey
-from relayd.ssh.keys.types import LEAST_RSA_BITS, is_certified, key_type, uncertified
+from relayd.ssh.keys.types import MIN_RSA_BITS, is_certified, key_type, uncertified
 
 USER_CERTIFICATE = 1
 HOST_CERTIFICATE = 2
@@ -99,7 +99,7 @@ class Certificate(Struct, frozen=True):
             if Fields(self.signature).string() not in _AUTHORITY_SIGNATURES:
                 return False
             # The least of all policies; what the one in force asks for was seen to when the host showed it.
-            return PublicKey(self.authority, LEAST_RSA_BITS).verify(self.signature, self.signed)
+            return PublicKey(self.authority, MIN_RSA_BITS).verify(self.signature, self.signed)
         except (CutOff, BadPublicKey):
             return False
 
@@ -130,7 +130,7 @@ def _parse(blob: bytes) -> Certificate:
     name = fields.string()
     kind_of_key = uncertified(name)
     if not is_certified(name) or kind_of_key not in _KEY_FIELDS:
-        raise BadCertificate("it is of a type that relayd does not know")
+        raise BadCertificate("it is of an unknown type")
     fields.string()  # a nonce
     start = fields.at
     for _ in range(_KEY_FIELDS[kind_of_key]):
@@ -188,7 +188,7 @@ def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -
     """
     # First of all: nothing else of it is worth a look as long as anybody may have written it.
     if not certificate.is_signed():
-        return Text("its signature is wrong, or made in a way that is not safe any more")
+        return Text("its signature is wrong, or made with an algorithm that is not safe any more")
     if certificate.kind != HOST_CERTIFICATE:
         return Text("it is not the certificate of a host")
     reason = certificate.out_of_date(now)
@@ -200,7 +200,7 @@ def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -
         return Text("it is for {names}, not for {name}", names=certificate.names(), name=name)
     if certificate.critical_options:
         option = printable_bytes(certificate.critical_options[0])
-        return Text("it has an option that relayd does not know, {option}", option=option)
+        return Text("it has an unknown option, {option}", option=option)
     return None
 
 

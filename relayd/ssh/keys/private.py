@@ -21,12 +21,11 @@ from twisted.python.failure import Failure
 from relayd.language.texts import Fault, Text
 from relayd.ssh.keys.decryption_cost import Damaged, TooCostly, check_cost
 from relayd.ssh.keys.putty import HEADER, PuttyKeyError, parse_putty_key
+from relayd.ssh.keys.types import MIN_RSA_BITS
 from relayd.ssh.target import Credential
 
-#: RSA keys shorter than this are refused: OpenSSH refuses them too (RequiredRSASize).
-MINIMUM_RSA_BITS = 1024
-#: Longer ones are refused as well: a signature would hold up the event loop for a third of a second and more.
-MAXIMUM_RSA_BITS = 8192
+#: The longest RSA key taken, in bits: a signature with a longer one holds up the event loop for a third of a second.
+MAX_SIGNING_RSA_BITS = 8192
 #: Seconds for which a parsed key is kept after it was last asked for: connections to many hosts, or several to one, are
 #: opened with it in a row.
 KEPT = 10.0
@@ -52,20 +51,26 @@ def parse_private_key(text: str, passphrase: str | None = None) -> Key:
     clean = "\n".join(lines) + "\n"
     loaded = _load_putty(clean, passphrase) if clean.startswith(HEADER) else _load_pem(clean, passphrase)
     if isinstance(loaded, rsa.RSAPrivateKey):
-        if loaded.key_size < MINIMUM_RSA_BITS:
-            raise UnreadableKey(
-                "its {bits} RSA bits are fewer than {least}", bits=loaded.key_size, least=MINIMUM_RSA_BITS
-            )
-        if loaded.key_size > MAXIMUM_RSA_BITS:
-            raise UnreadableKey("its {bits} RSA bits are more than {most}", bits=loaded.key_size, most=MAXIMUM_RSA_BITS)
-        if not _is_consistent(loaded.private_numbers()):
-            raise UnreadableKey("its content is damaged")
+        _check_rsa(loaded)
     elif isinstance(loaded, ec.EllipticCurvePrivateKey):
         if loaded.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
-            raise UnreadableKey("its elliptic curve is not one that SSH has")
+            raise UnreadableKey("its elliptic curve is not used in SSH")
     elif not isinstance(loaded, ed25519.Ed25519PrivateKey):
         raise UnreadableKey("it is neither Ed25519, ECDSA nor RSA")
     return Key(loaded)
+
+
+def _check_rsa(key: rsa.RSAPrivateKey) -> None:
+    bits = key.key_size
+    if bits < MIN_RSA_BITS:
+        raise UnreadableKey(
+            "it is an RSA key of {bits} bits, and needs {least} at least", bits=bits, least=MIN_RSA_BITS
+        )
+    if bits > MAX_SIGNING_RSA_BITS:
+        most = MAX_SIGNING_RSA_BITS
+        raise UnreadableKey("it is an RSA key of {bits} bits, and may have {most} at most", bits=bits, most=most)
+    if not _is_consistent(key.private_numbers()):
+        raise UnreadableKey("its content is damaged")
 
 
 def _load_putty(clean: str, passphrase: str | None) -> object:
@@ -88,7 +93,7 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         encrypted = check_cost(clean)
     except TooCostly:
         raise UnreadableKey(
-            "to decrypt it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
+            "decrypting it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
         ) from None
     except Damaged:
         raise UnreadableKey("its content is damaged") from None
@@ -101,7 +106,7 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         # 4,096 bits, 4 s for 8,192, in which nothing else could run.  OpenSSH does without it too.
         return load(clean.encode("utf-8", "replace"), password=secret, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
-        raise UnreadableKey("it is of a kind or encryption that is not supported") from None
+        raise UnreadableKey("its type or encryption is not supported") from None
     except Exception:
         # A wrong passphrase makes noise of the content, and now and then such noise as looks like content.
         raise (

@@ -44,23 +44,23 @@ class BadPublicKey(Fault):
 class PublicKey:
     """
     :param blob: the key as it is on the wire.
-    :param least_rsa_bits: how long a key of RSA must be.
+    :param min_rsa_bits: how long a key of RSA must be.
     :raises BadPublicKey: when it is none, is too short, or is of a type that relayd does not take: DSA, a security
         key, a certificate.
     """
 
-    def __init__(self, blob: bytes, least_rsa_bits: int) -> None:
+    def __init__(self, blob: bytes, min_rsa_bits: int) -> None:
         fields = Fields(blob)
         try:
             self._type = fields.string()
-            self._key = self._read(fields, least_rsa_bits)
+            self._key = self._read(fields, min_rsa_bits)
         except (CutOff, ValueError):  # such as a point that is not on its curve
             raise BadPublicKey("it cannot be read") from None
         if not fields.over:
             raise BadPublicKey("it cannot be read")
 
     def _read(
-        self, fields: Fields, least_rsa_bits: int
+        self, fields: Fields, min_rsa_bits: int
     ) -> ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
         if self._type == b"ssh-ed25519":
             return ed25519.Ed25519PublicKey.from_public_bytes(fields.string())
@@ -68,13 +68,15 @@ class PublicKey:
             exponent, modulus = fields.integer(MAX_EXPONENT_BITS // 8 + 1), fields.integer(MAX_RSA_BITS // 8 + 1)
             if modulus.bit_length() > MAX_RSA_BITS or exponent.bit_length() > MAX_EXPONENT_BITS or not modulus & 1:
                 raise CutOff
-            if modulus.bit_length() < least_rsa_bits:
+            if modulus.bit_length() < min_rsa_bits:
                 raise BadPublicKey(
-                    "its {bits} RSA bits are fewer than {least}", bits=modulus.bit_length(), least=least_rsa_bits
+                    "it is an RSA key of {bits} bits, and needs {least} at least",
+                    bits=modulus.bit_length(),
+                    least=min_rsa_bits,
                 )
             return rsa.RSAPublicNumbers(exponent, modulus).public_key()
         if self._type not in _CURVES:
-            raise BadPublicKey("it is of a type that relayd does not take")
+            raise BadPublicKey("it is of a type that is not supported")
         name, curve, _hash = _CURVES[self._type]
         if fields.string() != name:
             raise CutOff

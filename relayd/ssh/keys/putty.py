@@ -114,7 +114,7 @@ def _keys(version: str, encryption: str, fields: dict[str, str], passphrase: byt
         _damaged()
     memory, passes, lanes = map(int, numbers)
     if memory > MAX_MEMORY or memory * passes > MAX_WORK or lanes > _MAX_LANES:
-        raise PuttyKeyError("to decrypt it takes too much memory or time; save it again with PuTTYgen's defaults")
+        raise PuttyKeyError("decrypting it takes too much memory or time; save it again with PuTTYgen's defaults")
     derived = kind(
         salt=bytes.fromhex(fields.get("Argon2-Salt", "")), length=80, iterations=passes, lanes=lanes, memory_cost=memory
     ).derive(passphrase)

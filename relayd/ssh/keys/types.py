@@ -7,7 +7,7 @@ Source: RFC 4253, section 6.6; RFC 8332; OpenSSH's PROTOCOL.certkeys.
 from __future__ import annotations
 
 #: The shortest key of RSA that any policy takes, in bits (RequiredRSASize of OpenSSH).
-LEAST_RSA_BITS = 1024
+MIN_RSA_BITS = 1024
 
 #: Bytes of a type's name that are read; the longest known has 44.
 _LONGEST_TYPE = 64

@@ -96,7 +96,7 @@ class Agent:
         signature, _rest = _strings(answer, 1)
         if key_type(signature) == algorithm:
             return signature
-        raise AgentError("it does not sign by {algorithm}", algorithm=algorithm.decode("ascii"))
+        raise AgentError("it does not sign with {algorithm}", algorithm=algorithm.decode("ascii"))
 
     async def _ask(self, message: int, payload: bytes, expected: int) -> bytes:
         """One question and its answer, without the message number."""
@@ -120,7 +120,7 @@ class Agent:
             # Locked, confirmation denied, key gone since: the protocol does not tell.
             if message == SSH_AGENTC_SIGN_REQUEST:
                 raise AgentError("it refused")
-            raise AgentError("it does not tell its keys")
+            raise AgentError("it does not list its keys")
         return answer[1:]
 
 
@@ -163,7 +163,7 @@ def _strings(data: bytes, count: int) -> list[bytes]:
     try:
         return list(getNS(data, count))
     except struct.error:
-        raise AgentError("its answer makes no sense") from None
+        raise AgentError("its answer is malformed") from None
 
 
 def _hanging(_result: object, timeout: float) -> bytes:

@@ -115,7 +115,7 @@ class IdentityLoader:
         try:
             certificate = read_user_certificate(credential.certificate, self._now())
             if credential.private_key is None and credential.agent is None:
-                raise BadCertificate("there is no private key to it")
+                raise BadCertificate("its private key is missing")
         except BadCertificate as error:
             found.bad_certificate(error)
             return None
@@ -175,7 +175,7 @@ def own_identities(key: Key, certificate: Certificate | None, username: str) -> 
     if certificate is None:
         return [plain]
     if certificate.key != blob:
-        raise BadCertificate("it is not of the private key that came with it")
+        raise BadCertificate("it is not for the private key that came with it")
     return [Identity(certificate.blob, sign, _name(certificate, username)), plain]
 
 
@@ -188,11 +188,11 @@ def _of_agent(agent: Agent, keys: list[AgentKey], certificate: Certificate | Non
 
     found = [identity(key.blob, key.blob, Text("publickey from the agent")) for key in keys if can_be_used(key.blob)]
     if not found:
-        raise AgentError("none of its keys is of a type that relayd knows")
+        raise AgentError("none of its keys is of a supported type")
     if certificate is None:
         return found
     if certificate.key not in [key.blob for key in keys]:
-        raise BadCertificate("it is of a key that the agent does not hold")
+        raise BadCertificate("it is for a key that the agent does not hold")
     return [identity(certificate.key, certificate.blob, _name(certificate, username)), *found]
 
 

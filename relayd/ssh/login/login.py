@@ -114,7 +114,7 @@ class LoginService(SSHService):
         if len(first) > MAX_KEYS:
             self._report.remark(
                 Text(
-                    "Of {count} keys, only the first {most} are tried: servers hang up on more",
+                    "only the first {most} of {count} keys are tried, as servers hang up on more",
                     count=len(self._identities),
                     most=MAX_KEYS,
                 )
@@ -296,7 +296,7 @@ class LoginService(SSHService):
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
         self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
         if self._prompts > MAX_PROMPTS or len(packet) > MAX_WORDS or self._password is None:
-            self._report.tried.append(Text("more prompts than relayd can answer"))
+            self._report.tried.append(Text("more prompts than can be answered"))
             self._give_up(Text("nothing else"))
             return
         prompts = []
@@ -329,7 +329,7 @@ class LoginService(SSHService):
             self._fail(self._report.unknown_prompt(prompt, before))
         elif self._answered:
             tried = self._report.tried
-            tried[-1] = Text("{name}, where the password was asked for again", name=tried[-1])
+            tried[-1] = Text("{name}, which asked for the password again", name=tried[-1])
             self._give_up()
         else:
             self._answered = True

@@ -117,7 +117,7 @@ class LoginReport:
             reasons.append(Text("it said “{words}”", words=words))
         if last_words is not None:
             secret = self._password is not None and self._password in last_words
-            reasons.append(Text("it said something that holds the password") if secret else last_words)
+            reasons.append(Text("it said something that contains the password") if secret else last_words)
         if not self.tried:
             return LoginDropped(**self._where, reason=joined(reasons, Text(" and "))) if reasons else None
         if self._only_doubtful():
@@ -131,5 +131,9 @@ class LoginReport:
 
     def _all_tried(self, remarks: Sequence[str]) -> str:
         names = dict.fromkeys((*self._tried_before, *self.tried))
-        tried = joined(names, Text(" and ")) if names else Text("nothing, as none of it fits")
+        tried = (
+            joined(names, Text(" and "))
+            if names
+            else Text("nothing, as no method that the server offers fits the credential")
+        )
         return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks)) if remarks else tried

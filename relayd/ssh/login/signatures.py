@@ -32,25 +32,24 @@ def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, 
             return None
         if is_rsa and b"ssh-rsa" in taken:
             return Text(
-                "the server takes signatures of RSA keys with SHA-1 (ssh-rsa) only, which --ssh-algorithms legacy "
-                "allows"
+                "the server accepts RSA signatures with SHA-1 (ssh-rsa) only, which --ssh-algorithms legacy allows"
             )
         if not is_rsa and all(name.startswith(b"rsa-sha2-") for name in taken):
             return None  # OpenSSH before 7.6 named nothing else, whatever it took
         return Text(
-            "the server takes no {algorithm}, only {names}",
+            "the server does not accept {algorithm}, only {names}",
             algorithm=printable_bytes(plain),
             names=printable_bytes(accepted),
         )
-    if not is_rsa or policy.doubtful:
+    if not is_rsa or policy.outdated:
         return None
     found = _OPENSSH.match(version)
     if found and (int(found[1]), int(found[2])) < _KNOWS_SHA2:
         return Text(
-            "the server, {version}, takes signatures of RSA keys with SHA-1 only, which --ssh-algorithms legacy allows",
+            "the server, {version}, accepts RSA signatures with SHA-1 only, which --ssh-algorithms legacy allows",
             version=printable_bytes(version),
         )
     return Text(
-        "the server does not say which signatures it takes: if it is an old one, those of RSA keys with SHA-1 only, "
-        "which --ssh-algorithms legacy allows"
+        "the server does not say which signatures it accepts; an old one accepts RSA signatures with SHA-1 only, which "
+        "--ssh-algorithms legacy allows"
     )

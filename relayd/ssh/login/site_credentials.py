@@ -266,7 +266,7 @@ def _read(path: str, *, secret: bool) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialUnusable(file=path, reason=Text("it is not text in UTF-8")) from None
+        raise CredentialUnusable(file=path, reason=Text("it is not UTF-8 text")) from None
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
@@ -275,7 +275,7 @@ def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
     if secret and is_open_to_others(status):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialUnusable(
-            file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
+            file=path, reason=Text("other users may access it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from relayd.ssh.keys.types import LEAST_RSA_BITS, certified, is_certified, key_type_of, uncertified
+from relayd.ssh.keys.types import MIN_RSA_BITS, certified, is_certified, key_type_of, uncertified
 from relayd.ssh.settings import PolicyName
 from relayd.ssh.transport.key_exchange_methods import METHODS
 
@@ -18,19 +18,19 @@ class AlgorithmPolicy(Struct, frozen=True):
     """
     Names as in RFC 4253, section 6, and its successors; each tuple with the preferred one first.
 
-    :ivar least_rsa_bits: how long a host's key of RSA must be, and that of an authority.
+    :ivar min_rsa_bits: how long a host's key of RSA must be, and that of an authority.
     :ivar last_resort: what to offer a host with which nothing is in common, if anything: a second attempt, so that no
         host that can do better is ever asked for less.
-    :ivar doubtful: algorithms whose use is worth a line in the log.
+    :ivar outdated: algorithms whose use is worth a line in the log.
     """
 
     key_exchanges: tuple[bytes, ...]
     host_keys: tuple[bytes, ...]
     ciphers: tuple[bytes, ...]
     macs: tuple[bytes, ...]
-    least_rsa_bits: int = 2048
+    min_rsa_bits: int = 2048
     last_resort: AlgorithmPolicy | None = None
-    doubtful: frozenset[bytes] = frozenset()
+    outdated: frozenset[bytes] = frozenset()
 
 
 def _available(*names: bytes) -> tuple[bytes, ...]:
@@ -99,8 +99,8 @@ LEGACY = replace(
     host_keys=(*COMPATIBLE.host_keys, *_OLD_HOST_KEYS),
     ciphers=(*COMPATIBLE.ciphers, *_OLD_CIPHERS),
     macs=(*COMPATIBLE.macs, *_OLD_MACS),
-    least_rsa_bits=LEAST_RSA_BITS,
-    doubtful=frozenset((*_OLD_KEY_EXCHANGES, *_OLD_HOST_KEYS, *_OLD_CIPHERS, *_OLD_MACS)),
+    min_rsa_bits=MIN_RSA_BITS,
+    outdated=frozenset((*_OLD_KEY_EXCHANGES, *_OLD_HOST_KEYS, *_OLD_CIPHERS, *_OLD_MACS)),
 )
 
 POLICIES: dict[PolicyName, AlgorithmPolicy] = {"modern": MODERN, "compatible": COMPATIBLE, "legacy": LEGACY}
@@ -135,11 +135,11 @@ def signature_algorithms(key_type: bytes, accepted: bytes | None, policy: Algori
     if uncertified(key_type) != b"ssh-rsa":
         return (key_type,)
     sound = (b"rsa-sha2-512", b"rsa-sha2-256")
-    allowed = (*sound, *_OLD_HOST_KEYS) if policy.doubtful else sound
+    allowed = (*sound, *_OLD_HOST_KEYS) if policy.outdated else sound
     names: tuple[bytes, ...]
     if accepted is None:
         # It is too old to know the extension, or does not say: RFC 8332, section 3.3.
-        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.doubtful else sound[:1]
+        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.outdated else sound[:1]
     else:
         taken = accepted.split(b",")
         # More than one: OpenSSH before 9.6 names what it knows, not what PubkeyAcceptedAlgorithms lets it take.

@@ -32,6 +32,6 @@ def read_extensions(payload: bytes) -> dict[bytes, bytes]:
         start = at + 4
         at = start + int.from_bytes(payload[at:start], "big")
         if at > size:
-            raise Breach("extensions that make no sense")
+            raise Breach("malformed extensions")
         fields.append(payload[start:at])
     return {name: value for name, value in zip(fields[::2], fields[1::2], strict=True) if name == SIGNATURE_ALGORITHMS}

@@ -112,7 +112,7 @@ class _OneRound:
         try:
             secret = self._secret(theirs)
         except ValueError:
-            raise Breach("a public value that is not valid") from None
+            raise Breach("an invalid public value") from None
         return Agreed(host_key, signature, self._encode(self._ours) + NS(theirs), secret)
 
     def _encode(self, value: bytes) -> bytes:
@@ -172,7 +172,7 @@ class _KnownGroup:
 
     def secret(self, theirs: int) -> bytes:
         if not 1 < theirs < self._prime - 1:
-            raise Breach("a public value that is not valid")
+            raise Breach("an invalid public value")
         return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
 
 
@@ -193,7 +193,7 @@ class _ServersGroup:
 
     def secret(self, theirs: int) -> bytes:
         if not 1 < theirs < self._prime - 1:
-            raise Breach("a public value that is not valid")
+            raise Breach("an invalid public value")
         return bytes(MP(pow(theirs, self._private, self._prime)))
 
 
@@ -234,7 +234,7 @@ class GroupExchange:
             if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
                 raise Breach("a group of {bits} bits", bits=prime.bit_length())
             if not 1 < generator < prime - 1:
-                raise Breach("a generator that is not valid")
+                raise Breach("an invalid generator")
             self._group = _ServersGroup(prime, generator)
             self._values = MP(prime) + MP(generator) + self._group.public
             return MSG_KEX_DH_GEX_INIT, self._group.public

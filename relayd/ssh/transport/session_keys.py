@@ -32,12 +32,12 @@ def exchange_hash(hash_name: str, greetings: Sequence[bytes], agreed: Agreed) ->
     return hashlib.new(hash_name, b"".join(parts)).digest()
 
 
-def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, least_rsa_bits: int) -> None:
+def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, min_rsa_bits: int) -> None:
     """
     The host must have signed the hash with the key that it showed. Whose key that is is another question.
 
     :param algorithm: the host key algorithm that was agreed on.
-    :param least_rsa_bits: how long a key of RSA must be, be it the host's or that of its certificate's authority.
+    :param min_rsa_bits: how long a key of RSA must be, be it the host's or that of its certificate's authority.
     :raises BadProof: when it did not.
     """
     if key_type(agreed.host_key) != key_type_of(algorithm):
@@ -45,7 +45,7 @@ def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, least_rsa_bits:
     try:
         if Fields(agreed.signature).string() != uncertified(algorithm):
             raise BadProof("its signature is of another type than agreed")
-        key = PublicKey(_plain_key(agreed.host_key, least_rsa_bits), least_rsa_bits)
+        key = PublicKey(_plain_key(agreed.host_key, min_rsa_bits), min_rsa_bits)
     except (BadCertificate, BadPublicKey) as error:
         raise BadProof("its host key cannot be used: {reason}", reason=error.text) from None
     except CutOff:
@@ -54,15 +54,15 @@ def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, least_rsa_bits:
         raise BadProof("the signature of its host key is wrong")
 
 
-def _plain_key(host_key: bytes, least_rsa_bits: int) -> bytes:
+def _plain_key(host_key: bytes, min_rsa_bits: int) -> bytes:
     """The key that is in a certificate; whether that is good for anything is not seen here."""
     if not is_certified(key_type(host_key)):
         return host_key
     certificate = parse_certificate(host_key)
     bits = rsa_bits(certificate.authority)
-    if bits is not None and bits < least_rsa_bits:
+    if bits is not None and bits < min_rsa_bits:
         raise BadCertificate(
-            "the {bits} RSA bits of its authority are fewer than {least}", bits=bits, least=least_rsa_bits
+            "its authority has an RSA key of {bits} bits, and needs {least} at least", bits=bits, least=min_rsa_bits
         )
     return certificate.key
 

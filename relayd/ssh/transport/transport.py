@@ -319,7 +319,7 @@ class ClientTransport(SSHClientTransport):
 
     def _warn_if_outdated(self) -> None:
         algorithms = self._key_exchange.algorithms
-        used = self.policy.doubtful.intersection(algorithms.names() if algorithms is not None else ())
+        used = self.policy.outdated.intersection(algorithms.names() if algorithms is not None else ())
         if used and not self._key_exchange.secured:
             self._log.warn(
                 "{host}:{port} uses outdated algorithms: {names}",

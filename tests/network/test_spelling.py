@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission
-from relayd.commands.scheduler import ActiveCommand
 from relayd.errors import ForbiddenHost, HostFailure, NoCredential
 from relayd.network.spelling import (
     CanonicalHost,
@@ -257,7 +257,7 @@ class RealServerTests(RunnerTestCase):
 
     def run_order(self, runner: SSHCommandRunner, server: OpenSSHServer, host: str) -> Deferred[CommandResult]:
         command = order(host, port=server.port, username=server.user, password="", privateKey=server.key)
-        return runner.run(command, self.reactor.seconds() + DEADLINE, at_once)
+        return runner.run_command(command, self.reactor.seconds() + DEADLINE, at_once)
 
     async def test_connections_are_shared(self) -> None:
         server, runner = await self.start_server(), self.make_runner()

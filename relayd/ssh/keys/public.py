@@ -1,5 +1,5 @@
 """
-Public keys of peers, and what they signed: read strictly, and only as large as is sensible.
+Public keys of hosts and authorities, and their signatures: read strictly, and only up to a sensible size.
 
 Source: RFC 4253, section 6.6; RFC 5656, section 3.1 (ECDSA); RFC 8332 (RSA with SHA-2); RFC 8709 (Ed25519).
 """
@@ -19,10 +19,10 @@ from relayd.language.texts import Fault
 from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.types import key_type
 
-#: The longest RSA key, in bits: OpenSSL verifies by no longer one, and OpenSSH knows none.
+#: The longest RSA key accepted, in bits: neither OpenSSL nor OpenSSH accepts a longer one.
 MAX_RSA_BITS: Final = 16384
-#: The largest public exponent, in bits; nearly all keys have 65537. A long one makes a signature as slow to verify as
-#: it is to make.
+#: The longest public exponent, in bits; nearly all keys have 65537. With a long one, to verify a signature is as slow as
+#: to make it.
 MAX_EXPONENT_BITS: Final = 64
 
 _CURVES: Final[dict[bytes, tuple[bytes, ec.EllipticCurve, hashes.HashAlgorithm]]] = {
@@ -43,9 +43,11 @@ class BadPublicKey(Fault):
 
 class PublicKey:
     """
+    A public key, to verify signatures with.
+
     :param blob: the key as it is on the wire.
-    :param min_rsa_bits: how long a key of RSA must be.
-    :raises BadPublicKey: when it is none, is too short, or is of a type that relayd does not take: DSA, a security
+    :param min_rsa_bits: the least size of an RSA key.
+    :raises BadPublicKey: when it cannot be read, is too short, or is of a type that is not supported: DSA, a security
         key, a certificate.
     """
 
@@ -81,16 +83,16 @@ class PublicKey:
         if fields.string() != name:
             raise CutOff
         point = fields.string()
-        if point[:1] != b"\4":  # RFC 5656 allows for compressed ones, which nobody sends and OpenSSH refuses
+        if point[:1] != b"\4":  # RFC 5656 allows compressed points, which nobody sends and OpenSSH refuses
             raise CutOff
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """
-        Whether *signature* is that of this key over *data*.
+        Whether this key made *signature* over *data*.
 
-        :param signature: with its algorithm, which is for whoever asks to look at first; here it must be one that this
-            type of key has.
+        :param signature: with the name of its algorithm, which must fit this type of key. The caller checks whether it
+            is the negotiated one.
         """
         fields = Fields(signature)
         try:
@@ -105,7 +107,7 @@ class PublicKey:
             size = (key.key_size + 7) // 8
             if algorithm not in _RSA_HASHES or len(signature) > size:
                 return False
-            # Some leave out zeros at its beginning; OpenSSH takes that too.
+            # Some servers leave out zeros at the beginning; OpenSSH accepts that, too.
             key.verify(signature.rjust(size, b"\0"), data, padding.PKCS1v15(), _RSA_HASHES[algorithm])
             return True
         if algorithm != self._type:
@@ -121,7 +123,7 @@ class PublicKey:
 
 
 def rsa_bits(blob: bytes) -> int | None:
-    """How long a key of RSA is, in bits; ``None``: it is none, or cannot be read."""
+    """The size of an RSA key in bits; ``None``: it is another key, or cannot be read."""
     fields = Fields(blob)
     try:
         if fields.string() != b"ssh-rsa":

@@ -310,8 +310,8 @@ class ClientTransport(SSHClientTransport):
         exchange.negotiate(payload)
         self._warn_if_outdated()
         if not exchange.running:
-            # A key exchange is expensive. A server that begins many has to wait; if neither time nor data is a reason for
-            # them, the connection is closed. A KEXINIT may have thousands of names.
+            # A key exchange is expensive. A server that begins many has to wait, and without time or data between them
+            # its connection is closed. A KEXINIT may have thousands of names.
             self.pace.owed += exchange.price + (len(payload) >> 5)
             early = self.clock.seconds() - self._renewed < RENEWAL_SECONDS
             if early and self._reader.bytes_with_keys < RENEWAL_BYTES:

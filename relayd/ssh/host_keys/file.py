@@ -17,8 +17,8 @@ from relayd.language.texts import Fault
 
 #: The largest file that is read, in bytes: more than 100,000 hosts have.
 MAX_SIZE = 32 * 1024 * 1024
-#: The largest file that lines are added to, in bytes: commands can name hosts without end, and must not make the file too
-#: large to be read.
+#: The largest file that lines are added to, in bytes: commands can name hosts without end, and must not make the file
+#: too large to be read.
 MAX_GROWN = MAX_SIZE // 2
 
 #: Time, size and inode of a file: one of them changes with it.

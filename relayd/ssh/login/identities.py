@@ -1,5 +1,5 @@
 """
-What a credential can prove who we are with, beside its password: its key, its certificate, the keys of its agent.
+The keys and certificates to log in with: a credential's own, and those of its agent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from relayd.ssh.keys.types import key_type
 from relayd.ssh.login.agent import Agent, AgentError, AgentKey, can_be_used
 from relayd.ssh.target import Credential, Target
 
-#: Seconds that an agent has for each answer, at most: it is on this machine, and the login's own limit is running.
+#: Most seconds that an agent may take for each answer: it is on this machine, and the time for the login is running.
 AGENT_TIMEOUT = 5.0
 
-#: Signs data by an algorithm such as ``rsa-sha2-512``.
+#: Signs data with an algorithm such as ``rsa-sha2-512``.
 Sign = Callable[[bytes, bytes], "bytes | Deferred[bytes]"]
 
 
 class Identity:
     """
-    A public key, or a certificate of one, and the way to sign with it.
+    A public key or a certificate, and the function that signs with its private key.
 
     :ivar blob: the key or certificate as it is on the wire.
-    :ivar sign: see `Sign`; may raise, or its Deferred fail with, `AgentError`.
-    :ivar name: what an error calls it.
-    :ivar ask_first: whether to ask the server if it would do before anything is signed: an agent may ask a person.
+    :ivar sign: see `Sign`; it may raise `AgentError`, or its Deferred may fail with that.
+    :ivar name: its name in errors.
+    :ivar ask_first: whether to ask the server if it would accept the key before anything is signed: to sign, an agent may
+        ask a person.
     """
 
     __slots__ = ("ask_first", "blob", "name", "sign")
@@ -56,9 +57,11 @@ class Identity:
 
 class Identities(Struct, frozen=True):
     """
+    All identities of a credential.
+
     :ivar usable: in the order in which to try them.
-    :ivar remarks: why others cannot be used, in words for whoever reads that the login was refused.
-    :ivar tried_before: what was tried on another connection, in such words.
+    :ivar remarks: why others cannot be used, in words for the error when the login is refused.
+    :ivar tried_before: what was tried on an earlier connection, in words for that error.
     """
 
     usable: tuple[Identity, ...] = ()
@@ -68,10 +71,10 @@ class Identities(Struct, frozen=True):
 
 class IdentityLoader:
     """
-    Makes ready what a credential holds, before the host is troubled.
+    Reads the identities of a credential, before its host is dialled.
 
     :param reactor: provides time and UNIX sockets.
-    :param agent_timeout: seconds that an agent has for each answer.
+    :param agent_timeout: seconds that an agent may take for each answer.
     :param now: gives the time of day, in Unix time.
     """
 
@@ -161,9 +164,9 @@ class _Found:
 
 def own_identities(key: Key, certificate: Certificate | None, username: str) -> list[Identity]:
     """
-    What a private key at hand can be used as: first with its certificate, then plain, as OpenSSH does.
+    The identities of a private key: with its certificate first, then plain, as in OpenSSH.
 
-    :raises BadCertificate: when that is of another key.
+    :raises BadCertificate: when the certificate is for another key.
     """
     blob = key.public().blob()
 
@@ -198,8 +201,10 @@ def _of_agent(agent: Agent, keys: list[AgentKey], certificate: Certificate | Non
 
 def _name(certificate: Certificate, username: str) -> str:
     """
-    What an error calls a certificate.  That the user is not among its principals is no error by itself: the server may
-    map them (sshd_config(5), AuthorizedPrincipalsFile).
+    The name of a certificate in errors.
+
+    It is no error by itself that the user is not among the principals: the server may map them (sshd_config(5),
+    AuthorizedPrincipalsFile).
     """
     if username.encode("utf-8") in certificate.principals:
         return Text("publickey with a certificate")

@@ -1,5 +1,5 @@
 """
-Logging in: the client side of the SSH authentication protocol.
+The login: the client side of the SSH authentication protocol.
 
 Source: RFC 4252 (methods none, publickey, password), RFC 4256 (keyboard-interactive), RFC 8332 (RSA with SHA-2),
 OpenSSH's PROTOCOL.certkeys (certificates).
@@ -36,27 +36,27 @@ from relayd.ssh.transport.numbers import (
 )
 from relayd.ssh.transport.transport import ClientTransport
 
-#: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
+#: Bytes of all texts in one round of prompts; some show a notice. Texts are searched for their meaning.
 MAX_WORDS = 16 * 1024
-#: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
+#: Most prompts that are answered: a server that asks more wants something that the credential does not have.
 MAX_PROMPTS = 8
-#: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
-#: password.
+#: Most keys and certificates that are tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one
+#: attempt is left for the password.
 MAX_KEYS = 5
 #: The methods that take a password.
 _BY_PASSWORD = frozenset((b"password", b"keyboard-interactive"))
-#: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
+#: Most methods that a server may accept as a part of the login; real ones want two or three.
 MAX_PARTS = 8
-#: Bytes of the methods that a server offers that are looked at: real ones have some fifty.
+#: Bytes that are read of the list of methods that a server offers; real lists have some fifty.
 MAX_OFFER = 4096
 
 
 class LoginService(SSHService):
     """
-    Logs one user in with what a credential holds, by the methods that the server offers.
+    Logs one user in with a credential, by the methods that the server offers.
 
-    The server is first asked which methods it offers (method ``none``), so that none is tried in vain: each refusal
-    counts against the relay at the server.
+    The server is first asked which methods it offers (method ``none``), so that none is tried in vain: servers count
+    refusals, and punish the client's address.
 
     :param identities: keys and certificates to try, in their order.
     :param on_success: called when the server lets us in; it starts the next service.
@@ -84,14 +84,14 @@ class LoginService(SSHService):
         self._over = False
         self._method = b"none"
         self._offered: list[bytes] = []
-        #: Methods that would only be refused again; a part that was accepted changes that.
+        #: Methods that would be refused again, until the server accepts a part of the login.
         self._spent: set[bytes] = set()
         self._password_refused = False
         self._parts = 0
         self._prompts = 0
         self._answered = False
         self._keys_tried = 0
-        #: Identities that are left, each with the algorithm to sign by.
+        #: Identities that are left, each with the algorithm to sign with.
         self._attempts: list[tuple[Identity, bytes]] = []
         #: The one that the server was asked about.
         self._asked: tuple[Identity, bytes] | None = None
@@ -131,7 +131,7 @@ class LoginService(SSHService):
         elif message == MSG_USERAUTH_FAILURE:
             offered, rest = getNS(packet)
             self._refused(offered[:MAX_OFFER].split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
-        # The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
+        # This number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST; that depends on the method.
         elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":
@@ -141,11 +141,11 @@ class LoginService(SSHService):
             self._prove(identity, algorithm)
         elif message == MSG_USERAUTH_BANNER:
             self._report.heard(getNS(packet)[0])
-        # Anything else has no meaning here and is passed over.
+        # Anything else has no meaning here, and is ignored.
 
     def serviceStopped(self) -> None:
-        # Some servers hang up on a wrong password, others on an account that is closed; to take that for a fault of the
-        # network and to try again would lock the account, or the relay, out.
+        # Some servers hang up on a wrong password, others on a closed account. To try again, as after a fault of the
+        # network, would lock out the account or the client's address.
         if not self._over and self._signing is None and not self.transport.at_fault:
             self._closed()
         self._end()
@@ -157,7 +157,7 @@ class LoginService(SSHService):
     # The end
 
     def _end(self) -> None:
-        """Keep no secret any longer than it is needed."""
+        """End the login, and keep no secret any longer than it is needed."""
         self._over = True
         self._password = None
         self._report.forget_password()
@@ -166,7 +166,7 @@ class LoginService(SSHService):
         self._drop_question()
 
     def _drop_question(self) -> None:
-        """Forget the key that the server was asked about, or that is signing."""
+        """Forget the key that the server was asked about, or that an agent is signing with."""
         self._asked = None
         signing, self._signing = self._signing, None
         if signing is not None:
@@ -202,7 +202,7 @@ class LoginService(SSHService):
     # Choosing a method
 
     def _refused(self, offered: list[bytes], *, partial: bool) -> None:
-        """The method under way was refused, or, with *partial*, accepted as one of several that are wanted."""
+        """The current method was refused, or, with *partial*, accepted as one of several that the server wants."""
         self._drop_question()
         self._offered = offered
         if partial:
@@ -218,7 +218,7 @@ class LoginService(SSHService):
             self._give_up(Text("ever more steps"))
         elif b"publickey" in offered and self._attempts:
             self._try_identity(*self._attempts.pop(0))
-        # The same password again, where it was just refused, would only count as one more failure.
+        # A password that was just refused would only count as one more failure.
         elif password is not None and not self._password_refused and self._may_try(b"password"):
             self._report.tried.append(Text("password"))
             self._request(b"password", b"\0" + NS(password.encode("utf-8")))
@@ -230,7 +230,7 @@ class LoginService(SSHService):
             self._give_up()
 
     def _may_try(self, method: bytes) -> bool:
-        """Whether *method* is offered and was not tried; it counts as tried from now on."""
+        """Whether *method* is offered and was not tried. From now on it has been tried."""
         if method not in self._offered or method in self._spent:
             return False
         self._spent.add(method)
@@ -245,7 +245,7 @@ class LoginService(SSHService):
     # publickey (RFC 4252, section 7)
 
     def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
-        """With a key of our own, sign at once: to ask first costs a round trip and gains nothing."""
+        """Sign at once with a key of our own: to ask the server first would take a round trip for nothing."""
         self._keys_tried += 1
         doubt = doubt_of(
             algorithm,
@@ -272,7 +272,7 @@ class LoginService(SSHService):
         )
 
         def send(signature: bytes) -> None:
-            if self._signing is signing:  # else it is not wanted any more
+            if self._signing is signing:  # else the login has gone on without it
                 self._signing = None
                 self._request(b"publickey", fields + NS(signature))
 
@@ -291,10 +291,10 @@ class LoginService(SSHService):
     # keyboard-interactive (RFC 4256, section 3)
 
     def _answer_prompts(self, packet: bytes) -> None:
-        """Answer what asks for the password; servers that hide their password method ask for it like this."""
+        """Answer prompts for the password: some servers ask for it in this way only."""
         name, instruction, _language, rest = getNS(packet, 3)
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
-        self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
+        self._prompts += max(1, count)  # a round without a prompt counts, too; some servers send one at the end
         if self._prompts > MAX_PROMPTS or len(packet) > MAX_WORDS or self._password is None:
             self._report.tried.append(Text("more prompts than can be answered"))
             self._give_up(Text("nothing else"))
@@ -303,9 +303,9 @@ class LoginService(SSHService):
         for _ in range(count):
             prompt, rest = getNS(rest)
             prompts.append(prompt)
-            rest = rest[1:]  # whether the answer may be shown: no reason to give it, or not to
+            rest = rest[1:]  # whether the answer may be shown, which makes no difference
         if any(map(tells_of_expiry, (name, instruction, *prompts))):
-            # The old password must never be the answer to a question for a new one.
+            # The old password must never answer a question for a new one.
             self._password_expired()
             return
         if not prompts:
@@ -319,7 +319,7 @@ class LoginService(SSHService):
         self.transport.sendPacket(MSG_USERAUTH_INFO_RESPONSE, struct.pack(">L", count) + b"".join(answers))
 
     def _answer(self, prompt: bytes, before: Sequence[bytes]) -> bytes | None:
-        """What to say to one question; ``None``: it is not answered, and the login has ended."""
+        """The answer to one question; ``None``: it is not answered, and the login has ended."""
         asks = what_it_asks(prompt, before, self._username)
         if asks is Asks.OPTIONAL:
             return b""

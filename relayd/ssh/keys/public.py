@@ -21,8 +21,8 @@ from relayd.ssh.keys.types import key_type
 
 #: The longest RSA key accepted, in bits: neither OpenSSL nor OpenSSH accepts a longer one.
 MAX_RSA_BITS: Final = 16384
-#: The longest public exponent, in bits; nearly all keys have 65537. With a long one, verifying a signature is as slow as
-#: making it.
+#: The longest public exponent, in bits; nearly all keys have 65537. With a long one, to verify a signature is as slow
+#: as to make it.
 MAX_EXPONENT_BITS: Final = 64
 
 _CURVES: Final[dict[bytes, tuple[bytes, ec.EllipticCurve, hashes.HashAlgorithm]]] = {

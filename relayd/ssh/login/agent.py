@@ -177,7 +177,7 @@ def _reason(error: ConnectError) -> str:
 
 
 def can_be_used(blob: bytes) -> bool:
-    """Whether a key or certificate of an agent is of a type to log in with. Security keys are; the agent does the rest."""
+    """Whether a key or certificate of an agent is of a type to log in with; security keys are, too."""
     return uncertified(key_type(blob)) in _USABLE
 
 

@@ -34,8 +34,8 @@ class Identity:
     :ivar blob: the key or certificate as it is on the wire.
     :ivar sign: see `Sign`; it may raise `AgentError`, or its Deferred may fail with that.
     :ivar name: its name in errors.
-    :ivar ask_first: whether to ask the server if it would accept the key before anything is signed: to sign, an agent may
-        ask a person.
+    :ivar ask_first: whether to ask the server if it would accept the key before anything is signed: an agent may ask a
+        person for each signature.
     """
 
     __slots__ = ("ask_first", "blob", "name", "sign")

@@ -248,7 +248,7 @@ def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
     Find out what a question asks for.
 
     :param prompt: the question, in UTF-8 (RFC 4256, section 3.2).
-    :param before: the texts above it: the name and the instruction. Where the question has no words, the last of them is
+    :param before: the texts above it: the name and the instruction. If the question has no words, the last of them is
         the question.
     :param username: who is logging in. The question may contain it, and it may be any word.
     """

@@ -64,8 +64,8 @@ def client_options(
     try:
         return _Verifying(name, make(name))
     except UnicodeError:
-        # Twisted accepts only names of IDNA, and not "my_host". `_Verifying` checks the certificate anyway, and asks for it
-        # by name (RFC 6066, section 3).
+        # Twisted accepts only names of IDNA, and not "my_host". `_Verifying` checks the certificate anyway, and here it
+        # also asks for it by name (RFC 6066, section 3).
         return _Verifying(name, make(_STAND_IN, sendServerName=False), server_name=name.encode("ascii"))
 
 

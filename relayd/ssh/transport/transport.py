@@ -117,7 +117,6 @@ class ClientTransport(SSHClientTransport):
     """
 
     _log = Logger("relayd.ssh")
-    ourVersionString = CLIENT_VERSION
     #: The service that `requestService` asked for, until it is started.
     instance: SSHService | None = None  # type: ignore[assignment]  # Conch's has no value before that
 

@@ -72,11 +72,12 @@ class Forwarding:
 
     def _submit(self) -> None:
         self._forward: Forward | None = Forward(self._host, self._port, self._open, self._ended)
-        self._job = Job(self._via, self._forward, self._failed)
+        # Both are let go when they are of no more use: each leads back to this, and to secrets.
+        self._job: Job | None = Job(self._via, self._forward, self._failed)
         self._submit_job(self._job)
 
     def _open(self) -> None:
-        forward, self._forward = self._forward, None
+        forward, self._forward, self._job = self._forward, None, None
         if forward is not None:
             self.opened.callback(forward)
 
@@ -99,12 +100,13 @@ class Forwarding:
         self.opened.errback(error)
 
     def _cancel(self, _opened: Deferred[Forward]) -> None:
-        self._withdraw_job(self._job)
+        if self._job is not None:
+            self._withdraw_job(self._job)
         self._release()
 
     def _release(self) -> None:
         """Have the channel give up what it holds; it tells nobody any more."""
-        forward, self._forward = self._forward, None
+        forward, self._forward, self._job = self._forward, None, None
         if forward is not None:
             forward.ended()
 

@@ -389,6 +389,10 @@ class Pool:
         if isinstance(error, NoDescriptor) and isinstance(reason := error.fields["reason"], Text):
             self._shortage = reason
         out_of_reach = self._state.not_opened(member, self._reactor.seconds(), hung_up=hung_up, shortage=shortage)
+        frames = () if isinstance(error, SSHError) else failure.frames
+        # The frames of its traceback hold what waited for it, and so the error itself, and the secrets of the login:
+        # left as they are, all of it would stay until garbage is collected.
+        failure.cleanFailure()
         if self._closing:
             return
         if not isinstance(error, SSHError):
@@ -397,7 +401,7 @@ class Pool:
                 "{target!r}: connecting failed unexpectedly: {kind} at {where}",
                 target=target,
                 kind=type(error).__name__,
-                where=failure.frames[-1][:3] if failure.frames else "",
+                where=frames[-1][:3] if frames else "",
             )
             error = SSHError()
         self._log.info("{target!r}: {error}", target=target, error=str(error))

@@ -14,7 +14,7 @@ from twisted.conch.ssh.common import NS
 
 from relayd.ssh import client as ssh_client
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
 from relayd.ssh.client import SSHClient
 from relayd.ssh.ending.account import AccountCheck, answers_for_account
@@ -434,7 +434,7 @@ class CheckTests(PoolTestCase):
         super().setUp()
         self.found: list[SSHError | None] = []
 
-    def answer(self, connection: Connection, number: int, words: bytes = NOLOGIN, code: int = 1) -> None:
+    def answer(self, connection: ClientConnection, number: int, words: bytes = NOLOGIN, code: int = 1) -> None:
         """What a command or a check on the channel *number* gets."""
         self.confirm(connection, number)
         connection.packetReceived(MSG_CHANNEL_DATA, numbers(number) + NS(words))

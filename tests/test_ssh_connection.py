@@ -10,7 +10,8 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.channels.channel import MAX_PACKET, WINDOW, State
-from relayd.ssh.channels.connection import CLOSE_LINGER, MAX_MISSED_PROBES
+from relayd.ssh.channels.closes import CLOSE_LINGER
+from relayd.ssh.channels.keepalive import MAX_MISSED_PROBES
 from relayd.ssh.channels.session import Session
 from relayd.ssh.pool.members import COOL_DOWN
 from relayd.ssh.transport.breach import Breach
@@ -417,7 +418,7 @@ class PermissionTests(ConnectionTestCase):
     def test_asked_for_once_however_often_a_channel_is_refused(self) -> None:
         for _ in range(2):
             self.connection.start(self.session_held)
-            self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(self.connection._next_channel - 1, 2) + NS(b"") + NS(b""))
+            self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(self.connection._channels._next - 1, 2) + NS(b"") + NS(b""))
         self.connection.start(self.session_held)
         self.assertEqual(len(self.asked), 1)
         self.asked[0].callback(None)

@@ -191,3 +191,7 @@ class GarbageTests(ServerTestCase):
     async def test_no_connection_behind_a_jump_host(self) -> None:
         via = self.target(await self.start_server())
         await self.check(Target("127.0.0.1", 1, "somebody", Credential(password=fresh("not so secret")), via=via))
+
+    async def test_a_refused_login(self) -> None:
+        server = await self.start_server()
+        await self.check(*(self.target(server, password=fresh(f"wrong {number}")) for number in range(4)))

@@ -102,7 +102,7 @@ class ConnectionTests(ConnectionTestCase):
         """A session whose command runs; and what is told of its being left."""
         told: list[bool] = []
         session = Session(b"true", 1000, lambda: None, lambda: None, on_left=told.append)
-        number = self.connection._next_channel
+        number = self.connection._channels._next
         self.connection.start(session)
         self.confirm(number)
         self.receive(99, numbers(number))

@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.errors import AddressForbidden, NotRun
 from relayd.ssh.pool import moved_names
 from relayd.ssh.pool.moved_names import FRESH, MEMORY, PATIENCE, STALE, Answers
@@ -105,7 +105,7 @@ class NamesTestCase(PoolTestCase):
             receiver.addressResolved(IPv4Address("TCP", each, 0))
         receiver.resolutionComplete()
 
-    def open(self, *found: str, target: Target = A) -> Connection:
+    def open(self, *found: str, target: Target = A) -> ClientConnection:
         """
         A command runs and ends on a new connection.
 
@@ -114,14 +114,14 @@ class NamesTestCase(PoolTestCase):
         self.submit(target)
         return self.dial(*found)
 
-    def dial(self, *found: str) -> Connection:
+    def dial(self, *found: str) -> ClientConnection:
         """The oldest attempt succeeds; the command on it ends."""
         connection = self.dialer.succeed_as(found)
         self.confirm(connection)
         self.end(connection, 0)
         return connection
 
-    def end(self, connection: Connection, number: int) -> None:
+    def end(self, connection: ClientConnection, number: int) -> None:
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(number))
         self.clock.advance(0.1)
         self.packets(connection)

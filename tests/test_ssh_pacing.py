@@ -12,7 +12,7 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 
 from relayd.ssh.channels.channel import WINDOW, State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
@@ -88,7 +88,7 @@ class SecuredCase(LogTestCase):
         return taken
 
     def start_command(self, stdin: bytes = b"") -> Session:
-        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
         session = Session(b"true", 1000, lambda: None, lambda: None, stdin=stdin)
         self.connection.start(session)
@@ -148,7 +148,7 @@ class PacingTests(SecuredCase):
         self.assertLess(taken / len(self.sealed(TINY)), 60_000)
 
     def test_commands_pay_for_their_answers(self) -> None:
-        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
         for number in range(2000):
             self.connection.start(Session(b"true", 10, lambda: None, lambda: None))
@@ -279,7 +279,7 @@ class StuckTests(SecuredCase):
 
     def test_standard_input_waits_where_it_is_counted(self) -> None:
         self.start_command(stdin=bytes(500_000))
-        (channel,) = self.connection._channels.values()
+        (channel,) = self.connection._channels.by_number.values()
         self.stick(True)
         self.wire.clear()
         self.packet(MSG_CHANNEL_WINDOW_ADJUST, uint32(0, 2**31))
@@ -421,7 +421,7 @@ class BehindAJumpHostTests(SecuredCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
         self.forward = Forward("far", 22, lambda: None, lambda: None)
         self.connection.start(self.forward)
@@ -434,7 +434,7 @@ class BehindAJumpHostTests(SecuredCase):
         self.far_sealer = AESGCMPackets(KEY, IV)
         self.far._next_opener = AESGCMPackets(KEY, IV)
         self.far._newkeys_received()
-        self.far_connection = Connection(self.clock, Owner(), 15.0)
+        self.far_connection = ClientConnection(self.clock, Owner(), 15.0)
         self.far.setService(self.far_connection)
 
     def passed_on(self, payload: bytes) -> bytes:
@@ -443,7 +443,7 @@ class BehindAJumpHostTests(SecuredCase):
 
     def run_far(self) -> Session:
         session = Session(b"true", 1000, lambda: None, lambda: None)
-        number = self.far_connection._next_channel
+        number = self.far_connection._channels._next
         self.far_connection.start(session)
         self.receive(self.passed_on(bytes((MSG_CHANNEL_OPEN_CONFIRMATION,)) + uint32(number, 0, 0, 32768)))
         self.receive(self.passed_on(bytes((MSG_CHANNEL_SUCCESS,)) + uint32(number)))
@@ -464,7 +464,7 @@ class BehindAJumpHostTests(SecuredCase):
     def line_by_line(self, rate: int) -> None:
         """Each line is a packet as long as the jump host takes them; then, as from any SSH server, many are one."""
         session = self.run_far()
-        room = self.connection._channels[0].window
+        room = self.connection._channels.by_number[0].window
         lines, waiting = 8 * rate, 0
         under_way: list[bytes] = []
         self.room_given()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.conch.ssh.common import NS
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import (
     NotRun,
@@ -160,7 +160,7 @@ class JobTests(PoolTestCase):
     def test_failures_that_follow_each_other_at_once(self) -> None:
         left = 2000  # more than Python's stack bears
 
-        async def fail(target: Target, owner: DialOwner) -> Connection:
+        async def fail(target: Target, owner: DialOwner) -> ClientConnection:
             raise Unreachable(host=target.host, port=22, reason="?")
 
         def failed(error: SSHError) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import (
     ConnectionDropped,
@@ -29,7 +29,7 @@ from tests.support.ssh_pool import FAR, JUMP, user
 class ForwardTests(PoolTestCase):
     """`Pool.forward`."""
 
-    def forward(self) -> tuple[Connection, Deferred[Forward]]:
+    def forward(self) -> tuple[ClientConnection, Deferred[Forward]]:
         """A channel that is asked for."""
         forward = self.pool.forward(JUMP, "far", 22)
         connection = self.dialer.succeed()

@@ -13,7 +13,7 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import ConnectTimeout, LoginRefused
 from relayd.ssh.pool.jobs import Job
@@ -34,14 +34,14 @@ from tests.support.ssh_pool import FAR, JUMP, A
 class SilenceTestCase(PoolTestCase):
     """Has a connection that was used."""
 
-    def end(self, connection: Connection, number: int) -> None:
+    def end(self, connection: ClientConnection, number: int) -> None:
         """A command succeeds."""
         connection.packetReceived(MSG_CHANNEL_SUCCESS, numbers(number))
         connection.packetReceived(MSG_CHANNEL_REQUEST, request(number, b"exit-status", numbers(0)))
         connection.packetReceived(MSG_CHANNEL_EOF, numbers(number))
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(number))
 
-    def used(self, target: Target = A) -> Connection:
+    def used(self, target: Target = A) -> ClientConnection:
         """A connection on which a command has run."""
         self.submit(target, "before")
         connection = self.dialer.succeed()
@@ -51,7 +51,7 @@ class SilenceTestCase(PoolTestCase):
         self.packets(connection)
         return connection
 
-    def execs(self, connection: Connection) -> list[bytes]:
+    def execs(self, connection: ClientConnection) -> list[bytes]:
         """The commands that were sent on it since the last look."""
         return [
             data.partition(NS(b"exec") + b"\1")[2][4:]
@@ -326,8 +326,8 @@ class AtMostOnceTests(SilenceTestCase):
         self.used()
         sent: Counter[bytes] = Counter()
         jobs: list[Job] = []
-        asked: dict[Connection, list[int]] = {}
-        open_at: dict[Connection, int] = {}
+        asked: dict[ClientConnection, list[int]] = {}
+        open_at: dict[ClientConnection, int] = {}
 
         def look() -> None:
             """Keep what was sent."""

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import SSHError
 from relayd.ssh.login.identities import Identity
@@ -73,17 +73,17 @@ class _Owner:
     def __init__(self) -> None:
         self.lost = 0
 
-    def connection_answers(self, connection: Connection) -> None:
+    def connection_answers(self, connection: ClientConnection) -> None:
         pass
 
-    def session_refused(self, connection: Connection, session: Any, code: int, reason: str) -> None:
+    def session_refused(self, connection: ClientConnection, session: Any, code: int, reason: str) -> None:
         check(session.state is State.WAITING, "a refused session that does not wait")
         check_words(reason)
 
-    def session_closed(self, connection: Connection, session: Any) -> None:
+    def session_closed(self, connection: ClientConnection, session: Any) -> None:
         """Its place is free."""
 
-    def connection_lost(self, connection: Connection, interrupted: list[Any], reason: str) -> None:
+    def connection_lost(self, connection: ClientConnection, interrupted: list[Any], reason: str) -> None:
         self.lost += 1
         check_words(reason)
 
@@ -153,7 +153,7 @@ def _run_services(data: bytes) -> None:
     client, tcp, failures = _client(_Trusting, False)
     clock: Any = Clock()
     owner, sessions = _Owner(), []
-    connection = Connection(clock, owner, 15.0)
+    connection = ClientConnection(clock, owner, 15.0)
 
     def begin() -> None:
         client.setService(connection)

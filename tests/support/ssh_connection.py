@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.channels.channel import ChannelUser, State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
 from relayd.ssh.transport.numbers import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS
 from relayd.ssh.transport.transport import ClientTransport
@@ -39,16 +39,16 @@ class Owner:
         self.closed: list[ChannelUser] = []
         self.lost: list[tuple[list[ChannelUser], str]] = []
 
-    def connection_answers(self, connection: Connection) -> None:
+    def connection_answers(self, connection: ClientConnection) -> None:
         pass
 
-    def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
+    def session_refused(self, connection: ClientConnection, session: ChannelUser, code: int, reason: str) -> None:
         self.refused.append((session, reason, session.state))
 
-    def session_closed(self, connection: Connection, session: ChannelUser) -> None:
+    def session_closed(self, connection: ClientConnection, session: ChannelUser) -> None:
         self.closed.append(session)
 
-    def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
+    def connection_lost(self, connection: ClientConnection, interrupted: list[ChannelUser], reason: str) -> None:
         self.lost.append((interrupted, reason))
 
 
@@ -59,7 +59,7 @@ class ConnectionTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.owner = Owner()
         self.transport = PacketRecorder()
-        self.connection = Connection(self.clock, self.owner, INTERVAL)
+        self.connection = ClientConnection(self.clock, self.owner, INTERVAL)
         self.connection.transport = cast(ClientTransport, self.transport)
         self.connection.serviceStarted()
         self.events: list[str] = []

@@ -60,7 +60,7 @@ class Session:
     :param command: what the server's shell gets.
     :param max_output: bytes kept of each stream.
     :param stdin: what the command gets on its standard input before the end of it.
-    :param stdin_open: whether more may follow (`relayd.ssh.channels.connection.Connection.write`).
+    :param stdin_open: whether more may follow (`relayd.ssh.channels.connection.ClientConnection.write`).
     :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
     :param progress: takes out of the output what tells how far the shell came before the command.
     :param reader: gets the output as it arrives, beside what is kept.

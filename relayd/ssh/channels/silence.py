@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 
 #: Seconds between two looks at a connection on which something was asked for.
 LOOK_AFTER = 1.0
@@ -25,26 +25,26 @@ class SilenceWatch:
     :param on_silence: called with a connection that has said nothing for two to three seconds, though it should have.
     """
 
-    def __init__(self, clock: IReactorTime, on_silence: Callable[[Connection], None]) -> None:
+    def __init__(self, clock: IReactorTime, on_silence: Callable[[ClientConnection], None]) -> None:
         self._clock = clock
         self._on_silence = on_silence
-        self._looks: dict[Connection, IDelayedCall] = {}
+        self._looks: dict[ClientConnection, IDelayedCall] = {}
 
-    def asked(self, connection: Connection) -> None:
+    def asked(self, connection: ClientConnection) -> None:
         """A channel was asked for."""
         if connection not in self._looks:
             self._look_later(connection, connection.heard, 0)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""
         call = self._looks.pop(connection, None)
         if call is not None:
             call.cancel()
 
-    def _look_later(self, connection: Connection, heard: int, silent: int) -> None:
+    def _look_later(self, connection: ClientConnection, heard: int, silent: int) -> None:
         self._looks[connection] = self._clock.callLater(LOOK_AFTER, self._look, connection, heard, silent)
 
-    def _look(self, connection: Connection, heard: int, silent: int) -> None:
+    def _look(self, connection: ClientConnection, heard: int, silent: int) -> None:
         del self._looks[connection]
         if not connection.unanswered():
             return

@@ -17,7 +17,7 @@ from relayd.language.texts import Text, span
 from relayd.network.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import read_address
-from relayd.ssh.channels.connection import Connection, ConnectionOwner
+from relayd.ssh.channels.connection import ClientConnection, ConnectionOwner
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.errors import (
     AddressForbidden,
@@ -108,7 +108,7 @@ class Dialer:
         agent_timeout = min(AGENT_TIMEOUT, settings.connect_timeout / 2)
         self._identities = IdentityLoader(self._reactor, self._keys, agent_timeout)
 
-    async def dial(self, target: Target, owner: DialOwner) -> Connection:
+    async def dial(self, target: Target, owner: DialOwner) -> ClientConnection:
         """
         Connect and log in.
 
@@ -122,7 +122,7 @@ class Dialer:
                 raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
             raise
 
-    async def _dial_as_known(self, target: Target, owner: DialOwner) -> Connection:
+    async def _dial_as_known(self, target: Target, owner: DialOwner) -> ClientConnection:
         # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
         if target.via is not None:
             self._check_hidden(target)
@@ -140,7 +140,7 @@ class Dialer:
 
     async def _dial_once_more(
         self, target: Target, identities: Identities, refusal: LoginRefused, owner: DialOwner
-    ) -> Connection:
+    ) -> ClientConnection:
         """
         The host took one attempt, or a few, and closed the connection (``MaxAuthTries``): try what is left on another.
 
@@ -167,7 +167,7 @@ class Dialer:
                 self._password_first.popitem(last=False)
         return connection
 
-    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> Connection:
+    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> ClientConnection:
         policy = POLICIES[self._settings.algorithms]
         try:
             return await self._dial(target, identities, policy, owner)
@@ -178,7 +178,7 @@ class Dialer:
 
     async def _dial(
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
-    ) -> Connection:
+    ) -> ClientConnection:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
@@ -280,17 +280,17 @@ class Dialer:
 
     async def _log_in(
         self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner
-    ) -> Connection:
+    ) -> ClientConnection:
         timeout = self._settings.connect_timeout
-        connection = Connection(self._reactor, owner, self._settings.keepalive_interval)
-        logged_in: Deferred[None] = Deferred()
+        logged_in: Deferred[ClientConnection] = Deferred()
 
         def finish(result: SSHError | None) -> None:
             transport.on_failure = None
             if not logged_in.called:
                 if result is None:
+                    connection = ClientConnection(self._reactor, owner, self._settings.keepalive_interval)
                     transport.setService(connection)
-                    logged_in.callback(None)
+                    logged_in.callback(connection)
                 else:
                     logged_in.errback(result)
 
@@ -308,7 +308,7 @@ class Dialer:
         )
         transport.requestService(login)
         try:
-            await logged_in.addTimeout(timeout, self._reactor)
+            return await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
             words = login.words()
             raise LoginTimeout(
@@ -318,7 +318,6 @@ class Dialer:
                 time=span(timeout),
                 reason=Text("it said “{words}”", words=words) if words else Text("it said nothing"),
             ) from None
-        return connection
 
 
 def _address_of(transport: ClientTransport) -> str:

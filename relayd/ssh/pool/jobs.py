@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.language.texts import Text, span
 from relayd.ssh.channels.channel import ChannelUser
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import ConnectionLost, ForwardFailed, ForwardProhibited, SSHError
 from relayd.ssh.pool.decisions import MAX_DROPS
@@ -38,7 +38,7 @@ class Job:
         self.channel = channel
         self.on_failure = on_failure
         self.payload = payload
-        self.connection: Connection | None = None
+        self.connection: ClientConnection | None = None
         self.doomed = False
         self.drops = 0
 

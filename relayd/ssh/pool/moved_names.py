@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IResolutionReceiver as Receiver
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.pool.checked_names import address_in
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class _Name:
         #: When it was looked up last, with or without success.
         self.asked = 0.0
         self.looking = False
-        self.connections: dict[Connection, None] = {}
+        self.connections: dict[ClientConnection, None] = {}
         self.waiting: list[Callable[[], None]] = []
         self.patience: IDelayedCall | None = None
 
@@ -89,14 +89,14 @@ class Names:
 
     _log = Logger("relayd.ssh")
 
-    def __init__(self, reactor: Any, on_moved: Callable[[Connection], None]) -> None:
+    def __init__(self, reactor: Any, on_moved: Callable[[ClientConnection], None]) -> None:
         self._reactor = reactor
         self._on_moved = on_moved
         self._names: dict[str, _Name] = {}
         self._looking = 0
         self._queue: dict[str, _Name] = {}
 
-    def opened(self, host: str, connection: Connection) -> None:
+    def opened(self, host: str, connection: ClientConnection) -> None:
         """*connection* was opened to an address of *host*; one that was looked up, if it has such an address."""
         if not connection.address:
             return
@@ -109,7 +109,7 @@ class Names:
         name.asked = self._reactor.seconds()
         self._learn(name, connection.found)
 
-    def closed(self, host: str, connection: Connection) -> None:
+    def closed(self, host: str, connection: ClientConnection) -> None:
         """It is gone."""
         name = self._names.get(host)
         if name is not None:

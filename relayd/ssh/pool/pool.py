@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from relayd.language.texts import Text
 from relayd.ssh.channels.channel import ChannelUser, State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.channels.silence import SilenceWatch
 from relayd.ssh.errors import (
@@ -72,10 +72,10 @@ class Pool:
         self._undirected: dict[Job, None] = {}
         # Why there could be no more connections when that was last so
         self._shortage: Text | None = None
-        self._members: dict[Connection, Member[Job]] = {}
-        self._connections: dict[Member[Job], Connection] = {}
+        self._members: dict[ClientConnection, Member[Job]] = {}
+        self._connections: dict[Member[Job], ClientConnection] = {}
         # What runs on each, or is about to; what was withdrawn is not there.
-        self._jobs: dict[Connection, dict[ChannelUser, Job]] = {}
+        self._jobs: dict[ClientConnection, dict[ChannelUser, Job]] = {}
         self._dials: dict[Member[Job], Deferred[Any]] = {}
         self._alarm_call: IDelayedCall | None = None
         self._sweep_call: IDelayedCall | None = None
@@ -124,7 +124,7 @@ class Pool:
             return Text("all sessions are in use")
         return Text("no connection is open yet")
 
-    def submit(self, job: Job, near: Connection | None = None) -> None:
+    def submit(self, job: Job, near: ClientConnection | None = None) -> None:
         """
         Run *job* as soon as there is a place for it.
 
@@ -176,7 +176,7 @@ class Pool:
         self._fail_waiting(target, error)
         self._work()
 
-    def session_denied(self, connection: Connection, error: SSHError) -> None:
+    def session_denied(self, connection: ClientConnection, error: SSHError) -> None:
         """Nothing runs on *connection*, though it may on others: give it no more work, and let the login rest."""
         connection.runs_nothing = error
         member = self._members.get(connection)
@@ -237,7 +237,7 @@ class Pool:
         self._check_gone()
         return gone
 
-    def _distance(self, connection: Connection) -> int:
+    def _distance(self, connection: ClientConnection) -> int:
         return len(hops_of(self._members[connection].target))
 
     def _abort(self) -> None:
@@ -278,7 +278,7 @@ class Pool:
         else:
             self._dial(step.member)
 
-    def _start(self, connection: Connection, job: Job) -> None:
+    def _start(self, connection: ClientConnection, job: Job) -> None:
         if job.payload > ALWAYS_FITS and not self._may_carry(connection, job):
             return
         job.connection = connection
@@ -286,10 +286,10 @@ class Pool:
         connection.start(job.channel)
         if isinstance(job.channel, Forward):
             # The answer comes when the other host has answered: this asks the server itself.
-            connection.call()
+            connection.probe()
         self._silence.asked(connection)
 
-    def _silent(self, connection: Connection) -> None:
+    def _silent(self, connection: ClientConnection) -> None:
         """
         A connection does not answer: what it was asked for is done by another one, or by this one should it answer
         before that.  Nothing of it has run: the host was told of no command on a channel that is not open.
@@ -316,7 +316,7 @@ class Pool:
                 self._state.add(job.target, job, first=True)
         self._work()
 
-    def _moved(self, connection: Connection) -> None:
+    def _moved(self, connection: ClientConnection) -> None:
         """The name of its host leads to other addresses now: it finishes what runs on it."""
         member = self._members[connection]
         self._log.info(
@@ -327,7 +327,7 @@ class Pool:
         self._state.retire_one(member, Text("the host's name leads elsewhere now"))
         self._work()
 
-    def _may_carry(self, connection: Connection, job: Job) -> bool:
+    def _may_carry(self, connection: ClientConnection, job: Job) -> bool:
         """
         Whether the server takes packets as long as those of *job*, here where it would end what runs beside it. If not,
         the job fails, or gets a connection to itself.
@@ -362,7 +362,7 @@ class Pool:
         self._dials[member] = dial
         dial.addCallbacks(self._dialled, self._not_dialled, callbackArgs=(member,), errbackArgs=(member,))
 
-    def _dialled(self, connection: Connection, member: Member[Job]) -> None:
+    def _dialled(self, connection: ClientConnection, member: Member[Job]) -> None:
         del self._dials[member]
         self._members[connection] = member
         self._connections[member] = connection
@@ -422,17 +422,17 @@ class Pool:
         if self._members:
             self._sweep_call = self._reactor.callLater(self._settings.idle_timeout / 4, self._sweep)
 
-    def _forget(self, connection: Connection, channel: ChannelUser) -> Job | None:
+    def _forget(self, connection: ClientConnection, channel: ChannelUser) -> Job | None:
         jobs = self._jobs.get(connection)
         return None if jobs is None else jobs.pop(channel, None)
 
     # ConnectionOwner
 
-    def connection_answers(self, connection: Connection) -> None:
+    def connection_answers(self, connection: ClientConnection) -> None:
         self._state.trust(self._members[connection])
         self._work()
 
-    def session_closed(self, connection: Connection, session: ChannelUser) -> None:
+    def session_closed(self, connection: ClientConnection, session: ChannelUser) -> None:
         self._forget(connection, session)
         member, now = self._members[connection], self._reactor.seconds()
         if isinstance(session, Forward):
@@ -441,7 +441,7 @@ class Pool:
             self._state.session_closed(member, now)
         self._work()
 
-    def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
+    def session_refused(self, connection: ClientConnection, session: ChannelUser, code: int, reason: str) -> None:
         member, now = self._members[connection], self._reactor.seconds()
         target = member.target
         where = {"host": target.host, "port": target.port}
@@ -464,7 +464,7 @@ class Pool:
             self._fail_waiting(target, error, sessions_only=True)
         self._work()
 
-    def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
+    def connection_lost(self, connection: ClientConnection, interrupted: list[ChannelUser], reason: str) -> None:
         member = self._members.pop(connection)
         self._silence.forget(connection)
         if member.target.via is None:

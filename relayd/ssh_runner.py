@@ -26,7 +26,7 @@ from relayd.ssh.client import Completed, SSHClient
 from relayd.ssh.errors import SSHError
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
-from relayd.ssh.pool.decisions import Counts, HostCounts
+from relayd.ssh.pool.report import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of

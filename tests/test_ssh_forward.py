@@ -226,7 +226,9 @@ class JumpTests(ServerTestCase):
             self.assertTrue(done.stdout.text().startswith(f"{number}\n"))
         self.assertEqual(client.counts().connections, 3)
         self.assertEqual([server.connection_count() for server in (first, second, last)], [1, 1, 1])
-        pace = {connection.transport.port: connection.transport.pace for connection in client._pool._members}
+        pace = {
+            connection.transport.port: connection.transport.pace for connection in client._pool._connections.members
+        }
         ways = [pace[server.port].way for server in (last, second, first)]
         self.assertEqual(ways, [pace[second.port], pace[first.port], None])
 

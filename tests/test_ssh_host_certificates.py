@@ -184,7 +184,7 @@ class RealServerTests(ServerTestCase):
         client = self.make_client(host_keys=host_keys)
         done = await self.run_command(client, self.target(server), "echo ok; head -c 3000000 /dev/zero | wc -c")
         self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n3000000", 0))
-        (connection,) = client._pool._members
+        (connection,) = client._pool._connections.members
         assert connection.transport.negotiated is not None
         self.assertEqual(connection.transport.negotiated.host_key, algorithm)
         await client.close()

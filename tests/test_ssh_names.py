@@ -19,7 +19,7 @@ from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.errors import AddressForbidden, NotRun
 from relayd.ssh.pool import moved_names
-from relayd.ssh.pool.moved_names import FRESH, MEMORY, PATIENCE, STALE, Answers
+from relayd.ssh.pool.moved_names import FRESH, MEMORY, PATIENCE, STALE, LookupHistory
 from relayd.ssh.target import Target
 from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE
 from tests.support.memory_pool import PoolTestCase
@@ -32,10 +32,10 @@ ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 class AnswersTests(SynchronousTestCase):
     """What a name leads to, as far as is known."""
 
-    def answers(self, *found: str, every: float = FRESH) -> Answers:
+    def answers(self, *found: str, every: float = FRESH) -> LookupHistory:
         """After some look-ups; each answer is one address or several."""
         self.now = 1000.0
-        answers = Answers()
+        answers = LookupHistory()
         for each in found:
             answers.learn(frozenset(each.split()), self.now)
             self.now += every
@@ -67,7 +67,7 @@ class AnswersTests(SynchronousTestCase):
     def test_a_subset_at_a_time(self, count: int, seed: int) -> None:
         """As soon as one address was away and came back, none is taken for gone."""
         addresses = [f"10.0.0.{number}" for number in range(count)]
-        answers, random = Answers(), Random(seed)
+        answers, random = LookupHistory(), Random(seed)
         met: set[str] = set()
         last: set[str] = set()
         came_back = False
@@ -214,7 +214,7 @@ class MovedTests(NamesTestCase):
         for _ in range(5):
             self.answer(ONE)
         self.assertEqual(len(self.asked), 0)
-        self.assertEqual(self.pool.counts().sessions, 5)
+        self.assertEqual(self.pool.report.counts().sessions, 5)
 
     def test_a_new_connection_tells_too(self) -> None:
         """Where it was dialled by the same name, for whomever."""

@@ -36,7 +36,7 @@ class JobTests(PoolTestCase):
         connection.packetReceived(MSG_CHANNEL_EOF, numbers(0))
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertEqual((self.ended, self.errors), (["true"], []))
-        self.assertEqual(self.pool.counts().idle, 1)
+        self.assertEqual(self.pool.report.counts().idle, 1)
 
     def test_refused_and_run_elsewhere(self) -> None:
         self.submit(command="first")
@@ -44,7 +44,7 @@ class JobTests(PoolTestCase):
         connection = self.dialer.succeed()
         self.confirm(connection, 0)
         self.refuse(connection, 1)
-        self.assertEqual(self.pool.limits(), {"host:22": 1})
+        self.assertEqual(self.pool.report.limits(), {"host:22": 1})
         other = self.dialer.succeed()
         self.assertEqual(self.opens(other), 1)
         self.assertEqual(self.errors, [])
@@ -99,16 +99,16 @@ class JobTests(PoolTestCase):
         self.lose(connection)
         self.submit(command="look", near=connection)
         self.dialer.succeed()
-        self.assertEqual(self.pool.counts().sessions, 2)
+        self.assertEqual(self.pool.report.counts().sessions, 2)
 
-    def test_the_doomed_are_killed_when_the_pool_closes(self) -> None:
-        doomed = self.submit()
+    def test_what_is_ending_is_killed_when_the_pool_closes(self) -> None:
+        ending = self.submit()
         self.submit()
         connection = self.dialer.succeed()
         self.confirm(connection, 0)
         self.confirm(connection, 1)
         self.packets(connection)
-        doomed.doomed = True
+        ending.ending = True
         self.pool.close()
         self.assertEqual(
             self.packets(connection), [(MSG_CHANNEL_REQUEST, numbers(100) + NS(b"signal") + b"\0" + NS(b"KILL"))]

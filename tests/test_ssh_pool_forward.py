@@ -36,7 +36,7 @@ class ForwardTests(PoolTestCase):
         return connection, forward
 
     def assert_nothing_left(self) -> None:
-        counts = self.pool.counts()
+        counts = self.pool.report.counts()
         self.assertEqual((counts.waiting_forwards, counts.forwards), (0, 0))
         calls = [call for call in self.clock.getDelayedCalls() if "_not_opened" in str(call)]
         self.assertEqual(calls, [])
@@ -47,7 +47,7 @@ class ForwardTests(PoolTestCase):
         self.confirm(connection)
         forward = self.successResultOf(waiting)
         self.assertEqual((forward.host, forward.port, forward.state), ("far", 22, State.RUNNING))
-        self.assertEqual(self.pool.counts().forwards, 1)
+        self.assertEqual(self.pool.report.counts().forwards, 1)
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertIs(forward.state, State.ENDED)
         self.assert_nothing_left()
@@ -165,7 +165,7 @@ class JumpTests(PoolTestCase):
         self.assertEqual(self.dialer.targets(), [FAR])
         far = self.dialer.succeed()
         self.assertEqual(self.opens(far), 1)
-        counts = self.pool.counts()
+        counts = self.pool.report.counts()
         self.assertEqual((counts.connections, counts.sessions, counts.forwards), (2, 1, 1))
 
     def test_login_at_the_jump_host_refused(self) -> None:

@@ -101,7 +101,7 @@ class SilenceTests(SilenceTestCase):
         self.assertEqual(self.ended, ["before"])
         self.end(old, 2)
         self.assertEqual(self.ended, ["before", "one"])
-        self.assertEqual(self.pool.counts().sessions, 0)
+        self.assertEqual(self.pool.report.counts().sessions, 0)
 
     def test_the_old_one_answers_too_late(self) -> None:
         """Its answers, and its end, mean nothing for a command that runs elsewhere."""
@@ -114,7 +114,7 @@ class SilenceTests(SilenceTestCase):
         self.confirm(old, 1)
         old.packetReceived(MSG_CHANNEL_CLOSE, numbers(1))
         self.assertEqual((self.ended, self.execs(old), self.errors), (["before"], [], []))
-        self.assertEqual(self.pool.counts().sessions, 1)
+        self.assertEqual(self.pool.report.counts().sessions, 1)
         self.end(other, 0)
         self.assertEqual(self.ended, ["before", "one"])
 
@@ -135,7 +135,7 @@ class SilenceTests(SilenceTestCase):
         other = self.dialer.succeed()
         self.lose(old)
         self.confirm(other)
-        self.assertEqual((self.execs(other), self.errors, self.pool.limits()), ([b"one"], [], {}))
+        self.assertEqual((self.execs(other), self.errors, self.pool.report.limits()), ([b"one"], [], {}))
 
     def test_what_runs_there_stays(self) -> None:
         """Whether it completes is to be seen; only what the server was told nothing of goes elsewhere."""

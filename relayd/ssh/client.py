@@ -40,10 +40,10 @@ from relayd.ssh.host_keys.order_check import FileChecks
 from relayd.ssh.host_keys.verifier import KnownHosts
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
-from relayd.ssh.pool.decisions import Counts, HostCounts
 from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
+from relayd.ssh.pool.report import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
@@ -184,7 +184,7 @@ class SSHClient:
         self._settings = settings
         self._known_hosts.policy = settings.host_keys
         self._dialer.configure(settings, allows)
-        self._pool.configure(settings)
+        self._pool.configure(settings.idle_timeout)
 
     def retire_all(self) -> None:
         """Give no more commands to the connections that there are."""
@@ -192,11 +192,11 @@ class SSHClient:
 
     def counts(self) -> Counts:
         """What the pool holds now."""
-        return self._pool.counts()
+        return self._pool.report.counts()
 
     def hosts(self) -> list[HostCounts]:
         """The same for each host."""
-        return self._pool.hosts()
+        return self._pool.report.hosts()
 
     def close(self) -> Deferred[None]:
         """Close all connections; commands on them end unknown."""

@@ -101,7 +101,7 @@ class Ending:
 
     def begin(self) -> None:
         """See that the command ends; returns at once."""
-        self._job.doomed = True
+        self._job.ending = True
         self._calls = [
             self._clock.callLater(FIND_WITHIN, self._ask_if_late),
             self._clock.callLater(KILL_AFTER, self._kill),

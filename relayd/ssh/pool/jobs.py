@@ -26,10 +26,10 @@ class Job:
         `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
     :param payload: bytes of the largest packet that it is sent with.
     :ivar connection: the one that it was started on last.
-    :ivar doomed: the command was asked to end: should the pool close before it has, it is killed.
+    :ivar ending: the command was asked to end: should the pool close before it has, it is killed.
     """
 
-    __slots__ = ("channel", "connection", "doomed", "drops", "on_failure", "payload", "target")
+    __slots__ = ("channel", "connection", "drops", "ending", "on_failure", "payload", "target")
 
     def __init__(
         self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None], payload: int = 0
@@ -39,7 +39,7 @@ class Job:
         self.on_failure = on_failure
         self.payload = payload
         self.connection: ClientConnection | None = None
-        self.doomed = False
+        self.ending = False
         self.drops = 0
 
 

@@ -34,7 +34,7 @@ ROTATING = 900.0
 MAX_NAMES = 4096
 
 
-class Answers:
+class LookupHistory:
     """
     What one name led to lately.  No I/O, no clock.
 
@@ -67,10 +67,10 @@ class Answers:
 
 
 class _Name:
-    __slots__ = ("answers", "asked", "connections", "looking", "patience", "waiting")
+    __slots__ = ("asked", "connections", "history", "looking", "patience", "waiting")
 
     def __init__(self) -> None:
-        self.answers = Answers()
+        self.history = LookupHistory()
         #: When it was looked up last, with or without success.
         self.asked = 0.0
         self.looking = False
@@ -79,7 +79,7 @@ class _Name:
         self.patience: IDelayedCall | None = None
 
 
-class Names:
+class MovedNames:
     """
     Looks names up again, when new work comes for a connection that one led to: once in a few seconds at most.
 
@@ -162,9 +162,9 @@ class Names:
 
     def _learn(self, name: _Name, found: frozenset[str]) -> None:
         now = self._reactor.seconds()
-        name.answers.learn(found, now)
+        name.history.learn(found, now)
         for connection in list(name.connections):
-            if not name.answers.include(connection.address, now):
+            if not name.history.include(connection.address, now):
                 del name.connections[connection]
                 self._on_moved(connection)
 

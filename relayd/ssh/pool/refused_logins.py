@@ -35,7 +35,7 @@ class _Refusal(Struct, frozen=True):
     reason: str
 
 
-class Refusals:
+class RefusedLogins:
     """
     Remembers by target, so by credential too; of both it keeps digests only, as what is remembered here outlives every
     connection.

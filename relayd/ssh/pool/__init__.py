@@ -59,5 +59,5 @@ job to the lane of the hop, like anybody else.
   ``max_total_connections``.
 - Whatever waits has something to wait for: a handshake, a running job, a connection being closed, or an alarm.
 
-``tests`` holds these against random histories.
+``PoolMachine`` among the tests holds these against random histories.
 """

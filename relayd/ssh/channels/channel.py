@@ -182,6 +182,7 @@ class Channel:
     :ivar most: bytes that it may send before it has to wait for us.
     :ivar packets: data packets that came since the window was last enlarged.
     :ivar unread: bytes that arrived and that their reader has not taken.
+    :ivar halted: whether the window is not enlarged any more.
     :ivar remote_window: bytes that the server takes now.
     :ivar outgoing: bytes that wait until it takes more.
     :ivar finished: nothing follows them: the server gets an EOF when they are sent.
@@ -190,8 +191,8 @@ class Channel:
     """
 
     __slots__ = (
-        "_transport", "close_sent", "eof", "finished", "first", "given_up", "max_packet", "most", "number", "outgoing",
-        "packets", "remote", "remote_window", "unread", "user", "window",
+        "_transport", "close_sent", "eof", "finished", "first", "given_up", "halted", "max_packet", "most", "number",
+        "outgoing", "packets", "remote", "remote_window", "unread", "user", "window",
     )  # fmt: skip
 
     def __init__(self, transport: ClientTransport, number: int, user: ChannelUser, first: int) -> None:
@@ -202,6 +203,7 @@ class Channel:
         self.first = self.most = self.window = first
         self.packets = 0
         self.unread = 0
+        self.halted = False
         self.remote_window = 0
         self.max_packet = MAX_PACKET
         self.outgoing = bytearray()
@@ -304,10 +306,15 @@ class Channel:
         if not self.close_sent and (room := self._refill()):
             self._transport.sendPacket(MSG_CHANNEL_WINDOW_ADJUST, _UINT32_2.pack(self.remote, room))
 
+    def halt(self, on: bool) -> None:
+        """Enlarge the window no more, or again."""
+        self.halted = on
+        self.account(0, 0)
+
     def _refill(self) -> int:
         """How much more the server may send: 0 until that is worth a message. Unread data is held back from it."""
         room = self.most - self.window - self.unread
-        if room < self.most // 2:
+        if room < self.most // 2 or self.halted:
             return 0
         if self.first < WINDOW:
             size = room // max(1, self.packets)

@@ -139,6 +139,12 @@ class ClientConnection(SSHService):
         if channel is not None and channel.usable:
             channel.send_request(signal_request(name))
 
+    def halt(self, user: ChannelUser, on: bool) -> None:
+        """Give the server no more window (RFC 4254, section 5.2), or give it window again."""
+        channel = self._channels.of(user)
+        if channel is not None:
+            channel.halt(on)
+
     def write(self, user: ChannelUser, data: bytes) -> int:
         """
         Send data, as soon as the server takes it.

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import SSHError
 from relayd.ssh.login.identities import Identity
 from relayd.ssh.login.login import LoginService
@@ -159,12 +159,14 @@ def _run_services(data: bytes) -> None:
         client.setService(connection)
         for number in range(3):
             session = Session(
-                b"true",
-                _MOST_OUTPUT,
+                Command(
+                    b"true",
+                    _MOST_OUTPUT,
+                    stdin=b"x" * 300 if number else b"",
+                    env=[("A", b"b")] if number else [],
+                ),
                 lambda: None,
                 lambda: None,
-                stdin=b"x" * 300 if number else b"",
-                env=[("A", b"b")] if number else [],
             )
             sessions.append(session)
             connection.start(session)

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh import client as ssh_client
+from relayd.ssh import execution
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
@@ -258,7 +258,7 @@ class NothingRunsTests(AccountTestCase):
 
     async def test_a_host_that_does_not_answer_any_more(self) -> None:
         """What it said is the result then, soon."""
-        self.patch(ssh_client, "CHECK_WITHIN", 0.5)
+        self.patch(execution, "CHECK_WITHIN", 0.5)
         server = EvilServer(self.reactor, AnswersOnce)
         self.addCleanup(server.stop)
         done = await self.run_command(self.make_client(host_keys="ignore"), server.target, "true", 50)

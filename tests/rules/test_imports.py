@@ -22,6 +22,8 @@ FLOORS = (
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
     ("relayd.uplink.polling", "relayd.ssh.client"),
+    ("relayd.ssh.execution",),
+    ("relayd.ssh.outcome",),
     ("relayd.uplink", "relayd.ssh.ending"),
     ("relayd.ssh.pool",),
     ("relayd.ssh.login", "relayd.ssh.channels"),

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.channels.connection import ClientConnection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
@@ -106,7 +106,7 @@ class PoolTestCase(SynchronousTestCase):
         return Clock()
 
     def job(self, target: Target = A, command: str = "true") -> Job:
-        session = Session(command.encode(), 100, lambda: None, lambda: self.ended.append(command))
+        session = Session(Command(command.encode(), 100), lambda: None, lambda: self.ended.append(command))
         return Job(target, session, self.errors.append)
 
     def submit(self, target: Target = A, command: str = "true", near: ClientConnection | None = None) -> Job:

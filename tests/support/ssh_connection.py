@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.channels.channel import ChannelUser, State
 from relayd.ssh.channels.connection import ClientConnection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.transport.numbers import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS
 from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import PacketRecorder
@@ -66,7 +66,9 @@ class ConnectionTestCase(SynchronousTestCase):
 
     def session(self, command: bytes = b"true", limit: int = 1000) -> Session:
         """A session that notes in `events` when its command is sent and when it has ended."""
-        return Session(command, limit, lambda: self.events.append("started"), lambda: self.events.append("ended"))
+        return Session(
+            Command(command, limit), lambda: self.events.append("started"), lambda: self.events.append("ended")
+        )
 
     def receive(self, message: int, packet: bytes) -> None:
         """The server sends a packet."""

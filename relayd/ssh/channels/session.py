@@ -53,24 +53,41 @@ OutputReader = Callable[[bool, bytes], Deferred[None] | None]
 Permission = Callable[[], Deferred[None]]
 
 
+class Command(Struct, frozen=True):
+    """
+    What is to be run in a session.
+
+    :ivar text: what the server's shell gets.
+    :ivar max_output: bytes kept of stdout and of stderr.
+    :ivar stdin: what the command gets on its standard input, before EOF.
+    :ivar stdin_open: whether more may follow (`relayd.ssh.channels.connection.ClientConnection.write`).
+    :ivar env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
+    :ivar progress: takes out of the output what tells how far the shell came before the command.
+    """
+
+    text: bytes
+    max_output: int
+    stdin: bytes = b""
+    stdin_open: bool = False
+    env: Sequence[tuple[str, bytes]] = ()
+    progress: Progress | None = None
+
+
 class Session:
     """
     One command, from its wait for a channel to its end.
 
-    :param command: what the server's shell gets.
-    :param max_output: bytes kept of each stream.
-    :param stdin: what the command gets on its standard input before the end of it.
-    :param stdin_open: whether more may follow (`relayd.ssh.channels.connection.ClientConnection.write`).
-    :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
-    :param progress: takes out of the output what tells how far the shell came before the command.
+    :param on_start: called when the ``exec`` request leaves.
+    :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
     :param reader: gets the output as it arrives, beside what is kept.
     :param permission: asked for when a channel is asked for; the ``exec`` request does not leave before it fires.
     :param on_forbidden: called with what that failed with: the command must not run.
-    :param on_start: called when the ``exec`` request leaves.
-    :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
     :param on_left: called when the command has ended, and the server leaves the channel open all the same, though
         nothing comes any more; with whether it had said that the output was complete.
+    :ivar command: its text.
     :ivar accepted: whether the server said that it runs the command.
+    :ivar exec_refused: whether it refused to run the command.
+    :ivar exit: what it said of the command's end.
     """
 
     __slots__ = (
@@ -84,29 +101,24 @@ class Session:
 
     def __init__(
         self,
-        command: bytes,
-        max_output: int,
+        command: Command,
         on_start: Callable[[], None],
         on_end: Callable[[], None],
         *,
-        stdin: bytes = b"",
-        stdin_open: bool = False,
-        env: Sequence[tuple[str, bytes]] = (),
-        progress: Progress | None = None,
         reader: OutputReader | None = None,
         permission: Permission | None = None,
         on_forbidden: Callable[[Failure], None] | None = None,
         on_left: Callable[[bool], None] | None = None,
     ) -> None:
-        self.command = command
-        self.stdin = stdin
-        self.stdin_open = stdin_open
-        self.env = env
-        self.progress = progress
+        self.command = command.text
+        self.stdin = command.stdin
+        self.stdin_open = command.stdin_open
+        self.env = command.env
+        self.progress = command.progress
         self.reader = reader
         self.state = State.WAITING
-        self.stdout = OutputBuffer(max_output)
-        self.stderr = OutputBuffer(max_output)
+        self.stdout = OutputBuffer(command.max_output)
+        self.stderr = OutputBuffer(command.max_output)
         self.exit = ExitInfo(None, None)
         self.accepted = False
         self.exec_refused = False

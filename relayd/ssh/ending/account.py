@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relayd.language.texts import Text, last_lines
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import AccountClosed, NoSession, PasswordExpired, SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
@@ -80,7 +80,7 @@ class AccountCheck:
         version = b"" if connection is None else connection.transport.otherVersionString
         command = guarded(_SILENT, version, by_key=self._target.credential.has_key)
         self._left -= 1
-        self._probe = Session(command or b"", _MOST_OF_PAM, lambda: None, self._ended)
+        self._probe = Session(Command(command or b"", _MOST_OF_PAM), lambda: None, self._ended)
         self._job = Job(self._target, self._probe, self._failed)
         if known is not None or connection is None or command is None or (self._by_pam and b"-OpenSSH" not in version):
             self._on_result(known)

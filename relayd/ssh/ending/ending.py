@@ -18,8 +18,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.session import Session
-from relayd.ssh.ending.processes import LIST, SHELL, Answers, Leader, find, parse_listing, script
+from relayd.ssh.channels.session import Command, Session
+from relayd.ssh.ending.processes import LIST, SHELL, Leader, ShellAnswers, find, parse_listing, script
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
@@ -74,7 +74,7 @@ class Ending:
         self._on_settled = on_settled
         # Made anew each time, and told on the shell's input only: no other user of the host can see it there.
         self._mark = secrets.token_hex(16)
-        self._answers = Answers(self._mark)
+        self._answers = ShellAnswers(self._mark)
         self._heard = 0
         self._listing: list[bytes] = []
         self._listings = 0
@@ -89,15 +89,21 @@ class Ending:
         self._shell: Session | None = None
         self._shell_gone = False
         self._shell_job: Job | None = None
-        connection = job.connection
-        if shell and connection is not None and not connection.transport.forced_command:
-            target = structs.replace(job.target, alone=False) if job.target.alone else job.target
-            version = connection.transport.otherVersionString
-            command = guarded(SHELL, version, by_key=target.credential.has_key)
-            if command is not None:
-                reader = self._read
-                self._shell = Session(command, 0, self._shell_starts, self._no_shell, stdin_open=True, reader=reader)
-                self._shell_job = Job(target, self._shell, self._shell_failed)
+        if shell:
+            self._prepare_shell()
+
+    def _prepare_shell(self) -> None:
+        """Make the second session, unless the host might run something else in its place."""
+        job, connection = self._job, self._job.connection
+        if connection is None or connection.transport.forced_command:
+            return
+        target = structs.replace(job.target, alone=False) if job.target.alone else job.target
+        version = connection.transport.otherVersionString
+        text = guarded(SHELL, version, by_key=target.credential.has_key)
+        if text is not None:
+            command = Command(text, 0, stdin_open=True)
+            self._shell = Session(command, self._shell_starts, self._no_shell, reader=self._read)
+            self._shell_job = Job(target, self._shell, self._shell_failed)
 
     def begin(self) -> None:
         """See that the command ends; returns at once."""

@@ -143,7 +143,7 @@ def script(mark: str, command: bytes, client_port: int | None) -> bytes:
 LIST = b"leaders\n"
 
 
-class Answers:
+class ShellAnswers:
     """
     Finds our lines in what comes from the host, where a script at login, or what it left behind, may write as well.
 

@@ -14,7 +14,7 @@ class ConnectionBudget:
     """
     The connections of the whole pool.
 
-    :param most: connections that there may be.
+    :ivar most: connections that there may be.
     :ivar used: connections that there are, with those for which a place is reserved.
     :ivar closing: how many of them are being closed.
     :ivar capped_until: until when there may be fewer, as the process had no descriptor for another one.
@@ -24,12 +24,12 @@ class ConnectionBudget:
         self.used = 0
         self.closing = 0
         self.capped_until = 0.0
-        self._most = most
+        self.most = most
         self._cap: float = inf
 
     @property
     def _limit(self) -> float:
-        return min(self._most, self._cap)
+        return min(self.most, self._cap)
 
     @property
     def capped(self) -> bool:

@@ -40,7 +40,7 @@ from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.login.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.login.login import LoginService
 from relayd.ssh.pool.checked_names import AddressCheck, CheckedNames, address_in, allow_all
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.settings import LiveSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.transport.transport import ClientTransport
@@ -89,7 +89,7 @@ class Dialer:
     def __init__(
         self,
         reactor: Any,
-        settings: SSHSettings,
+        settings: LiveSettings,
         checks: FileChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
@@ -101,7 +101,7 @@ class Dialer:
         self._password_first: OrderedDict[bytes, None] = OrderedDict()
         self.configure(settings, allows)
 
-    def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
+    def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
         """What counts for the connections that are opened from now on."""
         self._settings = settings
         self._allows = allows
@@ -225,42 +225,35 @@ class Dialer:
 
         :return: all addresses of the host, where it is one that had to be looked up.
         """
-        host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
-        endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint
-        address = read_address(target.dialled)
-        if address is None:
-            endpoint = NamedEndpoint(names, target.dialled, port, timeout)
-        elif names.allows(host, port, address):  # no name, so no thread of the resolver
-            kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
-            endpoint = kind(self._reactor, str(address), port, timeout)
-        else:
-            raise AddressForbidden(host=host, port=port)
+        endpoint = self._endpoint(target, names)
         factory = _OneTransport(transport)
         try:
             await endpoint.connect(factory)
         except error.DNSLookupError:
-            if names.forbade:
-                raise AddressForbidden(host=host, port=port) from None
-            if (words := shortage()) is not None:  # looking up a name takes one, too
-                raise NoDescriptor(host=host, port=port, reason=words) from None
-            raise NameNotFound(host=host) from None
-        except NoNameService:
-            raise NameTimeout(host=host, time=span(timeout)) from None
-        except error.ConnectionRefusedError:
-            raise ConnectRefused(host=host, port=port) from None
-        except error.TimeoutError:
-            raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
-        except error.ConnectError as reason:
-            raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
-        except (OSError, ValueError) as reason:
-            # Such as a network that is down, or a name that cannot be one.
-            why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
-            raise Unreachable(host=host, port=port, reason=why) from None
+            raise _lookup_error(target, names) from None
+        except (error.ConnectError, NoNameService, OSError, ValueError) as reason:
+            raise _connect_error(reason, target, timeout) from None
         finally:
             factory.forget()
         return frozenset(names.found)
+
+    def _endpoint(self, target: Target, names: CheckedNames) -> TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint:
+        """
+        Where to connect to.
+
+        :raises AddressForbidden: when that is an address which is not allowed.
+        """
+        timeout = self._settings.connect_timeout
+        address = read_address(target.dialled)
+        if address is None:
+            return NamedEndpoint(names, target.dialled, target.port, timeout)
+        if not names.allows(target.host, target.port, address):
+            raise AddressForbidden(host=target.host, port=target.port)
+        # No name, so no thread of the resolver
+        kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
+        return kind(self._reactor, str(address), target.port, timeout)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
         timeout = self._settings.connect_timeout
@@ -318,6 +311,32 @@ class Dialer:
                 time=span(timeout),
                 reason=Text("it said “{words}”", words=words) if words else Text("it said nothing"),
             ) from None
+
+
+def _lookup_error(target: Target, names: CheckedNames) -> SSHError:
+    """Why a name led to no address to connect to."""
+    host, port = target.host, target.port
+    if names.forbade:
+        return AddressForbidden(host=host, port=port)
+    if (words := shortage()) is not None:  # looking up a name takes a descriptor, too
+        return NoDescriptor(host=host, port=port, reason=words)
+    return NameNotFound(host=host)
+
+
+def _connect_error(reason: Exception, target: Target, timeout: float) -> SSHError:
+    """Why there is no connection: *reason*, which an endpoint failed with, as an error of ours."""
+    host, port = target.host, target.port
+    if isinstance(reason, NoNameService):
+        return NameTimeout(host=host, time=span(timeout))
+    if isinstance(reason, error.ConnectionRefusedError):
+        return ConnectRefused(host=host, port=port)
+    if isinstance(reason, error.TimeoutError):
+        return ConnectTimeout(host=host, port=port, time=span(timeout))
+    if isinstance(reason, error.ConnectError):
+        return Unreachable(host=host, port=port, reason=_system_words(reason))
+    # Such as a network that is down, or a name that cannot be one.
+    why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
+    return Unreachable(host=host, port=port, reason=why)
 
 
 def _address_of(transport: ClientTransport) -> str:

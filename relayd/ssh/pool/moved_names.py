@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution
 from twisted.internet.interfaces import IResolutionReceiver as Receiver
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.pool.checked_names import address_in
 
-T = TypeVar("T")
+#: What waits for an answer.
+Job = TypeVar("Job")
 
 #: Seconds for which nobody asks again where a name leads.
 FRESH = 5.0
@@ -66,7 +66,7 @@ class LookupHistory:
         return time == self.learned or (now < self._rotates_until and now - time <= MEMORY)
 
 
-class _Name:
+class _Name(Generic[Job]):
     __slots__ = ("asked", "connections", "history", "looking", "patience", "waiting")
 
     def __init__(self) -> None:
@@ -75,26 +75,29 @@ class _Name:
         self.asked = 0.0
         self.looking = False
         self.connections: dict[ClientConnection, None] = {}
-        self.waiting: list[Callable[[], None]] = []
+        self.waiting: dict[Job, None] = {}
         self.patience: IDelayedCall | None = None
 
 
-class MovedNames:
+class MovedNames(Generic[Job]):
     """
     Looks names up again, when new work comes for a connection that one led to: once in a few seconds at most.
 
     :param reactor: provides time and name resolution.
     :param on_moved: called with each connection whose address is not one of its name's any more.
+    :param on_known: called with each job that waited, when it is known where its name leads now, or takes too long to
+        find out.
     """
 
-    _log = Logger("relayd.ssh")
-
-    def __init__(self, reactor: Any, on_moved: Callable[[ClientConnection], None]) -> None:
+    def __init__(
+        self, reactor: Any, on_moved: Callable[[ClientConnection], None], on_known: Callable[[Job], None]
+    ) -> None:
         self._reactor = reactor
         self._on_moved = on_moved
-        self._names: dict[str, _Name] = {}
+        self._on_known = on_known
+        self._names: dict[str, _Name[Job]] = {}
         self._looking = 0
-        self._queue: dict[str, _Name] = {}
+        self._queue: dict[str, _Name[Job]] = {}
 
     def opened(self, host: str, connection: ClientConnection) -> None:
         """*connection* was opened to an address of *host*; one that was looked up, if it has such an address."""
@@ -110,18 +113,16 @@ class MovedNames:
         self._learn(name, connection.found)
 
     def closed(self, host: str, connection: ClientConnection) -> None:
-        """It is gone."""
+        """*connection* is gone."""
         name = self._names.get(host)
         if name is not None:
             name.connections.pop(connection, None)
 
-    def ask(self, host: str, then: Callable[[T], None], about: T) -> bool:
+    def ask(self, host: str, job: Job) -> bool:
         """
-        New work has come for *host*, to which there is a connection.
+        A job has come for *host*.
 
-        :param then: to be called with *about* as soon as it is known where the name leads now, or takes too long to
-            find out.
-        :return: whether it will be; if not, what is known is good enough.
+        :return: whether it has to wait (see *on_known*); if not, what is known of the name is good enough.
         """
         name = self._names.get(host)
         if name is None or not name.connections:
@@ -137,13 +138,25 @@ class MovedNames:
             self._look_up()
         if name.patience is None:
             return False
-        name.waiting.append(partial(then, about))
+        name.waiting[job] = None
         return True
 
-    def close(self) -> None:
-        """Nothing waits for an answer any more."""
+    def withdraw(self, host: str, job: Job) -> bool:
+        """*job* does not wait any longer; says whether it did."""
+        name = self._names.get(host)
+        if name is None or job not in name.waiting:
+            return False
+        del name.waiting[job]
+        return True
+
+    def close(self) -> list[Job]:
+        """Nothing waits for an answer any more; gives the jobs that did."""
+        waiting: list[Job] = []
         for name in self._names.values():
-            self._go_on(name)
+            self._stop_waiting(name)
+            waiting += name.waiting
+            name.waiting.clear()
+        return waiting
 
     def _look_up(self) -> None:
         while self._queue and self._looking < MAX_LOOK_UPS:
@@ -152,7 +165,7 @@ class MovedNames:
             self._looking += 1
             self._reactor.nameResolver.resolveHostName(_Receiver(partial(self._answered, name)), host)
 
-    def _answered(self, name: _Name, found: frozenset[str]) -> None:
+    def _answered(self, name: _Name[Job], found: frozenset[str]) -> None:
         self._looking -= 1
         name.looking = False
         if found:  # a name server that is down says nothing about hosts
@@ -160,7 +173,7 @@ class MovedNames:
         self._go_on(name)
         self._look_up()
 
-    def _learn(self, name: _Name, found: frozenset[str]) -> None:
+    def _learn(self, name: _Name[Job], found: frozenset[str]) -> None:
         now = self._reactor.seconds()
         name.history.learn(found, now)
         for connection in list(name.connections):
@@ -168,13 +181,18 @@ class MovedNames:
                 del name.connections[connection]
                 self._on_moved(connection)
 
-    def _go_on(self, name: _Name) -> None:
+    def _go_on(self, name: _Name[Job]) -> None:
+        """What is known of *name* decides for the jobs that wait."""
+        self._stop_waiting(name)
+        while name.waiting:
+            job = next(iter(name.waiting))
+            del name.waiting[job]
+            self._on_known(job)
+
+    def _stop_waiting(self, name: _Name[Job]) -> None:
         patience, name.patience = name.patience, None
         if patience is not None and patience.active():
             patience.cancel()
-        waiting, name.waiting = name.waiting, []
-        for then in waiting:
-            then()
 
 
 @implementer(Receiver)

@@ -8,7 +8,6 @@ from typing import Any
 
 from msgspec import structs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from relayd.language.texts import Text
@@ -37,6 +36,7 @@ from relayd.ssh.pool.places import Dial
 from relayd.ssh.pool.refused_logins import RefusedLogins
 from relayd.ssh.pool.report import PoolReport
 from relayd.ssh.pool.shutdown import Shutdown
+from relayd.ssh.pool.timers import Timers
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_FITS, most_of_command, needs_own_connection
@@ -68,16 +68,13 @@ class Pool:
         self.report: PoolReport[Job] = self._state.report
         self._refused_logins = RefusedLogins()
         self._silence = SilenceWatch(reactor, self._silent)
-        self._names = MovedNames(reactor, self._moved)
+        self._names: MovedNames[Job] = MovedNames(reactor, self._moved, self._enter)
+        self._timers = Timers(reactor, self._work, self._sweep)
         self._dials = Dials(dialer, self, self._opened, self._not_opened)
         self._connections = OpenConnections()
         self._shutdown = Shutdown(reactor, self._connections)
-        # Jobs that wait until it is known where their host's name leads now
-        self._undirected: dict[Job, None] = {}
         # Why there could be no more connections when that was last so
         self._shortage: Text | None = None
-        self._alarm_call: IDelayedCall | None = None
-        self._sweep_call: IDelayedCall | None = None
         self._working = False
 
     def configure(self, idle_timeout: float) -> None:
@@ -104,16 +101,9 @@ class Pool:
         if error is not None:
             job.on_failure(error)
             return
-        if near is None and job.target.via is None and self._names.ask(job.target.dialled, self._direct, job):
-            self._undirected[job] = None
-            return
+        if near is None and job.target.via is None and self._names.ask(job.target.dialled, job):
+            return  # it comes when enough is known of the host's name
         self._enter(job, first=near is not None)
-
-    def _direct(self, job: Job) -> None:
-        """Enough is known of the host's name, or no more will be known in time."""
-        if job in self._undirected:
-            del self._undirected[job]
-            self._enter(job)
 
     def _enter(self, job: Job, *, first: bool = False) -> None:
         self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=first)
@@ -123,11 +113,9 @@ class Pool:
         """
         Give up a job: it waits no longer, and if it has a channel that is closed. Its `on_failure` is not called.
         """
-        if job in self._undirected:
-            del self._undirected[job]
-        elif job.connection is not None and self._connections.take(job.channel, job.connection) is not None:
+        if job.connection is not None and self._connections.take(job.channel, job.connection) is not None:
             job.connection.close(job.channel)
-        elif self._state.remove(job.target, job):
+        elif not self._names.withdraw(job.target.dialled, job) and self._state.remove(job.target, job):
             self._work()  # others may have waited behind it
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
@@ -140,16 +128,8 @@ class Pool:
         return Forwarding(self.submit, self.withdraw, via, host, port).opened
 
     def waits_for(self, target: Target) -> Text:
-        """Why work for *target* has no session yet, in words."""
-        if self.report.is_held_back(target):
-            if self._shortage is not None and self.report.is_short(self._reactor.seconds()):
-                return self._shortage
-            return Text("all {most} connections that the relay may have are in use", most=self._max_total_connections)
-        if self.report.in_doubt(target):
-            return Text("its connection does not answer, and no other one is open yet")
-        if self.report.reaches(target):
-            return Text("all sessions are in use")
-        return Text("no connection is open yet")
+        """See `PoolReport.waits_for`."""
+        return self.report.waits_for(target, self._reactor.seconds(), self._shortage)
 
     def _hindrance(self, target: Target) -> SSHError | None:
         """Why nothing for *target* can be done now."""
@@ -198,16 +178,11 @@ class Pool:
         """Close every connection; what waits fails. Fires when all are gone."""
         self._shutdown.begun = True
         self._dials.cancel()
-        undirected, self._undirected = self._undirected, {}
-        self._names.close()
-        for job in undirected:
+        self._timers.stop()
+        for job in self._names.close():
             job.on_failure(NotRun(host=job.target.host, port=job.target.port))
         for target in self.report.targets():
             self._fail_waiting(target, NotRun(host=target.host, port=target.port))
-        for call in (self._sweep_call, self._alarm_call):
-            if call is not None:
-                call.cancel()
-        self._sweep_call = self._alarm_call = None
         for connection in self._connections.members:
             for job in self._connections.jobs(connection):
                 if job.ending:
@@ -226,7 +201,8 @@ class Pool:
                 self._take(step)
         finally:
             self._working = False
-        self._set_alarm()
+        if not self._shutdown.begun:
+            self._timers.set_alarm(self._state.alarm())
 
     def _take(self, step: Step[Job]) -> None:
         if isinstance(step, Start):
@@ -266,26 +242,11 @@ class Pool:
         self._work()
         return False
 
-    # Time
-
-    def _set_alarm(self) -> None:
-        time, call = self._state.alarm(), self._alarm_call
-        if self._shutdown.begun or time is None or (call is not None and call.getTime() <= time):
-            return
-        if call is not None:
-            call.cancel()
-        self._alarm_call = self._reactor.callLater(max(0.0, time - self._reactor.seconds()), self._alarm)
-
-    def _alarm(self) -> None:
-        self._alarm_call = None
-        self._work()
-
-    def _sweep(self) -> None:
-        self._sweep_call = None
+    def _sweep(self) -> float | None:
+        """Close idle connections; gives the pause until it is to be done again."""
         self._state.close_idle(self._reactor.seconds(), self._idle_timeout)
         self._work()
-        if self._connections:
-            self._sweep_call = self._reactor.callLater(self._idle_timeout / 4, self._sweep)
+        return self._idle_timeout / 4 if self._connections else None
 
     # From `Dials`
 
@@ -300,8 +261,7 @@ class Pool:
         if self._shutdown.begun:
             self._shutdown.close(connection)
             return
-        if self._sweep_call is None:
-            self._sweep_call = self._reactor.callLater(self._idle_timeout / 4, self._sweep)
+        self._timers.start_sweeps(self._idle_timeout / 4)
         self._work()
 
     def _not_opened(self, member: Member[Job], failure: DialFailure) -> None:

@@ -8,6 +8,7 @@ from typing import Generic
 
 from msgspec import Struct
 
+from relayd.language.texts import Text
 from relayd.ssh.pool.members import Lane, PooledHost, Work
 from relayd.ssh.pool.places import Places
 from relayd.ssh.target import Target
@@ -100,14 +101,27 @@ class PoolReport(Generic[Work]):
         lane = self._places.lanes.get(target)
         return lane is not None and lane.doubted > 0
 
+    def waits_for(self, target: Target, now: float, shortage: Text | None) -> Text:
+        """
+        Why work for *target* has no session yet, in words.
+
+        :param shortage: why this process could have no more connections when that was last so.
+        """
+        if self.is_held_back(target):
+            budget = self._places.budget
+            if shortage is not None and now < budget.capped_until:
+                return shortage
+            return Text("all {most} connections that the relay may have are in use", most=budget.most)
+        if self.in_doubt(target):
+            return Text("its connection does not answer, and no other one is open yet")
+        if self.reaches(target):
+            return Text("all sessions are in use")
+        return Text("no connection is open yet")
+
     def is_held_back(self, target: Target) -> bool:
         """Whether work for *target* waits until there are fewer connections in all."""
         lane = self._places.lanes.get(target)
         return lane is not None and lane.host in self._places.held_back
-
-    def is_short(self, now: float) -> bool:
-        """Whether there are fewer connections than there may be, as this process could have no more of them."""
-        return now < self._places.budget.capped_until
 
 
 def _host_counts(host: PooledHost[Work], lanes: list[Lane[Work]]) -> HostCounts:

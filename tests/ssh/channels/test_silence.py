@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import ConnectTimeout, LoginRefused
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.target import Target
@@ -266,7 +266,7 @@ class SilenceTests(SilenceTestCase):
             return asked[-1]
 
         silent = self.used()
-        session = Session(b"one", 100, lambda: None, lambda: None, permission=permission)
+        session = Session(Command(b"one", 100), lambda: None, lambda: None, permission=permission)
         self.pool.submit(Job(A, session, self.errors.append))
         self.wait(3)
         other = self.dialer.succeed()
@@ -278,7 +278,7 @@ class SilenceTests(SilenceTestCase):
 
     def test_a_channel_that_waits_for_us_is_no_silence(self) -> None:
         connection = self.used()
-        session = Session(b"one", 100, lambda: None, lambda: None, permission=Deferred)
+        session = Session(Command(b"one", 100), lambda: None, lambda: None, permission=Deferred)
         self.pool.submit(Job(A, session, self.errors.append))
         self.confirm(connection, 1)
         self.wait(10)

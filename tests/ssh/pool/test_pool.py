@@ -8,7 +8,7 @@ from twisted.conch.ssh.common import NS
 
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import (
     NotRun,
     SessionRefused,
@@ -63,7 +63,7 @@ class JobTests(PoolTestCase):
 
     def test_who_hears_of_the_end_of_a_lost_connection_may_ask_for_more(self) -> None:
         more: list[Job] = []
-        session = Session(b"true", 100, lambda: None, lambda: more.append(self.submit()))
+        session = Session(Command(b"true", 100), lambda: None, lambda: more.append(self.submit()))
         self.pool.submit(Job(A, session, self.errors.append))
         connection = self.dialer.succeed()
         self.confirm(connection)

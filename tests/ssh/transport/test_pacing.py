@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from relayd.ssh.channels.channel import WINDOW, State
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import Forward
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
 from relayd.ssh.host_keys.verifier import KnownHosts
 from relayd.ssh.transport.algorithms import COMPATIBLE
@@ -90,7 +90,7 @@ class SecuredCase(LogTestCase):
     def start_command(self, stdin: bytes = b"") -> Session:
         self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
-        session = Session(b"true", 1000, lambda: None, lambda: None, stdin=stdin)
+        session = Session(Command(b"true", 1000, stdin=stdin), lambda: None, lambda: None)
         self.connection.start(session)
         self.packet(MSG_CHANNEL_OPEN_CONFIRMATION, uint32(0, 0, 0, 32768))
         self.packet(MSG_CHANNEL_SUCCESS, uint32(0))
@@ -151,7 +151,7 @@ class PacingTests(SecuredCase):
         self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
         for number in range(2000):
-            self.connection.start(Session(b"true", 10, lambda: None, lambda: None))
+            self.connection.start(Session(Command(b"true", 10), lambda: None, lambda: None))
             self.packet(MSG_CHANNEL_OPEN_CONFIRMATION, uint32(number, 0, 0, 32768))
             for _ in range(8):
                 self.packet(MSG_CHANNEL_SUCCESS, uint32(number))
@@ -442,7 +442,7 @@ class BehindAJumpHostTests(SecuredCase):
         return self.sealed(bytes((MSG_CHANNEL_DATA,)) + uint32(0) + NS(self.far_sealer.seal(0, payload)))
 
     def run_far(self) -> Session:
-        session = Session(b"true", 1000, lambda: None, lambda: None)
+        session = Session(Command(b"true", 1000), lambda: None, lambda: None)
         number = self.far_connection._channels._next
         self.far_connection.start(session)
         self.receive(self.passed_on(bytes((MSG_CHANNEL_OPEN_CONFIRMATION,)) + uint32(number, 0, 0, 32768)))

@@ -268,14 +268,18 @@ class Channel:
         self.send_waiting()
 
     def _send_now(self, data: bytes | bytearray) -> int:
+        """Send the beginning of *data*; gives the bytes that were sent."""
         transport = self._transport
-        start = 0
+        sent = 0
         # What a server has room for, and does not read, waits here, where it is counted.
-        while (size := min(self.remote_window, self.max_packet, len(data) - start)) > 0 and not transport.stuck:
-            transport.sendPacket(MSG_CHANNEL_DATA, _UINT32_2.pack(self.remote, size) + data[start : start + size])
-            start += size
+        while not transport.backpressure.full:
+            size = min(self.remote_window, self.max_packet, len(data) - sent)
+            if size <= 0:
+                break
+            transport.sendPacket(MSG_CHANNEL_DATA, _UINT32_2.pack(self.remote, size) + data[sent : sent + size])
+            sent += size
             self.remote_window -= size
-        return start
+        return sent
 
     # Data from the server
 

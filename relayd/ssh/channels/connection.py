@@ -122,7 +122,7 @@ class ClientConnection(SSHService):
         """Open a channel for *user* and run its command on it."""
         transport = self.transport
         channel = self._channels.add(transport, user)
-        transport.forgive()
+        transport.reset_flood_limit()
         transport.pace.asked()
         user.opening(self)
         if self._closes.waiting:
@@ -205,13 +205,13 @@ class ClientConnection(SSHService):
     # Hooks of SSHService
 
     def serviceStarted(self) -> None:
-        self.transport.on_unstuck = self._channels.send_waiting
+        self.transport.backpressure.on_drained = self._channels.send_waiting
         self.opened = self.clock.seconds()
         self._keepalive = Keepalive(self.clock, self, self._channels, self._keepalive_interval)
         self._leftovers = Leftovers(self.clock, self._channels.executing, self.probe, self.is_held)
 
     def serviceStopped(self) -> None:
-        self.transport.on_unstuck = None
+        self.transport.backpressure.on_drained = None
         self._closes.stop()
         if self._keepalive is not None and self._leftovers is not None:
             self._keepalive.stop()
@@ -309,7 +309,7 @@ class ClientConnection(SSHService):
         if name.startswith(b"exit-") and self._leftovers is not None:
             self._leftovers.expect()
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
-            self.transport.demanded()
+            self.transport.flood_limit.count_request()
             channel.send_failure()
 
     def _eof(self, packet: bytes) -> None:

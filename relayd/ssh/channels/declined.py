@@ -25,7 +25,7 @@ def decline_channel(transport: ClientTransport, packet: bytes) -> None:
     :raises Breach: when there are too many of them.
     """
     _kind, rest = getNS(packet)
-    transport.demanded()
+    transport.flood_limit.count_request()
     transport.sendPacket(MSG_CHANNEL_OPEN_FAILURE, rest[:4] + _PROHIBITED + NS(b"not accepted") + NS(b""))
 
 
@@ -37,5 +37,5 @@ def decline_request(transport: ClientTransport, packet: bytes) -> None:
     """
     _name, rest = getNS(packet)
     if rest[:1] != b"\0":
-        transport.demanded()
+        transport.flood_limit.count_request()
         transport.sendPacket(MSG_REQUEST_FAILURE, b"")

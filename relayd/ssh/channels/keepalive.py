@@ -64,7 +64,7 @@ class Keepalive:
     def _look(self) -> None:
         self._call = None
         connection = self._connection
-        connection.transport.forgive()
+        connection.transport.reset_flood_limit()
         if connection.heard != self._heard:
             self._heard = connection.heard
             self._missed = 0

@@ -39,7 +39,13 @@ from relayd.ssh.pool.shutdown import Shutdown
 from relayd.ssh.pool.timers import Timers
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
-from relayd.ssh.transport.server_limits import ALWAYS_FITS, most_of_command, needs_own_connection
+from relayd.ssh.transport.server_limits import (
+    ALWAYS_FITS,
+    most_of_command,
+    most_payload,
+    most_sessions,
+    needs_own_connection,
+)
 
 
 class Pool:
@@ -229,7 +235,7 @@ class Pool:
         Whether the server takes packets as long as those of *job*, on this connection, where one that is too long would
         end what runs beside it. If not, the job fails, or gets a connection to itself.
         """
-        target, most = job.target, connection.transport.most_payload()
+        target, most = job.target, most_payload(connection.transport.otherVersionString)
         if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
             return True
         self._state.session_closed(self._connections.members[connection], self._reactor.seconds(), given=False)
@@ -253,7 +259,7 @@ class Pool:
     def _opened(self, connection: ClientConnection, member: Member[Job]) -> None:
         target = member.target
         self._connections.add(connection, member)
-        self._state.opened(member, self._reactor.seconds(), connection.transport.most_sessions())
+        self._state.opened(member, self._reactor.seconds(), most_sessions(connection.transport.otherVersionString))
         if target.via is None:
             self._names.opened(target.dialled, connection)
         self._refused_logins.accepted(target)

@@ -50,7 +50,7 @@ BYTE_TAKES = 50e-9
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless the
 #: request says otherwise.
 RESULT_AFTER = 0.4
-#: Seconds in which a host has to say whether it was the command that answered, or the account.
+#: Seconds for the check whether it was the command that answered, or the account.
 CHECK_WITHIN = 5.0
 
 
@@ -166,13 +166,13 @@ class Execution:
             self._let_go(None if complete else HELD)
 
     def _cut_short(self) -> None:
-        """The command has ended; what may come yet is not waited for."""
+        """The command has ended; the result does not wait for the rest of its output."""
         connection = self._job.connection
         complete = connection is not None and connection.output_complete(self._session)
         self._let_go(None if complete else CUT)
 
     def _let_go(self, remark: Text | None) -> None:
-        # Closing the channel ends nothing on the host: what was left running was ordered, too.
+        # Closing the channel ends nothing on the host: what the command left running was ordered, too.
         self._pool.withdraw(self._job)
         self._fire(self._completed(None, remark=remark))
 
@@ -183,7 +183,7 @@ class Execution:
         self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
 
     def _forced(self) -> bool:
-        """Whether the host would run a command of its own once more."""
+        """Whether the host would run a forced command once more."""
         connection = self._job.connection
         return connection is not None and connection.transport.forced_command
 
@@ -191,7 +191,7 @@ class Execution:
         self._fire(self._completed(None) if error is None else error)
 
     def _stop_check(self) -> bool:
-        """The command has ended: its result waits no longer for what else the host has to say."""
+        """The command has ended: its result waits no longer for the check of the account."""
         if self._check is None:
             return False
         self._check.stop()
@@ -248,7 +248,7 @@ class Execution:
 
     def _on_settled(self) -> None:
         self._settled = True
-        # Word that the shell came to the command may still be on its way.
+        # The mark that the shell has reached the command may still be on its way.
         if reached(self._session) or self._session.state is State.ENDED:
             self._give_result()
 

@@ -15,26 +15,26 @@ from relayd.ssh.errors import CommandNotStarted, CommandReplaced, Executed, Shel
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_STARTS, most_of_command, not_started
 
-#: Said below the output of a command that has ended while something that it left running keeps the output open.
+#: The line below the output of a command that has ended while something that it left running keeps the output open.
 HELD = Text(
-    "[relayd: the command has ended, but something that it left running keeps its output open. It is left alone; what "
-    "it writes from now on is not told. To avoid the wait, give it no output: COMMAND >/dev/null 2>&1 &]"
+    "[relayd: the command has ended, but something that it left running keeps its output open. relayd does not touch "
+    "it, and reports none of its further output. To avoid the wait, redirect its output: COMMAND >/dev/null 2>&1 &]"
 )
 #: The same where the deadline came, or the command was cancelled, before that was certain.
 CUT = Text(
-    "[relayd: the command has ended, but its output has not: something that it left running may hold it, or the rest "
-    "is still on its way. What comes from now on is not told]"
+    "[relayd: the command has ended, but its output has not: something that it left running may keep it open, or the "
+    "rest is still on its way. Output from here on is not reported]"
 )
 
 _OUTCOMES: dict[Killed, str] = {
     "confirmed": Text("It was ended: none of its processes is left."),
     "unconfirmed": Text("It was told to end; whether all of it did is not known yet."),
-    "unsupported": Text("It was told to end, but the host offers no way to see to it: it may still be running."),
+    "unsupported": Text("It was told to end, but the host offers no way to make sure: it may still be running."),
 }
-# The same of a command to which the shell had not come yet: it was busy with its directory and variables.
-_NOT_REACHED = Text("The shell had not come to it: it was not run, and will not be.")
+# The same for a command that the shell had not reached yet: it was busy with its directory and variables.
+_NOT_REACHED = Text("The shell had not reached it: it was not run, and will not be.")
 _PERHAPS_NOT_REACHED = Text(
-    "The shell had not come to it yet, and was told to end; whether it still does is not known."
+    "The shell had not reached it yet, and was told to end; whether it still runs it is not known."
 )
 
 
@@ -62,7 +62,7 @@ class Completed(Struct, frozen=True, kw_only=True):
 
 
 def connection_lost(error: SSHError) -> Text:
-    """Said below the output of a command whose connection was lost, with *error*, after its end was known."""
+    """The line below the output of a command whose connection was lost, with *error*, after its end was known."""
     return Text(
         "[relayd: the command has ended, but then the connection was lost: {reason}. The end of its output may "
         "be missing]",
@@ -71,13 +71,13 @@ def connection_lost(error: SSHError) -> Text:
 
 
 def reached(session: Session) -> bool:
-    """Whether the shell is known to have come to the command."""
+    """Whether the shell is known to have reached the command."""
     return session.progress is None or session.progress.missing is None
 
 
 def not_reached(session: Session, target: Target, *, complete: bool, forced: bool) -> SSHError | None:
     """
-    Why the shell did not come to the command, where its session has ended in good order.
+    Why the shell did not reach the command, where its session has ended in good order.
 
     :param complete: whether all of the output is here, which would tell.
     :param forced: whether the server said that it runs a command of its own.
@@ -117,7 +117,7 @@ def ended_early(kind: type[SSHError], session: Session, target: Target, killed: 
     outcome: str = _OUTCOMES[killed]
     executed: Executed = "yes"
     if not reached(session):
-        # An end in good order comes after all output, so after word that the shell came to the command.
+        # An end in good order comes after all output, so after the mark that the shell has reached the command.
         ended = session.state is State.ENDED and session.exit.known
         never = ended and killed == "confirmed"
         outcome = _NOT_REACHED if never else _PERHAPS_NOT_REACHED

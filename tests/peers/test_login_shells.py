@@ -272,7 +272,7 @@ class RefusalTests(ShellTestCase):
         error = result.to_wire()["result"]["error"]
         self.assertEqual((error["code"], result.stdout, result.details.killed), ("timeout", "", "confirmed"))
         # It depends on who is quicker to end the session, which the server does after it has told all.
-        words = {"no": "it was not run", "unknown": "had not come to it yet"}[error["executed"]]
+        words = {"no": "it was not run", "unknown": "had not reached it yet"}[error["executed"]]
         self.assertIn(words, result.stderr)
 
 

@@ -45,7 +45,7 @@ _UINT32_3 = struct.Struct(">LLL")
 
 
 class State(enum.Enum):
-    """Where the user of a channel stands; it only moves down this list."""
+    """The state of the user of a channel; it only moves down this list, or from ``OPENING`` back to ``WAITING``."""
 
     WAITING = enum.auto()  # no channel asked for yet, or the request was refused
     OPENING = enum.auto()  # CHANNEL_OPEN sent
@@ -80,7 +80,7 @@ class ChannelUser(Protocol):
     (`relayd.ssh.channels.forward.Forward`).
 
     :ivar kind: type of the channel (RFC 4250, section 4.9.1).
-    :ivar open_data: what its ``CHANNEL_OPEN`` holds beside the usual.
+    :ivar open_data: what its ``CHANNEL_OPEN`` holds after the fields of every channel.
     :ivar stdin: what is sent as soon as it is open.
     :ivar stdin_open: whether more may follow.
     """
@@ -101,25 +101,26 @@ class ChannelUser(Protocol):
 
     def survives(self, eof: bool) -> bool:
         """
-        The connection is lost; says whether that leaves nothing open, so that it has merely ended.
+        The connection is lost.
 
         :param eof: whether the server had said that no more data comes.
+        :return: whether nothing is missing, so that this has ended rather than been interrupted.
         """
 
     def opening(self, connection: UsedConnection) -> None:
         """A channel of *connection* is asked for."""
 
     def when_permitted(self, go: Callable[[], None]) -> None:
-        """The channel is open; calls *go* when it may be used, unless another channel is asked for before that."""
+        """The channel is open. Call *go* when it may be used, unless another channel is asked for before that."""
 
     def opened(self) -> list[bytes]:
-        """The channel may be used; gives the requests to send on it, each without the channel's number."""
+        """The channel may be used. Gives the requests to send on it, each without the channel's number."""
 
     def exec_answered(self, accepted: bool) -> bool:
-        """A request was answered; says whether the channel is still of use."""
+        """A request was answered; says whether the channel can still be used."""
 
     def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
-        """Data arrived; a Deferred says when it has been read."""
+        """Data arrived. A Deferred fires when it has been read."""
 
     def request_received(self, name: bytes, rest: bytes) -> None:
         """The server sent a channel request."""
@@ -132,7 +133,7 @@ class ChannelUser(Protocol):
 
 
 class Nobody:
-    """The user of a channel that nobody wants any more; nothing is ever sent on it."""
+    """The user of a channel that was given up before it was open; nothing is ever sent on it."""
 
     kind = b"session"
     open_data = b""
@@ -146,7 +147,7 @@ class Nobody:
         return True
 
     def opening(self, connection: UsedConnection) -> None:
-        """See `ChannelUser`; likewise the following."""
+        """See `ChannelUser`, for this and the following methods."""
 
     def when_permitted(self, go: Callable[[], None]) -> None:
         """It never may."""

@@ -71,11 +71,11 @@ class Keepalive:
         else:
             self._missed += 1
         if self._missed >= MAX_MISSED_PROBES:
-            connection.give_up(Text("it did not answer any more"))
+            connection.give_up(Text("it stopped answering"))
             return
         # Channels that the server neither opens nor closes would take up their places for as long as it answers probes.
         if self._channels.all_given_up(self._clock.seconds() - MAX_MISSED_PROBES * self._interval):
-            connection.give_up(Text("it did not close what was given up"))
+            connection.give_up(Text("it did not close channels that were given up"))
             return
         if self._clock.seconds() >= self._rekey_at:
             self._rekey_at += REKEY_AFTER

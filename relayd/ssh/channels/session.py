@@ -25,7 +25,7 @@ SIGNAL_NUMBERS = {
 
 
 class ExitInfo(Struct, frozen=True):
-    """How the remote command ended: by a status, by a signal, or, with neither, without saying."""
+    """How the remote command ended: with a status, by a signal, or, with neither, unknown."""
 
     status: int | None
     signal: str | None
@@ -49,7 +49,7 @@ class ExitInfo(Struct, frozen=True):
 #: its window until it fires.
 OutputReader = Callable[[bool, bytes], Deferred[None] | None]
 
-#: Gives leave to run a command: fires when it may be run, and fails when it must not.
+#: Permission to run a command: the Deferred fires when it may be run, and fails when it must not.
 Permission = Callable[[], Deferred[None]]
 
 
@@ -173,7 +173,7 @@ class Session:
         """
         The server answered the ``exec`` request.
 
-        :return: whether the channel is of use: an answer to a question that nobody asked changes nothing.
+        :return: whether the channel can still be used. An answer to a request that was not made changes nothing.
         """
         if self.state is not State.STARTING:
             return True
@@ -199,10 +199,10 @@ class Session:
 
     def request_received(self, name: bytes, rest: bytes) -> None:
         """
-        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us.
+        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); all others are ignored.
 
-        A server may only send one of them. Where it sends both, the signal counts: the status is then what it has for
-        commands that have none, often 0. Nor is half a number a status.
+        A server may only send one of them. Where it sends both, the signal is taken: the status is then a filler, often
+        0. A number that is cut off is no status.
         """
         if name == b"exit-status":
             if len(rest) >= 4 and self.exit.signal is None:
@@ -212,21 +212,21 @@ class Session:
             self.exit = ExitInfo(None, "".join(char for char in signal if char.isalnum())[:16])
 
     def survives(self, eof: bool) -> bool:
-        """The connection is lost; says whether all had arrived by then but the good-bye."""
+        """The connection is lost; says whether everything but the close had arrived."""
         return eof and self.exit.known
 
     def left(self, eof: bool) -> None:
-        """Its command has ended, and nothing has come of it for a while."""
+        """Its command has ended, and no output has come for a while."""
         if self._on_left is not None:
             self._on_left(eof)
 
     def let_go(self) -> None:
-        """Its owner has its result: what becomes of it now is told to nobody."""
+        """Its owner has its result, and is not called any more."""
         self._on_start = self._on_end = _nothing
         self._on_forbidden = self._on_left = None
 
     def drained(self) -> None:
-        """Its standard input was all there was to send."""
+        """All of its standard input is sent: there is nothing more to send."""
 
     def ended(self) -> None:
         """The channel has closed, after the ``exec`` request was sent."""
@@ -243,15 +243,15 @@ def _nothing() -> None:
 
 
 def _exec_request(command: bytes) -> bytes:
-    """The part of a channel request that follows the channel number: ``exec``, reply wanted."""
+    """An ``exec`` request with a reply, without the channel number (RFC 4254, section 6.5)."""
     return NS(b"exec") + b"\1" + NS(command)
 
 
 def _env_request(name: str, value: bytes) -> bytes:
-    """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
+    """An ``env`` request without a reply: a server that does not allow the variable ignores it (section 6.4)."""
     return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value)
 
 
 def signal_request(name: str) -> bytes:
-    """Likewise: ``signal``, without a reply (RFC 4254, section 6.9)."""
+    """A ``signal`` request, which has no reply, without the channel number (RFC 4254, section 6.9)."""
     return NS(b"signal") + b"\0" + NS(name.encode("ascii"))

@@ -1,5 +1,5 @@
 """
-Whether servers answer what they are asked for: one that is gone without a word would be noticed much later by itself.
+Notices servers that do not answer when a channel is asked for, long before the keepalive gives the connection up.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SILENT_LOOKS = 2
 
 class SilenceWatch:
     """
-    Looks at connections from when something is asked for until it is answered; one delayed call for each of them,
-    however much is asked for.
+    Watches connections from when a channel is asked for until it is answered: one delayed call for each connection,
+    however many channels are asked for.
 
-    :param on_silence: called with a connection that has said nothing for two to three seconds, though it should have.
+    :param on_silence: called with a connection that has been silent for two to three seconds.
     """
 
     def __init__(self, clock: IReactorTime, on_silence: Callable[[ClientConnection], None]) -> None:
@@ -48,11 +48,11 @@ class SilenceWatch:
         del self._looks[connection]
         if not connection.unanswered():
             return
-        # Of a server whose turn has not come, something may wait here to be read.
+        # What has arrived from a server that is being slowed down may wait here to be read.
         silent = silent + 1 if connection.heard == heard and not connection.is_held() else 0
         if silent >= SILENT_LOOKS:
             silent = 0
             self._on_silence(connection)
-        # What is asked of it still may be more than what was taken away.
+        # More may be asked of it than what was just taken away.
         if connection not in self._looks and connection.unanswered():
             self._look_later(connection, connection.heard, silent)

@@ -48,7 +48,7 @@ class OpenConnections:
     # Jobs
 
     def put(self, job: Job, connection: ClientConnection) -> None:
-        """*job* is started on *connection*."""
+        """*job* is about to run on *connection*."""
         job.connection = connection
         self._jobs[connection][job.channel] = job
 

@@ -1,5 +1,5 @@
 """
-From a target to a connection that is logged in: name, TCP, key exchange, login, each with its own limit.
+Opens a connection to a target and logs in: name, TCP, key exchange, login, each with its own time limit.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.transport.transport import ClientTransport
 
-#: Targets remembered at which the password is to be tried first.
+#: How many targets are remembered where the password is to be tried first.
 MOST = 4096
 
 
 class DialOwner(ConnectionOwner, Protocol):
-    """Who has connections opened."""
+    """The pool, for which connections are opened."""
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
         """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
 
     def login_refused(self, target: Target) -> None:
-        """The host has refused a part of the credential; another part has been tried since."""
+        """The host has refused one part of the credential, and another part was tried after it."""
 
 
 class _OneTransport(Factory):
     """
-    What `connectProtocol` does, without a class made for each connection, which takes time and stays as long as that.
+    Does what `connectProtocol` does, without making a class for each connection.
     """
 
     noisy = False
@@ -73,7 +73,7 @@ class _OneTransport(Factory):
         return self._transport
 
     def forget(self) -> None:
-        """Twisted keeps a factory in a circle with its connector: the connection must not stay as long."""
+        """Let the connection go: Twisted keeps the factory longer, in a circle with its connector."""
         self._transport = None
 
 
@@ -97,12 +97,12 @@ class Dialer:
         self._reactor = reactor
         self._checks = checks
         self._keys = keys
-        # Where a key was refused and the password taken on a connection of its own: digests, as they outlive those
+        # Targets that refused a key and took the password on a second connection: digests, as they outlive connections
         self._password_first: OrderedDict[bytes, None] = OrderedDict()
         self.configure(settings, allows)
 
     def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
-        """What counts for the connections that are opened from now on."""
+        """Change the settings for the connections that are opened from now on."""
         self._settings = settings
         self._allows = allows
         agent_timeout = min(AGENT_TIMEOUT, settings.connect_timeout / 2)
@@ -117,13 +117,13 @@ class Dialer:
         try:
             return await self._dial_as_known(target, owner)
         except SSHError as error:
-            # Wherever one was wanted: for the connection, for known hosts, keys or agents.
+            # Whatever the descriptor was for: the connection, known hosts, keys or agents.
             if is_shortage(error.fields.get("reason")) and not isinstance(error, NoDescriptor):
                 raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
             raise
 
     async def _dial_as_known(self, target: Target, owner: DialOwner) -> ClientConnection:
-        # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
+        # First, before any host is contacted: is it allowed, and can the key be read?
         if target.via is not None:
             self._check_hidden(target)
         identities = await self._identities.load(target)
@@ -142,9 +142,9 @@ class Dialer:
         self, target: Target, identities: Identities, refusal: LoginRefused, owner: DialOwner
     ) -> ClientConnection:
         """
-        The host took one attempt, or a few, and closed the connection (``MaxAuthTries``): try what is left on another.
+        The host closed the connection after one attempt, or a few (``MaxAuthTries``): try what is left on another one.
 
-        The password first, if there is one: of the keys that are left none may be meant for this host.
+        The password comes first, if there is one: it may be that none of the other keys is meant for this host.
         """
         if refusal.keys_tried is None:
             raise refusal
@@ -158,10 +158,10 @@ class Dialer:
             owner.login_refused(target)
             raise
         except SSHError:
-            raise refusal from None  # which tells more than that the host is busy now
+            raise refusal from None  # which says more than the new error, such as that the host is busy now
         owner.login_refused(target)
         if refusal.password_left:
-            # On the next connection, too, the key would count as one more failed attempt.
+            # The key would be one more failed attempt on each further connection.
             self._password_first[target.digest()] = None
             if len(self._password_first) > MOST:
                 self._password_first.popitem(last=False)
@@ -187,7 +187,7 @@ class Dialer:
             if target.via is None:
                 found = await self._connect(target, transport)
             else:
-                # The address that was checked, and not a spelling of which the jump host may make another one.
+                # The address that was checked: the jump host might read another spelling of it differently.
                 host = str(read_address(target.dialled) or target.dialled)
                 forward = await owner.forward(target.via, host, target.port)
                 transport.pace.way = forward.pace
@@ -200,7 +200,7 @@ class Dialer:
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
             transport.abort()
-            transport.pace.stop()  # nobody else does where there was no connection at all
+            transport.pace.stop()  # connectionLost does not come where there was no connection at all
             raise
         address = _address_of(transport)
         if address in found:
@@ -213,7 +213,7 @@ class Dialer:
         return connection
 
     def _check_hidden(self, target: Target) -> None:
-        """Of a host behind a jump host nobody here learns the address, unless that is how it is named."""
+        """The relay never learns the address of a host behind a jump host, unless the host is named by it."""
         address = read_address(target.host)
         if not target.trusted and not self._allows(target.host, target.port, address):
             kind = HiddenAddressForbidden if address is None else AddressForbidden
@@ -223,7 +223,7 @@ class Dialer:
         """
         Open the connection.
 
-        :return: all addresses of the host, where it is one that had to be looked up.
+        :return: all addresses of the host, if it had to be looked up.
         """
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
@@ -263,7 +263,7 @@ class Dialer:
             raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
 
     async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
-        """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
+        """Nothing is asked of the host before this is done; meanwhile it may hang up."""
         failed: list[SSHError] = []
         transport.on_failure = failed.append
         await self._checks.check(target, shown, self._settings.connect_timeout)
@@ -346,7 +346,7 @@ def _address_of(transport: ClientTransport) -> str:
 
 
 def _system_words(reason: error.ConnectError) -> str:
-    """What the system says of a connection that did not come about; Twisted has its number."""
+    """The system's words for a failed connection, of which Twisted has the number."""
     return words_for(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
 
 

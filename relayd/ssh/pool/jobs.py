@@ -1,5 +1,5 @@
 """
-What wants a channel of a pooled connection: a command's session, or a connection to another host.
+Jobs: what wants a channel of a pooled connection, which is a command's session or a connection to another host.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class Job:
 
     :param on_failure: called at most once, with what kept the command from running or, with
         `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
-    :param payload: bytes of the largest packet that it is sent with.
-    :ivar connection: the one that it was started on last.
-    :ivar ending: the command was asked to end: should the pool close before it has, it is killed.
+    :param payload: bytes of the largest packet that it takes to start it.
+    :ivar connection: the one that it was last started on.
+    :ivar drops: how often a connection was lost while it waited for its channel.
+    :ivar ending: the command was told to end: it is killed if the pool closes before it has.
     """
 
     __slots__ = ("channel", "connection", "drops", "ending", "on_failure", "payload", "target")
@@ -92,7 +93,7 @@ class Forwarding:
             return
         self._release()
         if isinstance(error, ConnectionLost) and self._drops < MAX_DROPS:
-            # It was interrupted, not refused: nothing speaks against another connection.
+            # It was interrupted, not refused, so another connection may do.
             self._drops += 1
             self._submit()
             return
@@ -105,7 +106,7 @@ class Forwarding:
         self._release()
 
     def _release(self) -> None:
-        """Have the channel give up what it holds; it tells nobody any more."""
+        """Have the channel give up what it holds; its end is not reported any more."""
         forward, self._forward, self._job = self._forward, None, None
         if forward is not None:
             forward.ended()
@@ -113,7 +114,7 @@ class Forwarding:
 
 def forward_error(forward: Forward, via: Target, code: int, reason: str) -> ForwardFailed:
     """
-    Why *via* made no connection.
+    The error for a connection that *via* did not make.
 
     :param code: RFC 4254, section 5.1.
     """

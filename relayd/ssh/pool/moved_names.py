@@ -1,5 +1,5 @@
 """
-Where the names of hosts lead while connections that were opened by them are used: a host may move to another machine.
+Looks up the names of hosts again while connections to them are in use: a name may move to another machine.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from relayd.ssh.pool.checked_names import address_in
 #: What waits for an answer.
 Job = TypeVar("Job")
 
-#: Seconds for which nobody asks again where a name leads.
+#: Seconds for which a name is not looked up again.
 FRESH = 5.0
-#: Seconds after which new work waits for the answer, because the last one may be of another day.
+#: Seconds after which new work waits for the new answer, because the last one may be long out of date.
 STALE = 15.0
-#: Seconds that it waits, at most; then what is known decides.
+#: Seconds that it waits at most; then the last answer decides.
 PATIENCE = 1.0
-#: Names looked up at a time: the threads that do it have other work too, and each waits for a name server that is down.
+#: Names looked up at a time: the threads that do it have other work too, and block while a name server is down.
 MAX_LOOK_UPS = 2
-#: Seconds for which an address is remembered that was not among the last answers.
+#: Seconds for which an address is remembered that is missing from the last answer.
 MEMORY = 120.0
-#: Seconds for which a name counts as one that gives a few of its addresses at a time, when an address came back.
+#: Seconds for which a name is taken for a rotating one, which gives a few of its addresses at a time, after an address
+#: came back.
 ROTATING = 900.0
-#: Names that are remembered without a connection.
+#: How many names are remembered.
 MAX_NAMES = 4096
 
 
 class LookupHistory:
     """
-    What one name led to lately.  No I/O, no clock.
+    The addresses that one name had lately.  No I/O, no clock.
 
-    A name that moves to another machine leaves its old address for good.  One that stands for many machines may give a
-    few of them with each answer (round-robin): there, what was among the answers lately still counts.
+    A name that moves to another machine leaves its old address for good.  A name that stands for many machines may give
+    a few of them with each answer (round-robin): there, addresses of earlier answers are still good.
     """
 
     __slots__ = ("_rotates_until", "_seen", "learned")
@@ -51,7 +52,7 @@ class LookupHistory:
         self.learned = 0.0
 
     def learn(self, found: frozenset[str], now: float) -> None:
-        """The name leads to *found*, which is not empty."""
+        """The name was looked up: it has the addresses *found*, of which there is at least one."""
         seen = {address: time for address, time in self._seen.items() if now - time <= MEMORY}
         if any(seen.get(address, self.learned) != self.learned for address in found):
             self._rotates_until = now + ROTATING
@@ -59,7 +60,7 @@ class LookupHistory:
         self._seen, self.learned = seen, now
 
     def include(self, address: str, now: float) -> bool:
-        """Whether the name leads to *address*."""
+        """Whether *address* is one of the name's."""
         time = self._seen.get(address)
         if time is None:
             return False
@@ -81,12 +82,11 @@ class _Name(Generic[Job]):
 
 class MovedNames(Generic[Job]):
     """
-    Looks names up again, when new work comes for a connection that one led to: once in a few seconds at most.
+    Looks a name up again when a job comes for it and a connection to it is open, every few seconds at most.
 
     :param reactor: provides time and name resolution.
     :param on_moved: called with each connection whose address is not one of its name's any more.
-    :param on_known: called with each job that waited, when it is known where its name leads now, or takes too long to
-        find out.
+    :param on_known: called with each job that waited, when the answer is there, or takes too long.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class MovedNames(Generic[Job]):
         self._queue: dict[str, _Name[Job]] = {}
 
     def opened(self, host: str, connection: ClientConnection) -> None:
-        """*connection* was opened to an address of *host*; one that was looked up, if it has such an address."""
+        """*connection* was opened to an address of *host*, which its `address` is if the name was looked up."""
         if not connection.address:
             return
         name = self._names.get(host)
@@ -113,7 +113,7 @@ class MovedNames(Generic[Job]):
         self._learn(name, connection.found)
 
     def closed(self, host: str, connection: ClientConnection) -> None:
-        """*connection* is gone."""
+        """*connection* is closed."""
         name = self._names.get(host)
         if name is not None:
             name.connections.pop(connection, None)
@@ -122,7 +122,7 @@ class MovedNames(Generic[Job]):
         """
         A job has come for *host*.
 
-        :return: whether it has to wait (see *on_known*); if not, what is known of the name is good enough.
+        :return: whether it has to wait until *on_known* is called with it; if not, the last answer is good enough.
         """
         name = self._names.get(host)
         if name is None or not name.connections:
@@ -168,7 +168,7 @@ class MovedNames(Generic[Job]):
     def _answered(self, name: _Name[Job], found: frozenset[str]) -> None:
         self._looking -= 1
         name.looking = False
-        if found:  # a name server that is down says nothing about hosts
+        if found:  # no answer says nothing about the host: the name server may be down
             self._learn(name, found)
         self._go_on(name)
         self._look_up()
@@ -182,7 +182,7 @@ class MovedNames(Generic[Job]):
                 self._on_moved(connection)
 
     def _go_on(self, name: _Name[Job]) -> None:
-        """What is known of *name* decides for the jobs that wait."""
+        """Let the jobs go that wait for *name*."""
         self._stop_waiting(name)
         while name.waiting:
             job = next(iter(name.waiting))
@@ -197,7 +197,7 @@ class MovedNames(Generic[Job]):
 
 @implementer(Receiver)
 class _Receiver:
-    """Gathers the answers to one question."""
+    """Collects the addresses of one look-up."""
 
     def __init__(self, done: Callable[[frozenset[str]], None]) -> None:
         self._done = done

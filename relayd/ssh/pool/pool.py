@@ -159,7 +159,7 @@ class Pool:
         self._work()
 
     def account_closed(self, target: Target, error: SSHError) -> None:
-        """The host lets the user in, but runs nothing: give it no more work, and let the login rest."""
+        """The host accepts the login, but runs nothing for it: give it no more work, and let the login rest."""
         self._refused_logins.refused(target, error, self._reactor.seconds())
         self._state.retire_target(target, Text("its account is closed"))
         for connection, member in self._connections.members.items():
@@ -169,7 +169,7 @@ class Pool:
         self._work()
 
     def session_denied(self, connection: ClientConnection, error: SSHError) -> None:
-        """Nothing runs on *connection*, though it may on others: give it no more work, and let the login rest."""
+        """Nothing runs on *connection*, though it may on others: retire it, and let the login rest."""
         connection.runs_nothing = error
         member = self._connections.members.get(connection)
         if member is None:
@@ -232,8 +232,8 @@ class Pool:
 
     def _may_carry(self, connection: ClientConnection, job: Job) -> bool:
         """
-        Whether the server takes packets as long as those of *job*, on this connection, where one that is too long would
-        end what runs beside it. If not, the job fails, or gets a connection to itself.
+        Whether *job* may use this connection: a packet that is too long for the server would end all that runs on it.
+        If not, the job fails, or gets a connection to itself.
         """
         target, most = job.target, most_payload(connection.transport.otherVersionString)
         if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
@@ -292,8 +292,8 @@ class Pool:
 
     def _silent(self, connection: ClientConnection) -> None:
         """
-        A connection does not answer: what it was asked for is done by another one, or by this one should it answer
-        before that.  Nothing of it has run: the host was told of no command on a channel that is not open.
+        A connection does not answer: what was asked of it goes to another one, or to this one if it answers before
+        that.  None of it has run: the host learns no command before the channel is open.
         """
         member = self._connections.members[connection]
         users = connection.unanswered()
@@ -310,23 +310,21 @@ class Pool:
             job.connection = None
             if isinstance(user, Forward):
                 connection.close(user)
-                job.on_failure(
-                    ConnectionLost(host=target.host, port=target.port, reason=Text("it did not answer any more"))
-                )
+                job.on_failure(ConnectionLost(host=target.host, port=target.port, reason=Text("it stopped answering")))
             else:
                 connection.release(user)
                 self._state.add(job.target, job, first=True)
         self._work()
 
     def _moved(self, connection: ClientConnection) -> None:
-        """The name of its host leads to other addresses now: it finishes what runs on it."""
+        """The name of its host has other addresses now: the connection finishes what runs on it."""
         member = self._connections.members[connection]
         self._log.info(
-            "{target!r}: the name leads to {address} no longer; new commands go to where it leads now",
+            "{target!r}: the name no longer resolves to {address}; new commands go to its new address",
             target=member.target,
             address=connection.address,
         )
-        self._state.retire(member, Text("the host's name leads elsewhere now"))
+        self._state.retire(member, Text("the host's name resolves elsewhere now"))
         self._work()
 
     # From connections, see `ConnectionOwner`
@@ -386,7 +384,7 @@ class Pool:
             self._work()
 
     def _interrupted(self, job: Job, target: Target, reason: str) -> None:
-        """The connection of *job* was lost: what certainly did not run is tried again, but not for ever."""
+        """The connection of *job* was lost. A job that certainly did not run is tried again, a few times."""
         where = {"host": target.host, "port": target.port}
         job.connection = None
         if job.channel.state is not State.WAITING:

@@ -1,5 +1,5 @@
 """
-The end of a pool: all connections are closed, by force where a server does not take our good-bye.
+The end of a pool: all connections are closed, by force where a server does not read the disconnect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relayd.language.texts import Text
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.pool.connections import OpenConnections
 
-#: Seconds that servers get to take our good-bye before their connections are cut.
+#: Seconds that servers get to close before their connections are aborted.
 CLOSE_GRACE = 2.0
 
 
@@ -33,14 +33,14 @@ class Shutdown:
 
     def close(self, connection: ClientConnection) -> None:
         """Close one connection."""
-        connection.disconnect(Text("relayd closes"))
+        connection.disconnect(Text("relayd shuts down"))
 
     def close_all(self) -> Deferred[None]:
         """Close all connections; fires when they are gone."""
         for connection in self._connections.farthest_first():
             self.close(connection)
         if self._connections and self._abort_call is None:
-            # A peer that reads no more must not hold up the end.
+            # A server that reads no more must not hold up the shutdown.
             self._abort_call = self._reactor.callLater(CLOSE_GRACE, self._abort)
         gone: Deferred[None] = Deferred()
         self._waiting.append(gone)

@@ -136,7 +136,7 @@ class MovedTests(NamesTestCase):
         job = self.submit(command="one")
         self.assertEqual((self.opens(old), self.dialer.targets()), (0, []))
         self.answer(TWO)
-        self.assertEqual(self.disconnected(old), "the host's name leads elsewhere now")
+        self.assertEqual(self.disconnected(old), "the host's name resolves elsewhere now")
         self.assertEqual(self.dialer.targets(), [A])
         self.lose(old)
         new = self.dialer.succeed_as([TWO])
@@ -175,7 +175,7 @@ class MovedTests(NamesTestCase):
         self.answer(TWO)
         self.assertEqual((self.disconnected(connection), self.dialer.targets()), ("", [A]))
         self.end(connection, 1)
-        self.assertEqual(self.disconnected(connection), "the host's name leads elsewhere now")
+        self.assertEqual(self.disconnected(connection), "the host's name resolves elsewhere now")
 
     def test_a_name_server_that_is_down(self) -> None:
         connection = self.open(ONE)
@@ -220,7 +220,7 @@ class MovedTests(NamesTestCase):
         """Where it was dialled by the same name, for whomever."""
         old = self.open(ONE)
         self.open(TWO, target=user("b"))
-        self.assertEqual(self.disconnected(old), "the host's name leads elsewhere now")
+        self.assertEqual(self.disconnected(old), "the host's name resolves elsewhere now")
 
     def test_an_address_is_not_looked_up(self) -> None:
         self.submit()

@@ -113,7 +113,7 @@ class JobTests(PoolTestCase):
         self.assertEqual(
             self.packets(connection), [(MSG_CHANNEL_REQUEST, numbers(100) + NS(b"signal") + b"\0" + NS(b"KILL"))]
         )
-        self.assertEqual(self.disconnected(connection), "relayd closes")
+        self.assertEqual(self.disconnected(connection), "relayd shuts down")
         self.lose(connection)
 
     def test_withdrawn_while_it_waits_lets_others_go(self) -> None:

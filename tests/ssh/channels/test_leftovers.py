@@ -63,7 +63,7 @@ class ServerTests(ServerTestCase):
         writer = f"(while sleep 0.2; do echo more; done & {sleep}) & exit 7"
         completed = await self.run_command(client, target, writer, 4)
         self.assertEqual((completed.exit.status, completed.error, completed.killed), (7, None, None))
-        self.assertIn("may hold it", str(completed.open))
+        self.assertIn("may keep it open", str(completed.open))
         self.assertIn("more", completed.stdout.text())
         self.assertEqual(len(processes(mark)), 1)
 

@@ -1,6 +1,6 @@
 """
 The relay's command logic: what becomes of each order of the main server, and of each result.
-Knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfaces`.
+It knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfaces`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LARGEST_MARGIN: Final = 0.1
 
 class Limits(Struct, frozen=True, kw_only=True):
     """
-    What the dispatcher takes on.
+    How much the dispatcher accepts, and how long commands may take.
 
     :ivar max_commands: commands that run at a time.
     :ivar max_queue: commands that wait for their turn.
@@ -81,7 +81,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 @implementer(ICommandReceiver)
 class Dispatcher:
     """
-    Runs each command once and answers it, whatever becomes of it.
+    Runs each command at most once, and answers each.
 
     :param clock: the clock of all deadlines.
     :param fingerprint_key: gives the key of `Fingerprints`, which lives as long as *journal* and is kept apart from it.

@@ -1,5 +1,5 @@
 """
-What people and programs are told of commands: counters, lines of the audit log, lines of the relay's own log.
+Reports about commands: counters, lines of the audit log, and lines of the relay's own log.
 """
 
 from __future__ import annotations

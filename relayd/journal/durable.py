@@ -88,8 +88,8 @@ class DurableJournal:
         if recovery.ended:
             unknown = sum(code == OutcomeUnknown.code for _, code in recovery.ended)
             self._log.warn(
-                "relayd did not stop in good order: of the commands at hand then, {unknown} may or may not have run "
-                "to their end, and {not_executed} were not run; their results say so",
+                "relayd did not stop in good order: of the commands that were under way, {unknown} may or may not have "
+                "run to their end, and {not_executed} were not run. Their results say so",
                 unknown=unknown,
                 not_executed=len(recovery.ended) - unknown,
             )

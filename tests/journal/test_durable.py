@@ -466,6 +466,15 @@ class DurableJournalTests(ContractTests, DurableCase):
         """Time passes, on the journal's own clock."""
         self.journal._store._time_offset += seconds
 
+    def test_it_closes_while_it_prunes(self) -> None:
+        self.finish("c1")
+        self.clock.advance(PRUNE_AGAIN)
+        self.journal.confirm("c1")
+        self.wait(self.journal.close())
+        self.journal = None
+        self.assertEqual(self.rows("SELECT state FROM command"), [(4,)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_nothing_is_taken_once_it_closes(self) -> None:
         waiting = self.journal.accept(command("a"), b"")
         closing_down = self.journal.close()

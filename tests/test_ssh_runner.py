@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
-from relayd.ssh.host_keys.verifier import fingerprint
+from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret

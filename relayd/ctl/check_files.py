@@ -23,7 +23,7 @@ from relayd.journal.store import journal_file
 from relayd.network.descriptors import words_of
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.keys.certificates import BadCertificate, read_user_certificate
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from relayd.ssh.login.agent import Agent, AgentError

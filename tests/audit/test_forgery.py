@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -186,7 +185,6 @@ class CrashTests(ForgeryCase):
         self.assertEqual((found.foreign, found.missing), (0, 0))
         return faults(self.path)
 
-    @examples()
     @given(st.data())
     def test_at_any_byte(self, data: st.DataObject) -> None:
         """``kill -9``, or a full disk: the head is older than the file, whose last line is torn."""
@@ -196,7 +194,6 @@ class CrashTests(ForgeryCase):
         whole = [line for line in rest.split(b"\n") if b'"accepted"' in line and decode_line(line)]
         self.assertEqual(len(self.ids()), 4 + len(whole) + 1)
 
-    @examples()
     @given(st.data())
     def test_one_after_the_other(self, data: st.DataObject) -> None:
         """Each process ends the line of the one before with the first byte that it writes, and no more than that."""

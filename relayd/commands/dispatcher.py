@@ -175,7 +175,7 @@ class Dispatcher:
         command_id = error.command_id
         self.stats.refused[error.code] += 1
         shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
-        self._log.warn("The main server sent what is not valid ({id}): {error}", id=shown, error=str(error))
+        self._log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
         is_command = error.fields["event"] == EXECUTE_COMMAND
         if command_id is not None and is_command and not self._duplicates.is_due(command_id):
@@ -190,7 +190,7 @@ class Dispatcher:
     def cancel_received(self, command_id: str) -> CommandState:
         """See `ICommandReceiver.cancel_received`."""
         state = self.status_asked(command_id)
-        self._log.info("The main server wants command {id} to end, which is {state}", id=command_id, state=state.value)
+        self._log.info("The main server cancels command {id}, which is {state}", id=command_id, state=state.value)
         if (active := self._active.get(command_id)) is not None:
             self._scheduler.cancel(active)
         return state

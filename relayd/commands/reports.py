@@ -65,7 +65,7 @@ class CommandReports:
         self._log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
-            f"{details.stdout_bytes} bytes of output, {details.stderr_bytes} of errors",
+            f"{details.stdout_bytes} bytes of stdout, {details.stderr_bytes} of stderr",
             event="finished", id=command.command_id, user=command.username, host=command.host, port=command.port,
             outcome=outcome, exit=result.exit_code, duration=duration,
             stdout_bytes=details.stdout_bytes, stderr_bytes=details.stderr_bytes,

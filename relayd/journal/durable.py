@@ -111,8 +111,8 @@ class DurableJournal:
         saved = salvage(kept, self._path)
         # Loud, and kept: a command whose id was not saved would run again, should the main server send it again.
         self._log.critical(
-            "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read "
-            "and go on. Others may be lost: they are not known any more when they come again",
+            "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read, "
+            "and are in the new one. Others may be lost: relayd does not know them if they come again",
             kept=saved.kept,
             commands=saved.commands,
             results=saved.results,

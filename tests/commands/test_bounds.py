@@ -68,7 +68,7 @@ class UnderWayTests(SynchronousTestCase):
         self.assertEqual(self.desk.link.ids()[-2:], ["ran", "ran too"])
         warnings = [formatEvent(event) for event in self.logged if event["log_level"] is LogLevel.warn]
         self.assertEqual(len(warnings), 1)
-        self.assertIn(f"{MAX_IN_FLIGHT} results want one", warnings[0])
+        self.assertIn(f"{MAX_IN_FLIGHT} results wait for one", warnings[0])
         for _ in range(MAX_IN_FLIGHT + 10):
             self.desk.dispatcher.receipt_received(self.desk.link, RECEIVED)
         self.assertEqual(list(self.desk.journal.unconfirmed()), ["ran", "ran too"])

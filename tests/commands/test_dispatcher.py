@@ -277,7 +277,7 @@ class FailureTests(SynchronousTestCase):
             self.lines(LogLevel.info),
             [
                 "Accepted command c1 for root@web1:22",
-                "Finished command c1 for root@web1:22: ok, exit 0, 1.500 s, 13 bytes of output, 0 of errors",
+                "Finished command c1 for root@web1:22: ok, exit 0, 1.500 s, 13 bytes of stdout, 0 of stderr",
             ],
         )
         self.assertNotIn("canary", repr(self.logged))
@@ -649,8 +649,8 @@ class CancelTests(SynchronousTestCase):
         self.assertEqual(
             [formatEvent(event) for event in logged[-2:]],
             [
-                "The main server wants command c1 to end, which is finished",
-                "The main server wants command c9 to end, which is unknown",
+                "The main server cancels command c1, which is finished",
+                "The main server cancels command c9, which is unknown",
             ],
         )
 

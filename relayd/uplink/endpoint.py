@@ -36,7 +36,7 @@ from relayd.uplink.request import MakeRequest
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
 
-#: What OpenSSL says of an answer that is no TLS.
+#: What OpenSSL says of an answer that is not TLS.
 _NO_TLS: Final = ("wrong version number", "http request", "packet length too long", "record layer failure")
 
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
@@ -116,7 +116,8 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
     if isinstance(error, network.DNSLookupError):
         return f"its name was not found; look at {option} and at the name service of this machine"
     if isinstance(error, NoNameService):
-        return f"its name could not be looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+        time = span(CONNECT_TIMEOUT)
+        return f"its name could not be looked up within {time}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall rejects it"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):

@@ -307,15 +307,15 @@ class UplinkService(Service):
             self._cancel_renewal()
             if self._presence.came_online(now):
                 self._log.warn(
-                    "{server} says that {proxy_id} came online while this relay was online already: another relay may use this name",
+                    "{server} says that {proxy_id} came online while this relay was online already: another relay may "
+                    "use this name",
                     server=str(self._address),
                     proxy_id=self._settings.proxy_id,
                 )
         elif self._renewal is None:
             pause = self._presence.went_offline(now, self._retry.delay)
             self._log.info(
-                "{server} says that {proxy_id} is offline. If it sends no command within {span}, the connection "
-                "is made anew",
+                "{server} says that {proxy_id} is offline. If it sends no command within {span}, relayd connects again",
                 server=str(self._address),
                 proxy_id=self._settings.proxy_id,
                 span=span(pause),

@@ -32,8 +32,8 @@ from relayd.uplink.wire import NOBODY, ReadPause, WireListener
 #: Bytes that are read of an answer to the HTTP request.
 MAX_RESPONSE: Final = 64 * 1024
 
-#: Bytes of a frame that is still coming in that count as a sign of life.  Single ones do not: a main server that hangs
-#: in the middle of a frame, or sends it a byte at a time, would otherwise hold the relay for ever.
+#: Bytes of an incomplete frame that are a sign of life.  Fewer are not: a main server that hangs in the middle of a
+#: frame, or sends it a byte at a time, would otherwise hold the relay for ever.
 LEAST_PROGRESS: Final = 4096
 
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2

@@ -98,7 +98,7 @@ class IOutputSink(Interface):
         """
 
 
-#: Makes sure that a command may be told to run now, see `ICommandRunner.run`.
+#: Makes sure that a command may be told to run now, see `ICommandRunner.run_command`.
 Starting = Callable[[], Deferred[None]]
 
 
@@ -110,7 +110,7 @@ class ICommandRunner(Interface):
         Why *command* cannot be run at all, where that is known without trying: asked before it is accepted.
         """
 
-    def run(
+    def run_command(
         command: ExecuteCommand,
         deadline: float,
         starting: Starting,
@@ -236,10 +236,10 @@ class IAudit(Interface):
 
     available: bool = Attribute("Whether it can be written; if not, no new command should be taken on.")
 
-    def accepted(command: ExecuteCommand) -> None:
+    def record_accepted(command: ExecuteCommand) -> None:
         """*command* was taken on: it is going to run."""
 
-    def ended(command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
+    def record_ended(command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
         """
         *command* has its result.
 
@@ -247,10 +247,10 @@ class IAudit(Interface):
         :param duration: seconds since it was received.
         """
 
-    def recovered(command_id: str, outcome: str) -> None:
-        """A command that an earlier process left unfinished has its result; *outcome* as in `ended`."""
+    def record_recovered(command_id: str, outcome: str) -> None:
+        """A command that an earlier process left unfinished has its result; *outcome* as in `record_ended`."""
 
-    def refused(command: ExecuteCommand, error: RelayError) -> None:
+    def record_refused(command: ExecuteCommand, error: RelayError) -> None:
         """*command* was not taken on."""
 
     def close() -> Deferred[None]:

@@ -108,7 +108,7 @@ class JumpHost(Struct, frozen=True, kw_only=True):
     """
     An SSH server on the way to another one (``ssh -J``).
 
-    :ivar host: in its canonical spelling, see `relayd.network.spelling.Host`.
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`.
     :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
     :ivar written: how the command spells the host, where that differs; see `written_host`.
     """
@@ -140,7 +140,8 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     """
     One command of the main server, validated.
 
-    :ivar host: in its canonical spelling, see `relayd.network.spelling.Host`: rules, known keys and limits go by it.
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits
+        go by it.
     :ivar numeric_id: whether ``commandId`` was a number: then every message about the command has a number, too. The
         number and the text of the same digits name the same command: a main server that changes from one to the other
         must not have it run twice.

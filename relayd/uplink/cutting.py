@@ -110,10 +110,10 @@ def _cut(text: str, size: int, room: int, translate: Translate) -> str:
     if size <= room:
         return text
     if room < MARKER_ROOM:
-        return text[: _fitting(text, room, lambda count: text[:count])]
+        return text[: _characters_that_fit(text, room, lambda count: text[:count])]
     half = (room - MARKER_ROOM) // 2
-    head = _fitting(text, half, lambda count: text[:count])
-    tail = _fitting(text, half, lambda count: text[len(text) - count :])
+    head = _characters_that_fit(text, half, lambda count: text[:count])
+    tail = _characters_that_fit(text, half, lambda count: text[len(text) - count :])
     gone = sum(len(piece.encode()) for piece in _pieces(text[head : len(text) - tail]))
     return text[:head] + marker(gone, translate) + text[len(text) - tail :]
 
@@ -138,7 +138,7 @@ def marker(gone: int, translate: Translate) -> str:
     return f"\n{text.within(translate)}\n"
 
 
-def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:
+def _characters_that_fit(text: str, room: int, part: Callable[[int], str]) -> int:
     """How many characters of *part* fit into *room* bytes of JSON, or up to 3 % fewer, found in a few passes."""
     count = min(room, len(text) // 2)
     while (size := _json_size(part(count))) > room:

@@ -29,7 +29,7 @@ from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.retry import RetryPolicy
-from relayd.uplink.settings import Address, ConnectionSettings, UplinkSettings
+from relayd.uplink.settings import ConnectionSettings, ServerAddress, UplinkSettings
 from relayd.uplink.stages import Stage, Timing
 from relayd.uplink.wire import Wire
 from relayd.wire.dialects import native, socketio
@@ -90,7 +90,7 @@ class UplinkService(Service):
         self._reactor = reactor
         self._receiver = receiver
         self._settings = settings
-        self._address = Address.of(settings.server)
+        self._address = ServerAddress.of(settings.server)
         source = random.Random()
         self._retry = RetryPolicy(settings.reconnect_delay, source)
         self._presence = Presence(source)

@@ -1,7 +1,8 @@
 """
-autobahn's WebSocket client, tamed: bounded, quiet, cheap, and without timers, which are in `relayd.uplink.stages`.
+autobahn's WebSocket client, tamed: bounded, quiet and cheap.
 
-autobahn logs the HTTP request, which holds the API key, and its timers use the global reactor; here it does neither.
+autobahn logs the HTTP request, which holds the API key, and its timers use the global reactor. Here it does neither,
+and the deadlines are in `relayd.uplink.stages`.
 """
 
 from __future__ import annotations
@@ -334,7 +335,7 @@ class WebSocketFactory(WebSocketClientFactory):
         self.setProtocolOptions(
             maxFramePayloadSize=max_frame,
             maxMessagePayloadSize=max_frame,
-            # relayd.uplink.stages has the timers
+            # the deadlines are in relayd.uplink.stages
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             serverConnectionDropTimeout=0,

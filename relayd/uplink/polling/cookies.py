@@ -25,7 +25,7 @@ class Cookies:
     def __init__(self) -> None:
         self._cookies: dict[str, str] = {}
 
-    def take(self, values: Iterable[str]) -> None:
+    def take_from(self, values: Iterable[str]) -> None:
         """
         Keep the cookies of a response.
 

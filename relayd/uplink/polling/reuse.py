@@ -48,17 +48,17 @@ class Connections:
         self._ended = False
 
     @property
-    def gone(self) -> bool:
+    def all_closed(self) -> bool:
         """Whether all are closed."""
         return not self._open
 
-    def make(self, use: Callable[[Exchange], None]) -> Exchange:
+    def make_connection(self, use: Callable[[Exchange], None]) -> Exchange:
         """A connection that is about to be made; *use* is called once it is up."""
         exchange = Exchange(self._owner, use, server_name=self._tls_host)
         self._open.add(exchange)
         return exchange
 
-    def with_one(self, use: Callable[[Exchange], None]) -> None:
+    def with_connection(self, use: Callable[[Exchange], None]) -> None:
         """Call *use*, now or later, with a connection on which a request may be made."""
         while self._idle:
             since, exchange = self._idle.pop()
@@ -66,7 +66,7 @@ class Connections:
                 use(exchange)
                 return
             exchange.leave()
-        dial: Deferred[Any] = self._endpoint.connect(ExchangeFactory(lambda: self.make(use)))
+        dial: Deferred[Any] = self._endpoint.connect(ExchangeFactory(lambda: self.make_connection(use)))
         self._dials.add(dial)
         dial.addBoth(self._dialled, dial)
 
@@ -75,14 +75,14 @@ class Connections:
         if isinstance(result, Failure) and not result.check(CancelledError):
             self._not_connected(result.value or ConnectionDone())
 
-    def done(self, exchange: Exchange) -> None:
+    def request_done(self, exchange: Exchange) -> None:
         """The request on *exchange* is answered: keep it for the next one, if it can be reused."""
         if exchange.reusable and not self._ended:
             self._idle.append((self._clock.seconds(), exchange))
         else:
             exchange.leave()
 
-    def lost(self, exchange: Exchange) -> bool:
+    def connection_lost(self, exchange: Exchange) -> bool:
         """
         A connection is lost.
 
@@ -93,7 +93,7 @@ class Connections:
         self._idle = [(since, each) for since, each in self._idle if each is not exchange]
         return not (idle or exchange.left)
 
-    def end(self) -> None:
+    def drop_all(self) -> None:
         """Drop all connections."""
         self._ended = True
         for dial in list(self._dials):

@@ -23,7 +23,7 @@ class LedgerCase(TestCase):
     :ivar options: further options of the relay.
     """
 
-    timeout = 240
+    timeout = 600
     options: tuple[str, ...] = ("--reconnect-delay", "100ms")
 
     async def begin(self, *options: str, relay: bool = True, **settings: Any) -> None:

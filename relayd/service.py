@@ -17,8 +17,9 @@ from relayd import __version__
 from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
 from relayd.commands.dispatcher import Dispatcher, Limits
+from relayd.config.option import Effect
 from relayd.config.options import Config
-from relayd.config.reload import HOST_RULES, Changes, compare
+from relayd.config.reload import Changes, compare
 from relayd.config.state_directory import StateDirectory
 from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
@@ -250,7 +251,7 @@ class RelayService(Service):
         # Nothing of this can fail, and no command comes in between.
         self._config = effective
         self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
-        if changes.applied.keys() & HOST_RULES:
+        if changes.of(Effect.HOSTS):
             # Their addresses and keys were checked by other rules, and commands that name them are judged by the name
             # alone.
             self._runner.retire_all()

@@ -21,10 +21,11 @@ from twisted.python import usage
 
 from relayd import __version__
 from relayd.config.exposure import exposures
-from relayd.config.options import OPTIONS, Config, Reading, read
+from relayd.config.option import Option
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading, read
 from relayd.config.reload import ReloadOnSignal
-from relayd.config.sources import Option
-from relayd.config.values import choice, near
+from relayd.config.values import near
 from relayd.errors import ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
@@ -53,8 +54,8 @@ _log = Logger("relayd")
 
 def _completer(option: Option) -> usage.Completer:
     """What the shell offers as the option's value: zsh, by Twisted's own completion."""
-    if isinstance(option.parse, choice):
-        return usage.CompleteList(list(option.parse.words))
+    if option.choices:
+        return usage.CompleteList(list(option.choices))
     if option.metavar == "PATH":
         return usage.CompleteDirs() if option.name.endswith("-dir") else usage.CompleteFiles()
     return usage.Completer(option.help.replace("[", "(").replace("]", ")").replace(":", ","))
@@ -270,8 +271,7 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 def _describe(option: Option, columns: int) -> list[str]:
     left = f"  {option.flag_name} {option.metavar}".rstrip()
-    default = option.default_help or ("" if option.is_flag else option.default)
-    text = f"{option.help} [{default}]" if default else option.help
+    text = f"{option.help} [{option.shown_default}]" if option.shown_default else option.help
     return _row(left, text, columns)
 
 

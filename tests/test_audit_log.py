@@ -24,7 +24,7 @@ from relayd.audit.lines import command_digest, encode, read_key
 from relayd.audit.log import AuditLog
 from relayd.audit.refusals import BURST, INTERVAL, RATE, Refusals
 from relayd.audit.seal import seal_file
-from relayd.config.options import load
+from relayd.config.reading import load
 from relayd.errors import ConfigError, NoCredential, ShuttingDown
 from relayd.interfaces import IAudit
 from relayd.wire.messages import JumpHost, Secret

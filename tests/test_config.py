@@ -15,7 +15,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import values
-from relayd.config.options import OPTIONS, Config, load
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import load
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.settings import limits_of, ssh_settings_of
 from relayd.wire.messages import Secret
@@ -132,6 +133,18 @@ class PrecedenceTests(ConfigCase):
             self.assertTrue(hasattr(config, option.attribute), option.name)
             if option.default is not None:
                 self.assertEqual(getattr(config, option.attribute), option.parse(option.default), option.name)
+
+    def test_every_choice_is_explained(self) -> None:
+        for option in OPTIONS:
+            self.assertEqual([word for word in option.choices if word not in option.help], [], option.name)
+
+    def test_every_option_shows_what_to_write(self) -> None:
+        """A default, or an example; what could weaken relayd is a value that it takes."""
+        for option in OPTIONS:
+            if option.name != "config":
+                option.parse(option.example or option.default or "")
+            if option.weakness is not None:
+                self.assertEqual(option.spell(option.parse(option.weakness.value)), option.weakness.value)
 
     def test_it_cannot_be_changed(self) -> None:
         config = self.load()

@@ -4,7 +4,8 @@ What people get wrong in the settings: each mistake is one line that names the o
 
 from __future__ import annotations
 
-from relayd.config.options import OPTIONS, read
+from relayd.config.options import OPTIONS
+from relayd.config.reading import read
 from relayd.tap import Options
 from tests.test_config import KEY, ConfigCase
 

@@ -28,7 +28,7 @@ from twisted.trial.unittest import TestCase
 
 import relayd.config.state_directory
 import relayd.ctl.check_files
-from relayd.config.options import read
+from relayd.config.reading import read
 from relayd.config.state_directory import StateDirectory
 from relayd.ctl.check_files import check_files, check_settings
 from relayd.ctl.main import make_parser

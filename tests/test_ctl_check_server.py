@@ -19,7 +19,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from relayd.config.options import read
+from relayd.config.reading import read
 from relayd.ctl import check_server
 from relayd.ctl.check import check
 from relayd.network import tls

@@ -95,7 +95,7 @@ class UseTests(SynchronousTestCase):
         self.assertIn(":dialect:(auto socketio native)'", offered)
         self.assertIn(":state-dir:_directories'", offered)
         self.assertIn(':config:_files -g "*"\'', offered.replace(" (*)", ""))
-        self.assertIn("'--max-commands=[commands that run at a time]", offered)
+        self.assertIn("'--max-commands=[commands that may run at the same time]", offered)
         function = Path(tempfile.mkdtemp()) / "_twistd"
         self.addCleanup(shutil.rmtree, function.parent)
         function.write_text(offered)

@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import service
-from relayd.config.options import OPTIONS, Config, load
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import load
 from relayd.config.state_directory import StateDirectory
 from relayd.errors import ConfigError
 from relayd.network.descriptors import RESERVED

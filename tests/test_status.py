@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.commands import stats
 from relayd.commands.stats import Ended, Stats
 from relayd.config.listen_address import listen_address
-from relayd.config.options import load
+from relayd.config.reading import load
 from relayd.errors import ConfigError
 from relayd.process import event_loop
 from relayd.ssh.pool.decisions import HostCounts

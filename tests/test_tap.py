@@ -84,7 +84,7 @@ class HelpTests(ProcessCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             for option in OPTIONS:
                 self.assertIn(option.flag_name, done.stdout)
-            self.assertIn("commands that run at a time [64]", done.stdout)
+            self.assertIn("commands that may run at the same time [64]", done.stdout)
             self.assertIn("SSH hosts:\n", done.stdout)
 
     def test_help_fits_the_screen(self) -> None:

@@ -17,8 +17,8 @@ from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
 from relayd import errors, interfaces
+from relayd.config.option import Option
 from relayd.config.options import OPTIONS
-from relayd.config.sources import Option
 from relayd.hub import terminal
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template

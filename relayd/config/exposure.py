@@ -8,7 +8,8 @@ import os
 import stat
 from collections.abc import Mapping
 
-from relayd.config.options import Config, Reading
+from relayd.config.options import Config
+from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, Final, Protocol
@@ -18,37 +18,11 @@ from twisted.logger import Logger
 
 from relayd.config import values
 from relayd.config.exposure import exposures
-from relayd.config.options import OPTIONS, Config, Reading
-from relayd.config.sources import Option
+from relayd.config.option import Effect, Option
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading
 from relayd.errors import ConfigError
 
-#: What decides whether a connection is opened: by the address, and by the host's key.
-HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts", "host-keys"))
-#: What counts for the next connection to the main server.
-AT_CONNECT: Final = frozenset(
-    [
-        "reconnect-delay",
-        "api-key-file",
-        "allow-weak-key",
-        "allow-plaintext",
-        "http-proxy",
-        "http-proxy-password-file",
-        "header-file",
-        "tls-ca",
-        "tls-cert",
-        "tls-key",
-    ]
-)
-#: What can change while relayd runs; all other options need a restart.
-LIVE: Final = (
-    AT_CONNECT
-    | HOST_RULES
-    | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
-    | frozenset(["max-commands", "max-queue", "max-output", "drain-timeout"])
-    | frozenset(["default-timeout", "max-timeout", "timeout-margin"])
-    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory", "no-exit-status-hosts"])
-    | frozenset(["output-encoding"])
-)
 #: The tables of the file, where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"
 #: Characters of a value that is shown in the log.
@@ -57,14 +31,15 @@ _LONGEST_SHOWN: Final = 60
 
 class Changes(Struct, frozen=True):
     """
-    What is different, in words: from the names of options to their values before and after, where those may be shown.
-
-    :ivar applied: what counts now.
-    :ivar pending: what will count after a restart.
+    What is different, by when it takes effect: from names of options to a text with the values before and after, where
+    those may be shown.
     """
 
-    applied: dict[str, str]
-    pending: dict[str, str]
+    by_effect: Mapping[Effect, dict[str, str]]
+
+    def of(self, *effects: Effect) -> dict[str, str]:
+        """What takes effect then."""
+        return {name: text for effect in effects for name, text in self.by_effect.get(effect, {}).items()}
 
 
 class Reloadable(Protocol):
@@ -82,21 +57,20 @@ def compare(old: Config, new: Config) -> tuple[Config, Changes]:
 
     :return: the settings that it runs with from then on, and what is different.
     """
-    applied, pending = {}, {}
+    changes: dict[Effect, dict[str, str]] = {}
     taken: dict[str, Any] = {}
     for option in OPTIONS:
         before, after = getattr(old, option.attribute), getattr(new, option.attribute)
         if before == after:
             continue
-        if option.name in LIVE:
-            applied[option.name] = _tell(option, before, after)
+        changes.setdefault(option.effect, {})[option.name] = _tell(option, before, after)
+        if option.effect is not Effect.RESTART:
             taken[option.attribute] = after
-        else:
-            pending[option.name] = _tell(option, before, after)
     if old.credentials != new.credentials:
-        applied[CREDENTIALS] = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
+        text = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
+        changes.setdefault(Effect.COMMANDS, {})[CREDENTIALS] = text
         taken["credentials"] = new.credentials
-    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(applied, pending)
+    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(changes)
 
 
 def _tell(option: Option, before: object, after: object) -> str:
@@ -179,16 +153,14 @@ class ReloadOnSignal(Service):
         )
 
     def _tell(self, changes: Changes) -> None:
-        later = ", ".join(changes.applied[name] for name in changes.applied if name in AT_CONNECT)
-        now = ", ".join(changes.applied[name] for name in changes.applied if name not in AT_CONNECT)
+        now, later = changes.of(Effect.COMMANDS, Effect.HOSTS), changes.of(Effect.CONNECTION)
         parts = [
-            f"for new commands: {now}" if now else "",
-            f"from the next connection to the main server on: {later}" if later else "",
+            f"for new commands: {', '.join(now.values())}" if now else "",
+            f"from the next connection to the main server: {', '.join(later.values())}" if later else "",
         ]
         self._log.info(
-            "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connect",
-            what=", and ".join(filter(None, parts)) or "is nothing",
+            "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connection anyway",
+            what=", and ".join(filter(None, parts)) or "nothing",
         )
-        if changes.pending:
-            what = ", ".join(changes.pending.values())
-            self._log.warn("SIGHUP: needs a restart to count: {what}", what=what)
+        if pending := changes.of(Effect.RESTART):
+            self._log.warn("SIGHUP: these take effect after a restart: {what}", what=", ".join(pending.values()))

@@ -1,6 +1,6 @@
 """
-One option, and the places where people set it: command line, environment, TOML file.
-What is wrong there is told as one `ConfigError` each, and reading goes on: all mistakes are known at once.
+The places where people set options: command line, environment, TOML file.
+Each mistake there becomes one `ConfigError`, and reading goes on, so that all mistakes are known at once.
 """
 
 from __future__ import annotations
@@ -12,68 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from relayd.config import values
+from relayd.config.option import Option
 from relayd.errors import ConfigError
 
 #: Characters of a wrong value that is shown: longer ones are keys rather than words, numbers or times.
 _LONGEST_SHOWN: Final = 24
 #: How alike a variable has to be to one of ours to count as a mistake: others may be some other program's.
 _ALIKE: Final = 0.8
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """
-    One option; its name on the command line, in the environment and in the TOML file follow from `name`.
-
-    :ivar parse: its text to its value; a ValueError says what was expected.
-    :ivar default: as the text that a person would write; ``None``: it may be absent.
-    :ivar hidden: whether its value may hold a secret, and is therefore not shown.
-    :ivar public: whether its value can never hold one, and is shown whatever is in it.
-    :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
-    """
-
-    name: str
-    section: str
-    help: str
-    parse: Callable[[str], object]
-    default: str | None = None
-    metavar: str = ""
-    default_help: str = ""
-    hidden: bool = False
-    public: bool = False
-    is_path: bool = False
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it stands alone on the command line."""
-        return self.parse is values.flag
-
-    @property
-    def flag_name(self) -> str:
-        """On the command line."""
-        return f"--{self.name}"
-
-    @property
-    def environment_name(self) -> str:
-        """In the environment."""
-        return "RELAYD_" + self.attribute.upper()
-
-    @property
-    def attribute(self) -> str:
-        """In Python."""
-        return self.name.replace("-", "_")
-
-    def spell(self, value: object) -> str:
-        """A value of it as a person would write it, so that `parse` gives that value; empty for none."""
-        if value is None:
-            return ""
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, tuple):
-            return ",".join(value)
-        if isinstance(value, float):
-            return values.spell_duration(value)
-        return values.spell_size(value) if isinstance(value, int) and self.metavar == "SIZE" else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +46,12 @@ class Given:
         return "what is there" if option.hidden or private or not text.isprintable() else f'"{text}"'
 
 
-class Sources:
+def where_set(given: Mapping[str, Given], option: Option, otherwise: str = "") -> str:
+    """Where an option was set; *otherwise*, or its name on the command line, where it was not."""
+    return given[option.name].where if option.name in given else otherwise or option.flag_name
+
+
+class OptionSources:
     """
     Reads what was set; call its methods in the order of precedence.
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from pathlib import Path
 
-from relayd.config.options import directory_hindrance
 from relayd.errors import ConfigError
 from relayd.network.descriptors import words_of
 from relayd.process.whole_files import write_whole
@@ -127,6 +127,27 @@ class StateDirectory:
 
     def _unusable(self, reason: str) -> ConfigError:
         return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")
+
+
+def directory_hindrance(path: str) -> str:
+    """
+    Why a directory cannot be used, as far as that is known before it is made, perhaps by another user (``twistd
+    --uid``); empty: nothing is known against it.
+    """
+    existing = Path(path)
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:  # such as a name that is too long for a file
+        return f"{path} cannot be used: {error.strerror}"
+    if not existing.is_dir():
+        return f"{existing} is no directory"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{path} cannot be used: this user cannot write to {existing}"
+    if existing == Path(path) and existing.stat().st_mode & 0o022:
+        advice = "chmod go-w it, or name a directory in it that is not there yet"
+        return f"others can write to {path}, and change what the relay has to remember: {advice}"
+    return ""
 
 
 def _process_in(lock: int) -> str:

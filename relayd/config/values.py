@@ -65,11 +65,11 @@ def flag(value: str) -> bool:
     return value.lower() in _YES
 
 
-class choice:  # noqa: N801  a parser among others
+class Choice:
     """
-    One of *words*.
+    Reads one of *words*.
 
-    :ivar words: for those who show them.
+    :ivar words: the words, for those who show them.
     """
 
     def __init__(self, *words: str) -> None:

@@ -8,7 +8,7 @@ import argparse
 from contextlib import suppress
 from typing import Any
 
-from relayd.config.options import Reading
+from relayd.config.reading import Reading
 from relayd.ctl.findings import Finding, Level
 from relayd.ctl.settings import add_all_options, read_all
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
 from relayd.config import values
 from relayd.config.exposure import exposures
-from relayd.config.options import Config, Reading, directory_hindrance
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
-from relayd.config.state_directory import StateDirectory
+from relayd.config.state_directory import StateDirectory, directory_hindrance
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
@@ -33,17 +35,6 @@ from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, p
 AGENT_TIMEOUT: Final = 5.0
 #: Bytes that are written to see whether there is room for them.
 _ROOM: Final = 256 * 1024
-#: Choices that take a defence away, and what each of them does.
-_WEAK: Final = (
-    ("allow_weak_key", True, "--allow-weak-key", "a short API key can be guessed: have a longer one"),
-    (
-        "host_keys",
-        "ignore",
-        "--host-keys ignore",
-        "anybody on the way can read all passwords: use accept-new or strict",
-    ),
-    ("ssh_algorithms", "legacy", "--ssh-algorithms legacy", "SHA-1 and CBC are broken: use it for old appliances only"),
-)
 
 
 def check_settings(reading: Reading, report: Report) -> None:
@@ -57,18 +48,26 @@ def check_settings(reading: Reading, report: Report) -> None:
     config = reading.config
     if config is None:
         return
-    for attribute, value, option, text in _WEAK:
-        if getattr(config, attribute) == value:
-            report("warning", "settings", f"{option}: {text}")
-    server = config.server
-    if server is not None and config.allow_plaintext and not values.is_private(server, config.http_proxy):
-        report(
-            "warning", "settings", "--allow-plaintext: the API key and all passwords are sent unencrypted: use wss://"
-        )
+    for weak in _weak_settings(config):
+        report("warning", "settings", weak)
     for exposed in exposures(reading, os.environ):
         report("warning", "settings", exposed)
     if not reading.mistakes:
         report("ok", "settings", f"{len(reading.given)} options are set, {len(config.credentials)} [[credentials]]")
+
+
+def _weak_settings(config: Config) -> Iterator[str]:
+    """Each choice that takes a defence away, and what to do about it."""
+    for option in OPTIONS:
+        weakness = option.weakness
+        if weakness is None or option.spell(getattr(config, option.attribute)) != weakness.value:
+            continue
+        if option.name == "allow-plaintext" and (
+            config.server is None or values.is_private(config.server, config.http_proxy)
+        ):
+            continue  # it is allowed and does not happen
+        chosen = option.flag_name if option.is_flag else f"{option.flag_name} {weakness.value}"
+        yield f"{chosen}: {weakness.advice}"
 
 
 async def check_files(reactor: Any, config: Config, report: Report) -> str | None:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import asdict
 
+from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
-from relayd.config.sources import Given, Option
+from relayd.config.sources import Given
 from relayd.ctl.settings import add_all_options, read_all
 
 NAME = "config"

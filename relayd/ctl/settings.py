@@ -7,7 +7,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from relayd.config.options import OPTIONS, Config, Reading, load, read
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading, load, read
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

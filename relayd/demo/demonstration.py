@@ -30,7 +30,7 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from relayd.config import options as config_options
+from relayd.config import reading
 from relayd.demo.ssh_server import ExecutingSSHServer
 from relayd.errors import ConfigError, RelayError
 from relayd.hub import Hub
@@ -175,7 +175,7 @@ class Demo:
             "dialect": self._dialect,
             "drain-timeout": "1s",
         }
-        relay = make_relay(reactor, config_options.load(options, {}))
+        relay = make_relay(reactor, reading.load(options, {}))
         relay.startService()
         self._closers.append(lambda: maybeDeferred(relay.stopService))
         try:

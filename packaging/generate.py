@@ -1,24 +1,25 @@
 """
-Writes what follows from the options of relayd and the parser of relayctl: manual pages and completion for shells.
+Writes what is made from the options of relayd and the parser of relayctl: manual pages, completion for shells, the
+tables of the documents, and the example file.
 
-    generate.py man|completion [DIRECTORY]
+    generate.py man|completion|options [DIRECTORY]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import option_pages
 import shtab
 
 from relayd import __version__
-from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.tap import ABOUT
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 _RELAYD = r"""
 .SH NAME
@@ -113,15 +114,11 @@ def entry(name: str, value: str, text: str) -> str:
 def relayd_page() -> str:
     """relayd(8)."""
     lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".SH OPTIONS"]
-    for section in dict.fromkeys(option.section for option in OPTIONS):
+    for section, options in option_pages.sections():
         lines.append(f".SS {section}")
-        for option in OPTIONS:
-            if option.section == section:
-                default = option.default_help or ("" if option.is_flag else option.default)
-                words = getattr(option.parse, "words", ())
-                choices = f"; one of {', '.join(words)}" if words and words[0] not in option.help else ""
-                text = f"{option.help}{choices}" + (f" [{default}]" if default else "")
-                lines.append(entry(option.flag_name, option.metavar, text))
+        for option in options:
+            default = f" [{option.shown_default}]" if option.shown_default else ""
+            lines.append(entry(option.flag_name, option.metavar, f"{option.help}{default}"))
     return "\n".join([*lines, _RELAYD_END.strip(), ""])
 
 
@@ -170,17 +167,35 @@ def completion(shell: str) -> str:
     return str(shtab.complete(parser, shell))
 
 
-MADE = {
-    "man": {"relayd.8": relayd_page, "relayctl.1": relayctl_page},
-    "completion": {"relayctl": lambda: completion("bash"), "_relayctl": lambda: completion("zsh")},
+#: By kind, from the path of a file to a function from its present text to the new one.
+MADE: dict[str, dict[str, Callable[[str], str]]] = {
+    "man": {
+        "packaging/man/relayd.8": lambda _: relayd_page(),
+        "packaging/man/relayctl.1": lambda _: relayctl_page(),
+    },
+    "completion": {
+        "packaging/completion/relayctl": lambda _: completion("bash"),
+        "packaging/completion/_relayctl": lambda _: completion("zsh"),
+    },
+    "options": {
+        "docs/options.rst": lambda page: option_pages.with_tables(page, option_pages.english),
+        "docs/options.zh.rst": lambda page: option_pages.with_tables(page, option_pages.chinese()),
+        "docs/reload.rst": option_pages.with_effects,
+        "packaging/debian/relayd.toml": lambda _: option_pages.example(),
+    },
 }
 
 
 def main(kind: str, directory: str | None = None) -> None:
-    """Write the files of one kind."""
-    to = Path(directory or HERE / kind)
-    for name, make in MADE[kind].items():
-        (to / name).write_text(make())
+    """
+    Write the files of one kind.
+
+    :param directory: put them there instead, without their folders.
+    """
+    for path, make in MADE[kind].items():
+        present = ROOT / path
+        to = present if directory is None else Path(directory) / present.name
+        to.write_text(make(present.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.dispatcher import Limits
+from relayd.config.option import Effect
 from relayd.config.options import OPTIONS
 from relayd.config.reading import read
-from relayd.config.option import Effect
 from relayd.config.reload import Changes, ReloadOnSignal, compare
 from relayd.errors import ConfigError
 from relayd.policy.rules import Policy

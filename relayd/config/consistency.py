@@ -8,18 +8,15 @@ import os
 from collections.abc import Iterator, Mapping
 
 from relayd.config import values
-from relayd.config.options import BY_NAME, Config
+from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.sources import Given, where_set
 from relayd.config.state_directory import directory_hindrance
 from relayd.errors import ConfigError
 
-#: Options without a default that every relay needs.
-_NEEDED = ("server", "proxy-id", "api-key-file")
-
 
 def missing(config: Config) -> Iterator[ConfigError]:
     """One mistake that names all options that a relay needs and nobody has set."""
-    options = [BY_NAME[name] for name in _NEEDED if getattr(config, BY_NAME[name].attribute) is None]
+    options = [option for option in OPTIONS if option.required and getattr(config, option.attribute) is None]
     if not options:
         return
     *others, last = (option.flag_name for option in options)

@@ -44,6 +44,7 @@ class Option:
     :ivar default: as the text that a person would write; ``None``: it may be absent.
     :ivar default_help: the default in words, where it depends on the machine.
     :ivar example: a text for the example file, where there is no default.
+    :ivar required: whether no relay runs without it.
     :ivar hidden: whether its value may hold a secret, and is therefore not shown.
     :ivar public: whether its value can never hold one, and is shown whatever is in it.
     :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
@@ -58,6 +59,7 @@ class Option:
     metavar: str = ""
     default_help: str = ""
     example: str = ""
+    required: bool = False
     weakness: Weakness | None = None
     hidden: bool = False
     public: bool = False
@@ -126,7 +128,7 @@ class Section:
         return dataclasses.field(metadata={"option": option}, repr=not option.hidden)
 
     def flag(self, effect: Effect, help: str, danger: str) -> Any:
-        """One that is off by default; *danger* is what can happen when it is on."""
+        """An option that is off by default; *danger* is what can happen when it is on."""
         return self.option(effect, help, values.flag, default="no", weakness=Weakness("yes", danger))
 
     def path(self, effect: Effect, help: str, **more: Any) -> Any:
@@ -149,11 +151,9 @@ class Section:
         """One of *words*, which have blanks between them."""
         return self.option(effect, help, values.Choice(*words.split()), metavar, default=default, **more)
 
-    def rule(
-        self, effect: Effect, help: str, parse: Callable[[str], object], example: str, metavar: str = "PATTERNS"
-    ) -> Any:
-        """Patterns, or what else the site forbids or allows by; they are shown in full, as they hold no secret."""
-        return self.option(effect, help, parse, metavar, example=example, public=True)
+    def patterns(self, effect: Effect, help: str, parse: Callable[[str], object], example: str, default: str) -> Any:
+        """Patterns of hosts or users, shown in full, as they hold no secret; *default* says what is meant without."""
+        return self.option(effect, help, parse, "PATTERNS", example=example, default_help=default, public=True)
 
 
 def options_of(table: type[Any]) -> tuple[Option, ...]:

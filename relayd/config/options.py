@@ -43,15 +43,17 @@ class Config:
         values.server_url,
         "URL",
         example="wss://main.example.com",
+        required=True,
     )
     proxy_id: str = SERVER.option(
-        RESTART, "name of this relay at the main server", values.text, "NAME", example="site-1"
+        RESTART, "name of this relay at the main server", values.text, "NAME", example="site-1", required=True
     )
     api_key_file: str = SERVER.path(
         CONNECTION,
         "file that holds the API key; read at each connection",
         default_help="$CREDENTIALS_DIRECTORY/api-key",
         example="/etc/relayd/api-key",
+        required=True,
         hidden=True,  # some will put the key itself there
     )
     dialect: Literal["auto", "socketio", "native"] = SERVER.choice(
@@ -128,7 +130,9 @@ class Config:
         "adds SHA-1 and CBC for old appliances",
         weakness=Weakness("legacy", "SHA-1 and CBC are broken: use it for old appliances only"),
     )
-    max_sessions: int = HOSTS.count(RESTART, "10", "commands that may run at the same time on one SSH connection", most=1000)
+    max_sessions: int = HOSTS.count(
+        RESTART, "10", "commands that may run at the same time on one SSH connection", most=1000
+    )
     max_connections: int = HOSTS.count(
         RESTART, "4", "SSH connections to one target (host, port, user and credential)", most=1000
     )
@@ -151,42 +155,53 @@ class Config:
         "NAME",
         default="utf-8",
     )
-    no_exit_status_hosts: tuple[str, ...] | None = HOSTS.rule(
+    no_exit_status_hosts: tuple[str, ...] | None = HOSTS.patterns(
         COMMANDS,
         "hosts that never report an exit status: a session that they close in good order is a success; patterns as in "
         "--allow-hosts, exceptions begin with !",
         rules.host_patterns_with_exceptions,
         "switch-*,!switch-9",
+        "none",
     )
-    allow_hosts: tuple[str, ...] | None = POLICY.rule(
+    allow_hosts: tuple[str, ...] | None = POLICY.patterns(
         RECHECK,
         "allow only these hosts: networks, addresses, names with * and ?, each also as [PATTERN]:PORT, separated by "
         "commas",
         rules.host_patterns,
         "10.1.0.0/16,db-*.internal",
+        "all",
     )
-    deny_hosts: tuple[str, ...] | None = POLICY.rule(
-        RECHECK, "refuse these hosts, even if allowed; patterns as in --allow-hosts", rules.host_patterns, "10.1.9.*"
+    deny_hosts: tuple[str, ...] | None = POLICY.patterns(
+        RECHECK,
+        "refuse these hosts, even if allowed; patterns as in --allow-hosts",
+        rules.host_patterns,
+        "10.1.9.*",
+        "none",
     )
-    allow_users: tuple[str, ...] | None = POLICY.rule(
+    allow_users: tuple[str, ...] | None = POLICY.patterns(
         COMMANDS,
         "run commands only as these users: names with * and ?, exceptions begin with !, separated by commas",
         rules.user_patterns,
         "deploy,app-*",
+        "all",
     )
-    allow_commands: str | None = POLICY.rule(
+    allow_commands: str | None = POLICY.option(
         COMMANDS,
         "allow only commands whose whole text matches",
         rules.command_pattern,
-        "uptime|systemctl (status|restart) [a-z-]+",
         "REGEX",
+        example="uptime|systemctl (status|restart) [a-z-]+",
+        default_help="all",
+        public=True,
     )
-    deny_commands: str | None = POLICY.rule(
+    deny_commands: str | None = POLICY.option(
         COMMANDS,
         "refuse commands if any part of their text matches, even if allowed",
         rules.command_pattern,
-        "shutdown|reboot",
         "REGEX",
+        example="shutdown|reboot",
+        default_help="none",
+        public=True,
     )
     max_commands: int = LIMITS.count(COMMANDS, "64", "commands that may run at the same time")
     max_queue: int = LIMITS.count(COMMANDS, "10000", "commands that may wait in the queue; more are refused", least=0)
@@ -243,13 +258,14 @@ class Config:
         RESTART,
         "file that records who ordered which command and how it ended, in a hash chain",
         example="/var/log/relayd/audit.log",
+        default_help="off",
     )
     audit_commands: Literal["digest", "text", "none"] = RELAY.choice(
         COMMANDS,
         "HOW",
         "digest text none",
         "digest",
-        "how the audit log records a command's text: as a keyed digest, as text, or not at all (none)",
+        "how the audit log records commands: as a keyed digest, as text, or not at all (none)",
     )
     audit_max_size: int = RELAY.size(RESTART, "64M", "size at which the audit log rotates; 0: never", 0, 1024**4)
     audit_keep: int = RELAY.count(RESTART, "10", "rotated audit logs that are always kept; 0: all", least=0)
@@ -265,6 +281,7 @@ class Config:
         listen_address,
         "ENDPOINT",
         example="tcp:127.0.0.1:9180",
+        default_help="off",
     )
     log_level: Literal["debug", "info", "warn", "error"] = RELAY.choice(
         RESTART,

@@ -78,13 +78,13 @@ def _toml(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
         elif option.hidden and option.is_path and not os.path.exists(value):
             yield f"# {option.name}: there is no such file"
         else:
-            yield f"{option.name} = {_literal(option, value)}"
+            yield f"{option.name} = {toml_literal(option, value)}"
     for row in config.credentials:
         yield "\n[[credentials]]"
         yield from (f"{key} = {value}" for key, value in _keys_of(row))
 
 
-def _literal(option: Option, value: Any) -> str:
+def toml_literal(option: Option, value: Any) -> str:
     if isinstance(value, bool) or (isinstance(value, int) and option.metavar == "N"):
         return str(value).lower()
     return _array(value) if isinstance(value, tuple) else _text(option.spell(value))

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from msgspec.structs import asdict
-
 from relayd.commands.dispatcher import Limits
 from relayd.config.options import Config
 from relayd.language.catalogues import translator
 from relayd.network.descriptors import connections_within
 from relayd.policy.rules import Policy
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import UplinkSettings
@@ -44,7 +42,7 @@ def limits_of(config: Config) -> Limits:
 
 def credentials_of(config: Config) -> CredentialTable:
     """What the site itself can log in with."""
-    return CredentialTable(CredentialRule(**asdict(row)) for row in config.credentials)
+    return CredentialTable(config.credentials)
 
 
 def ssh_settings_of(config: Config) -> SSHSettings:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -20,6 +19,7 @@ from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Translate, english
+from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
 from relayd.ssh.client import Completed, SSHClient
@@ -121,9 +121,7 @@ class SSHCommandRunner:
             return make()
         # Whoever cancels the command now, which has ended, gets its result all the same.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
-        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make).addBoth(
-            lambda result: None if made.called else made.callback(result)
-        )
+        in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
         return made
 
     # From an order to what SSH needs

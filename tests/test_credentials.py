@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import os
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.config.credentials import SiteCredential, read_credentials
+from relayd.config.credentials import read_credentials
 from relayd.errors import ConfigError
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, parse_via
+from relayd.network.credential_rules import CredentialRule
+from relayd.network.destinations import parse_via
+from relayd.ssh.login.site_credentials import CredentialTable
 from tests.test_config import ConfigCase
 
 
@@ -24,7 +25,7 @@ class CredentialsCase(ConfigCase):
         for name in ("deploy", "deploy.pass", "lab.password", "deploy-cert.pub"):
             self.write(name, "s3cret")
 
-    def rows(self, *tables: str) -> tuple[SiteCredential, ...]:
+    def rows(self, *tables: str) -> tuple[CredentialRule, ...]:
         return self.load("\n".join(f"[[credentials]]\n{table}" for table in tables)).credentials
 
     def mistake(self, *tables: str) -> str:
@@ -56,7 +57,7 @@ class RowTests(CredentialsCase):
             'hosts = ["*"]\nagent = "agent.sock"',
             'hosts = ["*"]\nvia = "[::1]:24,10.0.0.1,j@x@[fd00::1]"\nagent = false',
         )
-        first = SiteCredential(
+        first = CredentialRule(
             hosts=("10.1.0.0/16", "!DB-9.internal", "[*]:2222"),
             users=("deploy", "app-*", "!app-x"),
             key_file=str(self.directory / "deploy"),
@@ -70,8 +71,8 @@ class RowTests(CredentialsCase):
             rows,
             (
                 first,
-                SiteCredential(hosts=("*",), agent=str(self.directory / "agent.sock")),
-                SiteCredential(hosts=("*",), via="[::1]:24,10.0.0.1,j@x@[fd00::1]"),
+                CredentialRule(hosts=("*",), agent=str(self.directory / "agent.sock")),
+                CredentialRule(hosts=("*",), via="[::1]:24,10.0.0.1,j@x@[fd00::1]"),
             ),
         )
 
@@ -109,9 +110,8 @@ class RuleTests(CredentialsCase):
             self.assertIn(" of [[credentials]] number 1 in /etc/relayd.toml: expected ", str(mistake))
         self.assertEqual(len(rows) + len(mistakes), 1)
         for row in rows:
-            rule = CredentialRule(**msgspec.structs.asdict(row))
-            CredentialTable([rule]).find("a.b1", 22, "a")
-            self.assertEqual(len(parse_via(rule.via or "")), via.count(",") + bool(via))
+            CredentialTable([row]).find("a.b1", 22, "a")
+            self.assertEqual(len(parse_via(row.via or "")), via.count(",") + bool(via))
 
 
 class MistakeTests(CredentialsCase):

@@ -17,10 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.commands.admission import Admission
 from relayd.commands.scheduler import ActiveCommand
 from relayd.errors import ForbiddenHost, HostFailure, NoCredential
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.spelling import Host, canonical_host, fault_of_username, is_host, read_address, read_host
 from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.members import where_is
 from relayd.ssh.pool.refused_logins import HOST_REFUSALS, Refusals
 from relayd.ssh.settings import SSHSettings

@@ -9,13 +9,13 @@ import os
 import stat
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
-from urllib.parse import urlsplit
-
-from msgspec import Struct
 
 from relayd.config import values
 from relayd.errors import ConfigError
+from relayd.network.credential_rules import CredentialRule
+from relayd.network.destinations import parse_via
 from relayd.network.patterns import check_host_pattern, check_user_pattern
+from relayd.network.private_files import is_exposed
 from relayd.wire import fields
 
 #: Files whose key may by mistake hold the secret itself: what stands there is never shown.
@@ -25,35 +25,13 @@ _USERS: Final = '["deploy", "app-*"]'
 _KEYS: Final = ("hosts", "users", *_SECRET_FILES, "certificate-file", "agent", "via")
 
 
-class SiteCredential(Struct, frozen=True, kw_only=True):
-    """
-    One row of the table, checked; what it means is for `relayd.ssh.login.site_credentials.CredentialRule` to say.
-    Paths are absolute.
-
-    :ivar hosts: names and addresses with ``*`` and ``?``, networks, ``[PATTERN]:PORT``; with ``!`` for exceptions.
-    :ivar users: names with ``*`` and ``?``, and ``!`` for exceptions.
-    :ivar key_file: of a private key; ``passphrase_file`` decrypts it, ``certificate_file`` certifies it.
-    :ivar agent: the socket of an ssh-agent.
-    :ivar via: jump hosts as ``ssh -J`` has them: ``[user@]host[:port]``, commas between, the nearest first.
-    """
-
-    hosts: tuple[str, ...]
-    users: tuple[str, ...] = ("*",)
-    key_file: str | None = None
-    passphrase_file: str | None = None
-    certificate_file: str | None = None
-    password_file: str | None = None
-    agent: str | None = None
-    via: str | None = None
-
-
 def read_credentials(
     tables: object,
     path: str,
     environ: Mapping[str, str],
     options: Collection[str],
     refuse: Callable[[ConfigError], object],
-) -> tuple[SiteCredential, ...]:
+) -> tuple[CredentialRule, ...]:
     """
     The rows, in their order.
 
@@ -84,14 +62,14 @@ class _Row:
         self._directory = os.path.dirname(os.path.abspath(path))
         self._environ = environ
 
-    def read(self, options: Collection[str]) -> SiteCredential:
+    def read(self, options: Collection[str]) -> CredentialRule:
         for key in self._table:
             if key in options:
                 self._refuse(key, "is an option, which belongs above the first [[credentials]]")
             if key not in _KEYS:
                 meant = values.near(key, _KEYS)
                 self._refuse(key, "there is no such key" + (f"; did you mean {meant}?" if meant else ""))
-        row = SiteCredential(
+        row = CredentialRule(
             hosts=self._hosts(),
             users=self._patterns("users", _USERS, check_user_pattern) if "users" in self._table else ("*",),
             key_file=self._file("key-file"),
@@ -152,8 +130,7 @@ class _Row:
             self._refuse(key, "expected the path of a file, and this is none")
         if not os.access(path, os.R_OK):
             self._refuse(key, "this user cannot read the file")
-        # As OpenSSH has it: whoever owns a file answers for who may read it, and for ours that is us.
-        if key in _SECRET_FILES and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        if key in _SECRET_FILES and is_exposed(status):
             self._refuse(key, "other users can read the file: chmod 600 it")
         return path
 
@@ -177,27 +154,16 @@ class _Row:
         if "via" not in self._table:
             return None
         text = self._table["via"]
-        hops = [part.strip() for part in text.split(",")] if _is_text(text) else [""]
-        if not all(map(_is_hop, hops)):
+        try:
+            hops = parse_via(text) if _is_text(text) else ()
+        except ValueError:
+            hops = ()
+        if not hops:
             self._refuse("via", "expected jump hosts, the nearest first, like jump@bastion:2222,second")
         if len(hops) > fields.MAX_HOPS:
             self._refuse("via", f"expected at most {fields.MAX_HOPS} jump hosts")
-        return ",".join(hops)
+        return ",".join(part.strip() for part in text.split(","))
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
-
-
-def _is_hop(text: str) -> bool:
-    """Whether it is ``[user@]host[:port]``."""
-    user, at, place = text.rpartition("@")
-    try:
-        parts = urlsplit(f"//{place}")
-        fields.host("via", parts.hostname or "")
-        if at:
-            fields.username("via", user)
-        port = parts.port
-    except (ValueError, fields.Invalid):  # a port beyond 65535, half an IPv6 address, a name with blanks
-        return False
-    return port != 0 and parts.netloc == place and not place.endswith(":") and bool(user or not at)

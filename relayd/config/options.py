@@ -9,11 +9,11 @@ from typing import Literal
 
 from relayd.config import values
 from relayd.config.api_key import LEAST_LENGTH, ApiKeyFile
-from relayd.config.credentials import SiteCredential
 from relayd.config.listen_address import ListenAddress, listen_address
 from relayd.config.option import DAY, Effect, Option, Section, Weakness, options_of
 from relayd.config.secret_files import Unusable, read_line
 from relayd.errors import UplinkError
+from relayd.network.credential_rules import CredentialRule
 from relayd.policy import rules
 from relayd.wire.messages import Secret
 
@@ -294,7 +294,7 @@ class Config:
         RESTART, "HOW", "text json", "text", "lines for people (text), or one JSON object per line (json)"
     )
     #: What this site can log in with by itself: the ``[[credentials]]`` tables of the file, in their order.
-    credentials: tuple[SiteCredential, ...] = ()
+    credentials: tuple[CredentialRule, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)
 
     def read_api_key(self) -> Secret:

@@ -13,11 +13,12 @@ from msgspec import Struct
 
 from relayd.config.api_key import ApiKeyFile
 from relayd.config.consistency import contradictions, missing
-from relayd.config.credentials import SiteCredential, read_credentials
+from relayd.config.credentials import read_credentials
 from relayd.config.option import Option
 from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.sources import Given, OptionSources, where_set
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
+from relayd.network.credential_rules import CredentialRule
 
 
 class Reading(Struct, frozen=True):
@@ -84,7 +85,7 @@ def read(
 
 def _read_file(
     sources: OptionSources, environ: Mapping[str, str], mistakes: list[ConfigError]
-) -> tuple[str | None, tuple[SiteCredential, ...]]:
+) -> tuple[str | None, tuple[CredentialRule, ...]]:
     """The path of the file that ``config`` names, if any, and the credentials in it."""
     given = sources.given.get("config")
     path: str | None = None if given is None else sources.value(BY_NAME["config"], given)

@@ -21,7 +21,9 @@ from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.report import read_report
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.descriptors import words_of
+from relayd.network.destinations import parse_via
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.verifier import KnownHosts
@@ -29,7 +31,7 @@ from relayd.ssh.keys.certificates import BadCertificate, read_user_certificate
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from relayd.ssh.login.agent import Agent, AgentError
 from relayd.ssh.login.identities import own_identities
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, parse_via
+from relayd.ssh.login.site_credentials import CredentialTable
 
 #: Seconds that an ssh-agent has for its answer.
 AGENT_TIMEOUT: Final = 5.0

@@ -7,13 +7,11 @@ from __future__ import annotations
 import argparse
 import socket
 from collections.abc import Iterator
-from itertools import takewhile
 
 from relayd.config.options import Config
 from relayd.ctl.settings import add_options, read_settings
 from relayd.language.texts import printable
-from relayd.network.patterns import covers_host, covers_user
-from relayd.network.spelling import Address, canonical_host, read_address, read_host
+from relayd.network.spelling import Address, read_address, read_host
 from relayd.policy.rules import SPECIAL, Policy, Verdict
 from relayd.wire import fields
 
@@ -107,16 +105,9 @@ def _judge_user(policy: Policy, user: str) -> Verdict:
 
 def _way(config: Config, host: str, port: int, user: str | None) -> str:
     """The jump hosts of the site's own table through which a host is reached; empty: none."""
-    from relayd.ssh.login.site_credentials import parse_via
+    from relayd.settings import credentials_of
 
-    rows = (row for row in config.credentials if row.via is not None)
-    found = next(
-        (row for row in rows if covers_host(row.hosts, host, port) and covers_user(row.users, user or "")), None
-    )
-    hops = (found.via or "").split(",") if found is not None else []
-    itself = (canonical_host(host), port)
-    # A row for a whole network often covers its jump host too, which is not reached through itself.
-    return ",".join(takewhile(lambda text: [(hop.host, hop.port) for hop in parse_via(text)] != [itself], hops))
+    return ",".join(map(str, credentials_of(config).hops(host, port, user or "")))
 
 
 def _show(what: str, subject: str, verdict: Verdict) -> bool:

@@ -35,6 +35,7 @@ from relayd.config.api_key import ApiKeyFile
 from relayd.config.values import duration
 from relayd.errors import ConfigError, RelayError
 from relayd.hub.server import Hub
+from relayd.network.destinations import split_destination
 from relayd.wire import fields
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 
@@ -75,14 +76,12 @@ def read_order(line: str) -> Order:
     place, *rest = line.split(maxsplit=1)
     if not rest:
         raise ConfigError(option=place, reason="expected a host and a command: [USER@]HOST[:PORT] COMMAND")
-    user, at, host = place.rpartition("@")
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        name, port = host, "22"
+    user, host, port = split_destination(place)
     try:
-        if at:
+        if user is not None:
             fields.text("user", user)
-        return Order(fields.host("host", name), fields.port("port", port), user if at else None, rest[0])
+        number = fields.port("port", "22" if port is None else port)
+        return Order(fields.host("host", host), number, user, rest[0])
     except fields.Invalid as error:
         raise ConfigError(option=place, reason=f"its {error.field} {error.text}") from None
 

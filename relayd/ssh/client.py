@@ -11,11 +11,11 @@ from typing import Any
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Text, span
 from relayd.network.patterns import covers_host
+from relayd.network.threads import in_pool
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.channels.session import ExitInfo, OutputReader, Permission, Session
@@ -109,15 +109,12 @@ class SSHClient:
     """
 
     def __init__(self, reactor: Any, settings: SSHSettings, allows: AddressCheck = allow_all) -> None:
-        def defer_to_thread(function: Any, *args: Any) -> Deferred[Any]:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
-
         self._reactor = reactor
         self._settings = settings
         self._known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
         self._files = Worker(reactor, "known hosts")
         self._derivations = Worker(reactor, "passphrases")
-        self._keys = KeyStore(reactor, defer_to_thread, self._derivations.run)
+        self._keys = KeyStore(reactor, partial(in_pool, reactor), self._derivations.run)
         checks = FileChecks(reactor, self._known_hosts, self._files.run)
         self._dialer = Dialer(reactor, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._dialer, settings)

@@ -15,13 +15,13 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from relayd import __version__
 from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused, UplinkRenewed, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver, IDialect
 from relayd.language.texts import span
+from relayd.network.threads import in_pool
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
 from relayd.uplink.headers import Headers, subprotocols, with_session
@@ -309,7 +309,7 @@ class UplinkService(Service):
         return outcome
 
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
+        return in_pool(self._reactor, function, *args)
 
     # What a connection tells (relayd.uplink.connection.Host)
 

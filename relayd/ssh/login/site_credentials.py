@@ -7,17 +7,17 @@ With them, whoever orders a command needs no secret.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable
 from weakref import ref
 
-from msgspec import Struct
-
 from relayd.language.texts import Text
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.descriptors import words_of
-from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host, covers_user
-from relayd.network.spelling import canonical_host, dialled_host, fault_of_username, is_host
+from relayd.network.destinations import Hop, parse_via
+from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host
+from relayd.network.private_files import is_exposed
+from relayd.network.spelling import canonical_host, dialled_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
 
@@ -25,54 +25,6 @@ from relayd.ssh.target import Credential, Target
 MAX_FILE = 256 * 1024
 #: Hosts on the way to a host; more than a few are a loop in the table.
 MAX_HOPS = 8
-
-
-class CredentialRule(Struct, frozen=True, kw_only=True):
-    """
-    Which credential is for which hosts and users.
-
-    :ivar hosts: patterns, see `relayd.network.patterns.covers_host`.
-    :ivar users: patterns of user names, likewise.
-    :ivar key_file: private key.
-    :ivar passphrase_file: what decrypts it, on the first line.
-    :ivar certificate_file: by default ``KEY_FILE-cert.pub`` where that is there, as with OpenSSH.
-    :ivar password_file: password, on the first line.
-    :ivar agent: path of an ssh-agent's socket.
-    :ivar via: jump hosts as for ``ssh -J``: ``[USER@]HOST[:PORT]``, commas between, the nearest first; empty: none.
-        Their own credentials come from the same table.
-    """
-
-    hosts: tuple[str, ...]
-    users: tuple[str, ...] = ("*",)
-    key_file: str | None = None
-    passphrase_file: str | None = None
-    certificate_file: str | None = None
-    password_file: str | None = None
-    agent: str | None = None
-    via: str | None = None
-
-    @property
-    def has_credential(self) -> bool:
-        """Whether it says how to log in, and not only by which way."""
-        return bool(self.key_file or self.password_file or self.agent)
-
-    def covers(self, host: str, port: int, user: str) -> bool:
-        """Whether this rule is for a login."""
-        return covers_host(self.hosts, host, port) and covers_user(self.users, user)
-
-
-class Hop(Struct, frozen=True):
-    """
-    One jump host, as `CredentialRule.via` names it.
-
-    :ivar host: see `Target.host`, and `Target.looked_up`.
-    :ivar username: ``None``: the user of the host behind.
-    """
-
-    host: str
-    port: int = 22
-    username: str | None = None
-    looked_up: str | None = None
 
 
 class CredentialTable:
@@ -206,24 +158,6 @@ def _hops_before(rule: CredentialRule | None, host: str, port: int) -> tuple[Hop
     return hops[: places.index(itself)] if itself in places else hops
 
 
-def parse_via(text: str) -> tuple[Hop, ...]:
-    """
-    Jump hosts as ``ssh -J`` takes them; an empty text is none.
-
-    :raises ValueError: for what is none.
-    """
-    hops = []
-    for part in text.split(",") if text else ():
-        user, at, place = part.strip().rpartition("@")
-        found = re.fullmatch(r"\[([^\[\]]+)\](?::(\d{1,5}))?|([^\[\]:\s]+)(?::(\d{1,5}))?", place)
-        port = int(found[2] or found[4] or 22) if found else 0
-        host = (found[1] or found[3]) if found else ""
-        if not is_host(host) or not 0 < port < 65536 or (at and (not user or fault_of_username(user))):
-            raise ValueError("via is not of the form [user@]host[:port], with commas between several")
-        hops.append(Hop(canonical_host(host), port, user or None, dialled_host(host)))
-    return tuple(hops)
-
-
 def _check(rule: CredentialRule) -> None:
     if not rule.hosts or not rule.users:
         raise ValueError("it names no hosts or no users")
@@ -275,10 +209,9 @@ def _read(path: str, *, secret: bool) -> str:
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
-    """As OpenSSH: whoever owns a file answers for who may read it, and for ours that is us."""
     if not stat.S_ISREG(status.st_mode):
         raise CredentialUnusable(file=path, reason=Text("it is not a file"))
-    if secret and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+    if secret and is_exposed(status):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialUnusable(
             file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")

@@ -1,0 +1,1 @@
+"""How hosts are written, matched and looked up, and what else every connection shares."""

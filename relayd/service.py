@@ -4,11 +4,11 @@ Joins the parts of a relay: uplink, dispatcher, journal and SSH runner; the only
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -16,22 +16,21 @@ from twisted.logger import Logger
 from relayd import __version__
 from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
-from relayd.commands.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher
 from relayd.config.option import Effect
 from relayd.config.options import Config
 from relayd.config.reload import Changes, compare
-from relayd.config.state_directory import StateDirectory
+from relayd.config.state_directory import StateDirectory, journal_path
 from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
-from relayd.interfaces import IJournal
 from relayd.journal.durable import DurableJournal
 from relayd.journal.index import Bounds
 from relayd.journal.memory import MemoryJournal
 from relayd.language.catalogues import translator
 from relayd.language.texts import Translate
 from relayd.network.descriptors import connections_within, limit
-from relayd.policy.rules import Policy
 from relayd.process.event_loop import LagMonitor
+from relayd.process.garbage import spare_present_objects
 from relayd.process.systemd import Standing
 from relayd.settings import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
 from relayd.ssh_runner import SSHCommandRunner
@@ -42,22 +41,21 @@ from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address
 
 
-class Commands(Protocol):
-    """What `RelayService` asks of a dispatcher."""
+class Parts(Struct, frozen=True, kw_only=True):
+    """
+    What a relay is made of.
 
-    @property
-    def running(self) -> int:
-        """Commands that run now."""
+    :ivar audit: ``None``: nobody asked for an audit log; the same goes for *status*.
+    """
 
-    @property
-    def queued(self) -> int:
-        """Commands that wait for their turn now."""
-
-    def configure(self, limits: Limits, policy: Policy) -> None:
-        """From now on these count."""
-
-    def drain(self, timeout: float) -> Deferred[None]:
-        """Take no more commands; fires when those taken have ended and been confirmed, or after *timeout* seconds."""
+    state: StateDirectory
+    uplink: UplinkService
+    dispatcher: Dispatcher
+    runner: SSHCommandRunner
+    journal: MemoryJournal | DurableJournal
+    lag: LagMonitor
+    audit: AuditLog | None = None
+    status: IService | None = None
 
 
 def make_relay(reactor: Any, config: Config) -> RelayService:
@@ -85,27 +83,38 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         translate=translate,
     )
     uplink = UplinkService(reactor, dispatcher, uplink_settings_of(config))
-    lag = LagMonitor(reactor)
-    status: IService | None = None
-    if config.status is not None:
-        sources = Sources(
-            clock=reactor,
-            started=reactor.seconds(),
-            server=without_query(config.server),
-            proxy_id=config.proxy_id,
-            bounds=StatusBounds(
-                max_sessions=config.max_sessions,
-                max_total_connections=connections_within(config.max_total_connections),
-            ),
-            uplink=uplink,
-            commands=dispatcher,
-            journal=journal,
-            hosts=runner,
-            lag=lag,
-            audit=audit,
-        )
-        status = StatusServer(reactor, config.status, sources)
-    return RelayService(config, state, uplink, dispatcher, runner, journal, lag, audit, status)
+    parts = Parts(
+        state=state,
+        uplink=uplink,
+        dispatcher=dispatcher,
+        runner=runner,
+        journal=journal,
+        lag=LagMonitor(reactor),
+        audit=audit,
+    )
+    return RelayService(config, replace(parts, status=_make_status(reactor, config, parts)))
+
+
+def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
+    if config.status is None:
+        return None
+    sources = Sources(
+        clock=reactor,
+        started=reactor.seconds(),
+        server=without_query(config.server),
+        proxy_id=config.proxy_id,
+        bounds=StatusBounds(
+            max_sessions=config.max_sessions,
+            max_total_connections=connections_within(config.max_total_connections),
+        ),
+        uplink=parts.uplink,
+        commands=parts.dispatcher,
+        journal=parts.journal,
+        hosts=parts.runner,
+        lag=parts.lag,
+        audit=parts.audit,
+    )
+    return StatusServer(reactor, config.status, sources)
 
 
 def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJournal | DurableJournal:
@@ -113,8 +122,7 @@ def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJ
         return MemoryJournal()
     return DurableJournal(
         reactor,
-        # a folder of its own: the state directory may be open to others
-        os.path.join(config.state_dir, "journal", "journal.sqlite3"),
+        journal_path(config.state_dir),
         durable=config.journal == "full",
         bounds=Bounds(max_bytes=config.journal_max_size, retention=config.journal_retention),
         translate=translate,
@@ -148,45 +156,28 @@ class RelayService(Service):
 
     _log = Logger("relayd")
 
-    def __init__(
-        self,
-        config: Config,
-        state: StateDirectory,
-        uplink: UplinkService,
-        dispatcher: Commands,
-        runner: SSHCommandRunner,
-        journal: IJournal,
-        lag: LagMonitor,
-        audit: AuditLog | None = None,
-        status: IService | None = None,
-    ) -> None:
+    def __init__(self, config: Config, parts: Parts) -> None:
         self.setName("relay")
         self._config = config
-        self._state = state
-        self._uplink = uplink
-        self._dispatcher = dispatcher
-        self._runner = runner
-        self._journal = journal
-        self._audit = audit
-        self._lag = lag
-        self._status = status
+        self._state = parts.state
+        self._uplink = parts.uplink
+        self._dispatcher = parts.dispatcher
+        self._runner = parts.runner
+        self._journal = parts.journal
+        self._audit = parts.audit
+        self._lag = parts.lag
+        self._status = parts.status
 
     def startService(self) -> None:
         """
-        Dial the main server.
+        Open all that is on this machine, then dial the main server.
 
         :raises ConfigError: when the state directory or the journal in it cannot be used, the audit log cannot be
             written, or its status cannot be served.
         """
         self._state.claim()
         try:
-            if self._status is not None:
-                self._status.startService()
-            if self._audit is not None:
-                self._audit.start()
-            for command_id, code in self._journal.open():
-                if self._audit is not None:
-                    self._audit.recovered(command_id, code)
+            self._open()
         except ConfigError:
             self._state.release()
             raise
@@ -198,20 +189,31 @@ class RelayService(Service):
             server=without_query(self._config.server),
             state_dir=self._config.state_dir,
         )
+        self._warn_of_few_descriptors()
+        spare_present_objects()
+        self._lag.startService()
+        self._uplink.startService()
+
+    def _open(self) -> None:
+        if self._status is not None:
+            self._status.startService()
+        if self._audit is not None:
+            self._audit.start()
+        for command_id, code in self._journal.open():
+            if self._audit is not None:
+                self._audit.recovered(command_id, code)
+
+    def _warn_of_few_descriptors(self) -> None:
         most = self._config.max_total_connections
-        if (fewer := connections_within(most)) < most:
+        fewer = connections_within(most)
+        if fewer < most:
             self._log.warn(
-                "This process may have {limit} files open, too few for --max-total-connections {most}: at most {fewer} "
-                "connections to hosts are open at a time. Raise LimitNOFILE= of its unit, or ulimit -n",
+                "This process may open only {limit} files, too few for --max-total-connections {most}: it keeps at "
+                "most {fewer} connections to hosts open. Raise LimitNOFILE= in its unit, or ulimit -n",
                 limit=limit(),
                 most=most,
                 fewer=fewer,
             )
-        # What was made until now stays: collecting garbage need not look through it again and again.
-        gc.collect()
-        gc.freeze()
-        self._lag.startService()
-        self._uplink.startService()
 
     def standing(self) -> Standing:
         """How things stand, for the service manager."""

@@ -16,7 +16,7 @@ from relayd.config.exposure import exposures
 from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
-from relayd.config.state_directory import StateDirectory, directory_hindrance
+from relayd.config.state_directory import StateDirectory, directory_hindrance, journal_path
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
@@ -148,7 +148,7 @@ def _check_journal(config: Config, report: Report) -> None:
     if config.journal == "memory":
         report("ok", "journal", "in memory: commands and results do not outlive the process")
         return
-    path = os.path.join(config.state_dir, "journal", "journal.sqlite3")
+    path = journal_path(config.state_dir)
     if not os.path.exists(path):
         report("ok", "journal", f"{path} is not there yet")
         return

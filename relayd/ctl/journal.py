@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from typing import TYPE_CHECKING
 
+from relayd.config.state_directory import journal_path
 from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoJournal
 from relayd.language.texts import printable
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from relayd.interfaces import EntryState
     from relayd.journal.report import read_report
 
-    path = os.path.join(read_settings(arguments).state_dir, "journal", "journal.sqlite3")
+    path = journal_path(read_settings(arguments).state_dir)
     if arguments.id is not None:
         return _show(path, arguments.id)
     report = read_report(path)

@@ -12,10 +12,9 @@ from typing import Any, Final, NoReturn
 
 from relayd.config import values
 from relayd.errors import ConfigError
-from relayd.network.credential_rules import CredentialRule
-from relayd.network.destinations import parse_via
+from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.patterns import check_host_pattern, check_user_pattern
-from relayd.network.private_files import is_exposed
+from relayd.network.private_files import is_open_to_others
 from relayd.wire import fields
 
 #: Files whose key may by mistake hold the secret itself: what stands there is never shown.
@@ -130,7 +129,7 @@ class _Row:
             self._refuse(key, "expected the path of a file, and this is none")
         if not os.access(path, os.R_OK):
             self._refuse(key, "this user cannot read the file")
-        if key in _SECRET_FILES and is_exposed(status):
+        if key in _SECRET_FILES and is_open_to_others(status):
             self._refuse(key, "other users can read the file: chmod 600 it")
         return path
 

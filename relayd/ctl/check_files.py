@@ -21,9 +21,8 @@ from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.report import read_report
-from relayd.network.credential_rules import CredentialRule
+from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.descriptors import words_of
-from relayd.network.destinations import parse_via
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.verifier import KnownHosts

@@ -35,7 +35,6 @@ from relayd.config.api_key import ApiKeyFile
 from relayd.config.values import duration
 from relayd.errors import ConfigError, RelayError
 from relayd.hub.server import Hub
-from relayd.network.destinations import split_destination
 from relayd.wire import fields
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 
@@ -76,12 +75,14 @@ def read_order(line: str) -> Order:
     place, *rest = line.split(maxsplit=1)
     if not rest:
         raise ConfigError(option=place, reason="expected a host and a command: [USER@]HOST[:PORT] COMMAND")
-    user, host, port = split_destination(place)
+    user, at, host = place.rpartition("@")
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, "22"
     try:
-        if user is not None:
+        if at:
             fields.text("user", user)
-        number = fields.port("port", "22" if port is None else port)
-        return Order(fields.host("host", host), number, user, rest[0])
+        return Order(fields.host("host", name), fields.port("port", port), user if at else None, rest[0])
     except fields.Invalid as error:
         raise ConfigError(option=place, reason=f"its {error.field} {error.text}") from None
 

@@ -1,5 +1,5 @@
 """
-Whether a file that holds a secret is for this user alone.
+Files that hold secrets to log in with: whether other users may use them.
 """
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from __future__ import annotations
 import os
 
 
-def is_exposed(status: os.stat_result) -> bool:
+def is_open_to_others(status: os.stat_result) -> bool:
     """
-    Whether others may use a file of this user.
+    Whether other users may use a file of this user.
 
-    The owner of a file answers for who else may read it, as with OpenSSH: a file of another user is that user's choice.
+    As in OpenSSH, the owner of a file decides who reads it: root may let the group of this user read one.
     """
     return status.st_uid == os.geteuid() and bool(status.st_mode & 0o077)

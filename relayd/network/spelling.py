@@ -36,6 +36,10 @@ _EMBEDDING: Final = (
     (IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056, section 2
 )
 _LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+#: ``HOST``, ``HOST:PORT`` or ``[HOST]:PORT``; the last for an IPv6 address, which has colons.
+_PLACE: Final = re.compile(
+    r"(?:\[(?P<bracketed>[^\[\]\s/@,;*?!|#]{1,255})\]|(?P<plain>[^\[\]:\s/@,;*?!|#]{1,255}))(?::(?P<port>[0-9]{1,5}))?"
+)
 #: What a name has that was put into ASCII.
 _PLAIN: Final = re.compile(r"[a-z0-9_.-]+")
 _DIGITS: Final = frozenset("0123456789")
@@ -189,6 +193,36 @@ def is_host(text: str) -> bool:
     name = lookup_name(text)
     labels = name.removesuffix(".").split(".")
     return name.isascii() and all(labels) and ":" not in name and "%" not in name and not looks_like_address(name)
+
+
+class Destination(Struct, frozen=True):
+    """
+    Where to log in, as ssh(1) takes it.
+
+    :ivar host: as it was written, without brackets.
+    :ivar username: ``None``: it was not named.
+    """
+
+    host: str
+    port: int
+    username: str | None
+
+
+def read_destination(text: str) -> Destination:
+    """
+    Read ``[USER@]HOST[:PORT]``; an IPv6 address stands in brackets.
+
+    :raises ValueError: for anything else.
+    """
+    username, at, place = text.rpartition("@")
+    found = _PLACE.fullmatch(place)
+    if found is None or (at and (not username or fault_of_username(username))):
+        raise ValueError("not of the form [user@]host[:port]")
+    host = found["bracketed"] or found["plain"]
+    port = int(found["port"] or 22)
+    if not is_host(host) or not 0 < port < 65536:
+        raise ValueError("not of the form [user@]host[:port]")
+    return Destination(host, port, username or None)
 
 
 def looks_like_address(name: str) -> bool:

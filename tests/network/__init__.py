@@ -1,1 +1,1 @@
-"""How hosts are written, matched and looked up, and what else every connection shares."""
+"""What every connection has to do with: spelling of hosts, TLS, descriptors."""

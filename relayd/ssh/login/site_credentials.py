@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from weakref import ref
 
 from relayd.language.texts import Text
-from relayd.network.credential_rules import CredentialRule
+from relayd.network.credential_rules import CredentialRule, Hop, parse_via
 from relayd.network.descriptors import words_of
-from relayd.network.destinations import Hop, parse_via
 from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host
-from relayd.network.private_files import is_exposed
+from relayd.network.private_files import is_open_to_others
 from relayd.network.spelling import canonical_host, dialled_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
@@ -211,7 +210,7 @@ def _read(path: str, *, secret: bool) -> str:
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise CredentialUnusable(file=path, reason=Text("it is not a file"))
-    if secret and is_exposed(status):
+    if secret and is_open_to_others(status):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialUnusable(
             file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")

@@ -41,47 +41,47 @@ _RELAYD_END = r"""
 .SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT
-No more commands are taken; those that run have
+No more commands are accepted; running commands have
 .B \-\-drain\-timeout
 to finish, and their results are delivered. A second signal ends relayd at once.
 .TP
 .B SIGHUP
-The settings are read again; the log says what changed, and what needs a restart.
+The settings are read again; the log says what changed and what takes effect after a restart.
 .TP
 .B SIGUSR1
 The log file of
-.BR "twistd \-\-logfile" ,
-and no other, is moved aside and a new one begun. With the log on standard output there is none.
+.B "twistd \-\-logfile"
+rotates. The signal does nothing to any other log.
 .SH EXIT STATUS
-0 after SIGTERM or SIGINT; 1 when an option is wrong, or what it names cannot be used.
+0 after SIGTERM or SIGINT; 1 when an option is wrong, or names something that cannot be used.
 .SH ENVIRONMENT
 .TP
 .BI RELAYD_ OPTION
-each option, in capitals and with
+any option, in capitals and with
 .B _
-for
+instead of
 .BR \- .
 .TP
 .BR NOTIFY_SOCKET ", " WATCHDOG_USEC ", " WATCHDOG_PID
-systemd is told when the relay is accepted by the main server, how it stands, and that it lives.
+set by systemd, to which relayd reports that the main server has accepted it, its status, and that it is alive.
 .TP
 .BR CREDENTIALS_DIRECTORY ", " STATE_DIRECTORY
-where systemd puts the file
+where systemd keeps the file
 .B api\-key
-and what the relay must remember.
+and the state of the relay.
 .SH FILES
-Of the packaged service, with
+These are the files of the packaged service; those with
 .I NAME
-for the relays of relayd@NAME:
+belong to relayd@NAME.
 .TP
 .IR /etc/relayd/relayd.toml ", " /etc/relayd/NAME.toml
-options. The service's user must be able to read it; secrets belong into the next two.
+options. The service's user must be able to read it; put secrets into the next two.
 .TP
 .IR /etc/default/relayd ", " /etc/default/relayd\-NAME
-options as variables of the environment, read by systemd as root.
+options as environment variables, which systemd reads as root.
 .TP
 .IR /etc/relayd/api\-key ", " /etc/relayd/NAME.api\-key
-the API key, of which only root need be the reader.
+the API key; only root needs to be able to read it.
 .TP
 .IR /var/lib/relayd ", " /var/lib/relayd\-NAME
 the journal and the keys of hosts.
@@ -93,20 +93,20 @@ the journal and the keys of hosts.
 
 
 def roff(text: str) -> str:
-    """A text of ours, which has no markup."""
+    """Plain text as roff."""
     text = text.replace("\\", r"\e").replace("-", r"\-")
     return r"\&" + text if text.startswith((".", "'")) else text
 
 
 def title(name: str, section: int) -> str:
-    """The first line of a page; without a date, so that it changes with what it tells alone."""
+    """The first lines of a page; without a date, so that they change only with the content."""
     return (
         f'.\\" Made by "make man" from the source: do not edit.\n.TH {name.upper()} {section} "" "relayd {__version__}"'
     )
 
 
 def entry(name: str, value: str, text: str) -> str:
-    """One option."""
+    """The entry of one option."""
     shown = f'.BI "{roff(name)} " "{roff(value)}"' if value else f'.B "{roff(name)}"'
     return f".TP\n{shown}\n{roff(text)}"
 
@@ -142,13 +142,13 @@ def relayctl_page() -> str:
             lines.append(entry(names, value, action.help or ""))
     lines += [
         ".SH EXIT STATUS",
-        "0: all is well; 1: a fault was found, or something is refused; 2: it was not asked properly.",
+        "0 if all is well, 1 if something is wrong or refused, 2 for a mistake on the command line.",
     ]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR relayd (8)", ""])
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """All commands that do something, each with its full name."""
+    """All subcommands that run, each with its full name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
@@ -158,7 +158,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
 
 
 def completion(shell: str) -> str:
-    """Of relayctl; ``twistd relayd`` is completed by zsh's own function for Twisted's programs."""
+    """Completion of relayctl; zsh completes ``twistd relayd`` by its own function for Twisted's programs."""
     parser = make_parser()
     for _, each in commands(parser):
         for action in each._actions:

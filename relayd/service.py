@@ -1,5 +1,5 @@
 """
-Joins the parts of a relay: uplink, dispatcher, journal and SSH runner; the only module that knows them all.
+Joins the parts of a relay: uplink, dispatcher, journal, SSH runner. No other module knows them all.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ from relayd.uplink.settings import Address
 
 class Parts(Struct, frozen=True, kw_only=True):
     """
-    What a relay is made of.
+    The parts of a relay.
 
-    :ivar audit: ``None``: nobody asked for an audit log; the same goes for *status*.
+    :ivar audit: ``None`` without an audit log.
+    :ivar status: ``None`` where the status is not served.
     """
 
     state: StateDirectory
@@ -60,7 +61,7 @@ class Parts(Struct, frozen=True, kw_only=True):
 
 def make_relay(reactor: Any, config: Config) -> RelayService:
     """
-    The relay that *config* describes.  It touches neither network nor disk before its ``startService``.
+    The relay that *config* describes. It touches neither network nor disk before its ``startService``.
 
     :param reactor: the clock and network of all its parts.
     """
@@ -150,8 +151,8 @@ def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
 
 class RelayService(Service):
     """
-    One relay.  It stops from the outside in: the dispatcher drains while the uplink still delivers results, and only
-    then do the uplink, the SSH connections, the journal and the audit log close.
+    One relay. It stops from the outside in: the dispatcher drains while the uplink still delivers results; then the
+    uplink, the SSH connections, the journal and the audit log close.
     """
 
     _log = Logger("relayd")
@@ -170,10 +171,10 @@ class RelayService(Service):
 
     def startService(self) -> None:
         """
-        Open all that is on this machine, then dial the main server.
+        Open what is on this machine, then dial the main server.
 
-        :raises ConfigError: when the state directory or the journal in it cannot be used, the audit log cannot be
-            written, or its status cannot be served.
+        :raises ConfigError: when the state directory or its journal cannot be used, the audit log cannot be written, or
+            the status cannot be served.
         """
         self._state.claim()
         try:
@@ -216,7 +217,7 @@ class RelayService(Service):
             )
 
     def standing(self) -> Standing:
-        """How things stand, for the service manager."""
+        """The status, for the service manager."""
         status = self._uplink.status
         return Standing(
             server=Address.of(self._config.server).netloc,
@@ -226,36 +227,37 @@ class RelayService(Service):
             running=self._dispatcher.running,
         )
 
-    def at_hand(self) -> int:
-        """How many commands run or wait."""
+    def active(self) -> int:
+        """The number of commands that run or wait."""
         return self._dispatcher.running + self._dispatcher.queued
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds that running commands have when it stops."""
+        """Seconds that running commands have to finish when the relay stops."""
         return self._config.drain_timeout
 
     def apply(self, config: Config) -> Changes:
         """
-        Have *config* count from now on, as far as that is possible while running: for commands that are still to come.
+        Use *config* for new commands, as far as that is possible while running.
 
-        :raises ConfigError: when the key of the audit log's digests cannot be had, or the API key would be sent
-            unencrypted because not all of *config* counts yet; nothing is changed then.
+        :return: what changed, and what waits for a restart.
+        :raises ConfigError: when the key of the audit log's digests is not available, or the API key would be sent
+            unencrypted because a part of *config* waits for a restart; nothing is changed then.
         """
         effective, changes = compare(self._config, config)
         if not (effective.allow_plaintext or is_private(effective.server, effective.http_proxy)):
-            reason = "what is set goes with a main server that needs a restart to count: restart relayd"
+            reason = "the new settings only fit the new main server, which takes effect after a restart: restart relayd"
             raise ConfigError(option="--server", reason=reason)
         policy = policy_of(effective)
         credentials = credentials_of(effective)
         if self._audit is not None:
             self._audit.tell_commands(effective.audit_commands)
-        # Nothing of this can fail, and no command comes in between.
+        # From here on nothing can fail, and no command comes in between.
         self._config = effective
         self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
         if changes.of(Effect.HOSTS):
-            # Their addresses and keys were checked by other rules, and commands that name them are judged by the name
-            # alone.
+            # The addresses and keys of open connections were checked by the old rules, and a command is judged by the
+            # name of its host alone.
             self._runner.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
         self._uplink.configure(uplink_settings_of(effective))
@@ -263,9 +265,9 @@ class RelayService(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Finish what runs, within the drain timeout, and close.
+        Let running commands finish, within the drain timeout, and close everything.
 
-        :return: fires when all is closed; it never fails.
+        :return: fires when everything is closed; it never fails.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -278,14 +280,14 @@ class RelayService(Service):
         await self._step("close the journal", self._journal.close)
         if self._audit is not None:
             await self._step("close the audit log", self._audit.close)
-        if (status := self._status) is not None:  # the last, so that it shows how the rest ends
+        if (status := self._status) is not None:  # last, so that it shows how the rest ends
             await self._step("close the status server", lambda: maybeDeferred(status.stopService))
         self._state.release()
         self._lag.stopService()
         self._log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:
-        """One part that fails to close must not keep the next one open."""
+        """Close one part; a failure must not keep the next part open."""
         try:
             await act()
         except CancelledError:

@@ -1,5 +1,5 @@
 """
-What the parts of a relay are told of the operator's choices: from the one `Config` to the settings of each.
+Makes the settings of each part of a relay from its one `Config`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def policy_of(config: Config) -> Policy:
 
 
 def limits_of(config: Config) -> Limits:
-    """What the dispatcher takes on."""
+    """The limits of the dispatcher."""
     return Limits(
         max_commands=config.max_commands,
         max_queue=config.max_queue,
@@ -41,7 +41,7 @@ def limits_of(config: Config) -> Limits:
 
 
 def credentials_of(config: Config) -> CredentialTable:
-    """What the site itself can log in with."""
+    """The site's own credentials."""
     return CredentialTable(config.credentials)
 
 

@@ -1,5 +1,5 @@
 """
-Whether options fit together, and with what is on the disk: mistakes that no option shows alone.
+Checks whether options fit together and match what is on the disk: mistakes that no option shows alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relayd.errors import ConfigError
 
 
 def missing(config: Config) -> Iterator[ConfigError]:
-    """One mistake that names all options that a relay needs and nobody has set."""
+    """One mistake that names all required options that were not set."""
     options = [option for option in OPTIONS if option.required and getattr(config, option.attribute) is None]
     if not options:
         return
@@ -30,9 +30,9 @@ def missing(config: Config) -> Iterator[ConfigError]:
 
 def contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
     """
-    Mistakes in what two options say together, or an option and the disk.
+    Mistakes between two options, or between an option and the disk.
 
-    :param given: what somebody set, for saying where.
+    :param given: what was set, to name the place of a mistake.
     """
     yield from _unencrypted(config, given)
     yield from _proxy(config, given)
@@ -64,7 +64,7 @@ def _proxy(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
         reason = "everybody can read a command line: put the password into the file of --http-proxy-password-file"
         yield ConfigError(option=proxy.where, reason=reason)
     if password_file and (password or not user):
-        reason = "needs --http-proxy with a user and no password beside it: http://USER@HOST:PORT"
+        reason = "needs --http-proxy with a user and no password: http://USER@HOST:PORT"
         yield ConfigError(option=_where(given, "http-proxy-password-file"), reason=reason)
 
 
@@ -72,7 +72,7 @@ def _tls_files(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigErr
     files = {"tls-ca": config.tls_ca, "tls-cert": config.tls_cert, "tls-key": config.tls_key}
     for name, other in (("tls-cert", "tls-key"), ("tls-key", "tls-cert")):
         if files[name] and not files[other]:
-            yield ConfigError(option=_where(given, name), reason=f"needs --{other} beside it")
+            yield ConfigError(option=_where(given, name), reason=f"needs --{other} too")
     for name, path in files.items():
         if path and not os.path.isfile(path):
             yield ConfigError(option=_where(given, name), reason=f"there is no file {path}")

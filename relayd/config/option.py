@@ -27,7 +27,7 @@ class Weakness(NamedTuple):
     """
     A value that takes a defence away.
 
-    :ivar value: as the text that a person would write.
+    :ivar value: the text that a person would write.
     :ivar advice: what can happen, and what to do instead.
     """
 
@@ -40,14 +40,15 @@ class Option:
     """
     One option; its name on the command line, in the environment and in the TOML file follow from `name`.
 
-    :ivar parse: its text to its value; a ValueError says what was expected.
-    :ivar default: as the text that a person would write; ``None``: it may be absent.
-    :ivar default_help: the default in words, where it depends on the machine.
+    :ivar parse: turns its text into its value; a ValueError says what was expected.
+    :ivar default: the text that a person would write; ``None``: the option may be absent.
+    :ivar default_help: the default in words, where it depends on the machine or is the absence of a value.
     :ivar example: a text for the example file, where there is no default.
-    :ivar required: whether no relay runs without it.
-    :ivar hidden: whether its value may hold a secret, and is therefore not shown.
-    :ivar public: whether its value can never hold one, and is shown whatever is in it.
-    :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
+    :ivar required: whether a relay needs it to run.
+    :ivar weakness: the value that weakens relayd, if there is one; ``relayctl check`` warns of it.
+    :ivar hidden: whether its value may hold a secret and is therefore not shown.
+    :ivar public: whether its value can never hold a secret and is always shown.
+    :ivar is_path: whether it is a path; paths are made absolute, as twistd changes its working directory.
     """
 
     name: str = ""
@@ -87,16 +88,16 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words of which one must be chosen; empty where it takes other values."""
+        """The words it can be; empty for options that take other values."""
         return self.parse.words if isinstance(self.parse, values.Choice) else ()
 
     @property
     def shown_default(self) -> str:
-        """The default for people; empty where there is none. That of a flag goes without saying."""
+        """The default as people see it; empty for flags, and where there is no default."""
         return self.default_help or ("" if self.is_flag else self.default or "")
 
     def spell(self, value: object) -> str:
-        """A value of it as a person would write it, so that `parse` gives that value; empty for none."""
+        """A value as a person would write it: `parse` reads the same value from that text. Empty for ``None``."""
         if value is None:
             return ""
         if isinstance(value, bool):
@@ -111,16 +112,17 @@ class Option:
 @dataclasses.dataclass(frozen=True)
 class Section:
     """
-    Declares the options of one section as fields of a dataclass, which give them their names: see `options_of`.
+    One section of the table of options. Its methods declare options as fields of a dataclass; the name of a field
+    becomes that of the option, see `options_of`.
 
-    :ivar title: what ``--help`` shows above them.
+    :ivar title: the heading in ``--help``.
     """
 
     title: str
 
     def option(self, effect: Effect, help: str, parse: Callable[[str], object], metavar: str = "", **more: Any) -> Any:
         """
-        An option that none of the other methods is for.
+        An option of any kind.
 
         :param more: further attributes of `Option`.
         """
@@ -136,7 +138,7 @@ class Section:
         return self.option(effect, help, values.text, "PATH", is_path=True, **more)
 
     def time(self, effect: Effect, default: str, help: str, least: float = 0.1, most: float = DAY) -> Any:
-        """A span of time; *least* and *most* are in seconds."""
+        """A span of time, from *least* to *most* seconds."""
         return self.option(effect, help, values.duration(least, most), "TIME", default=default)
 
     def count(self, effect: Effect, default: str, help: str, least: int = 1, most: int = 1_000_000) -> Any:
@@ -148,16 +150,16 @@ class Section:
         return self.option(effect, help, values.size(least, most), "SIZE", default=default)
 
     def choice(self, effect: Effect, metavar: str, words: str, default: str, help: str, **more: Any) -> Any:
-        """One of *words*, which have blanks between them."""
+        """One of *words*, which are separated by blanks."""
         return self.option(effect, help, values.Choice(*words.split()), metavar, default=default, **more)
 
     def patterns(self, effect: Effect, help: str, parse: Callable[[str], object], example: str, default: str) -> Any:
-        """Patterns of hosts or users, shown in full, as they hold no secret; *default* says what is meant without."""
+        """Patterns of hosts or users, which hold no secret; *default* says in a word what applies without them."""
         return self.option(effect, help, parse, "PATTERNS", example=example, default_help=default, public=True)
 
 
 def options_of(table: type[Any]) -> tuple[Option, ...]:
-    """The options that are declared as fields of *table*, a dataclass, in their order."""
+    """The options declared as fields of *table*, a dataclass, in their order."""
     return tuple(
         dataclasses.replace(field.metadata["option"], name=field.name.replace("_", "-"))
         for field in dataclasses.fields(table)

@@ -1,5 +1,5 @@
 """
-What an operator can choose: the one table of options, from which all that reads, shows or describes options is made.
+The one table of options. Everything that reads, shows or describes options is made from it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ POLICY = Section("Site policy")
 LIMITS = Section("Limits")
 RELAY = Section("This relay")
 
-#: When a new value takes effect; the first argument of every declaration.
+#: When a new value takes effect: the first argument of every declaration.
 COMMANDS, RECHECK, CONNECTION, RESTART = Effect.COMMANDS, Effect.HOSTS, Effect.CONNECTION, Effect.RESTART
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """
-    The choices of one relay.  Times are in seconds, sizes in bytes, paths absolute.
+    The settings of one relay. Times are in seconds, sizes in bytes, paths absolute.
 
-    Its fields are the table of options: everything that shows or reads options goes through `OPTIONS`.
+    Its fields are the table of options; code that shows or reads options goes through `OPTIONS`.
     """
 
     server: str = SERVER.option(
@@ -293,23 +293,23 @@ class Config:
     log_format: Literal["text", "json"] = RELAY.choice(
         RESTART, "HOW", "text json", "text", "lines for people (text), or one JSON object per line (json)"
     )
-    #: What this site can log in with by itself: the ``[[credentials]]`` tables of the file, in their order.
+    #: The site's own credentials: the ``[[credentials]]`` tables of the file, in their order.
     credentials: tuple[CredentialRule, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)
 
     def read_api_key(self) -> Secret:
         """
-        The API key that is in its file now, so that it can be changed while relayd runs.
+        The API key, read anew from its file so that it can be changed while relayd runs.
 
-        :raises KeyUnusable: when there is none, or a weak one that was not allowed.
+        :raises KeyUnusable: when the file holds no key, or a weak one that was not allowed.
         """
         return self._key_file.read()
 
     def read_proxy_password(self) -> Secret | None:
         """
-        The proxy password that is in its file now; ``None`` without such a file.
+        The proxy password, read anew from its file; ``None`` without such a file.
 
-        :raises UplinkError: when the file does not hold one.
+        :raises UplinkError: when the file holds no password.
         """
         if self.http_proxy_password_file is None:
             return None

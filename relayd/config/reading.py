@@ -23,12 +23,12 @@ from relayd.network.credential_rules import CredentialRule
 
 class Reading(Struct, frozen=True):
     """
-    What `read` found.
+    The result of `read`.
 
-    :ivar config: the choices; ``None`` where a mistake leaves no way to know them.
-    :ivar mistakes: all that was found, in the order of command line, environment and file.
-    :ivar given: what somebody set, by the names of the options; all others have their defaults.
-    :ivar unknown: variables of the environment that may have been meant for relayd but name no option.
+    :ivar config: the settings; ``None`` where mistakes leave them unknown.
+    :ivar mistakes: all mistakes, in the order of command line, environment and file.
+    :ivar given: what was set, by the names of options; all other options have their defaults.
+    :ivar unknown: environment variables that begin with ``RELAYD_`` and name no option.
     """
 
     config: Config | None
@@ -39,7 +39,7 @@ class Reading(Struct, frozen=True):
 
 def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:
     """
-    The choices alone; for the parameters see `read`.
+    The settings alone; for the parameters see `read`.
 
     :raises ConfigError: for the first mistake.
     """

@@ -1,5 +1,5 @@
 """
-SIGHUP: the settings are read again, and what can change while relayd runs does so at once, between two commands.
+SIGHUP reads the settings again. What can change while relayd runs changes at once, between two commands.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
 from relayd.errors import ConfigError
 
-#: The tables of the file, where an option has its name.
+#: What stands for the tables of credentials where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"
-#: Characters of a value that is shown in the log.
+#: The most characters of old and new value that the log shows.
 _LONGEST_SHOWN: Final = 60
 
 
 class Changes(Struct, frozen=True):
     """
-    What is different, by when it takes effect: from names of options to a text with the values before and after, where
-    those may be shown.
+    The changed options, by when they take effect: from the name of each to a text for the log, with old and new value
+    where these may be shown.
     """
 
     by_effect: Mapping[Effect, dict[str, str]]
 
     def of(self, *effects: Effect) -> dict[str, str]:
-        """What takes effect then."""
+        """The changes that take effect at one of *effects*."""
         return {name: text for effect in effects for name, text in self.by_effect.get(effect, {}).items()}
 
 
 class Reloadable(Protocol):
-    """What takes new settings; see `relayd.service.RelayService`."""
+    """A relay that takes new settings: `relayd.service.RelayService`."""
 
     running: Any
 
     def apply(self, config: Config) -> Changes:
-        """Have them count from now on, as far as that is possible while running."""
+        """Use *config* from now on, as far as that is possible while running."""
 
 
 def compare(old: Config, new: Config) -> tuple[Config, Changes]:
     """
-    What becomes of a relay that runs with *old* and is given *new*.
+    Compare the settings of a running relay with new ones.
 
-    :return: the settings that it runs with from then on, and what is different.
+    :return: the settings to run with from now on, and what is different.
     """
     changes: dict[Effect, dict[str, str]] = {}
     taken: dict[str, Any] = {}
@@ -83,11 +83,11 @@ def _tell(option: Option, before: object, after: object) -> str:
 
 class ReloadOnSignal(Service):
     """
-    Has SIGHUP change the settings of a relay.  A file with a mistake changes nothing.
+    Reloads the settings of a relay on SIGHUP. A mistake in them changes nothing.
 
-    :param read: what the settings are now.
-    :param relay: whose they are.
-    :param announce: surrounds each reading.
+    :param read: reads the settings.
+    :param relay: the relay that gets them.
+    :param announce: gives a context for each reload.
     """
 
     _log = Logger("relayd.config")
@@ -105,11 +105,11 @@ class ReloadOnSignal(Service):
         self._announce = announce
 
     def startService(self) -> None:
-        """Others may set handlers before the reactor runs; theirs stay."""
+        """Install the handler when the reactor runs; a handler that is there by then stays."""
         super().startService()
         self._reactor.callWhenRunning(self._install)
 
-    # The handler stays for as long as the process: without one, a SIGHUP would end it while its commands drain.
+    # The handler stays until the process ends: without it, a SIGHUP would kill the process while commands drain.
 
     def _install(self) -> None:
         if self.running and signal.getsignal(signal.SIGHUP) in (signal.SIG_DFL, signal.SIG_IGN):
@@ -119,7 +119,7 @@ class ReloadOnSignal(Service):
         self._reactor.callFromThread(self.reload)
 
     def reload(self) -> None:
-        """Read the settings and apply them, or say why not."""
+        """Read the settings and apply them, or log why not."""
         if not self._relay.running:
             self._log.info("SIGHUP: relayd is stopping; its settings stay as they are")
             return
@@ -138,7 +138,7 @@ class ReloadOnSignal(Service):
         except ConfigError as error:
             self._refuse(error, 0)
             return
-        except Exception:  # such as a working directory that is gone: no reason to stop serving
+        except Exception:  # such as a working directory that is gone; the relay keeps running
             self._log.failure("SIGHUP: the settings could not be read again, and stay as they are")
             return
         self._tell(changes)

@@ -1,5 +1,5 @@
 """
-``relayctl config``: the settings that count, and where each of them comes from.
+``relayctl config``: the settings in effect, and where each one comes from.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from relayd.config.sources import Given
 from relayd.ctl.settings import add_all_options, read_all
 
 NAME = "config"
-HELP = "show the settings that count, and where each of them comes from"
+HELP = "show the settings in effect, and where each one comes from"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.add_argument("--toml", action="store_true", help="print what is set as a file for --config")
+    parser.add_argument("--toml", action="store_true", help="print what is set as a TOML file for --config")
     add_all_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show them; 1 when there are mistakes, which are shown too."""
+    """Show the settings; 1 when there are mistakes, which are shown too."""
     reading = read_all(arguments)
     for mistake in reading.mistakes:
         print(f"relayctl: {mistake}", file=sys.stderr)
@@ -85,6 +85,7 @@ def _toml(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
 
 
 def toml_literal(option: Option, value: Any) -> str:
+    """A value as it stands in a TOML file."""
     if isinstance(value, bool) or (isinstance(value, int) and option.metavar == "N"):
         return str(value).lower()
     return _array(value) if isinstance(value, tuple) else _text(option.spell(value))
@@ -101,4 +102,4 @@ def _array(values: tuple[str, ...]) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a basic string of TOML, for text that can be printed
+    return json.dumps(value, ensure_ascii=False)  # the same as a basic string of TOML, for printable text

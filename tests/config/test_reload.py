@@ -136,7 +136,7 @@ class SignalTests(ConfigCase):
         self.assertEqual(
             self.reload("max-queue = 2\nmax-output = 0\nmax_commands = 5", relay),
             [
-                f"error SIGHUP: nothing was changed, because of max_commands in {self.directory}/relayd.toml: there is "
+                f"error SIGHUP: nothing was changed, because of max_commands in {self.directory}/relayd.toml: "
                 "no such option; did you mean max-commands? (and 1 more: relayctl check lists them)"
             ],
         )

@@ -20,12 +20,13 @@ from relayd.commands.dispatcher import Dispatcher
 from relayd.config.option import Effect
 from relayd.config.options import Config
 from relayd.config.reload import Changes, compare
-from relayd.config.state_directory import StateDirectory, journal_path
+from relayd.config.state_directory import StateDirectory
 from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
 from relayd.journal.durable import DurableJournal
-from relayd.journal.index import Bounds
+from relayd.journal.index import JournalLimits
 from relayd.journal.memory import MemoryJournal
+from relayd.journal.store import journal_file
 from relayd.language.catalogues import translator
 from relayd.language.texts import Translate
 from relayd.network.descriptors import connections_within, limit
@@ -123,9 +124,9 @@ def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJ
         return MemoryJournal()
     return DurableJournal(
         reactor,
-        journal_path(config.state_dir),
+        journal_file(config.state_dir),
         durable=config.journal == "full",
-        bounds=Bounds(max_bytes=config.journal_max_size, retention=config.journal_retention),
+        limits=JournalLimits(max_bytes=config.journal_max_size, retention=config.journal_retention),
         translate=translate,
     )
 
@@ -202,7 +203,7 @@ class RelayService(Service):
             self._audit.start()
         for command_id, code in self._journal.open():
             if self._audit is not None:
-                self._audit.recovered(command_id, code)
+                self._audit.record_recovered(command_id, code)
 
     def _warn_of_few_descriptors(self) -> None:
         most = self._config.max_total_connections

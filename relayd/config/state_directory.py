@@ -16,11 +16,6 @@ from relayd.process.whole_files import write_whole
 KEY_BYTES = 32
 
 
-def journal_path(state_dir: str) -> str:
-    """The file of the journal. Its folder is its own, as others may be allowed to look into the state directory."""
-    return os.path.join(state_dir, "journal", "journal.sqlite3")
-
-
 class StateDirectory:
     """
     The directory of one relay's state.

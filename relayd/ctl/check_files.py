@@ -16,16 +16,17 @@ from relayd.config.exposure import exposures
 from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
-from relayd.config.state_directory import StateDirectory, directory_hindrance, journal_path
+from relayd.config.state_directory import StateDirectory, directory_hindrance
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.report import read_report
+from relayd.journal.store import journal_file
 from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.descriptors import words_of
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.keys.certificates import BadCertificate, read_user_certificate
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from relayd.ssh.login.agent import Agent, AgentError
@@ -149,7 +150,7 @@ def _check_journal(config: Config, report: Report) -> None:
     if config.journal == "memory":
         report("ok", "journal", "in memory: commands and results are lost when the process ends")
         return
-    path = journal_path(config.state_dir)
+    path = journal_file(config.state_dir)
     if not os.path.exists(path):
         report("ok", "journal", f"{path} does not exist yet")
         return

@@ -48,9 +48,9 @@ _DIGITS: Final = frozenset("0123456789")
 _NOTHING: Final = frozenset("\u1806\ufffc\u115f\u1160")
 
 
-class Host(Struct, frozen=True):
+class CanonicalHost(Struct, frozen=True):
     """
-    What a spelling of a host means.
+    What a spelling of a host means: the host, and where a connection to it goes.
 
     :ivar name: the one spelling that stands for all of this host's: rules, known keys, limits and guards go by it. An
         address is as `ipaddress` writes it, an IPv4 address within IPv6 (``::ffff:10.1.2.3``) as IPv4; a name is in
@@ -65,18 +65,18 @@ class Host(Struct, frozen=True):
 
 
 @lru_cache(4096)  # the same few hosts come again and again
-def read_host(text: str) -> Host:
+def read_host(text: str) -> CanonicalHost:
     """What a name or an address means, however it is spelt."""
     address = read_address(text)
     if address is None:
         name = lookup_name(text)
-        return Host(name.rstrip("."), name.rstrip(".") + "." if name.endswith(".") else name)
+        return CanonicalHost(name.rstrip("."), name.rstrip(".") + "." if name.endswith(".") else name)
     dialled = str(address)
-    return Host(dialled.partition("%")[0], dialled)
+    return CanonicalHost(dialled.partition("%")[0], dialled)
 
 
 def canonical_host(text: str) -> str:
-    """The one spelling of a host, see `Host.name`."""
+    """The one spelling of a host, see `CanonicalHost.name`."""
     return read_host(text).name
 
 

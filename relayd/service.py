@@ -33,7 +33,14 @@ from relayd.network.descriptors import connections_within, limit
 from relayd.process.event_loop import LagMonitor
 from relayd.process.garbage import spare_present_objects
 from relayd.process.systemd import Standing
-from relayd.settings import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
+from relayd.settings import (
+    credentials_of,
+    limits_of,
+    live_uplink_settings_of,
+    policy_of,
+    ssh_settings_of,
+    uplink_settings_of,
+)
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.status.server import StatusServer
 from relayd.status.sources import Bounds as StatusBounds
@@ -261,7 +268,7 @@ class RelayService(Service):
             # name of its host alone.
             self._runner.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
-        self._uplink.configure(uplink_settings_of(effective))
+        self._uplink.configure(live_uplink_settings_of(effective))
         return changes
 
     def stopService(self) -> Deferred[None]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from msgspec.structs import asdict
+
 from relayd.commands.dispatcher import Limits
 from relayd.config.options import Config
 from relayd.language.catalogues import translator
@@ -14,7 +16,7 @@ from relayd.policy.rules import Policy
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
 from relayd.uplink.headers import read_headers
-from relayd.uplink.settings import UplinkSettings
+from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 
 
 def policy_of(config: Config) -> Policy:
@@ -64,14 +66,10 @@ def ssh_settings_of(config: Config) -> SSHSettings:
     )
 
 
-def uplink_settings_of(config: Config) -> UplinkSettings:
-    """How the main server is reached."""
-    return UplinkSettings(
-        server=config.server,
-        proxy_id=config.proxy_id,
+def live_uplink_settings_of(config: Config) -> LiveUplinkSettings:
+    """How the main server is reached, as far as that may change while relayd runs."""
+    return LiveUplinkSettings(
         read_api_key=config.read_api_key,
-        dialect=config.dialect,
-        native_path=config.native_path,
         reconnect_delay=config.reconnect_delay,
         tls_ca=config.tls_ca,
         tls_cert=config.tls_cert,
@@ -79,5 +77,16 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         http_proxy=config.http_proxy,
         read_proxy_password=config.read_proxy_password,
         read_headers=partial(read_headers, config.header_file),
+    )
+
+
+def uplink_settings_of(config: Config) -> UplinkSettings:
+    """How the main server is reached."""
+    return UplinkSettings(
+        **asdict(live_uplink_settings_of(config)),
+        server=config.server,
+        proxy_id=config.proxy_id,
+        dialect=config.dialect,
+        native_path=config.native_path,
         translate=translator(config.language),
     )

@@ -33,7 +33,7 @@ from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.quoting import Quoting, words_of_header, words_of_query
 from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
-from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.settings import Address, LiveUplinkSettings, UplinkSettings
 from relayd.uplink.stages import Stage, Timing
 from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
 from relayd.wire.dialects import native, socketio
@@ -119,9 +119,9 @@ class UplinkService(Service):
             self._log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
 
-    def configure(self, settings: UplinkSettings) -> None:
-        """Other settings from the next connection on; main server, name there and dialect must be as before."""
-        self._settings = settings
+    def configure(self, settings: LiveUplinkSettings) -> None:
+        """Use other settings from the next connection on."""
+        self._settings = self._settings.changed(settings)
         self._retry.delay = settings.reconnect_delay
 
     def stopService(self) -> Deferred[None]:

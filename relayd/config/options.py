@@ -205,7 +205,7 @@ class Config:
     )
     max_commands: int = LIMITS.count(COMMANDS, "64", "commands that may run at the same time")
     max_queue: int = LIMITS.count(COMMANDS, "10000", "commands that may wait in the queue; more are refused", least=0)
-    default_timeout: float = LIMITS.time(COMMANDS, "5m", "timeout of commands that bring none", most=_YEAR)
+    default_timeout: float = LIMITS.time(COMMANDS, "5m", "timeout of commands that do not set one", most=_YEAR)
     max_timeout: float = LIMITS.time(COMMANDS, "1d", "longest timeout; longer ones are reduced to it", most=_YEAR)
     timeout_margin: float = LIMITS.time(
         COMMANDS,

@@ -75,7 +75,7 @@ These are the files of the packaged service; those with
 belong to relayd@NAME.
 .TP
 .IR /etc/relayd/relayd.toml ", " /etc/relayd/NAME.toml
-options. The service's user must be able to read it; put secrets into the next two.
+options. The service's user must be able to read it, so put no secret into it.
 .TP
 .IR /etc/default/relayd ", " /etc/default/relayd\-NAME
 options as environment variables, which systemd reads as root.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -256,7 +257,7 @@ class UplinkService(Service):
             path=dialer.path(attempt.dialect),
             timing=self._timing_of(attempt),
             max_result=self._settings.max_result,
-            defer_to_thread=self._defer_to_thread,
+            defer_to_thread=partial(in_pool, self._reactor),
             translate=self._settings.translate,
             quote=dialer.quote,
         )
@@ -269,9 +270,6 @@ class UplinkService(Service):
         if moved is not None and now < moved + SHORT_LIVED and isinstance(outcome.error, UplinkLost):
             self._no_upgrade_until = now + STAY_POLLING
         return outcome
-
-    def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        return in_pool(self._reactor, function, *args)
 
     # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 

@@ -36,6 +36,7 @@ from relayd.process.systemd import Standing
 from relayd.settings import (
     credentials_of,
     limits_of,
+    live_ssh_settings_of,
     live_uplink_settings_of,
     policy_of,
     ssh_settings_of,
@@ -46,7 +47,7 @@ from relayd.status.server import StatusServer
 from relayd.status.sources import Bounds as StatusBounds
 from relayd.status.sources import Sources
 from relayd.uplink.service import UplinkService
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import ServerAddress
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -228,7 +229,7 @@ class RelayService(Service):
         """The status, for the service manager."""
         status = self._uplink.status
         return Standing(
-            server=Address.of(self._config.server).netloc,
+            server=ServerAddress.of(self._config.server).netloc,
             accepted=status.accepted,
             since=status.since,
             last_error=status.last_error,
@@ -262,7 +263,7 @@ class RelayService(Service):
             self._audit.tell_commands(effective.audit_commands)
         # From here on nothing can fail, and no command comes in between.
         self._config = effective
-        self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
+        self._runner.configure(live_ssh_settings_of(effective), credentials, policy.allows_address)
         if changes.of(Effect.HOSTS):
             # The addresses and keys of open connections were checked by the old rules, and a command is judged by the
             # name of its host alone.

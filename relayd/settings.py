@@ -14,7 +14,7 @@ from relayd.language.catalogues import translator
 from relayd.network.descriptors import connections_within
 from relayd.policy.rules import Policy
 from relayd.ssh.login.site_credentials import CredentialTable
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 
@@ -47,15 +47,11 @@ def credentials_of(config: Config) -> CredentialTable:
     return CredentialTable(config.credentials)
 
 
-def ssh_settings_of(config: Config) -> SSHSettings:
-    """How hosts are reached."""
-    return SSHSettings(
-        known_hosts=config.known_hosts,
+def live_ssh_settings_of(config: Config) -> LiveSettings:
+    """How hosts are reached, as far as that may change while relayd runs."""
+    return LiveSettings(
         host_keys=config.host_keys,
         algorithms=config.ssh_algorithms,
-        max_sessions=config.max_sessions,
-        max_connections=config.max_connections,
-        max_total_connections=connections_within(config.max_total_connections),
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
@@ -63,6 +59,17 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         output_encoding=config.output_encoding,
         exact_text=config.allow_commands is not None or config.deny_commands is not None,
         no_exit_status_hosts=config.no_exit_status_hosts or (),
+    )
+
+
+def ssh_settings_of(config: Config) -> SSHSettings:
+    """How hosts are reached."""
+    return SSHSettings(
+        **asdict(live_ssh_settings_of(config)),
+        known_hosts=config.known_hosts,
+        max_sessions=config.max_sessions,
+        max_connections=config.max_connections,
+        max_total_connections=connections_within(config.max_total_connections),
     )
 
 

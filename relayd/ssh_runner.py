@@ -22,12 +22,13 @@ from relayd.language.texts import Translate, english
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
-from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import SSHError
 from relayd.ssh.login.site_credentials import CredentialTable
+from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
-from relayd.ssh.pool.decisions import Counts, HostCounts
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.pool.report import Counts, HostCounts
+from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
@@ -57,11 +58,11 @@ class SSHCommandRunner:
         self._reactor = reactor
         self._translate = translate
         self._client = SSHClient(reactor, settings, allows)
-        self._settings = settings
+        self._settings: LiveSettings = settings
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
-    def configure(self, settings: SSHSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
-        """Other choices for the commands that come from now on; see `SSHClient.configure`."""
+    def configure(self, settings: LiveSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
+        """Change the settings for new commands; see `SSHClient.configure`."""
         self._client.configure(settings, allows)
         self._settings = settings
         self._credentials = credentials

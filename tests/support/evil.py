@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IListeningPort, IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import SSHError
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import DEADLINE, ServerTestCase, key_pair

@@ -1,7 +1,7 @@
 """
-The site's own credentials: for which hosts and users they are, and how their files are read, each time they are used.
+The site's own credentials: the hosts and users that each is for, and its files, which are read when it is used.
 
-With them, whoever orders a command needs no secret.
+With them, a command needs to bring no secret.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from relayd.network.spelling import canonical_host, dialled_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
 
-#: The largest file that is read, in bytes; the longest RSA key has some 13,000.
+#: The largest file that is read, in bytes; a private key of 16,384 bits has some 13,000.
 MAX_FILE = 256 * 1024
-#: Hosts on the way to a host; more than a few are a loop in the table.
+#: Most jump hosts on the way to a host; more of them are a loop in the table.
 MAX_HOPS = 8
 
 
 class CredentialTable:
     """
-    Rules, of which the first that covers a login counts: of those that hold a credential for the credential, of those
-    that name jump hosts for the way, as in ssh_config(5).
+    The rules for all logins. As in ssh_config(5), the first rule with a credential that covers a login gives the
+    credential, and the first rule with jump hosts gives the way.
 
-    Files are read when they are used, and again when they have changed: a rotated key needs no restart.  What they hold
-    is kept as long as somebody uses it, such as a connection, and no longer.
+    Files are read when they are used, and again when they have changed: a rotated key needs no restart. Their contents
+    are kept as long as they are used, such as by a connection, and no longer.
 
-    :raises ValueError: for a rule that makes no sense; says which and why.
+    :raises ValueError: when a rule is not valid; says which and why.
     """
 
     def __init__(self, rules: Iterable[CredentialRule]) -> None:
@@ -55,17 +55,17 @@ class CredentialTable:
         return bool(self._rules)
 
     def find(self, host: str, port: int, user: str) -> CredentialRule | None:
-        """The rule with the credential for a login, if any."""
+        """The rule that has the credential for a login; ``None``: there is none."""
         return next((rule for rule in self._rules if rule.has_credential and rule.covers(host, port, user)), None)
 
     def hops(self, host: str, port: int, user: str) -> tuple[Hop, ...]:
-        """The jump hosts before a host, as its rule names them: those before these not included; empty: none."""
+        """The jump hosts that the rule for a host names, without those before them; empty: there are none."""
         rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
         return _hops_before(next(rules, None), host, port)
 
     def is_direct(self, host: str, port: int, user: str) -> bool:
         """
-        Whether the site itself goes to a host directly: as this user, or as anybody, where it has no rule for the user.
+        Whether the site's own way to a host is direct: for this user, or for any user if no rule is for this one.
         """
         if any(rule.covers(host, port, user) for rule in self._rules):
             return not self.hops(host, port, user)
@@ -73,18 +73,18 @@ class CredentialTable:
 
     def way(self, host: str, port: int, user: str) -> Target | None:
         """
-        The jump host through which a host is reached, which may have others before it; ``None``: directly.
+        The jump host before a host, which may have others before it; ``None``: the host is reached directly.
 
         :raises CredentialUnusable: see `read`.
-        :raises NoCredential: when there is none for a jump host, or they lead in a circle.
+        :raises NoCredential: when no rule is for a jump host, or the jump hosts lead in a circle.
         """
         return self._way(host, port, user, MAX_HOPS)
 
     def read(self, rule: CredentialRule) -> Credential:
         """
-        What the files of a rule hold now.
+        The credential in the files of a rule, as they are now.
 
-        :raises CredentialUnusable: naming the file and what is wrong with it.
+        :raises CredentialUnusable: names the file, and what is wrong with it.
         """
         certificate = rule.certificate_file
         if certificate is None and rule.key_file is not None and os.path.exists(f"{rule.key_file}-cert.pub"):
@@ -107,12 +107,11 @@ class CredentialTable:
 
     def target(self, host: str, port: int, user: str, host_key: str | None = None) -> Target | None:
         """
-        Where and how to log in, jump hosts included.
+        The target of a login, jump hosts included; ``None``: no rule has a credential for it.
 
-        :param host_key: the fingerprint that the host's key must have, besides being good by the known hosts.
-        :return: ``None`` where no rule covers the login.
+        :param host_key: the fingerprint that the host's key must have; the known hosts must accept the key, too.
         :raises CredentialUnusable: see `read`.
-        :raises NoCredential: where one does, but a jump host of it has none, or they lead in a circle.
+        :raises NoCredential: see `way`.
         """
         rule = self.find(host, port, user)
         if rule is None:
@@ -140,7 +139,7 @@ class CredentialTable:
             if found is None:
                 reason = Text("it is a jump host, and no rule covers it")
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
-            if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
+            if via is None:  # only the nearest one may be behind others: this rule says how to reach the next ones
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
             credential = self.read(found)
             via = Target(
@@ -153,7 +152,7 @@ def _hops_before(rule: CredentialRule | None, host: str, port: int) -> tuple[Hop
     hops = parse_via("" if rule is None else rule.via or "")
     places = [(hop.host, hop.port) for hop in hops]
     itself = (canonical_host(host), port)
-    # A rule for a whole network often covers its jump host too.
+    # A rule for a whole network often covers its jump host, too.
     return hops[: places.index(itself)] if itself in places else hops
 
 
@@ -177,7 +176,7 @@ def _check(rule: CredentialRule) -> None:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """What changes with a file, and with who may read it."""
+    """Numbers of which one changes with a file, or with its owner or mode."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -187,7 +186,7 @@ def _stamp(path: str) -> tuple[int, ...]:
 
 def _read(path: str, *, secret: bool) -> str:
     try:
-        # Not to be held up by what is no file, such as a pipe that nobody writes to.
+        # Without waiting: the path may be that of a pipe that nobody writes to.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             _check_file(path, os.fstat(descriptor), secret=secret)
@@ -204,7 +203,7 @@ def _read(path: str, *, secret: bool) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialUnusable(file=path, reason=Text("it is not text in UTF-8")) from None
+        raise CredentialUnusable(file=path, reason=Text("it is not UTF-8 text")) from None
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
@@ -213,12 +212,12 @@ def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
     if secret and is_open_to_others(status):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialUnusable(
-            file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
+            file=path, reason=Text("other users may access it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
         )
 
 
 def _first_line(path: str) -> str:
-    """A password or a passphrase; blanks around it belong to it, and further lines are a mistake."""
+    """The first line of a file, blanks included: a password or a passphrase. More lines are a mistake."""
     first, *more = (line.removesuffix("\r") for line in _read(path, secret=True).removeprefix("\ufeff").split("\n"))
     if not first:
         raise CredentialUnusable(file=path, reason=Text("its first line is empty"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, Final, Protocol
@@ -29,17 +29,26 @@ CREDENTIALS: Final = "[[credentials]]"
 _LONGEST_SHOWN: Final = 60
 
 
-class Changes(Struct, frozen=True):
+class Change(Struct, frozen=True):
     """
-    The changed options, by when they take effect: from the name of each to a text for the log, with old and new value
-    where these may be shown.
+    A changed option.
+
+    :ivar text: for the log: the name, with old and new value where these may be shown.
     """
 
-    by_effect: Mapping[Effect, dict[str, str]]
+    name: str
+    text: str
+    effect: Effect
+
+
+class Changes(Struct, frozen=True):
+    """The changed options, in the order of the table."""
+
+    changed: tuple[Change, ...] = ()
 
     def of(self, *effects: Effect) -> dict[str, str]:
-        """The changes that take effect at one of *effects*."""
-        return {name: text for effect in effects for name, text in self.by_effect.get(effect, {}).items()}
+        """The names and texts of the changes that take effect at one of *effects*."""
+        return {change.name: change.text for change in self.changed if change.effect in effects}
 
 
 class Reloadable(Protocol):
@@ -57,20 +66,20 @@ def compare(old: Config, new: Config) -> tuple[Config, Changes]:
 
     :return: the settings to run with from now on, and what is different.
     """
-    changes: dict[Effect, dict[str, str]] = {}
+    changes: list[Change] = []
     taken: dict[str, Any] = {}
     for option in OPTIONS:
         before, after = getattr(old, option.attribute), getattr(new, option.attribute)
         if before == after:
             continue
-        changes.setdefault(option.effect, {})[option.name] = _tell(option, before, after)
+        changes.append(Change(option.name, _tell(option, before, after), option.effect))
         if option.effect is not Effect.RESTART:
             taken[option.attribute] = after
     if old.credentials != new.credentials:
         text = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
-        changes.setdefault(Effect.COMMANDS, {})[CREDENTIALS] = text
+        changes.append(Change(CREDENTIALS, text, Effect.COMMANDS))
         taken["credentials"] = new.credentials
-    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(changes)
+    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(tuple(changes))
 
 
 def _tell(option: Option, before: object, after: object) -> str:

@@ -18,7 +18,7 @@ from relayd.commands.dispatcher import Limits
 from relayd.config.option import Effect
 from relayd.config.options import OPTIONS
 from relayd.config.reading import read
-from relayd.config.reload import Changes, ReloadOnSignal, compare
+from relayd.config.reload import Change, Changes, ReloadOnSignal, compare
 from relayd.errors import ConfigError
 from relayd.policy.rules import Policy
 from relayd.service import make_relay
@@ -43,7 +43,7 @@ class CompareTests(ConfigCase):
 
     def test_nothing(self) -> None:
         config = self.load()
-        self.assertEqual(compare(config, self.load()), (config, Changes({})))
+        self.assertEqual(compare(config, self.load()), (config, Changes()))
 
     def test_some_count_and_others_wait_for_a_restart(self) -> None:
         old = self.load()
@@ -100,11 +100,11 @@ class FakeRelay:
         if self.error is not None:
             raise self.error
         return Changes(
-            {
-                Effect.COMMANDS: {"max-queue": "max-queue (1 -> 2)"},
-                Effect.CONNECTION: {"tls-ca": "tls-ca"},
-                Effect.RESTART: {"server": "server (a -> b)"},
-            }
+            (
+                Change("server", "server (a -> b)", Effect.RESTART),
+                Change("tls-ca", "tls-ca", Effect.CONNECTION),
+                Change("max-queue", "max-queue (1 -> 2)", Effect.COMMANDS),
+            )
         )
 
 

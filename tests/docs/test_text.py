@@ -76,6 +76,26 @@ class OptionTests(SynchronousTestCase):
             self.assertEqual(sorted(rows), sorted(option.flag_name for option in OPTIONS), name)
 
 
+class TestNameTests(SynchronousTestCase):
+    """What a page promises, it says which test holds."""
+
+    def test_tests_exist(self) -> None:
+        """Modules by their name, their path or their dotted name; a star stands for the rest of a name."""
+        found = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
+        stems = {path.stem for path in found}
+        places = {str(path.relative_to(ROOT)) for path in found}
+        for page in pages():
+            text = page.read_text("utf-8")
+            for name, rest in re.findall(r"``(test_\w+)(\*?)``", text):
+                self.assertTrue(name in stems or (rest and any(each.startswith(name) for each in stems)), (page, name))
+            for place in re.findall(r"``(tests/[\w/]+\.py)", text):
+                self.assertIn(place, places, page)
+            for dotted in re.findall(r"tests\.[\w.]+\btest_\w+", text):
+                parts = dotted.split(".")
+                known = ("/".join(parts[:end]) + ".py" in places for end in range(2, len(parts) + 1))
+                self.assertTrue(any(known), (page, dotted))
+
+
 class SecurityTests(SynchronousTestCase):
     """docs/security.rst."""
 

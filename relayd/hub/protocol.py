@@ -18,7 +18,9 @@ from twisted.logger import Logger
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.hub.doorway import Doorway
 from relayd.hub.wire import BoundedServer
-from relayd.interfaces import (
+from relayd.language.texts import printable, span
+from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import (
     AckReceived,
     Broken,
     Connected,
@@ -27,8 +29,6 @@ from relayd.interfaces import (
     EventReceived,
     Ignored,
 )
-from relayd.language.texts import printable, span
-from relayd.wire.dialects import native, socketio
 from relayd.wire.messages import (
     COMMAND_OUTPUT,
     COMMAND_RESULT,

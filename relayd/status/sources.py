@@ -10,8 +10,8 @@ from typing import Protocol
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.commands.active import ActiveCommand
 from relayd.commands.dispatcher import Limits
-from relayd.commands.scheduler import ActiveCommand
 from relayd.commands.stats import Stats
 from relayd.journal.index import Figures
 from relayd.process.event_loop import Lag

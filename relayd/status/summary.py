@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any, Final
 
 from relayd import __version__
-from relayd.commands.scheduler import ActiveCommand
-from relayd.commands.stats import Ended
+from relayd.commands.active import ActiveCommand
+from relayd.commands.stats import EndedCommand
 from relayd.ssh.pool.decisions import HostCounts
 from relayd.status.sources import Sources
 
@@ -103,7 +103,7 @@ def _active(active: ActiveCommand, now: float) -> dict[str, Any]:
     }
 
 
-def _ended(ended: Ended, now: float) -> dict[str, Any]:
+def _ended(ended: EndedCommand, now: float) -> dict[str, Any]:
     return {
         "id": ended.command_id,
         "host": ended.host,

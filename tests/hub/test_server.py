@@ -31,8 +31,8 @@ from relayd.errors import (
 )
 from relayd.hub import Hub, HubSettings
 from relayd.hub.registry import Registry
-from relayd.interfaces import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
 
 KEY = "correct-horse-battery-staple-correct"

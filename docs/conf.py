@@ -21,8 +21,10 @@ add_module_names = False
 python_use_unqualified_type_names = True
 #: ``--max-queue`` stays as it is typed.
 smartquotes = False
-exclude_patterns = ["extensions"]
+exclude_patterns = ["extensions", "_static"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["relayd.css"]
 html_title = f"relayd {version}"
 html_show_copyright = False
 html_show_sphinx = False

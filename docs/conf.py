@@ -10,7 +10,7 @@ from relayd import __version__  # noqa: E402
 project = "relayd"
 author = copyright = "relayd contributors"
 version = release = __version__
-extensions = ["sphinx.ext.autodoc", "generated"]
+extensions = ["sphinx.ext.autodoc", "chinese", "generated"]
 #: Read by themselves at times: a name in backquotes is a link where there is something to link to.
 default_role = "py:obj"
 autodoc_typehints = "signature"
@@ -19,6 +19,8 @@ autodoc_class_signature = "separated"
 #: Short ones, as in the source.
 add_module_names = False
 python_use_unqualified_type_names = True
+#: Most blocks without a language are output, settings or pictures.
+highlight_language = "none"
 #: ``--max-queue`` stays as it is typed.
 smartquotes = False
 exclude_patterns = ["extensions", "_static"]

@@ -42,7 +42,7 @@ from relayd.wire.messages import (
 )
 from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
 
-ServerDialect = native.ServerDialect | socketio.ServerDialect
+ServerDialect = native.NativeServerDialect | socketio.SocketIOServerDialect
 
 #: Bytes of a frame that is still coming in that count as a sign of life, as at the relay's side.
 LEAST_PROGRESS = 4096
@@ -120,7 +120,7 @@ class RelayConnection(BoundedServer):
         self._listener = listener
         self._settings = settings
         self.proxy_id = ""
-        self._dialect: ServerDialect = native.ServerDialect()
+        self._dialect: ServerDialect = native.NativeServerDialect()
         self._authentic = False
         self._joined = False
         #: Why we turned the handshake down, in words without anything from the request.
@@ -203,7 +203,7 @@ class RelayConnection(BoundedServer):
                 self._deny(400, "Only revision 4 of the Engine.IO protocol is spoken here: use Socket.IO 3 or later.")
             if _only(request.params, "transport") != "websocket":
                 self._deny(400, "Only the websocket transport is spoken here: use transport=websocket.")
-            self._dialect = socketio.ServerDialect(
+            self._dialect = socketio.SocketIOServerDialect(
                 ping_interval=self._settings.ping_interval,
                 ping_timeout=self._settings.ping_timeout,
                 accepts=self._settings.max_payload,
@@ -211,7 +211,7 @@ class RelayConnection(BoundedServer):
         elif request.path.rstrip("/") != "/proxy":
             self._deny(404, "Relays connect to /proxy, or with Socket.IO to /socket.io/.")
         self._authentic = self._listener.accepts(self.proxy_id, _only(request.params, "apiKey"))
-        if not self._authentic and isinstance(self._dialect, native.ServerDialect):
+        if not self._authentic and isinstance(self._dialect, native.NativeServerDialect):
             self._deny(401, "The proxyId or the apiKey is wrong.")
 
     def _deny(self, status: int, reason: str) -> None:
@@ -273,7 +273,7 @@ class RelayConnection(BoundedServer):
 
     def _beat(self) -> None:
         self._heard = False
-        if isinstance(self._dialect, native.ServerDialect):
+        if isinstance(self._dialect, native.NativeServerDialect):
             self.sendPing()
         else:
             self._dialect.ping()

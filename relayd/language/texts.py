@@ -106,6 +106,11 @@ def printable(text: str, limit: int) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
+def without_surrogates(text: str) -> str:
+    """*text* with ``?`` for each half of a surrogate pair, which UTF-8, and so JSON, cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def printable_bytes(text: bytes, limit: int = 200) -> str:
     """At most *limit* bytes of *text*, with ``?`` for what does not print."""
     return "".join(char if char.isprintable() else "?" for char in text[:limit].decode("utf-8", "replace"))

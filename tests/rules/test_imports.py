@@ -21,8 +21,10 @@ FLOORS = (
     ("relayd.ssh_logins",),
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
-    ("relayd.uplink.polling", "relayd.ssh.client"),
-    ("relayd.uplink", "relayd.ssh.ending"),
+    ("relayd.uplink.dialer", "relayd.ssh.client"),
+    ("relayd.uplink.polling", "relayd.ssh.execution"),
+    ("relayd.uplink", "relayd.ssh.outcome"),
+    ("relayd.ssh.ending",),
     ("relayd.ssh.pool",),
     ("relayd.ssh.login", "relayd.ssh.channels"),
     ("relayd.ssh.transport",),

@@ -1,6 +1,6 @@
 """
-One connection on which HTTP requests are made, one after the other (RFC 9112): small, bounded, and silent about what
-it asks, as the query holds the API key.
+A connection for HTTP requests, one after the other (RFC 9112): small, bounded, and without a log, since the query holds
+the API key.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from relayd.network.flow import PIECE
 from relayd.network.tls import is_verified, verify_error_of
 from relayd.uplink.answers import ENOUGH, NO_HTTP, other_protocol
 
-#: Bytes in the longest status line and headers that are read.
+#: Bytes that the status line and the headers may have.
 MAX_HEAD: Final = 64 * 1024
-#: Bytes in the longest line with the size of a chunk, and in all trailers.
+#: Bytes that the line with the size of a chunk may have, and all trailers together.
 _MAX_LINE: Final = 4096
 #: Final answers that have no body (RFC 9112, section 6.3).
 _WITHOUT_BODY: Final = (204, 304)
@@ -35,38 +35,38 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 class NotHTTP(Exception):
-    """The peer sent something that is no HTTP: what, in words that follow a colon."""
+    """The peer sent something that is not HTTP: what, in words that follow a colon."""
 
 
 class ExchangeOwner(Protocol):
-    """Who makes the requests."""
+    """Makes the requests, and gets the responses."""
 
     def on_up(self, exchange: Exchange) -> None:
-        """A request may be made: the peer is the right one, as far as TLS can tell."""
+        """A request may be made: the peer has proved its name, where there is TLS."""
 
     def on_sent(self, exchange: Exchange) -> None:
         """The peer has taken some of the request."""
 
     def on_head(self, exchange: Exchange, status: int, headers: Mapping[str, str], cookies: list[str]) -> None:
         """
-        The answer begins.
+        The response begins.
 
-        :param headers: by their names in lower case; of some with one name, the first.
-        :param cookies: what it sets, as it says that.
+        :param headers: by their names in lower case; the first one of each name.
+        :param cookies: the values of its ``Set-Cookie`` headers.
         """
 
     def on_body(self, exchange: Exchange, data: bytes) -> None:
-        """Some of what it says."""
+        """Some of the body came."""
 
     def on_done(self, exchange: Exchange) -> None:
-        """That was all. See `Exchange.reusable`."""
+        """The response is complete. See `Exchange.reusable`."""
 
     def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
         """The connection is gone: always called, and last. *verify_error*: why the certificate was refused."""
 
 
 class _Part(Enum):
-    """What comes next."""
+    """The part of a response that comes next."""
 
     NOTHING = auto()
     HEAD = auto()
@@ -81,27 +81,29 @@ class _Part(Enum):
 @implementer(IHandshakeListener, IPullProducer)
 class Exchange(TwistedProtocol):
     """
-    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
-    :param use: what the owner wants to do with it once it is up.
+    One HTTP connection.
+
+    :param server_name: the name that the peer must prove over TLS; ``None``: there is no TLS.
+    :param use: for the owner, which calls it once the connection is up.
     :ivar busy: whether a request is under way.
     :ivar reusable: whether another request may be made on it.
-    :ivar left: whether it is the owner that ended it.
+    :ivar left: whether the owner has closed it.
     """
 
     transport: Any
 
-    def __init__(self, owner: ExchangeOwner, use: Callable[[Exchange], None], *, tls_host: str | None) -> None:
+    def __init__(self, owner: ExchangeOwner, use: Callable[[Exchange], None], *, server_name: str | None) -> None:
         self.use = use
         self.busy = False
         self.reusable = True
         self.left = False
         self._owner = owner
-        self._tls_host = tls_host
+        self._tls_host = server_name
         self._received = bytearray()
         self._part = _Part.NOTHING
-        #: Bytes of the body, or of its chunk, that are to come.
+        #: Bytes of the body, or of its chunk, that are still to come.
         self._left = 0
-        #: What of the request is still to be written.
+        #: The part of the request that is still to be written.
         self._unsent = memoryview(b"")
         self._failed: NotHTTP | None = None
         self._paused = False
@@ -116,13 +118,13 @@ class Exchange(TwistedProtocol):
             _Part.TRAILERS: self._trailers,
         }
 
-    # What the owner asks of it
+    # For the owner
 
     def request(self, head: bytes, body: bytes = b"") -> None:
         """
         Make one request.
 
-        :param head: all of it up to the empty line, which is included.
+        :param head: everything before the body, with the empty line.
         """
         self.busy = True
         self._part = _Part.HEAD
@@ -134,7 +136,7 @@ class Exchange(TwistedProtocol):
             self.transport.registerProducer(self, False)
 
     def hold(self, on: bool) -> None:
-        """Read nothing more for now, or go on."""
+        """Stop reading, or read again."""
         if on != self._paused:
             self._paused = on
             if on:
@@ -143,12 +145,12 @@ class Exchange(TwistedProtocol):
                 self.transport.resumeProducing()
 
     def leave(self) -> None:
-        """Close it in good order."""
+        """Close the connection in good order."""
         self.reusable, self.left = False, True
         self.transport.loseConnection()
 
     def abort(self) -> None:
-        """Drop it."""
+        """Drop the connection."""
         self.reusable, self.left = False, True
         self.transport.abortConnection()
 
@@ -166,7 +168,7 @@ class Exchange(TwistedProtocol):
         """The transport is gone."""
         self._unsent = memoryview(b"")
 
-    # What Twisted tells us
+    # From Twisted
 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
@@ -175,7 +177,7 @@ class Exchange(TwistedProtocol):
             self._owner.on_up(self)
 
     def handshakeCompleted(self) -> None:
-        """TLS is up. Requests, which have the API key, are made only now, and only to who is the main server."""
+        """TLS is up: requests, which have the API key, are made from now on, and only to the verified main server."""
         if self._tls_host is not None and is_verified(self.transport, self._tls_host):
             self._owner.on_up(self)
 
@@ -197,11 +199,11 @@ class Exchange(TwistedProtocol):
             self._done()
         self._owner.on_lost(self, self._failed or reason.value or ConnectionLost(), verify_error)
 
-    # What was received, step by step: each takes something away and returns whether another may follow
+    # What was received, step by step: each step takes its part away and returns whether another one may follow
 
     def _too_much(self) -> bool:
         if self._received:
-            raise NotHTTP("something that was not asked for")
+            raise NotHTTP("data that nobody asked for")
         return False
 
     def _head(self) -> bool:
@@ -233,12 +235,12 @@ class Exchange(TwistedProtocol):
         for line in lines:
             field = _FIELD.fullmatch(line)
             if field is None:
-                raise NotHTTP("a header that is none")
+                raise NotHTTP("a malformed header")
             name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
             if name == "set-cookie":
                 cookies.append(value)
             elif name == "content-length" and headers.get(name, value) != value:
-                raise NotHTTP("an answer of two lengths")
+                raise NotHTTP("an answer with two lengths")
             else:
                 headers.setdefault(name, value)
         return headers, cookies
@@ -259,7 +261,7 @@ class Exchange(TwistedProtocol):
             self._part = _Part.CHUNK_SIZE
         elif length is not None:
             if not _LENGTH.fullmatch(length):
-                raise NotHTTP("an answer of no length")
+                raise NotHTTP("an answer with an invalid length")
             self._part, self._left = _Part.BODY, int(length)
         else:
             self._part, self.reusable = _Part.REST, False
@@ -289,7 +291,7 @@ class Exchange(TwistedProtocol):
         end = self._received.find(b"\r\n")
         if end < 0 or end > _MAX_LINE:
             if len(self._received) > _MAX_LINE:
-                raise NotHTTP("a chunk that is none")
+                raise NotHTTP("a malformed chunk")
             return None
         line = bytes(self._received[:end])
         del self._received[: end + 2]
@@ -301,7 +303,7 @@ class Exchange(TwistedProtocol):
             return False
         found = _CHUNK.fullmatch(line)
         if found is None:
-            raise NotHTTP("a chunk of no size")
+            raise NotHTTP("a chunk without a size")
         self._left = int(found[1], 16)
         self._part = _Part.CHUNK if self._left else _Part.TRAILERS
         return True
@@ -319,7 +321,7 @@ class Exchange(TwistedProtocol):
         if line is None:
             return False
         if line:
-            raise NotHTTP("a chunk that is longer than it said")
+            raise NotHTTP("a chunk longer than its size")
         self._part = _Part.CHUNK_SIZE
         return True
 
@@ -337,7 +339,7 @@ class Exchange(TwistedProtocol):
     def _done(self) -> None:
         self.busy = False
         self._part = _Part.NOTHING
-        if self._unsent:  # answered before it was heard to the end
+        if self._unsent:  # the peer answered before it had read all of the request
             self._unsent = memoryview(b"")
             self.transport.unregisterProducer()
             self.reusable = False

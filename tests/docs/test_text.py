@@ -104,6 +104,16 @@ class ArchitectureTests(SynchronousTestCase):
             missing += [(name, each) for each in paths if not (ROOT / "relayd" / each).exists()]
         self.assertEqual(missing, [])
 
+    def test_each_stop_is_in_its_folder(self) -> None:
+        """The table of docs/command.rst."""
+        text = (ROOT / "docs" / "command.rst").read_text("utf-8")
+        stops = re.findall(r"   \* - \d+\n     - ``([\w/]+)/``\n     - (.+?)(?=\n   \* - |\n\n)", text, re.DOTALL)
+        self.assertGreater(len(stops), 10)
+        for folder, about in stops:
+            for name in re.findall(r"``([a-z_]+\.[A-Za-z_.]+)``", about):
+                known = _is_there([*folder.split("/"), *name.split(".")]) or _is_there(name.split("."))
+                self.assertTrue(known, f"{folder}: {name}")
+
 
 def _is_there(names: list[str]) -> bool:
     """A module, or something that it defines."""

@@ -1,5 +1,5 @@
 """
-Parts of the documents that follow from the code: options of the hub, messages of errors, interfaces.
+Parts of the documents that follow from the code: options of the hub, messages of errors, interfaces, modules.
 
 ``.. generated:: hub-options`` and the like stand for what the function of that name below gives, as reST.
 """
@@ -7,7 +7,10 @@ Parts of the documents that follow from the code: options of the hub, messages o
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -16,11 +19,15 @@ from sphinx.util.docutils import SphinxDirective
 from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
+import relayd
 from relayd import errors, interfaces
 from relayd.hub import terminal
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template
 from relayd.ssh.errors import SSHError
+
+#: The source of relayd.
+PACKAGE = Path(relayd.__file__).parent
 
 
 class Generated(SphinxDirective):
@@ -112,6 +119,36 @@ def _indented(text: str, by: int) -> Iterator[str]:
         yield " " * by + line
 
 
+# Modules -------------------------------------------------------------------------------------------------------------
+
+
+def folders() -> Iterator[str]:
+    """Each folder and module at the top of relayd, with the first sentence of its docstring."""
+    places = [path for path in sorted(PACKAGE.iterdir()) if path.suffix == ".py" or (path / "__init__.py").exists()]
+    rows = ((f"``{_place(path)}``", _summary(path)) for path in places if path.stem != "__init__")
+    yield from _table(("folder or module", "what it is"), (25, 75), rows)
+
+
+def modules(wing: str) -> Iterator[str]:
+    """Each module of a folder and of the folders in it, with the first sentence of its docstring."""
+    for folder in (PACKAGE / wing, *sorted(path.parent for path in (PACKAGE / wing).rglob("*/__init__.py"))):
+        if folder != PACKAGE / wing:
+            yield from ("", f"**{_place(folder)}**: {_summary(folder)}", "")
+        rows = ((f"``{path.stem}``", _summary(path)) for path in sorted(folder.glob("[!_]*.py")))
+        yield from _table(("module", "what it is"), (25, 75), rows)
+
+
+def _place(path: Path) -> str:
+    return f"{path.relative_to(PACKAGE)}{'/' if path.is_dir() else ''}"
+
+
+def _summary(path: Path) -> str:
+    """The first paragraph, as far as its first sentence."""
+    source = path / "__init__.py" if path.is_dir() else path
+    docstring = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+    return re.split(r"(?<=[.;])\s", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(";.") + "."
+
+
 # What they share -----------------------------------------------------------------------------------------------------
 
 
@@ -124,7 +161,7 @@ def _table(head: Iterable[str], widths: Iterable[int], rows: Iterable[Iterable[s
 
 
 GENERATORS: dict[str, Callable[..., Iterable[str]]] = {
-    function.__name__.replace("_", "-"): function for function in (hub_options, messages, seams)
+    function.__name__.replace("_", "-"): function for function in (hub_options, messages, seams, folders, modules)
 }
 
 

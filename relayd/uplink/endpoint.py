@@ -116,7 +116,9 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
     if isinstance(error, network.DNSLookupError):
         return f"its name was not found; look at {option} and at the name service of this machine"
     if isinstance(error, NoNameService):
-        return f"its name could not be looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+        return (
+            f"its name could not be looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+        )
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall rejects it"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):

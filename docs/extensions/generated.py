@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import Any
 
 from docutils import nodes
@@ -16,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
-from relayd import errors, interfaces
+from relayd import errors
 from relayd.config.options import OPTIONS
 from relayd.config.sources import Option
 from relayd.hub import terminal
@@ -111,10 +112,10 @@ def _escaped(template: str) -> str:
 # Interfaces ----------------------------------------------------------------------------------------------------------
 
 
-def seams() -> Iterator[str]:
-    """The interfaces of `relayd.interfaces`, of which autodoc knows nothing."""
-    for name, interface in vars(interfaces).items():
-        if isinstance(interface, InterfaceClass) and interface.__module__ == interfaces.__name__:
+def seams(module: str = "relayd.interfaces") -> Iterator[str]:
+    """The interfaces of a module, of which autodoc knows nothing."""
+    for name, interface in vars(import_module(module)).items():
+        if isinstance(interface, InterfaceClass) and interface.__module__ == module:
             yield from ("", f".. py:class:: {name}", "", *_indented(interface.__doc__, 3))
             for member in interface.names():
                 yield from _member(member, interface[member])

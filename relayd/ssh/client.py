@@ -37,7 +37,7 @@ from relayd.ssh.errors import (
     SSHError,
 )
 from relayd.ssh.host_keys.known_hosts import KnownHosts
-from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.pool.decisions import Counts, HostCounts

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import (
     ConnectionLost,
     ExecRefused,

@@ -34,7 +34,7 @@ from relayd.ssh.errors import (
     NoDescriptor,
 )
 from relayd.ssh.host_keys.known_hosts import KnownHosts
-from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
 from relayd.ssh.pool.dialer import Dialer

@@ -269,7 +269,7 @@ class ProbeTests(ConnectionTestCase):
             probes += len(self.transport.take())
         self.assertEqual(probes, MAX_MISSED_PROBES)
         self.connection.serviceStopped()
-        self.assertIn("did not answer", self.owner.lost[0][1])
+        self.assertIn("stopped answering", self.owner.lost[0][1])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_dead_from_the_start(self) -> None:

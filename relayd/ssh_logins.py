@@ -1,11 +1,11 @@
 """
 Decides which credential is used for which login: from a command and the site's tables to the target to log in to.
 
-This is the only place for the rules. A *credential of the site* is what ``[[credentials]]`` hold: a password, a key, even
-if it only signs, or the keys of an agent.
+This is the only place for the rules. A *credential of the site* is what ``[[credentials]]`` hold: a password, a key,
+even if it only signs, or the keys of an agent.
 
-- It goes the site's own way: directly, or through the jump hosts of the site's tables. No jump host that a command names
-  gets it, or is on its way.
+- It goes the site's own way: directly, or through the jump hosts of the site's tables. No jump host that a command
+  names gets it, or is on its way.
 - It goes only to a host whose key passes the site's own check; ``hostKey`` of a command can only add a second check
   (`Target.site`).
 - What a command brings for a login is all that is used for that login. It is not combined with what the site has.

@@ -100,6 +100,8 @@ class Places(Generic[Work]):
 
     def next_dial(self, now: float) -> Dial[Work] | None:
         """The connection to open next; it counts from now on."""
+        if not (self._due or self.held_back):
+            return None
         self.budget.uncap(now)
         while self._due:
             host = next(iter(self._due))

@@ -224,7 +224,10 @@ class ClientConnection(SSHService):
             if user.state is State.OPENING:
                 user.state = State.WAITING
             channel.close_sent = True
-            (ended if user.survives(channel.eof) else interrupted).append(user)
+            if user.survives(channel.eof):
+                ended.append(user)
+            else:
+                interrupted.append(user)
         # The owner first: a user that hears of its end may want to start something else, and must not get it here.
         self._owner.connection_lost(self, interrupted, self._lost_reason or self.transport.lost_reason)
         for user in ended:

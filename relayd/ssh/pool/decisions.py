@@ -44,7 +44,7 @@ class PoolState(Generic[Work]):
         self._alarms: Alarms[Work] = Alarms()
         self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
         self._assignment: Assignment[Work] = Assignment(self._places, self._alarms)
-        self.report: PoolReport[Work] = PoolReport(self._places, max_sessions)
+        self.report: PoolReport[Work] = PoolReport(self._places)
 
     # Work comes and goes
 

@@ -313,7 +313,7 @@ class RefusalTests(PlacesTestCase):
 
     def test_a_connection_dropped_before_any_session_was_open(self) -> None:
         self.make(max_sessions=10, max_connections=1)
-        limits: list[int] = []
+        found: list[int] = []
         self.add(A, *range(10))
         for _ in range(3):
             (dialled,) = self.dials
@@ -322,9 +322,9 @@ class RefusalTests(PlacesTestCase):
             for work in range(opening):
                 self.state.add(A, work, first=True)
             self.state.lost(dialled, self.now, opening)
-            limits += limits(self.state.report, self.max_sessions).values()
+            found += limits(self.state.report, self.max_sessions).values()
             self.plan()
-        self.assertEqual(limits, [5, 2, 1])  # until it bears what is asked, before anything is given up
+        self.assertEqual(found, [5, 2, 1])  # until it bears what is asked, before anything is given up
 
     def test_a_lone_session_teaches_nothing(self) -> None:
         member = self.connect(A, 1)

@@ -20,8 +20,10 @@ from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import SSHError
-from relayd.ssh.login.identities import Identity
+from relayd.ssh.login.identities import Identities, Identity
 from relayd.ssh.login.login import LoginService
+from relayd.ssh.target import Credential
+from relayd.ssh.target import Target as SSHTarget
 from relayd.ssh.transport.algorithms import LEGACY, MODERN
 from relayd.ssh.transport.ciphers import Plain
 from relayd.ssh.transport.key_exchange import KeyExchange
@@ -183,15 +185,8 @@ def _run_services(data: bytes) -> None:
     def signs(data: bytes, algorithm: bytes) -> bytes:
         return NS(algorithm) + NS(b"signature")
 
-    login = LoginService(
-        host="host",
-        port=22,
-        username="user",
-        password=CANARY,
-        identities=[Identity(_BLOB, signs), Identity(_BLOB, signs, "agent", ask_first=True)],
-        on_success=begin,
-        on_failure=client.failed,
-    )
+    identities = Identities((Identity(_BLOB, signs), Identity(_BLOB, signs, "agent", ask_first=True)))
+    login = LoginService(SSHTarget("host", 22, "user", Credential(CANARY)), identities, begin, client.failed)
     client.secure.addCallback(lambda _: client.requestService(login))
     client.dataReceived(_GREETING)
     if flags & (_SECURE | _LOGGED_IN):

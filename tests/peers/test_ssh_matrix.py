@@ -146,7 +146,7 @@ class AuditTests(ServerTestCase):
         legacy = await self.failed("legacy")
         self.assertLessEqual(legacy, _names(LEGACY) - sound)
         # Whatever the auditor fails and the default policy's servers do not need is worth a line in the log.
-        self.assertLessEqual(legacy - compatible, {name.decode() for name in LEGACY.doubtful})
+        self.assertLessEqual(legacy - compatible, {name.decode() for name in LEGACY.outdated})
 
 
 def _names(policy: AlgorithmPolicy) -> set[str]:

@@ -113,7 +113,7 @@ class LibraryTests(ServersTestCase):
         self.addCleanup(server.stop)
         target = Target("127.0.0.1", server.port, USER, Credential(private_key=private))
         error = await self.error_of(self.run_command(self.make_client(), target, "true"), SignatureRefused)
-        self.assertIn("the server takes no ssh-ed25519, only ecdsa-sha2-nistp256,", str(error))
+        self.assertIn("the server does not accept ssh-ed25519, only ecdsa-sha2-nistp256,", str(error))
 
     async def test_asyncssh(self) -> None:
         await self.check_server(ScriptServer([sys.executable, str(SCRIPTS / "asyncssh_server.py"), self.config()]))

@@ -288,17 +288,7 @@ class Dialer:
                     logged_in.errback(result)
 
         transport.on_failure = finish
-        login = LoginService(
-            host=target.host,
-            port=target.port,
-            username=target.username,
-            password=target.credential.password,
-            identities=identities.usable,
-            remarks=identities.remarks,
-            tried_before=identities.tried_before,
-            on_success=lambda: finish(None),
-            on_failure=finish,
-        )
+        login = LoginService(target, identities, lambda: finish(None), finish)
         transport.requestService(login)
         try:
             return await logged_in.addTimeout(timeout, self._reactor)

@@ -121,7 +121,7 @@ class OutputBuffer:
 
     @property
     def kept(self) -> int:
-        """Bytes that there are of it, at most."""
+        """The most bytes that there can be of it."""
         return min(self.total, self._limit)
 
     def taken(self) -> Output:

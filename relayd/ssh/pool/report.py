@@ -16,7 +16,7 @@ from relayd.ssh.target import Target
 
 class Counts(Struct, frozen=True):
     """
-    The pool at a glance.
+    What the pool holds.
 
     :ivar waiting: commands without a session.
     :ivar waiting_forwards: connections to other hosts without a channel.
@@ -73,7 +73,7 @@ class PoolReport(Generic[Work]):
         )
 
     def hosts(self) -> list[HostCounts]:
-        """The same for each host that there is something of."""
+        """What there is of each host."""
         lanes: dict[PooledHost[Work], list[Lane[Work]]] = {}
         for lane in self._places.lanes.values():
             lanes.setdefault(lane.host, []).append(lane)

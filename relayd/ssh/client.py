@@ -94,7 +94,7 @@ class SSHClient:
         self._pool.configure(settings.idle_timeout)
 
     def retire_all(self) -> None:
-        """Give no more commands to the connections that there are."""
+        """Give no more commands to the connections that are open, or being opened."""
         self._pool.retire_all()
 
     def counts(self) -> Counts:
@@ -102,11 +102,11 @@ class SSHClient:
         return self._pool.report.counts()
 
     def hosts(self) -> list[HostCounts]:
-        """The same for each host."""
+        """What the pool has of each host."""
         return self._pool.report.hosts()
 
     def close(self) -> Deferred[None]:
-        """Close all connections; commands on them end unknown."""
+        """Close all connections; the outcome of commands that run on them is unknown."""
         closed = self._pool.close()
         self._files.close()
         self._derivations.close()

@@ -15,7 +15,7 @@ from relayd.commands.dispatcher import Limits
 from relayd.commands.stats import Stats
 from relayd.journal.index import Figures
 from relayd.process.event_loop import Lag
-from relayd.ssh.pool.decisions import Counts, HostCounts
+from relayd.ssh.pool.report import Counts, HostCounts
 from relayd.uplink.service import UplinkStatus
 
 

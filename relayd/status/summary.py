@@ -12,7 +12,7 @@ from typing import Any, Final
 from relayd import __version__
 from relayd.commands.active import ActiveCommand
 from relayd.commands.stats import EndedCommand
-from relayd.ssh.pool.decisions import HostCounts
+from relayd.ssh.pool.report import HostCounts
 from relayd.status.sources import Sources
 
 #: Rows of each list; what is beyond is counted.

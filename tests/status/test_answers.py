@@ -19,7 +19,7 @@ from relayd.config.listen_address import listen_address
 from relayd.config.options import load
 from relayd.errors import ConfigError
 from relayd.process import event_loop
-from relayd.ssh.pool.decisions import HostCounts
+from relayd.ssh.pool.report import HostCounts
 from relayd.status.answers import FRESH, Answer, Answers
 from relayd.status.metrics import OTHER, make_registry
 from relayd.status.summary import MOST_ROWS

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IListeningPort, IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import SSHError
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import DEADLINE, ServerTestCase, key_pair
@@ -210,10 +210,6 @@ class EvilServer(SSHFactory):
         for connection in list(self.connections):
             connection.transport.abortConnection()
         return self._listening.stopListening()
-
-
-def _is_empty(connections: list[Evil]) -> bool:
-    return not connections
 
 
 def repeated(packet: tuple[int, bytes], size: int = 65536) -> Callable[[Evil], None]:

@@ -7,42 +7,14 @@ words that say what failed, on which host, and what to do.  No field may ever ho
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from relayd.language.texts import Text, message_template, span
-
-Executed = Literal["yes", "no", "unknown"]
+from relayd.language.errors import DescribedError, Executed
+from relayd.language.texts import span
 
 
-class RelayError(Exception):
+class RelayError(DescribedError):
     """relayd met an error that has no name of its own; its log says more."""
 
-    #: Stable name for programs: goes into ``error.code`` of extended results, metrics and logs.
-    code: ClassVar[str] = "internal"
-    #: Where on the way of a command this happens; empty where it does not belong to a command.
-    phase: ClassVar[str] = ""
-    #: Whether the command ran.
-    executed: Executed = "no"
-    #: Whether the same command may succeed later without anybody changing anything.
-    retriable: bool = False
-
-    def __init__(self, **fields: object) -> None:
-        super().__init__(fields)
-        self.fields = fields
-
-    def __str__(self) -> str:
-        return str(self.text)
-
-    @property
-    def text(self) -> Text:
-        """Its message, which can be said in another language."""
-        template = type(self).__doc__
-        if template is None:  # python -OO strips docstrings; the code and the fields still tell
-            return Text("{code}: {fields}", code=self.code, fields=self.fields)
-        return Text(message_template(template), **self.fields)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self}>"
+    code = "internal"
 
 
 # What an operator got wrong ------------------------------------------------------------------------------------------
@@ -231,7 +203,7 @@ class AuditUnavailable(RelayError):
     retriable = True
 
 
-class NoCredential(RelayError):
+class CredentialMissing(RelayError):
     """The command has neither password nor privateKey, and this relay has no credentials of its own for
     {username}@{host}. Send one, or add the host to the relay's credentials table."""
 
@@ -378,69 +350,16 @@ class HostFailure(RelayError):
 
     def __init__(self, *, message: str, code: str, phase: str, executed: Executed, retriable: bool) -> None:
         super().__init__(message=message)
-        self.code = code  # type: ignore[misc]  # deliberately per instance: it stands for many classes
-        self.phase = phase  # type: ignore[misc]
+        self.code = code
+        self.phase = phase
         self.executed = executed
         self.retriable = retriable
 
 
-class OutcomeUnknown(RelayError):
+class OutcomeLost(RelayError):
     """The relay lost its hold on the command while it ran; whether it completed is not known. Look at the host
     before you send it again."""
 
     code = "outcome-unknown"
-    phase = "run"
-    executed = "unknown"
-
-
-# What a main server (relayd.hub) meets -------------------------------------------------------------------------------
-
-
-class RelayOffline(RelayError):
-    """The relay {proxy_id} is not connected to this main server. Look whether it runs, and at its log."""
-
-    code = "relay-offline"
-    phase = "send"
-    retriable = True
-
-
-class CommandInFlight(RelayError):
-    """A command with the id {command_id} was already sent to the relay {proxy_id} and has not ended.
-    Every command needs a commandId of its own."""
-
-    code = "command-in-flight"
-    phase = "send"
-
-
-class CommandRefused(RelayError):
-    """The relay {proxy_id} refused the command {command_id}: {reason}"""
-
-    code = "command-refused"
-    phase = "receive"
-
-
-class NoResult(RelayError):
-    """The relay {proxy_id} sent no result for the command {command_id} within {time}. Whether it ran is not
-    known: look at the host before you send it again."""
-
-    code = "no-result"
-    phase = "run"
-    executed = "unknown"
-
-
-class NoAnswer(RelayError):
-    """The relay {proxy_id} did not answer within {time} what it was asked about the command {command_id}.
-    One of an older version does not understand the question."""
-
-    code = "no-answer"
-    phase = "send"
-    retriable = True
-
-
-class HubClosed(RelayError):
-    """This main server shut down before the result of the command {command_id} arrived. Whether it ran is not known:
-    look at the host before you send it again."""
-
-    code = "hub-closed"
     phase = "run"
     executed = "unknown"

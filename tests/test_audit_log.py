@@ -25,7 +25,7 @@ from relayd.audit.log import AuditLog
 from relayd.audit.refusals import BURST, INTERVAL, RATE, Refusals
 from relayd.audit.seal import seal_file
 from relayd.config.options import load
-from relayd.errors import ConfigError, NoCredential, ShuttingDown
+from relayd.errors import ConfigError, CredentialMissing, ShuttingDown
 from relayd.interfaces import IAudit
 from relayd.wire.messages import JumpHost, Secret
 from tests.support.auditing import directory, edit, entries, faults, files, fill, settings, small_disk, state, write
@@ -105,7 +105,7 @@ class EventTests(AuditCase):
 
     async def test_a_refusal(self) -> None:
         log = self.start()
-        log.refused(command("c1"), NoCredential(username="root", host="web1"))
+        log.refused(command("c1"), CredentialMissing(username="root", host="web1"))
         await log.close()
         refused = entries(self.path)[-1]
         self.assertEqual((refused["event"], refused["outcome"], refused["host"]), ("refused", "no-credential", "web1"))
@@ -140,7 +140,7 @@ class EventTests(AuditCase):
                 order = replace(command(letter * 256, host=huge, written=huge, text=huge, via=hops), username=huge)
                 log.accepted(order)
                 for _ in range(BURST + 20):
-                    log.refused(order, NoCredential(username="root", host="web1"))
+                    log.refused(order, CredentialMissing(username="root", host="web1"))
                 log.ended(order, "ok", result(), 1.0)
                 log.recovered(letter * 256, "outcome-unknown")
                 await log.close()
@@ -294,7 +294,7 @@ class RefusalTests(AuditCase):
     async def test_a_flood(self) -> None:
         self.patch(audit_log, "INTERVAL", 0.05)
         log = self.start()
-        error = NoCredential(username="root", host="web1")
+        error = CredentialMissing(username="root", host="web1")
         for number in range(1000):
             log.refused(command(f"r{number}", host=f"web{number % 20}", text="x" * 116_000), error)
             log.accepted(command(f"c{number}"))
@@ -319,7 +319,7 @@ class RefusalTests(AuditCase):
     async def test_what_is_counted_is_told_at_the_end(self) -> None:
         log = self.start()
         for number in range(BURST + 1):
-            log.refused(command(f"r{number}"), NoCredential(username="root", host="web1"))
+            log.refused(command(f"r{number}"), CredentialMissing(username="root", host="web1"))
         await log.close()
         self.assertEqual((entries(self.path)[-1]["event"], entries(self.path)[-1]["count"]), ("refusals", 1))
 
@@ -421,7 +421,7 @@ class DocumentTests(AuditCase):
             log = self.start(commands=commands)
             log.accepted(command(via=(HOP,), written="Web1"))
             for _ in range(BURST + 1):
-                log.refused(command(via=(HOP,), written="Web1"), NoCredential(username="root", host="web1"))
+                log.refused(command(via=(HOP,), written="Web1"), CredentialMissing(username="root", host="web1"))
             log.ended(command(written="Web1"), "ok", result(), 1.0)
             log._lost = 1
             await log.close()

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE
-from relayd.errors import HostFailure, InvalidMessage, NoCredential, ProtocolError, RelayError
+from relayd.errors import CredentialMissing, HostFailure, InvalidMessage, ProtocolError, RelayError
 from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink, Starting
 from relayd.journal.memory import MemoryJournal
 from relayd.language.texts import printable
@@ -481,7 +481,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7])
 
     def test_refusals_under_a_number(self) -> None:
-        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("7", numeric_id=True))
         error = InvalidMessage(event="execute_command", field="port", reason="?", command_id="8", numeric_id=True)
         self.desk.dispatcher.invalid_received(error, self.desk.acknowledge("8"))
@@ -489,7 +489,7 @@ class RefusalTests(SynchronousTestCase):
 
     def test_command_of_a_number_that_fails(self) -> None:
         self.desk.order(command("7", numeric_id=True))
-        self.desk.runner.runs[0].done.errback(NoCredential(username="root", host="web1"))
+        self.desk.runner.runs[0].done.errback(CredentialMissing(username="root", host="web1"))
         self.assertEqual(self.link.sent[0].to_wire()["commandId"], 7)
 
     def test_id_that_is_not_valid(self) -> None:
@@ -519,7 +519,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.link.sent, [])
 
     def test_command_that_the_runner_will_not_have(self) -> None:
-        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("c1", extended=True))
         self.assertEqual((self.desk.acks, self.desk.runner.runs), ([("c1", "no-credential")], []))
         [refusal] = self.link.sent
@@ -531,7 +531,7 @@ class RefusalTests(SynchronousTestCase):
 
     def test_runner_is_not_asked_about_what_is_known(self) -> None:
         self.desk.order(command("c1"))
-        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("c1"))
         self.assertEqual(self.desk.acks, [("c1", "ok"), ("c1", "ok")])
 
@@ -580,7 +580,7 @@ class CancelTests(SynchronousTestCase):
         self.assertEqual([state.value for state in states], ["running", "running", "running", "finished"])
 
     def test_refused_command_is_unknown(self) -> None:
-        self.runner.refusal = NoCredential(username="root", host="web1")
+        self.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("c1"))
         self.assertEqual(self.states("c1"), ["unknown"])
 

@@ -20,16 +20,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from relayd.errors import (
-    CommandInFlight,
-    CommandRefused,
-    HubClosed,
-    InvalidMessage,
-    NoAnswer,
-    NoResult,
-    RelayOffline,
-)
+from relayd.errors import InvalidMessage
 from relayd.hub import Hub, HubSettings
+from relayd.hub.errors import CommandInFlight, CommandRefused, HubClosed, NoAnswer, NoResult, RelayOffline
 from relayd.hub.registry import Registry
 from relayd.interfaces import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.dialects import native, socketio

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.admission import Admission
 from relayd.commands.scheduler import ActiveCommand
-from relayd.errors import ForbiddenHost, HostFailure, NoCredential
+from relayd.errors import CredentialMissing, ForbiddenHost, HostFailure
 from relayd.network.spelling import Host, canonical_host, fault_of_username, is_host, read_address, read_host
 from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
@@ -151,7 +151,7 @@ class OrderTests(SynchronousTestCase):
         self.assertIn("0x0a010203:22", str(error))
         runner = SSHCommandRunner(Clock(), SSHSettings(known_hosts="/none"))
         error = runner.refuses(order("0x0a010203", password=""))
-        self.assertIsInstance(error, NoCredential)
+        self.assertIsInstance(error, CredentialMissing)
         self.assertIn("root@0x0a010203", str(error))
 
 

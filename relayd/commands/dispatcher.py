@@ -28,7 +28,7 @@ from relayd.errors import (
     AuditUnavailable,
     DuplicateMismatch,
     InvalidMessage,
-    OutcomeUnknown,
+    OutcomeLost,
     Overloaded,
     RelayError,
     ShuttingDown,
@@ -418,7 +418,7 @@ class Dispatcher:
             self._resent(command, acknowledge)
             self._outbox.send_unrecorded(unrecorded)
         else:
-            self._refuse(command, OutcomeUnknown(), acknowledge)
+            self._refuse(command, OutcomeLost(), acknowledge)
 
     def _resent(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
         self.stats.resent += 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from relayd.errors import CommandInFlight
+from relayd.hub.errors import CommandInFlight
 
 LinkT = TypeVar("LinkT")
 OrderT = TypeVar("OrderT")

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTi
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.errors import (
+from relayd.hub.errors import (
     CommandInFlight,
     CommandRefused,
     HubClosed,

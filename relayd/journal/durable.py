@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeUnknown
+from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeLost
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal.index import Bounds, Figures, Index
 from relayd.journal.salvage import salvage, set_aside
@@ -137,7 +137,7 @@ class DurableJournal:
         self._notes = recovery.notes
         self._confirmed = recovery.confirmed
         if recovery.ended:
-            unknown = sum(code == OutcomeUnknown.code for _, code in recovery.ended)
+            unknown = sum(code == OutcomeLost.code for _, code in recovery.ended)
             self._log.warn(
                 "relayd did not stop in good order: of the commands at hand then, {unknown} may or may not have run "
                 "to their end, and {not_executed} were not run; their results say so",

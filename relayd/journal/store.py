@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from relayd.errors import JournalUnavailable, NotExecuted, OutcomeUnknown
+from relayd.errors import JournalUnavailable, NotExecuted, OutcomeLost
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal.index import Live
 from relayd.language.texts import Text, Translate, english
@@ -178,7 +178,7 @@ class Store:
         with self._transaction():
             rows = execute("SELECT id, state, extended FROM command WHERE state IN (1, 2) ORDER BY serial").fetchall()
             for command_id, state, extended in rows:
-                error = OutcomeUnknown() if state == EntryState.STARTED.value else NotExecuted()
+                error = OutcomeLost() if state == EntryState.STARTED.value else NotExecuted()
                 recovery.ended.append((command_id, error.code))
                 self.finish(
                     failure_result(

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from relayd.language.errors import Executed
 from relayd.language.texts import Text, span
 from relayd.network.patterns import covers_host
 from relayd.ssh.channels.channel import State
@@ -26,7 +27,6 @@ from relayd.ssh.errors import (
     CommandNotStarted,
     CommandReplaced,
     ExecRefused,
-    Executed,
     NoExitStatus,
     NotRun,
     OutcomeUnknown,

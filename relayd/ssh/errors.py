@@ -6,44 +6,16 @@ As in `relayd.errors`, the docstring is the message that a person reads, with th
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from relayd.language.texts import Text, message_template
-
-Executed = Literal["yes", "no", "unknown"]
+from relayd.language.errors import DescribedError
 
 
-class SSHError(Exception):
+class SSHError(DescribedError):
     """The SSH client met an error that has no name of its own."""
 
-    #: Stable name for programs.
-    code: ClassVar[str] = "ssh"
-    #: The phase in which it happens: resolve, connect, key-exchange, login, session, run.
-    phase: ClassVar[str] = ""
-    #: Whether the command that waited for this ran.
-    executed: Executed = "no"
-    #: Whether the same may succeed later without anybody changing anything.
-    retriable: ClassVar[bool] = False
+    # `phase` is one of resolve, connect, key-exchange, login, session, run.
+    code = "ssh"
     #: Whether it is not the host itself that it tells of, but a jump host on the way.
     at_jump_host = False
-
-    def __init__(self, **fields: object) -> None:
-        super().__init__(fields)
-        self.fields = fields
-
-    def __str__(self) -> str:
-        return str(self.text)
-
-    @property
-    def text(self) -> Text:
-        """Its message, which can be said in another language."""
-        template = type(self).__doc__
-        if template is None:  # python -OO strips docstrings; the code and the fields still tell
-            return Text("{code}: {fields}", code=self.code, fields=self.fields)
-        return Text(message_template(template), **self.fields)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self}>"
 
 
 class NameNotFound(SSHError):

@@ -96,7 +96,7 @@ class WayOfACommandTests(SynchronousTestCase):
         self.assertEqual([run.grace for run in desk.runner.runs], [0.25, 0.25, 0.1])
         desk.clock.advance(9.5)
         self.assertEqual(desk.link.ids(), ["queued"])
-        self.assertIn("timed out after 10 s while it waited for its turn", desk.link.sent[0].stderr)
+        self.assertIn("timed out after 10 s in the queue", desk.link.sent[0].stderr)
 
     def test_not_ended_early(self) -> None:
         """Where the site does not want it, a result takes the time that it takes."""
@@ -115,7 +115,7 @@ class WayOfACommandTests(SynchronousTestCase):
         self.assertEqual(desk.link.ids(), ["late"])
         [late] = desk.link.sent
         self.assertEqual((late.exit_code, late.extended), (1, True))
-        self.assertIn("timed out after 30 s while it waited for its turn", late.stderr)
+        self.assertIn("timed out after 30 s in the queue", late.stderr)
         self.assertEqual(late.details.error, {"code": "timeout", "phase": "queue", "executed": "no", "retriable": True})
         desk.clock.advance(10)
         self.assertEqual(desk.link.ids(), ["late", "later"])
@@ -429,7 +429,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.desk.acks[2], ("c2", "overloaded"))
         [refusal] = self.link.sent
         self.assertEqual((refusal.command_id, refusal.stdout, refusal.exit_code), ("c2", "", 1))
-        self.assertIn("1 commands run and 1 wait", refusal.stderr)
+        self.assertIn("1 commands are running and 1 are queued", refusal.stderr)
         self.assertEqual(self.desk.dispatcher.stats.refused["overloaded"], 1)
 
     def test_refused_command_runs_when_it_comes_again(self) -> None:
@@ -523,7 +523,7 @@ class RefusalTests(SynchronousTestCase):
         self.desk.order(command("c1", extended=True))
         self.assertEqual((self.desk.acks, self.desk.runner.runs), ([("c1", "no-credential")], []))
         [refusal] = self.link.sent
-        self.assertIn("no credentials of its own for root@web1.", refusal.stderr)
+        self.assertIn("no credential of its own for root@web1.", refusal.stderr)
         self.assertEqual((refusal.exit_code, (refusal.details.error or {})["executed"]), (1, "no"))
         self.desk.runner.refusal = None
         self.desk.order(command("c1"))

@@ -38,6 +38,11 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(sorted(expected - rows), [])
         self.assertEqual(sorted(rows - expected), [])
 
+    def test_messages_are_for_any_program(self) -> None:
+        """They know no relay and no option; what its operator can do, `relayd.ssh_runner` adds."""
+        for kind in _kinds(SSHError):
+            self.assertNotRegex(kind.__doc__ or "", r"(?i)relay|--[a-z]", kind.__name__)
+
     def test_algorithms(self) -> None:
         for name in (*MODERN.key_exchanges, *MODERN.ciphers, *MODERN.macs):
             self.assertIn(name.decode().removesuffix("@libssh.org"), TEXT)

@@ -95,7 +95,7 @@ class StatusProcessTests(TestCase):
         where = endpoint.removeprefix("tcp:")
         self.assertEqual(
             (output, errors, code),
-            ("", f"relayctl: The relay's status cannot be had from {where}: Connection refused.\n", 1),
+            ("", f"relayctl: The relay's status cannot be read from {where}: Connection refused.\n", 1),
         )
 
     async def test_a_command_from_its_receipt_to_its_confirmation(self) -> None:
@@ -171,7 +171,7 @@ class StatusProcessTests(TestCase):
         output, _, code = await getProcessOutputAndValue(
             "timeout", ["-s", "INT", "3", program, "status", "--url", "http://127.0.0.1:1", "--watch", "0.5"]
         )
-        self.assertGreaterEqual(output.count(b"cannot be had from 127.0.0.1:1: Connection refused"), 2, output)
+        self.assertGreaterEqual(output.count(b"status cannot be read from 127.0.0.1:1: Connection refused"), 2, output)
         self.assertIn(code, (1, 124))
 
     def test_a_relay_that_says_something_else(self) -> None:

@@ -8,7 +8,7 @@ from relayd.errors import RelayError
 
 
 class RelayOffline(RelayError):
-    """The relay {proxy_id} is not connected to this main server. Look whether it runs, and at its log."""
+    """The relay {proxy_id} is not connected to this main server. Check that it runs, and look at its log."""
 
     code = "relay-offline"
     phase = "send"
@@ -16,8 +16,8 @@ class RelayOffline(RelayError):
 
 
 class CommandInFlight(RelayError):
-    """A command with the id {command_id} was already sent to the relay {proxy_id} and has not ended.
-    Every command needs a commandId of its own."""
+    """A command with the id {command_id} was already sent to the relay {proxy_id} and has not ended. Every command
+    needs its own commandId."""
 
     code = "command-in-flight"
     phase = "send"
@@ -40,8 +40,8 @@ class NoResult(RelayError):
 
 
 class NoAnswer(RelayError):
-    """The relay {proxy_id} did not answer within {time} what it was asked about the command {command_id}.
-    One of an older version does not understand the question."""
+    """The relay {proxy_id} did not answer a question about the command {command_id} within {time}. An older relayd does
+    not understand the question."""
 
     code = "no-answer"
     phase = "send"

@@ -290,7 +290,7 @@ class RelayConnection(BoundedServer):
     def _check_heartbeat(self) -> None:
         self._heartbeat = None
         if not self.flow.writable and self._clock.seconds() - self._last_taken >= self._settings.write_timeout:
-            self._drop(f"it took nothing of what was sent to it for {span(self._settings.write_timeout)}")
+            self._drop(f"it read nothing of what was sent to it for {span(self._settings.write_timeout)}")
         elif self._heard or self.deaf:  # what is not read proves nothing
             self._beat_later(max(0.0, self._settings.ping_interval - self._settings.ping_timeout))
         else:

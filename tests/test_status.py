@@ -20,8 +20,8 @@ from relayd.config.options import load
 from relayd.errors import ConfigError
 from relayd.process import event_loop
 from relayd.ssh.pool.decisions import HostCounts
-from relayd.status.answers import FRESH, Answer, Answers
 from relayd.status.metrics import OTHER, make_registry
+from relayd.status.responses import FRESH, Responder, Response
 from relayd.status.summary import MOST_ROWS
 from relayd.uplink.service import UplinkStatus
 from relayd.wire.messages import Details
@@ -38,11 +38,11 @@ class StatusCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.relay = FakeRelay()
-        self.answers = Answers(self.relay.sources, check_host=True)
+        self.responder = Responder(self.relay.sources, check_host=True)
 
-    def get(self, target: str, accept: str = "*/*", host: str = "127.0.0.1:9180", method: str = "GET") -> Answer:
+    def get(self, target: str, accept: str = "*/*", host: str = "127.0.0.1:9180", method: str = "GET") -> Response:
         self.relay.clock.advance(FRESH)
-        return self.answers.answer(method, target, [host], accept)
+        return self.responder.respond(method, target, [host], accept)
 
     def samples(self) -> list[Sample]:
         text = self.get("/metrics").body.decode()
@@ -76,10 +76,10 @@ class AnswerTests(StatusCase):
             self.assertEqual(self.get("/status", host=host).code, 421, host)
         for host in ("127.0.0.1", "localhost:9180", "LOCALHOST", "[::1]:9180", "10.0.0.7"):
             self.assertEqual(self.get("/status", host=host).code, 200, host)
-        self.assertEqual(self.answers.answer("GET", "/", ["127.0.0.1", "evil.example"], "").code, 421)
-        self.assertEqual(self.answers.answer("GET", "/healthz", [], "").code, 200)  # HTTP/1.0
-        anywhere = Answers(self.relay.sources, check_host=False)
-        self.assertEqual(anywhere.answer("GET", "/status", ["relay-1.internal:9180"], "").code, 200)
+        self.assertEqual(self.responder.respond("GET", "/", ["127.0.0.1", "evil.example"], "").code, 421)
+        self.assertEqual(self.responder.respond("GET", "/healthz", [], "").code, 200)  # HTTP/1.0
+        anywhere = Responder(self.relay.sources, check_host=False)
+        self.assertEqual(anywhere.respond("GET", "/status", ["relay-1.internal:9180"], "").code, 200)
 
     def test_who_gets_the_page(self) -> None:
         browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -100,13 +100,13 @@ class AnswerTests(StatusCase):
     def test_many_that_ask_cost_one_answer(self) -> None:
         first = self.get("/metrics").body
         self.relay.stats.accepted += 1
-        self.assertIs(self.answers.answer("GET", "/metrics", [], "").body, first)
+        self.assertIs(self.responder.respond("GET", "/metrics", [], "").body, first)
         self.assertEqual(self.value("relayd_commands_accepted_total"), 1)
 
     def test_but_never_one_that_is_not_true_any_more(self) -> None:
         self.assertTrue(json.loads(self.get("/status").body)["ready"])
         self.relay.accepting = False
-        self.assertFalse(json.loads(self.answers.answer("GET", "/status", [], "").body)["ready"])
+        self.assertFalse(json.loads(self.responder.respond("GET", "/status", [], "").body)["ready"])
 
 
 class ReadyTests(StatusCase):
@@ -124,13 +124,13 @@ class ReadyTests(StatusCase):
 
     def test_the_main_server_has_not_accepted_it(self) -> None:
         self.relay.status = UplinkStatus()
-        self.not_ready("the main server has not accepted it: it is being dialled")
+        self.not_ready("the main server has not accepted it: relayd is connecting")
         self.relay.status = UplinkStatus(last_error="the door is shut")
         self.not_ready("the main server has not accepted it: the door is shut")
 
     def test_the_journal(self) -> None:
         self.relay.trouble = "disk full"
-        self.not_ready("the journal takes no commands: disk full")
+        self.not_ready("the journal accepts no commands: disk full")
 
     def test_the_audit_log(self) -> None:
         self.relay.available = False
@@ -138,7 +138,7 @@ class ReadyTests(StatusCase):
 
     def test_the_end(self) -> None:
         self.relay.accepting = False
-        self.not_ready("it is being stopped, and takes no new commands")
+        self.not_ready("it is shutting down and accepts no new commands")
         self.assertEqual(self.get("/healthz").code, 200)
 
 
@@ -230,7 +230,7 @@ class PageTests(StatusCase):
             self.assertEqual((len(document[rows]), document[count]), (MOST_ROWS, MOST_ROWS + 20))
         self.assertEqual(len(document["recent"]), stats.RECENT)
         self.assertEqual(document["recent"][0]["id"], "c" * 300 + str(MOST_ROWS + 19))
-        self.assertIn("Commands that run or wait, the oldest first: 100 of 120", self.get("/status.html").body.decode())
+        self.assertIn("Commands running or queued, oldest first: 100 of 120", self.get("/status.html").body.decode())
         self.assertLess(len(self.get("/status.html").body), 200_000)
 
     def test_the_page_is_well_formed_and_says_what_its_tables_are(self) -> None:

@@ -133,7 +133,7 @@ class StatusProcessTests(TestCase):
         self.assertEqual([line for line in output.splitlines() if len(line) > 90], [])
         self.assertIn("c-2", output)
         ended = relay.signal(signal.SIGTERM)
-        self.assertIn("it is being stopped", await self.when(endpoint, 503))
+        self.assertIn("it is shutting down", await self.when(endpoint, 503))
         relay.signal(signal.SIGKILL)
         await ended
         lines = [json.loads(line) for line in relay.output]

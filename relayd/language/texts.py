@@ -100,6 +100,11 @@ def message_template(docstring: str) -> str:
     return " ".join(cleandoc(docstring).split())
 
 
+def well_formed(text: str) -> str:
+    """*text* with ``?`` in place of each half of a surrogate pair, which neither UTF-8 nor JSON can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def printable(text: str, limit: int) -> str:
     """A remote text made fit for a log line: no control characters, at most *limit* characters."""
     clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: limit + 1])

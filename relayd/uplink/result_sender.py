@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.interfaces import IDialect
-from relayd.language.texts import Translate, english
+from relayd.language.texts import Translate, english, well_formed
 from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
 
@@ -183,5 +183,4 @@ def _ready(
 
 
 def _whole_characters(result: CommandResult) -> CommandResult:
-    stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
-    return msgspec.structs.replace(result, stdout=stdout, stderr=stderr)
+    return msgspec.structs.replace(result, stdout=well_formed(result.stdout), stderr=well_formed(result.stderr))

@@ -23,9 +23,10 @@ from relayd.hub.errors import (
     NoResult,
     RelayOffline,
 )
-from relayd.hub.protocol import HubSettings, RelayConnection, RelayConnectionFactory
+from relayd.hub.protocol import RelayConnection, RelayConnectionFactory
 from relayd.hub.questions import Questions
 from relayd.hub.registry import Registry
+from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
 from relayd.wire.messages import (
     CANCEL_COMMAND,

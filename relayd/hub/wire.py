@@ -110,6 +110,11 @@ class BoundedServer(WebSocketServerProtocol):
         if not self.failedByMe:
             self.onMessage(payload, self.message_is_binary)
 
+    def drop(self, reason: str) -> None:
+        """End the connection at once; *reason* is for the log."""
+        self.wasNotCleanReason = reason
+        self.dropConnection(abort=True)
+
     def dropConnection(self, abort: bool = False) -> None:
         self.flow.end()
         super().dropConnection(abort)

@@ -24,11 +24,11 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 # Those that meet every library, and are quick.
-QUICK := $(addprefix tests.test_,config dialects_native dialects_socketio dispatcher end_to_end journal messages notify \
-	policy process ssh_keys ssh_login ssh_openssh ssh_transport tap uplink_service uplink_tls)
+QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.login ssh.transport uplink wire \
+	peers.test_openssh peers.test_tls system.test_end_to_end system.test_process system.test_tap)
 
 # But those that measure how long the event loop is held up: counting lines holds it up as well.
-COVERED := $(subst /,.,$(basename $(filter-out %/test_event_loop.py,$(sort $(shell find tests -name 'test_*.py')))))
+COVERED := $(subst /,.,$(basename $(filter-out tests/faults/test_event_loop.py,$(sort $(shell find tests -name 'test_*.py')))))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

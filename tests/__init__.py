@@ -1,0 +1,9 @@
+"""
+All tests: in the folders of relayd, and beside those what meets real peers, the whole of relayd, and its documents.
+"""
+
+from hypothesis import HealthCheck, settings
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("relayd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("relayd")

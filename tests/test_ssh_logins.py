@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.trial.unittest import SynchronousTestCase
@@ -141,7 +141,7 @@ class MixtureTests(SynchronousTestCase):
             rules.append(CredentialRule(hosts=hosts, users=users, via=via, agent=agent, **fields))
         return CredentialTable(rules)
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=EXAMPLES)
     @given(
         rows=st.lists(
             st.tuples(

@@ -20,12 +20,12 @@ from twisted.trial.unittest import TestCase
 from relayd.audit.lines import key_file, read_key
 from relayd.hub import Hub
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
+from tests.peers.test_tls import ProxyFactory
 from tests.support import auditing
 from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of
 from tests.support.sshd import OpenSSHServer, free_port
-from tests.test_packaging import built
-from tests.test_uplink_tls import ProxyFactory
+from tests.system.test_packaging import built
 
 BIN = Path(sys.executable).parent
 INSTALL = f"{sys.executable} {Path(__file__).with_name('install.py')}"

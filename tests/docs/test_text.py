@@ -79,24 +79,31 @@ class OptionTests(SynchronousTestCase):
 class SecurityTests(SynchronousTestCase):
     """docs/security.rst."""
 
-    def test_every_row_names_tests_that_exist(self) -> None:
+    def test_every_row_names_tests(self) -> None:
         text = (ROOT / "docs" / "security.rst").read_text("utf-8")
-        there = {path.stem for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in path.parts}
         rows = re.findall(r"^   \* - (.+?)(?=^   \* - |^\S|\Z)", text, re.MULTILINE | re.DOTALL)
         self.assertGreater(len(rows), 20)
         for row in rows:
             held = row.rpartition("\n     - ")[2]
-            names = re.findall(r"``(test_\w+)\*?``", held)
             if "held by" not in held and "docs/reliability.rst" not in held:
-                self.assertTrue(names, row)
-        for name, rest in re.findall(r"``(test_\w+)(\*?)``", text):
-            self.assertTrue(any(each == name or (rest and each.startswith(name)) for each in there), name)
+                self.assertRegex(held, r"``tests\.[\w.]+``", row)
 
     def test_relayd_starts_no_process(self) -> None:
         demo = {ROOT / "relayd" / "demo" / "ssh_server.py"}  # its SSH server runs commands
         for path in {*(ROOT / "relayd").rglob("*.py")} - demo:
             words = r"\bsubprocess\b|spawnProcess|\bos\.(system|popen|fork|exec|spawn|posix_spawn)"
             self.assertIsNone(re.search(words, path.read_text("utf-8")), path)
+
+
+class NameTests(SynchronousTestCase):
+    """What documents say of the tree."""
+
+    def test_tests_exist(self) -> None:
+        """By the names that trial takes: of a module, or of a folder."""
+        for page in pages():
+            for name in re.findall(r"\btests\.[a-z_.]*[a-z_]", page.read_text("utf-8")):
+                path = ROOT.joinpath(*name.split("."))
+                self.assertTrue(path.is_dir() or path.with_suffix(".py").exists(), f"{page.relative_to(ROOT)}: {name}")
 
 
 class CommandTests(SynchronousTestCase):

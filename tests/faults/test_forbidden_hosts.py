@@ -15,7 +15,7 @@ from relayd.ssh.settings import SSHSettings
 from tests.support.names import ScriptedNames
 from tests.support.ssh import ServerTestCase
 from tests.support.sshd import OpenSSHServer
-from tests.test_end_to_end import EndToEndCase
+from tests.system.test_end_to_end import EndToEndCase
 
 #: Where nobody may go, though an SSH server is there.
 SECRET = "127.0.0.2"

@@ -17,7 +17,7 @@ from tests.support.relays import ROOT, Relayd
 from tests.support.script import ScriptServer
 from tests.support.ssh import blob_of, key_pair
 from tests.support.sshd import OpenSSHServer
-from tests.test_end_to_end import EndToEndCase
+from tests.system.test_end_to_end import EndToEndCase
 
 RULES = ("--allow-hosts", "127.0.0.0/8", "--allow-users", "relayd-*", "--allow-commands", "echo [a-z]+")
 #: What the main server itself logs in with.

@@ -1,7 +1,7 @@
 """
 Main servers whose TLS is not what it should be: none of them ever sees the API key, and the log names the cause.
 
-``tests/test_uplink_tls.py`` has the same for each certificate, with the uplink alone and npm's server; here the whole
+``tests/peers/test_tls.py`` has the same for each certificate, with the uplink alone and npm's server; here the whole
 relay runs, and all that the servers receive is written down, as it comes and decrypted.
 """
 

@@ -1,3 +1,1 @@
-"""
-The main server.
-"""
+"""The main server of relayd, in both dialects."""

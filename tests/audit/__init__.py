@@ -1,0 +1,1 @@
+"""The audit log: what is in it, and how what somebody did to it is found."""

@@ -1,0 +1,879 @@
+"""
+Tests of `relayd.commands.outbox` behind its dispatcher: links, receipts, what is sent again, what is given up.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.internet.defer import fail
+from twisted.logger import LogLevel, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.commands.outbox import MAX_UNRECORDED, MAX_UNRECORDED_BYTES, RETRY_DELAY
+from relayd.commands.suspects import (
+    AFTERMATH,
+    ALONE_FOR,
+    BLAME_FOR,
+    CONVICT_AFTER,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PUT_OFF_AFTER,
+    SUSPECT_AFTER,
+    TURNED_AWAY_FOR,
+)
+from relayd.commands.without_receipts import DRAIN_PATIENCE, IMPATIENCE, PATIENCE
+from relayd.errors import ProtocolError
+from relayd.interfaces import Blame, EntryState
+from relayd.wire.messages import CommandResult, Receipt
+from tests.support.dispatching import Desk, RecordingLink, Run, SlowJournal, command, result, watch_log
+
+RECEIVED = Receipt(success=True)
+
+
+class OutboxTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.desk = Desk(max_commands=64)
+        self.logged = watch_log(self)
+
+    def finish(self, *ids: str, stdout: str = "fine") -> None:
+        for command_id in ids:
+            self.desk.order(command(command_id, host=command_id))
+            self.desk.runner.runs[-1].finish(stdout)
+
+    def receipt(
+        self, *, success: bool = True, command_id: str | None = None, link: RecordingLink | None = None
+    ) -> None:
+        receipt = Receipt(success=success, command_id=command_id, error=None if success else "no such row")
+        self.desk.dispatcher.receipt_received(link or self.desk.link, receipt)
+
+    def unconfirmed(self) -> list[str]:
+        return list(self.desk.journal.unconfirmed())
+
+    def lines(self, level: LogLevel) -> list[str]:
+        return [formatEvent(event) for event in self.logged if event["log_level"] is level]
+
+
+class LinkTests(OutboxTestCase):
+    def test_unconfirmed_results_are_sent_on_the_next_link_oldest_first(self) -> None:
+        self.finish("c1", "c2", "c3")
+        self.receipt(command_id="c2")
+        self.desk.disconnect()
+        self.finish("c4")
+        first = self.desk.link
+        self.assertEqual(self.desk.connect().ids(), ["c1", "c3", "c4"])
+        self.assertEqual(first.ids(), ["c1", "c2", "c3"])
+        self.assertEqual(self.desk.link.sent[0], first.sent[0])
+
+    def test_new_link_takes_over_from_one_that_is_not_lost_yet(self) -> None:
+        self.finish("c1")
+        old, new = self.desk.link, self.desk.connect()
+        self.finish("c2")
+        self.assertEqual((old.ids(), new.ids()), (["c1"], ["c1", "c2"]))
+        self.desk.dispatcher.link_lost(old, Blame.POSSIBLE)
+        self.finish("c3")
+        self.assertEqual(new.ids(), ["c1", "c2", "c3"])
+
+    def test_results_wait_in_the_journal_while_the_link_is_full(self) -> None:
+        link = self.desk.link
+        link.flow.pauseProducing()
+        self.finish("c1", "c2")
+        self.assertEqual(link.sent, [])
+        link.on_send = link.flow.pauseProducing
+        link.flow.resumeProducing()
+        self.assertEqual(link.ids(), ["c1"])
+        self.finish("c3")
+        link.flow.resumeProducing()
+        link.flow.resumeProducing()
+        self.assertEqual(link.ids(), ["c1", "c2", "c3"])
+
+    def test_much_that_is_unconfirmed_goes_out_as_the_link_takes_it(self) -> None:
+        self.desk.disconnect()
+        self.finish("c1", "c2", "c3")
+        slow = RecordingLink()
+        slow.on_send = slow.flow.pauseProducing
+        link = self.desk.connect(slow)
+        self.assertEqual(link.ids(), ["c1"])
+        link.flow.resumeProducing()
+        self.assertEqual(link.ids(), ["c1", "c2"])
+        self.desk.disconnect()
+        self.assertEqual(link.ids(), ["c1", "c2"])
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.assertEqual(self.desk.connect().ids(), ["c1", "c2", "c3"])
+
+    def test_result_that_was_confirmed_while_it_waited_is_not_sent(self) -> None:
+        link = self.desk.link
+        link.flow.pauseProducing()
+        self.finish("c1", "c2")
+        self.receipt(command_id="c1")
+        link.flow.resumeProducing()
+        self.assertEqual(link.ids(), ["c2"])
+
+    def test_refusal_overtaken_by_acceptance_while_it_waited(self) -> None:
+        desk = Desk(max_commands=1, max_queue=0)
+        desk.link.flow.pauseProducing()
+        desk.order(command("c1"))
+        desk.order(command("c2"))
+        desk.runner.runs[0].finish()
+        desk.order(command("c2"))
+        desk.link.flow.resumeProducing()
+        self.assertEqual(desk.link.ids(), ["c1"])
+
+    def test_result_that_cannot_be_read_waits_for_the_next_link(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(journal=journal)
+        desk.order(command("c1"))
+        desk.link.flow.pauseProducing()
+        desk.runner.runs[0].finish()
+        while journal.pending:
+            journal.record()
+        self.patch(journal, "load", lambda _: fail(ProtocolError(reason="the disk is broken")))
+        desk.link.flow.resumeProducing()
+        self.assertEqual((desk.link.sent, journal.unconfirmed()), ([], ["c1"]))
+        [line] = self.lines(LogLevel.error)
+        self.assertIn("The result of c1 cannot be read", line)
+
+    def test_refusals_held_are_bounded(self) -> None:
+        desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("c"))
+        for number in range(MAX_UNRECORDED + 10):
+            desk.order(command(f"c{number}"))
+        desk.disconnect()
+        self.assertEqual(desk.connect().ids()[:1], ["c10"])
+        self.assertEqual(len(desk.link.sent), MAX_UNRECORDED)
+
+
+class ReceiptTests(OutboxTestCase):
+    def test_receipts_without_id_count_for_the_oldest_of_their_link(self) -> None:
+        self.finish("c1", "c2", "c3")
+        self.receipt()
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), ["c3"])
+        self.assertEqual(self.desk.dispatcher.stats.confirmed, 2)
+
+    def test_receipt_with_id(self) -> None:
+        self.finish("c1", "c2", "c3")
+        self.receipt(command_id="c2")
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), ["c3"])
+
+    def test_receipts_do_not_count_for_another_link(self) -> None:
+        self.finish("c1")
+        old = self.desk.link
+        self.desk.disconnect()
+        self.finish("c2")
+        self.desk.connect()
+        self.receipt(link=old)
+        self.assertEqual(self.unconfirmed(), ["c1", "c2"])
+        self.assertEqual(self.desk.dispatcher.stats.stray, 1)
+
+    def test_receipt_with_id_counts_wherever_the_result_was_sent(self) -> None:
+        self.finish("c1")
+        self.desk.disconnect()
+        self.receipt(command_id="c1")
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_each_sending_has_a_receipt_of_its_own(self) -> None:
+        """A result sent twice, then another: the second receipt is not for the other, which may not have arrived."""
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.finish("c2")
+        self.assertEqual(self.desk.link.ids(), ["c1", "c1", "c2"])
+        self.receipt()
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), ["c2"])
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_receipt_for_a_refusal_does_not_confirm_a_result(self) -> None:
+        desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("running"))
+        desk.order(command("c1"))
+        desk.runner.runs[0].finish()
+        desk.order(command("c1"))
+        desk.runner.runs[1].finish()
+        self.assertEqual(desk.link.ids(), ["c1", "running", "c1"])
+        for receipt, left in (
+            (Receipt(success=True, command_id="c1"), ["running", "c1"]),
+            (RECEIVED, ["c1"]),
+            (RECEIVED, []),
+        ):
+            desk.dispatcher.receipt_received(desk.link, receipt)
+            self.assertEqual(desk.journal.unconfirmed(), left)
+
+    def test_receipts_that_fit_nothing(self) -> None:
+        self.receipt()
+        self.receipt(command_id="unknown")
+        self.desk.order(command("running"))
+        self.receipt(command_id="running")
+        self.desk.runner.runs[0].finish()
+        self.assertEqual((self.unconfirmed(), self.desk.dispatcher.stats.stray), (["running"], 3))
+
+
+class RejectionTests(OutboxTestCase):
+    def test_refused_result_is_sent_twice_more_and_then_given_up(self) -> None:
+        self.finish("c1")
+        for times in (1, 2):
+            self.receipt(success=False)
+            self.assertEqual(len(self.desk.link.sent), times)
+            self.desk.clock.advance(RETRY_DELAY)
+            self.assertEqual(len(self.desk.link.sent), times + 1)
+        self.assertEqual(self.lines(LogLevel.warn), ["The main server refused the result of c1: no such row"] * 2)
+        self.receipt(success=False)
+        self.assertEqual(self.unconfirmed(), [])
+        [line] = self.lines(LogLevel.error)
+        self.assertIn("The main server refused the result of c1 3 times: no such row. It is offered once more", line)
+        self.assertIs(self.desk.journal.lookup("c1").state, EntryState.DEAD)  # type: ignore[union-attr]
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        stats = self.desk.dispatcher.stats
+        self.assertEqual((stats.rejected, stats.given_up, stats.confirmed), (3, 1, 0))
+
+    def test_refused_result_is_sent_on_the_next_link_at_once(self) -> None:
+        self.finish("c1")
+        self.receipt(success=False, command_id="c1")
+        self.desk.disconnect()
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.assertEqual(self.desk.connect().ids(), ["c1"])
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_refusals_on_several_links_do_not_add_up(self) -> None:
+        """Another main server may be behind each."""
+        self.finish("c1")
+        for _ in range(5):
+            self.receipt(success=False)
+            self.desk.clock.advance(RETRY_DELAY)
+            self.receipt(success=False)
+            self.desk.disconnect(Blame.NONE)
+            self.desk.connect()
+        self.assertEqual((self.unconfirmed(), self.desk.link.ids()), (["c1"], ["c1"]))
+
+    def refuse(self) -> None:
+        """As often as it takes."""
+        for _ in range(3):
+            self.receipt(success=False)
+            self.desk.clock.advance(RETRY_DELAY)
+
+    def test_dead_letter_is_offered_once_on_each_new_link(self) -> None:
+        """The right main server takes it, though the wrong one, behind the same address, refused it."""
+        self.finish("c1")
+        self.refuse()
+        self.desk.disconnect(Blame.NONE)
+        self.finish("c2")
+        for _ in range(3):
+            self.assertEqual(self.desk.connect().ids(), ["c2", "c1"], "what is waited for goes first")
+            self.receipt(success=False, command_id="c1")
+            self.desk.clock.advance(RETRY_DELAY)
+            self.assertEqual(self.desk.link.ids(), ["c2", "c1"])
+            self.desk.disconnect(Blame.NONE)
+        self.assertEqual((len(self.lines(LogLevel.error)), self.unconfirmed()), (1, ["c2"]))
+        self.desk.connect()
+        self.receipt(command_id="c1")
+        self.receipt(command_id="c2")
+        self.assertIs(self.desk.journal.lookup("c1").state, EntryState.CONFIRMED)  # type: ignore[union-attr]
+        self.desk.disconnect(Blame.NONE)
+        self.assertEqual(self.desk.connect().ids(), [])
+
+    def test_answer_that_no_journal_holds_is_refused_like_others(self) -> None:
+        desk = self.desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("running"))
+        desk.order(command("c1"))
+        self.refuse()
+        self.assertEqual((desk.link.ids(), desk.clock.getDelayedCalls()), (["c1"] * 3, []))
+        desk.runner.runs[0].finish()
+        self.receipt()
+        self.successResultOf(desk.dispatcher.drain(30.0))  # nobody waits for it
+        desk = self.desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("running"))
+        desk.order(command("c1"))
+        self.refuse()
+        desk.disconnect(Blame.NONE)
+        self.assertEqual(desk.connect().ids(), ["c1"])
+        self.receipt(success=False)
+        self.assertEqual(desk.clock.getDelayedCalls(), [])
+        desk.disconnect(Blame.NONE)
+        self.assertEqual(desk.connect().ids(), ["c1"])
+        self.receipt()
+        desk.disconnect(Blame.NONE)
+        self.assertEqual(desk.connect().ids(), [])
+
+    def test_refusal_of_a_result_that_travels_alone_acquits_it(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.desk.disconnect()
+            self.desk.connect()
+        self.desk.link.answer()
+        self.finish("c2")
+        self.receipt(success=False)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
+
+    def test_confirmation_ends_the_wait_for_a_retry(self) -> None:
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.receipt(success=False)
+        self.receipt()
+        self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
+        self.assertEqual(self.desk.dispatcher._outbox._current.rejections, {})  # type: ignore[union-attr]
+
+    def test_two_copies_refused_are_sent_again_as_one(self) -> None:
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.receipt(success=False)
+        self.receipt(success=False)
+        self.desk.clock.advance(RETRY_DELAY)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c1", "c1"])
+
+    def test_late_refusal_of_what_was_confirmed(self) -> None:
+        self.finish("c1")
+        self.desk.order(command("c1", host="c1"))
+        self.receipt()
+        self.receipt(success=False)
+        self.assertEqual((self.lines(LogLevel.error), self.desk.clock.getDelayedCalls()), ([], []))
+
+    def test_no_retry_after_the_drain(self) -> None:
+        self.finish("c1")
+        self.receipt(success=False)
+        self.desk.dispatcher.drain(1.0)
+        self.desk.clock.advance(1)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+        self.receipt(success=False, command_id="c1")
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_dead_letter_is_sent_again_when_its_command_comes_again(self) -> None:
+        self.finish("c1")
+        for _ in range(3):
+            self.receipt(success=False)
+            self.desk.clock.advance(RETRY_DELAY)
+        self.desk.order(command("c1", host="c1"))
+        self.assertEqual(self.desk.link.ids(), ["c1"] * 4)
+        self.receipt()
+        self.assertIs(self.desk.journal.lookup("c1").state, EntryState.CONFIRMED)  # type: ignore[union-attr]
+
+
+class UnrecordedTests(OutboxTestCase):
+    """Results that no journal holds."""
+
+    def test_they_are_bounded_in_size(self) -> None:
+        journal = SlowJournal()
+        desk = Desk(max_commands=4, journal=journal)
+        desk.disconnect()
+        for name in ("c1", "c2", "c3"):
+            desk.order(command(name, host=name))
+            journal.record()
+            journal.record()
+            desk.runner.runs[-1].finish("x" * (MAX_UNRECORDED_BYTES * 2 // 5))
+            journal.fail(OSError("disk"))
+        self.assertEqual(desk.connect().ids(), ["c2", "c3"])
+        self.assertEqual(desk.dispatcher.stats.dropped, 1)
+
+    def test_those_with_which_links_are_lost_are_suspected_like_others(self) -> None:
+        desk = Desk(max_commands=1, max_queue=0)
+        desk.order(command("c1"))
+        desk.order(command("c2"))
+        for kind in ("overloaded", "overloaded"):  # the second time, it says no more than that it cannot be delivered
+            for _ in range(SUSPECT_AFTER):
+                self.assertEqual(desk.link.codes(), [kind])
+                desk.disconnect()
+                desk.connect()
+            for _ in range(CONVICT_AFTER):
+                self.assertEqual(desk.link.ids(), [])
+                desk.link.answer()
+                self.assertEqual(desk.link.codes(), [kind])
+                desk.disconnect()
+                desk.connect()
+        self.assertEqual((desk.link.ids(), desk.link.probes), ([], []))
+
+
+class SilentServerTests(OutboxTestCase):
+    """A main server that does not know receipts."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.desk = Desk(receipts=False)
+
+    def test_what_it_has_read_counts_as_delivered(self) -> None:
+        self.finish("c1", "c2")
+        self.desk.clock.advance(PATIENCE - 0.1)
+        self.assertEqual(self.desk.link.probes, [])
+        self.desk.clock.advance(0.1)
+        self.finish("c3")  # after the question
+        self.assertEqual(self.unconfirmed(), ["c1", "c2", "c3"])
+        self.desk.link.answer()
+        self.assertEqual(self.unconfirmed(), ["c3"])
+        self.assertEqual(self.desk.dispatcher.stats.presumed, 2)
+        self.assertEqual(
+            self.lines(LogLevel.info)[-1:],
+            ["The main server sends no receipts: results that it has read count as delivered"],
+        )
+
+    def test_once_it_is_known_this_is_quick(self) -> None:
+        self.desk.journal.note("receipts", "never")
+        self.finish("c1")
+        self.desk.clock.advance(IMPATIENCE)
+        self.desk.link.answer()
+        self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
+
+    def test_no_answer_proves_nothing(self) -> None:
+        self.finish("c1")
+        self.desk.clock.advance(PATIENCE)
+        self.desk.clock.advance(PATIENCE * 10)
+        self.assertEqual(self.unconfirmed(), ["c1"])
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().ids(), ["c1"])
+        self.assertIsNone(self.desk.journal.noted("receipts"))
+
+    def test_links_that_are_lost_soon(self) -> None:
+        """The time adds up; before that its results come again, the same each time."""
+        self.finish("c1")
+        for _ in range(int(PATIENCE / 4) + 3):
+            for _ in range(4):
+                while self.desk.link.probes:
+                    self.desk.link.answer()
+                self.desk.clock.advance(1)
+            self.desk.disconnect()
+            self.desk.connect()
+        self.assertEqual((self.unconfirmed(), self.desk.journal.noted("receipts")), ([], "never"))
+        self.assertEqual(self.desk.link.ids(), [])
+        self.finish("c2")
+        self.desk.clock.advance(IMPATIENCE)
+        self.desk.link.answer()
+        self.assertEqual(self.unconfirmed(), [])
+
+    def test_pong_of_a_result_that_travels_alone_is_enough(self) -> None:
+        """On links that do not even live as long as `IMPATIENCE`."""
+        self.desk.journal.note("receipts", "never")
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.desk.clock.advance(IMPATIENCE / 2)
+            self.desk.disconnect()
+            self.desk.connect()
+        self.desk.link.answer()
+        self.assertEqual((self.desk.link.ids(), self.unconfirmed()), (["c1"], ["c1"]))
+        self.desk.link.answer()
+        self.assertEqual(self.unconfirmed(), [])
+        self.desk.disconnect()
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+    def test_one_that_sends_them_is_waited_for(self) -> None:
+        self.finish("c1", "c2")
+        self.receipt()
+        self.desk.clock.advance(PATIENCE)
+        self.assertEqual((self.desk.link.probes, self.unconfirmed()), ([], ["c2"]))
+
+    def test_receipt_that_comes_after_the_question(self) -> None:
+        self.finish("c1", "c2")
+        self.desk.clock.advance(PATIENCE)
+        self.receipt()
+        self.desk.link.answer()
+        self.assertEqual(self.unconfirmed(), ["c2"])
+
+    def test_one_that_has_learned_to_send_them(self) -> None:
+        self.desk.journal.note("receipts", "never")
+        self.finish("c1")
+        self.receipt()
+        self.finish("c2")
+        self.desk.clock.advance(PATIENCE)
+        self.assertEqual((self.desk.journal.noted("receipts"), self.unconfirmed()), ("yes", ["c2"]))
+
+    def test_drain_does_not_take_its_whole_time(self) -> None:
+        self.finish("c1")
+        done = self.desk.dispatcher.drain(30.0)
+        self.desk.clock.advance(DRAIN_PATIENCE)
+        self.desk.link.answer()
+        self.successResultOf(done)
+        self.assertEqual(self.desk.clock.getDelayedCalls(), [])
+
+
+class PoisonTests(OutboxTestCase):
+    """A result for which the main server drops the connection."""
+
+    def lose(self) -> None:
+        """The main server drops the connection for it, and the relay comes back."""
+        self.desk.disconnect()
+        self.desk.connect()
+
+    def test_it_does_not_make_a_loop_of_disconnects(self) -> None:
+        self.finish("poison", "good")
+        for _ in range(SUSPECT_AFTER):
+            self.assertEqual(self.desk.link.ids(), ["poison", "good"])
+            self.lose()
+        # From now on each travels alone, after the main server has read what was before.
+        losses = 0
+        while "poison" in self.unconfirmed():
+            self.desk.link.answer()
+            self.assertEqual(self.desk.link.ids()[-1:], ["poison"])
+            self.desk.clock.advance(1)
+            self.lose()
+            losses += 1
+            self.assertLessEqual(losses, CONVICT_AFTER)
+        self.assertEqual(losses, CONVICT_AFTER)
+        # Its place is taken by a short result that says so, and what came behind it goes out.
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+        [short] = self.desk.link.sent
+        self.assertEqual((short.exit_code, short.stdout, short.details.truncated), (0, "", True))
+        self.assertIn("could not be delivered as it is", short.stderr)
+        self.assertIn("Its exit code is 0;", short.stderr)
+        self.receipt(command_id="poison")
+        self.desk.link.answer()
+        self.assertEqual(self.desk.link.ids(), ["poison", "good"])
+        self.receipt()
+        self.assertEqual(self.unconfirmed(), [])
+        self.assertIs(self.desk.journal.lookup("poison").state, EntryState.DEAD)  # type: ignore[union-attr]
+        self.assertEqual(len(self.lines(LogLevel.error)), 1)
+
+    def test_what_takes_the_place_of_a_number(self) -> None:
+        self.desk.order(command("7", numeric_id=True))
+        done = msgspec.structs.replace(result("7"), numeric_id=True)
+        self.desk.runner.runs[-1].done.callback(done)
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.desk.link.answer()
+            self.lose()
+        self.assertEqual([sent.to_wire()["commandId"] for sent in self.desk.link.sent], [7])
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+
+    def test_one_that_was_only_unlucky_is_cleared(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        self.desk.link.answer()
+        self.receipt()
+        self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
+        self.assertEqual(self.charges(), ({}, {}, {}))
+
+    def test_others_wait_while_it_travels_alone_but_not_for_long(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        self.desk.link.answer()
+        self.finish("c2")
+        self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.desk.clock.advance(ALONE_FOR)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
+        self.lose()
+        self.assertEqual(self.charges()[1:], ({}, {}))
+
+    def charges(self) -> tuple[object, ...]:
+        suspects = self.desk.dispatcher._outbox._suspects
+        return suspects._losses, suspects._alone_unread, suspects._alone_read
+
+    def test_losses_that_it_cannot_be_the_cause_of(self) -> None:
+        """Either side gave another reason, or it was sent long before."""
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER * 3):
+            self.desk.disconnect(Blame.NONE)
+            self.assertEqual(self.desk.connect().ids(), ["c1"])
+            self.desk.clock.advance(BLAME_FOR + 1)
+            self.lose()
+            self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.assertEqual(self.charges(), ({}, {}, {}))
+
+    def test_main_server_that_turns_the_relay_away(self) -> None:
+        """As for a wrong key, which it does a moment after it has let it in: nothing is given up for that."""
+        self.finish("c1", "c2")
+        for _ in range(10):
+            self.desk.clock.advance(0.5)
+            while self.desk.link.probes:
+                self.desk.link.answer()
+            carried = self.desk.link.ids()
+            self.desk.disconnect(Blame.REFUSED)
+            self.desk.connect()
+        self.assertEqual((carried, self.unconfirmed()), ([], ["c1", "c2"]), "not before it is known to be accepted")
+        self.desk.clock.advance(TURNED_AWAY_FOR)
+        for name in ("c1", "c2"):
+            while self.desk.link.probes:
+                self.desk.link.answer()
+            self.assertEqual(self.desk.link.ids()[-1:], [name])
+            self.receipt()
+        self.assertEqual((self.unconfirmed(), self.charges()), ([], ({}, {}, {})))
+
+    def test_main_server_that_turns_the_relay_away_for_it(self) -> None:
+        """It is the cause where that goes on when the relay is known to be accepted."""
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.desk.disconnect(Blame.REFUSED)
+            self.desk.connect()
+        for _ in range(CONVICT_AFTER):
+            self.desk.clock.advance(TURNED_AWAY_FOR)
+            self.desk.link.answer()
+            self.assertEqual(self.desk.link.codes(), [0])
+            self.lose()
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+
+    def test_pong_acquits(self) -> None:
+        """Links that are cut every few seconds: the result was read each time, and is never replaced."""
+        self.finish("c1")
+        for _ in range(30):
+            while self.desk.link.probes:
+                self.desk.link.answer()
+            self.desk.clock.advance(4)
+            self.assertEqual(set(self.desk.link.codes()), {0})
+            self.lose()
+        self.assertEqual((self.unconfirmed(), self.lines(LogLevel.error)), (["c1"], []))
+
+    def test_others_follow_soon_after_the_pong(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        self.finish("c2")
+        self.desk.link.answer()
+        self.desk.link.answer()
+        self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.desk.clock.advance(AFTERMATH)
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
+        self.lose()
+        self.assertEqual(self.desk.link.ids(), ["c1", "c2"])
+
+    def break_on_it_after_reading(self) -> None:
+        """As a main server whose handler fails in a later turn of its event loop, and takes the process with it."""
+        self.desk.link.answer()
+        self.desk.link.answer()
+        self.assertEqual(self.desk.link.ids(), ["c1"])
+        self.lose()
+
+    def test_main_server_that_reads_it_and_breaks_a_moment_later(self) -> None:
+        """It was delivered, so nothing takes its place; but it must not break link after link, either."""
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(PUT_OFF_AFTER):
+            self.break_on_it_after_reading()
+        pause = FIRST_PAUSE
+        while pause < LONGEST_PAUSE * 4:
+            self.desk.clock.advance(min(pause, LONGEST_PAUSE) - 0.1)
+            self.assertEqual((self.desk.link.ids(), self.desk.link.probes), ([], []))
+            self.desk.clock.advance(0.1)
+            self.break_on_it_after_reading()
+            pause *= 2
+        self.assertEqual((self.unconfirmed(), self.lines(LogLevel.error)), (["c1"], []))
+        self.desk.clock.advance(LONGEST_PAUSE)
+        self.desk.link.answer()
+        self.receipt()
+        self.assertEqual((self.unconfirmed(), self.charges()), ([], ({}, {}, {})))
+
+    def convict(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.desk.link.answer()
+            self.lose()
+
+    def test_it_is_not_offered_again_once_its_place_is_taken(self) -> None:
+        """Like a dead letter that was refused: it would break the next link. The journal knows that, too."""
+        self.convict()
+        self.lose()
+        self.assertEqual(self.desk.link.codes(), ["undeliverable"])
+        self.receipt()
+        self.assertEqual(self.desk.journal.dead_letters(), ["c1"])
+        self.desk.connect()
+        self.assertEqual(self.desk.link.ids(), [])
+        again = Desk(journal=self.desk.journal)  # as after a restart
+        self.assertEqual(again.link.ids(), [])
+
+    def test_relay_that_ends_before_its_place_is_taken(self) -> None:
+        """There must not be silence: then it is offered once more."""
+        self.convict()
+        again = Desk(journal=self.desk.journal)
+        self.assertEqual(again.link.ids(), ["c1"])
+
+    def test_what_takes_its_place_breaks_links_too(self) -> None:
+        """In the end there is peace."""
+        self.convict()
+        for _ in range(SUSPECT_AFTER - 1):
+            self.lose()
+        for _ in range(CONVICT_AFTER):
+            self.lose()
+            self.desk.link.answer()
+        self.lose()
+        for _ in range(3):
+            self.assertEqual((self.desk.link.ids(), self.desk.link.probes), ([], []))
+            self.lose()
+        self.assertEqual(self.desk.journal.dead_letters(), ["c1"])
+
+    def test_those_that_are_not_suspected_go_first(self) -> None:
+        self.finish("c1")
+        for _ in range(SUSPECT_AFTER):
+            self.lose()
+        self.desk.disconnect()
+        self.finish("c2")
+        self.assertEqual(self.desk.connect().ids(), ["c2"])
+
+
+IDS = st.integers(0, 7)
+NOT_RUN = {"overloaded", "protocol", "already-confirmed", "duplicate-mismatch", "undeliverable"}
+
+
+def code(sent: CommandResult) -> object:
+    return None if sent.details.error is None else sent.details.error["code"]
+
+
+class Wire(RecordingLink):
+    """A link that loses what has not arrived when it breaks."""
+
+    def __init__(self, machine: PromisesMachine) -> None:
+        super().__init__()
+        self.machine = machine
+        self.under_way: list[CommandResult] = []
+        self.unanswered: list[str] = []
+
+    def send_result(self, result: CommandResult) -> None:
+        self.machine.check_sent(result)
+        self.under_way.append(result)
+
+
+class PromisesMachine(RuleBasedStateMachine):
+    """Whatever happens in whatever order: each command runs at most once, and its one result arrives."""
+
+    @initialize(receipts=st.booleans())
+    def begin(self, receipts: bool) -> None:
+        self.journal = SlowJournal()
+        self.desk = Desk(max_commands=2, max_queue=3, journal=self.journal, receipts=receipts)
+        self.dispatcher = self.desk.dispatcher
+        self.desk.disconnect()
+        self.wire: Wire | None = None
+        self.arrived: dict[str, list[CommandResult]] = {}
+        self.finished = 0
+
+    def check_sent(self, sent: CommandResult) -> None:
+        entry = self.journal.records.lookup(sent.command_id)
+        if code(sent) in NOT_RUN:
+            if code(sent) != "undeliverable":
+                assert entry is None or entry.state is EntryState.CONFIRMED, "a refusal while a result is due"
+        else:
+            assert entry is not None, "sent before it was recorded"
+            assert entry.holds_result or entry.state is EntryState.CONFIRMED, "sent before it was recorded"
+
+    @rule(number=IDS)
+    def order(self, number: int) -> None:
+        """New, or a duplicate."""
+        self.desk.order(command(f"c{number}", host=f"host{number % 3}", timeout=20.0))
+
+    @rule(number=IDS)
+    def order_something_else(self, number: int) -> None:
+        if self.journal.lookup(f"c{number}") is not None:
+            self.desk.order(command(f"c{number}", text="reboot"))
+
+    @precondition(lambda self: self.journal.pending)
+    @rule()
+    def record(self) -> None:
+        self.journal.record()
+
+    @precondition(lambda self: self.journal.steps()[:1] == ["accept"])
+    @rule()
+    def fail_to_accept(self) -> None:
+        self.journal.fail(ProtocolError(reason="the disk is full"))
+
+    @precondition(lambda self: self.unfinished())
+    @rule(data=st.data(), fails=st.booleans())
+    def finish(self, data: st.DataObject, fails: bool) -> None:
+        """Only what could be told to run can end well."""
+        run = data.draw(st.sampled_from(self.unfinished()))
+        self.finished += 1
+        if fails or not run.started:
+            run.done.errback(OSError("broken"))
+        else:
+            run.finish(f"output {self.finished}")
+
+    @rule(number=IDS)
+    def cancel(self, number: int) -> None:
+        self.dispatcher.cancel_received(f"c{number}")
+
+    @rule(blame=st.sampled_from(Blame))
+    def break_or_make_link(self, blame: Blame = Blame.POSSIBLE) -> None:
+        if self.wire is not None:
+            self.dispatcher.link_lost(self.wire, blame)
+            self.wire = None
+        else:
+            self.wire = Wire(self)
+            self.dispatcher.link_ready(self.wire)
+
+    @precondition(lambda self: self.wire is not None and self.wire.under_way)
+    @rule()
+    def arrive(self) -> None:
+        assert self.wire is not None
+        sent = self.wire.under_way.pop(0)
+        self.arrived.setdefault(sent.command_id, []).append(sent)
+        self.wire.unanswered.append(sent.command_id)
+
+    @precondition(lambda self: self.wire is not None and self.wire.unanswered)
+    @rule(data=st.data(), named=st.booleans(), kind=st.sampled_from(["success", "success", "failure", "lost"]))
+    def answer(self, data: st.DataObject, named: bool, kind: str) -> None:
+        """Out of order, with or without the id, or not at all."""
+        assert self.wire is not None
+        position = data.draw(st.integers(0, len(self.wire.unanswered) - 1))
+        command_id = self.wire.unanswered.pop(position)
+        if kind != "lost":
+            receipt = Receipt(success=kind == "success", command_id=command_id if named else None)
+            self.dispatcher.receipt_received(self.wire, receipt)
+
+    @precondition(lambda self: self.wire is not None and self.wire.probes and not self.wire.under_way)
+    @rule()
+    def answer_probe(self) -> None:
+        assert self.wire is not None
+        self.wire.answer()
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0]))
+    def advance(self, seconds: float) -> None:
+        self.desk.clock.advance(seconds)
+
+    @property
+    def given_up(self) -> int:
+        return self.dispatcher.stats.given_up
+
+    def unfinished(self) -> list[Run]:
+        return [run for run in self.desk.runner.runs if not run.done.called]
+
+    @invariant()
+    def runs_at_most_once(self) -> None:
+        ids = self.desk.runner.started()
+        assert len(ids) == len(set(ids))
+        assert len(self.unfinished()) <= 2
+
+    def teardown(self) -> None:
+        if not hasattr(self, "journal"):
+            return
+        while self.journal.pending or self.unfinished():
+            if self.journal.pending:
+                self.journal.record()
+            else:
+                self.unfinished()[0].finish("the rest")
+        if self.wire is not None:
+            self.break_or_make_link()
+        self.break_or_make_link()
+        assert self.wire is not None
+        for seconds in (TURNED_AWAY_FOR, LONGEST_PAUSE):  # what waits for that
+            self.desk.clock.advance(seconds)
+            while self.wire.under_way or self.wire.probes:
+                while self.wire.under_way:
+                    self.arrive()
+                while self.wire.probes:
+                    self.wire.answer()
+                self.desk.clock.advance(ALONE_FOR)
+        accepted = {command_id for command_id, outcome in self.desk.acks if outcome == "ok"}
+        for command_id in accepted:
+            arrived = self.arrived.get(command_id, [])
+            results = [sent for sent in arrived if code(sent) not in NOT_RUN]
+            known = results or "undeliverable" in map(code, arrived) or self.given_up
+            assert known, f"{command_id} was accepted and got no result"
+            assert all(sent == results[0] for sent in results), f"{command_id} got different results"
+        for command_id, _ in self.desk.acks:
+            if self.given_up:  # a connection was lost each time that it alone was on its way
+                continue
+            assert command_id in self.arrived, f"{command_id} was refused, and no result said so"
+        assert set(self.desk.runner.started()) <= accepted
+
+
+class PromisesTests(SynchronousTestCase):
+    def test_any_order_of_events(self) -> None:
+        run_state_machine_as_test(PromisesMachine, settings=settings(max_examples=200, stateful_step_count=80))

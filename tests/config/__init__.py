@@ -1,0 +1,1 @@
+"""What the operator has chosen: options, files, credentials, and how mistakes are told."""

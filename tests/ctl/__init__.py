@@ -1,0 +1,1 @@
+"""``relayctl``: what each of its commands says, and its exit codes."""

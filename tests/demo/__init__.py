@@ -1,0 +1,1 @@
+"""The demonstration, as its users run it."""

@@ -1,0 +1,65 @@
+"""
+docs/ssh.rst says what is so: its example runs, its table has every error, its lists every algorithm.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.ssh import SSHError
+from relayd.ssh.transport.algorithms import MODERN
+from tests.support.ssh import ServerTestCase
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "ssh.rst").read_text("utf-8")
+
+
+def _kinds(kind: type[SSHError]) -> Iterator[type[SSHError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
+
+
+class TextTests(SynchronousTestCase):
+    """The text against the code."""
+
+    def test_errors(self) -> None:
+        rows = set(re.findall(r"\* - ``([a-z-]+)``\n     - (\S*)\n     - (\w+)\n     - (\w+)\n     - \S", TEXT))
+        expected = {
+            (kind.code, kind.phase, kind.executed, "yes" if kind.retriable else "no") for kind in _kinds(SSHError)
+        }
+        self.assertEqual(sorted(expected - rows), [])
+        self.assertEqual(sorted(rows - expected), [])
+
+    def test_messages_are_for_any_program(self) -> None:
+        """They know no relay and no option; what its operator can do, `relayd.ssh_runner` adds."""
+        for kind in _kinds(SSHError):
+            self.assertNotRegex(kind.__doc__ or "", r"(?i)relay|--[a-z]", kind.__name__)
+
+    def test_algorithms(self) -> None:
+        for name in (*MODERN.key_exchanges, *MODERN.ciphers, *MODERN.macs):
+            self.assertIn(name.decode().removesuffix("@libssh.org"), TEXT)
+
+
+class ExampleTests(ServerTestCase):
+    """The example of its use as a library, on a real sshd."""
+
+    async def test_example(self) -> None:
+        server = await self.start_server()
+        (source,) = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", TEXT)
+        script = self.directory / "example.py"
+        script.write_text(textwrap.dedent(source))
+        key = self.directory / "key"
+        key.write_text(server.key)
+        arguments = [str(script), server.host, str(server.port), server.user, str(key), "echo it runs; exit 3"]
+        output, errors, code = await getProcessOutputAndValue(
+            sys.executable, arguments, env={"PYTHONPATH": str(ROOT)}, path=str(self.directory)
+        )
+        self.assertEqual((output, errors, code), (b"3 it runs\n", b"", 0))

@@ -1,0 +1,672 @@
+"""
+Tests of `relayd.journal.durable`: one contract for both journals, and what only a file can meet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from relayd.errors import ConfigError, JournalFull, JournalUnavailable
+from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.journal import store as journal_store
+from relayd.journal.durable import (
+    LINGER,
+    MAX_BATCH,
+    PRUNE_AGAIN,
+    PRUNE_INTERVAL,
+    RETRY_INTERVAL,
+    DurableJournal,
+)
+from relayd.journal.index import Bounds
+from relayd.journal.memory import MemoryJournal
+from tests.support.dispatching import PASSWORD, command, result, watch_log
+
+
+class ThreadClock(Clock):
+    """A clock that takes calls from threads: `run` does what is due, and waits for the threads to be done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[tuple[Any, ...]] = []
+        self._arrived = threading.Semaphore(0)
+
+    def callFromThread(self, *call: Any) -> None:
+        self._calls.append(call)
+        self._arrived.release()
+
+    def run(self, deferred: Deferred[Any]) -> None:
+        """Until *deferred* has fired."""
+        while not deferred.called:
+            self.advance(0)
+            if not deferred.called:
+                assert self._arrived.acquire(timeout=30), "nothing happens any more"
+                function, *arguments = self._calls.pop(0)
+                function(*arguments)
+
+
+class Contract:
+    """What every journal does."""
+
+    journal: Any
+
+    def wait(self, deferred: Deferred[Any]) -> Any:
+        raise NotImplementedError
+
+    def accept(self, command_id: str, fingerprint: bytes = b"print", **fields: Any) -> JournalEntry | None:
+        known: JournalEntry | None = self.wait(self.journal.accept(command(command_id, **fields), fingerprint))
+        return known
+
+    def finish(self, *ids: str, stdout: str = "fine") -> None:
+        for command_id in ids:
+            self.accept(command_id, b"print of " + command_id.encode())
+            self.wait(self.journal.start(command_id))
+            self.wait(self.journal.finish(result(command_id, stdout)))
+
+    def state(self, command_id: str) -> EntryState | None:
+        entry = self.journal.lookup(command_id)
+        return None if entry is None else entry.state
+
+
+class ContractTests(Contract):
+    """Mixed into a test case."""
+
+    def test_interface(self: Any) -> None:
+        self.assertTrue(verifyObject(IJournal, self.journal))
+
+    def test_unknown_command(self: Any) -> None:
+        self.assertIsNone(self.journal.lookup("c1"))
+        self.assertIsNone(self.wait(self.journal.load("c1")))
+
+    def test_command_from_acceptance_to_confirmation(self: Any) -> None:
+        self.assertIsNone(self.accept("c1"))
+        self.assertEqual(self.journal.lookup("c1"), JournalEntry(fingerprint=b"print", state=EntryState.ACCEPTED))
+        self.wait(self.journal.start("c1"))
+        self.assertEqual((self.state("c1"), self.journal.unconfirmed()), (EntryState.STARTED, []))
+        self.wait(self.journal.finish(result("c1")))
+        self.assertEqual(self.journal.lookup("c1"), JournalEntry(fingerprint=b"print", state=EntryState.FINISHED))
+        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), (["c1"], 1))
+        self.assertEqual(self.wait(self.journal.load("c1")), result("c1"))
+        self.journal.confirm("c1")
+        self.assertEqual(self.journal.lookup("c1"), JournalEntry(fingerprint=b"print", state=EntryState.CONFIRMED))
+        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), ([], 0))
+        self.assertIsNone(self.wait(self.journal.load("c1")))
+
+    def test_result_comes_back_as_it_was(self: Any) -> None:
+        self.accept("c1")
+        held = result("c1", stdout="\0 ä 漢 \U0001f600 " + "x" * 300_000, exit_code=137)
+        self.wait(self.journal.finish(held))
+        self.assertEqual(self.wait(self.journal.load("c1")), held)
+
+    def test_known_command_is_not_accepted_again(self: Any) -> None:
+        self.finish("c1")
+        self.assertEqual(self.accept("c1", b"other").state, EntryState.FINISHED)
+        self.journal.confirm("c1")
+        known = self.accept("c1", b"other")
+        self.assertEqual((known.state, known.fingerprint), (EntryState.CONFIRMED, b"print of c1"))
+        self.assertEqual(self.state("c1"), EntryState.CONFIRMED)
+
+    def test_start_of_what_is_not_there(self: Any) -> None:
+        self.assertRaises(JournalUnavailable, self.wait, self.journal.start("c1"))
+
+    def test_unconfirmed_results_are_in_the_order_of_their_end(self: Any) -> None:
+        self.accept("slow")
+        self.finish("b", "a")
+        self.wait(self.journal.finish(result("slow")))
+        self.journal.confirm("a")
+        self.assertEqual(self.journal.unconfirmed(), ["b", "slow"])
+
+    def test_confirming_twice_or_too_early_changes_nothing(self: Any) -> None:
+        self.finish("a", "b")
+        for command_id in ("a", "b", "a", "unknown"):
+            self.journal.confirm(command_id)
+        self.accept("c1")
+        self.journal.confirm("c1")
+        self.assertEqual([self.state(each) for each in ("c1", "unknown")], [EntryState.ACCEPTED, None])
+
+    def test_dead_letter(self: Any) -> None:
+        self.finish("a", "b")
+        self.journal.bury("a")
+        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), (["b"], 1))
+        self.assertEqual((self.state("a"), self.wait(self.journal.load("a"))), (EntryState.DEAD, result("a")))
+        self.journal.confirm("a")
+        self.assertEqual((self.state("a"), self.journal.outstanding), (EntryState.CONFIRMED, 1))
+
+    def test_full(self: Any) -> None:
+        self.finish("a", "b")
+        self.accept("c")
+        error = self.assertRaises(JournalFull, self.wait, self.journal.accept(command("d"), b"print"))
+        self.assertIn("2 results", str(error))
+        self.journal.confirm("a")
+        self.assertIsNone(self.accept("d"))
+
+    def test_full_of_bytes(self: Any) -> None:
+        self.accept("b")
+        self.finish("a", stdout="x" * 200_000)
+        self.assertRaises(JournalFull, self.wait, self.journal.accept(command("c"), b"print"))
+        self.journal.confirm("a")
+        self.assertIsNone(self.accept("c"))
+
+    def test_notes(self: Any) -> None:
+        self.assertIsNone(self.journal.noted("receipts"))
+        self.journal.note("receipts", "yes")
+        self.assertEqual(self.journal.noted("receipts"), "yes")
+
+
+BOUNDS = Bounds(max_commands=3, max_bytes=150_000, max_ids=2, retention=1000.0)
+
+
+class MemoryJournalTests(ContractTests, SynchronousTestCase):
+    def setUp(self) -> None:
+        self.journal = MemoryJournal(BOUNDS)
+
+    def wait(self, deferred: Deferred[Any]) -> Any:
+        failures: list[Any] = []
+        deferred.addErrback(failures.append)
+        outcome = self.successResultOf(deferred)
+        if failures:
+            failures[0].raiseException()
+        return outcome
+
+    def test_oldest_ids_leave_first(self) -> None:
+        self.finish("a", "b", "c")
+        for command_id in ("b", "a", "c"):
+            self.journal.confirm(command_id)
+        self.assertEqual([self.journal.lookup(each) is None for each in "bac"], [True, False, False])
+
+    def test_open_and_close(self) -> None:
+        self.journal.open()
+        self.successResultOf(self.journal.close())
+
+
+class DurableCase(Contract, SynchronousTestCase):
+    """Has a journal in a file."""
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = self.directory / "journal" / "journal.sqlite3"
+        self.logged = watch_log(self)
+        self.clock = ThreadClock()
+        self.journal = self.open()
+        self.addCleanup(self.close)
+
+    def open(self, bounds: Bounds = BOUNDS) -> DurableJournal:
+        journal = DurableJournal(self.clock, str(self.path), durable=True, bounds=bounds)
+        self.recovered = journal.open()
+        return journal
+
+    def close(self) -> None:
+        if self.journal is not None:
+            closing_down = self.journal.close()
+            self.clock.run(closing_down)
+            self.journal = None
+
+    def restart(self, bounds: Bounds = BOUNDS) -> None:
+        """As after a crash: nothing but what is on disk counts."""
+        self.close()
+        self.journal = self.open(bounds)
+
+    def wait(self, deferred: Deferred[Any]) -> Any:
+        outcomes: list[Any] = []
+        failures: list[Any] = []
+        deferred.addCallbacks(outcomes.append, failures.append)
+        self.clock.run(deferred)
+        if failures:
+            failures[0].raiseException()
+        return outcomes[0]
+
+    def settle(self) -> None:
+        """Until what was asked for is written."""
+        self.wait(self.journal.load("nothing"))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as db:
+            return db.execute(query).fetchall()
+
+    def lines(self, level: LogLevel) -> list[str]:
+        return [formatEvent(event) for event in self.logged if event["log_level"] is level]
+
+
+class DurableJournalTests(ContractTests, DurableCase):
+    """The contract, and what outlives a process."""
+
+    def test_only_this_user_can_read_it(self) -> None:
+        self.finish("c1")
+        modes = {name: stat.S_IMODE(os.stat(self.path.parent / name).st_mode) for name in os.listdir(self.path.parent)}
+        self.assertEqual(stat.S_IMODE(os.stat(self.path.parent).st_mode), 0o700)
+        self.assertEqual(set(modes.values()), {0o600}, modes)
+        self.assertIn("journal.sqlite3-wal", modes)
+
+    def test_what_belongs_together_is_written_together(self) -> None:
+        """So that the cost of a commit is shared."""
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        waiting = [
+            self.journal.accept(command("a"), b""),
+            self.journal.start("a"),
+            self.journal.accept(command("b"), b""),
+        ]
+        for each in waiting:
+            self.wait(each)
+        self.assertEqual(batches, [3])
+
+    def test_many_do_not_go_on_at_once(self) -> None:
+        self.restart(Bounds())
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
+        self.wait(accepting[-1])
+        self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
+
+    def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
+        self.finish("a", "b")
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        self.journal.confirm("a")
+        self.clock.advance(LINGER / 2)
+        self.assertEqual(batches, [])
+        self.accept("c")
+        self.assertEqual(batches, [2])
+        self.journal.confirm("b")
+        self.clock.advance(LINGER)
+        self.settle()
+        self.assertEqual((batches[1], self.rows("SELECT id FROM command WHERE state = 4")), (1, [("a",), ("b",)]))
+
+    def test_mode_of_durability(self) -> None:
+        settings = {True: 2, False: 1}  # sqlite.org/pragma.html#pragma_synchronous
+        for durable, expected in settings.items():
+            store = journal_store.Store(str(self.directory / f"{durable}.sqlite3"), durable=durable)
+            store.open()
+            self.assertEqual(store._db.execute("PRAGMA synchronous").fetchone(), (expected,))
+            store.close()
+
+    def test_what_was_not_finished_gets_a_result_that_says_so(self) -> None:
+        self.accept("waited", extended=True)
+        self.accept("ran")
+        self.wait(self.journal.start("ran"))
+        self.finish("done")
+        self.restart()
+        self.assertEqual(self.recovered, [("waited", "not-executed"), ("ran", "outcome-unknown")])
+        self.assertEqual(self.journal.unconfirmed(), ["done", "waited", "ran"])
+        codes = {}
+        for command_id in ("waited", "ran"):
+            held = self.wait(self.journal.load(command_id))
+            codes[command_id] = (held.details.error["code"], held.details.error["executed"], held.extended)
+        self.assertEqual(codes, {"waited": ("not-executed", "no", True), "ran": ("outcome-unknown", "unknown", False)})
+        self.assertEqual(self.wait(self.journal.load("done")), result("done"))
+        [line] = self.lines(LogLevel.warn)
+        self.assertIn("1 may or may not have run to their end, and 1 were not run", line)
+        self.restart()
+        self.assertEqual(len(self.lines(LogLevel.warn)), 1, "told once")
+
+    def test_ids_that_are_numbers(self) -> None:
+        """The result of one says so after a restart, whether it was there before or not."""
+        self.restart(Bounds())
+        self.accept("1", numeric_id=True)
+        self.wait(self.journal.start("1"))
+        self.wait(self.journal.finish(msgspec.structs.replace(result("1"), numeric_id=True)))
+        self.accept("2", numeric_id=True, extended=True)
+        self.accept("3", numeric_id=True)
+        self.wait(self.journal.start("3"))
+        self.accept("4", extended=True)
+        self.restart(Bounds())
+        for command_id, wire, extended in (("1", 1, False), ("2", 2, True), ("3", 3, False), ("4", "4", True)):
+            held = self.wait(self.journal.load(command_id))
+            self.assertEqual((held.to_wire()["commandId"], held.extended), (wire, extended))
+        self.assertEqual(self.accept("1", b"other").state, EntryState.FINISHED, "the text is the same command")
+
+    def test_after_a_restart_everything_is_as_it_was(self) -> None:
+        self.finish("a", "b")
+        self.journal.bury("b")
+        self.journal.note("receipts", "yes")
+        self.settle()
+        self.restart()
+        self.assertEqual((self.state("a"), self.state("b")), (EntryState.FINISHED, EntryState.DEAD))
+        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), (["a"], 1))
+        self.assertEqual(self.journal.noted("receipts"), "yes")
+        self.journal.confirm("a")
+        self.settle()
+        self.restart()
+        self.assertIsNone(self.journal.lookup("a"), "not in memory any more")
+        known = self.accept("a", b"print")
+        assert known is not None
+        self.assertEqual((known.state, known.fingerprint), (EntryState.CONFIRMED, b"print of a"))
+
+    def test_order_survives(self) -> None:
+        self.accept("slow")
+        self.finish("b", "a")
+        self.wait(self.journal.finish(result("slow")))
+        self.restart()
+        self.assertEqual(self.journal.unconfirmed(), ["b", "a", "slow"])
+
+    def test_no_secret_is_in_the_file(self) -> None:
+        order = {
+            "text": "canary-command",
+            "cwd": "/canary-cwd",
+            "env": (("A", "canary-env"),),
+            "stdin": b"canary-stdin",
+        }
+        self.accept("c1", **order)
+        self.wait(self.journal.start("c1"))
+        self.wait(self.journal.finish(result("c1", "canary-output")))
+        written = b"".join(path.read_bytes() for path in self.path.parent.iterdir())
+        self.assertIn(b"canary-output", written)
+        for secret in (PASSWORD, "root", "web1", *(f"canary-{name}" for name in ("command", "cwd", "env", "stdin"))):
+            self.assertNotIn(secret.encode(), written)
+        self.journal.confirm("c1")
+        self.settle()
+        self.close()
+        written = b"".join(path.read_bytes() for path in self.path.parent.iterdir())
+        self.assertNotIn(b"canary-output", written, "removed when confirmed, and not only from the index")
+
+    def test_half_a_character(self) -> None:
+        """An output that was not decoded strictly must not be lost for it."""
+        self.accept("c1")
+        self.wait(self.journal.finish(result("c1", "broken \ud800")))
+        self.assertEqual(self.wait(self.journal.load("c1")).stdout, "broken ?")
+
+    def test_ids_are_pruned_by_age(self) -> None:
+        self.finish("old")
+        self.journal.confirm("old")
+        self.settle()
+        self.later(BOUNDS.retention - 10)
+        self.finish("young")
+        self.journal.confirm("young")
+        self.settle()
+        self.later(20)
+        self.clock.advance(PRUNE_INTERVAL)
+        self.settle()
+        self.assertEqual(self.rows("SELECT id FROM command"), [("young",)])
+
+    def test_ids_are_pruned_by_number(self) -> None:
+        for command_id in ("a", "b", "c"):
+            self.finish(command_id)
+            self.journal.confirm(command_id)
+            self.settle()
+            self.later(1)
+        self.clock.advance(PRUNE_AGAIN)
+        self.settle()
+        self.assertEqual(self.rows("SELECT id FROM command ORDER BY id"), [("b",), ("c",)])
+
+    def test_results_that_nobody_confirms_expire(self) -> None:
+        self.finish("a", "b")
+        self.journal.bury("b")
+        self.settle()
+        self.later(BOUNDS.retention + 1)
+        self.clock.advance(PRUNE_INTERVAL)
+        self.settle()
+        self.assertEqual((self.journal.unconfirmed(), self.state("a")), ([], EntryState.CONFIRMED))
+        self.assertEqual(self.rows("SELECT count(*) FROM result"), [(0,)])
+        self.assertIn("2 results were not confirmed for", self.lines(LogLevel.warn)[0])
+
+    def test_systems_clock_does_not_make_ids_old(self) -> None:
+        """A day forward and back again, while it runs and between two starts."""
+        self.finish("a")
+        self.journal.confirm("a")
+        self.settle()
+        now = journal_store.time.time()
+        self.patch(journal_store.time, "time", lambda: now + 86400)
+        self.clock.advance(PRUNE_INTERVAL)
+        self.settle()
+        self.assertEqual(self.rows("SELECT id FROM command"), [("a",)])
+        self.patch(journal_store.time, "time", lambda: now - 86400)
+        before = self.journal._store.now()
+        self.restart()
+        self.assertGreaterEqual(self.journal._store.now(), before - 1)
+        self.clock.advance(PRUNE_INTERVAL)
+        self.settle()
+        self.assertEqual(self.rows("SELECT id FROM command"), [("a",)])
+
+    def later(self, seconds: float) -> None:
+        """Time passes, on the journal's own clock."""
+        self.journal._store._time_offset += seconds
+
+    def test_nothing_is_taken_once_it_closes(self) -> None:
+        waiting = self.journal.accept(command("a"), b"")
+        closing_down = self.journal.close()
+        self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("b"), b""))
+        self.assertIsNone(self.wait(waiting))
+        self.clock.run(closing_down)
+        self.journal = None
+        self.assertEqual(self.rows("SELECT id FROM command"), [("a",)])
+
+
+class BrokenFileTests(DurableCase):
+    """A disk that is full or broken, and a file that is gone or damaged."""
+
+    def break_writes(self, name: str = "SQLITE_FULL") -> Any:
+        """SQLite refuses every write from now on, for real: it may not use one page more."""
+        pages = self.journal._store._db.execute("PRAGMA page_count").fetchone()[0]
+        self.journal._store._db.execute(f"PRAGMA max_page_count = {pages}")
+        # The pages at hand have room left.
+        filler = 0
+        while True:
+            filler += 1
+            try:
+                self.wait(self.journal.accept(command(f"filler {filler} " + "x" * 200), b"print"))
+            except JournalUnavailable:
+                return
+
+    def mend_writes(self) -> None:
+        self.journal._store._db.execute("PRAGMA max_page_count = 1000000")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.restart(Bounds(max_commands=10_000, max_bytes=1 << 30, max_ids=100, retention=1000.0))
+
+    def test_full_disk_refuses_new_commands_and_heals(self) -> None:
+        self.break_writes()
+        error = self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("c" * 200), b"print"))
+        self.assertIn("the disk is full; make room", str(error))
+        self.assertEqual(len(self.lines(LogLevel.error)), 1, "told once")
+        self.assertEqual(self.journal.trouble, "the disk is full; make room")
+        self.mend_writes()
+        self.assertIsNone(self.accept("c1"))
+        self.assertEqual(self.lines(LogLevel.info), ["The journal can be written again"])
+        self.assertIsNone(self.journal.trouble)
+
+    def test_end_that_could_not_be_recorded_is_recorded_later(self) -> None:
+        for command_id in ("a", "b"):
+            self.accept(command_id)
+            self.wait(self.journal.start(command_id))
+        self.break_writes()
+        for command_id in ("a", "b"):
+            finishing = self.journal.finish(result(command_id, "x" * 5000))
+            self.assertRaises(JournalUnavailable, self.wait, finishing)
+        self.journal.confirm("b")  # the main server had it from memory
+        self.mend_writes()
+        self.clock.advance(RETRY_INTERVAL)
+        self.settle()
+        self.assertEqual((self.state("a"), self.state("b")), (EntryState.FINISHED, EntryState.CONFIRMED))
+        self.restart(Bounds(max_commands=10_000))
+        self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
+        self.assertEqual(self.rows("SELECT state FROM command WHERE id = 'b'"), [(4,)])
+
+    def test_end_that_could_not_be_recorded_is_recorded_when_it_closes(self) -> None:
+        """Else a result that was delivered would be "outcome unknown" after the next start."""
+        for command_id in ("a", "b"):
+            self.accept(command_id)
+            self.wait(self.journal.start(command_id))
+        self.break_writes()
+        for command_id in ("a", "b"):
+            self.assertRaises(JournalUnavailable, self.wait, self.journal.finish(result(command_id, "x" * 5000)))
+        self.journal.confirm("b")
+        self.mend_writes()
+        self.restart()
+        self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
+        self.assertEqual(self.rows("SELECT id, state FROM command WHERE id < 'c' ORDER BY id"), [("a", 3), ("b", 4)])
+
+    def test_confirmation_that_could_not_be_recorded_is_recorded_later(self) -> None:
+        self.finish("a")
+        self.patch(self.journal._store, "confirm", self.broken)
+        self.journal.confirm("a")
+        self.settle()
+        self.assertEqual(self.rows("SELECT state FROM command"), [(3,)])
+        del self.journal._store.confirm  # the patch
+        self.clock.advance(PRUNE_INTERVAL)
+        self.settle()
+        self.assertEqual(self.rows("SELECT state FROM command"), [(4,)])
+
+    def broken(self, *_: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_WRITE"
+        raise error
+
+    def test_one_that_fails_does_not_take_others_with_it(self) -> None:
+        accepting, starting = self.journal.accept(command("a"), b""), self.journal.start("unknown")
+        self.assertIsNone(self.wait(accepting))
+        self.assertRaises(JournalUnavailable, self.wait, starting)
+        self.assertEqual(self.rows("SELECT id FROM command"), [("a",)])
+
+    def test_removed_file(self) -> None:
+        """SQLite itself would go on writing into what nobody can open any more."""
+        self.path.unlink()
+        error = self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("a"), b""))
+        self.assertIn("somebody removed or replaced its file; restart relayd", str(error))
+
+    def test_folder_that_cannot_be_used(self) -> None:
+        self.close()
+        shutil.rmtree(self.path.parent)
+        self.path.parent.write_text("no folder")
+        error = self.assertRaises(ConfigError, self.open)
+        self.assertRegex(str(error), r"^--state-dir: the journal .*journal.sqlite3 cannot be used: ")
+
+    def test_file_of_a_newer_version(self) -> None:
+        self.close()
+        with closing(sqlite3.connect(self.path)) as db:
+            db.execute("PRAGMA user_version = 99")
+        error = self.assertRaises(ConfigError, self.open)
+        self.assertIn("written by a newer version of relayd", str(error))
+
+    def test_damaged_file_is_set_aside_and_saved_as_far_as_possible(self) -> None:
+        for number in range(2000):
+            self.journal.accept(command(f"command number {number} " + "x" * 100), b"print").addErrback(self.fail)
+        self.finish("done")
+        self.accept("ran")
+        self.wait(self.journal.start("ran"))
+        self.close()
+        content = bytearray(self.path.read_bytes())
+        middle = len(content) // 2 // 4096 * 4096
+        content[middle : middle + 8 * 4096] = os.urandom(8 * 4096)
+        self.path.write_bytes(content)
+        self.journal = self.open(Bounds())
+        [line] = self.lines(LogLevel.critical)
+        kept = next(self.path.parent.glob("*.damaged-*[0-9]"))
+        self.assertIn(f"It is kept as {kept}", line)
+        self.assertEqual(kept.read_bytes()[: len(content)], bytes(content))
+        saved = self.rows("SELECT count(*) FROM command")[0][0]
+        self.assertGreater(saved, 1500)
+        self.assertEqual(self.rows("SELECT count(*) FROM note WHERE name LIKE 'damaged %'"), [(1,)])
+        self.assertEqual(self.state("ran"), EntryState.FINISHED)
+        # It is a good journal again.
+        self.accept("new")
+        self.restart(Bounds())
+        self.assertEqual(len(self.lines(LogLevel.critical)), 1)
+
+    def test_damage_that_sqlite_does_not_see(self) -> None:
+        """Bits that fell over in what a row holds; nothing of it keeps relayd from starting."""
+        for number, change in enumerate(
+            (
+                "UPDATE command SET state = 9 WHERE id = 'c1'",
+                "UPDATE command SET state = 1 WHERE id = 'c1'",  # which has its result
+                "UPDATE command SET id = CAST(x'ff' AS TEXT), state = 1 WHERE id = 'c1'",
+                "INSERT OR REPLACE INTO note VALUES ('time', 'soon')",
+                *(f"UPDATE result SET body = x'{body}'; UPDATE command SET state = 9" for body in BODIES),
+            ),
+            1,
+        ):
+            self.finish("c1")
+            self.close()
+            with closing(sqlite3.connect(self.path)) as db:
+                db.executescript(change)
+            self.journal = self.open(Bounds())
+            self.assertEqual(len(self.lines(LogLevel.critical)), number, change)
+            self.close()
+            shutil.rmtree(self.path.parent)
+            self.journal = self.open(Bounds())
+
+    def test_file_that_is_no_journal_at_all(self) -> None:
+        self.close()
+        self.path.write_bytes(os.urandom(10_000))
+        self.journal = self.open()
+        [line] = self.lines(LogLevel.critical)
+        self.assertIn("0 commands and 0 results could be read", line)
+        self.assertIsNone(self.accept("new"))
+
+
+#: Results that are none: too short, with a text that is no UTF-8, nested deeper than Python follows.
+BODIES = ("82aa", "81aa636f6d6d616e645f6964a1ff", "81a178" + "91" * 5000 + "c0")
+
+WRITER = """
+import sys
+from tests.journal.test_durable import ThreadClock
+from relayd.journal.durable import DurableJournal
+from tests.support.dispatching import command, result
+
+clock = ThreadClock()
+journal = DurableJournal(clock, sys.argv[1], durable=True)
+journal.open()
+number = 0
+while True:
+    number += 1
+    for step in (journal.accept(command(f"c{number}"), b""), journal.start(f"c{number}")):
+        clock.run(step)
+        print(number, flush=True)
+    clock.run(journal.finish(result(f"c{number}")))
+    print(number, "finished", flush=True)
+"""
+
+
+class KilledWriterTests(SynchronousTestCase):
+    """A process that is killed while it writes."""
+
+    def test_what_was_promised_is_there(self) -> None:
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, directory)
+        path = directory / "journal" / "journal.sqlite3"
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[2],
+        ) as writer:
+            assert writer.stdout is not None
+            promised: set[str] = set()
+            for line in writer.stdout:
+                number, *rest = line.split()
+                if rest:
+                    promised.add(f"c{number}")
+                if number == "200":
+                    writer.send_signal(signal.SIGKILL)
+                    break
+            for line in writer.stdout:
+                number, *rest = line.split()
+                if rest:
+                    promised.add(f"c{number}")
+        store = journal_store.Store(str(path), durable=True)
+        recovery = store.open()
+        store.close()
+        self.assertLessEqual(promised, set(recovery.live))
+        self.assertLessEqual(len(recovery.ended), 1)
+        self.assertLessEqual(len(recovery.live), len(promised) + 2)

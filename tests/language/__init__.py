@@ -1,0 +1,1 @@
+"""What is said to people: catalogues and character sets."""

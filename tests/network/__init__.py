@@ -1,0 +1,1 @@
+"""What every connection has to do with: spelling of hosts, TLS, descriptors."""

@@ -1,0 +1,262 @@
+"""
+The uplink through TLS and through an HTTP proxy, against npm's socket.io in Node.js.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+
+from relayd.network import tls
+from relayd.uplink.settings import UplinkSettings
+from relayd.wire.messages import Secret
+from tests.peers.test_main_servers import KEY, PeerCase, has, order, said
+from tests.support.certificates import Authority, Certificate
+from tests.support.node import NodeServer
+
+
+class TLSCase(PeerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.directory = Path(self.mktemp()).resolve()
+        self.authority = Authority(self.directory)
+
+    async def serve_tls(self, certificate: Certificate, **tls: str) -> NodeServer:
+        return await self.serve(
+            "socketio_server.js", apiKey=KEY, tls={"cert": certificate.cert, "key": certificate.key} | tls
+        )
+
+    async def proxy(self, status: str = "200 OK") -> ProxyFactory:
+        factory = ProxyFactory(status)
+        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.addCleanup(listening.stopListening)
+        self.proxy_port = listening.getHost().port
+        return factory
+
+
+class TLS(TLSCase):
+    async def test_good(self) -> None:
+        server = await self.serve_tls(self.authority.issue("localhost"))
+        receiver = self.dial(f"https://localhost:{server.port}", tls_ca=self.authority.path)
+        await server.wait_for(has("connected"))
+        receipt = receiver.next("receipt")
+        server.send({"op": "execute", "ack": True, "data": order("c1")})
+        await server.wait_for(said(result="c1"))
+        await receipt
+        await self.uplink.stopService()
+        self.assertEqual(receiver.words(), ["ready", "command", "receipt", "lost"])
+
+    async def refused(self, certificate: Certificate, words: str, **settings: Any) -> None:
+        """The connection fails, in these words, and the main server has not seen so much as a request."""
+        server = await self.serve_tls(certificate)
+        receiver = self.dial(f"wss://localhost:{server.port}", **settings)
+        line = await self.until_logged("Next attempt")
+        self.assertIn(words, line)
+        self.assertEqual(receiver.words(), [])
+        await self.uplink.stopService()
+        self.assertEqual([line for line in server.lines if "upgrade" in line], [])
+
+    async def test_expired(self) -> None:
+        certificate = self.authority.issue("localhost", timedelta(days=-1))
+        await self.refused(certificate, "certificate has expired", tls_ca=self.authority.path)
+
+    async def test_wrong_name(self) -> None:
+        certificate = self.authority.issue("other.example")
+        await self.refused(certificate, "certificate is for another name", tls_ca=self.authority.path)
+
+    async def test_no_name(self) -> None:
+        certificate = self.authority.issue("localhost", names=None)
+        await self.refused(certificate, "it needs the subject alternative name localhost", tls_ca=self.authority.path)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_a_name_that_is_none(self) -> None:
+        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.DNSName("*.com")])
+        certificate = self.authority.issue("localhost", names=names)
+        await self.refused(certificate, "has too few host components", tls_ca=self.authority.path)
+
+    async def test_the_second_look(self) -> None:
+        """What Twisted's own callback takes for good gets no request either."""
+        self.patch(tls, "_Verifying", lambda host, options: options)
+        certificate = self.authority.issue("localhost", names=None)
+        await self.refused(certificate, "it needs the subject alternative name localhost", tls_ca=self.authority.path)
+        self.flushLoggedErrors()
+
+    async def test_a_host_that_no_certificate_names(self) -> None:
+        self.dial("wss://2130706433:1")
+        await self.until_logged("no certificate can name the host 2130706433 of --server")
+        await self.uplink.stopService()
+
+    async def test_self_signed(self) -> None:
+        certificate = self.authority.issue("localhost", self_signed=True)
+        await self.refused(certificate, "self-signed certificate", tls_ca=self.authority.path)
+
+    async def test_unknown_authority(self) -> None:
+        """Without --tls-ca the system's authorities count, and ours is none of them."""
+        await self.refused(self.authority.issue("localhost"), "unable to get local issuer certificate")
+
+    async def test_no_tls(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        self.dial(f"wss://localhost:{server.port}", tls_ca=self.authority.path)
+        self.assertIn("TLS failed: ", await self.until_logged("Next attempt"))
+
+    async def test_client_certificate(self) -> None:
+        """A main server that asks for one gets it, and refuses a relay without."""
+        ours = self.authority.issue("relay.example")
+        server = await self.serve_tls(self.authority.issue("localhost"), ca=self.authority.path)
+        url = f"https://localhost:{server.port}"
+        stranger = self.dial(url, tls_ca=self.authority.path)
+        await self.until_logged("Next attempt")
+        await self.uplink.stopService()
+        self.assertEqual(stranger.words(), [])
+        self.dial(url, tls_ca=self.authority.path, tls_cert=ours.cert, tls_key=ours.key)
+        await server.wait_for(has("connected"))
+
+    async def test_unusable_files(self) -> None:
+        """Each is named in the log, and tried again: somebody may be replacing it."""
+        ours, other = self.authority.issue("a.example"), self.authority.issue("b.example")
+        missing = str(self.directory / "none.pem")
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
+            ({"tls_ca": missing}, f"--tls-ca {missing} cannot be read"),
+            ({"tls_ca": ours.key}, f"--tls-ca {ours.key} holds no PEM certificate"),
+            ({"tls_cert": ours.cert, "tls_key": other.key}, f"--tls-key {other.key} holds no unencrypted PEM key"),
+            ({"tls_cert": ours.cert, "tls_key": ours.cert}, f"--tls-key {ours.cert} holds no unencrypted PEM key"),
+        )
+        for settings, words in cases:
+            self.dial("https://localhost:1", **settings)
+            await self.until_logged(words)
+            await self.uplink.stopService()
+
+
+class Proxy(Protocol):
+    """A small HTTP proxy that knows CONNECT, and answers as its factory's *status* says."""
+
+    factory: ProxyFactory
+    transport: Any
+    peer: Any = None
+    received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.peer is not None:
+            self.peer.transport.write(data)
+            return
+        self.received += data
+        if not self.received.endswith(b"\r\n\r\n"):
+            return
+        self.factory.requests.append(self.received.decode())
+        if self.factory.status != "200 OK":
+            self.transport.write(f"HTTP/1.1 {self.factory.status}\r\n\r\n".encode())
+            self.transport.loseConnection()
+            return
+        port = int(self.received.split()[1].rpartition(b":")[2])
+        target = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        target.connect(Factory.forProtocol(lambda: Far(self)))
+
+    def connectionLost(self, reason: Any = None) -> None:
+        if self.peer is not None:
+            self.peer.transport.loseConnection()
+
+
+class Far(Protocol):
+    """The proxy's connection to the target."""
+
+    transport: Any
+
+    def __init__(self, near: Proxy) -> None:
+        self.near = near
+
+    def connectionMade(self) -> None:
+        self.near.peer = self
+        self.near.transport.write(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.near.transport.write(data)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.near.transport.loseConnection()
+
+
+class ProxyFactory(Factory):
+    protocol: Any = Proxy
+
+    def __init__(self, status: str = "200 OK") -> None:
+        self.status = status
+        self.requests: list[str] = []
+
+
+class ThroughProxy(TLSCase):
+    async def test_plain(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        proxy = await self.proxy()
+        self.dial(f"http://main.example:{server.port}", http_proxy=f"http://127.0.0.1:{self.proxy_port}")
+        await server.wait_for(has("connected"))
+        server.send({"op": "execute", "ack": True, "data": order("c1")})
+        await server.wait_for(said(result="c1"))
+        host = f"main.example:{server.port}"
+        self.assertEqual(proxy.requests, [f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n"])
+        await self.uplink.stopService()
+
+    async def test_tls_and_password(self) -> None:
+        """The proxy sees where to, and its own password, and nothing else."""
+        server = await self.serve_tls(self.authority.issue("main.example"))
+        proxy = await self.proxy()
+        url = f"http://us%40er:hunter2@127.0.0.1:{self.proxy_port}"
+        self.dial(f"https://main.example:{server.port}", tls_ca=self.authority.path, http_proxy=url)
+        await server.wait_for(has("connected"))
+        expected = b64encode(b"us@er:hunter2").decode()
+        self.assertIn(f"\r\nProxy-Authorization: Basic {expected}\r\n", proxy.requests[0])
+        await self.uplink.stopService()
+        self.assertNotIn(
+            "hunter2",
+            repr(
+                UplinkSettings(
+                    server="https://x",
+                    proxy_id="p",
+                    read_api_key=lambda: Secret(""),
+                    http_proxy=url,
+                )
+            ),
+        )
+
+    async def test_a_password_from_a_file(self) -> None:
+        """Read at each connect: the first one is wrong, and mended."""
+        server = await self.serve_tls(self.authority.issue("main.example"))
+        proxy = await self.proxy("407 Proxy Authentication Required")
+        words = [Secret("wrong"), Secret("hun:ter2")]
+        self.dial(
+            f"https://main.example:{server.port}",
+            tls_ca=self.authority.path,
+            http_proxy=f"http://us%40er@127.0.0.1:{self.proxy_port}",
+            read_proxy_password=lambda: words[len(proxy.requests) > 0],
+        )
+        await self.until_logged("Next attempt")
+        proxy.status = "200 OK"
+        await server.wait_for(has("connected"))
+        shown = [re.findall(r"Proxy-Authorization: Basic (.*)", request) for request in proxy.requests]
+        expected = [b64encode(pair).decode() for pair in (b"us@er:wrong", b"us@er:hun:ter2")]
+        self.assertEqual([pair.strip() for [pair] in (shown[0], shown[-1])], expected)
+        await self.uplink.stopService()
+
+    async def test_the_proxy_passes_for_the_main_server(self) -> None:
+        """With a certificate without a name, of an authority that is trusted: it learns nothing."""
+        server = await self.serve_tls(self.authority.issue("main.example", names=None))
+        proxy = await self.proxy()
+        url = f"http://127.0.0.1:{self.proxy_port}"
+        self.dial(f"https://main.example:{server.port}", tls_ca=self.authority.path, http_proxy=url)
+        await self.until_logged("it needs the subject alternative name main.example")
+        await self.uplink.stopService()
+        self.assertTrue(proxy.requests)
+        self.assertEqual([line for line in server.lines if "upgrade" in line], [])
+
+    async def test_refused(self) -> None:
+        await self.proxy("407 Proxy Authentication Required")
+        self.dial("http://main.example:1", http_proxy=f"http://127.0.0.1:{self.proxy_port}")
+        line = await self.until_logged("Next attempt")
+        self.assertIn(f"the HTTP proxy http://127.0.0.1:{self.proxy_port} gives no tunnel (HTTP 407 Proxy", line)

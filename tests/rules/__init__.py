@@ -1,0 +1,1 @@
+"""Rules about the tree: who may import whom."""

@@ -1,0 +1,1 @@
+"""The SSH client, in memory and with a real OpenSSH server."""

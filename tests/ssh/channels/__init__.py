@@ -1,0 +1,1 @@
+"""What runs over a connection that is logged in: commands, and connections to other hosts."""

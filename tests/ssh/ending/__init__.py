@@ -1,0 +1,1 @@
+"""How a command is ended, and what the host's shell does for that."""

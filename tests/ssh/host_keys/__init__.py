@@ -1,0 +1,1 @@
+"""Which key a host must show."""

@@ -1,0 +1,1 @@
+"""The login: keys, agents, passwords and prompts."""

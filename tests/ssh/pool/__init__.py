@@ -1,0 +1,1 @@
+"""The connections that are shared: which to open, use, spare and close."""

@@ -1,0 +1,1 @@
+"""The SSH transport protocol: version, key exchange, packets."""

@@ -1,0 +1,1 @@
+"""What a running relay shows of itself by HTTP."""

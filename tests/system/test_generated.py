@@ -1,0 +1,102 @@
+"""
+Manual pages and completion for shells: they are what the options and the parser say today, and shells can use them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.config.options import OPTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGING = ROOT / "packaging"
+#: Completes words with the script of bash: $1 is the script, the rest are the words.
+_BASH = """
+source "$1"; shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_shtab_relayctl
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def run(*words: str) -> str:
+    """What a command that must succeed prints."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class CurrentTests(SynchronousTestCase):
+    """When one of these fails: ``make man completion``."""
+
+    def check(self, kind: str) -> None:
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, directory)
+        run(sys.executable, str(PACKAGING / "generate.py"), kind, str(directory))
+        made = {path.name: path.read_text() for path in directory.iterdir()}
+        self.assertEqual({path.name for path in (PACKAGING / kind).iterdir()}, set(made))
+        for name, text in made.items():
+            self.assertEqual((PACKAGING / kind / name).read_text(), text, f"packaging/{kind}/{name}: make {kind}")
+
+    def test_manual_pages(self) -> None:
+        self.check("man")
+
+    def test_completion(self) -> None:
+        self.check("completion")
+
+
+class UseTests(SynchronousTestCase):
+    """Those who read them."""
+
+    def test_manual_pages_are_sound(self) -> None:
+        """No complaint but that they have no date: it would change with each version of the generator."""
+        for page in ("relayd.8", "relayctl.1"):
+            done = subprocess.run(
+                ["mandoc", "-Tlint", "-W", "warning", str(PACKAGING / "man" / page)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            complaints = [line for line in done.stdout.splitlines() if "missing date" not in line]
+            self.assertEqual((complaints, done.stderr), ([], ""))
+
+    def test_every_option_is_in_the_manual(self) -> None:
+        shown = run("mandoc", "-Tascii", "-O", "width=200", str(PACKAGING / "man" / "relayd.8"))
+        plain = "".join(
+            char for index, char in enumerate(shown) if char != "\b" and shown[index + 1 : index + 2] != "\b"
+        )
+        for option in OPTIONS:
+            self.assertIn(f"{option.flag_name} {option.metavar}".rstrip(), plain)
+
+    def complete(self, *words: str) -> list[str]:
+        return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / "relayctl"), *words).split()
+
+    def test_bash(self) -> None:
+        self.assertLessEqual({"audit", "journal", "policy"}, set(self.complete("relayctl", "")))
+        self.assertEqual(self.complete("relayctl", "audit", "v"), ["verify"])
+        self.assertEqual(self.complete("relayctl", "audit", "verify", "--he"), ["--help", "--head"])
+        self.assertEqual(self.complete("relayctl", "journal", "--config", "pyp"), ["pyproject.toml"])
+
+    def test_zsh(self) -> None:
+        run("zsh", "-n", str(PACKAGING / "completion" / "_relayctl"))
+
+    def test_zsh_completes_twistd_relayd(self) -> None:
+        """By Twisted's own way: zsh asks the program what to offer."""
+        script = "from twisted.scripts.twistd import run; run()"
+        asked = ("relayd", "--dialect", "", "--_shell-completion", "zsh:4")
+        offered = run(sys.executable, "-c", f"import sys; sys.argv[0] = 'twistd'; {script}", *asked)
+        self.assertIn(":dialect:(auto socketio native)'", offered)
+        self.assertIn(":state-dir:_directories'", offered)
+        self.assertIn(':config:_files -g "*"\'', offered.replace(" (*)", ""))
+        self.assertIn("'--max-commands=[commands that run at a time]", offered)
+        function = Path(tempfile.mkdtemp()) / "_twistd"
+        self.addCleanup(shutil.rmtree, function.parent)
+        function.write_text(offered)
+        run("zsh", "-n", str(function))

@@ -1,0 +1,177 @@
+"""
+What is built and installed: wheel, sdist and editable install each give ``twistd relayd`` and ``twist relayd``.
+
+The registry is not asked: a new environment sees the libraries of the one that runs the tests, but not its relayd.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import venv
+import zipfile
+from functools import cache
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The deadline of any process here, in seconds.
+PATIENCE = 300
+NOT_SOURCE = (
+    *(".*_cache", ".git", ".hypothesis", ".venv", "*.egg-info", "__pycache__", "_trial_temp*", "build", "dist"),
+    *("dropin.cache", "node_modules"),
+)
+
+
+def run(*words: str, cwd: Path) -> str:
+    """Run a command that must succeed, without this process's own search path; gives what it printed."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    done = subprocess.run(words, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Environment:
+    """A new virtual environment below *directory*."""
+
+    def __init__(self, directory: Path) -> None:
+        venv.create(directory, with_pip=False, symlinks=True)
+        self.directory = directory
+        self.python = str(directory / "bin" / "python")
+        self.site = Path(
+            run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=directory).strip()
+        )
+        # Only the directory itself: the .pth files in it, as that of an editable relayd, are not looked at.
+        paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        (self.site / "libraries.pth").write_text("\n".join(sorted(paths)) + "\n")
+
+    def install(self, *words: str) -> None:
+        """``pip install`` without dependencies and without the registry."""
+        options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation")
+        pip = (sys.executable, "-m", "pip", "--python", self.python)
+        run(*pip, "install", *options, *words, cwd=self.directory)
+
+    def twistd(self, *words: str) -> str:
+        return run(self.python, "-c", "from twisted.scripts.twistd import run; run()", *words, cwd=self.directory)
+
+    def twist(self, *words: str) -> str:
+        script = "from twisted.application.twist._twist import Twist; Twist.main()"
+        return run(self.python, "-c", script, *words, cwd=self.directory)
+
+    def origin(self) -> Path:
+        """Where its relayd comes from."""
+        return Path(run(self.python, "-c", "import relayd; print(relayd.__file__)", cwd=self.directory).strip())
+
+
+class Built:
+    """A copy of the source, and the sdist and the wheel that were built from it."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, self.directory)
+        self.source = self.directory / "source"
+        shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+        self.sdist, self.wheel = self.build("sdist"), self.build("wheel")
+
+    def build(self, kind: str) -> Path:
+        script = f"import setuptools.build_meta as backend; print(backend.build_{kind}({str(self.directory)!r}))"
+        return self.directory / run(sys.executable, "-c", script, cwd=self.source).split()[-1]
+
+
+@cache
+def built() -> Built:
+    """Built once for all tests; trial has no hook for that."""
+    return Built()
+
+
+class PackagingTests(SynchronousTestCase):
+    """What is built, and what is there once it is installed."""
+
+    def setUp(self) -> None:
+        self.source, self.sdist, self.wheel = built().source, built().sdist, built().wheel
+
+    def environment(self) -> Environment:
+        return Environment(Path(tempfile.mkdtemp(dir=built().directory)))
+
+    def check(self, environment: Environment) -> None:
+        self.assertIn("Run a main server's commands", environment.twistd("--help"))
+        self.assertIn("--max-commands N", environment.twistd("relayd", "--help"))
+        self.assertIn("--max-commands N", environment.twist("relayd", "--help"))
+        self.assertEqual(environment.twistd("relayd", "--version"), f"relayd {__version__}\n")
+        relayctl = str(environment.directory / "bin" / "relayctl")
+        self.assertEqual(run(relayctl, "--version", cwd=environment.directory), f"relayctl {__version__}\n")
+        script = "from relayd.language.catalogues import translator; print(ascii(translator('zh')('password')))"
+        said = run(environment.python, "-c", script, cwd=environment.directory)
+        self.assertEqual(said, ascii("密码") + "\n")
+
+    def test_the_wheel_holds_the_plugin_and_nothing_else_of_twisted(self) -> None:
+        names = zipfile.ZipFile(self.wheel).namelist()
+        self.assertEqual([name for name in names if name.startswith("twisted/")], ["twisted/plugins/relayd_plugin.py"])
+        for data in ("py.typed", "status/status.css", "status/status.js"):
+            self.assertIn(f"relayd/{data}", names)
+        modules = {str(path.relative_to(ROOT)) for path in (ROOT / "relayd").rglob("*.py")}
+        self.assertEqual({name for name in names if name.startswith("relayd/") and name.endswith(".py")}, modules)
+        top = {name.partition("/")[0] for name in names}
+        self.assertEqual(top, {"relayd", "twisted", f"relayd-{__version__}.dist-info"})
+
+    def test_the_version_is_in_one_place(self) -> None:
+        """But for what is made from it."""
+        made = {ROOT / "CHANGELOG.rst", *(ROOT / "packaging" / "man").iterdir()}
+        sources = [*ROOT.glob("*.*"), *(ROOT / "relayd").rglob("*.py"), *(ROOT / "packaging").rglob("*")]
+        files = {path for path in sources if path.is_file() and path.suffix != ".pyc"} - made
+        holders = [path.name for path in files if f'"{__version__}"' in path.read_text()]
+        self.assertEqual(holders, ["__init__.py"])
+
+    def test_metadata(self) -> None:
+        with zipfile.ZipFile(self.wheel).open(f"relayd-{__version__}.dist-info/METADATA") as file:
+            metadata = file.read().decode()
+        self.assertIn(f"\nVersion: {__version__}\n", metadata)
+        self.assertIn("\nLicense-Expression: MIT\n", metadata)
+        self.assertIn("\nRequires-Python: >=3.11\n", metadata)
+        for extra in ("test", "dev"):
+            self.assertIn(f"\nProvides-Extra: {extra}\n", metadata)
+
+    def test_the_wheel_installed(self) -> None:
+        environment = self.environment()
+        environment.install(str(self.wheel))
+        self.assertTrue(environment.origin().is_relative_to(environment.site))
+        self.check(environment)
+
+    def test_the_sdist_installed(self) -> None:
+        """What is needed to build, test and run from it is in it; the rest is not."""
+        with tarfile.open(self.sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        for name in (
+            "LICENSE",
+            "Makefile",
+            "changes/README.rst",
+            "packaging/systemd/relayd@.service",
+            "relayd.tac",
+            "tests/system/test_packaging.py",
+            "tests/bootstrap.sh",
+            ".ci/run",
+        ):
+            self.assertIn(name, names)
+        self.assertIn("tests/node/package-lock.json", names)
+        self.assertEqual([name for name in names if "node_modules" in name or "dropin.cache" in name], [])
+        environment = self.environment()
+        environment.install(str(self.sdist))
+        self.assertTrue(environment.origin().is_relative_to(environment.site))
+        self.check(environment)
+
+    def test_an_editable_install(self) -> None:
+        environment = self.environment()
+        environment.install("--editable", str(self.source))
+        self.assertTrue(environment.origin().is_relative_to(self.source))
+        self.check(environment)

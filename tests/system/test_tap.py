@@ -1,0 +1,341 @@
+"""
+relayd.tap, as twistd and twist run it: options, help, one line for a mistake, and an orderly exit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd import __version__
+from relayd.config.options import OPTIONS
+from relayd.tap import Options, OrderlyExit, makeService
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The deadline of any process here, in seconds.
+PATIENCE = 60
+
+
+class ProcessCase(SynchronousTestCase):
+    """Runs twistd and twist as a person would, in a directory of its own and without any RELAYD_ variable."""
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+        self.environ.update(PYTHONPATH=str(ROOT), COLUMNS="100", PYTHONDONTWRITEBYTECODE="1")
+        key = self.directory / "key"
+        key.touch(mode=0o600)
+        key.write_text("k" * 40 + "\n")
+        self.usual = {
+            "RELAYD_SERVER": "ws://127.0.0.1:9",
+            "RELAYD_PROXY_ID": "proxy-1",
+            "RELAYD_API_KEY_FILE": str(key),
+            "RELAYD_STATE_DIR": str(self.directory / "state"),
+        }
+
+    def command(self, *words: str) -> list[str]:
+        """As the console scripts do, wherever those are; test_packaging.py runs them themselves."""
+        script = {
+            "twistd": "from twisted.scripts.twistd import run; run()",
+            "twist": "from twisted.application.twist._twist import Twist; Twist.main()",
+        }[words[0]]
+        return [sys.executable, "-c", f"import sys; sys.argv[0] = {words[0]!r}; {script}", *words[1:]]
+
+    def run_it(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words),
+            cwd=self.directory,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+
+class HelpTests(ProcessCase):
+    """What a person sees first."""
+
+    def test_twistd_help_imports_nothing_of_relayd(self) -> None:
+        self.environ["PYTHONPROFILEIMPORTTIME"] = "1"
+        done = self.run_it("twistd", "--help")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("relayd", done.stdout)
+        self.assertIn("Run a main server's commands", done.stdout)
+        imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import")]
+        self.assertIn("twisted.plugin", imported)  # the list is one
+        self.assertEqual([name for name in imported if name.partition(".")[0] == "relayd"], [])
+
+    def test_help_of_the_service(self) -> None:
+        for program in ("twistd", "twist"):
+            done = self.run_it(program, "relayd", "--help")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for option in OPTIONS:
+                self.assertIn(option.flag_name, done.stdout)
+            self.assertIn("commands that run at a time [64]", done.stdout)
+            self.assertIn("SSH hosts:\n", done.stdout)
+
+    def test_help_fits_the_screen(self) -> None:
+        for width in (60, 80, 120):
+            self.assertLessEqual(max(map(len, Options().getUsage(width).splitlines())), width)
+
+    def test_version(self) -> None:
+        self.assertEqual(self.run_it("twistd", "relayd", "--version").stdout, f"relayd {__version__}\n")
+
+
+class MistakeTests(ProcessCase):
+    """A mistake is one line on standard error and exit code 1."""
+
+    def refused(self, *words: str, **environ: str) -> str:
+        done = self.run_it(*words, **environ)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertTrue(done.stderr.startswith("relayd: "), done.stderr)
+        self.assertEqual(done.stderr.strip().count("\n"), 0, done.stderr)
+        return done.stderr.strip()
+
+    def test_nothing_was_given(self) -> None:
+        for program in ("twistd", "twist"):
+            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.refused(program, "relayd"))
+
+    def test_a_wrong_value(self) -> None:
+        expected = 'relayd: --max-commands: expected a whole number from 1 to 1000000, not "0"'
+        for program in ("twistd", "twist"):
+            self.assertEqual(self.refused(program, "relayd", "--max-commands", "0", **self.usual), expected)
+
+    def test_the_tac_file(self) -> None:
+        line = self.refused("twistd", "-n", "-y", str(ROOT / "relayd.tac"), **(self.usual | {"RELAYD_SERVER": "x"}))
+        self.assertIn("RELAYD_SERVER in the environment: expected a URL", line)
+
+    def test_a_state_directory_that_cannot_be_made(self) -> None:
+        """It is seen only at the start, after twistd has begun to log; one line all the same."""
+        wrong = self.usual | {"RELAYD_STATE_DIR": "/proc/relayd-test"}
+        for program in (["twistd", "-n", "--pidfile="], ["twist"]):
+            done = self.run_it(*program, "relayd", **wrong)
+            text = done.stdout + done.stderr
+            self.assertEqual(done.returncode, 1, text)
+            self.assertEqual(text.count("relayd: --state-dir: "), 1, text)
+            self.assertIn("cannot be used: No such file or directory", text)
+            self.assertNotIn("Traceback", text)
+
+
+class OptionsTests(SynchronousTestCase):
+    """The command line itself, without a process."""
+
+    def refused(self, *arguments: str) -> str:
+        exit_ = self.assertRaises(SystemExit, Options().parseOptions, arguments)
+        self.assertIsInstance(exit_.code, str)
+        return str(exit_.code)
+
+    def test_the_beginning_of_a_name_is_not_enough(self) -> None:
+        """getopt would take the first for --api-key-file, and tell the key in its message."""
+        for arguments in (("--api-key", "s3cret"), ("--api-key=s3cret",), ("--allow-weak-key", "--api-key=s3cret")):
+            message = self.refused(*arguments)
+            self.assertEqual(message, "relayd: --api-key: there is no such option; did you mean --api-key-file?")
+
+    def test_a_value_may_look_like_an_option(self) -> None:
+        self.assertIn(
+            '--max-queue: expected a whole number from 0 to 1000000, not "--x"', self.refused("--max-queue", "--x")
+        )
+
+    def test_a_stray_word(self) -> None:
+        self.assertEqual(self.refused("s3cret"), "relayd: expected options only; see --help")
+        self.assertEqual(self.refused("--", "s3cret"), "relayd: expected options only; see --help")
+
+    def test_a_value_is_missing(self) -> None:
+        self.assertIn("--server", self.refused("--server"))
+
+    def test_short_options(self) -> None:
+        self.assertNotIn("s3cret", self.refused("-x", "s3cret"))
+        self.assertEqual(self.refused("-ps3cret"), "relayd: -p: there is no such option; see --help")
+        for argument in ("-n", "-nodaemon", "-l/var/log/relayd"):
+            self.assertIn("is an option of twistd itself, and belongs before the word relayd", self.refused(argument))
+
+    def test_one_hyphen(self) -> None:
+        expected = "relayd: -server: there is no such option; did you mean --server?"
+        for arguments in (("-server", "wss://main.example"), ("-server=wss://main.example",)):
+            self.assertEqual(self.refused(*arguments), expected)
+        self.assertEqual(self.refused("-"), "relayd: expected options only; see --help")
+
+    def test_the_table_is_all_there_is(self) -> None:
+        options = Options()
+        self.assertIsInstance(options, usage.Options)
+        self.assertEqual(set(options), {option.name for option in OPTIONS})
+
+
+class RunTests(ProcessCase):
+    """A process from start to end, with no main server to be found."""
+
+    def run_until(self, sign: str, numbers: list[signal.Signals], *words: str) -> tuple[int, str]:
+        """
+        Start *words*; once it has printed *sign*, which the reactor must be running for, send it the signals.
+
+        :return: exit code, and all that it printed.
+        """
+        process = subprocess.Popen(
+            self.command(*words),
+            cwd=self.directory,
+            env=self.environ | self.usual,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        alarm = signal.signal(signal.SIGALRM, lambda *_: process.kill())
+        signal.alarm(PATIENCE)
+        try:
+            assert process.stdout is not None
+            printed = ""
+            for line in process.stdout:
+                printed += line
+                if sign in line:
+                    for number in numbers:
+                        process.send_signal(number)
+                    break
+            printed += process.stdout.read()
+            return process.wait(), printed
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, alarm)
+            process.stdout.close()
+
+    def check(self, *words: str) -> str:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            code, printed = self.run_until("Next attempt in", [number], *words)
+            self.assertEqual(code, 0, printed)
+            self.assertIn("relayd has stopped", printed)
+            self.assertNotIn("Traceback", printed)
+            self.assertNotIn("k" * 40, printed)
+        return printed
+
+    def test_twistd(self) -> None:
+        self.check("twistd", "-n", "relayd")
+        self.assertTrue((self.directory / "state").is_dir())
+
+    def test_twist(self) -> None:
+        self.check("twist", "--log-format=text", "relayd")
+
+    def test_tac(self) -> None:
+        self.check("twistd", "-n", "-o", "-y", str(ROOT / "relayd.tac"))
+
+    def test_relative_paths_mean_where_it_was_started(self) -> None:
+        """twistd changes to --rundir after the options were read, and before the service starts."""
+        self.usual["RELAYD_STATE_DIR"] = "relative-state"
+        elsewhere = self.directory / "elsewhere"
+        elsewhere.mkdir()
+        self.check("twistd", "-n", "--rundir", str(elsewhere), "relayd")
+        self.assertTrue((self.directory / "relative-state").is_dir())
+        self.assertFalse((elsewhere / "relative-state").exists())
+
+
+class OrderlyExitTests(SynchronousTestCase):
+    """The handlers of SIGTERM and SIGINT."""
+
+    def setUp(self) -> None:
+        self.reactor = StoppableReactor()
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.addCleanup(self.restore)
+        signal.signal(signal.SIGTERM, self.reactor.sigTerm)
+        signal.signal(signal.SIGINT, self.reactor.sigInt)
+        self.service = OrderlyExit(self.reactor, lambda: 30)
+        self.service.startService()
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def test_a_signal_stops_the_reactor_and_the_next_one_ends_the_process(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        self.assertEqual((self.reactor.stops, self.reactor.own), (1, 0))
+        self.assertEqual(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
+        self.assertEqual(signal.getsignal(signal.SIGINT), signal.SIG_DFL)
+        self.service.stopService()  # which is what stopping the reactor leads to, and must not undo it
+        self.assertEqual(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
+
+    def test_without_a_signal_it_leaves_no_trace(self) -> None:
+        self.service.stopService()
+        self.assertEqual(signal.getsignal(signal.SIGTERM), self.reactor.sigTerm)
+        self.assertEqual(signal.getsignal(signal.SIGINT), self.reactor.sigInt)
+
+    def test_a_handler_of_somebody_else_stays(self) -> None:
+        self.service.stopService()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.service.startService()
+        self.assertEqual(signal.getsignal(signal.SIGTERM), signal.SIG_IGN)
+
+    def test_stopped_before_the_reactor_ran(self) -> None:
+        self.service.stopService()
+        reactor = StoppableReactor(running=False)
+        signal.signal(signal.SIGTERM, reactor.sigTerm)
+        service = OrderlyExit(reactor, lambda: 30)
+        service.startService()
+        service.stopService()
+        for call in reactor.waiting:
+            call()
+        self.assertEqual(signal.getsignal(signal.SIGTERM), reactor.sigTerm)
+
+
+class StoppableReactor(MemoryReactorClock):
+    """A reactor that counts how it is asked to stop."""
+
+    def __init__(self, running: bool = True) -> None:
+        super().__init__()
+        self.is_running = running
+        self.stops = 0
+        self.own = 0
+        self.waiting: list = []  # type: ignore[type-arg]
+
+    def callWhenRunning(self, call, *args):  # type: ignore[no-untyped-def]
+        if self.is_running:
+            call(*args)
+        else:
+            self.waiting.append(call)
+
+    def callFromThread(self, call, *args):  # type: ignore[no-untyped-def]
+        call(*args)
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def sigTerm(self, number: int, frame: object) -> None:
+        self.own += 1
+
+    def sigInt(self, number: int, frame: object) -> None:
+        self.own += 1
+
+
+class MakeServiceTests(ProcessCase):
+    """`makeService` in this process."""
+
+    def test_it_says_what_others_can_see(self) -> None:
+        """In the log, at each start."""
+        proxy = {"RELAYD_HTTP_PROXY": "http://user:s3cret@proxy:1", "RELAYD_SERVER": "wss://main.example"}
+        self.patch(os, "environ", self.environ | self.usual | proxy)
+        self.patch(reactor, "seconds", reactor.seconds)
+        options = Options()
+        options.parseOptions([])
+        with capturedLogs() as events:
+            makeService(options)
+        said = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(len(said), 1, said)
+        self.assertTrue(said[0].startswith("RELAYD_HTTP_PROXY in the environment holds the proxy's password"), said)
+        self.assertNotIn("s3cret", said[0])
+
+    def test_it_holds_the_relay(self) -> None:
+        self.patch(os, "environ", self.environ | self.usual)
+        self.patch(reactor, "seconds", reactor.seconds)
+        options = Options()
+        options.parseOptions([])
+        service = makeService(options)
+        self.assertEqual(service.getServiceNamed("relay").running, 0)

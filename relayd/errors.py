@@ -1,8 +1,7 @@
 """
-Everything that can go wrong in relayd, as one tree.
+Everything that can go wrong in relayd, as one tree.  The SSH library has its own: `relayd.ssh.errors`.
 
-The docstring of an error class is the message that a person reads: a format string over the error's fields, in
-words that say what failed, on which host, and what to do.  No field may ever hold a secret.
+As `DescribedError` says, the docstring of a class is the message that a person reads, with the error's fields in it.
 """
 
 from __future__ import annotations

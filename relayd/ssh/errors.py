@@ -1,7 +1,8 @@
 """
 What can go wrong between a client and an SSH server, as one tree.
 
-As in `relayd.errors`, the docstring is the message that a person reads, with the error's fields in it.
+As `DescribedError` says, the docstring of a class is the message that a person reads, with the error's fields in it.
+This module is long as it is a list: each class is a code with its message, and they are looked up and read together.
 """
 
 from __future__ import annotations

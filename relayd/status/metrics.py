@@ -19,6 +19,7 @@ import relayd.ssh.errors
 import twisted
 from relayd import __version__, errors
 from relayd.commands import stats
+from relayd.language.errors import DescribedError
 from relayd.process import event_loop
 from relayd.status.sources import StatusSources
 
@@ -27,7 +28,7 @@ OTHER: Final = "other"
 _PHASES: Final = {"wait": "wait", "connect": "connect", "keyExchange": "key_exchange", "login": "login", "run": "run"}
 
 
-def _codes(root: type[errors.RelayError] | type[relayd.ssh.errors.SSHError]) -> Iterator[str]:
+def _codes(root: type[DescribedError]) -> Iterator[str]:
     yield root.code
     for below in root.__subclasses__():
         yield from _codes(below)
@@ -47,6 +48,8 @@ class RelayCollector(Collector):
         """See `prometheus_client`."""
         yield from self._relay()
         yield from self._commands()
+        yield from self._command_times()
+        yield from self._output()
         yield from self._results()
         yield from self._uplink()
         yield from self._journal()
@@ -98,6 +101,9 @@ class RelayCollector(Collector):
         yield _gauge(
             "relayd_commands_queued_limit", "Most commands that may be queued (--max-queue).", limits.max_queue
         )
+
+    def _command_times(self) -> Iterator[Metric]:
+        counted = self._sources.commands.stats
         yield _histogram(
             "relayd_command_duration_seconds", "Seconds from the receipt of a command to its result.", counted.duration
         )
@@ -112,6 +118,9 @@ class RelayCollector(Collector):
         for phase, histogram in counted.phases.items():
             phases.add_metric([_PHASES[phase]], _buckets(stats.BOUNDS, histogram.counts), histogram.total)
         yield phases
+
+    def _output(self) -> Iterator[Metric]:
+        counted = self._sources.commands.stats
         output = CounterMetricFamily(
             "relayd_output_bytes", "Bytes that commands wrote to stdout and to stderr.", labels=["stream"]
         )

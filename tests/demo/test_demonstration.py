@@ -22,8 +22,11 @@ from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.demo.demonstration import STEPS, Row, Target, chosen_target, parser, table
-from relayd.demo.ssh_server import LAUNCHER, PYTHON_SETSID, ExecutingSSHServer
+from relayd.demo.command_line import chosen_target, parser
+from relayd.demo.report import table
+from relayd.demo.sessions import LAUNCHER, PYTHON_SETSID
+from relayd.demo.ssh_server import ExecutingSSHServer
+from relayd.demo.steps import STEPS, DemoTarget, StepResult
 from relayd.errors import ConfigError
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh_runner import SSHCommandRunner
@@ -125,7 +128,7 @@ class RealHostTests(DemoTestCase):
         out, err, code = await self.demo("--ssh", address, "--user", "tester", "--key", str(self.key))
         self.assertEqual((err, code), ("", 0), out)
         self.assertEqual(len(re.findall(rf"(?m)^ok .* tester@{address} ", out)), 4, out)
-        self.assertIn("Left out: a wrong password", out)
+        self.assertIn("Skipped: the wrong password", out)
 
     async def test_with_a_password_which_no_log_holds(self) -> None:
         await self.ssh_server()
@@ -330,12 +333,12 @@ class TableTests(SynchronousTestCase):
     """What is printed of results, and what is read from the command line."""
 
     def test_it_is_aligned_and_shows_first_lines_only(self) -> None:
-        def row(stdout: str, milliseconds: float) -> Row:
+        def row(stdout: str, milliseconds: float) -> StepResult:
             result = CommandResult(command_id="c", stdout=stdout, stderr="e\x1b[31m", exit_code=0)
-            return Row(step=STEPS[0], milliseconds=milliseconds, result=result)
+            return StepResult(step=STEPS[0], milliseconds=milliseconds, result=result)
 
         lines = table(
-            [row("hello from a\nsecond", 1.23), row("other", 1234.5)], Target(host="::1", port=22, username="u")
+            [row("hello from a\nsecond", 1.23), row("other", 1234.5)], DemoTarget(host="::1", port=22, username="u")
         ).splitlines()
         self.assertEqual([line[:2] for line in lines], ["  ", "ok", "NO"])
         self.assertIn("u@[::1]:22", lines[1])
@@ -345,9 +348,9 @@ class TableTests(SynchronousTestCase):
         self.assertNotIn("\x1b", lines[1])
 
     def test_a_command_without_a_result(self) -> None:
-        row = Row(step=STEPS[0], milliseconds=1, result=None, failure="no result came")
+        row = StepResult(step=STEPS[0], milliseconds=1, result=None, failure="no result came")
         self.assertFalse(row.as_expected)
-        self.assertIn("no result came", table([row], Target(host="h", port=22, username="u")))
+        self.assertIn("no result came", table([row], DemoTarget(host="h", port=22, username="u")))
 
     def test_hosts_and_ports(self) -> None:
         key = Path(self.mktemp())

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from sys import getsizeof
 from threading import Thread
 from typing import Any, Final
 
@@ -34,6 +36,8 @@ PRUNE_INTERVAL: Final = 60.0
 PRUNE_AGAIN: Final = 1.0
 #: What is written together at most: all who waited for it go on in one turn of the reactor.
 MAX_BATCH: Final = 128
+#: Bytes of memory for its output beyond which a result is written by itself.
+LARGE: Final = 256 << 10
 #: Seconds for which confirmations wait for something that is more urgent.
 LINGER: Final = 0.1
 #: Seconds without any writing after which what is left of confirmed results is removed from the disk; and those after
@@ -44,6 +48,10 @@ CLEAN_BUSY: Final = 55.0
 RECENT: Final = 10_000
 #: Seconds between two attempts to record what could not be recorded.
 RETRY_INTERVAL: Final = 5.0
+
+
+#: What is to be written, with what says that it was.
+_Queue = list[tuple[Call, Deferred[Any]]] | deque[tuple[Call, Deferred[Any]]]
 
 
 class _Worker:
@@ -100,6 +108,10 @@ class DurableJournal:
         self._notes: dict[str, str] = {}
         self._confirmed = 0
         self._pending: list[tuple[Call, Deferred[Any]]] = []
+        # Large results. One of them is written after each batch of everything else: a megabyte takes some 10 ms, and
+        # nobody waits for more than one of these.
+        self._large: deque[tuple[Call, Deferred[Any]]] = deque()
+        self._large_next = False
         self._busy = False
         self._linger: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
@@ -199,7 +211,8 @@ class DurableJournal:
 
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
-        finishing = self._submit(self._store.finish, result)
+        large = getsizeof(result.stdout) + getsizeof(result.stderr) > LARGE
+        finishing = self._submit(self._store.finish, result, queue=self._large if large else self._pending)
         return finishing.addCallbacks(
             self._finished, self._not_finished, callbackArgs=(result.command_id,), errbackArgs=(result,)
         )
@@ -290,17 +303,17 @@ class DurableJournal:
 
     # Writing
 
-    def _add(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
-        """Have something done with what is written next."""
+    def _add(self, method: Callable[..., object], *arguments: object, queue: _Queue | None = None) -> Deferred[Any]:
+        """Have something done with what is written next, or when *queue* has its turn."""
         if self._closed is not None:
             return fail(JournalUnavailable(reason=Text("relayd stops")))
         done: Deferred[Any] = Deferred()
-        self._pending.append(((method, arguments), done))
+        (self._pending if queue is None else queue).append(((method, arguments), done))
         return done
 
-    def _submit(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
+    def _submit(self, method: Callable[..., object], *arguments: object, queue: _Queue | None = None) -> Deferred[Any]:
         """Have something done soon."""
-        done = self._add(method, *arguments)
+        done = self._add(method, *arguments, queue=queue)
         if not self._busy and self._closed is None:
             self._busy = True
             # at the end of this turn of the reactor: what the same frame brings is then written together
@@ -311,7 +324,11 @@ class DurableJournal:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        if self._large and (self._large_next or not self._pending):
+            batch, self._large_next = [self._large.popleft()], False
+        else:
+            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            self._large_next = True
         calls = [call for call, _ in batch]
         self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))
 
@@ -323,10 +340,10 @@ class DurableJournal:
                 done.errback(outcome)
             else:
                 done.callback(outcome)
-        if self._pending:
+        if self._pending or self._large:
             self._write()
         else:
-            self._busy = False
+            self._busy = self._large_next = False
             if self._closed is not None:
                 self._end()
 

@@ -49,6 +49,8 @@ from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_STARTS, largest_payload, most_of_command, not_started
 from relayd.ssh.worker import Worker
 
+#: Seconds that each byte of output takes to become a result that is recorded and sent, on a slow machine.
+BYTE_TAKES = 50e-9
 #: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless told.
 RESULT_AFTER = 0.4
 
@@ -365,7 +367,8 @@ class _Execution:
             return
         self._why = RunTimeout
         # The result does not wait for a command that will not end; that is seen to behind its back.
-        self._call = self._reactor.callLater(self._grace, self._give_result)
+        kept = self._session.stdout.kept + self._session.stderr.kept
+        self._call = self._reactor.callLater(max(0.0, self._grace - kept * BYTE_TAKES), self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:

@@ -28,6 +28,7 @@ from relayd.errors import ConfigError, JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal import store as journal_store
 from relayd.journal.durable import (
+    LARGE,
     LINGER,
     MAX_BATCH,
     PRUNE_AGAIN,
@@ -277,6 +278,35 @@ class DurableJournalTests(ContractTests, DurableCase):
         accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
         self.wait(accepting[-1])
         self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
+
+    def test_large_results_hold_up_nobody_for_long(self) -> None:
+        """Each is written by itself, after everything else that waits: the others wait for one at most."""
+        self.restart(Bounds())
+        ids = ["large1", "large2", "large3", "small"]
+        for command_id in ids:
+            self.accept(command_id)
+            self.wait(self.journal.start(command_id))
+        written: list[str] = []
+        apply = self.journal._store.apply
+
+        def watch(calls: Any) -> Any:
+            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in calls)))
+            return apply(calls)
+
+        self.patch(self.journal._store, "apply", watch)
+        waiting: list[Deferred[Any]] = []
+
+        def next_command(_: Any, after: str) -> None:
+            waiting.append(self.journal.accept(command(f"after-{after}"), b""))
+
+        for each in ids:
+            finishing = self.journal.finish(result(each, stdout="x" * LARGE if each != "small" else ""))
+            waiting.append(finishing.addCallback(next_command, each))
+        for deferred in waiting:  # which grows meanwhile
+            self.wait(deferred)
+        expected = ["small", "large1", "after-large1 after-small", "large2", "after-large2", "large3", "after-large3"]
+        self.assertEqual(written, expected)
+        self.assertEqual(self.wait(self.journal.load("large3")).stdout, "x" * LARGE)
 
     def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
         self.finish("a", "b")

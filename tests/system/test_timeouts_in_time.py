@@ -50,6 +50,22 @@ class InTimeTests(EndToEndCase):
         while processes(marker):
             await deferLater(reactor, 0.1)
 
+    async def test_beside_a_flood(self) -> None:
+        """
+        A command that writes without an end and does not heed the signal: its result is long and in time as well, and
+        makes none of the others late.
+        """
+        await self.begin_at_gateway()
+        marker, sleep = marked_sleep()
+        answers = [self.give("flood", f"trap '' TERM; yes & {sleep}; {sleep}")]
+        answers += [self.give(f"c{number}", f"echo begun; {sleep}") for number in range(10)]
+        told = await gatherResults(answers)
+        self.assertFalse([answer for answer in told if "error" in answer], self.relay.log[-2000:])
+        self.assertGreater(len(told[0]["stdout"]), 500_000)  # what Socket.IO takes by default
+        self.assertEqual({answer["stdout"] for answer in told[1:]}, {"begun"})
+        while processes(marker):
+            await deferLater(reactor, 0.1)
+
     async def test_what_does_not_run(self) -> None:
         """In the queue of a host, or waiting for one that does not answer: told in time as well."""
         await self.begin_at_gateway()

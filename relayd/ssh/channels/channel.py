@@ -161,6 +161,7 @@ class Channel:
     :ivar most: bytes that it may send before it has to wait for us.
     :ivar packets: data packets that came since it was last given more.
     :ivar unread: bytes that arrived and that its reader has not taken.
+    :ivar halted: whether the server gets no more window.
     :ivar remote_window: bytes that the server takes now.
     :ivar outgoing: bytes that wait for that.
     :ivar finished: no more will follow them; the server is to be told when they are gone.
@@ -168,8 +169,8 @@ class Channel:
     """
 
     __slots__ = (
-        "close_sent", "eof", "finished", "first", "given_up", "max_packet", "most", "outgoing", "packets", "remote",
-        "remote_window", "unread", "user", "window",
+        "close_sent", "eof", "finished", "first", "given_up", "halted", "max_packet", "most", "outgoing", "packets",
+        "remote", "remote_window", "unread", "user", "window",
     )  # fmt: skip
 
     def __init__(self, user: ChannelUser, first: int) -> None:
@@ -178,6 +179,7 @@ class Channel:
         self.first = self.most = self.window = first
         self.packets = 0
         self.unread = 0
+        self.halted = False
         self.remote_window = 0
         self.max_packet = MAX_PACKET
         self.outgoing = bytearray()
@@ -191,7 +193,7 @@ class Channel:
         How much more the server may send, once that is worth a message; what is not read yet is held back from it.
         """
         room = self.most - self.window - self.unread
-        if room < self.most // 2:
+        if room < self.most // 2 or self.halted:
             return 0
         if self.first < WINDOW:
             size = room // max(1, self.packets)

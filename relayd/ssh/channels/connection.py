@@ -155,6 +155,13 @@ class Connection(SSHService):
         if channel is not None and channel.remote >= 0 and not channel.close_sent:
             self._send_request(channel, signal_request(name))
 
+    def halt(self, user: ChannelUser, on: bool) -> None:
+        """Give the server no more window (RFC 4254, section 5.2), or give it window again."""
+        channel = self._find(user)
+        if channel is not None:
+            channel.halted = on
+            self._refill(channel, 0, 0)
+
     def write(self, user: ChannelUser, data: bytes) -> int:
         """
         Send data, as soon as the server takes it.

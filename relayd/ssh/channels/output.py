@@ -120,6 +120,11 @@ class OutputBuffer:
         """Whether bytes had to be given up."""
         return self.total > self._limit
 
+    @property
+    def kept(self) -> int:
+        """Bytes that there are of it, at most."""
+        return min(self.total, self._limit)
+
     def taken(self) -> Output:
         """What there is until now."""
         tail = b"".join(self._tail)

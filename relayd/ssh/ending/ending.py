@@ -102,6 +102,9 @@ class Ending:
     def begin(self) -> None:
         """See that the command ends; returns at once."""
         self._job.doomed = True
+        # A command that floods its output would go on, and make its own result late, and others. Nothing is missed: its
+        # output was too long already.
+        self._halt(self._session.stdout.truncated or self._session.stderr.truncated)
         self._calls = [
             self._clock.callLater(FIND_WITHIN, self._ask_if_late),
             self._clock.callLater(KILL_AFTER, self._kill),
@@ -247,9 +250,14 @@ class Ending:
         if self._session.state is State.ENDED:
             self._stop()
 
+    def _halt(self, on: bool) -> None:
+        if self._job.connection is not None:
+            self._job.connection.halt(self._session, on)
+
     # By force
 
     def _kill(self) -> None:
+        self._halt(False)  # the server closes the channel of a command that has ended only when all of it was sent
         if self._leader is None:
             self._signal("KILL")
         else:

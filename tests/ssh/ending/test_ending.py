@@ -5,6 +5,7 @@ Commands that run out of time: what is left of them on the host, and what the re
 from __future__ import annotations
 
 from relayd.ssh import client
+from relayd.ssh.ending import ending
 from relayd.ssh.errors import RunCancelled, RunTimeout
 from tests.support.ending import EndingTestCase
 from tests.support.ssh import DEADLINE, marked_sleep, processes
@@ -40,6 +41,38 @@ class EndingTests(EndingTestCase):
         completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark, timeout=1.1, grace=0.05)
         self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
         self.assertIn("timed out after 1.1 s", str(completed.error))
+
+    async def test_long_output_takes_its_time(self) -> None:
+        """A result that is long is given earlier, so that it arrives when it is wanted."""
+        self.patch(client, "BYTE_TAKES", DEADLINE)
+        mark, sleep = marked_sleep()
+        completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark, grace=DEADLINE)
+        self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
+
+    async def test_flood(self) -> None:
+        """The host cannot send more than it was allowed to: others end by now, too."""
+        self.patch(ending, "KILL_AFTER", 4.0)
+        client, target = self.make_client(max_output=1000), self.target(await self.start_server())
+        mark, sleep = marked_sleep()
+        flood = f"trap '' TERM; yes & {sleep}; {sleep}"
+        running = client.run(target, flood.encode(), self.reactor.seconds() + 1.0, grace=0.05)
+        await self.until(lambda: processes(mark), "it runs")
+        completed = await running
+        seen = [0, completed.stdout.total]
+        while seen[-1] != seen[-2]:
+            await self.sleep(0.2)
+            seen.append(completed.stdout.total)
+        self.assertGreater(seen[-1], 1000)
+        self.assertTrue(processes(mark))
+        await self.until(lambda: not processes(mark), "it is gone")
+
+    async def test_flood_where_only_the_server_can_end_it(self) -> None:
+        """The server closes the channel when it has sent all: it may, once the command is killed."""
+        self.patch(ending, "LEAVE_AFTER", 2 * DEADLINE)
+        client, target = self.make_client(max_output=1000), self.target(await self.start_server())
+        deadline = self.reactor.seconds() + 1.0
+        await client.run(target, b"trap '' TERM; yes", deadline, grace=0.05, shell=False)
+        await self.until(lambda: client.counts().sessions == 0, "it is gone")
 
     async def test_children_that_outlive_their_parent(self) -> None:
         mark, sleep = marked_sleep()

@@ -20,7 +20,7 @@ from msgspec import Struct
 from relayd.errors import JournalUnavailable, NotExecuted, OutcomeLost
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal.index import Live
-from relayd.language.texts import Text, Translate, english, well_formed
+from relayd.language.texts import Text, Translate, english, without_surrogates
 from relayd.network.descriptors import shortage, words_of
 from relayd.wire.messages import CommandResult, failure_result
 
@@ -275,7 +275,7 @@ class Store:
         try:
             body = _encode(result)
         except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
-            stdout, stderr = well_formed(result.stdout), well_formed(result.stderr)
+            stdout, stderr = without_surrogates(result.stdout), without_surrogates(result.stderr)
             body = _encode(msgspec.structs.replace(result, stdout=stdout, stderr=stderr))
         self._db.execute("INSERT INTO result (command, body) VALUES (?, ?)", (result.command_id, body))
         self._move(result.command_id, "state = 3, finished = ?", "state IN (1, 2)")

@@ -100,15 +100,15 @@ def message_template(docstring: str) -> str:
     return " ".join(cleandoc(docstring).split())
 
 
-def well_formed(text: str) -> str:
-    """*text* with ``?`` in place of each half of a surrogate pair, which neither UTF-8 nor JSON can hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def printable(text: str, limit: int) -> str:
     """A remote text made fit for a log line: no control characters, at most *limit* characters."""
     clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def without_surrogates(text: str) -> str:
+    """*text* with ``?`` for each half of a surrogate pair, which UTF-8, and so JSON, cannot hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def printable_bytes(text: bytes, limit: int = 200) -> str:

@@ -27,7 +27,7 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from relayd.language.texts import well_formed
+from relayd.language.texts import without_surrogates
 
 #: Fields of events that JSON lines have beside ``time``, ``level``, ``logger`` and ``message``: described in
 #: docs/logs.rst, and as stable as options are.
@@ -136,7 +136,7 @@ def format_json(event: LogEvent) -> str | None:
     try:
         return _encode(line).decode() + "\n"
     except (UnicodeEncodeError, ValueError):  # half a surrogate pair, which no JSON can hold
-        clean = {name: well_formed(value) if isinstance(value, str) else value for name, value in line.items()}
+        clean = {name: without_surrogates(value) if isinstance(value, str) else value for name, value in line.items()}
         return _encode(clean).decode() + "\n"
 
 

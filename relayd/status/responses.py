@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from relayd.language.texts import well_formed
+from relayd.language.texts import without_surrogates
 from relayd.status.metrics import make_registry, render
 from relayd.status.page import make_page
 from relayd.status.sources import StatusSources
@@ -152,7 +152,7 @@ def _encode(document: object) -> bytes:
 
 def _clean(value: object) -> object:
     if isinstance(value, str):
-        return well_formed(value)
+        return without_surrogates(value)
     if isinstance(value, dict):
         return {_clean(key): _clean(each) for key, each in value.items()}
     return [_clean(each) for each in value] if isinstance(value, list) else value

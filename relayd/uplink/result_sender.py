@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.interfaces import IDialect
-from relayd.language.texts import Translate, english, well_formed
+from relayd.language.texts import Translate, english
 from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
 
@@ -183,4 +183,5 @@ def _ready(
 
 
 def _whole_characters(result: CommandResult) -> CommandResult:
-    return msgspec.structs.replace(result, stdout=well_formed(result.stdout), stderr=well_formed(result.stderr))
+    stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
+    return msgspec.structs.replace(result, stdout=stdout, stderr=stderr)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from relayd.language.charsets import charset
-from relayd.language.texts import Fault, Text, well_formed
+from relayd.language.texts import Fault, Text
 from relayd.network.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.wire.messages import BASE64, MAX_COMMAND_ID, NO_UTF8, Unsent
 
@@ -138,7 +138,7 @@ def readable_id(value: object) -> tuple[str | None, bool]:
     if not isinstance(value, str) or not value:
         return None, False
     shown = value if len(value) <= MAX_COMMAND_ID else value[: MAX_COMMAND_ID - 1] + "…"
-    return well_formed(shown), False
+    return shown.encode("utf-8", "replace").decode(), False
 
 
 def server_id(value: object) -> float | str | None:

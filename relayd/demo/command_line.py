@@ -12,7 +12,7 @@ from relayd.errors import ConfigError
 from relayd.wire.messages import Secret
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """A parser of its options."""
     parser = argparse.ArgumentParser(
         prog="python -m relayd.demo",

@@ -28,7 +28,7 @@ from twisted.logger import (
 )
 
 from relayd.config import options as config_options
-from relayd.demo.command_line import chosen_target, parser
+from relayd.demo.command_line import chosen_target, make_parser
 from relayd.demo.report import closing_line, table
 from relayd.demo.ssh_server import ExecutingSSHServer
 from relayd.demo.steps import STEPS, DemoTarget, Step, StepResult
@@ -192,12 +192,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
     :raises SystemExit: always: 0 when every result was the expected one, 1 when not, 2 for a mistake on the command
         line, 130 when interrupted.
     """
-    reader = parser()
-    options = reader.parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
     try:
         target = chosen_target(options)
     except ConfigError as error:
-        reader.error(str(error))
+        parser.error(str(error))
     info = LogLevelFilterPredicate(LogLevel.info)
     observers = [FilteringLogObserver(textFileLogObserver(sys.stderr), [info])] if options.verbose else []
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)

@@ -133,8 +133,8 @@ class RelayConnection(HandshakeServer):
         self.factory.connections.add(self)
         self._join_deadline = self._clock.callLater(self._settings.join_timeout, self._not_joined)
         super().connectionMade()
-        host = getattr(self.transport.getPeer(), "host", "")
-        leaving = self.factory.doorway.enter(self, host, self._clock.seconds())
+        address = getattr(self.transport.getPeer(), "host", "")
+        leaving = self.factory.doorway.enter(self, address, self._clock.seconds())
         if leaving is not None:
             leaving.transport.abortConnection()
         # autobahn asks for it before the transport can do it, and swallows the error: an acknowledgement and a result

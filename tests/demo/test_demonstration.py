@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.demo.command_line import chosen_target, parser
+from relayd.demo.command_line import chosen_target, make_parser
 from relayd.demo.report import table
 from relayd.demo.sessions import LAUNCHER, PYTHON_SETSID
 from relayd.demo.ssh_server import ExecutingSSHServer
@@ -357,7 +357,7 @@ class TableTests(SynchronousTestCase):
         key.write_text("k")
 
         def address(text: str) -> tuple[str, int]:
-            options = parser().parse_args(["--ssh", text, "--user", "u", "--key", str(key)])
+            options = make_parser().parse_args(["--ssh", text, "--user", "u", "--key", str(key)])
             target = chosen_target(options)
             assert target is not None
             return target.host, target.port

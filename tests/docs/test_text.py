@@ -50,7 +50,7 @@ class OptionTests(SynchronousTestCase):
 
     def known(self) -> set[str]:
         names = {option.flag_name for option in OPTIONS} | _FOREIGN
-        parsers = [make_parser(), terminal.parser()]
+        parsers = [make_parser(), terminal.make_parser()]
         while parsers:
             for action in parsers.pop()._actions:
                 names |= set(action.option_strings)

@@ -18,165 +18,6 @@ from relayd.wire.messages import CommandOutput, CommandResult, CommandState, Exe
 Acknowledge = Callable[[RelayError | None], None]
 
 
-# What a dialect tells its caller, whichever dialect it is ------------------------------------------------------------
-
-
-class HandshakeReceived(Struct, frozen=True):
-    """
-    The main server described the connection.
-
-    :ivar heartbeat: seconds of silence after which the link is dead; ``None``: the WebSocket's own pings tell.
-    """
-
-    heartbeat: float | None
-
-
-class Connected(Struct, frozen=True):
-    """
-    Events can flow.  Main servers check the key only after this, so it is no proof of having been accepted.
-    """
-
-
-class EventReceived(Struct, frozen=True):
-    """
-    The peer sent an event.
-
-    :ivar data: decoded JSON: the first argument, ``None`` where there is none.  Where the wire has bytes too, these are
-        in it, or `relayd.wire.messages.Unsent` in their place.
-    :ivar ack_id: the peer wants `IDialect.acknowledge` called with this number.
-    """
-
-    name: str
-    data: object
-    ack_id: int | None = None
-
-    def __repr__(self) -> str:  # the data of a command holds secrets
-        return f"<EventReceived {self.name!r} ack_id={self.ack_id}>"
-
-
-class AckReceived(Struct, frozen=True):
-    """The peer acknowledged our event number *ack_id*; *data* is its first argument."""
-
-    ack_id: int
-    data: object
-
-
-class AttachmentsDue(Struct, frozen=True):
-    """
-    An event came whose bytes are to follow.
-
-    :ivar number: of that event, for `IDialect.abandon`.
-    """
-
-    number: int
-
-
-class Broken(Struct, frozen=True):
-    """
-    After what was told before, the peer breaks the rules: the connection should be closed, as for a `ProtocolError`.
-    """
-
-    reason: str
-
-
-class HeartbeatReceived(Struct, frozen=True):
-    """The peer is alive."""
-
-
-class Disconnected(Struct, frozen=True):
-    """
-    The peer ends the conversation, and says so in the dialect's own terms.
-
-    :ivar refused: whether it turned us away rather than closed.
-    """
-
-    reason: str
-    refused: bool
-
-
-class Ignored(Struct, frozen=True):
-    """
-    Something that relayd has no use for: another namespace, a text that is no event.
-
-    :ivar what: one of a few texts, none of which the peer has made.
-    :ivar strange: whether an operator should hear of it once: it may be meant for relayd.
-    """
-
-    what: str
-    strange: bool = False
-
-
-DialectEvent = (
-    HandshakeReceived
-    | Connected
-    | EventReceived
-    | AckReceived
-    | AttachmentsDue
-    | Broken
-    | HeartbeatReceived
-    | Disconnected
-    | Ignored
-)
-
-
-# The seams -----------------------------------------------------------------------------------------------------------
-
-
-class IDialect(Interface):
-    """
-    How events are framed on one uplink connection: a codec with no I/O, made new for each connection.
-
-    Both roles share it: the *relay* opens the WebSocket, the *main server* accepts it.  After each call the caller
-    writes what `frames_to_send` gives.
-    """
-
-    name: str = Attribute("``socketio`` or ``native``.")
-    max_payload: int = Attribute("The largest text frame, in bytes, that the peer takes; huge where no limit is known.")
-
-    def opened() -> Sequence[DialectEvent]:
-        """
-        The WebSocket is open.
-
-        :return: what that means already.
-        """
-
-    def receive_text(text: str) -> Sequence[DialectEvent]:
-        """
-        One text message arrived.
-
-        :raises ProtocolError: when it means nothing; the connection should be closed.
-        """
-
-    def receive_binary(data: bytes) -> Sequence[DialectEvent]:
-        """
-        One binary message arrived: a part of an event, or an event, as suits the wire.
-
-        :raises ProtocolError: when the connection should be closed for it.
-        """
-
-    def abandon(number: int) -> Sequence[DialectEvent]:
-        """
-        What was to follow the event *number* (`AttachmentsDue`) has not come in time.
-
-        :return: the event as far as it came; nothing where it is complete.
-        """
-
-    def send_event(name: str, data: object) -> None:
-        """Queue one event for the peer."""
-
-    def acknowledge(ack_id: int, data: object | None) -> None:
-        """Queue the answer to an event that asked for one (`EventReceived.ack_id`); ``None`` is an empty answer."""
-
-    def ping() -> None:
-        """Queue a heartbeat, where it is ours to send; otherwise nothing."""
-
-    def close() -> None:
-        """Queue a polite good-bye, where the wire has one."""
-
-    def frames_to_send() -> list[str]:
-        """The text messages queued since the last call, in order."""
-
-
 class ILink(Interface):
     """One connection to the main server on which events flow."""
 
@@ -257,7 +98,7 @@ class IOutputSink(Interface):
         """
 
 
-#: Makes sure that a command may be told to run now, see `ICommandRunner.run`.
+#: Makes sure that a command may be told to run now, see `ICommandRunner.run_command`.
 Starting = Callable[[], Deferred[None]]
 
 
@@ -269,7 +110,7 @@ class ICommandRunner(Interface):
         Why *command* cannot be run at all, where that is known without trying: asked before it is accepted.
         """
 
-    def run(
+    def run_command(
         command: ExecuteCommand,
         deadline: float,
         starting: Starting,
@@ -395,10 +236,10 @@ class IAudit(Interface):
 
     available: bool = Attribute("Whether it can be written; if not, no new command should be taken on.")
 
-    def accepted(command: ExecuteCommand) -> None:
+    def record_accepted(command: ExecuteCommand) -> None:
         """*command* was taken on: it is going to run."""
 
-    def ended(command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
+    def record_ended(command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
         """
         *command* has its result.
 
@@ -406,10 +247,10 @@ class IAudit(Interface):
         :param duration: seconds since it was received.
         """
 
-    def recovered(command_id: str, outcome: str) -> None:
-        """A command that an earlier process left unfinished has its result; *outcome* as in `ended`."""
+    def record_recovered(command_id: str, outcome: str) -> None:
+        """A command that an earlier process left unfinished has its result; *outcome* as in `record_ended`."""
 
-    def refused(command: ExecuteCommand, error: RelayError) -> None:
+    def record_refused(command: ExecuteCommand, error: RelayError) -> None:
         """*command* was not taken on."""
 
     def close() -> Deferred[None]:

@@ -5,7 +5,6 @@ Joins the parts of a relay: uplink, dispatcher, journal and SSH runner; the only
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -24,8 +23,9 @@ from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
 from relayd.interfaces import IJournal
 from relayd.journal.durable import DurableJournal
-from relayd.journal.index import Bounds
+from relayd.journal.index import JournalLimits
 from relayd.journal.memory import MemoryJournal
+from relayd.journal.store import journal_file
 from relayd.language.catalogues import translator
 from relayd.language.texts import Translate
 from relayd.network.descriptors import connections_within, limit
@@ -109,10 +109,9 @@ def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJ
         return MemoryJournal()
     return DurableJournal(
         reactor,
-        # a folder of its own: the state directory may be open to others
-        os.path.join(config.state_dir, "journal", "journal.sqlite3"),
+        journal_file(config.state_dir),
         durable=config.journal == "full",
-        bounds=Bounds(max_bytes=config.journal_max_size, retention=config.journal_retention),
+        limits=JournalLimits(max_bytes=config.journal_max_size, retention=config.journal_retention),
         translate=translate,
     )
 
@@ -182,7 +181,7 @@ class RelayService(Service):
                 self._audit.start()
             for command_id, code in self._journal.open():
                 if self._audit is not None:
-                    self._audit.recovered(command_id, code)
+                    self._audit.record_recovered(command_id, code)
         except ConfigError:
             self._state.release()
             raise

@@ -99,7 +99,7 @@ class SSHCommandRunner:
             return error
         return None
 
-    def run(
+    def run_command(
         self,
         command: ExecuteCommand,
         deadline: float,
@@ -109,7 +109,7 @@ class SSHCommandRunner:
         timeout: float | None = None,
         grace: float | None = None,
     ) -> Deferred[CommandResult]:
-        """See `ICommandRunner.run`."""
+        """See `ICommandRunner.run_command`."""
         try:
             target = self._target(command)
             text, progress, env, stdin = self._input(command)

@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
-from relayd.ssh.host_keys.verifier import fingerprint
+from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
@@ -54,7 +54,9 @@ class RunnerTestCase(ServerTestCase):
         **changes: Any,
     ) -> Deferred[CommandResult]:
         """Have it run within *timeout* seconds."""
-        return runner.run(self.command(server, text, **changes), self.reactor.seconds() + timeout, at_once, output)
+        return runner.run_command(
+            self.command(server, text, **changes), self.reactor.seconds() + timeout, at_once, output
+        )
 
 
 class RunnerTests(RunnerTestCase):
@@ -137,13 +139,15 @@ class RunnerTests(RunnerTestCase):
         await self.order(runner, server, "true")
         # The clock has moved on since the order came; nobody ordered 0.998765 s.
         order, deadline = self.command(server, "sleep 10"), self.reactor.seconds() + 0.998765
-        result = await runner.run(order, deadline, at_once, timeout=40.0)
+        result = await runner.run_command(order, deadline, at_once, timeout=40.0)
         self.assertIn("timed out after 40 s on ", result.stderr)
         # Nor was there time to dial.
         silent = self.reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         order = self.command(server, "true", port=silent.getHost().port)
-        error = await self.error_of(runner.run(order, self.reactor.seconds() + 0.1, at_once, timeout=40.0), HostFailure)
+        error = await self.error_of(
+            runner.run_command(order, self.reactor.seconds() + 0.1, at_once, timeout=40.0), HostFailure
+        )
         self.assertIn("timed out after 40 s while it waited for ", str(error))
 
     async def test_cancelled(self) -> None:

@@ -127,7 +127,7 @@ class RequestTests(RunnerTestCase):
             error = asked.refuses(order)
             assert isinstance(error, Unencodable)
             self.assertEqual((error.fields["field"], error.executed, error.retriable), (field, "no", False))
-            failed = asked.run(order, self.reactor.seconds() + 5, at_once)
+            failed = asked.run_command(order, self.reactor.seconds() + 5, at_once)
             self.assertIn("--output-encoding", str(self.failureResultOf(failed, Unencodable).value))
         self.assertIsNone(runner.refuses(self.command(server, "echo 巪id")))
 
@@ -225,7 +225,8 @@ class SiteTests(RunnerTestCase):
             error = runner.refuses(command)
             self.assertIsInstance(error, CredentialMissing)
             self.assertIn(f"{server.user}@{server.host}", str(error))
-            (await self.failure_of(runner.run(command, self.reactor.seconds() + 9, at_once))).trap(CredentialMissing)
+            running = runner.run_command(command, self.reactor.seconds() + 9, at_once)
+            (await self.failure_of(running)).trap(CredentialMissing)
         self.assertIsNone(self.make_runner().refuses(self.command(server, "true")))
 
     async def test_file_that_is_missing(self) -> None:

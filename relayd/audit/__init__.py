@@ -1,6 +1,6 @@
 """
-The audit log: who ordered what, on which host, and what came of it, in lines that nobody changes unnoticed.
+The audit log: who ordered what, on which host, and what came of it, in lines that nobody can change unnoticed.
 
-`log` takes events and writes them in a thread of its own, `chain` is the file, `lines` its format, and `verify` finds
-what somebody did to it.  See docs/audit.rst.
+`log` takes events and writes them in a thread of its own, `chain` has the files, `lines` their format, and `verify`
+finds what was changed.  See docs/audit.rst.
 """

@@ -1,6 +1,6 @@
 """
 The files of the audit log: appending to the chain, across restarts, crashes, full disks and rotation.
-Every method blocks, and belongs into a thread of its own.
+Every method blocks, and is called in a thread of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 from relayd.audit.events import Record
 from relayd.audit.heads import Head, format_head, format_own_head, head_path, own_head_path, read_heads
 from relayd.audit.keeping import Keeping, moved_files, superfluous
-from relayd.audit.lines import GENESIS, encode
+from relayd.audit.lines import GENESIS, encode_line
 from relayd.audit.seal import Seal, make_seal, read_seal, seal_file
 from relayd.audit.tail import Tail, read_tail
 from relayd.process.whole_files import sync_directory
@@ -27,12 +27,12 @@ _MODE: Final = 0o600
 
 class Findings(Struct, frozen=True, kw_only=True):
     """
-    What is wrong with a log that was found.
+    What a start finds wrong with the log.
 
     :ivar last: number of the relay's own last line in it.
-    :ivar foreign: lines after that which somebody else appended.
-    :ivar missing: how many lines are not there that were written after that.
-    :ivar unsealed: lines that were there before the seal, which is new: nobody can tell who wrote them.
+    :ivar foreign: how many lines after that somebody else appended.
+    :ivar missing: how many lines that relayd wrote after that are gone.
+    :ivar unsealed: how many lines are older than the seal, which is new: it cannot show who wrote them.
     """
 
     last: int = 0
@@ -45,10 +45,10 @@ class Chain:
     """
     The log that is being written, and the *head* beside it: number and hash of the last line, ``PATH.head``.
 
-    What could not be written stays in a buffer and is what the next call begins with, from the very byte where the
-    disk was full: a line is never written twice or in halves while the process lives.
+    What could not be written stays in a buffer, and the next call goes on with it from the byte where the disk was
+    full: while the process lives, a line is never written twice or in halves.
 
-    :param state_dir: where the seal is, and a second head.
+    :param state_dir: folder of the seal, and of a second head.
     :param common: fields of every line.
     """
 
@@ -66,17 +66,17 @@ class Chain:
 
     @property
     def unwritten(self) -> int:
-        """How many lines are in the buffer, whole or the rest of one."""
+        """How many lines are in the buffer, the rest of a line included."""
         return self._buffer.count(b"\n")
 
     def open(self, version: str) -> Findings:
         """
-        Find out where the chain ends, and have it go on with a ``start`` line, which the next `prepare` writes.
+        Find out where the chain ends, and continue it with a ``start`` line, which the next `prepare` writes.
 
         What somebody else appended stays where it is, for everybody to see; the line after it says so.
 
-        :raises OSError: when the log cannot be written, or another process writes it.
-        :raises ValueError: when the file of the seal holds none.
+        :raises OSError: when the log cannot be written, or another process is writing it.
+        :raises ValueError: when the file of the seal holds no seal.
         """
         self._head = os.open(head_path(self.path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         try:
@@ -93,8 +93,8 @@ class Chain:
         noted = own or beside
         sealed = read_seal(seal_file(self._state_dir))
         tail = read_tail(self._file, sealed, noted)
-        # A head behind the log: the process died between the two.  A head ahead of it: somebody removed lines; going on
-        # from the head leaves the gap for everybody to see.
+        # A head behind the log: the process died after it had written the log and before it wrote the head.  A head
+        # ahead of the log: somebody removed lines; to go on from the head leaves the gap for everybody to see.
         self._seq, self._hash = tail.seq, tail.hash
         self._seal = sealed or make_seal(seal_file(self._state_dir), tail.seq, tail.hash)
         more: dict[str, object] = {} if tail.torn is None else {"torn": tail.torn}
@@ -110,13 +110,13 @@ class Chain:
 
     def prepare(self) -> None:
         """
-        Write what an earlier call could not, and see to it that the file is the right one.
+        Write what an earlier call could not write, and begin a new file if it is time for one.
 
         :raises OSError: nothing more should be appended now; call it again later.
         """
         self._flush()
         max_size = self._keeping.max_size
-        # Where the new file could not be made the last time, the old one is aside already.
+        # Where the new file could not be made the last time, the old one was moved aside already.
         if max_size and os.fstat(self._file).st_size >= max_size and not self._replaced():
             os.rename(self.path, f"{self.path}.{self._seq:012d}")
         if self._replaced():
@@ -129,14 +129,14 @@ class Chain:
         """
         Write *records*; they are on the disk when this returns.
 
-        :raises OSError: they are not, all of them, and will be after the next call that succeeds.
+        :raises OSError: some of them are not on the disk; they will be after the next call that succeeds.
         """
         for record in records:
             self._encode(record)
         self._flush()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for descriptor in (self._file, self._own_head, self._head):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -145,7 +145,7 @@ class Chain:
     def _encode(self, record: Record) -> None:
         seconds, event, fields = record
         common = {**self._common, **fields}
-        line, digest = encode(self._seq + 1, seconds, event, common, self._hash, self._seal.key)
+        line, digest = encode_line(self._seq + 1, seconds, event, common, self._hash, self._seal.key)
         self._buffer += line
         self._seq, self._hash = self._seq + 1, digest
 
@@ -163,7 +163,7 @@ class Chain:
             self._unsynced = False
 
     def _replaced(self) -> bool:
-        """Whether the file was moved aside, by us or by logrotate, or emptied after it was copied."""
+        """Whether the file was moved aside, by relayd or by logrotate, or emptied after it was copied."""
         try:
             there = os.stat(self.path)
         except FileNotFoundError:
@@ -191,7 +191,7 @@ class Chain:
 
 
 def _findings(tail: Tail, noted: Head | None, *, new: bool) -> Findings:
-    """What to tell of a log whose end is *tail*."""
+    """What is wrong with a log whose end is *tail*."""
     gone = 0 if noted is None or tail.own is None else max(0, noted.seq - tail.own)
     return Findings(last=tail.own or 0, foreign=tail.foreign, missing=gone, unsealed=tail.seq if new else 0)
 
@@ -201,4 +201,4 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(errno.EBUSY, "another relay writes it") from None
+        raise OSError(errno.EBUSY, "another relay is writing it") from None

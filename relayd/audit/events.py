@@ -1,5 +1,5 @@
 """
-What the lines of the audit log tell of commands, and how it stays within the length of a line.
+The fields of the lines of the audit log, and how they stay within the length of a line.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final, Literal
 
-from relayd.audit.lines import command_digest
+from relayd.audit.key import command_digest
 from relayd.wire.messages import ExecuteCommand
 
 #: One event: seconds since the epoch, its name, its fields.
 Record = tuple[float, str, Mapping[str, Any]]
-#: What a site wants to have of commands: their keyed digest, their text, or nothing.
+#: What a site wants to see of commands: their keyed digest, their text, or nothing.
 Telling = Literal["digest", "text", "none"]
 
 #: Bytes that no line exceeds: what a main server can make the relay write for one order.
 LONGEST: Final = 4096
-#: Bytes of a line without what others name: number, time, event, seal, hashes, figures, names of fields.
+#: Bytes of a line beside the values that others choose: number, time, event, seal, hashes, figures, names of fields.
 FRAME: Final = 640
 #: Bytes of a name in a line, of a host as an order spells it, of the id of a command, and of all jump hosts together.
 MAX_NAME: Final = 320
@@ -32,35 +32,36 @@ _DIGITS: Final = 16
 
 def clip(text: str, size: int = MAX_ID) -> str:
     """
-    *text*, where it takes up to *size* bytes in a line; else its beginning, ``…`` and a digest, by which long names
-    that begin alike are told apart.
+    *text* in at most *size* bytes of a line: where it is longer, its beginning, ``…`` and a digest.
+
+    By the digest, long names that begin alike are told apart.
     """
-    if length(text) <= size:
+    if length_in_line(text) <= size:
         return text
     ending = "…#" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
-    return beginning(text, size - length(ending)) + ending
+    return _beginning(text, size - length_in_line(ending)) + ending
 
 
-def beginning(text: str, size: int) -> str:
+def length_in_line(text: str) -> int:
+    """Bytes that *text* takes in a line, which is ASCII."""
+    return len(json.dumps(text)) - 2
+
+
+def _beginning(text: str, size: int) -> str:
     """As many characters of *text* as take no more than *size* bytes in a line."""
     text = text[: max(0, size)]
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if length(text[:middle]) <= size:
+        if length_in_line(text[:middle]) <= size:
             low = middle
         else:
             high = middle - 1
     return text[:low]
 
 
-def length(text: str) -> int:
-    """Bytes that *text* takes in a line, which is ASCII."""
-    return len(json.dumps(text)) - 2
-
-
-def names(command: ExecuteCommand) -> dict[str, Any]:
-    """Fields of every line about a command.  Nothing of it is kept alive but these: it holds credentials."""
+def name_fields(command: ExecuteCommand) -> dict[str, Any]:
+    """Fields of every line about a command.  Only these are kept of it: the command itself holds credentials."""
     fields = {
         "commandId": command.command_id,
         "host": command.host,
@@ -72,39 +73,39 @@ def names(command: ExecuteCommand) -> dict[str, Any]:
     return fields
 
 
-def whole(command: ExecuteCommand) -> dict[str, Any]:
-    """Likewise, where it is asked for."""
-    fields = names(command)
+def order_fields(command: ExecuteCommand) -> dict[str, Any]:
+    """Fields of the line that says what was ordered: those of `name_fields`, the jump hosts and the command."""
+    fields = name_fields(command)
     if command.via:
         fields["via"] = [f"{hop.username}@{hop.host}:{hop.port}" for hop in command.via]
     fields["command"] = command.command
     return fields
 
 
-def finish(record: Record, telling: Telling, key: bytes, common: int) -> Record:
+def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Record:
     """
-    A record as it is written: names that are not too long, and the command as the site wants to have it.
+    A record as it is written: names are not too long, and the command is told as the site wants it.
 
-    :param key: of commands' digests.
-    :param common: bytes that fields take which are in every line.
+    :param key: key of the digests of commands.
+    :param common: bytes of the fields that every line has.
     """
     seconds, event, fields = record
     if "commandId" not in fields:
         return record
-    finished = dict(fields)
-    finished["commandId"] = clip(finished["commandId"])
+    fitted = dict(fields)
+    fitted["commandId"] = clip(fitted["commandId"])
     for name, size in (("host", MAX_NAME), ("user", MAX_NAME), ("written", MAX_WRITTEN)):
-        if name in finished:
-            finished[name] = clip(finished[name], size)
-    if "via" in finished:
-        finished["via"] = [clip(hop, MAX_VIA // len(finished["via"])) for hop in finished["via"]]
-    command = finished.pop("command", None)
+        if name in fitted:
+            fitted[name] = clip(fitted[name], size)
+    if "via" in fitted:
+        fitted["via"] = [clip(hop, MAX_VIA // len(fitted["via"])) for hop in fitted["via"]]
+    command = fitted.pop("command", None)
     if command is None or telling == "none":
-        return seconds, event, finished
+        return seconds, event, fitted
     text = ""
     if telling == "text":
-        room = LONGEST - FRAME - common - len(json.dumps(finished))
-        finished["command"] = text = beginning(command, room)
+        room = LONGEST - FRAME - common - len(json.dumps(fitted))
+        fitted["command"] = text = _beginning(command, room)
     if telling == "digest" or text != command:
-        finished["commandDigest"] = command_digest(key, command)
-    return seconds, event, finished
+        fitted["commandDigest"] = command_digest(key, command)
+    return seconds, event, fitted

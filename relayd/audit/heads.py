@@ -1,6 +1,6 @@
 """
-The head of the audit log, number and hash of its last line, as it is noted beside the log and, out of reach of who can
-write to that, in the state directory.
+The head of the audit log: number and hash of its last line.  It is noted beside the log, and in the state directory,
+out of reach of somebody who can write to the log.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ _OWN: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{64}) ([0-9]{20}) ([0-9a-f]{64}
 
 class Head(Struct, frozen=True):
     """
+    Where a log ends.
+
+    :ivar seq: number of its last line.
+    :ivar hash: hash of that line.
     :ivar end: byte of the file after that line; 0: not known.
     """
 
@@ -27,7 +31,7 @@ class Head(Struct, frozen=True):
 
 
 def head_path(path: str) -> str:
-    """The file beside a log that has its head, for whoever verifies it."""
+    """The file beside a log that has its head, for everybody who verifies it."""
     return path + ".head"
 
 
@@ -37,18 +41,18 @@ def own_head_path(state_dir: str) -> str:
 
 
 def parse_head(content: bytes) -> Head | None:
-    """The head, as the file beside the log tells it; ``None`` if that tells nothing."""
+    """The head in the *content* of the file beside the log; ``None`` if there is none in it."""
     match = _HEAD.fullmatch(content)
     return None if match is None else Head(int(match[1]), match[2].decode())
 
 
 def format_head(head: Head) -> bytes:
-    """What `parse_head` reads."""
+    """The content that `parse_head` reads."""
     return b"%020d %s\n" % (head.seq, head.hash.encode())
 
 
 def parse_own_head(content: bytes, path: str) -> Head | None:
-    """The head of the log at *path*, as the file in the state directory tells it; ``None``: nothing, of that log."""
+    """The head of the log at *path* in the file in the state directory; ``None`` if it holds none of that log."""
     match = _OWN.fullmatch(content)
     if match is None or match[4] != _digest(path):
         return None
@@ -56,15 +60,15 @@ def parse_own_head(content: bytes, path: str) -> Head | None:
 
 
 def format_own_head(head: Head, path: str) -> bytes:
-    """What `parse_own_head` reads."""
+    """The content that `parse_own_head` reads."""
     return b"%020d %s %020d %s\n" % (head.seq, head.hash.encode(), head.end, _digest(path))
 
 
 def read_heads(path: str, state_dir: str) -> tuple[Head | None, Head | None]:
     """
-    The heads of the log at *path*: that beside it, and that in the state directory.
+    The heads of the log at *path*: the one beside it, and the one in the state directory.
 
-    :raises OSError: when one is there and cannot be read.
+    :raises OSError: when one of them is there and cannot be read.
     """
     return parse_head(_read(head_path(path))), parse_own_head(_read(own_head_path(state_dir)), path)
 
@@ -78,5 +82,5 @@ def _read(path: str) -> bytes:
 
 
 def _digest(path: str) -> bytes:
-    """Of one length for every log, so that one write replaces the whole."""
+    """A digest of the path: as long for every log, so that one write replaces the whole."""
     return sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest().encode()

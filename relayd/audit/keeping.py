@@ -1,6 +1,6 @@
 """
-Which files of the audit log stay when there are many: the newest, those that are not old enough to go, and no more than
-the disk has to spare.
+Which files of the audit log stay when there are many: the newest, and those that are not old enough to go, as far as
+there is room for them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from msgspec import Struct
 
 class Keeping(Struct, frozen=True, kw_only=True):
     """
-    What the site chose.
+    What the site chose about files that were moved aside.
 
-    :ivar max_size: bytes from which a file is moved aside, as ``PATH.`` and the number of its last line; 0: never.
-    :ivar keep: how many of those stay, whatever their age and size; 0: all.
-    :ivar keep_for: seconds for which more than those stay.
-    :ivar max_total: bytes that those may take; 0: what the disk has.
+    :ivar max_size: bytes from which a file is moved aside, to ``PATH.`` and the number of its last line; 0: never.
+    :ivar keep: how many files stay, whatever their age and size; 0: all.
+    :ivar keep_for: seconds for which further files stay.
+    :ivar max_total: bytes that all of them may take with those; 0: any number.
     """
 
     max_size: int = 0
@@ -33,8 +33,8 @@ class Moved(Struct, frozen=True):
     A file that was moved aside.
 
     :ivar seq: number of its last line.
-    :ivar size: its bytes.
-    :ivar written: when it was written last, in seconds since the epoch.
+    :ivar size: bytes in it.
+    :ivar written: when it was last written, in seconds since the epoch.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Moved(Struct, frozen=True):
 
 def moved_files(path: str) -> list[Moved]:
     """
-    The files that were moved aside by us, the oldest first.
+    The files that relayd moved aside, the oldest first.
 
     :raises OSError: when they cannot be looked at.
     """
@@ -62,7 +62,7 @@ def moved_files(path: str) -> list[Moved]:
 
 def superfluous(files: Sequence[Moved], keeping: Keeping, now: float) -> list[Moved]:
     """
-    Which of *files*, the oldest first, have to go.
+    Those of *files* that have to go; both the oldest first.
 
     :param now: seconds since the epoch.
     """

@@ -1,6 +1,6 @@
 """
-The audit log of a running relay: events in from the reactor's thread, written by one thread of its own.
-The reactor's thread neither formats nor waits: it notes what happened, in a bounded queue.
+The audit log of a running relay: events come in from the reactor's thread, and another thread writes them.
+The reactor's thread neither formats nor waits: it puts what happened into a bounded queue.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from zope.interface import implementer
 
 from relayd import __version__
 from relayd.audit.chain import Chain, Findings
-from relayd.audit.events import MAX_NAME, Record, Telling, clip, finish, length, names, whole
+from relayd.audit.events import MAX_NAME, Record, Telling, clip, fit_record, length_in_line, name_fields, order_fields
 from relayd.audit.keeping import Keeping
-from relayd.audit.lines import key_file, read_key
-from relayd.audit.refusals import INTERVAL, Refusals
+from relayd.audit.key import key_file, read_key
+from relayd.audit.refusals import INTERVAL, RefusalLimiter
 from relayd.errors import ConfigError, RelayError
 from relayd.interfaces import IAudit
 from relayd.network.descriptors import words_of
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
-#: Seconds during which events gather before they are written together: what a crash of the process, or a power cut, may
-#: take with it. More often, the threads would take turns more than they work.
+#: Seconds during which events gather before they are written together, and which a crash of the process, or a power
+#: cut, may lose. If it were less, the threads would spend more time on taking turns than on work.
 GATHER: Final = 0.05
 #: Seconds until what could not be written is tried again.
 RETRY: Final = 1.0
-#: Seconds between two lines in the relay's log that say so.
+#: Seconds between two lines in the relay's log that say that it cannot be written.
 TELL_AGAIN: Final = 600.0
 #: Seconds that closing waits for the disk.
 CLOSE_TIMEOUT: Final = 10.0
-#: Bytes of memory for events that are not written yet. The last half of it is for the ends of commands taken on before.
+#: Bytes of memory for events that are not written yet. Half of it is only for the ends of commands that were accepted.
 MAX_PENDING: Final = 32 << 20
 #: Bytes of events that are written at once.
 MAX_BATCH: Final = 1 << 20
-#: What an event takes in memory beside the text of its command.
+#: Bytes of memory that an event takes beside the text of its command.
 _EVENT_SIZE: Final = 1024
 
 
@@ -49,9 +49,12 @@ class AuditSettings(Struct, frozen=True, kw_only=True):
     """
     What the site chose.
 
-    :ivar state_dir: where the key of digests and the seal are; made if need be.
-    :ivar commands: how a command is told: by its keyed digest, its text, or not at all.
-    :ivar server: the main server, and as whom the relay is known there.
+    :ivar path: the log.
+    :ivar state_dir: folder of the key of digests and of the seal, which are made where they are missing.
+    :ivar commands: how a command is shown: by its keyed digest, by its text, or not at all.
+    :ivar keeping: which files stay.
+    :ivar server: the main server.
+    :ivar proxy_id: the relay's name there.
     """
 
     path: str
@@ -65,9 +68,10 @@ class AuditSettings(Struct, frozen=True, kw_only=True):
 @implementer(IAudit)
 class AuditLog:
     """
-    An `IAudit` on the disk.
+    An audit log on the disk.
 
-    :param reactor: tells the time, and is where the log's thread has its say.
+    :param reactor: provides time, and a way back from the log's thread.
+    :param retry: seconds until what could not be written is tried again.
     """
 
     _log = Logger("relayd.audit")
@@ -77,14 +81,14 @@ class AuditLog:
         self._settings = settings
         self._retry = retry
         common = {"server": clip(settings.server, MAX_NAME), "proxyId": clip(settings.proxy_id, MAX_NAME)}
-        self._common_size = sum(map(length, common.values()))
+        self._common_size = sum(map(length_in_line, common.values()))
         self._chain = Chain(settings.path, settings.state_dir, settings.keeping, common)
         self._key = b""
-        self._refusals = Refusals()
+        self._refusals = RefusalLimiter()
         self._sum_call: IDelayedCall | None = None
         self._thread: threading.Thread | None = None
         self._closed: Deferred[None] = Deferred()
-        # What both threads use.
+        # Both threads use these.
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._closing = threading.Event()
@@ -92,15 +96,15 @@ class AuditLog:
         self._pending_size = 0
         self._lost = 0
         self._failing = False
-        # The writer's own: when it told of a failure, and whether it has to tell that it is over.
+        # Only the writing thread uses these: when it told of a failure, and whether it has to tell the end of that.
         self._told: float | None = None
-        self._lament = False
+        self._owes_all_clear = False
 
     def start(self) -> None:
         """
         Open the log.
 
-        :raises ConfigError: when that cannot be.
+        :raises ConfigError: when it cannot be opened.
         """
         if self._settings.commands != "none":
             self._read_key()
@@ -132,7 +136,7 @@ class AuditLog:
             )
         if findings.unsealed:
             self._log.warn(
-                "The seal of the audit log {path} is new: nobody can tell by it who wrote the lines up to {last}",
+                "The seal of the audit log {path} is new: it cannot show who wrote the lines up to {last}",
                 path=path,
                 last=findings.unsealed,
             )
@@ -146,9 +150,9 @@ class AuditLog:
 
     def tell_commands(self, how: Telling) -> None:
         """
-        Change how commands are told from now on, see `AuditSettings`.
+        Change how commands are shown from now on, see `AuditSettings`.
 
-        :raises ConfigError: when the key of digests cannot be had; nothing is changed then.
+        :raises ConfigError: when the key of digests cannot be read or made; nothing is changed then.
         """
         if how != "none" and not self._key:
             self._read_key()
@@ -161,13 +165,13 @@ class AuditLog:
         """See `IAudit.available`."""
         return not self._failing and self._pending_size < MAX_PENDING // 2
 
-    def accepted(self, command: ExecuteCommand) -> None:
-        """See `IAudit.accepted`."""
-        self._put("accepted", whole(command), _size(command), MAX_PENDING // 2)
+    def record_accepted(self, command: ExecuteCommand) -> None:
+        """See `IAudit.record_accepted`."""
+        self._put("accepted", order_fields(command), _size(command), MAX_PENDING // 2)
 
-    def ended(self, command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
-        """See `IAudit.ended`."""
-        fields = names(command)
+    def record_ended(self, command: ExecuteCommand, outcome: str, result: CommandResult, duration: float) -> None:
+        """See `IAudit.record_ended`."""
+        fields = name_fields(command)
         fields["outcome"] = outcome
         fields["exitCode"] = result.exit_code
         fields["duration"] = round(duration, 6)
@@ -175,14 +179,14 @@ class AuditLog:
         fields["stderrBytes"] = result.details.stderr_bytes
         self._put("ended", fields, len(command.host) + len(command.username), MAX_PENDING)
 
-    def recovered(self, command_id: str, outcome: str) -> None:
-        """See `IAudit.recovered`."""
+    def record_recovered(self, command_id: str, outcome: str) -> None:
+        """See `IAudit.record_recovered`."""
         self._put("ended", {"commandId": command_id, "outcome": outcome}, 0, MAX_PENDING)
 
-    def refused(self, command: ExecuteCommand, error: RelayError) -> None:
-        """See `IAudit.refused`."""
+    def record_refused(self, command: ExecuteCommand, error: RelayError) -> None:
+        """See `IAudit.record_refused`."""
         if self._refusals.admits(command, error.code, time.monotonic()):
-            fields = whole(command)
+            fields = order_fields(command)
             fields["outcome"] = error.code
             self._put("refused", fields, _size(command), MAX_PENDING // 2)
         elif self._sum_call is None and not self._closing.is_set():
@@ -190,7 +194,7 @@ class AuditLog:
 
     def _sum_up(self) -> None:
         self._sum_call = None
-        for fields in self._refusals.take():
+        for fields in self._refusals.take_sums():
             self._put("refusals", fields, 0, MAX_PENDING)
 
     def close(self) -> Deferred[None]:
@@ -220,11 +224,11 @@ class AuditLog:
     def _write_until_closed(self) -> None:
         closing = False
         while not closing:
-            # That the end was asked for may have come, and been cleared with other work, while we wrote.
+            # The call to close may have come, and been cleared with other work, during the last writing.
             if not self._failing and not self._closing.is_set():
                 self._work.wait()
             closing = self._closing.wait(self._retry if self._failing else GATHER)
-            self._write()  # after it was asked, so that all that came before the end is in it
+            self._write()  # after that was read, so that all that came before the end is written
         if self._failing:
             lost = len(self._pending) + self._chain.unwritten
             self._tell(self._log.error, "The audit log {path} is closed without its last {count} events", count=lost)
@@ -232,7 +236,7 @@ class AuditLog:
         self._reactor.callFromThread(self._closed.callback, None)
 
     def _write(self) -> None:
-        """Write all that there is."""
+        """Write all that is pending."""
         try:
             self._chain.prepare()
             while records := self._take():
@@ -258,14 +262,14 @@ class AuditLog:
                     taken.append((time.time(), "lost", {"count": self._lost}))
                     self._lost = 0
         telling = self._settings.commands  # here, where it costs the reactor's thread nothing
-        return [finish(record, telling, self._key, self._common_size) for record in taken]
+        return [fit_record(record, telling, self._key, self._common_size) for record in taken]
 
     def _failed(self, error: OSError) -> None:
         self._failing = True
         now = self._reactor.seconds()
         if self._told is None or now - self._told >= TELL_AGAIN:
             self._told = now
-            self._lament = True
+            self._owes_all_clear = True
             reason = words_of(error, str(error))
             self._tell(
                 self._log.error,
@@ -275,12 +279,12 @@ class AuditLog:
 
     def _succeeded(self) -> None:
         self._failing = False
-        if self._lament:
-            self._lament = False
-            self._tell(self._log.info, "The audit log {path} is written again")
+        if self._owes_all_clear:
+            self._owes_all_clear = False
+            self._tell(self._log.info, "The audit log {path} can be written again")
 
     def _tell(self, log: Any, format: str, **fields: object) -> None:
-        """Not every observer of the relay's log expects another thread."""
+        """Log in the reactor's thread: not every observer of the log expects another one."""
         self._reactor.callFromThread(log, format, path=self._settings.path, **fields)
 
 
@@ -290,5 +294,5 @@ def _unusable(path: str, error: OSError | ValueError) -> ConfigError:
 
 
 def _size(command: ExecuteCommand) -> int:
-    """About what waits of *command* in memory."""
+    """About how many bytes of *command* wait in memory."""
     return len(command.command) + len(command.host) + len(command.username)

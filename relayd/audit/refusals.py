@@ -1,6 +1,6 @@
 """
-Refused commands that are alike are summed up, so that a main server cannot push its traces out of the audit log by
-orders that are refused.  No I/O, no clock: time is told.
+Sums up refused commands that are alike, so that a main server cannot push its traces out of the audit log with orders
+that are refused.  No I/O and no clock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 from relayd.audit.events import clip
 from relayd.wire.messages import ExecuteCommand
 
-#: Refusals of one reason that have a line each, at once; and how many more each second brings.
+#: Refusals for one reason that get a line each, at once; and how many more each second brings.
 BURST: Final = 100
 RATE: Final = 3 / 60
 #: Seconds between two sums.
@@ -31,27 +31,21 @@ class _Reason:
         self.targets: dict[str, None] = {}
 
 
-class Refusals:
+class RefusalLimiter:
     """
-    Decides which refusals have a line of their own, and counts the others.
+    Decides which refusals get a line of their own, and counts the others.
 
-    Commands that were accepted are none of its business: each has its lines.
+    Accepted commands do not come here: each of them has its lines.
     """
 
     def __init__(self) -> None:
         self._reasons: dict[str, _Reason] = {}  # by codes of errors, of which there are not many
-        self._counted = 0
-
-    @property
-    def counted(self) -> bool:
-        """Whether there is a sum to tell."""
-        return self._counted > 0
 
     def admits(self, command: ExecuteCommand, code: str, now: float) -> bool:
         """
-        Whether this refusal has a line of its own; else it is counted.
+        Whether this refusal gets a line of its own; otherwise it is counted.
 
-        :param now: seconds, from whenever.
+        :param now: seconds of a clock that never goes backwards.
         """
         reason = self._reasons.get(code)
         if reason is None:
@@ -61,7 +55,6 @@ class Refusals:
         if reason.tokens >= 1.0:
             reason.tokens -= 1.0
             return True
-        self._counted += 1
         reason.count += 1
         reason.last = command.command_id
         if reason.count == 1:
@@ -70,8 +63,8 @@ class Refusals:
             reason.targets[clip(f"{command.username}@{command.host}:{command.port}", _TARGET_SIZE)] = None
         return False
 
-    def take(self) -> list[dict[str, Any]]:
-        """The sums since this was asked last, as fields of a line each."""
+    def take_sums(self) -> list[dict[str, Any]]:
+        """The sums since the last call, each as the fields of a line."""
         sums = []
         for code, reason in self._reasons.items():
             if reason.count:
@@ -79,5 +72,4 @@ class Refusals:
                 sums.append({"outcome": code, "count": reason.count, **names, "targets": list(reason.targets)})
                 reason.count = 0
                 reason.targets = {}
-        self._counted = 0
         return sums

@@ -1,6 +1,6 @@
 """
-The seal of the audit log: the key with which relayd signs its lines, apart from the log, so that who can write to that
-cannot forge them.  No I/O but for its file.
+The seal of the audit log: the key with which relayd signs its lines.  It is kept apart from the log, so that somebody
+who can write to the log cannot forge lines.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _SEALED: Final = re.compile(rb'(\{.*),"mac":"[0-9a-f]{64}","hash":"[0-9a-f]{64}"
 
 class Seal(Struct, frozen=True):
     """
-    A key, and where in the log it begins to count.
+    A key, and the place in the log from which it is used.
 
-    :ivar since: number of the last line that was there when it was made, 0: none. Up to there, lines have no seal, or
-        that of a key which is lost: the first one after them vouches for them as they were then.
+    :ivar since: number of the last line that was there when the key was made; 0: there was none. Lines up to there have
+        no seal, or the seal of a key that is lost: the first line after them vouches for them as they were then.
     :ivar head: hash of that line.
     """
 
@@ -44,16 +44,16 @@ class Seal(Struct, frozen=True):
 
 
 def seal_file(state_dir: str) -> str:
-    """Where the seal is: apart from the log."""
+    """The file of the seal: apart from the log."""
     return os.path.join(state_dir, "audit-seal")
 
 
 def read_seal(path: str) -> Seal | None:
     """
-    The seal; ``None`` where none was made yet.
+    The seal in the file *path*; ``None`` where no seal was made yet.
 
-    :raises OSError: when it cannot be read.
-    :raises ValueError: when that is none.
+    :raises OSError: when the file cannot be read.
+    :raises ValueError: when it holds no seal.
     """
     try:
         with open(path, "rb") as file:
@@ -61,15 +61,15 @@ def read_seal(path: str) -> Seal | None:
     except FileNotFoundError:
         return None
     if match is None:
-        raise ValueError("it is no seal: a key, a number and a hash")
+        raise ValueError("it is not a seal: a key, a number and a hash")
     return Seal(bytes.fromhex(match[1].decode()), int(match[2]), match[3].decode())
 
 
 def make_seal(path: str, since: int, head: str) -> Seal:
     """
-    Make a seal for the lines after *since*.
+    Make a seal for the lines after number *since*.
 
-    :raises OSError: when that cannot be done.
+    :raises OSError: when it cannot be written.
     """
     seal = Seal(os.urandom(32), since, head)
     write_whole(path, b"%s %d %s\n" % (seal.key.hex().encode(), since, head.encode()))

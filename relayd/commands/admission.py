@@ -1,6 +1,6 @@
 """
-Which command may start now, which waits for its turn, which is turned away: the decisions alone.
-Pure: no I/O and no clock, so that every order of events can be tested.
+Which command may start now, which waits for its turn, which is refused: the decisions alone.
+No I/O and no clock, so that every order of events can be tested.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 
-class Verdict(Enum):
+class Placement(Enum):
     """What becomes of a command that arrives."""
 
     STARTED = auto()
@@ -23,8 +23,8 @@ class Verdict(Enum):
     REFUSED = auto()
 
 
-class _Host(Generic[T]):
-    """The commands of one host: how many run, and which wait, oldest first."""
+class _HostShare(Generic[T]):
+    """The commands of one host: how many run, and which ones wait, oldest first."""
 
     __slots__ = ("running", "waiting")
 
@@ -38,25 +38,25 @@ class Admission(Generic[T]):
     Slots to run in and places to wait in, shared fairly between hosts.
 
     Hosts that have commands waiting take turns, one command each.  No host may take everything, however early it
-    comes: of slots, and likewise of queue places, a host gets one more only while it holds less than twice as many as
-    are *free* (the dynamic threshold of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-    switches", 1998).  So a lone host gets two thirds, and one third stays for those that come after it; n busy hosts
-    settle at ``2 / (2 n + 1)`` each.  The threshold never holds back a host that runs nothing, so a free slot is
-    always of use to it, and something always runs while something waits.
+    comes: a host gets one more slot only while it holds less than twice as many as are *free*, and the same holds for
+    places in the queue (the dynamic threshold of Choudhury and Hahne, "Dynamic queue length thresholds for
+    shared-memory packet switches", 1998).  So a lone host gets two thirds, and one third stays for those that come
+    after it; n busy hosts settle at ``2 / (2 n + 1)`` each.  The threshold never holds back a host that runs nothing,
+    so a free slot is always of use to it, and something always runs while something waits.
 
-    Each call takes constant time but `next`, which steps over the hosts that the threshold holds back: they run two
-    commands each at least, so there are at most ``max_running / 2`` of them, however long the queue.
+    Each call takes constant time except `take_next`, which steps over the hosts that the threshold holds back: they run
+    at least two commands each, so there are at most ``max_running / 2`` of them, however long the queue.
 
     :param max_running: commands that run at a time; at least 1.
-    :param max_queue: commands that wait at a time; 0: none waits.
+    :param max_queue: commands that wait at a time; 0: no command waits.
     """
 
     def __init__(self, max_running: int, max_queue: int) -> None:
         self.resize(max_running, max_queue)
-        self._hosts: dict[Hashable, _Host[T]] = {}
+        self._hosts: dict[Hashable, _HostShare[T]] = {}
         # The hosts that have commands waiting, next turn first.  An OrderedDict and not a dict: taking the first again
         # and again out of a dict is quadratic.
-        self._turns: OrderedDict[Hashable, _Host[T]] = OrderedDict()
+        self._turns: OrderedDict[Hashable, _HostShare[T]] = OrderedDict()
         # Deadlines of what waits, and of what waited: an item that has left the queue stays until it comes up.
         self._deadlines: list[tuple[float, int, Hashable, T]] = []
         self._serial = count()
@@ -67,47 +67,47 @@ class Admission(Generic[T]):
 
     def resize(self, max_running: int, max_queue: int) -> None:
         """
-        Other limits, see the class, for what comes from now on; what is over them stays. Call `next` until it says
-        ``None``: there may be more slots than before.
+        Set new limits for what comes from now on; what is over them stays. Call `take_next` until it gives ``None``
+        after this: there may be more slots than before.
         """
         if max_running < 1 or max_queue < 0:
             raise ValueError("max_running is at least 1 and max_queue at least 0")
         self._max_running = max_running
         self._max_queue = max_queue
 
-    def offer(self, key: Hashable, item: T, deadline: float) -> Verdict:
+    def offer(self, key: Hashable, item: T, deadline: float) -> Placement:
         """
-        A command arrives.
+        Find a place for a command that arrives.
 
         :param key: its host.
         :param item: stands for the command in the other calls; unlike all others that are in here.
         :param deadline: when it is no longer worth starting, in seconds.
-        :return: ``STARTED``: it holds a slot, give it back with `release`.  ``QUEUED``: one of `next`, `expire` and
-            `withdraw` takes it out again.  ``REFUSED``: nothing is held.
+        :return: ``STARTED``: it holds a slot; give that back with `release`.  ``QUEUED``: one of `take_next`, `expire`
+            and `withdraw` takes it out again.  ``REFUSED``: nothing is held.
         """
         host = self._hosts.get(key)
         if host is None:
-            host = _Host()
+            host = _HostShare()
         if not host.waiting and host.running < 2 * (self._max_running - self.running):
             host.running += 1
             self.running += 1
-            verdict = Verdict.STARTED
+            placement = Placement.STARTED
         elif len(host.waiting) < 2 * (self._max_queue - self.queued):
             host.waiting[item] = None
             self.queued += 1
             self._turns.setdefault(key, host)
             self._remember(deadline, key, item)
-            verdict = Verdict.QUEUED
+            placement = Placement.QUEUED
         else:
-            return Verdict.REFUSED
+            return Placement.REFUSED
         self._hosts[key] = host
-        return verdict
+        return placement
 
-    def next(self) -> T | None:
+    def take_next(self) -> T | None:
         """
         Take the command whose turn it is, and a slot for it.
 
-        Call it after each `release` until it says ``None``: no command waits, or none may start.
+        Call it after each `release` until it gives ``None``: no command waits, or none may start.
         """
         threshold = 2 * (self._max_running - self.running)
         if threshold > 0:
@@ -125,7 +125,7 @@ class Admission(Generic[T]):
         return None
 
     def release(self, key: Hashable) -> None:
-        """A command of host *key* that held a slot has ended."""
+        """Take back the slot of a command of host *key* that has ended."""
         host = self._hosts[key]
         host.running -= 1
         self.running -= 1
@@ -133,7 +133,7 @@ class Admission(Generic[T]):
             del self._hosts[key]
 
     def withdraw(self, key: Hashable, item: T) -> None:
-        """*item*, which waits, shall not start."""
+        """Take out *item*, which waits and shall not start."""
         host = self._hosts[key]
         del host.waiting[item]
         self.queued -= 1
@@ -143,7 +143,7 @@ class Admission(Generic[T]):
                 del self._hosts[key]
 
     def expire(self, now: float) -> list[T]:
-        """Take out what has waited until its deadline, earliest first."""
+        """Take out the commands that have waited until their deadlines, earliest first."""
         expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, key, item = heapq.heappop(self._deadlines)
@@ -153,7 +153,7 @@ class Admission(Generic[T]):
         return expired
 
     def next_deadline(self) -> float | None:
-        """The earliest deadline of what waits."""
+        """The earliest deadline of the commands that wait; ``None``: no command waits."""
         if not self.queued:
             self._deadlines.clear()
             return None

@@ -1,5 +1,5 @@
 """
-Results that are held in memory, within bounds.
+Results that are held in memory, a bounded number of them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from relayd.wire.messages import CommandResult
 
 class HeldResults:
     """
-    The latest results, by command: of each the latest one.
+    The latest results, one for each command.
 
-    :param most: how many.
-    :param most_bytes: of memory for their outputs; a single one may take more.
+    :param max_results: how many.
+    :param max_bytes: bytes of memory for their outputs; a single result may take more.
     """
 
-    def __init__(self, most: int, most_bytes: int) -> None:
-        self._most = most
-        self._most_bytes = most_bytes
+    def __init__(self, max_results: int, max_bytes: int) -> None:
+        self._max_results = max_results
+        self._max_bytes = max_bytes
         self._results: OrderedDict[str, CommandResult] = OrderedDict()
         self._bytes = 0
 
@@ -34,7 +34,7 @@ class HeldResults:
     def __contains__(self, command_id: object) -> bool:
         return command_id in self._results
 
-    def add(self, result: CommandResult) -> list[str]:
+    def hold(self, result: CommandResult) -> list[str]:
         """
         Hold *result*.
 
@@ -43,23 +43,23 @@ class HeldResults:
         self.remove(result.command_id)
         self._results[result.command_id] = result
         self._bytes += size_of(result)
-        gone = []
-        while len(self._results) > 1 and (len(self._results) > self._most or self._bytes > self._most_bytes):
-            gone.append(next(iter(self._results)))
-            self.remove(gone[-1])
-        return gone
+        removed = []
+        while len(self._results) > 1 and (len(self._results) > self._max_results or self._bytes > self._max_bytes):
+            removed.append(oldest := next(iter(self._results)))
+            self.remove(oldest)
+        return removed
 
-    def get(self, command_id: str) -> CommandResult | None:
+    def find(self, command_id: str) -> CommandResult | None:
         """The result of a command, if it is held."""
         return self._results.get(command_id)
 
     def remove(self, command_id: str) -> None:
-        """Hold it no more, if it is."""
+        """Hold the result of a command no more, if it is held."""
         result = self._results.pop(command_id, None)
         if result is not None:
             self._bytes -= size_of(result)
 
 
 def size_of(result: CommandResult) -> int:
-    """Bytes of memory that the result's output takes; in constant time."""
+    """Bytes of memory that the output of *result* takes; in constant time."""
     return getsizeof(result.stdout) + getsizeof(result.stderr)

@@ -1,5 +1,5 @@
 """
-What is under way on one link, and what waits to be sent on it.
+The results that are in flight on one link: sent, and without a receipt.
 """
 
 from __future__ import annotations
@@ -9,62 +9,46 @@ from itertools import count
 from typing import Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 
+from relayd.commands.undelivered import ResultKey
 from relayd.interfaces import ILink
 
-#: A result under way: the command's id, and whether the journal holds the result.  An id can have both: a refusal,
-#: then the result of the same command sent again.
-Key = tuple[str, bool]
-
-#: Results under way on one link, without a receipt, at a time.
+#: Results in flight on one link at a time.
 MAX_IN_FLIGHT: Final = 8192
 
 
-class Sendings:
+class InFlight:
     """
-    What is under way on one link, and what waits to be sent on it.
+    What was sent on one link and has no receipt yet, and how much of it the main server has read.
 
-    :ivar ready: since when it is there.
-    :ivar backlog: what waits, first in first out, each once; its results are read from the journal as the link takes
-        them.
-    :ivar pump: sends the backlog, while `pumping`.
-    :ivar last: number of the latest sending.
-    :ivar read: number of the latest one that the main server is known to have read; -1: of none.
-    :ivar alone: the result that is the only one under way, as it may be what breaks links.
-    :ivar alone_over: fires when it need not be any more.
-    :ivar watch: when the main server is asked for a sign of life, *watched* since when, and `probe`: that is under way.
-    :ivar rejections: how often the main server refused a result on this link.
-    :ivar retries: when a result that was refused, or is put off, is sent.
+    Every sending has a number. One result may be sent more than once on a link, as a duplicate of its command has it
+    sent again; the main server answers each.
+
+    :ivar link: the link.
+    :ivar since: when it became ready.
+    :ivar last: number of the latest sending; -1: there was none.
+    :ivar read: number of the latest sending that the main server is known to have read; -1: there is none.
     """
 
-    def __init__(self, link: ILink, ready: float) -> None:
+    def __init__(self, link: ILink, since: float) -> None:
         self.link = link
-        self.ready = ready
-        # Every sending that has no receipt yet, oldest first, and when it was sent.  One result may be in here more
-        # than once, as a duplicate of its command has it sent again; the main server answers each.
-        self.in_flight: OrderedDict[int, tuple[Key, float]] = OrderedDict()
-        self.backlog: OrderedDict[Key, None] = OrderedDict()
-        self.pumping = False
-        self.pump: Deferred[None] | None = None
-        self.alone: Key | None = None
-        self.alone_over: Deferred[None] | None = None
-        self.watch: IDelayedCall | None = None
-        self.watched = 0.0
-        self.probe: Deferred[None] | None = None
-        self.rejections: dict[Key, int] = {}
-        self.retries: dict[Key, IDelayedCall] = {}
+        self.since = since
         self.last = -1
         self.read = -1
-        self._sendings: dict[str, deque[int]] = {}
+        # Every sending without a receipt, oldest first, and when it was sent.
+        self._sent: OrderedDict[int, tuple[ResultKey, float]] = OrderedDict()
+        self._numbers: dict[str, deque[int]] = {}
         self._serial = count()
         self._counts = True
         self._room: Deferred[None] | None = None
 
+    def __len__(self) -> int:
+        return len(self._sent)
+
     @property
     def full(self) -> bool:
-        """Whether so much is under way that receipts should come first."""
-        return len(self.in_flight) >= MAX_IN_FLIGHT
+        """Whether so much is in flight that receipts should come first."""
+        return len(self._sent) >= MAX_IN_FLIGHT
 
     def when_room(self) -> Deferred[None]:
         """A Deferred that fires when it is `full` no more. It may be cancelled."""
@@ -72,35 +56,40 @@ class Sendings:
         self._room = room
         return room
 
-    def count_no_more(self) -> None:
+    def stop_counting(self) -> None:
         """
-        Receipts do not come as they should: from now on only those count, on this link, that name their command.  What
-        has none is sent again on the next link; who counted on would in the end confirm what did not arrive.
+        Receipts do not come as they should: from now on only receipts that name their command are matched.
+
+        What has no receipt is sent again on the next link. To go on counting would confirm results that did not arrive.
         """
         self._counts = False
-        self.in_flight.clear()
-        self._sendings.clear()
+        self._sent.clear()
+        self._numbers.clear()
 
-    def add(self, key: Key, now: float) -> None:
+    def record_sent(self, key: ResultKey, now: float) -> None:
         """A result was sent."""
-        self.last = serial = next(self._serial)
+        self.last = number = next(self._serial)
         if not self._counts:
             return
-        self.in_flight[serial] = (key, now)
-        self._sendings.setdefault(key[0], deque()).append(serial)
+        self._sent[number] = (key, now)
+        self._numbers.setdefault(key.command_id, deque()).append(number)
 
-    def take(self, command_id: str | None) -> Key | None:
-        """Which result a receipt is for: the oldest one, of *command_id* where the receipt says so."""
+    def match_receipt(self, command_id: str | None) -> ResultKey | None:
+        """
+        Take out the result that a receipt is for: the oldest one, or the oldest one of *command_id*.
+
+        :param command_id: the command that the receipt names; ``None``: it names none.
+        """
         if command_id is None:
-            if not self.in_flight:
+            if not self._sent:
                 return None
-            command_id = next(iter(self.in_flight.values()))[0][0]
-        sendings = self._sendings.get(command_id)
-        if sendings is None:
+            command_id = next(iter(self._sent.values()))[0].command_id
+        numbers = self._numbers.get(command_id)
+        if numbers is None:
             return None
-        key, _ = self.in_flight.pop(sendings.popleft())
-        if not sendings:
-            del self._sendings[command_id]
+        key, _ = self._sent.pop(numbers.popleft())
+        if not numbers:
+            del self._numbers[command_id]
         room = self._room
         if room is not None and not self.full:
             self._room = None
@@ -108,23 +97,16 @@ class Sendings:
                 room.callback(None)
         return key
 
-    def unread(self, since: float) -> set[Key]:
+    def take_read(self, last: int) -> ResultKey | None:
+        """Take out the oldest result, where its sending is not later than number *last*."""
+        if not self._sent or next(iter(self._sent)) > last:
+            return None
+        return self.match_receipt(None)
+
+    def mark_read(self, last: int) -> None:
+        """The main server has read all that was sent up to number *last*."""
+        self.read = max(self.read, last)
+
+    def unread(self, since: float) -> set[ResultKey]:
         """What was sent at *since* or later, and is not known to have been read."""
-        return {key for serial, (key, sent) in self.in_flight.items() if serial > self.read and sent >= since}
-
-    def end_alone(self) -> None:
-        """The result that travels alone has arrived."""
-        over, self.alone_over = self.alone_over, None
-        if over is not None and not over.called:
-            over.callback(None)
-
-    def halt(self) -> None:
-        """Nothing more is to be sent on this link."""
-        self.backlog.clear()
-        for call in (self.watch, *self.retries.values()):
-            if call is not None and call.active():
-                call.cancel()
-        self.retries.clear()
-        for deferred in (self.pump, self.probe):
-            if deferred is not None:
-                deferred.cancel()
+        return {key for number, (key, sent) in self._sent.items() if number > self.read and sent >= since}

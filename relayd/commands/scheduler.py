@@ -5,7 +5,6 @@ The way of a command from its admission until its result is recorded: wait, star
 from __future__ import annotations
 
 from functools import partial
-from os.path import basename, dirname, relpath
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,97 +12,40 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-import relayd
-from relayd.commands.admission import Admission, Verdict
-from relayd.commands.streaming import OutputStream, Streams
+from relayd.commands.active import ActiveCommand
+from relayd.commands.admission import Admission, Placement
+from relayd.commands.streaming import Streams
+from relayd.commands.unexplained import explain_failure
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
-from relayd.interfaces import Acknowledge, ICommandRunner, IJournal, JournalEntry
+from relayd.interfaces import ICommandRunner, IJournal, JournalEntry
 from relayd.language.texts import Translate, span
 from relayd.process.logs import is_logged
-from relayd.wire.messages import CommandResult, CommandState, ExecuteCommand, failure_result
-
-
-class ActiveCommand:
-    """
-    One command from its receipt until its result is recorded.
-
-    :param timeout: seconds from receipt; messages name it.
-    :param margin: seconds of them by which it is ended early, so that its result arrives in time.
-    :ivar acknowledges: who is to hear that it was accepted.
-    :ivar accepted: whether the journal has it.
-    :ivar grace: seconds after the deadline by which a result has to be there; ``None``: it may take its time.
-    :ivar has_slot: whether its turn came.
-    :ivar began: when the runner was given it.
-    :ivar cancelled: whether its end was asked for.
-    :ivar dropped: whether the journal would not have it: what becomes of it is nobody's business.
-    :ivar output: where its output goes as it arrives, if it asked for that.
-    :ivar run: what the runner gave for it.
-    :ivar result: how it ended; nothing happens to it after that but being recorded.
-    """
-
-    __slots__ = (
-        "accepted", "acknowledges", "began", "cancelled", "command", "deadline", "dropped", "fingerprint", "grace",
-        "has_slot", "key", "output", "received", "result", "run", "timeout",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        command: ExecuteCommand,
-        fingerprint: bytes,
-        received: float,
-        timeout: float,
-        acknowledge: Acknowledge,
-        margin: float = 0.0,
-    ) -> None:
-        self.command = command
-        self.fingerprint = fingerprint
-        self.key = (command.host, command.port)
-        self.received = received
-        self.timeout = timeout
-        self.deadline = received + timeout - margin
-        # The other half is for the way of the order, which counts from sending, and that of the result.
-        self.grace = margin / 2 if margin else None
-        self.acknowledges = [acknowledge]
-        self.accepted = False
-        self.has_slot = False
-        self.began: float | None = None
-        self.cancelled = False
-        self.dropped = False
-        self.output: OutputStream | None = None
-        self.run: Deferred[CommandResult] | None = None
-        self.result: CommandResult | None = None
-
-    @property
-    def state(self) -> CommandState:
-        """How far it has come."""
-        if self.result is not None:
-            return CommandState.FINISHED
-        return CommandState.QUEUED if self.run is None else CommandState.RUNNING
+from relayd.wire.messages import CommandResult, failure_result
 
 
 class Owner(Protocol):
-    """What a `Scheduler` tells of the commands it has."""
+    """What hears from a `Scheduler` how its commands fare."""
 
     def command_accepted(self, active: ActiveCommand) -> None:
         """The journal has the command: it will get a result."""
 
     def command_not_accepted(self, active: ActiveCommand, error: RelayError) -> None:
-        """The journal could not take the command: it is forgotten."""
+        """The journal could not take the command: the scheduler has forgotten it."""
 
     def command_known(self, active: ActiveCommand, known: JournalEntry) -> None:
-        """The journal has known the command for long: it is no new one, and is forgotten here."""
+        """The journal knew the command already: it is not new, and the scheduler has forgotten it."""
 
     def command_ended(self, active: ActiveCommand, result: CommandResult, recorded: bool) -> None:
-        """The command has its result; *recorded*: the journal has it too, unless that failed."""
+        """The command has its result; *recorded*: whether the journal has it, too."""
 
 
 class Scheduler:
     """
     Runs commands as their turn comes, each once.
 
-    :param clock: tells the time that deadlines count in.
+    :param clock: the clock of all deadlines.
     :param admission: decides whose turn it is.
-    :param streams: takes the output of commands that ask for it.
+    :param streams: sends the output of commands as it arrives, where they ask for that.
     :param translate: to the language of what results say.
     """
 
@@ -127,7 +69,7 @@ class Scheduler:
         self._translate = translate
         self._granting = False
         self._alarm: IDelayedCall | None = None
-        #: Every command at hand, by its id.
+        #: Every command that is under way, by its id.
         self.active: dict[str, ActiveCommand] = {}
 
     def submit(self, active: ActiveCommand) -> bool:
@@ -136,10 +78,10 @@ class Scheduler:
 
         :return: whether there is room; its `Owner` hears the rest.
         """
-        verdict = self._admission.offer(active.key, active, active.deadline)
-        if verdict is Verdict.REFUSED:
+        placement = self._admission.offer(active.key, active, active.deadline)
+        if placement is Placement.REFUSED:
             return False
-        if verdict is Verdict.STARTED:
+        if placement is Placement.STARTED:
             active.has_slot = True
         else:
             self._set_alarm()
@@ -154,9 +96,9 @@ class Scheduler:
 
     def cancel(self, active: ActiveCommand, error: RelayError | None = None) -> None:
         """
-        End a command at hand: one that waits at once, one that runs as soon as the runner can.
+        End a command: at once if it waits, or else as soon as the runner can.
 
-        :param error: why one that waits is not run; by default that it was cancelled.
+        :param error: why a command that waits is not run; by default it was cancelled.
         """
         if active.result is not None or active.cancelled:  # to cancel a run twice would cut its end short
             return
@@ -170,7 +112,7 @@ class Scheduler:
         self._fail(active, error or Cancelled())
 
     def cancel_all(self) -> None:
-        """End every command at hand."""
+        """End every command."""
         # those that wait go first: they would take the slots of the others
         for active in sorted(self.active.values(), key=lambda active: active.has_slot):
             self.cancel(active)
@@ -192,7 +134,7 @@ class Scheduler:
         self._owner.command_not_accepted(active, self._explain(failure, "record", active))
 
     def _drop(self, active: ActiveCommand) -> None:
-        """Forget a command that the journal would not have; it was certainly not told to run."""
+        """Forget a command that the journal did not take; it was certainly not told to run."""
         del self.active[active.command.command_id]
         active.dropped = True
         if active.result is not None:
@@ -215,9 +157,9 @@ class Scheduler:
         active.began = now
         command = active.command
         if command.stream:
-            active.output = self._streams.open(command)
+            active.output = self._streams.open_stream(command)
         try:
-            active.run = self._runner.run(
+            active.run = self._runner.run_command(
                 command,
                 active.deadline,
                 partial(self._starting, active),
@@ -231,7 +173,7 @@ class Scheduler:
         active.run.addCallbacks(self._ended, self._run_failed, callbackArgs=(active,), errbackArgs=(active,))
 
     def _starting(self, active: ActiveCommand) -> Deferred[None]:
-        """The command is about to be told to run: not before that is recorded, and with it what came before."""
+        """Record that the command is about to be told to run; it is not told before that."""
         if is_logged("debug"):
             self._log.debug("Starting command {id}", event="started", id=active.command.command_id)
         return self._journal.start(active.command.command_id).addErrback(self._not_started, active)
@@ -245,7 +187,7 @@ class Scheduler:
         else:
             unexplained = RelayError()
             unexplained.executed = "unknown"
-            error = explain(failure, "run", active.command.command_id, unexplained, self._log)
+            error = explain_failure(failure, "run", active.command.command_id, unexplained, self._log)
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
@@ -286,22 +228,22 @@ class Scheduler:
         self._owner.command_ended(active, result, False)
 
     def _explain(self, failure: Failure, doing: str, active: ActiveCommand) -> RelayError:
-        return explain(failure, doing, active.command.command_id, RelayError(), self._log)
+        return explain_failure(failure, doing, active.command.command_id, RelayError(), self._log)
 
     # The queue
 
     def _release(self, active: ActiveCommand) -> None:
-        """*active* needs its slot no more: the next may have it."""
+        """*active* needs its slot no more: the next command may have it."""
         self._admission.release(active.key)
         self.grant()
 
     def grant(self) -> None:
-        """Run what waits, as far as there are slots."""
+        """Run the commands that wait, as far as there are slots."""
         if self._granting:  # a command ended at once: the loop below goes on, rather than one call deeper
             return
         self._granting = True
         try:
-            while (following := self._admission.next()) is not None:
+            while (following := self._admission.take_next()) is not None:
                 following.has_slot = True
                 self._run(following)
         finally:
@@ -309,7 +251,7 @@ class Scheduler:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """One delayed call wakes us at the first deadline in the queue, or earlier; none while the queue is empty."""
+        """Have one delayed call at the first deadline in the queue, or earlier, and none while the queue is empty."""
         deadline = self._admission.next_deadline()
         if deadline is None:
             if self._alarm is not None:
@@ -327,31 +269,3 @@ class Scheduler:
         for active in self._admission.expire(self._clock.seconds()):
             self._time_out(active)
         self._set_alarm()
-
-
-def explain(failure: Failure, doing: str, command_id: str, unexplained: RelayError, log: Logger) -> RelayError:
-    """
-    The error for the main server.
-
-    One that is not ours goes to the log by its class and place alone: a library's text may hold what it was given.
-    """
-    kind = type(failure.value)
-    if isinstance(failure.value, RelayError):
-        error, reason = failure.value, str(failure.value)
-    else:
-        error, reason = unexplained, f"{kind.__module__}.{kind.__qualname__} at {_place(failure)}"
-    if error is unexplained or doing != "run":
-        log.error("Could not {doing} command {id}: {reason}", doing=doing, id=command_id, reason=reason)
-    return error
-
-
-def _place(failure: Failure) -> str:
-    """Where an exception was raised: the innermost place in our own code, where there is one."""
-    package = dirname(relayd.__file__)
-    place, ours = "an unknown place", False
-    for function, path, line, *_ in failure.frames:  # the innermost last
-        if dirname(path).startswith(package):
-            place, ours = f"{relpath(path, dirname(package))}:{line} in {function}", True
-        elif not ours:
-            place = f"{basename(path)}:{line} in {function}"
-    return place

@@ -1,5 +1,5 @@
 """
-What the relay's command logic has done, in numbers: plain integers, for whoever wants to show them.
+What the relay's command logic has done, in numbers: plain integers, to be shown elsewhere.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Histogram:
         self.total += value
 
 
-class Ended(Struct, frozen=True):
+class EndedCommand(Struct, frozen=True):
     """
-    A command that has its result: what may be shown of it, which is neither its text nor its output.
+    A command that has its result, as far as it may be shown: without its text and its output.
 
     :ivar outcome: as in `Stats.finished`.
     :ivar duration: seconds from its receipt to its result.
-    :ivar at: when that came, by the relay's clock.
+    :ivar at: when it had its result, by the relay's clock.
     """
 
     command_id: str
@@ -62,23 +62,24 @@ class Ended(Struct, frozen=True):
 @dataclass(slots=True)
 class Stats:
     """
-    Counted from the start of the process; none ever falls.
+    Counters since the start of the process; none ever falls.
 
     :ivar accepted: commands taken on.
-    :ivar finished: commands that ended, by outcome: ``ok``, ``nonzero`` (they ran, and said so), or an error's code.
-    :ivar refused: commands turned away, by the error's code.
+    :ivar finished: commands that ended, by outcome: ``ok``, ``nonzero`` (they ran, and failed), or an error's code.
+    :ivar refused: commands not taken on, by the error's code.
     :ivar joined: duplicates of commands that had not ended.
     :ivar resent: duplicates that were answered with the same result again.
     :ivar sent: times that a result was sent, the first time and again.
     :ivar confirmed: receipts that confirmed a result.
-    :ivar rejected: receipts that refused one.
-    :ivar presumed: results that count as delivered, as the main server has read them and sends no receipts.
-    :ivar given_up: results that were refused too often, or that each connection was lost with.
-    :ivar dropped: results that no journal held, and that left to make room.
+    :ivar rejected: receipts that refused a result.
+    :ivar presumed: results that count as delivered: the main server has read them, and sends no receipts.
+    :ivar given_up: results that were refused too often, or with which each connection was lost.
+    :ivar dropped: results that no journal held, and that had to make room.
     :ivar stray: receipts that fit no result.
     :ivar streamed: pieces of output that were sent while their command ran.
-    :ivar passed_over: bytes of output that should have been sent so, but that no link would take.
-    :ivar stdout_bytes: bytes that commands wrote, kept or not; likewise *stderr_bytes*.
+    :ivar passed_over: bytes of output that were to be sent while their command ran, and that no link took.
+    :ivar stdout_bytes: bytes that commands wrote to stdout, kept or not.
+    :ivar stderr_bytes: bytes that commands wrote to stderr, kept or not.
     :ivar queue: seconds from receipt until a command's turn came, of those whose turn came.
     :ivar duration: seconds from receipt to result.
     :ivar phases: seconds by phase of a run, as in ``timings`` of results.
@@ -106,11 +107,11 @@ class Stats:
     phases: Mapping[str, Histogram] = field(
         default_factory=lambda: {name: Histogram() for name in ("wait", "connect", "keyExchange", "login", "run")}
     )
-    recent: deque[Ended] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: deque[EndedCommand] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def ended(self, ended: Ended, queued: float | None, details: Details) -> None:
+    def count_ended(self, ended: EndedCommand, queued: float | None, details: Details) -> None:
         """
-        Count a command that has its result.  A handful of additions: it is on every command's way.
+        Count a command that has its result.  A few additions only: this is on the way of every command.
 
         :param queued: seconds until its turn came; ``None`` where it never did.
         """

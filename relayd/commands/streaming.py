@@ -1,5 +1,5 @@
 """
-Sends what running commands write as it arrives, where a command asked for that (``stream``), besides the result.
+Sends the output of running commands as it arrives, where a command asked for that (``stream``), besides the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from relayd.wire.messages import BASE64, CommandOutput, ExecuteCommand, StreamNa
 PATIENCE = 20.0
 #: Most bytes of output in one event.
 MAX_PIECE = 64 * 1024
-#: Least bytes in one event, on a link that takes only short ones: with fewer, their number would be out of hand.
+#: Least bytes in one event, on a link that takes only short ones: with fewer, there would be too many events.
 LEAST_PIECE = 64
 #: Bytes of a frame that are not output: names, numbers and punctuation, without the ``commandId``.
 ENVELOPE = 256
@@ -78,8 +78,8 @@ class Streams:
     """
     Knows the link of the moment, for all commands that stream.
 
-    :param clock: tells how long a command has waited for the link.
-    :ivar charset: in which the output is read of commands that do not say.
+    :param clock: the clock by which a command waits for the link.
+    :ivar charset: character set of the output of commands that name none.
     """
 
     def __init__(self, clock: IReactorTime, stats: Stats, charset: str = UTF8) -> None:
@@ -98,7 +98,7 @@ class Streams:
         if self.link is link:
             self.link = None
 
-    def open(self, command: ExecuteCommand) -> OutputStream:
+    def open_stream(self, command: ExecuteCommand) -> OutputStream:
         """Where the output of *command* is to be written."""
         return OutputStream(self, command)
 
@@ -106,10 +106,10 @@ class Streams:
 @implementer(IOutputSink)
 class OutputStream:
     """
-    The output of one command, as events on whatever link there is: never kept and never sent again.  While there is no
-    link, or one that is stuck, output is passed over; offsets show it.
+    The output of one command, as events on the link of the moment: never kept and never sent again.  While there is no
+    link, or the link is stuck, output is passed over; offsets show it.
 
-    Every command may write once more to a link that is full: that is the bound of what can pile up there.
+    Every command may write once more to a link that is full: that bounds what can pile up there.
     """
 
     _log = Logger("relayd.commands")
@@ -181,7 +181,7 @@ class OutputStream:
         return waiting
 
     def _waited(self, outcome: object, waiting: Deferred[None], link: ILink) -> None:
-        """Whoever cancels the Deferred just does not want to wait any more: it never fails."""
+        """The Deferred never fails: who cancels it just does not want to wait any more."""
         self._waits.discard(waiting)
         if isinstance(outcome, Failure) and outcome.check(TimeoutError):
             self._stuck = link

@@ -1,10 +1,10 @@
 """
-Results that may be what the main server closes its connections for: which they are, and how they travel alone.
+Results that may be why the main server closes its connections: which they are, and how they travel alone.
 
-A connection that is lost proves little: proxies cut them, servers restart.  A loss counts against a result only where
-the result can be its cause: it was sent a short while before, and the main server did not say why it closed the
-connection, or not so that it means something else.  A result with which that happened twice travels alone, with a
-WebSocket ping behind it.  The answer to that shows that the main server has read the result: then it is acquitted.
+A lost connection proves little: proxies cut connections, servers restart.  A loss is held against a result only where
+the result can be its cause: it was sent a short while before, and the main server did not name another reason for
+closing the connection.  A result to which that happened twice travels alone, with a WebSocket ping behind it.  The
+answer to the ping shows that the main server has read the result, and acquits it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from relayd.commands.in_flight import Key, Sendings
+from relayd.commands.in_flight import InFlight
+from relayd.commands.undelivered import ResultKey
 from relayd.errors import Undeliverable
 from relayd.interfaces import Blame
 from relayd.language.texts import Translate
@@ -25,127 +26,157 @@ from relayd.wire.messages import CommandResult, describe_error
 
 #: Seconds after a result was sent in which it can be the cause of a loss.
 BLAME_FOR: Final = 10.0
-#: Links lost with a result under way, after which it may be the cause and travels alone.
+#: Links lost with a result in flight, after which it may be the cause and travels alone.
 SUSPECT_AFTER: Final = 2
 #: Links lost while it travelled alone and was not read, after which it is not sent any more.
 CONVICT_AFTER: Final = 3
-#: Seconds from its start for which a link carries no suspect with which the main server turned the relay away: it does
-#: that for a wrong key, too, a moment after it has let the relay in.
+#: Seconds after its beginning in which a link carries no suspect with which the main server turned the relay away: it
+#: turns relays away for a wrong key, too, a moment after it has let them in.
 TURNED_AWAY_FOR: Final = 3.0
 #: Seconds for which a result that travels alone is watched, where the main server does not show that it was read.
 ALONE_FOR: Final = 10.0
 #: Seconds for which it is watched after that: a main server may read it, and break on it a moment later.
 AFTERMATH: Final = 1.0
-#: Links lost in that time, after which the result has to wait on each further link: so many seconds, and twice as many
-#: each time.  It is not given up, for it was read.
+#: Links lost in that time, after which the result has to wait on each further link.  It is not given up: it was read.
 PUT_OFF_AFTER: Final = 3
+#: Seconds of that wait: the first one, and the longest. Each is twice as long as the one before.
 FIRST_PAUSE: Final = 60.0
 LONGEST_PAUSE: Final = 3600.0
 
 
+class _Alone:
+    """
+    A result that is the only one in flight on its link.
+
+    :ivar over: fires when others may follow.
+    """
+
+    __slots__ = ("key", "over")
+
+    def __init__(self, key: ResultKey) -> None:
+        self.key = key
+        self.over: Deferred[None] = Deferred()
+
+    def end(self) -> None:
+        """Let others follow."""
+        if not self.over.called:
+            self.over.callback(None)
+
+
 class Suspects:
     """
-    What is held against results.
+    The results with which links were lost, and how often.
 
-    :param read: called with a link and the number of a sending, when all up to that one is known to be read.
+    :param results_read: called with a link and the number of a sending, when the main server has read all up to that.
     """
 
-    def __init__(self, clock: IReactorTime, read: Callable[[Sendings, int], None]) -> None:
+    def __init__(self, clock: IReactorTime, results_read: Callable[[InFlight, int], None]) -> None:
         self._clock = clock
-        self._read = read
-        self._losses: dict[Key, int] = {}
-        self._alone_unread: dict[Key, int] = {}
-        self._alone_read: dict[Key, int] = {}
-        self._turned_away: set[Key] = set()
+        self._results_read = results_read
+        self._losses: dict[ResultKey, int] = {}
+        self._alone_unread: dict[ResultKey, int] = {}
+        self._alone_read: dict[ResultKey, int] = {}
+        self._turned_away: set[ResultKey] = set()
+        self._alone: dict[InFlight, _Alone] = {}
 
-    def is_suspect(self, key: Key) -> bool:
-        """Whether it has to travel alone."""
+    def is_suspect(self, key: ResultKey) -> bool:
+        """Whether the result has to travel alone."""
         return self._losses.get(key, 0) >= SUSPECT_AFTER
 
-    def pause(self, key: Key) -> float:
-        """Seconds that it waits on a new link before it is sent."""
+    def pause(self, key: ResultKey) -> float:
+        """Seconds for which the result waits on a new link before it is sent."""
         times = self._alone_read.get(key, 0) - PUT_OFF_AFTER
         return 0.0 if times < 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(times, 16))
 
-    def clear(self, key: Key) -> None:
-        """Nothing is held against it any more."""
+    def acquit(self, key: ResultKey) -> None:
+        """Hold nothing against the result any more."""
         for charges in (self._losses, self._alone_unread, self._alone_read):
             charges.pop(key, None)
         self._turned_away.discard(key)
+        if self._alone:
+            for alone in [alone for alone in self._alone.values() if alone.key == key]:
+                alone.end()
 
-    def forget(self, gone: Callable[[Key], bool]) -> None:
-        """Clear what is held no more: a main server could make any number of such results."""
-        for key in [key for key in {*self._losses, *self._alone_unread, *self._alone_read} if gone(key)]:
-            self.clear(key)
+    def forget(self, is_gone: Callable[[ResultKey], bool]) -> None:
+        """Forget the results that are held no more: a main server could make any number of them."""
+        for key in [key for key in {*self._losses, *self._alone_unread, *self._alone_read} if is_gone(key)]:
+            self.acquit(key)
 
-    def link_lost(self, state: Sendings, blame: Blame) -> Key | None:
+    def link_lost(self, in_flight: InFlight, blame: Blame) -> ResultKey | None:
         """
         A link was lost.
 
         :param blame: whether what was sent on it may be the cause.
-        :return: the result that certainly is it.
+        :return: the result that certainly is the cause; ``None`` where none certainly is.
         """
+        alone = self._alone.pop(in_flight, None)
         if blame is Blame.REFUSED:
-            for key in state.unread(self._clock.seconds() - BLAME_FOR):
-                self._losses[key] = self._losses.get(key, 0) + 1
-                self._turned_away.add(key)
+            self._turned_away |= self._blame_unread(in_flight)
             return None
         self._turned_away.clear()
         if blame is Blame.NONE:
             return None
-        alone = state.alone
-        if alone is not None and state.read == state.last:
-            self._alone_read[alone] = self._alone_read.get(alone, 0) + 1
-            self._losses[alone] = SUSPECT_AFTER
+        if alone is not None and in_flight.read == in_flight.last:
+            self._alone_read[alone.key] = self._alone_read.get(alone.key, 0) + 1
+            self._losses[alone.key] = SUSPECT_AFTER
             return None
-        for key in state.unread(self._clock.seconds() - BLAME_FOR):
-            self._losses[key] = self._losses.get(key, 0) + 1
+        self._blame_unread(in_flight)
         if alone is None:
             return None
-        self._alone_unread[alone] = times = self._alone_unread.get(alone, 0) + 1
-        return alone if times >= CONVICT_AFTER else None
+        self._alone_unread[alone.key] = times = self._alone_unread.get(alone.key, 0) + 1
+        return alone.key if times >= CONVICT_AFTER else None
 
-    async def send_alone(self, state: Sendings, key: Key, send: Callable[[], None]) -> None:
+    def _blame_unread(self, in_flight: InFlight) -> set[ResultKey]:
+        """Hold the loss of a link against what was sent on it a short while ago, and was not read."""
+        keys = in_flight.unread(self._clock.seconds() - BLAME_FOR)
+        for key in keys:
+            self._losses[key] = self._losses.get(key, 0) + 1
+        return keys
+
+    async def send_alone(self, in_flight: InFlight, key: ResultKey, send: Callable[[], None]) -> None:
         """
-        Send a result alone.  Returns when others may follow; where the link is lost before, ``state.alone`` stays.
+        Send a result alone.  Returns when others may follow; does not return where the link is lost before.
 
         :param send: sends it.
         """
-        while key in self._turned_away and (left := state.ready + TURNED_AWAY_FOR - self._clock.seconds()) > 0:
+        while key in self._turned_away and (left := in_flight.since + TURNED_AWAY_FOR - self._clock.seconds()) > 0:
             await deferLater(self._clock, left)
-        await state.link.probe()  # what went before is read: it is not to blame for what happens now
-        state.read = state.last
-        state.alone = key
-        over: Deferred[None] = Deferred()
-        state.alone_over = over
+        await in_flight.link.probe()  # what went before is read: it is not to blame for what happens now
+        in_flight.mark_read(in_flight.last)
+        alone = self._alone[in_flight] = _Alone(key)
         send()
-        call = self._clock.callLater(ALONE_FOR, state.end_alone)
+        await self._watch_alone(in_flight, alone)
+        if in_flight.read >= in_flight.last:
+            self.acquit(key)
+        self._alone.pop(in_flight, None)  # not where the link is lost: `link_lost` has to know
 
-        def was_read(_: None, last: int) -> None:
-            state.read = max(state.read, last)
+    async def _watch_alone(self, in_flight: InFlight, alone: _Alone) -> None:
+        """Wait for an answer to what was sent alone, or a sign that it was read, but not for ever."""
+        last = in_flight.last
+        alarm = self._clock.callLater(ALONE_FOR, alone.end)
+
+        def was_read(_: None) -> None:
+            in_flight.mark_read(last)
             # What others held against it is refuted, and a main server without receipts has it now.
-            self._losses.pop(key, None)
-            self._alone_unread.pop(key, None)
-            self._read(state, last)
-            if call.active():
-                call.reset(min(AFTERMATH, call.getTime() - self._clock.seconds()))
+            self._losses.pop(alone.key, None)
+            self._alone_unread.pop(alone.key, None)
+            self._results_read(in_flight, last)
+            if alarm.active():
+                alarm.reset(min(AFTERMATH, alarm.getTime() - self._clock.seconds()))
 
-        probe = state.link.probe()
-        probe.addCallbacks(was_read, lambda _: None, callbackArgs=(state.last,))
+        probe = in_flight.link.probe()
+        probe.addCallbacks(was_read, lambda _: None)
         try:
-            await over
+            await alone.over
         finally:
             probe.cancel()
-            if call.active():
-                call.cancel()
-        if state.read >= state.last:
-            self.clear(key)
-        state.alone = None  # not where the link was lost meanwhile: `link_lost` has to know
+            if alarm.active():
+                alarm.cancel()
 
 
 def without_output(result: CommandResult, translate: Translate) -> CommandResult:
     """
-    What goes out in the place of a result that breaks links.
+    The result that goes out in the place of one that breaks links.
 
     Its exit code stays: it may have arrived all the same, and a command that succeeded must not become one that failed.
     """

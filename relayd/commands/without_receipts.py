@@ -1,5 +1,5 @@
 """
-Main servers that send no receipts: what they have read, as a sign of life shows, counts as delivered.
+Main servers that send no receipts: results that they have read, as a sign of life shows, count as delivered.
 """
 
 from __future__ import annotations
@@ -7,86 +7,128 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from relayd.commands.in_flight import Key, Sendings
+from relayd.commands.in_flight import InFlight
+from relayd.commands.undelivered import ResultKey
 from relayd.interfaces import IJournal
 
-#: Seconds with a result under way, on one link or on several, after which a main server that has never sent a receipt
-#: is asked for a sign of life instead; and those for one that is known not to send any, or while relayd wants to stop.
+#: Seconds with a result in flight, on one link or on several, after which a main server that has never sent a receipt
+#: is asked for a sign of life instead.
 PATIENCE: Final = 30.0
+#: The same for a main server that is known to send none, and while relayd wants to stop.
 IMPATIENCE: Final = 1.0
 DRAIN_PATIENCE: Final = 5.0
 
-#: The name under which the journal notes whether the main server sends receipts.
+#: The name under which the journal notes whether the main server sends receipts: ``yes`` or ``never``.
 _RECEIPTS: Final = "receipts"
+
+
+class _Watch:
+    """
+    The watch on one link.
+
+    :ivar since: when it began.
+    :ivar alarm: asks the main server for a sign of life; ``None``: nothing was sent since the last time.
+    :ivar probe: the question, until it is answered.
+    """
+
+    __slots__ = ("alarm", "probe", "since")
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.alarm: IDelayedCall | None = None
+        self.probe: Deferred[None] | None = None
 
 
 class WithoutReceipts:
     """
     Finds out whether the main server sends receipts, and does without them where it does not.
 
-    :param delivered: called with each result that counts as delivered, as it was taken off its link.
+    :param delivered: called with each result that counts as delivered; it was taken off its link.
     """
 
-    def __init__(self, clock: IReactorTime, journal: IJournal, delivered: Callable[[Key], None]) -> None:
+    def __init__(self, clock: IReactorTime, journal: IJournal, delivered: Callable[[ResultKey], None]) -> None:
         self._log = Logger("relayd.commands")
         self._clock = clock
         self._journal = journal
         self._delivered = delivered
         self._patience = PATIENCE
+        self._watches: dict[InFlight, _Watch] = {}
         self._stopped = False
 
     def stop(self) -> None:
         """Ask no more."""
         self._stopped = True
 
-    def hurry(self, state: Sendings | None) -> None:
-        """relayd wants to stop: do not wait long for receipts that never come."""
+    def hurry(self) -> None:
+        """Do not wait long for receipts that never come: relayd wants to stop."""
         self._patience = min(self._patience, DRAIN_PATIENCE)
-        if state is not None and state.watch is not None and state.watch.active():
-            state.watch.reset(max(0.0, min(self._wait(), state.watch.getTime() - self._clock.seconds())))
+        for watch in self._watches.values():
+            if watch.alarm is not None:
+                left = watch.alarm.getTime() - self._clock.seconds()
+                watch.alarm.reset(max(0.0, min(self._wait(), left)))
 
     def receipt_received(self) -> None:
-        """The main server does send them."""
-        if self._journal.noted(_RECEIPTS) != "yes":
+        """The main server does send receipts."""
+        if not self._receipts_come:
             self._journal.note(_RECEIPTS, "yes")
 
-    def watch(self, state: Sendings) -> None:
+    def watch(self, in_flight: InFlight) -> None:
         """Something was sent on a link."""
-        if state.watch is None and not self._stopped and self._journal.noted(_RECEIPTS) != "yes":
-            state.watched = self._clock.seconds()
-            state.watch = self._clock.callLater(self._wait(), self._ask, state)
+        if self._stopped or self._receipts_come:
+            return
+        watch = self._watches.get(in_flight)
+        if watch is None:
+            watch = self._watches[in_flight] = _Watch()
+        if watch.alarm is None:
+            watch.since = self._clock.seconds()
+            watch.alarm = self._clock.callLater(self._wait(), self._ask, in_flight, watch)
 
-    def link_lost(self, state: Sendings) -> None:
-        """Links that are lost soon do not have the relay wait for ever: the time on them counts, too."""
-        if state.watch is not None and state.watch.active() and self._journal.noted(_RECEIPTS) is None:
-            self._patience = max(0.0, self._patience - (self._clock.seconds() - state.watched))
+    def stop_watching(self, in_flight: InFlight) -> None:
+        """Nothing more is sent on a link."""
+        watch = self._watches.pop(in_flight, None)
+        if watch is None:
+            return
+        if watch.alarm is not None:
+            watch.alarm.cancel()
+        if watch.probe is not None:
+            watch.probe.cancel()
 
-    def read(self, state: Sendings, last: int) -> None:
-        """The main server has read all that was sent on the link, up to number *last*."""
+    def link_lost(self, in_flight: InFlight) -> None:
+        """A link was lost. Its time counts: links that are lost soon must not make the relay wait for ever."""
+        watch = self._watches.get(in_flight)
+        if watch is not None and watch.alarm is not None and self._journal.noted(_RECEIPTS) is None:
+            self._patience = max(0.0, self._patience - (self._clock.seconds() - watch.since))
+        self.stop_watching(in_flight)
+
+    def results_read(self, in_flight: InFlight, last: int) -> None:
+        """The main server has read all that was sent on a link, up to number *last*."""
         if self._journal.noted(_RECEIPTS) == "never":
-            while state.in_flight and next(iter(state.in_flight)) <= last:
-                key = state.take(None)
-                if key is not None:
-                    self._delivered(key)
+            while (key := in_flight.take_read(last)) is not None:
+                self._delivered(key)
+
+    @property
+    def _receipts_come(self) -> bool:
+        return self._journal.noted(_RECEIPTS) == "yes"
 
     def _wait(self) -> float:
         return IMPATIENCE if self._journal.noted(_RECEIPTS) == "never" else self._patience
 
-    def _ask(self, state: Sendings) -> None:
-        state.watch = None
-        if state.in_flight and state.probe is None and self._journal.noted(_RECEIPTS) != "yes":
-            state.probe = state.link.probe()
-            state.probe.addCallbacks(self._answered, lambda _: None, callbackArgs=(state, state.last))
+    def _ask(self, in_flight: InFlight, watch: _Watch) -> None:
+        watch.alarm = None
+        if in_flight and watch.probe is None and not self._receipts_come:
+            watch.probe = in_flight.link.probe()
+            watch.probe.addCallbacks(self._answered, lambda _: None, callbackArgs=(in_flight, watch, in_flight.last))
 
-    def _answered(self, _: None, state: Sendings, last: int) -> None:
-        state.probe = None
-        state.read = max(state.read, last)
+    def _answered(self, _: None, in_flight: InFlight, watch: _Watch, last: int) -> None:
+        watch.probe = None
+        in_flight.mark_read(last)
         if self._journal.noted(_RECEIPTS) is None:
             self._journal.note(_RECEIPTS, "never")
             self._log.info("The main server sends no receipts: results that it has read count as delivered")
-        self.read(state, last)
-        if state.in_flight:
-            self.watch(state)
+        self.results_read(in_flight, last)
+        if in_flight:
+            self.watch(in_flight)

@@ -9,13 +9,14 @@ import os
 import stat
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from relayd.config import values
 from relayd.errors import ConfigError
 from relayd.network.patterns import check_host_pattern, check_user_pattern
+from relayd.network.private_files import is_open_to_others
+from relayd.network.spelling import read_destination
 from relayd.wire import fields
 
 #: Files whose key may by mistake hold the secret itself: what stands there is never shown.
@@ -152,8 +153,7 @@ class _Row:
             self._refuse(key, "expected the path of a file, and this is none")
         if not os.access(path, os.R_OK):
             self._refuse(key, "this user cannot read the file")
-        # As OpenSSH has it: whoever owns a file answers for who may read it, and for ours that is us.
-        if key in _SECRET_FILES and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        if key in _SECRET_FILES and is_open_to_others(status):
             self._refuse(key, "other users can read the file: chmod 600 it")
         return path
 
@@ -191,13 +191,8 @@ def _is_text(value: object) -> bool:
 
 def _is_hop(text: str) -> bool:
     """Whether it is ``[user@]host[:port]``."""
-    user, at, place = text.rpartition("@")
     try:
-        parts = urlsplit(f"//{place}")
-        fields.host("via", parts.hostname or "")
-        if at:
-            fields.username("via", user)
-        port = parts.port
-    except (ValueError, fields.Invalid):  # a port beyond 65535, half an IPv6 address, a name with blanks
+        read_destination(text)
+    except ValueError:
         return False
-    return port != 0 and parts.netloc == place and not place.endswith(":") and bool(user or not at)
+    return True

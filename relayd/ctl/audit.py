@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Mapping
 
 from relayd.audit.heads import Head, head_path, own_head_path, parse_head, read_heads
-from relayd.audit.lines import command_digest, key_file, read_key
+from relayd.audit.key import command_digest, key_file, read_key
 from relayd.audit.seal import Seal, read_seal, seal_file
-from relayd.audit.verify import Checked, Fault, Verifier, in_order
+from relayd.audit.verify import AuditFault, Checked, Verifier, in_order
 from relayd.ctl.settings import add_options, read_settings
 
 NAME = "audit"
@@ -73,9 +73,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     verifier = Verifier({arguments.head or "", *(head.hash for head in heads.values() if head is not None)}, seal)
     faults = 0
     for path in in_order(files):
-        for each in verifier.read(path):
+        for each in verifier.check_file(path):
             _show(each)
-            faults += isinstance(each, Fault) and not each.harmless
+            faults += isinstance(each, AuditFault) and not each.harmless
     for text in _wrong_heads(verifier, heads, arguments.head):
         print(text)
         faults += 1
@@ -138,8 +138,8 @@ def _wrong_heads(verifier: Verifier, heads: Mapping[str, Head | None], expected:
     return wrong
 
 
-def _show(each: Fault | Checked) -> None:
-    if isinstance(each, Fault):
+def _show(each: AuditFault | Checked) -> None:
+    if isinstance(each, AuditFault):
         print(f"{each.path}:{each.number}: {each.text}")
     elif each.first is None or each.last is None:
         print(f"{each.path}: {each.count} lines")

@@ -19,10 +19,11 @@ from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.report import read_report
+from relayd.journal.store import journal_file
 from relayd.network.descriptors import words_of
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.keys.certificates import BadCertificate, read_user_certificate
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from relayd.ssh.login.agent import Agent, AgentError
@@ -147,7 +148,7 @@ def _check_journal(config: Config, report: Report) -> None:
     if config.journal == "memory":
         report("ok", "journal", "in memory: commands and results do not outlive the process")
         return
-    path = os.path.join(config.state_dir, "journal", "journal.sqlite3")
+    path = journal_file(config.state_dir)
     if not os.path.exists(path):
         report("ok", "journal", f"{path} is not there yet")
         return

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from relayd.errors import NoJournal
 from relayd.language.texts import printable
 
 if TYPE_CHECKING:  # else for `run` alone: other subcommands, and completion, need not wait for it
-    from relayd.journal.report import Report, Row
+    from relayd.journal.report import JournalRow, Report
 
 NAME = "journal"
 HELP = "list the commands whose results are not confirmed, and show a result that is held"
@@ -44,8 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from relayd.interfaces import EntryState
     from relayd.journal.report import read_report
+    from relayd.journal.store import journal_file
 
-    path = os.path.join(read_settings(arguments).state_dir, "journal", "journal.sqlite3")
+    path = journal_file(read_settings(arguments).state_dir)
     if arguments.id is not None:
         return _show(path, arguments.id)
     report = read_report(path)
@@ -70,7 +70,7 @@ def _list(report: Report, most: int | None) -> None:
         print(f"… and {len(rows) - most:,} more; --all lists them")
 
 
-def _line(row: Row) -> str:
+def _line(row: JournalRow) -> str:
     accepted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.accepted))
     return f"{accepted:<19}  {row.size:>9,}  {_WORDS[row.state.name]:<30}  {printable(row.command_id, 256)}"
 

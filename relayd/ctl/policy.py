@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.user is not None:
         allowed.append(_show("user", printable(arguments.user, _MOST), _judge_user(policy, arguments.user)))
     if arguments.command is not None:
-        allowed.append(_show("command", printable(arguments.command, _MOST), policy.command(arguments.command)))
+        allowed.append(_show("command", printable(arguments.command, _MOST), policy.judge_command(arguments.command)))
     return 0 if all(allowed) else 1
 
 
@@ -76,7 +76,7 @@ def _explain_host(config: Config, policy: Policy, host: str, port: int, user: st
         return _show("host", printable(host, _MOST), Verdict(False, f"no order with it is taken: it {fault.text}"))
     way = _way(config, host, port, user)
     place = f"{host}:{port}" + (f", reached through {way} ([[credentials]])" if way else "")
-    verdict = policy.host(host, port, behind=bool(way))
+    verdict = policy.judge_host(host, port, behind=bool(way))
     if way or not verdict.allowed or read_address(host) is not None:
         return _show("host", place, verdict)
     try:
@@ -84,7 +84,7 @@ def _explain_host(config: Config, policy: Policy, host: str, port: int, user: st
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a proper name"
         return _show("host", place, Verdict(False, f"it cannot be looked up here ({reason})"))
-    verdicts = [policy.host(host, port, address) for address in addresses]
+    verdicts = [policy.judge_host(host, port, address) for address in addresses]
     allowed = any(verdict.allowed for verdict in verdicts)
     print(f"{'host':<8} {_word(allowed)}  {place}")
     for address, verdict in zip(addresses, verdicts, strict=True):
@@ -100,7 +100,7 @@ def _look_up(host: str, port: int) -> list[Address]:
 
 def _judge_user(policy: Policy, user: str) -> Verdict:
     try:
-        return policy.user(fields.username("--user", user))
+        return policy.judge_user(fields.username("--user", user))
     except fields.Invalid as fault:
         return Verdict(False, f"no order with it is taken: it {fault.text}")
 

@@ -16,7 +16,9 @@ from relayd.hub.doorway import Doorway
 from relayd.hub.handshake import HandshakeServer
 from relayd.hub.heartbeat import Heartbeat
 from relayd.hub.settings import HubSettings
-from relayd.interfaces import (
+from relayd.language.texts import printable, span
+from relayd.wire.dialects import native
+from relayd.wire.dialects.events import (
     AckReceived,
     Broken,
     Connected,
@@ -25,8 +27,6 @@ from relayd.interfaces import (
     EventReceived,
     Ignored,
 )
-from relayd.language.texts import printable, span
-from relayd.wire.dialects import native
 from relayd.wire.messages import (
     COMMAND_OUTPUT,
     COMMAND_RESULT,

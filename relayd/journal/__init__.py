@@ -1,3 +1,3 @@
 """
-What a relay remembers of commands and results, whatever happens to its process.
+The record of commands and results that outlives the process of the relay.
 """

@@ -1,5 +1,5 @@
 """
-What a journal knows at once, from memory, and how much it takes: decisions alone.
+What a journal knows without a look at the disk, and how much it takes: decisions alone.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from relayd.errors import JournalFull
 from relayd.interfaces import EntryState, JournalEntry
 
 
-class Live(Struct):
+class LiveCommand(Struct):
     """
-    A command that is not confirmed, as it is kept in memory.
+    A command whose result is not confirmed, as it is kept in memory.
 
-    :ivar size: bytes that its result takes on disk; 0 without one.
+    :ivar size: bytes that its result takes on the disk; 0: it has none.
     :ivar since: when it came into its state, in the journal's own time.
     """
 
@@ -26,13 +26,13 @@ class Live(Struct):
     since: float
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class JournalLimits(Struct, frozen=True, kw_only=True):
     """
     How much a journal holds.
 
     :ivar max_commands: commands that are not confirmed; more are refused.
     :ivar max_bytes: bytes of their results; with more, no command is accepted or started.
-    :ivar max_ids: ids of confirmed commands; for more, the oldest leave early.
+    :ivar max_ids: ids of confirmed commands; if there are more, the oldest are removed early.
     :ivar retention: seconds for which ids of confirmed commands are kept, and results that nobody confirms.
     """
 
@@ -47,10 +47,12 @@ class Figures(Struct, frozen=True, kw_only=True):
     A journal in numbers.
 
     :ivar unfinished: commands that have no result yet.
-    :ivar unconfirmed: results that are to be sent and confirmed, and *dead* those that are not sent any more.
-    :ivar size: bytes of all results, and *max_size* those from which on no command is taken.
-    :ivar oldest: seconds for which the oldest of the unconfirmed has waited; 0 where there is none.
-    :ivar trouble: why nothing new can be recorded; ``None``: it can.
+    :ivar unconfirmed: results that are to be sent and confirmed.
+    :ivar dead: results that are not sent any more.
+    :ivar size: bytes of all results.
+    :ivar max_size: bytes of results with which no further command is taken.
+    :ivar oldest: seconds for which the oldest of the unconfirmed results has waited; 0 where there is none.
+    :ivar trouble: why nothing new can be recorded; ``None``: it can be.
     """
 
     unfinished: int
@@ -62,22 +64,23 @@ class Figures(Struct, frozen=True, kw_only=True):
     trouble: str | None
 
 
-class Index:
+class JournalIndex:
     """
-    What a journal knows at once.
-
-    :ivar size: bytes of all results.
-    :ivar dead: how many of them are not sent any more.
+    What a journal knows of commands without a look at the disk.
 
     :param max_recent: how many confirmed commands are remembered, the latest ones.
+    :ivar unfinished: the commands without a result, in the order in which they were accepted.
+    :ivar finished: the commands whose results are held, in the order in which they ended.
+    :ivar size: bytes of all results.
+    :ivar dead: how many results are not sent any more.
     """
 
-    def __init__(self, bounds: Bounds, max_recent: int) -> None:
-        self.bounds = bounds
+    def __init__(self, limits: JournalLimits, max_recent: int) -> None:
+        self.limits = limits
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._max_recent = max_recent
-        self.unfinished: dict[str, Live] = {}
-        self.finished: dict[str, Live] = {}  # in the order in which they ended
+        self.unfinished: dict[str, LiveCommand] = {}
+        self.finished: dict[str, LiveCommand] = {}
         self.size = 0
         self.dead = 0
 
@@ -86,20 +89,20 @@ class Index:
         """How many results are to be sent and confirmed."""
         return len(self.finished) - self.dead
 
-    def hold(self, command_id: str, live: Live) -> None:
-        """A command that ended, and its result."""
+    def add_finished(self, command_id: str, live: LiveCommand) -> None:
+        """Add a command that has ended and whose result is held."""
         self.finished[command_id] = live
         self.size += live.size
         self.dead += live.state is EntryState.DEAD
 
     def refusal(self) -> JournalFull | None:
         """Why no new command can be taken."""
-        if len(self.unfinished) + len(self.finished) >= self.bounds.max_commands or self.size >= self.bounds.max_bytes:
+        if len(self.unfinished) + len(self.finished) >= self.limits.max_commands or self.size >= self.limits.max_bytes:
             return JournalFull(results=len(self.finished), megabytes=self.size / 1e6)
         return None
 
     def figures(self, now: float, trouble: str | None = None) -> Figures:
-        """How things stand; *trouble*: what is wrong with the disk."""
+        """The journal in numbers; *trouble*: what is wrong with the disk."""
         since = next((live.since for live in self.finished.values() if live.state is EntryState.FINISHED), now)
         full = self.refusal()
         return Figures(
@@ -107,7 +110,7 @@ class Index:
             unconfirmed=self.outstanding,
             dead=self.dead,
             size=self.size,
-            max_size=self.bounds.max_bytes,
+            max_size=self.limits.max_bytes,
             oldest=max(0.0, now - since),
             trouble=trouble or (None if full is None else str(full)),
         )
@@ -130,23 +133,23 @@ class Index:
             return []
         return [command_id for command_id, live in self.finished.items() if live.state is EntryState.DEAD]
 
-    def accepted(self, command_id: str, fingerprint: bytes, now: float) -> None:
-        """A new command."""
-        self.unfinished[command_id] = Live(fingerprint, EntryState.ACCEPTED, 0, now)
+    def add_accepted(self, command_id: str, fingerprint: bytes, now: float) -> None:
+        """Add a new command."""
+        self.unfinished[command_id] = LiveCommand(fingerprint, EntryState.ACCEPTED, 0, now)
 
     def finish(self, command_id: str, size: int, now: float) -> None:
-        """It has ended, with a result of *size* bytes."""
+        """A command has ended, with a result of *size* bytes."""
         live = self.unfinished.pop(command_id)
         live.state, live.size, live.since = EntryState.FINISHED, size, now
-        self.hold(command_id, live)
+        self.add_finished(command_id, live)
 
     def bury(self, command_id: str) -> None:
-        """Its result is not sent any more."""
+        """The result of a command is not sent any more."""
         self.finished[command_id].state = EntryState.DEAD
         self.dead += 1
 
     def settle(self, command_id: str) -> bool:
-        """Its result is needed no more; says whether there was one."""
+        """The result of a command is needed no more; tells whether there was one."""
         live = self.finished.pop(command_id, None)
         if live is None:
             return False
@@ -156,12 +159,12 @@ class Index:
         return True
 
     def remember(self, command_id: str, fingerprint: bytes) -> None:
-        """It was confirmed."""
+        """Remember a command whose result was confirmed."""
         self._recent[command_id] = fingerprint
         if len(self._recent) > self._max_recent:
             self._recent.popitem(last=False)
 
     def expired(self, now: float) -> list[str]:
-        """Whose results nobody wanted for so long that nobody will."""
-        before = now - self.bounds.retention
+        """The commands whose results were not confirmed within the retention."""
+        before = now - self.limits.retention
         return [command_id for command_id, live in self.finished.items() if live.since < before]

@@ -12,25 +12,25 @@ from zope.interface import implementer
 
 from relayd.errors import JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
-from relayd.journal.index import Bounds, Figures, Index
+from relayd.journal.index import Figures, JournalIndex, JournalLimits
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
 
 @implementer(IJournal)
 class MemoryJournal:
     """
-    A journal that lives as long as the process: it keeps every promise but those about crashes.
+    A journal that lives as long as the process: it keeps every promise except those about crashes.
 
-    Of a command whose result was confirmed it keeps the id and the fingerprint, so that a late duplicate is known and
-    not run again.
+    When a result was confirmed, the id and the fingerprint of its command are kept, so that a late duplicate is known
+    and not run again.
 
-    :param now: tells seconds, from whenever.
+    :param now: gives the seconds of a clock that never goes backwards.
     """
 
-    def __init__(self, bounds: Bounds | None = None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: JournalLimits | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        bounds = bounds or Bounds(max_bytes=128 << 20, max_ids=100_000)
-        self._index = Index(bounds, bounds.max_ids)
+        limits = limits or JournalLimits(max_bytes=128 << 20, max_ids=100_000)
+        self._index = JournalIndex(limits, limits.max_ids)
         self._results: dict[str, CommandResult] = {}
         self._notes: dict[str, str] = {}
 
@@ -40,11 +40,11 @@ class MemoryJournal:
         return self._index.outstanding
 
     def figures(self) -> Figures:
-        """How things stand."""
+        """The journal in numbers."""
         return self._index.figures(self._now())
 
     def open(self) -> Sequence[tuple[str, str]]:
-        """See `IJournal.open`.  There was nothing before."""
+        """See `IJournal.open`.  There is nothing from before."""
         return ()
 
     def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
@@ -53,7 +53,7 @@ class MemoryJournal:
             return succeed(known)
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
-        self._index.accepted(command.command_id, fingerprint, self._now())
+        self._index.add_accepted(command.command_id, fingerprint, self._now())
         return succeed(None)
 
     def start(self, command_id: str) -> Deferred[None]:

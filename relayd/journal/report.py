@@ -1,5 +1,5 @@
 """
-What is in a journal, for a person to look at: read from its file, whether or not a relay is using it.
+What is in a journal, for people: read from its file, whether or not a relay is using it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from msgspec import Struct
 
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.interfaces import EntryState
-from relayd.journal.store import VERSION, decode_result, explain
+from relayd.journal.sqlite_errors import as_unavailable
+from relayd.journal.store import VERSION, decode_result
 from relayd.wire.messages import CommandResult
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class JournalRow(Struct, frozen=True, kw_only=True):
     """
-    One command.
+    One command in the journal.
 
-    :ivar accepted: seconds since the epoch; likewise ``finished``, where it has.
-    :ivar size: bytes of its result, where that is held.
+    :ivar accepted: when it was accepted, in seconds since the epoch.
+    :ivar finished: when it ended, in seconds since the epoch; ``None``: it has not.
+    :ivar size: bytes of its result; 0: none is held.
     """
 
     command_id: str
@@ -34,28 +36,30 @@ class Row(Struct, frozen=True, kw_only=True):
 
 class Report(Struct, frozen=True, kw_only=True):
     """
-    :ivar counts: commands, by state.
+    A whole journal.
+
+    :ivar counts: how many commands there are, by state.
     :ivar size: bytes of all results.
     :ivar rows: the commands that are not confirmed, oldest first.
-    :ivar damages: what was saved of damaged files, by their paths.
+    :ivar damages: what was saved of damaged files, in words, by the paths of these.
     """
 
     counts: dict[EntryState, int]
     size: int
-    rows: list[Row]
+    rows: list[JournalRow]
     damages: dict[str, str]
 
 
 def read_report(path: str) -> Report:
     """
-    Look at the journal at *path*.
+    Read the journal at *path*.
 
     :raises NoJournal: when there is none that can be read.
     """
     with _opened(path) as db:
         counts = {EntryState(state): count for state, count in db.execute(_COUNTS)}
         rows = [
-            Row(
+            JournalRow(
                 command_id=str(command_id),
                 state=EntryState(state),
                 accepted=_time(accepted),
@@ -85,7 +89,9 @@ _YEAR_10000 = 253402300800
 
 def _time(value: float) -> float:
     """
-    :raises ValueError: when it is none of this calendar.
+    Check a time from the file, in seconds since the epoch.
+
+    :raises ValueError: when it is not a time of the calendar.
     """
     if not 0 <= value < _YEAR_10000:
         raise ValueError(value)
@@ -109,6 +115,6 @@ def _opened(path: str) -> Iterator[sqlite3.Connection]:
                 raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
             yield db
     except (sqlite3.Error, JournalUnavailable) as error:
-        raise NoJournal(reason=explain(error).fields["reason"]) from None
+        raise NoJournal(reason=as_unavailable(error).fields["reason"]) from None
     except (ValueError, TypeError):  # damage that SQLite does not see
         raise NoJournal(reason="its file is damaged: a row is not as relayd wrote it") from None

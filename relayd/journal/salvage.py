@@ -1,5 +1,5 @@
 """
-What becomes of a damaged journal: it is set aside, never deleted, and what can still be read of it goes into a new one.
+What becomes of a damaged journal: it is renamed, never deleted, and what can still be read goes into a new one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from msgspec import Struct
 from relayd.errors import JournalUnavailable
 from relayd.journal.store import decode_result, forget_what_is_deleted
 
-#: What SQLite may keep beside a database.
+#: Endings of the files of a database: its own, and those that SQLite may keep beside it.
 _COMPANIONS = ("", "-wal", "-shm")
 _COLUMNS = "id, fingerprint, state, extended, accepted, started, finished, confirmed, since"
-#: Rows read at a time; rows that nothing can be read of before a table counts as read to its end.
+#: Rows read at a time.
 _CHUNK = 500
+#: Rows that cannot be read, one after the other, after which a table is taken to have ended.
 _LARGEST_HOLE = 10_000_000
 
 
 class Salvage(Struct, frozen=True, kw_only=True):
     """
+    What could be saved of a damaged journal.  Nobody knows what could not.
+
     :ivar kept: path of the damaged file.
-    :ivar commands: how many commands could be read; nobody knows how many could not.
-    :ivar results: likewise of results.
+    :ivar commands: how many commands were saved.
+    :ivar results: how many results were saved.
     """
 
     kept: str
@@ -52,9 +55,9 @@ def set_aside(path: str) -> str:
 
 def salvage(kept: str, path: str) -> Salvage:
     """
-    Copy what can be read of the journal *kept* into the one at *path*, which is new and not in use.
+    Copy what can be read of the journal *kept* into the journal at *path*, which is new and not in use.
 
-    :raises sqlite3.Error: when that cannot be written.
+    :raises sqlite3.Error: when the new one cannot be written.
     """
     with closing(sqlite3.connect(path, isolation_level=None)) as new:
         forget_what_is_deleted(new)
@@ -71,7 +74,7 @@ def salvage(kept: str, path: str) -> Salvage:
                     "INSERT OR IGNORE INTO result (serial, command, body) VALUES (?, ?, ?)", (serial, command_id, body)
                 ).rowcount
         new.execute("INSERT OR IGNORE INTO note SELECT 'time', max(since) FROM command WHERE since IS NOT NULL")
-        # A result without its command, or the other way round, is no use: such a command may have run.
+        # A result without its command is of no use. A command whose result is lost may have run.
         new.execute("DELETE FROM result WHERE command NOT IN (SELECT id FROM command WHERE state IN (3, 5))")
         new.execute("UPDATE command SET state = 2 WHERE state IN (3, 5) AND id NOT IN (SELECT command FROM result)")
         new.execute("COMMIT")
@@ -79,7 +82,7 @@ def salvage(kept: str, path: str) -> Salvage:
 
 
 def _rows(kept: str, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """As many rows as can be read, each after its number: what is damaged is stepped over."""
+    """The rows that can be read, each with its number first: damaged ones are stepped over."""
     with closing(sqlite3.connect(f"file:{kept}?mode=rw", uri=True)) as old:
         last = hole = 0
         while hole < _LARGEST_HOLE:
@@ -99,7 +102,7 @@ def _rows(kept: str, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _is_command(row: list[Any]) -> bool:
-    """Whether a row is what it should be: damage does not always show."""
+    """Whether a row is as relayd writes it: SQLite does not see all damage."""
     command_id, fingerprint, state, *_, since = row
     return (
         isinstance(command_id, str)

@@ -19,22 +19,22 @@ from msgspec import Struct
 
 from relayd.errors import JournalUnavailable, NotExecuted, OutcomeLost
 from relayd.interfaces import EntryState, JournalEntry
-from relayd.journal.index import Live
+from relayd.journal.index import LiveCommand
+from relayd.journal.sqlite_errors import as_unavailable, damage
 from relayd.language.texts import Text, Translate, english, without_surrogates
-from relayd.network.descriptors import shortage, words_of
 from relayd.wire.messages import CommandResult, failure_result
 
 #: ``PRAGMA user_version`` of the files that this module writes.
 VERSION: Final = 1
 #: ``PRAGMA application_id``: "rlyd".
 APPLICATION_ID: Final = 0x726C7964
-#: Rows that one step of a clean-up removes, so that nobody waits long for it.
+#: Rows that one step of a clean-up removes, so that no command waits long for it.
 PRUNE_ROWS: Final = 5000
 #: Pages that are given back to the file system at a time.
 _VACUUM_PAGES: Final = 4096
-#: Bytes of the write-ahead log that are kept after a large result was in it.
+#: Bytes to which the write-ahead log is cut after a large result was in it.
 _MAX_LOG: Final = 32 << 20
-#: Seconds that another program may take with the file.
+#: Seconds for which another program may lock the file.
 _BUSY_TIMEOUT: Final = 5.0
 
 _SCHEMA: Final = """
@@ -59,50 +59,45 @@ CREATE TABLE result (
 CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_REASONS: Final = {
-    "SQLITE_FULL": Text("the disk is full; make room"),
-    "SQLITE_READONLY": Text("its file system is read-only"),
-    "SQLITE_IOERR": Text("the disk reports errors"),
-    "SQLITE_CANTOPEN": Text("its folder is gone, or this user may not write there"),
-    "SQLITE_CORRUPT": Text("its file is damaged; restart relayd, which sets it aside and saves what can be read"),
-    "SQLITE_NOTADB": Text("its file is damaged; restart relayd, which sets it aside and saves what can be read"),
-    "SQLITE_BUSY": Text("another program uses its file; end that"),
-    "SQLITE_LOCKED": Text("another program uses its file; end that"),
-}
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(CommandResult).decode
 
 
-# The column "extended" of a command: what its result looks like, also when relayd dies before there is one.
+# Bits of the column "extended" of a command: the form of its result, in case relayd dies before there is a result.
 _EXTENDED: Final = 1
 _NUMERIC_ID: Final = 2
 
 
+def journal_file(state_dir: str) -> str:
+    """The file of a relay's journal: in a folder of its own, as the state directory may be open to others."""
+    return os.path.join(state_dir, "journal", "journal.sqlite3")
+
+
 def decode_result(body: bytes) -> CommandResult:
     """
-    The result that a row holds.
+    The result in a row.
 
-    :raises JournalUnavailable: when damage, which SQLite does not always see, has left none.
+    :raises JournalUnavailable: when it is damaged, which SQLite does not always see.
     """
     try:
         return _decode(body)
-    # msgspec does not make its own error of everything; no TypeError where the row holds bytes, as it should
+    # msgspec does not turn everything into an error of its own; TypeError: the row does not hold bytes
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
         raise JournalUnavailable(reason=Text("its file is damaged: a result is not as relayd wrote it")) from None
 
 
 class Recovery(Struct, kw_only=True):
     """
-    What was found in a file.
+    What a start finds in the file.
 
-    :ivar live: every command that is not confirmed; those with a result in the order in which they ended.
-    :ivar confirmed: how many others there are.
-    :ivar ended: the commands that the process before this one left unfinished, with the code of the error that each
-        got as its result.
+    :ivar live: every command whose result is not confirmed, in the order in which they ended.
+    :ivar notes: the facts that were kept.
+    :ivar confirmed: how many other commands there are.
+    :ivar ended: the commands that the process before this one left unfinished, each with the code of the error that is
+        now its result.
     """
 
-    live: dict[str, Live]
+    live: dict[str, LiveCommand]
     notes: dict[str, str]
     confirmed: int
     ended: list[tuple[str, str]]
@@ -114,9 +109,11 @@ Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 class Store:
     """
-    :param path: of the file, which is made where there is none, for this user alone.
-    :param durable: whether a commit outlives a loss of power, and not only of the process.
-    :param translate: to the language of the results that it gives itself.
+    The file of a journal.
+
+    :param path: path of the file, which is made for this user alone where there is none.
+    :param durable: whether a commit survives a loss of power, and not only the end of the process.
+    :param translate: to the language of the results that unfinished commands get here.
     """
 
     def __init__(self, path: str, *, durable: bool, translate: Translate = english) -> None:
@@ -129,19 +126,19 @@ class Store:
 
     def open(self) -> Recovery:
         """
-        Open the file, and give the commands that an earlier process left unfinished their results.
+        Open the file, and give results to the commands that an earlier process left unfinished.
 
-        :raises sqlite3.Error: when that cannot be done; `is_damage` tells whether the file is beyond use.
-        :raises OSError: likewise.
-        :raises JournalUnavailable: when the file is another version's.
+        :raises sqlite3.Error: when SQLite cannot do that; `is_damage` tells whether the file is beyond use.
+        :raises OSError: when the file cannot be made or opened.
+        :raises JournalUnavailable: when another version of relayd wrote the file.
         """
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT)
         try:
             return self._prepare()
-        except (ValueError, TypeError, sqlite3.IntegrityError):  # a state that cannot be, a time that is none
+        except (ValueError, TypeError, sqlite3.IntegrityError):  # an unknown state, a time that is no number
             self._db.close()
-            raise _damaged() from None
+            raise damage() from None
         except BaseException:
             self._db.close()
             raise
@@ -164,7 +161,7 @@ class Store:
         elif version != VERSION:
             raise JournalUnavailable(reason=Text("it was written by a newer version of relayd; install that one again"))
         elif execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise _damaged()
+            raise damage()
         status = os.stat(self._path)
         self._file = (status.st_dev, status.st_ino)
         return self._recover()
@@ -172,7 +169,7 @@ class Store:
     def _recover(self) -> Recovery:
         execute = self._db.execute
         notes = dict(execute("SELECT name, value FROM note"))
-        # The journal's time never goes backwards, whatever becomes of the system's.
+        # The journal's time never goes backwards, even if the system's does.
         self._time_offset = max(time.time(), float(notes.get("time", 0))) - time.monotonic()
         recovery = Recovery(live={}, notes=notes, confirmed=0, ended=[])
         with self._transaction():
@@ -191,7 +188,7 @@ class Store:
                 )
         recovery.confirmed = execute("SELECT count(*) FROM command WHERE state = 4").fetchone()[0]
         recovery.live = {
-            command_id: Live(fingerprint, EntryState(state), size, since)
+            command_id: LiveCommand(fingerprint, EntryState(state), size, since)
             for command_id, fingerprint, state, size, since in execute(
                 "SELECT command, fingerprint, state, length(body), since FROM result JOIN command ON id = command"
                 " ORDER BY result.serial"
@@ -201,21 +198,21 @@ class Store:
 
     def apply(self, calls: Sequence[Call]) -> list[object]:
         """
-        Do *calls* and commit them together.
+        Make *calls* and commit them together.
 
-        :return: for each what it gave, or the exception with which it alone could not be done.
+        :return: for each call what it gave, or the exception with which it alone failed.
         """
         try:
             return self._commit(calls)
         except Exception as error:
             if len(calls) == 1:
-                return [explain(error)]
+                return [as_unavailable(error)]
         outcomes: list[object] = []
-        for call in calls:  # one that is at fault does not take the others with it
+        for call in calls:  # one that fails does not take the others with it
             try:
                 outcomes += self._commit([call])
             except Exception as error:
-                outcomes.append(explain(error))
+                outcomes.append(as_unavailable(error))
         return outcomes
 
     def _commit(self, calls: Sequence[Call]) -> list[object]:
@@ -235,7 +232,10 @@ class Store:
             raise
 
     def _check_file(self) -> None:
-        """SQLite would go on writing to a file that somebody removed, and all of it would be gone at the next start."""
+        """
+        Find out whether the file is still there: SQLite would go on writing to a file that somebody removed, and all of
+        that would be gone at the next start.
+        """
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
@@ -246,7 +246,7 @@ class Store:
             raise JournalUnavailable(reason=Text("somebody removed or replaced its file; restart relayd"))
 
     def now(self) -> float:
-        """The journal's own time, in seconds: the system's when the file was opened, and no jump of that since."""
+        """The journal's own time, in seconds: the system's when the file was opened, and steady since then."""
         return time.monotonic() + self._time_offset
 
     # What can be done, inside a transaction
@@ -254,7 +254,7 @@ class Store:
     def accept(
         self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
     ) -> JournalEntry | None:
-        """Make a command known; gives what is there where it is known already."""
+        """Record a command; gives what is known of its id, and records nothing, if that is there already."""
         looks = _EXTENDED * extended | _NUMERIC_ID * numeric_id
         done = self._db.execute(
             "INSERT INTO command (id, fingerprint, state, extended, accepted, since) VALUES (?, ?, 1, ?, ?, ?)"
@@ -267,11 +267,11 @@ class Store:
         return JournalEntry(fingerprint=known, state=EntryState(state))
 
     def start(self, command_id: str) -> None:
-        """It may be run from now on."""
+        """Record that a command may run from now on."""
         self._move(command_id, "state = 2, started = ?", "state = 1")
 
     def finish(self, result: CommandResult) -> int:
-        """It has ended; gives the bytes that its result takes."""
+        """Record the result of a command; gives the bytes that it takes."""
         try:
             body = _encode(result)
         except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
@@ -282,16 +282,16 @@ class Store:
         return len(body)
 
     def end(self, command_id: str) -> None:
-        """It has ended, and its result was confirmed without having been here."""
+        """Record that a command has ended and its result was confirmed, though the result was never recorded."""
         self._move(command_id, "state = 4, confirmed = ?", "state IN (1, 2)")
 
     def confirm(self, command_id: str) -> None:
-        """Its result is needed no more."""
+        """Remove the result of a command, which was confirmed."""
         self._db.execute("DELETE FROM result WHERE command = ?", (command_id,))
         self._move(command_id, "state = 4, confirmed = ?", "state IN (3, 5)")
 
     def bury(self, command_id: str) -> None:
-        """Its result stays, and is not sent any more."""
+        """Record that the result of a command is kept, and not sent any more."""
         self._move(command_id, "state = 5, confirmed = ?", "state = 3")
 
     def _move(self, command_id: str, change: str, condition: str) -> None:
@@ -303,7 +303,7 @@ class Store:
             raise JournalUnavailable(reason=Text("it does not have the command {id} as it should", id=command_id))
 
     def load(self, command_id: str) -> CommandResult | None:
-        """The result that is held."""
+        """The result of a command; ``None``: none is held."""
         row = self._db.execute("SELECT body FROM result WHERE command = ?", (command_id,)).fetchone()
         return None if row is None else decode_result(row[0])
 
@@ -313,10 +313,10 @@ class Store:
 
     def prune(self, before: float, keep: int, count: int) -> int:
         """
-        Remove confirmed commands that are older than *before*, and the oldest until no more than *keep* are left.
+        Remove confirmed commands that are older than *before*, and the oldest ones until *keep* are left.
 
         :param count: how many there are.
-        :return: how many were removed: at most `PRUNE_ROWS`, so this may have to be done again.
+        :return: how many were removed. At most `PRUNE_ROWS` are: if there were as many, call it again.
         """
         excess = max(0, count - keep)
         removed = self._db.execute(
@@ -336,16 +336,16 @@ class Store:
 
     def clean(self) -> bool:
         """
-        Empty the write-ahead log, in which what was deleted can still be read: in no transaction.
+        Empty the write-ahead log, in which deleted results can still be read. Not to be called in a transaction.
 
-        SQLite overwrites what is deleted in the file itself. The log it only writes anew, from the beginning, so that
-        what was in a long one stays until one as long comes. Its blocks are given back to the file system; nobody
-        overwrites them there.
+        SQLite overwrites deleted rows in the file itself. It does not empty the log, but writes it anew from its
+        beginning, so that the end of a long log stays until another log is as long. The blocks of the log are given
+        back to the file system; nobody overwrites them there.
 
-        :return: whether it was done: not while another program reads the file, or the disk is full.
+        :return: whether it was done: it cannot be while another program reads the file, or the disk is full.
         """
         try:
-            self._db.execute("PRAGMA busy_timeout = 0")  # commands wait while this waits
+            self._db.execute("PRAGMA busy_timeout = 0")  # while this waits, commands wait, too
             try:
                 busy: int = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             finally:
@@ -360,39 +360,6 @@ class Store:
 
 
 def forget_what_is_deleted(db: sqlite3.Connection) -> None:
-    """Have SQLite overwrite what is deleted, and write none of it into files beside its own."""
+    """Have SQLite overwrite what is deleted, and keep temporary data in memory."""
     db.execute("PRAGMA secure_delete = ON")
     db.execute("PRAGMA temp_store = MEMORY")
-
-
-def _damaged() -> sqlite3.DatabaseError:
-    """The error of a file that SQLite opens, and finds inconsistent."""
-    error = sqlite3.DatabaseError("damaged")
-    error.sqlite_errorname = "SQLITE_CORRUPT"
-    return error
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error means that the file itself is beyond use; that a text is no UTF-8 is Python's to say."""
-    return _name(error) in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or "decode to UTF-8" in str(error)
-
-
-def explain(error: Exception) -> JournalUnavailable:
-    """An error of SQLite or of the system in words for people; the texts of either might hold what was written."""
-    if isinstance(error, JournalUnavailable):
-        return error
-    if isinstance(error, sqlite3.Error):
-        name = "SQLITE_CORRUPT" if is_damage(error) else _name(error)
-        if name == "SQLITE_CANTOPEN" and (words := shortage()) is not None:
-            return JournalUnavailable(reason=words)
-        return JournalUnavailable(
-            reason=_REASONS.get(name) or Text("SQLite says {error}", error=name or type(error).__name__)
-        )
-    if isinstance(error, OSError):
-        return JournalUnavailable(reason=words_of(error))
-    return JournalUnavailable(reason=Text("an internal error, {error}", error=type(error).__name__))
-
-
-def _name(error: sqlite3.Error) -> str:
-    """``SQLITE_IOERR`` of ``SQLITE_IOERR_WRITE``."""
-    return "_".join(str(getattr(error, "sqlite_errorname", "")).split("_")[:2])

@@ -36,6 +36,10 @@ _EMBEDDING: Final = (
     (IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056, section 2
 )
 _LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+#: ``HOST``, ``HOST:PORT`` or ``[HOST]:PORT``; the last for an IPv6 address, which has colons.
+_PLACE: Final = re.compile(
+    r"(?:\[(?P<bracketed>[^\[\]\s/@,;*?!|#]{1,255})\]|(?P<plain>[^\[\]:\s/@,;*?!|#]{1,255}))(?::(?P<port>[0-9]{1,5}))?"
+)
 #: What a name has that was put into ASCII.
 _PLAIN: Final = re.compile(r"[a-z0-9_.-]+")
 _DIGITS: Final = frozenset("0123456789")
@@ -44,9 +48,9 @@ _DIGITS: Final = frozenset("0123456789")
 _NOTHING: Final = frozenset("\u1806\ufffc\u115f\u1160")
 
 
-class Host(Struct, frozen=True):
+class CanonicalHost(Struct, frozen=True):
     """
-    What a spelling of a host means.
+    What a spelling of a host means: the host, and where a connection to it goes.
 
     :ivar name: the one spelling that stands for all of this host's: rules, known keys, limits and guards go by it. An
         address is as `ipaddress` writes it, an IPv4 address within IPv6 (``::ffff:10.1.2.3``) as IPv4; a name is in
@@ -61,18 +65,18 @@ class Host(Struct, frozen=True):
 
 
 @lru_cache(4096)  # the same few hosts come again and again
-def read_host(text: str) -> Host:
+def read_host(text: str) -> CanonicalHost:
     """What a name or an address means, however it is spelt."""
     address = read_address(text)
     if address is None:
         name = lookup_name(text)
-        return Host(name.rstrip("."), name.rstrip(".") + "." if name.endswith(".") else name)
+        return CanonicalHost(name.rstrip("."), name.rstrip(".") + "." if name.endswith(".") else name)
     dialled = str(address)
-    return Host(dialled.partition("%")[0], dialled)
+    return CanonicalHost(dialled.partition("%")[0], dialled)
 
 
 def canonical_host(text: str) -> str:
-    """The one spelling of a host, see `Host.name`."""
+    """The one spelling of a host, see `CanonicalHost.name`."""
     return read_host(text).name
 
 
@@ -189,6 +193,36 @@ def is_host(text: str) -> bool:
     name = lookup_name(text)
     labels = name.removesuffix(".").split(".")
     return name.isascii() and all(labels) and ":" not in name and "%" not in name and not looks_like_address(name)
+
+
+class Destination(Struct, frozen=True):
+    """
+    Where to log in, as ssh(1) takes it.
+
+    :ivar host: as it was written, without brackets.
+    :ivar username: ``None``: it was not named.
+    """
+
+    host: str
+    port: int
+    username: str | None
+
+
+def read_destination(text: str) -> Destination:
+    """
+    Read ``[USER@]HOST[:PORT]``; an IPv6 address stands in brackets.
+
+    :raises ValueError: for anything else.
+    """
+    username, at, place = text.rpartition("@")
+    found = _PLACE.fullmatch(place)
+    if found is None or (at and (not username or fault_of_username(username))):
+        raise ValueError("not of the form [user@]host[:port]")
+    host = found["bracketed"] or found["plain"]
+    port = int(found["port"] or 22)
+    if not is_host(host) or not 0 < port < 65536:
+        raise ValueError("not of the form [user@]host[:port]")
+    return Destination(host, port, username or None)
 
 
 def looks_like_address(name: str) -> bool:

@@ -28,7 +28,7 @@ from relayd.network.patterns import (
 from relayd.network.spelling import Address, embedded_addresses, read_address
 from relayd.wire.messages import ExecuteCommand, JumpHost
 
-#: Addresses that are no hosts of anybody's network: for these --allow-hosts has to name them, or some of their range.
+#: Addresses that no host of a network has: they are refused unless --allow-hosts names them, or part of their range.
 SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
     (kind, tuple(map(ip_network, networks)))
     for kind, networks in (
@@ -36,13 +36,13 @@ SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
         (Text("link-local"), ("169.254.0.0/16", "fe80::/10")),
         (Text("multicast"), ("224.0.0.0/4", "ff00::/8")),
         (Text("broadcast"), ("255.255.255.255/32",)),
-        # What clouds serve credentials from, beside 169.254.169.254; none of them is a host of the site.
+        # Clouds serve credentials from these, beside 169.254.169.254; none of them is a host of the site.
         (Text("metadata service"), ("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")),
         (Text("metadata service"), ("fd00:ec2::254/128", "fd20:ce::254/128")),
     )
 )
-#: The longest text that rules on commands are asked about, in bytes: Linux takes no longer one from an SSH server
-#: (``MAX_ARG_STRLEN``), and the time of a rule grows with it.
+#: The longest command that rules are applied to, in bytes: Linux takes no longer one from an SSH server
+#: (``MAX_ARG_STRLEN``), and the time that a rule takes grows with it.
 MAX_TEXT = 128 * 1024
 
 UNKNOWN_ADDRESS = Text(
@@ -53,10 +53,10 @@ UNKNOWN_ADDRESS = Text(
 
 class Verdict(Struct, frozen=True):
     """
-    What the rules say.
+    What the rules say of a host, a user or a command.
 
-    :ivar reason: for whoever is refused: which option to look at; it shows no rule of the site.
-    :ivar rule: for the operator: the option and the rule of it that decided; empty where none did.
+    :ivar reason: why it is refused, for the main server: which option to look at; it shows no rule of the site.
+    :ivar rule: for the operator: the option, and the rule in it that decided; empty where no rule did.
     """
 
     allowed: bool
@@ -66,12 +66,13 @@ class Verdict(Struct, frozen=True):
 
 class Policy:
     """
-    The rules of a site; where an option is not given, it allows everything, but for `SPECIAL` addresses.
+    The rules of a site.  An option that is not given allows everything, except `SPECIAL` addresses.
 
-    :param allow_hosts: patterns, see `host_patterns`; likewise *deny_hosts*, which wins.
+    :param allow_hosts: patterns, see `host_patterns`.
+    :param deny_hosts: patterns of the same kind; they win.
     :param allow_users: patterns, see `user_patterns`.
-    :param allow_commands: a regular expression, see `command_pattern`, for the whole text.
-    :param deny_commands: one for any part of the text; it wins.
+    :param allow_commands: a regular expression for the whole command, see `command_pattern`.
+    :param deny_commands: a regular expression for any part of the command; it wins.
     """
 
     def __init__(
@@ -91,40 +92,40 @@ class Policy:
 
     def refusal_of(self, command: ExecuteCommand) -> Forbidden | None:
         """
-        Why the site does not take *command*, as far as that can be told before its host's name is looked up.
+        Why the site does not allow *command*, as far as that is known before its host's name is looked up.
 
-        The hosts that it names as jump hosts are hosts like any other.
+        Jump hosts that it names are judged like any other host.
         """
         places: list[JumpHost | ExecuteCommand] = [*command.via, command]
         for number, place in enumerate(places):
-            host = self.host(place.host, place.port, behind=number > 0)
+            host = self.judge_host(place.host, place.port, behind=number > 0)
             if not host.allowed:
                 return ForbiddenHost(host=place.written_host, port=place.port, reason=host.reason)
-            user = self.user(place.username)
+            user = self.judge_user(place.username)
             if not user.allowed:
                 return ForbiddenUser(user=place.username, reason=user.reason)
-        text = self.command(command.command, surroundings=command.cwd is not None or bool(command.env))
+        text = self.judge_command(command.command, surroundings=command.cwd is not None or bool(command.env))
         return None if text.allowed else ForbiddenCommand(reason=text.reason)
 
     def allows_address(self, host: str, port: int, address: Address | None) -> bool:
         """
-        Whether a connection may be opened.
+        Whether a connection to *host* may be opened.
 
-        :param address: the very one to which it will be; ``None`` where a jump host is to look up *host*.
+        :param address: the address to which it will be; ``None`` where a jump host is to look up *host*.
         """
-        return self.host(host, port, address, behind=address is None).allowed
+        return self.judge_host(host, port, address, behind=address is None).allowed
 
-    def host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
+    def judge_host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
         """
         Whether commands may go to a host.
 
-        :param address: what its name was found to be; without it a name is only refused if no address could help it.
-        :param behind: whether a jump host would look up the name, so that nobody here ever knows the address.
+        :param address: the address of its name; without it a name is refused only if no address would be allowed.
+        :param behind: whether a jump host would look up the name, so that the relay never knows the address.
         """
         address = address or read_address(host)
         faces = () if address is None else (address, *embedded_addresses(address))
         names = (host, *map(str, faces))
-        denied = _first(self._deny_hosts, port, *names)
+        denied = _first_match(self._deny_hosts, port, *names)
         if denied:
             return Verdict(False, Text("--deny-hosts of the relay forbids it"), f"--deny-hosts {denied}")
         for face in faces:
@@ -134,7 +135,7 @@ class Policy:
                         "{kind} addresses are refused, unless --allow-hosts of the relay names them", kind=kind
                     )
                     return Verdict(False, reason, f"{kind} address ({network}), which --allow-hosts does not name")
-        allowed = _first(self._allow_hosts, port, host, *names[1:2])
+        allowed = _first_match(self._allow_hosts, port, host, *names[1:2])
         if allowed:
             return Verdict(True, rule=f"--allow-hosts {allowed}")
         if behind and address is None and (self._allow_hosts or _know_addresses(self._deny_hosts, port)):
@@ -143,18 +144,18 @@ class Policy:
             return Verdict(False, Text("--allow-hosts of the relay does not list it"))
         return Verdict(True)
 
-    def user(self, user: str) -> Verdict:
+    def judge_user(self, user: str) -> Verdict:
         """Whether commands may run as a user."""
         if self._allow_users and not covers_user(self._allow_users, user):
             return Verdict(False, Text("--allow-users of the relay does not list that user"))
         return Verdict(True, rule=f"--allow-users {','.join(self._allow_users)}" if self._allow_users else "")
 
-    def command(self, text: str, *, surroundings: bool = False) -> Verdict:
+    def judge_command(self, text: str, *, surroundings: bool = False) -> Verdict:
         """
         Whether a command may run.
 
-        :param surroundings: whether it brings a directory or variables of its own, such as ``PATH``: these can make
-            another command of a text that the site has listed.
+        :param surroundings: whether it brings a directory or variables of its own, such as ``PATH``: these can turn a
+            command that the site has listed into another one.
         """
         allow, deny = self._allow_commands, self._deny_commands
         if allow is None and deny is None:
@@ -178,7 +179,7 @@ class Policy:
         return Verdict(True, rule="--allow-commands, which matches all of it")
 
     def _names(self, face: Address, special: Network, port: int) -> bool:
-        """Whether the operator meant an address of a special range, and not just all there are."""
+        """Whether a rule names an address of a special range, and not just a network in which it happens to be."""
         return any(
             matches_host(pattern, str(face), port) and _is_within(pattern, special) for pattern in self._allow_hosts
         )
@@ -186,10 +187,10 @@ class Policy:
 
 def host_patterns(text: str) -> tuple[str, ...]:
     """
-    What ``--allow-hosts`` and ``--deny-hosts`` take: networks, addresses, names with ``*`` and ``?``, and each of these
-    as ``[PATTERN]:PORT``; commas between.
+    The value of ``--allow-hosts`` and ``--deny-hosts``: networks, addresses, names with ``*`` and ``?``, and each of
+    these as ``[PATTERN]:PORT``; with commas between.
 
-    :raises ValueError: what was expected, and instead of what.
+    :raises ValueError: what was expected, and what was found.
     """
     patterns = _split(text, "networks, addresses and names, with commas between")
     for pattern in patterns:
@@ -199,9 +200,9 @@ def host_patterns(text: str) -> tuple[str, ...]:
 
 def host_patterns_with_exceptions(text: str) -> tuple[str, ...]:
     """
-    The same with ``!`` before those that are left out, as in the ``[[credentials]]`` tables.
+    The same, with ``!`` before patterns of hosts that are left out, as in the ``[[credentials]]`` tables.
 
-    :raises ValueError: what was expected, and instead of what.
+    :raises ValueError: what was expected, and what was found.
     """
     patterns = _split(text, "networks, addresses and names, with commas between")
     for pattern in patterns:
@@ -213,9 +214,10 @@ def host_patterns_with_exceptions(text: str) -> tuple[str, ...]:
 
 def user_patterns(text: str) -> tuple[str, ...]:
     """
-    What ``--allow-users`` takes: names with ``*`` and ``?``, and ``!`` before those that are left out; commas between.
+    The value of ``--allow-users``: names with ``*`` and ``?``, and ``!`` before names that are left out; with commas
+    between.
 
-    :raises ValueError: what was expected, and instead of what.
+    :raises ValueError: what was expected, and what was found.
     """
     patterns = _split(text, "user names, with commas between")
     for pattern in patterns:
@@ -227,7 +229,7 @@ def user_patterns(text: str) -> tuple[str, ...]:
 
 def command_pattern(text: str) -> str:
     """
-    What ``--allow-commands`` and ``--deny-commands`` take: a regular expression in the syntax of RE2.
+    The value of ``--allow-commands`` and ``--deny-commands``: a regular expression in the syntax of RE2.
 
     :raises ValueError: what was expected.
     """
@@ -243,8 +245,9 @@ def command_pattern(text: str) -> str:
 
 def _compile(pattern: str) -> Any:
     """
-    RE2 takes a time that grows with the text and no faster: whoever orders commands chooses the text, and the
-    standard library's ``re`` can be kept busy for years by a short one.
+    Compile a pattern with RE2, whose time grows with the text and no faster.
+
+    The main server chooses the text, and a short one can keep the standard library's ``re`` busy for years.
     """
     options = re2.Options()
     options.log_errors = False
@@ -259,12 +262,12 @@ def _split(text: str, expected: str) -> tuple[str, ...]:
     return patterns
 
 
-def _first(patterns: Sequence[str], port: int, *names: str) -> str:
+def _first_match(patterns: Sequence[str], port: int, *names: str) -> str:
     return next((pattern for pattern in patterns if any(matches_host(pattern, name, port) for name in names)), "")
 
 
 def _know_addresses(patterns: Sequence[str], port: int) -> bool:
-    """Whether it may depend on a name's address what they say of it."""
+    """Whether what the patterns say of a name may depend on its address."""
     return any(means_addresses(pattern) and split_port(pattern)[1] in (None, port) for pattern in patterns)
 
 

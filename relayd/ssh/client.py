@@ -36,8 +36,8 @@ from relayd.ssh.errors import (
     ShellUnsuitable,
     SSHError,
 )
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.order_check import FileChecks
-from relayd.ssh.host_keys.verifier import KnownHosts
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.pool.decisions import Counts, HostCounts

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any, Final
 
 from relayd import __version__
+from relayd.commands.active import ActiveCommand
 from relayd.commands.dispatcher import Dispatcher
-from relayd.commands.scheduler import ActiveCommand
-from relayd.commands.stats import Ended, Stats
+from relayd.commands.stats import EndedCommand, Stats
 from relayd.journal.index import Figures
 from relayd.ssh.pool.decisions import HostCounts
 from relayd.status.sources import StatusSources
@@ -121,7 +121,7 @@ def _active(active: ActiveCommand, now: float) -> dict[str, Any]:
     }
 
 
-def _ended(ended: Ended, now: float) -> dict[str, Any]:
+def _ended(ended: EndedCommand, now: float) -> dict[str, Any]:
     return {
         "id": ended.command_id,
         "host": ended.host,

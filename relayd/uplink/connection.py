@@ -28,23 +28,7 @@ from relayd.errors import (
     UplinkStuck,
     UplinkUnreachable,
 )
-from relayd.interfaces import (
-    Acknowledge,
-    AckReceived,
-    AttachmentsDue,
-    Blame,
-    Broken,
-    Connected,
-    DialectEvent,
-    Disconnected,
-    EventReceived,
-    HandshakeReceived,
-    HeartbeatReceived,
-    ICommandReceiver,
-    IDialect,
-    Ignored,
-    ILink,
-)
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.language.texts import Translate, english, printable
 from relayd.network.flow import Flow
 from relayd.uplink import closing
@@ -56,6 +40,19 @@ from relayd.uplink.result_sender import DeferToThread, ResultSender
 from relayd.uplink.stages import LinkCore, LinkInputs, Stage, Timing, start
 from relayd.uplink.turns import Turns
 from relayd.wire.dialects.codec import NO_LIMIT, PROXY_PATH
+from relayd.wire.dialects.events import (
+    AckReceived,
+    AttachmentsDue,
+    Broken,
+    Connected,
+    DialectEvent,
+    Disconnected,
+    EventReceived,
+    HandshakeReceived,
+    HeartbeatReceived,
+    IDialect,
+    Ignored,
+)
 from relayd.wire.messages import (
     CANCEL_COMMAND,
     COMMAND_OUTPUT,

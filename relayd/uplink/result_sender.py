@@ -14,9 +14,9 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.interfaces import IDialect
 from relayd.language.texts import Translate, english
 from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
+from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
 
 #: Runs a function in another thread.

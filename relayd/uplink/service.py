@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from relayd import __version__
 from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused, UplinkRenewed, UplinkUnreachable
-from relayd.interfaces import ICommandReceiver, IDialect
+from relayd.interfaces import ICommandReceiver
 from relayd.language.texts import span
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
@@ -37,6 +37,7 @@ from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.stages import Stage, Timing
 from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import Secret
 
 _DIALECTS: Final = (socketio.NAME, native.NAME)

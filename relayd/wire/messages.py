@@ -113,7 +113,7 @@ class JumpHost(Struct, frozen=True, kw_only=True):
     """
     An SSH server on the way to another one (``ssh -J``).
 
-    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.Host`.
+    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.CanonicalHost`.
     :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
     :ivar written: how the order spells the host, where that differs; see `written_host`.
     """
@@ -145,8 +145,8 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     """
     One order of the main server, validated.
 
-    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.Host`: rules, known keys,
-        limits and guards go by it.
+    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.CanonicalHost`: rules, known
+        keys, limits and guards go by it.
     :ivar numeric_id: whether the order's ``commandId`` was a number: all that is said of the command has one then. It
         is the same command as the one whose id is a text with these digits: a main server that changes from one to the
         other must not have it run twice.

@@ -19,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.audit.heads import head_path, own_head_path
 from relayd.audit.keeping import moved_files
-from relayd.audit.lines import GENESIS, MAX_LINE, command_digest, decode, encode, read_key
+from relayd.audit.key import command_digest, read_key
+from relayd.audit.lines import GENESIS, MAX_LINE, decode_line, encode_line
 from tests.support.auditing import chain, directory, edit, entries, faults, files, fill, small_disk, state, write
 
 #: Of no relay.
@@ -31,8 +32,8 @@ class LineTests(SynchronousTestCase):
     """One line."""
 
     def test_its_hash_is_that_of_the_bytes_before_it(self) -> None:
-        line, digest = encode(7, 1e9 + 0.25, "accepted", {"host": "größe\n"}, GENESIS, KEY)
-        read = decode(line[:-1])
+        line, digest = encode_line(7, 1e9 + 0.25, "accepted", {"host": "größe\n"}, GENESIS, KEY)
+        read = decode_line(line[:-1])
         assert read is not None
         self.assertEqual(
             line.decode(),
@@ -43,16 +44,16 @@ class LineTests(SynchronousTestCase):
 
     @given(st.data())
     def test_any_other_byte_is_seen(self, data: st.DataObject) -> None:
-        line = encode(1, 1e9, "accepted", {"host": "web1"}, GENESIS, KEY)[0][:-1]
+        line = encode_line(1, 1e9, "accepted", {"host": "web1"}, GENESIS, KEY)[0][:-1]
         index = data.draw(st.integers(0, len(line) - 1))
         byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != line[index]))
-        self.assertIsNone(decode(line[:index] + bytes([byte]) + line[index + 1 :]))
-        self.assertIsNone(decode(line[:index] + line[index + 1 :]))
-        self.assertIsNone(decode(line[:index] + bytes([byte]) + line[index:]))
+        self.assertIsNone(decode_line(line[:index] + bytes([byte]) + line[index + 1 :]))
+        self.assertIsNone(decode_line(line[:index] + line[index + 1 :]))
+        self.assertIsNone(decode_line(line[:index] + bytes([byte]) + line[index:]))
 
     @given(st.binary())
     def test_whatever_is_there_instead(self, content: bytes) -> None:
-        self.assertIsNone(decode(content))
+        self.assertIsNone(decode_line(content))
 
     def test_a_hash_alone_makes_no_line(self) -> None:
         whole = b'{"seq":1,"time":"","event":"","prev":""'
@@ -64,7 +65,7 @@ class LineTests(SynchronousTestCase):
             whole + b',"x":' + b"[" * 5000 + b"]" * 5000,
         ):
             digest = sha256(body).hexdigest().encode()
-            self.assertIsNone(decode(body + b',"hash":"' + digest + b'"}'))
+            self.assertIsNone(decode_line(body + b',"hash":"' + digest + b'"}'))
 
 
 class KeyTests(SynchronousTestCase):
@@ -123,9 +124,9 @@ class TamperingTests(SynchronousTestCase):
             byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != line[place]))
             lines[at] = path, line[:place] + bytes([byte]) + line[place + 1 :]
         elif kind == "forge":  # with a hash that is right in itself
-            was = decode(line[:-1])
+            was = decode_line(line[:-1])
             assert was is not None
-            lines[at] = path, encode(was.seq, 1e9, was.event, {"host": "another"}, was.prev, KEY)[0]
+            lines[at] = path, encode_line(was.seq, 1e9, was.event, {"host": "another"}, was.prev, KEY)[0]
         elif kind == "swap":
             other = data.draw(index.filter(lambda other: other != at))
             lines[at], lines[other] = (path, lines[other][1]), (lines[other][0], line)
@@ -173,9 +174,9 @@ class MessageTests(SynchronousTestCase):
 
     def test_forged(self) -> None:
         def forge(lines: list[bytes]) -> list[bytes]:
-            was = decode(lines[4][:-1])
+            was = decode_line(lines[4][:-1])
             assert was is not None
-            return [*lines[:4], encode(5, 1e9, "accepted", {}, was.prev, KEY)[0], *lines[5:]]
+            return [*lines[:4], encode_line(5, 1e9, "accepted", {}, was.prev, KEY)[0], *lines[5:]]
 
         edit(self.path, forge)
         self.assertEqual(
@@ -219,9 +220,9 @@ class RestartTests(SynchronousTestCase):
     def test_a_torn_line(self) -> None:
         size = len(self.path.read_bytes().splitlines()[-1])
         for number, at in enumerate(range(1, size, 5), 1):
-            last = decode(self.path.read_bytes().splitlines()[-1])
+            last = decode_line(self.path.read_bytes().splitlines()[-1])
             assert last is not None
-            torn = encode(last.seq + 1, 1e9, "accepted", {"commandId": "c9"}, GENESIS, KEY)[0][:-2][:at]
+            torn = encode_line(last.seq + 1, 1e9, "accepted", {"commandId": "c9"}, GENESIS, KEY)[0][:-2][:at]
             edit(self.path, lambda lines, rest=torn: [*lines, rest])  # type: ignore[misc]
             self.assertEqual(sum("is unfinished" in text for text in faults(self.path, harmless=True)), 1)
             self.assertEqual(faults(self.path), [])
@@ -266,9 +267,9 @@ class RestartTests(SynchronousTestCase):
 
     def test_the_last_line_was_forged(self) -> None:
         def forge(lines: list[bytes]) -> list[bytes]:
-            was = decode(lines[-1][:-1])
+            was = decode_line(lines[-1][:-1])
             assert was is not None
-            return [*lines[:-1], encode(was.seq, 1e9, "accepted", {}, was.prev, KEY)[0]]
+            return [*lines[:-1], encode_line(was.seq, 1e9, "accepted", {}, was.prev, KEY)[0]]
 
         edit(self.path, forge)
         found = write(self.path, 1)
@@ -288,7 +289,7 @@ class RestartTests(SynchronousTestCase):
         log = chain(self.path)
         log.open("1.0")
         error = self.assertRaises(OSError, write, self.path, 1)
-        self.assertEqual(error.strerror, "another relay writes it")
+        self.assertEqual(error.strerror, "another relay is writing it")
         log.close()
         write(self.path, 1)
         self.assertEqual(faults(self.path), [])

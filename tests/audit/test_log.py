@@ -20,9 +20,10 @@ from zope.interface.verify import verifyObject
 from relayd.audit import log as audit_log
 from relayd.audit.chain import Chain
 from relayd.audit.events import LONGEST
-from relayd.audit.lines import command_digest, encode, read_key
+from relayd.audit.key import command_digest, read_key
+from relayd.audit.lines import encode_line
 from relayd.audit.log import AuditLog
-from relayd.audit.refusals import BURST, INTERVAL, RATE, Refusals
+from relayd.audit.refusals import BURST, INTERVAL, RATE, RefusalLimiter
 from relayd.audit.seal import seal_file
 from relayd.config.options import load
 from relayd.errors import ConfigError, CredentialMissing, ShuttingDown
@@ -65,7 +66,7 @@ class EventTests(AuditCase):
     async def test_host_as_it_was_written(self) -> None:
         """Who looks for a host finds it by its one spelling; what was ordered stands beside it."""
         log = self.start()
-        log.accepted(command("c1", host="10.1.2.3", written="0x0a010203"))
+        log.record_accepted(command("c1", host="10.1.2.3", written="0x0a010203"))
         await log.close()
         accepted = entries(self.path)[-1]
         self.assertEqual((accepted["host"], accepted["written"]), ("10.1.2.3", "0x0a010203"))
@@ -73,8 +74,8 @@ class EventTests(AuditCase):
     async def test_a_command_from_acceptance_to_end(self) -> None:
         log = self.start()
         order = command("c1", via=(HOP,), env=(("TOKEN", "canary-env"),), stdin=b"canary-stdin", cwd="/canary-cwd")
-        log.accepted(order)
-        log.ended(order, "nonzero", result("c1", "canary-output", exit_code=3), 1.23456789)
+        log.record_accepted(order)
+        log.record_ended(order, "nonzero", result("c1", "canary-output", exit_code=3), 1.23456789)
         await log.close()
         self.assertEqual(faults(self.path, harmless=True), [])
         file, start, accepted, ended = entries(self.path)
@@ -105,15 +106,15 @@ class EventTests(AuditCase):
 
     async def test_a_refusal(self) -> None:
         log = self.start()
-        log.refused(command("c1"), CredentialMissing(username="root", host="web1"))
+        log.record_refused(command("c1"), CredentialMissing(username="root", host="web1"))
         await log.close()
         refused = entries(self.path)[-1]
         self.assertEqual((refused["event"], refused["outcome"], refused["host"]), ("refused", "no-credential", "web1"))
 
     async def test_the_text_of_commands(self) -> None:
         log = self.start(commands="text")
-        log.accepted(command(text="echo größe\n"))
-        log.accepted(command(text="\N{GRINNING FACE}" * 100_000))
+        log.record_accepted(command(text="echo größe\n"))
+        log.record_accepted(command(text="\N{GRINNING FACE}" * 100_000))
         await log.close()
         short, long = entries(self.path)[-2:]
         self.assertEqual(short["command"], "echo größe\n")
@@ -125,7 +126,7 @@ class EventTests(AuditCase):
 
     async def test_nothing_of_commands(self) -> None:
         log = self.start(commands="none")
-        log.accepted(command())
+        log.record_accepted(command())
         await log.close()
         self.assertEqual({"command", "commandDigest"} & set(entries(self.path)[-1]), set())
         self.assertFalse((state(self.path) / "audit-key").exists())
@@ -138,11 +139,11 @@ class EventTests(AuditCase):
             for commands in ("text", "digest"):
                 log = self.start(commands=commands, server="wss://" + huge, proxy_id=huge)
                 order = replace(command(letter * 256, host=huge, written=huge, text=huge, via=hops), username=huge)
-                log.accepted(order)
+                log.record_accepted(order)
                 for _ in range(BURST + 20):
-                    log.refused(order, CredentialMissing(username="root", host="web1"))
-                log.ended(order, "ok", result(), 1.0)
-                log.recovered(letter * 256, "outcome-unknown")
+                    log.record_refused(order, CredentialMissing(username="root", host="web1"))
+                log.record_ended(order, "ok", result(), 1.0)
+                log.record_recovered(letter * 256, "outcome-unknown")
                 await log.close()
         longest = max(map(len, self.path.read_bytes().splitlines(keepends=True)))
         self.assertLessEqual(longest, LONGEST)
@@ -152,7 +153,7 @@ class EventTests(AuditCase):
     async def test_a_command_of_usual_length_is_told_as_a_whole(self) -> None:
         text = "x" * 2000
         log = self.start(commands="text")
-        log.accepted(command(text=text, host="h" * 253, via=(HOP,)))
+        log.record_accepted(command(text=text, host="h" * 253, via=(HOP,)))
         await log.close()
         accepted = entries(self.path)[-1]
         self.assertEqual((accepted["command"], accepted["host"]), (text, "h" * 253))
@@ -160,8 +161,8 @@ class EventTests(AuditCase):
 
     async def test_long_names_that_begin_alike(self) -> None:
         log = self.start()
-        log.accepted(command(host="h" * 1000 + "1"))
-        log.accepted(command(host="h" * 1000 + "2"))
+        log.record_accepted(command(host="h" * 1000 + "1"))
+        log.record_accepted(command(host="h" * 1000 + "2"))
         await log.close()
         first, second = (entry["host"] for entry in entries(self.path)[-2:])
         self.assertNotEqual(first, second)
@@ -170,7 +171,7 @@ class EventTests(AuditCase):
     async def test_all_that_is_pending_is_written_at_the_end(self) -> None:
         log = self.start(max_size=100_000)
         for number in range(5000):
-            log.accepted(command(f"c{number}"))
+            log.record_accepted(command(f"c{number}"))
         await log.close()
         paths = files(self.path)
         self.assertGreater(len(paths), 2)
@@ -205,7 +206,7 @@ class EventTests(AuditCase):
         self.assertIn("none/audit.log cannot be used: No such file or directory", str(error))
         (state(self.path) / "audit-key").write_text("no key")
         error = self.assertRaises(ConfigError, self.start)
-        self.assertIn("state/audit-key cannot be used: it is no key of 64 hexadecimal digits", str(error))
+        self.assertIn("state/audit-key cannot be used: it does not hold a key of 64 hexadecimal digits", str(error))
 
 
 class UnavailableTests(AuditCase):
@@ -244,7 +245,7 @@ class UnavailableTests(AuditCase):
         lines = [line for line in map(formatEvent, logged) if line and "audit log" in line]
         self.assertEqual(len(lines), 2, lines)
         self.assertIn("cannot be written, so new commands are refused: No space left on device", lines[0])
-        self.assertIn("is written again", lines[1])
+        self.assertIn("can be written again", lines[1])
 
     async def test_closed_while_the_disk_is_full(self) -> None:
         disk = small_disk(self)
@@ -253,9 +254,9 @@ class UnavailableTests(AuditCase):
         await self.until((disk / "audit.log").exists)
         fill(disk)
         for _ in range(20):
-            log.accepted(command(host="h" * 1000))
+            log.record_accepted(command(host="h" * 1000))
         await self.until(lambda: not log.available)
-        log.accepted(command())
+        log.record_accepted(command())
         await log.close()
         self.assertTrue([line for line in map(formatEvent, logged) if line and "is closed without its last" in line])
 
@@ -264,12 +265,12 @@ class UnavailableTests(AuditCase):
         self.patch(audit_log, "GATHER", 0.2)
         log = self.start()
         for number in range(15):
-            log.accepted(command(f"a{number}"))
+            log.record_accepted(command(f"a{number}"))
         self.assertFalse(log.available)
         for number in range(30):  # the last half is for these
-            log.ended(command(f"e{number}"), "ok", result(), 1.0)
+            log.record_ended(command(f"e{number}"), "ok", result(), 1.0)
         await self.until(lambda: log.available)
-        log.accepted(command("later"))
+        log.record_accepted(command("later"))
         await log.close()
         self.assertEqual(faults(self.path), [])
         found = [entry for entry in entries(self.path) if entry["event"] not in ("file", "start")]
@@ -281,8 +282,8 @@ class UnavailableTests(AuditCase):
 
     async def test_credentials_do_not_wait_with_an_event(self) -> None:
         log = AuditLog(reactor, settings(self.path))
-        log.accepted(command(via=(HOP,), written="Web1"))
-        log.ended(command(), "ok", result(stdout="canary-output"), 1.0)
+        log.record_accepted(command(via=(HOP,), written="Web1"))
+        log.record_ended(command(), "ok", result(stdout="canary-output"), 1.0)
         self.assertNotIn("ExecuteCommand", repr(log._pending))
         self.assertNotIn("CommandResult", repr(log._pending))
         self.assertNotIn("canary", repr(log._pending))
@@ -296,10 +297,10 @@ class RefusalTests(AuditCase):
         log = self.start()
         error = CredentialMissing(username="root", host="web1")
         for number in range(1000):
-            log.refused(command(f"r{number}", host=f"web{number % 20}", text="x" * 116_000), error)
-            log.accepted(command(f"c{number}"))
-            log.ended(command(f"c{number}"), "ok", result(), 1.0)
-        log.refused(command("other"), ShuttingDown())
+            log.record_refused(command(f"r{number}", host=f"web{number % 20}", text="x" * 116_000), error)
+            log.record_accepted(command(f"c{number}"))
+            log.record_ended(command(f"c{number}"), "ok", result(), 1.0)
+        log.record_refused(command("other"), ShuttingDown())
         await self.until(lambda: b'"refusals"' in self.path.read_bytes())
         await log.close()
         self.assertEqual(faults(self.path), [])
@@ -319,17 +320,17 @@ class RefusalTests(AuditCase):
     async def test_what_is_counted_is_told_at_the_end(self) -> None:
         log = self.start()
         for number in range(BURST + 1):
-            log.refused(command(f"r{number}"), CredentialMissing(username="root", host="web1"))
+            log.record_refused(command(f"r{number}"), CredentialMissing(username="root", host="web1"))
         await log.close()
         self.assertEqual((entries(self.path)[-1]["event"], entries(self.path)[-1]["count"]), ("refusals", 1))
 
     def test_lines_come_again_with_time(self) -> None:
-        refusals = Refusals()
+        refusals = RefusalLimiter()
         first = sum(refusals.admits(command(), "no-credential", 0.0) for _ in range(1000))
         later = sum(refusals.admits(command(), "no-credential", 600.0) for _ in range(1000))
         self.assertEqual((first, later), (BURST, 600 * 3 // 60))
-        self.assertEqual([each["count"] for each in refusals.take()], [2000 - BURST - 30])
-        self.assertEqual(refusals.take(), [])
+        self.assertEqual([each["count"] for each in refusals.take_sums()], [2000 - BURST - 30])
+        self.assertEqual(refusals.take_sums(), [])
 
     def test_what_is_kept_outlasts_what_a_main_server_can_have_refused(self) -> None:
         """With the defaults: all reasons at once, lines as long as can be, for as long as files stay."""
@@ -354,7 +355,7 @@ class FindingTests(AuditCase):
     async def test_a_forged_line(self) -> None:
         await self.told()
         last = entries(self.path)[-1]
-        edit(self.path, lambda lines: [*lines, encode(3, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]])
+        edit(self.path, lambda lines: [*lines, encode_line(3, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]])
         [line] = await self.told()
         self.assertIn("has 1 lines after its line 2 that relayd did not write", line)
         self.assertEqual(await self.told(), [])
@@ -369,7 +370,7 @@ class FindingTests(AuditCase):
         await self.told()
         Path(seal_file(str(state(self.path)))).unlink()
         [line] = await self.told()
-        self.assertIn("nobody can tell by it who wrote the lines up to 2", line)
+        self.assertIn("it cannot show who wrote the lines up to 2", line)
 
 
 class DispatcherTests(AuditCase):
@@ -419,10 +420,10 @@ class DocumentTests(AuditCase):
         for number, commands in enumerate(("digest", "text")):
             self.path.open("ab").write(b"x" * number)  # torn
             log = self.start(commands=commands)
-            log.accepted(command(via=(HOP,), written="Web1"))
+            log.record_accepted(command(via=(HOP,), written="Web1"))
             for _ in range(BURST + 1):
-                log.refused(command(via=(HOP,), written="Web1"), CredentialMissing(username="root", host="web1"))
-            log.ended(command(written="Web1"), "ok", result(), 1.0)
+                log.record_refused(command(via=(HOP,), written="Web1"), CredentialMissing(username="root", host="web1"))
+            log.record_ended(command(written="Web1"), "ok", result(), 1.0)
             log._lost = 1
             await log.close()
         lines = [json.loads(line) for line in self.path.read_bytes().splitlines() if line != b"x"]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.commands.admission import Admission, Verdict
+from relayd.commands.admission import Admission, Placement
 
-STARTED, QUEUED, REFUSED = Verdict.STARTED, Verdict.QUEUED, Verdict.REFUSED
+STARTED, QUEUED, REFUSED = Placement.STARTED, Placement.QUEUED, Placement.REFUSED
 
 
 class LimitTests(SynchronousTestCase):
@@ -40,8 +40,8 @@ class LimitTests(SynchronousTestCase):
         self.assertIs(admission.offer("a", 2, 1.0), QUEUED)
         self.assertIs(admission.offer("b", 3, 1.0), REFUSED)
         admission.release("a")
-        self.assertEqual(admission.next(), 2)
-        self.assertIsNone(admission.next())
+        self.assertEqual(admission.take_next(), 2)
+        self.assertIsNone(admission.take_next())
 
     def test_without_a_queue_nothing_waits(self) -> None:
         admission: Admission[int] = Admission(1, 0)
@@ -64,7 +64,7 @@ class TurnTests(SynchronousTestCase):
         order, running = [], "z1"
         while running:
             admission.release(running[0])
-            running = admission.next() or ""
+            running = admission.take_next() or ""
             order.append(running)
         self.assertEqual(order, ["a1", "b1", "c1", "a2", "b2", "a3", ""])
 
@@ -75,7 +75,7 @@ class TurnTests(SynchronousTestCase):
         admission.offer("a", "a2", 1.0)
         admission.release("a")
         self.assertIs(admission.offer("a", "a3", 1.0), QUEUED)
-        self.assertEqual(admission.next(), "a2")
+        self.assertEqual(admission.take_next(), "a2")
 
     def test_withdrawn_item_does_not_start(self) -> None:
         admission: Admission[str] = Admission(1, 100)
@@ -83,9 +83,9 @@ class TurnTests(SynchronousTestCase):
             admission.offer("a", item, 1.0)
         admission.withdraw("a", "a2")
         admission.release("a")
-        self.assertEqual(admission.next(), "a3")
+        self.assertEqual(admission.take_next(), "a3")
         admission.release("a")
-        self.assertIsNone(admission.next())
+        self.assertIsNone(admission.take_next())
         self.assertEqual((admission.running, admission.queued), (0, 0))
 
 
@@ -98,7 +98,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual(admission.expire(3.0), ["b2", "b1"])
         self.assertEqual(admission.next_deadline(), 4.0)
         admission.release("a")
-        self.assertEqual(admission.next(), "a2")
+        self.assertEqual(admission.take_next(), "a2")
         self.assertEqual(admission.expire(100.0), ["c1"])
         self.assertIsNone(admission.next_deadline())
 
@@ -109,7 +109,7 @@ class DeadlineTests(SynchronousTestCase):
         for number in range(1, 2000):
             admission.offer("a", number, 1e9 - number)
             admission.release("a")
-            self.assertEqual(admission.next(), number - 1)
+            self.assertEqual(admission.take_next(), number - 1)
         self.assertLess(len(admission._deadlines), 100)
         self.assertEqual(admission.next_deadline(), 1e9 - 1999)
 
@@ -166,7 +166,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         host = data.draw(st.sampled_from(sorted(+self.running)))
         self.running[host] -= 1
         self.admission.release(host)
-        while (item := self.admission.next()) is not None:
+        while (item := self.admission.take_next()) is not None:
             assert item == self.waiting[item[0]].pop(0), "not the oldest of its host"
             self.forget(item)
             self.start(item)

@@ -7,9 +7,11 @@ from __future__ import annotations
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.commands.dispatcher import LARGE_INPUT, MAX_INPUT, MAX_WAITING
+from relayd.commands.duplicates import MAX_WAITING
 from relayd.commands.in_flight import MAX_IN_FLIGHT
-from relayd.commands.outbox import MAX_UNRECORDED, RECEIPT_PATIENCE
+from relayd.commands.input_budget import LARGE_INPUT, MAX_INPUT
+from relayd.commands.link_sender import RECEIPT_PATIENCE
+from relayd.commands.undelivered import MAX_UNRECORDED
 from relayd.wire.messages import JumpHost, Receipt, Secret
 from tests.support.dispatching import Desk, SlowJournal, command, watch_log
 
@@ -32,16 +34,16 @@ class UnderWayTests(SynchronousTestCase):
 
     @property
     def under_way(self) -> int:
-        state = self.outbox._current
-        assert state is not None
-        return len(state.in_flight)
+        sender = self.outbox._current
+        assert sender is not None
+        return len(sender.in_flight)
 
     def test_the_rest_waits_for_receipts(self) -> None:
         self.refuse(MAX_IN_FLIGHT + 3000)
         self.assertEqual((self.under_way, len(self.desk.link.sent)), (MAX_IN_FLIGHT, MAX_IN_FLIGHT))
-        state = self.outbox._current
-        assert state is not None
-        self.assertLessEqual(len(state.backlog), MAX_UNRECORDED)
+        sender = self.outbox._current
+        assert sender is not None
+        self.assertLessEqual(len(sender._backlog), MAX_UNRECORDED)
         for _ in range(10):
             self.desk.dispatcher.receipt_received(self.desk.link, RECEIVED)
         self.assertEqual((self.under_way, len(self.desk.link.sent)), (MAX_IN_FLIGHT, MAX_IN_FLIGHT + 10))
@@ -82,9 +84,9 @@ class UnderWayTests(SynchronousTestCase):
         self.desk.link.flow.pauseProducing()
         for _ in range(1000):
             self.desk.order(command("ran"))
-        state = self.outbox._current
-        assert state is not None
-        self.assertEqual(len(state.backlog), 1)
+        sender = self.outbox._current
+        assert sender is not None
+        self.assertEqual(len(sender._backlog), 1)
 
     def test_losses_of_what_is_held_no_more_are_forgotten(self) -> None:
         for _ in range(3):
@@ -129,9 +131,9 @@ class InputTests(SynchronousTestCase):
             {"via": (hop,)},
         )
         for number, fields in enumerate(large):
-            before = self.desk.dispatcher._input
+            before = self.desk.dispatcher._inputs.used
             self.desk.order(command(f"c{number}", host=f"h{number}", **fields))  # type: ignore[arg-type]
-            self.assertGreaterEqual(self.desk.dispatcher._input - before, LARGE_INPUT, fields)
+            self.assertGreaterEqual(self.desk.dispatcher._inputs.used - before, LARGE_INPUT, fields)
 
     def test_whatever_becomes_of_them_their_room_is_free(self) -> None:
         big = {"stdin": b"x" * LARGE_INPUT}
@@ -148,7 +150,8 @@ class InputTests(SynchronousTestCase):
                 if not run.done.called:
                     run.finish()
         self.assertEqual(len(self.desk.dispatcher.active), 0)
-        self.assertEqual((self.desk.dispatcher._input, self.desk.dispatcher._inputs), (0, {}))
+        inputs = self.desk.dispatcher._inputs
+        self.assertEqual((inputs.used, inputs._sizes), (0, {}))
 
 
 class DuplicateTests(SynchronousTestCase):

@@ -158,7 +158,7 @@ class WayOfACommandTests(SynchronousTestCase):
             def refuses(self, command: ExecuteCommand) -> RelayError | None:
                 return None
 
-            def run(
+            def run_command(
                 self,
                 command: ExecuteCommand,
                 deadline: float,
@@ -223,7 +223,7 @@ class FailureTests(SynchronousTestCase):
             def refuses(self, command: ExecuteCommand) -> RelayError | None:
                 return None
 
-            def run(
+            def run_command(
                 self,
                 command: ExecuteCommand,
                 deadline: float,
@@ -751,7 +751,7 @@ class JournalOrderTests(SynchronousTestCase):
     def test_known_command_that_only_the_journal_knows(self) -> None:
         """Its result was confirmed so long ago that it is not in memory: it is found when it is to be recorded."""
         desk = Desk(runner=HeldRunner(dials=True), journal=self.journal)
-        self.journal.records.accept(command("c1"), desk.dispatcher._fingerprint(command("c1")))
+        self.journal.records.accept(command("c1"), desk.dispatcher._fingerprints.fingerprint_of(command("c1")))
         self.journal.records.finish(result("c1"))
         self.journal.records.confirm("c1")
         self.patch(self.journal, "lookup", lambda command_id: None)

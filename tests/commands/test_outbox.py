@@ -19,7 +19,7 @@ from twisted.internet.defer import fail
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.commands.outbox import MAX_UNRECORDED, MAX_UNRECORDED_BYTES, RETRY_DELAY
+from relayd.commands.outbox import RETRY_DELAY
 from relayd.commands.suspects import (
     AFTERMATH,
     ALONE_FOR,
@@ -31,6 +31,7 @@ from relayd.commands.suspects import (
     SUSPECT_AFTER,
     TURNED_AWAY_FOR,
 )
+from relayd.commands.undelivered import MAX_UNRECORDED, MAX_UNRECORDED_BYTES
 from relayd.commands.without_receipts import DRAIN_PATIENCE, IMPATIENCE, PATIENCE
 from relayd.errors import ProtocolError
 from relayd.interfaces import Blame, EntryState
@@ -322,7 +323,7 @@ class RejectionTests(OutboxTestCase):
         self.receipt(success=False)
         self.receipt()
         self.assertEqual((self.unconfirmed(), self.desk.clock.getDelayedCalls()), ([], []))
-        self.assertEqual(self.desk.dispatcher._outbox._current.rejections, {})  # type: ignore[union-attr]
+        self.assertEqual(self.desk.dispatcher._outbox._current._refusals, {})  # type: ignore[union-attr]
 
     def test_two_copies_refused_are_sent_again_as_one(self) -> None:
         self.finish("c1")
@@ -521,7 +522,7 @@ class PoisonTests(OutboxTestCase):
         [short] = self.desk.link.sent
         self.assertEqual((short.exit_code, short.stdout, short.details.truncated), (0, "", True))
         self.assertIn("could not be delivered as it is", short.stderr)
-        self.assertIn("Its exit code is 0;", short.stderr)
+        self.assertIn("The exit code is 0;", short.stderr)
         self.receipt(command_id="poison")
         self.desk.link.answer()
         self.assertEqual(self.desk.link.ids(), ["poison", "good"])

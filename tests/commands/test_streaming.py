@@ -98,7 +98,7 @@ class WayOfOutputTests(StreamingCase):
             def refuses(self, command: ExecuteCommand) -> RelayError | None:
                 return None
 
-            def run(
+            def run_command(
                 self,
                 command: ExecuteCommand,
                 deadline: float,
@@ -156,7 +156,7 @@ class EncodingTests(StreamingCase):
     def test_any_output_in_any_pieces(self, data: bytes, sizes: list[int], base64: bool) -> None:
         link, streams = RecordingLink(), Streams(Clock(), Stats())
         streams.link_ready(link)
-        sink = streams.open(command("c1", stream=True, encoding="base64" if base64 else "utf-8"))
+        sink = streams.open_stream(command("c1", stream=True, encoding="base64" if base64 else "utf-8"))
         position = 0
         for size in [*sizes, len(data)]:
             sink.write("stdout", position, data[position : position + size])
@@ -176,7 +176,7 @@ class EncodingTests(StreamingCase):
         for encoding, name in (("gbk", "gbk"), (None, "big5"), ("utf-16", "utf-16"), ("base64", "")):
             link, streams = RecordingLink(), Streams(Clock(), Stats(), "big5")
             streams.link_ready(link)
-            sink = streams.open(command("c1", stream=True, encoding=encoding))
+            sink = streams.open_stream(command("c1", stream=True, encoding=encoding))
             data = "中a文".encode(name or "gbk")
             for position in range(len(data)):
                 sink.write("stdout", position, data[position : position + 1])
@@ -204,7 +204,7 @@ class EncodingTests(StreamingCase):
             for data in (b"\x01" * 5000, b"\xff" * 5000, "😀".encode() * 2000, b'"\\' * 3000, b"x" * 9000):
                 link, streams = RecordingLink(max_payload=4096), Streams(Clock(), Stats())
                 streams.link_ready(link)
-                sink = streams.open(command("😀" * MAX_COMMAND_ID, stream=True, encoding=encoding))
+                sink = streams.open_stream(command("😀" * MAX_COMMAND_ID, stream=True, encoding=encoding))
                 sink.write("stdout", 0, data)
                 offsets = [output.offset for output in link.outputs()]
                 self.assertEqual(offsets, sorted(set(offsets)))
@@ -218,7 +218,7 @@ class EncodingTests(StreamingCase):
         for limit in (0, 100, 640, 650):
             link, streams = RecordingLink(max_payload=limit), Streams(Clock(), Stats())
             streams.link_ready(link)
-            sink = streams.open(command("c1", stream=True))
+            sink = streams.open_stream(command("c1", stream=True))
             sink.write("stdout", 0, b"x" * 20)
             sink.close()
             self.assertEqual(bool(link.outputs()), limit == 650, limit)

@@ -19,7 +19,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.audit.heads import head_path
-from relayd.audit.lines import command_digest, encode, read_key
+from relayd.audit.key import command_digest, read_key
+from relayd.audit.lines import encode_line
 from relayd.ctl.main import main
 from tests.support.auditing import directory, edit, entries, files, write
 
@@ -114,7 +115,7 @@ class VerifyTests(AuditCase):
     def test_a_forged_line(self) -> None:
         """It has hashes that are right; who may not read the seal is told that such lines are not found."""
         last = entries(self.path)[-1]
-        forged = encode(last["seq"] + 1, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]
+        forged = encode_line(last["seq"] + 1, 1e9, "accepted", {}, last["hash"], b"k" * 32)[0]
         edit(self.path, lambda lines: [*lines, forged])
         code, said = self.verify()
         number = len(entries(self.path))
@@ -140,7 +141,7 @@ class VerifyTests(AuditCase):
     def test_a_seal_that_is_none(self) -> None:
         (self.directory / "state" / "audit-seal").write_text("no seal")
         code, said = self.verify()
-        self.assertEqual((code, said), (2, "relayctl audit: it is no seal: a key, a number and a hash\n"))
+        self.assertEqual((code, said), (2, "relayctl audit: it is not a seal: a key, a number and a hash\n"))
 
     def test_removed_from_the_end_with_the_head_beside_the_log(self) -> None:
         """The state directory has another one."""

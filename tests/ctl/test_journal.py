@@ -11,7 +11,7 @@ from contextlib import closing, redirect_stderr, redirect_stdout
 from unittest import mock
 
 from relayd.ctl.main import main
-from relayd.journal.index import Bounds
+from relayd.journal.index import JournalLimits
 from tests.journal.test_durable import DurableCase
 
 
@@ -25,7 +25,7 @@ class JournalCommandTests(DurableCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.restart(Bounds())
+        self.restart(JournalLimits())
 
     def test_empty(self) -> None:
         code, out, err = self.run_it()

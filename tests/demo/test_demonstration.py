@@ -318,7 +318,7 @@ class SignalTests(DemoTestCase):
             command="echo $$; sleep 300 & sleep 300; echo unreached",
         )
         clock: Any = reactor
-        result = await runner.run(command, clock.seconds() + 2, at_once)
+        result = await runner.run_command(command, clock.seconds() + 2, at_once)
         self.assertEqual((result.details.error or {}).get("code"), "timeout")
         await self.until(lambda: not alive(int(result.stdout)))
 

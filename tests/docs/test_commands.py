@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from relayd.audit.lines import key_file, read_key
+from relayd.audit.key import key_file, read_key
 from relayd.hub import Hub
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.peers.test_tls import ProxyFactory

@@ -14,8 +14,8 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from relayd.interfaces import Connected
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import Connected
 from tests.support.faults import FaultCase
 from tests.support.relays import Relayd
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from relayd.ssh.host_keys.verifier import fingerprint
+from relayd.ssh.keys.public import fingerprint
 from tests.support.node import NodeServer
 from tests.support.relays import ROOT, Relayd
 from tests.support.script import ScriptServer

@@ -22,13 +22,14 @@ import msgspec
 
 from relayd.audit import verify
 from relayd.audit.heads import parse_head, parse_own_head
-from relayd.audit.lines import GENESIS, decode, encode
+from relayd.audit.lines import GENESIS, decode_line, encode_line
 from relayd.audit.seal import Seal
 from relayd.ctl import journal
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.journal.report import read_report, read_result
 from relayd.journal.salvage import salvage
-from relayd.journal.store import Store, decode_result, is_damage
+from relayd.journal.sqlite_errors import is_damage
+from relayd.journal.store import Store, decode_result
 from relayd.wire.messages import CommandResult, Details
 from tests.fuzz.engine import Target, check, check_words, grow
 
@@ -71,15 +72,15 @@ def _log(data: bytes, name: str = "audit.log") -> None:
     verify._open = content
     try:
         verify.in_order([name])
-        found = list(verifier.read(name))
+        found = list(verifier.check_file(name))
     except (OSError, EOFError, zlib.error):
         check(name.endswith(".gz"), "an error of a file that is none")
         return
     check(isinstance(found[-1], verify.Checked), "no last word")
     for fault in found[:-1]:
-        check(isinstance(fault, verify.Fault), "a fault that is none")
+        check(isinstance(fault, verify.AuditFault), "a fault that is none")
         check_words(fault.text)  # type: ignore[union-attr]
-    lines = [line for line in map(decode, data.split(b"\n")) if line is not None] if name == "audit.log" else []
+    lines = [line for line in map(decode_line, data.split(b"\n")) if line is not None] if name == "audit.log" else []
     if lines and len(found) == 1:
         check(verifier.last == lines[-1], "another last line")
 
@@ -184,7 +185,7 @@ def _chain(count: int) -> list[bytes]:
     lines, last = [], GENESIS
     for number in range(1, count + 1):
         event = ("file", "start", "accepted", "ended")[min(number, 4) - 1]
-        line, last = encode(number, 1.7e9 + number, event, {"command": "c1", "exit": number}, last, b"k" * 32)
+        line, last = encode_line(number, 1.7e9 + number, event, {"command": "c1", "exit": number}, last, b"k" * 32)
         lines.append(line)
     return lines
 

@@ -65,13 +65,18 @@ def _rules(hosts: str, users: str, commands: str, spelt: str) -> None:
             parsed.append(None)
     host = _host(spelt)
     allow, deny = Policy(allow_hosts=parsed[0], allow_users=parsed[1]), Policy(deny_hosts=parsed[0])
-    verdicts = (allow.host(host, 22), deny.host(host, 22), allow.host(host, 22, behind=True), allow.user(spelt[:255]))
+    verdicts = (
+        allow.judge_host(host, 22),
+        deny.judge_host(host, 22),
+        allow.judge_host(host, 22, behind=True),
+        allow.judge_user(spelt[:255]),
+    )
     for verdict in verdicts:
         check(verdict.allowed or verdict.reason, "a refusal without a reason")
     if parsed[0]:
-        check(not (deny.host(host, 22).allowed and covers_host(parsed[0], host, 22)), "what is denied is allowed")
+        check(not (deny.judge_host(host, 22).allowed and covers_host(parsed[0], host, 22)), "what is denied is allowed")
     if parsed[2]:
-        Policy(allow_commands=parsed[2], deny_commands=parsed[2]).command(spelt)
+        Policy(allow_commands=parsed[2], deny_commands=parsed[2]).judge_command(spelt)
 
 
 def _address(text: str) -> None:
@@ -90,9 +95,10 @@ def _address(text: str) -> None:
         return
     check(read_address(str(address)) == address, "an address that is not its own")
     rule = str(address).partition("%")[0]
-    check(not Policy(deny_hosts=host_patterns(rule)).host(host, 22).allowed, "a spelling that passes a rule")
+    check(not Policy(deny_hosts=host_patterns(rule)).judge_host(host, 22).allowed, "a spelling that passes a rule")
     check(
-        Policy(deny_hosts=("10.0.0.0/8",)).host(host, 22).allowed <= (not str(address).startswith("10.")), "a network"
+        Policy(deny_hosts=("10.0.0.0/8",)).judge_host(host, 22).allowed <= (not str(address).startswith("10.")),
+        "a network",
     )
 
 

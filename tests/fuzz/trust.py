@@ -15,8 +15,9 @@ from twisted.conch.ssh.keys import Key
 
 from relayd.ssh.ending.processes import Answers, find, parse_listing
 from relayd.ssh.errors import SSHError
-from relayd.ssh.host_keys import verifier
-from relayd.ssh.host_keys.verifier import ExpectedHostKey, KnownHosts, parse_known_hosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.host_keys.known_hosts_lines import KnownHostLines, parse_known_hosts
+from relayd.ssh.host_keys.verifier import ExpectedHostKey
 from relayd.ssh.keys.certificates import (
     BadCertificate,
     fault_of_host_certificate,
@@ -24,7 +25,7 @@ from relayd.ssh.keys.certificates import (
     read_user_certificate,
 )
 from relayd.ssh.keys.types import key_type
-from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.key_exchange_methods import Agreed
 from relayd.ssh.transport.session_keys import BadProof, check_proof
 from tests.fuzz.engine import Target, check, check_words, grow
 
@@ -40,7 +41,7 @@ class _Known(KnownHosts):
 
     def __init__(self, text: str) -> None:
         super().__init__("known_hosts", "strict", lambda: _NOW)
-        self._held = verifier._Lines(parse_known_hosts(iter(text.splitlines(keepends=True))))
+        self._held = KnownHostLines(parse_known_hosts(iter(text.splitlines(keepends=True))))
 
     def _load(self) -> Any:
         return self._held

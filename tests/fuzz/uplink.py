@@ -17,13 +17,14 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from relayd.errors import InvalidMessage, ProtocolError
-from relayd.interfaces import Acknowledge, Blame, DialectEvent, EventReceived, ICommandReceiver, ILink
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.network.flow import Flow
 from relayd.uplink.connection import Connection, Outcome
 from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.presence import told_of
 from relayd.uplink.stages import Timing
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import DialectEvent, EventReceived
 from relayd.wire.messages import CommandState, ExecuteCommand, Receipt, failure_result
 from relayd.wire.parsing import parse_execute_command
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow

@@ -19,9 +19,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.hub import HubSettings
 from relayd.hub.doorway import PATIENCE, Doorway, origin_of
 from relayd.hub.wire import MAX_JOINING, MAX_REQUEST
-from relayd.interfaces import Connected, EventReceived
 from relayd.network.flow import MAX_BEHIND
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import Connected, EventReceived
 from tests.hub.test_server import DIALECTS, KEY, HubTestCase, command, result
 
 

@@ -24,8 +24,8 @@ from relayd.errors import InvalidMessage
 from relayd.hub import Hub, HubSettings
 from relayd.hub.errors import CommandInFlight, CommandRefused, HubClosed, NoAnswer, NoResult, RelayOffline
 from relayd.hub.registry import Registry
-from relayd.interfaces import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
 
 KEY = "correct-horse-battery-staple-correct"

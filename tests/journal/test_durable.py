@@ -27,17 +27,11 @@ from zope.interface.verify import verifyObject
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal import store as journal_store
-from relayd.journal.durable import (
-    LARGE,
-    LINGER,
-    MAX_BATCH,
-    PRUNE_AGAIN,
-    PRUNE_INTERVAL,
-    RETRY_INTERVAL,
-    DurableJournal,
-)
-from relayd.journal.index import Bounds
+from relayd.journal.durable import LARGE, DurableJournal
+from relayd.journal.index import JournalLimits
 from relayd.journal.memory import MemoryJournal
+from relayd.journal.upkeep import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL
+from relayd.journal.writer import LINGER, MAX_BATCH
 from tests.support.dispatching import PASSWORD, command, result, watch_log
 
 
@@ -171,12 +165,12 @@ class ContractTests(Contract):
         self.assertEqual(self.journal.noted("receipts"), "yes")
 
 
-BOUNDS = Bounds(max_commands=3, max_bytes=150_000, max_ids=2, retention=1000.0)
+LIMITS = JournalLimits(max_commands=3, max_bytes=150_000, max_ids=2, retention=1000.0)
 
 
 class MemoryJournalTests(ContractTests, SynchronousTestCase):
     def setUp(self) -> None:
-        self.journal = MemoryJournal(BOUNDS)
+        self.journal = MemoryJournal(LIMITS)
 
     def wait(self, deferred: Deferred[Any]) -> Any:
         failures: list[Any] = []
@@ -209,8 +203,8 @@ class DurableCase(Contract, SynchronousTestCase):
         self.journal = self.open()
         self.addCleanup(self.close)
 
-    def open(self, bounds: Bounds = BOUNDS) -> DurableJournal:
-        journal = DurableJournal(self.clock, str(self.path), durable=True, bounds=bounds)
+    def open(self, limits: JournalLimits = LIMITS) -> DurableJournal:
+        journal = DurableJournal(self.clock, str(self.path), durable=True, limits=limits)
         self.recovered = journal.open()
         return journal
 
@@ -220,10 +214,10 @@ class DurableCase(Contract, SynchronousTestCase):
             self.clock.run(closing_down)
             self.journal = None
 
-    def restart(self, bounds: Bounds = BOUNDS) -> None:
+    def restart(self, limits: JournalLimits = LIMITS) -> None:
         """As after a crash: nothing but what is on disk counts."""
         self.close()
-        self.journal = self.open(bounds)
+        self.journal = self.open(limits)
 
     def wait(self, deferred: Deferred[Any]) -> Any:
         outcomes: list[Any] = []
@@ -271,7 +265,7 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.assertEqual(batches, [3])
 
     def test_many_do_not_go_on_at_once(self) -> None:
-        self.restart(Bounds())
+        self.restart(JournalLimits())
         batches: list[int] = []
         apply = self.journal._store.apply
         self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
@@ -281,7 +275,7 @@ class DurableJournalTests(ContractTests, DurableCase):
 
     def test_large_results_hold_up_nobody_for_long(self) -> None:
         """Each is written by itself, after everything else that waits: the others wait for one at most."""
-        self.restart(Bounds())
+        self.restart(JournalLimits())
         ids = ["large1", "large2", "large3", "small"]
         for command_id in ids:
             self.accept(command_id)
@@ -352,7 +346,7 @@ class DurableJournalTests(ContractTests, DurableCase):
 
     def test_ids_that_are_numbers(self) -> None:
         """The result of one says so after a restart, whether it was there before or not."""
-        self.restart(Bounds())
+        self.restart(JournalLimits())
         self.accept("1", numeric_id=True)
         self.wait(self.journal.start("1"))
         self.wait(self.journal.finish(msgspec.structs.replace(result("1"), numeric_id=True)))
@@ -360,7 +354,7 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.accept("3", numeric_id=True)
         self.wait(self.journal.start("3"))
         self.accept("4", extended=True)
-        self.restart(Bounds())
+        self.restart(JournalLimits())
         for command_id, wire, extended in (("1", 1, False), ("2", 2, True), ("3", 3, False), ("4", "4", True)):
             held = self.wait(self.journal.load(command_id))
             self.assertEqual((held.to_wire()["commandId"], held.extended), (wire, extended))
@@ -420,7 +414,7 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.finish("old")
         self.journal.confirm("old")
         self.settle()
-        self.later(BOUNDS.retention - 10)
+        self.later(LIMITS.retention - 10)
         self.finish("young")
         self.journal.confirm("young")
         self.settle()
@@ -443,7 +437,7 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.finish("a", "b")
         self.journal.bury("b")
         self.settle()
-        self.later(BOUNDS.retention + 1)
+        self.later(LIMITS.retention + 1)
         self.clock.advance(PRUNE_INTERVAL)
         self.settle()
         self.assertEqual((self.journal.unconfirmed(), self.state("a")), ([], EntryState.CONFIRMED))
@@ -503,18 +497,18 @@ class BrokenFileTests(DurableCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.restart(Bounds(max_commands=10_000, max_bytes=1 << 30, max_ids=100, retention=1000.0))
+        self.restart(JournalLimits(max_commands=10_000, max_bytes=1 << 30, max_ids=100, retention=1000.0))
 
     def test_full_disk_refuses_new_commands_and_heals(self) -> None:
         self.break_writes()
         error = self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("c" * 200), b"print"))
         self.assertIn("the disk is full; make room", str(error))
         self.assertEqual(len(self.lines(LogLevel.error)), 1, "told once")
-        self.assertEqual(self.journal.trouble, "the disk is full; make room")
+        self.assertEqual(self.journal.figures().trouble, "the disk is full; make room")
         self.mend_writes()
         self.assertIsNone(self.accept("c1"))
         self.assertEqual(self.lines(LogLevel.info), ["The journal can be written again"])
-        self.assertIsNone(self.journal.trouble)
+        self.assertIsNone(self.journal.figures().trouble)
 
     def test_end_that_could_not_be_recorded_is_recorded_later(self) -> None:
         for command_id in ("a", "b"):
@@ -529,7 +523,7 @@ class BrokenFileTests(DurableCase):
         self.clock.advance(RETRY_INTERVAL)
         self.settle()
         self.assertEqual((self.state("a"), self.state("b")), (EntryState.FINISHED, EntryState.CONFIRMED))
-        self.restart(Bounds(max_commands=10_000))
+        self.restart(JournalLimits(max_commands=10_000))
         self.assertEqual(self.wait(self.journal.load("a")), result("a", "x" * 5000))
         self.assertEqual(self.rows("SELECT state FROM command WHERE id = 'b'"), [(4,)])
 
@@ -600,7 +594,7 @@ class BrokenFileTests(DurableCase):
         middle = len(content) // 2 // 4096 * 4096
         content[middle : middle + 8 * 4096] = os.urandom(8 * 4096)
         self.path.write_bytes(content)
-        self.journal = self.open(Bounds())
+        self.journal = self.open(JournalLimits())
         [line] = self.lines(LogLevel.critical)
         kept = next(self.path.parent.glob("*.damaged-*[0-9]"))
         self.assertIn(f"It is kept as {kept}", line)
@@ -611,7 +605,7 @@ class BrokenFileTests(DurableCase):
         self.assertEqual(self.state("ran"), EntryState.FINISHED)
         # It is a good journal again.
         self.accept("new")
-        self.restart(Bounds())
+        self.restart(JournalLimits())
         self.assertEqual(len(self.lines(LogLevel.critical)), 1)
 
     def test_damage_that_sqlite_does_not_see(self) -> None:
@@ -630,11 +624,11 @@ class BrokenFileTests(DurableCase):
             self.close()
             with closing(sqlite3.connect(self.path)) as db:
                 db.executescript(change)
-            self.journal = self.open(Bounds())
+            self.journal = self.open(JournalLimits())
             self.assertEqual(len(self.lines(LogLevel.critical)), number, change)
             self.close()
             shutil.rmtree(self.path.parent)
-            self.journal = self.open(Bounds())
+            self.journal = self.open(JournalLimits())
 
     def test_file_that_is_no_journal_at_all(self) -> None:
         self.close()

@@ -11,8 +11,9 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from relayd.journal.durable import CLEAN_BUSY, CLEAN_IDLE, LINGER
-from relayd.journal.index import Bounds
+from relayd.journal.index import JournalLimits
+from relayd.journal.upkeep import CLEAN_BUSY, CLEAN_IDLE
+from relayd.journal.writer import LINGER
 from tests.journal.test_durable import DurableCase
 from tests.support.dispatching import command, result
 
@@ -27,7 +28,7 @@ class TraceTests(DurableCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.restart(Bounds())
+        self.restart(JournalLimits())
         self.random = random.Random(1)
 
     def holding(self, what: str = CANARY) -> dict[str, int]:
@@ -111,7 +112,7 @@ class TraceTests(DurableCase):
         self.close()
         for name, content in left.items():
             (self.path.parent / name).write_bytes(content)
-        self.journal = self.open(Bounds())
+        self.journal = self.open(JournalLimits())
         self.assertNotEqual(self.holding(), {})
         self.rest()
         self.assertEqual(self.holding(), {})
@@ -129,7 +130,7 @@ class TraceTests(DurableCase):
         with open(self.path, "r+b") as file:
             file.seek((page[0] - 1) * 4096)
             file.write(b"\xff" * 4096)
-        self.journal = self.open(Bounds())
+        self.journal = self.open(JournalLimits())
         self.rest()
         self.assertEqual(self.journal.unconfirmed(), ["c2"])
         kept = {name for name in self.holding("output of c2") if ".damaged-" in name}

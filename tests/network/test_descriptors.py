@@ -13,7 +13,7 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.journal.store import explain
+from relayd.journal.sqlite_errors import as_unavailable
 from relayd.language.texts import Text
 from relayd.network.descriptors import FEWEST, RESERVED, connections_within, is_shortage, shortage, words_of
 from relayd.ssh.errors import LoginRefused, NoDescriptor
@@ -74,11 +74,11 @@ class WordsTests(LimitCase):
             self.assertTrue(is_shortage(shortage()))
             error = sqlite3.OperationalError("unable to open database file")
             error.sqlite_errorname = "SQLITE_CANTOPEN"
-            self.assertIn("this relay's limit is", str(explain(error)))
+            self.assertIn("this relay's limit is", str(as_unavailable(error)))
         finally:
             for descriptor in taken:
                 os.close(descriptor)
-        self.assertIn("its folder is gone", str(explain(error)))
+        self.assertIn("its folder is gone", str(as_unavailable(error)))
 
 
 class StartTests(LimitCase):

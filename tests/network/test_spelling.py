@@ -14,10 +14,19 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission
-from relayd.commands.scheduler import ActiveCommand
 from relayd.errors import CredentialMissing, ForbiddenHost, HostFailure
-from relayd.network.spelling import Host, canonical_host, fault_of_username, is_host, read_address, read_host
+from relayd.network.spelling import (
+    CanonicalHost,
+    Destination,
+    canonical_host,
+    fault_of_username,
+    is_host,
+    read_address,
+    read_destination,
+    read_host,
+)
 from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
 from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
@@ -60,22 +69,22 @@ class HostTests(SynchronousTestCase):
     def test_one_for_all(self) -> None:
         for spellings in (ADDRESS, ADDRESS_6, NAME):
             for text in (each.strip("[]") for each in spellings):
-                self.assertEqual(read_host(text), Host(spellings[0], spellings[0]), text)
+                self.assertEqual(read_host(text), CanonicalHost(spellings[0], spellings[0]), text)
                 self.assertTrue(is_host(text), text)
 
     def test_a_dot_at_the_end(self) -> None:
         """It is the same host, but no search domain is to be tried: another machine might be found there."""
         for text in ABSOLUTE:
-            self.assertEqual(read_host(text), Host("db1.internal", "db1.internal."), text)
+            self.assertEqual(read_host(text), CanonicalHost("db1.internal", "db1.internal."), text)
 
     def test_zones(self) -> None:
         for text, dialled in (
             ("fe80::1%eth0", "fe80::1%eth0"), ("FE80:0::1%ETH0", "fe80::1%ETH0"), ("fe80::1%0002", "fe80::1%2"),
             ("fe80::1%000", "fe80::1%0"), ("fe80::1%eth0.100", "fe80::1%eth0.100"), ("fe80::1", "fe80::1"),
         ):  # fmt: skip
-            self.assertEqual(read_host(text), Host("fe80::1", dialled), text)
+            self.assertEqual(read_host(text), CanonicalHost("fe80::1", dialled), text)
         # Linux passes over what stands there: there would be four thousand million ways to name this one.
-        self.assertEqual(read_host("fd00::1%7"), Host("fd00::1", "fd00::1"))
+        self.assertEqual(read_host("fd00::1%7"), CanonicalHost("fd00::1", "fd00::1"))
 
     def test_other_scripts(self) -> None:
         """As UTS #46 has it, and today's browsers: ß is a letter of its own, and not another spelling of ss."""
@@ -248,7 +257,7 @@ class RealServerTests(RunnerTestCase):
 
     def run_order(self, runner: SSHCommandRunner, server: OpenSSHServer, host: str) -> Deferred[CommandResult]:
         command = order(host, port=server.port, username=server.user, password="", privateKey=server.key)
-        return runner.run(command, self.reactor.seconds() + DEADLINE, at_once)
+        return runner.run_command(command, self.reactor.seconds() + DEADLINE, at_once)
 
     async def test_connections_are_shared(self) -> None:
         server, runner = await self.start_server(), self.make_runner()
@@ -275,3 +284,25 @@ class OpenSSHTests(ServerTestCase):
         server = await self.start_server()
         done = await self.run_command(self.make_client(), self.target(server, username=f"{server.user}:x"), "id -un")
         self.assertEqual(done.stdout.text(), server.user)
+
+
+class DestinationTests(SynchronousTestCase):
+    """`read_destination`."""
+
+    def test_read(self) -> None:
+        for text, host, port, username in (
+            ("db1", "db1", 22, None),
+            ("deploy@db1:2222", "db1", 2222, "deploy"),
+            ("CORP\\jump@ex.org@10.1.2.3", "10.1.2.3", 22, "CORP\\jump@ex.org"),
+            ("[fd00::1]:22", "fd00::1", 22, None),
+            ("a@[fe80::1%eth0]", "fe80::1%eth0", 22, "a"),
+        ):
+            self.assertEqual(read_destination(text), Destination(host, port, username))
+
+    def test_anything_else(self) -> None:
+        for text in (
+            "", "@db1", "a:b@db1", "db1:", "db1:0", "db1:65536", "db1:x", "fd00::1", "[db1", "a b", "a/b", "db*",
+            "10.1.2.300", "[]", "x" * 256,
+        ):  # fmt: skip
+            with self.assertRaises(ValueError, msg=text):
+                read_destination(text)

@@ -186,7 +186,9 @@ class ShellTests(OpenSSHTestCase):
         )
 
     async def result(self, runner: SSHCommandRunner, server: OpenSSHServer, text: str) -> CommandResult:
-        result: CommandResult = await runner.run(self.order(server, text), self.reactor.seconds() + DEADLINE, at_once)
+        result: CommandResult = await runner.run_command(
+            self.order(server, text), self.reactor.seconds() + DEADLINE, at_once
+        )
         return result
 
     async def test_no_login(self) -> None:

@@ -37,7 +37,7 @@ class MatrixTests(ServerTestCase):
         done = await self.run_command(client, self.target(server), "echo ok; head -c 100000 /dev/zero | wc -c")
         self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n100000", 0))
         (connection,) = client._pool._members  # what was negotiated is nothing that users of the package see
-        negotiated = connection.transport.negotiated
+        negotiated = connection.transport._key_exchange.algorithms
         assert negotiated is not None
         self.assertLessEqual(set(expected), negotiated.names())
         await client.close()

@@ -33,7 +33,7 @@ class HostCase(SynchronousTestCase):
     """Asks about hosts."""
 
     def allowed(self, policy: Policy, *hosts: str, port: int = 22, behind: bool = False) -> list[str]:
-        return [host for host in hosts if policy.host(host, port, behind=behind).allowed]
+        return [host for host in hosts if policy.judge_host(host, port, behind=behind).allowed]
 
     def resolved(self, policy: Policy, name: str, *addresses: str, port: int = 22) -> list[str]:
         return [each for each in addresses if policy.allows_address(name, port, ip_address(each))]
@@ -45,17 +45,17 @@ class SpecialTests(HostCase):
     @given(SPECIAL_V4.flatmap(ipv4_spellings))
     def test_version_4_in_every_spelling(self, host: str) -> None:
         for policy in (Policy(), Policy(allow_hosts=["0.0.0.0/0", "::/0", "*"]), Policy(allow_hosts=["0.0.0.0/0"])):
-            self.assertFalse(policy.host(host, 22).allowed, host)
+            self.assertFalse(policy.judge_host(host, 22).allowed, host)
 
     @given(SPECIAL_V6, st.booleans(), st.sampled_from(["", "%eth0", "%1"]))
     def test_version_6_in_every_spelling(self, address: IPv6Address, exploded: bool, zone: str) -> None:
         host = (address.exploded.upper() if exploded else str(address)) + zone
-        self.assertFalse(Policy(allow_hosts=["::/0", "fe80::/9", "*"]).host(host, 22).allowed, host)
+        self.assertFalse(Policy(allow_hosts=["::/0", "fe80::/9", "*"]).judge_host(host, 22).allowed, host)
 
     @given(st.integers(2, 2**32 - 1).map(IPv4Address).flatmap(ipv4_spellings))  # ::0.0.0.1 is IPv6's loopback
     def test_every_spelling_is_the_same_address(self, host: str) -> None:
         """Whatever an IPv4 address is written like, the rule for it holds."""
-        self.assertFalse(Policy(deny_hosts=["0.0.0.0/0"]).host(host, 22).allowed, host)
+        self.assertFalse(Policy(deny_hosts=["0.0.0.0/0"]).judge_host(host, 22).allowed, host)
 
     def test_they_can_be_named(self) -> None:
         for named in ("169.254.0.0/16", "169.254.169.0/24", METADATA, f"[{METADATA}]:22", f"::ffff:{METADATA}"):
@@ -133,7 +133,7 @@ class HostTests(HostCase):
         self.assertEqual(self.allowed(both, *names, behind=True), ["db-1.internal", "10.1.2.3"])
         self.assertEqual(self.allowed(Policy(deny_hosts=["web.*"]), *names, behind=True), [names[0], *names[2:]])
         self.assertEqual(self.allowed(Policy(deny_hosts=["[10.2.*]:23"]), *names, behind=True), [*names])
-        self.assertIn("use its address", networks.host("web.internal", 22, behind=True).reason)
+        self.assertIn("use its address", networks.judge_host("web.internal", 22, behind=True).reason)
 
 
 class UserTests(SynchronousTestCase):
@@ -142,8 +142,8 @@ class UserTests(SynchronousTestCase):
     def test_users(self) -> None:
         policy = Policy(allow_users=["deploy", "app-*", "!app-9"])
         users = ("deploy", "app-1", "app-9", "root", "Deploy", "")
-        self.assertEqual([user for user in users if policy.user(user).allowed], ["deploy", "app-1"])
-        self.assertTrue(Policy().user("root").allowed)
+        self.assertEqual([user for user in users if policy.judge_user(user).allowed], ["deploy", "app-1"])
+        self.assertTrue(Policy().judge_user("root").allowed)
 
     def test_what_servers_make_of_a_name(self) -> None:
         """``*,!root`` lets nobody in whom some server may take for root; other names of that kind it does."""
@@ -151,23 +151,23 @@ class UserTests(SynchronousTestCase):
         for user in ("root", "Root", "ROOT", "ｒｏｏｔ", "röot", "CORP\\root", ".\\Root", "root@corp.example",
                      "root+c80w", "root%db1", "vault@root@db1", "me#root#db1", "x=root", "root\ufe0f", "ro\u034fot",
                      "\u3164root", "ro\u1806ot", "root\ufffc"):  # fmt: skip
-            self.assertFalse(policy.user(user).allowed, user)
+            self.assertFalse(policy.judge_user(user).allowed, user)
         for user in ("deploy", "CORP\\deploy", "deploy@corp.example", "rooted", "root-2", "root.x", "root_x", "root$"):
-            self.assertTrue(policy.user(user).allowed, user)
+            self.assertTrue(policy.judge_user(user).allowed, user)
 
     def test_a_wildcard_ends_where_a_server_may_end_the_name(self) -> None:
         policy = Policy(allow_users=["app-*", "CORP\\*", "*@corp.example"])
         for user in ("app-1", "CORP\\me", "me@corp.example", "app-o.x"):
-            self.assertTrue(policy.user(user).allowed, user)
+            self.assertTrue(policy.judge_user(user).allowed, user)
         for user in ("app-1\\root", "app-1@root@db", "CORP\\me@root", "root@me@corp.example", "app-1+x", "corp\\me"):
-            self.assertFalse(policy.user(user).allowed, user)
+            self.assertFalse(policy.judge_user(user).allowed, user)
 
 
 class CommandTests(SynchronousTestCase):
     """--allow-commands and --deny-commands."""
 
     def allowed(self, policy: Policy, *texts: str) -> list[str]:
-        return [text for text in texts if policy.command(text).allowed]
+        return [text for text in texts if policy.judge_command(text).allowed]
 
     def test_allow_means_the_whole_text(self) -> None:
         policy = Policy(allow_commands="uptime|systemctl (status|restart) [a-z]+")
@@ -183,9 +183,9 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.allowed(policy, *texts), ["echo ok", "echo warm"])
 
     def test_surroundings(self) -> None:
-        self.assertFalse(Policy(allow_commands=".*").command("ls", surroundings=True).allowed)
-        self.assertTrue(Policy(deny_commands="rm").command("ls", surroundings=True).allowed)
-        self.assertTrue(Policy().command("ls", surroundings=True).allowed)
+        self.assertFalse(Policy(allow_commands=".*").judge_command("ls", surroundings=True).allowed)
+        self.assertTrue(Policy(deny_commands="rm").judge_command("ls", surroundings=True).allowed)
+        self.assertTrue(Policy().judge_command("ls", surroundings=True).allowed)
 
     def test_a_text_that_would_keep_other_engines_busy(self) -> None:
         policy = Policy(allow_commands="(a|a)*b|(a+)+c|(.*)(.*)(.*)d", deny_commands="(x+x+)+y")
@@ -196,7 +196,7 @@ class CommandTests(SynchronousTestCase):
     def test_a_text_that_no_host_would_take(self) -> None:
         policy = Policy(deny_commands="reboot")
         self.assertEqual(len(self.allowed(policy, "x" * MAX_TEXT, "é" * (MAX_TEXT // 2 + 1))), 1)
-        self.assertTrue(Policy().command("x" * (MAX_TEXT + 1)).allowed)
+        self.assertTrue(Policy().judge_command("x" * (MAX_TEXT + 1)).allowed)
 
 
 class PatternTests(SynchronousTestCase):

@@ -10,7 +10,8 @@ import stat
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.audit.lines import GENESIS, read_key
+from relayd.audit.key import read_key
+from relayd.audit.lines import GENESIS
 from relayd.audit.seal import make_seal, read_seal
 from relayd.config.state_directory import StateDirectory
 from relayd.errors import ConfigError

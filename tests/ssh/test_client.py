@@ -23,7 +23,7 @@ from relayd.ssh.errors import (
     RunTimeout,
     SessionTimeout,
 )
-from relayd.ssh.host_keys.verifier import fingerprint
+from relayd.ssh.keys.public import fingerprint
 from tests.support.ssh import ServerTestCase, blob_of, key_pair, marked_sleep, processes, shown
 
 

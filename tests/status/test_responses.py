@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands import stats
-from relayd.commands.stats import Ended, Stats
+from relayd.commands.stats import EndedCommand, Stats
 from relayd.config.listen_address import listen_address
 from relayd.config.options import load
 from relayd.errors import ConfigError
@@ -148,8 +148,8 @@ class MetricsTests(StatusCase):
     def test_commands(self) -> None:
         counted = self.relay.stats
         details = Details(stdout_bytes=7, stderr_bytes=2, timings={"wait": 0.02, "login": 0.3, "run": 4.0, "new": 1.0})
-        counted.ended(Ended("c", "h", 22, "u", "ok", 0, 4.5, 0), 0.18, details)
-        counted.ended(Ended("d", "h", 22, "u", "timeout", 1, 9.0, 0), None, Details())
+        counted.count_ended(EndedCommand("c", "h", 22, "u", "ok", 0, 4.5, 0), 0.18, details)
+        counted.count_ended(EndedCommand("d", "h", 22, "u", "timeout", 1, 9.0, 0), None, Details())
         self.assertEqual(self.value("relayd_commands_finished_total", outcome="timeout"), 1)
         self.assertEqual(self.value("relayd_output_bytes_total", stream="stdout"), 7)
         self.assertEqual(self.value("relayd_command_duration_seconds_count"), 2)
@@ -269,7 +269,7 @@ class RecentTests(SynchronousTestCase):
     def test_it_is_a_ring(self) -> None:
         counted = Stats()
         for number in range(stats.RECENT + 5):
-            counted.ended(Ended(f"c{number}", "h", 22, "u", "ok", 0, 1.0, number), 0.0, Details())
+            counted.count_ended(EndedCommand(f"c{number}", "h", 22, "u", "ok", 0, 1.0, number), 0.0, Details())
         self.assertEqual(len(counted.recent), stats.RECENT)
         self.assertEqual((counted.recent[0].command_id, counted.recent[-1].at), ("c5", stats.RECENT + 4))
         self.assertEqual(counted.finished["ok"], stats.RECENT + 5)

@@ -21,7 +21,7 @@ from relayd.audit.heads import head_path, parse_head
 from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditSettings
 from relayd.audit.seal import read_seal, seal_file
-from relayd.audit.verify import Fault, Verifier, in_order
+from relayd.audit.verify import AuditFault, Verifier, in_order
 
 
 def directory(test: SynchronousTestCase) -> Path:
@@ -103,8 +103,8 @@ def faults(*paths: Path, harmless: bool = False, sealed: bool = True) -> list[st
     found = [
         f"{each.number} {each.text}"
         for path in in_order(map(str, paths))
-        for each in verifier.read(path)
-        if isinstance(each, Fault) and (harmless or not each.harmless)
+        for each in verifier.check_file(path)
+        if isinstance(each, AuditFault) and (harmless or not each.harmless)
     ]
     return found + [f"no line has the hash {head}" for head in wanted if head not in verifier.found]
 

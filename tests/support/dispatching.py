@@ -100,7 +100,7 @@ class HeldRunner:
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         return self.refusal
 
-    def run(
+    def run_command(
         self,
         command: ExecuteCommand,
         deadline: float,

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from relayd.ssh.target import Credential
-from relayd.ssh.transport.key_exchange import modp_prime
+from relayd.ssh.transport.key_exchange_methods import modp_prime
 from tests.support.costly import SelfCertified
 from tests.support.evil import (
     CHANNEL_DATA,

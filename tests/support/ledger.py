@@ -15,8 +15,8 @@ from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import deferLater
 
-from relayd.interfaces import AckReceived, Connected, EventReceived
 from relayd.wire.dialects import native
+from relayd.wire.dialects.events import AckReceived, Connected, EventReceived
 from relayd.wire.dialects.socketio import ServerDialect
 
 #: Seconds that anything may take.

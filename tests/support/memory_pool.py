@@ -24,7 +24,6 @@ from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.numbers import MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE
-from relayd.ssh.transport.server_limits import EVERY_SERVER
 from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import PacketRecorder
 from tests.support.ssh_connection import numbers
@@ -33,12 +32,6 @@ from tests.support.ssh_pool import A
 
 class Transport(PacketRecorder):
     """Below a pooled connection."""
-
-    def most_sessions(self) -> int | None:
-        return None
-
-    def most_payload(self) -> int:
-        return EVERY_SERVER
 
 
 class StandInDialer:

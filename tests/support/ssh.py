@@ -29,8 +29,9 @@ from relayd.ssh.errors import SSHError
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
 from relayd.ssh.transport.algorithms import MODERN
+from relayd.ssh.transport.flood_limit import FloodLimit
 from relayd.ssh.transport.pacing import Pacer
-from relayd.ssh.transport.transport import ClientTransport
+from relayd.ssh.transport.transport import Backpressure, ClientTransport
 from tests.support.account import USER, privileged
 from tests.support.sshd import OpenSSHServer, make_key
 
@@ -158,9 +159,8 @@ class PacketRecorder:
         self.aborted = False
         self.disconnected = ""
         self.renewals = 0
-        self.demands = 0
-        self.stuck = False
-        self.on_unstuck: Callable[[], None] | None = None
+        self.flood_limit = FloodLimit()
+        self.backpressure = Backpressure()
         self.pace = Pacer(Clock(), cast(ClientTransport, self))
 
     def sendPacket(self, message: int, payload: bytes) -> None:
@@ -177,11 +177,8 @@ class PacketRecorder:
     def disconnect(self, reason: str) -> None:
         self.disconnected = reason
 
-    def demanded(self) -> None:
-        self.demands += 1
-
-    def forgive(self) -> None:
-        self.demands = 0
+    def reset_flood_limit(self) -> None:
+        self.flood_limit.reset()
 
     def renew_keys(self) -> None:
         self.renewals += 1

@@ -10,9 +10,9 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from relayd.commands.active import ActiveCommand
 from relayd.commands.dispatcher import Limits
-from relayd.commands.scheduler import ActiveCommand
-from relayd.commands.stats import Ended, Stats
+from relayd.commands.stats import EndedCommand, Stats
 from relayd.journal.index import Figures
 from relayd.process.event_loop import LagMonitor
 from relayd.ssh.pool.decisions import Counts, HostCounts
@@ -76,7 +76,7 @@ class FakeRelay:
             "at": self.clock.seconds(), **fields,
         }  # fmt: skip
         self.stats.finished[outcome] += 1
-        self.stats.recent.append(Ended(command_id=command_id, outcome=outcome, **values))
+        self.stats.recent.append(EndedCommand(command_id=command_id, outcome=outcome, **values))
 
     def begin(self, command_id: str, host: str = "web-1", *, running: bool = False, **fields: Any) -> None:
         """A command is at hand."""

@@ -17,8 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from relayd.interfaces import AckReceived, EventReceived, ILink
+from relayd.interfaces import ILink
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandOutput
 from tests.peers.test_main_servers import PeerCase
 from tests.support.certificates import Authority

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import CredentialMissing
-from relayd.interfaces import AckReceived, Blame, EventReceived
+from relayd.interfaces import Blame
 from relayd.uplink.message_limit import (
     BELIEVE_FOR,
     BLAME_FOR,
@@ -29,6 +29,7 @@ from relayd.uplink.message_limit import (
 )
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.codec import NO_LIMIT
+from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandResult, ExecuteCommand
 from tests.support.uplink import ORDER, MainServer, ServiceCase
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.interfaces import Disconnected
 from relayd.uplink.presence import AT_ONCE, Presence, told_of
+from relayd.wire.dialects.events import Disconnected
 from relayd.wire.messages import Secret
 from tests.support.uplink import ORDER, MainServer, ServiceCase
 from tests.wire.dialects.test_native import json_values

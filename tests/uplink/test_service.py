@@ -11,10 +11,10 @@ from typing import Any
 import txaio.tx
 
 from relayd.errors import KeyUnusable, Overloaded
-from relayd.interfaces import AckReceived, EventReceived
 from relayd.uplink.connection import ATTACHMENT_TIMEOUT
 from relayd.uplink.service import UplinkStatus
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.receiver import RecordingReceiver, echo
 from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase

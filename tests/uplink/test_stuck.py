@@ -9,11 +9,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.interfaces import AckReceived, EventReceived
 from relayd.language.texts import span
 from relayd.network.flow import MAX_BEHIND, PIECE
 from relayd.uplink.stages import Timing
 from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandResult
 from tests.support.flows import RecordedFlow
 from tests.support.uplink import MainServer, ServiceCase

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.interfaces import EventReceived
 from relayd.uplink.result_sender import ResultSender
 from relayd.uplink.turns import SLICE, Turns
+from relayd.wire.dialects.events import EventReceived
 from relayd.wire.dialects.native import RelayDialect
 from relayd.wire.dialects.native import ServerDialect as Server
 from relayd.wire.messages import CommandResult

@@ -10,11 +10,11 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, ProtocolError
-from relayd.interfaces import EventReceived, Ignored
 from relayd.network import spelling
 from relayd.wire import fields, parsing
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.codec import MAX_NAME
+from relayd.wire.dialects.events import EventReceived, Ignored
 from relayd.wire.messages import MAX_COMMAND_ID, Receipt
 from relayd.wire.parsing import (
     parse_command_output,

@@ -135,7 +135,7 @@ class Connection(SSHService):
         self._next_channel = (number + 1) & 0xFFFFFFFF
         # What waits on a channel to another host is in the way of the others behind the same jump host.
         channel = self._channels[number] = Channel(user, WINDOW if isinstance(user, Session) else SMALL_WINDOW)
-        self.transport.forgive()
+        self.transport.reset_flood_limit()
         self.transport.pace.asked()
         user.opening(self)
         if self._farewells:
@@ -212,12 +212,12 @@ class Connection(SSHService):
     # Hooks of SSHService
 
     def serviceStarted(self) -> None:
-        self.transport.on_unstuck = self._send_waiting
+        self.transport.backpressure.on_drained = self._send_waiting
         self.opened = self.clock.seconds()
         self._schedule_probe()
 
     def serviceStopped(self) -> None:
-        self.transport.on_unstuck = None
+        self.transport.backpressure.on_drained = None
         for call in (self._probe_call, self._farewell_call):
             if call is not None:
                 call.cancel()
@@ -327,7 +327,7 @@ class Connection(SSHService):
         # What a server has room for, and does not read, waits here, where it is counted.
         while (
             size := min(channel.remote_window, channel.max_packet, len(data) - start)
-        ) > 0 and not self.transport.stuck:
+        ) > 0 and not self.transport.backpressure.full:
             self.transport.sendPacket(
                 MSG_CHANNEL_DATA, _UINT32_2.pack(channel.remote, size) + data[start : start + size]
             )
@@ -418,7 +418,7 @@ class Connection(SSHService):
         if name.startswith(b"exit-"):
             self._leftovers.expect()
         if rest[:1] != b"\0" and not channel.close_sent:  # such as OpenSSH's own probes
-            self.transport.demanded()
+            self.transport.flood_limit.count_request()
             self.transport.sendPacket(MSG_CHANNEL_FAILURE, _UINT32.pack(channel.remote))
 
     def _eof(self, packet: bytes) -> None:
@@ -458,7 +458,7 @@ class Connection(SSHService):
 
     def _open_requested(self, packet: bytes) -> None:
         _kind, rest = getNS(packet)
-        self.transport.demanded()
+        self.transport.flood_limit.count_request()
         self.transport.sendPacket(
             MSG_CHANNEL_OPEN_FAILURE,
             rest[:4] + _UINT32.pack(OPEN_ADMINISTRATIVELY_PROHIBITED) + NS(b"not accepted") + NS(b""),
@@ -467,7 +467,7 @@ class Connection(SSHService):
     def _global_request(self, packet: bytes) -> None:
         _name, rest = getNS(packet)
         if rest[:1] != b"\0":
-            self.transport.demanded()
+            self.transport.flood_limit.count_request()
             self.transport.sendPacket(MSG_REQUEST_FAILURE, b"")
 
     # Probing a silent peer
@@ -477,7 +477,7 @@ class Connection(SSHService):
 
     def _probe(self) -> None:
         self._probe_call = None
-        self.transport.forgive()
+        self.transport.reset_flood_limit()
         if self.heard != self._heard_before:
             self._heard_before = self.heard
             self._probes_missed = 0

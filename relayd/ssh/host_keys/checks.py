@@ -4,7 +4,8 @@ Which check the key of a host has to pass: that of the known hosts, that of a fi
 
 from __future__ import annotations
 
-from relayd.ssh.host_keys.verifier import ExpectedHostKey, HostKeyVerifier, KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.host_keys.verifier import ExpectedHostKey, HostKeyVerifier
 from relayd.ssh.keys.types import uncertified
 from relayd.ssh.target import Target
 

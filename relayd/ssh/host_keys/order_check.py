@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred, TimeoutError
 from relayd.language.texts import Text, span
 from relayd.ssh.errors import KnownHostsUnusable
 from relayd.ssh.host_keys.checks import check_for
-from relayd.ssh.host_keys.verifier import ExpectedHostKey, HostKeyVerifier, KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.host_keys.verifier import ExpectedHostKey, HostKeyVerifier
 from relayd.ssh.target import Target
 
 

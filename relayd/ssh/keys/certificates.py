@@ -18,7 +18,7 @@ from relayd.language.texts import Fault, Text, joined, printable_bytes
 from relayd.network.spelling import canonical_host
 from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.public import BadPublicKey, PublicKey
-from relayd.ssh.keys.types import LEAST_RSA_BITS, is_certified, uncertified
+from relayd.ssh.keys.types import LEAST_RSA_BITS, is_certified, key_type, uncertified
 
 USER_CERTIFICATE = 1
 HOST_CERTIFICATE = 2
@@ -170,7 +170,7 @@ def read_user_certificate(text: str, now: float) -> Certificate:
     except (binascii.Error, ValueError):
         raise BadCertificate("its content is damaged") from None
     certificate = parse_certificate(blob)
-    if Fields(blob).string() != fields[0].encode("utf-8", "replace"):
+    if key_type(blob) != fields[0].encode("utf-8", "replace"):
         raise BadCertificate("its content is damaged")
     if certificate.kind != USER_CERTIFICATE:
         raise BadCertificate("it is the certificate of a host, not of a user")
@@ -210,8 +210,7 @@ def certified_key(blob: bytes) -> bytes:
 
     :raises BadCertificate: when it is a certificate that cannot be read.
     """
-    length = int.from_bytes(blob[:4], "big")
-    return parse_certificate(blob).key if is_certified(blob[4 : 4 + length]) else blob
+    return parse_certificate(blob).key if is_certified(key_type(blob)) else blob
 
 
 def _matches(name: str, principal: bytes) -> bool:

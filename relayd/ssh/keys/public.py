@@ -6,6 +6,8 @@ Source: RFC 4253, section 6.6; RFC 5656, section 3.1 (ECDSA); RFC 8332 (RSA with
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from relayd.language.texts import Fault
 from relayd.ssh.keys.binary import CutOff, Fields
+from relayd.ssh.keys.types import key_type
 
 #: The longest RSA key, in bits: OpenSSL verifies by no longer one, and OpenSSH knows none.
 MAX_RSA_BITS: Final = 16384
@@ -125,3 +128,9 @@ def rsa_bits(blob: bytes) -> int | None:
         return fields.integer(len(blob)).bit_length()
     except CutOff:
         return None
+
+
+def fingerprint(blob: bytes) -> str:
+    """A public key as OpenSSH shows it: type and ``SHA256:…``."""
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
+    return f"{key_type(blob).decode('ascii', 'replace')} SHA256:{digest}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 #: The shortest key of RSA that any policy takes, in bits (RequiredRSASize of OpenSSH).
 LEAST_RSA_BITS = 1024
 
+#: Bytes of a type's name that are read; the longest known has 44.
+_LONGEST_TYPE = 64
 _CERTIFICATE = b"-cert-v01@openssh.com"
 
 
@@ -45,6 +47,10 @@ HOST_CERTIFICATE_TYPES = frozenset(
 
 
 def key_type(blob: bytes) -> bytes:
-    """The first string of a public key: its type."""
+    """
+    The type of a public key or a certificate, which is its first string.
+
+    Of a signature it is the algorithm (RFC 4253, section 6.6).
+    """
     length = int.from_bytes(blob[:4], "big")
-    return blob[4 : 4 + min(length, 64)]
+    return blob[4 : 4 + min(length, _LONGEST_TYPE)]

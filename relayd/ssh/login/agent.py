@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from relayd.language.texts import Fault, Text, span
 from relayd.network.descriptors import words_for, words_of
-from relayd.ssh.keys.types import uncertified
+from relayd.ssh.keys.types import key_type, uncertified
 
 SSH_AGENTC_REQUEST_IDENTITIES = 11
 SSH_AGENT_IDENTITIES_ANSWER = 12
@@ -94,7 +94,7 @@ class Agent:
         request = NS(blob) + NS(data) + _FLAGS.get(algorithm, 0).to_bytes(4, "big")
         answer = await self._ask(SSH_AGENTC_SIGN_REQUEST, request, SSH_AGENT_SIGN_RESPONSE)
         signature, _rest = _strings(answer, 1)
-        if signature[4:].startswith(algorithm) and int.from_bytes(signature[:4], "big") == len(algorithm):
+        if key_type(signature) == algorithm:
             return signature
         raise AgentError("it does not sign by {algorithm}", algorithm=algorithm.decode("ascii"))
 
@@ -178,8 +178,7 @@ def _reason(error: ConnectError) -> str:
 
 def can_be_used(blob: bytes) -> bool:
     """Whether a key or certificate of an agent is of a type that login knows; security keys need nothing more."""
-    length = int.from_bytes(blob[:4], "big")
-    return uncertified(blob[4 : 4 + length]) in _USABLE
+    return uncertified(key_type(blob)) in _USABLE
 
 
 _USABLE = frozenset(

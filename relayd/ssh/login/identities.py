@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
-from twisted.conch.ssh.common import getNS
 from twisted.conch.ssh.keys import Key
 from twisted.internet.defer import Deferred
 
@@ -17,6 +16,7 @@ from relayd.language.texts import Text
 from relayd.ssh.errors import AgentUnusable, CertificateUnusable, KeyUnreadable, SSHError
 from relayd.ssh.keys.certificates import BadCertificate, Certificate, read_user_certificate
 from relayd.ssh.keys.private import KeyStore, UnreadableKey
+from relayd.ssh.keys.types import key_type
 from relayd.ssh.login.agent import Agent, AgentError, AgentKey, can_be_used
 from relayd.ssh.target import Target
 
@@ -51,8 +51,7 @@ class Identity:
     @property
     def key_type(self) -> bytes:
         """The type of the key or certificate."""
-        name: bytes = getNS(self.blob)[0]
-        return name
+        return key_type(self.blob)
 
 
 class Identities(Struct, frozen=True):

@@ -7,7 +7,6 @@ With them, whoever orders a command needs no secret.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable
 from weakref import ref
@@ -17,7 +16,8 @@ from msgspec import Struct
 from relayd.language.texts import Text
 from relayd.network.descriptors import words_of
 from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host, covers_user
-from relayd.network.spelling import canonical_host, dialled_host, fault_of_username, is_host
+from relayd.network.private_files import is_open_to_others
+from relayd.network.spelling import canonical_host, dialled_host, read_destination
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
 
@@ -212,16 +212,11 @@ def parse_via(text: str) -> tuple[Hop, ...]:
 
     :raises ValueError: for what is none.
     """
-    hops = []
-    for part in text.split(",") if text else ():
-        user, at, place = part.strip().rpartition("@")
-        found = re.fullmatch(r"\[([^\[\]]+)\](?::(\d{1,5}))?|([^\[\]:\s]+)(?::(\d{1,5}))?", place)
-        port = int(found[2] or found[4] or 22) if found else 0
-        host = (found[1] or found[3]) if found else ""
-        if not is_host(host) or not 0 < port < 65536 or (at and (not user or fault_of_username(user))):
-            raise ValueError("via is not of the form [user@]host[:port], with commas between several")
-        hops.append(Hop(canonical_host(host), port, user or None, dialled_host(host)))
-    return tuple(hops)
+    try:
+        hops = [read_destination(part.strip()) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError("via is not of the form [user@]host[:port], with commas between several") from None
+    return tuple(Hop(canonical_host(hop.host), hop.port, hop.username, dialled_host(hop.host)) for hop in hops)
 
 
 def _check(rule: CredentialRule) -> None:
@@ -275,10 +270,9 @@ def _read(path: str, *, secret: bool) -> str:
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
-    """As OpenSSH: whoever owns a file answers for who may read it, and for ours that is us."""
     if not stat.S_ISREG(status.st_mode):
         raise CredentialUnusable(file=path, reason=Text("it is not a file"))
-    if secret and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+    if secret and is_open_to_others(status):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialUnusable(
             file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")

@@ -40,7 +40,13 @@ from relayd.ssh.pool.places import Evict
 from relayd.ssh.pool.refused_logins import Refusals
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
-from relayd.ssh.transport.server_limits import ALWAYS_FITS, most_of_command, needs_own_connection
+from relayd.ssh.transport.server_limits import (
+    ALWAYS_FITS,
+    most_of_command,
+    most_payload,
+    most_sessions,
+    needs_own_connection,
+)
 
 #: Seconds that servers get to take our good-bye before their connections are cut.
 CLOSE_GRACE = 2.0
@@ -332,7 +338,7 @@ class Pool:
         Whether the server takes packets as long as those of *job*, here where it would end what runs beside it. If not,
         the job fails, or gets a connection to itself.
         """
-        target, most = job.target, connection.transport.most_payload()
+        target, most = job.target, most_payload(connection.transport.otherVersionString)
         if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
             return True
         self._state.session_closed(self._members[connection], self._reactor.seconds(), given=False)
@@ -367,7 +373,7 @@ class Pool:
         self._members[connection] = member
         self._connections[member] = connection
         self._jobs[connection] = {}
-        self._state.opened(member, self._reactor.seconds(), connection.transport.most_sessions())
+        self._state.opened(member, self._reactor.seconds(), most_sessions(connection.transport.otherVersionString))
         if member.target.via is None:
             self._names.opened(member.target.dialled, connection)
         self._refusals.accepted(member.target)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from relayd.ssh.keys.types import LEAST_RSA_BITS, certified, is_certified, key_type_of, uncertified
 from relayd.ssh.settings import PolicyName
-from relayd.ssh.transport.key_exchange import METHODS
+from relayd.ssh.transport.key_exchange_methods import METHODS
 
 
 class AlgorithmPolicy(Struct, frozen=True):

@@ -39,8 +39,8 @@ class BadPacket(Fault):
     hide = False
 
 
-class Doomed:
-    """Reads the bytes after which a fault may show (`BadPacket.hide`)."""
+class HiddenFault:
+    """An `Opener` that reads the bytes after which a fault may show (`BadPacket.hide`), and raises the fault then."""
 
     header_size = 0
 

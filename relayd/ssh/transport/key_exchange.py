@@ -1,296 +1,167 @@
 """
-Agreeing on a secret with a server: the client side of each key exchange method.
+The key exchanges of a connection: KEXINIT of both sides, the messages of the method, NEWKEYS of both sides. No I/O.
 
-Source: RFC 4253, section 8 (Diffie-Hellman); RFC 4419 (group exchange); RFC 5656, section 4 (ECDH); RFC 8731
-(Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519).  No I/O; the primitives are `cryptography`'s,
-but for one.
+Source: RFC 4253, sections 7 and 9; OpenSSH's PROTOCOL, section 1.10 (strict key exchange).
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import struct
-import warnings
-from collections.abc import Callable
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
-from cryptography.hazmat.primitives.asymmetric import dh, ec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.utils import CryptographyDeprecationWarning
-from msgspec import Struct
-from twisted.conch.ssh.common import MP, NS, getMP, getNS
-
+from relayd.ssh.transport.algorithms import AlgorithmPolicy
 from relayd.ssh.transport.breach import Breach
-from relayd.ssh.transport.numbers import (
-    MSG_KEX_DH_GEX_INIT,
-    MSG_KEX_DH_GEX_REPLY,
-    MSG_KEX_DH_GEX_REQUEST,
-    MSG_KEX_INIT,
-    MSG_KEX_REPLY,
-)
-
-try:
-    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
-except ImportError:  # before cryptography 47
-    MLKEM768PrivateKey = None  # type: ignore[assignment,misc]
-
-# Servers that have nothing newer will be there for years, and a warning about each of them helps nobody.
-warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", CryptographyDeprecationWarning)
+from relayd.ssh.transport.ciphers import Opener, packet_cipher
+from relayd.ssh.transport.kexinit import NegotiatedAlgorithms, kexinit
+from relayd.ssh.transport.key_exchange_methods import METHODS, Agreed, KeyExchangeMethod
+from relayd.ssh.transport.numbers import MSG_DISCONNECT, MSG_EXT_INFO, MSG_KEXINIT, MSG_NEWKEYS
+from relayd.ssh.transport.packets import PacketReader, PacketWriter
+from relayd.ssh.transport.session_keys import BadProof, KeySchedule, check_proof, exchange_hash
+from relayd.ssh.transport.version_exchange import CLIENT_VERSION
 
 
-#: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
-_MODP_OFFSETS = {2048: 124476, 4096: 240904}
-
-#: Sizes of a group in bits: least, wanted, most (RFC 4419, section 3; RFC 8270). Every server has one of 3072 or 4096;
-#: longer ones would only allow a hostile server to keep the relay busy.
-GROUP_SIZES = (2048, 3072, 4096)
-#: Length of our secret exponent in a group that the server chose.
-EXPONENT_BITS = 512
-
-_ML_KEM_CIPHERTEXT = 1088
-
-
-class Agreed(Struct, frozen=True):
+class KeyExchange:
     """
-    The outcome.
+    Exchanges keys with a server, once at the beginning and then as often as one of the two wants.
 
-    :ivar host_key: public key blob of the server.
-    :ivar signature: over the exchange hash.
-    :ivar transcript: what this method adds to the exchange hash between the host key and the secret.
-    :ivar secret: K, encoded as the method says (a multiple precision integer or a string).
+    Its methods return the packets to send. The order of one exchange is `begin`, `negotiate`, `respond`,
+    `method_message_received` once or twice, `finish`; a server may leave out `begin`.
+
+    :param policy: the algorithms to offer.
+    :param host_key_algorithms: those for host keys, in the order for this host.
+    :param verify_host_key: raises an error for a key that is not the host's.
+    :param reader: gets the new keys for what the server sends, and *writer* those for what we send.
+    :ivar running: whether our KEXINIT was sent and the server's NEWKEYS has not come yet.
+    :ivar secured: whether the first exchange has ended.
+    :ivar strict: whether both sides want a strict key exchange.
+    :ivar algorithms: those in use, or about to be.
+    :ivar session_id: identifies the connection to those who sign something (RFC 4253, section 7.2).
     """
 
-    host_key: bytes
-    signature: bytes
-    transcript: bytes
-    secret: bytes
+    def __init__(
+        self,
+        policy: AlgorithmPolicy,
+        host_key_algorithms: Sequence[bytes],
+        verify_host_key: Callable[[bytes], None],
+        reader: PacketReader,
+        writer: PacketWriter,
+    ) -> None:
+        self.running = False
+        self.secured = False
+        self.strict = False
+        self.algorithms: NegotiatedAlgorithms | None = None
+        self.session_id: bytes | None = None
+        self._policy = policy
+        self._host_key_algorithms = host_key_algorithms
+        self._verify_host_key = verify_host_key
+        self._reader = reader
+        self._writer = writer
+        self._server_version = b""
+        self._our_kexinit = self._their_kexinit = b""
+        self._method: KeyExchangeMethod | None = None
+        self._next_opener: Opener | None = None
+        self._host_key = b""
 
+    def version_received(self, version: bytes) -> None:
+        """The server has sent its version, which goes into the exchange hash."""
+        self._server_version = version
 
-class KeyExchange(Protocol):
-    """
-    One run of a method.
+    def allows(self, message: int) -> bool:
+        """Whether a server may send a message of the transport protocol now that does not belong to the exchange."""
+        return self.secured or message == MSG_DISCONNECT or not (self.strict or message == MSG_EXT_INFO)
 
-    :cvar price: microseconds of processor time that it takes on a slow machine, with all that belongs to it.
-    """
+    def begin(self) -> bytes:
+        """Our KEXINIT."""
+        payload = kexinit(self._policy, self._host_key_algorithms)
+        self._our_kexinit = bytes((MSG_KEXINIT,)) + payload
+        self.running = True
+        return self._writer.packet(MSG_KEXINIT, payload)
 
-    hash_name: str
+    def negotiate(self, payload: bytes) -> None:
+        """
+        Choose the algorithms by the server's KEXINIT.
+
+        :raises NothingInCommon: see `NegotiatedAlgorithms`.
+        :raises Breach: see there; also when a KEXINIT must not come now.
+        """
+        if self._method is not None:
+            raise Breach("a second KEXINIT")
+        algorithms = NegotiatedAlgorithms(payload, self._policy, self._host_key_algorithms)
+        if not self.secured:
+            self.strict = algorithms.strict
+            if self.strict and self._reader.sequence != 1:
+                raise Breach("packets before its KEXINIT in a strict key exchange")
+        self.algorithms = algorithms
+        self._their_kexinit = bytes((MSG_KEXINIT,)) + payload
+        self._method = METHODS[algorithms.key_exchange]()
 
     @property
-    def price(self) -> int: ...
-
-    def first(self) -> tuple[int, bytes]:
-        """The message to begin with: number and payload."""
-
-    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+    def price(self) -> int:
         """
-        The server answered.
+        Microseconds of processor time that the exchange takes on a slow machine.
 
-        :return: the next message, or the end.
-        :raises Breach: when the answer makes no sense.
+        To check a signature of the longest RSA key takes as long as two exchanges.
         """
+        assert self._method is not None
+        return self._method.price + 2 * len(self._host_key)
 
+    def respond(self) -> bytes:
+        """The first message of the method that was negotiated, after our KEXINIT, unless that was sent already."""
+        assert self._method is not None
+        begun = b"" if self.running else self.begin()
+        return begun + self._writer.packet(*self._method.first())
 
-class _OneRound:
-    """A method of one message each way: our public value, then the server's."""
+    def method_message_received(self, message: int, payload: bytes) -> bytes:
+        """
+        The server has sent a message of the method.
 
-    hash_name = "sha256"
-    price = 2_000
-    _ours = b""
+        :return: the next one, or our NEWKEYS; all packets that follow it are protected by the new keys.
+        :raises BadProof: when the server did not prove that it has the host's key.
+        :raises Breach: when the message makes no sense.
+        :raises SSHError: what *verify_host_key* raised.
+        """
+        if self._method is None or self._next_opener is not None:
+            raise Breach("message {number} outside a key exchange", number=message)
+        outcome = self._method.step(message, payload)
+        if not isinstance(outcome, Agreed):
+            return self._writer.packet(*outcome)
+        versions_and_kexinits = (CLIENT_VERSION, self._server_version, self._our_kexinit, self._their_kexinit)
+        digest = exchange_hash(self._method.hash_name, versions_and_kexinits, outcome)
+        self._our_kexinit = self._their_kexinit = b""  # up to some KB, of no more use
+        self._check_host(outcome, digest)
+        if self.session_id is None:
+            self.session_id = digest
+        return self._use_keys(KeySchedule(self._method.hash_name, outcome.secret, digest, self.session_id))
 
-    def first(self) -> tuple[int, bytes]:
-        return MSG_KEX_INIT, self._encode(self._ours)
+    def finish(self) -> None:
+        """
+        The server has sent its NEWKEYS: all packets that follow are protected by the new keys.
 
-    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
-        if message != MSG_KEX_REPLY:
-            raise Breach("message {number} in the middle of a key exchange", number=message)
-        host_key, rest = getNS(payload)
-        # An integer and a string look alike: a length, then so many bytes.
-        theirs, signature, _rest = getNS(rest, 2)
-        try:
-            secret = self._secret(theirs)
-        except ValueError:
-            raise Breach("a public value that is not valid") from None
-        return Agreed(host_key, signature, self._encode(self._ours) + NS(theirs), secret)
+        :raises Breach: when there are none.
+        """
+        if self._next_opener is None:
+            raise Breach("NEWKEYS outside a key exchange")
+        self._reader.use(self._next_opener, restart_numbers=self.strict)
+        self._next_opener = None
+        self._method = None
+        self.running = False
+        self.secured = True
 
-    def _encode(self, value: bytes) -> bytes:
-        return NS(value)
+    def _check_host(self, agreed: Agreed, digest: bytes) -> None:
+        """The host must show the key that we know, and prove that it has it."""
+        assert self.algorithms is not None
+        check_proof(agreed, self.algorithms.host_key, digest, self._policy.least_rsa_bits)
+        if not self.secured:
+            self._verify_host_key(agreed.host_key)
+        elif agreed.host_key != self._host_key:
+            raise BadProof("its host key changed while it was connected")
+        self._host_key = agreed.host_key
 
-    def _secret(self, theirs: bytes) -> bytes:
-        raise NotImplementedError
-
-
-class Curve25519(_OneRound):
-    """``curve25519-sha256``"""
-
-    def __init__(self) -> None:
-        self._private = X25519PrivateKey.generate()
-        self._ours = self._private.public_key().public_bytes_raw()
-
-    def _secret(self, theirs: bytes) -> bytes:
-        return _integer(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
-
-
-class MLKEM768X25519(_OneRound):
-    """``mlkem768x25519-sha256``: safe while either of its two halves is, against a quantum computer too."""
-
-    def __init__(self) -> None:
-        self._x25519 = X25519PrivateKey.generate()
-        self._mlkem = MLKEM768PrivateKey.generate()
-        self._ours = self._mlkem.public_key().public_bytes_raw() + self._x25519.public_key().public_bytes_raw()
-
-    def _secret(self, theirs: bytes) -> bytes:
-        quantum_safe = self._mlkem.decapsulate(theirs[:_ML_KEM_CIPHERTEXT])
-        classic = self._x25519.exchange(X25519PublicKey.from_public_bytes(theirs[_ML_KEM_CIPHERTEXT:]))
-        return NS(hashlib.sha256(quantum_safe + classic).digest())
-
-
-class ECDH(_OneRound):
-    """``ecdh-sha2-nistp256`` and its longer sisters"""
-
-    def __init__(self, curve: ec.EllipticCurve, hash_name: str) -> None:
-        self.hash_name = hash_name
-        self._curve = curve
-        self._private = ec.generate_private_key(curve)
-        self._ours = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-    def _secret(self, theirs: bytes) -> bytes:
-        point = ec.EllipticCurvePublicKey.from_encoded_point(self._curve, theirs)
-        return _integer(self._private.exchange(ec.ECDH(), point))
-
-
-class _KnownGroup:
-    """A Diffie-Hellman group that everybody knows, with the generator 2, and our values in it."""
-
-    def __init__(self, prime: int) -> None:
-        self._prime = prime
-        self._numbers = dh.DHParameterNumbers(prime, 2)
-        self._private = self._numbers.parameters().generate_private_key()
-        self.public = MP(self._private.public_key().public_numbers().y)
-
-    def secret(self, theirs: int) -> bytes:
-        if not 1 < theirs < self._prime - 1:
-            raise Breach("a public value that is not valid")
-        return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
-
-
-class _ServersGroup:
-    """
-    A Diffie-Hellman group that the server chose, and our values in it.
-
-    `cryptography` looks first whether the modulus of a group that it does not know is a safe prime: 3.5 s for each of
-    the two values where it has 4096 bits, while all of relayd waits.  OpenSSH does not ask: the server signs the group,
-    and with a bad one betrays nobody but itself.  So this is Python's own arithmetic; its exponent is used once.
-    """
-
-    def __init__(self, prime: int, generator: int) -> None:
-        self._prime = prime
-        # As long as twice the strength of the strongest cipher is enough (RFC 4419, section 6.2).
-        self._private = secrets.randbits(EXPONENT_BITS) | 1 << EXPONENT_BITS - 1
-        self.public = MP(pow(generator, self._private, prime))
-
-    def secret(self, theirs: int) -> bytes:
-        if not 1 < theirs < self._prime - 1:
-            raise Breach("a public value that is not valid")
-        return bytes(MP(pow(theirs, self._private, self._prime)))
-
-
-class FixedGroup(_OneRound):
-    """``diffie-hellman-group14-sha256`` and its like"""
-
-    price = 8_000
-
-    def __init__(self, bits: int, hash_name: str) -> None:
-        self.hash_name = hash_name
-        self._group = _KnownGroup(modp_prime(bits))
-
-    def _encode(self, value: bytes) -> bytes:
-        return bytes(self._group.public)
-
-    def _secret(self, theirs: bytes) -> bytes:
-        return self._group.secret(int.from_bytes(theirs, "big", signed=True))
-
-
-class GroupExchange:
-    """``diffie-hellman-group-exchange-sha256``: the server chooses the group."""
-
-    price = 50_000
-
-    def __init__(self, hash_name: str) -> None:
-        self.hash_name = hash_name
-        self._request = struct.pack(">LLL", *GROUP_SIZES)
-        self._group: _ServersGroup | None = None
-        self._values = b""
-
-    def first(self) -> tuple[int, bytes]:
-        return MSG_KEX_DH_GEX_REQUEST, self._request
-
-    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
-        if message == MSG_KEX_REPLY and self._group is None:
-            prime, rest = getMP(payload)
-            generator, _rest = getMP(rest)
-            if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
-                raise Breach("a group of {bits} bits", bits=prime.bit_length())
-            if not 1 < generator < prime - 1:
-                raise Breach("a generator that is not valid")
-            self._group = _ServersGroup(prime, generator)
-            self._values = MP(prime) + MP(generator) + self._group.public
-            return MSG_KEX_DH_GEX_INIT, self._group.public
-        if message == MSG_KEX_DH_GEX_REPLY and self._group is not None:
-            host_key, rest = getNS(payload)
-            theirs, rest = getMP(rest)
-            signature, _rest = getNS(rest)
-            secret = self._group.secret(theirs)
-            return Agreed(host_key, signature, self._request + self._values + MP(theirs), secret)
-        raise Breach("message {number} in the middle of a key exchange", number=message)
-
-
-@cache
-def modp_prime(bits: int) -> int:
-    """
-    The modulus of a group of RFC 3526, by that RFC's own formula:
-    2^bits - 2^(bits - 64) - 1 + 2^64 ([2^(bits - 130) pi] + offset).
-    """
-    middle = _pi(bits - 130) + _MODP_OFFSETS[bits]
-    return int(2**bits - 2 ** (bits - 64) - 1 + 2**64 * middle)
-
-
-def _pi(bits: int) -> int:
-    """The integer part of 2^bits pi, by Machin's formula."""
-    guard = 64
-    one = 1 << (bits + guard)
-
-    def arctan_of_inverse(number: int) -> int:
-        power = total = one // number
-        step = 3
-        while power:
-            power //= -number * number
-            total += power // step
-            step += 2
-        return total
-
-    return (16 * arctan_of_inverse(5) - 4 * arctan_of_inverse(239)) >> guard
-
-
-def _integer(value: bytes) -> bytes:
-    """A shared secret as the multiple precision integer that goes into the exchange hash (RFC 4251, section 5)."""
-    result: Any = MP(int.from_bytes(value, "big"))
-    return bytes(result)
-
-
-METHODS: dict[bytes, Callable[[], KeyExchange]] = {
-    b"curve25519-sha256": Curve25519,
-    b"curve25519-sha256@libssh.org": Curve25519,
-    b"ecdh-sha2-nistp256": lambda: ECDH(ec.SECP256R1(), "sha256"),
-    b"ecdh-sha2-nistp384": lambda: ECDH(ec.SECP384R1(), "sha384"),
-    b"ecdh-sha2-nistp521": lambda: ECDH(ec.SECP521R1(), "sha512"),
-    b"diffie-hellman-group-exchange-sha256": lambda: GroupExchange("sha256"),
-    b"diffie-hellman-group16-sha512": lambda: FixedGroup(4096, "sha512"),
-    b"diffie-hellman-group14-sha256": lambda: FixedGroup(2048, "sha256"),
-    b"diffie-hellman-group14-sha1": lambda: FixedGroup(2048, "sha1"),
-    b"diffie-hellman-group-exchange-sha1": lambda: GroupExchange("sha1"),
-}
-if MLKEM768PrivateKey is not None:
-    METHODS[b"mlkem768x25519-sha256"] = MLKEM768X25519
+    def _use_keys(self, keys: KeySchedule) -> bytes:
+        """Our NEWKEYS; what the server sends is protected by the new keys from its own NEWKEYS on."""
+        algorithms = self.algorithms
+        assert algorithms is not None
+        self._next_opener = packet_cipher(algorithms.cipher_in, algorithms.mac_in, keys.inward)
+        newkeys = self._writer.packet(MSG_NEWKEYS)
+        sealer = packet_cipher(algorithms.cipher_out, algorithms.mac_out, keys.out)
+        self._writer.use(sealer, restart_numbers=self.strict)
+        return newkeys

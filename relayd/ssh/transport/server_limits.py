@@ -29,7 +29,7 @@ MOST_OF_LINUX: Final = 128 * 1024
 ALWAYS_STARTS: Final = MOST_OF_LINUX - 22
 #: Of one that it takes as an argument, but not as that variable.
 _GUARDED: Final = MOST_OF_LINUX - 12
-#: Systems without Linux's /proc, as OpenSSH names them in its greeting.
+#: Systems without Linux's /proc, as OpenSSH names them in its version.
 _OTHER_SYSTEMS: Final = (b"BSD", b"Windows")
 #: What sshd writes then instead of starting the user's shell; a shell would name itself, and a line, before that.
 _NOT_STARTED: Final = re.compile(rb"/[^\s:]{1,200}: (Argument list too long)\r?\n")
@@ -52,12 +52,22 @@ def largest_payload(command: bytes, env: Sequence[tuple[str, bytes]]) -> int:
 
 def most_payload(version: bytes) -> int:
     """
-    Bytes of payload that a server is known to take.
+    Bytes of payload in one packet that a server is known to take.
 
-    :param version: how it greeted, as in ``SSH-2.0-OpenSSH_9.2p1``.
+    :param version: the line that it sent first, such as ``SSH-2.0-OpenSSH_9.2p1``.
     """
     software = _software(version)
     return next((most for name, most in _KNOWN if name.fullmatch(software)), EVERY_SERVER)
+
+
+def most_sessions(version: bytes) -> int | None:
+    """
+    How many sessions at a time a server is known to bear on one connection; ``None``: nothing is known.
+
+    :param version: see `most_payload`.
+    """
+    # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
+    return 1 if _software(version).startswith(b"dropbear") else None
 
 
 def most_of_command(payload: int) -> int:
@@ -77,7 +87,7 @@ def guarded(command: bytes, version: bytes, *, by_key: bool) -> bytes | None:
     OpenSSH gives a forced command (``ForceCommand``, ``command=``) what was ordered as a variable.  A command of the
     right length fits an argument and not that variable, so that Linux starts it, and nothing instead of it.
 
-    :param version: how the server greeted.
+    :param version: see `most_payload`.
     :param by_key: whether a key was shown at the login: with dropbear a forced command belongs to a key.
     :return: ``None`` where there is no such form, or no use in it.
     """

@@ -15,7 +15,7 @@ from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.certificates import BadCertificate, parse_certificate
 from relayd.ssh.keys.public import BadPublicKey, PublicKey, rsa_bits
 from relayd.ssh.keys.types import is_certified, key_type, key_type_of, uncertified
-from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.key_exchange_methods import Agreed
 
 
 class BadProof(Fault):

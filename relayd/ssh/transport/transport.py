@@ -1,16 +1,21 @@
 """
-The client side of the SSH transport protocol: Conch's, with the key exchange, packets and errors of today.
+One connection to an SSH server, from its first byte to its last: the client side of the SSH transport protocol.
 
-Source: RFC 4253; RFC 8308 (extensions); OpenSSH's PROTOCOL, section 1.10 (strict key exchange).
+Source: RFC 4253; RFC 8308 (extensions).
 
-What stays Conch's is how services are asked for and started.  What is ours is what Conch does not have (authenticated
-ciphers, encrypt-then-MAC, strict key exchange, errors with a name) and the path that each packet takes: no code of
-Conch's but `getNS` reads a server's packets.
+Conch asks for services and starts them. All else is ours: what Conch does not have (authenticated ciphers,
+encrypt-then-MAC, strict key exchange, errors with a name), and the path of each packet. Of Conch's code, only `getNS`
+reads what a server sends.
+
+`packets.PacketReader` finds the messages in what arrives, `ClientTransport.dispatchMessage` hands each to the part that
+it is for: `key_exchange.KeyExchange`, this module, or the service of the moment. What is sent goes through
+`packets.PacketWriter`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from twisted.conch.ssh.common import NS, getNS
@@ -23,22 +28,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.language.texts import Text, printable_bytes
-from relayd.ssh.errors import (
-    ConnectionDropped,
-    KeyExchangeFailed,
-    LoginDropped,
-    NoCommonAlgorithm,
-    NotSSH,
-    ProtocolBroken,
-    SSHError,
-)
+from relayd.ssh.errors import ConnectionDropped, LoginDropped, SSHError
 from relayd.ssh.host_keys.verifier import HostKeyVerifier
 from relayd.ssh.transport.algorithms import AlgorithmPolicy, prefer_known
 from relayd.ssh.transport.breach import Breach
-from relayd.ssh.transport.ciphers import MAX_PACKET, BadPacket, Doomed, Opener, Plain, Sealer, packet_cipher
 from relayd.ssh.transport.extensions import read_extensions
-from relayd.ssh.transport.key_exchange import METHODS, Agreed, KeyExchange
-from relayd.ssh.transport.negotiation import Negotiated, NothingInCommon, kexinit
+from relayd.ssh.transport.faults import KNOWN_FAULTS, MAX_SHOWN, error_of
+from relayd.ssh.transport.flood_limit import FloodLimit
+from relayd.ssh.transport.key_exchange import KeyExchange
 from relayd.ssh.transport.numbers import (
     FIRST_KEX_METHOD,
     FIRST_SERVICE_MESSAGE,
@@ -53,19 +50,13 @@ from relayd.ssh.transport.numbers import (
     MSG_SERVICE_REQUEST,
     MSG_UNIMPLEMENTED,
 )
-from relayd.ssh.transport.pacing import COST_SHIFT, MOST_OWED, MOST_SAVED, PACKET, READ, SLICE, Pacer
-from relayd.ssh.transport.server_limits import most_payload
-from relayd.ssh.transport.session_keys import BadProof, KeySchedule, check_proof, exchange_hash
-from relayd.ssh.transport.version import Greeting, NoVersion
+from relayd.ssh.transport.pacing import MOST_OWED, MOST_SAVED, READ, Pacer
+from relayd.ssh.transport.packets import PacketReader, PacketWriter
+from relayd.ssh.transport.version_exchange import CLIENT_VERSION
 
-#: Bytes shown of what a server says: lists of algorithms are long.
-MAX_SHOWN = 300
 #: Bytes in one direction after which the keys are renewed (RFC 4253, section 9).
 REKEY_BYTES = 1 << 30
-#: What a server may make us do for nothing, as a sum of prices, between two calls of `ClientTransport.forgive`.
-MAX_DEMANDS = 1000
-#: The price of new keys, and what makes them worth it: so many bytes received with the old ones, or so many seconds.
-RENEWAL_PRICE = 100
+#: A server has a reason to renew the keys after so many bytes from it, or so many seconds.
 RENEWAL_BYTES = 16384
 RENEWAL_SECONDS = 1.0
 #: Bytes of a ``DEBUG`` that are looked at.
@@ -74,23 +65,29 @@ _MASK32 = 0xFFFFFFFF
 
 
 @implementer(IPushProducer)
-class _Writing:
+class Backpressure:
     """
-    Notes for a connection whether the other side takes what is sent to it.
+    Notes whether the server takes what is sent to it.
 
-    An object of its own, as what the network calls here a pause of writing is none of reading.
+    An object of its own: registered as a producer, it is asked to pause when too much waits to be written.
+
+    :ivar full: whether the server does not read: 64 KiB wait to be written.
+    :ivar on_drained: called when the server has taken what waited.
     """
 
-    __slots__ = ("_connection",)
+    __slots__ = ("full", "on_drained")
 
-    def __init__(self, connection: ClientTransport) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
+        self.full = False
+        self.on_drained: Callable[[], None] | None = None
 
     def pauseProducing(self) -> None:
-        self._connection.stuck = True
+        self.full = True
 
     def resumeProducing(self) -> None:
-        self._connection.unstuck()
+        self.full = False
+        if self.on_drained is not None:
+            self.on_drained()
 
     def stopProducing(self) -> None:
         """The connection is gone."""
@@ -106,22 +103,23 @@ class Abortable(Protocol):
 
 class ClientTransport(SSHClientTransport):
     """
-    One connection to an SSH server, as far as the end of the key exchange; services go on from there.
+    One connection to an SSH server. It exchanges keys, and starts the services that are asked for: login, connection.
 
     :ivar secure: fires with ``None`` when the host has proved its key and everything sent is encrypted; fails with an
         `SSHError`.
     :ivar on_failure: called with what ended the connection after it was secure, unless a service of ours took note.
     :ivar lost_reason: why the connection ended, in words, once it has.
-    :ivar told_to_leave: whether the server said that it ends the connection; nothing that it sends after that counts.
-    :ivar negotiated: the algorithms in use.
+    :ivar told_to_leave: whether the server said that it ends the connection; nothing that it sends after that is read.
     :ivar forced_command: whether the server said that it runs one command of its own, whatever it is asked to run.
     :ivar pace: what the server's bytes have cost.
-    :ivar stuck: whether the server does not take what is sent to it: 64 KiB of it wait.
-    :ivar on_unstuck: called when that is over.
+    :ivar flood_limit: counts what the server makes us answer.
+    :ivar backpressure: whether the server reads what is sent to it.
     """
 
     _log = Logger("relayd.ssh")
-    ourVersionString = b"SSH-2.0-relayd"
+    ourVersionString = CLIENT_VERSION
+    #: The service that `requestService` asked for, until it is started.
+    instance: SSHService | None = None  # type: ignore[assignment]  # Conch's has no value before that
 
     def __init__(
         self, clock: IReactorTime, host: str, port: int, known_hosts: HostKeyVerifier, policy: AlgorithmPolicy
@@ -129,54 +127,30 @@ class ClientTransport(SSHClientTransport):
         self.clock = clock
         self.host = host
         self.port = port
+        self.policy = policy
         self.secure: Deferred[None] = Deferred()
         self.on_failure: Callable[[SSHError], None] | None = None
         self.lost_reason: str = Text("the connection was closed")
-        self.negotiated: Negotiated | None = None
         self.told_to_leave = False
         self.forced_command = False
-        self._known_hosts = known_hosts
-        self.policy = policy
-        self._host_key_algorithms = list(prefer_known(policy, known_hosts.key_types(host, port)))
-        self._failure: SSHError | None = None
-        self._secured = False
-        self._demands = 0
         self.pace = Pacer(clock, self)
-        self.stuck = False
-        self.on_unstuck: Callable[[], None] | None = None
-        self._host_key = b""
-        self._requested: SSHService | None = None
-        # Packets
-        self._sealer: Sealer = Plain()
-        self._opener: Opener = Plain()
-        self._next_opener: Opener | None = None
-        self._greeting: Greeting | None = Greeting()
-        self._rest = bytearray()  # the beginning of a packet, and what comes while the connection has to wait
-        self._wanted = 1  # so many bytes of it are needed to go on
-        self._packet_size = 0
-        self._extensions_at = 0  # the number of the packet that may hold extensions
+        self.flood_limit = FloodLimit()
+        self.backpressure = Backpressure()
+        self._failure: SSHError | None = None
+        self._reader = PacketReader(self.pace)
+        self._writer = PacketWriter()
+        offered = prefer_known(policy, known_hosts.key_types(host, port))
+        self._key_exchange = KeyExchange(
+            policy, offered, partial(known_hosts.verify, host, port), self._reader, self._writer
+        )
         self._renewed = clock.seconds()
-        self._bytes_in = 0
-        self._bytes_out = 0
-        # Key exchange: from the moment that our KEXINIT is sent until both sides have new keys
-        self._exchanging = False
-        self._exchange: KeyExchange | None = None
-        self._blocked: list[tuple[int, bytes]] = []
-        self._strict = False
+        self._blocked: list[tuple[int, bytes]] = []  # what must not be sent during a key exchange
+        self._extensions_at = 0  # the number of the packet that may hold extensions
 
     def __repr__(self) -> str:
         return f"<ClientTransport to {self.host}:{self.port}>"
 
     # What services and the pool ask for
-
-    def most_sessions(self) -> int | None:
-        """How many sessions at a time the server is known to bear; ``None``: nothing is known."""
-        # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
-        return 1 if self.otherVersionString.startswith(b"SSH-2.0-dropbear") else None
-
-    def most_payload(self) -> int:
-        """Bytes of payload in one packet that the server is known to take."""
-        return most_payload(self.otherVersionString)
 
     def local_port(self) -> int:
         """The port that the connection comes from, as far as we know; 0 where it is none of ours."""
@@ -185,7 +159,11 @@ class ClientTransport(SSHClientTransport):
     def disconnect(self, reason: str) -> None:
         """Say good-bye and close."""
         self.lost_reason = reason
-        self.sendDisconnect(DISCONNECT_BY_APPLICATION, b"")
+        self.sendPacket(MSG_DISCONNECT, DISCONNECT_BY_APPLICATION.to_bytes(4, "big") + NS(b"") + NS(b""))
+        if self.transport is not None:
+            if IConsumer.providedBy(self.transport):
+                self.transport.unregisterProducer()  # it would keep the connection open
+            self.transport.loseConnection()
 
     def abort(self) -> None:
         """Close without waiting for a peer that may not be there any more."""
@@ -200,38 +178,26 @@ class ClientTransport(SSHClientTransport):
         return self._failure is not None
 
     def failed(self, error: SSHError) -> None:
-        """Something ended this connection: close it; whoever waits for it gets *error*."""
+        """Close the connection because of *error*, which those who wait for the connection get."""
+        self._reader.stopped = True
         if self._failure is None:
             self._failure = error
             reason = error.fields.get("reason")
             self.lost_reason = reason if isinstance(reason, str) else error.text
         self.abort()
 
-    def demanded(self, price: int = 1) -> None:
+    def reset_flood_limit(self) -> None:
         """
-        The server asked for something that costs it nothing, such as an answer.
-
-        :raises Breach: when it does so all the time: whoever never reads the answers would fill our memory.
-        """
-        self._demands += price
-        if self._demands > MAX_DEMANDS:
-            if price == RENEWAL_PRICE:
-                raise Breach("requests for new keys, again and again")
-            raise Breach("more requests than any server needs")
-
-    def forgive(self) -> None:
-        """
-        Some time has passed, or we asked for something: forget what the server demanded until now, unless our answers
+        Some time has passed, or we asked for something: forget what the server asked for until now, unless our answers
         are still here.
         """
-        if not self.stuck and not self._exchanging:
-            self._demands = 0
+        if not self.backpressure.full and not self._key_exchange.running:
+            self.flood_limit.reset()
 
-    def unstuck(self) -> None:
-        """The server takes what is sent again."""
-        self.stuck = False
-        if self.on_unstuck is not None:
-            self.on_unstuck()
+    def renew_keys(self) -> None:
+        """Exchange keys again; what is sent meanwhile waits."""
+        if not self._key_exchange.running:
+            self._write(self._key_exchange.begin())
 
     # What the pacer asks for
 
@@ -240,12 +206,12 @@ class ClientTransport(SSHClientTransport):
         if IPushProducer.providedBy(self.transport):
             if on:
                 self.transport.pauseProducing()
-            elif self._failure is None and not self.told_to_leave:
+            elif not self._reader.stopped:
                 self.transport.resumeProducing()
 
     def read_on(self) -> None:
         """Take what has arrived already."""
-        if self._failure is None and not self.told_to_leave:
+        if not self._reader.stopped:
             self._take(b"")
 
     # Hooks of Protocol
@@ -256,13 +222,13 @@ class ClientTransport(SSHClientTransport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         if IConsumer.providedBy(self.transport):
-            self.transport.registerProducer(_Writing(self), True)
-        self._write(self.ourVersionString + b"\r\n")
-        self.sendKexInit()
+            self.transport.registerProducer(self.backpressure, True)
+        self._write(CLIENT_VERSION + b"\r\n")
+        self._write(self._key_exchange.begin())
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.pace.stop()
-        kind = LoginDropped if self._secured else ConnectionDropped
+        kind = LoginDropped if self._key_exchange.secured else ConnectionDropped
         step = Text("key exchange") if self.gotVersion else Text("first contact")
         error = self._failure or kind(host=self.host, port=self.port, step=step, reason=self.lost_reason)
         service, self.service = self.service, None
@@ -274,119 +240,43 @@ class ClientTransport(SSHClientTransport):
             self.on_failure(error)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._failure is not None or self.told_to_leave:
+        if self._reader.stopped:
             return
         self.pace.owed += READ
         if self.pace.holding:
-            self._rest += data
+            self._reader.keep(data)
         else:
             self._take(data)
 
-    def _take(self, data: bytes | bytearray) -> None:
-        """Go on with *data*, after what is left of earlier ones, until the turn of this connection is over."""
+    # Receiving
+
+    def _take(self, data: bytes) -> None:
+        """Read *data*, after what is left of earlier reads, until the turn of this connection is over."""
+        reader = self._reader
         pace = self.pace
         more = False
-        if self._rest:
-            self._rest += data
-            data = self._rest
-        if len(data) >= self._wanted:
-            self._rest = bytearray()
-            more = self._read(data)
-        elif data is not self._rest:
-            self._rest = bytearray(data)
+        try:
+            more = reader.read(data, self)
+            if reader.bytes_with_keys >= REKEY_BYTES or self._writer.bytes_with_keys >= REKEY_BYTES:
+                self.renew_keys()
+        except Exception as fault:
+            if not isinstance(fault, KNOWN_FAULTS):
+                # What a peer sends must never end in a traceback. The log names the kind of error, and not the data.
+                kind = type(fault).__name__
+                self._log.debug("{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=kind)
+            self.failed(error_of(fault, self.host, self.port, secured=self._key_exchange.secured))
         if (more or pace.owed > MOST_OWED or pace.owed < -MOST_SAVED) and self._failure is None:
             pace.settle(more)
 
-    def _read(self, data: bytes | bytearray) -> bool:
-        """
-        Read the greeting, or packets.
-
-        :return: whether the turn of this connection is over before *data* is.
-        """
-        try:
-            start = 0
-            if self._greeting is not None:
-                found = self._greeting.read(data)
-                if found is None:
-                    return False
-                self.otherVersionString, start = found
-                self.gotVersion = True
-                self._greeting = None
-            return self._read_packets(data, start)
-        except NoVersion as error:
-            self.failed(NotSSH(host=self.host, port=self.port, reason=error.text))
-        except BadPacket as error:
-            self.failed(self._broken(Text("it sent a packet with a {fault}", fault=error.text)))
-        except Breach as error:
-            self.failed(self._broken(Text("it sent {what}", what=error.text)))
-        except Exception as error:
-            # What a peer sends must never end in a traceback; what is told of it is the kind of error, not the data.
-            self._log.debug(
-                "{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=type(error).__name__
-            )
-            self.failed(self._broken(Text("it sent a packet that makes no sense")))
-        return False
-
-    # Receiving
-
-    def _read_packets(self, data: bytes | bytearray, start: int) -> bool:
-        """Hand on every packet that is complete, and keep the rest; nothing is copied for a packet but its payload."""
-        view = memoryview(data)
-        end = len(data)
-        pace = self.pace
-        most_owed = pace.owed + SLICE
-        more = False
-        # What follows a server's good-bye is not for us any more.
-        while self._failure is None and not self.told_to_leave:
-            opener = self._opener
-            size = self._packet_size
-            if not size:
-                if end - start < opener.header_size:
-                    self._wanted = opener.header_size
-                    break
-                try:
-                    size = opener.packet_size(self.incomingPacketSequence, view[start : start + opener.header_size])
-                except BadPacket as fault:
-                    size = self._hide(fault)
-                self._packet_size = size
-            if end - start < size:
-                self._wanted = size
-                break
-            if pace.owed > most_owed:
-                self._wanted = size
-                more = True
-                break
-            try:
-                payload = self._opener.open(self.incomingPacketSequence, view[start : start + size])
-            except BadPacket as fault:
-                self._packet_size = self._hide(fault)
-                continue
-            start += size
-            pace.owed += PACKET + (size >> COST_SHIFT)
-            self._packet_size = 0
-            self._bytes_in += size
-            self.incomingPacketSequence = (self.incomingPacketSequence + 1) & _MASK32
-            self.dispatchMessage(payload[0], payload[1:])
-        if start < end:
-            self._rest = bytearray(view[start:])
-        if self._bytes_in >= REKEY_BYTES or self._bytes_out >= REKEY_BYTES:
-            self.renew_keys()
-        return more
-
-    def _hide(self, fault: BadPacket) -> int:
-        """
-        Go on reading where the sender must not learn what was wrong (`BadPacket.hide`).
-
-        :return: the bytes after which it may, from the beginning of the packet.
-        """
-        if not fault.hide:
-            raise fault
-        self._opener = Doomed(fault)
-        return MAX_PACKET
+    def version_received(self, version: bytes) -> None:
+        """See `relayd.ssh.transport.packets.MessageHandler`."""
+        self.otherVersionString = version
+        self.gotVersion = True
+        self._key_exchange.version_received(version)
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         if messageNum >= FIRST_SERVICE_MESSAGE:
-            if not self._secured:
+            if not self._key_exchange.secured:
                 raise Breach("message {number} before the end of the key exchange", number=messageNum)
             service = self.service
             if service is not None:
@@ -396,8 +286,8 @@ class ClientTransport(SSHClientTransport):
         elif messageNum == MSG_NEWKEYS:
             self._newkeys_received()
         elif FIRST_KEX_METHOD <= messageNum <= LAST_KEX_METHOD:
-            self._exchange_received(messageNum, payload)
-        elif not self._secured and (self._strict or messageNum == MSG_EXT_INFO) and messageNum != MSG_DISCONNECT:
+            self._write(self._key_exchange.method_message_received(messageNum, payload))
+        elif not self._key_exchange.allows(messageNum):
             raise Breach("message {number} in a key exchange", number=messageNum)
         elif messageNum == MSG_DISCONNECT:
             self._disconnect_received(payload)
@@ -405,79 +295,32 @@ class ClientTransport(SSHClientTransport):
             self._service_accepted(payload)
         elif messageNum == MSG_EXT_INFO:
             # Others are not read: they come too late to be of use, as those do that some servers send with new keys.
-            if self.incomingPacketSequence == self._extensions_at:
+            if self._reader.sequence == self._extensions_at:
                 self.peerExtensions = read_extensions(payload)
         elif messageNum == MSG_DEBUG:
             self._debug_received(payload)
         elif messageNum not in (MSG_IGNORE, MSG_UNIMPLEMENTED):
             # Conch would log it, whatever it holds.
-            self.demanded()
-            self.sendPacket(MSG_UNIMPLEMENTED, ((self.incomingPacketSequence - 1) & _MASK32).to_bytes(4, "big"))
-
-    # Sending
-
-    def sendPacket(self, messageType: int, payload: bytes) -> None:
-        if self._exchanging and not _allowed_in_exchange(messageType):
-            self._blocked.append((messageType, payload))
-            return
-        packet = self._sealer.seal(self.outgoingPacketSequence, bytes((messageType,)) + payload)
-        self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) & _MASK32
-        self._bytes_out += len(packet)
-        self._write(packet)
-
-    def _write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
-    # Key exchange (RFC 4253, section 7)
-
-    def renew_keys(self) -> None:
-        """Exchange keys again; what is sent meanwhile waits."""
-        if not self._exchanging:
-            self.sendKexInit()
-
-    def sendKexInit(self) -> None:
-        payload = kexinit(self.policy, self._host_key_algorithms)
-        self.ourKexInitPayload = bytes((MSG_KEXINIT,)) + payload
-        self.sendPacket(MSG_KEXINIT, payload)
-        self._exchanging = True
+            self.flood_limit.count_request()
+            self.sendPacket(MSG_UNIMPLEMENTED, ((self._reader.sequence - 1) & _MASK32).to_bytes(4, "big"))
 
     def _kexinit_received(self, payload: bytes) -> None:
-        if self._exchange is not None:
-            raise Breach("a second KEXINIT")
-        try:
-            negotiated = Negotiated(payload, self.policy, self._host_key_algorithms)
-        except NothingInCommon as error:
-            self.failed(
-                NoCommonAlgorithm(
-                    host=self.host,
-                    port=self.port,
-                    kind=error.kind,
-                    theirs=printable_bytes(b", ".join(error.theirs), MAX_SHOWN),
-                    ours=printable_bytes(b", ".join(error.ours), MAX_SHOWN),
-                )
-            )
-            return
-        if not self._secured:
-            self._strict = negotiated.strict
-            if self._strict and self.incomingPacketSequence != 1:
-                raise Breach("packets before its KEXINIT in a strict key exchange")
-        self._note_doubtful(negotiated)
-        self.negotiated = negotiated
-        self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + payload
-        self._exchange = METHODS[negotiated.key_exchange]()
-        if not self._exchanging:
-            # Whoever does this all the time has to wait, as it is dear; with nothing in between, it has no reason to.
-            # A proof of the longest RSA key costs as much as two exchanges, and a KEXINIT may hold thousands of names.
-            self.pace.owed += self._exchange.price + 2 * len(self._host_key) + (len(payload) >> 5)
-            if self._bytes_in < RENEWAL_BYTES and self.clock.seconds() - self._renewed < RENEWAL_SECONDS:
-                self.demanded(RENEWAL_PRICE)
-            self.sendKexInit()
-        self.sendPacket(*self._exchange.first())
+        exchange = self._key_exchange
+        exchange.negotiate(payload)
+        self._warn_if_outdated()
+        if not exchange.running:
+            # A key exchange is dear: a server that begins one again and again has to wait, and without a reason such as
+            # time or data, it is left. A KEXINIT may hold thousands of names.
+            self.pace.owed += exchange.price + (len(payload) >> 5)
+            early = self.clock.seconds() - self._renewed < RENEWAL_SECONDS
+            if early and self._reader.bytes_with_keys < RENEWAL_BYTES:
+                self.flood_limit.count_key_exchange()
+        self._write(exchange.respond())
 
-    def _note_doubtful(self, negotiated: Negotiated) -> None:
-        used = self.policy.doubtful.intersection(negotiated.names())
-        if used and not self._secured:
+    def _warn_if_outdated(self) -> None:
+        algorithms = self._key_exchange.algorithms
+        used = self.policy.doubtful.intersection(algorithms.names() if algorithms is not None else ())
+        if used and not self._key_exchange.secured:
             self._log.warn(
                 "{host}:{port} uses outdated algorithms: {names}",
                 host=self.host,
@@ -485,93 +328,45 @@ class ClientTransport(SSHClientTransport):
                 names=printable_bytes(b", ".join(sorted(used)), MAX_SHOWN),
             )
 
-    def _exchange_received(self, message: int, payload: bytes) -> None:
-        if self._exchange is None or self._next_opener is not None:
-            raise Breach("message {number} outside a key exchange", number=message)
-        outcome = self._exchange.step(message, payload)
-        if isinstance(outcome, Agreed):
-            self._agreed(self._exchange.hash_name, outcome)
-        else:
-            self.sendPacket(*outcome)
-
-    def _agreed(self, hash_name: str, agreed: Agreed) -> None:
-        greetings = (
-            self.ourVersionString, self.otherVersionString, self.ourKexInitPayload, self.otherKexInitPayload
-        )  # fmt: skip
-        digest = exchange_hash(hash_name, greetings, agreed)
-        self.ourKexInitPayload = self.otherKexInitPayload = b""  # up to some KB, of no more use
-        error = self._check_host(agreed, digest)
-        if error is not None:
-            self.failed(error)
-            return
-        self._host_key = agreed.host_key
-        if self.sessionID is None:
-            self.sessionID = digest
-        self._use_keys(KeySchedule(hash_name, agreed.secret, digest, self.sessionID))
-
-    def _check_host(self, agreed: Agreed, digest: bytes) -> SSHError | None:
-        """The host must show the key that we know, and prove that it has it."""
-        assert self.negotiated is not None
-        try:
-            check_proof(agreed, self.negotiated.host_key, digest, self.policy.least_rsa_bits)
-        except BadProof as reason:
-            return self._exchange_failed(reason.text)
-        if self._secured:
-            if agreed.host_key != self._host_key:
-                return self._exchange_failed(Text("its host key changed while it was connected"))
-            return None
-        try:
-            self._known_hosts.verify(self.host, self.port, agreed.host_key)
-        except SSHError as error:
-            return error
-        return None
-
-    def _use_keys(self, keys: KeySchedule) -> None:
-        """New keys for both directions; each is used from its own NEWKEYS on."""
-        algorithms = self.negotiated
-        assert algorithms is not None
-        self._next_opener = packet_cipher(algorithms.cipher_in, algorithms.mac_in, keys.inward)
-        self.sendPacket(MSG_NEWKEYS, b"")
-        self._sealer = packet_cipher(algorithms.cipher_out, algorithms.mac_out, keys.out)
-        self._bytes_out = 0
-        if self._strict:
-            self.outgoingPacketSequence = 0
-
     def _newkeys_received(self) -> None:
-        if self._next_opener is None:
-            raise Breach("NEWKEYS outside a key exchange")
-        self._opener, self._next_opener = self._next_opener, None
-        self._bytes_in = 0
-        if self._strict:
-            self.incomingPacketSequence = 0
-        self._exchange = None
-        self._exchanging = False
+        exchange = self._key_exchange
+        first = not exchange.secured
+        exchange.finish()
         self._renewed = self.clock.seconds()
         blocked, self._blocked = self._blocked, []
         for message, payload in blocked:
             self.sendPacket(message, payload)
-        if not self._secured:
-            self._secured = True
-            self._extensions_at = self.incomingPacketSequence + 1  # RFC 8308, section 2.4
+        if first:
+            self.sessionID = exchange.session_id
+            self._extensions_at = self._reader.sequence + 1  # RFC 8308, section 2.4
             self.secure.callback(None)
 
-    # Hooks of Conch's transport
+    # Sending
 
-    def requestService(self, instance: SSHService) -> None:
-        super().requestService(instance)
-        self._requested = instance
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        if self._key_exchange.running and not _allowed_in_exchange(messageType):
+            self._blocked.append((messageType, payload))
+            return
+        packet = self._writer.packet(messageType, payload)
+        if self.transport is not None:
+            self.transport.write(packet)
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    # Messages that this module reads
 
     def _service_accepted(self, packet: bytes) -> None:
-        requested, self._requested = self._requested, None
+        requested, self.instance = self.instance, None
         if requested is None or getNS(packet)[0] != requested.name:
             raise Breach("the start of a service that was not asked for")
-        del self.instance  # Conch's: it would keep the login, which is over soon, as long as the connection
         self.setService(requested)
 
     def _disconnect_received(self, payload: bytes) -> None:
         code, description = int.from_bytes(payload[:4], "big"), getNS(payload[4:])[0]
         text = printable_bytes(description, MAX_SHOWN)
-        self.told_to_leave = True
+        self.told_to_leave = self._reader.stopped = True
         self.lost_reason = (
             Text("it said “{words}”", words=text) if text else Text("it disconnected with code {code}", code=code)
         )
@@ -583,23 +378,6 @@ class ClientTransport(SSHClientTransport):
         _file, found, options = getNS(payload[1:MAX_DEBUG])[0].partition(b" key options: ")
         if found and b"command" in options.split():
             self.forced_command = True
-
-    def sendDisconnect(self, reason: int, desc: bytes) -> None:
-        if reason != DISCONNECT_BY_APPLICATION and self._failure is None:
-            self._failure = self._exchange_failed(printable_bytes(desc, MAX_SHOWN))
-            self.lost_reason = self._failure.text
-        self.sendPacket(MSG_DISCONNECT, reason.to_bytes(4, "big") + NS(b"") + NS(b""))
-        if self.transport is not None:
-            if IConsumer.providedBy(self.transport):
-                self.transport.unregisterProducer()  # it would keep the connection open
-            self.transport.loseConnection()
-
-    def _exchange_failed(self, reason: str) -> KeyExchangeFailed:
-        return KeyExchangeFailed(host=self.host, port=self.port, reason=reason)
-
-    def _broken(self, reason: str) -> SSHError:
-        kind = ProtocolBroken if self._secured else KeyExchangeFailed
-        return kind(host=self.host, port=self.port, reason=reason)
 
 
 def _allowed_in_exchange(message: int) -> bool:

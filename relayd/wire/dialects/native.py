@@ -16,8 +16,16 @@ from msgspec.structs import replace
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.interfaces import Broken, Connected, DialectEvent, EventReceived, HandshakeReceived, IDialect, Ignored
 from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.wire.dialects.events import (
+    Broken,
+    Connected,
+    DialectEvent,
+    EventReceived,
+    HandshakeReceived,
+    IDialect,
+    Ignored,
+)
 from relayd.wire.messages import NO_UTF8, Unsent
 
 NAME: Final = "native"

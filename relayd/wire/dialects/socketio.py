@@ -19,7 +19,10 @@ from socketio import packet as sio
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.interfaces import (
+from relayd.language.texts import printable
+from relayd.wire.dialects.attachments import Attachments
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.wire.dialects.events import (
     AckReceived,
     AttachmentsDue,
     Broken,
@@ -32,9 +35,6 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.language.texts import printable
-from relayd.wire.dialects.attachments import Attachments
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH

@@ -12,7 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostCertificateInvalid, HostKeyChanged, HostKeyRevoked, HostKeyUnknown
-from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.keys.types import HOST_CERTIFICATE_TYPES
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN, prefer_known
@@ -185,8 +186,9 @@ class RealServerTests(ServerTestCase):
         done = await self.run_command(client, self.target(server), "echo ok; head -c 3000000 /dev/zero | wc -c")
         self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n3000000", 0))
         (connection,) = client._pool._members
-        assert connection.transport.negotiated is not None
-        self.assertEqual(connection.transport.negotiated.host_key, algorithm)
+        algorithms = connection.transport._key_exchange.algorithms
+        assert algorithms is not None
+        self.assertEqual(algorithms.host_key, algorithm)
         await client.close()
 
     async def test_every_type(self) -> None:

@@ -14,10 +14,11 @@ from threading import Thread
 
 from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, KnownHostsUnusable, SSHError
 from relayd.ssh.host_keys import file as hostfile
-from relayd.ssh.host_keys import verifier as hostkeys
+from relayd.ssh.host_keys import known_hosts as hostkeys
 from relayd.ssh.host_keys.file import MAX_SIZE
-from relayd.ssh.host_keys.verifier import KnownHosts, parse_known_hosts
-from tests.ssh.host_keys.test_verifier import ONE, TWO, KnownHostsTestCase
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.host_keys.known_hosts_lines import parse_known_hosts
+from tests.ssh.host_keys.test_known_hosts import ONE, TWO, KnownHostsTestCase
 from tests.support.costly import locked
 from tests.support.relays import ROOT
 from tests.support.ssh import blob_of
@@ -26,7 +27,7 @@ from tests.support.ssh import blob_of
 ADDER = """
 import base64, sys
 from relayd.ssh.errors import SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 known = KnownHosts(sys.argv[1], "accept-new")
 for number in range(int(sys.argv[3])):
     try:

@@ -15,8 +15,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostKeyRevoked, KnownHostsUnusable, LoginDropped
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.order_check import FileChecks, ShownKey
-from relayd.ssh.host_keys.verifier import KnownHosts
 from relayd.ssh.target import Credential, Target
 from relayd.ssh.worker import Worker
 from tests.support.costly import SelfCertified, locked

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.ssh.errors import ConnectionDropped, KeyExchangeFailed, NoCommonAlgorithm, NotSSH, SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.transport.algorithms import COMPATIBLE
 from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import LogTestCase, RecordingTCP

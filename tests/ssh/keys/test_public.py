@@ -19,12 +19,12 @@ from twisted.conch.ssh.keys import Key
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostCertificateInvalid, KeyExchangeFailed
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.keys import certificates
 from relayd.ssh.keys.certificates import MAX_PRINCIPALS, MAX_SIZE, BadCertificate, parse_certificate
 from relayd.ssh.keys.public import BadPublicKey, PublicKey, rsa_bits
 from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN
-from relayd.ssh.transport.key_exchange import Agreed
+from relayd.ssh.transport.key_exchange_methods import Agreed
 from relayd.ssh.transport.session_keys import BadProof, check_proof
 from tests.ssh.transport.test_transport import Server, TransportTestCase
 from tests.support.hostcerts import PrivateKey, blob_of_private, certificate, rsa_blob, sign

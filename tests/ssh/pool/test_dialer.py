@@ -33,8 +33,8 @@ from relayd.ssh.errors import (
     NameTimeout,
     NoDescriptor,
 )
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.order_check import FileChecks
-from relayd.ssh.host_keys.verifier import KnownHosts
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
 from relayd.ssh.pool.dialer import Dialer

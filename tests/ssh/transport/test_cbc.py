@@ -26,9 +26,8 @@ class HidingTests(SecuredCase):
 
     def use(self, name: bytes, mac: bytes) -> None:
         self.setUp()
-        self.client._opener = cipher(name, mac)
+        self.client._reader.use(cipher(name, mac), restart_numbers=True)
         self.server = cipher(name, mac)
-        self.client.incomingPacketSequence = 0
 
     def taken(self, data: bytes, step: int = 1000) -> int:
         """How much of *data* is taken before the connection ends; all of it where it does not."""

@@ -16,11 +16,12 @@ from relayd.ssh.channels.connection import Connection
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.channels.session import Session
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
-from relayd.ssh.host_keys.verifier import KnownHosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.transport.algorithms import COMPATIBLE
 from relayd.ssh.transport.breach import Breach
-from relayd.ssh.transport.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Plain
+from relayd.ssh.transport.ciphers import MAX_PLAIN_PACKET, AESGCMPackets, Opener, Plain
 from relayd.ssh.transport.extensions import MAX_EXTENSIONS, MAX_SIZE, read_extensions
+from relayd.ssh.transport.flood_limit import KEY_EXCHANGE, MAX_REQUESTS
 from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -35,8 +36,8 @@ from relayd.ssh.transport.numbers import (
     MSG_KEXINIT,
 )
 from relayd.ssh.transport.pacing import MOST_OWED, PACKET, SHARE
-from relayd.ssh.transport.transport import MAX_DEMANDS, RENEWAL_PRICE, ClientTransport
-from relayd.ssh.transport.version import MAX_PREAMBLE, Greeting, NoVersion
+from relayd.ssh.transport.transport import ClientTransport
+from relayd.ssh.transport.version_exchange import MAX_PREAMBLE, NoVersion, VersionReader
 from tests.support.evil import plain_packet, uint32
 from tests.support.floods import no_extensions
 from tests.support.ssh import LogTestCase, RecordingTCP
@@ -45,6 +46,12 @@ from tests.support.ssh_connection import Owner
 KEY, IV = b"k" * 32, b"i" * 12
 TINY = bytes((MSG_IGNORE,)) + NS(b"")
 LINE = b"x" * 20
+
+
+def agree_on_keys(client: ClientTransport, opener: Opener) -> None:
+    """The key exchange of *client* ends, with *opener* for what the server sends."""
+    client._key_exchange._next_opener = opener
+    client._newkeys_received()
 
 
 class SecuredCase(LogTestCase):
@@ -60,8 +67,7 @@ class SecuredCase(LogTestCase):
         self.client.on_failure = self.failures.append
         self.receive(b"SSH-2.0-Test\r\n")
         self.sealer = AESGCMPackets(KEY, IV)
-        self.client._next_opener = AESGCMPackets(KEY, IV)
-        self.client._newkeys_received()
+        agree_on_keys(self.client, AESGCMPackets(KEY, IV))
         self.wire.clear()
 
     def receive(self, data: bytes) -> None:
@@ -204,8 +210,7 @@ class RenewalTests(SecuredCase):
         """As far as it costs us; then as if it had ended."""
         self.packet(MSG_KEXINIT, self.kexinit(method))
         if self.client._failure is None:
-            self.client._next_opener = self.client._opener
-            self.client._newkeys_received()
+            agree_on_keys(self.client, self.client._reader._opener)
 
     def renewals(self, method: bytes, seconds: float, between: int) -> int:
         count = 0
@@ -224,11 +229,11 @@ class RenewalTests(SecuredCase):
 
     def test_the_longest_key_and_thousands_of_methods(self) -> None:
         self.more = b",a" * 15_000
-        self.client._host_key = bytes(16384 // 8)
+        self.client._key_exchange._host_key = bytes(16384 // 8)
         self.assertLess(self.renewals(b"curve25519-sha256", 60, 20_000), 500)
 
     def test_without_a_reason_it_ends(self) -> None:
-        most = MAX_DEMANDS // RENEWAL_PRICE
+        most = MAX_REQUESTS // KEY_EXCHANGE
         self.assertEqual(self.renewals(b"curve25519-sha256", 60, 0), most + 1)
         self.assertIn("requests for new keys, again and again", self.client.lost_reason)
 
@@ -263,19 +268,19 @@ class StuckTests(SecuredCase):
 
     def test_answers_do_not_pile_up(self) -> None:
         self.stick(True)
-        for _ in range(MAX_DEMANDS):
-            self.client.demanded()
-            self.client.forgive()  # as time does
+        for _ in range(MAX_REQUESTS):
+            self.client.flood_limit.count_request()
+            self.client.reset_flood_limit()  # as time does
         with self.assertRaises(Breach):
-            self.client.demanded()
+            self.client.flood_limit.count_request()
 
     def test_nor_behind_a_key_exchange_without_an_end(self) -> None:
         self.client.renew_keys()
-        for _ in range(MAX_DEMANDS):
-            self.client.demanded()
-            self.client.forgive()
+        for _ in range(MAX_REQUESTS):
+            self.client.flood_limit.count_request()
+            self.client.reset_flood_limit()
         with self.assertRaises(Breach):
-            self.client.demanded()
+            self.client.flood_limit.count_request()
 
     def test_standard_input_waits_where_it_is_counted(self) -> None:
         self.start_command(stdin=bytes(500_000))
@@ -317,12 +322,12 @@ class SizeTests(SecuredCase):
     def test_a_packet_in_pieces_is_not_copied_for_each(self) -> None:
         whole = self.sealed(bytes((MSG_IGNORE,)) + NS(bytes(1000)))
         self.receive(whole[:4])
-        kept = self.client._rest
+        kept = self.client._reader._rest
         for at in range(4, len(whole) - 1):
             self.receive(whole[at : at + 1])
-            self.assertIs(self.client._rest, kept)
+            self.assertIs(self.client._reader._rest, kept)
         self.receive(whole[-1:])
-        self.assertEqual(self.client._rest, b"")
+        self.assertEqual(self.client._reader._rest, b"")
 
     def test_only_the_beginning_of_a_debug_is_looked_at(self) -> None:
         self.packet(MSG_DEBUG, b"\1" + NS(b"x" * 5000 + b" key options: command") + NS(b""))
@@ -371,14 +376,14 @@ class ExtensionTests(SecuredCase):
         self.assertEqual(read_extensions(payload), wanted)
 
 
-class GreetingTests(LogTestCase):
+class VersionTests(LogTestCase):
     """The greeting, in pieces."""
 
     def read(self, pieces: list[bytes]) -> tuple[bytes, bytes] | str | None:
-        greeting = Greeting()
+        reader = VersionReader()
         for number, piece in enumerate(pieces):
             try:
-                found = greeting.read(piece)
+                found = reader.read(piece)
             except NoVersion as error:
                 return str(error)
             if found is not None:
@@ -402,10 +407,10 @@ class GreetingTests(LogTestCase):
         self.assertIn("without a version", str(self.read([b"x" * MAX_PREAMBLE + b"\nSSH-2.0-x\n"])))
 
     def test_no_line_is_read_twice(self) -> None:
-        greeting = Greeting()
-        greeting.read(b"notice\n" * 100 + b"SSH-2.0")
-        self.assertEqual(greeting._line, b"SSH-2.0")
-        self.assertEqual(greeting.read(b"-x\n"), (b"SSH-2.0-x", 3))
+        reader = VersionReader()
+        reader.read(b"notice\n" * 100 + b"SSH-2.0")
+        self.assertEqual(reader._line, b"SSH-2.0")
+        self.assertEqual(reader.read(b"-x\n"), (b"SSH-2.0-x", 3))
 
 
 class PlainTests(LogTestCase):
@@ -432,8 +437,7 @@ class BehindAJumpHostTests(SecuredCase):
         self.forward.connect(self.far)
         self.far.dataReceived(b"SSH-2.0-Test\r\n")
         self.far_sealer = AESGCMPackets(KEY, IV)
-        self.far._next_opener = AESGCMPackets(KEY, IV)
-        self.far._newkeys_received()
+        agree_on_keys(self.far, AESGCMPackets(KEY, IV))
         self.far_connection = Connection(self.clock, Owner(), 15.0)
         self.far.setService(self.far_connection)
 

@@ -26,10 +26,11 @@ from relayd.ssh.errors import (
     NoCommonAlgorithm,
     SSHError,
 )
-from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import HostKeyPolicy
 from relayd.ssh.transport.algorithms import COMPATIBLE, MODERN, AlgorithmPolicy
-from relayd.ssh.transport.key_exchange import modp_prime
+from relayd.ssh.transport.key_exchange_methods import modp_prime
 from relayd.ssh.transport.numbers import MSG_SERVICE_ACCEPT, MSG_SERVICE_REQUEST
 from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import LogTestCase, blob_of, key_pair, pump

@@ -16,9 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relayd.errors import ConfigError, ProtocolError
-from relayd.interfaces import Broken, Connected, EventReceived, HandshakeReceived, IDialect, Ignored
 from relayd.wire.dialects import native
 from relayd.wire.dialects.codec import StrictJSON
+from relayd.wire.dialects.events import Broken, Connected, EventReceived, HandshakeReceived, IDialect, Ignored
 from relayd.wire.messages import NO_UTF8, Unsent
 
 json_values: st.SearchStrategy[Any] = st.recursive(

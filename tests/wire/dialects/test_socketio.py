@@ -14,7 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relayd.errors import ProtocolError
-from relayd.interfaces import (
+from relayd.wire.dialects import socketio
+from relayd.wire.dialects.attachments import MAX_BYTES
+from relayd.wire.dialects.codec import NO_LIMIT
+from relayd.wire.dialects.events import (
     AckReceived,
     AttachmentsDue,
     Broken,
@@ -27,9 +30,6 @@ from relayd.interfaces import (
     IDialect,
     Ignored,
 )
-from relayd.wire.dialects import socketio
-from relayd.wire.dialects.attachments import MAX_BYTES
-from relayd.wire.dialects.codec import NO_LIMIT
 from relayd.wire.messages import Unsent
 from tests.wire.dialects.test_native import json_values, names
 

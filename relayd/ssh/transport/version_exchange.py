@@ -1,5 +1,5 @@
 """
-The first lines of a server: its version, and what may come before it.
+The exchange of versions: the first line that each side sends; a server may send others before it.
 
 Source: RFC 4253, section 4.2.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from relayd.language.texts import Fault, printable_bytes
 
-#: What a server may send before its version ends, in bytes: some show a notice.
+#: The version of this client, as it is sent and goes into the exchange hash.
+CLIENT_VERSION = b"SSH-2.0-relayd"
+#: Bytes that a server may send until its version ends: some show a notice.
 MAX_PREAMBLE = 8192
-#: Of what came instead of a version, in bytes.
+#: Bytes shown of what came instead of a version.
 _MOST_SHOWN = 60
 
 
@@ -18,8 +20,8 @@ class NoVersion(Fault):
     """This is no SSH 2 server; the argument says what it is instead."""
 
 
-class Greeting:
-    """Reads it as it comes; no byte is looked at twice, however small the pieces."""
+class VersionReader:
+    """Finds the version of a server in what it sends; no byte is looked at twice, however small the pieces."""
 
     __slots__ = ("_line", "_seen", "_start")
 
@@ -35,7 +37,7 @@ class Greeting:
         :param data: what has come since the last call.
         :return: the version line without its end, and where in *data* the packets begin; ``None``: there is more to
             come.
-        :raises NoVersion: when there is no hope.
+        :raises NoVersion: when the server cannot be one of SSH 2.
         """
         self._start += bytes(data[: _MOST_SHOWN - len(self._start)])
         start = 0

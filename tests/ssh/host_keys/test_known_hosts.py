@@ -12,8 +12,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, KnownHostsUnusable, SSHError
-from relayd.ssh.host_keys import verifier
-from relayd.ssh.host_keys.verifier import KnownHosts, fingerprint, host_name
+from relayd.ssh.host_keys import known_hosts
+from relayd.ssh.host_keys.known_hosts import KnownHosts
+from relayd.ssh.host_keys.known_hosts_lines import host_name
+from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import HostKeyPolicy
 from tests.support.ssh import blob_of, key_pair, tool
 from tests.support.sshd import make_key
@@ -304,8 +306,8 @@ class ReadingTests(KnownHostsTestCase):
         known = self.known("accept-new")
         known.verify("old", 22, blob_of(ONE))
         reads: list[object] = []
-        parse = verifier.parse_known_hosts
-        self.patch(verifier, "parse_known_hosts", lambda lines: reads.append(1) or parse(lines))
+        parse = known_hosts.parse_known_hosts
+        self.patch(known_hosts, "parse_known_hosts", lambda lines: reads.append(1) or parse(lines))
         for number in range(3):
             known.verify(f"new{number}", 22, blob_of(TWO))
         self.assertEqual(reads, [])

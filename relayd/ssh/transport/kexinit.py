@@ -1,5 +1,5 @@
 """
-Which algorithms a connection uses: what the client offers, and what follows from what the server offers.
+The KEXINIT of both sides: the algorithms that the client offers, and those that it has in common with the server.
 
 Source: RFC 4253, section 7.1; RFC 8308, section 2.1; OpenSSH's PROTOCOL, section 1.10 (strict key exchange).
 """
@@ -34,7 +34,7 @@ class NothingInCommon(Exception):
         self.ours = ours
 
 
-class Negotiated:
+class NegotiatedAlgorithms:
     """The algorithms of one key exchange; directions as seen from the client."""
 
     __slots__ = ("cipher_in", "cipher_out", "host_key", "key_exchange", "mac_in", "mac_out", "strict")

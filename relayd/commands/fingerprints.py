@@ -1,0 +1,45 @@
+"""
+Fingerprints of commands: by them a duplicate is told from another command under the same ``commandId``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from hashlib import blake2b
+
+import msgspec
+
+from relayd.wire.messages import ExecuteCommand
+
+
+class Fingerprints:
+    """
+    Makes keyed digests of what commands ask for.
+
+    They are keyed because commands may hold secrets that are easily guessed: who has the journal alone must not be able
+    to try them out on its fingerprints.
+
+    :param read_key: gives up to 64 secret bytes; called once, with the first command.
+    """
+
+    def __init__(self, read_key: Callable[[], bytes]) -> None:
+        self._read_key = read_key
+
+    @cached_property
+    def _key(self) -> bytes:
+        return self._read_key()
+
+    def fingerprint_of(self, command: ExecuteCommand) -> bytes:
+        """
+        The digest of what *command* asks for, in 16 bytes.
+
+        Credentials are left out: a command with a password that was changed meanwhile is the same command.
+        """
+        # Hosts as they were written: a dot at the end may lead to another machine.
+        hops = [(hop.written_host, hop.port, hop.username) for hop in command.via]
+        asked = (
+            command.written_host, command.port, command.username, command.command,
+            command.cwd, sorted(command.env), command.stdin, hops,
+        )  # fmt: skip
+        return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._key).digest()

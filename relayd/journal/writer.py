@@ -1,0 +1,185 @@
+"""
+Has a store do things in a thread of its own, and in few transactions.
+
+What is asked for while the thread is busy is done together next time, so that the cost of a commit is shared by all
+that wait for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from relayd.errors import JournalUnavailable
+from relayd.journal.store import Call, Store
+from relayd.language.texts import Text
+
+#: What is written together at most: all who waited for it go on in one turn of the reactor.
+MAX_BATCH: Final = 128
+#: Seconds for which what nobody waits for is put off until something more urgent is written.
+LINGER: Final = 0.1
+
+#: Something to do in a transaction, and what fires with its outcome.
+_Request = tuple[Call, Deferred[Any]]
+
+
+class _Worker:
+    """A thread that does one thing after the other, and is cheaper to reach than a pool of threads."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        # The process need not wait for it: what was not written was not promised.
+        Thread(target=self._work, name="journal", daemon=True).start()
+
+    def do(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Call *job*, which does not raise, in the thread, and then *then* with what it gave, in the reactor's."""
+        self._jobs.put((job, then))
+
+    def stop(self) -> None:
+        """End the thread when it has done all that it was given."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, then = item
+            self._reactor.callFromThread(then, job())
+
+
+class Writer:
+    """
+    Has the store of a journal do what is asked for, and tells when it is on the disk.
+
+    :param reactor: provides time and a way back from a thread.
+    :ivar trouble: why nothing can be recorded now; ``None``: it can be.
+    """
+
+    _log = Logger("relayd.journal")
+
+    def __init__(self, reactor: Any, store: Store) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._worker: _Worker
+        self._pending: list[_Request] = []
+        # Large results. One of them is written after each batch of everything else: a megabyte takes some 10 ms, and
+        # nobody waits for more than one of these.
+        self._large: deque[_Request] = deque()
+        self._large_next = False
+        self._busy = False
+        self._linger: IDelayedCall | None = None
+        self._closed: Deferred[None] | None = None
+        self._wrote = 0.0
+        self.trouble: str | None = None
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is written but what was asked for before."""
+        return self._closed is not None
+
+    def start(self) -> None:
+        """Start the thread: the store is open."""
+        self._worker = _Worker(self._reactor)
+
+    def is_idle(self, seconds: float) -> bool:
+        """Whether nothing was written for so many seconds, and nothing is to be."""
+        return not self._busy and self._linger is None and self._reactor.seconds() - self._wrote >= seconds
+
+    def submit(self, method: Callable[..., object], *arguments: object, large: bool = False) -> Deferred[Any]:
+        """
+        Have a method of the store called soon, in a transaction.
+
+        :param large: whether it takes so long that it gets a transaction of its own.
+        :return: fires with what the method gave, when that is committed.
+        """
+        done = self._add(self._large if large else self._pending, method, arguments)
+        if not self._busy and self._closed is None:
+            self._busy = True
+            # at the end of this turn of the reactor: what the same frame brings is then written together
+            self._reactor.callLater(0, self._write)
+        return done
+
+    def submit_later(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
+        """
+        Have a method of the store called with what is written next, or after `LINGER` seconds.
+
+        Nobody waits for it: alone, it would hold up the next command by a commit.
+        """
+        done = self._add(self._pending, method, arguments)
+        if not self._busy and self._linger is None and self._closed is None:
+            self._linger = self._reactor.callLater(LINGER, self._lingered)
+        return done
+
+    def call_outside(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Call *job* in the thread, outside of any transaction, and then *then* with what it gave."""
+        self._worker.do(job, then)
+
+    def close(self) -> Deferred[None]:
+        """Write what is pending, and close the store."""
+        self._closed = Deferred()
+        if not self._busy:
+            self._busy = True
+            self._write()  # what lingers
+        return self._closed
+
+    def _add(
+        self, queue: list[_Request] | deque[_Request], method: Callable[..., object], arguments: tuple[object, ...]
+    ) -> Deferred[Any]:
+        if self._closed is not None:
+            return fail(JournalUnavailable(reason=Text("relayd stops")))
+        done: Deferred[Any] = Deferred()
+        queue.append(((method, arguments), done))
+        return done
+
+    def _lingered(self) -> None:
+        self._linger = None
+        if not self._busy:
+            self._busy = True
+            self._write()
+
+    def _write(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        if self._large and (self._large_next or not self._pending):
+            batch, self._large_next = [self._large.popleft()], False
+        else:
+            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            self._large_next = True
+        calls = [call for call, _ in batch]
+        self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))
+
+    def _written(self, batch: list[_Request], outcomes: list[object]) -> None:
+        self._wrote = self._reactor.seconds()
+        self._judge(outcomes)
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                done.errback(outcome)
+            else:
+                done.callback(outcome)
+        if self._pending or self._large:
+            self._write()
+        else:
+            self._busy = self._large_next = False
+            if self._closed is not None:
+                self._end(self._closed)
+
+    def _judge(self, outcomes: list[object]) -> None:
+        """Log it once when writing begins to fail, and once when it works again."""
+        failed = next((outcome for outcome in outcomes if isinstance(outcome, JournalUnavailable)), None)
+        if failed is not None and self.trouble is None:
+            self.trouble = str(failed.fields["reason"])
+            self._log.error("{error}", error=str(failed))
+        elif failed is None and self.trouble is not None:
+            self.trouble = None
+            self._log.info("The journal can be written again")
+
+    def _end(self, closed: Deferred[None]) -> None:
+        self._worker.do(self._store.close, lambda _: closed.callback(None))
+        self._worker.stop()

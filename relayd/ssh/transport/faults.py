@@ -1,0 +1,45 @@
+"""
+What ends a connection, as the error that its user gets: the one place where faults of the parts become errors.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relayd.language.texts import Text, printable_bytes
+from relayd.ssh.errors import KeyExchangeFailed, NoCommonAlgorithm, NotSSH, ProtocolBroken, SSHError
+from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.ciphers import BadPacket
+from relayd.ssh.transport.kexinit import NothingInCommon
+from relayd.ssh.transport.session_keys import BadProof
+from relayd.ssh.transport.version_exchange import NoVersion
+
+#: Bytes shown of what a server says: lists of algorithms are long.
+MAX_SHOWN: Final = 300
+#: What the parts of a transport raise. Anything else comes from bytes that nobody foresaw.
+KNOWN_FAULTS: Final = (SSHError, NoVersion, NothingInCommon, BadProof, BadPacket, Breach)
+
+
+def error_of(fault: Exception, host: str, port: int, *, secured: bool) -> SSHError:
+    """
+    The error for a fault in what a server sent.
+
+    :param secured: whether the first key exchange had ended.
+    """
+    if isinstance(fault, SSHError):
+        return fault.with_traceback(None)  # which holds what was received
+    if isinstance(fault, NoVersion):
+        return NotSSH(host=host, port=port, reason=fault.text)
+    if isinstance(fault, NothingInCommon):
+        theirs, ours = (printable_bytes(b", ".join(names), MAX_SHOWN) for names in (fault.theirs, fault.ours))
+        return NoCommonAlgorithm(host=host, port=port, kind=fault.kind, theirs=theirs, ours=ours)
+    if isinstance(fault, BadProof):
+        return KeyExchangeFailed(host=host, port=port, reason=fault.text)
+    if isinstance(fault, BadPacket):
+        reason = Text("it sent a packet with a {fault}", fault=fault.text)
+    elif isinstance(fault, Breach):
+        reason = Text("it sent {what}", what=fault.text)
+    else:
+        reason = Text("it sent a packet that makes no sense")
+    kind = ProtocolBroken if secured else KeyExchangeFailed
+    return kind(host=host, port=port, reason=reason)

@@ -1,0 +1,296 @@
+"""
+The key exchange methods: how client and server agree on a secret; the client side of each.
+
+Source: RFC 4253, section 8 (Diffie-Hellman); RFC 4419 (group exchange); RFC 5656, section 4 (ECDH); RFC 8731
+(Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519).  No I/O; the primitives are `cryptography`'s,
+but for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import struct
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import dh, ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
+from msgspec import Struct
+from twisted.conch.ssh.common import MP, NS, getMP, getNS
+
+from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.numbers import (
+    MSG_KEX_DH_GEX_INIT,
+    MSG_KEX_DH_GEX_REPLY,
+    MSG_KEX_DH_GEX_REQUEST,
+    MSG_KEX_INIT,
+    MSG_KEX_REPLY,
+)
+
+try:
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+except ImportError:  # before cryptography 47
+    MLKEM768PrivateKey = None  # type: ignore[assignment,misc]
+
+# Servers that have nothing newer will be there for years, and a warning about each of them helps nobody.
+warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", CryptographyDeprecationWarning)
+
+
+#: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
+_MODP_OFFSETS = {2048: 124476, 4096: 240904}
+
+#: Sizes of a group in bits: least, wanted, most (RFC 4419, section 3; RFC 8270). Every server has one of 3072 or 4096;
+#: longer ones would only allow a hostile server to keep the relay busy.
+GROUP_SIZES = (2048, 3072, 4096)
+#: Length of our secret exponent in a group that the server chose.
+EXPONENT_BITS = 512
+
+_ML_KEM_CIPHERTEXT = 1088
+
+
+class Agreed(Struct, frozen=True):
+    """
+    What a key exchange method ends with.
+
+    :ivar host_key: public key blob of the server.
+    :ivar signature: over the exchange hash.
+    :ivar transcript: what this method adds to the exchange hash between the host key and the secret.
+    :ivar secret: K, encoded as the method says (a multiple precision integer or a string).
+    """
+
+    host_key: bytes
+    signature: bytes
+    transcript: bytes
+    secret: bytes
+
+
+class KeyExchangeMethod(Protocol):
+    """
+    One run of a key exchange method.
+
+    :cvar price: microseconds of processor time that it takes on a slow machine, with all that belongs to it.
+    """
+
+    hash_name: str
+
+    @property
+    def price(self) -> int: ...
+
+    def first(self) -> tuple[int, bytes]:
+        """The message to begin with: number and payload."""
+
+    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+        """
+        The server answered.
+
+        :return: the next message, or the end.
+        :raises Breach: when the answer makes no sense.
+        """
+
+
+class _OneRound:
+    """A method of one message each way: our public value, then the server's."""
+
+    hash_name = "sha256"
+    price = 2_000
+    _ours = b""
+
+    def first(self) -> tuple[int, bytes]:
+        return MSG_KEX_INIT, self._encode(self._ours)
+
+    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+        if message != MSG_KEX_REPLY:
+            raise Breach("message {number} in the middle of a key exchange", number=message)
+        host_key, rest = getNS(payload)
+        # An integer and a string look alike: a length, then so many bytes.
+        theirs, signature, _rest = getNS(rest, 2)
+        try:
+            secret = self._secret(theirs)
+        except ValueError:
+            raise Breach("a public value that is not valid") from None
+        return Agreed(host_key, signature, self._encode(self._ours) + NS(theirs), secret)
+
+    def _encode(self, value: bytes) -> bytes:
+        return NS(value)
+
+    def _secret(self, theirs: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class Curve25519(_OneRound):
+    """``curve25519-sha256``"""
+
+    def __init__(self) -> None:
+        self._private = X25519PrivateKey.generate()
+        self._ours = self._private.public_key().public_bytes_raw()
+
+    def _secret(self, theirs: bytes) -> bytes:
+        return _integer(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
+
+
+class MLKEM768X25519(_OneRound):
+    """``mlkem768x25519-sha256``: safe while either of its two halves is, against a quantum computer too."""
+
+    def __init__(self) -> None:
+        self._x25519 = X25519PrivateKey.generate()
+        self._mlkem = MLKEM768PrivateKey.generate()
+        self._ours = self._mlkem.public_key().public_bytes_raw() + self._x25519.public_key().public_bytes_raw()
+
+    def _secret(self, theirs: bytes) -> bytes:
+        quantum_safe = self._mlkem.decapsulate(theirs[:_ML_KEM_CIPHERTEXT])
+        classic = self._x25519.exchange(X25519PublicKey.from_public_bytes(theirs[_ML_KEM_CIPHERTEXT:]))
+        return NS(hashlib.sha256(quantum_safe + classic).digest())
+
+
+class ECDH(_OneRound):
+    """``ecdh-sha2-nistp256`` and its longer sisters"""
+
+    def __init__(self, curve: ec.EllipticCurve, hash_name: str) -> None:
+        self.hash_name = hash_name
+        self._curve = curve
+        self._private = ec.generate_private_key(curve)
+        self._ours = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    def _secret(self, theirs: bytes) -> bytes:
+        point = ec.EllipticCurvePublicKey.from_encoded_point(self._curve, theirs)
+        return _integer(self._private.exchange(ec.ECDH(), point))
+
+
+class _KnownGroup:
+    """A Diffie-Hellman group that everybody knows, with the generator 2, and our values in it."""
+
+    def __init__(self, prime: int) -> None:
+        self._prime = prime
+        self._numbers = dh.DHParameterNumbers(prime, 2)
+        self._private = self._numbers.parameters().generate_private_key()
+        self.public = MP(self._private.public_key().public_numbers().y)
+
+    def secret(self, theirs: int) -> bytes:
+        if not 1 < theirs < self._prime - 1:
+            raise Breach("a public value that is not valid")
+        return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
+
+
+class _ServersGroup:
+    """
+    A Diffie-Hellman group that the server chose, and our values in it.
+
+    `cryptography` looks first whether the modulus of a group that it does not know is a safe prime: 3.5 s for each of
+    the two values where it has 4096 bits, while all of relayd waits.  OpenSSH does not ask: the server signs the group,
+    and with a bad one betrays nobody but itself.  So this is Python's own arithmetic; its exponent is used once.
+    """
+
+    def __init__(self, prime: int, generator: int) -> None:
+        self._prime = prime
+        # As long as twice the strength of the strongest cipher is enough (RFC 4419, section 6.2).
+        self._private = secrets.randbits(EXPONENT_BITS) | 1 << EXPONENT_BITS - 1
+        self.public = MP(pow(generator, self._private, prime))
+
+    def secret(self, theirs: int) -> bytes:
+        if not 1 < theirs < self._prime - 1:
+            raise Breach("a public value that is not valid")
+        return bytes(MP(pow(theirs, self._private, self._prime)))
+
+
+class FixedGroup(_OneRound):
+    """``diffie-hellman-group14-sha256`` and its like"""
+
+    price = 8_000
+
+    def __init__(self, bits: int, hash_name: str) -> None:
+        self.hash_name = hash_name
+        self._group = _KnownGroup(modp_prime(bits))
+
+    def _encode(self, value: bytes) -> bytes:
+        return bytes(self._group.public)
+
+    def _secret(self, theirs: bytes) -> bytes:
+        return self._group.secret(int.from_bytes(theirs, "big", signed=True))
+
+
+class GroupExchange:
+    """``diffie-hellman-group-exchange-sha256``: the server chooses the group."""
+
+    price = 50_000
+
+    def __init__(self, hash_name: str) -> None:
+        self.hash_name = hash_name
+        self._request = struct.pack(">LLL", *GROUP_SIZES)
+        self._group: _ServersGroup | None = None
+        self._values = b""
+
+    def first(self) -> tuple[int, bytes]:
+        return MSG_KEX_DH_GEX_REQUEST, self._request
+
+    def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
+        if message == MSG_KEX_REPLY and self._group is None:
+            prime, rest = getMP(payload)
+            generator, _rest = getMP(rest)
+            if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
+                raise Breach("a group of {bits} bits", bits=prime.bit_length())
+            if not 1 < generator < prime - 1:
+                raise Breach("a generator that is not valid")
+            self._group = _ServersGroup(prime, generator)
+            self._values = MP(prime) + MP(generator) + self._group.public
+            return MSG_KEX_DH_GEX_INIT, self._group.public
+        if message == MSG_KEX_DH_GEX_REPLY and self._group is not None:
+            host_key, rest = getNS(payload)
+            theirs, rest = getMP(rest)
+            signature, _rest = getNS(rest)
+            secret = self._group.secret(theirs)
+            return Agreed(host_key, signature, self._request + self._values + MP(theirs), secret)
+        raise Breach("message {number} in the middle of a key exchange", number=message)
+
+
+@cache
+def modp_prime(bits: int) -> int:
+    """
+    The modulus of a group of RFC 3526, by that RFC's own formula:
+    2^bits - 2^(bits - 64) - 1 + 2^64 ([2^(bits - 130) pi] + offset).
+    """
+    middle = _pi(bits - 130) + _MODP_OFFSETS[bits]
+    return int(2**bits - 2 ** (bits - 64) - 1 + 2**64 * middle)
+
+
+def _pi(bits: int) -> int:
+    """The integer part of 2^bits pi, by Machin's formula."""
+    guard = 64
+    one = 1 << (bits + guard)
+
+    def arctan_of_inverse(number: int) -> int:
+        power = total = one // number
+        step = 3
+        while power:
+            power //= -number * number
+            total += power // step
+            step += 2
+        return total
+
+    return (16 * arctan_of_inverse(5) - 4 * arctan_of_inverse(239)) >> guard
+
+
+def _integer(value: bytes) -> bytes:
+    """A shared secret as the multiple precision integer that goes into the exchange hash (RFC 4251, section 5)."""
+    result: Any = MP(int.from_bytes(value, "big"))
+    return bytes(result)
+
+
+METHODS: dict[bytes, Callable[[], KeyExchangeMethod]] = {
+    b"curve25519-sha256": Curve25519,
+    b"curve25519-sha256@libssh.org": Curve25519,
+    b"ecdh-sha2-nistp256": lambda: ECDH(ec.SECP256R1(), "sha256"),
+    b"ecdh-sha2-nistp384": lambda: ECDH(ec.SECP384R1(), "sha384"),
+    b"ecdh-sha2-nistp521": lambda: ECDH(ec.SECP521R1(), "sha512"),
+    b"diffie-hellman-group-exchange-sha256": lambda: GroupExchange("sha256"),
+    b"diffie-hellman-group16-sha512": lambda: FixedGroup(4096, "sha512"),
+    b"diffie-hellman-group14-sha256": lambda: FixedGroup(2048, "sha256"),
+    b"diffie-hellman-group14-sha1": lambda: FixedGroup(2048, "sha1"),
+    b"diffie-hellman-group-exchange-sha1": lambda: GroupExchange("sha1"),
+}
+if MLKEM768PrivateKey is not None:
+    METHODS[b"mlkem768x25519-sha256"] = MLKEM768X25519

@@ -1,0 +1,109 @@
+"""
+Tests of `relayd.journal.writer`: what is written together, and what happens when that fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.errors import JournalUnavailable
+from relayd.journal.store import Call
+from relayd.journal.writer import LINGER, MAX_BATCH, Writer
+from tests.journal.test_durable import ThreadClock
+from tests.support.dispatching import watch_log
+
+
+class FakeStore:
+    """
+    Writes nothing, and remembers what was to be written together.
+
+    :ivar trouble: what is wrong with the disk.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[object]] = []
+        self.closed = False
+        self.trouble: Exception | None = None
+
+    def put(self, value: object) -> object:
+        return value
+
+    def apply(self, calls: list[Call]) -> list[object]:
+        self.batches.append([arguments[0] for _, arguments in calls])
+        return [self.trouble or method(*arguments) for method, arguments in calls]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class WriterTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = ThreadClock()
+        self.store = FakeStore()
+        self.writer = Writer(self.clock, self.store)  # type: ignore[arg-type]
+        self.writer.start()
+
+    def wait(self, done: Deferred[Any]) -> Any:
+        self.clock.run(done)
+        return self.successResultOf(done)
+
+    def close(self) -> None:
+        self.wait(self.writer.close())
+
+    def test_what_comes_in_one_turn_is_written_together(self) -> None:
+        done = [self.writer.submit(self.store.put, value) for value in "abc"]
+        self.assertEqual([self.wait(each) for each in done], ["a", "b", "c"])
+        self.assertEqual(self.store.batches, [["a", "b", "c"]])
+        self.close()
+
+    def test_batches_are_bounded(self) -> None:
+        done = [self.writer.submit(self.store.put, value) for value in range(MAX_BATCH + 1)]
+        self.wait(done[-1])
+        self.assertEqual([len(batch) for batch in self.store.batches], [MAX_BATCH, 1])
+        self.close()
+
+    def test_what_nobody_waits_for_goes_along(self) -> None:
+        self.writer.submit_later(self.store.put, "late")
+        self.clock.advance(LINGER / 2)
+        self.assertEqual(self.store.batches, [])
+        self.wait(self.writer.submit(self.store.put, "urgent"))
+        self.assertEqual(self.store.batches, [["late", "urgent"]])
+        self.assertFalse(self.clock.getDelayedCalls())
+        self.close()
+
+    def test_what_nobody_waits_for_is_written_at_last(self) -> None:
+        done = self.writer.submit_later(self.store.put, "late")
+        self.assertFalse(self.writer.is_idle(0.0))
+        self.clock.advance(LINGER)
+        self.assertEqual(self.wait(done), "late")
+        self.assertTrue(self.writer.is_idle(0.0))
+        self.assertFalse(self.writer.is_idle(1.0))
+        self.close()
+
+    def test_trouble_is_logged_once(self) -> None:
+        logged = watch_log(self)
+        self.store.trouble = JournalUnavailable(reason="the disk is full")
+        for value in "ab":
+            failed = self.writer.submit(self.store.put, value)
+            failed.addErrback(lambda failure: failure.type)
+            self.assertIs(self.wait(failed), JournalUnavailable)
+            self.assertEqual(self.writer.trouble, "the disk is full")
+        self.store.trouble = None
+        self.wait(self.writer.submit(self.store.put, "c"))
+        self.assertIsNone(self.writer.trouble)
+        lines = [formatEvent(event) for event in logged if event["log_level"] is not LogLevel.debug]
+        self.assertEqual(len(lines), 2, lines)
+        self.assertEqual(lines[1], "The journal can be written again")
+        self.close()
+
+    def test_close_writes_what_is_pending(self) -> None:
+        late, done = self.writer.submit_later(self.store.put, "late"), self.writer.submit(self.store.put, "a")
+        self.close()
+        self.assertEqual((self.wait(late), self.wait(done), self.store.closed), ("late", "a", True))
+        self.failureResultOf(self.writer.submit(self.store.put, "b"), JournalUnavailable)
+        self.failureResultOf(self.writer.submit_later(self.store.put, "c"), JournalUnavailable)
+        self.assertFalse(self.clock.getDelayedCalls())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relayd.demo.steps import DemoTarget
 from relayd.errors import ConfigError
+from relayd.network.spelling import read_address, read_destination
 from relayd.wire.messages import Secret
 
 
@@ -60,13 +61,15 @@ def chosen_target(options: argparse.Namespace) -> DemoTarget | None:
 
 def _host_and_port(text: str) -> tuple[str, int]:
     """Host and port of ``host``, ``host:2222``, ``[::1]:2222`` or ``::1``."""
-    host, colon, port = text.rpartition(":")
-    if not colon or (":" in host.strip("[]") and not host.endswith("]")):
-        host, port = text, "22"
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+    if read_address(text) is not None:
+        return text, 22
+    try:
+        read = read_destination(text)
+    except ValueError:
+        read = None
+    if read is None or read.username is not None:
         raise ConfigError(option="--ssh", reason="expected HOST or HOST:PORT")
-    return host, int(port)
+    return read.host, read.port
 
 
 def _read(option: str, path: Path) -> str:

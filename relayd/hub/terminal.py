@@ -35,7 +35,7 @@ from relayd.config.api_key import ApiKeyFile
 from relayd.config.values import duration
 from relayd.errors import ConfigError, RelayError
 from relayd.hub.server import Hub
-from relayd.wire import fields
+from relayd.network.spelling import read_destination
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 
 PROGRAM = "relayd.hub"
@@ -75,16 +75,11 @@ def read_order(line: str) -> Order:
     place, *rest = line.split(maxsplit=1)
     if not rest:
         raise ConfigError(option=place, reason="expected a host and a command: [USER@]HOST[:PORT] COMMAND")
-    user, at, host = place.rpartition("@")
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        name, port = host, "22"
     try:
-        if at:
-            fields.text("user", user)
-        return Order(fields.host("host", name), fields.port("port", port), user if at else None, rest[0])
-    except fields.Invalid as error:
-        raise ConfigError(option=place, reason=f"its {error.field} {error.text}") from None
+        read = read_destination(place)
+    except ValueError as error:
+        raise ConfigError(option=place, reason=str(error)) from None
+    return Order(read.host, read.port, read.username, rest[0])
 
 
 @implementer(IReadDescriptor)

@@ -1,5 +1,5 @@
 # make demo   the main job for real: a main server, an SSH server and a relay on loopback
-# make test   all tests, against real peers too
+# make test   all tests, against real peers too, JOBS=4 side by side
 # make lint   ruff and mypy
 # make bench  the benchmarks beside other relays and other SSH clients
 # make docs   the site of the documents, in build/site
@@ -18,6 +18,7 @@
 
 PYTHON ?= python3
 TESTS ?= tests
+JOBS ?= 4
 TARGET ?=
 SECONDS ?= 60
 BIN := .venv/bin
@@ -27,8 +28,14 @@ INSTALLED := .venv/installed
 QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.login ssh.transport uplink wire \
 	peers.test_openssh peers.test_tls system.test_end_to_end system.test_process system.test_tap)
 
-# But those that measure how long the event loop is held up: counting lines holds it up as well.
-COVERED := $(subst /,.,$(basename $(filter-out tests/faults/test_event_loop.py,$(sort $(shell find tests -name 'test_*.py')))))
+MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*'))))
+# Those that measure time: how long the event loop is held up, and whether answers are in time. Others would hold them up
+# as well.
+ALONE := tests.faults.test_event_loop tests.system.test_timeouts_in_time
+# Those that take longest begin, so that nobody waits for a single one in the end.
+LONG := tests.faults.test_soak tests.faults.test_kill
+LONG += $(filter-out $(LONG),$(filter tests.faults.% tests.docs.% tests.system.%,$(MODULES)))
+ABREAST := $(filter-out $(ALONE),$(LONG) $(filter-out $(LONG),$(MODULES)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -39,7 +46,14 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	sh tests/bootstrap.sh peers
-	$(BIN)/python -m twisted.trial --rterrors $(TESTS)
+ifeq ($(TESTS),tests)
+	@failed=0; set -x; \
+	$(BIN)/python -m twisted.trial -j$(JOBS) $(ABREAST) || failed=1; \
+	$(BIN)/python -m twisted.trial --rterrors --temp-directory=_trial_temp-alone $(ALONE) || failed=1; \
+	exit $$failed
+else
+	$(BIN)/python -m twisted.trial -j$(JOBS) $(TESTS)
+endif
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -73,7 +87,7 @@ test-deb: $(INSTALLED)
 coverage: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 	rm -rf .coverage.d && mkdir .coverage.d
-	$(BIN)/python -m coverage run -m twisted.trial --rterrors $(if $(filter-out tests,$(TESTS)),$(TESTS),$(COVERED))
+	$(BIN)/python -m coverage run -m twisted.trial -j$(JOBS) $(if $(filter-out tests,$(TESTS)),$(TESTS),$(ABREAST))
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

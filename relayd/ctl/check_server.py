@@ -26,7 +26,7 @@ from relayd.language.texts import span
 from relayd.network.spelling import loopback_addresses, read_address
 from relayd.network.tls import is_verified, verify_error_of
 from relayd.settings import uplink_settings_of
-from relayd.uplink.connection import Connection
+from relayd.uplink.connection import UplinkConnection
 from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import Address, UplinkSettings
@@ -234,7 +234,7 @@ async def _dial(reactor: Any, settings: UplinkSettings, report: Report, timing: 
     """
     dialect = ""
 
-    def leave(connection: Connection) -> None:
+    def leave(connection: UplinkConnection) -> None:
         nonlocal dialect
         dialect = connection.dialect.name
         connection.close()

@@ -16,7 +16,7 @@ from relayd.hub.wire import BoundedServer
 from relayd.language.texts import printable
 from relayd.wire.dialects import native, socketio
 
-ServerDialect = native.ServerDialect | socketio.ServerDialect
+ServerDialect = native.NativeServerDialect | socketio.SocketIOServerDialect
 
 
 class HandshakeServer(BoundedServer):
@@ -34,7 +34,7 @@ class HandshakeServer(BoundedServer):
         self.proxy_id = ""
         self._accepts = accepts
         self._settings = settings
-        self._dialect: ServerDialect = native.ServerDialect()
+        self._dialect: ServerDialect = native.NativeServerDialect()
         #: Whether the key was right.
         self._authentic = False
         #: Why the handshake was refused, without anything from the request.
@@ -64,15 +64,15 @@ class HandshakeServer(BoundedServer):
             self._deny(404, "Relays connect to /proxy, or with Socket.IO to /socket.io/.")
         self._authentic = self._accepts(self.proxy_id, _only(request.params, "apiKey"))
         # A relay that speaks Socket.IO is refused after it has joined, as the known main servers do.
-        if not self._authentic and isinstance(self._dialect, native.ServerDialect):
+        if not self._authentic and isinstance(self._dialect, native.NativeServerDialect):
             self._deny(401, "The proxyId or the apiKey is wrong.")
 
-    def _socketio(self, request: ConnectionRequest) -> socketio.ServerDialect:
+    def _socketio(self, request: ConnectionRequest) -> socketio.SocketIOServerDialect:
         if _only(request.params, "EIO") != "4":
             self._deny(400, "Only revision 4 of the Engine.IO protocol is supported here: use Socket.IO 3 or later.")
         if _only(request.params, "transport") != "websocket":
             self._deny(400, "Only the websocket transport is supported here: use transport=websocket.")
-        return socketio.ServerDialect(
+        return socketio.SocketIOServerDialect(
             ping_interval=self._settings.ping_interval,
             ping_timeout=self._settings.ping_timeout,
             accepts=self._settings.max_payload,

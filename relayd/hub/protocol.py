@@ -163,7 +163,7 @@ class RelayConnection(HandshakeServer):
         return super().onFrameEnd()
 
     def _ping(self) -> None:
-        if isinstance(self._dialect, native.ServerDialect):
+        if isinstance(self._dialect, native.NativeServerDialect):
             self.sendPing()
         else:
             self._dialect.ping()

@@ -1,5 +1,5 @@
 """
-Answers to the HTTP request that open no WebSocket: what the main server, or something before it, means by them.
+HTTP responses that open no WebSocket: what the main server, or something in front of it, means by them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
+from twisted.internet.interfaces import IReactorTime
 
 from relayd.errors import DialectMismatch, RelayError, UplinkBusy, UplinkRefused, UplinkUnreachable
 from relayd.uplink.retry import seconds_of
 
-#: Bytes of a body that are read, and seconds that are waited for them.
+#: Bytes of a body that are read, and seconds to wait for them.
 MAX_BODY: Final = 2048
 BODY_TIMEOUT: Final = 2.0
 
@@ -25,27 +27,27 @@ _UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _UNAVAILABLE = 401, 403, 429, 503
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _SERVER_ERRORS: Final = range(500, 600)
 
-#: What a status usually means here, besides what the error says in which it stands.
+#: What a status usually means here; the error around it says the rest.
 _MEANINGS: Final = {
     200: "an ordinary page; nothing there knows WebSocket, or something in between drops the Upgrade header",
-    403: "which a proxy or firewall before the main server may say as well",
+    403: "which a proxy or firewall in front of the main server may also say",
     405: "nothing there knows WebSocket",
     407: "a proxy in between wants a login; see --http-proxy",
     414: "the address with proxyId and key is too long for it, or for something in between",
     426: "it wants another protocol or version, or something in between drops the Upgrade header",
-    502: "a proxy before it does not reach it",
-    504: "a proxy before it gets no answer from it",
-    505: "it, or something in between, takes another version of HTTP only",
+    502: "a proxy in front of it does not reach it",
+    504: "a proxy in front of it gets no answer from it",
+    505: "it, or something in between, takes only another version of HTTP",
 }
 
-#: Of what a login by HTTP is asked (RFC 9110, section 11): relayd's key is none of these.
+#: Schemes of an HTTP login (RFC 9110, section 11): none of them takes relayd's key.
 _LOGINS: Final = re.compile(r"(?:basic|digest|negotiate|ntlm)\b", re.IGNORECASE)
 _TLS: Final = (b"\x15\x03", b"\x16\x03")  # RFC 8446, section 5.1: what a TLS server says to HTTP
 _HTTP1: Final = b"HTTP/1."
-NO_HTTP: Final = "an answer that is no HTTP"
-#: Bytes that tell what is spoken.
+NO_HTTP: Final = "an answer that is not HTTP"
+#: Bytes that are enough to recognise a protocol.
 ENOUGH: Final = 16
-#: How deep in a JSON text a message is looked for.
+#: How deep in a JSON text to look for a message.
 _DEPTH: Final = 4
 
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
@@ -55,10 +57,12 @@ _TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _HIDDEN: Final = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)|<[^>]*(?:>|$)", re.IGNORECASE | re.DOTALL)
 
 
-class Answer(Struct, frozen=True):
+class HttpResponse(Struct, frozen=True):
     """
-    :ivar status: 0 where there is none to be read.
-    :ivar reason: what is wrong with it, where that is not the status.
+    A response that opens no WebSocket and no tunnel.
+
+    :ivar status: 0 where it could not be read.
+    :ivar reason: what is wrong with the response, where that is not its status.
     :ivar headers: by their names in lower case.
     :ivar body: as far as it was read.
     """
@@ -71,9 +75,9 @@ class Answer(Struct, frozen=True):
 
 def other_protocol(data: bytes, *, whole: bool = False) -> str | None:
     """
-    What is spoken by a peer whose answer begins with *data*; ``None``: HTTP/1, or that cannot be told yet.
+    The protocol of a peer whose answer begins with *data*; ``None``: HTTP/1, or too little has come to tell.
 
-    :param whole: nothing more will come.
+    :param whole: whether nothing more will come.
     """
     if data.startswith(_TLS):
         return "it speaks TLS there, so that --server needs https:// or wss://"
@@ -86,9 +90,9 @@ def other_protocol(data: bytes, *, whole: bool = False) -> str | None:
 
 def body_of(headers: Mapping[str, str], data: bytes) -> tuple[bytes, bool]:
     """
-    The body that begins *data*, as far as it is there, and whether more of it is worth waiting for.
+    The body at the beginning of *data*, as far as it has come, and whether more of it is worth waiting for.
 
-    A body that ends with the connection is not waited for: a peer that leaves it open would have us wait for nothing.
+    A body that ends with the connection is not: a peer may leave the connection open.
     """
     if headers.get("content-encoding", "identity").lower() != "identity":
         return b"", False
@@ -117,23 +121,23 @@ def _unchunked(data: bytes) -> tuple[bytes, bool]:
     return body[:MAX_BODY], len(body) < MAX_BODY
 
 
-def words_of(answer: Answer) -> str:
-    """What a body says to a person: its message, a page's title or text, or all of it; not yet fit to be shown."""
-    text = answer.body.decode("utf-8", "replace").strip()
+def words_of(response: HttpResponse) -> str:
+    """What the body says to a person: its message, a page's title or text, or all of it. Quote it before showing it."""
+    text = response.body.decode("utf-8", "replace").strip()
     if text.startswith("{"):
         try:
             members = json.loads(text)
         except (ValueError, RecursionError):  # cut, or no JSON
             return text
         return _message_in(members) or text
-    if "html" in answer.headers.get("content-type", "") or text.startswith("<"):
+    if "html" in response.headers.get("content-type", "") or text.startswith("<"):
         title = _TITLE.search(text)
         return html.unescape(title[1] if title and title[1].strip() else _HIDDEN.sub(" ", text))
     return text
 
 
 def _message_in(said: object, depth: int = _DEPTH) -> str:
-    """The message in a JSON text, also in the object ``error``, or as a list of several."""
+    """The message in a JSON text, also within an object ``error``, or a list of messages."""
     if isinstance(said, str):
         return said
     if isinstance(said, list) and depth:
@@ -144,14 +148,55 @@ def _message_in(said: object, depth: int = _DEPTH) -> str:
     return ""
 
 
+class RefusalReader:
+    """
+    Reads the body of a response that refuses, as far as it comes in time (`BODY_TIMEOUT`).
+
+    :param head: the response without its body.
+    :param most: bytes to read at most, with those that frame the body.
+    :param on_read: is called once, with the response and what has come of its body.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, head: HttpResponse, most: int, on_read: Callable[[HttpResponse], None]
+    ) -> None:
+        self._response = head
+        self._most = most
+        self._on_read = on_read
+        self._received = b""
+        self._over = False
+        self._deadline = clock.callLater(BODY_TIMEOUT, self.finish)
+
+    def receive(self, data: bytes) -> None:
+        """Take what came after the head."""
+        if self._over:
+            return
+        self._received += data
+        body, more = body_of(self._response.headers, self._received)
+        self._response = replace(self._response, body=body)
+        if not more or len(self._received) > self._most:
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing more will come, or is waited for."""
+        if self._over:
+            return
+        self._over = True
+        if self._deadline.active():
+            self._deadline.cancel()
+        self._on_read(self._response)
+
+
 def schemes_of(header: str) -> str:
     """The schemes that a ``WWW-Authenticate`` or ``Proxy-Authenticate`` asks for (RFC 9110, section 11.6.1)."""
     return " or ".join(_SCHEME.findall(header[:1000])[:4])
 
 
-def error_of(answer: Answer, quote: Callable[[str], str], *, server: str, dialect: str, path: str) -> RelayError:
-    """The error for *answer* to the request for *path*."""
-    status, reason, seconds = answer.status, _reason(answer, quote), seconds_of(answer.headers)
+def error_of(
+    response: HttpResponse, quote: Callable[[str], str], *, server: str, dialect: str, path: str
+) -> RelayError:
+    """The error for *response* to the request for *path*."""
+    status, reason, seconds = response.status, _reason(response, quote), seconds_of(response.headers)
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         return UplinkRefused(server=server, reason=reason)
     if status in (_TOO_MANY, _UNAVAILABLE) and seconds is not None:
@@ -161,24 +206,25 @@ def error_of(answer: Answer, quote: Callable[[str], str], *, server: str, dialec
     return DialectMismatch(server=server, dialect=dialect, path=path, reason=reason)
 
 
-def _reason(answer: Answer, quote: Callable[[str], str]) -> str:
-    if not answer.status:
-        return quote(answer.reason)
-    parts = [f"HTTP {answer.status}" if not answer.reason else quote(answer.reason)]
-    if meaning := _MEANINGS.get(answer.status):
+def _reason(response: HttpResponse, quote: Callable[[str], str]) -> str:
+    if not response.status:
+        return quote(response.reason)
+    parts = [f"HTTP {response.status}" if not response.reason else quote(response.reason)]
+    if meaning := _MEANINGS.get(response.status):
         parts.append(meaning)
-    if answer.status in _REDIRECTS:
-        to = _without_query(answer.headers.get("location", ""))
-        parts.append("a redirect" + (f" to {quote(to)}" if to else "") + ", which is not followed; look at --server")
+    if response.status in _REDIRECTS:
+        to = _without_query(response.headers.get("location", ""))
+        target = f" to {quote(to)}" if to else ""
+        parts.append(f"a redirect{target}, which relayd does not follow; look at --server")
     for name in ("www-authenticate", "proxy-authenticate"):
-        if schemes := schemes_of(answer.headers.get(name, "")):
+        if schemes := schemes_of(response.headers.get(name, "")):
             parts.append(f"which asks for {quote(schemes)}")
-            if answer.status == _UNAUTHORIZED and _LOGINS.match(schemes):
-                parts.append("a login that a proxy before the main server may want; see --header-file")
+            if response.status == _UNAUTHORIZED and _LOGINS.match(schemes):
+                parts.append("a login that a proxy in front of the main server may want; see --header-file")
     for name in ("upgrade", "sec-websocket-version"):
-        if answer.status == 426 and (wanted := answer.headers.get(name)):
+        if response.status == 426 and (wanted := response.headers.get(name)):
             parts.append(f"{name}: {quote(wanted)}")
-    if said := quote(words_of(answer)):
+    if said := quote(words_of(response)):
         parts.append(f'it says "{said}"')
     return ", ".join(parts)
 

@@ -17,15 +17,15 @@ LEAVING: Final = frozenset({GOING_AWAY, 1012, 1013})
 #: What is no verdict on the key, whenever it comes.
 _FAILURES: Final = {
     GOING_AWAY: "it goes away",
-    PROTOCOL_ERROR: "it takes something for a breach of the protocol",
+    PROTOCOL_ERROR: "it saw a protocol error",
     1003: "it does not take data of this kind",
-    1007: "it takes a message for malformed",
+    1007: "it could not read a message",
     TOO_BIG: "a message is too large for it",
-    1010: "it insists on an extension",
+    1010: "it requires an extension",
     1011: "something failed there",
     1012: "it restarts",
     1013: "it has no room for now",
-    1014: "a gateway before it got no good answer",
+    1014: "a gateway in front of it got no valid answer",
     3008: "something took too long for it",
 }
 

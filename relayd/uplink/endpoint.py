@@ -1,17 +1,18 @@
 """
-How the main server is reached: TCP, a proxy's tunnel, TLS; and what to say when it is not.
+The way to the main server: TCP, a proxy's tunnel, TLS; and what to say when it leads nowhere.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from msgspec import Struct
 from OpenSSL import SSL, crypto
 from twisted.internet import error as network
 from twisted.internet.defer import Deferred
@@ -31,6 +32,7 @@ from relayd.network.descriptors import words_for, words_of
 from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import loopback_addresses, read_address
 from relayd.network.tls import CertificateRefused, client_options
+from relayd.uplink.request import MakeRequest
 from relayd.uplink.settings import Address, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
 
@@ -41,11 +43,31 @@ _NO_TLS: Final = ("wrong version number", "http request", "packet length too lon
 CONNECT_TIMEOUT: Final = 15.0
 
 
+class Route(Struct, frozen=True, kw_only=True):
+    """
+    The way to the main server, for the TCP connections of one uplink connection.
+
+    :ivar endpoint: connects to the main server.
+    :ivar server_name: the name that it must prove over TLS; ``None``: there is no TLS.
+    :ivar make_request: makes HTTP requests, with the API key.
+    :ivar subprotocols: the WebSocket subprotocols from which it may choose.
+    :ivar max_frame: bytes in the largest message that relayd takes.
+    :ivar quote: makes what it says fit to be shown.
+    """
+
+    endpoint: IStreamClientEndpoint
+    server_name: str | None
+    make_request: MakeRequest
+    subprotocols: list[str]
+    max_frame: int
+    quote: Callable[[str], str]
+
+
 def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> IStreamClientEndpoint:
     """
-    The endpoint of the main server at *address*. Certificates are read anew, so that they can be rotated.
+    The endpoint of the main server at *address*. It reads the certificates each time, so that they can be rotated.
 
-    :raises UplinkError: when a file of them, or of the proxy's password, cannot be used.
+    :raises UplinkError: when the file of a certificate, or of the proxy's password, cannot be used.
     """
     if settings.http_proxy is None:
         endpoint = _tcp(reactor, address)
@@ -61,7 +83,11 @@ def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> I
 
 
 def unused_proxy(address: Address, settings: UplinkSettings) -> str | None:
-    """What to say where the environment names a proxy that relayd does not use; it may hold a password."""
+    """
+    What to log where the environment names a proxy that relayd does not use, or ``None``.
+
+    The text does not quote the value, which may hold a password.
+    """
     names = ("HTTPS_PROXY", "https_proxy") if address.secure else ("HTTP_PROXY", "http_proxy")
     found = next((name for name in (*names, "ALL_PROXY", "all_proxy") if os.environ.get(name)), None)
     if found is None or settings.http_proxy is not None:
@@ -71,9 +97,9 @@ def unused_proxy(address: Address, settings: UplinkSettings) -> str | None:
 
 def describe(error: BaseException, verify_error: str = "") -> str:
     """
-    Why there is no connection, in words that tell what to look at.
+    Why there is no connection, in words that say where to look.
 
-    :param verify_error: why OpenSSL refused the certificate, where that is known.
+    :param verify_error: why OpenSSL refused the certificate, where it did.
     """
     if isinstance(error, ProxyUnreachable):
         return f"the HTTP proxy {error.proxy} cannot be reached: {_describe(error.cause, '--http-proxy')}"
@@ -90,16 +116,18 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
     if isinstance(error, network.DNSLookupError):
         return f"its name was not found; look at {option} and at the name service of this machine"
     if isinstance(error, NoNameService):
-        return f"its name was not looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+        return (
+            f"its name could not be looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
+        )
     if isinstance(error, network.ConnectionRefusedError):
-        return "connection refused; nothing listens there, or a firewall objects"
+        return "connection refused; nothing listens there, or a firewall rejects it"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
         return f"no answer within {span(CONNECT_TIMEOUT)}"
     if isinstance(error, SSL.Error):
         words = _openssl_words(error) or "no details"
         plain = any(each in words for each in _NO_TLS)
         return f"TLS failed: {words}" + (
-            "; no TLS is spoken there: look at scheme and port of --server" if plain else ""
+            "; the server does not speak TLS there: look at the scheme and port of --server" if plain else ""
         )
     if isinstance(error, network.ConnectionDone):
         return "it closed the connection"
@@ -117,7 +145,7 @@ def _openssl_words(error: SSL.Error) -> str:
 
 
 def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
-    """What is taken for this machine by the options is this machine, and not what a name server says."""
+    """The endpoint of TCP. ``localhost`` is this machine, whatever a name server says, as for the options."""
     spelt = read_address(address.host)
     found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))
     if not found:
@@ -128,7 +156,7 @@ def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class _FirstOf:
-    """The first of some endpoints that can be reached; where none can, what the first one met."""
+    """Connects to the first of several endpoints that can be reached, or fails with the error of the first one."""
 
     def __init__(self, endpoints: Sequence[IStreamClientEndpoint]) -> None:
         self._endpoints = endpoints
@@ -159,7 +187,7 @@ def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectio
             ours = PrivateCertificate.loadPEM(first.dumpPEM() + b"\n" + key)
         except (crypto.Error, network.VerifyError, UnsupportedAlgorithm, ValueError, TypeError):
             raise UplinkError(
-                reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key of the certificate in --tls-cert"
+                reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key for the certificate in --tls-cert"
             ) from None
     try:
         return client_options(host, trust=trust, certificate=ours, chain=chain)

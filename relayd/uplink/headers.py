@@ -47,7 +47,7 @@ def read_headers(path: str | None) -> Headers:
     except OSError as error:
         raise UplinkError(reason=f"--header-file {path} cannot be read: {words_of(error)}") from None
     except UnicodeDecodeError:
-        raise UplinkError(reason=f"--header-file {path} is no ASCII text") from None
+        raise UplinkError(reason=f"--header-file {path} is not ASCII text") from None
     if len(raw) > MOST_BYTES:
         raise UplinkError(reason=f"--header-file {path} has more than {MOST_BYTES} bytes")
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
@@ -63,12 +63,12 @@ def read_headers(path: str | None) -> Headers:
 def _header(path: str, number: int, line: str) -> tuple[str, str]:
     name, colon, value = (part.strip() for part in line.partition(":"))
     if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-        raise UplinkError(reason=f"--header-file {path}, line {number}, is no header (Name: value)")
+        raise UplinkError(reason=f"--header-file {path}, line {number}, is not a header (Name: value)")
     lower = name.lower()
     if lower in _RESERVED or (lower.startswith("sec-websocket-") and lower != SUBPROTOCOL):
-        raise UplinkError(reason=f"--header-file {path}, line {number}, names a header that the request has of its own")
+        raise UplinkError(reason=f"--header-file {path}, line {number}, sets a header that relayd sets itself")
     if lower == SUBPROTOCOL and not _is_offer([each.strip() for each in value.split(",")]):
-        raise UplinkError(reason=f"--header-file {path}, line {number}, has no list of different subprotocols")
+        raise UplinkError(reason=f"--header-file {path}, line {number}, is not a list of distinct subprotocols")
     return name, value
 
 

@@ -1,5 +1,5 @@
 """
-Whether something between relay and main server closes connections on which nothing is said for a while.
+Finds out whether something between relay and main server closes idle connections, and after how long.
 """
 
 from __future__ import annotations
@@ -8,26 +8,29 @@ from typing import Final
 
 #: Connections in a row that end after the same silence.
 ALIKE: Final = 3
-#: Seconds of silence from which on an end may be due to it, and by which two that are the same may differ.
+#: Seconds of silence from which on it may be the reason for the end of a connection.
 LEAST: Final = 4.0
+#: Seconds by which two silences may differ and still count as the same.
 SPREAD: Final = 1.0
 
 
 class IdleWatch:
     """
-    :ivar seconds: of silence after which connections are closed; ``None``: as far as is known, they are not.
+    Compares how long connections were idle when they ended.
+
+    :ivar seconds: of silence after which connections are closed; ``None``: no such limit is known.
     """
 
     def __init__(self) -> None:
         self.seconds: float | None = None
         self._silences: list[float] = []
 
-    def ended(self, silence: float | None) -> bool:
+    def note_end(self, silence: float | None) -> bool:
         """
         A connection has ended.
 
-        :param silence: seconds since the main server was last heard; ``None``: it was not simply cut.
-        :return: whether this one tells what the silence may be.
+        :param silence: seconds since the last sign of life; ``None``: the connection was not simply cut.
+        :return: whether *seconds* is known from this one.
         """
         if silence is None or silence < LEAST:
             self._silences.clear()

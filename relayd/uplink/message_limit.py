@@ -131,7 +131,7 @@ class MessageLimit:
         if self._limit is None:
             return NO_LIMIT
         if self._clock.seconds() >= self._until:
-            self._log.info("Larger messages than {limit} bytes are tried again", limit=self._limit)
+            self._log.info("Trying messages of more than {limit} bytes again", limit=self._limit)
             self._limit = None
             return NO_LIMIT
         return self._limit
@@ -153,17 +153,17 @@ class MessageLimit:
         self._learn(limit, said=True)
         return True
 
-    def lost(self, size: int) -> bool:
+    def connection_lost(self, size: int) -> bool:
         """
-        The connection was lost without such a word.
+        The connection was lost, and the main server did not say that a message was too large.
 
-        :param size: as in `too_big`; 0 where there is none.
+        :param size: as in `too_big`; 0 where no message can be the cause.
         :return: whether messages are smaller from now on.
         """
         now = self._clock.seconds()
         if 0 < size <= LEAST_GUESS and self._limit is not None and not self._said and self._losses:
             # It goes on with a small one: the size it was not.
-            self._log.info("Smaller messages are no help: the limit of {limit} bytes is dropped", limit=self._limit)
+            self._log.info("Smaller messages did not help: dropping the limit of {limit} bytes", limit=self._limit)
             self._limit, self._losses = None, 0
             self._no_guess_until = now + self._guess_for
         if size <= LEAST_GUESS or now < self._no_guess_until or (size <= self._read and now < self._read_until):
@@ -219,7 +219,7 @@ class UnderWay:
         self._recent = 0
         self._sent = -inf
 
-    def sent(self, size: int) -> None:
+    def message_sent(self, size: int) -> None:
         """A message of *size* bytes was sent."""
         if size > self._later:
             self._later = size

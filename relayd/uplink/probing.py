@@ -1,5 +1,5 @@
 """
-Which dialect a main server speaks: the attempts that find out, and what to say when none of them gets through.
+Finds out which dialect a main server speaks: the attempts of one round, and what to say when all of them fail.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from relayd.uplink.connection import Outcome
 from relayd.uplink.stages import Stage
 from relayd.wire.dialects.socketio import NAME as SOCKETIO
 
-#: Seconds for the handshake of the first dialect while it is not known which is spoken: silence is an answer then.
+#: Seconds for the handshake of the first dialect while the dialect is not known: silence is an answer then.
 SHORT: Final = 5.0
 _BAD_REQUEST: Final = 400
-# RFC 6585: one request more is what it does not want
+# RFC 6585: the server does not want one more request
 _TOO_MANY: Final = 429
 
-#: Where nothing has been said in the dialect yet, or not enough.
+#: The stages in which nothing has been said in the dialect yet, or not enough to recognise it.
 _EARLY: Final = (Stage.UPGRADING, Stage.GREETING)
 
-#: Failures in a row after which the dialect that the main server spoke may no longer be the one that it speaks.
+#: Failures in a row after which the main server may speak another dialect than before.
 DOUBT: Final = 3
 
-
-#: Answers to the request for a WebSocket that say nothing of WebSockets: an HTTP request would get the same.
+#: Statuses that say nothing about WebSockets: an ordinary HTTP request would get the same.
 _NO_HELP: Final = frozenset((401, 404, 407, 410, 414, _TOO_MANY))
 
 
 class Attempt(Struct, frozen=True):
     """
-    :ivar short: whether it may take `SHORT` only.
-    :ivar polling: by HTTP long-polling instead of a WebSocket.
+    One attempt to connect.
+
+    :ivar short: whether the handshake may take only `SHORT`.
+    :ivar polling: whether it uses HTTP long-polling instead of a WebSocket.
     """
 
     dialect: str
@@ -58,10 +59,11 @@ class Probing:
     """
     One round of attempts.
 
+    :param server: the main server's name in errors.
     :param dialects: to try, in this order.
-    :param known: whether the first of them is known to be spoken.
-    :param served: whether a WebSocket served in it before, and not long ago: then no other transport is thought of.
-    :param polled: whether HTTP long-polling is what served last.
+    :param known: whether the main server is known to speak the first of them.
+    :param served: whether a WebSocket worked in it not long ago: then no other transport is tried.
+    :param polled: whether the last connection that worked was HTTP long-polling.
     """
 
     def __init__(
@@ -72,15 +74,16 @@ class Probing:
         self._known = known
         self._served = served
         self._polled = polled
-        #: Whether another dialect is worth a try; whether polling is, and whether it is the likely way.
+        #: Whether another dialect is worth an attempt.
         self._other = True
+        #: Whether polling is worth an attempt, and whether that comes before another dialect.
         self._blocked = False
         self._certain = False
-        #: What became of each way, as far as the latest attempt on it tells.
+        #: How the latest attempt of each kind failed.
         self._errors: dict[str, RelayError] = {}
 
     def attempts(self) -> Iterator[Attempt]:
-        """What to try next; ask only after `ended` said to go on."""
+        """What to try next; ask for another one only where `note_outcome` said so."""
         first, *others = self._dialects
         if self._polled:
             yield Attempt(SOCKETIO, polling=True)
@@ -89,14 +92,18 @@ class Probing:
             yield Attempt(SOCKETIO, short=bool(others) and not self._known, polling=True)
         for each in others if self._other else ():
             yield Attempt(each)
-        # No other dialect is spoken: then its silence was no answer, and it may only be slow.
+        # No other dialect is spoken: the server's silence was no answer, and it may just be slow.
         if others and self._other and not self._known and isinstance(self._errors[first], UplinkTimeout):
             yield Attempt(first)
         if self._blocked and not self._certain and not self._polled:
             yield Attempt(SOCKETIO, polling=True)
 
-    def ended(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Whether the main server may still speak a dialect, be slow in one, or be reached another way."""
+    def note_outcome(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """
+        A connection has ended.
+
+        :return: whether another attempt makes sense: in another dialect, with more time, or over another transport.
+        """
         self._errors[str(attempt)] = outcome.error
         if attempt.polling:
             return outcome.stage in _EARLY
@@ -109,8 +116,7 @@ class Probing:
     def _may_be_other(self, outcome: Outcome) -> bool:
         if isinstance(outcome.error, DialectMismatch):
             return True
-        # A server that says nothing at all, hangs up on the request, or fails at a path that it may not even know, is
-        # worth a try in the other dialect.
+        # A server that says nothing, hangs up, or fails at a path that it may not know may speak the other dialect.
         return (
             not self._known
             and not outcome.recognised
@@ -119,16 +125,16 @@ class Probing:
             and outcome.error.fields.get("status") != _TOO_MANY
         )
 
-    def unreachable(self, attempt: Attempt, error: RelayError) -> None:
-        """There was no connection at all."""
+    def note_unreachable(self, attempt: Attempt, error: RelayError) -> None:
+        """No TCP connection came about."""
         self._errors[str(attempt)] = error
 
     def error(self) -> RelayError:
-        """Why there is no connection: of each dialect that was tried how far it came."""
+        """Why there is no connection: how far each attempt came."""
         errors = list(self._errors.values())
         if len({str(error) for error in errors}) == 1:
             return errors[0]
-        # A refusal, or a plea to stay away, tells more than that the other dialect is not spoken.
+        # A refusal, or a request to stay away, says more than that the other dialect is not spoken.
         decisive = next((error for error in errors if isinstance(error, UplinkRefused | UplinkBusy)), errors[0])
         words = "; ".join(f"{dialect}: {str(error).rstrip('.')}" for dialect, error in self._errors.items())
         return NeitherDialect(server=self._server, attempts=words, decisive=decisive)
@@ -136,8 +142,8 @@ class Probing:
 
 def _stops_websockets(outcome: Outcome) -> bool:
     """
-    Whether the main server, or something before it, may have no use for WebSockets only: it refuses to open one, drops
-    it, or lets nothing through.
+    Whether the main server, or something in front of it, may stop WebSockets and let other requests pass: it refuses to
+    open one, drops it, or lets nothing through.
     """
     if outcome.stage is Stage.GREETING:
         return not outcome.recognised and isinstance(outcome.error, UplinkTimeout | UplinkLost | UplinkRefused)
@@ -151,8 +157,8 @@ def _stops_websockets(outcome: Outcome) -> bool:
 
 def _offers_none(outcome: Outcome) -> bool:
     """
-    Whether it is what Engine.IO servers do that have no WebSockets to offer: they answer with 400, or what runs them
-    (gevent) opens a WebSocket, whatever is asked for, and closes it without a word.
+    Whether the main server behaves like an Engine.IO server without WebSockets: it answers 400, or its web server
+    (gevent) opens any WebSocket and closes it at once.
     """
     closed = outcome.stage is Stage.GREETING and isinstance(outcome.error, UplinkLost | UplinkRefused)
     return closed or outcome.status == _BAD_REQUEST

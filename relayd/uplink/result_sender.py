@@ -1,5 +1,5 @@
 """
-Sends results, each cut to what the link carries; long ones are made ready in a thread, and keep their place meanwhile.
+Sends results, each cut to what the main server takes; long ones are encoded in a thread, and keep their place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.language.texts import Translate, english
+from relayd.language.texts import Translate, english, without_surrogates
 from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
 from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
@@ -22,7 +22,7 @@ from relayd.wire.messages import COMMAND_RESULT, CommandResult
 #: Runs a function in another thread.
 DeferToThread = Callable[..., Deferred[Any]]
 
-#: Characters of output from which on a result is made ready in a thread.
+#: Characters of output from which on a result is encoded in a thread.
 LARGE: Final = 256 * 1024
 
 
@@ -31,9 +31,9 @@ class ResultSender:
     The results of one connection.
 
     :param flush: sends what the dialect has queued.
-    :param limit: gives the bytes in the largest frame, whenever it is asked.
-    :param send: gets each frame.
-    :param translate: to the language of what stands where output was cut.
+    :param limit: gives the bytes that a frame may have at this moment.
+    :param send_frame: sends the frame of a result.
+    :param translate: to the language of the mark where output was cut.
     """
 
     _log = Logger("relayd.uplink")
@@ -44,11 +44,11 @@ class ResultSender:
         flush: Callable[[], None],
         defer_to_thread: DeferToThread,
         limit: Callable[[], int],
-        send: Callable[[bytes], None],
+        send_frame: Callable[[bytes], None],
         translate: Translate = english,
     ) -> None:
         self._dialect = dialect
-        self._send = send
+        self._send_frame = send_frame
         self._flush = flush
         self._defer_to_thread = defer_to_thread
         self._limit = limit
@@ -58,16 +58,16 @@ class ResultSender:
         self._preparing: Deferred[Any] | None = None
         self._ended = False
 
-    def send(self, result: CommandResult) -> None:
+    def send_result(self, result: CommandResult) -> None:
         """Send *result*, after those before it."""
         if self._preparing is not None or _is_large(result):
             self._waiting.append(result)
-            self._go_on()
+            self._send_waiting()
         else:
-            self._send(self._small(result))
+            self._send_frame(self._small(result))
 
-    def then(self, step: Callable[[], None]) -> None:
-        """Take *step* when all that was given before is sent."""
+    def after_results(self, step: Callable[[], None]) -> None:
+        """Take *step* when all results so far have been sent."""
         if self._preparing is None:
             step()
         else:
@@ -75,17 +75,17 @@ class ResultSender:
 
     @property
     def busy(self) -> bool:
-        """Whether a result is being made ready: those after it wait here, and had better wait where they are."""
+        """Whether a result is being encoded: later ones would wait here, and should rather wait where they are."""
         return self._preparing is not None
 
     def when_idle(self) -> Deferred[None]:
-        """A Deferred that fires when that is over, or the connection is. It may be cancelled."""
+        """A Deferred that fires when no result is being encoded, or the connection is over. It may be cancelled."""
         idle: Deferred[None] = Deferred(self._idle.remove)
         self._idle.append(idle)
         return idle
 
     def end(self) -> None:
-        """The connection is over: what waits is sent on the next one, by whoever keeps it."""
+        """The connection is over: results that wait are dropped here."""
         self._ended = True
         self._waiting.clear()
         self._tell_idle()
@@ -94,7 +94,7 @@ class ResultSender:
         while self._idle and (self._ended or not self.busy):
             self._idle.pop(0).callback(None)
 
-    def _go_on(self) -> None:
+    def _send_waiting(self) -> None:
         while self._waiting and self._preparing is None:
             following = self._waiting.popleft()
             if not isinstance(following, CommandResult):
@@ -102,7 +102,7 @@ class ResultSender:
             elif _is_large(following):
                 self._prepare(following)
             else:
-                self._send(self._small(following))
+                self._send_frame(self._small(following))
 
     def _small(self, result: CommandResult) -> bytes:
         try:
@@ -110,7 +110,8 @@ class ResultSender:
         except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
             result = _whole_characters(result)
             frame = self._frame(result)
-        if len(frame) <= (limit := self._limit()):
+        limit = self._limit()
+        if len(frame) <= limit:
             return frame
         cut = fit(result, self._measure, limit, self._translate)
         self._warn(result, limit)
@@ -135,7 +136,7 @@ class ResultSender:
         wire["result"] |= {"stdout": stdout, "stderr": stderr}
         if cut.details.truncated and not result.details.truncated:
             self._warn(result, limit)
-        self._send(self._frame_of(wire))
+        self._send_frame(self._frame_of(wire))
 
     def _failed(self, failure: Failure, result: CommandResult) -> None:
         if failure.check(CancelledError):
@@ -144,7 +145,7 @@ class ResultSender:
 
     def _done(self, _: object) -> None:
         self._preparing = None
-        self._go_on()
+        self._send_waiting()
         self._tell_idle()
 
     def _measure(self, result: CommandResult) -> int:
@@ -183,5 +184,6 @@ def _ready(
 
 
 def _whole_characters(result: CommandResult) -> CommandResult:
-    stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
-    return msgspec.structs.replace(result, stdout=stdout, stderr=stderr)
+    return msgspec.structs.replace(
+        result, stdout=without_surrogates(result.stdout), stderr=without_surrogates(result.stderr)
+    )

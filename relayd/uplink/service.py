@@ -1,13 +1,12 @@
 """
-Keeps one connection to the main server, for ever: dials, waits, dials again, in the dialect that it speaks.
+Keeps one connection to the main server: dials, stays, waits, dials again, in the dialect that the server speaks.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,41 +16,42 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from relayd import __version__
 from relayd.errors import RelayError, UplinkDisplaced, UplinkLost, UplinkRefused, UplinkRenewed, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver
 from relayd.language.texts import span
-from relayd.uplink.connection import Connection, Outcome
-from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
-from relayd.uplink.headers import Headers, subprotocols, with_session
+from relayd.uplink.connection import Outcome, UplinkConnection
+from relayd.uplink.dialer import UplinkDialer
+from relayd.uplink.endpoint import unused_proxy
 from relayd.uplink.idle import ALIKE, IdleWatch
 from relayd.uplink.message_limit import MessageLimit
-from relayd.uplink.polling.factory import SHORT_LIVED, STAY_POLLING, polling_factory
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
-from relayd.uplink.quoting import Quoting, words_of_header, words_of_query
-from relayd.uplink.request import Request
 from relayd.uplink.retry import RetryPolicy
-from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.settings import Address, ConnectionSettings, UplinkSettings
 from relayd.uplink.stages import Stage, Timing
-from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
+from relayd.uplink.wire import Wire
 from relayd.wire.dialects import native, socketio
-from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import Secret
 
 _DIALECTS: Final = (socketio.NAME, native.NAME)
 
+#: A session that was lost sooner than this many seconds after its move to a WebSocket keeps the next ones with polling,
+#: for so many seconds: something in between may let WebSockets through and then end them.
+SHORT_LIVED: Final = 60.0
+STAY_POLLING: Final = 3600.0
+
 
 class UplinkStatus(Struct, frozen=True, kw_only=True):
     """
-    How things stand with the main server.
+    Whether the relay is connected to the main server, and why not.
 
-    :ivar accepted: whether it has really accepted this relay, and the connection lives.
-    :ivar dialect: in which dialect, then.
-    :ivar since: when that came to be so, in seconds of the reactor's clock.
+    :ivar accepted: whether the main server has really accepted this relay, and the connection lives.
+    :ivar dialect: the dialect of that connection; ``None`` without one.
+    :ivar since: when *accepted* changed, in seconds of the reactor's clock.
     :ivar losses: attempts that failed and connections that were lost, so far.
-    :ivar last_error: why there is no connection, since the last one that was accepted.
+    :ivar last_error: why the last attempt or connection failed, since one was accepted.
     """
 
     accepted: bool = False
@@ -63,13 +63,15 @@ class UplinkStatus(Struct, frozen=True, kw_only=True):
 
 class UplinkService(Service):
     """
+    The connection to the main server, kept for as long as the service runs.
+
     :param reactor: clock and network.
-    :param receiver: told of what arrives.
-    :param on_accepted: is called when the main server has accepted the relay, before the receiver is told of anything
-        that was ordered: a connection that is closed in it takes no order.
-    :param timing: where it shall be another than usual.
-    :ivar status: how things stand with the main server now.
-    :ivar ignored: messages of the main server, so far, for which there was no use.
+    :param receiver: hears what the main server orders.
+    :param on_accepted: is called when the main server has accepted the relay, before the receiver hears of any command:
+        a connection that is closed in it takes none.
+    :param timing: deadlines that differ from the usual ones.
+    :ivar status: whether there is a connection now.
+    :ivar ignored: messages of the main server, so far, that relayd did not use.
     """
 
     _log = Logger("relayd.uplink")
@@ -79,7 +81,7 @@ class UplinkService(Service):
         reactor: Any,
         receiver: ICommandReceiver,
         settings: UplinkSettings,
-        on_accepted: Callable[[Connection], None] | None = None,
+        on_accepted: Callable[[UplinkConnection], None] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.setName("uplink")
@@ -93,42 +95,45 @@ class UplinkService(Service):
         self._retry = RetryPolicy(settings.reconnect_delay, source)
         self._presence = Presence(source)
         self._renewal: IDelayedCall | None = None
-        #: The key with which the main server accepted us last, and how long that connection lived, in seconds.
+        #: The key that the main server accepted last, and how long that connection lived, in seconds.
         self._accepted_key: Secret | None = None
         self._lived = 0.0
-        #: The dialect in which the main server accepted us last.
+        #: The dialect in which the main server accepted the relay last.
         self._known: str | None = None if settings.dialect == "auto" else settings.dialect
-        #: Attempts without success since then; whether it was over a WebSocket, and whether by HTTP long-polling.
+        #: Attempts without success since then.
         self._failures = 0
-        self._served = self._polled = False
-        #: Until when a polling session stays one: the WebSocket that the last one became did not live.
+        #: Whether that connection was a WebSocket, and whether it was HTTP long-polling.
+        self._served = False
+        self._polled = False
+        #: Until when a polling session does not move to a WebSocket.
         self._no_upgrade_until = 0.0
-        #: What is known of the size of messages that the main server takes, by dialect.
+        #: Whether the attempt that is under way is by HTTP long-polling.
+        self._polled_now = False
+        #: What is known of the largest message that the main server takes, by dialect.
         self._limits = {name: MessageLimit(reactor, str(self._address)) for name in _DIALECTS}
         self._idle = IdleWatch()
-        self._connection: Connection | None = None
-        self._attempt: Attempt
+        self._connection: UplinkConnection | None = None
         self.status = UplinkStatus()
         self.ignored = 0
         self._life: Deferred[None] | None = None
 
     def startService(self) -> None:
-        """Dial the main server, now and whenever the connection ends."""
+        """Dial the main server, now and each time that the connection ends."""
         super().startService()
         if unused := unused_proxy(self._address, self._settings):
             self._log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
 
     def configure(self, settings: UplinkSettings) -> None:
-        """Other settings from the next connection on; main server, name there and dialect must be as before."""
+        """Use other settings from the next connection on; main server, name there and dialect must be the same."""
         self._settings = settings
         self._retry.delay = settings.reconnect_delay
 
     def stopService(self) -> Deferred[None]:
         """
-        Take leave of the main server.
+        Close the connection.
 
-        :return: fires when the connection is gone, which takes 5 s at most.
+        :return: fires when the connection is gone, after 5 s at most.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -140,7 +145,7 @@ class UplinkService(Service):
         if self._connection is not None:
             self._connection.close()
         else:
-            life.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            life.addErrback(_ignore_cancellation)
             life.cancel()
         await life
 
@@ -155,7 +160,11 @@ class UplinkService(Service):
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:
-        """One attempt, in each dialect that it may take; ends with the connection: why there is none any more."""
+        """
+        Make one round of attempts, in each dialect that the main server may speak, and stay connected.
+
+        :return: why there is no connection any more.
+        """
         server = str(self._address)
         known = self._known is not None and self._failures < DOUBT
         served = self._served and self._failures < DOUBT
@@ -163,16 +172,16 @@ class UplinkService(Service):
         self._polled = False  # until it serves again
         self._failures += 1  # until it is accepted
         try:
-            key, headers = self._settings.read_api_key(), self._settings.read_headers()
+            key = self._settings.read_api_key()
+            dialer = UplinkDialer(self._reactor, self._settings, key, self._settings.read_headers())
             for attempt in probing.attempts():
-                timing = self._timing_of(attempt)
                 try:
-                    outcome = self._judged(await self._connect_in(attempt, key, headers, timing), key)
+                    outcome = self._without_displacement(await self._make_attempt(attempt, dialer), key)
                 except UplinkUnreachable as error:
-                    probing.unreachable(attempt, error)
+                    probing.note_unreachable(attempt, error)
                     break
-                self._look_at_silence(outcome)
-                if not self.running or not probing.ended(attempt, outcome):
+                self._note_silence(outcome)
+                if not self.running or not probing.note_outcome(attempt, outcome):
                     return outcome.error
             return probing.error()
         except CancelledError:
@@ -189,19 +198,19 @@ class UplinkService(Service):
             return timing
         return replace(timing, own_pings=pings, ping_interval=min(pings, timing.ping_interval))
 
-    def _look_at_silence(self, outcome: Outcome) -> None:
-        if self._idle.ended(outcome.silence):
+    def _note_silence(self, outcome: Outcome) -> None:
+        if self._idle.note_end(outcome.silence):
             self._log.warn(
                 "Something between this relay and {server} seems to close idle connections: the last {number} ended "
-                "after {silence} without a word. From now on relayd sends a ping every {pings}.",
+                "after {silence} of silence. From now on relayd sends a ping every {pings}.",
                 server=str(self._address),
                 number=ALIKE,
                 silence=span(self._idle.seconds or 0.0),
                 pings=span(self._idle.ping_interval or 0.0),
             )
 
-    def _judged(self, outcome: Outcome, key: Secret) -> Outcome:
-        """What it ended with, in the light of what was before: a key that has just served is not to blame."""
+    def _without_displacement(self, outcome: Outcome, key: Secret) -> Outcome:
+        """*outcome*, in which a key that the main server has just accepted is not taken for a wrong one."""
         if outcome.stage is Stage.ACCEPTED:
             self._accepted_key = key
         elif (
@@ -212,99 +221,51 @@ class UplinkService(Service):
         return outcome
 
     def _candidates(self) -> list[str]:
-        """Dialects to try, in this order."""
+        """The dialects to try, in this order."""
         if self._settings.dialect != "auto":
             return [self._settings.dialect]
         return sorted(_DIALECTS, key=lambda name: name != (self._known or socketio.NAME))
 
-    def _dialect(self, name: str, key: Secret) -> IDialect:
-        if name == socketio.NAME:
-            return socketio.RelayDialect(lambda: {"proxyId": self._settings.proxy_id, "apiKey": key.reveal()})
-        return native.RelayDialect()
-
-    def _url(self, dialect: str, key: str, **parameters: str) -> str:
-        server, proxy_id = self._settings.server, self._settings.proxy_id
-        if dialect == socketio.NAME:
-            return socketio.url(server, proxy_id, key, **parameters)
-        return native.url(server, proxy_id, key, self._settings.native_path)
-
-    async def _connect_in(self, attempt: Attempt, key: Secret, headers: Headers, timing: Timing) -> Outcome:
-        """One connection from its TCP handshake to its end."""
-        name = attempt.dialect
-        server = str(self._address)
-        ours = [word for _, value in headers for word in words_of_header(value)]
-        quote = Quoting(key.reveal(), *ours, *words_of_query(self._settings.server))
-        connection = Connection(
-            self._reactor,
-            self._receiver,
-            self,
-            self._dialect(name, key),
-            server=server,
-            path=urlsplit(self._url(name, "")).path,
-            timing=timing,
-            defer_to_thread=self._defer_to_thread,
-            max_result=self._settings.max_result,
-            limit=self._limits[name],
-            translate=self._settings.translate,
-            quote=quote,
-        )
-
-        def make_request(parameters: Mapping[str, str], more: Mapping[str, str]) -> Request:
-            url = urlsplit(self._url(name, key.reveal(), **parameters))
-            return Request(
-                resource=f"{url.path}?{url.query}",
-                host=self._address.authority,
-                user_agent=f"relayd/{__version__}",
-                headers=with_session(headers, more),
-            )
-
-        def build() -> WebSocketClient:
-            tls_host = self._address.host if self._address.secure else None
-            client = WebSocketClient(connection, lambda: make_request({}, {}), tls_host=tls_host)
-            connection.attach(client)
-            return client
-
+    async def _make_attempt(self, attempt: Attempt, dialer: UplinkDialer) -> Outcome:
+        """Make one connection, and stay with it to its end."""
         self._log.info(
             "Connecting to {server} as {proxy_id} ({dialect})",
-            server=server,
+            server=str(self._address),
             proxy_id=self._settings.proxy_id,
             dialect=str(attempt),
         )
-        endpoint = make_endpoint(self._reactor, self._address, self._settings)
-        max_frame, protocols = self._settings.max_frame, subprotocols(headers)
-        if attempt.polling:
-            upgrades = self._reactor.seconds() >= self._no_upgrade_until
-            factory = polling_factory(
-                self._reactor,
-                connection,
-                endpoint,
-                self._address,
-                make_request,
-                quote,
-                max_frame=max_frame,
-                protocols=protocols,
-                upgrades=upgrades,
-            )
-        else:
-            factory = WebSocketFactory(self._reactor, build, max_frame, protocols)
-        try:
-            await endpoint.connect(factory)
-        except CancelledError:
-            raise
-        except Exception as error:
-            raise UplinkUnreachable(server=server, reason=describe(error)) from None
-        self._connection, self._attempt = connection, attempt
+        self._polled_now = attempt.polling
+        connection = await dialer.dial(
+            attempt,
+            lambda wire: self._make_connection(wire, attempt, dialer),
+            upgrades=self._reactor.seconds() >= self._no_upgrade_until,
+        )
+        self._connection = connection
         try:
             return self._upgraded_in_vain(connection, await connection.finished)
         finally:
             self._connection = None
-            self._stay()
-            self._lived = self._reactor.seconds() - self.status.since if self.status.accepted else 0.0
-            self.status = replace(self.status, accepted=False, dialect=None, since=self._reactor.seconds())
+            self._cancel_renewal()
+            now = self._reactor.seconds()
+            self._lived = now - self.status.since if self.status.accepted else 0.0
+            self.status = replace(self.status, accepted=False, dialect=None, since=now)
 
-    def _upgraded_in_vain(self, connection: Connection, outcome: Outcome) -> Outcome:
-        """Where a session was lost soon after it became a WebSocket, the next ones had better stay with polling."""
-        now, moved = self._reactor.seconds(), connection.upgraded_at
+    def _make_connection(self, wire: Wire, attempt: Attempt, dialer: UplinkDialer) -> UplinkConnection:
+        settings = ConnectionSettings(
+            server=str(self._address),
+            path=dialer.path(attempt.dialect),
+            timing=self._timing_of(attempt),
+            max_result=self._settings.max_result,
+            defer_to_thread=self._defer_to_thread,
+            translate=self._settings.translate,
+            quote=dialer.quote,
+        )
+        dialect, limit = dialer.make_dialect(attempt.dialect), self._limits[attempt.dialect]
+        return UplinkConnection(self._reactor, wire, dialect, self._receiver, self, limit, settings)
+
+    def _upgraded_in_vain(self, connection: UplinkConnection, outcome: Outcome) -> Outcome:
+        """*outcome*; where the session was lost soon after it moved to a WebSocket, the next ones stay with polling."""
+        now, moved = self._reactor.seconds(), connection.link.upgraded_at
         if moved is not None and now < moved + SHORT_LIVED and isinstance(outcome.error, UplinkLost):
             self._no_upgrade_until = now + STAY_POLLING
         return outcome
@@ -312,9 +273,9 @@ class UplinkService(Service):
     def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
 
-    # What a connection tells (relayd.uplink.connection.Host)
+    # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 
-    def on_connection_ready(self, connection: Connection) -> None:
+    def on_connection_ready(self, connection: UplinkConnection) -> None:
         self._presence.connected(self._reactor.seconds())
         self._log.info(
             "Connected to {server} as {proxy_id} ({dialect})",
@@ -323,12 +284,12 @@ class UplinkService(Service):
             dialect=connection.dialect.name,
         )
 
-    def on_connection_ignored(self, connection: Connection) -> None:
+    def on_message_ignored(self, connection: UplinkConnection) -> None:
         self.ignored += 1
 
-    def on_connection_accepted(self, connection: Connection) -> None:
+    def on_connection_accepted(self, connection: UplinkConnection) -> None:
         self._known, self._failures = connection.dialect.name, 0
-        self._polled = self._attempt.polling
+        self._polled = self._polled_now
         self._served = not self._polled
         self.status = replace(
             self.status, accepted=True, dialect=self._known, since=self._reactor.seconds(), last_error=None
@@ -337,16 +298,16 @@ class UplinkService(Service):
         if self._on_accepted is not None:
             self._on_accepted(connection)
 
-    def on_status_told(self, connection: Connection, data: Any) -> None:
+    def on_status_update(self, connection: UplinkConnection, data: object) -> None:
         online = told_of(data, self._settings.proxy_id)
         if online is None or connection is not self._connection:
             return
         now = self._reactor.seconds()
         if online:
-            self._stay()
+            self._cancel_renewal()
             if self._presence.came_online(now):
                 self._log.warn(
-                    "{server} says that {proxy_id} came online, while this relay was: another relay may use this name",
+                    "{server} says that {proxy_id} came online while this relay was online already: another relay may use this name",
                     server=str(self._address),
                     proxy_id=self._settings.proxy_id,
                 )
@@ -359,19 +320,23 @@ class UplinkService(Service):
                 proxy_id=self._settings.proxy_id,
                 span=span(pause),
             )
-            self._renewal = self._reactor.callLater(pause, self._renew, connection, connection.orders)
+            self._renewal = self._reactor.callLater(pause, self._renew, connection, connection.orders.commands)
 
-    def _stay(self) -> None:
-        """The connection is of use as it is, or there is none."""
+    def _cancel_renewal(self) -> None:
+        """The connection need not be renewed, or there is none."""
         renewal, self._renewal = self._renewal, None
         if renewal is not None:
             renewal.cancel()
 
-    def _renew(self, connection: Connection, orders: int) -> None:
+    def _renew(self, connection: UplinkConnection, commands: int) -> None:
         self._renewal = None
-        if connection.orders == orders:  # who is sent commands is known there
-            # In good order, and to its end, before the next one: it would take the row of that with it.
+        if connection.orders.commands == commands:  # a relay that gets commands is not offline
+            # Its end, when the main server notices it, drops the row of this relay. So it comes before the next one.
             connection.close(UplinkRenewed(server=str(self._address), settle=self._presence.settle))
+
+
+def _ignore_cancellation(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 def _sentence(error: RelayError) -> str:

@@ -1,26 +1,29 @@
 """
-What an uplink needs to know: whom to dial, as whom, and how.
+The settings of an uplink: which main server to dial, under which name, and how.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from twisted.internet.defer import Deferred
 
 from relayd.errors import ConfigError
 from relayd.language.texts import Translate, english
 from relayd.network.spelling import lookup_name
 from relayd.uplink.headers import Headers
+from relayd.uplink.quoting import Quoting
+from relayd.uplink.stages import Timing
 from relayd.wire.dialects.codec import PROXY_PATH
 from relayd.wire.messages import Secret
 
-#: Bytes in the largest message that is taken: what has to be done with it in one piece takes 3 ms a MiB.
+#: Bytes in the largest message that relayd takes: work on it that cannot be interrupted takes 3 ms a MiB.
 DEFAULT_MAX_FRAME: Final = 8 * 2**20
-#: Bytes in the largest result that is sent where the main server names no limit.
+#: Bytes in the largest result that relayd sends where the main server names no limit.
 DEFAULT_MAX_RESULT: Final = 16 * 2**20
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -28,18 +31,21 @@ _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 class UplinkSettings(Struct, frozen=True, kw_only=True):
     """
+    The options of an uplink.
+
     :ivar server: URL of the main server: ``http(s)`` or ``ws(s)``.
-    :ivar read_api_key: reads the key anew, so that it can be rotated; raises `KeyUnusable`.
+    :ivar read_api_key: reads the key, at each connection so that it can be rotated; raises `KeyUnusable`.
     :ivar native_path: path of the WebSocket in the native dialect, after that of *server*.
     :ivar reconnect_delay: seconds between two attempts.
     :ivar tls_ca: PEM file of the authorities to trust instead of the system's.
-    :ivar tls_cert: PEM file of our certificate and its chain; ``tls_key`` that of its private key.
+    :ivar tls_cert: PEM file of the relay's certificate and its chain.
+    :ivar tls_key: PEM file of its private key.
     :ivar http_proxy: ``http://[user[:password]@]host:port`` of a proxy to ask for a tunnel.
-    :ivar read_proxy_password: reads the password of that user anew, where it is not in the URL; raises `UplinkError`.
-    :ivar read_headers: reads the headers of the site's own anew; raises `UplinkError`.
-    :ivar max_frame: bytes in the largest message that we take.
-    :ivar max_result: bytes in the largest result that we send, where the main server names no limit.
-    :ivar translate: to the language of what acknowledgements and cut results say.
+    :ivar read_proxy_password: reads that user's password, where it is not in the URL; raises `UplinkError`.
+    :ivar read_headers: reads the site's own HTTP headers; raises `UplinkError`.
+    :ivar max_frame: bytes in the largest message that relayd takes.
+    :ivar max_result: bytes in the largest result that relayd sends, where the main server names no limit.
+    :ivar translate: to the language of acknowledgements and of the mark in cut results.
     """
 
     server: str
@@ -62,9 +68,31 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
         return f"<UplinkSettings {self.proxy_id!r} at {Address.of(self.server)}>"
 
 
+class ConnectionSettings(Struct, frozen=True, kw_only=True):
+    """
+    The settings of one connection.
+
+    :ivar server: the main server's name in errors and logs.
+    :ivar path: where on it the connection is asked for, for errors.
+    :ivar timing: the deadlines.
+    :ivar max_result: bytes in the largest result that is sent, where the main server names no limit.
+    :ivar defer_to_thread: runs a function in another thread.
+    :ivar translate: to the language of acknowledgements and of the mark in cut results.
+    :ivar quote: makes what the main server says fit to be shown.
+    """
+
+    server: str
+    path: str
+    timing: Timing
+    max_result: int
+    defer_to_thread: Callable[..., Deferred[Any]]
+    translate: Translate = english
+    quote: Callable[[str], str] = Quoting()
+
+
 class Address(Struct, frozen=True):
     """
-    Where a URL points to, in the form that is fit for logs: no path, query or user.
+    The host and port of a URL, in a form that is fit for logs: no path, query or user.
 
     :ivar host: ASCII, without the brackets of an IPv6 address.
     """
@@ -94,7 +122,9 @@ class Address(Struct, frozen=True):
     @classmethod
     def of(cls, url: str, option: str = "--server") -> Address:
         """
-        :param option: where the URL was given.
+        The address in *url*.
+
+        :param option: the option with the URL.
         :raises ConfigError: when *url* has no host, or another scheme than http(s) or ws(s).
         """
         try:
@@ -105,5 +135,5 @@ class Address(Struct, frozen=True):
         # What follows an IPv6 address after %25 is its zone (RFC 6874): eth0 in [fe80::1%25eth0].
         host = lookup_name(host.replace("%25", "%", 1) if ":" in host else host)
         if not host or not port or not host.isascii():
-            raise ConfigError(option=option, reason="is no http, https, ws or wss URL")
+            raise ConfigError(option=option, reason="is not an http, https, ws or wss URL")
         return cls(host, port, parts.scheme in ("https", "wss"))

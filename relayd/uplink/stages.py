@@ -279,8 +279,8 @@ _over.upon(LinkInputs.failed).loop().returns(None)
 _machine = _builder.build()
 
 
-def start(core: LinkCore) -> LinkInputs:
-    """The machine of a connection whose TCP handshake is done."""
+def start_machine(core: LinkCore) -> LinkInputs:
+    """Start the machine of a connection whose TCP handshake is done."""
     inputs = _machine(core)
     core.enter(Stage.SECURING, inputs, core.timing.securing)
     return inputs

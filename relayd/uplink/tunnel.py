@@ -1,5 +1,5 @@
 """
-A way through an HTTP proxy: an endpoint that asks for a tunnel with CONNECT (RFC 9110, section 9.3.6).
+Tunnels through an HTTP proxy: an endpoint that asks for one with CONNECT (RFC 9110, section 9.3.6).
 """
 
 from __future__ import annotations
@@ -11,33 +11,32 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from autobahn.websocket.protocol import parseHttpHeader
-from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import RelayError
 from relayd.language.texts import span
-from relayd.uplink.answers import BODY_TIMEOUT, NO_HTTP, Answer, body_of, schemes_of, words_of
+from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, schemes_of, words_of
 from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 from relayd.wire.messages import Secret
 
-#: Bytes in the longest answer of a proxy that is read.
+#: Bytes that are read of a proxy's response.
 MAX_RESPONSE: Final = 16 * 1024
 
 
 class ProxyError(RelayError):
-    """the HTTP proxy {proxy} gives no tunnel ({reason})"""
+    """the HTTP proxy {proxy} opens no tunnel ({reason})"""
 
     code = "proxy"
     retriable = True
 
 
 class ProxyUnreachable(Exception):
-    """There is no connection to the proxy *proxy*, because of *cause*."""
+    """The proxy *proxy* cannot be reached, because of *cause*."""
 
     def __init__(self, proxy: str, cause: BaseException) -> None:
         super().__init__(proxy)
@@ -47,9 +46,9 @@ class ProxyUnreachable(Exception):
 
 def authorization(proxy_url: str, password: Secret | None) -> Secret | None:
     """
-    The value of ``Proxy-Authorization`` (RFC 7617) for the user in *proxy_url*, if there is one.
+    The value of ``Proxy-Authorization`` (RFC 7617) for the user in *proxy_url*; ``None`` where it names no user.
 
-    :param password: of that user; ``None``: it is in *proxy_url*.
+    :param password: the user's; ``None``: it is in *proxy_url*.
     """
     parts = urlsplit(proxy_url)
     if parts.username is None:
@@ -61,10 +60,13 @@ def authorization(proxy_url: str, password: Secret | None) -> Secret | None:
 @implementer(IStreamClientEndpoint)
 class TunnelEndpoint:
     """
+    An endpoint that connects through an HTTP proxy.
+
     :param proxy: an endpoint of the proxy.
-    :param proxy_name: its name in errors.
-    :param target: ``host:port`` that it shall connect us to.
-    :param timeout: seconds that it may take over that.
+    :param proxy_name: the proxy's name in errors.
+    :param target: ``host:port`` of the server behind it.
+    :param credentials: the value of ``Proxy-Authorization``, if there is one.
+    :param timeout: seconds that the proxy may take to answer.
     """
 
     def __init__(
@@ -87,9 +89,9 @@ class TunnelEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Connect a protocol of *protocolFactory* through the tunnel.
+        Connect a protocol of *protocolFactory* through a tunnel.
 
-        :return: fails with `ProxyError` where the proxy gives none.
+        :return: fails with `ProxyError` where the proxy refuses, and with `ProxyUnreachable`.
         """
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
@@ -124,33 +126,31 @@ class TunnelEndpoint:
 
 
 class _Refused(Exception):
-    """The proxy gives no tunnel: the reason."""
+    """The proxy opens no tunnel, for the reason given."""
 
 
 class _Tunnel(Protocol):
     """
-    Waits for the proxy's consent, and then only passes on.
+    Waits for the proxy's consent, and then only passes on what comes.
 
     :param quote: makes what the proxy says fit to be shown.
+    :ivar granted: fires when the tunnel is open, and fails with `_Refused`.
     """
 
     transport: Any
 
     def __init__(self, clock: IReactorTime, quote: Callable[[str], str]) -> None:
+        self.granted: Deferred[None] = Deferred()
         self._clock = clock
         self._quote = quote
-        #: A refusal, while its body comes in; and until when that is waited for.
-        self._refusal: Answer | None = None
-        self._body_deadline: IDelayedCall | None = None
-        #: Fires when the tunnel is there, and fails with `_Refused`.
-        self.granted: Deferred[None] = Deferred()
+        self._refusal: RefusalReader | None = None
         self._inner: IProtocol | None = None
         self._received = b""
-        #: Answers so far that only announce another one.
+        #: Interim responses so far.
         self._interim = 0
 
     def hand_over(self, inner: IProtocol) -> None:
-        """Connect *inner*, with what came behind the consent."""
+        """Connect *inner*, and pass on what came behind the consent."""
         self._inner = inner
         inner.makeConnection(self.transport)
         if self._received:
@@ -158,20 +158,21 @@ class _Tunnel(Protocol):
         self._received = b""
 
     def fail(self, reason: str) -> None:
-        """Give up."""
-        self._answer(_Refused(reason))
+        """Give up on the tunnel."""
+        self._refuse(reason)
         self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         if self._inner is not None:
             self._inner.dataReceived(data)
-            return
-        self._received += data
-        if self.granted.called:
-            return
-        if self._refusal is not None:
-            self._take_body(self._refusal)
-            return
+        elif self._refusal is not None:
+            self._refusal.receive(data)
+        else:
+            self._received += data
+            if not self.granted.called:
+                self._read_head()
+
+    def _read_head(self) -> None:
         self._received, skipped = skip_interim(self._received)
         self._interim += skipped
         head, found, rest = self._received.partition(b"\r\n\r\n")
@@ -181,53 +182,36 @@ class _Tunnel(Protocol):
             if len(self._received) > MAX_RESPONSE:
                 self.fail("an endless answer")
         else:
-            self._answered(head, rest)
+            self._received = rest
+            self._read_status(head)
 
-    def _answered(self, head: bytes, rest: bytes) -> None:
+    def _read_status(self, head: bytes) -> None:
         status = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
         if len(status) < 2 or not status[0].startswith("HTTP/1."):
             self.fail(NO_HTTP)
-        elif not status[1].startswith("2"):
-            self._refusal = Answer(0, " ".join(status[1:]), parseHttpHeader(head)[1])
-            self._received = rest
-            self._body_deadline = self._clock.callLater(BODY_TIMEOUT, self._tell_refusal)
-            self._take_body(self._refusal)
+        elif status[1].startswith("2"):
+            self.granted.callback(None)
         else:
-            self._received = rest
-            self._answer(None)
+            response = HttpResponse(0, " ".join(status[1:]), parseHttpHeader(head)[1])
+            self._refusal = RefusalReader(self._clock, response, MAX_RESPONSE, self._refused)
+            self._refusal.receive(self._received)
 
-    def _take_body(self, refusal: Answer) -> None:
-        """What the proxy says of it counts as far as it comes in time, and is bounded."""
-        body, more = body_of(refusal.headers, self._received)
-        self._refusal = replace(refusal, body=body)
-        if not more or len(self._received) > MAX_RESPONSE:
-            self._tell_refusal()
-
-    def _tell_refusal(self) -> None:
-        refusal = self._refusal
-        if self._body_deadline is not None and self._body_deadline.active():
-            self._body_deadline.cancel()
-        if refusal is None or self.granted.called:
-            return
-        words = "HTTP " + self._quote(refusal.reason)
-        if schemes := schemes_of(refusal.headers.get("proxy-authenticate", "")):
+    def _refused(self, response: HttpResponse) -> None:
+        words = "HTTP " + self._quote(response.reason)
+        if schemes := schemes_of(response.headers.get("proxy-authenticate", "")):
             words += f", which asks for {self._quote(schemes)}"
-        if said := self._quote(words_of(refusal)):
+        if said := self._quote(words_of(response)):
             words += f', it says "{said}"'
         self.fail(words)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:
             self._inner.connectionLost(reason)
-        elif self._refusal is not None:
-            self._tell_refusal()
-        else:
-            self._answer(_Refused("it closed the connection"))
-
-    def _answer(self, refused: _Refused | None) -> None:
-        if self.granted.called:
             return
-        if refused is None:
-            self.granted.callback(None)
-        else:
-            self.granted.errback(Failure(refused))
+        if self._refusal is not None:
+            self._refusal.finish()
+        self._refuse("it closed the connection")
+
+    def _refuse(self, reason: str) -> None:
+        if not self.granted.called:
+            self.granted.errback(Failure(_Refused(reason)))

@@ -1,5 +1,5 @@
 """
-What a connection receives, one step after the other, with turns for the rest of the relay in between.
+Handles what a connection receives, one step after the other, with turns for the rest of the relay in between.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ Step = Callable[[], None]
 
 #: Seconds of work after which the rest waits for the event loop's next turn.
 SLICE: Final = 0.01
+#: Characters of a message from which on each of its steps has a turn of its own.
+LARGE: Final = 1 << 20
 
 
 class Turns:
     """
-    Takes steps in their order: at once, until they have taken `SLICE`; what is left then, in further turns.
+    Takes steps in their order: at once for `SLICE` seconds, and the rest in further turns of the event loop.
 
     One read from the network may bring hundreds of messages, or the last piece of one of 16 MiB.
 
-    :param hold: called with whether something waits: until nothing does, the sender should be held back.
+    :param hold: is called with ``True`` when steps begin to wait: the sender should be held back then. It is called
+        with ``False`` when none waits any more.
     """
 
     def __init__(self, clock: IReactorTime, hold: Callable[[bool], None]) -> None:
@@ -33,15 +36,15 @@ class Turns:
         self._waiting: deque[Step] = deque()
         self._call: IDelayedCall | None = None
 
-    def begin(self) -> None:
-        """A turn of the event loop begins, with something new to read."""
+    def begin_turn(self) -> None:
+        """A turn of the event loop begins: something was read."""
         self._until = self._clock.seconds() + SLICE
 
-    def add(self, step: Step, *, large: bool = False) -> None:
+    def take_in_turn(self, step: Step, *, large: bool = False) -> None:
         """
         Take *step* after those before it.
 
-        :param large: it takes long enough to have a turn of its own.
+        :param large: whether it takes long enough to have a turn of its own.
         """
         if large or self._waiting or self._clock.seconds() > self._until:
             self._waiting.append(step)
@@ -49,8 +52,8 @@ class Turns:
         else:
             step()
 
-    def insert(self, step: Step) -> None:
-        """Take *step* in the next turn, and before all that waits."""
+    def take_next(self, step: Step) -> None:
+        """Take *step* in the next turn, before all others."""
         self._until = -inf
         self._waiting.appendleft(step)
         self._continue_later()
@@ -61,7 +64,7 @@ class Turns:
             self._call = self._clock.callLater(0, self._continue)
 
     def _continue(self) -> None:
-        self.begin()
+        self.begin_turn()
         try:
             while self._waiting and self._clock.seconds() <= self._until:
                 self._waiting.popleft()()

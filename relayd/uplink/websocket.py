@@ -1,5 +1,5 @@
 """
-autobahn's WebSocket client, tamed: bounded, quiet, cheap, with all of its timers left to our own machine.
+autobahn's WebSocket client, tamed: bounded, quiet, cheap, and without timers, which are in `relayd.uplink.stages`.
 
 autobahn logs the HTTP request, which holds the API key, and its timers use the global reactor; here it does neither.
 """
@@ -10,13 +10,12 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
-from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener
+from twisted.internet.interfaces import IAddress, IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -25,11 +24,12 @@ from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.language.texts import printable
 from relayd.network.flow import Flow
 from relayd.network.tls import is_verified, verify_error_of
-from relayd.uplink.answers import BODY_TIMEOUT, NO_HTTP, Answer, body_of, other_protocol
+from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
 from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
+from relayd.uplink.wire import NOBODY, ReadPause, WireListener
 
-#: Bytes in the longest answer to the HTTP request that is read.
+#: Bytes that are read of an answer to the HTTP request.
 MAX_RESPONSE: Final = 64 * 1024
 
 #: Bytes of a frame that is still coming in that count as a sign of life.  Single ones do not: a main server that hangs
@@ -39,112 +39,61 @@ LEAST_PROGRESS: Final = 4096
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
 
-#: RFC 9110, section 15; Python reads no number of thousands of digits, and says so with a ValueError.
+#: RFC 9110, section 15. Python would fail at a number of thousands of digits, with a ValueError.
 _STATUS: Final = re.compile(r"[0-9]{3}")
 
 
-class WebSocketListener(Protocol):
-    """Whom a connection tells what happens to it. In this order, each at most once but for those of messages."""
-
-    def on_secured(self) -> None:
-        """TLS is up and the main server's certificate is verified, or there is no TLS."""
-
-    def on_upgrade_refused(self, answer: Answer) -> None:
-        """The answer to the HTTP request opens no WebSocket."""
-
-    def on_upgraded(self) -> None:
-        """The WebSocket is open."""
-
-    def on_heard(self) -> None:
-        """A sign of life came: a whole frame of whatever kind, or a good part of a large one."""
-
-    def on_pong(self, payload: bytes) -> None:
-        """The answer to a ping, with its payload."""
-
-    def on_full(self) -> None:
-        """More was sent than the peer has taken."""
-
-    def on_taken(self) -> None:
-        """The peer has taken some of it."""
-
-    def on_deaf(self, on: bool) -> None:
-        """Whether nothing is read for now, as the peer leaves too many answers."""
-
-    def on_text(self, text: str) -> None:
-        """A text message."""
-
-    def on_binary(self, data: bytes) -> None:
-        """A binary message."""
-
-    def on_broken(self, error: ProtocolError) -> None:
-        """The peer breaks the rules of WebSocket: nothing more will be read, and the connection should be closed."""
-
-    def on_close_received(self, code: int | None, reason: str) -> None:
-        """The peer begins the closing handshake, or answers ours."""
-
-    def on_closed(self, error: BaseException, verify_error: str) -> None:
-        """
-        TCP is gone: always called, and last.
-
-        :param verify_error: why the certificate was refused, in OpenSSL's words; empty where it was not.
-        """
-
-
 class _Silence:
-    """What autobahn logs to: it would write the HTTP request, and costs time for each frame."""
+    """A logger for autobahn that writes nothing: it would log the HTTP request, and take time for each frame."""
 
     def __getattr__(self, level: str) -> Callable[..., None]:
-        return self._drop
+        return self._ignore
 
     @staticmethod
-    def _drop(*args: object, **fields: object) -> None:
-        """autobahn's messages say nothing that our own do not."""
+    def _ignore(*args: object, **fields: object) -> None:
+        """Do nothing: relayd's own messages say all of it."""
 
 
 @implementer(IHandshakeListener)
 class WebSocketClient(WebSocketClientProtocol):
     """
-    One connection.
+    A WebSocket to the main server.
 
-    :param make_request: builds the HTTP request, with the key; called when the peer is known to be the right one.
-    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
-    :ivar flow: whether more can be sent.
+    It has many methods because autobahn is adapted by overriding: half of them take the place of autobahn's, and the
+    comment in each says why.
+
+    :param make_request: builds the HTTP request, with the key; called once the peer is known to be the main server.
+    :param server_name: the name that the peer must prove over TLS; ``None``: there is no TLS.
+    :ivar flow: tells whether more can be sent.
     """
 
     log = _Silence()
     transport: Any
     maxMessagePayloadSize: int  # autobahn copies it from the factory
 
-    def __init__(
-        self, listener: WebSocketListener, make_request: Callable[[], Request], *, tls_host: str | None
-    ) -> None:
+    def __init__(self, make_request: Callable[[], Request], *, server_name: str | None) -> None:
         super().__init__()
-        self._listener = listener
-        self._make_request = make_request
-        self._tls_host = tls_host
         self.flow = Flow(self._write, self)
+        self._listener: WireListener = NOBODY
+        self._make_request = make_request
+        self._tls_host = server_name
+        self._reading = ReadPause(self._pause_reading)
         self._message = bytearray()
-        #: Why nothing is read: what was read takes its time, or the peer does not take its answers.
-        self._held = self._behind = False
-        self._paused = False
-        #: The ping that is to be answered when something can be sent again.
+        #: The ping that will be answered when something can be sent again.
         self._unanswered: bytes | None = None
-        #: Answers so far that only announce another one.
+        #: Interim responses so far.
         self._interim = 0
-        #: An answer that opens no WebSocket, while its body comes in.
-        self._refusal: Answer | None = None
-        self._body = b""
-        self._body_deadline: IDelayedCall | None = None
+        self._refusal: RefusalReader | None = None
         self._ready_to_ask: Deferred[Request] = Deferred()
         self.http_status_line = ""
         self.http_headers: dict[str, str] = {}
         #: Bytes since the last sign of life.
         self._progress = 0
 
-    # What we ask of it
+    # For its connection (relayd.uplink.wire.Wire)
 
-    def tell(self, listener: WebSocketListener) -> None:
-        """Tell another one what happens from now on."""
+    def report_to(self, listener: WireListener) -> None:
+        """See `Wire.report_to`."""
         self._listener = listener
 
     def send_text(self, payload: bytes) -> None:
@@ -154,22 +103,27 @@ class WebSocketClient(WebSocketClientProtocol):
             self.sendFrame(opcode=_TEXT_FRAME, payload=payload)
 
     def ping(self, payload: bytes = b"") -> None:
-        """Send a WebSocket ping; the answer comes as `WebSocketListener.on_pong`."""
+        """Send a WebSocket ping; the answer comes as `WireListener.on_pong`."""
         if self.state == self.STATE_OPEN:
             self.sendPing(payload or None)
 
     def hold(self, on: bool) -> None:
-        """Read nothing more for now, or go on."""
-        self._held = on
-        self._read_or_not()
+        """Stop reading, or read again."""
+        self._reading.hold(on)
+
+    def _pause_reading(self, on: bool) -> None:
+        if on:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
 
     def close(self, code: int) -> None:
-        """Close politely: with the closing handshake, or, where there is no WebSocket yet, TCP alone."""
+        """Close politely: with the closing handshake, or, where there is no WebSocket yet, only TCP."""
         if self.state == self.STATE_CONNECTING:
-            # no abort: a hand-written main server may die of a connection reset
+            # no abort: a hand-written main server may crash at a connection reset
             self.transport.loseConnection()
         else:
-            # TLS would not shut down as long as somebody wants to hear of its progress
+            # TLS does not shut down while a producer is registered
             self.unregisterProducer()
             self.sendCloseFrame(code=code)
 
@@ -177,7 +131,7 @@ class WebSocketClient(WebSocketClientProtocol):
         """Drop the connection."""
         self.transport.abortConnection()
 
-    # What the flow tells us
+    # From the flow (relayd.network.flow.FlowOwner)
 
     def on_full(self) -> None:
         """See `relayd.network.flow.FlowOwner`."""
@@ -192,47 +146,36 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def on_behind(self, on: bool) -> None:
         """See `relayd.network.flow.FlowOwner`."""
-        self._behind = on
-        self._read_or_not()
+        self._reading.fall_behind(on)
         self._listener.on_deaf(on)
 
-    def _read_or_not(self) -> None:
-        pause = self._held or self._behind
-        if pause != self._paused:
-            self._paused = pause
-            if pause:
-                self.transport.pauseProducing()
-            else:
-                self.transport.resumeProducing()
-
-    # What Twisted tells us
+    # From Twisted
 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
-            # autobahn means to, but asks before the option exists, and swallows the error
+            # autobahn tries to, before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         super().connectionMade()
         if self._tls_host is None:
-            self._ask()
+            self._request_upgrade()
 
     def handshakeCompleted(self) -> None:
-        """TLS is up. The request, which has the API key, is made only now, and only for who is the main server."""
+        """TLS is up: the request, which has the API key, is made now, and only for the verified main server."""
         if self._tls_host is not None and is_verified(self.transport, self._tls_host):
-            self._ask()
+            self._request_upgrade()
 
     def dataReceived(self, data: bytes) -> None:
         if self.failedByMe:
             if self._refusal is not None:
-                self._body += data
-                self._take_body()
+                self._refusal.receive(data)
             return
         self._progress += len(data)
         if self._progress >= LEAST_PROGRESS:
-            self._alive()
-        if self.state == self.STATE_CONNECTING and self._speaks_other(self.data + data):
+            self._give_sign_of_life()
+        if self.state == self.STATE_CONNECTING and self._refuse_other_protocol(self.data + data):
             return
         try:
-            # not super's, which formats a log message for each chunk
+            # not autobahn's dataReceived, which formats a log message for each chunk
             self._dataReceived(data)
         except (UnicodeError, ValueError, LookupError):
             if self.state != self.STATE_CONNECTING:
@@ -241,8 +184,8 @@ class WebSocketClient(WebSocketClientProtocol):
         if self.state == self.STATE_CONNECTING and not self.failedByMe and len(self.data) > MAX_RESPONSE:
             self.failHandshake(f"an answer of more than {MAX_RESPONSE} bytes")
 
-    def _speaks_other(self, data: bytes, *, whole: bool = False) -> bool:
-        """Whether the answer that begins with *data* is none of HTTP/1; then its first line is quoted."""
+    def _refuse_other_protocol(self, data: bytes, *, whole: bool = False) -> bool:
+        """Whether the answer that begins with *data* is not HTTP/1: that ends the upgrade."""
         other = other_protocol(data, whole=whole)
         if other is None:
             return False
@@ -253,28 +196,28 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.state == self.STATE_CONNECTING and not self.failedByMe and self.data:
-            self._speaks_other(self.data, whole=True)
+            self._refuse_other_protocol(self.data, whole=True)
         if self._refusal is not None:
-            self._tell_refusal()
+            self._refusal.finish()
         verify_error = verify_error_of(self.transport)
         super().connectionLost(reason)
         self._listener.on_closed(reason.value or ConnectionLost(), verify_error)
 
-    # What autobahn tells us
+    # In place of autobahn's own
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """As autobahn's, without the log message for each frame; nobody here asks for the other parameters."""
+        """Send bytes, as autobahn's does, without its log message for each frame; the other parameters are not used."""
         self.flow.send(data)
 
     def _write(self, data: bytes) -> None:
         self.transport.write(data)
 
     def onConnecting(self, transport_details: object) -> Deferred[Request]:  # type: ignore[override]
-        # autobahn's annotation forgets what its documentation promises: a Deferred will do
+        # autobahn's annotation does not allow a Deferred, its documentation does
         return self._ready_to_ask
 
     def _actuallyStartHandshake(self, request_options: Request) -> None:
-        # not super's, which names the scheme's own port in Host, too (RFC 9110, section 7.2)
+        # autobahn's also names the scheme's default port in Host (RFC 9110, section 7.2)
         self.websocket_key = b64encode(os.urandom(16))
         self.sendData(request_options.to_wire(self.websocket_key))
 
@@ -292,28 +235,15 @@ class WebSocketClient(WebSocketClientProtocol):
         if status != _SWITCHING_PROTOCOLS and status:
             reason = ""
         self.failedByMe = True
-        self._refusal = Answer(status, reason, self.http_headers)
-        self._body = self.data.partition(b"\r\n\r\n")[2] if status else b""
-        self._body_deadline = self.factory.reactor.callLater(BODY_TIMEOUT, self._tell_refusal)
-        self._take_body()
+        response = HttpResponse(status, reason, self.http_headers)
+        self._refusal = RefusalReader(self.factory.reactor, response, MAX_RESPONSE, self._report_refusal)
+        self._refusal.receive(self.data.partition(b"\r\n\r\n")[2] if status else b"")
 
-    def _take_body(self) -> None:
-        """What is said about a refusal counts as far as it comes in time, and is bounded."""
-        if self._refusal is not None:
-            body, more = body_of(self._refusal.headers, self._body)
-            self._refusal = replace(self._refusal, body=body)
-            if not more or len(self._body) > MAX_RESPONSE:
-                self._tell_refusal()
-
-    def _tell_refusal(self) -> None:
-        refusal, self._refusal = self._refusal, None
-        if self._body_deadline is not None and self._body_deadline.active():
-            self._body_deadline.cancel()
-        if refusal is not None:
-            self._listener.on_upgrade_refused(refusal)
+    def _report_refusal(self, response: HttpResponse) -> None:
+        self._listener.on_upgrade_refused(response)
 
     def _onOpen(self) -> None:
-        # not super's, which first takes the certificate apart, for nobody
+        # autobahn's first takes the certificate apart, and nobody reads that
         self.onOpen()
 
     def onOpen(self) -> None:
@@ -321,21 +251,21 @@ class WebSocketClient(WebSocketClientProtocol):
         self._listener.on_upgraded()
 
     def onFrameEnd(self) -> bool | None:
-        self._alive()
+        self._give_sign_of_life()
         return super().onFrameEnd()
 
-    def _alive(self) -> None:
+    def _give_sign_of_life(self) -> None:
         self._progress = 0
         self._listener.on_heard()
 
     def onMessageFrameData(self, payload: bytes) -> None:
-        # not super's, which keeps a list: of a message in millions of frames, even of empty ones, that is many times
+        # autobahn's keeps a list of the parts: for a message in millions of frames, even empty ones, it is many times
         # as large as the message
         if not self.failedByMe:
             self._message += payload
 
     def onMessageEnd(self) -> None:
-        # not super's, which also offers each message to signal handlers that nobody registers
+        # autobahn's also offers each message to signal handlers, which nobody registers
         payload, self._message = self._message, bytearray()
         if self.failedByMe or self.state != self.STATE_OPEN:
             return
@@ -345,12 +275,12 @@ class WebSocketClient(WebSocketClientProtocol):
         try:
             text = payload.decode()
         except UnicodeDecodeError:
-            self._fail_connection(self.CLOSE_STATUS_CODE_INVALID_PAYLOAD, "a text message that is no UTF-8")
+            self._fail_connection(self.CLOSE_STATUS_CODE_INVALID_PAYLOAD, "a text message that is not UTF-8")
             return
         self._listener.on_text(text)
 
     def onPing(self, payload: bytes) -> None:
-        # The latest answer stands for those before it (RFC 6455, section 5.5.3): one is enough to remember.
+        # The latest answer stands for those before it (RFC 6455, section 5.5.3): only that one is kept.
         if self.flow.writable:
             super().onPing(payload)
         else:
@@ -365,7 +295,7 @@ class WebSocketClient(WebSocketClientProtocol):
         return answer
 
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "") -> None:
-        """autobahn found a breach of the rules, and would drop the connection; ours is closed politely."""
+        """autobahn found a breach of the rules. It would drop the connection; relayd closes it politely."""
         if self.failedByMe:
             return
         self.failedByMe = True
@@ -375,17 +305,18 @@ class WebSocketClient(WebSocketClientProtocol):
         else:
             self._listener.on_broken(ProtocolError(reason=printable(reason, 200)))
 
-    def _ask(self) -> None:
+    def _request_upgrade(self) -> None:
         self._listener.on_secured()
         self._ready_to_ask.callback(self._make_request())
 
 
 class WebSocketFactory(WebSocketClientFactory):
     """
-    Makes one connection. It never sees the URL: the request is made when it is sent.
+    Makes one WebSocket. It never sees the URL: the request is made when it is sent.
 
-    :param max_frame: bytes in the largest message that we take.
-    :param subprotocols: that the main server may choose from.
+    :param build: makes the client, once TCP is connected.
+    :param max_frame: bytes in the largest message that relayd takes.
+    :param subprotocols: the ones that the main server may choose from.
     """
 
     log = _Silence()
@@ -403,7 +334,7 @@ class WebSocketFactory(WebSocketClientFactory):
         self.setProtocolOptions(
             maxFramePayloadSize=max_frame,
             maxMessagePayloadSize=max_frame,
-            # all times are the machine's
+            # relayd.uplink.stages has the timers
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             serverConnectionDropTimeout=0,

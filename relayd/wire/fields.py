@@ -1,5 +1,5 @@
 """
-The fields of a message, each with what its type cannot say; errors name the field at fault and never its value.
+The rules of each field that its type cannot express; errors name the field at fault and never its value.
 
 Source: the specification's "execute_command", and docs/protocol.rst for what it leaves open.
 """
@@ -16,11 +16,11 @@ import msgspec
 from msgspec import UNSET
 
 from relayd.language.charsets import charset
-from relayd.language.texts import Fault, Text
+from relayd.language.texts import Fault, Text, without_surrogates
 from relayd.network.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.wire.messages import BASE64, MAX_COMMAND_ID, NO_UTF8, Unsent
 
-#: Longest password and passphrase taken, in characters: tokens that are sent as passwords take some thousands.
+#: Longest password and passphrase taken, in characters: tokens that are sent as passwords have some thousands.
 MAX_PASSWORD: Final = 16 * 1024
 #: Longest private key and certificate taken, in characters: an RSA key of 16,384 bits takes 13,000.
 MAX_PRIVATE_KEY: Final = 64 * 1024
@@ -56,6 +56,11 @@ class Invalid(Fault):
         self.field = field
 
 
+def half_a_pair(field: str) -> Invalid:
+    """The error for a text that UTF-8 cannot hold."""
+    return Invalid(field, "contains half of a surrogate pair")
+
+
 #: The types of JSON by the names that msgspec has for them.
 _TYPES: Final = {
     "str": Text("is not a string"),
@@ -74,7 +79,7 @@ def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
         text, path = path, ""
     field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
     if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
-        return field, Text("is none of the words that stand there")
+        return field, Text("is not one of the words that are allowed there")
     if missing := _MISSING.fullmatch(text):
         return (field + "." if found else "") + missing[1], Text("is missing")
     if expected := _EXPECTED.match(text):
@@ -85,7 +90,7 @@ def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
 
 
 def absent(value: object) -> bool:
-    """Main servers send ``null``, or what is empty, from a column that holds nothing."""
+    """Whether a field counts as not sent: main servers send ``null``, or an empty value, from an empty column."""
     return value is UNSET or value is None or (isinstance(value, (str, dict, list)) and not value)
 
 
@@ -93,7 +98,7 @@ def text(field: str, value: object, *, single_line: bool = True, most: int | Non
     """
     A text that is not blank.
 
-    :param most: characters that it may have; looked at first, as all else takes its time with each of them.
+    :param most: characters that it may have; checked first, because every other check takes time for each character.
     """
     if value is UNSET or value is None:
         raise Invalid(field, "is missing")
@@ -107,14 +112,13 @@ def text(field: str, value: object, *, single_line: bool = True, most: int | Non
 
 def command_id(value: object) -> tuple[str, bool]:
     """
-    What names a command: a text, or a number, which stands for the text that spells it.
+    The name of a command: a text, or a number, which stands for its digits as a text.
 
-    :return: the text, and whether it was a number. A number without fraction is written without one: JSON has ``5.0``
-        for ``5``.
+    :return: the text, and whether it was a number. ``5.0`` becomes ``5``: JSON does not tell them apart.
     """
-    if type(value) is int and -(2**63) <= value < 2**64:  # what JSON libraries write
+    if type(value) is int and -(2**63) <= value < 2**64:  # the numbers that JSON libraries write
         return str(value), True
-    if type(value) is float and abs(value) < 2**63:  # from there on, several numbers of the sender's may be this one
+    if type(value) is float and abs(value) < 2**63:  # a larger one may stand for several numbers of the sender's
         return str(int(value)) if value == int(value) else repr(value), True
     if type(value) in (int, float):
         raise Invalid("commandId", "is a number of more than 64 bits; send it as a string")
@@ -126,8 +130,9 @@ def command_id(value: object) -> tuple[str, bool]:
 
 def readable_id(value: object) -> tuple[str | None, bool]:
     """
-    As much of a ``commandId`` as can be read, for an answer to who sent one that is not valid: the very text, of a long
-    one its beginning; ``None`` where there is none.
+    As much of a ``commandId`` as can be read, to answer the sender of an invalid one.
+
+    :return: the text, or the beginning of a long one, or ``None``; and whether it was a number.
     """
     try:
         return command_id(value)
@@ -138,11 +143,11 @@ def readable_id(value: object) -> tuple[str | None, bool]:
     if not isinstance(value, str) or not value:
         return None, False
     shown = value if len(value) <= MAX_COMMAND_ID else value[: MAX_COMMAND_ID - 1] + "…"
-    return shown.encode("utf-8", "replace").decode(), False
+    return without_surrogates(shown), False
 
 
 def server_id(value: object) -> float | str | None:
-    """The main server's own name for the host, of whatever kind: no reason to refuse anything."""
+    """The main server's own name for the host. An unusable one is dropped, and never a reason to refuse a command."""
     if isinstance(value, str) and 0 < len(value) <= MAX_COMMAND_ID and value.isprintable():
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 2**63:
@@ -151,7 +156,7 @@ def server_id(value: object) -> float | str | None:
 
 
 def flag(field: str, value: object) -> bool:
-    """A choice, also as databases give it: 0 and 1, or as a string."""
+    """A boolean, also in the forms of databases: 0 and 1, or a string."""
     if absent(value):
         return False
     value = _bare(field, value)
@@ -172,7 +177,7 @@ def host(field: str, value: object) -> str:
 
 
 def username(field: str, value: object) -> str:
-    """A user's name, of which every server sees the same as the site's rules."""
+    """A user's name, which every server reads as the site's rules do."""
     name = text(field, value, most=MAX_USERNAME)
     fault = fault_of_username(name)
     if fault is not None:
@@ -181,7 +186,7 @@ def username(field: str, value: object) -> str:
 
 
 def fingerprint(field: str, value: object) -> str | None:
-    """The fingerprint of a host's key, perhaps with the key's type before it."""
+    """The fingerprint of a host's key, with or without the key's type before it."""
     if absent(value):
         return None
     shown = text(field, value, most=MAX_FINGERPRINT).strip()
@@ -202,13 +207,13 @@ def optional_text(field: str, value: object, most: int) -> str | None:
 
 
 def number(field: str, value: object) -> float | None:
-    """A number, or a string that holds one, as databases give them; finite. ``None`` where there is none."""
+    """A finite number, or a string that holds one, as databases give them; ``None`` where the field is absent."""
     value = _bare(field, value)
     if absent(value) or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
         try:
-            # Of many digits Python would make an infinity; and it knows other scripts', and "1_000".
+            # Python would read many digits as infinity, and it takes "1_000" and the digits of other scripts.
             value = float(value if value.isascii() and "_" not in value else "") if len(value) <= 32 else math.nan
         except ValueError:
             raise Invalid(field, "is not a number") from None
@@ -220,7 +225,7 @@ def number(field: str, value: object) -> float | None:
 
 
 def port(field: str, value: object) -> int:
-    """A TCP port; where there is none, that of SSH."""
+    """A TCP port; where the field is absent, that of SSH."""
     chosen = number(field, value)
     if chosen is None:
         return SSH_PORT
@@ -230,7 +235,7 @@ def port(field: str, value: object) -> int:
 
 
 def timeout(value: object) -> float | None:
-    """Milliseconds on the wire; 0, null and absence leave it to the relay."""
+    """Seconds; milliseconds on the wire. With 0, null or no field, the relay chooses (``None``)."""
     seconds = (number("timeout", value) or 0) / 1000
     if seconds < 0:
         raise Invalid("timeout", "is negative")
@@ -245,7 +250,7 @@ def cwd(value: object) -> str | None:
         return None
     path = text("cwd", value, single_line=False, most=MAX_CWD)
     if "\n" in path or "\r" in path:
-        raise Invalid("cwd", "contains the end of a line")
+        raise Invalid("cwd", "contains a line break")
     if not path.startswith(("/", "~")):
         raise Invalid("cwd", "is neither an absolute path nor one that begins with ~")
     if len(path.encode()) > MAX_CWD:
@@ -254,10 +259,11 @@ def cwd(value: object) -> str | None:
 
 
 def environment(value: object) -> tuple[tuple[str, str], ...]:
-    """Variables, in their order; a value that is empty is a value."""
+    """Environment variables, in their order. An empty value is a value."""
     if absent(value):
         return ()
-    if not isinstance(value := plain("env", value), dict):
+    value = plain("env", value)
+    if not isinstance(value, dict):
         raise Invalid("env", "is not an object of names and strings")
     if len(value) > MAX_VARIABLES:
         raise Invalid("env", "has more than {most} variables", most=MAX_VARIABLES)
@@ -265,7 +271,7 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
     variables: list[tuple[str, str]] = []
     for name, given in value.items():
         if not _VARIABLE.fullmatch(name):
-            raise Invalid("env", "has a name that is not made of A-Z, a-z, 0-9 and _, with no digit first")
+            raise Invalid("env", "has a name with other characters than A-Z, a-z, 0-9 and _, or with a digit first")
         size += len(name)
         if size > MAX_ENVIRONMENT:  # before the name is quoted
             break
@@ -283,9 +289,9 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
 
 def stdin(value: object) -> tuple[bytes, bool]:
     """
-    What the command reads: a text, or ``{"base64": …}`` for bytes that are none.
+    The command's standard input: a text, or ``{"base64": …}`` for bytes.
 
-    :return: in UTF-8, and whether it is a text.
+    :return: the bytes, of a text in UTF-8, and whether it is a text.
     """
     if absent(value):
         return b"", False
@@ -293,10 +299,7 @@ def stdin(value: object) -> tuple[bytes, bool]:
     if isinstance(value, bytes):
         return value, False
     if isinstance(value, str):
-        try:
-            return value.encode(), True
-        except UnicodeEncodeError:
-            raise Invalid("stdin", "contains half of a surrogate pair") from None
+        return _utf8("stdin", value), True
     if not isinstance(value, dict) or set(value) != {"base64"}:
         raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
     if absent(value["base64"]):
@@ -309,7 +312,7 @@ def stdin(value: object) -> tuple[bytes, bool]:
 
 
 def encoding(value: object) -> str | None:
-    """How outputs come back: in base64, or read in a character set."""
+    """How outputs come back: as base64, or decoded from a character set."""
     if absent(value):
         return None
     value = _bare("encoding", value)
@@ -323,8 +326,9 @@ def encoding(value: object) -> str | None:
 
 def plain(field: str, value: object) -> object:
     """
-    A field's value, bytes as such: they come so in a binary event of Socket.IO, and in JSON as Node.js writes a Buffer,
-    ``{"type": "Buffer", "data": [104, 105]}``.
+    A field's value, with a Node.js Buffer turned into bytes: JSON has it as ``{"type": "Buffer", "data": [104, 105]}``.
+
+    :raises Invalid: when bytes were announced and did not come (`relayd.wire.messages.Unsent`).
     """
     if isinstance(value, Unsent):
         raise Invalid(field, value.fault)
@@ -332,12 +336,12 @@ def plain(field: str, value: object) -> object:
         try:
             return bytes(value["data"])
         except (ValueError, TypeError, OverflowError):
-            raise Invalid(field, "is a Buffer with something else than bytes in it") from None
+            raise Invalid(field, "is a Buffer that holds something other than bytes") from None
     return value
 
 
 def _bare(field: str, value: object) -> object:
-    """The value of a field that is no text; one that came as bytes is what they spell."""
+    """The value of a field that need not be a text; bytes are decoded."""
     value = plain(field, value)
     return _as_text(field, value, None) if isinstance(value, bytes) else value
 
@@ -346,7 +350,7 @@ def _as_text(field: str, value: object, most: int | None) -> str:
     """
     A text, also one that comes as bytes.
 
-    :param most: characters that it may have; looked at first, as all else takes its time with each of them.
+    :param most: characters that it may have; checked first, because every other check takes time for each character.
     """
     value = plain(field, value)
     if not isinstance(value, str | bytes):
@@ -366,8 +370,12 @@ def _as_text(field: str, value: object, most: int | None) -> str:
 def _unicode(field: str, value: str) -> str:
     if "\0" in value:
         raise Invalid(field, "contains a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Invalid(field, "contains half of a surrogate pair") from None
+    _utf8(field, value)
     return value
+
+
+def _utf8(field: str, value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise half_a_pair(field) from None

@@ -1,5 +1,5 @@
 """
-The messages of the protocol as frozen values; `relayd.wire.parsing` makes them of what arrives.
+The messages of the protocol as frozen values; `relayd.wire.parsing` reads them from what arrives.
 
 Source: the specification's "execute_command", "command_result" and "command_result_received"; see docs/protocol.rst.
 """
@@ -25,27 +25,24 @@ CANCEL_COMMAND = "cancel_command"
 COMMAND_STATUS = "command_status"
 COMMAND_OUTPUT = "command_output"
 
-# What the known main server tells everybody of its relays
+# The known main server sends this to all of its relays, about each of them.
 PROXY_STATUS_UPDATE = "proxy_status_update"
 
 StreamName = Literal["stdout", "stderr"]
 
-#: Longest ``commandId`` taken, in characters: it is a key of the journal and stands in each log line.
+#: Longest ``commandId`` taken, in characters: it is a key in the journal and stands in each log line.
 MAX_COMMAND_ID: Final = 256
-#: The ``commandId`` of what a peer says of a command.
+#: The ``commandId`` in what a peer says about a command.
 CommandId = Annotated[str, Meta(max_length=MAX_COMMAND_ID)]
-
-
 #: The ``encoding`` of a command that wants the bytes of its outputs; any other names a character set.
 BASE64: Final = "base64"
 
 
 class Unsent:
     """
-    Stands in an event where bytes should be that were announced and did not come, were too many, or were to be a text
-    and cannot be read.
+    Takes the place, in an event, of bytes that did not come, were too many, or cannot be read as a text.
 
-    :ivar fault: why, in words that follow the name of a field.
+    :ivar fault: which of these, in words that follow the name of a field.
     """
 
     __slots__ = ("fault",)
@@ -55,14 +52,14 @@ class Unsent:
 
 
 #: The fault of bytes that should be a text.
-NO_UTF8: Final = Text("came as bytes that are no UTF-8")
+NO_UTF8: Final = Text("came as bytes that are not UTF-8")
 
 
 def wire_id(command_id: str, numeric: bool) -> str | float:
     """
-    A ``commandId`` as its order had it.
+    A ``commandId`` as the main server wrote it.
 
-    :param numeric: whether that was a number, which *command_id* spells.
+    :param numeric: whether it wrote a number.
     """
     if not numeric:
         return command_id
@@ -70,9 +67,7 @@ def wire_id(command_id: str, numeric: bool) -> str | float:
 
 
 class Secret:
-    """
-    A text that is never shown: its ``repr`` and ``str`` hide it, it cannot be pickled, and only `reveal` gives it.
-    """
+    """A text that is never shown: ``repr`` and ``str`` hide it, it cannot be pickled, and only `reveal` gives it."""
 
     __slots__ = ("_text",)
 
@@ -80,7 +75,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself. Call this as late as possible, and keep the answer in no attribute."""
+        """The text itself. Call this as late as possible, and do not keep the answer in an attribute."""
         return self._text
 
     def __len__(self) -> int:
@@ -113,9 +108,9 @@ class JumpHost(Struct, frozen=True, kw_only=True):
     """
     An SSH server on the way to another one (``ssh -J``).
 
-    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.CanonicalHost`.
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`.
     :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
-    :ivar written: how the order spells the host, where that differs; see `written_host`.
+    :ivar written: how the command spells the host, where that differs; see `written_host`.
     """
 
     host: str
@@ -143,28 +138,28 @@ class JumpHost(Struct, frozen=True, kw_only=True):
 
 class ExecuteCommand(Struct, frozen=True, kw_only=True):
     """
-    One order of the main server, validated.
+    One command of the main server, validated.
 
-    :ivar host: by the spelling that stands for all of its, see `relayd.network.spelling.CanonicalHost`: rules, known
-        keys, limits and guards go by it.
-    :ivar numeric_id: whether the order's ``commandId`` was a number: all that is said of the command has one then. It
-        is the same command as the one whose id is a text with these digits: a main server that changes from one to the
-        other must not have it run twice.
-    :ivar server_id: the main server's name for the host; nobody here has a use for it.
-    :ivar timeout: seconds from receipt, or ``None`` where the main server leaves it to the relay.
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
+        by it.
+    :ivar numeric_id: whether ``commandId`` was a number: then every message about the command has a number, too. The
+        number and the text of the same digits name the same command: a main server that changes from one to the other
+        must not have it run twice.
+    :ivar server_id: the main server's name for the host, which relayd does not use.
+    :ivar timeout: seconds from receipt; ``None``: the relay chooses.
     :ivar passphrase: decrypts the private key.
-    :ivar certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
+    :ivar certificate: the certificate for the key: the text of a file like ``id_ed25519-cert.pub``.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
     :ivar extended: whether the result may carry more than the specification has (`CommandResult.details`).
-    :ivar cwd: where it runs, absolute or beginning with ``~``; ``None`` leaves it to the relay.
+    :ivar cwd: where it runs, absolute or beginning with ``~``; ``None``: the relay chooses.
     :ivar env: variables that are set for it; values may be secrets.
-    :ivar stdin: what it reads; may hold secrets.
+    :ivar stdin: its standard input; may hold secrets.
     :ivar stdin_is_text: whether that is a text in UTF-8, which the host gets in the character set of the command.
     :ivar encoding: the character set of its text and its outputs, as `relayd.language.charsets.charset` names it; or
-        `BASE64` for the bytes of the outputs; ``None`` leaves it to the relay.
-    :ivar stream: whether its output is sent as it arrives, too (`CommandOutput`).
-    :ivar via: jump hosts, in the order in which they are passed.
-    :ivar written: how the order spells the host, where that differs; see `written_host`.
+        `BASE64` for the bytes of the outputs; ``None``: the relay chooses.
+    :ivar stream: whether its output is also sent as it arrives (`CommandOutput`).
+    :ivar via: jump hosts, the first one first.
+    :ivar written: how the command spells the host, where that differs; see `written_host`.
     """
 
     command_id: str
@@ -242,16 +237,17 @@ def _credential_to_wire(of: ExecuteCommand | JumpHost) -> dict[str, str]:
 
 class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """
-    What an extended result says beyond the specification.
+    The part of an extended result that the specification does not have.
 
     :ivar error: ``code``, ``phase``, ``executed`` (yes, no or unknown) and ``retriable`` of a failure.
     :ivar signal: the name of the signal that ended the command, without ``SIG`` (RFC 4254, section 6.10).
-    :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting; likewise ``stderr_bytes``.
+    :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting.
+    :ivar stderr_bytes: the same for the other output.
     :ivar timings: seconds spent in each phase.
-    :ivar killed: of a command that was ended early, whether its processes are gone: ``confirmed``, ``unconfirmed``, or
-        ``unsupported`` where the host has no means to tell.
-    :ivar output_open: whether the command has ended and its output may not have: see the last line of ``stderr``.
-    :ivar encoding: ``base64`` where both outputs are that; on the wire in any case, for nothing else tells it.
+    :ivar killed: whether the processes of a command that was ended early are gone: ``confirmed``, ``unconfirmed``, or
+        ``unsupported`` where the host cannot tell.
+    :ivar output_open: whether the command has ended and its output perhaps has not: see the last line of ``stderr``.
+    :ivar encoding: ``base64`` where both outputs are base64; always on the wire, since nothing else says so.
     """
 
     error: dict[str, str | bool] | None = None
@@ -299,7 +295,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     """
     The main server's answer to a result.
 
-    :ivar command_id: which result it means, where the main server says so; the specification does not ask it to.
+    :ivar command_id: which result it means, where the main server says so: the specification does not require that.
     """
 
     success: bool
@@ -312,8 +308,8 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     A piece of what a running command writes.
 
     :ivar numeric_id: see `ExecuteCommand`; never on the wire.
-    :ivar offset: how many bytes of that stream came before it; where that is more than the pieces before had, the
-        difference was passed over, and is in the result alone.
+    :ivar offset: how many bytes of that stream came before it; where the pieces before had fewer, the difference was
+        not sent, and is only in the result.
     :ivar data: a text, or base64 where ``encoding`` says so.
     """
 
@@ -334,7 +330,7 @@ class CommandOutput(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 
 
 class CommandState(Enum):
-    """How far a command has come; the value stands in the answer to ``command_status`` and ``cancel_command``."""
+    """How far a command has come; the value is in the answer to ``command_status`` and ``cancel_command``."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -374,7 +370,7 @@ def failure_result(
     translate: Translate = english,
 ) -> CommandResult:
     """
-    The result of a command that did not get as far as an exit code (specification, "command execution error").
+    The result of a command that has no exit code (specification, "command execution error").
 
     :param numeric_id: see `ExecuteCommand`.
     :param translate: to the language in which it says why.
@@ -392,7 +388,7 @@ def failure_result(
 
 
 def describe_error(error: RelayError) -> dict[str, str | bool]:
-    """What an extended result tells programs of an error (`Details.error`)."""
+    """What an extended result tells programs about an error (`Details.error`)."""
     return {
         "code": error.code,
         "phase": error.phase,

@@ -1,7 +1,7 @@
 """
-Reading what arrives: data of events, which anybody may have sent, to the frozen values of `relayd.wire.messages`.
+Reads the data of events, which anybody may have sent, into the frozen values of `relayd.wire.messages`.
 
-What is wrong with a field is for `relayd.wire.fields` to say, which names it and never shows its value.
+`relayd.wire.fields` reads each field, and says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ from relayd.wire.messages import (
 _T = TypeVar("_T")
 
 
-# Every field is optional here, and of any type: what is missing or wrong is for `relayd.wire.fields` to say, in its
-# words.
+# Every field is optional here, and of any type: `relayd.wire.fields` says what is missing or wrong, in its own words.
 
 
-class _WireHop(Struct, rename="camel"):
+class _WireServer(Struct, rename="camel"):
     host: Any = UNSET
     port: Any = UNSET
     username: Any = UNSET
@@ -50,7 +49,7 @@ class _WireHop(Struct, rename="camel"):
     host_key: Any = UNSET
 
 
-class _WireCommand(_WireHop, rename="camel"):
+class _WireCommand(_WireServer, rename="camel"):
     command_id: Any = UNSET
     server_id: Any = UNSET
     command: Any = UNSET
@@ -96,17 +95,14 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     try:
         wire = _convert(data, _WireCommand)
         command_id, numeric_id = fields.command_id(wire.command_id)
-        host, written = _host("host", wire.host)
+        server = _server("", wire)
         stdin, stdin_is_text = fields.stdin(wire.stdin)
         return ExecuteCommand(
             command_id=command_id,
             numeric_id=numeric_id,
             server_id=fields.server_id(wire.server_id),
-            host=host,
-            port=fields.port("port", wire.port),
-            username=fields.username("username", wire.username),
+            **server,
             command=fields.text("command", wire.command, single_line=False),
-            **_credential("", wire),
             timeout=fields.timeout(wire.timeout),
             extended=fields.flag("extended", wire.extended),
             cwd=fields.cwd(wire.cwd),
@@ -116,7 +112,6 @@ def parse_execute_command(data: object) -> ExecuteCommand:
             encoding=fields.encoding(wire.encoding),
             stream=fields.flag("stream", wire.stream),
             via=_via(wire.via),
-            written=written,
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(EXECUTE_COMMAND, error, data) from None
@@ -199,18 +194,18 @@ def parse_command_status(data: object) -> CommandStatus:
 
 
 def _as_json(value: object) -> str:
-    """What a peer said, whatever shape it has, as it was on the wire."""
+    """*value* as it was on the wire, whatever shape it has."""
     try:
         return msgspec.json.encode(value, enc_hook=lambda _: None).decode()
     except RecursionError:
-        return "what nests too deeply"
+        return "an error that nests too deeply"
 
 
 def _convert(data: object, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(data, kind)
     except UnicodeEncodeError:  # the name of a member; msgspec has no error of its own for that
-        raise fields.Invalid("the data", "contains half of a surrogate pair") from None
+        raise fields.half_a_pair("the data") from None
 
 
 def _with_text_id(data: object) -> tuple[object, bool]:
@@ -229,31 +224,37 @@ def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: 
     return InvalidMessage(event=event, field=field, reason=reason, command_id=command_id, numeric_id=numeric_id)
 
 
-def _secret(field: str, value: object, most: int) -> Secret | None:
-    text = fields.optional_text(field, value, most)
-    return None if text is None else Secret(text)
-
-
 def _via(value: object) -> tuple[JumpHost, ...]:
     if fields.absent(value):
         return ()
-    if not isinstance(value := fields.plain("via", value), list):
+    value = fields.plain("via", value)
+    if not isinstance(value, list):
         raise fields.Invalid("via", "is not an array of hosts")
     if len(value) > fields.MAX_HOPS:
         raise fields.Invalid("via", "names more than {most} hosts", most=fields.MAX_HOPS)
     return tuple(_hop(f"via[{index}]", hop) for index, hop in enumerate(value))
 
 
-def _host(field: str, value: object) -> tuple[str, str | None]:
-    """A host by its one spelling, and as it was written where that differs."""
-    written = fields.host(field, value)
+def _hop(field: str, value: object) -> JumpHost:
+    value = fields.plain(field, value)
+    if not isinstance(value, dict):
+        raise fields.Invalid(field, "is not an object")
+    return JumpHost(**_server(field + ".", _convert(value, _WireServer)))
+
+
+def _server(path: str, wire: _WireServer) -> dict[str, Any]:
+    """
+    The fields that a command has for its host, and each of its jump hosts has too: where it is, and the login.
+
+    :param path: stands before the names of fields in errors.
+    """
+    written = fields.host(path + "host", wire.host)
     host = canonical_host(written)
-    return host, None if written == host else written
-
-
-def _credential(path: str, wire: _WireHop) -> dict[str, Any]:
-    """What is to be shown to a host, and what that has to show; *path* stands before the names of fields in errors."""
     return {
+        "host": host,
+        "written": None if written == host else written,
+        "port": fields.port(path + "port", wire.port),
+        "username": fields.username(path + "username", wire.username),
         "password": _secret(path + "password", wire.password, fields.MAX_PASSWORD),
         "private_key": _secret(path + "privateKey", wire.private_key, fields.MAX_PRIVATE_KEY),
         "passphrase": _secret(path + "passphrase", wire.passphrase, fields.MAX_PASSWORD),
@@ -262,15 +263,6 @@ def _credential(path: str, wire: _WireHop) -> dict[str, Any]:
     }
 
 
-def _hop(field: str, value: object) -> JumpHost:
-    if not isinstance(value := fields.plain(field, value), dict):
-        raise fields.Invalid(field, "is not an object")
-    wire, path = _convert(value, _WireHop), field + "."
-    host, written = _host(path + "host", wire.host)
-    return JumpHost(
-        host=host,
-        port=fields.port(path + "port", wire.port),
-        username=fields.username(path + "username", wire.username),
-        **_credential(path, wire),
-        written=written,
-    )
+def _secret(field: str, value: object, most: int) -> Secret | None:
+    text = fields.optional_text(field, value, most)
+    return None if text is None else Secret(text)

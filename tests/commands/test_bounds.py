@@ -7,21 +7,25 @@ from __future__ import annotations
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.commands import in_flight, undelivered
 from relayd.commands.duplicates import MAX_WAITING
-from relayd.commands.in_flight import MAX_IN_FLIGHT
 from relayd.commands.input_budget import LARGE_INPUT, MAX_INPUT
 from relayd.commands.link_sender import RECEIPT_PATIENCE
-from relayd.commands.undelivered import MAX_UNRECORDED
 from relayd.wire.messages import JumpHost, Receipt, Secret
 from tests.support.dispatching import Desk, SlowJournal, command, watch_log
 
 RECEIVED = Receipt(success=True)
+#: Smaller than the real ones: what is beyond them takes a second for each thousand.
+MAX_IN_FLIGHT = 300
+MAX_UNRECORDED = 50
 
 
 class UnderWayTests(SynchronousTestCase):
     """A main server that reads results, sends receipts in general, and then no more."""
 
     def setUp(self) -> None:
+        self.patch(in_flight, "MAX_IN_FLIGHT", MAX_IN_FLIGHT)
+        self.patch(undelivered, "MAX_UNRECORDED", MAX_UNRECORDED)
         self.desk = Desk()
         self.logged = watch_log(self)
         self.outbox = self.desk.dispatcher._outbox
@@ -39,7 +43,7 @@ class UnderWayTests(SynchronousTestCase):
         return len(sender.in_flight)
 
     def test_the_rest_waits_for_receipts(self) -> None:
-        self.refuse(MAX_IN_FLIGHT + 3000)
+        self.refuse(MAX_IN_FLIGHT + 200)
         self.assertEqual((self.under_way, len(self.desk.link.sent)), (MAX_IN_FLIGHT, MAX_IN_FLIGHT))
         sender = self.outbox._current
         assert sender is not None
@@ -82,7 +86,7 @@ class UnderWayTests(SynchronousTestCase):
         self.desk.order(command("ran"))
         self.desk.runner.runs[-1].finish()
         self.desk.link.flow.pauseProducing()
-        for _ in range(1000):
+        for _ in range(100):
             self.desk.order(command("ran"))
         sender = self.outbox._current
         assert sender is not None
@@ -90,7 +94,7 @@ class UnderWayTests(SynchronousTestCase):
 
     def test_losses_of_what_is_held_no_more_are_forgotten(self) -> None:
         for _ in range(3):
-            self.refuse(MAX_UNRECORDED + 2000)
+            self.refuse(MAX_UNRECORDED + 100)
             self.desk.disconnect()
             self.desk.connect()
         self.assertLessEqual(len(self.outbox._suspects._losses), MAX_UNRECORDED)

@@ -22,10 +22,10 @@ from relayd.hub import Hub
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.peers.test_tls import ProxyFactory
 from tests.support import auditing
+from tests.support.built import built
 from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of
 from tests.support.sshd import OpenSSHServer, free_port
-from tests.system.test_packaging import built
 
 BIN = Path(sys.executable).parent
 INSTALL = f"{sys.executable} {Path(__file__).with_name('install.py')}"
@@ -90,6 +90,7 @@ class PageTestCase(TestCase):
     async def install_from_wheel(self) -> None:
         """And not from a registry."""
         await deferToThread(built)
+        self.replace["python3 -m venv ~/relayd"] = f"{sys.executable} -m venv --without-pip ~/relayd"
         self.replace["~/relayd/bin/pip install ."] = f"{INSTALL} ~/relayd {built().wheel}"
 
     def clone(self, to: Path) -> None:
@@ -210,7 +211,7 @@ class HowToTests(PageTestCase):
         await self.install_from_wheel()
         home = await self.open()
         self.clone(home)
-        await deferToThread(os.system, f"{sys.executable} -m venv {home / 'relayd'}")
+        await deferToThread(os.system, f"{sys.executable} -m venv --without-pip {home / 'relayd'}")
         await self.run_page("docs/howto/upgrade.rst")
 
 

@@ -106,7 +106,7 @@ class GreedyCase(FaultCase):
     async def join(self, dialect: Any, *options: str) -> GreedyServer:
         """A relay, and the main server that it has joined."""
         server = GreedyServer(
-            dialect.ServerDialect(ping_interval=60.0) if dialect is socketio else native.ServerDialect()
+            socketio.SocketIOServerDialect(ping_interval=60.0) if dialect is socketio else native.NativeServerDialect()
         )
         factory = WebSocketServerFactory(reactor=self.reactor)
         factory.noisy = False
@@ -148,7 +148,7 @@ class GreedyCase(FaultCase):
 
 def event(dialect: Any, name: str, data: object, number: int) -> bytes:
     """The frame of an event; in Socket.IO, one that asks for an acknowledgement."""
-    codec: Any = dialect.ServerDialect()
+    codec: Any = native.NativeServerDialect() if dialect is native else socketio.SocketIOServerDialect()
     codec._ack_ids = count(number) if dialect is socketio else None
     codec.request(name, data)
     (frame,) = codec.frames_to_send()

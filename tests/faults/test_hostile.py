@@ -204,4 +204,4 @@ class TableTests(SynchronousTestCase):
             f"{len(HARMLESS_SOCKETIO)} on Socket.IO, {len(HARMLESS_NATIVE)} on native",
             f"2 × {len(INVALID)} commands",
         ):
-            self.assertIn(f"     - {count}\n     - ``test_hostile``", text)
+            self.assertIn(f"     - {count}\n     - ``tests.faults.test_hostile``", text)

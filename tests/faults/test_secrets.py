@@ -8,10 +8,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.hub import Hub, HubSettings
 from relayd.wire.messages import ExecuteCommand, Secret
+from tests.support.again import run_again
 from tests.support.canaries import Canaries
 from tests.support.relays import ROOT, Relayd
 from tests.support.sshd import OpenSSHServer, make_key
@@ -333,20 +332,20 @@ class MistakeTests(SynchronousTestCase):
             "PATH": os.environ["PATH"],
         }
 
-    def run_relayd(self, *options: str, toml: str = "", **environment: str) -> None:
-        (self.directory / "relayd.toml").write_text(toml)
-        ran = subprocess.run(
-            [Path(sys.executable).with_name("twistd"), "-n", "--pidfile=", "relayd",
-             "--config", str(self.directory / "relayd.toml"), *options],
-            env=self.usual | environment, cwd=ROOT, capture_output=True, check=False, timeout=30,
-        )  # fmt: skip
-        said = ran.stdout + ran.stderr
-        self.assertNotEqual(ran.returncode, 0, said)
-        self.assertEqual(self.canaries.found_in(said), [], said.decode())
-        self.assertNotIn(b"Traceback", said)
+    def check(self, *runs: tuple[Sequence[str], Mapping[str, str]]) -> None:
+        """Options and environment of each run."""
+        for code, said in run_again([(options, self.usual | environ) for options, environ in runs]):
+            self.assertNotEqual(code, 0, said)
+            self.assertEqual(self.canaries.found_in(said.encode()), [], said)
+            self.assertNotIn("Traceback", said)
+
+    def file(self, number: int, toml: str) -> str:
+        path = self.directory / f"relayd-{number}.toml"
+        path.write_text(toml)
+        return str(path)
 
     def test_command_line(self) -> None:
-        for options in (
+        runs: tuple[list[str], ...] = (
             ["--api-key", self.mark],
             [f"--api-key={self.mark}"],
             ["--password", self.mark],
@@ -356,17 +355,19 @@ class MistakeTests(SynchronousTestCase):
             ["--server", f"ftp://user:{self.mark}@main"],
             ["--max-commands", self.mark],
             [self.mark],
-        ):
-            self.run_relayd(*options)
+        )
+        self.check(*((options, {}) for options in runs))
 
     def test_environment(self) -> None:
-        self.run_relayd(RELAYD_HTTP_PROXY=f"http://user:{self.mark}@proxy:99999")
-        self.run_relayd(RELAYD_SERVER=f"https://main/?apiKey={self.mark}")
-        self.run_relayd(RELAYD_MAX_COMMANDS=self.mark)
+        self.check(
+            ((), {"RELAYD_HTTP_PROXY": f"http://user:{self.mark}@proxy:99999"}),
+            ((), {"RELAYD_SERVER": f"https://main/?apiKey={self.mark}"}),
+            ((), {"RELAYD_MAX_COMMANDS": self.mark}),
+        )
 
     def test_file(self) -> None:
         table = '[[credentials]]\nhosts = ["h"]\n'
-        for toml in (
+        files = (
             f'api-key = "{self.mark}"',
             f'password = "{self.mark}"',
             f'http-proxy = "http://user:{self.mark}@proxy:99999"',
@@ -376,5 +377,5 @@ class MistakeTests(SynchronousTestCase):
             f'{table}password = "{self.mark}"',
             f'{table}key = """{self.mark}"""',
             f'{table}users = "{self.mark}"',
-        ):
-            self.run_relayd(toml=toml)
+        )
+        self.check(*((("--config", self.file(number, toml)), {}) for number, toml in enumerate(files)))

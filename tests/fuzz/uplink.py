@@ -19,10 +19,12 @@ from zope.interface import implementer
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.network.flow import Flow
-from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.connection import Outcome, UplinkConnection
 from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.presence import told_of
+from relayd.uplink.settings import ConnectionSettings
 from relayd.uplink.stages import Timing
+from relayd.uplink.wire import SessionListener
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import DialectEvent, EventReceived
 from relayd.wire.messages import CommandState, ExecuteCommand, Receipt, failure_result
@@ -223,6 +225,9 @@ class Wire:
         self.sent: list[bytes] = []
         self.ended = False
 
+    def report_to(self, listener: SessionListener) -> None:
+        """Nothing to report but what the input says."""
+
     def send_text(self, payload: bytes) -> None:
         self.sent.append(payload)
 
@@ -240,43 +245,40 @@ class Wire:
         self.ended = True
 
 
-class Host:
-    """Whose connection it is."""
+class Owner:
+    """Keeps a connection."""
 
-    def on_connection_ready(self, connection: Connection) -> None:
+    def on_connection_ready(self, connection: UplinkConnection) -> None:
         """Events can flow."""
 
-    def on_connection_accepted(self, connection: Connection) -> None:
+    def on_connection_accepted(self, connection: UplinkConnection) -> None:
         """The main server has really accepted the relay."""
 
-    def on_connection_ignored(self, connection: Connection) -> None:
-        """The main server sent something that relayd has no use for."""
+    def on_message_ignored(self, connection: UplinkConnection) -> None:
+        """The main server sent something that relayd does not use."""
 
-    def on_status_told(self, connection: Connection, data: Any) -> None:
+    def on_status_update(self, connection: UplinkConnection, data: object) -> None:
         told_of(data, "p")
+
+
+def connection_settings(timing: Timing) -> ConnectionSettings:
+    """The settings of a connection that is fuzzed."""
+    return ConnectionSettings(
+        server="main", path="/proxy", timing=timing, max_result=1 << 20, defer_to_thread=maybeDeferred
+    )
 
 
 def _run(name: str, data: bytes) -> None:
     dialect, server = {
-        "socketio": (socketio.RelayDialect, socketio.ServerDialect),
-        "native": (native.RelayDialect, native.ServerDialect),
+        "socketio": (socketio.SocketIORelayDialect, socketio.SocketIOServerDialect),
+        "native": (native.NativeRelayDialect, native.NativeServerDialect),
     }[name]
     clock, receiver, wire, outcomes = Clock(), Receiver(), Wire(), list[Outcome]()
     timing = Timing()
     planted: Any = Planted(dialect())
-    connection = Connection(
-        clock,
-        receiver,
-        Host(),
-        planted,
-        server="main",
-        path="/proxy",
-        timing=timing,
-        defer_to_thread=maybeDeferred,
-        max_result=1 << 20,
-        limit=MessageLimit(clock, "main"),
+    connection = UplinkConnection(
+        clock, wire, planted, receiver, Owner(), MessageLimit(clock, "main"), connection_settings(timing)
     )
-    connection.attach(wire)
     note: Any = outcomes.append
     connection.finished.addCallback(note)
     connection.on_secured()

@@ -9,12 +9,11 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from relayd.uplink.connection import Connection, Outcome
+from relayd.uplink.connection import Outcome, UplinkConnection
 from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.request import Request
 from relayd.uplink.stages import Timing
@@ -22,7 +21,7 @@ from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
 from relayd.wire.dialects import native
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.fuzz.hub import MemoryTransport
-from tests.fuzz.uplink import Host, Receiver
+from tests.fuzz.uplink import Owner, Receiver, connection_settings
 
 #: Bits of the first byte: the WebSocket is open already; what follows comes in pieces, of as many bytes as the second
 #: byte says.
@@ -55,25 +54,14 @@ def _run(data: bytes) -> None:
     flags, size, data = data[0], data[1] + 1, grow(data[2:])
     clock: Any = Clock()
     receiver, outcomes = Receiver(), list[Outcome]()
-    connection = Connection(
-        clock,
-        receiver,
-        Host(),
-        native.RelayDialect(),
-        server="main",
-        path="/proxy",
-        timing=Timing(),
-        defer_to_thread=maybeDeferred,
-        max_result=1 << 20,
-        limit=MessageLimit(clock, "main"),
-    )
+    request = Request(resource=f"/proxy?apiKey={CANARY}", host="main", user_agent="relayd")
+    client = WebSocketClient(lambda: request, server_name=None)
+    limit, settings = MessageLimit(clock, "main"), connection_settings(Timing())
+    connection = UplinkConnection(clock, client, native.NativeRelayDialect(), receiver, Owner(), limit, settings)
     note: Any = outcomes.append
     connection.finished.addCallback(note)
-    request = Request(resource=f"/proxy?apiKey={CANARY}", host="main", user_agent="relayd")
-    client = WebSocketClient(connection, lambda: request, tls_host=None)
     client.factory = WebSocketFactory(clock, lambda: client, _MAX_FRAME)
     transport = MemoryTransport()
-    connection.attach(client)
     client.makeConnection(transport)
     key: Any = client.websocket_key
     digest = hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()

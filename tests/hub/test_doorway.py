@@ -4,6 +4,7 @@ What anybody can make the main server take before it knows who that is, and what
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from hypothesis import given
@@ -274,6 +275,7 @@ class UnreadTests(HubTestCase):
         """A relay that is not read any more, its link, and how many results it has sent."""
         client = await self.relay(dialect)
         link: Any = self.hub.relays["r1"]
+        link.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)  # or it takes megabytes
         client.transport.pauseProducing()
         sent = 0
         while not link.deaf:

@@ -176,7 +176,8 @@ class HubTestCase(TestCase):
         """Open the WebSocket; whether the relay is welcome shows later."""
         url = dialect.url(f"ws://127.0.0.1:{self.port}", proxy_id, key)
         factory = WebSocketClientFactory(url, reactor=reactor)
-        factory.protocol = lambda: RelayClient(dialect.RelayDialect())  # type: ignore[assignment]
+        codec = native.NativeRelayDialect if dialect is native else socketio.SocketIORelayDialect
+        factory.protocol = lambda: RelayClient(codec())  # type: ignore[assignment]
         factory.setProtocolOptions(**options)
         client = await TCP4ClientEndpoint(reactor, "127.0.0.1", self.port).connect(factory)
         assert isinstance(client, RelayClient)

@@ -112,7 +112,7 @@ class SocketIO(PeerCase):
         await server.wait_for(said(connected="proxy 1"))
         self.assertEqual(server.lines[1], {"upgrade": True, "key": True, "extensions": None})
         connection: Any = receiver.link
-        self.assertTrue(connection._wire.transport.getTcpNoDelay(), "Nagle would cost 40 ms a command")
+        self.assertTrue(connection.wire.transport.getTcpNoDelay(), "Nagle would cost 40 ms a command")
         server.send({"op": "emit", "name": "proxy_status_update", "data": {"online": True}})
         server.send({"op": "execute", "ack": True, "data": order("c1")})
         self.assertEqual((await server.wait_for(said(ack="c1")))["answer"], [])
@@ -421,7 +421,7 @@ class Native(PeerCase):
             server.send({"op": "raw", "text": text})
         server.send({"op": "raw", "text": "\ufeff" + json.dumps({"event": "execute_command", "data": order("c1")})})
         await server.wait_for(has("event"))
-        told = [event for event in self.events if "which is no event" in formatEvent(event)]
+        told = [event for event in self.events if "which is not an event" in formatEvent(event)]
         self.assertEqual([event["log_level"].name for event in told], ["info"] * 3)
         self.assertEqual(self.uplink.ignored, 7)
         self.assertNotIn("lost", receiver.words())
@@ -454,7 +454,7 @@ class Native(PeerCase):
         for number, told in enumerate(["ran echo 文"] * 5 + [""]):
             result = await server.wait_for(lambda line, n=number: line.get("data", {}).get("commandId") == f"c{n}")
             self.assertEqual(result["data"]["result"]["stdout"], told)
-        self.assertIn("command came as bytes that are no UTF-8", result["data"]["result"]["stderr"])
+        self.assertIn("command came as bytes that are not UTF-8", result["data"]["result"]["stderr"])
         self.assertEqual((self.uplink.ignored, receiver.words().count("lost")), (0, 0))
 
     async def test_ids_that_are_not_valid(self) -> None:

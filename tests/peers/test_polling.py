@@ -161,7 +161,7 @@ class PollingOnly(PeerCase):
         if receiver.link is None:
             await receiver.next("ready")
         link: Any = receiver.link
-        link._wire._open.sid = "nobody"
+        link.wire._session.opened.sid = "nobody"
         self.server.send({"op": "execute", "data": order("c1")})
         self.assertIn("Session ID unknown", await self.until_logged("Next attempt"))
 

@@ -183,6 +183,9 @@ class DropbearTests(DropbearCase):
     async def test_command_that_runs_out_of_time(self) -> None:
         """dropbear passes no signals on: the command's processes are found from another connection."""
         account, port = await self.start_dropbear()
+        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(ending, "FIND_WITHIN", DEADLINE)
+        self.patch(ending, "LEAVE_AFTER", DEADLINE)
         client, target = self.make_client(), self.target(account, port=port, password=account.password)
         mark, sleep = marked_sleep()
         running = self.run_command(client, target, f"({sleep}) & {sleep}", 3)

@@ -259,4 +259,4 @@ class ThroughProxy(TLSCase):
         await self.proxy("407 Proxy Authentication Required")
         self.dial("http://main.example:1", http_proxy=f"http://127.0.0.1:{self.proxy_port}")
         line = await self.until_logged("Next attempt")
-        self.assertIn(f"the HTTP proxy http://127.0.0.1:{self.proxy_port} gives no tunnel (HTTP 407 Proxy", line)
+        self.assertIn(f"the HTTP proxy http://127.0.0.1:{self.proxy_port} opens no tunnel (HTTP 407 Proxy", line)

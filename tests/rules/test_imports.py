@@ -21,9 +21,9 @@ FLOORS = (
     ("relayd.ssh_logins",),
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
-    ("relayd.uplink.polling", "relayd.ssh.client"),
-    ("relayd.uplink", "relayd.ssh.ending"),
-    ("relayd.ssh.pool",),
+    ("relayd.uplink.dialer", "relayd.ssh.client"),
+    ("relayd.uplink.polling", "relayd.ssh.ending"),
+    ("relayd.uplink", "relayd.ssh.pool"),
     ("relayd.ssh.login", "relayd.ssh.channels"),
     ("relayd.ssh.transport",),
     ("relayd.ssh.host_keys",),

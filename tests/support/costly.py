@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from base64 import b64decode, encodebytes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from asyncssh.kex_dh import _group14_p, _group17_p
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.keys import Key
 
@@ -34,6 +37,28 @@ def putty_key(number: int, memory: int = 256 * 1024, passes: int = 8) -> str:
         f"Key-Derivation: Argon2id\nArgon2-Memory: {memory}\nArgon2-Passes: {passes}\nArgon2-Parallelism: 1\n"
         f"Argon2-Salt: {number:032x}\nPrivate-Lines: 1\nAAAAAAAAAAAAAAAAAAAAAA==\nPrivate-MAC: 00\n"
     )
+
+
+def openssh_key(rounds: int) -> str:
+    """An encrypted key in OpenSSH's format, which is found to be none only after *rounds* of bcrypt."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    encryption = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(1).build(b"passphrase")
+    _, *lines, _ = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption).splitlines()
+    blob = bytearray(b64decode(b"".join(lines)))
+    # After the name of the derivation: the length of its options, a salt of 16 bytes with its length, the rounds.
+    at = blob.index(NS(b"bcrypt")) + len(NS(b"bcrypt")) + 4 + 4 + 16
+    blob[at : at + 4] = rounds.to_bytes(4, "big")
+    armour = "-----{} OPENSSH PRIVATE KEY-----\n".format
+    return armour("BEGIN") + encodebytes(blob).decode() + armour("END")
+
+
+def large_rsa() -> rsa.RSAPrivateKey:
+    """A key of 8192 bits, as large as they are taken, of two primes that are known: looking for some takes long."""
+    p, q, e = _group17_p, _group14_p, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    return rsa.RSAPrivateNumbers(
+        p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), rsa.RSAPublicNumbers(e, p * q)
+    ).private_key(unsafe_skip_rsa_key_validation=True)
 
 
 class _Signer:

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from relayd.wire.dialects import native
 from relayd.wire.dialects.events import AckReceived, Connected, EventReceived
-from relayd.wire.dialects.socketio import ServerDialect
+from relayd.wire.dialects.socketio import SocketIOServerDialect
 
 #: Seconds that anything may take.
 PATIENCE = 60.0
@@ -37,10 +37,10 @@ class _Connection(WebSocketServerProtocol):
         self._ledger = ledger
         self.acks: dict[int, str] = {}
         self.deaf = False
-        self.dialect: ServerDialect | native.ServerDialect = (
-            native.ServerDialect()
+        self.dialect: SocketIOServerDialect | native.NativeServerDialect = (
+            native.NativeServerDialect()
             if ledger.native
-            else ServerDialect(ping_interval=ledger.ping_interval, accepts=ledger.max_payload)
+            else SocketIOServerDialect(ping_interval=ledger.ping_interval, accepts=ledger.max_payload)
         )
 
     def onConnect(self, request: ConnectionRequest) -> None:

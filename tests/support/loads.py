@@ -11,7 +11,6 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -25,6 +24,7 @@ from twisted.internet.task import deferLater
 
 from relayd.hub import Hub
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
+from tests.support.costly import large_rsa, openssh_key
 from tests.support.process import PeerFailed
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
@@ -120,21 +120,16 @@ async def large_outputs(load: Load) -> None:
 
 async def costly_keys(load: Load) -> None:
     """Keys that take seconds of work to read; none of them opens the door."""
-    numbers = rsa.generate_private_key(65537, 8192)
-    openssh = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(200).build(b"passphrase")
-    curve = ec.generate_private_key(ec.SECP256R1())
+    large = large_rsa()
     pem, ssh = Encoding.PEM, PrivateFormat.OpenSSH
     keys = [
-        numbers.private_bytes(pem, ssh, NoEncryption()),
-        numbers.private_bytes(pem, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")),
-        curve.private_bytes(pem, ssh, openssh),
-        *(curve.private_bytes(pem, ssh, openssh) for _ in range(2)),
+        large.private_bytes(pem, ssh, NoEncryption()).decode(),
+        large.private_bytes(pem, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")).decode(),
+        *(openssh_key(rounds=200) for _ in range(3)),
     ]
     await DeferredList(
         [
-            load.execute(
-                "true", private_key=Secret(key.decode()), passphrase=Secret("passphrase"), username=f"u{index}"
-            )
+            load.execute("true", private_key=Secret(key), passphrase=Secret("passphrase"), username=f"u{index}")
             for index, key in enumerate(keys)
         ],
         consumeErrors=True,

@@ -32,7 +32,7 @@ class RecordingReceiver:
         self._answer = answer
         self._waiting: list[tuple[str, Deferred[Any]]] = []
 
-    def next(self, word: str, timeout: float = 20) -> Deferred[Any]:
+    def next(self, word: str, timeout: float = 60) -> Deferred[Any]:
         """
         The value of the next call of that kind, from now on.
 

@@ -63,7 +63,7 @@ class ScriptServer:
         """Give it a JSON value as one line on its standard input."""
         self._process.write_line(json.dumps(value))
 
-    def wait_for(self, predicate: Callable[[Any], bool], timeout: float = 20) -> Deferred[Any]:
+    def wait_for(self, predicate: Callable[[Any], bool], timeout: float = 60) -> Deferred[Any]:
         """
         The first value, of those written so far and from now on, that *predicate* accepts.
 

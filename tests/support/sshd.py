@@ -205,7 +205,7 @@ class OpenSSHServer:
         process.when_ended().addCallback(
             lambda code: needed(listening, f"sshd ended with {code}: {' / '.join(self.log_lines[first:])}")
         )
-        return listening.addTimeout(20, _reactor())
+        return listening.addTimeout(60, _reactor())
 
     def _configuration(self) -> list[str]:
         """sshd takes the first value of each setting, so the test's own lines come first."""

@@ -41,7 +41,7 @@ class MainServer(WebSocketServerProtocol):
 
     transport: Any
 
-    def __init__(self, dialect: socketio.ServerDialect | native.ServerDialect) -> None:
+    def __init__(self, dialect: socketio.SocketIOServerDialect | native.NativeServerDialect) -> None:
         super().__init__()
         self.dialect = dialect
         self.target = ""
@@ -157,7 +157,7 @@ class ServiceCase(SynchronousTestCase):
         return self.pumps[-1]
 
     def main_server(self, dialect: Any = None) -> MainServer:
-        server = MainServer(dialect or socketio.ServerDialect())
+        server = MainServer(dialect or socketio.SocketIOServerDialect())
         server.factory = WebSocketServerFactory(reactor=self.reactor)
         server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
         return server

@@ -6,40 +6,21 @@ The registry is not asked: a new environment sees the libraries of the one that 
 
 from __future__ import annotations
 
-import atexit
-import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
 import tempfile
 import venv
 import zipfile
-from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import __version__
+from tests.support.built import built, run
 
 ROOT = Path(__file__).resolve().parents[2]
-#: The deadline of any process here, in seconds.
-PATIENCE = 300
-NOT_SOURCE = (
-    *(".*_cache", ".git", ".hypothesis", ".venv", "*.egg-info", "__pycache__", "_trial_temp*", "build", "dist"),
-    *("dropin.cache", "node_modules"),
-)
-
-
-def run(*words: str, cwd: Path) -> str:
-    """Run a command that must succeed, without this process's own search path; gives what it printed."""
-    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    done = subprocess.run(words, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    if done.returncode:
-        raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 class Environment:
@@ -74,27 +55,6 @@ class Environment:
         return Path(run(self.python, "-c", "import relayd; print(relayd.__file__)", cwd=self.directory).strip())
 
 
-class Built:
-    """A copy of the source, and the sdist and the wheel that were built from it."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp())
-        atexit.register(shutil.rmtree, self.directory)
-        self.source = self.directory / "source"
-        shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-        self.sdist, self.wheel = self.build("sdist"), self.build("wheel")
-
-    def build(self, kind: str) -> Path:
-        script = f"import setuptools.build_meta as backend; print(backend.build_{kind}({str(self.directory)!r}))"
-        return self.directory / run(sys.executable, "-c", script, cwd=self.source).split()[-1]
-
-
-@cache
-def built() -> Built:
-    """Built once for all tests; trial has no hook for that."""
-    return Built()
-
-
 class PackagingTests(SynchronousTestCase):
     """What is built, and what is there once it is installed."""
 
@@ -102,7 +62,13 @@ class PackagingTests(SynchronousTestCase):
         self.source, self.sdist, self.wheel = built().source, built().sdist, built().wheel
 
     def environment(self) -> Environment:
-        return Environment(Path(tempfile.mkdtemp(dir=built().directory)))
+        return Environment(self.directory("environment"))
+
+    def directory(self, name: str) -> Path:
+        """One that goes with the test."""
+        directory = Path(tempfile.mkdtemp(prefix=f"relayd-test-{name}-"))
+        self.addCleanup(shutil.rmtree, directory)
+        return directory
 
     def check(self, environment: Environment) -> None:
         self.assertIn("Run a main server's commands", environment.twistd("--help"))
@@ -171,7 +137,8 @@ class PackagingTests(SynchronousTestCase):
         self.check(environment)
 
     def test_an_editable_install(self) -> None:
+        source = shutil.copytree(self.source, self.directory("source"), dirs_exist_ok=True)
         environment = self.environment()
-        environment.install("--editable", str(self.source))
-        self.assertTrue(environment.origin().is_relative_to(self.source))
+        environment.install("--editable", str(source))
+        self.assertTrue(environment.origin().is_relative_to(source))
         self.check(environment)

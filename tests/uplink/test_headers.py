@@ -40,7 +40,7 @@ class Sent(ServiceCase):
         self.restart(
             f"# for the access proxy\nCF-Access-Client-Secret: {TOKEN}\n\nOrigin: https://relay.test\nuser-agent: x\n"
         )
-        server, _ = self.connected(native.ServerDialect())
+        server, _ = self.connected(native.NativeServerDialect())
         headers = server.http_headers
         self.assertEqual(headers["cf-access-client-secret"], TOKEN)
         self.assertEqual(headers["origin"], "https://relay.test")
@@ -48,7 +48,7 @@ class Sent(ServiceCase):
 
     def test_a_subprotocol(self) -> None:
         self.restart("Sec-WebSocket-Protocol: v2.relay, v1.relay\n")
-        server = Choosing(native.ServerDialect())
+        server = Choosing(native.NativeServerDialect())
         server.factory = WebSocketServerFactory(reactor=self.reactor, protocols=["v2.relay"])
         server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
         self.join(server).flush()
@@ -59,7 +59,7 @@ class Sent(ServiceCase):
     def test_a_subprotocol_that_is_not_chosen(self) -> None:
         """The main server need not choose one."""
         self.restart("Sec-WebSocket-Protocol: v2.relay\n")
-        self.connected(native.ServerDialect())
+        self.connected(native.NativeServerDialect())
         self.advance(2.1)
         self.assertTrue(self.service.status.accepted)
 
@@ -71,7 +71,7 @@ class Sent(ServiceCase):
             def onConnect(self, request: Any) -> Any:
                 return None, {"Sec-WebSocket-Protocol": "v9"}
 
-        server = Stubborn(native.ServerDialect())
+        server = Stubborn(native.NativeServerDialect())
         server.factory = WebSocketServerFactory(reactor=self.reactor)
         server.factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
         self.join(server).flush()
@@ -107,19 +107,19 @@ class Sent(ServiceCase):
         attempts = self.attempts()
         self.restart("no header\n")
         self.assertEqual(self.attempts(), attempts)
-        self.assertIn("line 1, is no header (Name: value)", self.warnings()[-1])
+        self.assertIn("line 1, is not a header (Name: value)", self.warnings()[-1])
 
 
 class Read(SynchronousTestCase):
     def test_refused(self) -> None:
         for text, words in (
-            (f"X-Token {TOKEN}", "line 1, is no header"),
+            (f"X-Token {TOKEN}", "line 1, is not a header"),
             (f"A: b\nX-Tok\u00e9n: {TOKEN}", "no ASCII"),
-            ("A: b\nHost: other", "line 2, names a header that the request has of its own"),
+            ("A: b\nHost: other", "line 2, sets a header that relayd sets itself"),
             ("sec-websocket-key: x", "of its own"),
             ("Transfer-Encoding: chunked", "of its own"),
-            (f"A: b\rX-Token: {TOKEN}", "is no header"),
-            ("A:", "is no header"),
+            (f"A: b\rX-Token: {TOKEN}", "is not a header"),
+            ("A:", "is not a header"),
             ("A: b\nB: c\na: d", "names a header twice"),
             ("Cookie: a=1\nCookie: b=2", "names a header twice"),
             ("accept-encoding: gzip", "of its own"),
@@ -131,9 +131,9 @@ class Read(SynchronousTestCase):
             ("Sec-WebSocket-Protocol: a,,b", "no list of different subprotocols"),
             ("Sec-WebSocket-Protocol: a b", "no list of different subprotocols"),
             (f"X: \u4e2d{TOKEN}", "no ASCII"),
-            ("X: a\tb", "is no header"),
-            (f"X: {TOKEN}\x00", "is no header"),
-            ("A B: c", "is no header"),
+            ("X: a\tb", "is not a header"),
+            (f"X: {TOKEN}\x00", "is not a header"),
+            ("A B: c", "is not a header"),
             ("".join(f"A{number}: b\n" for number in range(MOST_HEADERS + 1)), "more than 32 headers"),
             ("A: " + "b" * 20_000, "more than 16384 bytes"),
         ):

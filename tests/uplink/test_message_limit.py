@@ -130,19 +130,19 @@ class MessageLimitTests(SynchronousTestCase):
 
     def test_connections_that_are_lost_have_it_guessed(self) -> None:
         for _ in range(GUESS_AFTER - 1):
-            self.assertFalse(self.limit.lost(5_000_000))
+            self.assertFalse(self.limit.connection_lost(5_000_000))
             self.assertEqual(self.limit.bytes, NO_LIMIT)
-        self.assertTrue(self.limit.lost(5_000_000))
+        self.assertTrue(self.limit.connection_lost(5_000_000))
         self.assertEqual(self.limit.bytes, 1_000_000)
-        self.assertTrue(self.limit.lost(1_000_000), "one more is enough on the way down")
+        self.assertTrue(self.limit.connection_lost(1_000_000), "one more is enough on the way down")
         self.assertEqual(self.limit.bytes, 125_000)
         self.limit.was_read(125_000)
-        self.assertFalse(self.limit.lost(120_000), "as large ones were read")
+        self.assertFalse(self.limit.connection_lost(120_000), "as large ones were read")
         self.assertEqual(self.limit.bytes, 125_000)
 
     def guess(self) -> None:
         for _ in range(GUESS_AFTER):
-            self.limit.lost(500_000)
+            self.limit.connection_lost(500_000)
         self.assertEqual(self.limit.bytes, 125_000)
         self.limit.was_read(120_000)
 
@@ -158,27 +158,27 @@ class MessageLimitTests(SynchronousTestCase):
 
     def test_small_messages_are_no_cause(self) -> None:
         for _ in range(10):
-            self.assertFalse(self.limit.lost(LEAST_GUESS))
-            self.assertFalse(self.limit.lost(0))
+            self.assertFalse(self.limit.connection_lost(LEAST_GUESS))
+            self.assertFalse(self.limit.connection_lost(0))
         self.assertEqual(self.limit.bytes, NO_LIMIT)
 
     def test_where_smaller_ones_are_no_help_it_was_not_the_size(self) -> None:
         """A result that the main server cannot bear, however short it is cut: it is not cut for ever."""
         size, losses = 5_000_000, 0
         while size > LEAST_GUESS:
-            self.limit.lost(size)
+            self.limit.connection_lost(size)
             losses += 1
             size = min(5_000_000, self.limit.bytes)
         self.assertEqual(losses, GUESS_AFTER - 1 + len([rung for rung in RUNGS if rung >= LEAST_GUESS]))
-        self.assertFalse(self.limit.lost(size))
+        self.assertFalse(self.limit.connection_lost(size))
         self.assertEqual(self.limit.bytes, NO_LIMIT)
         for _ in range(10):
-            self.assertFalse(self.limit.lost(5_000_000), "the size is not suspected for a while")
+            self.assertFalse(self.limit.connection_lost(5_000_000), "the size is not suspected for a while")
 
     def test_reading_a_large_one_refutes_a_loss(self) -> None:
         """Links that are cut for other reasons."""
         for _ in range(10):
-            self.assertFalse(self.limit.lost(5_000_000))
+            self.assertFalse(self.limit.connection_lost(5_000_000))
             self.limit.was_read(5_000_000)
         self.assertEqual(self.limit.bytes, NO_LIMIT)
 
@@ -196,13 +196,13 @@ class UnderWayTests(SynchronousTestCase):
 
     def test_small_ones_cost_no_ping(self) -> None:
         for _ in range(100):
-            self.under_way.sent(300)
+            self.under_way.message_sent(300)
         self.assertEqual((self.pings, self.under_way.largest()), ([], 300))
         self.assertEqual(self.under_way.suspect(unsent=False), 0)
 
     def test_one_ping_at_a_time(self) -> None:
         for size in (5_000, 90_000, 7_000, 100):
-            self.under_way.sent(size)
+            self.under_way.message_sent(size)
         self.assertEqual((len(self.pings), self.under_way.largest()), (1, 90_000))
         self.pings.pop().callback(None)
         self.assertEqual((len(self.pings), self.under_way.largest()), (1, 90_000))
@@ -211,11 +211,11 @@ class UnderWayTests(SynchronousTestCase):
         self.assertEqual(self.limit._read, 90_000)
 
     def test_long_after(self) -> None:
-        self.under_way.sent(90_000)
+        self.under_way.message_sent(90_000)
         self.clock.advance(BLAME_FOR)
         self.assertEqual(self.under_way.suspect(unsent=False), 0)
         self.assertEqual(self.under_way.suspect(unsent=True), 90_000, "it takes so long to leave")
-        self.under_way.sent(5_000)  # the first was never known to be read
+        self.under_way.message_sent(5_000)  # the first was never known to be read
         self.assertEqual(self.under_way.suspect(unsent=False), 90_000)
 
 
@@ -269,7 +269,7 @@ class LearningTests(ServiceCase):
     def setUp(self) -> None:
         super().setUp()
         self.receiver._answer = large
-        self.servers = {"native": native.ServerDialect, "socketio": socketio.ServerDialect}
+        self.servers = {"native": native.NativeServerDialect, "socketio": socketio.SocketIOServerDialect}
 
     def main_server(self, dialect: Any = None) -> Narrow:
         server = Narrow(dialect or self.servers[self.dialect]())
@@ -422,7 +422,7 @@ class TinyTests(ServiceCase):
     def test_results_and_answers_fit(self) -> None:
         for limit in (4095, 1000, 300, 200):
             self.receiver._answer = large
-            server, pump = self.connected(socketio.ServerDialect(accepts=limit))
+            server, pump = self.connected(socketio.SocketIOServerDialect(accepts=limit))
             server.dialect.request("execute_command", ORDER)
             server.flush()
             pump.flush()

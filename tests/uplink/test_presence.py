@@ -172,7 +172,7 @@ class Forgotten(ServiceCase):
         for _ in range(3):
             self.tell(server, "online")
         (warning,) = self.warnings()
-        self.assertIn("p came online, while this relay was: another relay may use this name", warning)
+        self.assertIn("p came online while this relay was online already: another relay may use this name", warning)
 
 
 class Displaced(ServiceCase):

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.uplink.result_sender import LARGE, ResultSender
-from relayd.wire.dialects.native import RelayDialect
+from relayd.wire.dialects.native import NativeRelayDialect
 from relayd.wire.messages import CommandResult
 
 
@@ -22,7 +22,7 @@ class ResultSenderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.sent: list[bytes] = []
         self.work: list[tuple[Deferred[Any], Any]] = []
-        self.dialect = RelayDialect()
+        self.dialect = NativeRelayDialect()
         self.sender = self.make(1 << 20)
 
     def make(self, limit: int) -> ResultSender:
@@ -42,9 +42,9 @@ class ResultSenderTests(SynchronousTestCase):
         return [frame.partition(b'"commandId":"')[2].partition(b'"')[0].decode() for frame in self.sent]
 
     def test_small_results_go_at_once_and_after_large_ones_in_their_order(self) -> None:
-        self.sender.send(result("a"))
-        self.sender.send(result("large", LARGE + 1))
-        self.sender.send(result("b"))
+        self.sender.send_result(result("a"))
+        self.sender.send_result(result("large", LARGE + 1))
+        self.sender.send_result(result("b"))
         self.assertEqual((self.ids(), self.sender.busy), (["a"], True))
         self.finish()
         self.assertEqual((self.ids(), self.sender.busy), (["a", "large", "b"], False))
@@ -52,17 +52,17 @@ class ResultSenderTests(SynchronousTestCase):
     def test_a_step_is_taken_when_all_before_it_is_sent(self) -> None:
         """As a question for a sign of life: it must not overtake the results that it asks about."""
         steps: list[list[str]] = []
-        self.sender.then(lambda: steps.append(self.ids()))
-        self.sender.send(result("large", LARGE + 1))
-        self.sender.send(result("a"))
-        self.sender.then(lambda: steps.append(self.ids()))
-        self.sender.send(result("b"))
+        self.sender.after_results(lambda: steps.append(self.ids()))
+        self.sender.send_result(result("large", LARGE + 1))
+        self.sender.send_result(result("a"))
+        self.sender.after_results(lambda: steps.append(self.ids()))
+        self.sender.send_result(result("b"))
         self.assertEqual(steps, [[]])
         self.finish()
         self.assertEqual((steps, self.ids()), ([[], ["large", "a"]], ["large", "a", "b"]))
 
     def test_whoever_wants_to_wait_hears_when_it_is_idle(self) -> None:
-        self.sender.send(result("large", LARGE + 1))
+        self.sender.send_result(result("large", LARGE + 1))
         idle, given_up = self.sender.when_idle(), self.sender.when_idle()
         given_up.cancel()
         self.failureResultOf(given_up)
@@ -71,8 +71,8 @@ class ResultSenderTests(SynchronousTestCase):
         self.successResultOf(idle)
 
     def test_end(self) -> None:
-        self.sender.send(result("large", LARGE + 1))
-        self.sender.send(result("a"))
+        self.sender.send_result(result("large", LARGE + 1))
+        self.sender.send_result(result("a"))
         idle = self.sender.when_idle()
         self.sender.end()
         self.successResultOf(idle)
@@ -81,6 +81,6 @@ class ResultSenderTests(SynchronousTestCase):
 
     def test_limit(self) -> None:
         self.sender = self.make(100_000)
-        self.sender.send(result("a", 200_000))
+        self.sender.send_result(result("a", 200_000))
         self.assertLessEqual(len(self.sent[0]), 100_000)
         self.assertIn(b"bytes cut here to fit the link", self.sent[0])

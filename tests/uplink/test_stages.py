@@ -33,7 +33,7 @@ from relayd.uplink.cutting import fit
 from relayd.uplink.endpoint import describe, make_endpoint
 from relayd.uplink.retry import RetryPolicy, seconds_of
 from relayd.uplink.settings import Address, UplinkSettings
-from relayd.uplink.stages import LinkCore, Stage, Timing, start
+from relayd.uplink.stages import LinkCore, Stage, Timing, start_machine
 from relayd.wire.messages import CommandResult, Details, Secret
 from tests.support.names import NamedReactor, ScriptedNames
 
@@ -67,7 +67,7 @@ class Machine(SynchronousTestCase):
         self.clock = Clock()
         self.owner = Owner()
         self.core = LinkCore(self.clock, self.owner, "https://main", Timing())
-        self.machine = start(self.core)
+        self.machine = start_machine(self.core)
 
     def tearDown(self) -> None:
         self.machine.failed(LOST)
@@ -404,7 +404,7 @@ class Addresses(SynchronousTestCase):
         self.assertNoResult(connecting)
         reactor.advance(0.2)
         words = describe(self.failureResultOf(connecting, NoNameService).value)
-        self.assertEqual(words, "its name was not looked up within 15 s; look at the name service of this machine")
+        self.assertEqual(words, "its name could not be looked up within 15 s; look at the name service of this machine")
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):

@@ -94,7 +94,9 @@ class StuckTests(ServiceCase):
         self.advance(6)
         self.successResultOf(stopped)
         self.begin(dialect=dialect.NAME)
-        server, pump = self.connected(dialect.ServerDialect())
+        server, pump = self.connected(
+            native.NativeServerDialect() if dialect is native else socketio.SocketIOServerDialect()
+        )
         self.transport = pump.client.transport
         self.flow = self.transport.producer
         self.reading = True
@@ -224,7 +226,7 @@ class FragmentTests(ServiceCase):
 
     def test_empty_frames_take_nothing(self) -> None:
         self.begin_native()
-        server, pump = self.connected(native.ServerDialect())
+        server, pump = self.connected(native.NativeServerDialect())
         client: Any = pump.client._wrappedProtocol
         server.sendFrame(opcode=1, payload=b'{"event": "cancel_command", ', fin=False)
         for _ in range(1000):

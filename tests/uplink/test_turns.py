@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.uplink.result_sender import ResultSender
 from relayd.uplink.turns import SLICE, Turns
 from relayd.wire.dialects.events import EventReceived
-from relayd.wire.dialects.native import RelayDialect
-from relayd.wire.dialects.native import ServerDialect as Server
+from relayd.wire.dialects.native import NativeRelayDialect
+from relayd.wire.dialects.native import NativeServerDialect as Server
 from relayd.wire.messages import CommandResult
 
 
@@ -27,7 +27,7 @@ class TurnsTests(SynchronousTestCase):
         self.held: list[bool] = []
         self.done: list[str] = []
         self.turns = Turns(self.clock, self.held.append)
-        self.turns.begin()
+        self.turns.begin_turn()
 
     def step(self, name: str, seconds: float = 0.0) -> Callable[[], None]:
         def act() -> None:
@@ -45,35 +45,35 @@ class TurnsTests(SynchronousTestCase):
 
     def test_what_is_quick_is_done_at_once(self) -> None:
         for name in "abc":
-            self.turns.add(self.step(name))
+            self.turns.take_in_turn(self.step(name))
         self.assertEqual((self.done, self.held), (["a", "b", "c"], []))
 
     def test_the_rest_waits_for_the_next_turn(self) -> None:
         for name in "abcd":
-            self.turns.add(self.step(name, SLICE * 0.7))
+            self.turns.take_in_turn(self.step(name, SLICE * 0.7))
         self.assertEqual((self.done, self.held), (["a", "b"], [True]))
         self.turn()
         self.assertEqual((self.done, self.held), (["a", "b", "c", "d"], [True, False]))
 
     def test_large_steps_have_a_turn_each(self) -> None:
-        self.turns.add(self.step("a", 1), large=True)
-        self.turns.add(self.step("b", 1), large=True)
-        self.turns.add(self.step("c"))
+        self.turns.take_in_turn(self.step("a", 1), large=True)
+        self.turns.take_in_turn(self.step("b", 1), large=True)
+        self.turns.take_in_turn(self.step("c"))
         for expected in (["a"], ["a", "b"], ["a", "b", "c"]):
             self.turn()
             self.assertEqual(self.done, expected)
         self.assertEqual(self.held, [True, False])
 
     def test_a_step_goes_on_before_those_that_wait(self) -> None:
-        self.turns.add(lambda: self.turns.insert(self.step("more of a")))
-        self.turns.add(self.step("b"))
+        self.turns.take_in_turn(lambda: self.turns.take_next(self.step("more of a")))
+        self.turns.take_in_turn(self.step("b"))
         self.assertEqual(self.done, [])
         self.turn()
         self.assertEqual(self.done, ["more of a", "b"])
 
     def test_a_step_that_fails_stops_nothing(self) -> None:
-        self.turns.add(lambda: 1 / 0, large=True)  # type: ignore[arg-type,return-value]
-        self.turns.add(self.step("b"))
+        self.turns.take_in_turn(lambda: 1 / 0, large=True)  # type: ignore[arg-type,return-value]
+        self.turns.take_in_turn(self.step("b"))
         self.assertRaises(ZeroDivisionError, self.turn)
         self.turn()
         self.assertEqual((self.done, self.held), (["b"], [True, False]))
@@ -89,7 +89,9 @@ class SenderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.frames: list[bytes] = []
         self.threads: list[tuple[Callable[[], Any], Deferred[Any]]] = []
-        self.sender = ResultSender(RelayDialect(), lambda: None, self.defer, lambda: 4_000_000, self.frames.append)
+        self.sender = ResultSender(
+            NativeRelayDialect(), lambda: None, self.defer, lambda: 4_000_000, self.frames.append
+        )
 
     def defer(self, work: Callable[[], Any]) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
@@ -111,37 +113,37 @@ class SenderTests(SynchronousTestCase):
     def test_order(self) -> None:
         sizes = {"a": 10, "b": 300_000, "c": 10, "d": 400_000, "e": 10}
         for name, size in sizes.items():
-            self.sender.send(result(name, size))
+            self.sender.send_result(result(name, size))
         self.assertEqual(len(self.sent()), 1)
         self.finish()
         self.assertEqual(len(self.sent()), 3)
         self.finish()
         self.assertEqual(self.sent(), [(name, "é" * size) for name, size in sizes.items()])
-        self.sender.send(result("f", 1))
+        self.sender.send_result(result("f", 1))
         self.assertEqual(len(self.frames), 6)
 
     def test_too_large(self) -> None:
-        self.sender.send(result("a", 3_000_000))
+        self.sender.send_result(result("a", 3_000_000))
         self.finish()
         self.assertLessEqual(len(self.frames[0]), 4_000_000)
         self.assertIn("bytes cut here to fit the link", self.sent()[0][1])
 
     def test_half_a_surrogate_pair(self) -> None:
         for size in (1, 300_000):
-            self.sender.send(CommandResult(command_id="a", stdout="\ud800" * size, stderr="", exit_code=0))
+            self.sender.send_result(CommandResult(command_id="a", stdout="\ud800" * size, stderr="", exit_code=0))
         self.finish()
         self.assertEqual([text for _, text in self.sent()], ["?", "?" * 300_000])
 
     def test_a_link_that_ends_meanwhile(self) -> None:
         for name in "ab":
-            self.sender.send(result(name, 300_000))
+            self.sender.send_result(result(name, 300_000))
         self.sender.end()
         self.finish()
         self.assertEqual((self.frames, self.threads), ([], []))
 
     def test_a_thread_that_fails(self) -> None:
-        self.sender.send(result("a", 300_000))
-        self.sender.send(result("b", 1))
+        self.sender.send_result(result("a", 300_000))
+        self.sender.send_result(result("b", 1))
         self.threads.pop()[1].errback(RuntimeError())
         self.assertEqual([name for name, _ in self.sent()], ["b"])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

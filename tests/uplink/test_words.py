@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.uplink.answers import MAX_BODY, Answer, body_of, schemes_of, words_of
+from relayd.uplink.answers import MAX_BODY, HttpResponse, body_of, schemes_of, words_of
 from relayd.uplink.endpoint import describe, unused_proxy
 from relayd.uplink.idle import IdleWatch
 from relayd.uplink.quoting import LIMIT, Quoting
@@ -49,7 +49,7 @@ class Slow(Scripted):
             self.transport.write(bytes([byte]))
 
 
-class Refusing(socketio.ServerDialect):
+class Refusing(socketio.SocketIOServerDialect):
     """Answers CONNECT with an error of these data."""
 
     def __init__(self, data: object) -> None:
@@ -84,23 +84,23 @@ class Answers(ServiceCase):
                 http("301 Moved", "", "Location: https://new.test/x?apiKey=zzz"),
                 "a redirect to https://new.test/x, which",
             ),
-            (http("302 Found"), "HTTP 302, a redirect, which is not followed; look at --server"),
+            (http("302 Found"), "HTTP 302, a redirect, which relayd does not follow; look at --server"),
             (
                 http("401 No", "", 'WWW-Authenticate: Basic realm="r"'),
-                "asks for Basic, a login that a proxy before the main server may want; see --header-file",
+                "asks for Basic, a login that a proxy in front of the main server may want; see --header-file",
             ),
             (http("401 No", '{"message": ["no key", "no id"], "error": "Bad"}'), 'HTTP 401, it says "no key; no id"'),
             (http("400 No", '{"error": {"code": 4, "message": "too old"}}'), 'it says "too old"'),
             (http("400 No", '{"errors": [{"detail": "a"}, {"detail": "b"}]}'), 'it says "a; b"'),
             (
                 b"SSH-2.0-dropbear_2022.83\r\n",
-                'an answer that is no HTTP, which begins with "SSH-2.0-dropbear_2022.83"',
+                'an answer that is not HTTP, which begins with "SSH-2.0-dropbear_2022.83"',
             ),
             (b"220 mail.test ESMTP\r\n", 'which begins with "220 mail.test ESMTP"'),
             (b"GET /socket.io/?a=1&apiKey=" + KEY.encode() + b" HTTP/1.1\r\n", 'a=1&apiKey=[redacted] HTTP/1.1"'),
             (b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80\0\4\0\1\0\0", "it speaks HTTP/2 there, and not HTTP/1.1"),
-            (b"\xff" * 16, "an answer that is no HTTP"),
-            (http("403 No", "your address is blocked"), 'may say as well, it says "your address is blocked"'),
+            (b"\xff" * 16, "an answer that is not HTTP"),
+            (http("403 No", "your address is blocked"), 'may also say, it says "your address is blocked"'),
             (
                 http("407 No", "", "Proxy-Authenticate: NTLM"),
                 "a proxy in between wants a login; see --http-proxy, which",
@@ -108,9 +108,9 @@ class Answers(ServiceCase):
             (http("414 URI Too Long"), "the address with proxyId and key is too long"),
             (http("426 Upgrade Required", "", "Upgrade: h2c"), "it wants another protocol or version"),
             (http("426 Upgrade Required", "", "Sec-WebSocket-Version: 8"), "sec-websocket-version: 8"),
-            (http("505 HTTP Version Not Supported"), "takes another version of HTTP only"),
+            (http("505 HTTP Version Not Supported"), "takes only another version of HTTP"),
             (http("500 Oh", "No route found for path 'socket.io/'."), "No route found for path 'socket.io/'."),
-            (http("502 Bad Gateway"), "a proxy before it does not reach it"),
+            (http("502 Bad Gateway"), "a proxy in front of it does not reach it"),
             (http("200 OK", "<title>Welcome</title>", "Content-Type: text/html"), 'it says "Welcome"'),
             (b"\x15\x03\x03\x00\x02\x02\x46", "it speaks TLS there, so that --server needs https://"),
         ):
@@ -192,7 +192,7 @@ class Elsewhere(ServiceCase):
     def test_a_socketio_server_without_our_namespace(self) -> None:
         """It may serve browsers that way, and relays the other."""
         self.join(self.main_server(Refusing({"message": "Invalid namespace"}))).flush()
-        self.connected(native.ServerDialect())
+        self.connected(native.NativeServerDialect())
         self.advance(2.1)
         self.assertEqual(self.service.status.dialect, "native")
 
@@ -209,7 +209,7 @@ class Codes(ServiceCase):
             (3008, "code 3008"),
             (1014, "code 1014"),
         ):
-            server, pump = self.connected(native.ServerDialect())
+            server, pump = self.connected(native.NativeServerDialect())
             server.sendCloseFrame(code=code, reasonUtf8=f"oops {KEY}".encode())
             pump.flush()
             server.transport.loseConnection()
@@ -252,7 +252,7 @@ class Idle(ServiceCase):
 
     def test_only_what_was_cut(self) -> None:
         watch = IdleWatch()
-        self.assertEqual([watch.ended(each) for each in (60.0, None, 60.0, 60.4, 59.9)], [False] * 4 + [True])
+        self.assertEqual([watch.note_end(each) for each in (60.0, None, 60.0, 60.4, 59.9)], [False] * 4 + [True])
         self.assertEqual(watch.ping_interval, 59.9 / 2)
 
 
@@ -315,7 +315,7 @@ class Proxies(SynchronousTestCase):
 
     def test_tls_to_a_plain_port(self) -> None:
         error = SSL.Error([("SSL routines", "", "wrong version number")])
-        self.assertIn("no TLS is spoken there: look at scheme and port", describe(error))
+        self.assertIn("does not speak TLS there: look at the scheme and port", describe(error))
         self.assertNotIn("no TLS", describe(SSL.Error([("SSL routines", "", "unsupported protocol")])))
 
 
@@ -343,7 +343,7 @@ class Parts(SynchronousTestCase):
 
     @given(st.binary(max_size=3000), st.sampled_from(["", "text/html", "application/json"]))
     def test_any_body(self, body: bytes, kind: str) -> None:
-        self.assertIsInstance(words_of(Answer(400, "", {"content-type": kind}, body)), str)
+        self.assertIsInstance(words_of(HttpResponse(400, "", {"content-type": kind}, body)), str)
         body_of({"transfer-encoding": "chunked"}, body)
 
     def test_compressed(self) -> None:

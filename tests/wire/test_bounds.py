@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.network import spelling
 from relayd.wire import fields, parsing
-from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects import engineio, native, packets, socketio
 from relayd.wire.dialects.codec import MAX_NAME
 from relayd.wire.dialects.events import EventReceived, Ignored
 from relayd.wire.messages import MAX_COMMAND_ID, Receipt
@@ -72,7 +72,7 @@ class OrderTests(SynchronousTestCase):
 
     def test_whatever_field_there_is(self) -> None:
         """Also those that are to come."""
-        for place, kind in (("", parsing._WireCommand), ("via[0].", parsing._WireHop)):
+        for place, kind in (("", parsing._WireCommand), ("via[0].", parsing._WireServer)):
             for field in msgspec.structs.fields(kind):
                 name = field.encode_name
                 if name in FREE:
@@ -124,15 +124,15 @@ class OtherMessages(SynchronousTestCase):
 class DialectTests(SynchronousTestCase):
     """What stands around the data."""
 
-    def join(self) -> socketio.RelayDialect:
-        dialect = socketio.RelayDialect()
+    def join(self) -> socketio.SocketIORelayDialect:
+        dialect = socketio.SocketIORelayDialect()
         dialect.receive_text('0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000}')
         dialect.receive_text('40/proxy,{"sid":"y"}')
         return dialect
 
     def test_the_open_packet(self) -> None:
-        text = '0{"sid":"' + "x" * socketio.MAX_OPEN + '","upgrades":[],"pingInterval":25000,"pingTimeout":20000}'
-        error = self.assertRaises(ProtocolError, socketio.RelayDialect().receive_text, text)
+        text = '0{"sid":"' + "x" * engineio.MAX_OPEN + '","upgrades":[],"pingInterval":25000,"pingTimeout":20000}'
+        error = self.assertRaises(ProtocolError, socketio.SocketIORelayDialect().receive_text, text)
         self.assertIn("an open packet of more than 16384 characters", str(error))
 
     def test_namespaces(self) -> None:
@@ -140,7 +140,7 @@ class DialectTests(SynchronousTestCase):
         for text in (f'42/{HUGE},["x"]', f"40/{HUGE}", f"41/{HUGE},", f'44/{HUGE},{{"message":"x"}}'):
             error = self.assertRaises(ProtocolError, self.join().receive_text, text)
             self.assertNotIn(CANARY, str(error))
-        server = socketio.ServerDialect()
+        server = socketio.SocketIOServerDialect()
         server.opened()
         server.frames_to_send()
         self.assertRaises(ProtocolError, server.receive_text, f"40/{HUGE}")
@@ -151,7 +151,7 @@ class DialectTests(SynchronousTestCase):
             name = "e" * length
             (event,) = self.join().receive_text(f'42/proxy,["{name}",1]')
             self.assertIsInstance(event, kind)
-            (event,) = native.RelayDialect().receive_text(f'{{"event": "{name}"}}')
+            (event,) = native.NativeRelayDialect().receive_text(f'{{"event": "{name}"}}')
             self.assertIsInstance(event, kind)
 
     def test_acknowledgement_ids(self) -> None:
@@ -160,4 +160,4 @@ class DialectTests(SynchronousTestCase):
 
     def test_reasons(self) -> None:
         (event,) = self.join().receive_text(f'44/proxy,{{"message":"{HUGE}"}}')
-        self.assertLessEqual(len(event.reason), socketio.MAX_WORDS)  # type: ignore[union-attr]
+        self.assertLessEqual(len(event.reason), packets.MAX_WORDS)  # type: ignore[union-attr]

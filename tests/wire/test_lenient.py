@@ -183,11 +183,11 @@ class BytesTests(Case):
     def test_what_is_no_text(self) -> None:
         for form in self.forms(b"\xff"):
             for name in ("password", "command", "username"):
-                self.assertIn(f"{name} came as bytes that are no UTF-8", str(self.refused(GOOD | {name: form})))
+                self.assertIn(f"{name} came as bytes that are not UTF-8", str(self.refused(GOOD | {name: form})))
             self.assertIn("env.A came as bytes", str(self.refused(GOOD | {"env": {"A": form}})))
         for wrong in ([256], [-1], [2**100], [1.0], ["x"], [[]], [None]):
             error = self.refused(GOOD | {"privateKey": {"type": "Buffer", "data": wrong}})
-            self.assertIn("privateKey is a Buffer with something else than bytes in it", str(error))
+            self.assertIn("privateKey is a Buffer that holds something other than bytes", str(error))
 
     def test_bounds(self) -> None:
         for form in self.forms(b"x" * (MAX_PASSWORD + 1)):

@@ -339,7 +339,7 @@ class ResultTests(SynchronousTestCase):
             (parse_command_result, {"commandId": "c", "result": result | {"killed": word}}, "killed"),
         ):
             error: Any = self.assertRaises(InvalidMessage, parse, data)  # type: ignore[arg-type]
-            self.assertRegex(str(error), rf"was refused: {field} is none of the words that stand there\.$")
+            self.assertRegex(str(error), rf"was refused: {field} is not one of the words that are allowed there\.$")
 
     def test_half_a_surrogate_pair_in_a_name(self) -> None:
         half: dict[str, Any] = {"commandId": "c", "\ud800": 1}

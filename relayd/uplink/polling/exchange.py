@@ -35,7 +35,7 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 class NotHTTP(Exception):
-    """The peer sent something that is no HTTP: what, in words that follow a colon."""
+    """The peer sent something that is not HTTP: what, in words that follow a colon."""
 
 
 class ExchangeOwner(Protocol):
@@ -81,7 +81,7 @@ class _Part(Enum):
 @implementer(IHandshakeListener, IPullProducer)
 class Exchange(TwistedProtocol):
     """
-    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
+    :param server_name: who has to be at the other end of TLS; ``None``: there is no TLS.
     :param use: what the owner wants to do with it once it is up.
     :ivar busy: whether a request is under way.
     :ivar reusable: whether another request may be made on it.
@@ -90,13 +90,13 @@ class Exchange(TwistedProtocol):
 
     transport: Any
 
-    def __init__(self, owner: ExchangeOwner, use: Callable[[Exchange], None], *, tls_host: str | None) -> None:
+    def __init__(self, owner: ExchangeOwner, use: Callable[[Exchange], None], *, server_name: str | None) -> None:
         self.use = use
         self.busy = False
         self.reusable = True
         self.left = False
         self._owner = owner
-        self._tls_host = tls_host
+        self._tls_host = server_name
         self._received = bytearray()
         self._part = _Part.NOTHING
         #: Bytes of the body, or of its chunk, that are to come.
@@ -201,7 +201,7 @@ class Exchange(TwistedProtocol):
 
     def _too_much(self) -> bool:
         if self._received:
-            raise NotHTTP("something that was not asked for")
+            raise NotHTTP("data that nobody asked for")
         return False
 
     def _head(self) -> bool:
@@ -233,12 +233,12 @@ class Exchange(TwistedProtocol):
         for line in lines:
             field = _FIELD.fullmatch(line)
             if field is None:
-                raise NotHTTP("a header that is none")
+                raise NotHTTP("a malformed header")
             name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
             if name == "set-cookie":
                 cookies.append(value)
             elif name == "content-length" and headers.get(name, value) != value:
-                raise NotHTTP("an answer of two lengths")
+                raise NotHTTP("an answer with two lengths")
             else:
                 headers.setdefault(name, value)
         return headers, cookies
@@ -259,7 +259,7 @@ class Exchange(TwistedProtocol):
             self._part = _Part.CHUNK_SIZE
         elif length is not None:
             if not _LENGTH.fullmatch(length):
-                raise NotHTTP("an answer of no length")
+                raise NotHTTP("an answer with an invalid length")
             self._part, self._left = _Part.BODY, int(length)
         else:
             self._part, self.reusable = _Part.REST, False
@@ -289,7 +289,7 @@ class Exchange(TwistedProtocol):
         end = self._received.find(b"\r\n")
         if end < 0 or end > _MAX_LINE:
             if len(self._received) > _MAX_LINE:
-                raise NotHTTP("a chunk that is none")
+                raise NotHTTP("a malformed chunk")
             return None
         line = bytes(self._received[:end])
         del self._received[: end + 2]
@@ -301,7 +301,7 @@ class Exchange(TwistedProtocol):
             return False
         found = _CHUNK.fullmatch(line)
         if found is None:
-            raise NotHTTP("a chunk of no size")
+            raise NotHTTP("a chunk without a size")
         self._left = int(found[1], 16)
         self._part = _Part.CHUNK if self._left else _Part.TRAILERS
         return True
@@ -319,7 +319,7 @@ class Exchange(TwistedProtocol):
         if line is None:
             return False
         if line:
-            raise NotHTTP("a chunk that is longer than it said")
+            raise NotHTTP("a chunk longer than its size")
         self._part = _Part.CHUNK_SIZE
         return True
 

@@ -61,13 +61,13 @@ class Splitter:
             try:
                 return b64decode(packet[1:], validate=True)
             except ValueError:
-                raise ProtocolError(reason="a binary packet that is no base64") from None
+                raise ProtocolError(reason="a binary packet that is not base64") from None
         if len(packet) > self._limit:
             raise FrameTooLarge(size=len(packet), limit=self._limit)
         try:
             return packet.decode()
         except UnicodeDecodeError:
-            raise ProtocolError(reason="a packet that is no UTF-8") from None
+            raise ProtocolError(reason="a packet that is not UTF-8") from None
 
 
 def take_payload(packets: deque[bytes], limit: int) -> bytes:

@@ -25,7 +25,7 @@ class Connections:
 
     :param owner: whom each of them tells what happens.
     :param endpoint: connects to the main server.
-    :param tls_host: who has to be at the other end of TLS; ``None``: there is no TLS.
+    :param server_name: who has to be at the other end of TLS; ``None``: there is no TLS.
     :param not_connected: is called with the reason where one cannot be had.
     """
 
@@ -34,13 +34,13 @@ class Connections:
         clock: IReactorTime,
         owner: ExchangeOwner,
         endpoint: IStreamClientEndpoint,
-        tls_host: str | None,
+        server_name: str | None,
         not_connected: Callable[[BaseException], None],
     ) -> None:
         self._clock = clock
         self._owner = owner
         self._endpoint = endpoint
-        self._tls_host = tls_host
+        self._tls_host = server_name
         self._not_connected = not_connected
         self._open: set[Exchange] = set()
         self._idle: list[tuple[float, Exchange]] = []
@@ -54,7 +54,7 @@ class Connections:
 
     def make(self, use: Callable[[Exchange], None]) -> Exchange:
         """One that is about to be connected; *use* is called once it is up."""
-        exchange = Exchange(self._owner, use, tls_host=self._tls_host)
+        exchange = Exchange(self._owner, use, server_name=self._tls_host)
         self._open.add(exchange)
         return exchange
 

@@ -1,6 +1,8 @@
 """
-The upgrade of a polling session to a WebSocket, as the Engine.IO protocol document has it: a probe on the new
-transport, and then the session moves there, or stays where it is.
+The upgrade of a polling session to a WebSocket: a probe on the new transport, and then the session moves there, or
+stays where it is.
+
+Source: the Engine.IO protocol document, revision 4, "Upgrade".
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.errors import ProtocolError
 from relayd.language.texts import span
-from relayd.uplink.answers import Answer
-from relayd.uplink.endpoint import describe
+from relayd.uplink.answers import HttpResponse
+from relayd.uplink.endpoint import Route, describe
 from relayd.uplink.polling.client import PollingClient
-from relayd.uplink.websocket import WebSocketClient, WebSocketFactory, WebSocketListener
+from relayd.uplink.request import Request
+from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
+from relayd.wire.dialects.engineio import OpenPacket
 
-#: Seconds for all of it: npm's socket.io gives it up after 10.
+#: Seconds for the whole upgrade: npm's socket.io gives up after 10.
 UPGRADE_TIMEOUT: Final = 9.0
 
 _PROBE, _PROBED, _UPGRADE = b"2probe", "3probe", b"5"
@@ -29,11 +33,11 @@ _PROBE, _PROBED, _UPGRADE = b"2probe", "3probe", b"5"
 
 class Upgrade:
     """
-    One attempt. It listens to the WebSocket until the session is there; a failure changes nothing.
+    One attempt to move a session to a WebSocket, which it listens to until then; a failure changes nothing.
 
-    :param polling: where the session is.
-    :param listener: whom the WebSocket tells what happens to it once the session is there.
-    :param build: makes the WebSocket, which asks for the session, for a listener.
+    :param polling: the session as it is now.
+    :param route: the way to the main server.
+    :param opened: the session's open packet.
     """
 
     _log = Logger("relayd.uplink")
@@ -42,26 +46,23 @@ class Upgrade:
         self,
         clock: IReactorTime,
         polling: PollingClient,
-        listener: WebSocketListener,
-        endpoint: IStreamClientEndpoint,
-        build: Callable[[WebSocketListener], WebSocketClient],
-        max_frame: int,
-        protocols: list[str],
+        route: Route,
+        opened: OpenPacket,
     ) -> None:
-        self._clock = clock
         self._polling = polling
-        self._listener = listener
-        self._build = build
+        self._route = route
+        self._sid = opened.sid
         self._client: WebSocketClient | None = None
         self._over = False
         self._deadline: IDelayedCall = clock.callLater(
             UPGRADE_TIMEOUT, self._fail, f"no answer within {span(UPGRADE_TIMEOUT)}"
         )
-        self._dial: Deferred[Any] = endpoint.connect(WebSocketFactory(clock, self._connected, max_frame, protocols))
+        factory = WebSocketFactory(clock, self._connected, route.max_frame, route.subprotocols)
+        self._dial: Deferred[Any] = route.endpoint.connect(factory)
         self._dial.addErrback(self._not_connected)
 
     def stop(self) -> None:
-        """The session is over."""
+        """Give up: the session is over."""
         if not self._over:
             self._over = True
             self._deadline.cancel()
@@ -70,8 +71,12 @@ class Upgrade:
                 self._client.abort()
 
     def _connected(self) -> WebSocketClient:
-        self._client = self._build(self)
+        self._client = WebSocketClient(self._make_request, server_name=self._route.server_name)
+        self._client.report_to(self)
         return self._client
+
+    def _make_request(self) -> Request:
+        return self._route.make_request({"sid": self._sid}, self._polling.cookies)
 
     def _not_connected(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -96,13 +101,12 @@ class Upgrade:
         self._over = True
         self._deadline.cancel()
         client.send_text(_UPGRADE)
-        client.tell(self._listener)
         self._polling.hand_over(client)
 
-    # What the WebSocket tells (relayd.uplink.websocket.WebSocketListener)
+    # From the WebSocket (relayd.uplink.wire.WireListener)
 
     def on_secured(self) -> None:
-        """Its deadline is that of all."""
+        """Nothing: one deadline covers the whole upgrade."""
 
     def on_upgraded(self) -> None:
         if self._client is not None:
@@ -110,12 +114,12 @@ class Upgrade:
 
     def on_text(self, text: str) -> None:
         if text == _PROBED:
-            self._polling.when_quiet(self._switch)
+            self._polling.suspend(self._switch)
         else:
             self._fail("another answer to the probe")
 
-    def on_upgrade_refused(self, answer: Answer) -> None:
-        self._fail(f"HTTP {answer.status}")
+    def on_upgrade_refused(self, response: HttpResponse) -> None:
+        self._fail(f"HTTP {response.status}")
 
     def on_binary(self, data: bytes) -> None:
         self._fail("another answer to the probe")
@@ -130,16 +134,25 @@ class Upgrade:
         self._fail("the connection was lost")
 
     def on_heard(self) -> None:
-        """The deadline does not move."""
+        """Nothing: the deadline does not move."""
 
     def on_pong(self, payload: bytes) -> None:
-        """No ping was sent."""
+        """Nothing: no ping was sent."""
 
     def on_full(self) -> None:
-        """What is sent is a few bytes."""
+        """Nothing: the probe is a few bytes."""
 
     def on_taken(self) -> None:
-        """So it is taken at once."""
+        """Nothing, for the same reason."""
 
     def on_deaf(self, on: bool) -> None:
-        """The deadline ends what comes of it."""
+        """Nothing: the deadline ends the upgrade."""
+
+
+def begin_upgrade(clock: IReactorTime, route: Route, polling: PollingClient, opened: OpenPacket) -> Callable[[], None]:
+    """
+    Begin to move the session of *polling* to a WebSocket.
+
+    :return: stops the upgrade.
+    """
+    return Upgrade(clock, polling, route, opened).stop

@@ -1,5 +1,5 @@
 """
-A binary event of Socket.IO: its packet names places, and binary messages that follow bring the bytes that belong there.
+Binary events of Socket.IO: the packet names places, and the binary messages after it bring the bytes for them.
 
 Source: the Socket.IO protocol document, "Sending binary data"; a place is ``{"_placeholder": true, "num": 0}``.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from relayd.errors import ProtocolError
 from relayd.language.texts import Text
 from relayd.wire.messages import Unsent
 
-#: Attachments of one event that are taken; python-socketio would wait for 999,999,999.
+#: Attachments that one event may have; python-socketio would wait for 999,999,999.
 MAX_ATTACHMENTS: Final = 64
-#: Bytes of all of them together that are taken: as much as one message may have.
+#: Bytes that all of them together may have: as many as one message.
 MAX_BYTES: Final = 8 * 2**20
+#: The most attachments that python-socketio reads from a packet.
+_MOST_ANNOUNCED: Final = 10**9
 
 _TOO_MANY: Final = Text("came with an event of more than {most} binary attachments", most=MAX_ATTACHMENTS)
 _TOO_LARGE: Final = Text("came with an event whose binary attachments have more than {most} MiB", most=MAX_BYTES >> 20)
@@ -23,10 +26,10 @@ _MISSING: Final = Text("came without the binary attachment that it names")
 
 class Attachments:
     """
-    Those of one event.
+    The attachments of one event.
 
     :param packet: the event's packet, whose data is completed in place.
-    :param count: how many it announces.
+    :param count: how many attachments it announces.
     :ivar missing: how many have not come yet.
     """
 
@@ -39,16 +42,16 @@ class Attachments:
 
     @property
     def hopeless(self) -> bool:
-        """Whether nothing that may come can complete it."""
+        """Whether the event breaks a limit: nothing that is still to come can complete it."""
         return self._fault is not None
 
     @property
     def size(self) -> int:
-        """Bytes that have come for it."""
+        """Bytes that have come so far."""
         return MAX_BYTES - self._room
 
-    def add(self, data: bytes) -> None:
-        """The next one has come."""
+    def add_part(self, data: bytes) -> None:
+        """Take the next attachment, in the order of their numbers."""
         self.missing -= 1
         self._room -= len(data)
         if self._room < 0:
@@ -57,11 +60,11 @@ class Attachments:
         if self._fault is None:
             self._parts.append(data)
 
-    def complete(self) -> None:
+    def fill_places(self) -> None:
         """
-        Put what came into its places, and into those for which nothing came what says so.
+        Put each attachment into its place in the packet, and `Unsent` into the places of those that did not come.
 
-        Without recursion: how deep they are is for the sender to choose.
+        It does not recurse: the sender chooses how deep the places are.
         """
         waiting: list[Any] = [self.packet.data]
         while waiting:
@@ -79,3 +82,54 @@ class Attachments:
         if type(number) is int and 0 <= number < len(self._parts):
             return self._parts[number]
         return Unsent(_MISSING)
+
+
+class BinaryEvents:
+    """
+    The binary events of one session: the one whose attachments are still to come, and attachments that are dropped.
+
+    :ivar incomplete: that event; ``None`` while there is none.
+    :ivar number: its number, see `relayd.interfaces.AttachmentsDue`.
+    """
+
+    def __init__(self) -> None:
+        self.incomplete: Attachments | None = None
+        self.number = -1
+        #: How many of the binary messages to come are dropped.
+        self._unwanted = 0
+
+    def announce(self, count: int) -> bool:
+        """
+        A packet announces *count* attachments. They are dropped, unless `begin` follows.
+
+        :return: whether attachments of an earlier packet are still to come: those of two packets look the same.
+        """
+        late, self._unwanted = self._unwanted, min(self._unwanted + count, _MOST_ANNOUNCED)
+        return late > 0
+
+    def begin(self, attachments: Attachments) -> None:
+        """Wait for *attachments*, which have just been announced."""
+        self._unwanted = 0
+        self.incomplete = attachments
+        self.number += 1
+
+    def drop_part(self) -> None:
+        """
+        Drop a binary message that belongs to no event.
+
+        :raises ProtocolError: when no packet has announced it.
+        """
+        if not self._unwanted:
+            raise ProtocolError(reason="a binary message that no packet announced")
+        self._unwanted -= 1
+
+    def finish(self, attachments: Attachments) -> Any:
+        """
+        Complete *attachments* with what has come; what is still to come is dropped.
+
+        :return: the event's packet.
+        """
+        self.incomplete = None
+        self._unwanted = attachments.missing
+        attachments.fill_places()
+        return attachments.packet

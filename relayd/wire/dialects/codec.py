@@ -78,11 +78,11 @@ class StrictJSON:
         :raises ProtocolError: when it is none, or holds too many values.
         """
         if len(text) > _LARGE and _structure(text) > _MAX_STRUCTURE:
-            raise ProtocolError(reason="JSON of too many values")
+            raise ProtocolError(reason="JSON with too many values")
         try:
             return _decode_some_way(text, decoder)
         except msgspec.ValidationError as error:
-            reason = f"JSON of another shape than expected ({error})"
+            reason = f"JSON with an unexpected shape ({error})"
         except (msgspec.DecodeError, UnicodeError) as error:
             reason = "malformed JSON" + (f" ({error})" if isinstance(error, msgspec.DecodeError) else "")
         except RecursionError:
@@ -157,7 +157,7 @@ def _structure(text: str) -> int:
     return quotes + sum(map(len, text.split('"')[::2]))
 
 
-class Outbox:
+class FrameQueue:
     """The frames that wait for `frames_to_send`."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ def websocket_url(server: str, path: str, parameters: dict[str, str], reserved: 
     except ValueError:
         scheme = host = port = None
     if not scheme or not host:
-        raise ConfigError(option="--server", reason="is no http, https, ws or wss URL")
+        raise ConfigError(option="--server", reason="is not an http, https, ws or wss URL")
     address = f"[{host}]" if ":" in host else host
     if port is not None:
         address += f":{port}"

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
 from relayd.wire.dialects.events import (
     Broken,
     Connected,
@@ -61,7 +61,7 @@ _MOST_LINES: Final = 1024
 
 
 @implementer(IDialect)
-class NativeDialect(Outbox):
+class NativeDialect(FrameQueue):
     """Both roles: the wire is the same in both directions."""
 
     name = NAME
@@ -82,8 +82,8 @@ class NativeDialect(Outbox):
             text = text.removeprefix("\ufeff").lstrip(_SPACE)
         if not text.startswith("{"):
             if text.startswith('0{"sid"'):
-                raise ProtocolError(reason="the greeting of Socket.IO, which is the other dialect")
-            return (Ignored("a text that is no JSON object", strange=True),)
+                raise ProtocolError(reason="the greeting of a Socket.IO server, which is the other dialect")
+            return (Ignored("a text that is not a JSON object", strange=True),)
         try:
             frame: _Frame = StrictJSON.loads(text, _decoder)
         except ProtocolError:
@@ -93,10 +93,10 @@ class NativeDialect(Outbox):
                 return self._receive_lines(lines)
             if len(text) > _LONGEST_IGNORED:
                 raise
-            return (Ignored("a text that begins like a JSON object and is none", strange=True),)
+            return (Ignored("a text that begins like a JSON object but is not one", strange=True),)
         if isinstance(frame.event, str) and 0 < len(frame.event) <= MAX_NAME:
             return (EventReceived(frame.event, frame.data),)
-        return (Ignored("JSON that names no event, or one of too many characters", strange=True),)
+        return (Ignored("JSON without the name of an event, or with one that is too long", strange=True),)
 
     def _receive_lines(self, lines: list[str]) -> Sequence[DialectEvent]:
         """Servers that were not read for a while send what waited as the lines of one message."""
@@ -119,7 +119,7 @@ class NativeDialect(Outbox):
         except UnicodeDecodeError:
             text = data.decode("utf-8", "replace")
         if not text.startswith("{"):
-            return (Ignored("a binary message that is no UTF-8", strange=True),)
+            return (Ignored("a binary message that is not UTF-8", strange=True),)
         return [_with_unread(event) for event in self.receive_text(text)]
 
     def abandon(self, number: int) -> Sequence[DialectEvent]:
@@ -156,11 +156,11 @@ def _with_unread(event: DialectEvent) -> DialectEvent:
     return replace(event, data=around[0])
 
 
-class RelayDialect(NativeDialect):
+class NativeRelayDialect(NativeDialect):
     """The role that dials."""
 
 
-class ServerDialect(NativeDialect):
+class NativeServerDialect(NativeDialect):
     """The role that is dialled."""
 
     def request(self, name: str, data: object) -> int | None:

@@ -7,21 +7,20 @@ Socket.IO packets are read and written by python-socketio; the Engine.IO layer i
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from socketio import packet as sio
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.language.texts import printable
-from relayd.wire.dialects.attachments import Attachments
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, Outbox, StrictJSON, websocket_url
+from relayd.wire.dialects import engineio
+from relayd.wire.dialects.attachments import Attachments, BinaryEvents
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
+from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, MAX_HEARTBEAT, OpenPacket, read_open_packet
 from relayd.wire.dialects.events import (
     AckReceived,
     AttachmentsDue,
@@ -35,96 +34,38 @@ from relayd.wire.dialects.events import (
     IDialect,
     Ignored,
 )
+from relayd.wire.dialects.packets import Packet, read_packet
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH
 
-#: Engine.IO's transports.
-WEBSOCKET: Final = "websocket"
-POLLING: Final = "polling"
-
-#: ``maxPayload`` of a main server that does not say: engine.io's default ``maxHttpBufferSize``.
-DEFAULT_MAX_PAYLOAD: Final = 1_000_000
-#: Longest silence that a main server may ask us to put up with, in seconds.
-MAX_HEARTBEAT: Final = 86_400.0
-#: Most attachments that python-socketio reads of a packet.
-_MOST_ANNOUNCED: Final = 10**9
-#: Largest number that a JavaScript peer can have meant by an acknowledgement id.
-MAX_ACK_ID: Final = 2**53
-
-#: Characters of a connect error.
-MAX_WORDS: Final = 2000
-#: Characters of an open packet.
-MAX_OPEN: Final = 16 * 1024
 #: Events that may come before the namespace's CONNECT answer, and the size of their packets, in characters; a single
 #: one may be larger.
 MAX_EARLY: Final = 100
 MAX_EARLY_SIZE: Final = 1 << 20
 
-#: Parameters of Engine.IO that a new session has none of, or that are made for each request.
-_OF_SESSIONS: Final = ("sid", "t")
 
-_OPEN, _CLOSE, _PING, _PONG, _MESSAGE, _UPGRADE, _NOOP = "0123456"
-
-
-def url(server: str, proxy_id: str, api_key: str, transport: str = WEBSOCKET, **more: str) -> str:
+def url(server: str, proxy_id: str, api_key: str, transport: str = engineio.WEBSOCKET, **more: str) -> str:
     """
     The URL to dial, straight to the websocket transport. It holds the key: log the server's URL instead.
 
-    :param transport: another of Engine.IO's.
+    :param transport: another transport of Engine.IO.
     :param more: parameters of a session.
     :raises ConfigError: when *server* is no http(s) or ws(s) URL.
     """
     parameters = {"EIO": "4", "transport": transport, "proxyId": proxy_id, "apiKey": api_key} | more
-    return websocket_url(server, "/socket.io/", parameters, _OF_SESSIONS)
-
-
-class _Packet(sio.Packet):  # type: ignore[misc]  # python-socketio carries no types
-    json = StrictJSON
-
-
-class Open(msgspec.Struct, rename="camel"):
-    """
-    The payload of Engine.IO's open packet. Times in milliseconds, the size in bytes; ``null`` is JavaScript's Infinity.
-    """
-
-    sid: str
-    ping_interval: float
-    ping_timeout: float
-    max_payload: int | float | None = DEFAULT_MAX_PAYLOAD
-    upgrades: list[str] = []
-
-
-#: How an answer to polling begins in Engine.IO 3: a length, and the open packet.
-_OPEN_BEFORE: Final = re.compile(r"[0-9]{1,9}:0\{")
-
-_open_decoder = msgspec.json.Decoder(Open)
-
-
-def read_open(packet: str) -> Open:
-    """
-    :param packet: the first of a session.
-    :raises ProtocolError: when it is no open packet.
-    """
-    if _OPEN_BEFORE.match(packet):
-        raise ProtocolError(reason="it speaks Engine.IO 3, as Socket.IO 2 servers do, and relayd speaks Engine.IO 4")
-    if packet[:1] != _OPEN:
-        raise ProtocolError(reason="the first packet is no Engine.IO open packet")
-    if len(packet) > 1 + MAX_OPEN:
-        raise ProtocolError(reason=f"an open packet of more than {MAX_OPEN} characters")
-    handshake: Open = StrictJSON.loads(packet[1:], _open_decoder)
-    return handshake
+    return websocket_url(server, "/socket.io/", parameters, engineio.SESSION_PARAMETERS)
 
 
 class _Stage(Enum):
     OPENING = auto()  # no Engine.IO open packet yet
     JOINING = auto()  # Engine.IO is open, the namespace is not
     JOINED = auto()  # events flow
-    OVER = auto()  # one side said good-bye: what still arrives means nothing
+    OVER = auto()  # one side has left: what still arrives means nothing
 
 
-class SocketIODialect(Outbox):
-    """What both roles do alike: events, acknowledgements, good-byes, and the guards on all of them."""
+class SocketIODialect(FrameQueue):
+    """What both roles do alike: events, acknowledgements, leaving, and the checks on all of them."""
 
     name = NAME
     max_payload = NO_LIMIT
@@ -132,15 +73,11 @@ class SocketIODialect(Outbox):
     def __init__(self) -> None:
         super().__init__()
         self._stage = _Stage.OPENING
-        #: The binary event whose attachments are to come; and binary messages to come that nobody wants any more.
-        self._incomplete: Attachments | None = None
-        self._unwanted = 0
-        self._binary_events = count()
-        self._number = -1
+        self._binary = BinaryEvents()
 
     def receive_text(self, text: str) -> Sequence[DialectEvent]:
         """
-        One text message: an Engine.IO packet.
+        Read one text message: an Engine.IO packet.
 
         :raises ProtocolError: when it means nothing, or nothing at this stage.
         """
@@ -154,65 +91,51 @@ class SocketIODialect(Outbox):
 
     def _packet(self, text: str) -> Sequence[DialectEvent]:
         kind = text[:1]
-        if kind == _MESSAGE:
-            if self._incomplete is None:
+        if kind == engineio.MESSAGE:
+            if self._binary.incomplete is None:
                 return self._message(text[1:])
-            # No more attachments will come: the event is told as far as it came, so that it is not left unanswered.
-            return (*self._give_up(self._incomplete), *self._message_or_break(text[1:]))
-        if kind == _PING:
-            self._frames.append(_PONG + ("probe" if text[1:] == "probe" else ""))
+            # No more attachments will come: the event is passed on without them, so that it gets an answer.
+            return (*self._finish(self._binary.incomplete), *self._message_or_break(text[1:]))
+        if kind == engineio.PING:
+            self._frames.append(engineio.PONG + ("probe" if text[1:] == "probe" else ""))
             return (HeartbeatReceived(),)
-        if kind == _PONG:
+        if kind == engineio.PONG:
             return (HeartbeatReceived(),)
-        if kind in (_UPGRADE, _NOOP):
+        if kind in (engineio.UPGRADE, engineio.NOOP):
             return (Ignored("an Engine.IO upgrade or noop packet"),)
-        if kind == _CLOSE:
-            cut_off = () if self._incomplete is None else self._give_up(self._incomplete)
+        if kind == engineio.CLOSE:
+            cut_off = () if self._binary.incomplete is None else self._finish(self._binary.incomplete)
             self._stage = _Stage.OVER
             return (*cut_off, Disconnected("it closed the Engine.IO session", refused=False))
         raise ProtocolError(reason="an Engine.IO packet of unknown type")
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
         """
-        One binary message: the next attachment of the binary event before it.
+        Read one binary message: the next attachment of the binary event before it.
 
         :raises ProtocolError: when none was announced.
         """
         if self._stage is _Stage.OVER:
             return (Ignored("a packet after the good-bye"),)
-        event = self._incomplete
-        if event is not None and self._stage is _Stage.JOINING:
-            return self._early(self._attachment(data), event.size)
-        return self._attachment(data)
-
-    def _attachment(self, data: bytes) -> Sequence[DialectEvent]:
-        event = self._incomplete
+        event = self._binary.incomplete
         if event is None:
-            if not self._unwanted:
-                raise ProtocolError(reason="a binary message that no packet announced")
-            self._unwanted -= 1
+            self._binary.drop_part()
             return (Ignored("a binary attachment"),)
-        event.add(data)
-        if event.hopeless:
-            return self._give_up(event)
-        return () if event.missing else self._complete(event)
+        event.add_part(data)
+        events = self._finish(event) if event.hopeless or not event.missing else ()
+        return self._early(events, event.size) if self._stage is _Stage.JOINING else events
 
     def abandon(self, number: int) -> Sequence[DialectEvent]:
         """See `IDialect.abandon`."""
-        if self._incomplete is None or number != self._number or self._stage is _Stage.OVER:
+        event = self._binary.incomplete
+        if event is None or number != self._binary.number or self._stage is _Stage.OVER:
             return ()
-        size, events = self._incomplete.size, self._give_up(self._incomplete)
-        return self._early(events, size) if self._stage is _Stage.JOINING else events
+        events = self._finish(event)
+        return self._early(events, event.size) if self._stage is _Stage.JOINING else events
 
-    def _give_up(self, event: Attachments) -> Sequence[DialectEvent]:
-        """Tell *event* as far as it came; what still comes for it is dropped."""
-        self._unwanted = event.missing
-        return self._complete(event)
-
-    def _complete(self, event: Attachments) -> Sequence[DialectEvent]:
-        self._incomplete = None
-        event.complete()
-        return self._event(event.packet)
+    def _finish(self, event: Attachments) -> Sequence[DialectEvent]:
+        """Pass *event* on as far as it came; attachments of it that are still to come are dropped."""
+        return self._event(self._binary.finish(event))
 
     def _message_or_break(self, text: str) -> Sequence[DialectEvent]:
         try:
@@ -236,13 +159,13 @@ class SocketIODialect(Outbox):
 
     def _send(self, kind: int, data: object = None, packet_id: int | None = None, namespace: str = NAMESPACE) -> None:
         # binary=False: python-socketio would search all of the data for bytes, which JSON cannot hold anyway
-        packet = _Packet(kind, data, namespace, packet_id, binary=False)
-        self._frames.append(_MESSAGE + packet.encode())
+        packet = Packet(kind, data, namespace, packet_id, binary=False)
+        self._frames.append(engineio.MESSAGE + packet.encode())
 
     # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things to the two roles
 
     def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
-        """What came while the namespace was not joined, perhaps to join it, in a message of *size*."""
+        """Check *events*, which came before the namespace was joined (or join it), in a message of *size*."""
         if any(isinstance(event, EventReceived | AckReceived) for event in events):
             raise ProtocolError(reason="an event before the namespace was joined")
         return events
@@ -250,31 +173,17 @@ class SocketIODialect(Outbox):
     def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
         raise NotImplementedError
 
-    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _connect(self, packet: Packet) -> Sequence[DialectEvent]:
         raise NotImplementedError
 
-    def _foreign(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _foreign(self, packet: Packet) -> Sequence[DialectEvent]:
         """A packet of another namespace."""
         return (Ignored("a packet of another namespace"),)
 
     def _message(self, text: str) -> Sequence[DialectEvent]:
-        if not text:  # python-socketio would take it for an event
-            raise ProtocolError(reason="an empty Socket.IO packet")
-        try:
-            packet = _Packet(encoded_packet=text)
-        except ValueError:  # the number of a type, an id or an attachment count; ProtocolError passes through
-            raise ProtocolError(reason="a malformed Socket.IO packet") from None
+        packet = read_packet(text)
         kind = packet.packet_type
-        if kind > sio.BINARY_ACK:
-            raise ProtocolError(reason="a Socket.IO packet of unknown type")
-        binary = kind in (sio.BINARY_EVENT, sio.BINARY_ACK)
-        if packet.attachment_count and not binary:
-            raise ProtocolError(reason="attachments on a packet that cannot have any")
-        if packet.id is not None and packet.id > MAX_ACK_ID:
-            raise ProtocolError(reason="an acknowledgement id beyond 53 bits")
-        if len(packet.namespace or "") > MAX_NAME:
-            raise ProtocolError(reason=f"a namespace of more than {MAX_NAME} characters")
-        if binary and packet.attachment_count:
+        if packet.is_binary and packet.attachment_count:
             return self._with_attachments(packet)
         if packet.namespace != NAMESPACE:
             return self._foreign(packet)
@@ -286,55 +195,47 @@ class SocketIODialect(Outbox):
             return self._ack(packet)
         if kind == sio.DISCONNECT:
             self._stage = _Stage.OVER
-            return (Disconnected(_reason_of(packet.data), refused=False),)
+            return (Disconnected(packet.reason, refused=False),)
         if kind == sio.CONNECT_ERROR:
             self._stage = _Stage.OVER
-            return (Disconnected(_message_of(packet.data), refused=True),)
+            return (Disconnected(packet.message, refused=True),)
         return (Ignored("a binary acknowledgement"),)
 
-    def _with_attachments(self, packet: _Packet) -> Sequence[DialectEvent]:
-        wanted = packet.namespace == NAMESPACE and packet.packet_type == sio.BINARY_EVENT
-        # Nobody could tell the attachments of two events apart.
-        late, self._unwanted = self._unwanted, min(self._unwanted + packet.attachment_count, _MOST_ANNOUNCED)
-        if not wanted:
-            return (Ignored("a binary packet that is no event for the relay"),)
-        self._arguments(packet)
+    def _with_attachments(self, packet: Packet) -> Sequence[DialectEvent]:
+        late = self._binary.announce(packet.attachment_count)
+        if packet.namespace != NAMESPACE or packet.packet_type != sio.BINARY_EVENT:
+            return (Ignored("a binary packet that is not an event for the relay"),)
+        _ = packet.arguments  # which raises where they are not an array
         event = Attachments(packet, packet.attachment_count)
         if late:
-            event.complete()
+            event.fill_places()
             reason = "a binary event before all attachments of the one before it"
             return (*self._event(packet), Broken(reason))
-        self._unwanted = 0
         if event.hopeless:
-            return self._give_up(event)
-        self._incomplete, self._number = event, next(self._binary_events)
-        return (AttachmentsDue(self._number),)
+            return self._finish(event)
+        self._binary.begin(event)
+        return (AttachmentsDue(self._binary.number),)
 
-    def _event(self, packet: _Packet) -> Sequence[DialectEvent]:
-        arguments = self._arguments(packet)
+    def _event(self, packet: Packet) -> Sequence[DialectEvent]:
+        arguments = packet.arguments
         if not arguments:
             raise ProtocolError(reason="an event without a name")
         name = arguments[0]
         if not isinstance(name, str):
-            return (Ignored("an event whose name is no string"),)
+            return (Ignored("an event whose name is not a string"),)
         if len(name) > MAX_NAME:
             return (Ignored(f"an event whose name has more than {MAX_NAME} characters"),)
         return (EventReceived(name, arguments[1] if len(arguments) > 1 else None, packet.id),)
 
-    def _ack(self, packet: _Packet) -> Sequence[DialectEvent]:
-        arguments = self._arguments(packet)
+    def _ack(self, packet: Packet) -> Sequence[DialectEvent]:
+        arguments = packet.arguments
         if packet.id is None:
             raise ProtocolError(reason="an acknowledgement without an id")
         return (AckReceived(packet.id, arguments[0] if arguments else None),)
 
-    def _arguments(self, packet: _Packet) -> list[Any]:
-        if not isinstance(packet.data, list):
-            raise ProtocolError(reason="an event whose arguments are no array")
-        return packet.data
-
 
 @implementer(IDialect)
-class RelayDialect(SocketIODialect):
+class SocketIORelayDialect(SocketIODialect):
     """
     The role that dials.
 
@@ -359,19 +260,18 @@ class RelayDialect(SocketIODialect):
         """Nothing: in Engine.IO 4 the main server pings."""
 
     def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
-        handshake = read_open(packet)
-        heartbeat = (handshake.ping_interval + handshake.ping_timeout) / 1000
-        if handshake.ping_interval <= 0 or handshake.ping_timeout < 0 or heartbeat > MAX_HEARTBEAT:
+        opened = read_open_packet(packet)
+        if opened.ping_interval <= 0 or opened.ping_timeout < 0 or opened.heartbeat > MAX_HEARTBEAT:
             raise ProtocolError(reason="an open packet with an impossible pingInterval or pingTimeout")
-        max_payload = handshake.max_payload or NO_LIMIT  # 0 is none to the WebSockets of engine.io
+        max_payload = opened.max_payload or NO_LIMIT  # 0 is no limit to the WebSockets of engine.io
         if max_payload < 0:
             raise ProtocolError(reason="an open packet with an impossible maxPayload")
         self.max_payload = int(min(max_payload, NO_LIMIT))
         self._stage = _Stage.JOINING
         self._send(sio.CONNECT, self._auth() or None)
-        return (HandshakeReceived(heartbeat),)
+        return (HandshakeReceived(opened.heartbeat),)
 
-    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _connect(self, packet: Packet) -> Sequence[DialectEvent]:
         if self._stage is _Stage.JOINED:
             return (Ignored("a second answer to CONNECT"),)
         if not isinstance(packet.data, dict) or not isinstance(packet.data.get("sid"), str):
@@ -397,7 +297,7 @@ class RelayDialect(SocketIODialect):
 
 
 @implementer(IDialect)
-class ServerDialect(SocketIODialect):
+class SocketIOServerDialect(SocketIODialect):
     """
     The role that is dialled.
 
@@ -410,7 +310,7 @@ class ServerDialect(SocketIODialect):
         self, *, ping_interval: float = 25.0, ping_timeout: float = 20.0, accepts: int = DEFAULT_MAX_PAYLOAD
     ) -> None:
         super().__init__()
-        self._open = Open(
+        self._open = OpenPacket(
             sid=_new_sid(), ping_interval=ping_interval * 1000, ping_timeout=ping_timeout * 1000, max_payload=accepts
         )
         self._ack_ids = count()
@@ -419,12 +319,12 @@ class ServerDialect(SocketIODialect):
     def opened(self) -> Sequence[DialectEvent]:
         """Queue the open packet."""
         self._stage = _Stage.JOINING
-        self._frames.append(_OPEN + StrictJSON.dumps(self._open))
-        return (HandshakeReceived((self._open.ping_interval + self._open.ping_timeout) / 1000),)
+        self._frames.append(engineio.OPEN + StrictJSON.dumps(self._open))
+        return (HandshakeReceived(self._open.heartbeat),)
 
     def ping(self) -> None:
         """Queue a heartbeat."""
-        self._frames.append(_PING)
+        self._frames.append(engineio.PING)
 
     def request(self, name: str, data: object) -> int | None:
         """
@@ -450,7 +350,7 @@ class ServerDialect(SocketIODialect):
     def _engine_open(self, packet: str) -> Sequence[DialectEvent]:
         raise ProtocolError(reason="a packet before the session was opened")
 
-    def _connect(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _connect(self, packet: Packet) -> Sequence[DialectEvent]:
         if self._stage is _Stage.JOINED:
             return (Ignored("a second CONNECT"),)
         if self._refusal is not None:
@@ -461,7 +361,7 @@ class ServerDialect(SocketIODialect):
         self._send(sio.CONNECT, {"sid": _new_sid()})
         return (Connected(),)
 
-    def _foreign(self, packet: _Packet) -> Sequence[DialectEvent]:
+    def _foreign(self, packet: Packet) -> Sequence[DialectEvent]:
         if packet.packet_type == sio.CONNECT:
             self._send(sio.CONNECT_ERROR, {"message": "Invalid namespace"}, namespace=packet.namespace or "/")
         return super()._foreign(packet)
@@ -469,18 +369,3 @@ class ServerDialect(SocketIODialect):
 
 def _new_sid() -> str:
     return secrets.token_urlsafe(15)
-
-
-def _reason_of(data: object) -> str:
-    """Why the namespace is left: of python-socketio, with ``always_connect``, with what a connect error would say."""
-    words = "it disconnected the namespace"
-    return words if data is None else f"{words}: {_message_of(data)}"
-
-
-def _message_of(data: object) -> str:
-    """The words of a connect error: ``{"message": …, "data": …}``, or, from older servers, the text alone."""
-    message, details = (data.get("message"), data.get("data")) if isinstance(data, dict) else (data, None)
-    words = message if isinstance(message, str) and message else "without a reason"
-    if details is not None:
-        words += f" ({details if isinstance(details, str) else StrictJSON.dumps(details)})"
-    return printable(words, MAX_WORDS)

@@ -5,7 +5,6 @@ What is kept of a command's output, and how it reads.
 from __future__ import annotations
 
 import json
-import sys
 import tracemalloc
 
 from hypothesis import given
@@ -65,7 +64,7 @@ class TextTests(SynchronousTestCase):
         javascript = set(json.loads(tool("node", "-e", program)))
         ours = {
             code
-            for code in range(sys.maxunicode + 1)
+            for code in range(0x20000)  # above these no character is white
             if not 0xD800 <= code < 0xE000 and buffer(10, chr(code).encode()).text() == ""
         }
         self.assertEqual(ours, javascript)

@@ -127,7 +127,7 @@ class OtherUserTests(EndingTestCase):
             marks.append(self.forge(["x"], [connection], name=f") S 1 {victim} {victim}"))
         if "setuid" in lies:  # keeps the environment and the arguments that it was given
             self.forge(["sh", "-c", command], [connection], program="/bin/su", name="sshd")
-            await self.until(self.su_runs, "su asks")
+            await self.until(lambda: self.su_runs(mark), "su asks")
         for each in marks:
             await self.until(lambda each=each: processes(each), "it is there")  # type: ignore[misc]
         self.assertFalse(running.called, "this machine is too slow for this test")
@@ -135,17 +135,18 @@ class OtherUserTests(EndingTestCase):
         self.assertIsInstance(completed.error, RunTimeout)
         self.assertEqual(processes(victim_mark), [victim], "the victim lives")
         self.assertEqual([len(processes(each)) for each in marks], [1] * len(marks), "what is not ours is left alone")
-        self.assertEqual(self.su_runs(), "setuid" in lies)
+        self.assertEqual(self.su_runs(mark), "setuid" in lies)
         await self.until(lambda: not processes(mark), "it is gone")
         return completed
 
-    def su_runs(self) -> bool:
-        """Whether the attacker's su waits for a password, with the rights of root."""
+    def su_runs(self, mark: str) -> bool:
+        """Whether the attacker's su for the command with *mark* waits for a password, with the rights of root."""
         for entry in Path("/proc").iterdir():
             try:
                 if entry.name.isdigit() and os.readlink(entry / "exe").endswith("/su"):
                     ids = next(x for x in (entry / "status").read_text().splitlines() if x.startswith("Uid:"))
-                    if ids.split()[1:] == [str(self.attacker), "0", "0", "0"]:
+                    ours = mark.encode() in (entry / "cmdline").read_bytes()
+                    if ours and ids.split()[1:] == [str(self.attacker), "0", "0", "0"]:
                         return True
             except OSError:
                 continue  # it ended meanwhile

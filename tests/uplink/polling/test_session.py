@@ -20,10 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.uplink.connection import CLOSE_TIMEOUT
 from relayd.uplink.headers import with_session
-from relayd.uplink.polling.client import EMPTY_PAUSE
 from relayd.uplink.polling.cookies import LONGEST, MOST, Cookies
 from relayd.uplink.polling.exchange import MAX_HEAD, Exchange, NotHTTP
 from relayd.uplink.polling.payload import MOST_PACKETS, Splitter, take_payload
+from relayd.uplink.polling.polls import EMPTY_PAUSE
 from relayd.uplink.polling.posting import POST_TIMEOUT
 from relayd.wire.dialects import socketio
 from relayd.wire.messages import CommandResult
@@ -195,7 +195,7 @@ class Session(SessionCase):
     def test_no_session(self) -> None:
         """A page instead of a session."""
         self.begin_polling(answer("<html>Hello</html>"))
-        self.assertIn("the first packet is no Engine.IO open packet", self.warnings()[-1])
+        self.assertIn("the first packet is not an Engine.IO open packet", self.warnings()[-1])
 
     def test_version_before(self) -> None:
         """As npm's socket.io 2 answers."""
@@ -212,12 +212,12 @@ class Session(SessionCase):
         """What is not wanted yet is not asked for."""
         self.joined()
         link: Any = self.receiver.link
-        link._wire.hold(True)
+        link.wire.hold(True)
         self.say(self.get, answer("2"))
         self.advance(1)
         self.assertEqual(self.receiver.words(), ["ready"])
         self.assertNotIn(b"GET ", self.get.received + self.post.received)
-        link._wire.hold(False)
+        link.wire.hold(False)
         self.settle()
         self.assertIn(b"GET ", self.get.received + self.post.received)
 
@@ -226,7 +226,7 @@ class Probed(MainServer):
     """The WebSocket of an upgrade: it answers the probe."""
 
     def __init__(self) -> None:
-        super().__init__(socketio.ServerDialect())
+        super().__init__(socketio.SocketIOServerDialect())
         self.received: list[bytes] = []
 
     def onOpen(self) -> None:
@@ -362,7 +362,7 @@ class Owner:
 class Exchanges(SynchronousTestCase):
     def exchange(self, *pieces: bytes) -> tuple[Owner, Exchange]:
         owner = Owner()
-        exchange = Exchange(owner, lambda _: None, tls_host=None)
+        exchange = Exchange(owner, lambda _: None, server_name=None)
         exchange.makeConnection(StringTransport())  # type: ignore[no-untyped-call]
         exchange.request(b"GET / HTTP/1.1\r\n\r\n")
         for piece in pieces:

@@ -35,12 +35,12 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 
 class Dialogue(SynchronousTestCase):
     def test_interface(self) -> None:
-        verifyObject(IDialect, native.RelayDialect())
-        verifyObject(IDialect, native.ServerDialect())
+        verifyObject(IDialect, native.NativeRelayDialect())
+        verifyObject(IDialect, native.NativeServerDialect())
 
     def test_opened_is_connected(self) -> None:
         """There is no handshake beyond the WebSocket's, and its own pings are the heartbeat."""
-        for dialect in (native.RelayDialect(), native.ServerDialect()):
+        for dialect in (native.NativeRelayDialect(), native.NativeServerDialect()):
             self.assertEqual(list(dialect.opened()), [HandshakeReceived(None), Connected()])
             dialect.ping()
             dialect.close()
@@ -49,14 +49,14 @@ class Dialogue(SynchronousTestCase):
 
     def test_wire(self) -> None:
         """The framing of Nest's WsAdapter, letter for letter."""
-        relay = native.RelayDialect()
+        relay = native.NativeRelayDialect()
         relay.send_event("command_result", {"commandId": "é"})
         self.assertEqual(relay.frames_to_send(), ['{"event":"command_result","data":{"commandId":"é"}}'])
         self.assertEqual(relay.frames_to_send(), [])
 
     @given(names, json_values)
     def test_both_roles(self, name: str, data: Any) -> None:
-        relay, server = native.RelayDialect(), native.ServerDialect()
+        relay, server = native.NativeRelayDialect(), native.NativeServerDialect()
         for sender, receiver in ((relay, server), (server, relay)):
             sender.send_event(name, data)
             (frame,) = sender.frames_to_send()
@@ -67,7 +67,7 @@ class Dialogue(SynchronousTestCase):
 
 class Input(SynchronousTestCase):
     def receive(self, text: str) -> list[Any]:
-        return list(native.RelayDialect().receive_text(text))
+        return list(native.NativeRelayDialect().receive_text(text))
 
     def test_half_a_surrogate_pair(self) -> None:
         """JavaScript sends such texts, cut in the middle of an emoji; whole pairs, and what only looks so, stay."""
@@ -96,7 +96,7 @@ class Input(SynchronousTestCase):
 
     def test_binary(self) -> None:
         """JSON in a binary message, as servers send that write bytes."""
-        relay = native.RelayDialect()
+        relay = native.NativeRelayDialect()
         self.assertEqual(list(relay.receive_binary('{"event": "é"}'.encode())), [EventReceived("é", None)])
         self.assertEqual(list(relay.receive_binary(b'\xef\xbb\xbf{"event": "e"}')), [EventReceived("e", None)])
         for data in (b"{}", b"", b"\xff\x00", b"\x89PNG", b"\0", b"\0\0", b"{\0", b"\0{\xd8"):
@@ -106,19 +106,21 @@ class Input(SynchronousTestCase):
         """RFC 4627 tells by the first bytes which one of Unicode's it is."""
         for name in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
             data = '{"event": "e", "data": "é汉😀"}'.encode(name)
-            self.assertEqual(list(native.RelayDialect().receive_binary(data)), [EventReceived("e", "é汉😀")], name)
+            self.assertEqual(
+                list(native.NativeRelayDialect().receive_binary(data)), [EventReceived("e", "é汉😀")], name
+            )
 
     def test_binary_that_cannot_be_read(self) -> None:
         """What is not ASCII in a character set that nobody names is not guessed; the rest of the event is there."""
         text = '{"event": "e", "data": {"id": "c1", "a": "文字", "b": ["x", {"c": "é文"}], "d": ""}}'
         for name in ("gbk", "gb18030", "big5"):
             data = text.replace("é", "").encode(name)
-            (event,) = native.RelayDialect().receive_binary(data)
+            (event,) = native.NativeRelayDialect().receive_binary(data)
             assert isinstance(event, EventReceived)
             read: Any = event.data
             self.assertEqual((read["id"], read["b"][0], read["d"]), ("c1", "x", ""))
             self.assertEqual({value.fault for value in (read["a"], read["b"][1]["c"])}, {NO_UTF8})
-        (event,) = native.RelayDialect().receive_binary(b'{"event": "e", "data": "\xe9"}')
+        (event,) = native.NativeRelayDialect().receive_binary(b'{"event": "e", "data": "\xe9"}')
         self.assertIsInstance(event.data, Unsent)  # type: ignore[union-attr]
 
     def test_what_waited_comes_in_lines(self) -> None:
@@ -136,7 +138,9 @@ class Input(SynchronousTestCase):
 
     def test_the_zero_after_a_text_of_c(self) -> None:
         self.assertEqual(self.receive('{"event":"e"}\0'), [EventReceived("e", None)])
-        self.assertEqual(list(native.RelayDialect().receive_binary(b'{"event":"e"}\0\0')), [EventReceived("e", None)])
+        self.assertEqual(
+            list(native.NativeRelayDialect().receive_binary(b'{"event":"e"}\0\0')), [EventReceived("e", None)]
+        )
 
     def test_refused(self) -> None:
         """What is large and no JSON, or no end of brackets; and who speaks the other dialect."""
@@ -148,7 +152,7 @@ class Input(SynchronousTestCase):
 
     @given(st.text() | st.builds(lambda text: '{"event":' + text, st.text()))
     def test_anything(self, text: str) -> None:
-        for dialect in (native.RelayDialect(), native.ServerDialect()):
+        for dialect in (native.NativeRelayDialect(), native.NativeServerDialect()):
             with contextlib.suppress(ProtocolError):
                 dialect.receive_text(text)
 
@@ -248,7 +252,7 @@ class Size(SynchronousTestCase):
 
     def read(self, data: str) -> object:
         event: Any
-        (event,) = native.RelayDialect().receive_text('{"event":"x","data":' + data + "}")
+        (event,) = native.NativeRelayDialect().receive_text('{"event":"x","data":' + data + "}")
         return event.data
 
     def test_many_values(self) -> None:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relayd.errors import ProtocolError
-from relayd.wire.dialects import socketio
+from relayd.wire.dialects import packets, socketio
 from relayd.wire.dialects.attachments import MAX_BYTES
 from relayd.wire.dialects.codec import NO_LIMIT
 from relayd.wire.dialects.events import (
@@ -35,11 +35,11 @@ from tests.wire.dialects.test_native import json_values, names
 
 OPEN = '0{"sid":"s","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
 JOINED = '40/proxy,{"sid":"t"}'
-Dialect = socketio.RelayDialect | socketio.ServerDialect
+Dialect = socketio.SocketIORelayDialect | socketio.SocketIOServerDialect
 
 
-def joined_relay() -> socketio.RelayDialect:
-    relay = socketio.RelayDialect()
+def joined_relay() -> socketio.SocketIORelayDialect:
+    relay = socketio.SocketIORelayDialect()
     relay.opened()
     relay.receive_text(OPEN)
     relay.receive_text(JOINED)
@@ -47,8 +47,8 @@ def joined_relay() -> socketio.RelayDialect:
     return relay
 
 
-def joined_server() -> socketio.ServerDialect:
-    server = socketio.ServerDialect()
+def joined_server() -> socketio.SocketIOServerDialect:
+    server = socketio.SocketIOServerDialect()
     server.opened()
     server.receive_text("40/proxy,")
     server.frames_to_send()
@@ -63,8 +63,8 @@ class Dialogue(SynchronousTestCase):
     """Both roles in memory."""
 
     def setUp(self) -> None:
-        self.relay = socketio.RelayDialect()
-        self.server = socketio.ServerDialect(ping_interval=10, ping_timeout=5, accepts=123_456)
+        self.relay = socketio.SocketIORelayDialect()
+        self.server = socketio.SocketIOServerDialect(ping_interval=10, ping_timeout=5, accepts=123_456)
 
     def join(self) -> None:
         self.assertEqual(list(self.relay.opened()), [])
@@ -95,7 +95,7 @@ class Dialogue(SynchronousTestCase):
     @given(st.lists(st.tuples(names, json_values, st.booleans()), max_size=20), st.integers(0, 20))
     def test_events_before_the_answer_to_connect(self, sent: list[tuple[str, Any, bool]], early: int) -> None:
         """What python-socketio's connect handler emits comes before that answer, and is handled after it, in order."""
-        relay, server = socketio.RelayDialect(), socketio.ServerDialect()
+        relay, server = socketio.SocketIORelayDialect(), socketio.SocketIOServerDialect()
         server.opened()
         self.assertEqual([type(event) for event in pump(server, relay)], [HandshakeReceived])
         expected: list[DialectEvent] = []
@@ -117,7 +117,7 @@ class Dialogue(SynchronousTestCase):
 
     def test_refused_after_early_events(self) -> None:
         """What came before a connect error is nobody's business."""
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         relay.receive_text(OPEN)
         relay.receive_text('42/proxy,["welcome"]')
         self.assertEqual(relay.receive_text('44/proxy,{"message":"no"}'), (Disconnected("no", refused=True),))
@@ -173,7 +173,7 @@ class Wire(SynchronousTestCase):
     """What the relay says and understands, letter for letter."""
 
     def test_relay(self) -> None:
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         relay.opened()
         relay.receive_text(OPEN)
         self.assertEqual(relay.frames_to_send(), ["40/proxy,"])
@@ -201,7 +201,7 @@ class Wire(SynchronousTestCase):
         )
 
     def test_close_before_joining(self) -> None:
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         relay.close()
         self.assertEqual(relay.frames_to_send(), [])
 
@@ -217,7 +217,7 @@ class Wire(SynchronousTestCase):
             (event,) = joined_relay().receive_text(frame)
             assert isinstance(event, Disconnected)
             self.assertIn(reason, event.reason)
-            self.assertLessEqual(len(event.reason), socketio.MAX_WORDS)
+            self.assertLessEqual(len(event.reason), packets.MAX_WORDS)
             self.assertEqual(event.refused, refused)
 
     def test_tolerated(self) -> None:
@@ -254,7 +254,7 @@ class Binary(SynchronousTestCase):
     PLACE: ClassVar[dict[str, Any]] = {"_placeholder": True, "num": 0}
     EVENT = '452-/proxy,9["file",{"a":[{"_placeholder":true,"num":1}],"b":{"_placeholder":true,"num":0}}]'
 
-    def announced(self, relay: socketio.RelayDialect, frame: str) -> int:
+    def announced(self, relay: socketio.SocketIORelayDialect, frame: str) -> int:
         (due,) = relay.receive_text(frame)
         assert isinstance(due, AttachmentsDue)
         return due.number
@@ -302,19 +302,19 @@ class Binary(SynchronousTestCase):
     def test_before_the_answer_to_connect(self) -> None:
         """A binary event that is kept until then, whether its attachments have come or not."""
         for come in (True, False):
-            relay = socketio.RelayDialect()
+            relay = socketio.SocketIORelayDialect()
             relay.receive_text(OPEN)
             number = self.announced(relay, self.frame(1, a=self.PLACE))
             self.assertIsInstance((relay.receive_binary(b"1") if come else relay.abandon(number))[0], Ignored)
             connected, event = relay.receive_text(JOINED)
             self.assertEqual(connected, Connected())
             self.assertEqual(len(self.faults(event)), 0 if come else 1)
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         relay.receive_text(OPEN)
         self.announced(relay, self.frame(1, a=self.PLACE))
         connected, event = relay.receive_text(JOINED)
         self.assertEqual((connected, len(self.faults(event))), (Connected(), 1))
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         relay.receive_text(OPEN)
         for _ in range(3):
             self.announced(relay, self.frame(1, a=self.PLACE))
@@ -351,7 +351,7 @@ class Binary(SynchronousTestCase):
         self.announced(relay, self.frame(1, a=self.PLACE))
         first, second = relay.receive_text("42/proxy,{}")
         self.assertEqual(len(self.faults(first)), 1)
-        self.assertEqual(second, Broken("an event whose arguments are no array"))
+        self.assertEqual(second, Broken("an event whose arguments are not an array"))
 
     def test_another_binary_event_comes_first(self) -> None:
         """Both are told; but whose attachments would come next is not to be known."""
@@ -426,15 +426,15 @@ class Malformed(SynchronousTestCase):
         ):
             bad.append("0" + json.dumps(good | change))
         for frame in bad:
-            self.assertRaises(ProtocolError, socketio.RelayDialect().receive_text, frame)
+            self.assertRaises(ProtocolError, socketio.SocketIORelayDialect().receive_text, frame)
 
     def test_max_payload(self) -> None:
         """Older servers do not say; JavaScript's Infinity is JSON's null; 0 is no limit, and so is what is larger."""
         for value, expected in ((None, NO_LIMIT), (1e300, NO_LIMIT), (0, NO_LIMIT), (5000, 5000), (300, 300)):
-            relay = socketio.RelayDialect()
+            relay = socketio.SocketIORelayDialect()
             relay.receive_text("0" + json.dumps({**json.loads(OPEN[1:]), "maxPayload": value}))
             self.assertEqual(relay.max_payload, expected)
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         relay.receive_text('0{"sid":"s","upgrades":[],"pingInterval":25000,"pingTimeout":20000}')
         self.assertEqual(relay.max_payload, 1_000_000)
 
@@ -473,12 +473,12 @@ class Malformed(SynchronousTestCase):
             self.assertNotIn("hunter2", str(error), frame)
 
     def test_too_early(self) -> None:
-        relay = socketio.RelayDialect()
+        relay = socketio.SocketIORelayDialect()
         self.assertRaises(ProtocolError, relay.receive_text, '42/proxy,["e"]')
         relay.receive_text(OPEN)
         self.assertRaises(ProtocolError, relay.receive_text, "43/proxy,1[]")
         self.assertRaises(ProtocolError, relay.receive_text, "40/proxy,")  # Socket.IO 2: no sid
-        server = socketio.ServerDialect()
+        server = socketio.SocketIOServerDialect()
         self.assertRaises(ProtocolError, server.receive_text, "40/proxy,")
         server.opened()
         self.assertRaises(ProtocolError, server.receive_text, '42/proxy,["command_result",{}]')
@@ -487,7 +487,7 @@ class Malformed(SynchronousTestCase):
         """The number of events that are kept has a bound, and so has their size, but for a single one."""
         small, quarter, huge = ('42/proxy,["e","%s"]' % ("x" * size) for size in (0, 1 << 18, 2 << 20))
         for kept, one_more in (([small] * socketio.MAX_EARLY, small), ([quarter] * 3, quarter), ([huge], small)):
-            relay = socketio.RelayDialect()
+            relay = socketio.SocketIORelayDialect()
             for frame in (OPEN, *kept):
                 relay.receive_text(frame)
             error = self.assertRaises(ProtocolError, relay.receive_text, one_more)
@@ -506,7 +506,12 @@ class Malformed(SynchronousTestCase):
         )
     )
     def test_anything(self, frames: list[str | bytes]) -> None:
-        for dialect in (socketio.RelayDialect(), joined_relay(), socketio.ServerDialect(), joined_server()):
+        for dialect in (
+            socketio.SocketIORelayDialect(),
+            joined_relay(),
+            socketio.SocketIOServerDialect(),
+            joined_server(),
+        ):
             try:
                 for frame in frames:
                     if isinstance(frame, bytes):

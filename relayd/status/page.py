@@ -97,7 +97,9 @@ def _cards(summary: Mapping[str, Any]) -> str:
 
 
 def _audit(audit: Mapping[str, Any] | None) -> str:
-    return "none" if audit is None else "written" if audit["available"] else "cannot be written"
+    if audit is None:
+        return "none"
+    return "written" if audit["available"] else "cannot be written"
 
 
 def _card(title: str, rows: Mapping[str, str]) -> str:

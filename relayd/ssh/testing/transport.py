@@ -98,7 +98,9 @@ class MemoryTransport:
     # IConsumer: everything is accepted at once, so producers are never paused
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Twisted's protocols call this before they write much."""
+        """Accept a push producer; pull producers, which wait to be asked, are not supported."""
+        if not streaming:
+            raise NotImplementedError
 
     def unregisterProducer(self) -> None:
         """See `registerProducer`."""

@@ -154,6 +154,26 @@ class GoodHostTests(HostCase):
             await deferLater(reactor, 0.002)
         self.assertEqual((await self.run_command(b"uptime")).stdout.text(), "uptime!")
 
+    async def test_addresses(self) -> None:
+        """Two hosts with one name: the second is tried where the first refuses."""
+        other = self.network.add(MemoryHost("db1.example", run=answer))
+        self.host.misbehaviour = Misbehaviour.REFUSES_CONNECTIONS
+        other.renew_key()
+        self.assertEqual((await self.run_command(b"id")).stdout.text(), "id!")
+        self.assertEqual(len(other.executions), 1)
+        for name in ("fd00::7", "10.0.0.9"):
+            host = self.network.add(MemoryHost(name, run=answer))
+            self.assertEqual((await self.run_command(b"id", host.target())).stdout.text(), "id!")
+            self.assertEqual(host.address, name)
+
+    async def test_cancel_while_it_connects(self) -> None:
+        self.host.misbehaviour = Misbehaviour.DOES_NOT_ANSWER
+        running = self.client.run(self.host.target(), b"true", self.clock.seconds() + LIMIT)
+        await deferLater(reactor, 0.02)
+        running.cancel()
+        error = (await self.assertFailure(running, SSHError)).code
+        self.assertEqual((error, self.host.executions), ("cancelled", []))
+
     async def test_the_reactors_own_time(self) -> None:
         network = MemoryNetwork(reactor)
         host = network.add(MemoryHost(run=answer))
@@ -164,20 +184,15 @@ class GoodHostTests(HostCase):
 
 
 class MisbehaviourTests(HostCase):
-    """Each ends in the error that it names."""
+    """Hosts that fail, and then do not."""
 
-
-def _make_test(misbehaviour: Misbehaviour) -> Any:
-    async def test(self: MisbehaviourTests) -> None:
-        self.host.misbehaviour = misbehaviour
-        error = await self.error_of()
-        self.assertEqual(error.code, misbehaviour.value, error)
-        self.host.misbehaviour = None
-        if not misbehaviour.name.endswith(("LOGINS", "PASSWORD")):  # refused logins rest
-            self.assertEqual((await self.run_command(b"now")).stdout.text(), "now!")
-
-    return test
-
-
-for _each in Misbehaviour:
-    setattr(MisbehaviourTests, f"test_{_each.name.lower()}", _make_test(_each))
+    async def test_each_ends_in_the_error_that_it_names(self) -> None:
+        for misbehaviour in Misbehaviour:
+            name = misbehaviour.name.lower().replace("_", "-")
+            host = self.network.add(MemoryHost(f"{name}.example", run=answer))
+            host.misbehaviour = misbehaviour
+            error = await self.error_of(target=host.target())
+            self.assertEqual(error.code, misbehaviour.value, error)
+            host.misbehaviour = None
+            if not error.code.startswith("login") and error.code != "password-expired":  # which rest
+                self.assertEqual((await self.run_command(b"now", host.target())).stdout.text(), "now!", name)

@@ -37,7 +37,7 @@ from relayd.ssh_runner import SSHCommandRunner
 from relayd.status.server import StatusServer
 from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkService
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import ServerAddress
 
 
 class Commands(Protocol):
@@ -212,7 +212,7 @@ class RelayService(Service):
         """How things stand, for the service manager."""
         status = self._uplink.status
         return Standing(
-            server=Address.of(self._config.server).netloc,
+            server=ServerAddress.of(self._config.server).netloc,
             accepted=status.accepted,
             since=status.since,
             last_error=status.last_error,

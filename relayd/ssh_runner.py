@@ -22,7 +22,7 @@ from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english, joined
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
-from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import (
     AddressForbidden,
     CredentialUnusable,
@@ -34,8 +34,9 @@ from relayd.ssh.errors import (
     SSHError,
 )
 from relayd.ssh.login.site_credentials import CredentialTable
+from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
-from relayd.ssh.pool.decisions import Counts, HostCounts
+from relayd.ssh.pool.report import Counts, HostCounts
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of

@@ -34,7 +34,7 @@ def clip(text: str, size: int = MAX_ID) -> str:
     """
     *text* in at most *size* bytes of a line: where it is longer, its beginning, ``…`` and a digest.
 
-    By the digest, long names that begin alike are told apart.
+    The digest tells long names apart that begin alike.
     """
     if length_in_line(text) <= size:
         return text
@@ -84,7 +84,7 @@ def order_fields(command: ExecuteCommand) -> dict[str, Any]:
 
 def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Record:
     """
-    A record as it is written: names are not too long, and the command is told as the site wants it.
+    A record as it is written: names are not too long, and the command is shown as the site wants it.
 
     :param key: key of the digests of commands.
     :param common: bytes of the fields that every line has.

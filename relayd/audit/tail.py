@@ -76,7 +76,8 @@ def read_tail(file: int, seal: Seal | None, noted: Head | None) -> Tail:
     begin = None if noted is None else _after(file, size, noted)
     own = noted.seq if noted is not None and begin is not None else None
     seq, last = (0, GENESIS) if noted is None else (noted.seq, noted.hash)
-    rest, foreign, finished = ForeignLines(), 0, begin is None or begin == 0 or os.pread(file, 1, begin - 1) == b"\n"
+    rest, foreign = ForeignLines(), 0
+    finished = not begin or os.pread(file, 1, begin - 1) == b"\n"
     with os.fdopen(os.dup(file), "rb") as reader:
         reader.seek(begin or 0)
         for raw in iter(lambda: reader.readline(2 * MAX_LINE), b""):
@@ -89,7 +90,8 @@ def read_tail(file: int, seal: Seal | None, noted: Head | None) -> Tail:
                     seq, last = own, line.hash
             else:
                 rest.add_line(content)
-                foreign += not _is_torn(content, seq + 1)
+                if not _is_torn(content, seq + 1):
+                    foreign += 1
     if rest.count > MAX_TORN:
         foreign = max(foreign, rest.count - MAX_TORN)
     return Tail(seq, last, own, rest.digest if rest.count else None, foreign, finished)

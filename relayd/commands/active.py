@@ -23,7 +23,7 @@ class ActiveCommand:
     :ivar has_slot: whether its turn came.
     :ivar began: when it was given to the runner.
     :ivar cancelled: whether its end was asked for.
-    :ivar dropped: whether the journal did not take it: whatever happens to it then is ignored.
+    :ivar dropped: whether the journal did not take it: what happens to it then is ignored.
     :ivar output: where its output goes as it arrives, if the command asked for that.
     :ivar run: what the runner gave for it.
     :ivar result: how it ended; after that it is only recorded.

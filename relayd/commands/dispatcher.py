@@ -1,6 +1,6 @@
 """
 The relay's command logic: what becomes of each order of the main server, and of each result.
-Knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfaces`.
+It knows no wire, no SSH and no disk: those are behind the seams of `relayd.interfaces`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LARGEST_MARGIN: Final = 0.1
 
 class Limits(Struct, frozen=True, kw_only=True):
     """
-    What the dispatcher takes on.
+    How much the dispatcher accepts, and how long commands may take.
 
     :ivar max_commands: commands that run at a time.
     :ivar max_queue: commands that wait for their turn.
@@ -81,7 +81,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 @implementer(ICommandReceiver)
 class Dispatcher:
     """
-    Runs each command once and answers it, whatever becomes of it.
+    Runs each command at most once, and answers each.
 
     :param clock: the clock of all deadlines.
     :param fingerprint_key: gives the key of `Fingerprints`, which lives as long as *journal* and is kept apart from it.
@@ -175,7 +175,7 @@ class Dispatcher:
         command_id = error.command_id
         self.stats.refused[error.code] += 1
         shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
-        self._log.warn("The main server sent what is not valid ({id}): {error}", id=shown, error=str(error))
+        self._log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
         is_command = error.fields["event"] == EXECUTE_COMMAND
         if command_id is not None and is_command and not self._duplicates.is_due(command_id):
@@ -190,7 +190,7 @@ class Dispatcher:
     def cancel_received(self, command_id: str) -> CommandState:
         """See `ICommandReceiver.cancel_received`."""
         state = self.status_asked(command_id)
-        self._log.info("The main server wants command {id} to end, which is {state}", id=command_id, state=state.value)
+        self._log.info("The main server cancels command {id}, which is {state}", id=command_id, state=state.value)
         if (active := self._active.get(command_id)) is not None:
             self._scheduler.cancel(active)
         return state

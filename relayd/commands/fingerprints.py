@@ -1,5 +1,5 @@
 """
-Fingerprints of commands: by them a duplicate is told from another command under the same ``commandId``.
+Fingerprints of commands: they tell a duplicate from another command under the same ``commandId``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Fingerprints:
     """
     Makes keyed digests of what commands ask for.
 
-    They are keyed because commands may hold secrets that are easily guessed: who has the journal alone must not be able
-    to try them out on its fingerprints.
+    They have a key because commands may hold secrets that are easily guessed: somebody who has only the journal must
+    not be able to try them out on its fingerprints.
 
     :param read_key: gives up to 64 secret bytes; called once, with the first command.
     """

@@ -132,8 +132,8 @@ class LinkSender:
             await self.in_flight.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
         except TimeoutError:
             self._log.warn(
-                "The main server has sent no receipt for {span}, and {count} results want one: the rest is sent "
-                "without, and sent again on the next connection",
+                "The main server has sent no receipt for {span}, and {count} results wait for one: the others are sent "
+                "without waiting, and again on the next connection",
                 span=span(RECEIPT_PATIENCE),
                 count=len(self.in_flight),
             )

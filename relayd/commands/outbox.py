@@ -37,16 +37,16 @@ class Outbox:
     Sends results until they are confirmed.
 
     The specification's receipts do not say which result they are for.  They are counted: each is for the oldest result
-    that was sent on its link and has none yet.  Where answers overtake each other the wrong one of two results is
-    confirmed first, but both were sent on this link; what a link that dies leaves without a receipt is sent again on
-    the next.  A receipt that names its command is for that one.
+    that was sent on its link and has no receipt yet (`relayd.commands.in_flight`).  If receipts overtake each other,
+    the wrong one of two results is confirmed first, but both were sent on this link.  Results that a lost link leaves
+    without a receipt are sent again on the next link.  A receipt that names its command is for that command.
 
-    A main server that has never sent a receipt does not know them: what it has read, as its heartbeat shows, counts as
-    delivered (`relayd.commands.without_receipts`).
+    A main server that has never sent a receipt does not know receipts: results that it has read, as its heartbeat
+    shows, count as delivered (`relayd.commands.without_receipts`).
 
-    A result with which one link after the other dies travels alone until it is clear whether it is the cause
-    (`relayd.commands.suspects`); if so it is kept, and goes out without its output.  Its exit status stays, for it may
-    have arrived after all, and a result that was delivered must not become a failure.
+    If one link after the other is lost with a result, it travels alone until it is clear whether it is the cause
+    (`relayd.commands.suspects`).  If so, it is kept, and goes out without its output.  Its exit code stays: it may have
+    arrived after all, and a result that was delivered must not become a failure.
 
     A result that the main server refuses three times on one link is a dead letter.  Another main server may be behind
     the next link: each link is offered the dead letters once.
@@ -169,7 +169,7 @@ class Outbox:
             key = self._results.find(receipt.command_id)
         if key is None:
             self._stats.stray += 1
-            self._log.debug("A receipt fits no result: {id}", id=printable(receipt.command_id or "", 256))
+            self._log.debug("A receipt matches no result: {id}", id=printable(receipt.command_id or "", 256))
         elif receipt.success:
             self._stats.confirmed += 1
             if is_logged("debug"):
@@ -245,7 +245,7 @@ class Outbox:
         """It breaks links: from now on the result without its output goes out in its place."""
         self._stats.given_up += 1
         self._log.error(
-            "The result of {id} is not sent any more: the main server dropped each connection on which it came{kept}",
+            "The result of {id} is not sent any more: the main server dropped each connection that carried it{kept}",
             id=key.command_id,
             kept=_kept(key),
         )

@@ -1,5 +1,5 @@
 """
-What people and programs are told of commands: counters, lines of the audit log, lines of the relay's own log.
+Reports about commands: counters, lines of the audit log, and lines of the relay's own log.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CommandReports:
         self._log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
-            f"{details.stdout_bytes} bytes of output, {details.stderr_bytes} of errors",
+            f"{details.stdout_bytes} bytes of stdout, {details.stderr_bytes} of stderr",
             event="finished", id=command.command_id, user=command.username, host=command.host, port=command.port,
             outcome=outcome, exit=result.exit_code, duration=duration,
             stdout_bytes=details.stdout_bytes, stderr_bytes=details.stderr_bytes,

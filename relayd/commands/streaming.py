@@ -181,7 +181,7 @@ class OutputStream:
         return waiting
 
     def _waited(self, outcome: object, waiting: Deferred[None], link: ILink) -> None:
-        """The Deferred never fails: who cancels it just does not want to wait any more."""
+        """The Deferred never fails: cancelling it only means that nobody waits any more."""
         self._waits.discard(waiting)
         if isinstance(outcome, Failure) and outcome.check(TimeoutError):
             self._stuck = link

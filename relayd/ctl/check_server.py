@@ -29,7 +29,7 @@ from relayd.settings import uplink_settings_of
 from relayd.uplink.connection import UplinkConnection
 from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
 from relayd.uplink.service import UplinkService
-from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.stages import Timing
 from relayd.wire.messages import CommandState, ExecuteCommand, Receipt
 
@@ -57,7 +57,7 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
         if settings.server is None:
             report("skipped", "main server", "--server is not set")
             return
-        address = Address.of(settings.server)
+        address = ServerAddress.of(settings.server)
         make_endpoint(reactor, address, settings)  # which reads the files that TLS needs
         _check_certificate(settings, report)
     except (UplinkError, ConfigError) as error:
@@ -99,9 +99,9 @@ def _report_end(certificate: x509.Certificate, whose: str, what: str, report: Re
         report("ok", what, f"{whose} is good until {end:%Y-%m-%d}")
 
 
-async def _check_name(reactor: Any, address: Address, settings: UplinkSettings, report: Report) -> bool:
+async def _check_name(reactor: Any, address: ServerAddress, settings: UplinkSettings, report: Report) -> bool:
     """The name of what is dialled, which is the proxy where there is one."""
-    first = address if settings.http_proxy is None else Address.of(settings.http_proxy)
+    first = address if settings.http_proxy is None else ServerAddress.of(settings.http_proxy)
     if read_address(first.host) is not None:
         report("ok", "name", f"{first.host} is an address")
         return True
@@ -161,9 +161,9 @@ class _Probe(Protocol):
             self.secured.errback(reason)
 
 
-async def _check_connection(reactor: Any, address: Address, settings: UplinkSettings, report: Report) -> bool:
+async def _check_connection(reactor: Any, address: ServerAddress, settings: UplinkSettings, report: Report) -> bool:
     """TCP, through the proxy where there is one, and TLS; without a word of HTTP."""
-    through = "" if settings.http_proxy is None else f" through {Address.of(settings.http_proxy)}"
+    through = "" if settings.http_proxy is None else f" through {ServerAddress.of(settings.http_proxy)}"
     probe = _Probe(address.host)
     try:
         await connectProtocol(make_endpoint(reactor, address, settings), probe)
@@ -246,7 +246,7 @@ async def _dial(reactor: Any, settings: UplinkSettings, report: Report, timing: 
         while not (dialect or uplink.status.losses) and reactor.seconds() < deadline:
             await deferLater(reactor, 0.05)
         if dialect:
-            report("ok", "main server", f"{Address.of(settings.server)} accepts {settings.proxy_id} ({dialect})")
+            report("ok", "main server", f"{ServerAddress.of(settings.server)} accepts {settings.proxy_id} ({dialect})")
         else:
             text = uplink.status.last_error or f"no answer within {span(DIAL_PATIENCE)}"
             report("fault", "main server", text)

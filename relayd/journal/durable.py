@@ -88,8 +88,8 @@ class DurableJournal:
         if recovery.ended:
             unknown = sum(code == OutcomeLost.code for _, code in recovery.ended)
             self._log.warn(
-                "relayd did not stop in good order: of the commands at hand then, {unknown} may or may not have run "
-                "to their end, and {not_executed} were not run; their results say so",
+                "relayd did not stop in good order: of the commands that were under way, {unknown} may or may not have "
+                "run to their end, and {not_executed} were not run. Their results say so",
                 unknown=unknown,
                 not_executed=len(recovery.ended) - unknown,
             )
@@ -111,8 +111,8 @@ class DurableJournal:
         saved = salvage(kept, self._path)
         # Loud, and kept: a command whose id was not saved would run again, should the main server send it again.
         self._log.critical(
-            "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read "
-            "and go on. Others may be lost: they are not known any more when they come again",
+            "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read, "
+            "and are in the new one. Others may be lost: relayd does not know them if they come again",
             kept=saved.kept,
             commands=saved.commands,
             results=saved.results,

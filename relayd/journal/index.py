@@ -93,7 +93,8 @@ class JournalIndex:
         """Add a command that has ended and whose result is held."""
         self.finished[command_id] = live
         self.size += live.size
-        self.dead += live.state is EntryState.DEAD
+        if live.state is EntryState.DEAD:
+            self.dead += 1
 
     def refusal(self) -> JournalFull | None:
         """Why no new command can be taken."""
@@ -154,7 +155,8 @@ class JournalIndex:
         if live is None:
             return False
         self.size -= live.size
-        self.dead -= live.state is EntryState.DEAD
+        if live.state is EntryState.DEAD:
+            self.dead -= 1
         self.remember(command_id, live.fingerprint)
         return True
 

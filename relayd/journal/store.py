@@ -255,11 +255,11 @@ class Store:
         self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
     ) -> JournalEntry | None:
         """Record a command; gives what is known of its id, and records nothing, if that is there already."""
-        looks = _EXTENDED * extended | _NUMERIC_ID * numeric_id
+        form = (_EXTENDED if extended else 0) | (_NUMERIC_ID if numeric_id else 0)
         done = self._db.execute(
             "INSERT INTO command (id, fingerprint, state, extended, accepted, since) VALUES (?, ?, 1, ?, ?, ?)"
             " ON CONFLICT DO NOTHING",
-            (command_id, fingerprint, looks, time.time(), self.now()),
+            (command_id, fingerprint, form, time.time(), self.now()),
         )
         if done.rowcount:
             return None

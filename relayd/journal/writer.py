@@ -1,8 +1,7 @@
 """
-Has a store do things in a thread of its own, and in few transactions.
+Writes to a store in a thread of its own, and in few transactions.
 
-What is asked for while the thread is busy is done together next time, so that the cost of a commit is shared by all
-that wait for it.
+What is asked for while the thread is busy is done together next time, so that all who wait share the cost of a commit.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from relayd.errors import JournalUnavailable
 from relayd.journal.store import Call, Store
 from relayd.language.texts import Text
 
-#: What is written together at most: all who waited for it go on in one turn of the reactor.
+#: How much is written together at most: all that waited for it goes on in one turn of the reactor.
 MAX_BATCH: Final = 128
 #: Seconds for which what nobody waits for is put off until something more urgent is written.
 LINGER: Final = 0.1
@@ -55,7 +54,7 @@ class _Worker:
 
 class Writer:
     """
-    Has the store of a journal do what is asked for, and tells when it is on the disk.
+    Has the store of a journal do what is asked for, and says when that is on the disk.
 
     :param reactor: provides time and a way back from a thread.
     :ivar trouble: why nothing can be recorded now; ``None``: it can be.

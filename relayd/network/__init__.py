@@ -1,3 +1,3 @@
 """
-What every connection has to do with: how hosts are written, matched and looked up, TLS, flow control, descriptors.
+What every connection needs: how hosts are written, matched and looked up; TLS, flow control, descriptors.
 """

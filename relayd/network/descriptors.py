@@ -1,5 +1,5 @@
 """
-File descriptors: how many this process may have, and errors of the system in words that say so where none is left.
+File descriptors: how many this process may have, and the system's errors in words, which say when none is left.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Final
 
 from relayd.language.texts import Text
 
-#: Descriptors that a relay needs beside its SSH connections: uplink, journal, logs, the status page's readers, files
-#: and agents that are read while it dials.
+#: Descriptors that a relay needs besides its SSH connections: uplink, journal, logs, clients of the status server, and
+#: files and agents for logins.
 RESERVED: Final = 40
-#: Connections that are tried however few descriptors there are.
+#: Connections that are allowed, however few descriptors there are.
 FEWEST: Final = 4
-#: What stands for a limit that is none.
+#: The limit of a process without a limit.
 _MANY: Final = 1 << 30
 
 
 def words_of(error: OSError, otherwise: str = "") -> Text:
     """
-    What the system says of an error.
+    The system's words for an error.
 
-    :param otherwise: said where it says nothing; by default the name of the error.
+    :param otherwise: words for an error that has none; by default its name.
     """
     if isinstance(error.errno, int) and error.errno in (EMFILE, ENFILE):
         return words_for(error.errno)
@@ -33,7 +33,7 @@ def words_of(error: OSError, otherwise: str = "") -> Text:
 
 
 def words_for(number: int) -> Text:
-    """Likewise, by the error's number."""
+    """The system's words for the number of an error."""
     if number == EMFILE:
         return Text(
             "{error}: this relay's limit is {limit} (LimitNOFILE= of its unit, or ulimit -n)",
@@ -41,12 +41,12 @@ def words_for(number: int) -> Text:
             limit=limit(),
         )
     if number == ENFILE:
-        return Text("{error}: the limit of its whole machine is reached (fs.file-max)", error=Text(os.strerror(number)))
+        return Text("{error}: the limit of the whole machine is reached (fs.file-max)", error=Text(os.strerror(number)))
     return Text(os.strerror(number))
 
 
 def is_shortage(words: object) -> bool:
-    """Whether *words*, or those within them, were made of an error for want of a descriptor."""
+    """Whether *words*, or those within them, say that no descriptor was left."""
     if not isinstance(words, Text):
         return False
     ours = {words_for(number).template for number in (EMFILE, ENFILE)}
@@ -54,7 +54,7 @@ def is_shortage(words: object) -> bool:
 
 
 def shortage() -> Text | None:
-    """Why no descriptor can be had now; ``None``: one can."""
+    """Why no descriptor is left now; ``None``: one is left."""
     try:
         os.close(os.dup(2))
     except OSError as error:
@@ -69,13 +69,13 @@ def limit() -> int:
 
 
 def raise_limit() -> None:
-    """Have as many descriptors as this process may give itself."""
+    """Raise the limit of this process as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(OSError, ValueError):  # some systems call unlimited what they do not grant
+        with suppress(OSError, ValueError):  # some systems say "unlimited", and do not allow it
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def connections_within(most: int) -> int:
-    """How many connections, *most* at most, there can be by the limit of now."""
+    """How many connections the limit of now allows, *most* at most."""
     return min(most, max(FEWEST, limit() - RESERVED))

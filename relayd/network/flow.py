@@ -1,6 +1,6 @@
 """
-What waits to be sent on one connection: it goes to the transport as that takes it, and its sizes are known.
-For both ends of the uplink, without a word about what is sent.
+Flow control of one connection: what is sent waits here until the transport takes it, and its size is known.
+For both ends of the uplink. It knows nothing of what is sent.
 """
 
 from __future__ import annotations
@@ -13,34 +13,37 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-#: Bytes that a transport is given at a time: each time that it asks for more shows that the peer takes something.
+#: Bytes that a transport gets at a time. When it asks for more, the peer has read some.
 PIECE: Final = 64 * 1024
-#: Bytes that may come after a connection is full.  Most of it answers what the peer sends: beyond this, nothing more is
-#: read from a peer that does not take its answers.  What fills the connection, such as a result, does not count, nor
-#: what is sent unasked: a peer may well send before it reads, and two that both do must not wait for each other.
+#: Bytes of answers that may wait once a connection is full. Beyond that, nothing more is read from a peer that does not
+#: read its answers. What filled the connection, such as a result, is not counted, nor is what nobody asked for: a peer
+#: may send before it reads, and two that both do so must not wait for each other.
 MAX_BEHIND: Final = 256 * 1024
 
 
 class FlowOwner(Protocol):
-    """Whose connection it is."""
+    """The connection that a `Flow` is part of."""
 
     def on_full(self) -> None:
-        """Something waits: the peer should take it in time."""
+        """Something waits: the peer should read it in time."""
 
     def on_taken(self) -> None:
-        """The peer has taken some of it, or the connection is over."""
+        """The peer has read some of it, or the connection has ended."""
 
     def on_behind(self, on: bool) -> None:
-        """Whether the peer leaves so many answers that it should not be read now."""
+        """Whether so many answers wait that nothing should be read from the peer now."""
 
 
 @implementer(IPushProducer)
 class Flow:
     """
-    To be registered with a transport, which then tells when too much waits in it, and when all of that has left.
+    What waits to be sent on one connection.
 
-    :param write: gives the transport bytes.
-    :ivar writable: whether more should be sent now.  What is sent nevertheless waits here, in its order.
+    It is to be registered with the transport as a producer: the transport then says when too much waits in it, and when
+    all of that has left.
+
+    :param write: gives bytes to the transport.
+    :ivar writable: whether more should be sent now. What is sent nevertheless waits here, in order.
     """
 
     def __init__(self, write: Callable[[bytes], None], owner: FlowOwner) -> None:
@@ -48,10 +51,10 @@ class Flow:
         self._write = write
         self._owner = owner
         self._ended = False
-        #: Whether the transport takes anything.
+        #: Whether the transport takes more.
         self._taking = True
         self._queue: deque[bytes | memoryview] = deque()
-        #: Bytes that came since it is full.
+        #: Bytes of answers that were sent since the connection is full.
         self._behind = 0
         self._waiting: deque[Deferred[None]] = deque()
 
@@ -59,7 +62,7 @@ class Flow:
         """
         Send *data* after all before it.
 
-        :param answer: whether the peer may have brought it about: then it counts towards `MAX_BEHIND`.
+        :param answer: whether the peer may have caused it: then it is counted for `MAX_BEHIND`.
         """
         if self.writable and len(data) <= PIECE:
             self._write(data)
@@ -76,7 +79,7 @@ class Flow:
             self._owner.on_behind(True)
 
     def when_writable(self) -> Deferred[None]:
-        """A Deferred that fires when more may be sent, or the connection is over. It may be cancelled."""
+        """A Deferred that fires when more may be sent, or the connection has ended. It may be cancelled."""
         if self.writable:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._waiting.remove)
@@ -84,7 +87,7 @@ class Flow:
         return waiting
 
     def end(self) -> None:
-        """The connection is about to end: the transport gets what is left, and nobody need wait for it."""
+        """The connection is about to end: give the rest to the transport, and let nobody wait any more."""
         self._ended = True
         self.resumeProducing()
 
@@ -97,7 +100,7 @@ class Flow:
             self._fill()
 
     def resumeProducing(self) -> None:
-        """All of it has left. Those who wait go on, one after the other, until one of them has filled it again."""
+        """All of it has left. Those who wait go on, one after another, until the connection is full again."""
         self._taking = True
         self._push()
         if self._taking:

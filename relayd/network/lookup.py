@@ -1,8 +1,8 @@
 """
-Connections to hosts by their names, whatever names the system's resolver knows.
+Connections to hosts by any name that the system's resolver knows.
 
-Twisted's `HostnameEndpoint` takes only what IDNA allows: no ``my_host``, no ``r4--a``, no hyphen at the end of a label.
-Such names stand in the hosts files and name servers of many sites.
+Twisted's `HostnameEndpoint` accepts only names of IDNA: no ``my_host``, no ``r4--a``, no hyphen at the end of a label.
+Such names are in the hosts files and name servers of many sites.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: What the endpoint is told in the place of the name, which it would refuse; nobody ever looks it up (RFC 6761).
+#: The name that the endpoint gets instead of the real one, which it would refuse. Nobody has it (RFC 6761).
 _STAND_IN: Final = "name.invalid"
 
 
 class NoNameService(Exception):
-    """Whether a name has an address could not be found out in time."""
+    """The look-up of a name did not end in time."""
 
 
 @implementer(IStreamClientEndpoint)
 class NamedEndpoint:
     """
-    *port* at the host *name*, in ASCII. Connections fail with ``DNSLookupError`` where no address is known, and with
-    `NoNameService` where nobody says; otherwise with what one of the addresses met.
+    A TCP endpoint by name.
+
+    Connections fail with ``DNSLookupError`` where the name has no address, with `NoNameService` where the look-up does
+    not end, and otherwise with the error of one of the addresses.
 
     :param reactor: provides time, TCP and name resolution.
-    :param timeout: seconds for the look-up, and for all of the addresses.
+    :param name: in ASCII.
+    :param timeout: seconds for the look-up and all addresses together.
     """
 
     def __init__(self, reactor: Any, name: str, port: int, timeout: float) -> None:
@@ -59,7 +62,7 @@ class NamedEndpoint:
                 return outcome
             raise NoNameService() if name.looking else error.TimeoutError()
 
-        # Of many addresses that do not answer, each would have its own time, and each begins later than the one before.
+        # The endpoint gives each address the whole time, and begins each one later than the one before.
         endpoint = HostnameEndpoint(name, _STAND_IN, self._port, self._timeout)
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
         return connecting.addTimeout(self._timeout, self._reactor, too_late)  # type: ignore[arg-type]
@@ -67,7 +70,7 @@ class NamedEndpoint:
 
 class NamesOfOurOwn:
     """
-    What `HostnameEndpoint` needs of a reactor, but for what names lead to: ``resolveHostName`` of a subclass says that.
+    What `HostnameEndpoint` needs of a reactor, with another name resolution: ``resolveHostName`` of a subclass.
 
     :param reactor: provides time, TCP and name resolution.
     """
@@ -84,13 +87,13 @@ class NamesOfOurOwn:
         return self
 
     def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
-        """See `IReactorPluggableNameResolver`; it is for the reactor itself to have another one."""
+        """See `IReactorPluggableNameResolver`. Only the reactor itself can get another one."""
         raise NotImplementedError
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver)
 class _OneName(NamesOfOurOwn):
-    """Looks up one name, whatever it is asked for."""
+    """Looks up one name, whichever name it is asked for."""
 
     def __init__(self, reactor: Any, name: str) -> None:
         super().__init__(reactor)
@@ -124,7 +127,7 @@ class _OneName(NamesOfOurOwn):
 
 @implementer(IHostResolution)
 class _Nothing:
-    """The look-up of a name that cannot be looked up."""
+    """The result for a name that cannot be looked up."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -134,7 +137,7 @@ class _Nothing:
 
 
 def _can_be_asked(name: str) -> bool:
-    """Whether Python asks the system: of a label of more than 63 characters it raises an error that Twisted loses."""
+    """Whether Python can look *name* up: for a label of more than 63 characters it raises, and Twisted hides that."""
     try:
         name.encode("idna")
     except UnicodeError:

@@ -1,7 +1,7 @@
 """
-Patterns of hosts and users: names and addresses as somebody wrote them, with wildcards, networks and exceptions.
+Patterns of hosts and users: names and addresses, with wildcards, networks and exceptions.
 
-Who orders a command chooses how host and user are spelt, so every spelling must mean the same here.
+A command may spell its host and user in any way, so all spellings must match the same patterns.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from relayd.network.spelling import (
 
 Network = IPv4Network | IPv6Network
 
-#: A pattern with digits, dots and wildcards only means addresses: ``10.1.*`` is not for ``10.1.example.com``.
+#: A pattern of digits, dots and wildcards is for addresses only: ``10.1.*`` does not match ``10.1.example.com``.
 _ADDRESS_LIKE = re.compile(r"[0-9.*?]*[0-9][0-9.*?]*")
-#: One that may mean an address: ``fe*`` names hosts, and not what happens to be ``fe80::1``.
+#: A pattern that may match addresses: ``fe*`` is for names, and does not match ``fe80::1``.
 _FOR_ADDRESSES = re.compile(r"[0-9.*?]*|.*:.*")
 _WITH_PORT = re.compile(r"\[([^\[\]]+)\]:(\d{1,5})")
-#: What can be seen of ASCII, without signs that mean something else.
+#: Visible ASCII characters without a special meaning.
 _VISIBLE = re.compile(r"((?![!@\[\],#|])[!-~])+")
-#: One of the four numbers of an address, as it is usually written, or what stands for it.
+#: One of the four numbers of an IPv4 address, as it is usually written, or with wildcards.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,2}|[0-9]*[*?][0-9*?]*")
 #: A port without brackets (``db:22``), or brackets without a port.
 _WRONG_BRACKETS = re.compile(r"[^:]*:[0-9]+|.*[\[\]].*")
-#: An address of IPv6 with wildcards; one with an IPv4 address in it is that one, and matches nothing that has colons.
+#: An IPv6 address with wildcards, without an IPv4 address in it: such addresses are IPv4 addresses here.
 _OF_VERSION_6 = re.compile(r"[0-9A-Fa-f:*?]+")
-#: Zeros that may stand before a number of such an address.
+#: Zeros before a number of an IPv6 address.
 _LEADING_ZEROS = re.compile(r"(?<![0-9a-f*?])0+(?=[0-9a-f])")
-#: What servers, directories and bastions put between a user's name and what else they take there, such as a domain.
+#: Separators between a user's name and what else servers, directories and bastions accept there, such as a domain.
 _SEPARATORS = re.compile(f"([{re.escape(''.join(set(punctuation) - set('._-$*?')))}])")
 
 
 def covers_host(patterns: Iterable[str], host: str, port: int) -> bool:
     """
-    Whether a host is one that *patterns* name, and none that one of them leaves out. No name is looked up.
+    Whether *patterns* match a host, and none with ``!`` does. No name is looked up.
 
-    :param patterns: names and addresses with ``*`` and ``?``, networks such as ``10.1.0.0/16``, each with ``!`` before
-        it for what is left out, or as ``[PATTERN]:PORT`` for one port only.
+    :param patterns: names and addresses with ``*`` and ``?``, networks such as ``10.1.0.0/16``, each also as
+        ``[PATTERN]:PORT`` for one port only; with ``!`` before an exception.
     """
     address = read_address(host)
-    # What is left out is so by whichever IPv6 address leads to it, too.
+    # An exception for an IPv4 address is also one for IPv6 addresses that lead to it.
     faces = () if address is None else tuple(map(str, embedded_addresses(address)))
     found = False
     for pattern in patterns:
@@ -68,11 +68,11 @@ def covers_host(patterns: Iterable[str], host: str, port: int) -> bool:
 
 def covers_user(patterns: Iterable[str], user: str) -> bool:
     """
-    Whether *patterns* name a user: with ``*`` and ``?``, and ``!`` before those that are left out, wherever.
+    Whether *patterns* match a user, and none with ``!`` does; ``*`` and ``?`` are wildcards.
 
     A server may take a part of the name for the user: ``CORP\\root``, ``root@corp``, ``root+c`` (docs/ssh.rst, "User
-    names"). So a wildcard does not reach beyond such signs, but for ``*`` alone, and what is left out is left out as a
-    part too, in capitals or not.
+    names"). So a wildcard does not match such separators, except for ``*`` alone, and an exception also holds for each
+    part of a name, in capitals or not.
     """
     found = False
     for pattern in patterns:
@@ -86,10 +86,10 @@ def covers_user(patterns: Iterable[str], user: str) -> bool:
 
 def check_host_pattern(pattern: str) -> None:
     """
-    See that a pattern of hosts means something, and nothing else than who wrote it meant.
+    Check that a pattern of hosts can match one, and is not a mistake for another pattern.
 
     :param pattern: without ``!``.
-    :raises ValueError: what was expected, and the pattern.
+    :raises ValueError: with what was expected, and the pattern.
     """
     plain, port = split_port(pattern)
     address_like = ":" in plain or looks_like_address(plain) or read_address(plain) is not None
@@ -102,7 +102,7 @@ def check_host_pattern(pattern: str) -> None:
     if "*" in plain or "?" in plain:
         if address_like and not _is_wild_address(plain):
             raise ValueError("an address with wildcards like 10.1.* or fd00:*, or a network like 10.1.0.0/16", pattern)
-        usable = _VISIBLE.fullmatch(plain)  # of other scripts, all of a name is written in another way
+        usable = _VISIBLE.fullmatch(plain)  # a whole name in another script is looked up in ASCII, a part cannot be
     else:
         if address_like and not _is_network(plain):
             raise ValueError("an address as it is usually written, like 10.1.2.3 or fd00::1, or a network", pattern)
@@ -113,17 +113,17 @@ def check_host_pattern(pattern: str) -> None:
 
 def check_user_pattern(pattern: str) -> None:
     """
-    See that a pattern of users can match one.
+    Check that a pattern of users can match one.
 
     :param pattern: without ``!``.
-    :raises ValueError: what was expected, and the pattern.
+    :raises ValueError: with what was expected, and the pattern.
     """
     if not pattern or not pattern.isprintable() or fault_of_username(pattern):
-        raise ValueError("a user name or a pattern of some, without : and /, which no user name has here", pattern)
+        raise ValueError("a user name or a pattern of user names, without : and /", pattern)
 
 
 def matches_host(pattern: str, host: str, port: int) -> bool:
-    """Whether one pattern of `covers_host`, without ``!``, is for a host."""
+    """Whether one pattern of `covers_host`, without ``!``, matches a host."""
     wanted, network, for_names, for_addresses, expression = _read_pattern(pattern)
     if wanted not in (None, port):
         return False
@@ -132,26 +132,26 @@ def matches_host(pattern: str, host: str, port: int) -> bool:
         return for_names and expression.fullmatch(_name(host)) is not None
     if network is not None:
         return address in network
-    if not for_addresses or (address.version == 6 and "." in pattern):  # spellings of ours have no dots: many are saved
+    if not for_addresses or (address.version == 6 and "." in pattern):  # `_spellings` has none with dots
         return False
     return any(map(expression.fullmatch, _spellings(address)))
 
 
 def split_port(pattern: str) -> tuple[str, int | None]:
-    """``[PATTERN]:PORT`` as pattern and port; ``None`` where it is for all ports."""
+    """Pattern and port of ``[PATTERN]:PORT``; ``None``: it is for all ports."""
     found = _WITH_PORT.fullmatch(pattern)
     return (found[1], int(found[2])) if found else (pattern, None)
 
 
 def means_addresses(pattern: str) -> bool:
-    """Whether a pattern is for addresses, by which a name cannot be told before it is looked up."""
+    """Whether a pattern is for addresses: a name can only be compared with it after the look-up."""
     pattern = split_port(pattern)[0]
     return "/" in pattern or _FOR_ADDRESSES.fullmatch(pattern) is not None
 
 
 def read_network(text: str) -> Network:
     """
-    A network, or one address as a network of its own.
+    Read a network, or an address as a network of its own.
 
     :raises ValueError: for anything else.
     """
@@ -165,7 +165,7 @@ def read_network(text: str) -> Network:
 
 @lru_cache(4096)
 def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool, re.Pattern[str]]:
-    """Port, network, whether it is for names, whether for addresses, and what these look like."""
+    """Port, network, whether it is for names, whether it is for addresses, and a regular expression for them."""
     pattern, port = split_port(pattern)
     pattern = _name(pattern)
     try:
@@ -174,7 +174,7 @@ def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool,
         network = None
     if ":" in pattern:
         pattern = _LEADING_ZEROS.sub("", pattern)
-    # Whoever orders commands chooses the host: of ".*" in a row, each would try anew all that the others tried.
+    # A command chooses the host: `translate` makes several wildcards safe, where each ".*" would try all others anew.
     expression = re.compile(translate(pattern.replace("[", "[[]")))
     for_names = _ADDRESS_LIKE.fullmatch(pattern) is None
     return port, network, for_names, _FOR_ADDRESSES.fullmatch(pattern) is not None, expression
@@ -183,8 +183,9 @@ def _read_pattern(pattern: str) -> tuple[int | None, Network | None, bool, bool,
 @lru_cache(4096)
 def _spellings(address: Address) -> tuple[str, ...]:
     """
-    An address as somebody may write its beginning or end before a wildcard, whatever its zone: of IPv6, any zeros in a
-    row may be left out, so that ``fd00:0:*`` and ``fd00::*`` are both for ``fd00::1``.
+    All ways to write an address without its zone, for patterns with its beginning or its end.
+
+    In IPv6, any zeros in a row may be left out: ``fd00:0:*`` and ``fd00::*`` both match ``fd00::1``.
     """
     if address.version == 4:
         return (str(address),)
@@ -212,7 +213,7 @@ def _is_network(text: str) -> bool:
 
 
 def _is_wild_address(text: str) -> bool:
-    """Whether some address may match a text with wildcards."""
+    """Whether a text with wildcards may match an address."""
     if ":" in text:
         return _OF_VERSION_6.fullmatch(text) is not None
     numbers = text.split(".")

@@ -1,6 +1,6 @@
 """
-TLS as a client: the one place that says whether a peer's certificate is that of the host which was dialled.
-Every TLS client of the project makes its connections with `client_options`, and asks `is_verified` before it writes.
+TLS as a client: the one place that decides whether a certificate is that of the host that was dialled.
+Every TLS client of relayd makes its connections with `client_options`, and asks `is_verified` before it writes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from zope.interface import implementer
 
 from relayd.language.texts import printable
 
-#: Characters of what a certificate says that are shown.
+#: Characters shown of a text in a certificate.
 _LONGEST_SHOWN: Final = 200
 
-#: A name that is nobody's (RFC 6761): no certificate can be mistaken for that of the host.
+#: A name that nobody has (RFC 6761): no certificate can be for it.
 _STAND_IN: Final = "name.invalid"
 
 _log = Logger("relayd.network")
 
 
 class CertificateRefused(Exception):
-    """The peer's certificate is not for the host that was dialled: why, in words that follow "because" or a colon."""
+    """The peer's certificate is not for the host that was dialled; the argument says why, and may follow a colon."""
 
 
 def client_options(
@@ -50,11 +50,11 @@ def client_options(
     chain: list[Certificate] | None = None,
 ) -> IOpenSSLClientConnectionCreator:
     """
-    What makes TLS connections to *host*: TLS 1.2 or later, and only to who proves to be it.
+    The options for TLS connections to *host*: TLS 1.2 or later, and only with a certificate for the host.
 
-    :param trust: whose certificates count; by default those of the system's authorities.
-    :param certificate: ours, for a peer that asks for one, and its *chain*.
-    :raises ValueError: when *host* is neither an address nor a name that a certificate could have.
+    :param trust: the authorities to trust; by default those of the system.
+    :param certificate: our own certificate for a peer that asks for one, with its *chain*.
+    :raises ValueError: when *host* is neither an address nor a name that a certificate can have.
     """
     name = certified_name(host)
     extra: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
@@ -64,16 +64,16 @@ def client_options(
     try:
         return _Verifying(name, make(name))
     except UnicodeError:
-        # Twisted takes only names that IDNA has, and no "my_host". Whose certificate it is, we look at ourselves; what
-        # is left is to ask for it (RFC 6066, section 3).
+        # Twisted accepts only names of IDNA, and not "my_host". `_Verifying` checks the certificate anyway, and here it
+        # also asks for it by name (RFC 6066, section 3).
         return _Verifying(name, make(_STAND_IN, sendServerName=False), server_name=name.encode("ascii"))
 
 
 def certified_name(host: str) -> str:
     """
-    *host* as its certificate has it: a name without the dot of the root, an address without its zone.
+    The name of *host* in its certificate: a name without a dot at its end, an address without its zone.
 
-    :raises ValueError: when no certificate can name it.
+    :raises ValueError: when no certificate can have that name.
     """
     if isIPAddress(host):
         return host
@@ -86,13 +86,12 @@ def certified_name(host: str) -> str:
 
 def is_verified(transport: Any, host: str) -> bool:
     """
-    Whether the peer of *transport*, whose TLS handshake is done, is *host*: to be asked in ``handshakeCompleted``,
-    before a byte is written.
+    Whether the peer of *transport* is *host*. To be asked in ``handshakeCompleted``, before a byte is written.
 
-    The same was asked when its certificate came. It is asked again because nothing must be sent on the word of a
-    callback alone: Twisted 26.4 has one that takes a certificate for good when it fails to look at it.
+    The certificate was checked when it came. It is checked again so that nothing depends on a callback alone: Twisted
+    26.4 has one that accepts a certificate when its check fails.
 
-    :return: if not, the connection ends with `CertificateRefused`, unless it has ended already.
+    :return: ``False``: the connection ends with `CertificateRefused`, unless it has ended already.
     """
     if transport.disconnecting:  # Twisted calls a handshake completed even where it has just refused the certificate
         return False
@@ -106,10 +105,10 @@ def is_verified(transport: Any, host: str) -> bool:
 
 def check_certificate(certificate: x509.Certificate, host: str) -> None:
     """
-    Whether *certificate* names *host* (RFC 9525): a name or an address among its subject alternative names, and none
-    there that cannot be one. Who signed it, and when, is for others to check.
+    Check that *certificate* is for *host* (RFC 9525): the host is among its subject alternative names, and all of these
+    are valid. Its authority and its dates are not checked here.
 
-    :raises CertificateRefused: when it does not, or when that cannot be found out.
+    :raises CertificateRefused: when it is not, or when that cannot be found out.
     """
     try:
         name = certified_name(host)
@@ -122,7 +121,7 @@ def check_certificate(certificate: x509.Certificate, host: str) -> None:
         reason = f"its TLS certificate is for another name; it names {printable(names, _LONGEST_SHOWN)}, not {host}"
     except CertificateError as error:
         said = printable(str(error), _LONGEST_SHOWN)
-        reason = f"its TLS certificate cannot stand for any host ({said}); it needs the subject alternative name {host}"
+        reason = f"its TLS certificate is not valid for any host ({said}); it needs the subject alternative name {host}"
     except Exception as error:
         raise _not_understood(error, host) from None
     else:
@@ -131,7 +130,7 @@ def check_certificate(certificate: x509.Certificate, host: str) -> None:
 
 
 def _check_shown(shown: crypto.X509 | None, host: str) -> None:
-    """`check_certificate` for what a peer shows, which OpenSSL has read."""
+    """`check_certificate` for the certificate of a peer, as OpenSSL has read it."""
     if shown is None:
         raise CertificateRefused("it shows no TLS certificate")
     try:
@@ -142,13 +141,13 @@ def _check_shown(shown: crypto.X509 | None, host: str) -> None:
 
 
 def _not_understood(error: Exception, host: str) -> CertificateRefused:
-    """Whatever goes wrong in taking a certificate apart, nothing is known of the peer then."""
+    """The error for a certificate that cannot be parsed: nothing is known about the peer then."""
     said = printable(f"{type(error).__name__}: {error}", _LONGEST_SHOWN)
-    return CertificateRefused(f"its TLS certificate cannot be understood ({said}); have another one made for {host}")
+    return CertificateRefused(f"its TLS certificate cannot be read ({said}); get a new one for {host}")
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
-    """What `check_certificate` has compared with."""
+    """The subject alternative names that `check_certificate` has compared *host* with."""
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))]
 
@@ -156,10 +155,10 @@ def _names(certificate: x509.Certificate) -> list[str]:
 @implementer(IOpenSSLClientConnectionCreator)
 class _Verifying:
     """
-    As what `optionsForClientTLS` gives, with our own answer to the peer's certificate: a handshake with anybody but
-    *host* fails, and our own certificate is not shown.
+    The options of `optionsForClientTLS`, with a check of our own for the peer's certificate: a handshake with another
+    host than *host* fails before our own certificate is sent.
 
-    :param server_name: whose certificate to ask for, where *options* does not.
+    :param server_name: the name to ask for a certificate, where *options* does not.
     """
 
     def __init__(self, host: str, options: IOpenSSLClientConnectionCreator, server_name: bytes | None = None) -> None:
@@ -189,7 +188,7 @@ class _Verifying:
 
 
 def verify_error_of(transport: Any) -> str:
-    """Why OpenSSL refused the peer's certificate. pyOpenSSL has no public name for that; without it we say less."""
+    """Why OpenSSL refused the peer's certificate; empty: unknown. pyOpenSSL has no public name for that."""
     if not ISSLTransport.providedBy(transport):
         return ""
     openssl: Any = SSL
@@ -200,5 +199,5 @@ def verify_error_of(transport: Any) -> str:
             return ""
         return str(openssl._ffi.string(openssl._lib.X509_verify_cert_error_string(number)).decode())
     except (AttributeError, TypeError, UnicodeError):
-        _log.debug("This pyOpenSSL does not tell why a certificate is refused")
+        _log.debug("This version of pyOpenSSL does not say why a certificate is refused")
         return ""

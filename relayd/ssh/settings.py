@@ -1,5 +1,5 @@
 """
-What a user of this package can choose.
+What a program that uses this package can choose.
 """
 
 from __future__ import annotations
@@ -12,35 +12,29 @@ HostKeyPolicy = Literal["accept-new", "strict", "ignore"]
 PolicyName = Literal["modern", "compatible", "legacy"]
 
 
-class SSHSettings(Struct, frozen=True, kw_only=True):
+class LiveSettings(Struct, frozen=True, kw_only=True):
     """
-    :ivar known_hosts: path of the file of known host keys, in OpenSSH's format.
-    :ivar host_keys: what to do with a host that is not in it: take and remember its key, refuse it, or not look.
+    What may change while connections are open (`relayd.ssh.client.SSHClient.configure`).
+
+    :ivar host_keys: what to do with a host that is not among the known ones: take and remember its key, refuse it, or
+        not look.
     :ivar algorithms: which algorithms to offer: those that are sound, those that many servers have, or those that very
         old ones need.
-    :ivar max_sessions: sessions at a time on one connection, at most; what a host allows is learned.
-    :ivar max_connections: connections to one target at a time.
-    :ivar max_total_connections: connections at a time in all; for one more, the one that was idle longest is closed.
-    :ivar max_connection_age: seconds for which a connection is given new work.
     :ivar connect_timeout: seconds for each of TCP, key exchange and login.
     :ivar idle_timeout: seconds until a connection without sessions is closed.
-    :ivar keepalive_interval: seconds between probes; three without an answer end a connection.
-    :ivar max_output: bytes kept of each of stdout and stderr.
+    :ivar keepalive_interval: seconds between probes of a silent server; two without an answer end a connection.
+    :ivar max_output: bytes kept of stdout and of stderr.
     :ivar working_directory: where commands run; empty: where the login leads.
     :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
         name none.
-    :ivar exact_text: whether there are rules for the texts of commands, see `relayd.language.charsets.write_text`.
+    :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
+        `relayd.language.charsets.write_text`.
     :ivar no_exit_status_hosts: patterns (`relayd.network.patterns.covers_host`) of hosts that never say how a command
         ended: a session that they close in good order stands for status 0.
     """
 
-    known_hosts: str
     host_keys: HostKeyPolicy = "accept-new"
     algorithms: PolicyName = "modern"
-    max_sessions: int = 10
-    max_connections: int = 4
-    max_total_connections: int = 1000
-    max_connection_age: float = 4 * 3600.0
     connect_timeout: float = 15.0
     idle_timeout: float = 300.0
     keepalive_interval: float = 15.0
@@ -49,3 +43,21 @@ class SSHSettings(Struct, frozen=True, kw_only=True):
     output_encoding: str = "utf-8"
     exact_text: bool = False
     no_exit_status_hosts: tuple[str, ...] = ()
+
+
+class SSHSettings(LiveSettings, frozen=True, kw_only=True):
+    """
+    All that can be chosen, with what stays as it was when the client was made.
+
+    :ivar known_hosts: path of the file of known host keys, in OpenSSH's format.
+    :ivar max_sessions: sessions at a time on one connection, at most; what a host allows is learned.
+    :ivar max_connections: connections to one target at a time.
+    :ivar max_total_connections: connections at a time in all; for one more, the one that was idle longest is closed.
+    :ivar max_connection_age: seconds for which a connection is given new work.
+    """
+
+    known_hosts: str
+    max_sessions: int = 10
+    max_connections: int = 4
+    max_total_connections: int = 1000
+    max_connection_age: float = 4 * 3600.0

@@ -1,5 +1,5 @@
 """
-Whom a connection is for: a host, a user, and what proves that it may act for the user.
+Who is logged in where: a host, a user, the user's credential, and the way to the host.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
-# A digest made with this key is of no use outside this process: not to guess a password from a dump of the pool.
+# Digests made with this key mean nothing outside this process, so nobody can guess a password from a digest.
 _DIGEST_KEY = os.urandom(32)
 
 
@@ -17,12 +17,12 @@ class Credential:
     """
     A password, a private key, or both (a server may ask for both).
 
-    Never shown: two credentials are told apart by `digest`, which is meaningless in another process.
+    It is never shown. Two credentials are compared by `digest`, which is meaningless in another process.
 
     :param private_key: text of a key file.
-    :param passphrase: decrypts it.
-    :param certificate: what a certificate authority signed for the key: text of a file like ``id_ed25519-cert.pub``.
-    :param agent: path of an ssh-agent's socket: its keys are tried.
+    :param passphrase: decrypts the private key.
+    :param certificate: the certificate of the key: text of a file like ``id_ed25519-cert.pub``.
+    :param agent: path of the socket of an ssh-agent, whose keys are tried.
     """
 
     __slots__ = ("__weakref__", "agent", "certificate", "digest", "passphrase", "password", "private_key")
@@ -52,7 +52,7 @@ class Credential:
 
     @property
     def has_key(self) -> bool:
-        """Whether there is a key that may be shown at the login."""
+        """Whether there is a key, or an agent, to log in with."""
         return self.private_key is not None or self.agent is not None
 
     def __eq__(self, other: object) -> bool:
@@ -64,21 +64,22 @@ class Credential:
 
 class Target(Struct, frozen=True):
     """
-    One user on one SSH server: connections are shared by those with an equal target, and by nobody else.
+    One user on one SSH server. Commands with equal targets share connections, and no others do.
 
-    :ivar host: name or address, by the spelling that stands for all of its: `relayd.network.spelling.canonical_host`.
-        Known keys, limits and guards go by it.
+    :ivar host: name or address, in its canonical spelling (`relayd.network.spelling.canonical_host`), by which host
+        keys and limits are kept.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.host_keys.verifier.ExpectedHostKey`,
         whatever the known hosts say, unless *site* is set; ``None``: the known hosts decide.
     :ivar via: the SSH server through which this one is reached (``ssh -J``), which may itself have one.
-    :ivar trusted: whether the site itself named it, as a jump host, so that no `AddressCheck` is asked. It is of the
-        target so that nobody else rides on a connection that was not checked.
-    :ivar site: whether the credential is the site's own, which goes only to a host that the known hosts take, too. It
-        is of the target so that nobody rides on a connection whose key only *host_key* vouches for.
-    :ivar detour: names the way where it is not the site's own: what is met there is not remembered as the host itself.
+    :ivar trusted: whether the site itself named it, as a jump host, so that no `AddressCheck` is asked. It is part of
+        the target so that no other command uses a connection that was not checked.
+    :ivar site: whether the credential is the site's own, which goes only to a host that the known hosts accept, too. It
+        is part of the target so that no command with the site's credential uses a connection whose key was only checked
+        against *host_key*.
+    :ivar detour: names the way where it is not the site's own: a host key seen there is not remembered as the host's.
     :ivar looked_up: what is looked up or connected to, where that is not *host*:
-        `relayd.network.spelling.dialled_host`. It is of the target, as it may lead to another machine.
-    :ivar alone: whether it gets a connection to itself, for one command: what it sends may end the connection.
+        `relayd.network.spelling.dialled_host`. It is part of the target, as it may lead to another machine.
+    :ivar alone: whether it gets a connection to itself, for one command: what is sent may end the connection.
     """
 
     host: str
@@ -103,8 +104,8 @@ class Target(Struct, frozen=True):
 
     def digest(self) -> bytes:
         """
-        Stands for this target, however its host was spelt, where that is remembered for longer than its secrets may be;
-        like that of a credential, it is meaningless in another process.
+        Identifies this target, however its host was spelt, where it is remembered longer than its secrets may be. Like
+        that of a credential, it is meaningless in another process.
         """
         hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
         at: Target | None = self
@@ -115,6 +116,6 @@ class Target(Struct, frozen=True):
         return hasher.digest()
 
 
-# What tells logins apart, beside their credentials and their ways; with another spelling it is the same login, for a
-# server that counts
+# What tells logins apart, besides credentials and jump hosts. Not the spelling: to a server that counts failed logins
+# it is the same login.
 _PLACE = tuple(name for name in Target.__struct_fields__ if name not in ("credential", "via", "looked_up", "alone"))

@@ -1,8 +1,8 @@
 """
-A thread of its own for one kind of work, which is done one after another.
+A thread for one kind of work, which is done one piece after another.
 
-What may take seconds, or hang, such as a file on a server that does not answer, must not fill the reactor's thread
-pool: without that no name is looked up.
+Work that may take seconds, or hang, such as reading a file on a server that does not answer, must not fill the
+reactor's thread pool, which is needed for looking up names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _Job = tuple["Deferred[Any]", Callable[..., Any], tuple[Any, ...]]
 
 class Worker:
     """
-    :param reactor: is told in its own thread what came of the work.
+    One thread and its queue.
+
+    :param reactor: gets the results, in its own thread.
     :param name: of the thread, which is started with the first work, and does not keep the process from ending.
     """
 
@@ -32,9 +34,10 @@ class Worker:
 
     def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """
-        Have *function* called; what is cancelled before its turn comes is never called.
+        Call *function* in the thread.
 
-        :return: fires with what it returned, or fails with what it raised.
+        :return: fires with what it returned, or fails with what it raised. What is cancelled before its turn comes is
+            not called.
         """
         if not self._started:
             Thread(target=self._work, name=self._name, daemon=True).start()
@@ -44,7 +47,7 @@ class Worker:
         return done
 
     def close(self) -> None:
-        """End the thread when it has done what it was given."""
+        """End the thread when its work is done."""
         if self._started:
             self._started = False
             self._queue.put(None)
@@ -54,7 +57,7 @@ class Worker:
             pass
 
     def _work_once(self) -> bool:
-        """A function of its own, so that no variable keeps the last work, which may hold secrets, until the next."""
+        """Do one piece; a function of its own, so that no variable keeps it, with its secrets, until the next one."""
         job = self._queue.get()
         if job is None:
             return False
@@ -67,12 +70,12 @@ class Worker:
 
 def _outcome(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """
-    What it returned, or a `Failure`; in no variable, as a failure that its own frames hold keeps all that these have
-    until garbage is collected.
+    What *function* returned, or a `Failure`. That is in no variable: a failure that is held by its own frames keeps all
+    that these hold until garbage is collected.
     """
     try:
         return function(*args)
-    except BaseException:  # it is not for this thread to judge
+    except BaseException:  # whatever it is, it belongs to the caller
         return Failure()
 
 

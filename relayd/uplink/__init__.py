@@ -1,3 +1,3 @@
 """
-The connection to the main server: kept, renewed, and translated into calls of the command logic.
+The connection to the main server: dialled, kept, renewed, and translated into calls of the command logic.
 """

@@ -14,7 +14,7 @@ class EndInquiry:
     """
     What one connection learns about the reason for its end.
 
-    :param limit: is told when a message was too large.
+    :param limit: learns from the connection how large a message may be.
     :param under_way: the messages that the main server is not known to have read.
     """
 

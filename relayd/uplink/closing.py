@@ -1,5 +1,5 @@
 """
-What the code of a WebSocket's close frame means (RFC 6455, section 7.4, and the registry that it founds).
+The codes in a WebSocket's close frame (RFC 6455, section 7.4, and the IANA registry), and what each of them means.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ GOING_AWAY: Final = 1001
 PROTOCOL_ERROR: Final = 1002
 TOO_BIG: Final = 1009
 
-#: The main server leaves, or has no room for now: nothing that was sent is to blame.
+#: With these the main server leaves, or has no room for now: nothing that was sent is to blame.
 LEAVING: Final = frozenset({GOING_AWAY, 1012, 1013})
 
-#: What is no verdict on the key, whenever it comes.
+#: These say nothing about the key, whenever they come.
 _FAILURES: Final = {
     GOING_AWAY: "it goes away",
     PROTOCOL_ERROR: "it saw a protocol error",
@@ -31,15 +31,15 @@ _FAILURES: Final = {
 
 
 def refuses(code: int | None) -> bool:
-    """Whether a close frame before the relay is accepted can mean that it is turned away."""
+    """Whether a close frame with *code* can mean that the main server turns the relay away."""
     return code not in _FAILURES
 
 
 def words_of(code: int | None, reason: str) -> str:
     """
-    How the main server closed the WebSocket.
+    How the main server closed the WebSocket, for an error.
 
-    :param reason: fit to be shown.
+    :param reason: from the close frame, fit to be shown.
     """
     words = "it closed the WebSocket"
     if code:

@@ -152,7 +152,7 @@ class Conversation:
             self.recognised = True
             if event.name in ORDERS:
                 self._machine.event_received()
-            if self._over:  # whoever was told of the acceptance has closed the connection
+            if self._over:  # the owner has closed the connection at once
                 return
         if event.name in ORDERS:
             self._orders.receive(event)

@@ -1,7 +1,7 @@
 """
-Cuts a result to what a link carries: a larger message would make the main server drop the connection.
+Cuts a result to what the main server takes, which would drop the connection at a larger message.
 
-Outputs are worked on in pieces, so that in a thread none of it keeps the event loop from running for long.
+Outputs are handled in pieces, so that the work, in a thread, never keeps the event loop from running for long.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from msgspec import Struct
 from relayd.language.texts import Text, Translate, english
 from relayd.wire.messages import CommandResult
 
-#: Bytes kept free for each marker, more than the longest one takes.
+#: Bytes kept free for each marker: more than the longest one takes.
 MARKER_ROOM: Final = 112
-#: Characters that are encoded in one step; in the worst case that takes 5 ms.
+#: Characters that are encoded in one step, which takes 5 ms at most.
 _PIECE: Final = 256 * 1024
 
 
 class Envelope(Struct, frozen=True):
     """
-    What the frame of a result takes without its outputs, in bytes.
+    The bytes that the frame of a result takes without its outputs.
 
-    :ivar whole: as it is; ``None`` where it would not fit in any case.
-    :ivar cut: when it says that something was cut.
-    :ivar bare: whether that leaves out what the specification does not have, as there is no room for it.
+    :ivar whole: for the result as it is; ``None`` where it would not fit in any case.
+    :ivar cut: for the result that says that something was cut.
+    :ivar bare: whether *cut* leaves out what the specification does not have, for want of room.
     """
 
     whole: int | None
@@ -45,22 +45,22 @@ def fit(
     """
     Cut both outputs, so that the frame of *result* has at most *max_payload* bytes.
 
-    The two share the room fairly: a small one stays whole.  Head and tail of an output are kept, for errors stand at
-    the end and their causes at the start.  The work is linear in *max_payload*.
+    The two share the room fairly: a small one stays whole.  The head and the tail of an output are kept, since errors
+    are at the end and their causes at the start.  The work is linear in *max_payload*.
 
-    Outputs in base64 are cut as the bytes that they stand for.  Where there is room for next to nothing, what an
-    extended result has beyond the specification goes first, and then what says that something was cut.
+    Outputs in base64 are cut as the bytes that they stand for.  Where there is almost no room, the part of an extended
+    result that the specification does not have goes first, and then the marker of the cut.
 
-    :param measure: the size of a result's frame in bytes.
-    :param max_payload: in bytes; where not even a result without output fits, that is what is left.
-    :param translate: to the language of what stands where something was cut.
+    :param measure: gives the size of a result's frame in bytes.
+    :param max_payload: in bytes; if not even a result without output fits, the outputs become empty.
+    :param translate: to the language of the marker.
     :return: the result itself where it fits.
     """
     return cut_to(result, envelope(result, measure, max_payload), max_payload, translate)
 
 
 def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> Envelope:
-    """The part of `fit` that needs the link: the rest may be done in a thread."""
+    """The first step of `fit`, which needs the dialect; the second one, `cut_to`, may be done in a thread."""
     empty = msgspec.structs.replace(result, stdout="", stderr="")
     whole = measure(empty) if len(result.stdout) + len(result.stderr) <= max_payload else None
     cut = measure(_said_to_be_cut(empty, False))
@@ -71,23 +71,23 @@ def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max
 
 def _said_to_be_cut(result: CommandResult, bare: bool) -> CommandResult:
     """
-    *result* as it is when something of its output was cut.
+    *result* with the mark that its output was cut.
 
-    :param bare: without what the specification does not have.
+    :param bare: whether to leave out what the specification does not have.
     """
     details = msgspec.structs.replace(result.details, truncated=True)
     return msgspec.structs.replace(result, details=details, extended=result.extended and not bare)
 
 
 def cut_to(result: CommandResult, envelope: Envelope, max_payload: int, translate: Translate) -> CommandResult:
-    """See `fit`."""
+    """The second step of `fit`: cut *result* to *max_payload* bytes."""
     if envelope.whole is not None:
         room = max_payload - envelope.whole
         if (left := room - _json_size(result.stdout, room)) >= 0 and _json_size(result.stderr, left) <= left:
             return result
     room = max(0, max_payload - envelope.cut)
     half = room // 2
-    # an output longer than the whole room need not be measured to the end
+    # an output that is longer than the whole room need not be measured to its end
     stdout_size = _json_size(result.stdout, room)
     stderr_size = _json_size(result.stderr, room)
     stdout_room = max(half, room - stderr_size)
@@ -106,14 +106,14 @@ def encoded(text: str) -> msgspec.Raw:
 
 
 def _cut(text: str, size: int, room: int, translate: Translate) -> str:
-    """*text*, whose JSON takes *size* bytes (or more than it has room), in *room* bytes."""
+    """*text*, whose JSON takes *size* bytes (or at least more than *room*), cut to *room* bytes."""
     if size <= room:
         return text
     if room < MARKER_ROOM:
-        return text[: _fitting(text, room, lambda count: text[:count])]
+        return text[: _characters_that_fit(text, room, lambda count: text[:count])]
     half = (room - MARKER_ROOM) // 2
-    head = _fitting(text, half, lambda count: text[:count])
-    tail = _fitting(text, half, lambda count: text[len(text) - count :])
+    head = _characters_that_fit(text, half, lambda count: text[:count])
+    tail = _characters_that_fit(text, half, lambda count: text[len(text) - count :])
     gone = sum(len(piece.encode()) for piece in _pieces(text[head : len(text) - tail]))
     return text[:head] + marker(gone, translate) + text[len(text) - tail :]
 
@@ -133,13 +133,13 @@ def _cut_base64(text: str, size: int, room: int, translate: Translate) -> str:
 
 
 def marker(gone: int, translate: Translate) -> str:
-    """What stands where *gone* bytes were cut."""
+    """The text in the place of *gone* bytes that were cut."""
     text = Text("[relayd: {bytes} bytes cut here to fit the link; see --max-output]", bytes=f"{gone:,}")
     return f"\n{text.within(translate)}\n"
 
 
-def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:
-    """How many characters of *part* fit into *room* bytes of JSON; up to 3 % fewer, to be found in a few passes."""
+def _characters_that_fit(text: str, room: int, part: Callable[[int], str]) -> int:
+    """How many characters of *part* fit into *room* bytes of JSON, or up to 3 % fewer, found in a few passes."""
     count = min(room, len(text) // 2)
     while (size := _json_size(part(count))) > room:
         count = int(count * room / size * 0.97)
@@ -148,9 +148,9 @@ def _fitting(text: str, room: int, part: Callable[[int], str]) -> int:
 
 def _json_size(text: str, enough: float = float("inf")) -> int:
     """
-    Bytes in the JSON of *text*, without the quotes: an escape takes up to six a character.
+    Bytes in the JSON of *text*, without the quotes: an escaped character takes up to six.
 
-    :param enough: if it is more than this, how much more does not matter.
+    :param enough: stop counting beyond this.
     """
     size = 0
     for piece in _pieces(text):

@@ -22,7 +22,7 @@ from relayd.uplink.polling.upgrade import begin_upgrade
 from relayd.uplink.probing import Attempt
 from relayd.uplink.quoting import Quoting, words_of_header, words_of_query
 from relayd.uplink.request import Request
-from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
 from relayd.uplink.wire import Wire
 from relayd.wire.dialects import native, socketio
@@ -43,7 +43,7 @@ class UplinkDialer:
         self.quote = Quoting(key.reveal(), *parts, *words_of_query(settings.server))
         self._reactor = reactor
         self._settings = settings
-        self._address = Address.of(settings.server)
+        self._address = ServerAddress.of(settings.server)
         self._key = key
         self._headers = headers
 

@@ -33,10 +33,10 @@ from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import loopback_addresses, read_address
 from relayd.network.tls import CertificateRefused, client_options
 from relayd.uplink.request import MakeRequest
-from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
 
-#: What OpenSSL says of an answer that is no TLS.
+#: What OpenSSL says of an answer that is not TLS.
 _NO_TLS: Final = ("wrong version number", "http request", "packet length too long", "record layer failure")
 
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
@@ -63,7 +63,7 @@ class Route(Struct, frozen=True, kw_only=True):
     quote: Callable[[str], str]
 
 
-def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> IStreamClientEndpoint:
+def make_endpoint(reactor: Any, address: ServerAddress, settings: UplinkSettings) -> IStreamClientEndpoint:
     """
     The endpoint of the main server at *address*. It reads the certificates each time, so that they can be rotated.
 
@@ -72,7 +72,7 @@ def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> I
     if settings.http_proxy is None:
         endpoint = _tcp(reactor, address)
     else:
-        proxy = Address.of(settings.http_proxy, "--http-proxy")
+        proxy = ServerAddress.of(settings.http_proxy, "--http-proxy")
         credentials = authorization(settings.http_proxy, settings.read_proxy_password())
         endpoint = TunnelEndpoint(
             reactor, _tcp(reactor, proxy), str(proxy), address.netloc, credentials, CONNECT_TIMEOUT
@@ -82,7 +82,7 @@ def make_endpoint(reactor: Any, address: Address, settings: UplinkSettings) -> I
     return endpoint
 
 
-def unused_proxy(address: Address, settings: UplinkSettings) -> str | None:
+def unused_proxy(address: ServerAddress, settings: UplinkSettings) -> str | None:
     """
     What to log where the environment names a proxy that relayd does not use, or ``None``.
 
@@ -116,9 +116,8 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
     if isinstance(error, network.DNSLookupError):
         return f"its name was not found; look at {option} and at the name service of this machine"
     if isinstance(error, NoNameService):
-        return (
-            f"its name could not be looked up within {span(CONNECT_TIMEOUT)}; look at the name service of this machine"
-        )
+        time = span(CONNECT_TIMEOUT)
+        return f"its name could not be looked up within {time}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
         return "connection refused; nothing listens there, or a firewall rejects it"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
@@ -144,7 +143,7 @@ def _openssl_words(error: SSL.Error) -> str:
     return ", ".join(printable(str(entry[-1]), 100) for entry in entries if entry)
 
 
-def _tcp(reactor: Any, address: Address) -> IStreamClientEndpoint:
+def _tcp(reactor: Any, address: ServerAddress) -> IStreamClientEndpoint:
     """The endpoint of TCP. ``localhost`` is this machine, whatever a name server says, as for the options."""
     spelt = read_address(address.host)
     found = loopback_addresses(address.host) or (() if spelt is None else (spelt,))

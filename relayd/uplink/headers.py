@@ -1,5 +1,5 @@
 """
-Headers of the site's own in the request for a WebSocket: what access proxies, and ``Origin`` rules, ask for.
+The site's own headers in HTTP requests to the main server, for access proxies and for ``Origin`` rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from relayd.errors import UplinkError
 from relayd.network.descriptors import words_of
 
-#: Bytes of the file, and lines in it that are headers.
+#: Bytes and headers that the file may have.
 MOST_BYTES: Final = 16 * 1024
 MOST_HEADERS: Final = 32
 
@@ -21,7 +21,7 @@ SUBPROTOCOL: Final = "sec-websocket-protocol"
 # RFC 9110, sections 5.1 and 5.5
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE: Final = re.compile(r"[\x20-\x7e]+")
-#: What requests have of their own (`relayd.uplink.request`, `relayd.uplink.polling.client`), or would be framed by.
+#: Headers that relayd sets itself (`relayd.uplink.request`, `relayd.uplink.polling`), or that frame a message.
 _RESERVED: Final = frozenset(
     [
         *("host", "connection", "upgrade", "pragma", "cache-control"),
@@ -34,9 +34,9 @@ Headers = tuple[tuple[str, str], ...]
 
 def read_headers(path: str | None) -> Headers:
     """
-    The headers in a file: one ``Name: value`` a line, with empty lines and comments (``#``) between them.
+    The headers in a file: one ``Name: value`` on a line, with empty lines and comments (``#``) between them.
 
-    :raises UplinkError: when it cannot be used; it quotes nothing of the file, which has secrets.
+    :raises UplinkError: when the file cannot be used; the error quotes nothing of it, since it holds secrets.
     """
     if path is None:
         return ()
@@ -73,18 +73,18 @@ def _header(path: str, number: int, line: str) -> tuple[str, str]:
 
 
 def _is_offer(names: list[str]) -> bool:
-    """RFC 6455, section 4.1; main servers refuse others."""
+    """Whether *names* are distinct tokens (RFC 6455, section 4.1): main servers refuse anything else."""
     return all(map(_NAME.fullmatch, names)) and len(names) == len(set(names))
 
 
 def subprotocols(headers: Headers) -> list[str]:
-    """What the main server may choose from."""
+    """The WebSocket subprotocols from which the main server may choose."""
     found = (value.split(",") for name, value in headers if name.lower() == SUBPROTOCOL)
     return [each.strip() for values in found for each in values]
 
 
 def with_session(headers: Headers, more: Mapping[str, str]) -> Headers:
-    """*headers*, and what a session has more; there is one ``Cookie`` (RFC 6265, section 5.4)."""
+    """*headers* and *more*, those of a session; both may have cookies, which share a header (RFC 6265, section 5.4)."""
     cookie = more.get("Cookie")
     if cookie is None or not any(name.lower() == "cookie" for name, _ in headers):
         return (*headers, *more.items())

@@ -1,9 +1,10 @@
 """
-How large a message the main server takes, where it names no limit, or a wrong one: what it does with large ones tells.
+Learns how large a message the main server takes, where it names no limit or a wrong one, from what it does with large
+ones.
 
-A server that knows how says that a message was too large (RFC 6455, section 7.4.1: close code 1009), and often how
-large one may be.  Others just drop the connection.  That may have another cause, so it has to happen twice.  What was
-learned counts for a while, and is then tried again: servers get other limits, and a guess may be wrong.
+Some servers say that a message was too large (RFC 6455, section 7.4.1: close code 1009), and often how large one may
+be.  Others just drop the connection, which may have another cause: that has to happen twice.  A limit that was learned
+expires, and is learned again: servers are configured anew, and a guess may be wrong.
 """
 
 from __future__ import annotations
@@ -20,42 +21,42 @@ from twisted.logger import Logger
 from relayd.uplink.closing import TOO_BIG
 from relayd.wire.dialects.codec import NO_LIMIT
 
-#: Bytes of a message from which on it is asked whether it was read.
+#: Bytes of a message from which on a ping asks whether it was read.
 LARGE: Final = 2_000
-#: Bytes to try, one after the other: a little less than what servers usually have for a limit.
+#: Limits to try, one after the other, in bytes: a little less than the usual limits of servers.
 RUNGS: Final = (1_000_000, 125_000, 64_000, 16_000, 4_000, 2_000, 1_000)
-#: The least of them that is tried without the main server's saying that a message was too large: no server is known to
-#: have a limit below 8 KiB by itself.
+#: The smallest of them to try when the main server did not say that a message was too large: no server is known to
+#: have a default limit below 8 KiB.
 LEAST_GUESS: Final = 4_000
-#: Connections lost with a large message under way, after which it may be its size.
+#: Connections that have to be lost with a large message under way before its size is suspected.
 GUESS_AFTER: Final = 2
-#: Seconds for which a large message that is not known to be read can be the cause.
+#: Seconds for which a large message can be the cause of a loss, while it is not known to be read.
 BLAME_FOR: Final = 30.0
-#: Seconds for which a guess counts, twice as many each time that it is made again; and those for what the server said.
+#: Seconds for which a guess counts, doubled each time that it is made again; and for which the server's word counts.
 GUESS_FOR: Final = 3600.0
 BELIEVE_FOR: Final = 86_400.0
 
-#: Numbers, with or without a unit, in what a main server says when it closes a connection. Some languages leave no
-#: space around them, some group digits by other characters.
+#: A number, with or without a unit, in what a main server says when it closes a connection. Some languages have no
+#: spaces around numbers, and some group digits with other characters.
 _NUMBER: Final = re.compile(
     r"(?<![0-9A-Za-z_.])(?P<number>\d{1,3}(?:[,_'.\u00a0\u202f]\d{3})+|\d{1,12}(?:\.\d{1,2})?)"
     r"\s?(?P<unit>(?:[KM]i?|kilo|mega)?(?:B|bytes?|octets?)|[KM]i?)?(?![0-9A-Za-z_])",
     re.IGNORECASE,
 )
-#: What makes a number the limit: words shortly before it, with no other number between.
+#: Words that make a number the limit, shortly before it and without another number between.
 _LIMIT: Final = re.compile(
     r"(?:limit|max|exceed|larger|greater|more than|longer|over|at most|up to|allow|>|最大|上限|限制|超过|超過)"
     r"\D{0,40}\Z",
     re.IGNORECASE,
 )
-#: What makes it a number of something else.
+#: Words after a number that make it a number of something else.
 _OF_OTHERS: Final = re.compile(
     r"\s?(?:m?s\b|sec|min|hour|day|messages|frames|requests|connections|%|:\d)", re.IGNORECASE
 )
 _UNITS: Final = {"": 1, "k": 1000, "m": 1_000_000, "ki": 1024, "mi": 1 << 20}
-#: The least number that can be a limit: below it not even a result without output fits.
+#: The smallest number that can be a limit: not even a result without output fits into less.
 _LEAST_NAMED: Final = 512
-#: What servers say with other codes than that.
+#: What servers say with other codes than 1009.
 _TOO_BIG_WORDS: Final = re.compile(
     r"(?<![a-z])too[ _-]?(?:big|large|long)(?![a-z])"
     r"|\b(?:size|length)\b.{0,40}\bexceed|\bexceed.{0,40}\b(?:size|length)\b",
@@ -67,21 +68,20 @@ def says_too_big(code: int | None, reason: str, size: int) -> bool:
     """
     Whether the main server closes the connection because a message was too large.
 
-    :param code: of its close frame. Where it is not the one that means this, the words of *reason* say so.
-    :param size: bytes in the largest message that it can mean: small ones are not meant.
+    :param code: of its close frame. Where that is another one, the words of *reason* may say it.
+    :param size: bytes in the largest message that it can mean; then a small one is not meant.
     """
     return code == TOO_BIG or (size > LARGE and _TOO_BIG_WORDS.search(reason) is not None)
 
 
 def named_limit(reason: str, size: int, read: int = 0) -> int | None:
     """
-    The limit that *reason*, said when a message of *size* bytes was too large, names; a little less, to be safe.
+    The limit in *reason*, given when a message of *size* bytes was too large; a little less, to be safe.
 
-    Words differ from server to server. The numbers in them are the limit, the size, how much of it was read, and what
-    has nothing to do with it, such as a port or a date: one that nothing ties to the limit is not believed, as it
-    would cost much of the results.
+    Words differ from server to server. The numbers in them are the limit, the size, how much was read, and others, such
+    as a port or a date. A number that nothing ties to the limit is not believed: it would cost much of the results.
 
-    :param read: bytes of a message that the main server has read not long ago: the limit is not below that.
+    :param read: bytes of a message that the main server has read recently: the limit is not below that.
     """
     limits, with_unit = [], []
     for found in _NUMBER.finditer(reason):
@@ -105,9 +105,9 @@ def _bytes(number: str, unit: str) -> int:
 
 class MessageLimit:
     """
-    What is known of one main server in one dialect, over all connections to it.
+    What is known of the largest message of one main server in one dialect, from all connections to it.
 
-    :param server: its name in the log.
+    :param server: the main server's name in the log.
     """
 
     _log = Logger("relayd.uplink")
@@ -120,14 +120,14 @@ class MessageLimit:
         self._until = 0.0
         self._guess_for = GUESS_FOR
         self._losses = 0
-        #: Bytes of the largest message that it read, and until when that counts; and until when no guess is made.
+        #: Bytes of the largest message that it has read, and until when that counts; and until when not to guess.
         self._read = 0
         self._read_until = 0.0
         self._no_guess_until = 0.0
 
     @property
     def bytes(self) -> int:
-        """The most that a message should have; huge where no limit is known."""
+        """The bytes that a message may have; a huge number where no limit is known."""
         if self._limit is None:
             return NO_LIMIT
         if self._clock.seconds() >= self._until:
@@ -138,13 +138,13 @@ class MessageLimit:
 
     def too_big(self, size: int, reason: str) -> bool:
         """
-        The main server closed the connection, as a message was too large.
+        The main server closed the connection because a message was too large.
 
         :param size: bytes in the largest message that it can mean.
-        :param reason: in its words.
+        :param reason: its words.
         :return: whether messages are smaller from now on.
         """
-        # Where the message itself counts as read, a library has answered the ping before the application looked.
+        # If the message itself counts as read, a library answered the ping before the application looked at it.
         read = self._read if self._clock.seconds() < self._read_until and self._read < size else 0
         limit = named_limit(reason, size, read) or _rung_below(size)
         self._read = 0
@@ -162,7 +162,7 @@ class MessageLimit:
         """
         now = self._clock.seconds()
         if 0 < size <= LEAST_GUESS and self._limit is not None and not self._said and self._losses:
-            # It goes on with a small one: the size it was not.
+            # A small message has not helped: the size was not the cause.
             self._log.info("Smaller messages did not help: dropping the limit of {limit} bytes", limit=self._limit)
             self._limit, self._losses = None, 0
             self._no_guess_until = now + self._guess_for
@@ -188,7 +188,7 @@ class MessageLimit:
             self._until = now + BELIEVE_FOR
         else:
             self._until = now + self._guess_for
-            if not self._losses > GUESS_AFTER:  # not one more step on the way down
+            if self._losses <= GUESS_AFTER:  # the first guess, and not one more step down
                 self._guess_for = min(BELIEVE_FOR, 2 * self._guess_for)
         self._limit, self._said = limit, said
         self._log.warn(
@@ -203,19 +203,19 @@ class MessageLimit:
 
 class UnderWay:
     """
-    The messages of one connection that the main server is not known to have read: only their sizes.
+    The sizes of the messages of one connection that the main server is not known to have read.
 
-    :param ping: asks for a sign of life that comes after all that was sent; its Deferred may never fire.
+    :param ping: sends a ping behind everything so far; its Deferred fires when the answer comes, which may be never.
     """
 
     def __init__(self, clock: IReactorTime, limit: MessageLimit, ping: Callable[[], Deferred[None]]) -> None:
         self._clock = clock
         self._limit = limit
         self._ping = ping
-        #: Bytes of the largest message before the ping that is under way, and after it.
+        #: Bytes of the largest message before the ping that is under way, and of the largest one after it.
         self._asked = 0
         self._later = 0
-        #: Bytes of the largest one that was sent shortly before, read or not, and when the latest large one was.
+        #: Bytes of the largest message that was sent recently, read or not, and when the latest large one was sent.
         self._recent = 0
         self._sent = -inf
 
@@ -231,21 +231,21 @@ class UnderWay:
                 self._ask()
 
     def largest(self) -> int:
-        """Bytes of the largest one."""
+        """Bytes of the largest of them."""
         return max(self._asked, self._later)
 
     def largest_meant(self) -> int:
         """
-        The same, for when the main server says that one was too large: libraries answer pings before the application
-        has looked at what came before them.
+        Bytes of the largest message that the main server can mean when it says that one was too large. That includes
+        recent ones that seem to have been read: libraries answer pings before the application looks at messages.
         """
         return max(self.largest(), self._recent if self._clock.seconds() < self._sent + BLAME_FOR else 0)
 
     def suspect(self, *, unsent: bool) -> int:
         """
-        Bytes of the largest one that can be the cause of a loss; 0 where none can.
+        Bytes of the largest message that can be the cause of a loss; 0 where none can.
 
-        :param unsent: whether some of it has not left yet.
+        :param unsent: whether some of what was sent has not left yet.
         """
         return self.largest() if unsent or self._clock.seconds() < self._sent + BLAME_FOR else 0
 

@@ -1,9 +1,10 @@
 """
-What a main server tells everybody of this relay (``proxy_status_update``), without I/O: when to dial again for it.
+Decides, without I/O, when to connect again because the main server says that this relay is offline
+(``proxy_status_update``).
 
-The known main server keeps a table of relays by name and drops a row when *any* connection of that name ends, such as
-one that was lost on our side long ago and times out there: the relay is connected, and gets no orders any more.  All
-relays are told that it has dropped the row.
+The known main server keeps a table of relays by name, and drops a row when *any* connection of that name ends: for
+example one that this relay lost long ago and that times out there.  Then the relay is connected and gets no commands.
+The main server tells all relays when it drops a row.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from typing import Any, Final
 
 from relayd.uplink.retry import JITTER, grown, is_calm
 
-#: Seconds until the first attempt: of a connection that we have ended ourselves we may be told on the next one, and
-#: right after it that this one is online.
+#: Seconds until the first attempt: the news may be about a connection that this relay has just ended, and the news that
+#: the new one is online may follow at once.
 AT_ONCE: Final = 0.5
-#: Seconds that a main server gets to be done with the old connection before the new one is made: at first, and at most.
+#: Seconds between the end of the old connection and the new one: at first, and at most.
 SETTLE: Final = 0.5
 MAX_SETTLE: Final = 30.0
-#: Seconds after a connection was made in which it is this relay itself that is told to be online.
+#: Seconds after a new connection in which the news that the relay is online is about this connection.
 OWN_NEWS: Final = 5.0
-#: Seconds for which another relay of this name that was seen is reckoned with.
+#: Seconds for which another relay of this name is expected to exist after it was seen.
 OTHER_FOR: Final = 600.0
 
 
 def told_of(data: Any, proxy_id: str) -> bool | None:
     """
-    Whether *proxy_id* is told to be online.
+    Whether the main server says that *proxy_id* is online.
 
     :param data: of ``proxy_status_update``: ``{"id": proxyId, "status": "online" or "offline"}``; the id may be a
-        number that spells the name, as databases have it, and where there is a ``proxyId``, that is the name.
-    :return: ``None`` where it is of another relay, or says something else.
+        number, as databases have it, and a member ``proxyId`` takes its place.
+    :return: ``None`` where it is about another relay, or says something else.
     """
     if not isinstance(data, dict):
         return None
@@ -45,9 +46,9 @@ def told_of(data: Any, proxy_id: str) -> bool | None:
 
 class Presence:
     """
-    What was told so far. All times in seconds of one clock.
+    What the main server has said about this relay so far. All times in seconds of one clock.
 
-    :param source: of what keeps two relays of one name from taking turns for ever.
+    :param source: of the jitter that keeps two relays of one name from displacing each other for ever.
     """
 
     def __init__(self, source: random.Random) -> None:
@@ -63,19 +64,19 @@ class Presence:
     @property
     def settle(self) -> float:
         """
-        Seconds between the end of the old connection and the new one: longer each time, as the main server may take its
-        time to drop the row, and must not drop the new one.
+        Seconds between the end of the old connection and the new one: longer each time, since the main server may drop
+        the row late, and must not drop the new one.
         """
         return min(SETTLE * 2.0 ** min(self._renewals - 1, 64), MAX_SETTLE)
 
     def connected(self, now: float) -> None:
-        """A new connection is there."""
+        """A new connection has come about."""
         self._ready_at = now
         self._was_online = self._other_told = False
 
     def came_online(self, now: float) -> bool:
         """
-        This relay's name is told to be online.
+        The main server says that this relay is online.
 
         :return: whether that shows another relay of this name, for the first time on this connection.
         """
@@ -88,11 +89,11 @@ class Presence:
 
     def went_offline(self, now: float, delay: float) -> float:
         """
-        This relay's name is told to be offline, while it is connected.
+        The main server says that this relay is offline, while it is connected.
 
-        :param delay: the shortest after the first.
-        :return: seconds to wait before the connection is made anew: at once, and then longer each time; longer from the
-            start where another relay of this name was seen, since that may be the one which has ended.
+        :param delay: the shortest delay, except for the first one.
+        :return: seconds to wait before connecting again: almost none the first time, and longer each time after it. It
+            is longer from the start where another relay of this name was seen, since that may be the one that ended.
         """
         if is_calm(now - self._renewed_at, self._pause):
             self._renewals = 0

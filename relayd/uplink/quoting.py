@@ -1,5 +1,5 @@
 """
-What another side said, made fit to be quoted: bounded, printable, and without our own secrets, which it may echo.
+Makes what another side said fit to be quoted: bounded, printable, and without relayd's secrets, which it may echo.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from relayd.language.texts import printable
 
 #: Characters of a quotation.
 LIMIT: Final = 200
-#: Characters that are looked at for one.
+#: Characters that are read for one.
 MAX_SOURCE: Final = 4096
-#: The shortest secret that is looked for: the letters of a shorter one are in any text.
+#: Characters of the shortest secret to look for: a shorter one is in many texts by chance.
 LEAST: Final = 4
-#: Characters of a value in a query, and of a part of a header, that may be a secret.
+#: Characters from which on a value in a query, or a part of a header, may be a secret.
 LONG: Final = 8
 
 _BETWEEN: Final = re.compile(r"[\s;,=\"]+")
 
 _REDACTED: Final = "[redacted]"
-#: The key as a parameter or a member, however it is written.
+#: The key as a parameter or a member, in any spelling.
 _NAMED: Final = re.compile(
     r"""(apikey["']?\s*(?:=|:|%3d|&#61;)\s*["']?)(?!\[redacted\])[^\s&"'<>,;}]+""", re.IGNORECASE
 )
@@ -32,9 +32,9 @@ _NAMED: Final = re.compile(
 
 class Quoting:
     """
-    Call it to quote a text.
+    Quotes texts: call it with one.
 
-    :param secrets: what may not appear.
+    :param secrets: what must not appear.
     """
 
     def __init__(self, *secrets: str) -> None:
@@ -53,7 +53,7 @@ class Quoting:
         return printable(" ".join(text.split()), limit)
 
     def _without_tail(self, text: str) -> str:
-        """Where *text* was cut within a secret, the beginning of that is left out as well."""
+        """*text* without the beginning of a secret at its end, in which it may have been cut."""
         for form in self._forms:
             for length in range(min(len(form) - 1, len(text)), LEAST - 1, -1):
                 if text.endswith(form[:length]):
@@ -62,17 +62,17 @@ class Quoting:
 
 
 def words_of_query(url: str) -> list[str]:
-    """What may not appear of the query in an operator's URL: each parameter, and values that are no mere words."""
+    """What must not appear of the query in an operator's URL: each parameter, and each value that may be a secret."""
     parameters = [each for each in urlsplit(url).query.split("&") if each]
     values = [unquote_plus(each.partition("=")[2]) for each in parameters]
     return [*parameters, *(unquote_plus(each) for each in parameters), *(each for each in values if len(each) >= LONG)]
 
 
 def words_of_header(value: str) -> list[str]:
-    """What may not appear of a header's value: the whole, and its parts, such as a token without ``Bearer``."""
+    """What must not appear of a header's value: the whole, and its parts, such as a token without ``Bearer``."""
     return [value, *(part for part in _BETWEEN.split(value) if len(part) >= LONG)]
 
 
 def _forms(secret: str) -> set[str]:
-    """A secret as it stands in a URL, a page and a JSON text."""
+    """The forms of a secret in a URL, a page and a JSON text."""
     return {secret, quote(secret, safe=""), quote_plus(secret), html.escape(secret), json.dumps(secret)[1:-1]}

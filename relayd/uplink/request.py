@@ -1,5 +1,5 @@
 """
-The HTTP request that asks for a WebSocket (RFC 6455, section 4.1) or for less, and where the head of its answer begins.
+HTTP requests to the main server: for a WebSocket (RFC 6455, section 4.1), or ordinary ones; and interim responses.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from msgspec import Struct
 
 from relayd.uplink.headers import SUBPROTOCOL, Headers
 
-#: Interim answers that are skipped before the real one.
+#: Interim responses that are skipped before the final one.
 MAX_INTERIM: Final = 16
 
-#: How an answer begins that another one follows (RFC 9110, section 15.2); 101 is none, although it begins with 1.
+#: The beginning of an interim response (RFC 9110, section 15.2). 101 is not one, although it begins with 1.
 _INTERIM: Final = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
 
 
 class Request(Struct, frozen=True, kw_only=True):
     """
-    :ivar resource: path and query, which has the key: for no log.
+    One request.
+
+    :ivar resource: path and query, which has the key: do not log it.
     :ivar host: the ``Host`` header.
-    :ivar headers: more of them, which may hold secrets; a ``User-Agent`` takes the place of ours.
+    :ivar headers: more headers, which may hold secrets; a ``User-Agent`` takes the place of relayd's.
     """
 
     resource: str
@@ -36,7 +38,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
     def to_wire(self, key: bytes) -> bytes:
         """
-        Its bytes.
+        The bytes of the request for a WebSocket.
 
         :param key: of the handshake, in Base64.
         """
@@ -53,7 +55,7 @@ class Request(Struct, frozen=True, kw_only=True):
         return self._with_headers(lines)
 
     def to_plain(self, method: str) -> bytes:
-        """The head of an ordinary request to the same place."""
+        """The head of an ordinary request for the same resource."""
         lines = [
             f"{method} {self.resource} HTTP/1.1",
             f"Host: {self.host}",
@@ -68,15 +70,13 @@ class Request(Struct, frozen=True, kw_only=True):
         return "\r\n".join([*lines, *own, "", ""]).encode()
 
 
-#: Builds requests, with the API key, for a session: its parameters are added to the query, and its headers.
+#: Makes a request, with the API key, and with the parameters and headers of a session.
 MakeRequest = Callable[[Mapping[str, str], Mapping[str, str]], Request]
 
 
 def skip_interim(data: bytes) -> tuple[bytes, int]:
     """
-    What is left of *data* without the interim answers (100, 102, 103 …) at its beginning, and how many there were.
-
-    Only whole ones are skipped.
+    *data* without the complete interim responses (100, 102, 103 …) at its beginning, and how many there were.
     """
     skipped = 0
     while skipped < MAX_INTERIM and _INTERIM.match(data):

@@ -29,7 +29,7 @@ from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.presence import Presence, told_of
 from relayd.uplink.probing import DOUBT, SHORT, Attempt, Probing
 from relayd.uplink.retry import RetryPolicy
-from relayd.uplink.settings import Address, ConnectionSettings, UplinkSettings
+from relayd.uplink.settings import ConnectionSettings, ServerAddress, UplinkSettings
 from relayd.uplink.stages import Stage, Timing
 from relayd.uplink.wire import Wire
 from relayd.wire.dialects import native, socketio
@@ -90,7 +90,7 @@ class UplinkService(Service):
         self._reactor = reactor
         self._receiver = receiver
         self._settings = settings
-        self._address = Address.of(settings.server)
+        self._address = ServerAddress.of(settings.server)
         source = random.Random()
         self._retry = RetryPolicy(settings.reconnect_delay, source)
         self._presence = Presence(source)
@@ -307,15 +307,15 @@ class UplinkService(Service):
             self._cancel_renewal()
             if self._presence.came_online(now):
                 self._log.warn(
-                    "{server} says that {proxy_id} came online while this relay was online already: another relay may use this name",
+                    "{server} says that {proxy_id} came online while this relay was online already: another relay may "
+                    "use this name",
                     server=str(self._address),
                     proxy_id=self._settings.proxy_id,
                 )
         elif self._renewal is None:
             pause = self._presence.went_offline(now, self._retry.delay)
             self._log.info(
-                "{server} says that {proxy_id} is offline. If it sends no command within {span}, the connection "
-                "is made anew",
+                "{server} says that {proxy_id} is offline. If it sends no command within {span}, relayd connects again",
                 server=str(self._address),
                 proxy_id=self._settings.proxy_id,
                 span=span(pause),

@@ -65,7 +65,7 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     translate: Translate = english
 
     def __repr__(self) -> str:  # the proxy's URL may hold a password
-        return f"<UplinkSettings {self.proxy_id!r} at {Address.of(self.server)}>"
+        return f"<UplinkSettings {self.proxy_id!r} at {ServerAddress.of(self.server)}>"
 
 
 class ConnectionSettings(Struct, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class ConnectionSettings(Struct, frozen=True, kw_only=True):
     quote: Callable[[str], str] = Quoting()
 
 
-class Address(Struct, frozen=True):
+class ServerAddress(Struct, frozen=True):
     """
     The host and port of a URL, in a form that is fit for logs: no path, query or user.
 
@@ -120,7 +120,7 @@ class Address(Struct, frozen=True):
         return named.rpartition(":")[0] if default else named
 
     @classmethod
-    def of(cls, url: str, option: str = "--server") -> Address:
+    def of(cls, url: str, option: str = "--server") -> ServerAddress:
         """
         The address in *url*.
 

@@ -1,5 +1,5 @@
 """
-The life of one connection to the main server, without I/O: its deadlines, when it counts as accepted, how it ends.
+The states of one connection to the main server, without I/O: its deadlines, when it is accepted, how it ends.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from relayd.language.texts import span
 
 class Timing(Struct, frozen=True, kw_only=True):
     """
-    All in seconds.
+    The deadlines of a connection, all in seconds.
 
     :ivar securing: for the TLS handshake.
     :ivar handshake: for the HTTP request, and again for the dialect's own handshake.
-    :ivar proved: for the rest of that one, once the main server has shown that it speaks the dialect.
-    :ivar probation: after which silence means consent: main servers check the key only once events could flow.
+    :ivar proved: for the rest of that handshake, once the main server has shown that it speaks the dialect.
+    :ivar probation: of silence that mean that the key is accepted: main servers check it only once events can flow.
     :ivar ping_interval: between two WebSocket pings, in a dialect without a heartbeat of its own.
     :ivar ping_timeout: for the answer.
-    :ivar own_pings: between two WebSocket pings in a dialect that has a heartbeat; ``None``: none are needed.
-    :ivar writing: that a main server may take nothing of what is sent to it.  It is longer than its silence may be: one
-        that is busy answers no ping either, but what was sent need not be sent once more.
+    :ivar own_pings: between two WebSocket pings in a dialect that has a heartbeat; ``None``: no pings.
+    :ivar writing: in which a main server has to take something of what is sent.  It is longer than the silence allowed:
+        a busy main server answers no ping either, and what was sent then need not be sent again.
     """
 
     securing: float = 15.0
@@ -41,7 +41,7 @@ class Timing(Struct, frozen=True, kw_only=True):
 
 
 class Stage(Enum):
-    """How far a connection has come. The value is the name of what it is busy with."""
+    """How far a connection has come. The value is the name of the stage in errors."""
 
     SECURING = "TLS handshake"
     UPGRADING = "HTTP handshake"
@@ -51,11 +51,11 @@ class Stage(Enum):
 
 
 class LinkOwner(Protocol):
-    """What the machine tells the connection that it belongs to, and asks of it."""
+    """The connection that a machine belongs to."""
 
     @property
     def unsent(self) -> bool:
-        """Whether something waits to be sent."""
+        """Whether something still waits to be sent."""
 
     def on_ready(self) -> None:
         """Events can flow."""
@@ -64,10 +64,10 @@ class LinkOwner(Protocol):
         """The main server has really accepted this relay."""
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
-        """It is over: called once, whatever happens afterwards."""
+        """The connection is over: called once, and last."""
 
     def on_ping_due(self) -> None:
-        """A WebSocket ping should be sent."""
+        """It is time for a WebSocket ping."""
 
 
 class LinkInputs(Protocol):
@@ -80,16 +80,16 @@ class LinkInputs(Protocol):
         """The WebSocket is open."""
 
     def connected(self, heartbeat: float | None) -> None:
-        """Events can flow. *heartbeat*: seconds of silence that mean death, or ``None`` where we have to ping."""
+        """Events can flow. *heartbeat*: seconds of silence allowed; ``None``: the relay has to ping."""
 
     def proved(self) -> None:
         """The main server has shown that it speaks the dialect."""
 
     def event_received(self) -> None:
-        """The main server sent an event: nobody does that to a stranger."""
+        """The main server sent an event that only an accepted relay gets."""
 
     def time_up(self) -> None:
-        """The time of the current state is up."""
+        """The deadline of the stage has passed."""
 
     def silent(self) -> None:
         """Nothing was heard for too long."""
@@ -98,17 +98,22 @@ class LinkInputs(Protocol):
         """Nothing could be sent for too long."""
 
     def turned_away(self, reason: str) -> None:
-        """The main server ended the conversation in so many words."""
+        """The main server closed the connection, and said so."""
 
     def failed(self, error: RelayError) -> None:
-        """Anything else that ends it."""
+        """Anything else ended the connection."""
 
 
 class LinkCore:
     """
-    The timers of one connection.
+    The stage and the timers of one connection.
 
     :param server: the main server's name in errors.
+    :ivar stage: how far the connection has come.
+    :ivar allowed: the seconds that the stage may take; ``None``: any time.
+    :ivar last_heard: when the last sign of life came, by the clock. It changes with each, so it is a plain attribute.
+    :ivar last_taken: when the main server last took some of what waits for it, by the clock.
+    :ivar deaf: whether nothing is read on purpose: then silence proves nothing, and the deadline of writing decides.
     """
 
     def __init__(self, clock: IReactorTime, owner: LinkOwner, server: str, timing: Timing) -> None:
@@ -117,20 +122,16 @@ class LinkCore:
         self.server = server
         self.timing = timing
         self.stage = Stage.SECURING
-        #: When the last sign of life came, by the clock: set on each, so it is a plain attribute.
-        self.last_heard = 0.0
-        #: Whether nothing is read on purpose: then silence proves nothing, and the deadline of writing counts.
-        self.deaf = False
-        #: When the main server last took some of what waits for it.
-        self.last_taken = 0.0
-        #: Seconds that the stage has; ``None``: as long as it likes.
         self.allowed: float | None = None
+        self.last_heard = 0.0
+        self.last_taken = 0.0
+        self.deaf = False
         self._writing: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._heartbeat: IDelayedCall | None = None
 
     def enter(self, stage: Stage, inputs: LinkInputs, seconds: float | None) -> None:
-        """Begin *stage*, which has *seconds*, or as long as it likes."""
+        """Begin *stage*, which may take *seconds*, or any time."""
         self.stage, self.allowed = stage, seconds
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
@@ -147,7 +148,7 @@ class LinkCore:
         )
 
     def _watch(self, inputs: LinkInputs, limit: float, ping_interval: float | None) -> None:
-        # one timer looks when the link would be dead, instead of one that every frame must move
+        # one timer that looks at the time of the last frame, instead of one that each frame has to move
         if self.deaf:
             self.last_heard = self.clock.seconds()
         left = self.last_heard + limit - self.clock.seconds()
@@ -155,13 +156,13 @@ class LinkCore:
             self._heartbeat = None
             inputs.silent()
             return
-        if ping_interval is not None and left < limit:  # not the first look
+        if ping_interval is not None and left < limit:  # not the first time
             self.owner.on_ping_due()
         wait = left if ping_interval is None else min(left, ping_interval)
         self._heartbeat = self.clock.callLater(wait, self._watch, inputs, limit, ping_interval)
 
     def watch_writing(self, inputs: LinkInputs) -> None:
-        """Something waits to be sent from now on."""
+        """Watch that the main server takes what waits for it, from now on."""
         self.last_taken = self.clock.seconds()
         if self._writing is None:
             self._writing = self.clock.callLater(self.timing.writing, self._watch_writing, inputs)
@@ -177,7 +178,7 @@ class LinkCore:
             self._writing = self.clock.callLater(left, self._watch_writing, inputs)
 
     def end(self, error: RelayError) -> None:
-        """Stop all timers and tell the owner."""
+        """Stop all timers, and tell the owner that the connection ended with *error*."""
         for call in (self._deadline, self._heartbeat, self._writing):
             if call is not None and call.active():
                 call.cancel()
@@ -264,7 +265,7 @@ for _state in (_securing, _upgrading, _greeting, _probation, _accepted):
     _state.upon(LinkInputs.stuck).to(_over)(_lose_as_stuck)
     _state.upon(LinkInputs.failed).to(_over)(_fail)
 _accepted.upon(LinkInputs.event_received).loop().returns(None)
-# what was on its way when the connection ended changes nothing
+# what happens after the end changes nothing
 _over.upon(LinkInputs.secured).loop().returns(None)
 _over.upon(LinkInputs.upgraded).loop().returns(None)
 _over.upon(LinkInputs.proved).loop().returns(None)

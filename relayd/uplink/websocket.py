@@ -1,7 +1,8 @@
 """
-autobahn's WebSocket client, tamed: bounded, quiet, cheap, and without timers, which are in `relayd.uplink.stages`.
+autobahn's WebSocket client, tamed: bounded, quiet and cheap.
 
-autobahn logs the HTTP request, which holds the API key, and its timers use the global reactor; here it does neither.
+autobahn logs the HTTP request, which holds the API key, and its timers use the global reactor. Here it does neither,
+and the deadlines are in `relayd.uplink.stages`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from relayd.uplink.wire import NOBODY, ReadPause, WireListener
 #: Bytes that are read of an answer to the HTTP request.
 MAX_RESPONSE: Final = 64 * 1024
 
-#: Bytes of a frame that is still coming in that count as a sign of life.  Single ones do not: a main server that hangs
-#: in the middle of a frame, or sends it a byte at a time, would otherwise hold the relay for ever.
+#: Bytes of an incomplete frame that are a sign of life.  Fewer are not: a main server that hangs in the middle of a
+#: frame, or sends it a byte at a time, would otherwise hold the relay for ever.
 LEAST_PROGRESS: Final = 4096
 
 _TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
@@ -334,7 +335,7 @@ class WebSocketFactory(WebSocketClientFactory):
         self.setProtocolOptions(
             maxFramePayloadSize=max_frame,
             maxMessagePayloadSize=max_frame,
-            # relayd.uplink.stages has the timers
+            # the deadlines are in relayd.uplink.stages
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             serverConnectionDropTimeout=0,

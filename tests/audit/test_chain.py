@@ -1,6 +1,5 @@
 """
-Tests of `relayd.audit`: what is in the log, that the chain holds whatever happens to files, disk and process, and that
-nobody changes it unnoticed.
+Tests of `relayd.audit.chain`: the chain holds across restarts, rotation and full disks.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 from hypothesis import given
@@ -19,187 +17,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.audit.heads import head_path, own_head_path
 from relayd.audit.keeping import moved_files
-from relayd.audit.key import command_digest, read_key
-from relayd.audit.lines import GENESIS, MAX_LINE, decode_line, encode_line
+from relayd.audit.lines import GENESIS, decode_line, encode_line
 from tests.support.auditing import chain, directory, edit, entries, faults, files, fill, small_disk, state, write
 
 #: Of no relay.
 KEY = b"k" * 32
 FORGED = "was not written by this relay: its seal is wrong"
-
-
-class LineTests(SynchronousTestCase):
-    """One line."""
-
-    def test_its_hash_is_that_of_the_bytes_before_it(self) -> None:
-        line, digest = encode_line(7, 1e9 + 0.25, "accepted", {"host": "größe\n"}, GENESIS, KEY)
-        read = decode_line(line[:-1])
-        assert read is not None
-        self.assertEqual(
-            line.decode(),
-            '{"seq":7,"time":"2001-09-09T01:46:40.250000Z","event":"accepted","host":"gr\\u00f6\\u00dfe\\n",'
-            f'"prev":"{GENESIS}","mac":"{read.mac}","hash":"{digest}"}}\n',
-        )
-        self.assertEqual((read.seq, read.event, read.prev, read.hash), (7, "accepted", GENESIS, digest))
-
-    @given(st.data())
-    def test_any_other_byte_is_seen(self, data: st.DataObject) -> None:
-        line = encode_line(1, 1e9, "accepted", {"host": "web1"}, GENESIS, KEY)[0][:-1]
-        index = data.draw(st.integers(0, len(line) - 1))
-        byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != line[index]))
-        self.assertIsNone(decode_line(line[:index] + bytes([byte]) + line[index + 1 :]))
-        self.assertIsNone(decode_line(line[:index] + line[index + 1 :]))
-        self.assertIsNone(decode_line(line[:index] + bytes([byte]) + line[index:]))
-
-    @given(st.binary())
-    def test_whatever_is_there_instead(self, content: bytes) -> None:
-        self.assertIsNone(decode_line(content))
-
-    def test_a_hash_alone_makes_no_line(self) -> None:
-        whole = b'{"seq":1,"time":"","event":"","prev":""'
-        for body in (
-            b'{"seq":1',
-            b'{"seq":"1","time":"","event":"","prev":""',
-            b"{",
-            whole.replace(b'"event":"', b'"event":"\xff'),  # neither of these is an error of msgspec's own
-            whole + b',"x":' + b"[" * 5000 + b"]" * 5000,
-        ):
-            digest = sha256(body).hexdigest().encode()
-            self.assertIsNone(decode_line(body + b',"hash":"' + digest + b'"}'))
-
-
-class KeyTests(SynchronousTestCase):
-    """The key of commands' digests."""
-
-    def test_it_is_made_once_for_this_user_alone(self) -> None:
-        path = directory(self) / "audit-key"
-        key = read_key(str(path), make=True)
-        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
-        self.assertEqual((read_key(str(path), make=True), len(key)), (key, 32))
-
-    def test_without_it_a_digest_cannot_be_tried_out(self) -> None:
-        self.assertNotEqual(command_digest(b"1" * 32, "uptime"), command_digest(b"2" * 32, "uptime"))
-        self.assertEqual(  # RFC 4231, test case 2
-            command_digest(b"Jefe", "what do ya want for nothing?"),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
-        )
-
-    def test_what_is_no_key(self) -> None:
-        path = directory(self) / "audit-key"
-        path.write_text("")
-        self.assertRaises(ValueError, read_key, str(path), make=True)
-        path.unlink()
-        self.assertRaises(OSError, read_key, str(path), make=False)
-
-
-class TamperingTests(SynchronousTestCase):
-    """One change to a log of several files and two lives of the relay is found, whichever it is."""
-
-    def setUp(self) -> None:
-        self.path = directory(self) / "audit.log"
-        write(self.path, 5, max_size=1200)
-        write(self.path, 4)
-        self.files = files(self.path)
-        self.assertEqual(len(self.files), 2)
-        self.lines = [(path, line) for path in self.files for line in path.read_bytes().splitlines(keepends=True)]
-        self.check(self.lines, found=False)
-
-    def check(self, lines: list[tuple[Path, bytes]], *, found: bool = True) -> None:
-        """Of *lines*, each with its file, something is wrong."""
-        for path in self.files:
-            path.write_bytes(b"".join(line for where, line in lines if where == path))
-        self.assertEqual(bool(faults(*self.files)), found, faults(*self.files))
-
-    @given(st.data())
-    def test_one_change(self, data: st.DataObject) -> None:
-        lines = list(self.lines)
-        index = st.integers(0, len(lines) - 1)
-        at = data.draw(index)
-        path, line = lines[at]
-        kind = data.draw(st.sampled_from(["remove", "byte", "forge", "swap", "duplicate", "insert"]))
-        if kind == "remove":
-            del lines[at]
-        elif kind == "byte":
-            place = data.draw(st.integers(0, len(line) - 2))
-            byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != line[place]))
-            lines[at] = path, line[:place] + bytes([byte]) + line[place + 1 :]
-        elif kind == "forge":  # with a hash that is right in itself
-            was = decode_line(line[:-1])
-            assert was is not None
-            lines[at] = path, encode_line(was.seq, 1e9, was.event, {"host": "another"}, was.prev, KEY)[0]
-        elif kind == "swap":
-            other = data.draw(index.filter(lambda other: other != at))
-            lines[at], lines[other] = (path, lines[other][1]), (lines[other][0], line)
-        elif kind == "duplicate":
-            to = data.draw(index)
-            lines.insert(to, (lines[to][0], line))
-        else:
-            lines.insert(at, (path, data.draw(st.binary()) + b"\n"))
-        self.check(lines)
-
-    @given(st.data())
-    def test_a_run_of_lines_is_removed(self, data: st.DataObject) -> None:
-        """Not all of a file, though: that is how old files leave, but for the last."""
-        lines = list(self.lines)
-        begin = data.draw(st.integers(0, len(lines) - 1))
-        end = data.draw(st.integers(begin + 1, len(lines)))
-        kept = lines[:begin] + lines[end:]
-        self.check(kept, found=kept != [each for each in lines if each[0] == self.files[1]])
-
-
-class MessageTests(SynchronousTestCase):
-    """What is said of a change, and that it is said once."""
-
-    def setUp(self) -> None:
-        self.path = directory(self) / "audit.log"
-        write(self.path, 8)  # after two lines of its own
-
-    def test_none(self) -> None:
-        self.assertEqual(faults(self.path), [])
-
-    def test_changed(self) -> None:
-        edit(self.path, lambda lines: [*lines[:4], lines[4].replace(b"c2", b"c9"), *lines[5:]])
-        self.assertEqual(faults(self.path), ["5 was changed or inserted: it is not as relayd wrote it"])
-
-    def test_removed(self) -> None:
-        edit(self.path, lambda lines: lines[:4] + lines[6:])
-        self.assertEqual(faults(self.path), ["5 comes after lines that are missing: 5–6"])
-
-    def test_out_of_order(self) -> None:
-        edit(self.path, lambda lines: lines[:4] + lines[7:] + lines[4:7])
-        self.assertEqual(
-            faults(self.path),
-            ["5 comes after lines that are missing: 5–7", "8 is out of order: number 5 after 10"],
-        )
-
-    def test_forged(self) -> None:
-        def forge(lines: list[bytes]) -> list[bytes]:
-            was = decode_line(lines[4][:-1])
-            assert was is not None
-            return [*lines[:4], encode_line(5, 1e9, "accepted", {}, was.prev, KEY)[0], *lines[5:]]
-
-        edit(self.path, forge)
-        self.assertEqual(
-            faults(self.path, sealed=False),
-            ["6 does not follow the line before: that one was changed, or is of another chain"],
-        )
-        self.assertEqual(faults(self.path), [f"5 {FORGED}"])
-
-    def test_another_chain(self) -> None:
-        other = directory(self) / "audit.log"
-        write(other, 1)
-        edit(self.path, lambda lines: [*lines, *other.read_bytes().splitlines(keepends=True)])
-        self.assertEqual(faults(self.path, sealed=False), ["11 begins another chain"])
-        self.assertEqual(faults(self.path), [f"{number} {FORGED}" for number in (11, 12, 13)])
-
-    def test_a_line_without_end(self) -> None:
-        """Readers hold no more of it than a line can have."""
-        edit(self.path, lambda lines: [*lines, b"x" * 5 * MAX_LINE])
-        self.assertEqual(len(faults(self.path)), 2)
-
-    def test_the_beginning_of_an_older_file(self) -> None:
-        edit(self.path, lambda lines: lines[1:])
-        self.assertEqual(faults(self.path), ["1 is not the first of a file: what stood before it was removed"])
 
 
 class RestartTests(SynchronousTestCase):

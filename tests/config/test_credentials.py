@@ -160,7 +160,7 @@ class MistakeTests(CredentialsCase):
             self.assertIn('expected a list of texts, like ["deploy", "app-*"]', message)
         for user in ("root:x", "!root/x", "!"):
             message = self.mistake(f"{self.good}\nusers = ['*', '{user}']")
-            self.assertIn("expected a user name or a pattern of some, without : and /", message)
+            self.assertIn("expected a user name or a pattern of user names, without : and /", message)
             self.assertIn(f'not "{user}"', message)
         self.assertIn("expected one without ! too", self.mistake(f"{self.good}\nusers = ['!root']"))
 

@@ -293,7 +293,7 @@ class CredentialTests(FilesCase):
         self.write("other", authority.sign(make_key("ed25519")[1], "-n", "deploy"))
         self.write("expired", authority.sign(public, "-n", "deploy", "-V", "20200101:20200102"))
         self.assert_well(self.row(key_file="key", certificate_file="good"))
-        for name, text in (("other", "is not of the private key"), ("expired", "expired")):
+        for name, text in (("other", "is not for the private key"), ("expired", "expired")):
             self.assert_finds("fault", "credentials 1", text, self.row(key_file="key", certificate_file=name))
 
     def test_a_jump_host_without_a_credential(self) -> None:

@@ -12,7 +12,7 @@ from unittest import mock
 
 from relayd.ctl.main import main
 from relayd.journal.index import JournalLimits
-from tests.journal.test_durable import DurableCase
+from tests.support.journals import DurableCase
 
 
 class JournalCommandTests(DurableCase):

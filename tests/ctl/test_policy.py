@@ -143,7 +143,7 @@ class ExplainTests(PolicyCase):
     def test_what_no_order_may_say(self) -> None:
         for arguments, part in (
             (("--host", "10.1.0.1-10.1.0.9"), "it is neither a host name nor an IP address"),
-            (("--user", "root:x"), "it contains : or /, before which servers end the name"),
+            (("--user", "root:x"), "it contains : or /, where some servers end the name"),
         ):
             code, lines, _ = self.relayctl(*arguments, rules="")
             self.assertEqual(code, 1)

@@ -17,11 +17,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.connection import ClientConnection
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import SSHError
-from relayd.ssh.login.identities import Identity
+from relayd.ssh.login.identities import Identities, Identity
 from relayd.ssh.login.login import LoginService
+from relayd.ssh.target import Credential
+from relayd.ssh.target import Target as SSHTarget
 from relayd.ssh.transport.algorithms import LEGACY, MODERN
 from relayd.ssh.transport.ciphers import Plain
 from relayd.ssh.transport.key_exchange import KeyExchange
@@ -82,17 +84,17 @@ class _Owner:
     def __init__(self) -> None:
         self.lost = 0
 
-    def connection_answers(self, connection: Connection) -> None:
+    def connection_answers(self, connection: ClientConnection) -> None:
         pass
 
-    def session_refused(self, connection: Connection, session: Any, code: int, reason: str) -> None:
+    def session_refused(self, connection: ClientConnection, session: Any, code: int, reason: str) -> None:
         check(session.state is State.WAITING, "a refused session that does not wait")
         check_words(reason)
 
-    def session_closed(self, connection: Connection, session: Any) -> None:
+    def session_closed(self, connection: ClientConnection, session: Any) -> None:
         """Its place is free."""
 
-    def connection_lost(self, connection: Connection, interrupted: list[Any], reason: str) -> None:
+    def connection_lost(self, connection: ClientConnection, interrupted: list[Any], reason: str) -> None:
         self.lost += 1
         check_words(reason)
 
@@ -162,18 +164,20 @@ def _run_services(data: bytes) -> None:
     client, tcp, failures = _client(_Trusting, False)
     clock: Any = Clock()
     owner, sessions = _Owner(), []
-    connection = Connection(clock, owner, 15.0)
+    connection = ClientConnection(clock, owner, 15.0)
 
     def begin() -> None:
         client.setService(connection)
         for number in range(3):
             session = Session(
-                b"true",
-                _MOST_OUTPUT,
+                Command(
+                    b"true",
+                    _MOST_OUTPUT,
+                    stdin=b"x" * 300 if number else b"",
+                    env=[("A", b"b")] if number else [],
+                ),
                 lambda: None,
                 lambda: None,
-                stdin=b"x" * 300 if number else b"",
-                env=[("A", b"b")] if number else [],
             )
             sessions.append(session)
             connection.start(session)
@@ -181,15 +185,8 @@ def _run_services(data: bytes) -> None:
     def signs(data: bytes, algorithm: bytes) -> bytes:
         return NS(algorithm) + NS(b"signature")
 
-    login = LoginService(
-        host="host",
-        port=22,
-        username="user",
-        password=CANARY,
-        identities=[Identity(_BLOB, signs), Identity(_BLOB, signs, "agent", ask_first=True)],
-        on_success=begin,
-        on_failure=client.failed,
-    )
+    identities = Identities((Identity(_BLOB, signs), Identity(_BLOB, signs, "agent", ask_first=True)))
+    login = LoginService(SSHTarget("host", 22, "user", Credential(CANARY)), identities, begin, client.failed)
     client.secure.addCallback(lambda _: client.requestService(login))
     client.dataReceived(_GREETING)
     if flags & (_SECURE | _LOGGED_IN):

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.keys import Key
 
-from relayd.ssh.ending.processes import Answers, find, parse_listing
+from relayd.ssh.ending.processes import ShellAnswers, find, parse_listing
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.known_hosts_lines import KnownHostLines, parse_known_hosts
@@ -101,7 +101,7 @@ def _user_certificate(data: bytes) -> None:
 
 
 def _listing(data: bytes) -> None:
-    answers = Answers("mark")
+    answers = ShellAnswers("mark")
     half = len(data) // 2
     lines = answers.feed(data[:half]) + answers.feed(data[half:])
     for leaders in (parse_listing(lines), parse_listing(data.split(b"\n"))):

@@ -1,5 +1,5 @@
 """
-Tests of `relayd.journal.durable`: one contract for both journals, and what only a file can meet.
+Tests of `relayd.journal.durable`: what only a journal in a file can meet.
 """
 
 from __future__ import annotations
@@ -12,232 +12,24 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.logger import LogLevel, formatEvent
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
-from relayd.errors import ConfigError, JournalFull, JournalUnavailable
-from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.errors import ConfigError, JournalUnavailable
+from relayd.interfaces import EntryState
 from relayd.journal import store as journal_store
-from relayd.journal.durable import LARGE, DurableJournal
+from relayd.journal.durable import LARGE
 from relayd.journal.index import JournalLimits
-from relayd.journal.memory import MemoryJournal
 from relayd.journal.upkeep import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL
 from relayd.journal.writer import LINGER, MAX_BATCH
-from tests.support.dispatching import PASSWORD, command, result, watch_log
-
-
-class ThreadClock(Clock):
-    """A clock that takes calls from threads: `run` does what is due, and waits for the threads to be done."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls: list[tuple[Any, ...]] = []
-        self._arrived = threading.Semaphore(0)
-
-    def callFromThread(self, *call: Any) -> None:
-        self._calls.append(call)
-        self._arrived.release()
-
-    def run(self, deferred: Deferred[Any]) -> None:
-        """Until *deferred* has fired."""
-        while not deferred.called:
-            self.advance(0)
-            if not deferred.called:
-                assert self._arrived.acquire(timeout=30), "nothing happens any more"
-                function, *arguments = self._calls.pop(0)
-                function(*arguments)
-
-
-class Contract:
-    """What every journal does."""
-
-    journal: Any
-
-    def wait(self, deferred: Deferred[Any]) -> Any:
-        raise NotImplementedError
-
-    def accept(self, command_id: str, fingerprint: bytes = b"print", **fields: Any) -> JournalEntry | None:
-        known: JournalEntry | None = self.wait(self.journal.accept(command(command_id, **fields), fingerprint))
-        return known
-
-    def finish(self, *ids: str, stdout: str = "fine") -> None:
-        for command_id in ids:
-            self.accept(command_id, b"print of " + command_id.encode())
-            self.wait(self.journal.start(command_id))
-            self.wait(self.journal.finish(result(command_id, stdout)))
-
-    def state(self, command_id: str) -> EntryState | None:
-        entry = self.journal.lookup(command_id)
-        return None if entry is None else entry.state
-
-
-class ContractTests(Contract):
-    """Mixed into a test case."""
-
-    def test_interface(self: Any) -> None:
-        self.assertTrue(verifyObject(IJournal, self.journal))
-
-    def test_unknown_command(self: Any) -> None:
-        self.assertIsNone(self.journal.lookup("c1"))
-        self.assertIsNone(self.wait(self.journal.load("c1")))
-
-    def test_command_from_acceptance_to_confirmation(self: Any) -> None:
-        self.assertIsNone(self.accept("c1"))
-        self.assertEqual(self.journal.lookup("c1"), JournalEntry(fingerprint=b"print", state=EntryState.ACCEPTED))
-        self.wait(self.journal.start("c1"))
-        self.assertEqual((self.state("c1"), self.journal.unconfirmed()), (EntryState.STARTED, []))
-        self.wait(self.journal.finish(result("c1")))
-        self.assertEqual(self.journal.lookup("c1"), JournalEntry(fingerprint=b"print", state=EntryState.FINISHED))
-        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), (["c1"], 1))
-        self.assertEqual(self.wait(self.journal.load("c1")), result("c1"))
-        self.journal.confirm("c1")
-        self.assertEqual(self.journal.lookup("c1"), JournalEntry(fingerprint=b"print", state=EntryState.CONFIRMED))
-        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), ([], 0))
-        self.assertIsNone(self.wait(self.journal.load("c1")))
-
-    def test_result_comes_back_as_it_was(self: Any) -> None:
-        self.accept("c1")
-        held = result("c1", stdout="\0 ä 漢 \U0001f600 " + "x" * 300_000, exit_code=137)
-        self.wait(self.journal.finish(held))
-        self.assertEqual(self.wait(self.journal.load("c1")), held)
-
-    def test_known_command_is_not_accepted_again(self: Any) -> None:
-        self.finish("c1")
-        self.assertEqual(self.accept("c1", b"other").state, EntryState.FINISHED)
-        self.journal.confirm("c1")
-        known = self.accept("c1", b"other")
-        self.assertEqual((known.state, known.fingerprint), (EntryState.CONFIRMED, b"print of c1"))
-        self.assertEqual(self.state("c1"), EntryState.CONFIRMED)
-
-    def test_start_of_what_is_not_there(self: Any) -> None:
-        self.assertRaises(JournalUnavailable, self.wait, self.journal.start("c1"))
-
-    def test_unconfirmed_results_are_in_the_order_of_their_end(self: Any) -> None:
-        self.accept("slow")
-        self.finish("b", "a")
-        self.wait(self.journal.finish(result("slow")))
-        self.journal.confirm("a")
-        self.assertEqual(self.journal.unconfirmed(), ["b", "slow"])
-
-    def test_confirming_twice_or_too_early_changes_nothing(self: Any) -> None:
-        self.finish("a", "b")
-        for command_id in ("a", "b", "a", "unknown"):
-            self.journal.confirm(command_id)
-        self.accept("c1")
-        self.journal.confirm("c1")
-        self.assertEqual([self.state(each) for each in ("c1", "unknown")], [EntryState.ACCEPTED, None])
-
-    def test_dead_letter(self: Any) -> None:
-        self.finish("a", "b")
-        self.journal.bury("a")
-        self.assertEqual((self.journal.unconfirmed(), self.journal.outstanding), (["b"], 1))
-        self.assertEqual((self.state("a"), self.wait(self.journal.load("a"))), (EntryState.DEAD, result("a")))
-        self.journal.confirm("a")
-        self.assertEqual((self.state("a"), self.journal.outstanding), (EntryState.CONFIRMED, 1))
-
-    def test_full(self: Any) -> None:
-        self.finish("a", "b")
-        self.accept("c")
-        error = self.assertRaises(JournalFull, self.wait, self.journal.accept(command("d"), b"print"))
-        self.assertIn("2 results", str(error))
-        self.journal.confirm("a")
-        self.assertIsNone(self.accept("d"))
-
-    def test_full_of_bytes(self: Any) -> None:
-        self.accept("b")
-        self.finish("a", stdout="x" * 200_000)
-        self.assertRaises(JournalFull, self.wait, self.journal.accept(command("c"), b"print"))
-        self.journal.confirm("a")
-        self.assertIsNone(self.accept("c"))
-
-    def test_notes(self: Any) -> None:
-        self.assertIsNone(self.journal.noted("receipts"))
-        self.journal.note("receipts", "yes")
-        self.assertEqual(self.journal.noted("receipts"), "yes")
-
-
-LIMITS = JournalLimits(max_commands=3, max_bytes=150_000, max_ids=2, retention=1000.0)
-
-
-class MemoryJournalTests(ContractTests, SynchronousTestCase):
-    def setUp(self) -> None:
-        self.journal = MemoryJournal(LIMITS)
-
-    def wait(self, deferred: Deferred[Any]) -> Any:
-        failures: list[Any] = []
-        deferred.addErrback(failures.append)
-        outcome = self.successResultOf(deferred)
-        if failures:
-            failures[0].raiseException()
-        return outcome
-
-    def test_oldest_ids_leave_first(self) -> None:
-        self.finish("a", "b", "c")
-        for command_id in ("b", "a", "c"):
-            self.journal.confirm(command_id)
-        self.assertEqual([self.journal.lookup(each) is None for each in "bac"], [True, False, False])
-
-    def test_open_and_close(self) -> None:
-        self.journal.open()
-        self.successResultOf(self.journal.close())
-
-
-class DurableCase(Contract, SynchronousTestCase):
-    """Has a journal in a file."""
-
-    def setUp(self) -> None:
-        self.directory = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.directory)
-        self.path = self.directory / "journal" / "journal.sqlite3"
-        self.logged = watch_log(self)
-        self.clock = ThreadClock()
-        self.journal = self.open()
-        self.addCleanup(self.close)
-
-    def open(self, limits: JournalLimits = LIMITS) -> DurableJournal:
-        journal = DurableJournal(self.clock, str(self.path), durable=True, limits=limits)
-        self.recovered = journal.open()
-        return journal
-
-    def close(self) -> None:
-        if self.journal is not None:
-            closing_down = self.journal.close()
-            self.clock.run(closing_down)
-            self.journal = None
-
-    def restart(self, limits: JournalLimits = LIMITS) -> None:
-        """As after a crash: nothing but what is on disk counts."""
-        self.close()
-        self.journal = self.open(limits)
-
-    def wait(self, deferred: Deferred[Any]) -> Any:
-        outcomes: list[Any] = []
-        failures: list[Any] = []
-        deferred.addCallbacks(outcomes.append, failures.append)
-        self.clock.run(deferred)
-        if failures:
-            failures[0].raiseException()
-        return outcomes[0]
-
-    def settle(self) -> None:
-        """Until what was asked for is written."""
-        self.wait(self.journal.load("nothing"))
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.path)) as db:
-            return db.execute(query).fetchall()
-
-    def lines(self, level: LogLevel) -> list[str]:
-        return [formatEvent(event) for event in self.logged if event["log_level"] is level]
+from tests.support.dispatching import PASSWORD, command, result
+from tests.support.journals import LIMITS, ContractTests, DurableCase
 
 
 class DurableJournalTests(ContractTests, DurableCase):
@@ -466,6 +258,15 @@ class DurableJournalTests(ContractTests, DurableCase):
         """Time passes, on the journal's own clock."""
         self.journal._store._time_offset += seconds
 
+    def test_it_closes_while_it_prunes(self) -> None:
+        self.finish("c1")
+        self.clock.advance(PRUNE_AGAIN)
+        self.journal.confirm("c1")
+        self.wait(self.journal.close())
+        self.journal = None
+        self.assertEqual(self.rows("SELECT state FROM command"), [(4,)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_nothing_is_taken_once_it_closes(self) -> None:
         waiting = self.journal.accept(command("a"), b"")
         closing_down = self.journal.close()
@@ -644,7 +445,7 @@ BODIES = ("82aa", "81aa636f6d6d616e645f6964a1ff", "81a178" + "91" * 5000 + "c0")
 
 WRITER = """
 import sys
-from tests.journal.test_durable import ThreadClock
+from tests.support.journals import ThreadClock
 from relayd.journal.durable import DurableJournal
 from tests.support.dispatching import command, result
 

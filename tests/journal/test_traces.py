@@ -14,8 +14,8 @@ from pathlib import Path
 from relayd.journal.index import JournalLimits
 from relayd.journal.upkeep import CLEAN_BUSY, CLEAN_IDLE
 from relayd.journal.writer import LINGER
-from tests.journal.test_durable import DurableCase
 from tests.support.dispatching import command, result
+from tests.support.journals import DurableCase
 
 #: In every result, wherever it is cut into pages.
 CANARY = "canary "

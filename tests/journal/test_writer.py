@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import JournalUnavailable
 from relayd.journal.store import Call
 from relayd.journal.writer import LINGER, MAX_BATCH, Writer
-from tests.journal.test_durable import ThreadClock
 from tests.support.dispatching import watch_log
+from tests.support.journals import ThreadClock
 
 
 class FakeStore:

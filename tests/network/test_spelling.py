@@ -31,7 +31,7 @@ from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
 from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
 from relayd.ssh.pool.members import where_is
-from relayd.ssh.pool.refused_logins import HOST_REFUSALS, Refusals
+from relayd.ssh.pool.refused_logins import HOST_REFUSALS, RefusedLogins
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
@@ -185,7 +185,7 @@ class ConsumerTests(SynchronousTestCase):
     def test_guard_against_locking_out(self) -> None:
         """As many logins may fail as with one spelling: the server counts them together."""
         for spellings in (ADDRESS, ADDRESS_6, (*NAME, *ABSOLUTE), ("fe80::1%eth0", "fe80::1%2", "fe80::1")):
-            refusals, error = Refusals(), LoginRefused(host="h", port=22, username="u", tried="x", offered="y")
+            refusals, error = RefusedLogins(), LoginRefused(host="h", port=22, username="u", tried="x", offered="y")
             for number in range(HOST_REFUSALS):
                 (target,) = self.targets(spellings[number % len(spellings)], password=f"wrong {number}")
                 self.assertIsNone(refusals.check(target, number))
@@ -196,7 +196,7 @@ class ConsumerTests(SynchronousTestCase):
     def test_a_refused_login_rests(self) -> None:
         for spellings in (ADDRESS, (*NAME, *ABSOLUTE), ("fe80::1%eth0", "fe80::1%2", "fe80::1")):
             for first in (0, -1):
-                refusals = Refusals()
+                refusals = RefusedLogins()
                 error = LoginRefused(host="h", port=22, username="u", tried="x", offered="y")
                 refusals.refused(self.targets(*spellings)[first], error, 0)
                 for target in self.targets(*spellings):

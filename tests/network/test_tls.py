@@ -72,14 +72,14 @@ GOOD: tuple[tuple[str, x509.ExtensionType], ...] = (
 
 #: The host that is dialled, the names of a certificate that must not pass for it, and what is said then.
 BAD: tuple[tuple[str, x509.ExtensionType | None, str], ...] = (
-    ("main.example", None, "cannot stand for any host (Certificate does not contain any `subjectAltName`s."),
-    ("127.0.0.1", None, "cannot stand for any host (Certificate does not contain any"),
-    ("main.example", names(), "cannot stand for any host (Certificate does not contain any"),
+    ("main.example", None, "not valid for any host (Certificate does not contain any `subjectAltName`s."),
+    ("127.0.0.1", None, "not valid for any host (Certificate does not contain any"),
+    ("main.example", names(), "not valid for any host (Certificate does not contain any"),
     ("main.example", names("other.example"), "is for another name; it names other.example, not main.example"),
     ("main.example", names("main.example.other"), "is for another name"),
     ("my_host.example", names("name.invalid"), "is for another name; it names name.invalid, not my_host.example"),
     ("my_host.example", names("my-host.example"), "is for another name"),
-    ("my_host.example", None, "cannot stand for any host"),
+    ("my_host.example", None, "not valid for any host"),
     ("main.example", names("xmain.example"), "is for another name"),
     ("main.example", names("example"), "is for another name"),
     ("a.main.example", names("main.example"), "is for another name"),
@@ -102,7 +102,7 @@ BAD: tuple[tuple[str, x509.ExtensionType | None, str], ...] = (
     ("127.0.0.1", names(ip="::ffff:127.0.0.1"), "is for another name"),
     ("main.example", names(ip="127.0.0.1"), "is for another name"),
     ("main.example", names(uri="https://main.example"), "is for another name; it names no host at all"),
-    ("main.example", names("main.example", uri="https://main.example:443/"), "cannot be understood (ValueError"),
+    ("main.example", names("main.example", uri="https://main.example:443/"), "cannot be read (ValueError"),
 )
 
 
@@ -217,7 +217,7 @@ class TableTests(TestCase):
             with mock.patch.object(SSL.Connection, "set_verify", lambda *_: None) if not callback else nullcontext():
                 server, words = await self.meet("main.example", certificate)
             self.assertEqual(server.received, b"")
-            self.assertTrue(words.startswith("its TLS certificate cannot be understood (InvalidVersion"), words)
+            self.assertTrue(words.startswith("its TLS certificate cannot be read (InvalidVersion"), words)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_bad_on_the_second_look(self) -> None:

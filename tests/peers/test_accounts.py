@@ -12,9 +12,9 @@ from typing import Any
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh import client as ssh_client
+from relayd.ssh import execution
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Session
 from relayd.ssh.client import SSHClient
 from relayd.ssh.ending.account import AccountCheck, answers_for_account
@@ -258,7 +258,7 @@ class NothingRunsTests(AccountTestCase):
 
     async def test_a_host_that_does_not_answer_any_more(self) -> None:
         """What it said is the result then, soon."""
-        self.patch(ssh_client, "CHECK_WITHIN", 0.5)
+        self.patch(execution, "CHECK_WITHIN", 0.5)
         server = EvilServer(self.reactor, AnswersOnce)
         self.addCleanup(server.stop)
         done = await self.run_command(self.make_client(host_keys="ignore"), server.target, "true", 50)
@@ -434,7 +434,7 @@ class CheckTests(PoolTestCase):
         super().setUp()
         self.found: list[SSHError | None] = []
 
-    def answer(self, connection: Connection, number: int, words: bytes = NOLOGIN, code: int = 1) -> None:
+    def answer(self, connection: ClientConnection, number: int, words: bytes = NOLOGIN, code: int = 1) -> None:
         """What a command or a check on the channel *number* gets."""
         self.confirm(connection, number)
         connection.packetReceived(MSG_CHANNEL_DATA, numbers(number) + NS(words))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from twisted.conch.ssh.common import getNS
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh import Completed, SSHClient
 from relayd.ssh.ending.ending import FIND_WITHIN, KILL_AFTER, LEAVE_AFTER
 from relayd.ssh.ending.processes import SHELL
 from relayd.ssh.errors import CommandNotStarted, RunTimeout

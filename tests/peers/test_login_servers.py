@@ -107,7 +107,10 @@ class SeveralTests(LoginServerTestCase):
         server = await self.start_server("AuthenticationMethods publickey,password")
         for credential, words in (
             ({"private_key": server.key}, "tried publickey; the server offers password"),
-            ({"password": server.password}, "tried nothing, as none of it fits; the server offers publickey"),
+            (
+                {"password": server.password},
+                "tried nothing, as no method that the server offers fits the credential;",
+            ),
             (
                 {"private_key": server.key, "password": "wrong"},
                 "tried publickey and password;",

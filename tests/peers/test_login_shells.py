@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from relayd.ssh import client as client_module
+from relayd.ssh import execution
 from relayd.ssh.ending import ending
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.wire.messages import CommandResult, Secret
@@ -160,7 +160,7 @@ class MatrixTests(ShellTestCase):
         """All processes of the command are found and ended."""
         for name in ("FIND_WITHIN", "KILL_AFTER", "LEAVE_AFTER"):
             self.patch(ending, name, DEADLINE)
-        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(execution, "RESULT_AFTER", DEADLINE)
         server, runner = await self.start(), self.make_runner()
         await self.everywhere(server, runner, "true")
         marks, running = [], []
@@ -261,7 +261,7 @@ class RefusalTests(ShellTestCase):
         """The shell is still on its way to the directory: then the command was not run."""
         for name in ("FIND_WITHIN", "KILL_AFTER", "LEAVE_AFTER"):
             self.patch(ending, name, DEADLINE)
-        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(execution, "RESULT_AFTER", DEADLINE)
         user = "relayd-test-hanging"
         mark, sleep = marked_sleep()
         server, runner = await self.start(user), self.make_runner()
@@ -272,7 +272,7 @@ class RefusalTests(ShellTestCase):
         error = result.to_wire()["result"]["error"]
         self.assertEqual((error["code"], result.stdout, result.details.killed), ("timeout", "", "confirmed"))
         # It depends on who is quicker to end the session, which the server does after it has told all.
-        words = {"no": "it was not run", "unknown": "had not come to it yet"}[error["executed"]]
+        words = {"no": "it was not run", "unknown": "had not reached it yet"}[error["executed"]]
         self.assertIn(words, result.stderr)
 
 

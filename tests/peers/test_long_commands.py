@@ -74,7 +74,7 @@ class PoolTests(PoolTestCase):
         self.assertIsInstance(error, CommandTooLong)
         self.assertEqual((error.executed, error.phase), ("no", "session"))
         self.assertEqual(self.packets(connection), [])
-        self.assertEqual((self.pool.counts().sessions, beside.connection), (1, connection))
+        self.assertEqual((self.pool.report.counts().sessions, beside.connection), (1, connection))
 
     def test_near_the_limit_on_a_connection_of_its_own(self) -> None:
         self.submit(command="beside")

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from relayd.errors import HostFailure
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import HostKeyChanged, LoginRefused
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh_runner import SSHCommandRunner

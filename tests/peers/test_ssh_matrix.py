@@ -36,7 +36,7 @@ class MatrixTests(ServerTestCase):
         self.known_hosts.unlink(missing_ok=True)
         done = await self.run_command(client, self.target(server), "echo ok; head -c 100000 /dev/zero | wc -c")
         self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n100000", 0))
-        (connection,) = client._pool._members  # what was negotiated is nothing that users of the package see
+        (connection,) = client._pool._connections.members  # users of the package do not see what was negotiated
         negotiated = connection.transport._key_exchange.algorithms
         assert negotiated is not None
         self.assertLessEqual(set(expected), negotiated.names())
@@ -146,7 +146,7 @@ class AuditTests(ServerTestCase):
         legacy = await self.failed("legacy")
         self.assertLessEqual(legacy, _names(LEGACY) - sound)
         # Whatever the auditor fails and the default policy's servers do not need is worth a line in the log.
-        self.assertLessEqual(legacy - compatible, {name.decode() for name in LEGACY.doubtful})
+        self.assertLessEqual(legacy - compatible, {name.decode() for name in LEGACY.outdated})
 
 
 def _names(policy: AlgorithmPolicy) -> set[str]:

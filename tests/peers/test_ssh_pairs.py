@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.pool import refused_logins
 from relayd.ssh.target import Credential, Target
 from tests.support.script import ScriptServer

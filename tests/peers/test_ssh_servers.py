@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from relayd.ssh import client as client_module
+from relayd.ssh import execution
 from relayd.ssh.channels.surroundings import surround
 from relayd.ssh.client import SSHClient
 from relayd.ssh.ending import ending
@@ -113,7 +113,7 @@ class LibraryTests(ServersTestCase):
         self.addCleanup(server.stop)
         target = Target("127.0.0.1", server.port, USER, Credential(private_key=private))
         error = await self.error_of(self.run_command(self.make_client(), target, "true"), SignatureRefused)
-        self.assertIn("the server takes no ssh-ed25519, only ecdsa-sha2-nistp256,", str(error))
+        self.assertIn("the server does not accept ssh-ed25519, only ecdsa-sha2-nistp256,", str(error))
 
     async def test_asyncssh(self) -> None:
         await self.check_server(ScriptServer([sys.executable, str(SCRIPTS / "asyncssh_server.py"), self.config()]))
@@ -183,7 +183,7 @@ class DropbearTests(DropbearCase):
     async def test_command_that_runs_out_of_time(self) -> None:
         """dropbear passes no signals on: the command's processes are found from another connection."""
         account, port = await self.start_dropbear()
-        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(execution, "RESULT_AFTER", DEADLINE)
         self.patch(ending, "FIND_WITHIN", DEADLINE)
         self.patch(ending, "LEAVE_AFTER", DEADLINE)
         client, target = self.make_client(), self.target(account, port=port, password=account.password)
@@ -196,7 +196,7 @@ class DropbearTests(DropbearCase):
     async def test_what_an_earlier_command_left_there(self) -> None:
         """It is in the same session and process group as later ones of its connection (POSIX)."""
         account, port = await self.start_dropbear()
-        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(execution, "RESULT_AFTER", DEADLINE)
         self.patch(ending, "LEAVE_AFTER", 5.0)
         client, target = self.make_client(), self.target(account, port=port, password=account.password)
         mark, sleep = marked_sleep()

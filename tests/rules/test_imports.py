@@ -22,8 +22,10 @@ FLOORS = (
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
     ("relayd.uplink.dialer", "relayd.ssh.client"),
-    ("relayd.uplink.polling", "relayd.ssh.ending"),
-    ("relayd.uplink", "relayd.ssh.pool"),
+    ("relayd.uplink.polling", "relayd.ssh.execution"),
+    ("relayd.uplink", "relayd.ssh.outcome"),
+    ("relayd.ssh.ending",),
+    ("relayd.ssh.pool",),
     ("relayd.ssh.login", "relayd.ssh.channels"),
     ("relayd.ssh.transport",),
     ("relayd.ssh.host_keys",),

@@ -9,7 +9,7 @@ import socket
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import (
     ConnectRefused,
     HostKeyChanged,

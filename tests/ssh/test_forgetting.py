@@ -166,14 +166,14 @@ class GarbageTests(ServerTestCase):
     and a long collection holds up the event loop the longer.
     """
 
-    async def check(self, target: Target) -> None:
+    async def check(self, *targets: Target) -> None:
         client = self.make_client()
         for number in range(4):
             if number == 1:  # what is made once for a host or a connection does not count
                 gc.collect()
                 gc.disable()
                 self.addCleanup(gc.enable)
-            await self.run_command(client, target, "true").addErrback(lambda _: None)
+            await self.run_command(client, targets[number % len(targets)], "true").addErrback(lambda _: None)
         await self.sleep(0.1)
         gc.set_debug(gc.DEBUG_SAVEALL)
         self.addCleanup(gc.garbage.clear)
@@ -187,3 +187,11 @@ class GarbageTests(ServerTestCase):
 
     async def test_no_connection(self) -> None:
         await self.check(Target("127.0.0.1", 1, "somebody", Credential(password=fresh("not so secret"))))
+
+    async def test_no_connection_behind_a_jump_host(self) -> None:
+        via = self.target(await self.start_server())
+        await self.check(Target("127.0.0.1", 1, "somebody", Credential(password=fresh("not so secret")), via=via))
+
+    async def test_a_refused_login(self) -> None:
+        server = await self.start_server()
+        await self.check(*(self.target(server, password=fresh(f"wrong {number}")) for number in range(4)))

@@ -1,5 +1,5 @@
 """
-Audit logs for tests: what is in one, what is wrong with it, and a disk that is soon full.
+Audit logs for tests: one that is being written, what is in one, what is wrong with it, and a disk that is soon full.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.audit.chain import Chain, Findings
 from relayd.audit.heads import head_path, parse_head
 from relayd.audit.keeping import Keeping
-from relayd.audit.log import AuditSettings
+from relayd.audit.log import AuditLog, AuditSettings
 from relayd.audit.seal import read_seal, seal_file
 from relayd.audit.verify import AuditFault, Verifier, in_order
 
@@ -118,3 +120,22 @@ def files(path: Path) -> list[Path]:
 def edit(path: Path, change: Callable[[list[bytes]], Iterable[bytes]]) -> None:
     """Let *change* have its way with the lines."""
     path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+class AuditCase(TestCase):
+    """Has a log that is being written."""
+
+    def setUp(self) -> None:
+        self.path = directory(self) / "audit.log"
+
+    def start(self, path: Path | None = None, **chosen: Any) -> AuditLog:
+        log = AuditLog(reactor, settings(path or self.path, **chosen), retry=0.01)
+        log.start()
+        return log
+
+    async def until(self, holds: Any) -> None:
+        for _ in range(1000):
+            if holds():
+                return
+            await deferLater(reactor, 0.01)
+        self.fail("it did not come")

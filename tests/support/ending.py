@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relayd.ssh import client as client_module
-from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh import Completed, SSHClient, execution
 from relayd.ssh.ending import ending
 from relayd.ssh.errors import RunTimeout
 from relayd.ssh.target import Target
@@ -22,7 +21,7 @@ class EndingTestCase(ServerTestCase):
 
     def be_patient(self) -> None:
         """Wait for the processes to be found and gone, however slow this machine is."""
-        self.patch(client_module, "RESULT_AFTER", DEADLINE)
+        self.patch(execution, "RESULT_AFTER", DEADLINE)
         self.patch(ending, "FIND_WITHIN", DEADLINE)
         self.patch(ending, "KILL_AFTER", DEADLINE)
         self.patch(ending, "LEAVE_AFTER", DEADLINE)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IListeningPort, IPullProducer
 from zope.interface import implementer
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import SSHError
 from relayd.ssh.target import Credential, Target
 from relayd.ssh.testing import ServerConnection, ServerFactory

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.channels.connection import Connection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.connection import ClientConnection
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import (
     LoginRefused,
     SSHError,
@@ -40,16 +40,16 @@ class StandInDialer:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.dialled: list[tuple[Target, Deferred[None]]] = []
-        self.connections: list[Connection] = []
+        self.connections: list[ClientConnection] = []
         self.found: Sequence[str] = ()
 
-    async def dial(self, target: Target, owner: DialOwner) -> Connection:
+    async def dial(self, target: Target, owner: DialOwner) -> ClientConnection:
         if target.via is not None:
             await owner.forward(target.via, target.host, target.port)
         let: Deferred[None] = Deferred()
         self.dialled.append((target, let))
         await let
-        connection = Connection(self.clock, owner, 1e9)
+        connection = ClientConnection(self.clock, owner, 1e9)
         connection.transport = cast(ClientTransport, Transport())
         if self.found:
             connection.address, connection.found = self.found[0], frozenset(self.found)
@@ -61,12 +61,12 @@ class StandInDialer:
         """Whom it waits to reach."""
         return [target for target, _ in self.dialled]
 
-    def succeed(self) -> Connection:
+    def succeed(self) -> ClientConnection:
         """The oldest attempt succeeds."""
         self.dialled.pop(0)[1].callback(None)
         return self.connections[-1]
 
-    def succeed_as(self, found: Sequence[str]) -> Connection:
+    def succeed_as(self, found: Sequence[str]) -> ClientConnection:
         """Likewise, to the first of the addresses that its name leads to."""
         self.found = found
         return self.succeed()
@@ -99,30 +99,30 @@ class PoolTestCase(SynchronousTestCase):
         return Clock()
 
     def job(self, target: Target = A, command: str = "true") -> Job:
-        session = Session(command.encode(), 100, lambda: None, lambda: self.ended.append(command))
+        session = Session(Command(command.encode(), 100), lambda: None, lambda: self.ended.append(command))
         return Job(target, session, self.errors.append)
 
-    def submit(self, target: Target = A, command: str = "true", near: Connection | None = None) -> Job:
+    def submit(self, target: Target = A, command: str = "true", near: ClientConnection | None = None) -> Job:
         job = self.job(target, command)
         self.pool.submit(job, near)
         return job
 
-    def packets(self, connection: Connection) -> list[tuple[int, bytes]]:
+    def packets(self, connection: ClientConnection) -> list[tuple[int, bytes]]:
         return cast(Transport, connection.transport).take()
 
-    def opens(self, connection: Connection) -> int:
+    def opens(self, connection: ClientConnection) -> int:
         """How many channels were asked for since the last look."""
         return sum(message == MSG_CHANNEL_OPEN for message, _ in self.packets(connection))
 
-    def confirm(self, connection: Connection, number: int = 0) -> None:
+    def confirm(self, connection: ClientConnection, number: int = 0) -> None:
         connection.packetReceived(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(number, 100 + number, 2**21, 32768))
 
-    def refuse(self, connection: Connection, number: int = 0, code: int = 4, reason: bytes = b"no") -> None:
+    def refuse(self, connection: ClientConnection, number: int = 0, code: int = 4, reason: bytes = b"no") -> None:
         connection.packetReceived(MSG_CHANNEL_OPEN_FAILURE, numbers(number, code) + NS(reason) + NS(b""))
 
-    def lose(self, connection: Connection) -> None:
+    def lose(self, connection: ClientConnection) -> None:
         connection.serviceStopped()
 
-    def disconnected(self, connection: Connection) -> str:
+    def disconnected(self, connection: ClientConnection) -> str:
         """Why the pool had it disconnected, if it did."""
         return cast(Transport, connection.transport).disconnected

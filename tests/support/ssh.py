@@ -24,7 +24,7 @@ from twisted.test.iosim import FakeTransport, IOPump
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh import Completed, SSHClient
 from relayd.ssh.errors import SSHError
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target

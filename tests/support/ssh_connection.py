@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.channels.channel import ChannelUser, State
-from relayd.ssh.channels.connection import Connection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.connection import ClientConnection
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.transport.numbers import MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_SUCCESS
 from relayd.ssh.transport.transport import ClientTransport
 from tests.support.ssh import PacketRecorder
@@ -39,16 +39,16 @@ class Owner:
         self.closed: list[ChannelUser] = []
         self.lost: list[tuple[list[ChannelUser], str]] = []
 
-    def connection_answers(self, connection: Connection) -> None:
+    def connection_answers(self, connection: ClientConnection) -> None:
         pass
 
-    def session_refused(self, connection: Connection, session: ChannelUser, code: int, reason: str) -> None:
+    def session_refused(self, connection: ClientConnection, session: ChannelUser, code: int, reason: str) -> None:
         self.refused.append((session, reason, session.state))
 
-    def session_closed(self, connection: Connection, session: ChannelUser) -> None:
+    def session_closed(self, connection: ClientConnection, session: ChannelUser) -> None:
         self.closed.append(session)
 
-    def connection_lost(self, connection: Connection, interrupted: list[ChannelUser], reason: str) -> None:
+    def connection_lost(self, connection: ClientConnection, interrupted: list[ChannelUser], reason: str) -> None:
         self.lost.append((interrupted, reason))
 
 
@@ -59,14 +59,16 @@ class ConnectionTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.owner = Owner()
         self.transport = PacketRecorder()
-        self.connection = Connection(self.clock, self.owner, INTERVAL)
+        self.connection = ClientConnection(self.clock, self.owner, INTERVAL)
         self.connection.transport = cast(ClientTransport, self.transport)
         self.connection.serviceStarted()
         self.events: list[str] = []
 
     def session(self, command: bytes = b"true", limit: int = 1000) -> Session:
         """A session that notes in `events` when its command is sent and when it has ended."""
-        return Session(command, limit, lambda: self.events.append("started"), lambda: self.events.append("ended"))
+        return Session(
+            Command(command, limit), lambda: self.events.append("started"), lambda: self.events.append("ended")
+        )
 
     def receive(self, message: int, packet: bytes) -> None:
         """The server sends a packet."""

@@ -4,13 +4,15 @@ What the tests of the pool's decisions share: the targets, and a case that keeps
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.pool.decisions import Dial, PoolState, Start
-from relayd.ssh.pool.members import Member
-from relayd.ssh.pool.places import Evict
+from relayd.ssh.pool.assignment import Start
+from relayd.ssh.pool.decisions import PoolState, Step
+from relayd.ssh.pool.members import Member, Work
+from relayd.ssh.pool.places import Dial, Evict
 from relayd.ssh.target import Credential, Target
 
 
@@ -21,6 +23,12 @@ def user(name: str, host: str = "host", via: Target | None = None) -> Target:
 A, B, C = user("a"), user("b"), user("c")
 JUMP = user("j", "jump")
 FAR = user("f", "far", JUMP)
+
+
+def steps(state: PoolState[Work], now: float) -> Iterator[Step[Work]]:
+    """All steps that are due, one after another."""
+    while (step := state.next_step(now)) is not None:
+        yield step
 
 
 class PlacesTestCase(SynchronousTestCase):
@@ -38,10 +46,10 @@ class PlacesTestCase(SynchronousTestCase):
 
     def plan(self) -> None:
         """What is decided now replaces what was decided before."""
-        steps = list(self.state.plan(self.now))
-        self.starts = [(step.member, step.work) for step in steps if isinstance(step, Start)]
-        self.dials = [step.member for step in steps if isinstance(step, Dial)]
-        self.evicted = [step.member for step in steps if isinstance(step, Evict)]
+        due = list(steps(self.state, self.now))
+        self.starts = [(step.member, step.work) for step in due if isinstance(step, Start)]
+        self.dials = [step.member for step in due if isinstance(step, Dial)]
+        self.evicted = [step.member for step in due if isinstance(step, Evict)]
 
     def add(self, target: Target, *work: Any, forward: bool = False) -> None:
         for one in work:

@@ -21,7 +21,7 @@ from relayd.errors import ConfigError
 from relayd.network.spelling import read_address
 from relayd.service import make_relay
 from relayd.uplink.endpoint import make_endpoint
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import ServerAddress
 from tests.config.test_options import ConfigCase
 from tests.peers.test_main_servers import PeerCase
 from tests.support.uplink import Scripted, ServiceCase
@@ -89,7 +89,7 @@ class DialTests(ServiceCase):
         """The addresses, one after the other, when none answers; the name is looked up nowhere."""
         clock = MemoryReactorClock()
         self.patch(clock, "nameResolver", None)
-        endpoint = make_endpoint(clock, Address.of(f"ws://{host}:3000"), self.service._settings)
+        endpoint = make_endpoint(clock, ServerAddress.of(f"ws://{host}:3000"), self.service._settings)
         failed = endpoint.connect(Factory())
         found = []
         while not failed.called:
@@ -111,7 +111,7 @@ class DialTests(ServiceCase):
     def test_whatever_is_taken_for_it(self, host: str) -> None:
         url = f"ws://{host}:3000"
         try:
-            private, address = is_private(url, None), Address.of(url)
+            private, address = is_private(url, None), ServerAddress.of(url)
         except (ValueError, ConfigError):
             return
         if private:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
-from relayd.uplink.settings import Address
+from relayd.uplink.settings import ServerAddress
 from relayd.uplink.tunnel import _Refused, _Tunnel
 from tests.support.uplink import MainServer, Scripted, ServiceCase
 
@@ -37,7 +37,7 @@ class Host(SynchronousTestCase):
             ("http://[fe80::1%25eth0]", "[fe80::1]"),
             ("http://[fe80::1%25eth0]:8443", "[fe80::1]:8443"),
         ):
-            self.assertEqual(Address.of(url).authority, expected)
+            self.assertEqual(ServerAddress.of(url).authority, expected)
 
 
 class Early(MainServer):

@@ -32,7 +32,7 @@ from relayd.network.lookup import NoNameService
 from relayd.uplink.cutting import fit
 from relayd.uplink.endpoint import describe, make_endpoint
 from relayd.uplink.retry import RetryPolicy, seconds_of
-from relayd.uplink.settings import Address, UplinkSettings
+from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.stages import LinkCore, Stage, Timing, start_machine
 from relayd.wire.messages import CommandResult, Details, Secret
 from tests.support.names import NamedReactor, ScriptedNames
@@ -376,7 +376,7 @@ class Addresses(SynchronousTestCase):
             ("ws://[fe80::1%eth0]:1", "http://[fe80::1%eth0]:1"),  # and as people write it
             ("ws://r4--a.bü:1", "http://r4--a.xn--b-eha:1"),
         ):
-            self.assertEqual(str(Address.of(url)), text)
+            self.assertEqual(str(ServerAddress.of(url)), text)
 
     def test_names_that_idna_does_not_have(self) -> None:
         """Main server and proxy: the system looks them up."""
@@ -388,7 +388,7 @@ class Addresses(SynchronousTestCase):
             names = ScriptedNames(["192.0.2.9"])
             reactor = NamedReactor(names)
             settings = UplinkSettings(server=url, proxy_id="p", read_api_key=lambda: Secret("k"), http_proxy=proxy)
-            connecting = make_endpoint(reactor, Address.of(url), settings).connect(Factory.forProtocol(Protocol))
+            connecting = make_endpoint(reactor, ServerAddress.of(url), settings).connect(Factory.forProtocol(Protocol))
             self.assertEqual((names.asked, reactor.dialled()), ([asked], [("192.0.2.9", 3000)]))
             connecting.addErrback(lambda _: None)
             connecting.cancel()
@@ -399,7 +399,9 @@ class Addresses(SynchronousTestCase):
         self.patch(names, "resolveHostName", lambda receiver, name, *_, **__: receiver.resolutionBegan(None))
         reactor = NamedReactor(names)
         settings = UplinkSettings(server="ws://main", proxy_id="p", read_api_key=lambda: Secret("k"))
-        connecting = make_endpoint(reactor, Address.of("ws://main"), settings).connect(Factory.forProtocol(Protocol))
+        connecting = make_endpoint(reactor, ServerAddress.of("ws://main"), settings).connect(
+            Factory.forProtocol(Protocol)
+        )
         reactor.advance(14.9)
         self.assertNoResult(connecting)
         reactor.advance(0.2)
@@ -408,5 +410,5 @@ class Addresses(SynchronousTestCase):
 
     def test_refused(self) -> None:
         for url in ("main.example", "ftp://h", "ws://", "ws://h:99999", "ws://[::1", "ws://" + "ü" * 80):
-            error = self.assertRaises(ConfigError, Address.of, url, "--http-proxy")
+            error = self.assertRaises(ConfigError, ServerAddress.of, url, "--http-proxy")
             self.assertIn("--http-proxy", str(error))

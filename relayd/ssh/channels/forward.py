@@ -22,10 +22,10 @@ from relayd.ssh.transport.pacing import Pacer
 
 #: Seconds that a jump host may take to reach the other host.
 OPEN_TIMEOUT = 15.0
-#: Bytes that may wait for the jump host until whoever writes them is told so.
+#: Bytes that may wait for the jump host before the producer is paused.
 MOST_UNSENT = 64 * 1024
-#: Packets that may wait for their reader: all others wait behind them that come through the same jump host.  What is
-#: from an SSH server has more than 32 bytes in each, and seldom so many in a window (`SMALL_WINDOW` of
+#: Packets that may wait for their reader, as all others that come through the same jump host wait behind them. Packets
+#: of an SSH server have more than 32 bytes each, and seldom so many fit into a window (`SMALL_WINDOW` of
 #: `relayd.ssh.channels.channel`).
 MOST_UNREAD = 8192
 MOST_TINY_UNREAD = 2048
@@ -36,6 +36,9 @@ _TINY = 32
 class Forward:
     """
     One channel through which a jump host passes bytes to and from another host.
+
+    More than 25 methods, as it is a `ChannelUser` on one side and a transport, consumer and producer on the other: all
+    but a few are prescribed by these interfaces.
 
     :param host: the other host, as the jump host knows it.
     :param on_open: called when bytes can flow; then is the time to call `connect`.
@@ -51,7 +54,7 @@ class Forward:
         self.host = host
         self.port = port
         self.state = State.WAITING
-        # Where the connection comes from, as a server may log it: there is nothing true to say.
+        # The origin of the connection, which a server may log: there is nothing true to say about it.
         self.open_data = NS(host.encode()) + port.to_bytes(4, "big") + NS(b"127.0.0.1") + bytes(4)
         self.disconnecting = False
         self._on_open = on_open
@@ -65,7 +68,7 @@ class Forward:
         self._packets_unread = 0
         self._reading: Deferred[None] | None = None
         self._ended_by: Failure | None = None
-        # Who writes
+        # The writer, while there is one
         self._producer: IPushProducer | None = None
         self._full = False
 
@@ -74,7 +77,7 @@ class Forward:
 
     @property
     def pace(self) -> Pacer | None:
-        """Of the connection to the jump host, as long as that is open."""
+        """The pacer of the connection to the jump host, as long as that is open."""
         return None if self._connection is None else self._connection.pace
 
     def connect(self, protocol: IProtocol) -> None:
@@ -85,7 +88,7 @@ class Forward:
     # What the connection reports
 
     def opening(self, connection: UsedConnection) -> None:
-        """See `relayd.ssh.channels.channel.ChannelUser`; likewise the following."""
+        """See `relayd.ssh.channels.channel.ChannelUser`, for this and the following methods."""
         self.state = State.OPENING
         self._connection = connection
         self._call = connection.clock.callLater(OPEN_TIMEOUT, self._not_opened)
@@ -132,7 +135,7 @@ class Forward:
     def ended(self) -> None:
         reason = Failure(ConnectionDone() if self.disconnecting else ConnectionLost())
         if self._unread and not self.disconnecting:
-            self._ended_by = reason  # what came before that is to be read before
+            self._ended_by = reason  # what came before the end is read first
         else:
             self._end(reason)
 
@@ -168,17 +171,17 @@ class Forward:
                 self._producer.pauseProducing()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Likewise."""
+        """Send all of *data* on; see `write`."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """Close. What could not be sent until now, because the jump host takes no more, is not sent."""
+        """Close. What still waits because the jump host takes no more is not sent."""
         if self._connection is not None and not self.disconnecting:
             self.disconnecting = True
             self._connection.close(self)
 
     def abortConnection(self) -> None:
-        """Close, and tell the protocol soon, whatever the jump host does."""
+        """Close, and report the end to the protocol soon, whatever the jump host does."""
         if self._connection is not None and self._call is None and self.state is State.RUNNING:
             self._call = self._connection.clock.callLater(0, self._end, Failure(ConnectionAborted()))
         self.loseConnection()
@@ -188,17 +191,17 @@ class Forward:
         return HostnameAddress(self.host.encode(), self.port)
 
     def getHost(self) -> HostnameAddress:
-        """There is no address of ours on that network."""
+        """Empty: the relay has no address on that network."""
         return HostnameAddress(b"", 0)
 
     # IPushProducer: reading
 
     def pauseProducing(self) -> None:
-        """Give the protocol no more; the jump host is kept from sending more than its window."""
+        """Hold back what arrives; the jump host can send no more than its window."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Go on with what came meanwhile."""
+        """Give the protocol what has arrived meanwhile, and go on."""
         self._paused = False
         unread, self._unread = bytes(self._unread), bytearray()
         self._packets_unread = 0
@@ -211,15 +214,15 @@ class Forward:
             self._end(self._ended_by)
 
     def stopProducing(self) -> None:
-        """Nobody reads any more."""
+        """The protocol reads no more: close."""
         self.loseConnection()
 
     # IConsumer: writing
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Tell *producer* when the jump host does not take what is written."""
+        """Pause *producer* while the jump host does not take what is written."""
         self._producer = cast(IPushProducer, producer)
 
     def unregisterProducer(self) -> None:
-        """Tell nobody."""
+        """There is no producer any more."""
         self._producer = None

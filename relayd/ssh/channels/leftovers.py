@@ -19,12 +19,12 @@ LOOK_AFTER = 1.0
 
 class Leftovers:
     """
-    Those of one connection.
+    The watch over the commands of one connection.
 
-    :param executing: its commands; who uses this sees to that.
+    :param executing: its commands; the connection keeps this up to date.
     :param probe: asks the server for an answer.
-    :param held: says whether what has arrived of the connection waits to be read.
-    :ivar answered: whether an answer came since the last look; set by who gets it.
+    :param held: says whether something that has arrived waits to be read.
+    :ivar answered: whether an answer came since the last look; set by the connection.
     """
 
     __slots__ = ("_call", "_clock", "_executing", "_held", "_known", "_probe", "answered")
@@ -46,7 +46,7 @@ class Leftovers:
         self._call: IDelayedCall | None = None
 
     def expect(self) -> None:
-        """A command has a status: its channel is to close soon."""
+        """A command has a status: its channel should close soon."""
         if self._call is None:
             self._call = self._clock.callLater(LOOK_AFTER, self._look)
 
@@ -67,8 +67,8 @@ class Leftovers:
             arrived = session.stdout.total + session.stderr.total
             seen, since = before.get(session, (-1, now))
             if arrived != seen or channel.unread or self._held():
-                since = now  # more may be here already: where its reader is slow, it is we who hold it back
-            # An answer says that nothing which was sent before it is still on its way, however bad the network is.
+                since = now  # more may have arrived already: a slow reader holds it back, not the server
+            # An answer proves that nothing sent before it is still on its way, however slow the network is.
             if answered and now - since >= LEFT_AFTER:
                 session.left(channel.eof)
             else:

@@ -1,5 +1,5 @@
 """
-What a command wrote, within bounds: when there is too much, the beginning and the end are kept.
+What a command wrote, within limits: of too much output, the beginning and the end are kept.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from msgspec import Struct
 from relayd.language.charsets import UTF8, Decoder, first_character, has_shifts, in_the_middle, is_single_byte
 from relayd.language.texts import Text, Translate, english
 
-#: What JavaScript's ``String.prototype.trim`` takes away (ECMA-262, "WhiteSpace" and "LineTerminator"): results must be
-#: trimmed as the specification's example relay does; Python's own idea of white space differs.
+#: What JavaScript's ``String.prototype.trim`` removes (ECMA-262, "WhiteSpace" and "LineTerminator"): results are
+#: trimmed as the specification's example relay does it. Python's white space differs.
 _JAVASCRIPT_SPACE = (
     "\t\n\v\f\r \N{NO-BREAK SPACE}\N{OGHAM SPACE MARK}\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
     "\u200a\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\N{NARROW NO-BREAK SPACE}\N{MEDIUM MATHEMATICAL SPACE}"
@@ -22,9 +22,9 @@ _JAVASCRIPT_SPACE = (
 )
 
 
-#: Bytes below which chunks of the end are put together: each has a price of its own in memory.
+#: Bytes below which chunks of the end are joined, as each chunk costs memory by itself.
 _SMALL = 16384
-#: Bytes in which the beginning of a line is looked for after a cut.
+#: Bytes in which the start of a line is searched for after a cut.
 _FAR: Final = 4096
 #: Bytes that are decoded in one step, so that in a thread none of them keeps other threads from running for long.
 _PIECE: Final = 256 * 1024
@@ -32,10 +32,10 @@ _PIECE: Final = 256 * 1024
 
 class Output(Struct, frozen=True):
     """
-    What was kept of one stream, whatever comes later: may be used in any thread.
+    What was kept of one stream so far; unlike the buffer it never changes, so it may be used in any thread.
 
     :ivar total: bytes seen.
-    :ivar truncated: whether bytes had to be given up, between ``head`` and ``tail``.
+    :ivar truncated: whether bytes were cut, between ``head`` and ``tail``.
     """
 
     head: bytes
@@ -48,14 +48,13 @@ class Output(Struct, frozen=True):
 
     def text(self, translate: Translate = english, charset: str = UTF8) -> str:
         """
-        The output as text, trimmed at both ends; bytes that are none are replaced.  What was given up is named where it
-        stood.
+        The output as text, trimmed at both ends; bytes that are no text are replaced. A line stands for what was cut.
 
-        :param charset: in which it was written, by its name in `relayd.language.charsets`.
+        :param charset: the character set of the output, by its name in `relayd.language.charsets`.
         """
         if not self.truncated:
             return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail, charset))))
-        # A cut may fall within a character: its remains would read as garbage that the command never wrote.
+        # A cut may fall within a character, whose remains would read as garbage that the command never wrote.
         head = self.head[: len(self.head) - _cut_character(self.head, charset)]
         behind = in_the_middle(charset, self.head)
         tail = self.tail[_first_character(self.tail, self.total - len(self.tail), behind) :]
@@ -63,7 +62,7 @@ class Output(Struct, frozen=True):
         return "".join((*_lstripped(_decoded(head, charset)), marker, *_rstripped(_decoded(tail, behind))))
 
     def raw(self, translate: Translate = english) -> bytes:
-        """The output as it came, not trimmed; what was given up is named where it stood."""
+        """The output as it came, not trimmed. A line stands for what was cut."""
         if not self.truncated:
             return self.head + self.tail
         return self.head + self._marker(self.head, self.tail, translate).encode() + self.tail
@@ -117,7 +116,7 @@ class OutputBuffer:
 
     @property
     def truncated(self) -> bool:
-        """Whether bytes had to be given up."""
+        """Whether bytes were cut."""
         return self.total > self._limit
 
     @property
@@ -126,7 +125,7 @@ class OutputBuffer:
         return min(self.total, self._limit)
 
     def taken(self) -> Output:
-        """What there is until now."""
+        """What was kept so far."""
         tail = b"".join(self._tail)
         if self.truncated:
             tail = tail[len(tail) - self._limit // 2 :]
@@ -180,7 +179,7 @@ def _first_character(data: bytes, offset: int, charset: str) -> int:
     """
     Where in *data*, which begins *offset* bytes after the beginning of a stream, the first whole character begins.
 
-    Where bytes of ASCII can mean something else, all begins anew after the end of a line.
+    In character sets with shifts, where bytes of ASCII can mean something else, that is after the next end of a line.
     """
     if charset == UTF8:
         return next((at for at in range(min(4, len(data))) if data[at] & 0xC0 != 0x80), 0)

@@ -25,7 +25,7 @@ SIGNAL_NUMBERS = {
 
 
 class ExitInfo(Struct, frozen=True):
-    """How the remote command ended: by a status, by a signal, or, with neither, without saying."""
+    """How the remote command ended: with a status, by a signal, or, with neither, unknown."""
 
     status: int | None
     signal: str | None
@@ -49,28 +49,45 @@ class ExitInfo(Struct, frozen=True):
 #: its window until it fires.
 OutputReader = Callable[[bool, bytes], Deferred[None] | None]
 
-#: Gives leave to run a command: fires when it may be run, and fails when it must not.
+#: Permission to run a command: the Deferred fires when it may be run, and fails when it must not.
 Permission = Callable[[], Deferred[None]]
+
+
+class Command(Struct, frozen=True):
+    """
+    What is to be run in a session.
+
+    :ivar text: what the server's shell gets.
+    :ivar max_output: bytes kept of stdout and of stderr.
+    :ivar stdin: what the command gets on its standard input, before EOF.
+    :ivar stdin_open: whether more may follow (`relayd.ssh.channels.connection.ClientConnection.write`).
+    :ivar env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
+    :ivar progress: takes out of the output what tells how far the shell came before the command.
+    """
+
+    text: bytes
+    max_output: int
+    stdin: bytes = b""
+    stdin_open: bool = False
+    env: Sequence[tuple[str, bytes]] = ()
+    progress: Progress | None = None
 
 
 class Session:
     """
     One command, from its wait for a channel to its end.
 
-    :param command: what the server's shell gets.
-    :param max_output: bytes kept of each stream.
-    :param stdin: what the command gets on its standard input before the end of it.
-    :param stdin_open: whether more may follow (`relayd.ssh.channels.connection.Connection.write`).
-    :param env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
-    :param progress: takes out of the output what tells how far the shell came before the command.
+    :param on_start: called when the ``exec`` request leaves.
+    :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
     :param reader: gets the output as it arrives, beside what is kept.
     :param permission: asked for when a channel is asked for; the ``exec`` request does not leave before it fires.
     :param on_forbidden: called with what that failed with: the command must not run.
-    :param on_start: called when the ``exec`` request leaves.
-    :param on_end: called once when the channel has closed after that; what happens before is its owner's business.
     :param on_left: called when the command has ended, and the server leaves the channel open all the same, though
         nothing comes any more; with whether it had said that the output was complete.
+    :ivar command: its text.
     :ivar accepted: whether the server said that it runs the command.
+    :ivar exec_refused: whether it refused to run the command.
+    :ivar exit: what it said of the command's end.
     """
 
     __slots__ = (
@@ -84,29 +101,24 @@ class Session:
 
     def __init__(
         self,
-        command: bytes,
-        max_output: int,
+        command: Command,
         on_start: Callable[[], None],
         on_end: Callable[[], None],
         *,
-        stdin: bytes = b"",
-        stdin_open: bool = False,
-        env: Sequence[tuple[str, bytes]] = (),
-        progress: Progress | None = None,
         reader: OutputReader | None = None,
         permission: Permission | None = None,
         on_forbidden: Callable[[Failure], None] | None = None,
         on_left: Callable[[bool], None] | None = None,
     ) -> None:
-        self.command = command
-        self.stdin = stdin
-        self.stdin_open = stdin_open
-        self.env = env
-        self.progress = progress
+        self.command = command.text
+        self.stdin = command.stdin
+        self.stdin_open = command.stdin_open
+        self.env = command.env
+        self.progress = command.progress
         self.reader = reader
         self.state = State.WAITING
-        self.stdout = OutputBuffer(max_output)
-        self.stderr = OutputBuffer(max_output)
+        self.stdout = OutputBuffer(command.max_output)
+        self.stderr = OutputBuffer(command.max_output)
         self.exit = ExitInfo(None, None)
         self.accepted = False
         self.exec_refused = False
@@ -161,7 +173,7 @@ class Session:
         """
         The server answered the ``exec`` request.
 
-        :return: whether the channel is of use: an answer to a question that nobody asked changes nothing.
+        :return: whether the channel can still be used. An answer to a request that was not made changes nothing.
         """
         if self.state is not State.STARTING:
             return True
@@ -187,10 +199,10 @@ class Session:
 
     def request_received(self, name: bytes, rest: bytes) -> None:
         """
-        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); others mean nothing to us.
+        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); all others are ignored.
 
-        A server may only send one of them. Where it sends both, the signal counts: the status is then what it has for
-        commands that have none, often 0. Nor is half a number a status.
+        A server may only send one of them. Where it sends both, the signal is taken: the status is then a filler, often
+        0. A number that is cut off is no status.
         """
         if name == b"exit-status":
             if len(rest) >= 4 and self.exit.signal is None:
@@ -200,21 +212,21 @@ class Session:
             self.exit = ExitInfo(None, "".join(char for char in signal if char.isalnum())[:16])
 
     def survives(self, eof: bool) -> bool:
-        """The connection is lost; says whether all had arrived by then but the good-bye."""
+        """The connection is lost; says whether everything but the close had arrived."""
         return eof and self.exit.known
 
     def left(self, eof: bool) -> None:
-        """Its command has ended, and nothing has come of it for a while."""
+        """Its command has ended, and no output has come for a while."""
         if self._on_left is not None:
             self._on_left(eof)
 
     def let_go(self) -> None:
-        """Its owner has its result: what becomes of it now is told to nobody."""
+        """Its owner has its result, and is not called any more."""
         self._on_start = self._on_end = _nothing
         self._on_forbidden = self._on_left = None
 
     def drained(self) -> None:
-        """Its standard input was all there was to send."""
+        """All of its standard input is sent: there is nothing more to send."""
 
     def ended(self) -> None:
         """The channel has closed, after the ``exec`` request was sent."""
@@ -231,15 +243,15 @@ def _nothing() -> None:
 
 
 def _exec_request(command: bytes) -> bytes:
-    """The part of a channel request that follows the channel number: ``exec``, reply wanted."""
+    """An ``exec`` request with a reply, without the channel number (RFC 4254, section 6.5)."""
     return NS(b"exec") + b"\1" + NS(command)
 
 
 def _env_request(name: str, value: bytes) -> bytes:
-    """Likewise: ``env``, without a reply: a server that does not allow the variable passes over it."""
+    """An ``env`` request without a reply: a server that does not allow the variable ignores it (section 6.4)."""
     return NS(b"env") + b"\0" + NS(name.encode("utf-8")) + NS(value)
 
 
 def signal_request(name: str) -> bytes:
-    """Likewise: ``signal``, without a reply (RFC 4254, section 6.9)."""
+    """A ``signal`` request, which has no reply, without the channel number (RFC 4254, section 6.9)."""
     return NS(b"signal") + b"\0" + NS(name.encode("ascii"))

@@ -1,5 +1,5 @@
 """
-Whether servers answer what they are asked for: one that is gone without a word would be noticed much later by itself.
+Notices servers that do not answer when a channel is asked for, long before the keepalive gives the connection up.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 
 #: Seconds between two looks at a connection on which something was asked for.
 LOOK_AFTER = 1.0
@@ -19,40 +19,40 @@ SILENT_LOOKS = 2
 
 class SilenceWatch:
     """
-    Looks at connections from when something is asked for until it is answered; one delayed call for each of them,
-    however much is asked for.
+    Watches connections from when a channel is asked for until it is answered: one delayed call for each connection,
+    however many channels are asked for.
 
-    :param on_silence: called with a connection that has said nothing for two to three seconds, though it should have.
+    :param on_silence: called with a connection that has been silent for two to three seconds.
     """
 
-    def __init__(self, clock: IReactorTime, on_silence: Callable[[Connection], None]) -> None:
+    def __init__(self, clock: IReactorTime, on_silence: Callable[[ClientConnection], None]) -> None:
         self._clock = clock
         self._on_silence = on_silence
-        self._looks: dict[Connection, IDelayedCall] = {}
+        self._looks: dict[ClientConnection, IDelayedCall] = {}
 
-    def asked(self, connection: Connection) -> None:
+    def asked(self, connection: ClientConnection) -> None:
         """A channel was asked for."""
         if connection not in self._looks:
             self._look_later(connection, connection.heard, 0)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""
         call = self._looks.pop(connection, None)
         if call is not None:
             call.cancel()
 
-    def _look_later(self, connection: Connection, heard: int, silent: int) -> None:
+    def _look_later(self, connection: ClientConnection, heard: int, silent: int) -> None:
         self._looks[connection] = self._clock.callLater(LOOK_AFTER, self._look, connection, heard, silent)
 
-    def _look(self, connection: Connection, heard: int, silent: int) -> None:
+    def _look(self, connection: ClientConnection, heard: int, silent: int) -> None:
         del self._looks[connection]
         if not connection.unanswered():
             return
-        # Of a server whose turn has not come, something may wait here to be read.
+        # What has arrived from a server that is being slowed down may wait here to be read.
         silent = silent + 1 if connection.heard == heard and not connection.is_held() else 0
         if silent >= SILENT_LOOKS:
             silent = 0
             self._on_silence(connection)
-        # What is asked of it still may be more than what was taken away.
+        # More may be asked of it than what was just taken away.
         if connection not in self._looks and connection.unanswered():
             self._look_later(connection, connection.heard, silent)

@@ -1,9 +1,9 @@
 """
-What goes before a command that brings a directory or variables: the login shell does all of it, or does not come to the
-command, and its output tells how far it came.
+The text before a command that brings a directory or variables: the login shell does all of it, or does not reach the
+command, and its output shows how far it came.
 
-The shell is not known: sh, bash, dash, ksh, mksh, zsh, busybox, fish, csh and tcsh read one text.  It stays the shell
-that runs the command, which so means the same with and without a directory.  No I/O here.
+The shell is not known: sh, bash, dash, ksh, mksh, zsh, busybox, fish, csh and tcsh read the same text.  The login shell
+itself runs the command, which so means the same with and without a directory.  No I/O here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _HOME = re.compile(r"~[A-Za-z0-9._-]*/?")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]+")
 _SPECIAL = re.compile(r"([\\'!])")
 
-#: Ends what may fail. In a list of csh ``exit`` does nothing, and a restricted shell knows no ``exec``.
+#: Follows what may fail. In a list, csh ignores ``exit``; a restricted shell has no ``exec``.
 _STOP: Final = " || exit 1 || exec /bin/sh -c false ; "
-#: Keeps shells of other kinds away: cmd.exe finds no such file, and PowerShell cannot read ``<``, so runs nothing.
+#: Stops shells of other kinds: cmd.exe finds no such file, and PowerShell cannot read ``<``, so neither runs anything.
 _GATE: Final = "true </dev/null && "
 
-# Backslashes, which each family of shells counts in its own way. Each of these is true everywhere but in one family.
+# Each family of shells counts backslashes in its own way. Each of these tests is true in all families but one.
 #: csh: within double quotes a backslash is no escape.
 _NOT_CSH: Final = r'test "\\" = \\'
 #: fish: within single quotes a backslash is one.
@@ -32,17 +32,17 @@ _NOT_FISH: Final = r"test '\\' != \\"
 #: What follows POSIX: there alone these are one and two.
 _NOT_POSIX: Final = r"""test "\\" = '\\'"""
 
-#: After some mistakes csh gives up the line, but goes on with the next one: that begins with a look whether it did.
+#: After some mistakes csh gives up the line but goes on with the next one, which therefore begins with a check.
 _SET_READY: Final = f"{_NOT_CSH} || set relayd_ready"
 _CHECK_READY: Final = f"{_NOT_CSH} || eval 'test $?relayd_ready = 1'{_STOP}"
 
-#: Sets a variable, and sees that it is set: bash takes a value for ``GROUPS`` or ``RANDOM``, and does nothing with it.
+#: Sets a variable and checks it: bash accepts a value for ``GROUPS`` or ``RANDOM`` and ignores it.
 _SET: Final = (
     'relayd_set() { export "$1=$2" && eval "test \\"x\\$$1\\" = \\"x\\$2\\"" || '
     '{ echo "$1: the shell keeps its own value" >&2; return 1; }; }'
 )
 
-#: Holds the end of a line for values: within quotes, csh would end the command there.
+#: A variable with a line feed, for values: within quotes, csh would end the command there.
 _NEWLINE: Final = "relayd_newline"
 
 
@@ -50,8 +50,8 @@ class Progress:
     """
     Watches the output of a command for the marks that are written before it, and takes them out.
 
-    :param mark: what is written when a stage is through.
-    :param stages: what has failed when its mark is missing, in order.
+    :param mark: written after each stage.
+    :param stages: for each stage in order, the error that its missing mark means.
     """
 
     __slots__ = ("_held", "_mark", "_stages")
@@ -63,11 +63,11 @@ class Progress:
 
     @property
     def missing(self) -> type[SSHError] | None:
-        """The first stage that is not through; ``None`` when the shell has come to the command."""
+        """The error of the first stage without a mark; ``None`` when the shell has reached the command."""
         return self._stages[0] if self._stages else None
 
     def feed(self, data: bytes) -> bytes:
-        """The next bytes of the output; gives those of them, and of what was held back, that are no mark."""
+        """Take the next bytes of the output; gives the bytes that are no mark, with those held back before."""
         if not self._stages:
             return data
         data, self._held = self._held + data, b""
@@ -75,7 +75,7 @@ class Progress:
         while self._stages:
             before, mark, after = data.partition(self._mark)
             if not mark:
-                # It may be cut anywhere; what is no beginning of it goes on at once.
+                # A mark may be cut anywhere: the longest end that may be the start of one is held back.
                 size = next(size for size in range(len(self._mark) - 1, -1, -1) if data.endswith(self._mark[:size]))
                 self._held = data[len(data) - size :]
                 return passed + data[: len(data) - size]
@@ -85,7 +85,7 @@ class Progress:
         return passed + data
 
     def rest(self) -> bytes:
-        """Nothing more comes: what was held back, as the beginning of a mark."""
+        """Nothing more comes; gives what was held back as the possible start of a mark."""
         rest, self._held = self._held, b""
         return rest
 
@@ -94,15 +94,15 @@ def surround(
     command: bytes, cwd: bytes, directory: bytes, env: Sequence[tuple[str, bytes]]
 ) -> tuple[bytes, Progress | None]:
     """
-    The text for the login shell.
+    Make the text for the login shell.
 
-    All of it are bytes: in some character sets that of a backslash is part of a character, which shells that are set to
-    another one do not know, and which is quoted here as what it is to those.
+    It works on bytes: in some character sets the byte of a backslash can be part of a character. A shell that is set to
+    another character set takes it for a backslash, and so it is quoted as one.
 
-    :param cwd: the command is to run there, or not at all; may be empty.
-    :param directory: where there is no *cwd*: it runs there if that can be, and else in the home directory; empty: it
-        runs in the home directory, and *env* is left to others.
-    :return: with what tells whether the shell has come to the command; ``None``: it needs not do much for that.
+    :param cwd: the command runs there, or not at all; may be empty.
+    :param directory: without *cwd*, the command runs there if it can, and else in the home directory. Empty: it runs in
+        the home directory, and *env* is not part of the text.
+    :return: with it, what finds out whether the shell has reached the command; ``None`` where nothing can stop it.
     """
     if not cwd and not (env and directory):
         # As the specification's example relay does, to the byte.
@@ -114,13 +114,13 @@ def surround(
 
 
 def _bytewise(data: bytes) -> str:
-    """A character for each byte."""
+    """One character for each byte."""
     return data.decode("latin-1")
 
 
 def _before(cwd: str, directory: str, env: Sequence[tuple[str, str]]) -> tuple[str, Progress]:
     nonce = secrets.token_hex(8)
-    # Made of two words: a host that repeats what it was told, as some do in an error, must not seem to have done it.
+    # Made of two words, so that a host that repeats its input, as some do in an error, does not seem to have run it.
     tell = f"echo relayd:'{nonce}'"
     text = f"{_GATE}{tell}{_STOP}"
     stages: list[type[SSHError]] = [ShellUnsuitable]
@@ -136,10 +136,10 @@ def _before(cwd: str, directory: str, env: Sequence[tuple[str, str]]) -> tuple[s
         others = [variable for variable in env if variable[0] != "PATH"]
         text += f"{_posix(env)}{_fish(env)}{_csh(others)}{tell}{_STOP}"
         stages.append(VariablesRefused)
-    # Told last: a shell that gives up before, as that of Plan 9 and ``tcsh -e`` do, has not come to the command.
+    # The last mark: a shell that gives up before it, as that of Plan 9 and ``tcsh -e``, has not reached the command.
     text += f"{_SET_READY}\n{_CHECK_READY}{_csh(path)}{tell}{_STOP}".removesuffix(" ; ")
     stages.append(ShellUnsuitable)
-    # On a line of its own: most shells read it only then, and what is wrong with it is told as it always is.
+    # The command has a line of its own: most shells read it only then, and report its mistakes as usual.
     return f"{text}\n", Progress(f"relayd:{nonce}\n".encode("ascii"), stages)
 
 
@@ -168,7 +168,7 @@ def _csh(env: Sequence[tuple[str, str]]) -> str:
 
 
 def _quoted_directory(path: str) -> str:
-    """For the shell, which knows what a tilde means as long as it is not quoted."""
+    """A path for the shell, with its tilde not quoted, so that the shell expands it."""
     home = _HOME.match(path)
     if home is None:
         return _quoted(path)
@@ -180,7 +180,7 @@ def _quoted(text: str) -> str:
     """
     A word that all shells read as *text*, which has one line.
 
-    Single quotes, but not for what is special within them to some: the backslash (fish), ``!`` (csh), the quote itself.
+    It is in single quotes, except for the backslash (special to fish there), ``!`` (to csh), and the quote itself.
     """
     if _PLAIN.fullmatch(text):
         return text

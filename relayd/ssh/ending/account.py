@@ -1,13 +1,12 @@
 """
-Accounts that may log in but run nothing: their host answers every command with the same words, as if it had run.
+Finds accounts that may log in but run nothing: their host answers every command with the same words, as if it had run.
 
-OpenSSH does so for a password that has to be changed, nologin(8) for an account that is closed. A command may write the
-same words, having asked another host; so whether it was the command or the account is found out with a command that
-writes nothing.  It must not start a command that the host's site put in its place: see
-`relayd.ssh.transport.server_limits.guarded`.
+OpenSSH does so for a password that has to be changed, nologin(8) for an account that is closed. But a command may write
+the same words, for example because it asked another host. A command that writes nothing tells the two apart.  It must
+not start a forced command: see `relayd.ssh.transport.server_limits.guarded`.
 
-Where PAM opens no session at a login, OpenSSH ends all that is ordered on that connection with the same exit status.
-What PAM said is the output of the first.
+Where PAM opens no session at a login, OpenSSH ends every command on that connection with the same exit status. The
+output of the first one is what PAM said.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relayd.language.texts import Text, last_lines
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import AccountClosed, NoSession, PasswordExpired, SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
@@ -26,13 +25,13 @@ from relayd.ssh.transport.server_limits import guarded
 _MUST_CHANGE = b"Password change required but no TTY available.\n"
 #: On stdout, of nologin(8) by util-linux, shadow and BSD
 _NOLOGIN = b"This account is currently not available.\n"
-#: Bytes of output beyond which it is not these words alone.
+#: The longest output, in bytes, that may be these words alone.
 _MOST_SAID = 300
-#: The exit status by which OpenSSH tells that PAM opened no session (session.c, ``do_child``)
+#: The exit status of OpenSSH where PAM opened no session (session.c, ``do_child``)
 _NO_SESSION = 254
-#: Bytes that PAM may say then, on stdout: notices are among it.
+#: Bytes that PAM may write then to stdout, with its notices.
 _MOST_OF_PAM = 4096
-#: How often it is asked, where there is no room on the connection in question.
+#: How often the check is repeated while there is no room on the connection in question.
 _MOST_PROBES = 8
 #: A command that every shell knows, and that writes nothing.
 _SILENT = b"true"
@@ -56,12 +55,12 @@ def _said(session: Session) -> bytes:
 
 class AccountCheck:
     """
-    Whether the account answers another command with the same.
+    Checks whether the account gives the same answer to another command.
 
     :param job: of the command, which has ended.
     :param session: that of the command.
-    :param on_result: called once, with the error that it is, or with ``None`` when the command itself answered or
-        nothing could be found out; at once where it is known already; not after `stop`.
+    :param on_result: called once, with the error that the account is in, or with ``None`` when the command itself
+        answered or nothing could be found out; at once where it is known already; not after `stop`.
     """
 
     def __init__(self, pool: Pool, job: Job, session: Session, on_result: Callable[[SSHError | None], None]) -> None:
@@ -75,12 +74,12 @@ class AccountCheck:
         self._ask()
 
     def _ask(self) -> None:
-        """Have the silent command run, if there is a use in it."""
+        """Run the silent command, if that can find out anything."""
         connection, known = self._connection, self._known()
         version = b"" if connection is None else connection.transport.otherVersionString
         command = guarded(_SILENT, version, by_key=self._target.credential.has_key)
         self._left -= 1
-        self._probe = Session(command or b"", _MOST_OF_PAM, lambda: None, self._ended)
+        self._probe = Session(Command(command or b"", _MOST_OF_PAM), lambda: None, self._ended)
         self._job = Job(self._target, self._probe, self._failed)
         if known is not None or connection is None or command is None or (self._by_pam and b"-OpenSSH" not in version):
             self._on_result(known)
@@ -93,11 +92,11 @@ class AccountCheck:
         return known if isinstance(known, NoSession) == self._by_pam else None
 
     def stop(self) -> None:
-        """It is not wanted any more."""
+        """The result is not wanted any more."""
         self._pool.withdraw(self._job)
 
     def _failed(self, error: SSHError) -> None:
-        # While it waited for its turn, another check may have found it out.
+        # While this check waited for its turn, another one may have found it out.
         known = self._known()
         if known is None and not self._by_pam and isinstance(error, AccountClosed | PasswordExpired):
             known = error
@@ -108,7 +107,7 @@ class AccountCheck:
             self._on_result(self._known() or self._closed())
             return
         self._look_for_session()
-        # PAM decides for each connection: what another one answers says nothing of that of the command.
+        # PAM decides for each connection: the answer of another one says nothing about that of the command.
         if self._job.connection is self._connection or not self._left:
             self._on_result(self._known())
         else:

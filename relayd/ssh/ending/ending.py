@@ -1,10 +1,10 @@
 """
-Ending a command that ran out of time or was cancelled: asks it to end, makes it end, and looks whether it did.
+Ends a command that ran out of time or was cancelled: asks it to end, makes it end, and checks whether it did.
 
 A second session on the host finds the command's processes (`relayd.ssh.ending.processes`) and signals all of them.  It
 must not run a command that the host's site put in the place of ours: see `relayd.ssh.transport.server_limits.guarded`.
-Where that cannot be, the server itself is asked to pass signals on (RFC 4254, section 6.9): OpenSSH does since 7.9,
-but not to forced commands, dropbear does to the command's first process, and nobody tells what became of it.
+Where that is not possible, the server itself is asked to pass signals on (RFC 4254, section 6.9): OpenSSH does since
+7.9, but not to forced commands; dropbear does, to the command's first process. What came of it remains unknown then.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.session import Session
-from relayd.ssh.ending.processes import LIST, SHELL, Answers, Leader, find, parse_listing, script
+from relayd.ssh.channels.session import Command, Session
+from relayd.ssh.ending.processes import LIST, SHELL, Leader, ShellAnswers, find, parse_listing, script
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
@@ -30,16 +30,16 @@ Killed = Literal["confirmed", "unconfirmed", "unsupported"]
 
 #: Seconds that it may take to find the processes before the server is asked to signal them.
 FIND_WITHIN = 0.25
-#: Seconds more for the line that asks for the shell, which is long, to get there.
+#: Seconds more for the request for the shell, which is long, to arrive.
 ARRIVE_WITHIN = 1.25
-#: Seconds that a command gets to end by itself after the first signal.
+#: Seconds that a command has to end by itself after the first signal.
 KILL_AFTER = 2.0
-#: Seconds after which a command that is still there is left alone.
+#: Seconds after which a command that still runs is left alone.
 LEAVE_AFTER = 4.5
-#: Seconds until the processes are looked at for the first time; each further look waits twice as long.
+#: Seconds until the processes are checked for the first time; the time doubles with each further check.
 FIRST_LOOK = 0.02
 LONGEST_LOOK = 0.5
-#: How often the processes are asked for while others on the connection begin or end.
+#: How often the processes are listed while other commands on the connection begin or end.
 MAX_LISTINGS = 4
 #: Bytes that the host may send for all of this. A listing has some 80 for each command.
 MAX_HEARD = 256 * 1024
@@ -49,7 +49,8 @@ class Ending:
     """
     The end of one command.
 
-    :param job: the command, and its session; it runs.
+    :param job: the command, which runs.
+    :param session: the session of the job.
     :param shell: whether the host is supposed to have a POSIX shell, so that a second session may look there.
     :param on_settled: called once, when nothing more will become known.
     :ivar killed: what is known by now.
@@ -72,9 +73,9 @@ class Ending:
         self._job = job
         self._session = session
         self._on_settled = on_settled
-        # Made anew each time, and told on the shell's input only: no other user of the host can see it there.
+        # Made anew each time, and sent on the shell's input only, where no other user of the host can see it.
         self._mark = secrets.token_hex(16)
-        self._answers = Answers(self._mark)
+        self._answers = ShellAnswers(self._mark)
         self._heard = 0
         self._listing: list[bytes] = []
         self._listings = 0
@@ -89,20 +90,26 @@ class Ending:
         self._shell: Session | None = None
         self._shell_gone = False
         self._shell_job: Job | None = None
-        connection = job.connection
-        if shell and connection is not None and not connection.transport.forced_command:
-            target = structs.replace(job.target, alone=False) if job.target.alone else job.target
-            version = connection.transport.otherVersionString
-            command = guarded(SHELL, version, by_key=target.credential.has_key)
-            if command is not None:
-                reader = self._read
-                self._shell = Session(command, 0, self._shell_starts, self._no_shell, stdin_open=True, reader=reader)
-                self._shell_job = Job(target, self._shell, self._shell_failed)
+        if shell:
+            self._prepare_shell()
+
+    def _prepare_shell(self) -> None:
+        """Make the second session, unless the host might run a forced command in its place."""
+        job, connection = self._job, self._job.connection
+        if connection is None or connection.transport.forced_command:
+            return
+        target = structs.replace(job.target, alone=False) if job.target.alone else job.target
+        version = connection.transport.otherVersionString
+        text = guarded(SHELL, version, by_key=target.credential.has_key)
+        if text is not None:
+            command = Command(text, 0, stdin_open=True)
+            self._shell = Session(command, self._shell_starts, self._no_shell, reader=self._read)
+            self._shell_job = Job(target, self._shell, self._shell_failed)
 
     def begin(self) -> None:
         """See that the command ends; returns at once."""
-        self._job.doomed = True
-        # A command that floods its output would go on, and make its own result late, and others. Nothing is missed: its
+        self._job.ending = True
+        # A command that floods its output would go on, and delay its own result and others. Nothing is missed: its
         # output was too long already.
         self._halt(self._session.stdout.truncated or self._session.stderr.truncated)
         self._calls = [
@@ -119,11 +126,11 @@ class Ending:
         """
         The command's channel is closed, or gone with its connection.
 
-        :return: whether that is our doing; if not, there is nothing more to be done, or known.
+        :return: whether we ended it; if not, there is nothing more to do, or to find out.
         """
         ours = self._asked or self._leader is not None
         if self._leader is None:
-            # What it left behind, if anything, cannot be told any more.
+            # What it left behind, if anything, can no longer be found.
             self._stop(settled=ours)
         return ours
 
@@ -131,13 +138,13 @@ class Ending:
 
     def _ask_if_late(self) -> None:
         if self._shell is not None and self._shell.state is State.STARTING:
-            # Who asked now would have the first process ended, by which the others are found.
+            # A signal now would end the first process, by which the others are found.
             self._calls.append(self._clock.callLater(ARRIVE_WITHIN, self._ask))
         else:
             self._ask()
 
     def _ask(self) -> None:
-        """The server is to pass on that the command shall end, as nobody else could so far."""
+        """Have the server pass on the signal, as the shell has not found the processes so far."""
         if self._leader is None and not self._asked:
             self._signal("TERM")
 
@@ -157,7 +164,7 @@ class Ending:
             self._shell.stdin = script(self._mark, self._session.command, port)
 
     def _commands(self) -> list[Session]:
-        """What runs on the command's connection, itself included, but not our shell."""
+        """What runs on the command's connection, including the command, without our shell."""
         connection = self._job.connection
         running = () if connection is None else connection.executing()
         return [session for session in running if session is not self._shell and not session.exit.known]
@@ -190,7 +197,7 @@ class Ending:
         commands = self._commands()
         self._listings += 1
         leader = None
-        # A command that began or ended while the host listed its processes could be taken for another one.
+        # A command that began or ended while the host listed its processes could be mistaken for another one.
         if (
             commands == self._expected
             and self._session in commands
@@ -233,13 +240,13 @@ class Ending:
         self._no_shell()
 
     def _give_up_shell(self) -> None:
-        """What it says is of no use."""
+        """What it says makes no sense."""
         self._no_shell()
         if self._shell_job is not None:
             self._pool.withdraw(self._shell_job)
 
     def _no_shell(self) -> None:
-        """There is no shell to look with, or none any more."""
+        """There is no shell to look with, or no longer one."""
         if self._over or self._shell_gone:
             return
         self._shell_gone = True
@@ -265,7 +272,7 @@ class Ending:
 
     def _leave(self) -> None:
         if self._session.state is not State.ENDED:
-            self._log.warn("{target!r}: a command that was to end may still run", target=self._job.target)
+            self._log.warn("{target!r}: a command that was to end may still be running", target=self._job.target)
         self._stop()
 
     def _stop(self, *, settled: bool = True) -> None:

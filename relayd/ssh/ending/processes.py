@@ -1,12 +1,12 @@
 """
-Which processes of a host belong to a command: asked of a POSIX shell there, and told apart here.
+Finds the processes of a command: a POSIX shell on the host lists them, and they are told apart here.
 
 SSH does not tell a client the number of the process that it started.  But each command is a child of the server's
 process for its connection, with that one's addresses in its environment.  OpenSSH makes it the leader of a session
 of its own; with dropbear it is in the session of the server's process.
 
-Other users of the host can give their processes any name, arguments and environment.  So nothing that a process can
-choose leaves the shell: it compares, and answers with numbers.  No I/O here.
+Other users of the host can give their processes any name, arguments and environment.  So the shell sends nothing that
+a process can choose: it compares, and answers with numbers.  No I/O here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-#: The command to give to a host, whatever the user's shell: from there on, a POSIX shell reads our lines.
+#: The command that starts a POSIX shell, which reads our lines, from any login shell.
 SHELL = b"exec /bin/sh"
 
-#: Bytes that are kept of a line. Ours are shorter; what is longer was written by somebody else.
+#: Bytes that are kept of a line. Ours are shorter: a longer one has another source.
 MAX_LINE = 256
 
 #: Defines ``leaders`` and ``hit SIGNAL PID START SESSION``, after what `script` sets: ``n``, the mark of our lines;
@@ -127,7 +127,7 @@ def script(mark: str, command: bytes, client_port: int | None) -> bytes:
     """
     What the shell reads first; it answers with a listing.
 
-    :param mark: begins each line of its answers; a name of ours that nobody on the host can guess.
+    :param mark: begins each line of its answers; nobody on the host can guess it.
     :param command: as it was sent.
     :param client_port: of the command's connection, where the shell runs on another one; ``None``: on the same.
     """
@@ -143,9 +143,9 @@ def script(mark: str, command: bytes, client_port: int | None) -> bytes:
 LIST = b"leaders\n"
 
 
-class Answers:
+class ShellAnswers:
     """
-    Finds our lines in what comes from the host, where a script at login, or what it left behind, may write as well.
+    Finds our lines in the output of the shell, to which login scripts, and what they left running, may write as well.
 
     :param mark: see `script`.
     """
@@ -158,7 +158,7 @@ class Answers:
         """The lines that are complete now, without their mark."""
         first, *others = data.split(b"\n")
         lines = [self._line + first, *others]
-        # The rest of a line that is too long already does not make it one of ours.
+        # A line that is too long is none of ours, whatever its rest is.
         self._line = lines.pop()[:MAX_LINE]
         size = len(self._mark)
         return [line[size:] for line in lines if line.startswith(self._mark) and len(line) < MAX_LINE]
@@ -181,9 +181,9 @@ class Leader(Struct, frozen=True):
 
     def may_run(self, command: bytes, wanted: bytes) -> bool:
         """
-        Whether this may be *command*.
+        Whether this may be the process of *command*.
 
-        :param wanted: the command that was looked for.
+        :param wanted: the command that the listing was made for.
         """
         return self.what == "program" or (self.what == "same") == (command == wanted)
 
@@ -200,14 +200,14 @@ class Leader(Struct, frozen=True):
 
 def find(leaders: Sequence[Leader], command: bytes, place: int, commands: Sequence[bytes]) -> Leader | None:
     """
-    The process of one command.
+    Find the process of one command.
 
     :param leaders: what `parse_listing` read.
-    :param command: as it was sent, and looked for.
+    :param command: as it was sent; the listing was made for it.
     :param place: its place among *commands*.
     :param commands: all that may be running on its connection, in the order in which they were sent; without the
         shell that listed.
-    :return: ``None`` where there is any doubt.
+    :return: ``None`` in case of any doubt.
     """
     here = sorted(leaders, key=lambda leader: (leader.start, leader.pid))
     if len(here) == len(commands) and all(map(Leader.may_run, here, commands, [command] * len(here))):
@@ -222,7 +222,7 @@ def parse_listing(lines: Sequence[bytes]) -> list[Leader] | None:
     """
     Read what ``leaders`` wrote.
 
-    :return: ``None`` when that is not what it is.
+    :return: ``None`` when the lines make no sense.
     """
     leaders = []
     for line in lines:
@@ -230,7 +230,7 @@ def parse_listing(lines: Sequence[bytes]) -> list[Leader] | None:
         if found is None:
             return None
         leader = Leader(int(found[1]), int(found[2]), int(found[3]), found[4].decode("ascii"))
-        if leader.pid < 2 or leader.session < 2:  # kill(2) takes such a number for everybody
+        if leader.pid < 2 or leader.session < 2:  # to kill(2) such a number means all processes
             return None
         leaders.append(leader)
     return leaders

@@ -1,3 +1,3 @@
 """
-Which key a host must show: the file of known hosts, what an order says, what the site knows.
+The check of host keys: against the known hosts, and against the fingerprint that a command brings.
 """

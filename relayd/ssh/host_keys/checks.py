@@ -1,5 +1,5 @@
 """
-Which check the key of a host has to pass: that of the known hosts, that of a fingerprint, or both.
+The check that the key of a host has to pass: that of the known hosts, that of a fingerprint, or both.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ def check_for(target: Target, known_hosts: KnownHosts) -> HostKeyVerifier:
 
 
 class Narrowed:
-    """A key that the known hosts take, and of those the one that is expected."""
+    """Accepts a key that both the known hosts and an expected fingerprint accept."""
 
     def __init__(self, expected: ExpectedHostKey, known_hosts: KnownHosts) -> None:
         self._expected = expected
         self._known_hosts = known_hosts
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
-        """See `HostKeyVerifier.key_types`: of the types that are known, the one that is expected, where it is told."""
+        """See `HostKeyVerifier.key_types`: the known types, or only the expected one of them where it is named."""
         expected, known = self._expected.key_types(host, port), self._known_hosts.key_types(host, port)
         return frozenset(name for name in known if uncertified(name) in expected) or known or expected
 
     def verify(self, host: str, port: int, blob: bytes) -> None:
         """
-        See `HostKeyVerifier.verify`. What is not expected comes first: such a key is not remembered.
+        See `HostKeyVerifier.verify`. The fingerprint is checked first: an unexpected key is not remembered.
 
         :raises HostKeyUnexpected: when it is another key.
         :raises SSHError: see `KnownHosts.verify`.
@@ -43,9 +43,9 @@ class Narrowed:
 
 class Detour:
     """
-    The known hosts, for a host on a way that is not the site's own.
+    The known hosts, for a host that is reached by a way that is not the site's own.
 
-    What they say of the host counts; what they do not know is remembered for this way alone.
+    A key that they have for the host is accepted; an unknown key is remembered for this way alone.
     """
 
     def __init__(self, known_hosts: KnownHosts, way: str) -> None:

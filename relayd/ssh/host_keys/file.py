@@ -1,9 +1,8 @@
 """
-A file of lines that several processes add to, without a lock: whoever may read a file may lock it, for as long as he
-likes.
+A file of lines that several processes add to, without a lock: anybody who may read a file could keep it locked.
 
-A line is added by one write at the end of the file, which the system does as a whole; whose line came first is seen
-afterwards, and one that came too late is made a comment.
+A line is added by one write at the end of the file, which the system does as a whole. Afterwards the file shows which
+line came first; one that came too late is made a comment.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from relayd.language.texts import Fault
 
 #: The largest file that is read, in bytes: more than 100,000 hosts have.
 MAX_SIZE = 32 * 1024 * 1024
-#: The largest file that is added to, in bytes: whoever orders commands can have hosts remembered without end, and what
-#: is known must not become unreadable by that.
+#: The largest file that lines are added to, in bytes: commands can name hosts without end, and must not make the file
+#: too large to be read.
 MAX_GROWN = MAX_SIZE // 2
 
-#: What tells whether a file has changed: time, size and inode.
+#: Time, size and inode of a file: one of them changes with it.
 Stamp = tuple[int, int, int]
 
-# Not to wait for anybody: for a writer of a pipe, or for whoever has a lease on the file.
+# Without waiting: neither for a writer of a pipe, nor for somebody who has a lease on the file.
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class NoFile(Fault):
-    """What a path names cannot be used; the argument says why."""
+    """There is no usable file at a path; the argument says why."""
 
 
 class Added(Struct, frozen=True):
     """
     A line that was added.
 
-    :ivar start: where it begins in the file.
-    :ivar before: the file as it was then.
-    :ivar after: and with the line.
+    :ivar start: where it begins in the file, in bytes.
+    :ivar before: the stamp of the file without the line.
+    :ivar after: the stamp of the file with the line.
     :ivar alone: whether nothing else was added in between.
     """
 
@@ -51,13 +50,17 @@ class Added(Struct, frozen=True):
 
 
 def stamp(path: str) -> Stamp:
-    """:raises OSError: such as `FileNotFoundError`."""
+    """
+    The stamp of a file.
+
+    :raises OSError: such as `FileNotFoundError`.
+    """
     return _stamp(os.stat(path))
 
 
 def read_lines(path: str) -> tuple[list[str], Stamp]:
     """
-    What a file holds, and when.
+    The lines of a file, and its stamp.
 
     :raises NoFile: when it is a directory, a pipe or the like, or too large.
     :raises OSError: when it cannot be read.
@@ -73,12 +76,12 @@ def read_lines(path: str) -> tuple[list[str], Stamp]:
 
 def append(path: str, text: str) -> Added | None:
     """
-    Add a line; the file is made, for this user alone, when there is none.
+    Add a line. Without a file, one is made for this user alone.
 
-    :param text: with a line's end.
-    :return: ``None`` when the file was replaced by another meanwhile, which does not have the line.
-    :raises NoFile: see `read_lines`; also when it has grown so large that nothing may be added.
-    :raises OSError: when it cannot be written to; there is no part of the line in it then.
+    :param text: the line, with its end.
+    :return: ``None`` when the file was replaced meanwhile by another one, which does not have the line.
+    :raises NoFile: see `read_lines`; also when the file is so large that nothing may be added.
+    :raises OSError: when it cannot be written to. It then has no part of the line.
     """
     line = text.encode("utf-8")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o600)
@@ -87,7 +90,7 @@ def append(path: str, text: str) -> Added | None:
         size = status.st_size
         if size + len(line) > MAX_GROWN:
             raise NoFile(
-                "it has {size} MiB, and no further host is remembered; remove lines that nobody needs",
+                "it has grown to {size} MiB, and no more hosts are added; remove lines that are not needed",
                 size=size // (1024 * 1024),
             )
         # The last line may have no end: somebody wrote it by hand.
@@ -110,13 +113,13 @@ def append(path: str, text: str) -> Added | None:
 
 def strike(path: str, added: Added) -> None:
     """
-    Make a comment of a line that was added, where it still stands.
+    Make an added line a comment, if it is still there.
 
     :raises OSError: when the file cannot be written to.
     """
     if not added.line:
         return
-    # What is written by a descriptor of `append` goes to the end, wherever it is to go.
+    # Not with O_APPEND, as `append` does: then every write goes to the end of the file.
     descriptor = os.open(path, os.O_RDWR | _FLAGS)
     try:
         if os.pread(descriptor, len(added.line), added.start) == added.line:
@@ -124,7 +127,7 @@ def strike(path: str, added: Added) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    # Others see by its size that it has changed: its time may be the same, as clocks of file systems are coarse.
+    # So that the size changes, too: its time may stay the same, as clocks of file systems are coarse.
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _FLAGS)
     try:
         os.write(descriptor, b"\n")

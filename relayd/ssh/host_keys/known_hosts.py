@@ -170,7 +170,7 @@ class KnownHosts:
     def _add(self, host: str, port: int, blob: bytes) -> None:
         spelt = canonical_host(host)
         if not spelt or set(spelt) & _NOT_IN_NAMES or any(char.isspace() for char in spelt):
-            raise KnownHostsUnusable(file=self.path, reason=Text("a host of such a name cannot stand in it"))
+            raise KnownHostsUnusable(file=self.path, reason=Text("it cannot hold a host with such a name"))
         line = f"{host_name(host, port)} {key_type(blob).decode('ascii')} {base64.b64encode(blob).decode('ascii')}\n"
         for _ in range(_ATTEMPTS):
             # Another process may have met the host in the meantime.
@@ -182,7 +182,7 @@ class KnownHosts:
                     return
             except (OSError, NoFile) as error:
                 raise self._unusable(error) from None
-        raise KnownHostsUnusable(file=self.path, reason=Text("it is being replaced all the time"))
+        raise KnownHostsUnusable(file=self.path, reason=Text("other programs keep replacing it"))
 
     def _is_first(self, host: str, port: int, blob: bytes, added: Added) -> bool:
         """

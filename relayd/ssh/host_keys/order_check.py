@@ -1,8 +1,8 @@
 """
-Asking the file of known host keys without waiting for it: in a thread of its own, with a limit.
+The check of a host's key for one command, in a thread and with a time limit.
 
-The file may be large, on a server that does not answer, or in somebody else's hands; what is connected already, and
-what needs no file, goes on meanwhile.
+The file of known hosts may be large, or on a file server that does not answer. Connections that are open, and those
+that need no file, go on meanwhile.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from relayd.ssh.target import Target
 
 class ShownKey:
     """
-    A `relayd.ssh.host_keys.verifier.HostKeyVerifier` that takes any key, and notes it for `FileChecks.check`, which
-    has to be asked before anything else is done with the connection.
+    A `relayd.ssh.host_keys.verifier.HostKeyVerifier` that accepts any key, and keeps it for `FileChecks.check`.
 
-    :param check: what the key has to pass then.
-    :param types: what to ask the host for first.
-    :ivar blob: what the host showed, and proved to have the private key of.
+    Nothing else must be done with the connection before that has accepted the key.
+
+    :param check: the check that the key has to pass then.
+    :param types: the types of keys to ask the host for first.
+    :ivar blob: the key or certificate that the host showed. It has proved that it has the private key.
     """
 
     def __init__(self, check: HostKeyVerifier, types: frozenset[bytes]) -> None:
@@ -46,9 +47,11 @@ class ShownKey:
 
 class FileChecks:
     """
+    Checks host keys in a thread.
+
     :param reactor: provides time.
-    :param known_hosts: is used in that thread only.
-    :param in_thread: runs a function there, one after another; `relayd.ssh.worker.Worker.run` does.
+    :param known_hosts: used in that thread only.
+    :param in_thread: runs functions there, one after another, as `relayd.ssh.worker.Worker.run`.
     """
 
     def __init__(self, reactor: Any, known_hosts: KnownHosts, in_thread: Callable[..., Deferred[Any]]) -> None:
@@ -58,27 +61,27 @@ class FileChecks:
 
     async def begin(self, target: Target, timeout: float) -> HostKeyVerifier:
         """
-        What the key of a host has to pass; where that is a `ShownKey`, `check` has to be asked, too.
+        The check that the key of a host has to pass. If it is a `ShownKey`, `check` has to accept that afterwards.
 
-        :param timeout: seconds that the file has.
+        :param timeout: seconds that the file may take.
         :raises KnownHostsUnusable: when it cannot be read.
         """
         check = check_for(target, self._known_hosts)
-        if isinstance(check, ExpectedHostKey):  # which needs no file
+        if isinstance(check, ExpectedHostKey):  # needs no file
             return check
         return ShownKey(check, await self._ask(check.key_types, timeout, target.host, target.port))
 
     async def check(self, target: Target, shown: ShownKey, timeout: float) -> None:
         """
-        Whether what the host showed is to be trusted: see `HostKeyVerifier.verify`.
+        Check the key that the host showed: see `HostKeyVerifier.verify`.
 
-        :raises SSHError: when it must not be.
+        :raises SSHError: when it must not be trusted.
         """
         await self._ask(shown.check.verify, timeout, target.host, target.port, shown.blob)
 
     async def _ask(self, function: Callable[..., Any], timeout: float, *args: Any) -> Any:
         if self._known_hosts.policy == "ignore":
-            return function(*args)  # which then does not look at the file
+            return function(*args)  # does not read the file then
         try:
             return await self._in_thread(function, *args).addTimeout(timeout, self._reactor)
         except TimeoutError:

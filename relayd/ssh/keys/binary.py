@@ -1,19 +1,21 @@
 """
-The fields of SSH's binary formats, taken from bytes one after another; what is too short is an error.
+The fields of SSH's binary formats, read strictly: bytes that end too early are an error.
 
-Source: RFC 4251, section 5. Conch's ``getNS`` lets a string that was cut off pass.
+Source: RFC 4251, section 5. Conch's ``getNS`` accepts a string that was cut off.
 """
 
 from __future__ import annotations
 
 
 class CutOff(Exception):
-    """The bytes end before the field does, or a number is one that cannot stand there."""
+    """The bytes end before the field does, or a number has an impossible value."""
 
 
 class Fields:
     """
-    :ivar at: how many bytes have been taken.
+    Reads fields from bytes, one after another.
+
+    :ivar at: how many bytes have been read.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -22,7 +24,7 @@ class Fields:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left."""
+        """Whether all bytes have been read."""
         return self.at == len(self._data)
 
     def number(self, size: int) -> int:
@@ -35,9 +37,9 @@ class Fields:
 
     def integer(self, most_bytes: int) -> int:
         """
-        A number of any size, which must be positive.
+        A positive number of any size (``mpint``).
 
-        :param most_bytes: how long it may be: numbers of a peer's choice are looked at before they are made.
+        :param most_bytes: how long it may be. A peer chooses it, and large numbers are expensive.
         """
         digits = self.string()
         if not 0 < len(digits) <= most_bytes or digits[0] & 0x80:
@@ -48,7 +50,7 @@ class Fields:
         """
         All strings that are left.
 
-        :param most: how many that may be.
+        :param most: how many there may be.
         """
         found: list[bytes] = []
         while self.at < len(self._data):

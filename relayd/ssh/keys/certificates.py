@@ -1,5 +1,5 @@
 """
-OpenSSH certificates, of users and of hosts: read, and held against what is asked of them.
+OpenSSH certificates, of users and of hosts: read and checked.
 
 Source: OpenSSH's PROTOCOL.certkeys; sshkey_cert_check_authority in OpenSSH 10.3 (what makes one valid).
 """
@@ -18,12 +18,12 @@ from relayd.language.texts import Fault, Text, joined, printable_bytes
 from relayd.network.spelling import canonical_host
 from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.public import BadPublicKey, PublicKey
-from relayd.ssh.keys.types import LEAST_RSA_BITS, is_certified, key_type, uncertified
+from relayd.ssh.keys.types import MIN_RSA_BITS, is_certified, key_type, uncertified
 
 USER_CERTIFICATE = 1
 HOST_CERTIFICATE = 2
 
-#: How many strings make the public key of each type, after the type's name.
+#: How many strings a public key of each type has after its name.
 _KEY_FIELDS = {
     b"ssh-ed25519": 1,
     b"ssh-rsa": 2,
@@ -33,7 +33,8 @@ _KEY_FIELDS = {
     b"sk-ssh-ed25519@openssh.com": 2,
     b"sk-ecdsa-sha2-nistp256@openssh.com": 3,
 }
-#: What an authority may sign with: not with SHA-1, as OpenSSH since 8.2 (CASignatureAlgorithms).
+#: The algorithms that an authority may sign with. SHA-1 is not among them, as in OpenSSH since 8.2
+#: (CASignatureAlgorithms).
 _AUTHORITY_SIGNATURES = frozenset(
     (
         b"ssh-ed25519",
@@ -44,14 +45,14 @@ _AUTHORITY_SIGNATURES = frozenset(
         b"rsa-sha2-256",
     )
 )
-#: The largest one that is read, in bytes; those that are made have some hundred.
+#: The largest certificate that is read, in bytes; real ones have some hundred.
 MAX_SIZE = 64 * 1024
-#: Users or hosts that one may be for, as in OpenSSH (SSHKEY_CERT_MAX_PRINCIPALS); and options, names and values.
+#: Most principals of one certificate, as in OpenSSH (SSHKEY_CERT_MAX_PRINCIPALS), and most names and values of options.
 MAX_PRINCIPALS = 256
 _MAX_OPTIONS = 64
-#: The longest name of a host that a principal can be a pattern for (RFC 1035, section 2.3.4).
+#: The longest name of a host (RFC 1035, section 2.3.4), and so the longest pattern.
 _MAX_NAME = 255
-#: Principals that a message shows, at most.
+#: Most principals that a message shows.
 _MAX_NAMES = 5
 
 
@@ -61,17 +62,17 @@ class BadCertificate(Fault):
 
 class Certificate(Struct, frozen=True):
     """
-    What a certificate authority says of a public key.
+    What a certificate authority says about a public key.
 
     :ivar blob: the certificate as it is on the wire.
-    :ivar key: the public key that it is of, without the certificate (RFC 4253, section 6.6).
+    :ivar key: the public key that it certifies (RFC 4253, section 6.6).
     :ivar kind: `USER_CERTIFICATE` or `HOST_CERTIFICATE`.
     :ivar principals: the users or hosts that it is for.
-    :ivar valid_after: in Unix time; from then on it is valid,
-    :ivar valid_before: and no more from then on.
-    :ivar critical_options: names of what whoever relies on it must understand.
-    :ivar authority: public key of whoever signed.
-    :ivar signature: theirs, over `signed`.
+    :ivar valid_after: when it begins to be valid, in Unix time.
+    :ivar valid_before: when it ceases to be valid, in Unix time.
+    :ivar critical_options: names of options; a program that does not know one of them must reject the certificate.
+    :ivar authority: public key of the authority.
+    :ivar signature: that of the authority, over `signed`.
     """
 
     blob: bytes
@@ -86,7 +87,7 @@ class Certificate(Struct, frozen=True):
     signed: bytes
 
     def out_of_date(self, now: float) -> Text | None:
-        """Why it is not valid at *now*, in Unix time; ``None``: it is."""
+        """Why it is not valid at *now*, in Unix time; ``None``: it is valid."""
         if now < self.valid_after:
             return Text("it is not valid before {date}", date=_date(self.valid_after))
         if now >= self.valid_before:
@@ -94,17 +95,17 @@ class Certificate(Struct, frozen=True):
         return None
 
     def is_signed(self) -> bool:
-        """Whether its signature is really that of its `authority`, made in a way that can be relied upon."""
+        """Whether its `authority` really signed it, with an algorithm that is safe."""
         try:
             if Fields(self.signature).string() not in _AUTHORITY_SIGNATURES:
                 return False
-            # The least of all policies; what the one in force asks for was seen to when the host showed it.
-            return PublicKey(self.authority, LEAST_RSA_BITS).verify(self.signature, self.signed)
+            # The least size of all policies. That of the current one was checked when the host showed the certificate.
+            return PublicKey(self.authority, MIN_RSA_BITS).verify(self.signature, self.signed)
         except (CutOff, BadPublicKey):
             return False
 
     def names(self) -> Text:
-        """Whom it is for, in words; a certificate may have more names than a message."""
+        """Its principals, in words; of many, only the first ones."""
         shown = [printable_bytes(name, 100) for name in self.principals[:_MAX_NAMES]]
         if len(self.principals) > _MAX_NAMES:
             shown.append(Text("{count} others", count=len(self.principals) - _MAX_NAMES))
@@ -113,9 +114,9 @@ class Certificate(Struct, frozen=True):
 
 def parse_certificate(blob: bytes) -> Certificate:
     """
-    Take a certificate apart; whether it is valid is not looked at.
+    Parse a certificate. Whether it is valid is not checked.
 
-    :raises BadCertificate: when it is none.
+    :raises BadCertificate: when it is not a certificate.
     """
     if len(blob) > MAX_SIZE:
         raise BadCertificate("it is too large")
@@ -130,7 +131,7 @@ def _parse(blob: bytes) -> Certificate:
     name = fields.string()
     kind_of_key = uncertified(name)
     if not is_certified(name) or kind_of_key not in _KEY_FIELDS:
-        raise BadCertificate("it is of a type that relayd does not know")
+        raise BadCertificate("it is of an unknown type")
     fields.string()  # a nonce
     start = fields.at
     for _ in range(_KEY_FIELDS[kind_of_key]):
@@ -159,9 +160,9 @@ def read_user_certificate(text: str, now: float) -> Certificate:
     Read the certificate of a user from the text of a file such as ``id_ed25519-cert.pub``: ``TYPE BASE64 COMMENT``.
 
     :param now: in Unix time.
-    :raises BadCertificate: when it is none, or not valid now.
+    :raises BadCertificate: when it is not one, or not valid now.
     """
-    # As with keys: texts come through forms, tables and JSON.
+    # As with keys: on their way through forms, tables and JSON, texts lose their line ends.
     fields = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n").split(None, 2)
     if len(fields) < 2 or not fields[0].endswith("@openssh.com"):
         raise BadCertificate("it does not begin with a type such as ssh-ed25519-cert-v01@openssh.com")
@@ -182,31 +183,29 @@ def read_user_certificate(text: str, now: float) -> Certificate:
 
 def fault_of_host_certificate(certificate: Certificate, host: str, now: float) -> Text | None:
     """
-    Why a certificate does not prove that a server is *host*, its authority being one that is trusted.
-
-    :return: ``None``: it proves it.
+    Why a certificate of a trusted authority does not prove that a server is *host*; ``None``: it does.
     """
-    # First of all: nothing else of it is worth a look as long as anybody may have written it.
+    # The signature first: without it, anybody may have written the rest.
     if not certificate.is_signed():
-        return Text("its signature is wrong, or made in a way that is not safe any more")
+        return Text("its signature is wrong, or made with an algorithm that is not safe any more")
     if certificate.kind != HOST_CERTIFICATE:
         return Text("it is not the certificate of a host")
     reason = certificate.out_of_date(now)
     if reason is not None:
         return reason
     name = canonical_host(host)
-    # One without names would be good for every host; OpenSSH took that for long, and does not since 10.3.
+    # A certificate without names would be valid for every host. OpenSSH accepted that before 10.3.
     if not any(_matches(name, principal) for principal in certificate.principals):
         return Text("it is for {names}, not for {name}", names=certificate.names(), name=name)
     if certificate.critical_options:
         option = printable_bytes(certificate.critical_options[0])
-        return Text("it has an option that relayd does not know, {option}", option=option)
+        return Text("it has an unknown option, {option}", option=option)
     return None
 
 
 def certified_key(blob: bytes) -> bytes:
     """
-    The plain public key of a blob that is one or a certificate of one.
+    The plain public key of a public key or a certificate.
 
     :raises BadCertificate: when it is a certificate that cannot be read.
     """

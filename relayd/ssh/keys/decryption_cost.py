@@ -1,5 +1,5 @@
 """
-What it would cost to decrypt a private key: whoever writes a key says how much work its passphrase takes.
+The cost of decrypting a private key. The author of a key file chooses how much work its passphrase takes.
 
 Source: OpenSSH's PROTOCOL.key (bcrypt); RFC 8018, appendix A (PBKDF2, PBES1); RFC 7914, section 7 (scrypt).
 """
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 from twisted.conch.ssh.common import getNS
 
-#: The most that is done for one key: some seconds of one processor where other threads can run meanwhile (bcrypt), and
-#: some 40 ms where the library keeps the interpreter locked (PBKDF2, scrypt).  ssh-keygen makes 16 or 24 rounds,
-#: openssl 2,048 iterations, and scrypt with 16 MiB.
+#: The most work for one key: some seconds of one processor where other threads can run meanwhile (bcrypt), and some
+#: 40 ms where the library keeps the interpreter locked (PBKDF2, scrypt). ssh-keygen makes 16 or 24 rounds, openssl
+#: 2,048 iterations, or scrypt with 16 MiB.
 MAX_BCRYPT_ROUNDS = 512
 MAX_ITERATIONS = 100_000
 MAX_SCRYPT_WORK = 16 * 1024 * 1024
@@ -24,32 +24,32 @@ MAX_SCRYPT_WORK = 16 * 1024 * 1024
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _SEQUENCE, _INTEGER, _OBJECT = 0x30, 0x02, 0x06
 _SCRYPT = bytes.fromhex("2b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
-#: Blocks in one text, of which a private key makes one or two: for each, all that follows is looked through.
+#: Most PEM blocks in one text; a private key has one or two. The search for each one's end reads all that follows.
 _MAX_BLOCKS = 32
-#: How deep the parameters of a PKCS#8 key are nested, at most.
+#: The deepest nesting of the parameters of a PKCS#8 key.
 _MAX_DEPTH = 8
 
 
 class TooCostly(Exception):
-    """Decrypting a key takes more work than anybody should impose."""
+    """Decrypting a key takes too much memory or time."""
 
 
 class Damaged(Exception):
-    """A key is not of the format that it says."""
+    """A key is not in the format that it claims."""
 
 
 def check_cost(pem: str) -> bool:
     """
-    Look at how a private key in PEM is encrypted, before any work is done.
+    Find out how a private key in PEM is encrypted, before any work is done.
 
     :return: whether it is encrypted.
-    :raises TooCostly: see there.
-    :raises Damaged: when that cannot be told.
+    :raises TooCostly: when decrypting it would take too much work.
+    :raises Damaged: when the key cannot be read that far.
     """
     encrypted = re.search(r"^Proc-Type:.*ENCRYPTED", pem, re.MULTILINE) is not None  # by a single round of MD5
     if pem.count("-----BEGIN ") > _MAX_BLOCKS:
         raise Damaged
-    # Each beginning by itself, so that none can hide behind another.
+    # Each BEGIN is checked, so that no block can hide inside another one.
     for label, body in re.findall(r"(?=-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END )", pem, re.DOTALL):
         if label == "OPENSSH PRIVATE KEY":
             encrypted |= _check_openssh(_decoded(body))

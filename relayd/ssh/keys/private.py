@@ -1,7 +1,7 @@
 """
-Private keys: read from text in the common formats, off the reactor's thread, and kept parsed for a while.
+Private keys: read from text in the common formats, outside of the reactor's thread, and kept parsed for a while.
 
-Errors of the libraries below may echo what they were given, so none of them leaves this module.
+Errors of the libraries may show parts of a key, so none of them leaves this module.
 """
 
 from __future__ import annotations
@@ -21,30 +21,28 @@ from twisted.python.failure import Failure
 from relayd.language.texts import Fault, Text
 from relayd.ssh.keys.decryption_cost import Damaged, TooCostly, check_cost
 from relayd.ssh.keys.putty import HEADER, PuttyKeyError, parse_putty_key
+from relayd.ssh.keys.types import MIN_RSA_BITS
 from relayd.ssh.target import Credential
 
-#: RSA keys shorter than this are refused: OpenSSH refuses them too (RequiredRSASize).
-MINIMUM_RSA_BITS = 1024
-#: Longer ones are refused as well: a signature would hold up the event loop for a third of a second and more.
-MAXIMUM_RSA_BITS = 8192
-#: Seconds for which a parsed key is kept after it was last asked for: connections to many hosts, or several to one, are
-#: opened with it in a row.
+#: The longest RSA key taken, in bits: a signature with a longer one holds up the event loop for a third of a second.
+MAX_SIGNING_RSA_BITS = 8192
+#: Seconds for which a parsed key is kept after its last use: many connections may be opened with it in a row.
 KEPT = 10.0
 
 
 class UnreadableKey(Fault):
-    """A key text cannot be used; the argument says why, and shows nothing of it."""
+    """A private key cannot be used; the argument says why, and shows nothing of the key."""
 
 
 def parse_private_key(text: str, passphrase: str | None = None) -> Key:
     """
-    Read a private key: OpenSSH's own format, PKCS#1, SEC 1, PKCS#8 or PuTTY's, encrypted or not.
+    Read a private key in OpenSSH's format, PKCS#1, SEC 1, PKCS#8 or PuTTY's, encrypted or not.
 
-    This may take seconds for an encrypted key, in which other threads can run.
+    An encrypted key may take seconds, in which other threads can run.
 
-    :raises UnreadableKey: naming what is wrong with it.
+    :raises UnreadableKey: when it cannot be used.
     """
-    # Keys come through forms, tables and JSON, and lose their line ends on the way.
+    # On their way through forms, tables and JSON, keys lose their line ends.
     unescaped = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n")
     lines = [line.strip() for line in unescaped.splitlines()]
     if not any(line.startswith("Proc-Type:") for line in lines):  # there, an empty line ends the header
@@ -52,20 +50,26 @@ def parse_private_key(text: str, passphrase: str | None = None) -> Key:
     clean = "\n".join(lines) + "\n"
     loaded = _load_putty(clean, passphrase) if clean.startswith(HEADER) else _load_pem(clean, passphrase)
     if isinstance(loaded, rsa.RSAPrivateKey):
-        if loaded.key_size < MINIMUM_RSA_BITS:
-            raise UnreadableKey(
-                "its {bits} RSA bits are fewer than {least}", bits=loaded.key_size, least=MINIMUM_RSA_BITS
-            )
-        if loaded.key_size > MAXIMUM_RSA_BITS:
-            raise UnreadableKey("its {bits} RSA bits are more than {most}", bits=loaded.key_size, most=MAXIMUM_RSA_BITS)
-        if not _is_consistent(loaded.private_numbers()):
-            raise UnreadableKey("its content is damaged")
+        _check_rsa(loaded)
     elif isinstance(loaded, ec.EllipticCurvePrivateKey):
         if loaded.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
-            raise UnreadableKey("its elliptic curve is not one that SSH has")
+            raise UnreadableKey("its elliptic curve is not used in SSH")
     elif not isinstance(loaded, ed25519.Ed25519PrivateKey):
         raise UnreadableKey("it is neither Ed25519, ECDSA nor RSA")
     return Key(loaded)
+
+
+def _check_rsa(key: rsa.RSAPrivateKey) -> None:
+    bits = key.key_size
+    if bits < MIN_RSA_BITS:
+        raise UnreadableKey(
+            "it is an RSA key of {bits} bits, and needs {least} at least", bits=bits, least=MIN_RSA_BITS
+        )
+    if bits > MAX_SIGNING_RSA_BITS:
+        most = MAX_SIGNING_RSA_BITS
+        raise UnreadableKey("it is an RSA key of {bits} bits, and may have {most} at most", bits=bits, most=most)
+    if not _is_consistent(key.private_numbers()):
+        raise UnreadableKey("its content is damaged")
 
 
 def _load_putty(clean: str, passphrase: str | None) -> object:
@@ -88,7 +92,7 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         encrypted = check_cost(clean)
     except TooCostly:
         raise UnreadableKey(
-            "to decrypt it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
+            "decrypting it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
         ) from None
     except Damaged:
         raise UnreadableKey("its content is damaged") from None
@@ -97,13 +101,13 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
     load = load_ssh_private_key if "BEGIN OPENSSH PRIVATE KEY" in clean else load_pem_private_key
     secret = passphrase.encode("utf-8") if passphrase is not None and encrypted else None
     try:
-        # The check that this leaves out looks whether the factors are primes, with the interpreter locked: 0.26 s for
-        # 4,096 bits, 4 s for 8,192, in which nothing else could run.  OpenSSH does without it too.
+        # The validation that is skipped checks that the factors are primes. It locks the interpreter for 0.26 s with
+        # 4,096 bits, and for 4 s with 8,192. OpenSSH skips it, too.
         return load(clean.encode("utf-8", "replace"), password=secret, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
-        raise UnreadableKey("it is of a kind or encryption that is not supported") from None
+        raise UnreadableKey("its type or encryption is not supported") from None
     except Exception:
-        # A wrong passphrase makes noise of the content, and now and then such noise as looks like content.
+        # A wrong passphrase turns the content into noise, which now and then looks like content.
         raise (
             UnreadableKey("the passphrase is wrong, or its content is damaged")
             if encrypted
@@ -112,7 +116,7 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
 
 
 def _is_consistent(numbers: rsa.RSAPrivateNumbers) -> bool:
-    """Whether the parts of an RSA key fit each other (RFC 8017, section 3.2): damage and typing errors show here."""
+    """Whether the parts of an RSA key fit each other (RFC 8017, section 3.2). In a damaged key they do not."""
     p, q, d, e = numbers.p, numbers.q, numbers.d, numbers.public_numbers.e
     return (
         min(p, q) > 1
@@ -126,16 +130,15 @@ def _is_consistent(numbers: rsa.RSAPrivateNumbers) -> bool:
 
 class KeyStore:
     """
-    Parses a key once, and keeps it for `KEPT` seconds after it was last asked for.
+    Parses private keys, and keeps each for `KEPT` seconds after its last use.
 
-    Keys with a passphrase are parsed one after another: each may take seconds and much memory, and whoever writes a key
-    says how much.
+    Keys with a passphrase are parsed one after another, as the author of a key chooses how many seconds and how much
+    memory it takes.
 
     :param clock: provides time.
-    :param in_pool: runs a function away from the reactor; `twisted.internet.threads.deferToThread` does.
-    :param one_by_one: likewise, but one after another, and in a thread where nobody is held up by them;
-        `relayd.ssh.worker.Worker.run` does.
-    :param size: how many parsed keys are kept at most; the one unused for longest leaves first.
+    :param in_pool: runs a function in a thread, as `twisted.internet.threads.deferToThread`.
+    :param one_by_one: runs functions in a thread of their own, one after another, as `relayd.ssh.worker.Worker.run`.
+    :param size: most parsed keys that are kept; the one unused for longest is forgotten first.
     """
 
     def __init__(
@@ -149,7 +152,7 @@ class KeyStore:
         self._in_pool = in_pool
         self._one_by_one = one_by_one
         self._size = size
-        #: Each with the time when it is forgotten, in the order of these.
+        #: Each key with the time when it is forgotten, the earliest first.
         self._parsed: OrderedDict[bytes, tuple[float, Key]] = OrderedDict()
         self._forget_call: IDelayedCall | None = None
         self._parsing: dict[bytes, Deferred[Key]] = {}
@@ -157,9 +160,9 @@ class KeyStore:
 
     def load(self, credential: Credential) -> Deferred[Key]:
         """
-        The key of a credential that has one.
+        The private key of a credential that has one.
 
-        Those who ask while it is parsed share that; one of them who cancels leaves the others alone.
+        It is parsed once for all who ask meanwhile; when one of them cancels, the others still get it.
 
         :return: a Deferred that fails with `UnreadableKey`.
         """
@@ -174,7 +177,7 @@ class KeyStore:
             others.append(waiting)
             return waiting
         self._waiting[digest] = [waiting]
-        # Without a passphrase, no work is done for what needs one.
+        # Without a passphrase no key is decrypted, so none takes long.
         run = self._in_pool if credential.passphrase is None else self._one_by_one
         assert credential.private_key is not None
         parsing = maybeDeferred(run, parse_private_key, credential.private_key, credential.passphrase)
@@ -190,7 +193,7 @@ class KeyStore:
             call.cancel()
 
     def _given_up(self, digest: bytes, waiting: Deferred[Key]) -> None:
-        """What nobody waits for any more need not be done, if it is not being done already."""
+        """Nobody waits for a key any more: do not parse it, unless that has begun."""
         others = self._waiting[digest]
         others.remove(waiting)
         if not others:
@@ -202,7 +205,7 @@ class KeyStore:
             waiting.callback(key)
 
     def _parsed_badly(self, failure: Failure, digest: bytes) -> None:
-        """Only what this module says about a key may travel on: no library's error, nor a frame with the text in it."""
+        """Pass on only this module's own words about a key: no error of a library, and no frame with the key's text."""
         error = failure.value
         text = error.text if isinstance(error, UnreadableKey) else Text("it is damaged")
         for waiting in self._no_more_waiting(digest):

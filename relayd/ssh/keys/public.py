@@ -1,5 +1,5 @@
 """
-Public keys of peers, and what they signed: read strictly, and only as large as is sensible.
+Public keys of hosts and authorities, and their signatures: read strictly, and only up to a sensible size.
 
 Source: RFC 4253, section 6.6; RFC 5656, section 3.1 (ECDSA); RFC 8332 (RSA with SHA-2); RFC 8709 (Ed25519).
 """
@@ -19,10 +19,10 @@ from relayd.language.texts import Fault
 from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.types import key_type
 
-#: The longest RSA key, in bits: OpenSSL verifies by no longer one, and OpenSSH knows none.
+#: The longest RSA key accepted, in bits: neither OpenSSL nor OpenSSH accepts a longer one.
 MAX_RSA_BITS: Final = 16384
-#: The largest public exponent, in bits; nearly all keys have 65537. A long one makes a signature as slow to verify as
-#: it is to make.
+#: The longest public exponent, in bits; nearly all keys have 65537. With a long one, to verify a signature is as slow
+#: as to make it.
 MAX_EXPONENT_BITS: Final = 64
 
 _CURVES: Final[dict[bytes, tuple[bytes, ec.EllipticCurve, hashes.HashAlgorithm]]] = {
@@ -43,24 +43,26 @@ class BadPublicKey(Fault):
 
 class PublicKey:
     """
+    A public key, to verify signatures with.
+
     :param blob: the key as it is on the wire.
-    :param least_rsa_bits: how long a key of RSA must be.
-    :raises BadPublicKey: when it is none, is too short, or is of a type that relayd does not take: DSA, a security
+    :param min_rsa_bits: the least size of an RSA key.
+    :raises BadPublicKey: when it cannot be read, is too short, or is of a type that is not supported: DSA, a security
         key, a certificate.
     """
 
-    def __init__(self, blob: bytes, least_rsa_bits: int) -> None:
+    def __init__(self, blob: bytes, min_rsa_bits: int) -> None:
         fields = Fields(blob)
         try:
             self._type = fields.string()
-            self._key = self._read(fields, least_rsa_bits)
+            self._key = self._read(fields, min_rsa_bits)
         except (CutOff, ValueError):  # such as a point that is not on its curve
             raise BadPublicKey("it cannot be read") from None
         if not fields.over:
             raise BadPublicKey("it cannot be read")
 
     def _read(
-        self, fields: Fields, least_rsa_bits: int
+        self, fields: Fields, min_rsa_bits: int
     ) -> ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
         if self._type == b"ssh-ed25519":
             return ed25519.Ed25519PublicKey.from_public_bytes(fields.string())
@@ -68,27 +70,29 @@ class PublicKey:
             exponent, modulus = fields.integer(MAX_EXPONENT_BITS // 8 + 1), fields.integer(MAX_RSA_BITS // 8 + 1)
             if modulus.bit_length() > MAX_RSA_BITS or exponent.bit_length() > MAX_EXPONENT_BITS or not modulus & 1:
                 raise CutOff
-            if modulus.bit_length() < least_rsa_bits:
+            if modulus.bit_length() < min_rsa_bits:
                 raise BadPublicKey(
-                    "its {bits} RSA bits are fewer than {least}", bits=modulus.bit_length(), least=least_rsa_bits
+                    "it is an RSA key of {bits} bits, and needs {least} at least",
+                    bits=modulus.bit_length(),
+                    least=min_rsa_bits,
                 )
             return rsa.RSAPublicNumbers(exponent, modulus).public_key()
         if self._type not in _CURVES:
-            raise BadPublicKey("it is of a type that relayd does not take")
+            raise BadPublicKey("it is of a type that is not supported")
         name, curve, _hash = _CURVES[self._type]
         if fields.string() != name:
             raise CutOff
         point = fields.string()
-        if point[:1] != b"\4":  # RFC 5656 allows for compressed ones, which nobody sends and OpenSSH refuses
+        if point[:1] != b"\4":  # RFC 5656 allows compressed points, which nobody sends and OpenSSH refuses
             raise CutOff
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """
-        Whether *signature* is that of this key over *data*.
+        Whether this key made *signature* over *data*.
 
-        :param signature: with its algorithm, which is for whoever asks to look at first; here it must be one that this
-            type of key has.
+        :param signature: with the name of its algorithm, which must fit this type of key. The caller checks whether it
+            is the negotiated one.
         """
         fields = Fields(signature)
         try:
@@ -103,7 +107,7 @@ class PublicKey:
             size = (key.key_size + 7) // 8
             if algorithm not in _RSA_HASHES or len(signature) > size:
                 return False
-            # Some leave out zeros at its beginning; OpenSSH takes that too.
+            # Some servers leave out zeros at the beginning; OpenSSH accepts that, too.
             key.verify(signature.rjust(size, b"\0"), data, padding.PKCS1v15(), _RSA_HASHES[algorithm])
             return True
         if algorithm != self._type:
@@ -119,7 +123,7 @@ class PublicKey:
 
 
 def rsa_bits(blob: bytes) -> int | None:
-    """How long a key of RSA is, in bits; ``None``: it is none, or cannot be read."""
+    """The size of an RSA key in bits; ``None``: it is another key, or cannot be read."""
     fields = Fields(blob)
     try:
         if fields.string() != b"ssh-rsa":

@@ -20,9 +20,9 @@ from relayd.language.texts import Fault
 
 HEADER = "PuTTY-User-Key-File-"
 
-#: The most memory that a key may ask for to be decrypted, in KiB; PuTTY itself asks for 8 MiB.
+#: The most memory for decrypting a key, in KiB; keys of PuTTY need 8 MiB.
 MAX_MEMORY = 256 * 1024
-#: The most work, in passes over a KiB: two seconds, where PuTTY asks for a tenth of one.
+#: The most work for decrypting a key, in KiB times passes: two seconds; keys of PuTTY take a tenth of a second.
 MAX_WORK = 2 * 1024 * 1024
 _MAX_LANES = 16
 
@@ -41,15 +41,15 @@ PuttyKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPriva
 
 
 class PuttyKeyError(Fault):
-    """A PuTTY key cannot be used; the argument says why, and shows nothing of it."""
+    """A PuTTY key cannot be used; the argument says why, and shows nothing of the key."""
 
 
 def parse_putty_key(text: str, passphrase: str | None) -> PuttyKey:
     """
-    Read a PuTTY key.
+    Read a private key in PuTTY's format.
 
     :param text: lines without blanks around them.
-    :raises PuttyKeyError: naming what is wrong with it.
+    :raises PuttyKeyError: when it cannot be used.
     """
     fields = _fields(text.splitlines())
     version = next((version for version in ("2", "3") if HEADER + version in fields), None)
@@ -80,7 +80,7 @@ def parse_putty_key(text: str, passphrase: str | None) -> PuttyKey:
 
 
 def _fields(lines: list[str]) -> dict[str, str]:
-    """``Name: value`` lines, and the base64 that follows those named ``…-Lines``."""
+    """The ``Name: value`` lines; for a name ``…-Lines``, the value is the base64 on the lines that follow it."""
     fields: dict[str, str] = {}
     at = 0
     while at < len(lines):
@@ -102,7 +102,7 @@ def _fields(lines: list[str]) -> dict[str, str]:
 
 
 def _keys(version: str, encryption: str, fields: dict[str, str], passphrase: bytes) -> tuple[bytes, bytes, bytes]:
-    """Key and initialization vector of the cipher, and the key of the MAC."""
+    """The key and initialization vector of the cipher, and the key of the MAC."""
     if version == "2":
         stretched = b"".join(hashlib.sha1(bytes((0, 0, 0, number)) + passphrase).digest() for number in (0, 1))
         return stretched[:32], bytes(16), hashlib.sha1(b"putty-private-key-file-mac-key" + passphrase).digest()
@@ -114,7 +114,7 @@ def _keys(version: str, encryption: str, fields: dict[str, str], passphrase: byt
         _damaged()
     memory, passes, lanes = map(int, numbers)
     if memory > MAX_MEMORY or memory * passes > MAX_WORK or lanes > _MAX_LANES:
-        raise PuttyKeyError("to decrypt it takes too much memory or time; save it again with PuTTYgen's defaults")
+        raise PuttyKeyError("decrypting it takes too much memory or time; save it again with PuTTYgen's defaults")
     derived = kind(
         salt=bytes.fromhex(fields.get("Argon2-Salt", "")), length=80, iterations=passes, lanes=lanes, memory_cost=memory
     ).derive(passphrase)

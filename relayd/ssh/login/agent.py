@@ -1,5 +1,5 @@
 """
-The keys of an ssh-agent: listed and signed with, over the agent's socket.
+The client of an ssh-agent: it lists the agent's keys, and has the agent sign.
 
 Source: draft-ietf-sshm-ssh-agent (formerly draft-miller-ssh-agent), sections 3.5 and 3.6.
 """
@@ -28,24 +28,24 @@ SSH_AGENT_IDENTITIES_ANSWER = 12
 SSH_AGENTC_SIGN_REQUEST = 13
 SSH_AGENT_SIGN_RESPONSE = 14
 
-#: How RSA signs: without one of these flags, an agent signs with SHA-1.
+#: Flags of a request for an RSA signature; without one, an agent signs with SHA-1.
 _FLAGS = {b"rsa-sha2-256": 2, b"rsa-sha2-512": 4}
-#: The longest answer taken, in bytes, as OpenSSH's.
+#: The longest answer accepted, in bytes, as in OpenSSH.
 MAX_ANSWER = 256 * 1024
-#: The longest path of a socket, in bytes (unix(7)).
+#: The longest path of a socket on Linux, in bytes (unix(7)).
 MAX_PATH = 107
 
 
 class AgentError(Fault):
-    """An ssh-agent is of no help; the argument says why."""
+    """An ssh-agent cannot be used; the argument says why."""
 
 
 class AgentKey(Struct, frozen=True):
     """
-    A key that an agent holds.
+    A key that an agent has.
 
     :ivar blob: the public key or the certificate, as it is on the wire.
-    :ivar comment: what its owner calls it.
+    :ivar comment: a name for its owner.
     """
 
     blob: bytes
@@ -54,11 +54,11 @@ class AgentKey(Struct, frozen=True):
 
 class Agent:
     """
-    One agent. Each request is a connection of its own, so that nothing is left of one that got stuck.
+    One ssh-agent. Each request has a connection of its own, so that one that hangs leaves nothing behind.
 
     :param reactor: provides time and UNIX sockets.
-    :param path: of its socket.
-    :param timeout: seconds that it has for each answer.
+    :param path: of the agent's socket.
+    :param timeout: seconds that the agent may take for each answer.
     """
 
     def __init__(self, reactor: Any, path: str, timeout: float) -> None:
@@ -68,9 +68,9 @@ class Agent:
 
     async def keys(self) -> list[AgentKey]:
         """
-        All that it holds, in its order.
+        All its keys, in its order.
 
-        :raises AgentError: also when it holds none.
+        :raises AgentError: also when it has none.
         """
         rest = await self._ask(SSH_AGENTC_REQUEST_IDENTITIES, b"", SSH_AGENT_IDENTITIES_ANSWER)
         count, rest = int.from_bytes(rest[:4], "big"), rest[4:]
@@ -84,23 +84,23 @@ class Agent:
 
     async def sign(self, blob: bytes, data: bytes, algorithm: bytes) -> bytes:
         """
-        Have *data* signed.
+        Have the agent sign *data*.
 
         :param blob: the key or certificate, as `keys` gave it.
         :param algorithm: of the signature, such as ``rsa-sha2-512``.
         :return: the signature (RFC 4253, section 6.6).
-        :raises AgentError: also when it signs by another algorithm: old ones know only SHA-1 for RSA.
+        :raises AgentError: also when the agent uses another algorithm: old ones know only SHA-1 for RSA.
         """
         request = NS(blob) + NS(data) + _FLAGS.get(algorithm, 0).to_bytes(4, "big")
         answer = await self._ask(SSH_AGENTC_SIGN_REQUEST, request, SSH_AGENT_SIGN_RESPONSE)
         signature, _rest = _strings(answer, 1)
         if key_type(signature) == algorithm:
             return signature
-        raise AgentError("it does not sign by {algorithm}", algorithm=algorithm.decode("ascii"))
+        raise AgentError("it does not sign with {algorithm}", algorithm=algorithm.decode("ascii"))
 
     async def _ask(self, message: int, payload: bytes, expected: int) -> bytes:
-        """One question and its answer, without the message number."""
-        if len(os.fsencode(self._path)) > MAX_PATH:  # Twisted lets such a connection time out
+        """Send a request; the answer is without its message number."""
+        if len(os.fsencode(self._path)) > MAX_PATH:  # with Twisted, such a connection times out
             raise AgentError("its path is too long for a socket")
         exchange = _Exchange(bytes((message,)) + payload)
         endpoint = UNIXClientEndpoint(self._reactor, self._path, self._timeout)
@@ -117,10 +117,10 @@ class Agent:
         finally:
             exchange.close()
         if answer[:1] != bytes((expected,)):
-            # Locked, confirmation denied, key gone since: the protocol does not tell.
+            # Locked, not confirmed, or the key is gone: the protocol does not say.
             if message == SSH_AGENTC_SIGN_REQUEST:
                 raise AgentError("it refused")
-            raise AgentError("it does not tell its keys")
+            raise AgentError("it does not list its keys")
         return answer[1:]
 
 
@@ -149,7 +149,7 @@ class _Exchange(Int32StringReceiver):
         self._fail(AgentError("it hung up without an answer"))
 
     def close(self) -> None:
-        """The connection is of no further use."""
+        """Close the connection."""
         if self.transport is not None:
             self.transport.abortConnection()
 
@@ -159,11 +159,11 @@ class _Exchange(Int32StringReceiver):
 
 
 def _strings(data: bytes, count: int) -> list[bytes]:
-    """The first strings of an answer, and what is left of it."""
+    """The first *count* strings of an answer, and the rest of it."""
     try:
         return list(getNS(data, count))
     except struct.error:
-        raise AgentError("its answer makes no sense") from None
+        raise AgentError("its answer is malformed") from None
 
 
 def _hanging(_result: object, timeout: float) -> bytes:
@@ -177,7 +177,7 @@ def _reason(error: ConnectError) -> str:
 
 
 def can_be_used(blob: bytes) -> bool:
-    """Whether a key or certificate of an agent is of a type that login knows; security keys need nothing more."""
+    """Whether a key or certificate of an agent is of a type to log in with; security keys are, too."""
     return uncertified(key_type(blob)) in _USABLE
 
 

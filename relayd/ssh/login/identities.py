@@ -1,5 +1,5 @@
 """
-What a credential can prove who we are with, beside its password: its key, its certificate, the keys of its agent.
+The keys and certificates to log in with: a credential's own, and those of its agent.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from relayd.ssh.keys.certificates import BadCertificate, Certificate, read_user_
 from relayd.ssh.keys.private import KeyStore, UnreadableKey
 from relayd.ssh.keys.types import key_type
 from relayd.ssh.login.agent import Agent, AgentError, AgentKey, can_be_used
-from relayd.ssh.target import Target
+from relayd.ssh.target import Credential, Target
 
-#: Seconds that an agent has for each answer, at most: it is on this machine, and the login's own limit is running.
+#: Most seconds that an agent may take for each answer: it is on this machine, and the time for the login is running.
 AGENT_TIMEOUT = 5.0
 
-#: Signs data by an algorithm such as ``rsa-sha2-512``.
+#: Signs data with an algorithm such as ``rsa-sha2-512``.
 Sign = Callable[[bytes, bytes], "bytes | Deferred[bytes]"]
 
 
 class Identity:
     """
-    A public key, or a certificate of one, and the way to sign with it.
+    A public key or a certificate, and the function that signs with its private key.
 
     :ivar blob: the key or certificate as it is on the wire.
-    :ivar sign: see `Sign`; may raise, or its Deferred fail with, `AgentError`.
-    :ivar name: what an error calls it.
-    :ivar ask_first: whether to ask the server if it would do before anything is signed: an agent may ask a person.
+    :ivar sign: see `Sign`; it may raise `AgentError`, or its Deferred may fail with that.
+    :ivar name: its name in errors.
+    :ivar ask_first: whether to ask the server if it would accept the key before anything is signed: an agent may ask a
+        person for each signature.
     """
 
     __slots__ = ("ask_first", "blob", "name", "sign")
@@ -56,9 +57,11 @@ class Identity:
 
 class Identities(Struct, frozen=True):
     """
+    All identities of a credential.
+
     :ivar usable: in the order in which to try them.
-    :ivar remarks: why others cannot be used, in words for whoever reads that the login was refused.
-    :ivar tried_before: what was tried on another connection, in such words.
+    :ivar remarks: why others cannot be used, in words for the error when the login is refused.
+    :ivar tried_before: what was tried on an earlier connection, in words for that error.
     """
 
     usable: tuple[Identity, ...] = ()
@@ -68,10 +71,10 @@ class Identities(Struct, frozen=True):
 
 class IdentityLoader:
     """
-    Makes ready what a credential holds, before the host is troubled.
+    Reads the identities of a credential, before its host is dialled.
 
     :param reactor: provides time and UNIX sockets.
-    :param agent_timeout: seconds that an agent has for each answer.
+    :param agent_timeout: seconds that an agent may take for each answer.
     :param now: gives the time of day, in Unix time.
     """
 
@@ -89,57 +92,81 @@ class IdentityLoader:
 
     async def load(self, target: Target) -> Identities:
         """
-        Read key and certificate, ask the agent; the certificate comes before the plain key, and both before the agent.
+        Read key and certificate, and ask the agent.
 
-        What cannot be used is an error, unless there is a password to try instead; an agent's fault is none beside a
-        key.  A certificate is of the private key, or of a key of the agent where there is none.
+        The certificate comes before the plain key, and both come before the keys of the agent. A certificate is that of
+        the private key, or of a key of the agent where there is no private key. What cannot be used is an error, unless
+        there is a password to try instead; for an agent, a key is enough.
 
         :raises SSHError: `KeyUnreadable`, `CertificateUnusable` or `AgentUnusable`.
         """
         credential = target.credential
-        where = {"host": target.host, "username": target.username}
-        usable: list[Identity] = []
-        faults: list[SSHError] = []
-        remarks: list[str] = []
-        certificate: Certificate | None = None
-        if credential.certificate is not None:
-            try:
-                certificate = read_user_certificate(credential.certificate, self._now())
-                if credential.private_key is None and credential.agent is None:
-                    raise BadCertificate("there is no private key to it")
-            except BadCertificate as error:
-                faults.append(CertificateUnusable(**where, reason=error.text))
+        found = _Found(target)
+        certificate = self._certificate(credential, found)
         if credential.private_key is not None:
-            try:
-                key = await self._keys.load(credential)
-                usable += own_identities(key, certificate, target.username)
-            except UnreadableKey as error:
-                faults.append(KeyUnreadable(**where, reason=error.text))
-            except BadCertificate as error:
-                faults.append(CertificateUnusable(**where, reason=error.text))
+            await self._add_key(credential, certificate, found)
             certificate = None
         if credential.agent is not None:
-            try:
-                agent = Agent(self._reactor, credential.agent, self._agent_timeout)
-                usable += _of_agent(agent, await agent.keys(), certificate, target.username)
-            except AgentError as error:
-                unusable = AgentUnusable(**where, path=credential.agent, reason=error.text)
-                if usable:
-                    remarks.append(unusable.text)
-                else:
-                    faults.append(unusable)
-            except BadCertificate as error:
-                faults.append(CertificateUnusable(**where, reason=error.text))
-        if faults and credential.password is None:
-            raise faults[0]
-        return Identities(tuple(usable), (*(fault.text for fault in faults), *remarks))
+            await self._add_agent(credential.agent, certificate, found)
+        if found.faults and credential.password is None:
+            raise found.faults[0]
+        return Identities(tuple(found.usable), (*(fault.text for fault in found.faults), *found.remarks))
+
+    def _certificate(self, credential: Credential, found: _Found) -> Certificate | None:
+        if credential.certificate is None:
+            return None
+        try:
+            certificate = read_user_certificate(credential.certificate, self._now())
+            if credential.private_key is None and credential.agent is None:
+                raise BadCertificate("its private key is missing")
+        except BadCertificate as error:
+            found.bad_certificate(error)
+            return None
+        return certificate
+
+    async def _add_key(self, credential: Credential, certificate: Certificate | None, found: _Found) -> None:
+        try:
+            key = await self._keys.load(credential)
+            found.usable += own_identities(key, certificate, found.username)
+        except UnreadableKey as error:
+            found.faults.append(KeyUnreadable(**found.where, reason=error.text))
+        except BadCertificate as error:
+            found.bad_certificate(error)
+
+    async def _add_agent(self, path: str, certificate: Certificate | None, found: _Found) -> None:
+        try:
+            agent = Agent(self._reactor, path, self._agent_timeout)
+            found.usable += _of_agent(agent, await agent.keys(), certificate, found.username)
+        except AgentError as error:
+            unusable = AgentUnusable(**found.where, path=path, reason=error.text)
+            if found.usable:
+                found.remarks.append(unusable.text)
+            else:
+                found.faults.append(unusable)
+        except BadCertificate as error:
+            found.bad_certificate(error)
+
+
+class _Found:
+    """What `IdentityLoader.load` has found so far."""
+
+    def __init__(self, target: Target) -> None:
+        self.username = target.username
+        self.where = {"host": target.host, "username": target.username}
+        self.usable: list[Identity] = []
+        self.faults: list[SSHError] = []
+        self.remarks: list[str] = []
+
+    def bad_certificate(self, error: BadCertificate) -> None:
+        """The certificate cannot be used."""
+        self.faults.append(CertificateUnusable(**self.where, reason=error.text))
 
 
 def own_identities(key: Key, certificate: Certificate | None, username: str) -> list[Identity]:
     """
-    What a private key at hand can be used as: first with its certificate, then plain, as OpenSSH does.
+    The identities of a private key: with its certificate first, then plain, as in OpenSSH.
 
-    :raises BadCertificate: when that is of another key.
+    :raises BadCertificate: when the certificate is for another key.
     """
     blob = key.public().blob()
 
@@ -151,7 +178,7 @@ def own_identities(key: Key, certificate: Certificate | None, username: str) -> 
     if certificate is None:
         return [plain]
     if certificate.key != blob:
-        raise BadCertificate("it is not of the private key that came with it")
+        raise BadCertificate("it is not for the private key that came with it")
     return [Identity(certificate.blob, sign, _name(certificate, username)), plain]
 
 
@@ -164,18 +191,20 @@ def _of_agent(agent: Agent, keys: list[AgentKey], certificate: Certificate | Non
 
     found = [identity(key.blob, key.blob, Text("publickey from the agent")) for key in keys if can_be_used(key.blob)]
     if not found:
-        raise AgentError("none of its keys is of a type that relayd knows")
+        raise AgentError("none of its keys is of a supported type")
     if certificate is None:
         return found
     if certificate.key not in [key.blob for key in keys]:
-        raise BadCertificate("it is of a key that the agent does not hold")
+        raise BadCertificate("it is for a key that the agent does not hold")
     return [identity(certificate.key, certificate.blob, _name(certificate, username)), *found]
 
 
 def _name(certificate: Certificate, username: str) -> str:
     """
-    What an error calls a certificate.  That the user is not among its principals is no error by itself: the server may
-    map them (sshd_config(5), AuthorizedPrincipalsFile).
+    The name of a certificate in errors.
+
+    It is no error by itself that the user is not among the principals: the server may map them (sshd_config(5),
+    AuthorizedPrincipalsFile).
     """
     if username.encode("utf-8") in certificate.principals:
         return Text("publickey with a certificate")

@@ -1,5 +1,5 @@
 """
-Logging in: the client side of the SSH authentication protocol.
+The login: the client side of the SSH authentication protocol.
 
 Source: RFC 4252 (methods none, publickey, password), RFC 4256 (keyboard-interactive), RFC 8332 (RSA with SHA-2),
 OpenSSH's PROTOCOL.certkeys (certificates).
@@ -16,21 +16,15 @@ from twisted.conch.ssh.service import SSHService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
-from relayd.language.texts import Text, joined, last_lines, printable_bytes
-from relayd.ssh.errors import (
-    LoginClosed,
-    LoginDropped,
-    LoginRefused,
-    PasswordExpired,
-    PromptUnknown,
-    SignatureRefused,
-    SSHError,
-)
+from relayd.language.texts import Text
+from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
 from relayd.ssh.keys.types import uncertified
 from relayd.ssh.login.agent import AgentError
-from relayd.ssh.login.identities import Identity
+from relayd.ssh.login.identities import Identities, Identity
 from relayd.ssh.login.prompts import Asks, tells_of_expiry, what_it_asks
+from relayd.ssh.login.report import LoginReport
 from relayd.ssh.login.signatures import doubt_of
+from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import signature_algorithms
 from relayd.ssh.transport.numbers import (
     MSG_USERAUTH_BANNER,
@@ -42,34 +36,29 @@ from relayd.ssh.transport.numbers import (
 )
 from relayd.ssh.transport.transport import ClientTransport
 
-#: Bytes of all the words of one round of prompts: they are searched for what they mean, and some show a notice.
+#: Bytes of all texts in one round of prompts; some show a notice. Texts are searched for their meaning.
 MAX_WORDS = 16 * 1024
-#: Prompts answered before a server that keeps asking is left: it wants something that relayd does not have.
+#: Most prompts that are answered: a server that asks more wants something that the credential does not have.
 MAX_PROMPTS = 8
-#: Keys and certificates tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one is left for the
-#: password.
+#: Most keys and certificates that are tried: an OpenSSH server hangs up at the sixth refusal (MaxAuthTries), and one
+#: attempt is left for the password.
 MAX_KEYS = 5
 #: The methods that take a password.
 _BY_PASSWORD = frozenset((b"password", b"keyboard-interactive"))
-#: Bytes kept of what a server says.
-MOST_HEARD = 4096
-#: Methods that may each be accepted as a part of what the server wants; real ones want two or three.
+#: Most methods that a server may accept as a part of the login; real ones want two or three.
 MAX_PARTS = 8
-#: Bytes of the methods that a server offers that are looked at: real ones have some fifty.
+#: Bytes that are read of the list of methods that a server offers; real lists have some fifty.
 MAX_OFFER = 4096
 
 
 class LoginService(SSHService):
     """
-    Logs one user in with what a credential holds, by the methods that the server offers.
+    Logs one user in with a credential, by the methods that the server offers.
 
-    The server is first asked which methods it offers (method ``none``), so that none is tried in vain: each refusal
-    counts against the relay at the server.
+    The server is first asked which methods it offers (method ``none``), so that none is tried in vain: servers count
+    refusals, and punish the client's address.
 
-    :param identities: keys and certificates to try, in this order.
-    :param password: or ``None``.
-    :param remarks: what else there is to say when the login is refused.
-    :param tried_before: what was tried on another connection, in words for the error.
+    :param identities: keys and certificates to try, in their order.
     :param on_success: called when the server lets us in; it starts the next service.
     :param on_failure: called with what went wrong.
     """
@@ -79,44 +68,30 @@ class LoginService(SSHService):
 
     def __init__(
         self,
-        *,
-        host: str,
-        port: int,
-        username: str,
-        password: str | None,
-        identities: Sequence[Identity],
+        target: Target,
+        identities: Identities,
         on_success: Callable[[], None],
         on_failure: Callable[[SSHError], None],
-        remarks: Sequence[str] = (),
-        tried_before: Sequence[str] = (),
     ) -> None:
-        self._host = host
-        self._port = port
-        self._username = username
-        self._password = password
-        self._identities = tuple(identities)
-        self._remarks = tuple(remarks)
-        self._tried_before = tuple(tried_before)
+        self._host = target.host
+        self._port = target.port
+        self._username = target.username
+        self._password = target.credential.password
+        self._identities = identities.usable
         self._on_success = on_success
         self._on_failure = on_failure
+        self._report = LoginReport(target, identities)
         self._over = False
         self._method = b"none"
         self._offered: list[bytes] = []
-        #: What was tried, in words, for the error.
-        self._tried: list[str] = []
-        #: Those of them that speak of a key which may be the right one.
-        self._doubtful: set[str] = set()
-        #: What the server said last, before and after something was tried.
-        self._greeting = b""
-        self._said = b""
-        #: Methods that would only be refused again; a part that was accepted changes that.
+        #: Methods that would be refused again, until the server accepts a part of the login.
         self._spent: set[bytes] = set()
         self._password_refused = False
         self._parts = 0
         self._prompts = 0
         self._answered = False
         self._keys_tried = 0
-        #: Identities that are left, each with the algorithm to sign by.
+        #: Identities that are left, each with the algorithm to sign with.
         self._attempts: list[tuple[Identity, bytes]] = []
         #: The one that the server was asked about.
         self._asked: tuple[Identity, bytes] | None = None
@@ -137,12 +112,12 @@ class LoginService(SSHService):
             others += [(identity, algorithm) for algorithm in worse]
         self._attempts = [*first, *others][:MAX_KEYS]
         if len(first) > MAX_KEYS:
-            self._remarks += (
+            self._report.remark(
                 Text(
-                    "Of {count} keys, only the first {most} are tried: servers hang up on more",
+                    "only the first {most} of {count} keys are tried, as servers hang up on more",
                     count=len(self._identities),
                     most=MAX_KEYS,
-                ),
+                )
             )
         self._identities = ()
         self._request(b"none")
@@ -156,7 +131,7 @@ class LoginService(SSHService):
         elif message == MSG_USERAUTH_FAILURE:
             offered, rest = getNS(packet)
             self._refused(offered[:MAX_OFFER].split(b",") if offered else [], partial=rest[:1] not in (b"", b"\0"))
-        # The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
+        # This number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST; that depends on the method.
         elif message == MSG_USERAUTH_METHOD and self._method == b"keyboard-interactive":
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":
@@ -165,49 +140,33 @@ class LoginService(SSHService):
             (identity, algorithm), self._asked = self._asked, None
             self._prove(identity, algorithm)
         elif message == MSG_USERAUTH_BANNER:
-            self._heard(getNS(packet)[0])
-        # Anything else has no meaning here and is passed over.
+            self._report.heard(getNS(packet)[0])
+        # Anything else has no meaning here, and is ignored.
 
     def serviceStopped(self) -> None:
-        # Some servers hang up on a wrong password, others on an account that is closed; to take that for a fault of the
-        # network and to try again would lock the account, or the relay, out.
+        # Some servers hang up on a wrong password, others on a closed account. To try again, as after a fault of the
+        # network, would lock out the account or the client's address.
         if not self._over and self._signing is None and not self.transport.at_fault:
             self._closed()
         self._end()
 
-    def _heard(self, text: bytes) -> None:
-        """A banner, or what a server says without asking anything; it is for a person to read."""
-        text = text[-MOST_HEARD:]
-        if text.strip():
-            if self._tried:
-                self._said = text
-            else:
-                self._greeting = text
-
     def words(self) -> str:
-        """What the server said last, while it is under way, fit to be shown."""
-        return self._quoted(self._said or self._greeting)
-
-    def _quoted(self, text: bytes) -> str:
-        """What the server said, fit to be shown."""
-        return last_lines(self._masked(text))
-
-    def _masked(self, text: bytes) -> bytes:
-        """*text* without the password, which some servers repeat."""
-        return text.replace(self._password.encode("utf-8"), b"***") if self._password else text
+        """What the server said last, while the login is under way, fit to be shown."""
+        return self._report.words()
 
     # The end
 
     def _end(self) -> None:
-        """Keep no secret any longer than it is needed."""
+        """End the login, and keep no secret any longer than it is needed."""
         self._over = True
         self._password = None
+        self._report.forget_password()
         self._identities = ()
         self._attempts = []
         self._drop_question()
 
     def _drop_question(self) -> None:
-        """Forget the key that the server was asked about, or that is signing."""
+        """Forget the key that the server was asked about, or that an agent is signing with."""
         self._asked = None
         signing, self._signing = self._signing, None
         if signing is not None:
@@ -220,55 +179,22 @@ class LoginService(SSHService):
     def _password_expired(self) -> None:
         self._fail(PasswordExpired(host=self._host, port=self._port, username=self._username))
 
-    def _give_up(self, offered: str | None = None) -> None:
-        if offered is None:
-            methods = self._masked(b",".join(self._offered)).replace(b",", b", ")
-            offered = printable_bytes(methods) or Text("nothing")
-        remarks: tuple[str, ...] = self._remarks
-        if said := self._quoted(self._said):
-            remarks += (Text("it said “{words}”", words=said),)
-        kind = SignatureRefused if self._only_doubtful() else LoginRefused
-        self._fail(
-            kind(
-                host=self._host,
-                port=self._port,
-                username=self._username,
-                tried=self._all_tried(remarks),
-                offered=offered,
-            )
-        )
+    def _give_up(self, offered: Text | None = None) -> None:
+        """
+        Fail, as nothing is left to try.
 
-    def _only_doubtful(self) -> bool:
-        """Whether nothing was tried but keys that may be the right ones."""
-        return bool(self._tried) and not self._tried_before and self._doubtful.issuperset(self._tried)
-
-    def _all_tried(self, remarks: Sequence[str]) -> str:
-        names = dict.fromkeys((*self._tried_before, *self._tried))
-        tried = joined(names, Text(" and ")) if names else Text("nothing, as none of it fits")
-        return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks)) if remarks else tried
+        :param offered: what the server offers, in words, where that is not its methods.
+        """
+        self._fail(self._report.refused(self._offered, offered))
 
     def _closed(self) -> None:
         """The server closed the connection."""
-        reasons: list[str] = []
-        if words := self.words():
-            reasons.append(Text("it said “{words}”", words=words))
-        if self.transport.told_to_leave:
-            reason = self.transport.lost_reason
-            secret = self._password is not None and self._password in reason
-            reasons.append(Text("it said something that holds the password") if secret else reason)
-        where = {"host": self._host, "port": self._port, "username": self._username}
-        error: LoginRefused
-        if not self._tried:
-            if reasons:  # else it is told where the connection is
-                self._fail(LoginDropped(**where, reason=joined(reasons, Text(" and "))))
+        error = self._report.closed(self.transport.lost_reason if self.transport.told_to_leave else None)
+        if error is None:
             return
-        if self._only_doubtful():
-            error = SignatureRefused(**where, tried=self._all_tried((*self._remarks, *reasons)))
-        else:
-            reason = joined(reasons, Text(" and ")) if reasons else Text("it did not say why")
-            error = LoginClosed(**where, tried=self._all_tried(self._remarks), reason=reason)
-        # Of an account that is closed it would have said so: it bears no more attempts on one connection.
-        if self._method == b"publickey" and not self._said and not self._parts:
+        # It would have said that the account is closed. So it only takes no more attempts on one connection.
+        silent = self._method == b"publickey" and not self._report.answered and not self._parts
+        if silent and isinstance(error, LoginRefused):
             error.keys_tried = self._keys_tried
             error.password_left = self._password is not None and not _BY_PASSWORD.isdisjoint(self._offered)
         self._fail(error)
@@ -276,7 +202,7 @@ class LoginService(SSHService):
     # Choosing a method
 
     def _refused(self, offered: list[bytes], *, partial: bool) -> None:
-        """The method under way was refused, or, with *partial*, accepted as one of several that are wanted."""
+        """The current method was refused, or, with *partial*, accepted as one of several that the server wants."""
         self._drop_question()
         self._offered = offered
         if partial:
@@ -292,19 +218,19 @@ class LoginService(SSHService):
             self._give_up(Text("ever more steps"))
         elif b"publickey" in offered and self._attempts:
             self._try_identity(*self._attempts.pop(0))
-        # The same password again, where it was just refused, would only count as one more failure.
+        # A password that was just refused would only count as one more failure.
         elif password is not None and not self._password_refused and self._may_try(b"password"):
-            self._tried.append(Text("password"))
+            self._report.tried.append(Text("password"))
             self._request(b"password", b"\0" + NS(password.encode("utf-8")))
         elif password is not None and not self._password_refused and self._may_try(b"keyboard-interactive"):
-            self._tried.append("keyboard-interactive")
+            self._report.tried.append("keyboard-interactive")
             self._answered = False
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
         else:
             self._give_up()
 
     def _may_try(self, method: bytes) -> bool:
-        """Whether *method* is offered and was not tried; it counts as tried from now on."""
+        """Whether *method* is offered and was not tried. From now on it has been tried."""
         if method not in self._offered or method in self._spent:
             return False
         self._spent.add(method)
@@ -319,7 +245,7 @@ class LoginService(SSHService):
     # publickey (RFC 4252, section 7)
 
     def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
-        """With a key of our own, sign at once: to ask first costs a round trip and gains nothing."""
+        """Sign at once with a key of our own: to ask the server first would take a round trip for nothing."""
         self._keys_tried += 1
         doubt = doubt_of(
             algorithm,
@@ -327,12 +253,7 @@ class LoginService(SSHService):
             self.transport.policy,
             self.transport.otherVersionString,
         )
-        if doubt is None:
-            self._tried.append(identity.name)
-        else:
-            name = Text("{tried} ({remarks})", tried=identity.name, remarks=doubt)
-            self._tried.append(name)
-            self._doubtful.add(name)
+        self._report.key_tried(identity.name, doubt)
         if identity.ask_first:
             self._asked = identity, algorithm
             self._request(b"publickey", b"\0" + NS(algorithm) + NS(identity.blob))
@@ -351,7 +272,7 @@ class LoginService(SSHService):
         )
 
         def send(signature: bytes) -> None:
-            if self._signing is signing:  # else it is not wanted any more
+            if self._signing is signing:  # else the login has gone on without it
                 self._signing = None
                 self._request(b"publickey", fields + NS(signature))
 
@@ -360,7 +281,7 @@ class LoginService(SSHService):
                 self._signing = None
                 error = failure.value
                 reason = error.text if isinstance(error, AgentError) else type(error).__name__
-                self._tried[-1] = Text("{name}, which did not sign: {reason}", name=identity.name, reason=reason)
+                self._report.tried[-1] = Text("{name}, which did not sign: {reason}", name=identity.name, reason=reason)
                 self._try_next()
 
         signing: Deferred[Any] = maybeDeferred(identity.sign, signed, uncertified(algorithm))
@@ -370,25 +291,25 @@ class LoginService(SSHService):
     # keyboard-interactive (RFC 4256, section 3)
 
     def _answer_prompts(self, packet: bytes) -> None:
-        """Answer what asks for the password; servers that hide their password method ask for it like this."""
+        """Answer prompts for the password: some servers ask for it in this way only."""
         name, instruction, _language, rest = getNS(packet, 3)
         (count,), rest = struct.unpack(">L", rest[:4]), rest[4:]
-        self._prompts += max(1, count)  # a round without a prompt counts too: some send one at the end
+        self._prompts += max(1, count)  # a round without a prompt counts, too; some servers send one at the end
         if self._prompts > MAX_PROMPTS or len(packet) > MAX_WORDS or self._password is None:
-            self._tried.append(Text("more prompts than relayd can answer"))
+            self._report.tried.append(Text("more prompts than can be answered"))
             self._give_up(Text("nothing else"))
             return
         prompts = []
         for _ in range(count):
             prompt, rest = getNS(rest)
             prompts.append(prompt)
-            rest = rest[1:]  # whether the answer may be shown: no reason to give it, or not to
+            rest = rest[1:]  # whether the answer may be shown, which makes no difference
         if any(map(tells_of_expiry, (name, instruction, *prompts))):
-            # The old password must never be the answer to a question for a new one.
+            # The old password must never answer a question for a new one.
             self._password_expired()
             return
         if not prompts:
-            self._heard(b"\n".join((name, instruction)))
+            self._report.heard(b"\n".join((name, instruction)))
         answers = []
         for prompt in prompts:
             answer = self._answer(prompt, (name, instruction))
@@ -398,17 +319,17 @@ class LoginService(SSHService):
         self.transport.sendPacket(MSG_USERAUTH_INFO_RESPONSE, struct.pack(">L", count) + b"".join(answers))
 
     def _answer(self, prompt: bytes, before: Sequence[bytes]) -> bytes | None:
-        """What to say to one question; ``None``: it is not answered, and the login has ended."""
+        """The answer to one question; ``None``: it is not answered, and the login has ended."""
         asks = what_it_asks(prompt, before, self._username)
         if asks is Asks.OPTIONAL:
             return b""
         if asks is Asks.NEW_PASSWORD or (asks is Asks.OLD_PASSWORD and self._answered):
             self._password_expired()
         elif asks is Asks.OTHER or (asks is Asks.AGAIN and not self._answered) or self._password is None:
-            shown = self._quoted(prompt) or self._quoted(b"\n".join(before)) or Text("an empty question")
-            self._fail(PromptUnknown(host=self._host, port=self._port, username=self._username, prompt=shown))
+            self._fail(self._report.unknown_prompt(prompt, before))
         elif self._answered:
-            self._tried[-1] = Text("{name}, where the password was asked for again", name=self._tried[-1])
+            tried = self._report.tried
+            tried[-1] = Text("{name}, which asked for the password again", name=tried[-1])
             self._give_up()
         else:
             self._answered = True

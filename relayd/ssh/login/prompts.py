@@ -1,10 +1,10 @@
 """
-What a server asks for when it logs somebody in by questions: for the password, for a new one, or for something else.
+The meaning of a server's prompts: a question for the password, for a new one, or for something else.
 
-The password goes where it is asked for, and nowhere else: a server that wants a one-time code counts a wrong answer,
-and may keep it. So a question must have a word for "password" on its last line, in one of the languages that Linux-PAM
-speaks, no word for a code, and no name of an account that is not the one that logs in. What "new" and "current" are in
-those languages tells of a password that has expired; the words are those of the catalogues of PAM and sudo. No I/O.
+The password is only given where a question asks for it: a server that wants a one-time code counts a wrong answer, and
+may store it. So the last line of a question must have a word for "password", in one of the languages of Linux-PAM, no
+word for a code, and no name of another account than the one that logs in. The words for "new" and "current" show that a
+password has expired. All words are those of the catalogues of PAM and sudo. No I/O.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import re
 import unicodedata
 from collections.abc import Iterable, Set
 
-#: Bytes of a question that are looked at, from its end: what is asked stands there.
+#: Bytes at the end of a question that are read: the question itself is there.
 _MOST_READ = 2000
 
 
 class Asks(enum.Enum):
-    """What a question is for."""
+    """What a question asks for."""
 
     PASSWORD = enum.auto()
-    #: The same, in words for somebody who has just given it: what follows is the question for a new one.
+    #: The same, where the password was just given: a question for a new one follows.
     OLD_PASSWORD = enum.auto()
     NEW_PASSWORD = enum.auto()
-    #: The one that was just given, once more: it was refused, or has to be confirmed.
+    #: The password that was just given, again: it was refused, or has to be confirmed.
     AGAIN = enum.auto()
-    #: Something that may be left out.
+    #: Something that is not required.
     OPTIONAL = enum.auto()
     OTHER = enum.auto()
 
 
-#: Letters of alphabets with spaces between words, and digits, as the inside of a set.
+#: Letters of scripts with spaces between words, and digits, for a set of a regular expression.
 _LETTERS = r"0-9_a-z\u00aa-\u052f"
 
 
@@ -41,12 +41,12 @@ def _any_of(*words: str) -> str:
 
 
 def _word(*beginnings: str) -> str:
-    """Words that begin so; not a part of a longer name, such as that of a host. Chinese may stand before them."""
+    """Words with these beginnings, but not within a longer name such as that of a host. Chinese may precede them."""
     return rf"(?<![@.{_LETTERS}-])(?:{_any_of(*beginnings)})\w*(?![\w-]|\.\w)"
 
 
-# Each is compared with text after NFKC and case folding. Scripts without spaces, or with marks within a word, are
-# searched for anywhere.
+# Each pattern is for text after NFKC and case folding. Words of scripts without spaces, or with marks within words, are
+# found anywhere.
 _PASSWORD = re.compile(
     _any_of(
         # en de it, da nb nn, sv, nl, fi, et, cs sk, pl, hu
@@ -66,8 +66,8 @@ _PASSWORD = re.compile(
     )
 )  # fmt: skip
 
-#: A code for one time, wherever it is spoken of: what is asked for below is that code, or will be next. Short names are
-#: found beside Chinese too, which leaves no space.
+#: A one-time code, anywhere in the texts: the question is for that code, or the next one will be. Short names are also
+#: found next to Chinese, which has no spaces.
 _ONE_TIME = re.compile(
     _any_of(
         r"\bone[- ]?time\b", r"\bsingle[- ]use\b", r"(?<![a-z0-9])[a-z]?otp(?![a-z0-9])", r"\botp-", r"\bs/?key\b",
@@ -83,8 +83,8 @@ _ONE_TIME = re.compile(
         "ühekord", "folosin", "unufoj", "một lần", "sekali pakai", "חד פעמי", "חד-פעמי", "لمرة واحدة", "ერთჯერად",
     )
 )  # fmt: skip
-#: What makes a question for a password one for something else, where it stands on the same line: where it comes from,
-#: which of several it is, what else may be chosen.
+#: Words on the line of the question that make it one for something else: where a code comes from, which of several
+#: passwords it is, what else may be chosen.
 _NOT_THE_PASSWORD = re.compile(
     "|".join(
         (
@@ -130,9 +130,9 @@ _NEW = re.compile(
         )
     )
 )  # fmt: skip
-#: English words stand before "password": elsewhere they may be the name of a host.
+#: English words, before "password" only: elsewhere they may be the name of a host.
 _ENGLISH_NEW = re.compile(r"(?<![@.\w-])(?:new|set|create|pick|define)\s+(?:\w+\s+){0,3}passw|设置|設置|設定")
-#: To type something once more: a new password, where "new" stands there as well.
+#: To type something again.
 _AGAIN = re.compile(
     "|".join(
         (
@@ -165,21 +165,21 @@ _EXPIRED = re.compile(
 
 _FIRST_FACTOR = re.compile(r"\s*first factor\b")  # what SSSD calls the password where there is a second one
 _OPTIONAL = re.compile(r"\(optional\)")
-#: A name that is not part of a longer one; with a backslash, of a domain's account.
+#: A name that is not part of a longer one; it may have a domain and a backslash before it.
 _IN_NAME = r"a-z0-9_.+$%\\\u00df-\u024f\u0400-\u04ff-"
 _NAME = rf"(?<![{_IN_NAME}@])(?![.+$%\\-])[{_IN_NAME}]+"
 _FOR = _any_of(
     "for", "für", "pour", "para", "per a", "per", "voor", "för", "za", "за", "для", "pentru", "untuk", "dành cho",
     "por", "par", "pre", "pro", "მომხმარებლისთვის",
 )  # fmt: skip
-#: Before a name at the end of a line only: elsewhere these stand before much else.
+#: Words that precede a name at the end of a line; elsewhere they precede many other things.
 _OF = _any_of(
     "of", "von", "van", "de", "di", "do", "da", "del", "dla", "lui", "của", "af", "av", "до", "користувача",
     "użytkownika", "používateľa", "uživatele", "пользователя", "корисника",
 )  # fmt: skip
 _USER = _any_of("user", "the", "account", "principal", "benutzer", "používateľa", "пользователя", "корисника", "l'")
-#: How a line names an account, in the languages of sudo: a user at a host, as some servers put it before questions or
-#: into them; whose password it is; for whom.
+#: How a line names an account, in the languages of sudo: a user at a host, as some servers write before or in their
+#: questions; whose password it is; for whom.
 _ACCOUNT = re.compile(
     "|".join(
         (
@@ -193,7 +193,7 @@ _ACCOUNT = re.compile(
         )
     )
 )
-#: What stands in the place of a name and is none: whoever logs in, where, and what for.
+#: Words in the place of a name that are not names: who logs in, where, and what for.
 _NO_NAME = frozenset((
     "user", "users", "username", "account", "login", "logon", "ssh", "sshd", "sftp", "host", "system", "server",
     "machine", "computer", "network", "domain", "access", "session", "ldap", "kerberos", "krb5", "windows", "unix",
@@ -206,9 +206,9 @@ _NO_NAME = frozenset((
     "входа", "доступа", "системы", "вашей", "користувача", "użytkownika", "konta", "používateľa", "uživatele",
     "účtu", "anda", "pengguna", "akun", "baru", "passe",
 ))  # fmt: skip
-#: A name with so many dots is that of a host.
+#: A name with so many dots names a host.
 _DOTS_OF_HOST = 2
-#: Accounts and things that have a password of their own, unless the user who logs in is called so.
+#: Accounts and things with a password of their own, unless the user has that name.
 _PRIVILEGED = re.compile(
     "|".join(
         (
@@ -223,7 +223,7 @@ _PRIVILEGED = re.compile(
         )
     )
 )  # fmt: skip
-#: A line that asks for something, though the answer may be given on another one.
+#: A line that asks for something, although the answer may be given on a later line.
 _ASKING = re.compile(
     "|".join(
         (
@@ -235,26 +235,28 @@ _ASKING = re.compile(
     )
 )
 
-#: Characters that show nothing, within words of some scripts.
+#: Invisible characters within words of some scripts.
 _UNSEEN: dict[int, str | None] = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
-#: Hyphens of other kinds than the one on keyboards.
+#: Hyphens that are not on keyboards.
 _UNSEEN |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013"), "-")
-#: Between Chinese characters, to make them as wide as those in the line above.
+#: Spaces between Chinese characters that make a line as wide as the one above.
 _WIDE_GAP = re.compile(r"(?<=[\u4e00-\u9fff])[ \t]+(?=[\u4e00-\u9fff])")
 
 
 def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
     """
+    Find out what a question asks for.
+
     :param prompt: the question, in UTF-8 (RFC 4256, section 3.2).
-    :param before: what is shown above it: the name and the instruction. The last of them counts as the question where
-        that says nothing itself.
-    :param username: who is logging in; it may stand in the question, and be any word.
+    :param before: the texts above it: the name and the instruction. If the question has no words, the last of them is
+        the question.
+    :param username: who is logging in. The question may contain it, and it may be any word.
     """
     own = _own_names(username)
     lines = [line for text in (*before, prompt) for line in _lines(text)]
     if not lines:
         return Asks.OTHER
-    # What asks above the question counts, too.
+    # Lines above that ask something are questions, too.
     questions = [line for line in lines[:-1] if _ASKING.search(line) or _PASSWORD.match(line.strip())]
     questions.append(lines[-1])
     if any(_PASSWORD.search(line) and _names_another(line, own) for line in questions):
@@ -276,24 +278,24 @@ def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
 
 
 def tells_of_expiry(text: bytes) -> bool:
-    """Whether *text*, a question or what stands above one, says that the password has expired."""
+    """Whether *text*, a question or one above it, says that the password has expired."""
     return _EXPIRED.search(text) is not None
 
 
 def _lines(text: bytes) -> list[str]:
-    """Those with words, made comparable."""
+    """The lines with words, made comparable."""
     shown = _comparable(text[-_MOST_READ:].decode("utf-8", "replace"))
     return [line for line in shown.splitlines() if any(char.isalpha() for char in line)]
 
 
 def _own_names(username: str) -> Set[str]:
-    """How a question may name who logs in: without the domain, too."""
+    """How a question may name the user who logs in: also without the domain."""
     name = _comparable(username)
     return {name, *re.split(r"[\\/@%+]", name)} - {""}
 
 
 def _names_another(line: str, own: Set[str]) -> bool:
-    """Whether *line* speaks of an account that is not the one of these names."""
+    """Whether *line* names another account."""
     for found in _ACCOUNT.finditer(line):
         name = _name_in(found)
         known = not name or name in own or name.rpartition("\\")[2] in own or name in _NO_NAME
@@ -303,7 +305,7 @@ def _names_another(line: str, own: Set[str]) -> bool:
 
 
 def _without_names(line: str, own: Set[str]) -> str:
-    """The user's own name says nothing of what is asked for, and may be any word; nor does a host's."""
+    """*line* without the user's own name and without hosts: they may be any word."""
     return _ACCOUNT.sub(lambda found: "" if "@" in found[0] or _name_in(found) in own else found[0], line)
 
 

@@ -1,5 +1,5 @@
 """
-Why a key may have been refused although it is the right one: the server does not take the signatures made with it.
+Why a server may refuse the right key: it does not accept the kind of signature that is made with it.
 
 Source: RFC 8308, section 3.1 (``server-sig-algs``); RFC 8332, section 3.3 (servers that do not say).
 """
@@ -13,16 +13,17 @@ from relayd.ssh.keys.types import uncertified
 from relayd.ssh.transport.algorithms import AlgorithmPolicy
 
 _OPENSSH = re.compile(rb"SSH-[\d.]+-OpenSSH_(\d+)\.(\d+)")
-#: The first OpenSSH that takes signatures of RSA with SHA-2, and says what it takes.
+#: The first version of OpenSSH that accepts RSA signatures with SHA-2, and says what it accepts.
 _KNOWS_SHA2 = (7, 2)
 
 
 def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, version: bytes) -> Text | None:
     """
-    What there is to say, should a key be refused that signs by *algorithm*; ``None``: nothing.
+    What to say about a key if it is refused; ``None``: nothing.
 
-    :param accepted: what the server says that it takes, if it does; the names there are those of plain keys.
-    :param version: the server's, as in its greeting.
+    :param algorithm: of its signature.
+    :param accepted: the algorithms that the server says it accepts, as names for plain keys; ``None``: it does not say.
+    :param version: the line that the server sent first.
     """
     plain = uncertified(algorithm)
     is_rsa = plain.startswith(b"rsa-sha2-")
@@ -32,25 +33,24 @@ def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, 
             return None
         if is_rsa and b"ssh-rsa" in taken:
             return Text(
-                "the server takes signatures of RSA keys with SHA-1 (ssh-rsa) only, which --ssh-algorithms legacy "
-                "allows"
+                "the server accepts RSA signatures with SHA-1 (ssh-rsa) only, which --ssh-algorithms legacy allows"
             )
         if not is_rsa and all(name.startswith(b"rsa-sha2-") for name in taken):
-            return None  # OpenSSH before 7.6 named nothing else, whatever it took
+            return None  # OpenSSH before 7.6 named nothing else, whatever it accepted
         return Text(
-            "the server takes no {algorithm}, only {names}",
+            "the server does not accept {algorithm}, only {names}",
             algorithm=printable_bytes(plain),
             names=printable_bytes(accepted),
         )
-    if not is_rsa or policy.doubtful:
+    if not is_rsa or policy.outdated:
         return None
     found = _OPENSSH.match(version)
     if found and (int(found[1]), int(found[2])) < _KNOWS_SHA2:
         return Text(
-            "the server, {version}, takes signatures of RSA keys with SHA-1 only, which --ssh-algorithms legacy allows",
+            "the server, {version}, accepts RSA signatures with SHA-1 only, which --ssh-algorithms legacy allows",
             version=printable_bytes(version),
         )
     return Text(
-        "the server does not say which signatures it takes: if it is an old one, those of RSA keys with SHA-1 only, "
-        "which --ssh-algorithms legacy allows"
+        "the server does not say which signatures it accepts; an old one accepts RSA signatures with SHA-1 only, which "
+        "--ssh-algorithms legacy allows"
     )

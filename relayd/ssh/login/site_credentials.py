@@ -1,7 +1,7 @@
 """
-The site's own credentials: for which hosts and users they are, and how their files are read, each time they are used.
+The site's own credentials: the hosts and users that each is for, and its files, which are read when it is used.
 
-With them, whoever orders a command needs no secret.
+With them, a command needs to bring no secret.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from relayd.network.spelling import canonical_host, dialled_host, read_destinati
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
 
-#: The largest file that is read, in bytes; the longest RSA key has some 13,000.
+#: The largest file that is read, in bytes; a private key of 16,384 bits has some 13,000.
 MAX_FILE = 256 * 1024
-#: Hosts on the way to a host; more than a few are a loop in the table.
+#: Most jump hosts on the way to a host; more of them are a loop in the table.
 MAX_HOPS = 8
 
 
 class CredentialRule(Struct, frozen=True, kw_only=True):
     """
-    Which credential is for which hosts and users.
+    A credential, or jump hosts, for certain hosts and users.
 
     :ivar hosts: patterns, see `relayd.network.patterns.covers_host`.
-    :ivar users: patterns of user names, likewise.
-    :ivar key_file: private key.
-    :ivar passphrase_file: what decrypts it, on the first line.
-    :ivar certificate_file: by default ``KEY_FILE-cert.pub`` where that is there, as with OpenSSH.
-    :ivar password_file: password, on the first line.
+    :ivar users: patterns, see `relayd.network.patterns.covers_user`.
+    :ivar key_file: file of a private key.
+    :ivar passphrase_file: file with the passphrase of the key on its first line.
+    :ivar certificate_file: by default ``KEY_FILE-cert.pub`` if there is such a file, as in OpenSSH.
+    :ivar password_file: file with a password on its first line.
     :ivar agent: path of an ssh-agent's socket.
     :ivar via: jump hosts as for ``ssh -J``: ``[USER@]HOST[:PORT]``, commas between, the nearest first; empty: none.
         Their own credentials come from the same table.
@@ -53,7 +53,7 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
 
     @property
     def has_credential(self) -> bool:
-        """Whether it says how to log in, and not only by which way."""
+        """Whether it has a credential, and not only jump hosts."""
         return bool(self.key_file or self.password_file or self.agent)
 
     def covers(self, host: str, port: int, user: str) -> bool:
@@ -65,8 +65,9 @@ class Hop(Struct, frozen=True):
     """
     One jump host, as `CredentialRule.via` names it.
 
-    :ivar host: see `Target.host`, and `Target.looked_up`.
-    :ivar username: ``None``: the user of the host behind.
+    :ivar host: see `Target.host`.
+    :ivar username: ``None``: the user at the host behind it.
+    :ivar looked_up: see `Target.looked_up`.
     """
 
     host: str
@@ -77,13 +78,13 @@ class Hop(Struct, frozen=True):
 
 class CredentialTable:
     """
-    Rules, of which the first that covers a login counts: of those that hold a credential for the credential, of those
-    that name jump hosts for the way, as in ssh_config(5).
+    The rules for all logins. As in ssh_config(5), the first rule with a credential that covers a login gives the
+    credential, and the first rule with jump hosts gives the way.
 
-    Files are read when they are used, and again when they have changed: a rotated key needs no restart.  What they hold
-    is kept as long as somebody uses it, such as a connection, and no longer.
+    Files are read when they are used, and again when they have changed: a rotated key needs no restart. Their contents
+    are kept as long as they are used, such as by a connection, and no longer.
 
-    :raises ValueError: for a rule that makes no sense; says which and why.
+    :raises ValueError: when a rule is not valid; says which and why.
     """
 
     def __init__(self, rules: Iterable[CredentialRule]) -> None:
@@ -104,17 +105,17 @@ class CredentialTable:
         return bool(self._rules)
 
     def find(self, host: str, port: int, user: str) -> CredentialRule | None:
-        """The rule with the credential for a login, if any."""
+        """The rule that has the credential for a login; ``None``: there is none."""
         return next((rule for rule in self._rules if rule.has_credential and rule.covers(host, port, user)), None)
 
     def hops(self, host: str, port: int, user: str) -> tuple[Hop, ...]:
-        """The jump hosts before a host, as its rule names them: those before these not included; empty: none."""
+        """The jump hosts that the rule for a host names, without those before them; empty: there are none."""
         rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
         return _hops_before(next(rules, None), host, port)
 
     def is_direct(self, host: str, port: int, user: str) -> bool:
         """
-        Whether the site itself goes to a host directly: as this user, or as anybody, where it has no rule for the user.
+        Whether the site's own way to a host is direct: for this user, or for any user if no rule is for this one.
         """
         if any(rule.covers(host, port, user) for rule in self._rules):
             return not self.hops(host, port, user)
@@ -122,18 +123,18 @@ class CredentialTable:
 
     def way(self, host: str, port: int, user: str) -> Target | None:
         """
-        The jump host through which a host is reached, which may have others before it; ``None``: directly.
+        The jump host before a host, which may have others before it; ``None``: the host is reached directly.
 
         :raises CredentialUnusable: see `read`.
-        :raises NoCredential: when there is none for a jump host, or they lead in a circle.
+        :raises NoCredential: when no rule is for a jump host, or the jump hosts lead in a circle.
         """
         return self._way(host, port, user, MAX_HOPS)
 
     def read(self, rule: CredentialRule) -> Credential:
         """
-        What the files of a rule hold now.
+        The credential in the files of a rule, as they are now.
 
-        :raises CredentialUnusable: naming the file and what is wrong with it.
+        :raises CredentialUnusable: names the file, and what is wrong with it.
         """
         certificate = rule.certificate_file
         if certificate is None and rule.key_file is not None and os.path.exists(f"{rule.key_file}-cert.pub"):
@@ -156,12 +157,11 @@ class CredentialTable:
 
     def target(self, host: str, port: int, user: str, host_key: str | None = None) -> Target | None:
         """
-        Where and how to log in, jump hosts included.
+        The target of a login, jump hosts included; ``None``: no rule has a credential for it.
 
-        :param host_key: the fingerprint that the host's key must have, besides being good by the known hosts.
-        :return: ``None`` where no rule covers the login.
+        :param host_key: the fingerprint that the host's key must have; the known hosts must accept the key, too.
         :raises CredentialUnusable: see `read`.
-        :raises NoCredential: where one does, but a jump host of it has none, or they lead in a circle.
+        :raises NoCredential: see `way`.
         """
         rule = self.find(host, port, user)
         if rule is None:
@@ -189,7 +189,7 @@ class CredentialTable:
             if found is None:
                 reason = Text("it is a jump host, and no rule covers it")
                 raise NoCredential(host=hop.host, port=hop.port, username=username, reason=reason)
-            if via is None:  # the nearest one may itself be behind others; how to reach the next is said here
+            if via is None:  # only the nearest one may be behind others: this rule says how to reach the next ones
                 via = self._way(hop.host, hop.port, username, hops_left - len(hops))
             credential = self.read(found)
             via = Target(
@@ -202,15 +202,15 @@ def _hops_before(rule: CredentialRule | None, host: str, port: int) -> tuple[Hop
     hops = parse_via("" if rule is None else rule.via or "")
     places = [(hop.host, hop.port) for hop in hops]
     itself = (canonical_host(host), port)
-    # A rule for a whole network often covers its jump host too.
+    # A rule for a whole network often covers its jump host, too.
     return hops[: places.index(itself)] if itself in places else hops
 
 
 def parse_via(text: str) -> tuple[Hop, ...]:
     """
-    Jump hosts as ``ssh -J`` takes them; an empty text is none.
+    Read jump hosts as for ``ssh -J``; an empty text has none.
 
-    :raises ValueError: for what is none.
+    :raises ValueError: when the text is not a list of jump hosts.
     """
     try:
         hops = [read_destination(part.strip()) for part in text.split(",")] if text else []
@@ -239,7 +239,7 @@ def _check(rule: CredentialRule) -> None:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """What changes with a file, and with who may read it."""
+    """Numbers of which one changes with a file, or with its owner or mode."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -249,7 +249,7 @@ def _stamp(path: str) -> tuple[int, ...]:
 
 def _read(path: str, *, secret: bool) -> str:
     try:
-        # Not to be held up by what is no file, such as a pipe that nobody writes to.
+        # Without waiting: the path may be that of a pipe that nobody writes to.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             _check_file(path, os.fstat(descriptor), secret=secret)
@@ -266,7 +266,7 @@ def _read(path: str, *, secret: bool) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialUnusable(file=path, reason=Text("it is not text in UTF-8")) from None
+        raise CredentialUnusable(file=path, reason=Text("it is not UTF-8 text")) from None
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
@@ -275,12 +275,12 @@ def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
     if secret and is_open_to_others(status):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialUnusable(
-            file=path, reason=Text("others may use it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
+            file=path, reason=Text("other users may access it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
         )
 
 
 def _first_line(path: str) -> str:
-    """A password or a passphrase; blanks around it belong to it, and further lines are a mistake."""
+    """The first line of a file, blanks included: a password or a passphrase. More lines are a mistake."""
     first, *more = (line.removesuffix("\r") for line in _read(path, secret=True).removeprefix("\ufeff").split("\n"))
     if not first:
         raise CredentialUnusable(file=path, reason=Text("its first line is empty"))

@@ -1,5 +1,5 @@
 """
-To which addresses connections may be opened: whoever uses this package may say so, also of what names lead to.
+To which addresses connections may be opened: the addresses of names are checked too, by a function of the user's.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ AddressCheck = Callable[[str, int, Address | None], bool]
 
 
 def allow_all(host: str, port: int, address: Address | None) -> bool:
-    """The `AddressCheck` of whoever has none."""
+    """The `AddressCheck` that allows everything."""
     return True
 
 
 def address_in(address: IAddress) -> Address | None:
-    """The address of a host in one of Twisted's, in the one spelling that counts here; ``None`` where there is none."""
+    """The IP address in one of Twisted's addresses; ``None`` where there is none."""
     return read_address(address.host) if isinstance(address, IPv4Address | IPv6Address) else None
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver)
 class CheckedNames(NamesOfOurOwn):
     """
-    What `HostnameEndpoint` needs of a reactor, and whose names lead to allowed addresses only.
+    A name resolver for `HostnameEndpoint` that gives allowed addresses only.
 
     The endpoint connects to the addresses that it gets from here, and looks nothing up again: a name server that
     changes its answer gains nothing.
 
     :ivar forbade: whether any address was left out.
-    :ivar found: every address that was found, be it allowed or not.
+    :ivar found: every address that was found, allowed or not.
     """
 
     def __init__(self, reactor: Any, allows: AddressCheck) -> None:
@@ -88,7 +88,7 @@ class _Allowed:
             self._names.found.add(str(found))
         if found is not None and self._names.allows(self._host, self._port, found):
             kind = IPv4Address if found.version == 4 else IPv6Address
-            # Made of what was checked, and not just looking like it.
+            # Made from the address that was checked, rather than the original, which might only look like it.
             self._receiver.addressResolved(kind("TCP", str(found), self._port))
         else:
             self._names.forbade = True

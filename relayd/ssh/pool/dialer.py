@@ -1,5 +1,5 @@
 """
-From a target to a connection that is logged in: name, TCP, key exchange, login, each with its own limit.
+Opens a connection to a target and logs in: name, TCP, key exchange, login, each with its own time limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relayd.language.texts import Text, span
 from relayd.network.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import read_address
-from relayd.ssh.channels.connection import Connection, ConnectionOwner
+from relayd.ssh.channels.connection import ClientConnection, ConnectionOwner
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.errors import (
     AddressForbidden,
@@ -40,28 +40,28 @@ from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.login.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.login.login import LoginService
 from relayd.ssh.pool.checked_names import AddressCheck, CheckedNames, address_in, allow_all
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.settings import LiveSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.transport.transport import ClientTransport
 
-#: Targets remembered at which the password is to be tried first.
+#: How many targets are remembered where the password is to be tried first.
 MOST = 4096
 
 
 class DialOwner(ConnectionOwner, Protocol):
-    """Who has connections opened."""
+    """The pool, for which connections are opened."""
 
     def forward(self, via: Target, host: str, port: int) -> Deferred[Forward]:
         """Open a way to another host through a connection to *via*; fails with an `SSHError`."""
 
     def login_refused(self, target: Target) -> None:
-        """The host has refused a part of the credential; another part has been tried since."""
+        """The host has refused one part of the credential, and another part was tried after it."""
 
 
 class _OneTransport(Factory):
     """
-    What `connectProtocol` does, without a class made for each connection, which takes time and stays as long as that.
+    Does what `connectProtocol` does, without making a class for each connection.
     """
 
     noisy = False
@@ -73,7 +73,7 @@ class _OneTransport(Factory):
         return self._transport
 
     def forget(self) -> None:
-        """Twisted keeps a factory in a circle with its connector: the connection must not stay as long."""
+        """Let the connection go: Twisted keeps the factory longer, in a circle with its connector."""
         self._transport = None
 
 
@@ -89,7 +89,7 @@ class Dialer:
     def __init__(
         self,
         reactor: Any,
-        settings: SSHSettings,
+        settings: LiveSettings,
         checks: FileChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
@@ -97,18 +97,18 @@ class Dialer:
         self._reactor = reactor
         self._checks = checks
         self._keys = keys
-        # Where a key was refused and the password taken on a connection of its own: digests, as they outlive those
+        # Targets that refused a key and took the password on a second connection: digests, as they outlive connections
         self._password_first: OrderedDict[bytes, None] = OrderedDict()
         self.configure(settings, allows)
 
-    def configure(self, settings: SSHSettings, allows: AddressCheck) -> None:
-        """What counts for the connections that are opened from now on."""
+    def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
+        """Change the settings for the connections that are opened from now on."""
         self._settings = settings
         self._allows = allows
         agent_timeout = min(AGENT_TIMEOUT, settings.connect_timeout / 2)
         self._identities = IdentityLoader(self._reactor, self._keys, agent_timeout)
 
-    async def dial(self, target: Target, owner: DialOwner) -> Connection:
+    async def dial(self, target: Target, owner: DialOwner) -> ClientConnection:
         """
         Connect and log in.
 
@@ -117,13 +117,13 @@ class Dialer:
         try:
             return await self._dial_as_known(target, owner)
         except SSHError as error:
-            # Wherever one was wanted: for the connection, for known hosts, keys or agents.
+            # Whatever the descriptor was for: the connection, known hosts, keys or agents.
             if is_shortage(error.fields.get("reason")) and not isinstance(error, NoDescriptor):
                 raise NoDescriptor(host=target.host, port=target.port, reason=error.fields["reason"]) from None
             raise
 
-    async def _dial_as_known(self, target: Target, owner: DialOwner) -> Connection:
-        # First of all: what is not allowed, or a key that nobody can read, is no reason to trouble any host.
+    async def _dial_as_known(self, target: Target, owner: DialOwner) -> ClientConnection:
+        # First, before any host is contacted: is it allowed, and can the key be read?
         if target.via is not None:
             self._check_hidden(target)
         identities = await self._identities.load(target)
@@ -140,11 +140,11 @@ class Dialer:
 
     async def _dial_once_more(
         self, target: Target, identities: Identities, refusal: LoginRefused, owner: DialOwner
-    ) -> Connection:
+    ) -> ClientConnection:
         """
-        The host took one attempt, or a few, and closed the connection (``MaxAuthTries``): try what is left on another.
+        The host closed the connection after one attempt, or a few (``MaxAuthTries``): try what is left on another one.
 
-        The password first, if there is one: of the keys that are left none may be meant for this host.
+        The password comes first, if there is one: it may be that none of the other keys is meant for this host.
         """
         if refusal.keys_tried is None:
             raise refusal
@@ -158,16 +158,16 @@ class Dialer:
             owner.login_refused(target)
             raise
         except SSHError:
-            raise refusal from None  # which tells more than that the host is busy now
+            raise refusal from None  # which says more than the new error, such as that the host is busy now
         owner.login_refused(target)
         if refusal.password_left:
-            # On the next connection, too, the key would count as one more failed attempt.
+            # The key would be one more failed attempt on each further connection.
             self._password_first[target.digest()] = None
             if len(self._password_first) > MOST:
                 self._password_first.popitem(last=False)
         return connection
 
-    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> Connection:
+    async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> ClientConnection:
         policy = POLICIES[self._settings.algorithms]
         try:
             return await self._dial(target, identities, policy, owner)
@@ -178,7 +178,7 @@ class Dialer:
 
     async def _dial(
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
-    ) -> Connection:
+    ) -> ClientConnection:
         begun = self._reactor.seconds()
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
@@ -187,7 +187,7 @@ class Dialer:
             if target.via is None:
                 found = await self._connect(target, transport)
             else:
-                # The address that was checked, and not a spelling of which the jump host may make another one.
+                # The address that was checked: the jump host might read another spelling of it differently.
                 host = str(read_address(target.dialled) or target.dialled)
                 forward = await owner.forward(target.via, host, target.port)
                 transport.pace.way = forward.pace
@@ -200,7 +200,7 @@ class Dialer:
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
             transport.abort()
-            transport.pace.stop()  # nobody else does where there was no connection at all
+            transport.pace.stop()  # connectionLost does not come where there was no connection at all
             raise
         address = _address_of(transport)
         if address in found:
@@ -213,7 +213,7 @@ class Dialer:
         return connection
 
     def _check_hidden(self, target: Target) -> None:
-        """Of a host behind a jump host nobody here learns the address, unless that is how it is named."""
+        """The relay never learns the address of a host behind a jump host, unless the host is named by it."""
         address = read_address(target.host)
         if not target.trusted and not self._allows(target.host, target.port, address):
             kind = HiddenAddressForbidden if address is None else AddressForbidden
@@ -223,44 +223,37 @@ class Dialer:
         """
         Open the connection.
 
-        :return: all addresses of the host, where it is one that had to be looked up.
+        :return: all addresses of the host, if it had to be looked up.
         """
-        host, port = target.host, target.port
         timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
-        endpoint: TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint
-        address = read_address(target.dialled)
-        if address is None:
-            endpoint = NamedEndpoint(names, target.dialled, port, timeout)
-        elif names.allows(host, port, address):  # no name, so no thread of the resolver
-            kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
-            endpoint = kind(self._reactor, str(address), port, timeout)
-        else:
-            raise AddressForbidden(host=host, port=port)
+        endpoint = self._endpoint(target, names)
         factory = _OneTransport(transport)
         try:
             await endpoint.connect(factory)
         except error.DNSLookupError:
-            if names.forbade:
-                raise AddressForbidden(host=host, port=port) from None
-            if (words := shortage()) is not None:  # looking up a name takes one, too
-                raise NoDescriptor(host=host, port=port, reason=words) from None
-            raise NameNotFound(host=host) from None
-        except NoNameService:
-            raise NameTimeout(host=host, time=span(timeout)) from None
-        except error.ConnectionRefusedError:
-            raise ConnectRefused(host=host, port=port) from None
-        except error.TimeoutError:
-            raise ConnectTimeout(host=host, port=port, time=span(timeout)) from None
-        except error.ConnectError as reason:
-            raise Unreachable(host=host, port=port, reason=_system_words(reason)) from None
-        except (OSError, ValueError) as reason:
-            # Such as a network that is down, or a name that cannot be one.
-            why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
-            raise Unreachable(host=host, port=port, reason=why) from None
+            raise _lookup_error(target, names) from None
+        except (error.ConnectError, NoNameService, OSError, ValueError) as reason:
+            raise _connect_error(reason, target, timeout) from None
         finally:
             factory.forget()
         return frozenset(names.found)
+
+    def _endpoint(self, target: Target, names: CheckedNames) -> TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint:
+        """
+        Where to connect to.
+
+        :raises AddressForbidden: when that is an address which is not allowed.
+        """
+        timeout = self._settings.connect_timeout
+        address = read_address(target.dialled)
+        if address is None:
+            return NamedEndpoint(names, target.dialled, target.port, timeout)
+        if not names.allows(target.host, target.port, address):
+            raise AddressForbidden(host=target.host, port=target.port)
+        # No name, so no thread of the resolver
+        kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
+        return kind(self._reactor, str(address), target.port, timeout)
 
     async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
         timeout = self._settings.connect_timeout
@@ -270,7 +263,7 @@ class Dialer:
             raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
 
     async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
-        """Nothing is asked of the host before this has ended, and it may hang up meanwhile."""
+        """Nothing is asked of the host before this is done; meanwhile it may hang up."""
         failed: list[SSHError] = []
         transport.on_failure = failed.append
         await self._checks.check(target, shown, self._settings.connect_timeout)
@@ -280,35 +273,25 @@ class Dialer:
 
     async def _log_in(
         self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner
-    ) -> Connection:
+    ) -> ClientConnection:
         timeout = self._settings.connect_timeout
-        connection = Connection(self._reactor, owner, self._settings.keepalive_interval)
-        logged_in: Deferred[None] = Deferred()
+        logged_in: Deferred[ClientConnection] = Deferred()
 
         def finish(result: SSHError | None) -> None:
             transport.on_failure = None
             if not logged_in.called:
                 if result is None:
+                    connection = ClientConnection(self._reactor, owner, self._settings.keepalive_interval)
                     transport.setService(connection)
-                    logged_in.callback(None)
+                    logged_in.callback(connection)
                 else:
                     logged_in.errback(result)
 
         transport.on_failure = finish
-        login = LoginService(
-            host=target.host,
-            port=target.port,
-            username=target.username,
-            password=target.credential.password,
-            identities=identities.usable,
-            remarks=identities.remarks,
-            tried_before=identities.tried_before,
-            on_success=lambda: finish(None),
-            on_failure=finish,
-        )
+        login = LoginService(target, identities, lambda: finish(None), finish)
         transport.requestService(login)
         try:
-            await logged_in.addTimeout(timeout, self._reactor)
+            return await logged_in.addTimeout(timeout, self._reactor)
         except TimeoutError:
             words = login.words()
             raise LoginTimeout(
@@ -318,7 +301,32 @@ class Dialer:
                 time=span(timeout),
                 reason=Text("it said “{words}”", words=words) if words else Text("it said nothing"),
             ) from None
-        return connection
+
+
+def _lookup_error(target: Target, names: CheckedNames) -> SSHError:
+    """Why a name led to no address to connect to."""
+    host, port = target.host, target.port
+    if names.forbade:
+        return AddressForbidden(host=host, port=port)
+    if (words := shortage()) is not None:  # looking up a name takes a descriptor, too
+        return NoDescriptor(host=host, port=port, reason=words)
+    return NameNotFound(host=host)
+
+
+def _connect_error(reason: Exception, target: Target, timeout: float) -> SSHError:
+    """Why there is no connection: *reason*, which an endpoint failed with, as an error of ours."""
+    host, port = target.host, target.port
+    if isinstance(reason, NoNameService):
+        return NameTimeout(host=host, time=span(timeout))
+    if isinstance(reason, error.ConnectionRefusedError):
+        return ConnectRefused(host=host, port=port)
+    if isinstance(reason, error.TimeoutError):
+        return ConnectTimeout(host=host, port=port, time=span(timeout))
+    if isinstance(reason, error.ConnectError):
+        return Unreachable(host=host, port=port, reason=_system_words(reason))
+    # Such as a network that is down, or a name that cannot be one.
+    why = words_of(reason, _first_line(reason)) if isinstance(reason, OSError) else _first_line(reason)
+    return Unreachable(host=host, port=port, reason=why)
 
 
 def _address_of(transport: ClientTransport) -> str:
@@ -328,7 +336,7 @@ def _address_of(transport: ClientTransport) -> str:
 
 
 def _system_words(reason: error.ConnectError) -> str:
-    """What the system says of a connection that did not come about; Twisted has its number."""
+    """The system's words for a failed connection, of which Twisted has the number."""
     return words_for(reason.osError) if isinstance(reason.osError, int) else _first_line(reason)
 
 

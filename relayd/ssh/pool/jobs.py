@@ -1,5 +1,5 @@
 """
-What wants a channel of a pooled connection: a command's session, or a connection to another host.
+Jobs: what wants a channel of a pooled connection, which is a command's session or a connection to another host.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.language.texts import Text, span
 from relayd.ssh.channels.channel import ChannelUser
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import ConnectionLost, ForwardFailed, ForwardProhibited, SSHError
 from relayd.ssh.pool.decisions import MAX_DROPS
@@ -24,12 +24,13 @@ class Job:
 
     :param on_failure: called at most once, with what kept the command from running or, with
         `relayd.ssh.errors.OutcomeUnknown`, from being seen to its end.
-    :param payload: bytes of the largest packet that it is sent with.
-    :ivar connection: the one that it was started on last.
-    :ivar doomed: the command was asked to end: should the pool close before it has, it is killed.
+    :param payload: bytes of the largest packet that it takes to start it.
+    :ivar connection: the one that it was last started on.
+    :ivar drops: how often a connection was lost while it waited for its channel.
+    :ivar ending: the command was told to end: it is killed if the pool closes before it has.
     """
 
-    __slots__ = ("channel", "connection", "doomed", "drops", "on_failure", "payload", "target")
+    __slots__ = ("channel", "connection", "drops", "ending", "on_failure", "payload", "target")
 
     def __init__(
         self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None], payload: int = 0
@@ -38,8 +39,8 @@ class Job:
         self.channel = channel
         self.on_failure = on_failure
         self.payload = payload
-        self.connection: Connection | None = None
-        self.doomed = False
+        self.connection: ClientConnection | None = None
+        self.ending = False
         self.drops = 0
 
 
@@ -72,11 +73,12 @@ class Forwarding:
 
     def _submit(self) -> None:
         self._forward: Forward | None = Forward(self._host, self._port, self._open, self._ended)
-        self._job = Job(self._via, self._forward, self._failed)
+        # Both are let go when they are of no more use: each leads back to this, and to secrets.
+        self._job: Job | None = Job(self._via, self._forward, self._failed)
         self._submit_job(self._job)
 
     def _open(self) -> None:
-        forward, self._forward = self._forward, None
+        forward, self._forward, self._job = self._forward, None, None
         if forward is not None:
             self.opened.callback(forward)
 
@@ -91,7 +93,7 @@ class Forwarding:
             return
         self._release()
         if isinstance(error, ConnectionLost) and self._drops < MAX_DROPS:
-            # It was interrupted, not refused: nothing speaks against another connection.
+            # It was interrupted, not refused, so another connection may do.
             self._drops += 1
             self._submit()
             return
@@ -99,19 +101,20 @@ class Forwarding:
         self.opened.errback(error)
 
     def _cancel(self, _opened: Deferred[Forward]) -> None:
-        self._withdraw_job(self._job)
+        if self._job is not None:
+            self._withdraw_job(self._job)
         self._release()
 
     def _release(self) -> None:
-        """Have the channel give up what it holds; it tells nobody any more."""
-        forward, self._forward = self._forward, None
+        """Have the channel give up what it holds; its end is not reported any more."""
+        forward, self._forward, self._job = self._forward, None, None
         if forward is not None:
             forward.ended()
 
 
 def forward_error(forward: Forward, via: Target, code: int, reason: str) -> ForwardFailed:
     """
-    Why *via* made no connection.
+    The error for a connection that *via* did not make.
 
     :param code: RFC 4254, section 5.1.
     """

@@ -1,12 +1,12 @@
 """
-What the pool knows of each connection, each target and each host. The decisions are in `relayd.ssh.pool.decisions`.
+What the pool knows of each connection (`Member`), each target (`Lane`) and each host (`PooledHost`).
+
+Each keeps its own counters, by methods that say what has happened. Who decides by them: see `relayd.ssh.pool`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from heapq import heappop, heappush
 from math import inf
 from typing import Generic, TypeVar
 
@@ -15,13 +15,19 @@ from relayd.ssh.target import Target
 #: Seconds until the place of a closed session is used again. A server frees it some time after both sides have closed
 #: the channel; asking earlier is refused, although nothing is wrong.
 COOL_DOWN = 0.01
-#: Seconds for which a slow server may count a closed session still.
+#: Seconds for which a slow server may still count a closed session.
 LATE = 0.1
 #: Connections to other hosts through one connection. Servers set no limit of their own to these, but all of them go
 #: when it goes.
 MAX_FORWARDS = 256
-#: Connections to one host being opened at a time: OpenSSH begins to turn newcomers away at ten (MaxStartups).
+#: Connections to one host that are opened at a time: OpenSSH begins to turn newcomers away at ten (MaxStartups).
 MAX_HANDSHAKES = 4
+#: How often in a row a host may hang up on a newcomer before that counts as its answer.
+MAX_HANG_UPS = 5
+#: Seconds until it is tried again after the first time; each further one doubles it.
+HANG_UP_PAUSE = 0.25
+#: Seconds until a host that refused a session is asked for one more than it last gave.
+RAISE_AFTER = 30.0
 
 Work = TypeVar("Work")
 
@@ -49,150 +55,216 @@ def hops_of(target: Target) -> list[Target]:
 
 
 class Member(Generic[Work]):
-    """One connection of the pool, from the decision to open it until it is gone."""
+    """
+    One connection of the pool, from the decision to open it until it is gone.
+
+    :ivar ready: it is logged in.
+    :ivar retired: it takes nothing new, and is closed when nothing runs on it; *reason* says why.
+    :ivar doubted: the server does not answer: it takes nothing new until it does.
+    :ivar closing: it is being closed.
+    :ivar sessions: commands on it.
+    :ivar forwards: connections to other hosts through it.
+    :ivar refusals: sessions that it refused in a row while it had no other.
+    :ivar not_before: it gets no session before this time.
+    :ivar expires: when it is too old to take anything new.
+    :ivar idle_since: when it last became idle.
+    """
 
     __slots__ = (
-        "_closed", "_cooling", "active", "barren", "doubted", "expires", "forwards", "going", "idle_since", "lane",
-        "leaving", "not_before", "ready", "why",
+        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "not_before", "ready",
+        "reason", "refusals", "retired", "sessions",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
         self.lane = lane
-        #: Logged in.
         self.ready = False
-        #: Takes nothing new.
-        self.leaving = False
-        #: Why.
-        self.why = ""
-        #: Does not answer, and takes nothing new until it does.
+        self.retired = False
+        self.reason = ""
         self.doubted = False
-        #: Is being closed.
-        self.going = False
-        #: Sessions on it, by our count.
-        self.active = 0
-        #: Connections to other hosts through it.
+        self.closing = False
+        self.sessions = 0
         self.forwards = 0
-        #: Refusals in a row with no other session on it.
-        self.barren = 0
-        #: No session before this time.
+        self.refusals = 0
         self.not_before = 0.0
-        #: When it is too old to take anything new.
         self.expires = inf
         self.idle_since = 0.0
+        # When the places of closed sessions may be used again
         self._cooling: deque[float] = deque()
         # When the last sessions closed; more than the limit of them would tell nothing more.
         self._closed: deque[float] = deque(maxlen=lane.host.most)
 
     def __repr__(self) -> str:
-        return f"<Member for {self.target!r} ready={self.ready} active={self.active} forwards={self.forwards}>"
+        return f"<Member for {self.target!r} ready={self.ready} sessions={self.sessions} forwards={self.forwards}>"
 
     @property
     def target(self) -> Target:
-        """Whom it is for."""
+        """Where it leads, and who is logged in."""
         return self.lane.target
 
     @property
-    def unused(self) -> bool:
+    def idle(self) -> bool:
         """Whether no channel is open on it."""
-        return not (self.active or self.forwards)
+        return not (self.sessions or self.forwards)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes work now, or will when it is open."""
+        return not (self.retired or self.doubted)
+
+    # Sessions
 
     def room(self, limit: int, now: float) -> int:
         """How many more sessions it takes now."""
-        if not self.ready or self.leaving or self.doubted or now < self.not_before:
+        if not self.ready or self.retired or self.doubted or now < self.not_before:
             return 0
         cooling = self._cooling
         while cooling and cooling[0] <= now:
             cooling.popleft()
-        return limit - self.active - len(cooling)
-
-    def forward_room(self) -> int:
-        """How many more connections to other hosts it takes."""
-        return MAX_FORWARDS - self.forwards if self.ready and not (self.leaving or self.doubted) else 0
-
-    def release(self, now: float) -> None:
-        """A session is closed."""
-        self.active -= 1
-        self._cooling.append(now + COOL_DOWN)
-        self._closed.append(now)
-
-    def lately_closed(self, now: float) -> int:
-        """How many sessions closed so short a time ago that the server may count them still."""
-        return sum(now - time < LATE for time in self._closed)
+        return limit - self.sessions - len(cooling)
 
     def next_room(self, now: float) -> float | None:
         """When a place for a session becomes free by the mere passing of time."""
-        if not self.ready or self.leaving or self.doubted:
+        if not self.ready or self.retired or self.doubted:
             return None
         if now < self.not_before:
             return self.not_before
         return self._cooling[0] if self._cooling else None
 
+    def session_ended(self, now: float) -> None:
+        """A session is closed; its place cools down."""
+        self.refusals = 0
+        self.sessions -= 1
+        self._cooling.append(now + COOL_DOWN)
+        self._closed.append(now)
 
-class Host(Generic[Work]):
-    """What all targets on one server share."""
+    def lately_closed(self, now: float) -> int:
+        """How many sessions closed so short a time ago that the server may still count them."""
+        return sum(now - time < LATE for time in self._closed)
+
+    # Connections to other hosts
+
+    def forward_room(self) -> int:
+        """How many more connections to other hosts it takes."""
+        return MAX_FORWARDS - self.forwards if self.ready and self.usable else 0
+
+
+class PooledHost(Generic[Work]):
+    """
+    What all targets on one server share.
+
+    :ivar limit: sessions on one connection, as far as is known; it may rise to *most* again, one at a time, and not
+        before *raise_at*.
+    :ivar handshakes: connections being opened, at most *max_handshakes*.
+    :ivar hang_ups: how often in a row it hung up on a newcomer.
+    :ivar no_dial_before: no connection is opened before this time.
+    :ivar queue: lanes that want another connection, in the order of their turns.
+    :ivar reserved_queue: those of them for whose connection a place is reserved, as others need it: they come first.
+    :ivar lanes: how many lanes it has.
+    :ivar alarm: when to look at it again, see `relayd.ssh.pool.alarms.Alarms`.
+    """
 
     __slots__ = (
-        "alarm", "handshakes", "hang_ups", "limit", "max_handshakes", "most", "no_dial_before", "queue", "raise_at",
-        "targets", "urgent", "where",
+        "alarm", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes", "most", "no_dial_before", "queue",
+        "raise_at", "reserved_queue", "where",
     )  # fmt: skip
 
     def __init__(self, where: Where, limit: int) -> None:
         self.where = where
-        #: Sessions on one connection, as far as is known.
-        self.limit = limit
-        #: To which that may rise again.
-        self.most = limit
+        self.limit = self.most = limit
         self.raise_at = 0.0
-        #: Connections being opened.
         self.handshakes = 0
         self.max_handshakes = MAX_HANDSHAKES
         self.hang_ups = 0
         self.no_dial_before = 0.0
-        #: Those that want another connection, in the order of their turns.
         self.queue: OrderedDict[Lane[Work], None] = OrderedDict()
-        #: Likewise those whose connection is counted already, because others need it: they come first.
-        self.urgent: OrderedDict[Lane[Work], None] = OrderedDict()
-        self.targets = 0
+        self.reserved_queue: OrderedDict[Lane[Work], None] = OrderedDict()
+        self.lanes = 0
         self.alarm = inf
 
     def __str__(self) -> str:
         return " via ".join(f"{host}:{port}" for host, port in self.where)
 
-    def lower(self, limit: int, raise_at: float) -> None:
+    # How many sessions one of its connections takes
+
+    def cap(self, most: int) -> None:
+        """It is known to take no more than *most* sessions on one connection, ever."""
+        self.most = min(self.most, most)
+        self.limit = min(self.limit, most)
+
+    def lower(self, limit: int, now: float) -> None:
         """It takes no more than *limit* sessions on one connection, for now."""
         self.limit = max(1, min(self.limit, limit))
-        self.raise_at = raise_at
+        self.raise_at = now + RAISE_AFTER
+
+    def raise_limit(self, now: float) -> bool:
+        """Ask it for one session more than it last gave, if it is time for that; says whether it is."""
+        if self.limit >= self.most or now < self.raise_at:
+            return False
+        self.limit += 1
+        self.raise_at = now + RAISE_AFTER
+        return True
+
+    # Opening connections
+
+    def hung_up(self, now: float) -> bool:
+        """
+        It hung up before the login, as a host does that has too many newcomers (MaxStartups): fewer at a time, later.
+
+        :return: whether it is to be tried again; after `MAX_HANG_UPS` it counts as not wanting us.
+        """
+        if self.hang_ups >= MAX_HANG_UPS:
+            return False
+        if self.handshakes:  # what was too many is known only where there are others
+            self.max_handshakes = min(self.max_handshakes, self.handshakes)
+        self.no_dial_before = now + HANG_UP_PAUSE * 2.0**self.hang_ups
+        self.hang_ups += 1
+        return True
+
+    def enqueue(self, lane: Lane[Work]) -> None:
+        """*lane* wants another connection; it keeps the turn that it has."""
+        (self.reserved_queue if lane.reserved else self.queue).setdefault(lane)
+
+    def dequeue(self, lane: Lane[Work]) -> None:
+        """*lane* gets its connection, or wants none any more."""
+        self.reserved_queue.pop(lane, None)
+        self.queue.pop(lane, None)
 
 
 class Lane(Generic[Work]):
-    """What belongs to one target."""
+    """
+    What belongs to one target: its connections, and the work that waits for them.
+
+    :ivar hops: the jump hosts before it, its own first.
+    :ivar waiting: work that wants a session.
+    :ivar waiting_forwards: work that wants a connection to another host.
+    :ivar proven: whether one of its connections has given a session once.
+    :ivar dialling: its connections that are being opened.
+    :ivar usable: its connections that take work, or will when they are open.
+    :ivar dialling_behind: connections being opened whose way leads through this target.
+    :ivar idle_behind: idle connections whose last hop this is, the longest idle first.
+    :ivar closing_behind: how many such connections are being closed.
+    :ivar no_dial_before: no connection is opened before this time.
+    :ivar alarm: when to look at it again, see `relayd.ssh.pool.alarms.Alarms`.
+    """
 
     __slots__ = (
-        "alarm", "dialling", "expected", "going_behind", "hops", "host", "idle_behind", "members", "no_dial_before",
-        "proven", "target", "usable", "waiting", "waiting_forwards",
+        "alarm", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
+        "no_dial_before", "proven", "target", "usable", "waiting", "waiting_forwards",
     )  # fmt: skip
 
-    def __init__(self, target: Target, host: Host[Work]) -> None:
+    def __init__(self, target: Target, host: PooledHost[Work]) -> None:
         self.target = target
         self.host = host
         self.hops = hops_of(target)
-        #: Work that wants a session.
         self.waiting: OrderedDict[Work, None] = OrderedDict()
-        #: Work that wants a connection to another host.
         self.waiting_forwards: OrderedDict[Work, None] = OrderedDict()
         self.members: list[Member[Work]] = []
-        #: Whether one of them has given a session once.
         self.proven = False
-        #: Of them, those not opened yet.
         self.dialling = 0
-        #: Of them, those that take work or will do so.
         self.usable = 0
-        #: Connections being opened whose way leads through this target.
-        self.expected = 0
-        #: Idle connections whose last hop this is, the longest idle first.
+        self.dialling_behind = 0
         self.idle_behind: OrderedDict[Member[Work], None] = OrderedDict()
-        #: How many of them are being closed.
-        self.going_behind = 0
+        self.closing_behind = 0
         self.no_dial_before = 0.0
         self.alarm = inf
 
@@ -202,14 +274,19 @@ class Lane(Generic[Work]):
         return 1 if self.target.alone else self.host.limit
 
     @property
-    def places(self) -> int:
-        """How many connections it counts for: those it has, and at least one where others are about to need it."""
-        return max(len(self.members), 1 if self.expected else 0)
+    def counted(self) -> int:
+        """How many connections it counts as: those it has, and at least one while others are opened through it."""
+        return max(len(self.members), 1 if self.dialling_behind else 0)
 
     @property
-    def promised(self) -> bool:
-        """Whether a connection that it does not have yet is counted already."""
-        return self.expected > 0 and not self.members
+    def reserved(self) -> bool:
+        """Whether a place is reserved for a connection that it does not have yet."""
+        return self.dialling_behind > 0 and not self.members
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a connection is logged in and takes work."""
+        return self.usable > self.dialling
 
     @property
     def doubted(self) -> int:
@@ -217,45 +294,51 @@ class Lane(Generic[Work]):
         return sum(member.doubted for member in self.members)
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is left of it."""
-        return not (self.waiting or self.waiting_forwards or self.members or self.expected)
+    def needed(self) -> bool:
+        """Whether its connections must stay, idle or not."""
+        return bool(self.waiting or self.waiting_forwards or self.dialling_behind)
 
     @property
-    def needed(self) -> bool:
-        """Whether its connections must stay, be they idle or not."""
-        return bool(self.waiting or self.waiting_forwards or self.expected)
+    def empty(self) -> bool:
+        """Whether nothing is left of it."""
+        return not (self.needed or self.members)
 
+    # Its connections: `dialling` and `usable` are kept here, and nowhere else.
 
-Sleeper = Lane[Work] | Host[Work]
+    def dial(self) -> Member[Work]:
+        """A new connection, which is to be opened."""
+        member = Member(self)
+        self.members.append(member)
+        self.dialling += 1
+        self.usable += 1
+        return member
 
+    def opened(self, member: Member[Work]) -> None:
+        """*member* is logged in."""
+        member.ready = True
+        self.dialling -= 1
 
-class Alarms(Generic[Work]):
-    """When to look at which lane or host again."""
+    def remove(self, member: Member[Work]) -> None:
+        """*member* is gone, or could not be opened."""
+        self.members.remove(member)
+        if not member.ready:
+            self.dialling -= 1
+        if member.usable:
+            self.usable -= 1
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Sleeper[Work]]] = []
-        self._count = 0
+    def retire(self, member: Member[Work], reason: str) -> None:
+        """*member* takes nothing new, for good."""
+        if member.retired:
+            return
+        if member.usable:
+            self.usable -= 1
+        member.retired = True
+        member.reason = reason
 
-    def set(self, sleeper: Sleeper[Work], at: float) -> None:
-        """Wake *sleeper* at this time, or earlier if that was arranged already."""
-        if at < sleeper.alarm:
-            sleeper.alarm = at
-            self._count += 1  # so that two of the same time are never compared
-            heappush(self._heap, (at, self._count, sleeper))
-
-    def due(self, now: float) -> Iterator[Sleeper[Work]]:
-        """Those whose time has come."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            at, _, sleeper = heappop(heap)
-            if sleeper.alarm == at:
-                sleeper.alarm = inf
-                yield sleeper
-
-    def next(self) -> float | None:
-        """The earliest time at which somebody is to be woken."""
-        heap = self._heap
-        while heap and heap[0][2].alarm != heap[0][0]:
-            heappop(heap)
-        return heap[0][0] if heap else None
+    def doubt(self, member: Member[Work], doubted: bool) -> None:
+        """Whether *member* answers changes."""
+        if member.doubted is doubted:
+            return
+        member.doubted = doubted
+        if not member.retired:
+            self.usable += -1 if doubted else 1

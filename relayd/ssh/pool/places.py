@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from math import inf
 from typing import Generic
 
 from msgspec import Struct
 
-from relayd.ssh.pool.members import MAX_FORWARDS, Alarms, Host, Lane, Member, Where, Work, where_is
+from relayd.ssh.pool.alarms import Alarms
+from relayd.ssh.pool.budget import ConnectionBudget
+from relayd.ssh.pool.members import MAX_FORWARDS, Lane, Member, PooledHost, Where, Work, where_is
 from relayd.ssh.target import Target
 
-#: Seconds for which there are no more connections than there were when no descriptor was left for another one.
-CAP_TIME = 30.0
+
+class Dial(Struct, Generic[Work], frozen=True):
+    """Open the connection *member*."""
+
+    member: Member[Work]
 
 
 class Evict(Struct, Generic[Work], frozen=True):
@@ -33,31 +37,26 @@ class Places(Generic[Work]):
     """
     The targets, their hosts and their connections.
 
-    :param alarms: where a host is entered that must not be asked before some time.
+    :param alarms: gets the times before which a host must not be dialled.
+    :ivar lanes: of each target that has connections, or work that waits, or jump hosts' duties.
+    :ivar hosts: those of the lanes.
+    :ivar idle: connections on which nothing runs, the longest idle first.
+    :ivar evictions: what is to be closed.
+    :ivar held_back: hosts of which a lane waits until there are fewer connections in all, in the order of their turns.
     """
 
     def __init__(self, max_sessions: int, max_connections: int, max_total: int, alarms: Alarms[Work]) -> None:
         self._max_sessions = max_sessions
         self._max_connections = max_connections
-        self._max_total = max_total
-        # Less than that, for a while, when the process turned out not to have descriptors for as many
-        self._cap: float = inf
-        self._cap_until = 0.0
         self._alarms = alarms
+        self.budget = ConnectionBudget(max_total)
         self.lanes: dict[Target, Lane[Work]] = {}
-        self.hosts: dict[Where, Host[Work]] = {}
-        #: Connections on which nothing runs, the longest idle first.
+        self.hosts: dict[Where, PooledHost[Work]] = {}
         self.idle: OrderedDict[Member[Work], None] = OrderedDict()
-        #: What is to be closed.
         self.evictions: deque[Evict[Work]] = deque()
-        #: Connections in all, with those that are counted ahead.
-        self.total = 0
-        # How many of them are being closed.
-        self._going = 0
+        self.held_back: OrderedDict[PooledHost[Work], None] = OrderedDict()
         # Hosts of which a lane may want to open a connection, and may be able to
-        self._due: dict[Host[Work], None] = {}
-        # Hosts of which a lane waits until there are fewer connections, in the order of their turns
-        self._hungry: OrderedDict[Host[Work], None] = OrderedDict()
+        self._due: dict[PooledHost[Work], None] = {}
 
     def lane(self, target: Target) -> Lane[Work]:
         """That of *target*, which is a new one if need be."""
@@ -66,8 +65,8 @@ class Places(Generic[Work]):
             where = where_is(target)
             host = self.hosts.get(where)
             if host is None:
-                host = self.hosts[where] = Host(where, self._max_sessions)
-            host.targets += 1
+                host = self.hosts[where] = PooledHost(where, self._max_sessions)
+            host.lanes += 1
             lane = self.lanes[target] = Lane(target, host)
         return lane
 
@@ -76,78 +75,62 @@ class Places(Generic[Work]):
         if not lane.empty or self.lanes.get(lane.target) is not lane:
             return
         del self.lanes[lane.target]
-        lane.alarm = inf
         host = lane.host
-        host.queue.pop(lane, None)
-        host.urgent.pop(lane, None)
-        host.targets -= 1
-        if not host.targets:
+        host.dequeue(lane)
+        host.lanes -= 1
+        self._alarms.cancel(lane)
+        if not host.lanes:
             del self.hosts[host.where]
-            host.alarm = inf
+            self._alarms.cancel(host)
             self._due.pop(host, None)
-            self._hungry.pop(host, None)
+            self.held_back.pop(host, None)
 
     # Opening
 
-    @property
-    def _most(self) -> float:
-        return min(self._max_total, self._cap)
-
-    def is_held_back(self, target: Target) -> bool:
-        """Whether *target* waits until there are fewer connections."""
-        lane = self.lanes.get(target)
-        return lane is not None and lane.host in self._hungry
-
-    def is_capped(self, now: float) -> bool:
-        """Whether `cap` counts."""
-        return now < self._cap_until
-
-    def cap(self, now: float) -> None:
-        """There can be no more connections than there are, for a while."""
-        self._cap = max(1, self.total)
-        self._cap_until = now + CAP_TIME
-
-    def ask(self, lane: Lane[Work], now: float) -> None:
+    def enqueue(self, lane: Lane[Work], now: float) -> None:
         """Let *lane* have another connection in its turn, if it wants one."""
-        if self._wants(lane, now):
-            host = lane.host
-            (host.urgent if lane.promised else host.queue).setdefault(lane)
-            self._due[host] = None
+        if self._wants_another(lane, now):
+            lane.host.enqueue(lane)
+            self._due[lane.host] = None
 
-    def look_at(self, host: Host[Work]) -> None:
+    def look_at(self, host: PooledHost[Work]) -> None:
         """A connection to *host* can perhaps be opened now."""
-        if host.queue or host.urgent:
+        if host.queue or host.reserved_queue:
             self._due[host] = None
 
-    def next_dial(self, now: float) -> Member[Work] | None:
+    def next_dial(self, now: float) -> Dial[Work] | None:
         """The connection to open next; it counts from now on."""
-        if now >= self._cap_until:
-            self._cap = inf
+        self.budget.uncap(now)
         while self._due:
             host = next(iter(self._due))
-            lane = self._turn(host, now)
+            lane = self._next_lane(host, now)
             if lane is not None and self._may_dial(lane):
                 return self._dial(lane, now)
             del self._due[host]
             if lane is not None:
-                self._hungry.setdefault(host)
-        while self._hungry:
-            host = next(iter(self._hungry))
-            lane = self._turn(host, now)
+                self.held_back.setdefault(host)
+        return self._next_held_back(now)
+
+    def _next_held_back(self, now: float) -> Dial[Work] | None:
+        """The same for those that wait until there are fewer connections; where there are not, some are closed."""
+        while self.held_back:
+            host = next(iter(self.held_back))
+            lane = self._next_lane(host, now)
             if lane is None:
-                del self._hungry[host]
-            elif self.total + (cost := self._cost(lane)) <= self._most:
-                del self._hungry[host]
+                del self.held_back[host]
+                continue
+            cost = self._cost(lane)
+            if self.budget.has_room(cost):
+                del self.held_back[host]
                 self._due[host] = None
                 return self._dial(lane, now)
-            else:
-                self._make_room(cost)
-                if self._cap < inf:  # its end is nothing that happens
-                    self._alarms.set(host, self._cap_until)
-                break
+            self._evict(self.idle, self.budget.missing(cost + len(self.held_back) - 1))
+            if self.budget.capped:  # no event tells the end of that
+                self._alarms.set(host, self.budget.capped_until)
+            break
         return None
 
-    def _wants(self, lane: Lane[Work], now: float) -> bool:
+    def _wants_another(self, lane: Lane[Work], now: float) -> bool:
         dialling = lane.dialling
         if len(lane.waiting) <= dialling * lane.limit and len(lane.waiting_forwards) <= dialling * MAX_FORWARDS:
             return False
@@ -157,71 +140,65 @@ class Places(Generic[Work]):
             return dialling == 0 and (now >= lane.no_dial_before or not lane.doubted)
         return lane.usable < self._max_connections and now >= lane.no_dial_before
 
-    def _turn(self, host: Host[Work], now: float) -> Lane[Work] | None:
+    def _next_lane(self, host: PooledHost[Work], now: float) -> Lane[Work] | None:
         """Whose turn it is to open a connection to *host*, if one may be opened now."""
-        if host.handshakes >= host.max_handshakes or not (host.queue or host.urgent):
+        if host.handshakes >= host.max_handshakes or not (host.queue or host.reserved_queue):
             return None
         if now < host.no_dial_before:
             self._alarms.set(host, host.no_dial_before)
             return None
-        while host.urgent:
-            lane = next(iter(host.urgent))
-            wants = self._wants(lane, now)
-            if wants and lane.promised:
+        while host.reserved_queue:
+            lane = next(iter(host.reserved_queue))
+            wants = self._wants_another(lane, now)
+            if wants and lane.reserved:
                 return lane
-            del host.urgent[lane]
+            del host.reserved_queue[lane]
             if wants:
-                host.queue.setdefault(lane)
+                host.enqueue(lane)
         while host.queue:
             lane = next(iter(host.queue))
-            if self._wants(lane, now):
+            if self._wants_another(lane, now):
                 return lane
             del host.queue[lane]
         return None
 
     def _may_dial(self, lane: Lane[Work]) -> bool:
         cost = self._cost(lane)
-        # What is counted already never waits: others wait for it.
-        return not cost or (not self._hungry and self.total + cost <= self._most)
+        # One that has a reserved place never waits: others wait for it.
+        return not cost or (not self.held_back and self.budget.has_room(cost))
 
     def _cost(self, lane: Lane[Work]) -> int:
         """By how much the total grows with a connection of *lane*."""
-        cost = 0 if lane.promised else 1
+        cost = 0 if lane.reserved else 1
         for target in lane.hops:
             hop = self.lanes.get(target)
-            cost += hop is None or not hop.places
+            cost += hop is None or not hop.counted
         return cost
 
-    def _dial(self, lane: Lane[Work], now: float) -> Member[Work]:
-        host = lane.host
-        host.urgent.pop(lane, None)
-        host.queue.pop(lane, None)
-        member = Member(lane)
-        before = lane.places
-        lane.members.append(member)
-        lane.usable += 1
-        lane.dialling += 1
-        self.total += lane.places - before
-        host.handshakes += 1
-        self._expect(lane, 1)
-        self.ask(lane, now)  # behind the others
-        return member
+    def _dial(self, lane: Lane[Work], now: float) -> Dial[Work]:
+        lane.host.dequeue(lane)
+        before = lane.counted
+        member = lane.dial()
+        self.budget.used += lane.counted - before
+        lane.host.handshakes += 1
+        self._dialling_behind(lane, 1)
+        self.enqueue(lane, now)  # behind the others
+        return Dial(member)
 
-    def _expect(self, lane: Lane[Work], change: int) -> None:
+    def _dialling_behind(self, lane: Lane[Work], change: int) -> None:
         """One connection more or less of *lane* is being opened, through its jump hosts."""
         for target in lane.hops:
             hop = self.lane(target)
-            before = hop.places
-            hop.expected += change
-            self.total += hop.places - before
+            before = hop.counted
+            hop.dialling_behind += change
+            self.budget.used += hop.counted - before
             self.tidy(hop)
 
     def handshake_ended(self, member: Member[Work]) -> None:
         """The connection is open, or it will not be."""
         lane = member.lane
-        lane.dialling -= 1
         lane.host.handshakes -= 1
-        self._expect(lane, -1)
+        self._dialling_behind(lane, -1)
         self.look_at(lane.host)
 
     # Closing
@@ -229,81 +206,63 @@ class Places(Generic[Work]):
     def remove(self, member: Member[Work]) -> None:
         """A connection is gone."""
         lane = member.lane
-        before = lane.places
-        lane.members.remove(member)
-        self.total += lane.places - before
-        if not member.leaving and not member.doubted:
-            lane.usable -= 1
-        self.not_idle(member)
-        if member.going:
-            self._going -= 1
-            via = self._via(member)
-            if via is not None and via.going_behind:
-                via.going_behind -= 1
+        before = lane.counted
+        lane.remove(member)
+        self.budget.used += lane.counted - before
+        self.busy(member)
+        if member.closing:
+            self.budget.closing -= 1
+            last_hop = self._last_hop(member)
+            if last_hop is not None and last_hop.closing_behind:
+                last_hop.closing_behind -= 1
 
     def retire(self, member: Member[Work], reason: str) -> None:
         """A connection takes nothing new, and is closed as soon as nothing runs on it."""
-        if not member.leaving:
-            member.leaving = True
-            member.why = reason
-            if not member.doubted:
-                member.lane.usable -= 1
-        if member.unused and not member.going:
-            member.going = True
-            self._going += 1
-            self.not_idle(member)
-            via = self._via(member)
-            if via is not None:
-                via.going_behind += 1
-            self.evictions.append(Evict(member, member.why))
+        member.lane.retire(member, reason)
+        if member.idle and not member.closing:
+            member.closing = True
+            self.budget.closing += 1
+            self.busy(member)
+            last_hop = self._last_hop(member)
+            if last_hop is not None:
+                last_hop.closing_behind += 1
+            self.evictions.append(Evict(member, member.reason))
 
-    def doubt(self, member: Member[Work], doubted: bool) -> None:
-        """Whether a connection does not answer changes."""
-        if member.doubted is not doubted:
-            member.doubted = doubted
-            if not member.leaving:
-                member.lane.usable += -1 if doubted else 1
-
-    def is_idle(self, member: Member[Work], now: float) -> None:
+    def became_idle(self, member: Member[Work], now: float) -> None:
         """Nothing runs on a connection any more."""
         member.idle_since = now
         self.idle[member] = None
-        via = self._via(member)
-        if via is not None:
-            via.idle_behind[member] = None
+        last_hop = self._last_hop(member)
+        if last_hop is not None:
+            last_hop.idle_behind[member] = None
 
-    def not_idle(self, member: Member[Work]) -> None:
-        """Something runs on a connection, or it is on its way out."""
+    def busy(self, member: Member[Work]) -> None:
+        """Something runs on a connection, or it is closed: it is not among the idle ones any more."""
         self.idle.pop(member, None)
-        via = self._via(member)
-        if via is not None:
-            via.idle_behind.pop(member, None)
-
-    def _make_room(self, cost: int) -> None:
-        """Close what is not needed in favour of those that wait, the first of whom needs *cost* places."""
-        wanted = cost + len(self._hungry) - 1
-        self._evict(self.idle, wanted - (int(self._most) - self.total) - self._going)
+        last_hop = self._last_hop(member)
+        if last_hop is not None:
+            last_hop.idle_behind.pop(member, None)
 
     def make_room_behind(self, lane: Lane[Work]) -> None:
         """
-        Close what is not needed in favour of those that wait for a channel to another host, when every connection that
+        Close idle connections in favour of those that wait for a channel to another host, when every connection that
         *lane* may have is full of them.
         """
         if lane.usable >= self._max_connections and not lane.dialling:
-            self._evict(lane.idle_behind, len(lane.waiting_forwards) - lane.going_behind)
+            self._evict(lane.idle_behind, len(lane.waiting_forwards) - lane.closing_behind)
 
     def _evict(self, candidates: Iterable[Member[Work]], count: int) -> None:
-        chosen = []
-        if count > 0:
-            for member in candidates:
-                if not member.lane.needed:
-                    chosen.append(member)
-                    if len(chosen) == count:
-                        break
+        """Close the first *count* of the candidates that are not needed."""
+        chosen: list[Member[Work]] = []
+        for member in candidates:
+            if len(chosen) >= count:
+                break
+            if not member.lane.needed:
+                chosen.append(member)
         for member in chosen:
             self.retire(member, "another connection needs its place")
 
-    def _via(self, member: Member[Work]) -> Lane[Work] | None:
-        """That of the last jump host before it."""
+    def _last_hop(self, member: Member[Work]) -> Lane[Work] | None:
+        """The lane of the last jump host before it."""
         target = member.lane.target.via
         return None if target is None else self.lanes.get(target)

@@ -1,9 +1,9 @@
 """
-Logins that were refused lately, and for how long not to try them again.
+Logins that were refused lately, and for how long they are not tried again.
 
-Servers lock out whoever keeps failing: OpenSSH the source address, which here is everybody's, PAM often the account. So
-a credential that was refused rests, for longer each time; other credentials are not held up, unless a host refuses so
-many of them that it is those it never accepted which have to wait. No I/O, no clock.
+Servers lock out clients that keep failing: OpenSSH the source address, which all commands of this relay share, PAM
+often the account. So a credential that was refused rests, for longer each time. Other credentials are not held up,
+unless a host refuses many of them: then all those rest that it never accepted. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from relayd.ssh.target import Target
 
 #: Seconds of rest after the first refusal in a row; each further one doubles it.
 FIRST_REST = 5.0
-#: Seconds that no rest exceeds: the longest penalty of OpenSSH 9.8 and later.
+#: The longest rest, in seconds: the longest penalty of OpenSSH 9.8 and later.
 LONGEST_REST = 600.0
 #: Seconds after the end of a rest until a refusal counts as the first one again.
 FORGIVEN_AFTER = 3600.0
 #: Targets remembered, and hosts; the one refused longest ago is forgotten first.
 MOST = 4096
-#: Logins that one host may refuse within so many seconds until only those that it accepted before are tried there.
+#: How many logins one host may refuse, within how many seconds, before only those are tried that it accepted before.
 HOST_REFUSALS = 10
 HOST_WINDOW = 60.0
 
@@ -35,10 +35,9 @@ class _Refusal(Struct, frozen=True):
     reason: str
 
 
-class Refusals:
+class RefusedLogins:
     """
-    Remembers by target, so by credential too; of both it keeps digests only, as what is remembered here outlives every
-    connection.
+    The refused logins, by target, which includes the credential. It keeps digests only, as it outlives all connections.
     """
 
     def __init__(self) -> None:
@@ -60,7 +59,7 @@ class Refusals:
         self.host_refused(target, now)
 
     def host_refused(self, target: Target, now: float) -> None:
-        """The host refused one login more, which by itself is no reason for the credential to rest."""
+        """The host refused one more login, which by itself is no reason for the credential to rest."""
         host = (target.host, target.port)
         recent = self._hosts.pop(host, None) or deque(maxlen=HOST_REFUSALS)
         recent.append(now)
@@ -69,7 +68,7 @@ class Refusals:
             self._hosts.popitem(last=False)
 
     def accepted(self, target: Target) -> None:
-        """The server let it in."""
+        """The server accepted the login."""
         digest = target.digest()
         self._refusals.pop(digest, None)
         self._accepted[digest] = None
@@ -78,7 +77,7 @@ class Refusals:
             self._accepted.popitem(last=False)
 
     def check(self, target: Target, now: float) -> SSHError | None:
-        """What to answer instead of trying: an error while the credential rests, or the host."""
+        """The error to give instead of trying, while the credential or the host rests."""
         if not self._refusals and not self._hosts:
             return None
         digest = target.digest()

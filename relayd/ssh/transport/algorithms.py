@@ -1,7 +1,7 @@
 """
-Which algorithms the client offers, best first, under each policy.
+The algorithms that the client offers under each policy, best first.
 
-Conch's own lists hold algorithms that were broken or retired years ago, and lack those that hardened servers insist on.
+Conch's own lists have algorithms that were broken or retired years ago, and lack those that hardened servers require.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from relayd.ssh.keys.types import LEAST_RSA_BITS, certified, is_certified, key_type_of, uncertified
+from relayd.ssh.keys.types import MIN_RSA_BITS, certified, is_certified, key_type_of, uncertified
 from relayd.ssh.settings import PolicyName
 from relayd.ssh.transport.key_exchange_methods import METHODS
 
 
 class AlgorithmPolicy(Struct, frozen=True):
     """
-    Names as in RFC 4253, section 6, and its successors; each tuple with the preferred one first.
+    The algorithms of each kind, the preferred one first; names as in RFC 4253, section 6, and its successors.
 
-    :ivar least_rsa_bits: how long a host's key of RSA must be, and that of an authority.
-    :ivar last_resort: what to offer a host with which nothing is in common, if anything: a second attempt, so that no
-        host that can do better is ever asked for less.
-    :ivar doubtful: algorithms whose use is worth a line in the log.
+    :ivar min_rsa_bits: the least size of a host's RSA key, and of an authority's.
+    :ivar last_resort: what to offer on a second connection when nothing is in common. So a host that can do better is
+        never asked for less.
+    :ivar outdated: algorithms whose use is logged.
     """
 
     key_exchanges: tuple[bytes, ...]
     host_keys: tuple[bytes, ...]
     ciphers: tuple[bytes, ...]
     macs: tuple[bytes, ...]
-    least_rsa_bits: int = 2048
+    min_rsa_bits: int = 2048
     last_resort: AlgorithmPolicy | None = None
-    doubtful: frozenset[bytes] = frozenset()
+    outdated: frozenset[bytes] = frozenset()
 
 
 def _available(*names: bytes) -> tuple[bytes, ...]:
@@ -45,7 +45,7 @@ _SOUND = AlgorithmPolicy(
         b"diffie-hellman-group16-sha512",
         b"diffie-hellman-group-exchange-sha256",
     ),
-    # Ed25519 first: dropbear 2022.83 with nothing else aborts when RSA comes before it.
+    # Ed25519 first: dropbear 2022.83 with nothing but an Ed25519 key aborts when RSA comes before it.
     host_keys=(b"ssh-ed25519", b"rsa-sha2-512", b"rsa-sha2-256"),
     # AES-GCM first: one pass, in hardware on every machine of the last ten years.
     ciphers=(
@@ -64,7 +64,7 @@ _SOUND = AlgorithmPolicy(
     ),
 )
 
-#: With what the American NIST standardised, which auditors distrust, and groups of 2048 bits.
+#: Adds the curves of NIST, which some auditors distrust, and a group of 2048 bits.
 COMPATIBLE = replace(
     _SOUND,
     key_exchanges=(
@@ -84,7 +84,7 @@ COMPATIBLE = replace(
     ),
 )
 
-#: The default: what is sound; for a host that has nothing of it, what is merely good.
+#: The default: sound algorithms first, and COMPATIBLE for a host that has none of them.
 MODERN = replace(_SOUND, last_resort=COMPATIBLE)
 
 _OLD_KEY_EXCHANGES = (b"diffie-hellman-group-exchange-sha1", b"diffie-hellman-group14-sha1")
@@ -92,15 +92,15 @@ _OLD_HOST_KEYS = (b"ssh-rsa",)
 _OLD_CIPHERS = (b"aes256-cbc", b"aes128-cbc")
 _OLD_MACS = (b"hmac-sha1-etm@openssh.com", b"hmac-sha1")
 
-#: For appliances that nobody updates: SHA-1, CBC and short keys of RSA as well.
+#: For appliances that nobody updates: adds SHA-1, CBC and short RSA keys.
 LEGACY = replace(
     COMPATIBLE,
     key_exchanges=(*COMPATIBLE.key_exchanges, *_OLD_KEY_EXCHANGES),
     host_keys=(*COMPATIBLE.host_keys, *_OLD_HOST_KEYS),
     ciphers=(*COMPATIBLE.ciphers, *_OLD_CIPHERS),
     macs=(*COMPATIBLE.macs, *_OLD_MACS),
-    least_rsa_bits=LEAST_RSA_BITS,
-    doubtful=frozenset((*_OLD_KEY_EXCHANGES, *_OLD_HOST_KEYS, *_OLD_CIPHERS, *_OLD_MACS)),
+    min_rsa_bits=MIN_RSA_BITS,
+    outdated=frozenset((*_OLD_KEY_EXCHANGES, *_OLD_HOST_KEYS, *_OLD_CIPHERS, *_OLD_MACS)),
 )
 
 POLICIES: dict[PolicyName, AlgorithmPolicy] = {"modern": MODERN, "compatible": COMPATIBLE, "legacy": LEGACY}
@@ -108,12 +108,13 @@ POLICIES: dict[PolicyName, AlgorithmPolicy] = {"modern": MODERN, "compatible": C
 
 def prefer_known(policy: AlgorithmPolicy, known_types: frozenset[bytes]) -> tuple[bytes, ...]:
     """
-    The host key algorithms of *policy*, those for the types of key that are already known for the host first: a server
-    with several keys then shows the one that can be checked.  A type that is known was good enough once, so it is asked
-    for even where the policy holds back with it.
+    The host key algorithms to offer to a host, those for its known keys first.
 
-    :param known_types: with those of certificates where an authority is known for the host: they come before all keys,
-        and none is asked for elsewhere.
+    A server with several keys then shows the one that can be checked. A known type was good enough once, so it is asked
+    for even where *policy* does not offer it at first.
+
+    :param known_types: the types of the host's known keys, and of certificates where an authority is known for it.
+        Certificates are asked for before all keys, and only then.
     """
     held_back = tuple(name for name in COMPATIBLE.host_keys if name not in policy.host_keys)
     keys = (*policy.host_keys, *(name for name in held_back if key_type_of(name) in known_types))
@@ -126,22 +127,22 @@ def prefer_known(policy: AlgorithmPolicy, known_types: frozenset[bytes]) -> tupl
 
 def signature_algorithms(key_type: bytes, accepted: bytes | None, policy: AlgorithmPolicy) -> tuple[bytes, ...]:
     """
-    By which public key algorithm to log in with a private key or its certificate, best first.
+    The public key algorithms to log in with a private key or its certificate, best first.
 
     :param key_type: of the key or of the certificate.
-    :param accepted: what the server says that it takes (``server-sig-algs``, RFC 8308, section 3.1), if it does; the
-        names there are those of plain keys.
+    :param accepted: what the server says that it accepts (``server-sig-algs``, RFC 8308, section 3.1), as names for
+        plain keys; ``None``: it does not say.
     """
     if uncertified(key_type) != b"ssh-rsa":
         return (key_type,)
     sound = (b"rsa-sha2-512", b"rsa-sha2-256")
-    allowed = (*sound, *_OLD_HOST_KEYS) if policy.doubtful else sound
+    allowed = (*sound, *_OLD_HOST_KEYS) if policy.outdated else sound
     names: tuple[bytes, ...]
     if accepted is None:
-        # It is too old to know the extension, or does not say: RFC 8332, section 3.3.
-        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.doubtful else sound[:1]
+        # The server is too old for the extension, or does not say: RFC 8332, section 3.3.
+        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.outdated else sound[:1]
     else:
         taken = accepted.split(b",")
-        # More than one: OpenSSH before 9.6 names what it knows, not what PubkeyAcceptedAlgorithms lets it take.
+        # More than one: OpenSSH before 9.6 names what it knows, not what PubkeyAcceptedAlgorithms allows.
         names = tuple(name for name in allowed if name in taken) or sound[:1]
     return tuple(map(certified, names)) if is_certified(key_type) else names

@@ -1,5 +1,5 @@
 """
-What a server sent and the protocol does not allow.
+Violations of the protocol by a server.
 """
 
 from __future__ import annotations
@@ -8,4 +8,4 @@ from relayd.language.texts import Fault
 
 
 class Breach(Fault):
-    """The server broke the protocol: the argument says what it sent. The transport ends the connection for it."""
+    """The server broke the protocol; the argument says what it sent. The transport then closes the connection."""

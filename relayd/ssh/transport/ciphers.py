@@ -1,5 +1,5 @@
 """
-Protecting packets: each cipher and MAC that the client offers, as one object for sending and one for receiving.
+The ciphers and MACs that protect packets: one object for each direction of a connection.
 
 Source: RFC 4253, section 6; RFC 4344 (counter mode); RFC 5647 and OpenSSH's PROTOCOL, section 1.6 (AES-GCM); PROTOCOL,
 section 1.5 (encrypt-then-MAC); OpenSSH's PROTOCOL.chacha20poly1305.  The primitives are `cryptography`'s.
@@ -20,9 +20,9 @@ from msgspec import Struct
 
 from relayd.language.texts import Fault
 
-#: The longest packet taken, in bytes: the protocol asks for 35,000 (RFC 4253, section 6.1), OpenSSH takes 256 KiB.
+#: The longest packet accepted, in bytes: the protocol requires 35,000 (RFC 4253, section 6.1), OpenSSH has 256 KiB.
 MAX_PACKET = 256 * 1024
-#: The longest before there are keys, when anybody may send it.
+#: The longest one before there are keys, when anybody may send it.
 MAX_PLAIN_PACKET = 35_000
 
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -30,10 +30,10 @@ _MASK64 = 0xFFFFFFFFFFFFFFFF
 
 class BadPacket(Fault):
     """
-    A packet was damaged, forged, or of an impossible length.
+    A packet was damaged or forged, or has an impossible length.
 
-    :ivar hide: whether the sender must not learn where: as many bytes are to be read as the longest packet has, from
-        the beginning of this one, before anything is done about it.
+    :ivar hide: whether the sender must not learn where. The fault then shows only when as many bytes have arrived, from
+        the beginning of this packet, as the longest packet has.
     """
 
     hide = False
@@ -56,7 +56,7 @@ class HiddenFault:
 
 
 class Sealer(Protocol):
-    """Protects what is sent."""
+    """Makes the packets of one connection that are sent."""
 
     def seal(self, sequence: int, payload: bytes) -> bytes:
         """
@@ -67,14 +67,14 @@ class Sealer(Protocol):
 
 
 class Opener(Protocol):
-    """Reads what arrives."""
+    """Reads the packets of one connection that arrive."""
 
-    #: Bytes that must have arrived before the length of a packet can be told.
+    #: Bytes of a packet that hold its length.
     header_size: int
 
     def packet_size(self, sequence: int, header: memoryview) -> int:
         """
-        The size of a packet on the wire, all of it. Asked once for each packet, in order.
+        The size of a whole packet on the wire. To be called once for each packet, in their order.
 
         :raises BadPacket: for an impossible length.
         """
@@ -83,12 +83,12 @@ class Opener(Protocol):
         """
         The payload of a packet.
 
-        :raises BadPacket: when it was tampered with.
+        :raises BadPacket: when it was damaged or forged.
         """
 
 
-#: Padding for ciphers that authenticate: what it is makes no difference to them, and drawing it anew costs each packet
-#: as much as its encryption.
+#: Padding for ciphers that authenticate. It may be the same each time; to draw new bytes for each packet would cost as
+#: much as its encryption.
 _FILLING = os.urandom(32)
 
 
@@ -96,7 +96,7 @@ def _pad(payload: bytes, block: int, uncounted: int, filling: bytes | None = Non
     """
     *payload* between its padding length and its padding (RFC 4253, section 6).
 
-    :param uncounted: how many bytes of the packet's length field do not count for the alignment.
+    :param uncounted: bytes of the packet's length field that are left out of the alignment.
     :param filling: what to pad with; by default random bytes.
     """
     padding = block - (5 - uncounted + len(payload)) % block
@@ -119,7 +119,7 @@ def _checked(length: int, block: int, uncounted: int, most: int = MAX_PACKET) ->
 
 
 class Plain:
-    """Before the first key exchange has ended: nothing is protected."""
+    """No protection: for the packets before the end of the first key exchange."""
 
     header_size = 4
 
@@ -135,7 +135,7 @@ class Plain:
 
 
 class AESGCMPackets:
-    """``aes128-gcm@openssh.com`` and ``aes256-gcm@openssh.com``: the length in clear, and authenticated."""
+    """``aes128-gcm@openssh.com`` and ``aes256-gcm@openssh.com``: the length is authenticated, and not encrypted."""
 
     header_size = 4
 
@@ -165,7 +165,7 @@ class AESGCMPackets:
 
 
 class ChaCha20Poly1305Packets:
-    """``chacha20-poly1305@openssh.com``: the length is encrypted with a key of its own."""
+    """``chacha20-poly1305@openssh.com``: the length is encrypted with a separate key."""
 
     header_size = 4
 
@@ -202,7 +202,7 @@ _BLOCK_1 = b"\1" + bytes(7)
 
 
 class _BlockCipher:
-    """AES with a MAC of its own; the parts that both orders of encryption and MAC share."""
+    """AES with a separate MAC: what both orders of encryption and MAC share."""
 
     def __init__(self, key: bytes, iv: bytes, mode: Callable[[bytes], modes.CTR | modes.CBC], mac: MAC, mac_key: bytes):
         cipher = Cipher(algorithms.AES(key), mode(iv))
@@ -218,7 +218,7 @@ class _BlockCipher:
 
 
 class EncryptThenMACPackets(_BlockCipher):
-    """The MACs named ``…-etm@openssh.com``: the length in clear, the MAC over what is sent."""
+    """The MACs named ``…-etm@openssh.com``: the length is not encrypted, and the MAC is over the bytes sent."""
 
     header_size = 4
 
@@ -239,11 +239,11 @@ class EncryptThenMACPackets(_BlockCipher):
 
 class EncryptAndMACPackets(_BlockCipher):
     """
-    RFC 4253's own order: the length is encrypted with the rest, the MAC is over what is not encrypted.
+    The order of RFC 4253: the length is encrypted with the rest, and the MAC is over the plain bytes.
 
-    With CBC, whoever puts a block of an earlier packet where a length is expected, and counts the bytes that are taken
-    before the connection ends, reads 32 bits of that block (CVE-2008-5161).  So, as in OpenSSH, it ends after the same
-    number of bytes whatever was wrong.
+    With CBC, an attacker could put a block of an earlier packet where a length is expected, count the bytes that are
+    read before the connection ends, and so learn 32 bits of that block (CVE-2008-5161). Therefore, as in OpenSSH, the
+    connection ends after the same number of bytes whatever was wrong.
     """
 
     header_size = 16
@@ -273,6 +273,8 @@ class EncryptAndMACPackets(_BlockCipher):
 
 class MAC(Struct, frozen=True):
     """
+    A MAC algorithm.
+
     :ivar size: bytes of the MAC on the wire.
     :ivar key_size: bytes of its key.
     """
@@ -285,6 +287,9 @@ class MAC(Struct, frozen=True):
 
 class CipherKind(Struct, frozen=True):
     """
+    A cipher, with the sizes of its key and initialization vector in bytes.
+
+    :ivar authenticated: makes the packets of a cipher that authenticates by itself; ``None`` for one that needs a MAC.
     :ivar mode: of a block cipher that needs a MAC; ``None`` for one that authenticates by itself.
     """
 
@@ -319,11 +324,11 @@ PacketCipher = AESGCMPackets | ChaCha20Poly1305Packets | EncryptThenMACPackets |
 
 def packet_cipher(cipher: bytes, mac: bytes | None, derive: Callable[[str, int], bytes]) -> PacketCipher:
     """
-    What protects one direction.
+    The protection for one direction of a connection.
 
     :param cipher: its name.
-    :param mac: likewise; not looked at where the cipher authenticates by itself.
-    :param derive: gives key material (RFC 4253, section 7.2): by ``iv``, ``key`` or ``mac`` and a number of bytes.
+    :param mac: the name of the MAC; not used where the cipher authenticates by itself.
+    :param derive: gives key material (RFC 4253, section 7.2) for ``iv``, ``key`` or ``mac``, of a number of bytes.
     """
     kind = CIPHERS[cipher]
     key, iv = derive("key", kind.key_size), derive("iv", kind.iv_size)

@@ -1,5 +1,5 @@
 """
-What a server says it can do beside the rest.
+The extensions that a server announces (``EXT_INFO``).
 
 Source: RFC 8308, sections 2.3 and 3.1.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from relayd.ssh.transport.breach import Breach
 
-#: What is taken of them: servers send a few, of some hundred bytes.
+#: Most extensions, and bytes of all of them, that are read; servers send a few, of some hundred bytes.
 MAX_EXTENSIONS = 64
 MAX_SIZE = 16 * 1024
 
@@ -17,10 +17,10 @@ SIGNATURE_ALGORITHMS = b"server-sig-algs"
 
 def read_extensions(payload: bytes) -> dict[bytes, bytes]:
     """
-    The extensions by name, of those that are of use here.
+    Those extensions that this client uses, by their names.
 
     :param payload: of an ``EXT_INFO``, without its number.
-    :raises Breach: when it makes no sense, or is too much.
+    :raises Breach: when it is malformed or too large.
     """
     size = len(payload)
     count = int.from_bytes(payload[:4], "big")
@@ -32,6 +32,6 @@ def read_extensions(payload: bytes) -> dict[bytes, bytes]:
         start = at + 4
         at = start + int.from_bytes(payload[at:start], "big")
         if at > size:
-            raise Breach("extensions that make no sense")
+            raise Breach("malformed extensions")
         fields.append(payload[start:at])
     return {name: value for name, value in zip(fields[::2], fields[1::2], strict=True) if name == SIGNATURE_ALGORITHMS}

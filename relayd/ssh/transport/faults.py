@@ -40,6 +40,6 @@ def error_of(fault: Exception, host: str, port: int, *, secured: bool) -> SSHErr
     elif isinstance(fault, Breach):
         reason = Text("it sent {what}", what=fault.text)
     else:
-        reason = Text("it sent a packet that makes no sense")
+        reason = Text("it sent a malformed packet")
     kind = ProtocolBroken if secured else KeyExchangeFailed
     return kind(host=host, port=port, reason=reason)

@@ -40,7 +40,7 @@ class FloodLimit:
         """
         self._requests += KEY_EXCHANGE
         if self._requests > MAX_REQUESTS:
-            raise Breach("requests for new keys, again and again")
+            raise Breach("too many requests for new keys")
 
     def reset(self) -> None:
         """Forget all requests until now."""

@@ -20,7 +20,7 @@ EXT_INFO = b"ext-info-c"
 STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
 STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
 _COOKIE_SIZE = 16
-#: Bytes of a server's KEXINIT that are taken: known ones have some 1,500.
+#: The longest KEXINIT of a server that is read, in bytes; known ones have some 1,500.
 MAX_KEXINIT = 35_000
 
 
@@ -35,7 +35,11 @@ class NothingInCommon(Exception):
 
 
 class NegotiatedAlgorithms:
-    """The algorithms of one key exchange; directions as seen from the client."""
+    """
+    The algorithms of one key exchange: of each kind, the first of ours that the server has, too.
+
+    What is named ``out`` is for what the client sends, ``in`` for what the server sends.
+    """
 
     __slots__ = ("cipher_in", "cipher_out", "host_key", "key_exchange", "mac_in", "mac_out", "strict")
 
@@ -43,8 +47,8 @@ class NegotiatedAlgorithms:
         """
         :param payload: of the server's KEXINIT.
         :param host_keys: the host key algorithms that we offered, in our order.
-        :raises NothingInCommon: where no algorithm of a kind is.
-        :raises Breach: when it is too long.
+        :raises NothingInCommon: when client and server have no algorithm of one kind in common.
+        :raises Breach: when the KEXINIT is too long.
         """
         if len(payload) > MAX_KEXINIT:
             raise Breach("a KEXINIT of {size} bytes", size=len(payload))

@@ -149,7 +149,7 @@ class KeyExchange:
     def _check_host(self, agreed: Agreed, digest: bytes) -> None:
         """The host must show the key that we know, and prove that it has it."""
         assert self.algorithms is not None
-        check_proof(agreed, self.algorithms.host_key, digest, self._policy.least_rsa_bits)
+        check_proof(agreed, self.algorithms.host_key, digest, self._policy.min_rsa_bits)
         if not self.secured:
             self._verify_host_key(agreed.host_key)
         elif agreed.host_key != self._host_key:

@@ -44,8 +44,8 @@ warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", Cryptogra
 #: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
 _MODP_OFFSETS = {2048: 124476, 4096: 240904}
 
-#: Sizes of a group in bits: least, wanted, most (RFC 4419, section 3; RFC 8270). Every server has one of 3072 or 4096;
-#: longer ones would only allow a hostile server to keep the relay busy.
+#: Sizes of a group in bits: least, preferred, most (RFC 4419, section 3; RFC 8270). Every server has one of 3072 or
+#: 4096 bits; longer ones would only let a hostile server keep this process busy.
 GROUP_SIZES = (2048, 3072, 4096)
 #: Length of our secret exponent in a group that the server chose.
 EXPONENT_BITS = 512
@@ -59,7 +59,7 @@ class Agreed(Struct, frozen=True):
 
     :ivar host_key: public key blob of the server.
     :ivar signature: over the exchange hash.
-    :ivar transcript: what this method adds to the exchange hash between the host key and the secret.
+    :ivar transcript: what the method adds to the exchange hash, between the host key and the secret.
     :ivar secret: K, encoded as the method says (a multiple precision integer or a string).
     """
 
@@ -73,7 +73,7 @@ class KeyExchangeMethod(Protocol):
     """
     One run of a key exchange method.
 
-    :cvar price: microseconds of processor time that it takes on a slow machine, with all that belongs to it.
+    :ivar price: microseconds of processor time that it takes on a slow machine, signatures and new ciphers included.
     """
 
     hash_name: str
@@ -82,14 +82,14 @@ class KeyExchangeMethod(Protocol):
     def price(self) -> int: ...
 
     def first(self) -> tuple[int, bytes]:
-        """The message to begin with: number and payload."""
+        """The first message to send: its number and payload."""
 
     def step(self, message: int, payload: bytes) -> tuple[int, bytes] | Agreed:
         """
-        The server answered.
+        Read the server's answer.
 
-        :return: the next message, or the end.
-        :raises Breach: when the answer makes no sense.
+        :return: the next message to send, or the outcome.
+        :raises Breach: when the answer is not valid.
         """
 
 
@@ -112,7 +112,7 @@ class _OneRound:
         try:
             secret = self._secret(theirs)
         except ValueError:
-            raise Breach("a public value that is not valid") from None
+            raise Breach("an invalid public value") from None
         return Agreed(host_key, signature, self._encode(self._ours) + NS(theirs), secret)
 
     def _encode(self, value: bytes) -> bytes:
@@ -148,7 +148,7 @@ class MLKEM768X25519(_OneRound):
 
 
 class ECDH(_OneRound):
-    """``ecdh-sha2-nistp256`` and its longer sisters"""
+    """``ecdh-sha2-nistp256``, ``ecdh-sha2-nistp384`` and ``ecdh-sha2-nistp521``"""
 
     def __init__(self, curve: ec.EllipticCurve, hash_name: str) -> None:
         self.hash_name = hash_name
@@ -162,7 +162,7 @@ class ECDH(_OneRound):
 
 
 class _KnownGroup:
-    """A Diffie-Hellman group that everybody knows, with the generator 2, and our values in it."""
+    """A Diffie-Hellman group of an RFC, with the generator 2, and our values in it."""
 
     def __init__(self, prime: int) -> None:
         self._prime = prime
@@ -172,7 +172,7 @@ class _KnownGroup:
 
     def secret(self, theirs: int) -> bytes:
         if not 1 < theirs < self._prime - 1:
-            raise Breach("a public value that is not valid")
+            raise Breach("an invalid public value")
         return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
 
 
@@ -180,9 +180,10 @@ class _ServersGroup:
     """
     A Diffie-Hellman group that the server chose, and our values in it.
 
-    `cryptography` looks first whether the modulus of a group that it does not know is a safe prime: 3.5 s for each of
-    the two values where it has 4096 bits, while all of relayd waits.  OpenSSH does not ask: the server signs the group,
-    and with a bad one betrays nobody but itself.  So this is Python's own arithmetic; its exponent is used once.
+    `cryptography` first checks that the modulus of an unknown group is a safe prime. For 4096 bits that takes 3.5 s for
+    each of the two values, in which the event loop stands still. OpenSSH does not check it: the server signs the group,
+    and with a bad one it only betrays itself. So this class uses Python's own arithmetic, with an exponent that is used
+    once.
     """
 
     def __init__(self, prime: int, generator: int) -> None:
@@ -193,12 +194,12 @@ class _ServersGroup:
 
     def secret(self, theirs: int) -> bytes:
         if not 1 < theirs < self._prime - 1:
-            raise Breach("a public value that is not valid")
+            raise Breach("an invalid public value")
         return bytes(MP(pow(theirs, self._private, self._prime)))
 
 
 class FixedGroup(_OneRound):
-    """``diffie-hellman-group14-sha256`` and its like"""
+    """``diffie-hellman-group14-sha256``, ``diffie-hellman-group16-sha512`` and ``diffie-hellman-group14-sha1``"""
 
     price = 8_000
 
@@ -214,7 +215,7 @@ class FixedGroup(_OneRound):
 
 
 class GroupExchange:
-    """``diffie-hellman-group-exchange-sha256``: the server chooses the group."""
+    """``diffie-hellman-group-exchange-sha256`` and ``…-sha1``: the server chooses the group."""
 
     price = 50_000
 
@@ -234,7 +235,7 @@ class GroupExchange:
             if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
                 raise Breach("a group of {bits} bits", bits=prime.bit_length())
             if not 1 < generator < prime - 1:
-                raise Breach("a generator that is not valid")
+                raise Breach("an invalid generator")
             self._group = _ServersGroup(prime, generator)
             self._values = MP(prime) + MP(generator) + self._group.public
             return MSG_KEX_DH_GEX_INIT, self._group.public

@@ -1,5 +1,5 @@
 """
-The numbers of the SSH protocol (RFC 4250, section 4) that are used here.
+The numbers of messages and codes in the SSH protocol (RFC 4250, section 4).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MSG_EXT_INFO = 7  # RFC 8308
 MSG_KEXINIT = 20
 MSG_NEWKEYS = 21
 
-#: These belong to the key exchange method of the moment.
+#: Numbers of messages whose meaning depends on the key exchange method.
 FIRST_KEX_METHOD, LAST_KEX_METHOD = 30, 49
 MSG_KEX_INIT = 30  # KEXDH_INIT, KEX_ECDH_INIT, KEX_HYBRID_INIT
 MSG_KEX_REPLY = 31  # and KEX_DH_GEX_GROUP
@@ -22,13 +22,13 @@ MSG_KEX_DH_GEX_INIT = 32
 MSG_KEX_DH_GEX_REPLY = 33
 MSG_KEX_DH_GEX_REQUEST = 34
 
-#: These and all above belong to the service of the moment.
+#: The least number of a message that is for a service: login, then connection.
 FIRST_SERVICE_MESSAGE = 50
 MSG_USERAUTH_REQUEST = 50
 MSG_USERAUTH_FAILURE = 51
 MSG_USERAUTH_SUCCESS = 52
 MSG_USERAUTH_BANNER = 53
-#: The same number is PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST, by the method under way.
+#: PK_OK, PASSWD_CHANGEREQ or INFO_REQUEST: its meaning depends on the authentication method.
 MSG_USERAUTH_METHOD = 60
 MSG_USERAUTH_INFO_RESPONSE = 61
 
@@ -47,7 +47,7 @@ MSG_CHANNEL_REQUEST = 98
 MSG_CHANNEL_SUCCESS = 99
 MSG_CHANNEL_FAILURE = 100
 
-#: Reasons of a server not to open a channel (RFC 4254, section 5.1)
+#: Why a server did not open a channel (RFC 4254, section 5.1)
 OPEN_ADMINISTRATIVELY_PROHIBITED = 1
 OPEN_CONNECT_FAILED = 2
 EXTENDED_DATA_STDERR = 1

@@ -1,10 +1,10 @@
 """
-What a server's bytes may cost the relay: one connection that only makes work gets a few percent of the processor.
+What the bytes of a server may cost: a connection that only makes work gets a few percent of the processor.
 
-A connection runs up a debt, in microseconds of processor time by the prices below.  Output of commands and commands
-themselves pay their own way, and so does time; what remains is the cost of what nobody asked for: packets that are to
-be ignored, requests, packets of a byte, keys that are renewed again and again.  Who owes too much is read from less
-often, so that it has to wait, as behind a slow network; nothing is lost, and it costs no honest server anything.
+Each connection has a debt, in microseconds of processor time at the prices below. Commands and their output lower it,
+and so does time. What remains is the cost of bytes that nobody asked for: packets to be ignored, requests, packets of
+one byte, keys that are renewed again and again. A connection that owes too much is read less often, so its server has
+to wait, as it would behind a slow network. Nothing is lost, and an honest server notices nothing.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-#: Prices in microseconds, on a slow machine: to read from the network once, and to take one packet.
+#: Prices in microseconds, on a slow machine: of one read from the network, and of one packet.
 READ: Final = 20
 PACKET: Final = 10
-#: Each 256 bytes of a packet cost one more, and each 64 bytes of a command's output are worth one: packets of a KiB and
-#: more pay for themselves, and a server that is made to wait makes its packets longer.
+#: Each 256 bytes of a packet cost one more, and each 64 bytes of a command's output pay for one. So packets with a KiB
+#: of output or more pay for themselves, and a server that has to wait makes its packets longer.
 COST_SHIFT: Final = 8
 WORTH_SHIFT: Final = 6
-#: What a command that is sent is worth, in answers to it.
+#: What a command pays for, in answers to it.
 COMMAND: Final = 1000
 #: The part of the processor that pays debts back.
 SHARE: Final = 0.05
-#: The debt that one may have, and what one can save up for later.
+#: The most that a connection may owe, and may have saved for later.
 MOST_OWED: Final = 50_000
 MOST_SAVED: Final = 50_000
 #: What one connection may cost in one turn of the event loop.
@@ -32,22 +32,22 @@ SLICE: Final = 5_000
 
 
 class Paced(Protocol):
-    """A connection that can be made to wait."""
+    """A connection that can be kept waiting."""
 
     def hold(self, on: bool) -> None:
         """Read no more from the network, or read again."""
 
     def read_on(self) -> None:
-        """Take what has arrived already."""
+        """Read what has arrived already."""
 
 
 class Pacer:
     """
     The debt of one connection.
 
-    :ivar owed: microseconds; the connection adds to it and takes away from it.
-    :ivar holding: whether the connection waits.
-    :ivar way: of the connection to the jump host that this one comes through.
+    :ivar owed: microseconds. The connection adds what it costs and subtracts what it pays.
+    :ivar holding: whether the connection has to wait.
+    :ivar way: the debt of the connection to the jump host that this one goes through.
     """
 
     __slots__ = ("_call", "_clock", "_paced", "_settled", "holding", "owed", "way")
@@ -62,7 +62,7 @@ class Pacer:
         self._call: IDelayedCall | None = None
 
     def asked(self) -> None:
-        """A command leaves; what comes of it comes by the jump hosts, too."""
+        """A command is sent. The jump hosts on its way carry its output, too."""
         pacer: Pacer | None = self
         while pacer is not None:
             pacer.owed -= COMMAND
@@ -70,9 +70,9 @@ class Pacer:
 
     def settle(self, more: bool) -> None:
         """
-        A turn is over.
+        Decide at the end of a turn whether the connection has to wait.
 
-        :param more: whether it ended for the sake of others: there is more to take.
+        :param more: whether there is more to read: the turn ended for the sake of other connections.
         """
         delay = 0.0
         if self.owed > MOST_OWED:
@@ -90,7 +90,7 @@ class Pacer:
                 self._paced.hold(True)
 
     def stop(self) -> None:
-        """The connection has ended, or never came about: it is let go."""
+        """The connection has ended, or was never made: forget it."""
         self._paced = None
         call, self._call = self._call, None
         if call is not None:

@@ -1,8 +1,8 @@
 """
-How long a command may be: for the packet that carries it, by what the server is, and for the system that starts it.
+What servers are known to bear: how long a command may be, and how many sessions one connection may have.
 
-A packet that is too long makes a server end the connection, and with it the commands of others.  What is too long for
-a system to start is of use, too: see `guarded`.
+A packet that is too long makes a server close the connection, and with it the commands of others. A command that is too
+long for the host's system to start has its use, too: see `guarded`.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-#: Bytes of the payload of a packet that every server takes: 32,768 (RFC 4253, section 6.1), of which tinysshd takes
-#: away the length of the padding and the padding.
+#: The longest payload of a packet that every server accepts, in bytes: 32,768 (RFC 4253, section 6.1); tinysshd
+#: subtracts the padding and its length.
 EVERY_SERVER: Final = 32768 - 32
-#: What some servers take, by their software. OpenSSH and Go's library count length and padding too, 256 KiB in all.
-#: dropbear takes packets of 35,000 bytes, and in them strings of 9,000.
+#: The same for some servers, by their software. OpenSSH and Go's library count length and padding too, 256 KiB in all.
+#: dropbear accepts packets of 35,000 bytes, with strings of 9,000 in them.
 _KNOWN: Final = (
     (re.compile(rb"(OpenSSH.*|Go)", re.DOTALL), 256 * 1024 - 32),
     (re.compile(rb"dropbear.*", re.DOTALL), 9000 + 18),
 )
-#: Whoever sends no more than this need not ask: it is the least of them.
+#: A payload that needs no look at the server: none is known to accept less.
 ALWAYS_FITS: Final = 9000
-#: Bytes of an argument or a variable, with its end, that Linux takes at most (execve(2), MAX_ARG_STRLEN), where pages
-#: have 4 KiB.
+#: The longest argument or variable of Linux where pages have 4 KiB, in bytes with the zero at its end (execve(2),
+#: MAX_ARG_STRLEN).
 MOST_OF_LINUX: Final = 128 * 1024
-#: Bytes of a command that Linux takes as an argument, and as the variable ``SSH_ORIGINAL_COMMAND=…`` of forced ones.
+#: Bytes of a command that fits an argument, and the variable ``SSH_ORIGINAL_COMMAND=…`` of a forced command.
 ALWAYS_STARTS: Final = MOST_OF_LINUX - 22
-#: Of one that it takes as an argument, but not as that variable.
+#: Bytes of a command that fits an argument, but not that variable.
 _GUARDED: Final = MOST_OF_LINUX - 12
 #: Systems without Linux's /proc, as OpenSSH names them in its version.
 _OTHER_SYSTEMS: Final = (b"BSD", b"Windows")
-#: What sshd writes then instead of starting the user's shell; a shell would name itself, and a line, before that.
+#: What sshd writes when it cannot start the user's shell. A shell would write its own name and a line number first.
 _NOT_STARTED: Final = re.compile(rb"/[^\s:]{1,200}: (Argument list too long)\r?\n")
-#: What a request has beside its texts: ``exec``, and ``env``.
+#: Bytes of an ``exec`` and of an ``env`` request without their texts.
 _EXEC: Final = 18
 _ENV: Final = 21
 
@@ -71,25 +71,29 @@ def most_sessions(version: bytes) -> int | None:
 
 
 def most_of_command(payload: int) -> int:
-    """How long a command may be for a packet of so many bytes."""
+    """The longest command, in bytes, that fits a packet with so many bytes of payload."""
     return payload - _EXEC
 
 
 def needs_own_connection(payload: int, most: int) -> bool:
-    """Whether a packet comes near what the server takes: were that known wrong, it would end what runs beside it."""
+    """
+    Whether a packet comes so near the limit of the server that it must not endanger other commands.
+
+    Should the limit be wrong, the packet would end all that runs on its connection.
+    """
     return 4 * payload > 3 * most
 
 
 def guarded(command: bytes, version: bytes, *, by_key: bool) -> bytes | None:
     """
-    A command of our own in a form in which it cannot start another one that the host's site put in its place.
+    One of our own commands, in a form that never starts a forced command in its place.
 
-    OpenSSH gives a forced command (``ForceCommand``, ``command=``) what was ordered as a variable.  A command of the
-    right length fits an argument and not that variable, so that Linux starts it, and nothing instead of it.
+    OpenSSH passes the original command to a forced one (``ForceCommand``, ``command=``) as a variable. A command of the
+    right length fits an argument and not that variable: Linux then starts the command itself, or nothing.
 
     :param version: see `most_payload`.
     :param by_key: whether a key was shown at the login: with dropbear a forced command belongs to a key.
-    :return: ``None`` where there is no such form, or no use in it.
+    :return: ``None`` where there is no such form, or it would not help.
     """
     software = _software(version)
     if software.startswith(b"dropbear"):
@@ -101,7 +105,7 @@ def guarded(command: bytes, version: bytes, *, by_key: bool) -> bytes | None:
 
 def not_started(status: int | None, stdout: int, stderr: bytes) -> str | None:
     """
-    What the host's system says against the length of a command, where it did not start it.
+    What the host's system said when it did not start a command because of its length; ``None``: it did start it.
 
     :param stdout: bytes that came there.
     """

@@ -1,5 +1,7 @@
 """
-What follows from a key exchange: its hash, the host's proof, and the keys of both directions. No I/O.
+The results of a key exchange: its hash, the host's proof, and the keys of both directions. No I/O.
+
+Source: RFC 4253, sections 7.2 and 8.
 """
 
 from __future__ import annotations
@@ -22,30 +24,31 @@ class BadProof(Fault):
     """The host did not prove that it has its key; the argument says what is wrong."""
 
 
-def exchange_hash(hash_name: str, greetings: Sequence[bytes], agreed: Agreed) -> bytes:
+def exchange_hash(hash_name: str, versions_and_kexinits: Sequence[bytes], agreed: Agreed) -> bytes:
     """
-    H (RFC 4253, section 8).
+    The exchange hash, H (RFC 4253, section 8).
 
-    :param greetings: both versions and both KEXINIT payloads, ours first each time.
+    :param versions_and_kexinits: both versions, then both KEXINIT payloads, ours first each time.
     """
-    parts = (*map(NS, greetings), NS(agreed.host_key), agreed.transcript, agreed.secret)
+    parts = (*map(NS, versions_and_kexinits), NS(agreed.host_key), agreed.transcript, agreed.secret)
     return hashlib.new(hash_name, b"".join(parts)).digest()
 
 
-def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, least_rsa_bits: int) -> None:
+def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, min_rsa_bits: int) -> None:
     """
-    The host must have signed the hash with the key that it showed. Whose key that is is another question.
+    Check that the host has signed the hash with the key that it showed. Whether that is the right key is not checked.
 
-    :param algorithm: the host key algorithm that was agreed on.
-    :param least_rsa_bits: how long a key of RSA must be, be it the host's or that of its certificate's authority.
-    :raises BadProof: when it did not.
+    :param algorithm: the negotiated host key algorithm.
+    :param digest: the exchange hash.
+    :param min_rsa_bits: the least size of an RSA key, be it the host's or that of its certificate's authority.
+    :raises BadProof: when it has not.
     """
     if key_type(agreed.host_key) != key_type_of(algorithm):
         raise BadProof("its host key is of another type than agreed")
     try:
         if Fields(agreed.signature).string() != uncertified(algorithm):
             raise BadProof("its signature is of another type than agreed")
-        key = PublicKey(_plain_key(agreed.host_key, least_rsa_bits), least_rsa_bits)
+        key = PublicKey(_plain_key(agreed.host_key, min_rsa_bits), min_rsa_bits)
     except (BadCertificate, BadPublicKey) as error:
         raise BadProof("its host key cannot be used: {reason}", reason=error.text) from None
     except CutOff:
@@ -54,24 +57,25 @@ def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, least_rsa_bits:
         raise BadProof("the signature of its host key is wrong")
 
 
-def _plain_key(host_key: bytes, least_rsa_bits: int) -> bytes:
-    """The key that is in a certificate; whether that is good for anything is not seen here."""
+def _plain_key(host_key: bytes, min_rsa_bits: int) -> bytes:
+    """The plain key of a key or of a certificate. Whether the certificate is valid is not checked."""
     if not is_certified(key_type(host_key)):
         return host_key
     certificate = parse_certificate(host_key)
     bits = rsa_bits(certificate.authority)
-    if bits is not None and bits < least_rsa_bits:
+    if bits is not None and bits < min_rsa_bits:
         raise BadCertificate(
-            "the {bits} RSA bits of its authority are fewer than {least}", bits=bits, least=least_rsa_bits
+            "its authority has an RSA key of {bits} bits, and needs {least} at least", bits=bits, least=min_rsa_bits
         )
     return certificate.key
 
 
 class KeySchedule(Struct, frozen=True):
     """
-    Key material (RFC 4253, section 7.2).
+    The key material of one exchange (RFC 4253, section 7.2).
 
-    :ivar digest: the hash of this exchange; that of the first one is the session's id.
+    :ivar secret: K, as `Agreed.secret`.
+    :ivar digest: the hash of this exchange. The hash of the first one is the session identifier.
     """
 
     hash_name: str
@@ -83,11 +87,11 @@ class KeySchedule(Struct, frozen=True):
         return "<KeySchedule>"
 
     def out(self, use: str, size: int) -> bytes:
-        """For what we send: by ``iv``, ``key`` or ``mac``, and a number of bytes."""
+        """Key material for what the client sends: for ``iv``, ``key`` or ``mac``, of *size* bytes."""
         return self._derive({"iv": b"A", "key": b"C", "mac": b"E"}[use], size)
 
     def inward(self, use: str, size: int) -> bytes:
-        """For what we receive, likewise."""
+        """The same for what the server sends."""
         return self._derive({"iv": b"B", "key": b"D", "mac": b"F"}[use], size)
 
     def _derive(self, letter: bytes, size: int) -> bytes:

@@ -105,19 +105,18 @@ class ClientTransport(SSHClientTransport):
     """
     One connection to an SSH server. It exchanges keys, and starts the services that are asked for: login, connection.
 
-    :ivar secure: fires with ``None`` when the host has proved its key and everything sent is encrypted; fails with an
-        `SSHError`.
-    :ivar on_failure: called with what ended the connection after it was secure, unless a service of ours took note.
+    :ivar secure: fires with ``None`` when the host has proved that it has its key, and all that follows is encrypted;
+        fails with an `SSHError`.
+    :ivar on_failure: called with the error that ended the connection after that.
     :ivar lost_reason: why the connection ended, in words, once it has.
-    :ivar told_to_leave: whether the server said that it ends the connection; nothing that it sends after that is read.
-    :ivar forced_command: whether the server said that it runs one command of its own, whatever it is asked to run.
+    :ivar told_to_leave: whether the server said that it closes the connection. Nothing that it sends later is read.
+    :ivar forced_command: whether the server said that it runs a command of its own instead of any other.
     :ivar pace: what the server's bytes have cost.
     :ivar flood_limit: counts what the server makes us answer.
     :ivar backpressure: whether the server reads what is sent to it.
     """
 
     _log = Logger("relayd.ssh")
-    ourVersionString = CLIENT_VERSION
     #: The service that `requestService` asked for, until it is started.
     instance: SSHService | None = None  # type: ignore[assignment]  # Conch's has no value before that
 
@@ -153,7 +152,7 @@ class ClientTransport(SSHClientTransport):
     # What services and the pool ask for
 
     def local_port(self) -> int:
-        """The port that the connection comes from, as far as we know; 0 where it is none of ours."""
+        """The port of this machine that the connection comes from; 0 behind a jump host, where it has none."""
         return int(getattr(self.transport.getHost(), "port", 0)) if self.transport is not None else 0
 
     def disconnect(self, reason: str) -> None:
@@ -166,7 +165,7 @@ class ClientTransport(SSHClientTransport):
             self.transport.loseConnection()
 
     def abort(self) -> None:
-        """Close without waiting for a peer that may not be there any more."""
+        """Close at once, without waiting for a server that may be gone."""
         if isinstance(self.transport, Abortable):
             self.transport.abortConnection()
         elif self.transport is not None:
@@ -174,7 +173,7 @@ class ClientTransport(SSHClientTransport):
 
     @property
     def at_fault(self) -> bool:
-        """Whether we ended the connection, for a fault that has a name."""
+        """Whether this side closed the connection because of an error."""
         return self._failure is not None
 
     def failed(self, error: SSHError) -> None:
@@ -188,14 +187,15 @@ class ClientTransport(SSHClientTransport):
 
     def reset_flood_limit(self) -> None:
         """
-        Some time has passed, or we asked for something: forget what the server asked for until now, unless our answers
-        are still here.
+        Forget the requests of the server until now, as time has passed or a command is sent.
+
+        Not while our answers to them still wait to be sent.
         """
         if not self.backpressure.full and not self._key_exchange.running:
             self.flood_limit.reset()
 
     def renew_keys(self) -> None:
-        """Exchange keys again; what is sent meanwhile waits."""
+        """Exchange keys again. Other messages wait until that is done."""
         if not self._key_exchange.running:
             self._write(self._key_exchange.begin())
 
@@ -210,7 +210,7 @@ class ClientTransport(SSHClientTransport):
                 self.transport.resumeProducing()
 
     def read_on(self) -> None:
-        """Take what has arrived already."""
+        """Read what has arrived already."""
         if not self._reader.stopped:
             self._take(b"")
 
@@ -218,7 +218,7 @@ class ClientTransport(SSHClientTransport):
 
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
-            # Each command is a few small packets that wait for each other.
+            # A command is a few small packets, each of which waits for the answer to the one before.
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         if IConsumer.providedBy(self.transport):
@@ -251,7 +251,7 @@ class ClientTransport(SSHClientTransport):
     # Receiving
 
     def _take(self, data: bytes) -> None:
-        """Read *data*, after what is left of earlier reads, until the turn of this connection is over."""
+        """Read *data*, after what is left of earlier reads, until the turn of this connection ends."""
         reader = self._reader
         pace = self.pace
         more = False
@@ -294,7 +294,7 @@ class ClientTransport(SSHClientTransport):
         elif messageNum == MSG_SERVICE_ACCEPT:
             self._service_accepted(payload)
         elif messageNum == MSG_EXT_INFO:
-            # Others are not read: they come too late to be of use, as those do that some servers send with new keys.
+            # Later ones are not read: they come too late to be of use. Some servers send one with all new keys.
             if self._reader.sequence == self._extensions_at:
                 self.peerExtensions = read_extensions(payload)
         elif messageNum == MSG_DEBUG:
@@ -309,8 +309,8 @@ class ClientTransport(SSHClientTransport):
         exchange.negotiate(payload)
         self._warn_if_outdated()
         if not exchange.running:
-            # A key exchange is dear: a server that begins one again and again has to wait, and without a reason such as
-            # time or data, it is left. A KEXINIT may hold thousands of names.
+            # A key exchange is expensive. A server that begins many has to wait, and without time or data between them
+            # its connection is closed. A KEXINIT may have thousands of names.
             self.pace.owed += exchange.price + (len(payload) >> 5)
             early = self.clock.seconds() - self._renewed < RENEWAL_SECONDS
             if early and self._reader.bytes_with_keys < RENEWAL_BYTES:
@@ -319,7 +319,7 @@ class ClientTransport(SSHClientTransport):
 
     def _warn_if_outdated(self) -> None:
         algorithms = self._key_exchange.algorithms
-        used = self.policy.doubtful.intersection(algorithms.names() if algorithms is not None else ())
+        used = self.policy.outdated.intersection(algorithms.names() if algorithms is not None else ())
         if used and not self._key_exchange.secured:
             self._log.warn(
                 "{host}:{port} uses outdated algorithms: {names}",
@@ -370,18 +370,18 @@ class ClientTransport(SSHClientTransport):
         self.lost_reason = (
             Text("it said “{words}”", words=text) if text else Text("it disconnected with code {code}", code=code)
         )
-        # It may not read any more what we sent.
+        # It may not read any more what was sent to it.
         self.abort()
 
     def _debug_received(self, payload: bytes) -> None:
-        # What OpenSSH tells after the login, as in "/home/u/.ssh/authorized_keys:1: key options: command no-pty"
+        # OpenSSH sends after the login, for example, "/home/u/.ssh/authorized_keys:1: key options: command no-pty"
         _file, found, options = getNS(payload[1:MAX_DEBUG])[0].partition(b" key options: ")
         if found and b"command" in options.split():
             self.forced_command = True
 
 
 def _allowed_in_exchange(message: int) -> bool:
-    """RFC 4253, section 7.1."""
+    """Whether a message may be sent during a key exchange (RFC 4253, section 7.1)."""
     if message >= FIRST_SERVICE_MESSAGE:
         return False
     return message not in (MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT, MSG_EXT_INFO)

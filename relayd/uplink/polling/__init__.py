@@ -1,3 +1,3 @@
 """
-HTTP long-polling, for main servers and proxies that have no WebSockets, and the upgrade from it.
+HTTP long-polling, where the main server or a proxy does not offer WebSockets, and the upgrade to one.
 """

@@ -68,7 +68,7 @@ class PollingClient:
 
         def first() -> Exchange:
             on_connected()
-            return self._connections.make(self._ask_for_session)
+            return self._connections.make_connection(self._ask_for_session)
 
         return ExchangeFactory(first)
 
@@ -187,7 +187,7 @@ class PollingClient:
     def on_head(self, exchange: Exchange, status: int, headers: Mapping[str, str], cookies: list[str]) -> None:
         if self._session.over is not None:
             return
-        self._session.cookies.take(cookies)
+        self._session.cookies.take_from(cookies)
         if self._posting.is_on(exchange):
             self._posting.on_head(status)
         else:
@@ -203,7 +203,7 @@ class PollingClient:
 
     def on_done(self, exchange: Exchange) -> None:
         exchange.hold(False)
-        self._connections.done(exchange)
+        self._connections.request_done(exchange)
         if self._session.over is not None:
             return
         if self._posting.is_on(exchange):
@@ -212,7 +212,7 @@ class PollingClient:
             self._polls.on_done()
 
     def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
-        under_way = self._connections.lost(exchange)
+        under_way = self._connections.connection_lost(exchange)
         if self._session.over is not None:
             self._report_end()
         elif under_way:
@@ -224,11 +224,11 @@ class PollingClient:
         if self._stop_upgrade is not None:
             self._stop_upgrade()
         self._polls.stop()
-        self._connections.end()
+        self._connections.drop_all()
         self._posting.stop()
         self._clock.callLater(0, self._report_end)
 
     def _report_end(self) -> None:
-        if self._session.over is not None and self._connections.gone:
+        if self._session.over is not None and self._connections.all_closed:
             listener, self._session.listener = self._session.listener, NOBODY
             listener.on_closed(*self._session.over)

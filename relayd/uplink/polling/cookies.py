@@ -1,5 +1,5 @@
 """
-The cookies of one session: a balancer in front of several main servers finds the right one by them (RFC 6265).
+The cookies of one session (RFC 6265), by which a load balancer finds the right one of several main servers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-#: Cookies that are kept, and characters of one.
+#: Cookies that are kept, and characters that one may have.
 MOST: Final = 20
 LONGEST: Final = 4096
 
@@ -16,14 +16,20 @@ _COOKIE: Final = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([!-:<-~]*)\s*(?:
 
 
 class Cookies:
-    """All requests of a session go to one place: where a cookie belongs to, and for how long, need not be looked at."""
+    """
+    The cookies that a main server has set in one session.
+
+    All requests of a session go to one URL, so domain, path and lifetime of a cookie do not matter.
+    """
 
     def __init__(self) -> None:
         self._cookies: dict[str, str] = {}
 
-    def take(self, values: Iterable[str]) -> None:
+    def take_from(self, values: Iterable[str]) -> None:
         """
-        :param values: of the ``Set-Cookie`` headers of an answer; what is no cookie, too long or too many is left out.
+        Keep the cookies of a response.
+
+        :param values: of its ``Set-Cookie`` headers; malformed, long or surplus ones are left out.
         """
         for value in values:
             found = _COOKIE.fullmatch(value[:LONGEST])
@@ -35,6 +41,6 @@ class Cookies:
                 self._cookies[found[1]] = found[2]
 
     def header(self) -> dict[str, str]:
-        """The header that brings them back, where there are any."""
+        """The ``Cookie`` header, where there are cookies."""
         pairs = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
         return {"Cookie": pairs} if pairs else {}

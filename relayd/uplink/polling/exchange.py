@@ -1,6 +1,6 @@
 """
-One connection on which HTTP requests are made, one after the other (RFC 9112): small, bounded, and silent about what
-it asks, as the query holds the API key.
+A connection for HTTP requests, one after the other (RFC 9112): small, bounded, and without a log, since the query holds
+the API key.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from relayd.network.flow import PIECE
 from relayd.network.tls import is_verified, verify_error_of
 from relayd.uplink.answers import ENOUGH, NO_HTTP, other_protocol
 
-#: Bytes in the longest status line and headers that are read.
+#: Bytes that the status line and the headers may have.
 MAX_HEAD: Final = 64 * 1024
-#: Bytes in the longest line with the size of a chunk, and in all trailers.
+#: Bytes that the line with the size of a chunk may have, and all trailers together.
 _MAX_LINE: Final = 4096
 #: Final answers that have no body (RFC 9112, section 6.3).
 _WITHOUT_BODY: Final = (204, 304)
@@ -39,34 +39,34 @@ class NotHTTP(Exception):
 
 
 class ExchangeOwner(Protocol):
-    """Who makes the requests."""
+    """Makes the requests, and gets the responses."""
 
     def on_up(self, exchange: Exchange) -> None:
-        """A request may be made: the peer is the right one, as far as TLS can tell."""
+        """A request may be made: the peer has proved its name, where there is TLS."""
 
     def on_sent(self, exchange: Exchange) -> None:
         """The peer has taken some of the request."""
 
     def on_head(self, exchange: Exchange, status: int, headers: Mapping[str, str], cookies: list[str]) -> None:
         """
-        The answer begins.
+        The response begins.
 
-        :param headers: by their names in lower case; of some with one name, the first.
-        :param cookies: what it sets, as it says that.
+        :param headers: by their names in lower case; the first one of each name.
+        :param cookies: the values of its ``Set-Cookie`` headers.
         """
 
     def on_body(self, exchange: Exchange, data: bytes) -> None:
-        """Some of what it says."""
+        """Some of the body came."""
 
     def on_done(self, exchange: Exchange) -> None:
-        """That was all. See `Exchange.reusable`."""
+        """The response is complete. See `Exchange.reusable`."""
 
     def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
         """The connection is gone: always called, and last. *verify_error*: why the certificate was refused."""
 
 
 class _Part(Enum):
-    """What comes next."""
+    """The part of a response that comes next."""
 
     NOTHING = auto()
     HEAD = auto()
@@ -81,11 +81,13 @@ class _Part(Enum):
 @implementer(IHandshakeListener, IPullProducer)
 class Exchange(TwistedProtocol):
     """
-    :param server_name: who has to be at the other end of TLS; ``None``: there is no TLS.
-    :param use: what the owner wants to do with it once it is up.
+    One HTTP connection.
+
+    :param server_name: the name that the peer must prove over TLS; ``None``: there is no TLS.
+    :param use: for the owner, which calls it once the connection is up.
     :ivar busy: whether a request is under way.
     :ivar reusable: whether another request may be made on it.
-    :ivar left: whether it is the owner that ended it.
+    :ivar left: whether the owner has closed it.
     """
 
     transport: Any
@@ -99,9 +101,9 @@ class Exchange(TwistedProtocol):
         self._tls_host = server_name
         self._received = bytearray()
         self._part = _Part.NOTHING
-        #: Bytes of the body, or of its chunk, that are to come.
+        #: Bytes of the body, or of its chunk, that are still to come.
         self._left = 0
-        #: What of the request is still to be written.
+        #: The part of the request that is still to be written.
         self._unsent = memoryview(b"")
         self._failed: NotHTTP | None = None
         self._paused = False
@@ -116,13 +118,13 @@ class Exchange(TwistedProtocol):
             _Part.TRAILERS: self._trailers,
         }
 
-    # What the owner asks of it
+    # For the owner
 
     def request(self, head: bytes, body: bytes = b"") -> None:
         """
         Make one request.
 
-        :param head: all of it up to the empty line, which is included.
+        :param head: everything before the body, with the empty line.
         """
         self.busy = True
         self._part = _Part.HEAD
@@ -134,7 +136,7 @@ class Exchange(TwistedProtocol):
             self.transport.registerProducer(self, False)
 
     def hold(self, on: bool) -> None:
-        """Read nothing more for now, or go on."""
+        """Stop reading, or read again."""
         if on != self._paused:
             self._paused = on
             if on:
@@ -143,12 +145,12 @@ class Exchange(TwistedProtocol):
                 self.transport.resumeProducing()
 
     def leave(self) -> None:
-        """Close it in good order."""
+        """Close the connection in good order."""
         self.reusable, self.left = False, True
         self.transport.loseConnection()
 
     def abort(self) -> None:
-        """Drop it."""
+        """Drop the connection."""
         self.reusable, self.left = False, True
         self.transport.abortConnection()
 
@@ -166,7 +168,7 @@ class Exchange(TwistedProtocol):
         """The transport is gone."""
         self._unsent = memoryview(b"")
 
-    # What Twisted tells us
+    # From Twisted
 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
@@ -175,7 +177,7 @@ class Exchange(TwistedProtocol):
             self._owner.on_up(self)
 
     def handshakeCompleted(self) -> None:
-        """TLS is up. Requests, which have the API key, are made only now, and only to who is the main server."""
+        """TLS is up: requests, which have the API key, are made from now on, and only to the verified main server."""
         if self._tls_host is not None and is_verified(self.transport, self._tls_host):
             self._owner.on_up(self)
 
@@ -197,7 +199,7 @@ class Exchange(TwistedProtocol):
             self._done()
         self._owner.on_lost(self, self._failed or reason.value or ConnectionLost(), verify_error)
 
-    # What was received, step by step: each takes something away and returns whether another may follow
+    # What was received, step by step: each step takes its part away and returns whether another one may follow
 
     def _too_much(self) -> bool:
         if self._received:
@@ -337,7 +339,7 @@ class Exchange(TwistedProtocol):
     def _done(self) -> None:
         self.busy = False
         self._part = _Part.NOTHING
-        if self._unsent:  # answered before it was heard to the end
+        if self._unsent:  # the peer answered before it had read all of the request
             self._unsent = memoryview(b"")
             self.transport.unregisterProducer()
             self.reusable = False

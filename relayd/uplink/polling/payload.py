@@ -1,5 +1,5 @@
 """
-Payloads of Engine.IO's HTTP long-polling, without I/O: packets with a separator in between, the binary ones in base64.
+Payloads of Engine.IO's HTTP long-polling, without I/O: packets with separators between them, the binary ones in base64.
 
 Source: the Engine.IO protocol document, revision 4, "HTTP long-polling".
 """
@@ -13,30 +13,30 @@ from typing import Final
 
 from relayd.errors import FrameTooLarge, ProtocolError
 
-#: Stands between packets: JSON never has it as it is.
+#: Stands between packets: JSON has to escape it.
 SEPARATOR: Final = b"\x1e"
-#: Packets in one payload: python-engineio ends the session of who sends more.
+#: Packets in one payload: python-engineio ends the session when more come.
 MOST_PACKETS: Final = 16
 _BINARY: Final = b"b"
 
 
 class Splitter:
     """
-    Takes payloads apart, as they come.
+    Splits payloads into packets, as they come.
 
-    :param limit: bytes in the largest packet that is taken.
+    :param limit: bytes that a packet may have.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        #: One buffer, and no list: of a packet in millions of pieces that would be many times as large as the packet.
+        #: One buffer, and not a list: for a packet in millions of pieces, a list is many times as large as the packet.
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[str | bytes]:
         """
         The packets that *data* completes: text, or the bytes of a binary one.
 
-        :raises ProtocolError: when one is too large, or is none.
+        :raises ProtocolError: when one is too large or malformed.
         """
         *complete, rest = data.split(SEPARATOR)
         for part in complete:
@@ -45,13 +45,13 @@ class Splitter:
         self._add(rest)
 
     def finish(self) -> Iterator[str | bytes]:
-        """The payload is over: its last packet. An empty payload has none."""
+        """The last packet of the payload, which is over. An empty payload has none."""
         if self._rest:
             yield self._packet()
 
     def _add(self, part: bytes) -> None:
         self._rest += part
-        # A third more, as base64 needs that: whether a packet is binary, its first byte tells.
+        # A third more, for base64: only the first byte shows whether the packet is binary.
         if len(self._rest) > self._limit + self._limit // 3 + 4:
             raise FrameTooLarge(size=len(self._rest), limit=self._limit)
 
@@ -72,9 +72,9 @@ class Splitter:
 
 def take_payload(packets: deque[bytes], limit: int) -> bytes:
     """
-    The first of *packets*, and those after it that fit, as one payload; they are taken away.
+    Take the first of *packets*, and those after it that fit, into one payload.
 
-    :param limit: bytes that it should have; a single packet may have more.
+    :param limit: bytes that the payload may have; a single packet may have more.
     """
     taken = [packets.popleft()]
     size = len(taken[0])

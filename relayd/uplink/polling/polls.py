@@ -79,7 +79,7 @@ class Polls:
         """Begin a GET, if none is under way and one may begin."""
         if self._session.may_request and not self._under_way and self._pause is None and not self.reading.paused:
             self._under_way = True
-            self._connections.with_one(self.poll_on)
+            self._connections.with_connection(self.poll_on)
 
     def poll_on(self, exchange: Exchange) -> None:
         """Make a GET on *exchange*."""

@@ -105,7 +105,7 @@ class Posting:
         self._posting = len(body) + 1
         self._waiting -= self._posting
         self._restart_deadline()
-        self._connections.with_one(partial(self._post, body))
+        self._connections.with_connection(partial(self._post, body))
 
     def stop(self) -> None:
         """Send nothing more: the session is over."""

@@ -1,5 +1,5 @@
 """
-The HTTP connections of one polling session: those that are dialled, in use, and idle until they are used again.
+The HTTP connections of one polling session: those that are being dialled, in use, or idle until they are used again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from twisted.python.failure import Failure
 
 from relayd.uplink.polling.exchange import Exchange, ExchangeOwner
 
-#: Seconds for which an idle connection is used again: Node.js closes one after 5 s, and what is sent then is lost.
+#: Seconds after which an idle connection is not used again: Node.js closes it after 5 s, and loses what is sent then.
 KEEP_IDLE: Final = 3.0
 
 
 class Connections:
     """
-    Those of a session.
+    The HTTP connections of one session.
 
-    :param owner: whom each of them tells what happens.
+    :param owner: hears what happens on each of them.
     :param endpoint: connects to the main server.
-    :param server_name: who has to be at the other end of TLS; ``None``: there is no TLS.
-    :param not_connected: is called with the reason where one cannot be had.
+    :param server_name: the name that the main server must prove over TLS; ``None``: there is no TLS.
+    :param not_connected: is called with the reason when a connection fails.
     """
 
     def __init__(
@@ -48,25 +48,25 @@ class Connections:
         self._ended = False
 
     @property
-    def gone(self) -> bool:
-        """Whether there is none."""
+    def all_closed(self) -> bool:
+        """Whether all are closed."""
         return not self._open
 
-    def make(self, use: Callable[[Exchange], None]) -> Exchange:
-        """One that is about to be connected; *use* is called once it is up."""
+    def make_connection(self, use: Callable[[Exchange], None]) -> Exchange:
+        """A connection that is about to be made; *use* is called once it is up."""
         exchange = Exchange(self._owner, use, server_name=self._tls_host)
         self._open.add(exchange)
         return exchange
 
-    def with_one(self, use: Callable[[Exchange], None]) -> None:
-        """Have *use* called with a connection on which a request may be made."""
+    def with_connection(self, use: Callable[[Exchange], None]) -> None:
+        """Call *use*, now or later, with a connection on which a request may be made."""
         while self._idle:
             since, exchange = self._idle.pop()
             if self._clock.seconds() - since < KEEP_IDLE:
                 use(exchange)
                 return
             exchange.leave()
-        dial: Deferred[Any] = self._endpoint.connect(ExchangeFactory(lambda: self.make(use)))
+        dial: Deferred[Any] = self._endpoint.connect(ExchangeFactory(lambda: self.make_connection(use)))
         self._dials.add(dial)
         dial.addBoth(self._dialled, dial)
 
@@ -75,16 +75,16 @@ class Connections:
         if isinstance(result, Failure) and not result.check(CancelledError):
             self._not_connected(result.value or ConnectionDone())
 
-    def done(self, exchange: Exchange) -> None:
-        """Its request is answered: it is kept for the next one, where that may be."""
+    def request_done(self, exchange: Exchange) -> None:
+        """The request on *exchange* is answered: keep it for the next one, if it can be reused."""
         if exchange.reusable and not self._ended:
             self._idle.append((self._clock.seconds(), exchange))
         else:
             exchange.leave()
 
-    def lost(self, exchange: Exchange) -> bool:
+    def connection_lost(self, exchange: Exchange) -> bool:
         """
-        One is lost.
+        A connection is lost.
 
         :return: whether a request is lost with it.
         """
@@ -93,8 +93,8 @@ class Connections:
         self._idle = [(since, each) for since, each in self._idle if each is not exchange]
         return not (idle or exchange.left)
 
-    def end(self) -> None:
-        """Drop all of them."""
+    def drop_all(self) -> None:
+        """Drop all connections."""
         self._ended = True
         for dial in list(self._dials):
             dial.cancel()
@@ -103,7 +103,7 @@ class Connections:
 
 
 class ExchangeFactory(Factory):
-    """Makes one connection."""
+    """Makes one `Exchange`."""
 
     noisy = False
 

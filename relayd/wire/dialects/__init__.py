@@ -1,1 +1,1 @@
-"""The dialects of the uplink: codecs without I/O, for both roles."""
+"""The dialects of the uplink, which frame its events: codecs without I/O, for both ends."""

@@ -1,5 +1,5 @@
 """
-What both dialects share: JSON in and out with nothing but `ProtocolError` on bad input, the queue of frames, the URL.
+What both dialects share: a JSON codec that fails only with `ProtocolError`, the queue of frames, and the URL.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from relayd.errors import ConfigError, ProtocolError
 #: `IDialect.max_payload` of a peer that names no limit.
 NO_LIMIT: Final = 2**62
 
-#: Characters of the name of an event, and of a namespace.
+#: Characters that the name of an event, or of a namespace, may have.
 MAX_NAME: Final = 256
 
 #: The main server's endpoint in the specification's "connection URL": a path in one dialect, a namespace in the other.
 PROXY_PATH: Final = "/proxy"
 
-#: Characters of a JSON text from which on it is looked at before it is decoded, and how many of them may then stand
-#: outside of strings.  Decoding a value takes up to 0.2 µs, so that 16 MiB of brackets took a second; the largest
-#: commands are large by a few long strings.
+#: Characters of a JSON text from which on it is checked before it is decoded, and how many of them may then be outside
+#: of strings.  Decoding a value takes up to 0.2 µs, so 16 MiB of brackets would take a second; a large command is large
+#: because of a few long strings.
 _LARGE: Final = 256 * 1024
 _MAX_STRUCTURE: Final = 512 * 1024
 
-#: What is left as it is in a path and a query (RFC 3986, section 3.3), and a percent sign that encodes nothing.
+#: Characters that need no encoding in a path and a query (RFC 3986, section 3.3).
 _SAFE: Final = "/%:@!$&'()*+,;=~"
+#: A percent sign that encodes nothing.
 _STRAY_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _WEBSOCKET_SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 
-#: Containers within each other of a JSON text that Python cannot follow, beyond which they are left out.
+#: The depth of nested arrays and objects beyond which they are dropped, in a JSON text that is too deep for Python.
 _DEEPEST: Final = 256
-#: A number larger than all that may stand in a field, for one that is larger than a number can be.
+#: The number in place of a larger one than a float can be: no field takes it.
 _TOO_LARGE: Final = "1.7976931348623157e308"
 
-#: What may have to be written another way: a string, also one without an end, or a number, and what Python's json has
-#: in its place.
+#: A token that may have to be repaired: a string, even without an end, or a number, or what Python's json writes for
+#: one.
 _TOKEN: Final = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z))|-?(?:NaN|Infinity)|-?[0-9][-+.0-9eE]*', re.DOTALL)
-#: A string, or where a container begins or ends.
+#: A string, or the beginning or end of an array or object.
 _BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[][{}]', re.DOTALL)
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 #: An escape in a JSON string: a pair of surrogates, half of one, or any other.
@@ -57,30 +58,29 @@ _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 class StrictJSON:
     """
-    The JSON codec, in the shape of the standard library's module, which python-socketio asks for.
+    The JSON codec, with the functions of the standard library's module, as python-socketio wants it.
 
-    msgspec refuses NaN and the infinities (RFC 8259, section 6), needs a sixth of the time, and its errors give a
-    position and never the text, which may hold a password.
+    It uses msgspec, which refuses NaN and the infinities (RFC 8259, section 6), takes a sixth of the time, and whose
+    errors give a position and never the text, which may hold a password.
     """
 
     @staticmethod
     def loads(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
         """
-        Decode one JSON text, also one that is none by the letter, but which main servers send:
+        Decode one JSON text, or one with these faults, which main servers send:
 
-        - Half of a surrogate pair, which JavaScript has no qualms to send, becomes U+FFFD, as it does in JavaScript
-          once such a text is encoded.
-        - ``NaN``, which Python's json writes where a table has nothing, becomes ``null``, as JavaScript writes it.
-        - Infinities, and numbers beyond them, become the largest there is, which no field takes.
-        - What nests deeper than Python can follow becomes ``null`` there: no field is that deep.
+        - Half of a surrogate pair, which JavaScript may send, becomes U+FFFD, as in a text that JavaScript encodes.
+        - ``NaN``, which Python's json writes for an empty cell of a table, becomes ``null``, as JavaScript writes it.
+        - Infinities, and numbers beyond the floats, become the largest float, which no field takes.
+        - What nests too deep for Python becomes ``null``: no field is that deep.
 
-        :param decoder: one for a type of your own.
-        :raises ProtocolError: when it is none, or holds too many values.
+        :param decoder: for a type of your own.
+        :raises ProtocolError: when it is not JSON, or holds too many values.
         """
         if len(text) > _LARGE and _structure(text) > _MAX_STRUCTURE:
             raise ProtocolError(reason="JSON with too many values")
         try:
-            return _decode_some_way(text, decoder)
+            return _decode_or_repair(text, decoder)
         except msgspec.ValidationError as error:
             reason = f"JSON with an unexpected shape ({error})"
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -99,39 +99,44 @@ class StrictJSON:
         return _encoder.encode(data).decode()
 
 
-def _decode_some_way(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:
-    for _ in range(2):  # it may be both
+def _decode_or_repair(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:
+    for _ in range(2):  # it may be too deep, and have faulty tokens
         try:
             return decoder.decode(text)
         except RecursionError:
             better = _shallow(text)
         except msgspec.DecodeError:
-            better = _TOKEN.sub(_plain, text)
+            better = _TOKEN.sub(_repaired, text)
         if better == text:
             break
         text = better
     return decoder.decode(text)
 
 
-def _plain(token: re.Match[str]) -> str:
-    """A token as JSON has it."""
+def _repaired(token: re.Match[str]) -> str:
+    """A token as JSON writes it."""
     text = token[0]
     if token[1]:
-        return _ESCAPE.sub(_whole, text) if _SURROGATE.search(text) else text
-    if text[-1] in "Ny":  # NaN, Infinity
-        return "null" if text.endswith("NaN") else text.replace("Infinity", _TOO_LARGE)
+        return _ESCAPE.sub(_without_half_a_pair, text) if _SURROGATE.search(text) else text
+    if text.endswith("NaN"):
+        return "null"
+    if text.endswith("Infinity"):
+        return text.replace("Infinity", _TOO_LARGE)
     try:
-        return text if math.isfinite(float(text)) else "-" * text.startswith("-") + _TOO_LARGE
+        finite = math.isfinite(float(text))
     except ValueError:
         return text
+    if finite:
+        return text
+    return f"-{_TOO_LARGE}" if text.startswith("-") else _TOO_LARGE
 
 
-def _whole(escape: re.Match[str]) -> str:
+def _without_half_a_pair(escape: re.Match[str]) -> str:
     return r"\ufffd" if escape[2] else escape[0]
 
 
 def _shallow(text: str) -> str:
-    """A JSON text without what nests too deeply."""
+    """A JSON text with ``null`` in place of what nests too deeply."""
     parts: list[str] = []
     depth = kept = 0
     for token in _BRACKET.finditer(text):
@@ -148,7 +153,7 @@ def _shallow(text: str) -> str:
 
 
 def _structure(text: str) -> int:
-    """About how many characters of a JSON text stand outside of its strings, quotes included; or more than allowed."""
+    """About how many characters of a JSON text are outside of its strings, quotes included; or more than allowed."""
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
     quotes = text.count('"')
@@ -158,7 +163,7 @@ def _structure(text: str) -> int:
 
 
 class FrameQueue:
-    """The frames that wait for `frames_to_send`."""
+    """The frames that a dialect has made, and that wait for `frames_to_send`."""
 
     def __init__(self) -> None:
         self._frames: list[str] = []
@@ -171,16 +176,15 @@ class FrameQueue:
 
 def websocket_url(server: str, path: str, parameters: dict[str, str], reserved: Collection[str] = ()) -> str:
     """
-    Where to dial.
+    The URL to dial.
 
     :param server: the main server as an operator writes it: ``http(s)`` or ``ws(s)``, with or without a path and a
-        query; a final ``/proxy``, which the specification's examples put there, is not doubled, and ``/proxy/`` keeps
-        its slash.
-    :param path: what the dialect puts after it.
-    :param parameters: appended to the query, percent-encoded (RFC 3986, section 2.1); each takes the place of one of
-        its name in *server*.
-    :param reserved: names of more that the query of *server* cannot have.
-    :raises ConfigError: when *server* is no such URL.
+        query. A final ``/proxy``, as in the specification's examples, is not doubled, and ``/proxy/`` keeps its slash.
+    :param path: the dialect's path, which follows.
+    :param parameters: appended to the query, percent-encoded (RFC 3986, section 2.1); each replaces one of the same
+        name in *server*.
+    :param reserved: names of further parameters that are removed from the query of *server*.
+    :raises ConfigError: when *server* is not such a URL.
     """
     try:
         parts = urlsplit(server.strip())
@@ -193,7 +197,7 @@ def websocket_url(server: str, path: str, parameters: dict[str, str], reserved: 
     if port is not None:
         address += f":{port}"
     if path == PROXY_PATH and parts.path.endswith(PROXY_PATH + "/"):
-        path += "/"  # some frameworks know no other way to write it
+        path += "/"  # some frameworks need it
     base = parts.path.rstrip("/").removesuffix(PROXY_PATH).rstrip("/")
     taken = {*parameters, *reserved}
     others = [each for each in parts.query.split("&") if unquote_plus(each.partition("=")[0]) not in taken]
@@ -203,5 +207,5 @@ def websocket_url(server: str, path: str, parameters: dict[str, str], reserved: 
 
 
 def _encoded(text: str, safe: str = _SAFE) -> str:
-    """A part of a URL that a person wrote: what is encoded in it stays so."""
+    """A part of a URL that a person wrote, percent-encoded; what is encoded in it already stays as it is."""
     return quote(_STRAY_PERCENT.sub("%25", text), safe=safe)

@@ -1,5 +1,5 @@
 """
-What a dialect of the uplink does (`IDialect`), and the events that it gives its caller, whichever dialect it is.
+What a dialect of the uplink does (`IDialect`), and the events that it gives its caller; they are the same in each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class HandshakeReceived(Struct, frozen=True):
     """
     The main server described the connection.
 
-    :ivar heartbeat: seconds of silence after which the link is dead; ``None``: the WebSocket's own pings tell.
+    :ivar heartbeat: seconds of silence after which the link is dead; ``None``: only WebSocket pings can show that.
     """
 
     heartbeat: float | None
@@ -22,7 +22,7 @@ class HandshakeReceived(Struct, frozen=True):
 
 class Connected(Struct, frozen=True):
     """
-    Events can flow.  Main servers check the key only after this, so it is no proof of having been accepted.
+    Events can flow.  Main servers check the key only after this, so it does not prove that the relay is accepted.
     """
 
 
@@ -30,9 +30,9 @@ class EventReceived(Struct, frozen=True):
     """
     The peer sent an event.
 
-    :ivar data: decoded JSON: the first argument, ``None`` where there is none.  Where the wire has bytes too, these are
-        in it, or `relayd.wire.messages.Unsent` in their place.
-    :ivar ack_id: the peer wants `IDialect.acknowledge` called with this number.
+    :ivar data: the first argument, decoded from JSON; ``None`` without one.  A dialect with binary messages puts bytes
+        into it, or `relayd.wire.messages.Unsent` in their place.
+    :ivar ack_id: the number with which the peer wants `IDialect.acknowledge` called; ``None``: it wants none.
     """
 
     name: str
@@ -52,7 +52,7 @@ class AckReceived(Struct, frozen=True):
 
 class AttachmentsDue(Struct, frozen=True):
     """
-    An event came whose bytes are to follow.
+    An event came whose attachments are still to come.
 
     :ivar number: of that event, for `IDialect.abandon`.
     """
@@ -62,7 +62,7 @@ class AttachmentsDue(Struct, frozen=True):
 
 class Broken(Struct, frozen=True):
     """
-    After what was told before, the peer breaks the rules: the connection should be closed, as for a `ProtocolError`.
+    After the events before this one, the peer breaks the rules: close the connection, as for a `ProtocolError`.
     """
 
     reason: str
@@ -74,9 +74,9 @@ class HeartbeatReceived(Struct, frozen=True):
 
 class Disconnected(Struct, frozen=True):
     """
-    The peer ends the conversation, and says so in the dialect's own terms.
+    The peer ends the conversation with a message of the dialect.
 
-    :ivar refused: whether it turned us away rather than closed.
+    :ivar refused: whether it turned this end away, rather than closed.
     """
 
     reason: str
@@ -85,10 +85,10 @@ class Disconnected(Struct, frozen=True):
 
 class Ignored(Struct, frozen=True):
     """
-    Something that relayd has no use for: another namespace, a text that is no event.
+    The peer sent something that relayd does not use: for another namespace, or a text that is not an event.
 
-    :ivar what: one of a few texts, none of which the peer has made.
-    :ivar strange: whether an operator should hear of it once: it may be meant for relayd.
+    :ivar what: one of a few texts, none of which comes from the peer.
+    :ivar strange: whether to log it once, since it may be meant for relayd.
     """
 
     what: str
@@ -110,10 +110,10 @@ DialectEvent = (
 
 class IDialect(Interface):
     """
-    How events are framed on one uplink connection: a codec with no I/O, made new for each connection.
+    The codec that frames the events of one uplink connection, without I/O.
 
-    Both roles share it: the *relay* opens the WebSocket, the *main server* accepts it.  After each call the caller
-    writes what `frames_to_send` gives.
+    Both ends have one: the *relay* opens the WebSocket, the *main server* accepts it.  After each call the caller sends
+    what `frames_to_send` gives.
     """
 
     name: str = Attribute("``socketio`` or ``native``.")
@@ -123,28 +123,28 @@ class IDialect(Interface):
         """
         The WebSocket is open.
 
-        :return: what that means already.
+        :return: the events that this brings about.
         """
 
     def receive_text(text: str) -> Sequence[DialectEvent]:
         """
-        One text message arrived.
+        Read one text message.
 
-        :raises ProtocolError: when it means nothing; the connection should be closed.
+        :raises ProtocolError: when it breaks the rules: close the connection.
         """
 
     def receive_binary(data: bytes) -> Sequence[DialectEvent]:
         """
-        One binary message arrived: a part of an event, or an event, as suits the wire.
+        Read one binary message: a part of an event, or an event, depending on the dialect.
 
-        :raises ProtocolError: when the connection should be closed for it.
+        :raises ProtocolError: when it breaks the rules: close the connection.
         """
 
     def abandon(number: int) -> Sequence[DialectEvent]:
         """
-        What was to follow the event *number* (`AttachmentsDue`) has not come in time.
+        Wait no longer for the attachments of the event *number* (`AttachmentsDue`).
 
-        :return: the event as far as it came; nothing where it is complete.
+        :return: the event as far as it came; nothing if it is complete.
         """
 
     def send_event(name: str, data: object) -> None:
@@ -154,10 +154,10 @@ class IDialect(Interface):
         """Queue the answer to an event that asked for one (`EventReceived.ack_id`); ``None`` is an empty answer."""
 
     def ping() -> None:
-        """Queue a heartbeat, where it is ours to send; otherwise nothing."""
+        """Queue a heartbeat, in a dialect in which this end sends it."""
 
     def close() -> None:
-        """Queue a polite good-bye, where the wire has one."""
+        """Queue the message that ends the conversation, in a dialect that has one."""
 
     def frames_to_send() -> list[str]:
         """The text messages queued since the last call, in order."""

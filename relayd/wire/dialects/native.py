@@ -1,7 +1,7 @@
 """
-The native dialect: one JSON text message ``{"event": name, "data": …}`` an event, over a plain WebSocket.
+The native dialect: one JSON text message ``{"event": name, "data": …}`` for each event, over a plain WebSocket.
 
-The specification gives the URL and the events but no framing; this is the one of Nest's ``WsAdapter``.
+The specification gives the URL and the events but no framing; this is the framing of Nest's ``WsAdapter``.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def url(server: str, proxy_id: str, api_key: str, path: str = PROXY_PATH) -> str
     """
     The URL to dial (specification, "connection URL"). It holds the key: log the server's URL instead.
 
-    :param path: what stands after the path of *server*.
-    :raises ConfigError: when *server* is no http(s) or ws(s) URL.
+    :param path: the path after that of *server*.
+    :raises ConfigError: when *server* is not an http(s) or ws(s) URL.
     """
     return websocket_url(server, path, {"proxyId": proxy_id, "apiKey": api_key})
 
 
 class _Frame(msgspec.Struct):
-    """Members beyond these two are ignored; so is a frame without an ``event``."""
+    """One message. Members other than these two are ignored, and so is a message without an ``event``."""
 
     event: Any = None
     data: Any = None
@@ -50,33 +50,33 @@ class _Frame(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Frame)
 
-#: White space of JSON (RFC 8259, section 2), and with it what else may stand before a text.
+#: White space of JSON (RFC 8259, section 2), and what else may come before a text.
 _SPACE: Final = " \t\r\n"
 _BEFORE: Final = (*_SPACE, "\ufeff")
-#: Characters of a text that may be ignored: a larger one is no greeting, and to read it took its time.
+#: Characters that an ignored text may have: a longer one is not a greeting, and reading it takes time.
 _LONGEST_IGNORED: Final = 64 * 1024
-#: A line that is not blank, and how many of them are taken in one message.
+#: A line that is not blank, and how many of them one message may have.
 _LINE: Final = re.compile(r"[^\r\n]*[^\s][^\r\n]*")
 _MOST_LINES: Final = 1024
 
 
 @implementer(IDialect)
 class NativeDialect(FrameQueue):
-    """Both roles: the wire is the same in both directions."""
+    """What both ends do: the messages are the same in both directions."""
 
     name = NAME
     max_payload = NO_LIMIT
 
     def opened(self) -> Sequence[DialectEvent]:
-        """The WebSocket's own handshake is all there is."""
+        """Events can flow at once: there is no handshake but the WebSocket's."""
         return (HandshakeReceived(heartbeat=None), Connected())
 
     def receive_text(self, text: str) -> Sequence[DialectEvent]:
         """
-        One text message: an event, perhaps after a byte order mark, or anything else, which hand-written servers send
-        as a greeting or to see whether somebody is there.
+        Read one text message: an event, perhaps after a byte order mark, or anything else, which hand-written servers
+        send as a greeting or as a ping.
 
-        :raises ProtocolError: when it is a large text that is no JSON, or the greeting of a Socket.IO server.
+        :raises ProtocolError: when it is a large text that is not JSON, or the greeting of a Socket.IO server.
         """
         if text.startswith(_BEFORE):
             text = text.removeprefix("\ufeff").lstrip(_SPACE)
@@ -89,7 +89,8 @@ class NativeDialect(FrameQueue):
         except ProtocolError:
             if text.endswith("\0"):  # as in C
                 return self.receive_text(text.rstrip("\0"))
-            if 1 < len(lines := _LINE.findall(text)) <= _MOST_LINES:
+            lines = _LINE.findall(text)
+            if 1 < len(lines) <= _MOST_LINES:
                 return self._receive_lines(lines)
             if len(text) > _LONGEST_IGNORED:
                 raise
@@ -99,7 +100,7 @@ class NativeDialect(FrameQueue):
         return (Ignored("JSON without the name of an event, or with one that is too long", strange=True),)
 
     def _receive_lines(self, lines: list[str]) -> Sequence[DialectEvent]:
-        """Servers that were not read for a while send what waited as the lines of one message."""
+        """Read the lines of one message: some servers join messages that had to wait."""
         events: list[DialectEvent] = []
         for line in lines:
             try:
@@ -110,9 +111,9 @@ class NativeDialect(FrameQueue):
 
     def receive_binary(self, data: bytes) -> Sequence[DialectEvent]:
         """
-        One binary message: some servers send what should be a text so, and some not in UTF-8.
+        Read one binary message: some servers send texts as binary messages, and some of them not in UTF-8.
 
-        Where a character set cannot be told, what is not ASCII in an event cannot be read; the rest can.
+        Where the character set is unknown, strings of an event that are not ASCII become `Unsent`; the rest is read.
         """
         try:
             return self.receive_text(data.decode(json.detect_encoding(data)))
@@ -123,7 +124,7 @@ class NativeDialect(FrameQueue):
         return [_with_unread(event) for event in self.receive_text(text)]
 
     def abandon(self, number: int) -> Sequence[DialectEvent]:
-        """Nothing: on this wire an event is one message."""
+        """Nothing: in this dialect an event is one message."""
         return ()
 
     def send_event(self, name: str, data: object) -> None:
@@ -131,7 +132,7 @@ class NativeDialect(FrameQueue):
         self._frames.append(StrictJSON.dumps({"event": name, "data": data}))
 
     def acknowledge(self, ack_id: int, data: object | None) -> None:
-        """Nothing: no event asks for it on this wire."""
+        """Nothing: this dialect has no acknowledgements."""
 
     def ping(self) -> None:
         """Nothing: WebSocket pings keep this link."""
@@ -141,7 +142,7 @@ class NativeDialect(FrameQueue):
 
 
 def _with_unread(event: DialectEvent) -> DialectEvent:
-    """*event*, and in it, where bytes could not be read, what says so: nothing else may be run in their place."""
+    """*event* with `Unsent` in place of strings that could not be read: nothing else must be run in their place."""
     if not isinstance(event, EventReceived):
         return event
     around = [event.data]
@@ -157,20 +158,20 @@ def _with_unread(event: DialectEvent) -> DialectEvent:
 
 
 class NativeRelayDialect(NativeDialect):
-    """The role that dials."""
+    """The relay's end."""
 
 
 class NativeServerDialect(NativeDialect):
-    """The role that is dialled."""
+    """The main server's end."""
 
     def request(self, name: str, data: object) -> int | None:
         """
         Queue an event that should be acknowledged.
 
-        :return: ``None``: this wire has no acknowledgements.
+        :return: ``None``: this dialect has no acknowledgements.
         """
         self.send_event(name, data)
         return None
 
     def refuse(self, reason: str) -> None:
-        """Nothing: this wire has no words for it, so the caller closes the WebSocket."""
+        """Nothing: this dialect has no message for it, so the caller closes the WebSocket."""

@@ -65,7 +65,7 @@ class _Stage(Enum):
 
 
 class SocketIODialect(FrameQueue):
-    """What both roles do alike: events, acknowledgements, leaving, and the checks on all of them."""
+    """What both ends do: events, acknowledgements, leaving, and the checks on all of them."""
 
     name = NAME
     max_payload = NO_LIMIT
@@ -152,7 +152,7 @@ class SocketIODialect(FrameQueue):
         self._send(sio.ACK, [] if data is None else [data], ack_id)
 
     def close(self) -> None:
-        """Queue the disconnect packet, where there is a namespace to leave."""
+        """Queue the disconnect packet, if the namespace was joined."""
         if self._stage is _Stage.JOINED:
             self._send(sio.DISCONNECT)
         self._stage = _Stage.OVER
@@ -162,7 +162,7 @@ class SocketIODialect(FrameQueue):
         packet = Packet(kind, data, namespace, packet_id, binary=False)
         self._frames.append(engineio.MESSAGE + packet.encode())
 
-    # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things to the two roles
+    # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things at the two ends
 
     def _early(self, events: Sequence[DialectEvent], size: int) -> Sequence[DialectEvent]:
         """Check *events*, which came before the namespace was joined (or join it), in a message of *size*."""
@@ -237,10 +237,10 @@ class SocketIODialect(FrameQueue):
 @implementer(IDialect)
 class SocketIORelayDialect(SocketIODialect):
     """
-    The role that dials.
+    The relay's end.
 
-    :param auth: says what to show in CONNECT, beside the query of the URL: some servers look here, and some there. It
-        is asked when the packet is sent; nothing is shown where it says nothing.
+    :param auth: gives the credentials for CONNECT, which some servers read instead of the URL's query. It is called
+        when the packet is sent.
     """
 
     max_payload = DEFAULT_MAX_PAYLOAD
@@ -253,7 +253,7 @@ class SocketIORelayDialect(SocketIODialect):
         self._kept_size = 0
 
     def opened(self) -> Sequence[DialectEvent]:
-        """Nothing yet: the main server speaks first."""
+        """Nothing: the main server speaks first."""
         return ()
 
     def ping(self) -> None:
@@ -299,10 +299,10 @@ class SocketIORelayDialect(SocketIODialect):
 @implementer(IDialect)
 class SocketIOServerDialect(SocketIODialect):
     """
-    The role that is dialled.
+    The main server's end.
 
     :param ping_interval: seconds between two calls of `ping` by the caller.
-    :param ping_timeout: seconds that the relay has to answer one.
+    :param ping_timeout: seconds that the relay has to answer a ping.
     :param accepts: bytes in the largest message that the caller takes.
     """
 
@@ -338,9 +338,9 @@ class SocketIOServerDialect(SocketIODialect):
 
     def refuse(self, reason: str) -> None:
         """
-        Turn the relay away: with a connect error when it asks to join, or with a disconnect where it already has.
+        Turn the relay away: with a connect error when it asks to join, or with a disconnect if it has joined.
 
-        :param reason: told in the connect error; a disconnect has no words.
+        :param reason: goes into the connect error; a disconnect has no words.
         """
         if self._stage is _Stage.JOINED:
             self.close()

@@ -10,8 +10,9 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.channels.channel import MAX_PACKET, WINDOW, State
-from relayd.ssh.channels.connection import CLOSE_LINGER, MAX_MISSED_PROBES
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.closes import CLOSE_LINGER
+from relayd.ssh.channels.keepalive import MAX_MISSED_PROBES
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.pool.members import COOL_DOWN
 from relayd.ssh.transport.breach import Breach
 from relayd.ssh.transport.numbers import (
@@ -80,7 +81,7 @@ class SessionTests(ConnectionTestCase):
 
     def test_place_is_free_before_the_end_is_told(self) -> None:
         seen: list[int] = []
-        session = Session(b"true", 10, lambda: None, lambda: seen.append(len(self.owner.closed)))
+        session = Session(Command(b"true", 10), lambda: None, lambda: seen.append(len(self.owner.closed)))
         self.connection.start(session)
         self.confirm()
         self.receive(MSG_CHANNEL_CLOSE, numbers(0))
@@ -309,7 +310,7 @@ class ReaderTests(ConnectionTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reading: list[Deferred[None]] = []
-        self.slow = Session(b"true", 10, lambda: None, lambda: None, reader=self.read)
+        self.slow = Session(Command(b"true", 10), lambda: None, lambda: None, reader=self.read)
         self.connection.start(self.slow)
         self.confirm()
         self.transport.take()
@@ -361,7 +362,7 @@ class WriteTests(ConnectionTestCase):
     """Standard input that is written while a command runs."""
 
     def test_as_the_server_takes_it(self) -> None:
-        session = Session(b"cat", 10, lambda: None, lambda: None, stdin_open=True)
+        session = Session(Command(b"cat", 10, stdin_open=True), lambda: None, lambda: None)
         self.connection.start(session)
         self.receive(MSG_CHANNEL_OPEN_CONFIRMATION, numbers(0, 100, 500, 300))
         self.transport.take()
@@ -384,8 +385,7 @@ class PermissionTests(ConnectionTestCase):
         self.asked: list[Deferred[None]] = []
         self.forbidden: list[object] = []
         self.session_held = Session(
-            b"true",
-            1000,
+            Command(b"true", 1000),
             lambda: self.events.append("started"),
             lambda: self.events.append("ended"),
             permission=self.ask,
@@ -417,7 +417,7 @@ class PermissionTests(ConnectionTestCase):
     def test_asked_for_once_however_often_a_channel_is_refused(self) -> None:
         for _ in range(2):
             self.connection.start(self.session_held)
-            self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(self.connection._next_channel - 1, 2) + NS(b"") + NS(b""))
+            self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(self.connection._channels._next - 1, 2) + NS(b"") + NS(b""))
         self.connection.start(self.session_held)
         self.assertEqual(len(self.asked), 1)
         self.asked[0].callback(None)

@@ -144,14 +144,14 @@ class ForwardTests(ConnectionTestCase):
         for _ in range(2 * WINDOW // MAX_PACKET):
             self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(MAX_PACKET)))
         self.protocol.data = b""
-        self.assertGreaterEqual(self.connection._channels[0].window, WINDOW // 2)
-        self.assertLessEqual(self.connection._channels[0].window, WINDOW)
+        self.assertGreaterEqual(self.connection._channels.by_number[0].window, WINDOW // 2)
+        self.assertLessEqual(self.connection._channels.by_number[0].window, WINDOW)
         self.transport.take()
 
     def test_small_packets_have_a_small_window(self) -> None:
         self.open()
         self.grow()
-        channel = self.connection._channels[0]
+        channel = self.connection._channels.by_number[0]
         for _ in range(2 * WINDOW // 100):
             self.protocol.data = b""  # to add to megabytes takes its time
             self.receive(MSG_CHANNEL_DATA, numbers(0) + NS(bytes(100)))
@@ -226,7 +226,9 @@ class JumpTests(ServerTestCase):
             self.assertTrue(done.stdout.text().startswith(f"{number}\n"))
         self.assertEqual(client.counts().connections, 3)
         self.assertEqual([server.connection_count() for server in (first, second, last)], [1, 1, 1])
-        pace = {connection.transport.port: connection.transport.pace for connection in client._pool._members}
+        pace = {
+            connection.transport.port: connection.transport.pace for connection in client._pool._connections.members
+        }
         ways = [pace[server.port].way for server in (last, second, first)]
         self.assertEqual(ways, [pace[second.port], pace[first.port], None])
 

@@ -9,9 +9,9 @@ from typing import Any
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
+from relayd.ssh import Completed
 from relayd.ssh.channels.leftovers import LEFT_AFTER, LOOK_AFTER
-from relayd.ssh.channels.session import ExitInfo, Session
-from relayd.ssh.client import Completed
+from relayd.ssh.channels.session import Command, ExitInfo, Session
 from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -63,7 +63,7 @@ class ServerTests(ServerTestCase):
         writer = f"(while sleep 0.2; do echo more; done & {sleep}) & exit 7"
         completed = await self.run_command(client, target, writer, 4)
         self.assertEqual((completed.exit.status, completed.error, completed.killed), (7, None, None))
-        self.assertIn("may hold it", str(completed.open))
+        self.assertIn("may keep it open", str(completed.open))
         self.assertIn("more", completed.stdout.text())
         self.assertEqual(len(processes(mark)), 1)
 
@@ -101,8 +101,8 @@ class ConnectionTests(ConnectionTestCase):
     def left(self) -> tuple[Session, list[bool]]:
         """A session whose command runs; and what is told of its being left."""
         told: list[bool] = []
-        session = Session(b"true", 1000, lambda: None, lambda: None, on_left=told.append)
-        number = self.connection._next_channel
+        session = Session(Command(b"true", 1000), lambda: None, lambda: None, on_left=told.append)
+        number = self.connection._channels._next
         self.connection.start(session)
         self.confirm(number)
         self.receive(99, numbers(number))

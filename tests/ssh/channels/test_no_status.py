@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import NoExitStatus, OutcomeUnknown
 from tests.ssh.hostile.test_sessions import ClosesChannelBeforeExec, NoStatus
 from tests.support.evil import CHANNEL_CLOSE, CHANNEL_EOF, CHANNEL_REQUEST, Evil, EvilTestCase, uint32

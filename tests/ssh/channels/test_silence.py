@@ -13,8 +13,8 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.connection import ClientConnection
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import ConnectTimeout, LoginRefused
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.target import Target
@@ -34,14 +34,14 @@ from tests.support.ssh_pool import FAR, JUMP, A
 class SilenceTestCase(PoolTestCase):
     """Has a connection that was used."""
 
-    def end(self, connection: Connection, number: int) -> None:
+    def end(self, connection: ClientConnection, number: int) -> None:
         """A command succeeds."""
         connection.packetReceived(MSG_CHANNEL_SUCCESS, numbers(number))
         connection.packetReceived(MSG_CHANNEL_REQUEST, request(number, b"exit-status", numbers(0)))
         connection.packetReceived(MSG_CHANNEL_EOF, numbers(number))
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(number))
 
-    def used(self, target: Target = A) -> Connection:
+    def used(self, target: Target = A) -> ClientConnection:
         """A connection on which a command has run."""
         self.submit(target, "before")
         connection = self.dialer.succeed()
@@ -51,7 +51,7 @@ class SilenceTestCase(PoolTestCase):
         self.packets(connection)
         return connection
 
-    def execs(self, connection: Connection) -> list[bytes]:
+    def execs(self, connection: ClientConnection) -> list[bytes]:
         """The commands that were sent on it since the last look."""
         return [
             data.partition(NS(b"exec") + b"\1")[2][4:]
@@ -101,7 +101,7 @@ class SilenceTests(SilenceTestCase):
         self.assertEqual(self.ended, ["before"])
         self.end(old, 2)
         self.assertEqual(self.ended, ["before", "one"])
-        self.assertEqual(self.pool.counts().sessions, 0)
+        self.assertEqual(self.pool.report.counts().sessions, 0)
 
     def test_the_old_one_answers_too_late(self) -> None:
         """Its answers, and its end, mean nothing for a command that runs elsewhere."""
@@ -114,7 +114,7 @@ class SilenceTests(SilenceTestCase):
         self.confirm(old, 1)
         old.packetReceived(MSG_CHANNEL_CLOSE, numbers(1))
         self.assertEqual((self.ended, self.execs(old), self.errors), (["before"], [], []))
-        self.assertEqual(self.pool.counts().sessions, 1)
+        self.assertEqual(self.pool.report.counts().sessions, 1)
         self.end(other, 0)
         self.assertEqual(self.ended, ["before", "one"])
 
@@ -135,7 +135,7 @@ class SilenceTests(SilenceTestCase):
         other = self.dialer.succeed()
         self.lose(old)
         self.confirm(other)
-        self.assertEqual((self.execs(other), self.errors, self.pool.limits()), ([b"one"], [], {}))
+        self.assertEqual((self.execs(other), self.errors, self.pool.report.limits()), ([b"one"], [], {}))
 
     def test_what_runs_there_stays(self) -> None:
         """Whether it completes is to be seen; only what the server was told nothing of goes elsewhere."""
@@ -266,7 +266,7 @@ class SilenceTests(SilenceTestCase):
             return asked[-1]
 
         silent = self.used()
-        session = Session(b"one", 100, lambda: None, lambda: None, permission=permission)
+        session = Session(Command(b"one", 100), lambda: None, lambda: None, permission=permission)
         self.pool.submit(Job(A, session, self.errors.append))
         self.wait(3)
         other = self.dialer.succeed()
@@ -278,7 +278,7 @@ class SilenceTests(SilenceTestCase):
 
     def test_a_channel_that_waits_for_us_is_no_silence(self) -> None:
         connection = self.used()
-        session = Session(b"one", 100, lambda: None, lambda: None, permission=Deferred)
+        session = Session(Command(b"one", 100), lambda: None, lambda: None, permission=Deferred)
         self.pool.submit(Job(A, session, self.errors.append))
         self.confirm(connection, 1)
         self.wait(10)
@@ -326,8 +326,8 @@ class AtMostOnceTests(SilenceTestCase):
         self.used()
         sent: Counter[bytes] = Counter()
         jobs: list[Job] = []
-        asked: dict[Connection, list[int]] = {}
-        open_at: dict[Connection, int] = {}
+        asked: dict[ClientConnection, list[int]] = {}
+        open_at: dict[ClientConnection, int] = {}
 
         def look() -> None:
             """Keep what was sent."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh import Completed, SSHClient
 from relayd.ssh.errors import RunTimeout
 from relayd.ssh.target import Target
 from tests.support import forger

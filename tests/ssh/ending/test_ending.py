@@ -4,7 +4,7 @@ Commands that run out of time: what is left of them on the host, and what the re
 
 from __future__ import annotations
 
-from relayd.ssh import client
+from relayd.ssh import execution
 from relayd.ssh.ending import ending
 from relayd.ssh.errors import RunCancelled, RunTimeout
 from tests.support.ending import EndingTestCase
@@ -36,7 +36,7 @@ class EndingTests(EndingTestCase):
 
     async def test_result_that_is_wanted_soon(self) -> None:
         """It comes before the end is known, as it was ordered, and the command is ended behind its back."""
-        self.patch(client, "RESULT_AFTER", DEADLINE)
+        self.patch(execution, "RESULT_AFTER", DEADLINE)
         mark, sleep = marked_sleep()
         completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark, timeout=1.1, grace=0.05)
         self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))
@@ -44,7 +44,7 @@ class EndingTests(EndingTestCase):
 
     async def test_long_output_takes_its_time(self) -> None:
         """A result that is long is given earlier, so that it arrives when it is wanted."""
-        self.patch(client, "BYTE_TAKES", DEADLINE)
+        self.patch(execution, "BYTE_TAKES", DEADLINE)
         mark, sleep = marked_sleep()
         completed = await self.end(f"trap '' TERM; echo begun; {sleep}; {sleep}", mark, grace=DEADLINE)
         self.assertEqual((completed.stdout.text(), completed.killed), ("begun", "unconfirmed"))

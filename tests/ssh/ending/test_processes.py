@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.ending.processes import MAX_LINE, Answers, Leader, find, parse_listing, script
+from relayd.ssh.ending.processes import MAX_LINE, Leader, ShellAnswers, find, parse_listing, script
 
 MARK = "c0ffee"
 
@@ -85,14 +85,14 @@ class ParseTests(SynchronousTestCase):
 
 
 class AnswersTests(SynchronousTestCase):
-    """`Answers`."""
+    """`ShellAnswers`."""
 
     def test_only_marked_lines(self) -> None:
         data = b"end\nleader 1 1 1 same\nnoise\nc0ffee end\nc0ffe end\n c0ffee end\nxc0ffee end\nc0ffeeend\n"
-        self.assertEqual(Answers(MARK).feed(data), [b"end"])
+        self.assertEqual(ShellAnswers(MARK).feed(data), [b"end"])
 
     def test_long_lines_are_dropped_and_not_kept(self) -> None:
-        answers = Answers(MARK)
+        answers = ShellAnswers(MARK)
         for _ in range(100):
             self.assertEqual(answers.feed(b"c0ffee " + b"x" * 1000), [])
             self.assertLessEqual(len(answers._line), MAX_LINE)
@@ -102,7 +102,7 @@ class AnswersTests(SynchronousTestCase):
     def test_noise_and_pieces_change_nothing(self, noise: list[bytes], sizes: list[int]) -> None:
         """Each of our lines begins with an end of line, whatever came before it."""
         data = b"".join(part + b"\nc0ffee left %d\n" % number for number, part in enumerate(noise))
-        answers, read = Answers(MARK), []
+        answers, read = ShellAnswers(MARK), []
         for size in sizes:
             read += answers.feed(data[:size])
             data = data[size:]

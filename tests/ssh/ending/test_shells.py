@@ -22,7 +22,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.ending.processes import LIST, Answers, Leader, find, parse_listing, script
+from relayd.ssh.ending.processes import LIST, Leader, ShellAnswers, find, parse_listing, script
 from tests.support import host
 from tests.support.ssh import DEADLINE, end_marked_sleeps, marked_sleep, processes
 
@@ -40,7 +40,7 @@ class Shell:
 
     def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
         self._process = process
-        self._answers = Answers(mark)
+        self._answers = ShellAnswers(mark)
         self._lines: list[bytes] = []
 
     def write(self, line: bytes) -> None:

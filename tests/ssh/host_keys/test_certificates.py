@@ -185,7 +185,7 @@ class RealServerTests(ServerTestCase):
         client = self.make_client(host_keys=host_keys)
         done = await self.run_command(client, self.target(server), "echo ok; head -c 3000000 /dev/zero | wc -c")
         self.assertEqual((done.stdout.text(), done.exit.status), ("ok\n3000000", 0))
-        (connection,) = client._pool._members
+        (connection,) = client._pool._connections.members
         algorithms = connection.transport._key_exchange.algorithms
         assert algorithms is not None
         self.assertEqual(algorithms.host_key, algorithm)

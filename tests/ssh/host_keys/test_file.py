@@ -82,7 +82,7 @@ class FullTests(HostFileCase):
                 errors.append(error)
         self.assertTrue(errors)
         self.assertIsInstance(errors[0], KnownHostsUnusable)
-        self.assertIn("remove lines that nobody needs", str(errors[0]))
+        self.assertIn("remove lines that are not needed", str(errors[0]))
         self.assertLessEqual(self.path.stat().st_size, 4096)
         for again in (known, self.known("accept-new"), self.known("strict")):
             again.verify("host", 22, blob_of(ONE))
@@ -205,7 +205,7 @@ class AtTheSameTimeTests(HostFileCase):
 
         self.patch(os, "fsync", replace)
         error = self.assertRaises(KnownHostsUnusable, self.add)
-        self.assertIn("it is being replaced all the time", str(error))
+        self.assertIn("other programs keep replacing it", str(error))
 
     def test_a_disk_that_is_full_half_way(self) -> None:
         write = os.write

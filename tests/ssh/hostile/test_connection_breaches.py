@@ -129,7 +129,7 @@ class StuckTests(ConnectionTestCase):
         self.probes(1)
         self.assertTrue(self.transport.aborted)
         self.connection.serviceStopped()
-        self.assertEqual(self.owner.lost[0][1], "it did not close what was given up")
+        self.assertEqual(self.owner.lost[0][1], "it did not close channels that were given up")
 
     def test_they_get_some_time(self) -> None:
         session = self.running()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
-from relayd.ssh.client import Completed
+from relayd.ssh import Completed
 from relayd.ssh.errors import ConnectionLost, ExecRefused
 from tests.support.evil import CHANNEL_EOF, CHANNEL_FAILURE, Evil, EvilServer, EvilTestCase, uint32
 from tests.support.ssh import DEADLINE

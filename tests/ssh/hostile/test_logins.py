@@ -348,9 +348,9 @@ class LoginTests(EvilTestCase):
                 HugeMethodList: (LoginRefused, "method0@evil.example?[2J"),
                 NoMethods: (LoginRefused, "the server offers nothing"),
                 RefusingAll: (LoginRefused, "somebody"),
-                EndlessPrompts: (LoginRefused, "the password was asked for again"),
-                RoundsWithoutPrompt: (LoginRefused, "more prompts than relayd can answer"),
-                FourBillionPrompts: (LoginRefused, "more prompts than relayd can answer"),
+                EndlessPrompts: (LoginRefused, "which asked for the password again"),
+                RoundsWithoutPrompt: (LoginRefused, "more prompts than can be answered"),
+                FourBillionPrompts: (LoginRefused, "more prompts than can be answered"),
                 WantsANewPassword: (PasswordExpired, "has expired"),
             }
         )

@@ -109,7 +109,7 @@ class ReadingTests(SynchronousTestCase):
             (kind, "begin with a type"),
             (f"{kind} !!!!", "damaged"),
             (f"{kind} é", "damaged"),
-            (f"{kind} {public.split()[1]}", "not know"),
+            (f"{kind} {public.split()[1]}", "unknown type"),
             (f"{kind.replace('ed25519', 'rsa')} {body}", "damaged"),
             (f"{kind} {body[: len(body) // 8 * 4]}", "damaged"),
             (f"{kind} {base64.b64encode(wire(good) + b'x').decode()}", "damaged"),
@@ -216,7 +216,7 @@ class LoginTests(ServerTestCase):
         other = make_key()[1]
         for certificate, words in (
             ("no certificate", "begin with a type"),
-            (self.authority.sign(other, "-n", USER), "not of the private key"),
+            (self.authority.sign(other, "-n", USER), "not for the private key"),
             (self.authority.sign(public, "-h", "-n", USER), "of a host"),
             (self.authority.sign(public, "-n", USER, "-V", "-2h:-1h"), "expired"),
         ):
@@ -225,7 +225,7 @@ class LoginTests(ServerTestCase):
             self.assertIn(words, str(error))
         target = self.target(server, certificate=self.authority.sign(public, "-n", USER))
         error = await self.error_of(self.run_command(self.make_client(), target, "true"), CertificateUnusable)
-        self.assertIn("no private key", str(error))
+        self.assertIn("its private key is missing", str(error))
         self.assertFalse([line for line in server.log_lines if line.startswith("Connection from")])
 
     async def test_of_no_use_beside_a_password(self) -> None:

@@ -188,7 +188,7 @@ class UnreadableTests(SynchronousTestCase):
         self.check(pem(x25519.X25519PrivateKey.generate()), "neither")
         self.check(pem(ed448.Ed448PrivateKey.generate()), "neither")
         self.check(pem(ec.generate_private_key(ec.SECP256K1())), "curve")
-        self.check(tool("openssl", "genrsa", "-traditional", "768"), "RSA bits")
+        self.check(tool("openssl", "genrsa", "-traditional", "768"), "RSA key of 768 bits")
 
     def test_public_key(self) -> None:
         for kind in ("ed25519", "rsa"):

@@ -55,8 +55,8 @@ class ReadingTests(SynchronousTestCase):
             self.assertFalse(key.verify(signature, b"Data"))
 
     def test_rsa_that_is_too_short(self) -> None:
-        self.refuse(blob_of_private(SHORT), "its 1024 RSA bits are fewer than 2048")
-        self.refuse(rsa_blob(2**511 + 1), "its 512 RSA bits are fewer than 1024", 1024)
+        self.refuse(blob_of_private(SHORT), "it is an RSA key of 1024 bits, and needs 2048 at least")
+        self.refuse(rsa_blob(2**511 + 1), "it is an RSA key of 512 bits, and needs 1024 at least", 1024)
         PublicKey(blob_of_private(SHORT), 1024)
         PublicKey(blob_of_private(LONG), 2048)
 
@@ -93,7 +93,7 @@ class ReadingTests(SynchronousTestCase):
             NS(b""),
             certificate(blob_of_private(ED25519), ED25519, [b"h"]),
         ):
-            self.refuse(blob, "of a type that relayd does not take")
+            self.refuse(blob, "of a type that is not supported")
 
     def test_more_or_less_than_a_key(self) -> None:
         for key in (ED25519, LONG, NIST):
@@ -160,27 +160,29 @@ class ProofTests(SynchronousTestCase):
 
     def test_lengths_of_rsa(self) -> None:
         name = b"rsa-sha2-512"
-        self.assertIn("1024 RSA bits are fewer", self.fault(blob_of_private(SHORT), SHORT, name))
+        self.assertIn("RSA key of 1024 bits, and needs", self.fault(blob_of_private(SHORT), SHORT, name))
         self.check(blob_of_private(SHORT), SHORT, name, 1024)
         certified = name + b"-cert-v01@openssh.com"
         of_short = certificate(blob_of_private(SHORT), ED25519, [b"h"])
-        self.assertIn("1024 RSA bits are fewer", self.fault(of_short, SHORT, certified))
+        self.assertIn("RSA key of 1024 bits, and needs", self.fault(of_short, SHORT, certified))
         of_long = certificate(blob_of_private(LONG), SHORT, [b"h"])
-        self.assertIn("1024 RSA bits of its authority are fewer than 2048", self.fault(of_long, LONG, certified))
+        self.assertIn(
+            "its authority has an RSA key of 1024 bits, and needs 2048 at least", self.fault(of_long, LONG, certified)
+        )
         self.check(of_long, LONG, certified, 1024)
 
     def test_a_certificate_in_a_certificate(self) -> None:
         inner = certificate(blob_of_private(ED25519), ED25519, [b"h"])
         twice = NS(b"ssh-ed25519-cert-v01@openssh.com-cert-v01@openssh.com") + inner[36:]
         error = self.assertRaises(BadCertificate, parse_certificate, twice)
-        self.assertIn("of a type that relayd does not know", str(error))
+        self.assertIn("of an unknown type", str(error))
         nested = certificate(blob_of_private(ED25519), ED25519, [b"h"], authority_blob=inner)
         self.assertFalse(parse_certificate(nested).is_signed())
 
     def test_policies(self) -> None:
-        self.assertEqual([policy.least_rsa_bits for policy in (MODERN, COMPATIBLE, LEGACY)], [2048, 2048, 1024])
+        self.assertEqual([policy.min_rsa_bits for policy in (MODERN, COMPATIBLE, LEGACY)], [2048, 2048, 1024])
         assert MODERN.last_resort is not None
-        self.assertEqual(MODERN.last_resort.least_rsa_bits, 2048)
+        self.assertEqual(MODERN.last_resort.min_rsa_bits, 2048)
 
 
 class TransportTests(TransportTestCase):
@@ -190,7 +192,7 @@ class TransportTests(TransportTestCase):
         pem = SHORT.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
         for policy in (MODERN, COMPATIBLE):
             self.begin(Server(pem), policy=policy)
-            self.assertIn("its 1024 RSA bits are fewer than 2048", str(self.failure(KeyExchangeFailed)))
+            self.assertIn("an RSA key of 1024 bits, and needs 2048 at least", str(self.failure(KeyExchangeFailed)))
             self.assertFalse(self.known_hosts.exists())
         self.begin(Server(pem), policy=LEGACY)
         self.assert_secure()

@@ -228,7 +228,7 @@ class LoginTests(AgentTestCase):
             self.ssh_agent.add(make_key()[0])
         target = self.target(server, agent=self.ssh_agent.path)
         error = await self.error_of(self.run_command(self.make_client(), target, "true"), LoginRefused)
-        self.assertIn("publickey from the agent (Of 8 keys, only the first 5", str(error))
+        self.assertIn("publickey from the agent (only the first 5 of 8 keys", str(error))
 
     async def test_of_no_use(self) -> None:
         server = await self.start_server()

@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from relayd.ssh.errors import LoginRefused, PasswordExpired, PromptUnknown, SSHError
 from relayd.ssh.keys.private import parse_private_key
 from relayd.ssh.login.agent import AgentError
-from relayd.ssh.login.identities import Identity, own_identities
+from relayd.ssh.login.identities import Identities, Identity, own_identities
 from relayd.ssh.login.login import MAX_KEYS, MAX_PROMPTS, LoginService
+from relayd.ssh.target import Credential, Target
 from relayd.ssh.transport.numbers import (
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
@@ -57,15 +58,9 @@ class LoginTestCase(LogTestCase):
         self.transport.peerExtensions = {name.replace("_", "-").encode(): value for name, value in extensions.items()}
         self.succeeded = 0
         self.failures: list[SSHError] = []
-        self.service = LoginService(
-            host="host",
-            port=22,
-            username=USER,
-            password=password,
-            identities=own_identities(key, None, USER) if key else identities,
-            on_success=self.success,
-            on_failure=self.failures.append,
-        )
+        usable = own_identities(key, None, USER) if key else identities
+        target = Target("host", 22, USER, Credential(password))
+        self.service = LoginService(target, Identities(tuple(usable)), self.success, self.failures.append)
         self.service.transport = cast(ClientTransport, self.transport)
         self.service.serviceStarted()
         self.assertEqual(self.transport.take(), [NONE])
@@ -316,7 +311,7 @@ class AgentTests(LoginTestCase):
             self.assertEqual(self.refuse(b"publickey", b"password"), [self.question("ed25519", b"ssh-ed25519")])
         self.assertEqual(self.refuse(b"publickey", b"password"), [BY_PASSWORD])
         self.refuse(b"publickey", b"password")
-        self.assert_refused("Of 9 keys, only the first 5")
+        self.assert_refused("only the first 5 of 9 keys")
 
 
 class RefusedTests(LoginTestCase):
@@ -388,17 +383,17 @@ class PromptTests(LoginTestCase):
         """A server that asks until the answer is right counts each as a failure, as others do refused logins."""
         self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
         self.assertEqual(self.prompt((b"Sorry, try again.\nPassword: ", False)), [])
-        self.assert_refused("tried keyboard-interactive, where the password was asked for again; the server offers key")
+        self.assert_refused("tried keyboard-interactive, which asked for the password again; the server offers key")
 
     def test_asked_again_in_other_words(self) -> None:
         """They are no sign of a password that has expired."""
         self.assertEqual(self.prompt((b"Password: ", False)), self.answers(PASSWORD))
         self.assertEqual(self.prompt(("密码错误，请重新输入密码：".encode(), False)), [])
-        self.assert_refused("asked for again")
+        self.assert_refused("asked for the password again")
 
     def test_asked_twice_at_once(self) -> None:
         self.assertEqual(self.prompt((b"Password: ", False), (b"LDAP Password: ", False)), [])
-        self.assert_refused("asked for again")
+        self.assert_refused("asked for the password again")
 
     def test_too_many_rounds(self) -> None:
         for _ in range(MAX_PROMPTS):
@@ -470,7 +465,7 @@ class ExpiryTests(LoginTestCase):
         self.begin(password=PASSWORD)
         self.refuse(b"keyboard-interactive")
         self.assertEqual(self.prompt((b"passw" * 40_000 + b"ord: ", False)), [])
-        self.assertIn("more prompts than relayd can answer", str(self.failures[0]))
+        self.assertIn("more prompts than can be answered", str(self.failures[0]))
 
     def test_an_offer_that_is_longer_than_any(self) -> None:
         self.begin(password=PASSWORD)

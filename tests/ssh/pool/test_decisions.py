@@ -8,19 +8,19 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.pool.decisions import (
-    DIAL_PAUSE,
+from relayd.ssh.pool.assignment import Start
+from relayd.ssh.pool.decisions import DIAL_PAUSE, MAX_REFUSALS, PoolState
+from relayd.ssh.pool.members import (
+    COOL_DOWN,
     HANG_UP_PAUSE,
-    MAX_BARREN_REFUSALS,
+    MAX_HANDSHAKES,
     MAX_HANG_UPS,
     RAISE_AFTER,
-    Dial,
-    PoolState,
-    Start,
+    Member,
 )
-from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, Member
-from relayd.ssh.pool.places import Evict
+from relayd.ssh.pool.places import Dial, Evict
 from relayd.ssh.target import Credential, Target
+from tests.support.ssh_pool import steps
 
 A = Target("host", 22, "a", Credential("a"))
 B = Target("host", 22, "b", Credential("b"))
@@ -32,10 +32,10 @@ class Plan:
     """One answer of the pool, by kind of step."""
 
     def __init__(self, state: PoolState[Any], now: float) -> None:
-        steps = list(state.plan(now))
-        self.starts = [(step.member, step.work) for step in steps if isinstance(step, Start)]
-        self.dials = [step.member for step in steps if isinstance(step, Dial)]
-        self.evictions = [step.member for step in steps if isinstance(step, Evict)]
+        due = list(steps(state, now))
+        self.starts = [(step.member, step.work) for step in due if isinstance(step, Start)]
+        self.dials = [step.member for step in due if isinstance(step, Dial)]
+        self.evictions = [step.member for step in due if isinstance(step, Evict)]
         self.alarm = state.alarm()
 
     @property
@@ -107,7 +107,7 @@ class DecisionTests(SynchronousTestCase):
         (scout,) = self.plan().dials
         self.assertTrue(self.state.not_opened(scout, 1))
         self.assertEqual(self.state.take_waiting(A), [1, 2])
-        self.assertEqual(self.state.targets(), [])
+        self.assertEqual(self.state.report.targets(), [])
 
     def test_work_that_comes_after_a_failure_may_try_at_once(self) -> None:
         self.add(1)
@@ -153,7 +153,7 @@ class DecisionTests(SynchronousTestCase):
         self.connect()
         self.add(*range(4))
         self.state.opened(self.plan().dials[0], 0)
-        first, second = {member for member, _ in self.plan().starts}, self.state.counts()
+        first, second = {member for member, _ in self.plan().starts}, self.state.report.counts()
         self.assertEqual((len(first), second.sessions), (1, 4))
         self.add("x")
         self.assertEqual({member for member, _ in self.plan().starts}, first)  # 1 against 3
@@ -239,14 +239,14 @@ class DecisionTests(SynchronousTestCase):
         self.add(*range(10, 20))
         started = [len(self.plan(RAISE_AFTER * step).starts) for step in range(1, 8)]
         self.assertEqual(sum(started), 1)
-        self.assertEqual(member.active, 3)
+        self.assertEqual(member.sessions, 3)
 
     def test_a_refusal_with_no_other_session_is_tried_again_some_times(self) -> None:
         self.state = PoolState(max_sessions=3, max_connections=1)
         member = self.connect()
         now = 0.0
         self.add(1)
-        for _ in range(MAX_BARREN_REFUSALS):
+        for _ in range(MAX_REFUSALS):
             self.assertEqual(self.plan(now).works, [1])
             self.assertFalse(self.state.session_refused(member, now))
             self.put_back(1)
@@ -262,7 +262,7 @@ class DecisionTests(SynchronousTestCase):
     def test_a_session_between_refusals_makes_them_harmless(self) -> None:
         member = self.connect()
         now = 0.0
-        for _ in range(3 * MAX_BARREN_REFUSALS):
+        for _ in range(3 * MAX_REFUSALS):
             self.add("refused")
             self.plan(now)
             self.assertFalse(self.state.session_refused(member, now))
@@ -293,8 +293,8 @@ class DecisionTests(SynchronousTestCase):
     def test_nothing_is_kept_of_a_target_that_is_gone(self) -> None:
         member = self.connect()
         self.state.lost(member, 0)
-        self.assertEqual(self.state.targets(), [])
-        self.assertEqual(self.state.counts().connections, 0)
+        self.assertEqual(self.state.report.targets(), [])
+        self.assertEqual(self.state.report.counts().connections, 0)
 
     def test_what_was_learned_of_a_host_is_forgotten_with_it(self) -> None:
         member = self.connect()
@@ -325,7 +325,7 @@ class HangUpTests(SynchronousTestCase):
             self.state.add(target, number)
 
     def dials(self, now: float) -> list[Member[int]]:
-        return [step.member for step in self.state.plan(now) if isinstance(step, Dial)]
+        return [step.member for step in steps(self.state, now) if isinstance(step, Dial)]
 
     def test_fewer_at_a_time(self) -> None:
         dials = self.dials(0)
@@ -352,7 +352,7 @@ class HangUpTests(SynchronousTestCase):
         state.add(target, 1)
         now, attempts = 0.0, 0
         while True:
-            (dial,) = [step for step in state.plan(now) if isinstance(step, Dial)]
+            (dial,) = [step for step in steps(state, now) if isinstance(step, Dial)]
             attempts += 1
             if state.not_opened(dial.member, now, hung_up=True):
                 break

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.policy.rules import Policy
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.errors import (
     AddressForbidden,
     ConnectRefused,
@@ -72,11 +72,11 @@ class DialCase(SynchronousTestCase):
         self.dialer = Dialer(self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
         self.owner: Any = Owner()
 
-    def dial(self, host: str, port: int = 22, **fields: Any) -> Deferred[Connection]:
+    def dial(self, host: str, port: int = 22, **fields: Any) -> Deferred[ClientConnection]:
         target = Target(host, port, "root", CREDENTIAL, **fields)
         return Deferred.fromCoroutine(self.dialer.dial(target, self.owner))
 
-    def dialled(self, dialling: Deferred[Connection]) -> list[str]:
+    def dialled(self, dialling: Deferred[ClientConnection]) -> list[str]:
         """All addresses that are tried, one after the other, when none of them answers."""
         failures: list[Failure] = []
         dialling.addErrback(failures.append)
@@ -87,7 +87,9 @@ class DialCase(SynchronousTestCase):
         self.assertEqual(len(failures), 1)
         return [host for host, _ in self.reactor.dialled()]
 
-    def assert_forbidden(self, dialling: Deferred[Connection], kind: type[AddressForbidden] = AddressForbidden) -> None:
+    def assert_forbidden(
+        self, dialling: Deferred[ClientConnection], kind: type[AddressForbidden] = AddressForbidden
+    ) -> None:
         """Refused, and nothing was connected to."""
         error = self.failureResultOf(dialling).value
         self.assertIs(type(error), kind)
@@ -291,7 +293,7 @@ class ShortageTests(DialCase):
         except OSError:
             pass
 
-    def assert_named(self, dialling: Deferred[Connection]) -> None:
+    def assert_named(self, dialling: Deferred[ClientConnection]) -> None:
         error = self.failureResultOf(dialling).value
         self.assertIs(type(error), NoDescriptor)
         self.assertIn("Too many open files: this relay's limit is 60", str(error))

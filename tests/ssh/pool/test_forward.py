@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import (
     ConnectionDropped,
@@ -29,14 +29,14 @@ from tests.support.ssh_pool import FAR, JUMP, user
 class ForwardTests(PoolTestCase):
     """`Pool.forward`."""
 
-    def forward(self) -> tuple[Connection, Deferred[Forward]]:
+    def forward(self) -> tuple[ClientConnection, Deferred[Forward]]:
         """A channel that is asked for."""
         forward = self.pool.forward(JUMP, "far", 22)
         connection = self.dialer.succeed()
         return connection, forward
 
     def assert_nothing_left(self) -> None:
-        counts = self.pool.counts()
+        counts = self.pool.report.counts()
         self.assertEqual((counts.waiting_forwards, counts.forwards), (0, 0))
         calls = [call for call in self.clock.getDelayedCalls() if "_not_opened" in str(call)]
         self.assertEqual(calls, [])
@@ -47,7 +47,7 @@ class ForwardTests(PoolTestCase):
         self.confirm(connection)
         forward = self.successResultOf(waiting)
         self.assertEqual((forward.host, forward.port, forward.state), ("far", 22, State.RUNNING))
-        self.assertEqual(self.pool.counts().forwards, 1)
+        self.assertEqual(self.pool.report.counts().forwards, 1)
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertIs(forward.state, State.ENDED)
         self.assert_nothing_left()
@@ -165,7 +165,7 @@ class JumpTests(PoolTestCase):
         self.assertEqual(self.dialer.targets(), [FAR])
         far = self.dialer.succeed()
         self.assertEqual(self.opens(far), 1)
-        counts = self.pool.counts()
+        counts = self.pool.report.counts()
         self.assertEqual((counts.connections, counts.sessions, counts.forwards), (2, 1, 1))
 
     def test_login_at_the_jump_host_refused(self) -> None:

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.pool.decisions import DIAL_PAUSE, RAISE_AFTER, Dial, PoolState, Start
-from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, Member, hops_of, where_is
-from relayd.ssh.pool.places import Evict
+from relayd.ssh.pool.assignment import Start
+from relayd.ssh.pool.decisions import DIAL_PAUSE, PoolState
+from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, RAISE_AFTER, Member, hops_of, where_is
+from relayd.ssh.pool.places import Dial, Evict
 from relayd.ssh.target import Credential, Target
+from tests.support.ssh_pool import steps
 
 A = Target("host", 22, "a", Credential("a"))
 B = Target("host", 22, "b", Credential("b"))
@@ -66,7 +68,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.carried: dict[Member[int], int] = {}
 
     def work(self) -> None:
-        for step in self.state.plan(self.now):
+        for step in steps(self.state, self.now):
             if isinstance(step, Dial):
                 self.dialling.append(Dialled(step.member))
             elif isinstance(step, Evict):
@@ -83,8 +85,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert step.work not in self.opening and step.work not in self.running
         self.opening[step.work] = step.member
         load = self.load(step.member)
-        limit = self.state.limits().get(str(step.member.lane.host), self.max_sessions)
-        assert load == step.member.active <= limit <= self.max_sessions
+        limit = self.state.report.limits().get(str(step.member.lane.host), self.max_sessions)
+        assert load == step.member.sessions <= limit <= self.max_sessions
         assert self.now < self.opened_at[step.member] + MAX_AGE, "too old for anything new"
 
     def forward_starts(self, step: Start[int]) -> None:
@@ -126,8 +128,8 @@ class PoolMachine(RuleBasedStateMachine):
         if self.state.start_on(member, self.now):
             assert member not in self.closing
             self.opening[work] = member
-            limit = self.state.limits().get(str(member.lane.host), self.max_sessions)
-            assert self.load(member) == member.active <= limit
+            limit = self.state.report.limits().get(str(member.lane.host), self.max_sessions)
+            assert self.load(member) == member.sessions <= limit
         else:
             self.waiting[work] = member.target
             self.state.add(member.target, work, first=True)
@@ -270,7 +272,7 @@ class PoolMachine(RuleBasedStateMachine):
     def nothing_is_forgotten(self) -> None:
         places = [*self.waiting, *self.opening, *self.running, *self.ended]
         assert sorted(places) == list(range(self.submitted))
-        counts = self.state.counts()
+        counts = self.state.report.counts()
         assert counts.waiting == len(self.waiting)
         assert counts.sessions == len(self.opening) + len(self.running)
         assert counts.forwards == len(self.forwards)
@@ -281,7 +283,7 @@ class PoolMachine(RuleBasedStateMachine):
         known = {member.target for member in members} | set(self.waiting.values())
         for dialled in self.dialling:
             known.update(hops_of(dialled.member.target))
-        assert set(self.state.targets()) == known
+        assert set(self.state.report.targets()) == known
 
     @invariant()
     def limits_hold(self) -> None:
@@ -290,11 +292,11 @@ class PoolMachine(RuleBasedStateMachine):
             assert places.count(place) <= MAX_HANDSHAKES
         members = [*(dialled.member for dialled in self.dialling), *self.open]
         assert len(members) + len(self.promised()) <= self.max_total
-        usable = [member.target for member in members if not member.leaving]
+        usable = [member.target for member in members if not member.retired]
         for target in usable:
             assert usable.count(target) <= self.max_connections
         if self.exact:
-            for limit in self.state.limits().values():
+            for limit in self.state.report.limits().values():
                 assert limit >= min(self.server_sessions, self.max_sessions), "the host allows more"
 
     def promised(self) -> set[Target]:
@@ -322,7 +324,7 @@ class PoolMachine(RuleBasedStateMachine):
         free = self.max_total - len(members) - len(self.promised()) + len(spare)
         for target in set(self.waiting.values()):
             host = self.state._places.lanes[target].host
-            connected = any(member.target == target and not member.leaving for member in members)
+            connected = any(member.target == target and not member.retired for member in members)
             if not connected and host.handshakes < host.max_handshakes and self.now >= host.no_dial_before:
                 assert free < LONGEST_WAY, "could be connected and is not"
 
@@ -347,7 +349,7 @@ class PoolMachine(RuleBasedStateMachine):
         for member in list(self.open):
             if member in self.open:
                 self.lose(member)
-        assert self.state.targets() == []
+        assert self.state.report.targets() == []
 
 
 PoolMachine.TestCase.settings = settings(

@@ -16,10 +16,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.errors import AddressForbidden, NotRun
 from relayd.ssh.pool import moved_names
-from relayd.ssh.pool.moved_names import FRESH, MEMORY, PATIENCE, STALE, Answers
+from relayd.ssh.pool.moved_names import FRESH, MEMORY, PATIENCE, STALE, LookupHistory
 from relayd.ssh.target import Target
 from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE
 from tests.support.memory_pool import PoolTestCase
@@ -32,10 +32,10 @@ ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 class AnswersTests(SynchronousTestCase):
     """What a name leads to, as far as is known."""
 
-    def answers(self, *found: str, every: float = FRESH) -> Answers:
+    def answers(self, *found: str, every: float = FRESH) -> LookupHistory:
         """After some look-ups; each answer is one address or several."""
         self.now = 1000.0
-        answers = Answers()
+        answers = LookupHistory()
         for each in found:
             answers.learn(frozenset(each.split()), self.now)
             self.now += every
@@ -67,7 +67,7 @@ class AnswersTests(SynchronousTestCase):
     def test_a_subset_at_a_time(self, count: int, seed: int) -> None:
         """As soon as one address was away and came back, none is taken for gone."""
         addresses = [f"10.0.0.{number}" for number in range(count)]
-        answers, random = Answers(), Random(seed)
+        answers, random = LookupHistory(), Random(seed)
         met: set[str] = set()
         last: set[str] = set()
         came_back = False
@@ -105,7 +105,7 @@ class NamesTestCase(PoolTestCase):
             receiver.addressResolved(IPv4Address("TCP", each, 0))
         receiver.resolutionComplete()
 
-    def open(self, *found: str, target: Target = A) -> Connection:
+    def open(self, *found: str, target: Target = A) -> ClientConnection:
         """
         A command runs and ends on a new connection.
 
@@ -114,14 +114,14 @@ class NamesTestCase(PoolTestCase):
         self.submit(target)
         return self.dial(*found)
 
-    def dial(self, *found: str) -> Connection:
+    def dial(self, *found: str) -> ClientConnection:
         """The oldest attempt succeeds; the command on it ends."""
         connection = self.dialer.succeed_as(found)
         self.confirm(connection)
         self.end(connection, 0)
         return connection
 
-    def end(self, connection: Connection, number: int) -> None:
+    def end(self, connection: ClientConnection, number: int) -> None:
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(number))
         self.clock.advance(0.1)
         self.packets(connection)
@@ -136,7 +136,7 @@ class MovedTests(NamesTestCase):
         job = self.submit(command="one")
         self.assertEqual((self.opens(old), self.dialer.targets()), (0, []))
         self.answer(TWO)
-        self.assertEqual(self.disconnected(old), "the host's name leads elsewhere now")
+        self.assertEqual(self.disconnected(old), "the host's name resolves elsewhere now")
         self.assertEqual(self.dialer.targets(), [A])
         self.lose(old)
         new = self.dialer.succeed_as([TWO])
@@ -175,7 +175,7 @@ class MovedTests(NamesTestCase):
         self.answer(TWO)
         self.assertEqual((self.disconnected(connection), self.dialer.targets()), ("", [A]))
         self.end(connection, 1)
-        self.assertEqual(self.disconnected(connection), "the host's name leads elsewhere now")
+        self.assertEqual(self.disconnected(connection), "the host's name resolves elsewhere now")
 
     def test_a_name_server_that_is_down(self) -> None:
         connection = self.open(ONE)
@@ -214,13 +214,13 @@ class MovedTests(NamesTestCase):
         for _ in range(5):
             self.answer(ONE)
         self.assertEqual(len(self.asked), 0)
-        self.assertEqual(self.pool.counts().sessions, 5)
+        self.assertEqual(self.pool.report.counts().sessions, 5)
 
     def test_a_new_connection_tells_too(self) -> None:
         """Where it was dialled by the same name, for whomever."""
         old = self.open(ONE)
         self.open(TWO, target=user("b"))
-        self.assertEqual(self.disconnected(old), "the host's name leads elsewhere now")
+        self.assertEqual(self.disconnected(old), "the host's name resolves elsewhere now")
 
     def test_an_address_is_not_looked_up(self) -> None:
         self.submit()

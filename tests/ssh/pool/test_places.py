@@ -4,9 +4,9 @@ Who opens a connection next, and which one makes room for it: turns, the ceiling
 
 from __future__ import annotations
 
-from relayd.ssh.pool.decisions import DIAL_PAUSE, HANG_UP_PAUSE, MAX_BARREN_REFUSALS, RAISE_AFTER
-from relayd.ssh.pool.members import COOL_DOWN, LATE, MAX_HANDSHAKES
-from relayd.ssh.pool.places import CAP_TIME
+from relayd.ssh.pool.budget import CAP_TIME
+from relayd.ssh.pool.decisions import DIAL_PAUSE, MAX_REFUSALS
+from relayd.ssh.pool.members import COOL_DOWN, HANG_UP_PAUSE, LATE, MAX_HANDSHAKES, RAISE_AFTER
 from relayd.ssh.target import Target
 from tests.support.ssh_pool import A, B, C, PlacesTestCase, user
 
@@ -63,7 +63,7 @@ class TurnTests(PlacesTestCase):
         self.state.session_refused(member, self.now)
         self.connect(behind[1], 4, 5, 6)
         self.assertEqual(len(self.starts), 3)
-        self.assertEqual(self.state.limits(), {"10.0.0.1:22 via east:22": 2})
+        self.assertEqual(self.state.report.limits(), {"10.0.0.1:22 via east:22": 2})
 
 
 class CeilingTests(PlacesTestCase):
@@ -80,7 +80,7 @@ class CeilingTests(PlacesTestCase):
         self.close(first)  # so that it is the second that is idle for longer
         self.add(self.hosts[2], "new")
         self.assertEqual((self.evicted, self.dials), ([second], []))
-        self.assertEqual(self.state.counts().idle, 1)
+        self.assertEqual(self.state.report.counts().idle, 1)
         self.lose(second)
         self.assertEqual(self.dialled(), [self.hosts[2]])
 
@@ -112,7 +112,7 @@ class CeilingTests(PlacesTestCase):
         served: list[Target] = []
         while len(served) < 4:
             member = busy.pop(0)
-            while member.active:
+            while member.sessions:
                 self.close(member)
             self.assertEqual(self.evicted, [member])
             self.lose(member)
@@ -121,7 +121,7 @@ class CeilingTests(PlacesTestCase):
             self.open(dialled)
             for _ in range(3):
                 self.pass_time(COOL_DOWN)
-                while dialled.active and dialled.lane.waiting:
+                while dialled.sessions and dialled.lane.waiting:
                     self.close(dialled)
             busy.append(dialled)
         self.assertEqual(served, self.hosts[2:])
@@ -221,7 +221,7 @@ class AgeTests(PlacesTestCase):
         self.assertEqual(self.state.take_waiting(A), ["new"])
         self.close(old)
         self.lose(old)
-        self.assertEqual(self.state.targets(), [])
+        self.assertEqual(self.state.report.targets(), [])
 
 
 class RefusalTests(PlacesTestCase):
@@ -233,7 +233,7 @@ class RefusalTests(PlacesTestCase):
         self.add(A, 2)
         (bad,) = self.dials
         self.open(bad)
-        for _ in range(MAX_BARREN_REFUSALS):
+        for _ in range(MAX_REFUSALS):
             self.assertEqual(self.starts, [(bad, 2)])
             self.assertFalse(self.state.session_refused(bad, self.now))
             self.state.add(A, 2, first=True)
@@ -263,7 +263,7 @@ class RefusalTests(PlacesTestCase):
             self.state.session_refused(member, self.now)
             self.state.add(A, work, first=True)
         self.plan()
-        self.assertEqual(self.state.limits(), {"host:22": 9})  # not 5: five more had only just ended
+        self.assertEqual(self.state.report.limits(), {"host:22": 9})  # not 5: five more had only just ended
         self.pass_time(COOL_DOWN)
         self.assertEqual(len(self.starts), 4)
 
@@ -275,11 +275,11 @@ class RefusalTests(PlacesTestCase):
         self.open(second)
         for _ in range(5):
             self.state.session_refused(first, self.now)
-        self.assertEqual(self.state.limits(), {"host:22": 5})
+        self.assertEqual(self.state.report.limits(), {"host:22": 5})
         for _ in range(2):
             self.state.session_closed(second, self.now)
         self.state.session_refused(second, self.now)  # 7 are left there, so this is no news
-        self.assertEqual(self.state.limits(), {"host:22": 5})
+        self.assertEqual(self.state.report.limits(), {"host:22": 5})
 
     def test_long_after_the_last_end_it_is(self) -> None:
         self.make(max_sessions=10, max_connections=1)
@@ -289,25 +289,25 @@ class RefusalTests(PlacesTestCase):
         self.pass_time(LATE)
         self.add(A, *range(10, 15))
         self.state.session_refused(member, self.now)
-        self.assertEqual(self.state.limits(), {"host:22": 9})
+        self.assertEqual(self.state.report.limits(), {"host:22": 9})
         for _ in range(4):
             self.state.session_refused(member, self.now)
-        self.assertEqual(self.state.limits(), {"host:22": 5})
+        self.assertEqual(self.state.report.limits(), {"host:22": 5})
 
     def test_a_connection_dropped_for_asking_too_much(self) -> None:
         self.make(max_sessions=10, max_connections=1)
         member = self.connect(A, *range(10))
         self.lose(member, opening=7)
-        self.assertEqual(self.state.limits(), {})  # forgotten with the last target
+        self.assertEqual(self.state.report.limits(), {})  # forgotten with the last target
         member = self.connect(A, *range(10))
         self.state.add(A, "put back", first=True)
         self.lose(member, opening=7)
-        self.assertEqual(self.state.limits(), {"host:22": 3})
+        self.assertEqual(self.state.report.limits(), {"host:22": 3})
         self.open(self.dials[0])
         self.add(A, *range(20, 30))
-        self.assertEqual(self.state.counts().sessions, 3)
+        self.assertEqual(self.state.report.counts().sessions, 3)
         self.pass_time(RAISE_AFTER)
-        self.assertEqual(self.state.counts().sessions, 4)
+        self.assertEqual(self.state.report.counts().sessions, 4)
 
     def test_a_connection_dropped_before_any_session_was_open(self) -> None:
         self.make(max_sessions=10, max_connections=1)
@@ -316,11 +316,11 @@ class RefusalTests(PlacesTestCase):
         for _ in range(3):
             (dialled,) = self.dials
             self.open(dialled)
-            opening = dialled.active
+            opening = dialled.sessions
             for work in range(opening):
                 self.state.add(A, work, first=True)
             self.state.lost(dialled, self.now, opening)
-            limits += self.state.limits().values()
+            limits += self.state.report.limits().values()
             self.plan()
         self.assertEqual(limits, [5, 2, 1])  # until it bears what is asked, before anything is given up
 
@@ -328,4 +328,4 @@ class RefusalTests(PlacesTestCase):
         member = self.connect(A, 1)
         self.state.add(A, 1, first=True)
         self.lose(member, opening=1)
-        self.assertEqual(self.state.limits(), {})
+        self.assertEqual(self.state.report.limits(), {})

@@ -7,8 +7,8 @@ from __future__ import annotations
 from twisted.conch.ssh.common import NS
 
 from relayd.ssh.channels.channel import State
-from relayd.ssh.channels.connection import Connection
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.connection import ClientConnection
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import (
     NotRun,
     SessionRefused,
@@ -36,7 +36,7 @@ class JobTests(PoolTestCase):
         connection.packetReceived(MSG_CHANNEL_EOF, numbers(0))
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertEqual((self.ended, self.errors), (["true"], []))
-        self.assertEqual(self.pool.counts().idle, 1)
+        self.assertEqual(self.pool.report.counts().idle, 1)
 
     def test_refused_and_run_elsewhere(self) -> None:
         self.submit(command="first")
@@ -44,7 +44,7 @@ class JobTests(PoolTestCase):
         connection = self.dialer.succeed()
         self.confirm(connection, 0)
         self.refuse(connection, 1)
-        self.assertEqual(self.pool.limits(), {"host:22": 1})
+        self.assertEqual(self.pool.report.limits(), {"host:22": 1})
         other = self.dialer.succeed()
         self.assertEqual(self.opens(other), 1)
         self.assertEqual(self.errors, [])
@@ -63,7 +63,7 @@ class JobTests(PoolTestCase):
 
     def test_who_hears_of_the_end_of_a_lost_connection_may_ask_for_more(self) -> None:
         more: list[Job] = []
-        session = Session(b"true", 100, lambda: None, lambda: more.append(self.submit()))
+        session = Session(Command(b"true", 100), lambda: None, lambda: more.append(self.submit()))
         self.pool.submit(Job(A, session, self.errors.append))
         connection = self.dialer.succeed()
         self.confirm(connection)
@@ -99,21 +99,21 @@ class JobTests(PoolTestCase):
         self.lose(connection)
         self.submit(command="look", near=connection)
         self.dialer.succeed()
-        self.assertEqual(self.pool.counts().sessions, 2)
+        self.assertEqual(self.pool.report.counts().sessions, 2)
 
-    def test_the_doomed_are_killed_when_the_pool_closes(self) -> None:
-        doomed = self.submit()
+    def test_what_is_ending_is_killed_when_the_pool_closes(self) -> None:
+        ending = self.submit()
         self.submit()
         connection = self.dialer.succeed()
         self.confirm(connection, 0)
         self.confirm(connection, 1)
         self.packets(connection)
-        doomed.doomed = True
+        ending.ending = True
         self.pool.close()
         self.assertEqual(
             self.packets(connection), [(MSG_CHANNEL_REQUEST, numbers(100) + NS(b"signal") + b"\0" + NS(b"KILL"))]
         )
-        self.assertEqual(self.disconnected(connection), "relayd closes")
+        self.assertEqual(self.disconnected(connection), "relayd shuts down")
         self.lose(connection)
 
     def test_withdrawn_while_it_waits_lets_others_go(self) -> None:
@@ -160,7 +160,7 @@ class JobTests(PoolTestCase):
     def test_failures_that_follow_each_other_at_once(self) -> None:
         left = 2000  # more than Python's stack bears
 
-        async def fail(target: Target, owner: DialOwner) -> Connection:
+        async def fail(target: Target, owner: DialOwner) -> ClientConnection:
             raise Unreachable(host=target.host, port=22, reason="?")
 
         def failed(error: SSHError) -> None:

@@ -14,7 +14,7 @@ from relayd.ssh.pool.refused_logins import (
     HOST_WINDOW,
     LONGEST_REST,
     MOST,
-    Refusals,
+    RefusedLogins,
 )
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import ServerTestCase
@@ -27,10 +27,10 @@ def target(password: str = "one", host: str = "h") -> Target:
 
 
 class DecisionTests(SynchronousTestCase):
-    """`Refusals` alone."""
+    """`RefusedLogins` alone."""
 
     def setUp(self) -> None:
-        self.refusals = Refusals()
+        self.refusals = RefusedLogins()
 
     def rests_until(self, now: float) -> float:
         """When the login may be tried again, to the second."""

@@ -18,7 +18,7 @@ class ForwardTests(PlacesTestCase):
         member = self.connect(JUMP, 1, 2)
         self.add(JUMP, "x", "y", "z", forward=True)
         self.assertEqual(self.starts, [(member, "x"), (member, "y"), (member, "z")])
-        self.assertEqual((self.state.counts().sessions, self.state.counts().forwards), (2, 3))
+        self.assertEqual((self.state.report.counts().sessions, self.state.report.counts().forwards), (2, 3))
         self.assertEqual(self.dials, [])
 
     def test_dials(self) -> None:
@@ -31,7 +31,7 @@ class ForwardTests(PlacesTestCase):
         first = self.connect(JUMP)
         self.add(JUMP, *range(MAX_FORWARDS + 3), forward=True)
         self.assertEqual(len(self.starts), MAX_FORWARDS)
-        self.assertEqual(self.state.counts().waiting_forwards, 3)
+        self.assertEqual(self.state.report.counts().waiting_forwards, 3)
         (second,) = self.dials
         self.open(second)
         self.assertEqual([member for member, _ in self.starts], [second] * 3)
@@ -141,7 +141,7 @@ class WayTests(PlacesTestCase):
         self.state.take_waiting(FAR)
         self.plan()
         self.assertEqual(self.dialled(), [A])
-        self.assertEqual(self.state.targets(), [A])
+        self.assertEqual(self.state.report.targets(), [A])
 
     def test_a_jump_host_that_is_needed_is_not_idle(self) -> None:
         self.make(max_total=2)

@@ -12,9 +12,9 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.task import Clock
 
 from relayd.ssh.channels.channel import WINDOW, State
-from relayd.ssh.channels.connection import Connection
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.forward import Forward
-from relayd.ssh.channels.session import Session
+from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import KeyExchangeFailed, ProtocolBroken, SSHError
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.transport.algorithms import COMPATIBLE
@@ -94,9 +94,9 @@ class SecuredCase(LogTestCase):
         return taken
 
     def start_command(self, stdin: bytes = b"") -> Session:
-        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
-        session = Session(b"true", 1000, lambda: None, lambda: None, stdin=stdin)
+        session = Session(Command(b"true", 1000, stdin=stdin), lambda: None, lambda: None)
         self.connection.start(session)
         self.packet(MSG_CHANNEL_OPEN_CONFIRMATION, uint32(0, 0, 0, 32768))
         self.packet(MSG_CHANNEL_SUCCESS, uint32(0))
@@ -154,10 +154,10 @@ class PacingTests(SecuredCase):
         self.assertLess(taken / len(self.sealed(TINY)), 60_000)
 
     def test_commands_pay_for_their_answers(self) -> None:
-        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
         for number in range(2000):
-            self.connection.start(Session(b"true", 10, lambda: None, lambda: None))
+            self.connection.start(Session(Command(b"true", 10), lambda: None, lambda: None))
             self.packet(MSG_CHANNEL_OPEN_CONFIRMATION, uint32(number, 0, 0, 32768))
             for _ in range(8):
                 self.packet(MSG_CHANNEL_SUCCESS, uint32(number))
@@ -235,7 +235,7 @@ class RenewalTests(SecuredCase):
     def test_without_a_reason_it_ends(self) -> None:
         most = MAX_REQUESTS // KEY_EXCHANGE
         self.assertEqual(self.renewals(b"curve25519-sha256", 60, 0), most + 1)
-        self.assertIn("requests for new keys, again and again", self.client.lost_reason)
+        self.assertIn("too many requests for new keys", self.client.lost_reason)
 
     def test_once_a_second_is_a_reason(self) -> None:
         for _ in range(100):
@@ -284,7 +284,7 @@ class StuckTests(SecuredCase):
 
     def test_standard_input_waits_where_it_is_counted(self) -> None:
         self.start_command(stdin=bytes(500_000))
-        (channel,) = self.connection._channels.values()
+        (channel,) = self.connection._channels.by_number.values()
         self.stick(True)
         self.wire.clear()
         self.packet(MSG_CHANNEL_WINDOW_ADJUST, uint32(0, 2**31))
@@ -426,7 +426,7 @@ class BehindAJumpHostTests(SecuredCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.connection = Connection(self.clock, Owner(), 15.0)
+        self.connection = ClientConnection(self.clock, Owner(), 15.0)
         self.client.setService(self.connection)
         self.forward = Forward("far", 22, lambda: None, lambda: None)
         self.connection.start(self.forward)
@@ -438,7 +438,7 @@ class BehindAJumpHostTests(SecuredCase):
         self.far.dataReceived(b"SSH-2.0-Test\r\n")
         self.far_sealer = AESGCMPackets(KEY, IV)
         agree_on_keys(self.far, AESGCMPackets(KEY, IV))
-        self.far_connection = Connection(self.clock, Owner(), 15.0)
+        self.far_connection = ClientConnection(self.clock, Owner(), 15.0)
         self.far.setService(self.far_connection)
 
     def passed_on(self, payload: bytes) -> bytes:
@@ -446,8 +446,8 @@ class BehindAJumpHostTests(SecuredCase):
         return self.sealed(bytes((MSG_CHANNEL_DATA,)) + uint32(0) + NS(self.far_sealer.seal(0, payload)))
 
     def run_far(self) -> Session:
-        session = Session(b"true", 1000, lambda: None, lambda: None)
-        number = self.far_connection._next_channel
+        session = Session(Command(b"true", 1000), lambda: None, lambda: None)
+        number = self.far_connection._channels._next
         self.far_connection.start(session)
         self.receive(self.passed_on(bytes((MSG_CHANNEL_OPEN_CONFIRMATION,)) + uint32(number, 0, 0, 32768)))
         self.receive(self.passed_on(bytes((MSG_CHANNEL_SUCCESS,)) + uint32(number)))
@@ -468,7 +468,7 @@ class BehindAJumpHostTests(SecuredCase):
     def line_by_line(self, rate: int) -> None:
         """Each line is a packet as long as the jump host takes them; then, as from any SSH server, many are one."""
         session = self.run_far()
-        room = self.connection._channels[0].window
+        room = self.connection._channels.by_number[0].window
         lines, waiting = 8 * rate, 0
         under_way: list[bytes] = []
         self.room_given()

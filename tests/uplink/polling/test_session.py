@@ -443,9 +443,9 @@ class Pieces(SynchronousTestCase):
 
     def test_cookies(self) -> None:
         cookies = Cookies()
-        cookies.take(["a=1; Path=/", "b=2", "a=3", "c\r\nX: y=1", "d=\r\nX: y", "=5", "b=; Max-Age=0"])
+        cookies.take_from(["a=1; Path=/", "b=2", "a=3", "c\r\nX: y=1", "d=\r\nX: y", "=5", "b=; Max-Age=0"])
         self.assertEqual(cookies.header(), {"Cookie": "a=3"})
-        cookies.take([f"n{number}={'x' * LONGEST}" for number in range(100)])
+        cookies.take_from([f"n{number}={'x' * LONGEST}" for number in range(100)])
         self.assertLessEqual(len(cookies.header()["Cookie"]), MOST * (LONGEST + 2))
         self.assertEqual(Cookies().header(), {})
 

@@ -1,0 +1,308 @@
+"""
+One command with its deadline, from the wait for a connection to its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from relayd.language.texts import Text, span
+from relayd.network.patterns import covers_host
+from relayd.ssh.channels.channel import State
+from relayd.ssh.channels.session import Command, ExitInfo, OutputReader, Permission, Session
+from relayd.ssh.channels.surroundings import Progress
+from relayd.ssh.ending.account import AccountCheck, answers_for_account
+from relayd.ssh.ending.ending import Ending, Killed
+from relayd.ssh.errors import (
+    ExecRefused,
+    NoExitStatus,
+    NotRun,
+    OutcomeUnknown,
+    RunCancelled,
+    RunTimeout,
+    SessionTimeout,
+    SSHError,
+)
+from relayd.ssh.outcome import (
+    CUT,
+    HELD,
+    Completed,
+    connection_lost,
+    ended_early,
+    not_reached,
+    reached,
+    too_long_to_start,
+)
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.pool import Pool
+from relayd.ssh.settings import LiveSettings
+from relayd.ssh.target import Target
+from relayd.ssh.transport.server_limits import largest_payload
+
+#: Seconds that each byte of output takes to become a result that is recorded and sent, on a slow machine.
+BYTE_TAKES = 50e-9
+#: Seconds after a command's deadline at which its result is given, whatever is known of its end by then, unless the
+#: request says otherwise.
+RESULT_AFTER = 0.4
+#: Seconds for the check whether it was the command that answered, or the account.
+CHECK_WITHIN = 5.0
+
+
+class RunRequest(Struct, frozen=True, kw_only=True):
+    """What is to be run, and until when: the arguments of `relayd.ssh.client.SSHClient.run`, which explains them."""
+
+    target: Target
+    command: bytes
+    deadline: float
+    timeout: float | None
+    grace: float | None
+    stdin: bytes
+    env: Sequence[tuple[str, bytes]]
+    progress: Progress | None
+    reader: OutputReader | None
+    shell: bool
+    permission: Permission | None
+
+
+def _ignore(_error: SSHError) -> None:
+    """The command has its result already."""
+
+
+class Execution:
+    """
+    One command that is run.
+
+    :param settings: as they are when the command comes.
+    :ivar done: fires with how it ended, and fails when it was not run; see `relayd.ssh.client.SSHClient.run`.
+    """
+
+    __slots__ = (
+        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session",
+        "_settings", "_settled", "_shell", "_started", "_target", "_timeout", "_why", "done",
+    )  # fmt: skip
+
+    def __init__(self, reactor: Any, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._settings = settings
+        self._target = request.target
+        self._begun = reactor.seconds()
+        # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
+        left = request.deadline - self._begun
+        self._timeout = (round(left, 1) or left) if request.timeout is None else request.timeout
+        self._grace = RESULT_AFTER if request.grace is None else request.grace
+        self._shell = request.shell
+        self._session = Session(
+            Command(
+                request.command,
+                settings.max_output,
+                stdin=request.stdin,
+                env=request.env,
+                progress=request.progress,
+            ),
+            self._exec_sent,
+            self._ended,
+            reader=request.reader,
+            permission=request.permission,
+            on_forbidden=self._forbidden,
+            on_left=self._left_open,
+        )
+        self._started = self._begun
+        self._opening: dict[str, float] = {}
+        self._ending: Ending | None = None
+        self._settled = False
+        self._check: AccountCheck | None = None
+        self._why: type[SSHError] = RunTimeout
+        payload = largest_payload(request.command, request.env)
+        self._job = Job(request.target, self._session, self._failed, payload)
+        self.done: Deferred[Completed] = Deferred(self._cancel)
+        self._call: IDelayedCall | None = reactor.callLater(max(0.0, left), self._timed_out)
+        pool.submit(self._job)
+
+    # What the session and the pool report
+
+    def _exec_sent(self) -> None:
+        self._started = self._reactor.seconds()
+        connection = self._job.connection
+        if connection is not None and connection.opened >= self._begun:
+            self._opening = connection.timings
+
+    def _forbidden(self, failure: Failure) -> None:
+        self._pool.withdraw(self._job)
+        self._fire(failure)
+
+    def _ended(self) -> None:
+        if self._session.exec_refused:
+            self._fire(ExecRefused(host=self._target.host, port=self._target.port, username=self._target.username))
+        elif self._ending is not None and self._ending.channel_ended():
+            if self._settled:
+                self._give_result()
+            # Else it tells when all of it has ended.
+        elif not self._session.exit.known:
+            self._no_status()
+        elif self._ending is None and answers_for_account(self._session) and not self._forced():
+            self._check_account()
+        else:
+            too_long = too_long_to_start(self._session, self._target, self._job.payload)
+            self._fire(too_long or self._completed(None))
+
+    def _no_status(self) -> None:
+        target, silent_hosts = self._target, self._settings.no_exit_status_hosts
+        if self._session.accepted and covers_host(silent_hosts, target.host, target.port):
+            self._session.exit = ExitInfo(0, None)
+            self._fire(self._completed(None))
+        else:
+            self._fire(self._completed(NoExitStatus(host=target.host, port=target.port)))
+
+    def _left_open(self, complete: bool) -> None:
+        """The command has ended, and the server keeps its channel open, though nothing comes any more."""
+        if self._ending is None:
+            self._let_go(None if complete else HELD)
+
+    def _cut_short(self) -> None:
+        """The command has ended; the result does not wait for the rest of its output."""
+        connection = self._job.connection
+        complete = connection is not None and connection.output_complete(self._session)
+        self._let_go(None if complete else CUT)
+
+    def _let_go(self, remark: Text | None) -> None:
+        # Closing the channel ends nothing on the host: what the command left running was ordered, too.
+        self._pool.withdraw(self._job)
+        self._fire(self._completed(None, remark=remark))
+
+    def _check_account(self) -> None:
+        if self._call is not None:
+            left = self._call.getTime() - self._reactor.seconds()
+            self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
+        self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
+
+    def _forced(self) -> bool:
+        """Whether the host would run a forced command once more."""
+        connection = self._job.connection
+        return connection is not None and connection.transport.forced_command
+
+    def _checked(self, error: SSHError | None) -> None:
+        self._fire(self._completed(None) if error is None else error)
+
+    def _stop_check(self) -> bool:
+        """The command has ended: its result waits no longer for the check of the account."""
+        if self._check is None:
+            return False
+        self._check.stop()
+        self._fire(self._completed(None))
+        return True
+
+    def _failed(self, error: SSHError) -> None:
+        if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
+            self._fire(self._completed(None, remark=connection_lost(error)))
+        elif self._ending is None or not self._ending.channel_ended():
+            self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
+
+    # Ending it early
+
+    def _timed_out(self) -> None:
+        self._call = None
+        if self._stop_check():
+            return
+        if not self._started_running():
+            where = {"host": self._target.host, "port": self._target.port}
+            self._withdraw(SessionTimeout(**where, time=span(self._timeout), waited_for=self._waited_for()))
+            return
+        if self._session.exit.known:
+            self._cut_short()
+            return
+        self._why = RunTimeout
+        # The result does not wait for a command that does not end; `Ending` goes on without it.
+        kept = self._session.stdout.kept + self._session.stderr.kept
+        self._call = self._reactor.callLater(max(0.0, self._grace - kept * BYTE_TAKES), self._give_result)
+        self._end()
+
+    def _cancel(self, _done: Deferred[Completed]) -> None:
+        if self._stop_check():
+            return
+        if not self._started_running():
+            self._withdraw(NotRun(host=self._target.host, port=self._target.port))
+            return
+        if self._ending is None and self._session.exit.known:
+            self._cut_short()
+            return
+        if self._ending is None:
+            self._why = RunCancelled
+            self._end()
+        # A Deferred has to fire while it is cancelled.
+        self._give_result()
+
+    def _started_running(self) -> bool:
+        """Whether the host may have been told to run the command."""
+        return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
+
+    def _end(self) -> None:
+        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._on_settled)
+        self._ending.begin()
+
+    def _on_settled(self) -> None:
+        self._settled = True
+        # The mark that the shell has reached the command may still be on its way.
+        if reached(self._session) or self._session.state is State.ENDED:
+            self._give_result()
+
+    def _withdraw(self, error: SSHError) -> None:
+        self._pool.withdraw(self._job)
+        self._fire(error)
+
+    def _give_result(self) -> None:
+        assert self._ending is not None
+        killed = self._ending.killed
+        error = ended_early(self._why, self._session, self._target, killed, self._timeout)
+        self._fire(self._completed(error, killed))
+
+    def _waited_for(self) -> Text:
+        if self._session.state is State.OPENING:
+            return Text("the host did not open a session")
+        return self._pool.waits_for(self._job.target)
+
+    # The end
+
+    def _completed(self, error: SSHError | None, killed: Killed | None = None, remark: Text | None = None) -> Completed:
+        """
+        The result of a command that was started.
+
+        :param remark: why the output may not be complete.
+        """
+        session = self._session
+        complete = remark is None
+        return Completed(
+            exit=session.exit,
+            stdout=session.stdout,
+            stderr=session.stderr,
+            error=error or not_reached(session, self._target, complete=complete, forced=self._forced()),
+            open=remark,
+            killed=killed,
+            timings={
+                "wait": self._started - self._begun,
+                **self._opening,
+                "run": self._reactor.seconds() - self._started,
+            },
+        )
+
+    def _fire(self, result: Completed | SSHError | Failure) -> None:
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
+        if self.done.called:
+            return
+        if self._ending is None:
+            # Nothing more is to come. Through these two the command would hold itself, with its secrets, until the next
+            # long collection of garbage, which each such command makes longer.
+            self._session.let_go()
+            self._job.on_failure = _ignore
+        if isinstance(result, SSHError | Failure):
+            self.done.errback(result)
+        else:
+            self.done.callback(result)

@@ -1,0 +1,94 @@
+"""
+Tests of `relayd.uplink.orders`: what the command logic gets, and what the main server hears.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.errors import Overloaded
+from relayd.interfaces import Blame
+from relayd.language.texts import english
+from relayd.uplink.link import Link
+from relayd.uplink.message_limit import MessageLimit
+from relayd.uplink.orders import Orders
+from relayd.uplink.turns import LARGE, Turns
+from relayd.wire.dialects.events import EventReceived
+from relayd.wire.dialects.socketio import SocketIORelayDialect
+from tests.support.receiver import RecordingReceiver
+from tests.support.uplink import ORDER
+from tests.support.uplink_parts import MemoryWire, settings
+
+
+class OrdersTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock: Any = Clock()
+        self.wire = MemoryWire()
+        self.receiver = RecordingReceiver()
+        self.link = Link(self.clock, self.wire, SocketIORelayDialect(), MessageLimit(self.clock, "main"), settings())
+        self.turns = Turns(self.clock, lambda on: None)
+        self.turns.begin_turn()
+        self.orders = Orders(self.link, self.receiver, self.turns, english)
+
+    def receive(self, name: str, data: object, ack_id: int | None = None) -> None:
+        self.orders.receive(EventReceived(name, data, ack_id))
+
+    def acknowledged(self) -> list[Any]:
+        """The arguments of the acknowledgements so far."""
+        return [json.loads(frame[frame.index(b"[") :]) for frame in self.wire.sent if frame.startswith(b"43/proxy,")]
+
+    def test_commands_are_counted_and_acknowledged(self) -> None:
+        self.receive("execute_command", ORDER, 7)
+        self.receive("execute_command", ORDER)
+        self.assertEqual((self.receiver.words(), self.orders.commands), (["command", "command"], 2))
+        self.assertEqual(self.wire.sent, [b"43/proxy,7[]"])
+
+    def test_a_refusal(self) -> None:
+        error = Overloaded(running=1, queued=2)
+        self.receiver._answer = lambda command: error
+        self.receive("execute_command", ORDER, 0)
+        self.assertEqual(self.acknowledged(), [[{"error": str(error)}]])
+
+    def test_an_invalid_command_is_one_too(self) -> None:
+        self.receive("execute_command", ORDER | {"port": "x"}, 0)
+        self.assertEqual((self.receiver.words(), self.orders.commands), (["invalid"], 1))
+        self.assertIn("port", self.acknowledged()[0][0]["error"])
+
+    def test_a_large_command_has_a_turn_of_its_own(self) -> None:
+        self.receive("execute_command", ORDER | {"stdin": "x" * LARGE})
+        self.assertEqual(self.receiver.words(), [])
+        self.clock.advance(0)
+        self.assertEqual(self.receiver.words(), ["command"])
+
+    def test_questions(self) -> None:
+        self.receive("command_status", {"commandId": "c1"}, 1)
+        self.receive("cancel_command", {"commandId": 5}, 2)
+        self.receive("cancel_command", {}, 3)
+        answers = [arguments[0] for arguments in self.acknowledged()]
+        self.assertEqual(answers[:2], [{"commandId": "c1", "state": "queued"}, {"commandId": 5, "state": "running"}])
+        self.assertIn("commandId is missing", answers[2]["error"])
+
+    def test_a_status_without_acknowledgement_is_an_event(self) -> None:
+        self.receive("command_status", {"commandId": "c1"})
+        self.receive("cancel_command", {"commandId": "c1"})
+        (frame,) = self.wire.sent
+        self.assertIn(b'["command_status",{"commandId":"c1","state":"queued"}]', frame)
+
+    def test_the_link_is_given_once_and_taken_away_only_then(self) -> None:
+        self.orders.withdraw_link(Blame.NONE)
+        self.orders.announce_link()
+        self.orders.withdraw_link(Blame.POSSIBLE)
+        self.assertEqual(self.receiver.calls, [("ready", self.link), ("lost", self.link)])
+        self.assertEqual(self.receiver.blames, [Blame.POSSIBLE])
+
+    def test_command_logic_that_raises(self) -> None:
+        def fail(command: Any) -> Any:
+            raise RuntimeError
+
+        self.receiver._answer = fail
+        self.receive("execute_command", ORDER, 1)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -52,7 +52,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     after: float = 0.0
 
 
-class Execution(Struct, kw_only=True):
+class ReceivedCommand(Struct, kw_only=True):
     """
     A command that a host was asked to run.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from twisted.conch.ssh.common import NS, getNS
 
-from relayd.ssh.testing.behaviour import Execution, Reply
+from relayd.ssh.testing.behaviour import ReceivedCommand, Reply
 from relayd.ssh.testing.server import ServerConnection, uint32
 from relayd.ssh.transport.numbers import (
     EXTENDED_DATA_STDERR,
@@ -26,7 +26,7 @@ class CommandChannel:
     :param gives_status: whether the server says how commands end.
     :ivar window: bytes that the client accepts now.
     :ivar env: variables that the client has sent.
-    :ivar execution: the command, once it is accepted.
+    :ivar command: the command, once it is accepted.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CommandChannel:
         self._max_packet = max_packet
         self._gives_status = gives_status
         self.env: dict[str, bytes] = {}
-        self.execution: Execution | None = None
+        self.command: ReceivedCommand | None = None
         #: What the client's window does not allow yet: whether it is of stderr, and the bytes.
         self._waiting: list[tuple[bool, bytes]] = []
         #: The request that says how the command ended, once it has.
@@ -55,9 +55,9 @@ class CommandChannel:
         if name == b"env":
             variable, value, _ = getNS(rest[1:], 2)
             self.env[variable.decode()] = value
-        elif name == b"signal" and self.execution is not None:
+        elif name == b"signal" and self.command is not None:
             signal = getNS(rest[1:])[0]
-            self.execution.signals.append(signal.decode())
+            self.command.signals.append(signal.decode())
             self._end(NS(b"exit-signal") + b"\0" + NS(signal) + b"\0" + NS(b"") + NS(b""))
         elif rest[:1] == b"\1":
             self._connection.sendPacket(MSG_CHANNEL_FAILURE, uint32(self._channel))

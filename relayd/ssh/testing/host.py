@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from relayd.ssh.ending.processes import SHELL
 from relayd.ssh.target import Credential, Target
-from relayd.ssh.testing.behaviour import Execution, Misbehaviour, Reply
+from relayd.ssh.testing.behaviour import Misbehaviour, ReceivedCommand, Reply
 from relayd.ssh.testing.channel import CommandChannel
 from relayd.ssh.testing.server import ServerConnection, ServerFactory, uint32
 from relayd.ssh.transport.numbers import (
@@ -45,7 +45,7 @@ class MemoryHost:
     :param public_key: a line of ``authorized_keys``: the account may log in with that key, too.
     :ivar address: the host's address, once it is in a network.
     :ivar misbehaviour: how the host fails from now on; ``None`` when it does not.
-    :ivar executions: the commands that it was asked to run, the oldest first.
+    :ivar received: the commands that it was asked to run, the oldest first.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class MemoryHost:
         self.password = password
         self.address = ""
         self.misbehaviour: Misbehaviour | None = None
-        self.executions: list[Execution] = []
+        self.received: list[ReceivedCommand] = []
         self.authorized = None if public_key is None else Key.fromString(public_key.encode())
         self.clock: IReactorTime
         self.factory = _HostFactory(self)
@@ -215,8 +215,8 @@ class _HostConnection(ServerConnection):
         if session is None or self._fails(Misbehaviour.REFUSES_COMMANDS) or SHELL in command:
             self.sendPacket(MSG_CHANNEL_FAILURE, uint32(channel))
             return
-        session.execution = Execution(username=self._username, command=command, env=session.env)
-        host.executions.append(session.execution)
+        session.command = ReceivedCommand(username=self._username, command=command, env=session.env)
+        host.received.append(session.command)
         self.accept(channel)
         if self._fails(Misbehaviour.DROPS_COMMANDS):
             self.transport.abortConnection()
@@ -239,7 +239,7 @@ class _HostConnection(ServerConnection):
         elif message == MSG_CHANNEL_WINDOW_ADJUST:
             session.window += int.from_bytes(rest[:4])
             session.flush()
-        elif message == MSG_CHANNEL_DATA and session.execution is not None:
-            session.execution.stdin += getNS(rest)[0]
+        elif message == MSG_CHANNEL_DATA and session.command is not None:
+            session.command.stdin += getNS(rest)[0]
         elif message == MSG_CHANNEL_REQUEST:
             session.requested(*getNS(rest))

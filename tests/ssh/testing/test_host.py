@@ -84,7 +84,7 @@ class GoodHostTests(HostCase):
             self.assertEqual(
                 (done.stdout.text(), done.stderr.text(), done.exit.exit_code, done.error), (stdout, stderr, code, None)
             )
-        self.assertEqual([each.command for each in self.host.executions], [b"uptime", b"fail"])
+        self.assertEqual([each.command for each in self.host.received], [b"uptime", b"fail"])
         self.assertEqual(self.host.connections, 1, "shared")
         self.assertTrue(self.known_hosts.read_text().startswith("[db1.example]:22 ssh-ed25519 ")
                         or self.known_hosts.read_text().startswith("db1.example ssh-ed25519 "))  # fmt: skip
@@ -95,12 +95,12 @@ class GoodHostTests(HostCase):
 
     async def test_input_and_variables(self) -> None:
         await self.run_command(b"slow", stdin=b"x" * 100_000, env=[("LANG", b"C")])
-        (execution,) = self.host.executions
-        self.assertEqual((execution.username, execution.stdin, execution.env), ("user", b"x" * 100_000, {"LANG": b"C"}))
+        (received,) = self.host.received
+        self.assertEqual((received.username, received.stdin, received.env), ("user", b"x" * 100_000, {"LANG": b"C"}))
 
     async def test_time(self) -> None:
         running = self.client.run(self.host.target(), b"slow", self.clock.seconds() + LIMIT)
-        while not self.host.executions:
+        while not self.host.received:
             await deferLater(reactor, 0.002)
         await deferLater(reactor, 0.05)
         self.assertNoResult(running)
@@ -110,14 +110,14 @@ class GoodHostTests(HostCase):
     async def test_cancel(self) -> None:
         self.host.misbehaviour = Misbehaviour.NEVER_ENDS
         running = self.client.run(self.host.target(), b"sleep", self.clock.seconds() + LIMIT)
-        while not self.host.executions:
+        while not self.host.received:
             await deferLater(reactor, 0.002)
         running.cancel()
         done = await self.passing(running)
         self.assertEqual(done.error.code, "cancelled")
-        while not self.host.executions[0].signals:
+        while not self.host.received[0].signals:
             await deferLater(reactor, 0.002)
-        self.assertEqual(self.host.executions[0].signals, ["TERM"])
+        self.assertEqual(self.host.received[0].signals, ["TERM"])
 
     async def test_keys(self) -> None:
         private, public = key_pair()
@@ -160,7 +160,7 @@ class GoodHostTests(HostCase):
         self.host.misbehaviour = Misbehaviour.REFUSES_CONNECTIONS
         other.renew_key()
         self.assertEqual((await self.run_command(b"id")).stdout.text(), "id!")
-        self.assertEqual(len(other.executions), 1)
+        self.assertEqual(len(other.received), 1)
         for name in ("fd00::7", "10.0.0.9"):
             host = self.network.add(MemoryHost(name, run=answer))
             self.assertEqual((await self.run_command(b"id", host.target())).stdout.text(), "id!")
@@ -172,7 +172,7 @@ class GoodHostTests(HostCase):
         await deferLater(reactor, 0.02)
         running.cancel()
         error = (await self.assertFailure(running, SSHError)).code
-        self.assertEqual((error, self.host.executions), ("cancelled", []))
+        self.assertEqual((error, self.host.received), ("cancelled", []))
 
     async def test_the_reactors_own_time(self) -> None:
         network = MemoryNetwork(reactor)

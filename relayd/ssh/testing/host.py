@@ -208,7 +208,7 @@ class _HostConnection(ServerConnection):
             self.refuse(channel, OPEN_ADMINISTRATIVELY_PROHIBITED, b"no more sessions")
         else:
             self._sessions[channel] = CommandChannel(self, channel, window, max_packet, self._gives_status)
-            self.confirm(channel, window=2**31)
+            self.confirm(channel, window=2**31)  # enough never to open it again
 
     def exec_requested(self, channel: int, command: bytes) -> None:
         session, host = self._sessions.get(channel), self._host

@@ -31,6 +31,7 @@ from relayd.ssh.errors import (
     NameTimeout,
     NoCredential,
     NoDescriptor,
+    SignatureRefused,
     SSHError,
 )
 from relayd.ssh.login.site_credentials import CredentialTable
@@ -51,6 +52,7 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     NoDescriptor: Text("The relay's operator sets the number of connections with --max-total-connections."),
     CredentialUnusable: Text("The file is the relay's."),
     NoCredential: Text("The table is the relay's."),
+    SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
 }
 #: Bytes of output from which on it is decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024

@@ -35,8 +35,7 @@ from relayd.process.systemd import Standing
 from relayd.settings import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.status.server import StatusServer
-from relayd.status.sources import Bounds as StatusBounds
-from relayd.status.sources import Sources
+from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
 
@@ -87,15 +86,13 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     lag = LagMonitor(reactor)
     status: IService | None = None
     if config.status is not None:
-        sources = Sources(
+        sources = StatusSources(
             clock=reactor,
             started=reactor.seconds(),
             server=without_query(config.server),
             proxy_id=config.proxy_id,
-            bounds=StatusBounds(
-                max_sessions=config.max_sessions,
-                max_total_connections=connections_within(config.max_total_connections),
-            ),
+            max_sessions=config.max_sessions,
+            max_total_connections=connections_within(config.max_total_connections),
             uplink=uplink,
             commands=dispatcher,
             journal=journal,

@@ -64,7 +64,7 @@ def _default(option: Option) -> str:
 
 def hub_options() -> Iterator[str]:
     """Those of ``python -m relayd.hub``."""
-    yield from _of_parser(terminal.parser())
+    yield from _of_parser(terminal.make_parser())
 
 
 def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -20,6 +19,7 @@ from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english, joined
+from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
 from relayd.ssh.client import SSHClient
@@ -83,7 +83,7 @@ class SSHCommandRunner:
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(self, settings: LiveSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
-        """Change the settings for the commands that come from now on; see `SSHClient.configure`."""
+        """Change the settings for new commands; see `SSHClient.configure`."""
         self._client.configure(settings, allows)
         self._settings = settings
         self._credentials = credentials
@@ -143,9 +143,7 @@ class SSHCommandRunner:
             return make()
         # The command has ended: when it is cancelled now, its result is made at once.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
-        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make).addBoth(
-            lambda result: None if made.called else made.callback(result)
-        )
+        in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
         return made
 
     # From a command to what SSH needs

@@ -19,12 +19,13 @@ from twisted.conch.ssh.common import NS
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import CredentialIncomplete, CredentialKept, CredentialMissing, RelayError
+from relayd.network.credential_rules import CredentialRule
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.checks import check_for
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.known_hosts_lines import host_name
 from relayd.ssh.keys.public import fingerprint
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.members import hops_of
 from relayd.ssh.target import Credential, Target
 from relayd.ssh_logins import target_of

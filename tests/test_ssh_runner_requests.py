@@ -13,7 +13,8 @@ from zope.interface import implementer
 
 from relayd.errors import CredentialMissing, HostFailure, Unencodable
 from relayd.interfaces import IOutputSink
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.network.credential_rules import CredentialRule
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.wire.messages import JumpHost, Secret

@@ -1,7 +1,7 @@
 """
-Parts of the documents that follow from the code: options, messages of errors, interfaces.
+Parts of the documents that follow from the code: options of the hub, messages of errors, interfaces.
 
-``.. generated:: options`` and the like stand for what the function of that name below gives, as reST.
+``.. generated:: hub-options`` and the like stand for what the function of that name below gives, as reST.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
 from relayd import errors
-from relayd.config.options import OPTIONS
-from relayd.config.sources import Option
 from relayd.hub import terminal
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template
@@ -39,27 +37,6 @@ class Generated(SphinxDirective):
 
 
 # Options -------------------------------------------------------------------------------------------------------------
-
-
-def options() -> Iterator[str]:
-    """All that a relay can be told, by section."""
-    for section in dict.fromkeys(option.section for option in OPTIONS):
-        yield from ("", f".. rubric:: {section}", "")
-        rows = (
-            (_names(option), _escaped(option.help), _default(option)) for option in OPTIONS if option.section == section
-        )
-        yield from _table(("option, and in environment and file", "meaning", "default"), (40, 40, 20), rows)
-
-
-def _names(option: Option) -> str:
-    written = f"{option.flag_name} {option.metavar}".rstrip()
-    return f"``{written}`` ``{option.environment_name}`` ``{option.name}``"
-
-
-def _default(option: Option) -> str:
-    if option.is_flag:
-        return "off"
-    return option.default_help or (f"``{option.default}``" if option.default else "none")
 
 
 def hub_options() -> Iterator[str]:
@@ -148,7 +125,7 @@ def _table(head: Iterable[str], widths: Iterable[int], rows: Iterable[Iterable[s
 
 
 GENERATORS: dict[str, Callable[..., Iterable[str]]] = {
-    function.__name__.replace("_", "-"): function for function in (options, hub_options, messages, seams)
+    function.__name__.replace("_", "-"): function for function in (hub_options, messages, seams)
 }
 
 

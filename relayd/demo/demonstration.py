@@ -27,7 +27,7 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from relayd.config import options as config_options
+from relayd.config import reading
 from relayd.demo.command_line import chosen_target, make_parser
 from relayd.demo.report import closing_line, table
 from relayd.demo.ssh_server import ExecutingSSHServer
@@ -101,7 +101,7 @@ class Demo:
             "drain-timeout": "1s",
         }
         # no environment: settings of a relay there are not for the demonstration
-        relay = make_relay(self._reactor, config_options.load(options, {}))
+        relay = make_relay(self._reactor, reading.load(options, {}))
         relay.startService()
         self._closers.append(lambda: maybeDeferred(relay.stopService))
         try:

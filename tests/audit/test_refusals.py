@@ -7,7 +7,7 @@ from __future__ import annotations
 from relayd.audit import log as audit_log
 from relayd.audit.events import LONGEST
 from relayd.audit.refusals import BURST, INTERVAL, RATE, RefusalLimiter
-from relayd.config.options import load
+from relayd.config.reading import load
 from relayd.errors import CredentialMissing, ShuttingDown
 from tests.support.auditing import AuditCase, entries, faults
 from tests.support.dispatching import command, result

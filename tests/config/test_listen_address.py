@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config.listen_address import listen_address
-from relayd.config.options import load
+from relayd.config.reading import load
 from relayd.errors import ConfigError
 
 

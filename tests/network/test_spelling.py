@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission
 from relayd.errors import CredentialMissing, ForbiddenHost, HostFailure
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.spelling import (
     CanonicalHost,
     Destination,
@@ -29,7 +30,7 @@ from relayd.network.spelling import (
 )
 from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.members import where_is
 from relayd.ssh.pool.refused_logins import HOST_REFUSALS, RefusedLogins
 from relayd.ssh.settings import SSHSettings

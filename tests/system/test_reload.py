@@ -81,7 +81,7 @@ class HangUpTests(TestCase):
         self.assertIn(
             "working-directory (/ -> /tmp), deny-hosts (not set -> 127.0.0.0/8), max-commands (64 -> 5)", line
         )
-        await self.logged("needs a restart to count: max-sessions (10 -> 2)")
+        await self.logged("these take effect after a restart: max-sessions (10 -> 2)")
         refused = await self.assertFailure(self.execute("c2", "true"), CommandRefused)
         self.assertIn("--deny-hosts of the relay forbids it", str(refused))
         self.assertEqual((await running).stdout, "started\n/")

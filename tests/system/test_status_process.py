@@ -157,7 +157,7 @@ class StatusProcessTests(TestCase):
 
     async def test_relayctl_is_not_asked_properly(self) -> None:
         for words, said in (
-            ((), "where is it?"),
+            ((), "where is the relay?"),
             (("--url", "ftp://x"), "expected http://HOST:PORT or unix:/PATH"),
             (("--watch", "0"), "expected seconds"),
         ):

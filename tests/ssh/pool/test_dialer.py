@@ -21,6 +21,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.credential_rules import CredentialRule
 from relayd.policy.rules import Policy
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.errors import (
@@ -36,7 +37,7 @@ from relayd.ssh.errors import (
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target

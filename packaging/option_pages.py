@@ -85,9 +85,8 @@ def sections() -> Iterator[tuple[str, list[Option]]]:
 def _row(option: Option, translate: Translate) -> list[list[str]]:
     """The lines of each cell."""
     name = f"``{option.flag_name} {option.metavar}``" if option.metavar else f"``{option.flag_name}``"
-    names = [name] if len(name) <= 30 else [f"``{option.flag_name}``", f"``{option.metavar}``"]
     return [
-        names,
+        [name],  # whole: a second line with text in the first cell would be a row of its own
         _wrapped(_marked(translate(option.help), option.choices), _MEANING),
         _wrapped(_default(option, translate), _DEFAULT),
         [translate(_EFFECTS[option.effect])],

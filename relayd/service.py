@@ -44,8 +44,7 @@ from relayd.settings import (
 )
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.status.server import StatusServer
-from relayd.status.sources import Bounds as StatusBounds
-from relayd.status.sources import Sources
+from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
 
@@ -108,15 +107,13 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
 def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
     if config.status is None:
         return None
-    sources = Sources(
+    sources = StatusSources(
         clock=reactor,
         started=reactor.seconds(),
         server=without_query(config.server),
         proxy_id=config.proxy_id,
-        bounds=StatusBounds(
-            max_sessions=config.max_sessions,
-            max_total_connections=connections_within(config.max_total_connections),
-        ),
+        max_sessions=config.max_sessions,
+        max_total_connections=connections_within(config.max_total_connections),
         uplink=parts.uplink,
         commands=parts.dispatcher,
         journal=parts.journal,

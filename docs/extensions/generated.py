@@ -1,5 +1,5 @@
 """
-Parts of the documents that follow from the code: options of the hub, messages of errors, interfaces, modules.
+Parts of the documents that follow from the code: options of the hub, messages of errors, interfaces.
 
 ``.. generated:: hub-options`` and the like stand for what the function of that name below gives, as reST.
 """
@@ -10,6 +10,7 @@ import argparse
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
 import relayd
-from relayd import errors, interfaces
+from relayd import errors
 from relayd.hub import terminal
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template
@@ -47,7 +48,7 @@ class Generated(SphinxDirective):
 
 def hub_options() -> Iterator[str]:
     """Those of ``python -m relayd.hub``."""
-    yield from _of_parser(terminal.parser())
+    yield from _of_parser(terminal.make_parser())
 
 
 def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -95,10 +96,10 @@ def _escaped(template: str) -> str:
 # Interfaces ----------------------------------------------------------------------------------------------------------
 
 
-def seams() -> Iterator[str]:
-    """The interfaces of `relayd.interfaces`, of which autodoc knows nothing."""
-    for name, interface in vars(interfaces).items():
-        if isinstance(interface, InterfaceClass) and interface.__module__ == interfaces.__name__:
+def seams(module: str = "relayd.interfaces") -> Iterator[str]:
+    """The interfaces of a module, of which autodoc knows nothing."""
+    for name, interface in vars(import_module(module)).items():
+        if isinstance(interface, InterfaceClass) and interface.__module__ == module:
             yield from ("", f".. py:class:: {name}", "", *_indented(interface.__doc__, 3))
             for member in interface.names():
                 yield from _member(member, interface[member])

@@ -27,6 +27,8 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+from relayd.language.texts import without_surrogates
+
 #: Fields of events that JSON lines have besides ``time``, ``level``, ``logger`` and ``message``. They are described in
 #: docs/logs.rst, and as stable as options.
 FIELDS: Final = (
@@ -134,12 +136,8 @@ def format_json(event: LogEvent) -> str | None:
     try:
         return _encode(line).decode() + "\n"
     except (UnicodeEncodeError, ValueError):  # half a surrogate pair, which JSON cannot hold
-        clean = {name: _printable(value) if isinstance(value, str) else value for name, value in line.items()}
+        clean = {name: without_surrogates(value) if isinstance(value, str) else value for name, value in line.items()}
         return _encode(clean).decode() + "\n"
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 @implementer(ILogObserver)

@@ -15,7 +15,7 @@ from relayd.ssh.channels.session import OutputReader, Permission
 from relayd.ssh.channels.surroundings import Progress
 from relayd.ssh.execution import Execution, RunRequest
 from relayd.ssh.host_keys.known_hosts import KnownHosts
-from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
@@ -92,7 +92,7 @@ class SSHClient:
         self._pool.configure(settings.idle_timeout)
 
     def retire_all(self) -> None:
-        """Give no more commands to the connections that there are."""
+        """Give no more commands to the connections that are open, or being opened."""
         self._pool.retire_all()
 
     def counts(self) -> Counts:
@@ -100,11 +100,11 @@ class SSHClient:
         return self._pool.report.counts()
 
     def hosts(self) -> list[HostCounts]:
-        """The same for each host."""
+        """What the pool has of each host."""
         return self._pool.report.hosts()
 
     def close(self) -> Deferred[None]:
-        """Close all connections; commands on them end unknown."""
+        """Close all connections; the outcome of commands that run on them is unknown."""
         closed = self._pool.close()
         self._files.close()
         self._derivations.close()

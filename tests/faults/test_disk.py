@@ -94,7 +94,7 @@ class DiskTests(LedgerCase):
         filler = self.fill(disk)
         answers = [await self.one(f"full{number}") for number in range(30)]
         # The log of writes that is there already has room for some.
-        refused = [answer for answer in answers if "takes no new ones: the disk is full; make room" in answer]
+        refused = [answer for answer in answers if "accepts no new ones: the disk is full; make room" in answer]
         self.assertGreater(len(refused), 10, answers)
         self.assertEqual(self.executions.counts().total(), 1 + len(answers) - len(refused))
         filler.unlink()

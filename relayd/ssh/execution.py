@@ -76,7 +76,7 @@ def _ignore(_error: SSHError) -> None:
 
 class Execution:
     """
-    One command that is run.
+    Runs one command.
 
     :param settings: as they are when the command comes.
     :ivar done: fires with how it ended, and fails when it was not run; see `relayd.ssh.client.SSHClient.run`.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -13,13 +14,13 @@ from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.errors import RelayError, UplinkUnreachable
 from relayd.interfaces import ICommandReceiver
 from relayd.language.texts import span
+from relayd.network.threads import in_pool
 from relayd.uplink.connection import Outcome, UplinkConnection
 from relayd.uplink.dialer import UplinkDialer
 from relayd.uplink.endpoint import unused_proxy
@@ -27,7 +28,7 @@ from relayd.uplink.probing import Attempt
 from relayd.uplink.renewal import Renewals
 from relayd.uplink.retry import RetryPolicy
 from relayd.uplink.server_profile import ServerProfile
-from relayd.uplink.settings import ConnectionSettings, ServerAddress, UplinkSettings
+from relayd.uplink.settings import ConnectionSettings, LiveUplinkSettings, ServerAddress, UplinkSettings
 from relayd.uplink.stages import Timing
 from relayd.uplink.wire import Wire
 from relayd.wire.messages import Secret
@@ -101,9 +102,9 @@ class UplinkService(Service):
             self._log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
 
-    def configure(self, settings: UplinkSettings) -> None:
-        """Use other settings from the next connection on; main server, name there and dialect must be the same."""
-        self._settings = settings
+    def configure(self, settings: LiveUplinkSettings) -> None:
+        """Use other settings from the next connection on."""
+        self._settings = self._settings.changed(settings)
         self._retry.delay = settings.reconnect_delay
 
     def stopService(self) -> Deferred[None]:
@@ -193,15 +194,13 @@ class UplinkService(Service):
             path=dialer.path(attempt.dialect),
             timing=self._profile.timing_of(attempt, self._timing),
             max_result=self._settings.max_result,
-            defer_to_thread=self._defer_to_thread,
+            defer_to_thread=partial(in_pool, self._reactor),
             translate=self._settings.translate,
             quote=dialer.quote,
         )
         dialect, limit = dialer.make_dialect(attempt.dialect), self._profile.limit_of(attempt.dialect)
         return UplinkConnection(self._reactor, wire, dialect, self._receiver, self, limit, settings)
 
-    def _defer_to_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
 
     # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.errors import NoCredential
+from relayd.errors import CredentialMissing
 from relayd.interfaces import Blame
 from relayd.uplink.message_limit import (
     BELIEVE_FOR,
@@ -426,7 +426,7 @@ class TinyTests(ServiceCase):
             server.dialect.request("execute_command", ORDER)
             server.flush()
             pump.flush()
-            self.receiver._answer = lambda command: NoCredential(username="u" * 300, host="db")
+            self.receiver._answer = lambda command: CredentialMissing(username="u" * 300, host="db")
             server.dialect.request("execute_command", ORDER)
             server.flush()
             pump.flush()

@@ -47,7 +47,7 @@ MAX_HEARD = 256 * 1024
 
 class Ending:
     """
-    The end of one command.
+    Ends one command.
 
     :param job: the command, which runs.
     :param session: the session of the job.
@@ -107,7 +107,7 @@ class Ending:
             self._shell_job = Job(target, self._shell, self._shell_failed)
 
     def begin(self) -> None:
-        """See that the command ends; returns at once."""
+        """Start to end the command; returns at once."""
         self._job.ending = True
         # A command that floods its output would go on, and delay its own result and others. Nothing is missed: its
         # output was too long already.

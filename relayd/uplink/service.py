@@ -201,7 +201,6 @@ class UplinkService(Service):
         dialect, limit = dialer.make_dialect(attempt.dialect), self._profile.limit_of(attempt.dialect)
         return UplinkConnection(self._reactor, wire, dialect, self._receiver, self, limit, settings)
 
-
     # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 
     def on_connection_ready(self, connection: UplinkConnection) -> None:

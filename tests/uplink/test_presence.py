@@ -193,7 +193,7 @@ class Displaced(ServiceCase):
         self.turn_away(server)
         for line in self.warnings():
             self.assertIn("(it disconnected the namespace), although it had accepted this relay", line)
-            self.assertIn("another relay may use this name", line)
+            self.assertIn("another relay may use the same name", line)
             self.assertNotIn("compare", line)
         another = replace(self.service._settings, read_api_key=lambda: Secret("an0ther-" + "z" * 40))
         self.service.configure(another)

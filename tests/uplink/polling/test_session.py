@@ -182,7 +182,7 @@ class Session(SessionCase):
             self.say(self.get, b"x" * 1_000_000)
         self.advance(5.1)  # for the good-bye, which nobody answers
         self.settle()
-        self.assertIn("relayd takes 8388608", self.warnings()[-1])
+        self.assertIn("relayd takes at most 8388608", self.warnings()[-1])
 
     def test_nothing_at_all(self) -> None:
         """A main server that answers at once with nothing is not asked without end."""

@@ -47,7 +47,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 ifeq ($(TESTS),tests)
-	@failed=0; set -x; \
+	@failed=0; \
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(ABREAST) || failed=1; \
 	$(BIN)/python -m twisted.trial --rterrors --temp-directory=_trial_temp-alone $(ALONE) || failed=1; \
 	exit $$failed

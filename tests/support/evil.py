@@ -212,10 +212,6 @@ class EvilServer(SSHFactory):
         return self._listening.stopListening()
 
 
-def _is_empty(connections: list[Evil]) -> bool:
-    return not connections
-
-
 def repeated(packet: tuple[int, bytes], size: int = 65536) -> Callable[[Evil], None]:
     """A step of a flood: sends as many of *packet* at a time as are some *size* bytes on the wire."""
     message, payload = packet

@@ -99,7 +99,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
             uplink=uplink,
             commands=dispatcher,
             journal=journal,
-            hosts=runner,
+            hosts=runner.client,
             lag=lag,
             audit=audit,
         )
@@ -252,7 +252,7 @@ class RelayService(Service):
         if changes.applied.keys() & HOST_RULES:
             # Their addresses and keys were checked by other rules, and commands that name them are judged by the name
             # alone.
-            self._runner.retire_all()
+            self._runner.client.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
         self._uplink.configure(uplink_settings_of(effective))
         return changes

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from relayd.errors import CredentialIncomplete, CredentialKept, NoCredential
+from relayd.errors import CredentialIncomplete, CredentialKept, CredentialMissing
 from relayd.network.spelling import dialled_host
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
@@ -42,7 +42,7 @@ def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
             raise CredentialKept(username=user, host=command.written_host, port=port)
         target = table.target(command.written_host, port, user, command.host_key)
         if target is None:
-            raise NoCredential(username=user, host=command.written_host)
+            raise CredentialMissing(username=user, host=command.written_host)
         return target
     looked_up = _looked_up(command)
     if not command.via:

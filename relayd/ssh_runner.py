@@ -12,18 +12,28 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
-from relayd.language.texts import Translate, english
+from relayd.language.texts import Text, Translate, english, joined
+from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
 from relayd.ssh.client import SSHClient
-from relayd.ssh.errors import SSHError
+from relayd.ssh.errors import (
+    AddressForbidden,
+    CredentialUnusable,
+    HiddenAddressForbidden,
+    NameNotFound,
+    NameTimeout,
+    NoCredential,
+    NoDescriptor,
+    SignatureRefused,
+    SSHError,
+)
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
@@ -32,6 +42,17 @@ from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
 
+#: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
+ADVICE: Final[dict[type[SSHError], Text]] = {
+    NameNotFound: Text("That machine is the relay's."),
+    NameTimeout: Text("That machine is the relay's."),
+    AddressForbidden: Text("The relay's operator finds the rules in --allow-hosts and --deny-hosts."),
+    HiddenAddressForbidden: Text("Or ask the relay's operator to list the name in --allow-hosts."),
+    NoDescriptor: Text("The relay's operator sets the number of connections with --max-total-connections."),
+    CredentialUnusable: Text("The file is the relay's."),
+    NoCredential: Text("The table is the relay's."),
+    SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
+}
 #: Outputs of more bytes than this are decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
 
@@ -62,7 +83,7 @@ class SSHCommandRunner:
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(self, settings: LiveSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
-        """Change the settings for the commands that come from now on; see `SSHClient.configure`."""
+        """Change the settings for new commands; see `SSHClient.configure`."""
         self.client.configure(settings, allows)
         self._settings = settings
         self._credentials = credentials
@@ -118,9 +139,7 @@ class SSHCommandRunner:
             return make()
         # The command has ended: when it is cancelled now, its result is made at once.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
-        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make).addBoth(
-            lambda result: None if made.called else made.callback(result)
-        )
+        in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
         return made
 
     # From a command to what SSH needs
@@ -199,7 +218,7 @@ def _result(
     error = completed.error
     exit_code = completed.exit.exit_code
     # The output until then is kept; the line below it says why there may be more.
-    remark = completed.open if error is None else error.text
+    remark = completed.open if error is None else _message(error)
     encode = _base64 if command.encoding == BASE64 else partial(_text, charset=charset)
     if error is not None:
         exit_code = 1
@@ -237,12 +256,17 @@ def _base64(output: Output, remark: str, translate: Translate) -> str:
 
 def _host_failure(error: SSHError) -> HostFailure:
     return HostFailure(
-        message=error.text,
+        message=_message(error),
         code=error.code,
         phase=error.phase,
         executed=error.executed,
         retriable=error.retriable,
     )
+
+
+def _message(error: SSHError) -> Text:
+    advice = ADVICE.get(type(error))
+    return error.text if advice is None else joined([error.text, advice])
 
 
 def _translate(failure: Failure) -> None:

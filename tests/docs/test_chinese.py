@@ -13,7 +13,8 @@ from docutils.utils import Reporter
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.language.catalogues import translator
-from relayd.language.texts import english
+from relayd.language.texts import Translate, english
+from relayd.ssh_runner import ADVICE
 from tests.support.catalogue import errors_for_main_servers
 from tests.support.pages import ROOT, blocks_of
 
@@ -52,13 +53,14 @@ class ChineseTests(SynchronousTestCase):
         self.assertEqual(commands(CHINESE), commands(ENGLISH))
 
     def test_options(self) -> None:
-        """In the same order, and with the same defaults, as far as these are no words."""
+        """The reference: the same order, and the same defaults, as far as these are no words."""
 
         def rows(text: str) -> list[tuple[str, list[str]]]:
             found = re.findall(r"^``(--[^`]+)``  +(\S.*)$", text, re.MULTILINE)
             return [(name, re.findall(r"  (``[^`]+``)$", line)) for name, line in found]
 
-        self.assertEqual(rows(self.chinese), rows(self.english))
+        english, chinese = (ROOT / "docs" / name for name in ("options.rst", "options.zh.rst"))
+        self.assertEqual(rows(chinese.read_text("utf-8")), rows(english.read_text("utf-8")))
 
     def test_links(self) -> None:
         def links(text: str) -> set[str]:
@@ -84,8 +86,14 @@ class ChineseTests(SynchronousTestCase):
             self.assertGreater(len(cells), 7)
             for cell in cells:
                 text = _plain(cell)
-                known = (translate(_template(kind)) for kind in errors_for_main_servers())
+                known = (_message(kind, translate) for kind in errors_for_main_servers())
                 self.assertTrue(any(re.fullmatch(_pattern(template), text) for template in known), text)
+
+
+def _message(kind: type, translate: Translate) -> str:
+    """With what the relay adds to it."""
+    advice = ADVICE.get(kind)
+    return translate(_template(kind)) + ("" if advice is None else advice.within(translate))
 
 
 def _template(kind: type) -> str:

@@ -50,7 +50,7 @@ class OptionTests(SynchronousTestCase):
 
     def known(self) -> set[str]:
         names = {option.flag_name for option in OPTIONS} | _FOREIGN
-        parsers = [make_parser(), terminal.parser()]
+        parsers = [make_parser(), terminal.make_parser()]
         while parsers:
             for action in parsers.pop()._actions:
                 names |= set(action.option_strings)
@@ -60,7 +60,7 @@ class OptionTests(SynchronousTestCase):
 
     def scripts(self) -> set[str]:
         """Options of programs beside relayd, which are not installed: they stand in the source."""
-        sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "relayd" / "demo" / "demonstration.py"]
+        sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "relayd" / "demo" / "command_line.py"]
         return {name for path in sources for name in re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8"))}
 
     def test_options_exist(self) -> None:
@@ -70,8 +70,8 @@ class OptionTests(SynchronousTestCase):
             for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text):
                 self.assertIn(name, known, f"{page.relative_to(ROOT)}: {name}")
 
-    def test_every_option_is_in_the_readme(self) -> None:
-        for name in ("README.rst", "README.zh.rst"):
+    def test_every_option_is_documented(self) -> None:
+        for name in ("docs/options.rst", "docs/options.zh.rst"):
             rows = re.findall(r"^``(--[a-z-]+)[^`]*``  +\S", (ROOT / name).read_text("utf-8"), re.MULTILINE)
             self.assertEqual(sorted(rows), sorted(option.flag_name for option in OPTIONS), name)
 
@@ -89,7 +89,7 @@ class SecurityTests(SynchronousTestCase):
                 self.assertRegex(held, r"``tests\.[\w.]+``", row)
 
     def test_relayd_starts_no_process(self) -> None:
-        demo = {ROOT / "relayd" / "demo" / "ssh_server.py"}  # its SSH server runs commands
+        demo = {ROOT / "relayd" / "demo" / "sessions.py"}  # its SSH server runs commands
         for path in {*(ROOT / "relayd").rglob("*.py")} - demo:
             words = r"\bsubprocess\b|spawnProcess|\bos\.(system|popen|fork|exec|spawn|posix_spawn)"
             self.assertIsNone(re.search(words, path.read_text("utf-8")), path)

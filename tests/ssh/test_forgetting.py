@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from twisted.conch.ssh.keys import Key
 
+from relayd.network.credential_rules import CredentialRule
 from relayd.ssh.errors import ConnectRefused, KeyUnreadable, LoginRefused, LoginResting, RunTimeout
 from relayd.ssh.keys import private
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import ServerTestCase
 from tests.support.sshd import OpenSSHServer

@@ -94,7 +94,7 @@ class Forgotten(ServiceCase):
         self.assertEqual(self.attempts(), 1)
         self.advance(0.5)
         self.assertEqual(self.attempts(), 2)
-        self.assertIn("said that this relay is offline, while it was connected", self.warnings()[-1])
+        self.assertIn("said that this relay is offline although it was connected", self.warnings()[-1])
         self.assertIn("Next attempt in 0.5 s", self.warnings()[-1])
 
     def test_main_server_that_hangs(self) -> None:

@@ -105,7 +105,7 @@ class PoolReport(Generic[Work]):
             budget = self._places.budget
             if shortage is not None and now < budget.capped_until:
                 return shortage
-            return Text("all {most} connections that the relay may have are in use", most=budget.most)
+            return Text("all {most} connections that are allowed are in use", most=budget.most)
         if self.in_doubt(target):
             return Text("its connection does not answer, and no other one is open yet")
         if self.reaches(target):

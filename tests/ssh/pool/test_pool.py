@@ -188,9 +188,7 @@ class CeilingTests(PoolTestCase):
         connection = self.dialer.succeed()
         self.submit(user("two", "two"))
         self.assertEqual(self.disconnected(connection), "")
-        self.assertEqual(
-            self.pool.waits_for(user("two", "two")), "all 1 connections that the relay may have are in use"
-        )
+        self.assertEqual(self.pool.waits_for(user("two", "two")), "all 1 connections that are allowed are in use")
         self.confirm(connection)
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertIs(job.channel.state, State.ENDED)

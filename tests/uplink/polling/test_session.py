@@ -128,7 +128,7 @@ class Session(SessionCase):
             self.say(self.post, answer("ok"))
         self.advance(1.1)
         self.settle()
-        self.assertIn("nothing was heard from it for 45 s", self.warnings()[-1])
+        self.assertIn("nothing arrived from it for 45 s", self.warnings()[-1])
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
 
     def test_post_that_hangs(self) -> None:

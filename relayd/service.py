@@ -117,7 +117,7 @@ def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
         uplink=parts.uplink,
         commands=parts.dispatcher,
         journal=parts.journal,
-        hosts=parts.runner,
+        hosts=parts.runner.client,
         lag=parts.lag,
         audit=parts.audit,
     )
@@ -264,7 +264,7 @@ class RelayService(Service):
         if changes.of(Effect.HOSTS):
             # The addresses and keys of open connections were checked by the old rules, and a command is judged by the
             # name of its host alone.
-            self._runner.retire_all()
+            self._runner.client.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
         self._uplink.configure(live_uplink_settings_of(effective))
         return changes

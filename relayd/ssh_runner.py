@@ -37,7 +37,6 @@ from relayd.ssh.errors import (
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
-from relayd.ssh.pool.report import Counts, HostCounts
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
@@ -66,6 +65,7 @@ class SSHCommandRunner:
     :param reactor: provides time, TCP, name resolution and threads.
     :param allows: to which addresses it may connect; by default to all.
     :param translate: into the language of the texts in results.
+    :ivar client: runs them; it also tells what its pool holds.
     """
 
     def __init__(
@@ -78,19 +78,15 @@ class SSHCommandRunner:
     ) -> None:
         self._reactor = reactor
         self._translate = translate
-        self._client = SSHClient(reactor, settings, allows)
+        self.client = SSHClient(reactor, settings, allows)
         self._settings: LiveSettings = settings
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(self, settings: LiveSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
         """Change the settings for new commands; see `SSHClient.configure`."""
-        self._client.configure(settings, allows)
+        self.client.configure(settings, allows)
         self._settings = settings
         self._credentials = credentials
-
-    def retire_all(self) -> None:
-        """Give no more commands to the connections that there are: they were opened by other rules."""
-        self._client.retire_all()
 
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
@@ -119,7 +115,7 @@ class SSHCommandRunner:
         except RelayError:
             return fail()
         shell = bool(command.cwd or self._directory)
-        running: Deferred[Any] = self._client.run(
+        running: Deferred[Any] = self.client.run(
             target,
             text,
             deadline,
@@ -197,17 +193,9 @@ class SSHCommandRunner:
         text, progress = surround(text, cwd, directory, env)
         return text, progress, [] if cwd or directory else env, stdin
 
-    def counts(self) -> Counts:
-        """What the pool holds now."""
-        return self._client.counts()
-
-    def hosts(self) -> list[HostCounts]:
-        """The same for each host."""
-        return self._client.hosts()
-
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""
-        return self._client.close()
+        return self.client.close()
 
 
 class _Reader:

@@ -12,7 +12,7 @@ from relayd.commands.dispatcher import Dispatcher
 from relayd.journal.durable import DurableJournal
 from relayd.journal.memory import MemoryJournal
 from relayd.process.event_loop import LagMonitor
-from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh.client import SSHClient
 from relayd.uplink.service import UplinkService
 
 
@@ -37,7 +37,7 @@ class StatusSources(Struct, frozen=True, kw_only=True):
     uplink: UplinkService
     commands: Dispatcher
     journal: DurableJournal | MemoryJournal
-    hosts: SSHCommandRunner
+    hosts: SSHClient
     lag: LagMonitor
     audit: AuditLog | None
 

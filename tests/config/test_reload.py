@@ -273,7 +273,7 @@ class ApplyTests(ConfigCase):
 
     def test_every_part_has_it(self) -> None:
         retired: list[bool] = []
-        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         changes = self.apply(
             """
             allow-users = "x"
@@ -293,7 +293,7 @@ class ApplyTests(ConfigCase):
             audit_commands="digest",
         )
         self.assertEqual(changes.of(Effect.RESTART), {})
-        relay, client = self.relay, self.relay._runner._client
+        relay, client = self.relay, self.relay._runner.client
         self.assertEqual(relay.drain_timeout, 1.0)
         self.assertEqual(relay._dispatcher._limits.default_timeout, 5.0)
         self.assertEqual(relay._dispatcher._limits.timeout_margin, 2.0)
@@ -310,20 +310,20 @@ class ApplyTests(ConfigCase):
 
     def test_rules_on_hosts_count_for_connections_too(self) -> None:
         retired: list[bool] = []
-        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         self.apply('deny-hosts = ["10.0.0.0/8"]')
         self.assertEqual(retired, [True])
-        dialer = self.relay._runner._client._dialer
+        dialer = self.relay._runner.client._dialer
         self.assertFalse(dialer._allows("name", 22, ip_address("10.1.2.3")))
         self.assertTrue(dialer._allows("name", 22, ip_address("11.1.2.3")))
 
     def test_a_check_of_host_keys_counts_for_connections_too(self) -> None:
         """What was let pass before is not known to be the host."""
         retired: list[bool] = []
-        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         self.apply('host-keys = "strict"')
         self.assertEqual(retired, [True])
-        self.assertEqual(self.relay._runner._client._known_hosts.policy, "strict")
+        self.assertEqual(self.relay._runner.client._known_hosts.policy, "strict")
 
     def test_a_restart_is_needed_until_there_is_one(self) -> None:
         for text in ("max-sessions = 3", "max-sessions = 3\nmax-queue = 1"):

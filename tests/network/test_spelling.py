@@ -265,7 +265,7 @@ class RealServerTests(RunnerTestCase):
         for host in self.SPELLINGS:
             result = await self.run_order(runner, server, host)
             self.assertEqual(result.exit_code, 0)
-        self.assertEqual((server.connection_count(), runner.counts().connections), (1, 1))
+        self.assertEqual((server.connection_count(), runner.client.counts().connections), (1, 1))
         self.assertEqual(self.known_hosts.read_text().count("\n"), 1)
 
     async def test_a_changed_key_is_noticed(self) -> None:

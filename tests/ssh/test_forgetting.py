@@ -167,14 +167,16 @@ class GarbageTests(ServerTestCase):
     and a long collection holds up the event loop the longer.
     """
 
-    async def check(self, *targets: Target, **settings: float) -> None:
+    async def check(self, *targets: Target, command: str = "true", seconds: float = 30.0, **settings: float) -> None:
         client = self.make_client(**settings)
         for number in range(4):
             if number == 1:  # what is made once for a host or a connection does not count
                 gc.collect()
                 gc.disable()
                 self.addCleanup(gc.enable)
-            await self.run_command(client, targets[number % len(targets)], "true").addErrback(lambda _: None)
+            target = targets[number % len(targets)]
+            await self.run_command(client, target, command, seconds).addErrback(lambda _: None)
+            await self.until(lambda: not client.counts().sessions, "its session is closed")
             if "idle_timeout" in settings:
                 await self.until(lambda: not client.counts().connections, "its connection is closed")
         await self.sleep(0.1)
@@ -187,6 +189,15 @@ class GarbageTests(ServerTestCase):
 
     async def test_done(self) -> None:
         await self.check(self.target(await self.start_server()))
+
+    async def test_a_command_that_is_ended(self) -> None:
+        target = self.target(await self.start_server())
+        await self.check(target, command="sleep 30", seconds=0.5)
+        await self.check(target, command="cd / ; sleep 30 & wait", seconds=0.5)
+
+    async def test_a_command_with_the_words_of_a_closed_account(self) -> None:
+        words = "This account is currently not available."
+        await self.check(self.target(await self.start_server()), command=f"echo '{words}'; exit 1")
 
     async def test_connections_that_are_closed(self) -> None:
         await self.check(self.target(await self.start_server()), idle_timeout=0.2)

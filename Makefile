@@ -10,7 +10,7 @@
 # make coverage       all tests, and which lines and branches of relayd they leave out
 # make test-pythons   tests with each Python that is to be found here
 # make test-minimum   tests with the lowest version of each library that relayd allows
-# make man completion manual pages and completion for shells, from the options as they are now
+# make man completion options  manual pages, completion for shells, tables and example file, from the options as they are now
 # make dist           wheel and source
 # make deb            a Debian package with its own virtual environment
 # make test-deb       it installed, run, upgraded and purged here; needs root
@@ -39,7 +39,7 @@ ABREAST := $(filter-out $(ALONE),$(LONG) $(filter-out $(LONG),$(MODULES)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench fuzz docs messages clean coverage test-pythons test-minimum news man completion dist deb test-deb
+.PHONY: demo test lint bench fuzz docs messages clean coverage test-pythons test-minimum news man completion options dist deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/python -m relayd.demo
@@ -66,7 +66,7 @@ news: $(INSTALLED)
 	@! ls changes | grep -vE '^(README|\+?[a-z0-9-]+\.(feature|change|fix))\.rst$$' || { echo "see changes/README.rst" >&2; exit 1; }
 	@$(BIN)/towncrier build --draft --version next
 
-man completion: $(INSTALLED)
+man completion options: $(INSTALLED)
 	$(BIN)/python packaging/generate.py $@
 
 dist: $(INSTALLED)

@@ -10,7 +10,7 @@ from relayd import __version__  # noqa: E402
 project = "relayd"
 author = copyright = "relayd contributors"
 version = release = __version__
-extensions = ["sphinx.ext.autodoc", "generated"]
+extensions = ["sphinx.ext.autodoc", "chinese", "generated"]
 #: Read by themselves at times: a name in backquotes is a link where there is something to link to.
 default_role = "py:obj"
 autodoc_typehints = "signature"
@@ -19,10 +19,14 @@ autodoc_class_signature = "separated"
 #: Short ones, as in the source.
 add_module_names = False
 python_use_unqualified_type_names = True
+#: Most blocks without a language are output, settings or pictures.
+highlight_language = "none"
 #: ``--max-queue`` stays as it is typed.
 smartquotes = False
-exclude_patterns = ["extensions"]
+exclude_patterns = ["extensions", "_static"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["relayd.css"]
 html_title = f"relayd {version}"
 html_show_copyright = False
 html_show_sphinx = False

@@ -1,24 +1,25 @@
 """
-Writes what follows from the options of relayd and the parser of relayctl: manual pages and completion for shells.
+Writes what is made from the options of relayd and the parser of relayctl: manual pages, completion for shells, the
+tables of the documents, and the example file.
 
-    generate.py man|completion [DIRECTORY]
+    generate.py man|completion|options [DIRECTORY]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import option_pages
 import shtab
 
 from relayd import __version__
-from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.tap import ABOUT
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 _RELAYD = r"""
 .SH NAME
@@ -40,47 +41,47 @@ _RELAYD_END = r"""
 .SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT
-No more commands are taken; those that run have
+No more commands are accepted; running commands have
 .B \-\-drain\-timeout
 to finish, and their results are delivered. A second signal ends relayd at once.
 .TP
 .B SIGHUP
-The settings are read again; the log says what changed, and what needs a restart.
+The settings are read again; the log says what changed and what takes effect after a restart.
 .TP
 .B SIGUSR1
 The log file of
-.BR "twistd \-\-logfile" ,
-and no other, is moved aside and a new one begun. With the log on standard output there is none.
+.B "twistd \-\-logfile"
+rotates. The signal does nothing to any other log.
 .SH EXIT STATUS
-0 after SIGTERM or SIGINT; 1 when an option is wrong, or what it names cannot be used.
+0 after SIGTERM or SIGINT; 1 when an option is wrong, or names something that cannot be used.
 .SH ENVIRONMENT
 .TP
 .BI RELAYD_ OPTION
-each option, in capitals and with
+any option, in capitals and with
 .B _
-for
+instead of
 .BR \- .
 .TP
 .BR NOTIFY_SOCKET ", " WATCHDOG_USEC ", " WATCHDOG_PID
-systemd is told when the relay is accepted by the main server, how it stands, and that it lives.
+set by systemd, to which relayd reports that the main server has accepted it, its status, and that it is alive.
 .TP
 .BR CREDENTIALS_DIRECTORY ", " STATE_DIRECTORY
-where systemd puts the file
+where systemd keeps the file
 .B api\-key
-and what the relay must remember.
+and the state of the relay.
 .SH FILES
-Of the packaged service, with
+These are the files of the packaged service; those with
 .I NAME
-for the relays of relayd@NAME:
+belong to relayd@NAME.
 .TP
 .IR /etc/relayd/relayd.toml ", " /etc/relayd/NAME.toml
-options. The service's user must be able to read it; secrets belong into the next two.
+options. The service's user must be able to read it, so put no secret into it.
 .TP
 .IR /etc/default/relayd ", " /etc/default/relayd\-NAME
-options as variables of the environment, read by systemd as root.
+options as environment variables, which systemd reads as root.
 .TP
 .IR /etc/relayd/api\-key ", " /etc/relayd/NAME.api\-key
-the API key, of which only root need be the reader.
+the API key; only root needs to be able to read it.
 .TP
 .IR /var/lib/relayd ", " /var/lib/relayd\-NAME
 the journal and the keys of hosts.
@@ -92,20 +93,20 @@ the journal and the keys of hosts.
 
 
 def roff(text: str) -> str:
-    """A text of ours, which has no markup."""
+    """Plain text as roff."""
     text = text.replace("\\", r"\e").replace("-", r"\-")
     return r"\&" + text if text.startswith((".", "'")) else text
 
 
 def title(name: str, section: int) -> str:
-    """The first line of a page; without a date, so that it changes with what it tells alone."""
+    """The first lines of a page; without a date, so that they change only with the content."""
     return (
         f'.\\" Made by "make man" from the source: do not edit.\n.TH {name.upper()} {section} "" "relayd {__version__}"'
     )
 
 
 def entry(name: str, value: str, text: str) -> str:
-    """One option."""
+    """The entry of one option."""
     shown = f'.BI "{roff(name)} " "{roff(value)}"' if value else f'.B "{roff(name)}"'
     return f".TP\n{shown}\n{roff(text)}"
 
@@ -113,15 +114,11 @@ def entry(name: str, value: str, text: str) -> str:
 def relayd_page() -> str:
     """relayd(8)."""
     lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".SH OPTIONS"]
-    for section in dict.fromkeys(option.section for option in OPTIONS):
+    for section, options in option_pages.sections():
         lines.append(f".SS {section}")
-        for option in OPTIONS:
-            if option.section == section:
-                default = option.default_help or ("" if option.is_flag else option.default)
-                words = getattr(option.parse, "words", ())
-                choices = f"; one of {', '.join(words)}" if words and words[0] not in option.help else ""
-                text = f"{option.help}{choices}" + (f" [{default}]" if default else "")
-                lines.append(entry(option.flag_name, option.metavar, text))
+        for option in options:
+            default = f" [{option.shown_default}]" if option.shown_default else ""
+            lines.append(entry(option.flag_name, option.metavar, f"{option.help}{default}"))
     return "\n".join([*lines, _RELAYD_END.strip(), ""])
 
 
@@ -145,13 +142,13 @@ def relayctl_page() -> str:
             lines.append(entry(names, value, action.help or ""))
     lines += [
         ".SH EXIT STATUS",
-        "0: all is well; 1: a fault was found, or something is refused; 2: it was not asked properly.",
+        "0 if all is well, 1 if something is wrong or refused, 2 for a mistake on the command line.",
     ]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR relayd (8)", ""])
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """All commands that do something, each with its full name."""
+    """All subcommands that run, each with its full name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
@@ -161,7 +158,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
 
 
 def completion(shell: str) -> str:
-    """Of relayctl; ``twistd relayd`` is completed by zsh's own function for Twisted's programs."""
+    """Completion of relayctl; zsh completes ``twistd relayd`` by its own function for Twisted's programs."""
     parser = make_parser()
     for _, each in commands(parser):
         for action in each._actions:
@@ -170,17 +167,35 @@ def completion(shell: str) -> str:
     return str(shtab.complete(parser, shell))
 
 
-MADE = {
-    "man": {"relayd.8": relayd_page, "relayctl.1": relayctl_page},
-    "completion": {"relayctl": lambda: completion("bash"), "_relayctl": lambda: completion("zsh")},
+#: By kind, from the path of a file to a function from its present text to the new one.
+MADE: dict[str, dict[str, Callable[[str], str]]] = {
+    "man": {
+        "packaging/man/relayd.8": lambda _: relayd_page(),
+        "packaging/man/relayctl.1": lambda _: relayctl_page(),
+    },
+    "completion": {
+        "packaging/completion/relayctl": lambda _: completion("bash"),
+        "packaging/completion/_relayctl": lambda _: completion("zsh"),
+    },
+    "options": {
+        "docs/options.rst": lambda page: option_pages.with_tables(page, option_pages.english),
+        "docs/options.zh.rst": lambda page: option_pages.with_tables(page, option_pages.chinese()),
+        "docs/reload.rst": option_pages.with_effects,
+        "packaging/debian/relayd.toml": lambda _: option_pages.example(),
+    },
 }
 
 
 def main(kind: str, directory: str | None = None) -> None:
-    """Write the files of one kind."""
-    to = Path(directory or HERE / kind)
-    for name, make in MADE[kind].items():
-        (to / name).write_text(make())
+    """
+    Write the files of one kind.
+
+    :param directory: put them there instead, without their folders.
+    """
+    for path, make in MADE[kind].items():
+        present = ROOT / path
+        to = present if directory is None else Path(directory) / present.name
+        to.write_text(make(present.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

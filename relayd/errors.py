@@ -1,48 +1,19 @@
 """
-Everything that can go wrong in relayd, as one tree.
+Everything that can go wrong in relayd, as one tree.  The SSH library has its own: `relayd.ssh.errors`.
 
-The docstring of an error class is the message that a person reads: a format string over the error's fields, in
-words that say what failed, on which host, and what to do.  No field may ever hold a secret.
+As `DescribedError` says, the docstring of a class is the message that a person reads, with the error's fields in it.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from relayd.language.texts import Text, message_template, span
-
-Executed = Literal["yes", "no", "unknown"]
+from relayd.language.errors import DescribedError, Executed
+from relayd.language.texts import span
 
 
-class RelayError(Exception):
+class RelayError(DescribedError):
     """relayd met an error that has no name of its own; its log says more."""
 
-    #: Stable name for programs: goes into ``error.code`` of extended results, metrics and logs.
-    code: ClassVar[str] = "internal"
-    #: Where on the way of a command this happens; empty where it does not belong to a command.
-    phase: ClassVar[str] = ""
-    #: Whether the command ran.
-    executed: Executed = "no"
-    #: Whether the same command may succeed later without anybody changing anything.
-    retriable: bool = False
-
-    def __init__(self, **fields: object) -> None:
-        super().__init__(fields)
-        self.fields = fields
-
-    def __str__(self) -> str:
-        return str(self.text)
-
-    @property
-    def text(self) -> Text:
-        """Its message, which can be said in another language."""
-        template = type(self).__doc__
-        if template is None:  # python -OO strips docstrings; the code and the fields still tell
-            return Text("{code}: {fields}", code=self.code, fields=self.fields)
-        return Text(message_template(template), **self.fields)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self}>"
+    code = "internal"
 
 
 # What an operator got wrong ------------------------------------------------------------------------------------------
@@ -64,7 +35,7 @@ class ProtocolError(RelayError):
 
 
 class FrameTooLarge(ProtocolError):
-    """The main server sent a frame of {size} bytes; relayd takes {limit}."""
+    """The main server sent a frame of {size} bytes; relayd takes at most {limit}."""
 
     code = "frame-too-large"
 
@@ -87,8 +58,8 @@ class InvalidMessage(RelayError):
 
 
 class Unencodable(RelayError):
-    """{field} cannot be written for the host in the character set {encoding} so that a shell reads it safely. Say it in
-    ASCII, or name the host's character set in encoding or, for all commands, with --output-encoding of the relay."""
+    """{field} cannot be written in the host's character set {encoding} so that a shell reads it safely. Write it in
+    ASCII, or name another character set: in encoding, or for all commands with --output-encoding of the relay."""
 
     code = "unencodable"
     phase = "receive"
@@ -111,7 +82,7 @@ class UplinkUnreachable(UplinkError):
 
 
 class UplinkBusy(UplinkError):
-    """The main server {server} takes no connection now and asks to come back in {time}: {reason}."""
+    """The main server {server} accepts no connection now and asks relayd to come back in {time}: {reason}."""
 
     code = "uplink-busy"
 
@@ -141,31 +112,30 @@ class UplinkLost(UplinkError):
 
 
 class UplinkIncomplete(UplinkLost):
-    """The main server {server} was reached, but the {phase} came to nothing: {reason}."""
+    """The main server {server} was reached, but the {phase} failed: {reason}."""
 
     code = "uplink-incomplete"
 
 
 class UplinkSilent(UplinkLost):
-    """The connection to the main server {server} was lost: nothing was heard from it for {time}."""
+    """The connection to the main server {server} was lost: nothing arrived from it for {time}."""
 
 
 class UplinkStuck(UplinkLost):
-    """The connection to the main server {server} was lost: it took nothing of what was sent to it for
-    {time}."""
+    """The connection to the main server {server} was lost: it read nothing of what was sent to it for {time}."""
 
 
 class UplinkDisplaced(UplinkLost):
-    """The main server {server} ended the connection ({reason}), although it had accepted this relay. If it does so
-    again and again, another relay may use this name: give each relay a --proxy-id of its own. Or the API key is no
+    """The main server {server} ended the connection ({reason}), although it had accepted this relay. If this happens
+    again and again, another relay may use the same name: give each relay its own --proxy-id. Or the API key is no
     longer valid there."""
 
     code = "uplink-displaced"
 
 
 class UplinkRenewed(UplinkLost):
-    """The main server {server} said that this relay is offline, while it was connected: another connection of this name
-    has ended there. The connection is made anew."""
+    """The main server {server} said that this relay is offline although it was connected: another connection with this
+    name has ended there. relayd connects again."""
 
     code = "uplink-renewed"
 
@@ -182,7 +152,7 @@ class DialectMismatch(UplinkError):
 
 
 class NeitherDialect(UplinkError):
-    """The main server {server} takes this relay in no dialect. {attempts}."""
+    """The main server {server} accepts this relay in neither dialect. {attempts}."""
 
     code = "neither-dialect"
 
@@ -202,7 +172,8 @@ class KeyUnusable(UplinkError):
 
 
 class Overloaded(RelayError):
-    """relayd is full: {running} commands run and {queued} wait. Send the command again later, or raise --max-queue."""
+    """relayd is full: {running} commands are running and {queued} are queued. Send the command again later, or raise
+    --max-queue."""
 
     code = "overloaded"
     phase = "queue"
@@ -210,12 +181,12 @@ class Overloaded(RelayError):
 
 
 class TooMuchInput(Overloaded):
-    """relayd is full: the commands at hand and what they read (stdin) take {megabytes:.0f} MB. Send the command again
-    later."""
+    """relayd is full: the commands it holds, with their standard input (stdin), take {megabytes:.0f} MB. Send the
+    command again later."""
 
 
 class ShuttingDown(RelayError):
-    """relayd is shutting down and takes no new commands. Send the command again in a while."""
+    """relayd is shutting down and accepts no new commands. Send the command again in a while."""
 
     code = "shutting-down"
     phase = "queue"
@@ -223,16 +194,16 @@ class ShuttingDown(RelayError):
 
 
 class AuditUnavailable(RelayError):
-    """The relay's audit log cannot be written, and this relay takes no new commands without it. Its log says why: look
-    at the disk there, and send the command again later."""
+    """The relay cannot write its audit log, and accepts no new commands without it. The relay's log says why: check its
+    disk, and send the command again later."""
 
     code = "audit-unavailable"
     phase = "queue"
     retriable = True
 
 
-class NoCredential(RelayError):
-    """The command has neither password nor privateKey, and this relay has no credentials of its own for
+class CredentialMissing(RelayError):
+    """The command has neither password nor privateKey, and this relay has no credential of its own for
     {username}@{host}. Send one, or add the host to the relay's credentials table."""
 
     code = "no-credential"
@@ -240,8 +211,9 @@ class NoCredential(RelayError):
 
 
 class CredentialKept(RelayError):
-    """The command names jump hosts in via, but brings neither password nor privateKey for {username}@{host}:{port}.
-    Credentials of the relay's site go only the site's own way: send one for this host too, or leave via out."""
+    """The command names jump hosts in via, but brings neither password nor privateKey for {username}@{host}:{port}. The
+    relay's site lets its own credentials take only the site's own way: send a credential for this host too, or leave
+    out via."""
 
     code = "credential-kept"
     phase = "receive"
@@ -249,8 +221,8 @@ class CredentialKept(RelayError):
 
 class CredentialIncomplete(RelayError):
     """The command brings a passphrase or a certificate for {username}@{host}:{port}, but neither password nor
-    privateKey. Nothing of it is joined with what the relay's site has: send the privateKey that it belongs to, or leave
-    it out."""
+    privateKey. The relay never combines these with credentials of its own site: send the privateKey that they belong
+    to, or leave them out."""
 
     code = "credential-incomplete"
     phase = "receive"
@@ -282,15 +254,15 @@ class ForbiddenCommand(Forbidden):
 
 
 class DuplicateMismatch(RelayError):
-    """A different command with this commandId was already accepted. Every command needs a commandId of its own."""
+    """A different command with this commandId was already accepted. Every command needs its own commandId."""
 
     code = "duplicate-mismatch"
     phase = "receive"
 
 
 class AlreadyConfirmed(RelayError):
-    """The command with this commandId was already run. Its result was delivered, or expired, and is no longer held.
-    To run it once more, give it a commandId of its own."""
+    """The command with this commandId has already run. Its result was delivered or has expired, and is no longer held.
+    To run it once more, give it a new commandId."""
 
     code = "already-confirmed"
     phase = "receive"
@@ -298,7 +270,7 @@ class AlreadyConfirmed(RelayError):
 
 
 class JournalUnavailable(RelayError):
-    """relayd cannot record commands, and takes no new ones: {reason}. The same command may be sent again when that is
+    """relayd cannot record commands, and so accepts no new ones: {reason}. Send the same command again once that is
     mended."""
 
     code = "journal-unavailable"
@@ -313,14 +285,14 @@ class NoJournal(RelayError):
 
 
 class NoStatus(RelayError):
-    """The relay's status cannot be had from {where}: {reason}."""
+    """The relay's status cannot be read from {where}: {reason}."""
 
     code = "no-status"
 
 
 class JournalFull(RelayError):
-    """relayd's journal is full and takes no new commands: {results} results ({megabytes:.0f} MB) wait until the main
-    server confirms them. Look at relayctl journal, or raise --journal-max-size."""
+    """relayd's journal is full, so it accepts no new commands: {results} results ({megabytes:.0f} MB) wait for the main
+    server to confirm them. Look at relayctl journal, or raise --journal-max-size."""
 
     code = "journal-full"
     phase = "queue"
@@ -329,7 +301,7 @@ class JournalFull(RelayError):
 
 class Undeliverable(RelayError):
     """The result of this command could not be delivered as it is: the main server closed the connection each time it
-    was sent. Its exit code is {exit_code}; the relay keeps its output: see relayctl journal there."""
+    was sent. The exit code is {exit_code}; the relay keeps the output: see relayctl journal there."""
 
     code = "undeliverable"
     phase = "deliver"
@@ -337,8 +309,8 @@ class Undeliverable(RelayError):
 
 
 class NotExecuted(RelayError):
-    """The relay stopped before it ran the command; it was not run. Send it again, with a commandId of its own, if it
-    is still wanted."""
+    """The relay stopped before it ran the command. If the command is still wanted, send it again with a new
+    commandId."""
 
     code = "not-executed"
     phase = "queue"
@@ -346,8 +318,8 @@ class NotExecuted(RelayError):
 
 
 class QueueTimeout(RelayError):
-    """The command timed out after {time} while it waited for its turn; it was not run.
-    Other commands occupy the relay: raise the timeout, or --max-commands."""
+    """The command timed out after {time} in the queue; it was not run. The relay is busy with other commands: raise the
+    timeout, or --max-commands."""
 
     code = "timeout"
     phase = "queue"
@@ -378,69 +350,16 @@ class HostFailure(RelayError):
 
     def __init__(self, *, message: str, code: str, phase: str, executed: Executed, retriable: bool) -> None:
         super().__init__(message=message)
-        self.code = code  # type: ignore[misc]  # deliberately per instance: it stands for many classes
-        self.phase = phase  # type: ignore[misc]
+        self.code = code
+        self.phase = phase
         self.executed = executed
         self.retriable = retriable
 
 
-class OutcomeUnknown(RelayError):
+class OutcomeLost(RelayError):
     """The relay lost its hold on the command while it ran; whether it completed is not known. Look at the host
     before you send it again."""
 
     code = "outcome-unknown"
-    phase = "run"
-    executed = "unknown"
-
-
-# What a main server (relayd.hub) meets -------------------------------------------------------------------------------
-
-
-class RelayOffline(RelayError):
-    """The relay {proxy_id} is not connected to this main server. Look whether it runs, and at its log."""
-
-    code = "relay-offline"
-    phase = "send"
-    retriable = True
-
-
-class CommandInFlight(RelayError):
-    """A command with the id {command_id} was already sent to the relay {proxy_id} and has not ended.
-    Every command needs a commandId of its own."""
-
-    code = "command-in-flight"
-    phase = "send"
-
-
-class CommandRefused(RelayError):
-    """The relay {proxy_id} refused the command {command_id}: {reason}"""
-
-    code = "command-refused"
-    phase = "receive"
-
-
-class NoResult(RelayError):
-    """The relay {proxy_id} sent no result for the command {command_id} within {time}. Whether it ran is not
-    known: look at the host before you send it again."""
-
-    code = "no-result"
-    phase = "run"
-    executed = "unknown"
-
-
-class NoAnswer(RelayError):
-    """The relay {proxy_id} did not answer within {time} what it was asked about the command {command_id}.
-    One of an older version does not understand the question."""
-
-    code = "no-answer"
-    phase = "send"
-    retriable = True
-
-
-class HubClosed(RelayError):
-    """This main server shut down before the result of the command {command_id} arrived. Whether it ran is not known:
-    look at the host before you send it again."""
-
-    code = "hub-closed"
     phase = "run"
     executed = "unknown"

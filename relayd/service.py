@@ -1,13 +1,14 @@
 """
-Joins the parts of a relay: uplink, dispatcher, journal and SSH runner; the only module that knows them all.
+Joins the parts of a relay: uplink, dispatcher, journal, SSH runner. No other module knows them all.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -15,13 +16,13 @@ from twisted.logger import Logger
 from relayd import __version__
 from relayd.audit.keeping import Keeping
 from relayd.audit.log import AuditLog, AuditSettings
-from relayd.commands.dispatcher import Dispatcher, Limits
+from relayd.commands.dispatcher import Dispatcher
+from relayd.config.option import Effect
 from relayd.config.options import Config
-from relayd.config.reload import HOST_RULES, Changes, compare
+from relayd.config.reload import Changes, compare
 from relayd.config.state_directory import StateDirectory
 from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
-from relayd.interfaces import IJournal
 from relayd.journal.durable import DurableJournal
 from relayd.journal.index import JournalLimits
 from relayd.journal.memory import MemoryJournal
@@ -29,39 +30,46 @@ from relayd.journal.store import journal_file
 from relayd.language.catalogues import translator
 from relayd.language.texts import Translate
 from relayd.network.descriptors import connections_within, limit
-from relayd.policy.rules import Policy
 from relayd.process.event_loop import LagMonitor
+from relayd.process.garbage import spare_present_objects
 from relayd.process.systemd import Standing
-from relayd.settings import credentials_of, limits_of, policy_of, ssh_settings_of, uplink_settings_of
+from relayd.settings import (
+    credentials_of,
+    limits_of,
+    live_ssh_settings_of,
+    live_uplink_settings_of,
+    policy_of,
+    ssh_settings_of,
+    uplink_settings_of,
+)
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.status.server import StatusServer
-from relayd.status.sources import Bounds as StatusBounds
-from relayd.status.sources import Sources
+from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
 
 
-class Commands(Protocol):
-    """What `RelayService` asks of a dispatcher."""
+class Parts(Struct, frozen=True, kw_only=True):
+    """
+    The parts of a relay.
 
-    @property
-    def running(self) -> int:
-        """Commands that run now."""
+    :ivar audit: ``None`` without an audit log.
+    :ivar status: ``None`` where the status is not served.
+    """
 
-    @property
-    def queued(self) -> int:
-        """Commands that wait for their turn now."""
-
-    def configure(self, limits: Limits, policy: Policy) -> None:
-        """From now on these count."""
-
-    def drain(self, timeout: float) -> Deferred[None]:
-        """Take no more commands; fires when those taken have ended and been confirmed, or after *timeout* seconds."""
+    state: StateDirectory
+    uplink: UplinkService
+    dispatcher: Dispatcher
+    runner: SSHCommandRunner
+    journal: MemoryJournal | DurableJournal
+    lag: LagMonitor
+    audit: AuditLog | None = None
+    status: IService | None = None
 
 
 def make_relay(reactor: Any, config: Config) -> RelayService:
     """
-    The relay that *config* describes.  It touches neither network nor disk before its ``startService``.
+    The relay that *config* describes. It touches neither network nor disk before its ``startService``.
 
     :param reactor: the clock and network of all its parts.
     """
@@ -84,27 +92,36 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         translate=translate,
     )
     uplink = UplinkService(reactor, dispatcher, uplink_settings_of(config))
-    lag = LagMonitor(reactor)
-    status: IService | None = None
-    if config.status is not None:
-        sources = Sources(
-            clock=reactor,
-            started=reactor.seconds(),
-            server=without_query(config.server),
-            proxy_id=config.proxy_id,
-            bounds=StatusBounds(
-                max_sessions=config.max_sessions,
-                max_total_connections=connections_within(config.max_total_connections),
-            ),
-            uplink=uplink,
-            commands=dispatcher,
-            journal=journal,
-            hosts=runner,
-            lag=lag,
-            audit=audit,
-        )
-        status = StatusServer(reactor, config.status, sources)
-    return RelayService(config, state, uplink, dispatcher, runner, journal, lag, audit, status)
+    parts = Parts(
+        state=state,
+        uplink=uplink,
+        dispatcher=dispatcher,
+        runner=runner,
+        journal=journal,
+        lag=LagMonitor(reactor),
+        audit=audit,
+    )
+    return RelayService(config, replace(parts, status=_make_status(reactor, config, parts)))
+
+
+def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
+    if config.status is None:
+        return None
+    sources = StatusSources(
+        clock=reactor,
+        started=reactor.seconds(),
+        server=without_query(config.server),
+        proxy_id=config.proxy_id,
+        max_sessions=config.max_sessions,
+        max_total_connections=connections_within(config.max_total_connections),
+        uplink=parts.uplink,
+        commands=parts.dispatcher,
+        journal=parts.journal,
+        hosts=parts.runner.client,
+        lag=parts.lag,
+        audit=parts.audit,
+    )
+    return StatusServer(reactor, config.status, sources)
 
 
 def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJournal | DurableJournal:
@@ -140,51 +157,34 @@ def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
 
 class RelayService(Service):
     """
-    One relay.  It stops from the outside in: the dispatcher drains while the uplink still delivers results, and only
-    then do the uplink, the SSH connections, the journal and the audit log close.
+    One relay. It stops from the outside in: the dispatcher drains while the uplink still delivers results; then the
+    uplink, the SSH connections, the journal and the audit log close.
     """
 
     _log = Logger("relayd")
 
-    def __init__(
-        self,
-        config: Config,
-        state: StateDirectory,
-        uplink: UplinkService,
-        dispatcher: Commands,
-        runner: SSHCommandRunner,
-        journal: IJournal,
-        lag: LagMonitor,
-        audit: AuditLog | None = None,
-        status: IService | None = None,
-    ) -> None:
+    def __init__(self, config: Config, parts: Parts) -> None:
         self.setName("relay")
         self._config = config
-        self._state = state
-        self._uplink = uplink
-        self._dispatcher = dispatcher
-        self._runner = runner
-        self._journal = journal
-        self._audit = audit
-        self._lag = lag
-        self._status = status
+        self._state = parts.state
+        self._uplink = parts.uplink
+        self._dispatcher = parts.dispatcher
+        self._runner = parts.runner
+        self._journal = parts.journal
+        self._audit = parts.audit
+        self._lag = parts.lag
+        self._status = parts.status
 
     def startService(self) -> None:
         """
-        Dial the main server.
+        Open what is on this machine, then dial the main server.
 
-        :raises ConfigError: when the state directory or the journal in it cannot be used, the audit log cannot be
-            written, or its status cannot be served.
+        :raises ConfigError: when the state directory or its journal cannot be used, the audit log cannot be written, or
+            the status cannot be served.
         """
         self._state.claim()
         try:
-            if self._status is not None:
-                self._status.startService()
-            if self._audit is not None:
-                self._audit.start()
-            for command_id, code in self._journal.open():
-                if self._audit is not None:
-                    self._audit.record_recovered(command_id, code)
+            self._open()
         except ConfigError:
             self._state.release()
             raise
@@ -196,23 +196,34 @@ class RelayService(Service):
             server=without_query(self._config.server),
             state_dir=self._config.state_dir,
         )
+        self._warn_of_few_descriptors()
+        spare_present_objects()
+        self._lag.startService()
+        self._uplink.startService()
+
+    def _open(self) -> None:
+        if self._status is not None:
+            self._status.startService()
+        if self._audit is not None:
+            self._audit.start()
+        for command_id, code in self._journal.open():
+            if self._audit is not None:
+                self._audit.record_recovered(command_id, code)
+
+    def _warn_of_few_descriptors(self) -> None:
         most = self._config.max_total_connections
-        if (fewer := connections_within(most)) < most:
+        fewer = connections_within(most)
+        if fewer < most:
             self._log.warn(
-                "This process may have {limit} files open, too few for --max-total-connections {most}: at most {fewer} "
-                "connections to hosts are open at a time. Raise LimitNOFILE= of its unit, or ulimit -n",
+                "This process may open only {limit} files, too few for --max-total-connections {most}: it keeps at "
+                "most {fewer} connections to hosts open. Raise LimitNOFILE= in its unit, or ulimit -n",
                 limit=limit(),
                 most=most,
                 fewer=fewer,
             )
-        # What was made until now stays: collecting garbage need not look through it again and again.
-        gc.collect()
-        gc.freeze()
-        self._lag.startService()
-        self._uplink.startService()
 
     def standing(self) -> Standing:
-        """How things stand, for the service manager."""
+        """The status, for the service manager."""
         status = self._uplink.status
         return Standing(
             server=ServerAddress.of(self._config.server).netloc,
@@ -222,46 +233,47 @@ class RelayService(Service):
             running=self._dispatcher.running,
         )
 
-    def at_hand(self) -> int:
-        """How many commands run or wait."""
+    def active(self) -> int:
+        """The number of commands that run or wait."""
         return self._dispatcher.running + self._dispatcher.queued
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds that running commands have when it stops."""
+        """Seconds that running commands have to finish when the relay stops."""
         return self._config.drain_timeout
 
     def apply(self, config: Config) -> Changes:
         """
-        Have *config* count from now on, as far as that is possible while running: for commands that are still to come.
+        Use *config* for new commands, as far as that is possible while running.
 
-        :raises ConfigError: when the key of the audit log's digests cannot be had, or the API key would be sent
-            unencrypted because not all of *config* counts yet; nothing is changed then.
+        :return: what changed, and what waits for a restart.
+        :raises ConfigError: when the key of the audit log's digests is not available, or the API key would be sent
+            unencrypted because a part of *config* waits for a restart; nothing is changed then.
         """
         effective, changes = compare(self._config, config)
         if not (effective.allow_plaintext or is_private(effective.server, effective.http_proxy)):
-            reason = "what is set goes with a main server that needs a restart to count: restart relayd"
+            reason = "the new settings only fit the new main server, which takes effect after a restart: restart relayd"
             raise ConfigError(option="--server", reason=reason)
         policy = policy_of(effective)
         credentials = credentials_of(effective)
         if self._audit is not None:
             self._audit.tell_commands(effective.audit_commands)
-        # Nothing of this can fail, and no command comes in between.
+        # From here on nothing can fail, and no command comes in between.
         self._config = effective
-        self._runner.configure(ssh_settings_of(effective), credentials, policy.allows_address)
-        if changes.applied.keys() & HOST_RULES:
-            # Their addresses and keys were checked by other rules, and commands that name them are judged by the name
-            # alone.
-            self._runner.retire_all()
+        self._runner.configure(live_ssh_settings_of(effective), credentials, policy.allows_address)
+        if changes.of(Effect.HOSTS):
+            # The addresses and keys of open connections were checked by the old rules, and a command is judged by the
+            # name of its host alone.
+            self._runner.client.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
-        self._uplink.configure(uplink_settings_of(effective))
+        self._uplink.configure(live_uplink_settings_of(effective))
         return changes
 
     def stopService(self) -> Deferred[None]:
         """
-        Finish what runs, within the drain timeout, and close.
+        Let running commands finish, within the drain timeout, and close everything.
 
-        :return: fires when all is closed; it never fails.
+        :return: fires when everything is closed; it never fails.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -274,14 +286,14 @@ class RelayService(Service):
         await self._step("close the journal", self._journal.close)
         if self._audit is not None:
             await self._step("close the audit log", self._audit.close)
-        if (status := self._status) is not None:  # the last, so that it shows how the rest ends
+        if (status := self._status) is not None:  # last, so that it shows how the rest ends
             await self._step("close the status server", lambda: maybeDeferred(status.stopService))
         self._state.release()
         self._lag.stopService()
         self._log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:
-        """One part that fails to close must not keep the next one open."""
+        """Close one part; a failure must not keep the next part open."""
         try:
             await act()
         except CancelledError:

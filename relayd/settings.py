@@ -1,5 +1,5 @@
 """
-What the parts of a relay are told of the operator's choices: from the one `Config` to the settings of each.
+Makes the settings of each part of a relay from its one `Config`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from relayd.config.options import Config
 from relayd.language.catalogues import translator
 from relayd.network.descriptors import connections_within
 from relayd.policy.rules import Policy
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.login.site_credentials import CredentialTable
+from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.uplink.headers import read_headers
-from relayd.uplink.settings import UplinkSettings
+from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 
 
 def policy_of(config: Config) -> Policy:
@@ -31,7 +31,7 @@ def policy_of(config: Config) -> Policy:
 
 
 def limits_of(config: Config) -> Limits:
-    """What the dispatcher takes on."""
+    """The limits of the dispatcher."""
     return Limits(
         max_commands=config.max_commands,
         max_queue=config.max_queue,
@@ -43,19 +43,15 @@ def limits_of(config: Config) -> Limits:
 
 
 def credentials_of(config: Config) -> CredentialTable:
-    """What the site itself can log in with."""
-    return CredentialTable(CredentialRule(**asdict(row)) for row in config.credentials)
+    """The site's own credentials."""
+    return CredentialTable(config.credentials)
 
 
-def ssh_settings_of(config: Config) -> SSHSettings:
-    """How hosts are reached."""
-    return SSHSettings(
-        known_hosts=config.known_hosts,
+def live_ssh_settings_of(config: Config) -> LiveSettings:
+    """How hosts are reached, as far as that may change while relayd runs."""
+    return LiveSettings(
         host_keys=config.host_keys,
         algorithms=config.ssh_algorithms,
-        max_sessions=config.max_sessions,
-        max_connections=config.max_connections,
-        max_total_connections=connections_within(config.max_total_connections),
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
@@ -66,14 +62,21 @@ def ssh_settings_of(config: Config) -> SSHSettings:
     )
 
 
-def uplink_settings_of(config: Config) -> UplinkSettings:
-    """How the main server is reached."""
-    return UplinkSettings(
-        server=config.server,
-        proxy_id=config.proxy_id,
+def ssh_settings_of(config: Config) -> SSHSettings:
+    """How hosts are reached."""
+    return SSHSettings(
+        **asdict(live_ssh_settings_of(config)),
+        known_hosts=config.known_hosts,
+        max_sessions=config.max_sessions,
+        max_connections=config.max_connections,
+        max_total_connections=connections_within(config.max_total_connections),
+    )
+
+
+def live_uplink_settings_of(config: Config) -> LiveUplinkSettings:
+    """How the main server is reached, as far as that may change while relayd runs."""
+    return LiveUplinkSettings(
         read_api_key=config.read_api_key,
-        dialect=config.dialect,
-        native_path=config.native_path,
         reconnect_delay=config.reconnect_delay,
         tls_ca=config.tls_ca,
         tls_cert=config.tls_cert,
@@ -81,5 +84,16 @@ def uplink_settings_of(config: Config) -> UplinkSettings:
         http_proxy=config.http_proxy,
         read_proxy_password=config.read_proxy_password,
         read_headers=partial(read_headers, config.header_file),
+    )
+
+
+def uplink_settings_of(config: Config) -> UplinkSettings:
+    """How the main server is reached."""
+    return UplinkSettings(
+        **asdict(live_uplink_settings_of(config)),
+        server=config.server,
+        proxy_id=config.proxy_id,
+        dialect=config.dialect,
+        native_path=config.native_path,
         translate=translator(config.language),
     )

@@ -1,38 +1,38 @@
 """
-Whose credential goes where: from an order and the site's tables to the target that is logged in to.
+Decides which credential is used for which login: from a command and the site's tables to the target to log in to.
 
-The rule, which stands here and nowhere else. A *credential of the site* is what ``[[credentials]]`` hold: a password, a
-key, also where it only signs, and what an agent signs with.
+This is the only place for the rules. A *credential of the site* is what ``[[credentials]]`` hold: a password, a key,
+even if it only signs, or the keys of an agent.
 
-- It goes the site's own way: directly, or through the jump hosts of its tables. What the order names as a jump host
-  gets none, and none goes through it.
-- It goes to a host whose key the site's own check found good; ``hostKey`` of the order can only ask for more
+- It goes the site's own way: directly, or through the jump hosts of the site's tables. No jump host that a command
+  names gets it, or is on its way.
+- It goes only to a host whose key passes the site's own check; ``hostKey`` of a command can only add a second check
   (`Target.site`).
-- What the order brings for a login is all there is for that login: nothing of it is joined with what the site has.
-- What shows itself by a way that is not the site's is not taken for what the site knows of a host (`Target.detour`).
+- What a command brings for a login is all that is used for that login. It is not combined with what the site has.
+- A host key that is seen by another way than the site's is not taken for the key that the site knows (`Target.detour`).
 
-An order that asks for anything else is refused, before any host is troubled.
+A command that asks for anything else is refused before any host is contacted.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from relayd.errors import CredentialIncomplete, CredentialKept, NoCredential
+from relayd.errors import CredentialIncomplete, CredentialKept, CredentialMissing
 from relayd.network.spelling import dialled_host
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
 from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
 
-#: Names the way without jump hosts, where that is not how the site reaches a host.
+#: Stands for the way without jump hosts, where the site reaches the host through some.
 DIRECT: Final = "direct"
 
 
 def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
     """
-    Where and how to log in for an order.
+    Find out where and how to log in for a command.
 
-    :raises RelayError: when the rule forbids it, or there is no credential.
+    :raises RelayError: when the rules forbid it, or there is no credential.
     :raises SSHError: when a file of the site cannot be used.
     """
     own = _brought(command)
@@ -42,7 +42,7 @@ def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
             raise CredentialKept(username=user, host=command.written_host, port=port)
         target = table.target(command.written_host, port, user, command.host_key)
         if target is None:
-            raise NoCredential(username=user, host=command.written_host)
+            raise CredentialMissing(username=user, host=command.written_host)
         return target
     looked_up = _looked_up(command)
     if not command.via:
@@ -54,7 +54,7 @@ def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
 
 
 def _through(hops: tuple[JumpHost, ...], table: CredentialTable) -> tuple[Target | None, str]:
-    """The last of the hops that an order names, and the name of the way behind it."""
+    """The last of the jump hosts that a command names, and the name of the way through them."""
     via: Target | None = None
     passed = ""
     for hop in hops:
@@ -79,9 +79,9 @@ def _looked_up(of: ExecuteCommand | JumpHost) -> str | None:
 
 def _brought(of: ExecuteCommand | JumpHost) -> Credential | None:
     """
-    What came with the order for a login; ``None``: nothing.
+    The credential that a command brings for a login; ``None`` where it brings none.
 
-    :raises CredentialIncomplete: for what is of no use by itself.
+    :raises CredentialIncomplete: for a passphrase or certificate without a key.
     """
     if of.password is not None or of.private_key is not None:
         return Credential(

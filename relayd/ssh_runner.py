@@ -1,5 +1,5 @@
 """
-The relay's command runner: turns orders into commands on SSH hosts, and what became of them into results.
+The relay's command runner: runs the main server's commands on SSH hosts, and makes results of how they ended.
 
 This module and `relayd.ssh_logins` join `relayd.ssh` to the rest of relayd; the errors of that package are translated
 here, once.
@@ -12,28 +12,48 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
-from relayd.language.texts import Translate, english
+from relayd.language.texts import Text, Translate, english, joined
+from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
 from relayd.ssh.client import SSHClient
-from relayd.ssh.errors import SSHError
+from relayd.ssh.errors import (
+    AddressForbidden,
+    CredentialUnusable,
+    HiddenAddressForbidden,
+    NameNotFound,
+    NameTimeout,
+    NoCredential,
+    NoDescriptor,
+    SignatureRefused,
+    SSHError,
+)
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
-from relayd.ssh.pool.report import Counts, HostCounts
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
 
-#: Bytes of output from which on it is decoded and trimmed in a thread.
+#: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
+ADVICE: Final[dict[type[SSHError], Text]] = {
+    NameNotFound: Text("That machine is the relay's."),
+    NameTimeout: Text("That machine is the relay's."),
+    AddressForbidden: Text("The relay's operator finds the rules in --allow-hosts and --deny-hosts."),
+    HiddenAddressForbidden: Text("Or ask the relay's operator to list the name in --allow-hosts."),
+    NoDescriptor: Text("The relay's operator sets the number of connections with --max-total-connections."),
+    CredentialUnusable: Text("The file is the relay's."),
+    NoCredential: Text("The table is the relay's."),
+    SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
+}
+#: Outputs of more bytes than this are decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
 
 
@@ -44,7 +64,8 @@ class SSHCommandRunner:
 
     :param reactor: provides time, TCP, name resolution and threads.
     :param allows: to which addresses it may connect; by default to all.
-    :param translate: to the language of what results say.
+    :param translate: into the language of the texts in results.
+    :ivar client: runs them; it also tells what its pool holds.
     """
 
     def __init__(
@@ -57,19 +78,15 @@ class SSHCommandRunner:
     ) -> None:
         self._reactor = reactor
         self._translate = translate
-        self._client = SSHClient(reactor, settings, allows)
-        self._settings = settings
+        self.client = SSHClient(reactor, settings, allows)
+        self._settings: LiveSettings = settings
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
-    def configure(self, settings: SSHSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
-        """Other choices for the commands that come from now on; see `SSHClient.configure`."""
-        self._client.configure(settings, allows)
+    def configure(self, settings: LiveSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
+        """Change the settings for new commands; see `SSHClient.configure`."""
+        self.client.configure(settings, allows)
         self._settings = settings
         self._credentials = credentials
-
-    def retire_all(self) -> None:
-        """Give no more commands to the connections that there are: they were opened by other rules."""
-        self._client.retire_all()
 
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
@@ -98,7 +115,7 @@ class SSHCommandRunner:
         except RelayError:
             return fail()
         shell = bool(command.cwd or self._directory)
-        running: Deferred[Any] = self._client.run(
+        running: Deferred[Any] = self.client.run(
             target,
             text,
             deadline,
@@ -115,25 +132,23 @@ class SSHCommandRunner:
         return running
 
     def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
-        # A command that would not end may still be writing.
+        # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
         make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
         if len(stdout) + len(stderr) <= LARGE:
             return make()
-        # Whoever cancels the command now, which has ended, gets its result all the same.
+        # The command has ended: when it is cancelled now, its result is made at once.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
-        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make).addBoth(
-            lambda result: None if made.called else made.callback(result)
-        )
+        in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
         return made
 
-    # From an order to what SSH needs
+    # From a command to what SSH needs
 
     def _target(self, command: ExecuteCommand) -> Target:
         """
-        Where and how to log in.
+        Find out where and how to log in.
 
-        :raises RelayError: when there is no way.
+        :raises RelayError: when that is not possible, or not allowed.
         """
         try:
             return target_of(command, self._credentials)
@@ -145,18 +160,18 @@ class SSHCommandRunner:
         return self._settings.working_directory
 
     def _charset(self, command: ExecuteCommand) -> str:
-        """In which *command* is written, and its outputs where it does not want their bytes."""
+        """The character set of *command*, and of its outputs unless it wants their bytes."""
         if command.encoding is None or command.encoding == BASE64:
             return self._settings.output_encoding
         return command.encoding
 
     def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
         """
-        What the host gets: the shell's text, variables, and standard input, in the character set of *command*.
+        What the host gets, in the character set of *command*.
 
-        :return: with the text, what `surround` gives besides; the variables that are not in the text.
-
-        :raises Unencodable: when they cannot be written in it.
+        :return: the text for the shell, with what `surround` gives to watch its progress; the variables that are not in
+            the text; standard input.
+        :raises Unencodable: when something cannot be written in that character set.
         """
         charset, part = self._charset(command), "command"
         exactly = self._settings.exact_text
@@ -166,7 +181,7 @@ class SSHCommandRunner:
             part = "cwd"
             cwd = write_text(command.cwd or "", charset, exactly=exactly)
             part = "env"
-            # Without a shell they go by themselves.
+            # Without a shell, variables are sent separately, and no shell reads them.
             exactly = exactly and bool(cwd or directory)
             env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
             part = "stdin"
@@ -178,21 +193,13 @@ class SSHCommandRunner:
         text, progress = surround(text, cwd, directory, env)
         return text, progress, [] if cwd or directory else env, stdin
 
-    def counts(self) -> Counts:
-        """What the pool holds now."""
-        return self._client.counts()
-
-    def hosts(self) -> list[HostCounts]:
-        """The same for each host."""
-        return self._client.hosts()
-
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""
-        return self._client.close()
+        return self.client.close()
 
 
 class _Reader:
-    """Passes output on as it arrives, and counts what came before."""
+    """Passes output on as it arrives, with the number of bytes before it."""
 
     def __init__(self, output: IOutputSink) -> None:
         self._output = output
@@ -210,8 +217,8 @@ def _result(
 ) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
-    # What the command wrote until then is worth having; why there may be more of it stands below.
-    remark = completed.open if error is None else error.text
+    # The output until then is kept; the line below it says why there may be more.
+    remark = completed.open if error is None else _message(error)
     encode = _base64 if command.encoding == BASE64 else partial(_text, charset=charset)
     if error is not None:
         exit_code = 1
@@ -249,12 +256,17 @@ def _base64(output: Output, remark: str, translate: Translate) -> str:
 
 def _host_failure(error: SSHError) -> HostFailure:
     return HostFailure(
-        message=error.text,
+        message=_message(error),
         code=error.code,
         phase=error.phase,
         executed=error.executed,
         retriable=error.retriable,
     )
+
+
+def _message(error: SSHError) -> Text:
+    advice = ADVICE.get(type(error))
+    return error.text if advice is None else joined([error.text, advice])
 
 
 def _translate(failure: Failure) -> None:

@@ -1,5 +1,5 @@
 """
-What ``twistd relayd``, ``twist relayd`` and relayd.tac run: command line options in, a service out.
+The entry point of ``twistd relayd``, ``twist relayd`` and relayd.tac: from command line options to a service.
 No other part of a relay uses the global reactor.
 """
 
@@ -21,10 +21,11 @@ from twisted.python import usage
 
 from relayd import __version__
 from relayd.config.exposure import exposures
-from relayd.config.options import OPTIONS, Config, Reading, read
+from relayd.config.option import Option
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading, read
 from relayd.config.reload import ReloadOnSignal
-from relayd.config.sources import Option
-from relayd.config.values import choice, near
+from relayd.config.values import near
 from relayd.errors import ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
@@ -36,14 +37,14 @@ from relayd.service import make_relay
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
-#: Those of twistd that people write behind the name of the service.
+#: Options of twistd that people write after the name of the service.
 _OF_TWISTD = {"--nodaemon", "--pidfile", "--logfile", "--rundir", "--uid", "--gid", "--umask", "--syslog", "--chroot"}
 _OF_TWISTD |= {"-n", "-l", "-d", "-u", "-g"}
 ABOUT = (
-    "Dials the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
-    "Each option can also be set in the environment (RELAYD_MAX_COMMANDS) and in the TOML file of --config "
-    "(max-commands = 64); the command line wins over the environment, and that over the file. "
-    "Times are written like 5s, 2m, 1h; sizes like 512K, 8M."
+    "Connects to the main server, takes commands from it, runs them on SSH hosts and sends the results back. "
+    "Every option can also be set in the environment (RELAYD_MAX_COMMANDS=64) and in the TOML file of --config "
+    "(max-commands = 64). The command line overrides the environment, and the environment overrides the file. "
+    "Write times like 5s, 2m or 1h, and sizes like 512K or 8M."
 )
 
 T = TypeVar("T")
@@ -52,9 +53,9 @@ _log = Logger("relayd")
 
 
 def _completer(option: Option) -> usage.Completer:
-    """What the shell offers as the option's value: zsh, by Twisted's own completion."""
-    if isinstance(option.parse, choice):
-        return usage.CompleteList(list(option.parse.words))
+    """What zsh offers as the option's value, by Twisted's own completion."""
+    if option.choices:
+        return usage.CompleteList(list(option.choices))
     if option.metavar == "PATH":
         return usage.CompleteDirs() if option.name.endswith("-dir") else usage.CompleteFiles()
     return usage.Completer(option.help.replace("[", "(").replace("]", ")").replace(":", ","))
@@ -62,10 +63,9 @@ def _completer(option: Option) -> usage.Completer:
 
 class Options(usage.Options):
     """
-    The command line of relayd, and the `Config` that it makes together with the environment and the TOML file.
+    The command line of relayd, and the `Config` made from it, the environment and the TOML file.
 
-    Mistakes end the process with one line each on standard error: twistd's own way of telling them would print all of
-    ``--help`` before.
+    Mistakes end the process with one line each on standard error; twistd would print all of ``--help`` before them.
     """
 
     synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
@@ -77,12 +77,12 @@ class Options(usage.Options):
     optParameters = tuple([option.name, None, None, option.help] for option in OPTIONS if not option.is_flag)
 
     config: Config
-    #: What of it others can see, for the log.
+    #: What the settings expose to other users of the machine, for the log.
     exposed: Sequence[str] = ()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Read *options* (default: the process's own).
+        Read *options*, by default the process's own arguments.
 
         :raises SystemExit: for any mistake.
         """
@@ -101,17 +101,17 @@ class Options(usage.Options):
 
     def read(self) -> Reading:
         """
-        What command line, environment and file say now; the command line as it was, from where it was given: twistd
-        changes its working directory.
+        Read the settings now. Paths on the command line stay relative to the directory it was given in: twistd changes
+        its working directory.
         """
         given = {option.name: bool(self[option.name]) if option.is_flag else self[option.name] for option in OPTIONS}
         return read(given, os.environ, directory=self._directory)
 
     def parseArgs(self, *rest: str) -> None:
         """
-        There is nothing but options.
+        Refuse arguments that are not options.
 
-        :raises twisted.python.usage.UsageError: when there is.
+        :raises twisted.python.usage.UsageError: when there are any.
         """
         if rest:
             raise usage.UsageError("expected options only; see --help")
@@ -129,13 +129,13 @@ class Options(usage.Options):
             for option in OPTIONS:
                 if option.section == section:
                     lines += _describe(option, columns)
-        lines += ["", "Others:", *_row("  --help", "show this and exit", columns)]
+        lines += ["", "Other:", *_row("  --help", "show this and exit", columns)]
         lines += [*_row("  --version", "show relayd's version and exit", columns), ""]
         return "\n".join(lines)
 
 
 def makeService(options: Options) -> IService:
-    """The relay as *options* say, for a process of its own."""
+    """The relay that *options* describe, with what its process needs."""
     from twisted.internet import reactor
 
     configure_logs(options.config.log_level, options.config.log_format)
@@ -146,7 +146,7 @@ def makeService(options: Options) -> IService:
     relay = make_relay(reactor, options.config)
     service = ProcessService(lambda: make_notifier(os.environ, reactor, relay.standing, lambda: relay.drain_timeout))
     relay.setServiceParent(service)
-    GarbageCollection(reactor, relay.at_hand).setServiceParent(service)
+    GarbageCollection(reactor, relay.active).setServiceParent(service)
     OrderlyExit(reactor, lambda: relay.drain_timeout).setServiceParent(service)
     ReloadOnSignal(reactor, options.read, relay, service.reloading).setServiceParent(service)
     return service
@@ -154,9 +154,9 @@ def makeService(options: Options) -> IService:
 
 class ProcessService(MultiService):
     """
-    What twistd starts: what an operator got wrong ends the process with one line, as a mistyped option does.
+    The service that twistd starts. A mistake in the settings ends the process with one line, as a mistyped option does.
 
-    :param notifier: makes what tells the service manager how things stand, if there is one.
+    :param notifier: makes the notifier of the service manager; ``None`` if there is no service manager.
     """
 
     def __init__(self, notifier: Callable[[], Notifier | None]) -> None:
@@ -165,7 +165,7 @@ class ProcessService(MultiService):
         self._notifier: Notifier | None = None
 
     def startService(self) -> None:
-        """Start the relay.  twistd has become a daemon, and its user, by now."""
+        """Start the relay. By now twistd is a daemon and has changed its user."""
         forbid_dumps()
         try:
             super().startService()
@@ -176,7 +176,7 @@ class ProcessService(MultiService):
             self._notifier.startService()
 
     def stopService(self) -> Deferred[Any]:
-        """Stop the relay; whoever watches it is told that it stops, and that it lives until it has."""
+        """Stop the relay, and keep the service manager informed until it has stopped."""
         stopped: Deferred[Any] = maybeDeferred(super().stopService)
         if self._notifier is not None:
             self._notifier.stopping()
@@ -184,7 +184,7 @@ class ProcessService(MultiService):
         return stopped
 
     def reloading(self) -> AbstractContextManager[None]:
-        """Tells the service manager that settings are read anew meanwhile."""
+        """A context for reloading settings, which tells the service manager about it."""
         return nullcontext() if self._notifier is None else self._notifier.reloading()
 
     def _stopped(self, result: T, notifier: Notifier) -> T:
@@ -194,10 +194,10 @@ class ProcessService(MultiService):
 
 class OrderlyExit(Service):
     """
-    SIGTERM and SIGINT stop the reactor, so that commands drain, and the process then exits with 0.
+    Stops the reactor on SIGTERM and SIGINT, so that commands drain and the process then exits with 0.
 
-    The reactor's own handlers would have twistd kill itself with the same signal after all was done in good order.  A
-    second signal ends the process at once, drained or not.
+    With the reactor's own handlers, twistd would kill itself with the same signal after an orderly stop. A second
+    signal ends the process at once, drained or not.
     """
 
     _log = Logger("relayd")
@@ -209,12 +209,12 @@ class OrderlyExit(Service):
         self._replaced: dict[signal.Signals, Any] = {}
 
     def startService(self) -> None:
-        """The reactor sets its handlers when it runs, which is after this."""
+        """Replace the handlers once the reactor, which sets its own when it starts, runs."""
         super().startService()
         self._reactor.callWhenRunning(self._install)
 
     def stopService(self) -> None:
-        """Leave the handlers as they were found."""
+        """Restore the handlers."""
         for number, handler in self._replaced.items():
             if signal.getsignal(number) == self._stop:
                 signal.signal(number, handler)
@@ -225,7 +225,7 @@ class OrderlyExit(Service):
         if not self.running:
             return
         for number, own in zip(self._signals, (self._reactor.sigTerm, self._reactor.sigInt), strict=True):
-            if signal.getsignal(number) == own:  # whoever replaced the reactor's handler knows what to do
+            if signal.getsignal(number) == own:  # a handler that replaced the reactor's stays
                 self._replaced[number] = signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -244,11 +244,11 @@ class OrderlyExit(Service):
 
 def _check_names(arguments: Sequence[str]) -> None:
     """
-    Refuse option names that are not written out.
+    Refuse abbreviated option names.
 
-    getopt takes any unambiguous beginning: ``--api-key SECRET`` would be read as ``--api-key-file``.
+    getopt accepts any unambiguous beginning: ``--api-key SECRET`` would be read as ``--api-key-file``.
 
-    :raises ConfigError: for the first one.
+    :raises ConfigError: for the first unknown name.
     """
     rest = iter(arguments)
     for argument in rest:
@@ -258,11 +258,11 @@ def _check_names(arguments: Sequence[str]) -> None:
         if name not in _FLAGS | _PARAMETERS:
             meant = near(name, _FLAGS | _PARAMETERS)
             hint = f"did you mean {meant}?" if meant else "see --help"
-            reason = f"there is no such option; {hint}"
-            # What stands behind one hyphen and is like no name may be a value.
+            reason = f"no such option; {hint}"
+            # A word with one hyphen that is similar to no name may be a value, so it is not shown.
             shown = name if name.startswith("--") or meant else name[:2]
             if shown in _OF_TWISTD:
-                reason = "is an option of twistd itself, and belongs before the word relayd"
+                reason = "is an option of twistd; put it before the word relayd"
             raise ConfigError(option=shown, reason=reason)
         if name in _PARAMETERS and not equals:
             next(rest, None)
@@ -270,8 +270,7 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 def _describe(option: Option, columns: int) -> list[str]:
     left = f"  {option.flag_name} {option.metavar}".rstrip()
-    default = option.default_help or ("" if option.is_flag else option.default)
-    text = f"{option.help} [{default}]" if default else option.help
+    text = f"{option.help} [{option.shown_default}]" if option.shown_default else option.help
     return _row(left, text, columns)
 
 

@@ -21,12 +21,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import service
-from relayd.config.options import OPTIONS, Config, load
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import load
 from relayd.config.state_directory import StateDirectory
 from relayd.errors import ConfigError
 from relayd.network.descriptors import RESERVED
 from relayd.process.event_loop import LagMonitor
-from relayd.service import RelayService, make_relay
+from relayd.service import Parts, RelayService, make_relay
 from relayd.settings import ssh_settings_of
 
 
@@ -122,7 +123,19 @@ class RelayCase(ServiceCase):
         state = StateDirectory(config.state_dir)
         self.addCleanup(state.release)
         lag = LagMonitor(Clock())
-        return RelayService(config, state, RecordedUplink(recorder), recorder, runner, journal, lag, audit)
+        uplink: Any = RecordedUplink(recorder)
+        return RelayService(
+            config,
+            Parts(
+                state=state,
+                uplink=uplink,
+                dispatcher=recorder,
+                runner=runner,
+                journal=journal,
+                lag=lag,
+                audit=audit,
+            ),
+        )
 
 
 class DescriptorTests(RelayCase):

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.errors import CredentialIncomplete, CredentialKept, NoCredential, RelayError
+from relayd.errors import CredentialIncomplete, CredentialKept, CredentialMissing, RelayError
+from relayd.network.credential_rules import CredentialRule
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.checks import check_for
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.known_hosts_lines import host_name
 from relayd.ssh.keys.public import fingerprint
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.members import hops_of
 from relayd.ssh.target import Credential, Target
 from relayd.ssh_logins import target_of
@@ -305,7 +306,7 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual([hop.detour for hop in (target, *hops_of(target))], ["direct/inner:22", "direct"])
 
     def test_nothing_at_all(self) -> None:
-        self.assertRaises(NoCredential, target_of, self.order("unknown"), self.table)
+        self.assertRaises(CredentialMissing, target_of, self.order("unknown"), self.table)
 
     def test_nobody_rides_on_a_connection_that_the_site_did_not_check(self) -> None:
         """Not even with the very same secret."""

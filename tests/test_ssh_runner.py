@@ -15,6 +15,7 @@ from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
 from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
+from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
@@ -212,3 +213,50 @@ class RunnerTests(RunnerTestCase):
             ordered = self.order(self.make_runner(), server, "true", private_key=private, passphrase=passphrase)
             failure = await self.failure_of(ordered)
             self.assertIn(words, str(failure.value))
+
+
+class MemoryTests(ServerTestCase):
+    """On hosts in memory."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.network = MemoryNetwork(self.reactor)
+        self.hosts = [
+            self.network.add(MemoryHost(name, run=lambda _: Reply(stdout=b"ok"))) for name in ("db", "secret")
+        ]
+        self.runner = SSHCommandRunner(
+            self.network,
+            SSHSettings(known_hosts="", host_keys="ignore"),
+            allows=lambda host, port, address: host != "secret",
+        )
+        self.addCleanup(self.runner.close)
+
+    def order(self, host: str) -> Deferred[CommandResult]:
+        command = ExecuteCommand(
+            command_id="c1",
+            server_id=7,
+            host=host,
+            port=22,
+            username="user",
+            password=Secret("password"),
+            command="true",
+        )
+        return self.runner.run_command(command, self.reactor.seconds() + DEADLINE, at_once)
+
+    async def test_success(self) -> None:
+        self.assertEqual((await self.order("db")).stdout, "ok")
+
+    async def test_what_the_relays_operator_can_do(self) -> None:
+        """The SSH library knows no relay: what stands here of one, the runner adds."""
+        for host, end in (
+            ("nowhere", "name servers of the client's machine. That machine is the relay's."),
+            ("secret", "The relay's operator finds the rules in --allow-hosts and --deny-hosts."),
+        ):
+            error = await self.error_of(self.order(host), HostFailure)
+            self.assertTrue(str(error).endswith(end), error)
+
+    async def test_codes(self) -> None:
+        for misbehaviour in (Misbehaviour.REFUSES_CONNECTIONS, Misbehaviour.REFUSES_COMMANDS):
+            self.hosts[0].misbehaviour = misbehaviour
+            error = await self.error_of(self.order("db"), HostFailure)
+            self.assertEqual((error.code, error.executed), (misbehaviour.value, "no"))

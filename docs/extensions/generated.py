@@ -1,13 +1,17 @@
 """
-Parts of the documents that follow from the code: options, messages of errors, interfaces.
+Parts of the documents that follow from the code: options of the hub, messages of errors, interfaces.
 
-``.. generated:: options`` and the like stand for what the function of that name below gives, as reST.
+``.. generated:: hub-options`` and the like stand for what the function of that name below gives, as reST.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -16,13 +20,15 @@ from sphinx.util.docutils import SphinxDirective
 from zope.interface import Attribute
 from zope.interface.interface import InterfaceClass, Method
 
-from relayd import errors, interfaces
-from relayd.config.options import OPTIONS
-from relayd.config.sources import Option
+import relayd
+from relayd import errors
 from relayd.hub import terminal
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template
 from relayd.ssh.errors import SSHError
+
+#: The source of relayd.
+PACKAGE = Path(relayd.__file__).parent
 
 
 class Generated(SphinxDirective):
@@ -40,30 +46,9 @@ class Generated(SphinxDirective):
 # Options -------------------------------------------------------------------------------------------------------------
 
 
-def options() -> Iterator[str]:
-    """All that a relay can be told, by section."""
-    for section in dict.fromkeys(option.section for option in OPTIONS):
-        yield from ("", f".. rubric:: {section}", "")
-        rows = (
-            (_names(option), _escaped(option.help), _default(option)) for option in OPTIONS if option.section == section
-        )
-        yield from _table(("option, and in environment and file", "meaning", "default"), (40, 40, 20), rows)
-
-
-def _names(option: Option) -> str:
-    written = f"{option.flag_name} {option.metavar}".rstrip()
-    return f"``{written}`` ``{option.environment_name}`` ``{option.name}``"
-
-
-def _default(option: Option) -> str:
-    if option.is_flag:
-        return "off"
-    return option.default_help or (f"``{option.default}``" if option.default else "none")
-
-
 def hub_options() -> Iterator[str]:
     """Those of ``python -m relayd.hub``."""
-    yield from _of_parser(terminal.parser())
+    yield from _of_parser(terminal.make_parser())
 
 
 def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -111,10 +96,10 @@ def _escaped(template: str) -> str:
 # Interfaces ----------------------------------------------------------------------------------------------------------
 
 
-def seams() -> Iterator[str]:
-    """The interfaces of `relayd.interfaces`, of which autodoc knows nothing."""
-    for name, interface in vars(interfaces).items():
-        if isinstance(interface, InterfaceClass) and interface.__module__ == interfaces.__name__:
+def seams(module: str = "relayd.interfaces") -> Iterator[str]:
+    """The interfaces of a module, of which autodoc knows nothing."""
+    for name, interface in vars(import_module(module)).items():
+        if isinstance(interface, InterfaceClass) and interface.__module__ == module:
             yield from ("", f".. py:class:: {name}", "", *_indented(interface.__doc__, 3))
             for member in interface.names():
                 yield from _member(member, interface[member])
@@ -135,6 +120,36 @@ def _indented(text: str, by: int) -> Iterator[str]:
         yield " " * by + line
 
 
+# Modules -------------------------------------------------------------------------------------------------------------
+
+
+def folders() -> Iterator[str]:
+    """Each folder and module at the top of relayd, with the first sentence of its docstring."""
+    places = [path for path in sorted(PACKAGE.iterdir()) if path.suffix == ".py" or (path / "__init__.py").exists()]
+    rows = ((f"``{_place(path)}``", _summary(path)) for path in places if path.stem != "__init__")
+    yield from _table(("folder or module", "what it is"), (25, 75), rows)
+
+
+def modules(wing: str) -> Iterator[str]:
+    """Each module of a folder and of the folders in it, with the first sentence of its docstring."""
+    for folder in (PACKAGE / wing, *sorted(path.parent for path in (PACKAGE / wing).rglob("*/__init__.py"))):
+        if folder != PACKAGE / wing:
+            yield from ("", f"**{_place(folder)}**: {_summary(folder)}", "")
+        rows = ((f"``{path.stem}``", _summary(path)) for path in sorted(folder.glob("[!_]*.py")))
+        yield from _table(("module", "what it is"), (25, 75), rows)
+
+
+def _place(path: Path) -> str:
+    return f"{path.relative_to(PACKAGE)}{'/' if path.is_dir() else ''}"
+
+
+def _summary(path: Path) -> str:
+    """The first paragraph, as far as its first sentence."""
+    source = path / "__init__.py" if path.is_dir() else path
+    docstring = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+    return re.split(r"(?<=[.;])\s", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(";.") + "."
+
+
 # What they share -----------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +162,7 @@ def _table(head: Iterable[str], widths: Iterable[int], rows: Iterable[Iterable[s
 
 
 GENERATORS: dict[str, Callable[..., Iterable[str]]] = {
-    function.__name__.replace("_", "-"): function for function in (options, hub_options, messages, seams)
+    function.__name__.replace("_", "-"): function for function in (hub_options, messages, seams, folders, modules)
 }
 
 

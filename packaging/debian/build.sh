@@ -3,7 +3,7 @@
 #
 #   build.sh PIP DIRECTORY
 #
-# PIP is the Python whose pip brings the libraries; the package goes to DIRECTORY, and its path to standard output.
+# PIP is the Python whose pip fetches the libraries. The package goes to DIRECTORY; its path is printed.
 set -eu
 umask 022
 
@@ -24,9 +24,9 @@ python=$home/bin/python3
 version=$("$python" -c 'import relayd; print(relayd.__version__)')
 minor=$("$python" -c 'import sys; print(sys.version_info.minor)')
 
-# What Twisted would write at the first start, beside its plugins: then nothing is left behind by a removal.
+# Have Twisted write its cache of plugins now, so that removing the package leaves nothing behind.
 "$python" -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
-# Tests of libraries, a compiler that autobahn brings, and whatever activates an environment, are of no use to a service.
+# A service needs no tests of libraries, no compiler that comes with autobahn, and no scripts that activate environments.
 find "$home/lib" -type d \( -name __pycache__ -o -name test -o -name newsfragments -o -name _flatc \) -prune -exec rm -rf {} +
 rm -f "$home"/bin/[Aa]ctivate*
 for file in "$home"/pyvenv.cfg "$home"/bin/*; do
@@ -36,7 +36,7 @@ done
 find "$home/lib" -type f -exec chmod 644 {} +
 find "$home/lib" -name '*.so' -exec strip --strip-unneeded {} +
 if grep -rlF "$root" "$home"; then
-    echo "build.sh: these still name the place where they were built" >&2
+    echo "build.sh: these files still name the directory they were built in" >&2
     exit 1
 fi
 

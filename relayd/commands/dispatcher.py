@@ -21,6 +21,7 @@ from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission
 from relayd.commands.drains import Drains
 from relayd.commands.duplicates import Duplicates
+from relayd.commands.failures import explain_failure, failed_result
 from relayd.commands.fingerprints import Fingerprints
 from relayd.commands.input_budget import InputBudget
 from relayd.commands.outbox import Outbox
@@ -28,7 +29,6 @@ from relayd.commands.reports import CommandReports
 from relayd.commands.scheduler import Scheduler
 from relayd.commands.stats import Stats
 from relayd.commands.streaming import Streams
-from relayd.commands.unexplained import explain_failure
 from relayd.errors import AuditUnavailable, InvalidMessage, Overloaded, RelayError, ShuttingDown, TooMuchInput
 from relayd.interfaces import (
     Acknowledge,
@@ -225,7 +225,7 @@ class Dispatcher:
             if active.run is None and (refusal := policy.refusal_of(active.command)) is not None:
                 self._scheduler.cancel(active, refusal)
         self._admission.resize(limits.max_commands, limits.max_queue)
-        self._scheduler.grant()
+        self._scheduler.grant_slots()
 
     def drain(self, timeout: float) -> Deferred[None]:
         """
@@ -302,11 +302,4 @@ class Dispatcher:
         """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""
         self._reports.report_refused(command, error)
         acknowledge(error)
-        result = failure_result(
-            command.command_id,
-            error,
-            extended=command.extended,
-            numeric_id=command.numeric_id,
-            translate=self._translate,
-        )
-        self._outbox.send_unrecorded(result)
+        self._outbox.send_unrecorded(failed_result(command, error, self._translate))

@@ -13,7 +13,7 @@ from relayd.commands.active import ActiveCommand
 from relayd.commands.outbox import Outbox
 from relayd.commands.reports import CommandReports
 from relayd.commands.stats import Stats
-from relayd.errors import AlreadyConfirmed, DuplicateMismatch, OutcomeUnknown, Overloaded, RelayError
+from relayd.errors import AlreadyConfirmed, DuplicateMismatch, OutcomeLost, Overloaded, RelayError
 from relayd.interfaces import Acknowledge, EntryState, IJournal, JournalEntry
 from relayd.wire.messages import ExecuteCommand
 
@@ -92,7 +92,7 @@ class Duplicates:
             self._accept_again(command, acknowledge)
             self._outbox.send_unrecorded(unrecorded)
         else:
-            self._refuse(command, OutcomeUnknown(), acknowledge)
+            self._refuse(command, OutcomeLost(), acknowledge)
 
     def _accept_again(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
         self._stats.resent += 1

@@ -14,13 +14,13 @@ from twisted.python.failure import Failure
 
 from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission, Placement
+from relayd.commands.failures import explain_failure, failed_result
 from relayd.commands.streaming import Streams
-from relayd.commands.unexplained import explain_failure
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
 from relayd.interfaces import ICommandRunner, IJournal, JournalEntry
 from relayd.language.texts import Translate, span
 from relayd.process.logs import is_logged
-from relayd.wire.messages import CommandResult, failure_result
+from relayd.wire.messages import CommandResult
 
 
 class Owner(Protocol):
@@ -194,15 +194,7 @@ class Scheduler:
         self._fail(active, QueueTimeout(time=span(active.timeout)))
 
     def _fail(self, active: ActiveCommand, error: RelayError) -> None:
-        command = active.command
-        result = failure_result(
-            command.command_id,
-            error,
-            extended=command.extended,
-            numeric_id=command.numeric_id,
-            translate=self._translate,
-        )
-        self._ended(result, active)
+        self._ended(failed_result(active.command, error, self._translate), active)
 
     def _ended(self, result: CommandResult, active: ActiveCommand) -> None:
         active.result = result
@@ -235,9 +227,9 @@ class Scheduler:
     def _release(self, active: ActiveCommand) -> None:
         """*active* needs its slot no more: the next command may have it."""
         self._admission.release(active.key)
-        self.grant()
+        self.grant_slots()
 
-    def grant(self) -> None:
+    def grant_slots(self) -> None:
         """Run the commands that wait, as far as there are slots."""
         if self._granting:  # a command ended at once: the loop below goes on, rather than one call deeper
             return

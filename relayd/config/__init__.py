@@ -1,3 +1,3 @@
 """
-What the operator has chosen: options, the file, the environment, credentials, and how a running relay takes new ones.
+The operator's settings: options, the file, the environment, credentials, and how a running relay takes new ones.
 """

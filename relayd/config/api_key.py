@@ -1,5 +1,5 @@
 """
-The file of the API key, read anew at each connect so that the key can be changed while relayd runs.
+The file of the API key, read anew for each connection so that the key can be changed while relayd runs.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from relayd.config.secret_files import Unusable, open_to_others, read_line
 from relayd.errors import KeyUnusable
 from relayd.wire.messages import Secret
 
-#: The least length of an API key, in characters (specification, "security requirements", 2).
+#: The minimum length of an API key, in characters (specification, "security requirements", 2).
 LEAST_LENGTH = 32
 
 
 class ApiKeyFile:
     """
-    :param path: of the file; it holds one line.
-    :param allow_weak: whether to take a key under `LEAST_LENGTH` characters.
+    The file of an API key.
+
+    :param path: the path of the file, which holds one line.
+    :param allow_weak: whether to accept a key of fewer than `LEAST_LENGTH` characters.
     :param private: whether the file is safe whatever its mode looks like, as systemd's credentials are.
     """
 
@@ -26,9 +28,9 @@ class ApiKeyFile:
 
     def read(self) -> Secret:
         """
-        The key as it is now.
+        The key in the file now.
 
-        :raises KeyUnusable: when there is none, or a weak one that was not allowed.
+        :raises KeyUnusable: when the file holds no key, or a weak one that was not allowed.
         """
         try:
             key = read_line(self._path)
@@ -39,7 +41,7 @@ class ApiKeyFile:
             raise KeyUnusable(reason=reason)
         if not self._warned and open_to_others(self._path, {}):
             self._warned = True
-            from twisted.logger import Logger  # relayctl reads the options in every run, and would wait for this
+            from twisted.logger import Logger  # a slow import, which would hold up every run of relayctl
 
             Logger("relayd.config").warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
         return key

@@ -1,6 +1,6 @@
 """
 The ``[[credentials]]`` tables of the TOML file: what this site itself can log in with, where, and through which hosts.
-They hold paths and no secrets; every mistake is one `ConfigError` that names the table by its number, and the key.
+They hold paths, not secrets. Each mistake becomes one `ConfigError` that names the table by its number, and the key.
 """
 
 from __future__ import annotations
@@ -10,42 +10,18 @@ import stat
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
 
-from msgspec import Struct
-
 from relayd.config import values
 from relayd.errors import ConfigError
+from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.patterns import check_host_pattern, check_user_pattern
 from relayd.network.private_files import is_open_to_others
-from relayd.network.spelling import read_destination
 from relayd.wire import fields
 
-#: Files whose key may by mistake hold the secret itself: what stands there is never shown.
+#: Keys that may hold the secret itself by mistake: their values are never shown.
 _SECRET_FILES: Final = ("key-file", "passphrase-file", "password-file")
 _HOSTS: Final = '["db-*.internal", "10.1.0.0/16"]'
 _USERS: Final = '["deploy", "app-*"]'
 _KEYS: Final = ("hosts", "users", *_SECRET_FILES, "certificate-file", "agent", "via")
-
-
-class SiteCredential(Struct, frozen=True, kw_only=True):
-    """
-    One row of the table, checked; what it means is for `relayd.ssh.login.site_credentials.CredentialRule` to say.
-    Paths are absolute.
-
-    :ivar hosts: names and addresses with ``*`` and ``?``, networks, ``[PATTERN]:PORT``; with ``!`` for exceptions.
-    :ivar users: names with ``*`` and ``?``, and ``!`` for exceptions.
-    :ivar key_file: of a private key; ``passphrase_file`` decrypts it, ``certificate_file`` certifies it.
-    :ivar agent: the socket of an ssh-agent.
-    :ivar via: jump hosts as ``ssh -J`` has them: ``[user@]host[:port]``, commas between, the nearest first.
-    """
-
-    hosts: tuple[str, ...]
-    users: tuple[str, ...] = ("*",)
-    key_file: str | None = None
-    passphrase_file: str | None = None
-    certificate_file: str | None = None
-    password_file: str | None = None
-    agent: str | None = None
-    via: str | None = None
 
 
 def read_credentials(
@@ -54,17 +30,17 @@ def read_credentials(
     environ: Mapping[str, str],
     options: Collection[str],
     refuse: Callable[[ConfigError], object],
-) -> tuple[SiteCredential, ...]:
+) -> tuple[CredentialRule, ...]:
     """
-    The rows, in their order.
+    The rules of the tables, in their order.
 
     :param tables: what the TOML file has under ``credentials``.
-    :param path: of that file: paths are relative to its folder.
-    :param options: names of what stands above the tables, and belongs to one of them when it is written below.
-    :param refuse: is told of each row's first mistake.
+    :param path: the path of that file; paths in it are relative to its folder.
+    :param options: names of options, which in TOML belong to a table when they stand below its heading.
+    :param refuse: called with the first mistake of each table.
     """
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        reason = "expected tables, each begun by [[credentials]]"
+        reason = "expected tables that each begin with [[credentials]]"
         refuse(ConfigError(option=f"credentials in {path}", reason=reason))
         return ()
     rows = []
@@ -77,7 +53,7 @@ def read_credentials(
 
 
 class _Row:
-    """Reads one table."""
+    """Reads one table into a `CredentialRule`."""
 
     def __init__(self, table: dict[str, Any], number: int, path: str, environ: Mapping[str, str]) -> None:
         self._table = table
@@ -85,14 +61,14 @@ class _Row:
         self._directory = os.path.dirname(os.path.abspath(path))
         self._environ = environ
 
-    def read(self, options: Collection[str]) -> SiteCredential:
+    def read(self, options: Collection[str]) -> CredentialRule:
         for key in self._table:
             if key in options:
-                self._refuse(key, "is an option, which belongs above the first [[credentials]]")
+                self._refuse(key, "is an option; move it above the first [[credentials]]")
             if key not in _KEYS:
                 meant = values.near(key, _KEYS)
-                self._refuse(key, "there is no such key" + (f"; did you mean {meant}?" if meant else ""))
-        row = SiteCredential(
+                self._refuse(key, "no such key" + (f"; did you mean {meant}?" if meant else ""))
+        row = CredentialRule(
             hosts=self._hosts(),
             users=self._patterns("users", _USERS, check_user_pattern) if "users" in self._table else ("*",),
             key_file=self._file("key-file"),
@@ -103,21 +79,21 @@ class _Row:
             via=self._via(),
         )
         if row.key_file is row.password_file is row.agent is row.via is None:
-            raise ConfigError(option=self._row, reason="expected one of key-file, password-file, agent and via")
+            raise ConfigError(option=self._row, reason="needs at least one of key-file, password-file, agent and via")
         if row.passphrase_file is not None and row.key_file is None:
-            self._refuse("passphrase-file", "needs key-file beside it")
+            self._refuse("passphrase-file", "needs key-file too")
         if row.certificate_file is not None and row.key_file is None and row.agent is None:
-            self._refuse("certificate-file", "needs key-file or agent beside it")
+            self._refuse("certificate-file", "needs key-file or agent too")
         return row
 
     def _refuse(self, key: str, reason: str) -> NoReturn:
-        name = key if key in _KEYS else values.shown(key)
+        name = key if key in _KEYS else values.shown(key, "a key")
         raise ConfigError(option=f"{name} of {self._row}", reason=reason)
 
     def _patterns(self, key: str, example: str, check: Callable[[str], None]) -> tuple[str, ...]:
         found = self._table[key]
         if not isinstance(found, list) or not found or not all(_is_text(each) for each in found):
-            self._refuse(key, f"expected a list of texts, like {example}")
+            self._refuse(key, f"expected a list of texts, such as {example}")
         patterns = tuple(each.strip() for each in found)
         for pattern in patterns:
             try:
@@ -125,12 +101,12 @@ class _Row:
             except ValueError as error:
                 self._refuse(key, f"expected {error.args[0]}, not {values.shown(pattern)}")
         if all(pattern.startswith("!") for pattern in patterns):
-            self._refuse(key, 'expected one without ! too, like "*": as it is, none matches')
+            self._refuse(key, 'expected at least one pattern without !, such as "*"; otherwise nothing matches')
         return patterns
 
     def _hosts(self) -> tuple[str, ...]:
         if "hosts" not in self._table:
-            self._refuse("hosts", f"missing; give a list of names, patterns and networks, like {_HOSTS}")
+            self._refuse("hosts", f"missing; give a list of names, patterns and networks, such as {_HOSTS}")
         return self._patterns("hosts", _HOSTS, check_host_pattern)
 
     def _file(self, key: str) -> str | None:
@@ -141,16 +117,16 @@ class _Row:
             self._refuse(key, "expected the path of a file")
         path = self._path(text)
         missing = (
-            f"and there is none (paths are relative to {self._directory})"
+            f"there is none (paths are relative to {self._directory})"
             if key in _SECRET_FILES
-            else f"and there is none at {path}"
+            else f"there is none at {path}"
         )
         try:
             status = os.stat(path)
         except (OSError, ValueError):
-            self._refuse(key, f"expected the path of a file, {missing}")
+            self._refuse(key, f"expected the path of a file; {missing}")
         if not stat.S_ISREG(status.st_mode):
-            self._refuse(key, "expected the path of a file, and this is none")
+            self._refuse(key, "expected the path of a regular file")
         if not os.access(path, os.R_OK):
             self._refuse(key, "this user cannot read the file")
         if key in _SECRET_FILES and is_open_to_others(status):
@@ -162,7 +138,7 @@ class _Row:
         if agent is True:
             path = self._environ.get("SSH_AUTH_SOCK")
             if not path:
-                self._refuse("agent", "is true, but SSH_AUTH_SOCK is not in the environment; name the socket instead")
+                self._refuse("agent", "is true, but SSH_AUTH_SOCK is not set; give the path of the socket instead")
             return os.path.abspath(path)
         if agent is False:
             return None
@@ -177,22 +153,16 @@ class _Row:
         if "via" not in self._table:
             return None
         text = self._table["via"]
-        hops = [part.strip() for part in text.split(",")] if _is_text(text) else [""]
-        if not all(map(_is_hop, hops)):
+        try:
+            hops = parse_via(text) if _is_text(text) else ()
+        except ValueError:
+            hops = ()
+        if not hops:
             self._refuse("via", "expected jump hosts, the nearest first, like jump@bastion:2222,second")
         if len(hops) > fields.MAX_HOPS:
             self._refuse("via", f"expected at most {fields.MAX_HOPS} jump hosts")
-        return ",".join(hops)
+        return ",".join(part.strip() for part in text.split(","))
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
-
-
-def _is_hop(text: str) -> bool:
-    """Whether it is ``[user@]host[:port]``."""
-    try:
-        read_destination(text)
-    except ValueError:
-        return False
-    return True

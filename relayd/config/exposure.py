@@ -1,5 +1,5 @@
 """
-What a relay's settings expose to other users of the machine: said by ``relayctl check``, and in the log at each start.
+What a relay's settings expose to other users of the machine, for ``relayctl check`` and the log at each start.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ import os
 import stat
 from collections.abc import Mapping
 
-from relayd.config.options import Config, Reading
+from relayd.config.options import Config
+from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
 
 
 def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
     """
-    One line each, with what to do about it. The API key is not among them: who reads it says so.
+    One line for each exposure, with what to do about it. The API key is left out: its reader warns by itself.
 
-    :param environ: where *reading* was read from.
+    :param environ: the environment that *reading* was read from.
     """
     config = reading.config
     if config is None:
@@ -30,8 +31,8 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
         if path is not None and open_to_others(path, environ):
             found.append(f"other users can read {whose} in {path}: chmod 600 it")
     for whose, path in (
-        ("the keys of hosts that --known-hosts vouches for", config.known_hosts),
-        ("the authorities of --tls-ca", config.tls_ca),
+        ("the host keys of --known-hosts", config.known_hosts),
+        ("the CA certificates of --tls-ca", config.tls_ca),
     ):
         if path is not None and (what := _changeable(path)):
             found.append(f"others can change {whose}, in {path}: chmod go-w {what}")
@@ -39,33 +40,33 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
     password = proxy is not None and "@" in proxy.text and config.http_proxy_password_file is None
     if proxy is not None and password and proxy.in_environment:
         found.append(
-            f"{proxy.where} holds the proxy's password, which systemctl show, docker inspect and /proc can show to "
-            "others: put it into a file, and name that in --http-proxy-password-file"
+            f"{proxy.where} holds the proxy's password, which others can see with systemctl show, docker inspect or "
+            "in /proc: put it into a file, and give that to --http-proxy-password-file"
         )
         password = False
     return found + _of_the_file(config, password)
 
 
 def _changeable(path: str) -> str:
-    """By which name others can write to a file, or put another one in its place; empty: they cannot."""
+    """The path whose mode lets others write to a file or replace it; empty: they cannot."""
     for each in (path, os.path.dirname(os.path.abspath(path))):
         try:
             mode = os.stat(each).st_mode
-        except OSError:  # it is not there yet
+        except OSError:  # it does not exist yet
             continue
-        if mode & 0o022 and not mode & stat.S_ISVTX:  # in /tmp nobody can take it away
+        if mode & 0o022 and not mode & stat.S_ISVTX:  # in a directory like /tmp, others cannot replace it
             return each
     return ""
 
 
 def _of_the_file(config: Config, password: bool) -> list[str]:
-    """Of the file of options, which may hold a *password*."""
+    """Exposures of the file of options, which may hold a *password*."""
     path = config.config
     if path is None:
         return []
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # it was there a moment ago
+    except OSError:  # it is gone since it was read
         return []
     found = []
     if mode & 0o022:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 _EXPECTED: Final = "tcp:127.0.0.1:PORT or unix:/PATH"
-#: Who may connect to a UNIX socket of which nothing else is said: its user and group.
+#: The default mode of a UNIX socket: its user and group may connect.
 _MODE: Final = "660"
 _TCP: Final = re.compile(r"tcp:(\[[0-9A-Fa-f:.]+\]|[0-9.]+|localhost):([0-9]{1,5})")
 _TCP_INTERFACE: Final = re.compile(r"tcp6?:([0-9]{1,5})(?::interface=((?:[0-9A-Fa-f.]|\\:)+|localhost))?")
@@ -20,11 +20,11 @@ _UNIX: Final = re.compile(r"unix:(?:address=)?(/[^:]+)(?::mode=([0-7]{3,4}))?")
 
 class ListenAddress(Struct, frozen=True, kw_only=True):
     """
-    One of the two.
+    An address to listen at: TCP or a UNIX socket.
 
     :ivar host: a literal address; empty for a UNIX socket.
-    :ivar path: of the UNIX socket; empty for TCP.
-    :ivar mode: its permissions.
+    :ivar path: path of the UNIX socket; empty for TCP.
+    :ivar mode: permissions of the UNIX socket.
     """
 
     host: str = ""
@@ -34,7 +34,7 @@ class ListenAddress(Struct, frozen=True, kw_only=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether nobody on another machine can reach it."""
+        """Whether only this machine can reach it."""
         return bool(self.path) or ip_address(self.host).is_loopback
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ def listen_address(value: str) -> ListenAddress:
     """
     ``tcp:HOST:PORT``, or Twisted's own spelling of it, ``tcp:PORT:interface=HOST``; or ``unix:PATH[:mode=660]``.
 
-    HOST is a literal address. Without one it is 127.0.0.1: who wants to be heard everywhere has to say so.
+    HOST is a literal address, by default 127.0.0.1: an operator who wants to listen everywhere has to say so.
     """
     value = value.strip()
     if match := _UNIX.fullmatch(value):

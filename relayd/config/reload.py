@@ -1,5 +1,5 @@
 """
-SIGHUP: the settings are read again, and what can change while relayd runs does so at once, between two commands.
+SIGHUP reads the settings again. What can change while relayd runs changes at once, between two commands.
 """
 
 from __future__ import annotations
@@ -18,85 +18,68 @@ from twisted.logger import Logger
 
 from relayd.config import values
 from relayd.config.exposure import exposures
-from relayd.config.options import OPTIONS, Config, Reading
-from relayd.config.sources import Option
+from relayd.config.option import Effect, Option
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading
 from relayd.errors import ConfigError
 
-#: What decides whether a connection is opened: by the address, and by the host's key.
-HOST_RULES: Final = frozenset(("allow-hosts", "deny-hosts", "host-keys"))
-#: What counts for the next connection to the main server.
-AT_CONNECT: Final = frozenset(
-    [
-        "reconnect-delay",
-        "api-key-file",
-        "allow-weak-key",
-        "allow-plaintext",
-        "http-proxy",
-        "http-proxy-password-file",
-        "header-file",
-        "tls-ca",
-        "tls-cert",
-        "tls-key",
-    ]
-)
-#: What can change while relayd runs; all other options need a restart.
-LIVE: Final = (
-    AT_CONNECT
-    | HOST_RULES
-    | frozenset(["allow-users", "allow-commands", "deny-commands", "audit-commands"])
-    | frozenset(["max-commands", "max-queue", "max-output", "drain-timeout"])
-    | frozenset(["default-timeout", "max-timeout", "timeout-margin"])
-    | frozenset(["ssh-algorithms", "connect-timeout", "idle-timeout", "working-directory", "no-exit-status-hosts"])
-    | frozenset(["output-encoding"])
-)
-#: The tables of the file, where an option has its name.
+#: What stands for the tables of credentials where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"
-#: Characters of a value that is shown in the log.
+#: The most characters of old and new value that the log shows.
 _LONGEST_SHOWN: Final = 60
 
 
+class Change(Struct, frozen=True):
+    """
+    A changed option.
+
+    :ivar text: for the log: the name, with old and new value where these may be shown.
+    """
+
+    name: str
+    text: str
+    effect: Effect
+
+
 class Changes(Struct, frozen=True):
-    """
-    What is different, in words: from the names of options to their values before and after, where those may be shown.
+    """The changed options, in the order of the table."""
 
-    :ivar applied: what counts now.
-    :ivar pending: what will count after a restart.
-    """
+    changed: tuple[Change, ...] = ()
 
-    applied: dict[str, str]
-    pending: dict[str, str]
+    def of(self, *effects: Effect) -> dict[str, str]:
+        """The names and texts of the changes that take effect at one of *effects*."""
+        return {change.name: change.text for change in self.changed if change.effect in effects}
 
 
 class Reloadable(Protocol):
-    """What takes new settings; see `relayd.service.RelayService`."""
+    """A relay that takes new settings: `relayd.service.RelayService`."""
 
     running: Any
 
     def apply(self, config: Config) -> Changes:
-        """Have them count from now on, as far as that is possible while running."""
+        """Use *config* from now on, as far as that is possible while running."""
 
 
 def compare(old: Config, new: Config) -> tuple[Config, Changes]:
     """
-    What becomes of a relay that runs with *old* and is given *new*.
+    Compare the settings of a running relay with new ones.
 
-    :return: the settings that it runs with from then on, and what is different.
+    :return: the settings to run with from now on, and what is different.
     """
-    applied, pending = {}, {}
+    changes: list[Change] = []
     taken: dict[str, Any] = {}
     for option in OPTIONS:
         before, after = getattr(old, option.attribute), getattr(new, option.attribute)
         if before == after:
             continue
-        if option.name in LIVE:
-            applied[option.name] = _tell(option, before, after)
+        changes.append(Change(option.name, _tell(option, before, after), option.effect))
+        if option.effect is not Effect.RESTART:
             taken[option.attribute] = after
-        else:
-            pending[option.name] = _tell(option, before, after)
     if old.credentials != new.credentials:
-        applied[CREDENTIALS] = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
+        text = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
+        changes.append(Change(CREDENTIALS, text, Effect.COMMANDS))
         taken["credentials"] = new.credentials
-    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(applied, pending)
+    return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(tuple(changes))
 
 
 def _tell(option: Option, before: object, after: object) -> str:
@@ -109,11 +92,11 @@ def _tell(option: Option, before: object, after: object) -> str:
 
 class ReloadOnSignal(Service):
     """
-    Has SIGHUP change the settings of a relay.  A file with a mistake changes nothing.
+    Reloads the settings of a relay on SIGHUP. A mistake in them changes nothing.
 
-    :param read: what the settings are now.
-    :param relay: whose they are.
-    :param announce: surrounds each reading.
+    :param read: reads the settings.
+    :param relay: the relay that gets them.
+    :param announce: gives a context for each reload.
     """
 
     _log = Logger("relayd.config")
@@ -131,11 +114,11 @@ class ReloadOnSignal(Service):
         self._announce = announce
 
     def startService(self) -> None:
-        """Others may set handlers before the reactor runs; theirs stay."""
+        """Install the handler when the reactor runs; a handler that is there by then stays."""
         super().startService()
         self._reactor.callWhenRunning(self._install)
 
-    # The handler stays for as long as the process: without one, a SIGHUP would end it while its commands drain.
+    # The handler stays until the process ends: without it, a SIGHUP would kill the process while commands drain.
 
     def _install(self) -> None:
         if self.running and signal.getsignal(signal.SIGHUP) in (signal.SIG_DFL, signal.SIG_IGN):
@@ -145,7 +128,7 @@ class ReloadOnSignal(Service):
         self._reactor.callFromThread(self.reload)
 
     def reload(self) -> None:
-        """Read the settings and apply them, or say why not."""
+        """Read the settings and apply them, or log why not."""
         if not self._relay.running:
             self._log.info("SIGHUP: relayd is stopping; its settings stay as they are")
             return
@@ -164,7 +147,7 @@ class ReloadOnSignal(Service):
         except ConfigError as error:
             self._refuse(error, 0)
             return
-        except Exception:  # such as a working directory that is gone: no reason to stop serving
+        except Exception:  # such as a working directory that is gone; the relay keeps running
             self._log.failure("SIGHUP: the settings could not be read again, and stay as they are")
             return
         self._tell(changes)
@@ -179,16 +162,14 @@ class ReloadOnSignal(Service):
         )
 
     def _tell(self, changes: Changes) -> None:
-        later = ", ".join(changes.applied[name] for name in changes.applied if name in AT_CONNECT)
-        now = ", ".join(changes.applied[name] for name in changes.applied if name not in AT_CONNECT)
+        now, later = changes.of(Effect.COMMANDS, Effect.HOSTS), changes.of(Effect.CONNECTION)
         parts = [
-            f"for new commands: {now}" if now else "",
-            f"from the next connection to the main server on: {later}" if later else "",
+            f"for new commands: {', '.join(now.values())}" if now else "",
+            f"from the next connection to the main server: {', '.join(later.values())}" if later else "",
         ]
         self._log.info(
-            "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connect",
-            what=", and ".join(filter(None, parts)) or "is nothing",
+            "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connection anyway",
+            what=", and ".join(filter(None, parts)) or "nothing",
         )
-        if changes.pending:
-            what = ", ".join(changes.pending.values())
-            self._log.warn("SIGHUP: needs a restart to count: {what}", what=what)
+        if pending := changes.of(Effect.RESTART):
+            self._log.warn("SIGHUP: these take effect after a restart: {what}", what=", ".join(pending.values()))

@@ -1,5 +1,5 @@
 """
-Files that hold a secret: the line that is in one, and who else can read it.
+Files that hold a secret: reading its one line, and who else can read it.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ from collections.abc import Mapping
 from relayd.network.descriptors import words_of
 from relayd.wire.messages import Secret
 
-#: What is read of a file, in bytes; a longer one is some other file.
+#: The most bytes read from a file; a longer file is not one of a secret.
 MOST_BYTES = 4096
 
 
 class Unusable(Exception):
-    """A file that does not hold a secret: why, in words that follow a colon."""
+    """A file does not hold a usable secret; the text says why, and follows a colon."""
 
 
 def read_line(path: str) -> Secret:
     """
-    The one line of a file, without the line break at its end.
+    The one line of a file, without its line break.
 
-    :raises Unusable: when there is none, or more.
+    :raises Unusable: when the file cannot be read, or does not hold exactly one line.
     """
     try:
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
-        line = raw.decode("utf-8-sig").rstrip("\r\n")  # some editors begin files with a signature
+        line = raw.decode("utf-8-sig").rstrip("\r\n")  # some editors begin files with a byte order mark
     except OSError as error:
         raise Unusable(f"its file cannot be read ({words_of(error)})") from None
     except UnicodeDecodeError:
-        raise Unusable("its file is no UTF-8 text") from None
+        raise Unusable("its file is not UTF-8 text") from None
     if not line.strip():
         raise Unusable("its file is empty")
     if len(raw) > MOST_BYTES or not line.isprintable() or line != line.strip():
-        raise Unusable("its file must hold one line, without blanks around it")
+        raise Unusable("its file must hold exactly one line, without leading or trailing blanks")
     return Secret(line)
 
 
 def open_to_others(path: str, environ: Mapping[str, str]) -> bool:
     """
-    Whether other users may read a file; those that systemd keeps for us only look so, and what is not there is not.
+    Whether other users may read a file. systemd's credentials only look that way, and a missing file cannot be read.
 
-    :param environ: where systemd names its folder.
+    :param environ: the environment, in which systemd names the folder of its credentials.
     """
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder and os.path.dirname(path) == os.path.normpath(folder):

@@ -1,6 +1,6 @@
 """
-One option, and the places where people set it: command line, environment, TOML file.
-What is wrong there is told as one `ConfigError` each, and reading goes on: all mistakes are known at once.
+The places where people set options: command line, environment, TOML file.
+Each mistake there becomes one `ConfigError`, and reading goes on, so that all mistakes are known at once.
 """
 
 from __future__ import annotations
@@ -12,76 +12,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from relayd.config import values
+from relayd.config.option import Option
 from relayd.errors import ConfigError
 
-#: Characters of a wrong value that is shown: longer ones are keys rather than words, numbers or times.
+#: Characters of a wrong value that is shown: longer ones are more likely keys than words, numbers or times.
 _LONGEST_SHOWN: Final = 24
-#: How alike a variable has to be to one of ours to count as a mistake: others may be some other program's.
+#: How similar an unknown variable must be to one of ours to be a mistake: others may belong to another program.
 _ALIKE: Final = 0.8
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """
-    One option; its name on the command line, in the environment and in the TOML file follow from `name`.
-
-    :ivar parse: its text to its value; a ValueError says what was expected.
-    :ivar default: as the text that a person would write; ``None``: it may be absent.
-    :ivar hidden: whether its value may hold a secret, and is therefore not shown.
-    :ivar public: whether its value can never hold one, and is shown whatever is in it.
-    :ivar is_path: whether it is a path, and made absolute: twistd changes its working directory.
-    """
-
-    name: str
-    section: str
-    help: str
-    parse: Callable[[str], object]
-    default: str | None = None
-    metavar: str = ""
-    default_help: str = ""
-    hidden: bool = False
-    public: bool = False
-    is_path: bool = False
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it stands alone on the command line."""
-        return self.parse is values.flag
-
-    @property
-    def flag_name(self) -> str:
-        """On the command line."""
-        return f"--{self.name}"
-
-    @property
-    def environment_name(self) -> str:
-        """In the environment."""
-        return "RELAYD_" + self.attribute.upper()
-
-    @property
-    def attribute(self) -> str:
-        """In Python."""
-        return self.name.replace("-", "_")
-
-    def spell(self, value: object) -> str:
-        """A value of it as a person would write it, so that `parse` gives that value; empty for none."""
-        if value is None:
-            return ""
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, tuple):
-            return ",".join(value)
-        if isinstance(value, float):
-            return values.spell_duration(value)
-        return values.spell_size(value) if isinstance(value, int) and self.metavar == "SIZE" else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
     """
-    A text that somebody set.
+    A text that was set for an option.
 
-    :ivar where: as the operator would find it.
+    :ivar where: the place, in words by which an operator finds it.
     :ivar directory: what a relative path is relative to.
     """
 
@@ -93,22 +38,27 @@ class Given:
 
     def show(self, option: Option, part: str | None = None) -> str:
         """
-        The text, or *part* of it, for a message; not where it may hold a secret, as URLs with a user or a query and
-        long words do.
+        The text, or *part* of it, for a message; without it where it may hold a secret, as URLs with a user or a query
+        and long words do.
         """
         text = self.text if part is None else part
         private = not option.public and (set(text) & set("@?") or len(text) > _LONGEST_SHOWN)
-        return "what is there" if option.hidden or private or not text.isprintable() else f'"{text}"'
+        return "the given value" if option.hidden or private or not text.isprintable() else f'"{text}"'
 
 
-class Sources:
+def where_set(given: Mapping[str, Given], option: Option, otherwise: str = "") -> str:
+    """Where an option was set; if it was not, *otherwise* or its name on the command line."""
+    return given[option.name].where if option.name in given else otherwise or option.flag_name
+
+
+class OptionSources:
     """
-    Reads what was set; call its methods in the order of precedence.
+    Collects what was set; call its methods in the order of precedence.
 
-    :param directory: what relative paths of command line and environment are relative to.
-    :param refuse: is told of each mistake.
-    :ivar given: what was set, by the names of the options.
-    :ivar unknown: variables that begin as ours do, and say nothing to us.
+    :param directory: what relative paths on the command line and in the environment are relative to.
+    :param refuse: called with each mistake.
+    :ivar given: what was set, by the names of options.
+    :ivar unknown: environment variables that begin with ``RELAYD_`` and name no option.
     """
 
     def __init__(self, options: Sequence[Option], directory: str, refuse: Callable[[ConfigError], object]) -> None:
@@ -120,7 +70,7 @@ class Sources:
         self.unknown: list[str] = []
 
     def read_argv(self, argv_options: Mapping[str, str | bool | None]) -> None:
-        """What the command line holds: names and texts, or whether a flag was given."""
+        """Take what the command line holds: names and texts, or whether a flag was given."""
         for name, value in argv_options.items():
             if name in self._by_name and value is not None and value is not False:
                 text = "yes" if value is True else str(value)
@@ -128,7 +78,7 @@ class Sources:
                 self._give(name, Given(text, where, self._directory, on_command_line=True))
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
-        """What the environment holds."""
+        """Take what the environment holds."""
         for variable, text in environ.items():
             option = self._by_variable.get(variable)
             where = f"{variable} in the environment"
@@ -143,32 +93,32 @@ class Sources:
 
     def read_toml(self, path: str, where: str) -> dict[str, Any]:
         """
-        The content of a TOML file; empty where it cannot be read.
+        The content of a TOML file; empty if it cannot be read.
 
-        :param where: the file was named.
+        :param where: where the file was named.
         """
         try:
             with open(path, "rb") as file:
-                return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a signature
+                return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark
         except OSError as error:
             self._refuse(where, f"{path} cannot be read: {error.strerror}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            hint = "; texts stand in quotes" if str(error).startswith("Invalid value") else ""
-            self._refuse(path, f"is no TOML: {error}{hint}")
+            hint = "; put texts in quotes" if str(error).startswith("Invalid value") else ""
+            self._refuse(path, f"is not valid TOML: {error}{hint}")
         except ValueError:  # tomllib lets Python's own limit through
-            self._refuse(path, "is no TOML: a number has thousands of digits")
+            self._refuse(path, "is not valid TOML: a number has thousands of digits")
         except RecursionError:
-            self._refuse(path, "is no TOML: it nests too deeply")
+            self._refuse(path, "is not valid TOML: it nests too deeply")
         return {}
 
     def read_file(self, content: Mapping[str, Any], path: str) -> None:
-        """What a TOML file holds, without its tables ``[[credentials]]``."""
+        """Take what a TOML file holds, without its ``[[credentials]]`` tables."""
         known = set(self._by_name) - {"config"}
         for name, value in content.items():
             where = f"{name if name in known else values.key(name)} in {path}"
             if name not in known:
                 if isinstance(value, dict):
-                    self._refuse(where, "there is no such table; options stand at the top of the file, in none")
+                    self._refuse(where, "no such table; options belong at the top of the file, outside of tables")
                 else:
                     self._refuse_unknown(name, where, known | {"credentials"})
                 continue
@@ -185,7 +135,7 @@ class Sources:
             self._give(name, Given(text, where, os.path.dirname(path)))
 
     def value(self, option: Option, given: Given) -> Any:
-        """What a text means; ``None`` where that is a mistake."""
+        """The value of an option; ``None`` if its text is a mistake."""
         try:
             value = option.parse(given.text)
         except ValueError as error:
@@ -204,7 +154,7 @@ class Sources:
 
     def _refuse_unknown(self, name: str, where: str, known: Collection[str]) -> None:
         meant = values.near(name, known)
-        self._refuse(where, "there is no such option" + (f"; did you mean {meant}?" if meant else ""))
+        self._refuse(where, "no such option" + (f"; did you mean {meant}?" if meant else ""))
 
 
 def _is_item(value: object) -> bool:

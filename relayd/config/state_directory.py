@@ -1,24 +1,26 @@
 """
-The directory of what a relay must remember: for its user alone, and for one relay at a time.
+The directory of a relay's state: private to its user, and used by one relay at a time.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from pathlib import Path
 
-from relayd.config.options import directory_hindrance
 from relayd.errors import ConfigError
 from relayd.network.descriptors import words_of
 from relayd.process.whole_files import write_whole
 
-#: Bytes of the key that fingerprints of requests are made with.
+#: Bytes of the key of the fingerprints of requests.
 KEY_BYTES = 32
 
 
 class StateDirectory:
     """
-    :param path: of the directory.
+    The directory of one relay's state.
+
+    :param path: its path; it need not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -28,9 +30,9 @@ class StateDirectory:
 
     def claim(self) -> None:
         """
-        Make the directory where it is missing, and keep other relays out of it until `release`, or the process ends.
+        Create the directory if it is missing, and keep other relays out of it until `release`, or the process ends.
 
-        :raises ConfigError: when it cannot be used, or another relay does so.
+        :raises ConfigError: when it cannot be used, or another relay uses it.
         """
         self._make()
         try:
@@ -46,9 +48,9 @@ class StateDirectory:
             reason = f"{self.path} is in use by another relayd{process}; give each relay a directory of its own"
             raise ConfigError(option="--state-dir", reason=reason) from None
         except OSError as error:
-            # Such as a directory of NFS whose server has no lock manager.
+            # For example on NFS, when its server has no lock manager.
             os.close(lock)
-            reason = f"its file system cannot keep other relays out ({words_of(error)}); use a local directory"
+            reason = f"its file system cannot lock files ({words_of(error)}); use a local directory"
             raise self._unusable(reason) from None
         try:
             os.ftruncate(lock, 0)
@@ -64,19 +66,21 @@ class StateDirectory:
             raise
 
     def release(self) -> None:
-        """Let others in."""
+        """Let other relays use the directory again."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def holder(self) -> str | None:
         """
-        Who keeps other relays out now: its process id, which may be empty where that is not known; ``None``: nobody.
+        The process id of the relay that uses the directory now, empty if it is not known; ``None``: no relay uses it.
 
         :raises OSError: when that cannot be found out.
         """
         try:
-            lock = os.open(self._at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
+            lock = os.open(
+                self._at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )  # somebody may have put a pipe there
         except FileNotFoundError:
             return None
         try:
@@ -89,8 +93,8 @@ class StateDirectory:
 
     def fingerprint_key(self) -> bytes:
         """
-        The secret with which requests are made into the fingerprints that the journal holds; known once the directory
-        is claimed, and the same for as long as that exists.
+        The secret key of the fingerprints of requests in the journal. It is known once the directory is claimed, and
+        stays the same as long as the directory exists.
         """
         return self._key
 
@@ -114,7 +118,7 @@ class StateDirectory:
         return os.path.join(self.path, name)
 
     def _make(self) -> None:
-        """For this user alone where it has to be made; whatever umask twistd set."""
+        """Create it private to this user, whatever umask twistd set."""
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             usable = os.access(self.path, os.R_OK | os.W_OK | os.X_OK)
@@ -127,6 +131,27 @@ class StateDirectory:
 
     def _unusable(self, reason: str) -> ConfigError:
         return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")
+
+
+def directory_hindrance(path: str) -> str:
+    """
+    Why a directory cannot be used, as far as that is known before it is created, perhaps by another user (``twistd
+    --uid``); empty: no reason is known.
+    """
+    existing = Path(path)
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:  # such as a name that is too long
+        return f"{path} cannot be used: {error.strerror}"
+    if not existing.is_dir():
+        return f"{existing} is not a directory"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{path} cannot be used: this user cannot write to {existing}"
+    if existing == Path(path) and existing.stat().st_mode & 0o022:
+        advice = "chmod go-w it, or use a directory in it that does not exist yet"
+        return f"others can write to {path} and so change the relay's state: {advice}"
+    return ""
 
 
 def _process_in(lock: int) -> str:

@@ -1,6 +1,6 @@
 """
-Option values as people write them (``5m``, ``8M``, URLs), turned into what the program uses.
-A parser raises ValueError with the words that come after "expected": what would have been right, never the value.
+Turns option values as people write them (``5m``, ``8M``, URLs) into what the program uses.
+A parser raises ValueError with the words that follow "expected": what would have been right, never the value itself.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ _NO = ("no", "false", "off", "0")
 
 
 def near(word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-    """The *known* word that *word* most likely means, in capitals or not."""
+    """The *known* word that *word* most likely means, whatever its case; ``None``: nothing is similar."""
     spelt = {each.lower(): each for each in known}
     return next((spelt[each] for each in difflib.get_close_matches(word.lower(), spelt, 1, cutoff)), None)
 
 
-def shown(value: str) -> str:
-    """A word of somebody's file, fit for a message of one line."""
-    return f'"{value}"' if value.isprintable() and len(value) <= 100 else "what is there"
+def shown(value: str, otherwise: str = "the given value") -> str:
+    """A word from a file, fit for a message of one line."""
+    return f'"{value}"' if value.isprintable() and len(value) <= 100 else otherwise
 
 
 def key(name: str) -> str:
-    """The name of a key that somebody made up, fit for a message of one line, and no place for a secret either."""
+    """The name of an unknown key, fit for a message of one line, and too short to be a secret."""
     return name if name.isprintable() and 0 < len(name) <= 32 else "a key"
 
 
 def text(value: str) -> str:
-    """A text of one line that is not blank."""
+    """A single line of text that is not blank."""
     if not value.strip() or not value.isprintable():
-        raise ValueError("a text of one line")
+        raise ValueError("a single line of text")
     return value.strip()
 
 
 def any_text(value: str) -> str:
-    """A text of one line; empty means something too."""
+    """A single line of text, which may be empty."""
     if not value.isprintable():
-        raise ValueError("a text of one line")
+        raise ValueError("a single line of text")
     return value
 
 
 def charset(value: str) -> str:
-    """A character set that Python knows, by its one name."""
+    """A character set that Python knows, by its canonical name."""
     found = charsets.charset(value)
     if found is None:
         raise ValueError("the name of a character set, such as utf-8, gbk or latin-1")
@@ -59,17 +59,17 @@ def charset(value: str) -> str:
 
 
 def flag(value: str) -> bool:
-    """A choice between yes and no."""
+    """Yes or no."""
     if value.lower() not in _YES + _NO:
         raise ValueError("yes or no")
     return value.lower() in _YES
 
 
-class choice:  # noqa: N801  a parser among others
+class Choice:
     """
-    One of *words*.
+    Reads one of *words*.
 
-    :ivar words: for those who show them.
+    :ivar words: the words, for those who show them.
     """
 
     def __init__(self, *words: str) -> None:
@@ -102,7 +102,7 @@ def duration(least: float, most: float) -> Callable[[str], float]:
         number = value.rstrip("dhms")
         unit = _TIME_UNITS.get(value[len(number) :].strip())
         seconds = _number(number) * unit if unit is not None else math.nan
-        if not least <= seconds <= most:  # which nan never is
+        if not least <= seconds <= most:  # true for nan as well
             raise ValueError(expected)
         return seconds
 
@@ -142,36 +142,36 @@ def spell_size(count: int) -> str:
 
 def server_url(value: str) -> str:
     """
-    The main server: ``wss://HOST[:PORT][/PATH][?QUERY]``, or the same with ``https``, ``ws``, ``http``.
+    The URL of the main server: ``wss://HOST[:PORT][/PATH][?QUERY]``, or the same with ``https``, ``ws``, ``http``.
 
-    Without what is told the main server by other options: the key would stand where everybody can read it.
+    It holds no name and no key of the relay, which have options of their own: everybody could read the key in it.
     """
     parts = _split(value)
     if parts is None or parts.scheme not in ("ws", "wss", "http", "https"):
         raise ValueError("a URL like wss://HOST or https://HOST:PORT")
     if parts.username is not None or "#" in value:
-        raise ValueError("a URL without user and fragment; a login for its server goes into the file of --header-file")
+        raise ValueError("a URL without user or fragment; a login for its server belongs in the file of --header-file")
     names = {unquote_plus(each.partition("=")[0]).strip().lower() for each in re.split("[&;]", parts.query)}
     if names & {"proxyid", "apikey"}:
-        raise ValueError("a URL without proxyId and apiKey, which have options of their own")
+        raise ValueError("a URL without proxyId or apiKey, which have their own options")
     return value.strip()
 
 
 def without_query(url: str) -> str:
-    """A `server_url` that is fit for logs: a query may hold what is for nobody else."""
+    """A `server_url` without its query, which may hold a secret, for logs."""
     return url.partition("?")[0]
 
 
 def url_path(value: str) -> str:
-    """The path of a URL, from its first ``/`` on."""
+    """The path of a URL, from its first ``/``."""
     value = value.strip()
     if not value.startswith("/") or set(value) & set("?# \\") or not value.isprintable():
-        raise ValueError("a path like /relay/ws; a query goes into --server")
+        raise ValueError("a path like /relay/ws; a query belongs in --server")
     return value
 
 
 def proxy_url(value: str) -> str:
-    """An HTTP proxy: ``http://[USER[:PASSWORD]@]HOST:PORT``."""
+    """The URL of an HTTP proxy: ``http://[USER[:PASSWORD]@]HOST:PORT``."""
     parts = _split(value)
     if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or parts.query:
         raise ValueError("a URL like http://PROXY:3128")
@@ -179,7 +179,7 @@ def proxy_url(value: str) -> str:
 
 
 def user_of(url: str) -> tuple[str, str]:
-    """User and password of a `proxy_url`, percent-encoded as they are; empty where there are none."""
+    """User and password of a `proxy_url`, still percent-encoded; empty if it has none."""
     parts = urlsplit(url)
     return parts.username or "", parts.password or ""
 
@@ -187,7 +187,7 @@ def user_of(url: str) -> tuple[str, str]:
 def is_private(url: str, http_proxy: str | None) -> bool:
     """
     Whether nobody on the way to *url*, a `server_url`, can read what is sent: it is encrypted, or does not leave this
-    machine. What goes through a proxy does leave it, and who ``localhost`` is, is for the proxy to say.
+    machine. What goes through a proxy does leave it, and the proxy decides what ``localhost`` is.
     """
     parts = urlsplit(url)
     return parts.scheme in ("wss", "https") or (http_proxy is None and bool(loopback_addresses(parts.hostname or "")))
@@ -204,7 +204,7 @@ def _split(value: str) -> SplitResult | None:
 
 
 def _number(value: str) -> float:
-    """*value* as a number, ``nan`` where it is none; without Python's freedoms (``1_000``, ``1e3``, ``inf``)."""
+    """*value* as a number, ``nan`` if it is not one; ``1_000``, ``1e3`` and ``inf`` are not numbers here."""
     value = value.strip()
     if not value or len(value) > 24 or set(value) - set("0123456789."):
         return math.nan

@@ -1,1 +1,1 @@
-"""``relayctl``: looks at a relay's settings and records from the command line."""
+"""``relayctl``: shows and checks a relay's status, settings and records from the command line."""

@@ -1,5 +1,5 @@
 """
-``relayctl audit``: is the audit log as the relay wrote it, and which digest does a command have in it.
+``relayctl audit``: whether the audit log is as the relay wrote it, and which digest a command has in it.
 """
 
 from __future__ import annotations
@@ -18,35 +18,37 @@ from relayd.audit.verify import AuditFault, Checked, Verifier, in_order
 from relayd.ctl.settings import add_options, read_settings
 
 NAME = "audit"
-HELP = "look at the audit log"
+HELP = "verify the audit log, or compute the digest of a command in it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its own subcommands."""
+    """Add its own subcommands."""
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
-    text = "find what was changed, removed or reordered in the audit log"
+    text = "check the audit log for lines that were changed, removed or reordered"
     verify = below.add_parser("verify", help=text, description=text, allow_abbrev=False)
     verify.add_argument(
-        "files", metavar="FILE", nargs="*", help="files of one log, in any order [those of the settings]"
+        "files", metavar="FILE", nargs="*", help="files of one log, in any order [those that the settings name]"
     )
-    verify.add_argument("--head", metavar="HASH", help="a head that was noted earlier and must be in it")
+    verify.add_argument("--head", metavar="HASH", help="hash of a line noted earlier, which must be in the log")
     verify.add_argument(
-        "--seal", metavar="PATH", help="the relay's seal, for copies [STATE_DIR/audit-seal without them]"
+        "--seal",
+        metavar="PATH",
+        help="file of the relay's seal, for copies [STATE_DIR/audit-seal if no FILE is given]",
     )
-    verify.add_argument("--audit-log", metavar="PATH", help="the log, where the settings do not say")
+    verify.add_argument("--audit-log", metavar="PATH", help="path of the audit log, if the settings do not name it")
     add_options(verify)
     verify.set_defaults(act=_verify)
-    text = "print the digest that the audit log has of the command on standard input"
+    text = "print the digest by which the audit log records the command on standard input"
     digest = below.add_parser("digest", help=text, description=text, allow_abbrev=False)
     add_options(digest)
     digest.set_defaults(act=_digest)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked for."""
+    """Run the chosen subcommand; 2 when it could not."""
     try:
         return int(arguments.act(arguments))
-    except BrokenPipeError:  # of the caller's, who reads no more
+    except BrokenPipeError:  # the reader of our output has gone
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         print(f"relayctl audit: {error}", file=sys.stderr)
@@ -55,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     files = arguments.files
-    # The heads before the log: what a running relay adds meanwhile is no fault.
-    if files:  # copies may come without
+    # The heads are read before the log: lines that a running relay adds meanwhile are not faults.
+    if files:  # copies may come without a head
         beside = next(filter(os.path.exists, map(head_path, files)), None)
         heads = {} if beside is None else {beside: _read_head(beside)}
         seal = None if arguments.seal is None else _read_seal(arguments.seal)
@@ -64,12 +66,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         settings = read_settings(arguments, audit_log=arguments.audit_log)
         path, state_dir = settings.audit_log, settings.state_dir
         if path is None:
-            raise ValueError("the settings have no audit-log: name it with --audit-log, or its files")
+            raise ValueError("the settings name no audit log: give --audit-log, or its files")
         heads = _heads(path, state_dir)
         seal = _read_seal(arguments.seal or seal_file(state_dir))
         files = _files_of(path)
     if seal is None:
-        print("without the seal: lines that somebody forged together with all their hashes are not found")
+        print("no seal: lines that were forged together with all their hashes cannot be detected")
     verifier = Verifier({arguments.head or "", *(head.hash for head in heads.values() if head is not None)}, seal)
     faults = 0
     for path in in_order(files):
@@ -86,11 +88,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _heads(path: str, state_dir: str) -> dict[str, Head | None]:
-    """The heads that are noted of a log, by their files; that of the state directory where it can be read."""
+    """The recorded heads of a log, by their files; that of the state directory only if it can be read."""
     try:
         beside, own = read_heads(path, state_dir)
     except PermissionError as error:
-        print(f"{error.filename}: {error.strerror}, so it is not looked at")
+        print(f"{error.filename}: {error.strerror}, so it is not checked")
         return {head_path(path): _read_head(head_path(path))}
     return {head_path(path): beside} | ({} if own is None else {own_head_path(state_dir): own})
 
@@ -98,13 +100,13 @@ def _heads(path: str, state_dir: str) -> dict[str, Head | None]:
 def _read_seal(path: str) -> Seal | None:
     try:
         return read_seal(path)
-    except PermissionError as error:  # somebody who may read the log only
+    except PermissionError as error:  # this user may read the log only
         print(f"{path}: {error.strerror}")
         return None
 
 
 def _files_of(path: str) -> list[str]:
-    """The log and what was moved aside, by relayd or by logrotate."""
+    """The log and its rotated files, whether relayd or logrotate rotated them."""
     name = glob.escape(path)
     return [*(glob.glob(name)), *(set(glob.glob(f"{name}.*") + glob.glob(f"{name}-*")) - {head_path(path)})] or [path]
 
@@ -118,12 +120,12 @@ def _read_head(path: str) -> Head | None:
 
 
 def _wrong_heads(verifier: Verifier, heads: Mapping[str, Head | None], expected: str | None) -> list[str]:
-    """What is wrong by the heads that are noted in files, and by the one that was noted elsewhere."""
+    """What does not match the heads recorded in files, and *expected*, one that was noted elsewhere."""
     wrong = []
     last = 0 if verifier.last is None else verifier.last.seq
     for path, noted in heads.items():
         if noted is None:
-            text = "is missing or unreadable, so lines that were removed from the end would not be missed"
+            text = "is missing or unreadable, so lines removed from the end cannot be detected"
             wrong.append(f"{path}: {text}")
         elif noted.hash not in verifier.found:
             missing = f"lines {last + 1}–{noted.seq} were removed from the end"
@@ -132,9 +134,9 @@ def _wrong_heads(verifier: Verifier, heads: Mapping[str, Head | None], expected:
             )
     if expected is not None:
         if (place := verifier.found.get(expected)) is None:
-            wrong.append("--head: no line has this hash: it was changed, removed, or its file is not among these")
+            wrong.append("--head: no line has this hash: it was changed or removed, or its file was not given")
         else:
-            print(f"{place[0]}:{place[1]}: is the line whose hash --head gives")
+            print(f"{place[0]}:{place[1]}: is the line with the hash of --head")
     return wrong
 
 

@@ -1,5 +1,5 @@
 """
-``relayctl check``: would a relay run with these settings, from its files to the main server's consent.
+``relayctl check``: whether a relay would run with these settings, from its files to being accepted by the main server.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ import argparse
 from contextlib import suppress
 from typing import Any
 
-from relayd.config.options import Reading
+from relayd.config.reading import Reading
 from relayd.ctl.findings import Finding, Level
 from relayd.ctl.settings import add_all_options, read_all
 
 NAME = "check"
-HELP = "look at settings, files and the way to the main server, and say what is wrong and what to do"
+HELP = "check settings, files and the connection to the main server; say what is wrong and how to fix it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dial",
         action="store_true",
-        help="connect to the main server even while a relay runs, whose connection it may close for that",
+        help="connect to the main server even while the relay is running, which may cost the relay its connection",
     )
     add_all_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check; 1 when a fault was found, 130 where somebody did not wait for the end."""
+    """Check everything; 1 when a fault was found, 130 when interrupted."""
     from twisted.internet.defer import CancelledError, Deferred
     from twisted.internet.task import react
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def start(reactor: Any) -> Deferred[None]:
         checking = Deferred.fromCoroutine(all_of_it(reactor))
-        # Before connections are closed by that, which would look like somebody else's doing.
+        # Before the shutdown closes connections, which would look like faults of the network.
         reactor.addSystemEventTrigger("before", "shutdown", checking.cancel)
         return checking
 
@@ -49,17 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
         if done.code:
             return int(done.code)
     if not faults:
-        print("\ninterrupted: not all was looked at")
+        print("\ninterrupted: not everything was checked")
         return 130
     return 1 if faults[0] else 0
 
 
 async def check(reactor: Any, reading: Reading, *, dial: bool) -> int:
     """
-    Print all that is found, as it is found.
+    Print all findings, as they are found.
 
-    :param dial: whether to connect to the main server even while a relay does.
-    :return: how many faults there are.
+    :param dial: whether to connect to the main server even while a relay is running.
+    :return: the number of faults.
     """
     from relayd.ctl.check_files import check_files, check_settings
     from relayd.ctl.check_server import check_server
@@ -72,11 +72,11 @@ async def check(reactor: Any, reading: Reading, *, dial: bool) -> int:
 
     check_settings(reading, report)
     if reading.config is None:
-        report("skipped", "all else", "mend the settings first")
+        report("skipped", "everything else", "fix the settings first")
     else:
         holder = await check_files(reactor, reading.config, report)
-        if reading.mistakes:  # a relay would not start with them, and so not send its key as they say
-            report("skipped", "main server", "mend the settings first")
+        if reading.mistakes:  # a relay would not start with them, so its key is not sent either
+            report("skipped", "main server", "fix the settings first")
         else:
             await check_server(reactor, reading.config, report, holder, dial=dial)
     faults, warnings = counts["fault"], counts["warning"]

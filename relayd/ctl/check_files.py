@@ -1,5 +1,5 @@
 """
-What ``relayctl check`` finds on this machine: settings, files and who may read them, keys, the state directory.
+What ``relayctl check`` checks on this machine: settings, files and who may read them, keys, the state directory.
 """
 
 from __future__ import annotations
@@ -7,19 +7,22 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
 from relayd.config import values
 from relayd.config.exposure import exposures
-from relayd.config.options import Config, Reading, directory_hindrance
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
-from relayd.config.state_directory import StateDirectory
+from relayd.config.state_directory import StateDirectory, directory_hindrance
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.report import read_report
 from relayd.journal.store import journal_file
+from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.descriptors import words_of
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
@@ -28,56 +31,55 @@ from relayd.ssh.keys.certificates import BadCertificate, read_user_certificate
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from relayd.ssh.login.agent import Agent, AgentError
 from relayd.ssh.login.identities import own_identities
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, parse_via
+from relayd.ssh.login.site_credentials import CredentialTable
 
-#: Seconds that an ssh-agent has for its answer.
+#: Seconds that an ssh-agent has to answer.
 AGENT_TIMEOUT: Final = 5.0
-#: Bytes that are written to see whether there is room for them.
+#: Bytes written to see whether the disk has room.
 _ROOM: Final = 256 * 1024
-#: Choices that take a defence away, and what each of them does.
-_WEAK: Final = (
-    ("allow_weak_key", True, "--allow-weak-key", "a short API key can be guessed: have a longer one"),
-    (
-        "host_keys",
-        "ignore",
-        "--host-keys ignore",
-        "anybody on the way can read all passwords: use accept-new or strict",
-    ),
-    ("ssh_algorithms", "legacy", "--ssh-algorithms legacy", "SHA-1 and CBC are broken: use it for old appliances only"),
-)
 
 
 def check_settings(reading: Reading, report: Report) -> None:
-    """Mistakes in the options, and what is doubtful about them."""
+    """Report mistakes in the options, and options that weaken relayd."""
     for mistake in reading.mistakes:
         report("fault", "settings", str(mistake))
     for variable in reading.unknown:
         report(
-            "warning", "settings", f"{variable} in the environment is no option of relayd: remove it if it is meant so"
+            "warning",
+            "settings",
+            f"{variable} in the environment is not an option of relayd: remove it if it was meant as one",
         )
     config = reading.config
     if config is None:
         return
-    for attribute, value, option, text in _WEAK:
-        if getattr(config, attribute) == value:
-            report("warning", "settings", f"{option}: {text}")
-    server = config.server
-    if server is not None and config.allow_plaintext and not values.is_private(server, config.http_proxy):
-        report(
-            "warning", "settings", "--allow-plaintext: the API key and all passwords are sent unencrypted: use wss://"
-        )
+    for weak in _weak_settings(config):
+        report("warning", "settings", weak)
     for exposed in exposures(reading, os.environ):
         report("warning", "settings", exposed)
     if not reading.mistakes:
         report("ok", "settings", f"{len(reading.given)} options are set, {len(config.credentials)} [[credentials]]")
 
 
+def _weak_settings(config: Config) -> Iterator[str]:
+    """Each setting that takes a defence away, with what to do about it."""
+    for option in OPTIONS:
+        weakness = option.weakness
+        if weakness is None or option.spell(getattr(config, option.attribute)) != weakness.value:
+            continue
+        if option.name == "allow-plaintext" and (
+            config.server is None or values.is_private(config.server, config.http_proxy)
+        ):
+            continue  # nothing is sent unencrypted all the same
+        chosen = option.flag_name if option.is_flag else f"{option.flag_name} {weakness.value}"
+        yield f"{chosen}: {weakness.advice}"
+
+
 async def check_files(reactor: Any, config: Config, report: Report) -> str | None:
     """
-    All files that a relay uses; what `check_settings` has told is not told again.
+    Report on all files that a relay uses, but for what `check_settings` has reported already.
 
-    :return: the process id of the relay that runs with this state directory, empty where it is not known; ``None``:
-        there is none.
+    :return: the process id of the relay that uses this state directory, empty if it is not known; ``None``: no relay
+        uses it.
     """
     _check_api_key(config, report)
     holder = _check_state(config, report)
@@ -108,10 +110,10 @@ def _check_state(config: Config, report: Report) -> str | None:
     if directory_hindrance(path):
         return None
     if (words := _no_room(path)) is not None:
-        report("fault", "state directory", f"nothing can be written to {path}: {words}")
+        report("fault", "state directory", f"cannot write to {path}: {words}")
     if not os.path.isdir(path):
         if words is None:
-            report("ok", "state directory", f"{path} is not there yet; relayd makes it when it starts")
+            report("ok", "state directory", f"{path} does not exist yet; relayd creates it when it starts")
         return None
     try:
         holder = StateDirectory(path).holder()
@@ -120,25 +122,25 @@ def _check_state(config: Config, report: Report) -> str | None:
         report("fault", "state directory", f"{path}: the lock in it cannot be used: {words_of(error)}{advice}")
         return None
     if words is not None:
-        pass  # that is what there is to tell
+        pass  # reported above
     elif holder is None:
         report("ok", "state directory", f"{path}; no relay uses it now")
     else:
-        report("ok", "state directory", f"{path}; a relay runs with it" + (f" (process {holder})" if holder else ""))
+        report("ok", "state directory", f"{path}; a relay is using it" + (f" (process {holder})" if holder else ""))
     return holder
 
 
 def _no_room(folder: str) -> str | None:
-    """Why the little that a relay has to write at its start cannot be written where *folder* is, or will be."""
+    """Why a relay could not write its first bytes to *folder*, which need not exist yet; ``None``: it could."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # quotas show in nothing else
+        with tempfile.TemporaryFile(dir=folder) as file:  # the only way to see a quota
             file.write(bytes(_ROOM))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        # also where there are bytes, but no inodes
+        # there may be free bytes, but no free inodes
         room = "; make room (see df, and df -i)" if error.errno in (ENOSPC, EDQUOT) else ""
         return f"{words_of(error)}{room}"
     return None
@@ -146,11 +148,11 @@ def _no_room(folder: str) -> str | None:
 
 def _check_journal(config: Config, report: Report) -> None:
     if config.journal == "memory":
-        report("ok", "journal", "in memory: commands and results do not outlive the process")
+        report("ok", "journal", "in memory: commands and results are lost when the process ends")
         return
     path = journal_file(config.state_dir)
     if not os.path.exists(path):
-        report("ok", "journal", f"{path} is not there yet")
+        report("ok", "journal", f"{path} does not exist yet")
         return
     try:
         found = read_report(path)
@@ -159,7 +161,7 @@ def _check_journal(config: Config, report: Report) -> None:
         return
     waiting, dead = (found.counts.get(state, 0) for state in (EntryState.FINISHED, EntryState.DEAD))
     if dead or found.damages:
-        what = f"{dead} results that the main server would not have" if dead else "it was damaged once"
+        what = f"{dead} results that the main server did not take" if dead else "it was damaged once"
         report("warning", "journal", f"{path}: {what}; see relayctl journal")
     else:
         report("ok", "journal", f"{path}; {waiting} results wait for confirmation")
@@ -175,11 +177,11 @@ def _check_known_hosts(config: Config, report: Report) -> None:
         report("fault", "known hosts", str(error))
         return
     if not os.path.exists(path) and config.host_keys == "strict":
-        report("warning", "known hosts", f"there is no {path}, so that --host-keys strict refuses every host")
+        report("warning", "known hosts", f"{path} does not exist, so --host-keys strict refuses every host")
     elif config.host_keys == "accept-new" and os.path.exists(path) and not os.access(path, os.W_OK):
-        report("fault", "known hosts", f"this user cannot write to {path}, so that no new host can be remembered")
+        report("fault", "known hosts", f"this user cannot write to {path}, so no new host keys can be recorded")
     else:
-        report("ok", "known hosts", path if os.path.exists(path) else f"{path} is not there yet")
+        report("ok", "known hosts", path if os.path.exists(path) else f"{path} does not exist yet")
 
 
 def _check_audit(config: Config, report: Report) -> None:
@@ -188,11 +190,11 @@ def _check_audit(config: Config, report: Report) -> None:
         return
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        report("fault", "audit log", f"there is no directory {folder}: make it")
+        report("fault", "audit log", f"directory {folder} does not exist: create it")
     elif not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)):
-        report("fault", "audit log", f"this user cannot write to {path}, or to {folder}, where its head goes")
+        report("fault", "audit log", f"this user cannot write to {path} or to its directory")
     elif (words := _no_room(folder)) is not None:
-        report("fault", "audit log", f"nothing can be written to {folder}: {words}")
+        report("fault", "audit log", f"cannot write to {folder}: {words}")
     else:
         report("ok", "audit log", path)
 
@@ -200,7 +202,7 @@ def _check_audit(config: Config, report: Report) -> None:
 async def _check_credential(
     reactor: Any, table: CredentialTable, what: str, row: CredentialRule, report: Report
 ) -> None:
-    """One row of the table: what its files hold, and whether there is a way through its jump hosts."""
+    """Report on one rule: what its files hold, and whether its jump hosts have credentials."""
     try:
         found = table.read(row)
         key = None
@@ -223,7 +225,7 @@ async def _check_credential(
     else:
         for hop in parse_via(row.via or ""):
             if hop.username is not None and table.find(hop.host, hop.port, hop.username) is None:
-                text = f"jump host {hop.host}: no row has a credential for {hop.username} there: add one"
+                text = f"jump host {hop.host}: no [[credentials]] table covers {hop.username} there: add one"
                 report("fault", what, text)
                 return
         report("ok", what, f"for {', '.join(row.hosts)}: " + ", ".join(_parts(row)))

@@ -1,5 +1,5 @@
 """
-What ``relayctl check`` finds on the way to the main server: name, TCP, TLS, and whether the relay is accepted.
+What ``relayctl check`` checks on the way to the main server: name, TCP, TLS, and whether the relay is accepted.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.stages import Timing
 from relayd.wire.messages import CommandState, ExecuteCommand, Receipt
 
-#: Seconds for the look-up of the name, and for the TLS handshake; TCP has its own limit in `relayd.uplink.endpoint`.
+#: Seconds for looking up the name, and for the TLS handshake; TCP has its own limit in `relayd.uplink.endpoint`.
 PATIENCE: Final = 15.0
-#: Seconds for the main server to accept the relay: three attempts of a round, each with its longest time.
+#: Seconds for the main server to accept the relay: the three attempts of one round, each taking its longest time.
 DIAL_PATIENCE: Final = 210.0
-#: Seconds that a main server may take over the key: a relay that is turned away later just dials again, while here the
-#: answer has to be right.
+#: Seconds that a main server may take to check the key. A relay that is turned away later just dials again, but here
+#: the answer has to be right.
 PROBATION: Final = 6.0
-#: Days before the end of a certificate from which on it is worth a warning.
+#: Days before a certificate expires at which a warning starts.
 SOON: Final = 14
 
 
 async def check_server(reactor: Any, config: Config, report: Report, holder: str | None, *, dial: bool = False) -> None:
     """
-    Go the way to the main server as far as it leads.
+    Report on each step of the way to the main server, up to the first that fails.
 
-    :param holder: the process id of a relay that runs, which must not be disturbed by a connection under its name;
-        ``None``: there is none.
-    :param dial: connect all the same.
+    :param holder: the process id of a running relay, which a connection under its name would disturb; ``None``: no
+        relay is running.
+    :param dial: connect anyway.
     """
     try:
         settings = uplink_settings_of(config)
@@ -58,7 +58,7 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
             report("skipped", "main server", "--server is not set")
             return
         address = ServerAddress.of(settings.server)
-        make_endpoint(reactor, address, settings)  # which reads the files that TLS needs
+        make_endpoint(reactor, address, settings)  # reads the files that TLS needs
         _check_certificate(settings, report)
     except (UplinkError, ConfigError) as error:
         report("fault", "TLS files", str(error))
@@ -67,21 +67,21 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
         report("warning", "proxy", unused)
     for step in (_check_name, _check_connection):
         if not await step(reactor, address, settings, report):
-            report("skipped", "main server", "the way to it has to work first")
+            report("skipped", "main server", "the steps before must succeed first")
             return
     if holder is not None and not dial:
         process = f" (process {holder})" if holder else ""
-        text = f"a relay runs{process}, and could lose its connection to a second one: --dial connects all the same"
+        text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
         report("skipped", "main server", text)
     elif settings.proxy_id is None or config.api_key_file is None:
-        report("skipped", "main server", "without --proxy-id and --api-key-file it accepts nobody")
+        report("skipped", "main server", "--proxy-id and --api-key-file are not set")
     else:
-        # A relay that runs comes back soon, and may push this connection out, which says nothing of the key.
+        # A running relay reconnects soon and may displace this connection, which says nothing about the key.
         await _dial(reactor, settings, report, Timing() if holder is not None else Timing(probation=PROBATION))
 
 
 def _check_certificate(settings: UplinkSettings, report: Report) -> None:
-    """Ours, which can be used, as `make_endpoint` has found."""
+    """Report on our own certificate; `make_endpoint` has found it usable."""
     if settings.tls_cert is not None:
         with open(settings.tls_cert, "rb") as file:
             certificate = x509.load_pem_x509_certificates(file.read())[0]
@@ -92,15 +92,15 @@ def _report_end(certificate: x509.Certificate, whose: str, what: str, report: Re
     end = certificate.not_valid_after_utc
     days = (end - datetime.now(UTC)).days
     if days < 0:
-        report("fault", what, f"{whose} has expired on {end:%Y-%m-%d}: have a new one")
+        report("fault", what, f"{whose} expired on {end:%Y-%m-%d}: renew it")
     elif days < SOON:
-        report("warning", what, f"{whose} expires on {end:%Y-%m-%d}: have a new one")
+        report("warning", what, f"{whose} expires on {end:%Y-%m-%d}: renew it")
     else:
-        report("ok", what, f"{whose} is good until {end:%Y-%m-%d}")
+        report("ok", what, f"{whose} is valid until {end:%Y-%m-%d}")
 
 
 async def _check_name(reactor: Any, address: ServerAddress, settings: UplinkSettings, report: Report) -> bool:
-    """The name of what is dialled, which is the proxy where there is one."""
+    """Look up the name that is dialled: that of the proxy, if there is one."""
     first = address if settings.http_proxy is None else ServerAddress.of(settings.http_proxy)
     if read_address(first.host) is not None:
         report("ok", "name", f"{first.host} is an address")
@@ -120,14 +120,14 @@ async def _check_name(reactor: Any, address: ServerAddress, settings: UplinkSett
             result = OSError(0, "a part of it has more than 63 characters")
         reactor.callFromThread(lambda: None if found.called else found.callback(result))
 
-    # Not in the reactor's pool: the process would wait at its end for a name server that does not answer.
+    # Not in the reactor's thread pool: at its end the process would wait for a name server that does not answer.
     Thread(target=look_up, daemon=True).start()
     try:
         result = await found.addTimeout(PATIENCE, reactor)
     except TimeoutError:
         result = OSError(0, f"no answer within {span(PATIENCE)}")
     if isinstance(result, OSError):
-        hint = "look at --server and at the name service of this machine"
+        hint = "check --server and this machine's DNS settings"
         report("fault", "name", f"{first.host} cannot be looked up ({result.strerror}); {hint}")
         return False
     report("ok", "name", f"{first.host} is {', '.join(result)}")
@@ -137,10 +137,10 @@ async def _check_name(reactor: Any, address: ServerAddress, settings: UplinkSett
 @implementer(IHandshakeListener)
 class _Probe(Protocol):
     """
-    Says nothing; waits for TLS.
+    A connection that sends nothing and waits for TLS.
 
-    :param host: who has to be at its other end.
-    :ivar secured: fires when TLS is up, and fails with what `connectionLost` is told.
+    :param host: the name that the certificate must be for.
+    :ivar secured: fires when TLS is up; fails when the connection is lost before.
     """
 
     transport: Any
@@ -151,7 +151,7 @@ class _Probe(Protocol):
         self.verify_error = ""
 
     def handshakeCompleted(self) -> None:
-        """As the relay itself does it, before it says anything."""
+        """Verify the certificate, as the relay does before it sends anything."""
         if is_verified(self.transport, self._host):
             self.secured.callback(None)
 
@@ -162,7 +162,7 @@ class _Probe(Protocol):
 
 
 async def _check_connection(reactor: Any, address: ServerAddress, settings: UplinkSettings, report: Report) -> bool:
-    """TCP, through the proxy where there is one, and TLS; without a word of HTTP."""
+    """Connect by TCP, through the proxy if there is one, and by TLS, without sending any HTTP."""
     through = "" if settings.http_proxy is None else f" through {ServerAddress.of(settings.http_proxy)}"
     probe = _Probe(address.host)
     try:
@@ -182,9 +182,7 @@ async def _check_connection(reactor: Any, address: ServerAddress, settings: Upli
         _report_end(certificate, "the main server's certificate", "TLS", report)
         return True
     except TimeoutError:
-        report(
-            "fault", "TLS", f"no answer within {span(PATIENCE)}; does TLS belong there? Look at the port in --server"
-        )
+        report("fault", "TLS", f"no answer within {span(PATIENCE)}; is it a TLS port? Check the port in --server")
     except CancelledError:
         raise
     except Exception as error:
@@ -198,8 +196,8 @@ async def _check_connection(reactor: Any, address: ServerAddress, settings: Upli
 @implementer(ICommandReceiver)
 class _Nobody:
     """
-    Takes no order, and is told of none: the connection closes before. An answer of any kind would tell the main server
-    that the order is taken, refused or unknown, while it is for the relay.
+    A receiver that takes no command: the connection closes before. An answer of any kind would tell the main server
+    that the command is accepted, refused or unknown, but the command is for the relay.
     """
 
     def command_received(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
@@ -209,7 +207,7 @@ class _Nobody:
         """Not acknowledged."""
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
-        """Nothing was sent that it could be for."""
+        """Nothing was sent, so there is nothing to confirm."""
 
     def cancel_received(self, command_id: str) -> CommandState:
         return CommandState.UNKNOWN
@@ -218,19 +216,19 @@ class _Nobody:
         return CommandState.UNKNOWN
 
     def link_ready(self, link: ILink) -> None:
-        """There is nothing to send."""
+        """Nothing to send."""
 
     def link_lost(self, link: ILink, blame: Blame) -> None:
-        """There was nothing to send."""
+        """Nothing was sent."""
 
 
 async def _dial(reactor: Any, settings: UplinkSettings, report: Report, timing: Timing) -> None:
     """
-    As the relay does, with its key and under its name, until the main server has accepted it or not.
+    Connect as the relay does, under its name and with its key, until the main server has accepted or refused it.
 
-    A main server that gives an order has accepted it: this leaves then, too, without an answer to the order. A main
-    server that keeps orders until they are acknowledged or done gives it again to the relay; to any other it is as if
-    the relay had lost its connection: nothing is told that is not so.
+    A main server that sends a command has accepted the relay: then, too, this leaves, without answering the command. A
+    main server that keeps commands until they are acknowledged or done sends it to the relay again. To any other it
+    looks as if the relay had lost its connection, which is true enough.
     """
     dialect = ""
 

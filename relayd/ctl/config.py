@@ -1,5 +1,5 @@
 """
-``relayctl config``: the settings that count, and where each of them comes from.
+``relayctl config``: the settings in effect, and where each one comes from.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import asdict
 
+from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
-from relayd.config.sources import Given, Option
+from relayd.config.sources import Given
 from relayd.ctl.settings import add_all_options, read_all
 
 NAME = "config"
-HELP = "show the settings that count, and where each of them comes from"
+HELP = "show the settings in effect, and where each one comes from"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.add_argument("--toml", action="store_true", help="print what is set as a file for --config")
+    parser.add_argument("--toml", action="store_true", help="print what is set as a TOML file for --config")
     add_all_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show them; 1 when there are mistakes, which are shown too."""
+    """Show the settings; 1 when there are mistakes, which are shown too."""
     reading = read_all(arguments)
     for mistake in reading.mistakes:
         print(f"relayctl: {mistake}", file=sys.stderr)
@@ -77,13 +78,14 @@ def _toml(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
         elif option.hidden and option.is_path and not os.path.exists(value):
             yield f"# {option.name}: there is no such file"
         else:
-            yield f"{option.name} = {_literal(option, value)}"
+            yield f"{option.name} = {toml_literal(option, value)}"
     for row in config.credentials:
         yield "\n[[credentials]]"
         yield from (f"{key} = {value}" for key, value in _keys_of(row))
 
 
-def _literal(option: Option, value: Any) -> str:
+def toml_literal(option: Option, value: Any) -> str:
+    """A value as it stands in a TOML file."""
     if isinstance(value, bool) or (isinstance(value, int) and option.metavar == "N"):
         return str(value).lower()
     return _array(value) if isinstance(value, tuple) else _text(option.spell(value))
@@ -100,4 +102,4 @@ def _array(values: tuple[str, ...]) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a basic string of TOML, for text that can be printed
+    return json.dumps(value, ensure_ascii=False)  # the same as a basic string of TOML, for printable text

@@ -1,5 +1,5 @@
 """
-What ``relayctl check`` finds: one line each.
+The findings of ``relayctl check``: one line each.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ Level = Literal["ok", "warning", "fault", "skipped"]
 
 class Finding(Struct, frozen=True):
     """
-    :ivar level: ``fault``: a relay would not start, or not do its work.
-    :ivar what: was looked at.
-    :ivar text: how it is, and what to do about it; no secret.
+    One finding.
+
+    :ivar level: how bad it is; with a ``fault``, a relay would not start or not work.
+    :ivar what: what was checked.
+    :ivar text: the state it is in, and what to do about it; never a secret.
     """
 
     level: Level

@@ -1,5 +1,5 @@
 """
-``relayctl journal``: which commands have no confirmed result yet, and which results the main server would not have.
+``relayctl journal``: which commands have no confirmed result yet, and which results the main server did not take.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from relayd.ctl.settings import add_options, read_settings
 from relayd.errors import NoJournal
 from relayd.language.texts import printable
 
-if TYPE_CHECKING:  # else for `run` alone: other subcommands, and completion, need not wait for it
+if TYPE_CHECKING:  # otherwise imported by `run`, so that other subcommands and completion start fast
     from relayd.journal.report import JournalRow, Report
 
 NAME = "journal"
-HELP = "list the commands whose results are not confirmed, and show a result that is held"
+HELP = "list the commands without a confirmed result, or show a stored result"
 
-#: How each state is told, by its name; in the order of a command's life.
+#: The words for each state, by its name; in the order of a command's life.
 _WORDS = {
     "ACCEPTED": "accepted, not started",
     "STARTED": "started",
     "FINISHED": "waiting for confirmation",
-    "DEAD": "dead letter: was not taken",
-    "CONFIRMED": "confirmed (ids alone)",
+    "DEAD": "dead letter: not taken",
+    "CONFIRMED": "confirmed (ids only)",
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Add its arguments."""
     add_options(parser)
-    parser.add_argument("id", nargs="?", metavar="COMMAND_ID", help="show the result that is held of this command")
+    parser.add_argument("id", nargs="?", metavar="COMMAND_ID", help="show the stored result of this command")
     parser.add_argument("--all", action="store_true", help="list every command, not only the oldest 20")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Show the journal; 1 when it holds what somebody should look at.
+    Show the journal; 1 when it holds dead letters or was damaged.
 
-    :raises NoJournal: when there is none that can be read.
+    :raises NoJournal: when no journal can be read.
     """
     from relayd.interfaces import EntryState
     from relayd.journal.report import read_report
@@ -54,13 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {report.counts.get(EntryState[name], 0):>9,}  {words}")
     print(f"  {report.size:>9,}  bytes of results")
     for damaged, saved in report.damages.items():
-        print(f"It was damaged once, and is kept as {damaged}: {saved}. Ids that could not be saved are not known.")
+        print(f"It was damaged once; the damaged file is {damaged}: {saved}. Ids that could not be saved are lost.")
     _list(report, None if arguments.all else 20)
     return 1 if report.damages or report.counts.get(EntryState.DEAD) else 0
 
 
 def _list(report: Report, most: int | None) -> None:
-    # dead letters first: they are what somebody has to do something about
+    # dead letters first: they need attention
     rows = sorted(report.rows, key=lambda row: row.state.name != "DEAD")
     if rows:
         print(f"\n{'ACCEPTED':<19}  {'BYTES':>9}  {'STATE':<30}  COMMAND")
@@ -80,7 +80,7 @@ def _show(path: str, command_id: str) -> int:
 
     result = read_result(path, command_id)
     if result is None:
-        raise NoJournal(reason=f"no result of {printable(command_id, 256)} is held in {path}")
+        raise NoJournal(reason=f"{path} holds no result of {printable(command_id, 256)}")
     print(f"exit code  {result.exit_code}")
     for name, text in (("stdout", result.stdout), ("stderr", result.stderr)):
         print(f"{name}     {len(text):,} characters")

@@ -1,8 +1,8 @@
 """
-The one console script: its subcommands, what they share, and their exit codes.
+The console script ``relayctl``: its subcommands, what they share, and their exit codes.
 
 A subcommand is a module with ``NAME``, ``HELP``, ``configure(parser)`` and ``run(arguments)``, which returns an exit
-code: 0 all is well, 1 a fault was found.  Mistakes on the command line exit with 2.
+code: 0 if all is well, 1 if a fault was found. Mistakes on the command line exit with 2.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relayd.errors import RelayError
 
 
 class Subcommand(Protocol):
-    """What a module of a subcommand has."""
+    """A module with a subcommand."""
 
     NAME: str
     HELP: str
@@ -29,22 +29,22 @@ class Subcommand(Protocol):
         """Add its arguments."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it; gives the exit code."""
+        """Run the subcommand and return the exit code."""
 
 
-_EXIT_CODES = "exit codes: 0 all is well, 1 something is wrong or refused, 2 a mistake on the command line"
+_EXIT_CODES = "exit status: 0 all is well, 1 something is wrong or refused, 2 a mistake on the command line"
 
 
 class _Parser(argparse.ArgumentParser):
-    """A mistake is one line, without the usage before it."""
+    """An argument parser that reports a mistake in one line, without the usage before it."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Here, where it is known which options there are, a word that is none gets a guess what was meant."""
+        """Guess what an unknown option was meant to be; only this parser knows the options there are."""
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             name = rest[0].partition("=")[0]
             meant = near(name, self._option_string_actions) if name.startswith("-") else None
-            self.error(f"there is no option {name} (did you mean {meant}?)" if meant else "there are unknown arguments")
+            self.error(f"no such option: {name} (did you mean {meant}?)" if meant else "unknown arguments")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -52,13 +52,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def subcommands() -> Sequence[Subcommand]:
-    """All of them, in the order in which ``--help`` shows them."""
+    """All subcommands, in the order in which ``--help`` shows them."""
     return (status, check, config, policy, journal, audit)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``relayctl``."""
-    about = "Looks at a relay: how it is doing, its settings, its records."
+    about = "Shows a relay's status, settings and records, and checks them."
     parser = _Parser(prog="relayctl", description=about, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)

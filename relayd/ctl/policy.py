@@ -1,5 +1,5 @@
 """
-``relayctl policy``: the site's rules, and what a host, a user and a command would get by them, and why.
+``relayctl policy``: the site's rules, and how they judge a host, a user and a command, and why.
 """
 
 from __future__ import annotations
@@ -7,13 +7,11 @@ from __future__ import annotations
 import argparse
 import socket
 from collections.abc import Iterator
-from itertools import takewhile
 
 from relayd.config.options import Config
 from relayd.ctl.settings import add_options, read_settings
 from relayd.language.texts import printable
-from relayd.network.patterns import covers_host, covers_user
-from relayd.network.spelling import Address, canonical_host, read_address, read_host
+from relayd.network.spelling import Address, read_address, read_host
 from relayd.policy.rules import SPECIAL, Policy, Verdict
 from relayd.wire import fields
 
@@ -26,15 +24,15 @@ _MOST = 60  # characters shown of a command's text
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     add_options(parser)
-    parser.add_argument("--host", help="what about this name or address? A name is looked up")
-    parser.add_argument("--port", type=_port, default=22, help="and this port [22]")
-    parser.add_argument("--user", help="and this user?")
-    parser.add_argument("--command", metavar="TEXT", help="and this command?")
+    parser.add_argument("--host", help="name or address to judge; a name is looked up")
+    parser.add_argument("--port", type=_port, default=22, help="its port [22]")
+    parser.add_argument("--user", help="user to judge")
+    parser.add_argument("--command", metavar="TEXT", help="text of a command to judge")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Explain; 0: all that was asked about is allowed."""
-    from relayd.settings import policy_of  # which brings in a good part of a relay, and --help need not wait for that
+    """Show the rules, or judge by them; 0: everything that was asked about is allowed."""
+    from relayd.settings import policy_of  # a slow import, which --help need not wait for
 
     config = read_settings(arguments)
     policy = policy_of(config)
@@ -52,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _rules(config: Config) -> Iterator[str]:
-    """All that is in force, one option a line."""
+    """All rules in force, one option per line."""
     for option, rule, otherwise in (
-        ("--allow-hosts", config.allow_hosts, "all hosts but special addresses"),
+        ("--allow-hosts", config.allow_hosts, "all hosts except special addresses"),
         ("--deny-hosts", config.deny_hosts, "none"),
         ("--allow-users", config.allow_users, "all users"),
         ("--allow-commands", config.allow_commands, "all commands"),
@@ -69,11 +67,11 @@ def _rules(config: Config) -> Iterator[str]:
 
 
 def _explain_host(config: Config, policy: Policy, host: str, port: int, user: str | None) -> bool:
-    """Show what becomes of a host, and of each address that its name leads to."""
+    """Show the verdict on a host, and on each address that its name resolves to."""
     try:
         host = fields.host("--host", host)
     except fields.Invalid as fault:
-        return _show("host", printable(host, _MOST), Verdict(False, f"no order with it is taken: it {fault.text}"))
+        return _show("host", printable(host, _MOST), Verdict(False, f"commands with it are refused: it {fault.text}"))
     way = _way(config, host, port, user)
     place = f"{host}:{port}" + (f", reached through {way} ([[credentials]])" if way else "")
     verdict = policy.judge_host(host, port, behind=bool(way))
@@ -82,7 +80,7 @@ def _explain_host(config: Config, policy: Policy, host: str, port: int, user: st
     try:
         addresses = _look_up(read_host(host).dialled, port)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a proper name"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a valid name"
         return _show("host", place, Verdict(False, f"it cannot be looked up here ({reason})"))
     verdicts = [policy.judge_host(host, port, address) for address in addresses]
     allowed = any(verdict.allowed for verdict in verdicts)
@@ -102,25 +100,18 @@ def _judge_user(policy: Policy, user: str) -> Verdict:
     try:
         return policy.judge_user(fields.username("--user", user))
     except fields.Invalid as fault:
-        return Verdict(False, f"no order with it is taken: it {fault.text}")
+        return Verdict(False, f"commands with it are refused: it {fault.text}")
 
 
 def _way(config: Config, host: str, port: int, user: str | None) -> str:
-    """The jump hosts of the site's own table through which a host is reached; empty: none."""
-    from relayd.ssh.login.site_credentials import parse_via
+    """The jump hosts of ``[[credentials]]`` through which a host is reached; empty: none."""
+    from relayd.settings import credentials_of
 
-    rows = (row for row in config.credentials if row.via is not None)
-    found = next(
-        (row for row in rows if covers_host(row.hosts, host, port) and covers_user(row.users, user or "")), None
-    )
-    hops = (found.via or "").split(",") if found is not None else []
-    itself = (canonical_host(host), port)
-    # A row for a whole network often covers its jump host too, which is not reached through itself.
-    return ",".join(takewhile(lambda text: [(hop.host, hop.port) for hop in parse_via(text)] != [itself], hops))
+    return ",".join(map(str, credentials_of(config).hops(host, port, user or "")))
 
 
 def _show(what: str, subject: str, verdict: Verdict) -> bool:
-    why = verdict.rule or verdict.reason or "no rule is against it"
+    why = verdict.rule or verdict.reason or "no rule forbids it"
     print(f"{what:<8} {_word(verdict.allowed)}  {subject}: {why}")
     return verdict.allowed
 

@@ -1,5 +1,5 @@
 """
-The relay's settings as the subcommands of ``relayctl`` see them: environment and file, as ``twistd relayd`` would.
+Reads the relay's settings for the subcommands of ``relayctl``: from environment and file, as ``twistd relayd`` does.
 """
 
 from __future__ import annotations
@@ -7,17 +7,18 @@ from __future__ import annotations
 import argparse
 import os
 
-from relayd.config.options import OPTIONS, Config, Reading, load, read
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import Reading, load, read
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that lead to the settings of a relay."""
+    """Add the options that lead to the settings of a relay."""
     parser.add_argument("--config", metavar="PATH", help="TOML file of options [$RELAYD_CONFIG]")
-    parser.add_argument("--state-dir", metavar="PATH", help="directory of what the relay remembers")
+    parser.add_argument("--state-dir", metavar="PATH", help="directory of what relayd has to remember")
 
 
 def add_all_options(parser: argparse.ArgumentParser) -> None:
-    """All options of relayd, as on its own command line."""
+    """Add all options of relayd, as on its own command line."""
     for section in dict.fromkeys(option.section for option in OPTIONS):
         group = parser.add_argument_group(section)
         for option in OPTIONS:
@@ -32,10 +33,10 @@ def add_all_options(parser: argparse.ArgumentParser) -> None:
 
 def read_settings(arguments: argparse.Namespace, **more: str | bool | None) -> Config:
     """
-    The settings, of a relay that need not be complete: ``server``, ``proxy_id`` and ``api_key_file`` may be ``None``.
+    The settings. They need not be complete: ``server``, ``proxy_id`` and ``api_key_file`` may be ``None``.
 
-    :param more: further options by their name in Python, as on the command line.
-    :raises ConfigError: for the first mistake found.
+    :param more: further options by their names in Python, as on the command line.
+    :raises ConfigError: for the first mistake.
     """
     given = {"config": arguments.config, "state-dir": arguments.state_dir}
     given |= {name.replace("_", "-"): value for name, value in more.items()}
@@ -43,5 +44,5 @@ def read_settings(arguments: argparse.Namespace, **more: str | bool | None) -> C
 
 
 def read_all(arguments: argparse.Namespace) -> Reading:
-    """The settings of a relay that would run with the options of `add_all_options`, and all that is wrong with them."""
+    """The settings that a relay would run with, given the options of `add_all_options`, and all mistakes in them."""
     return read({option.name: getattr(arguments, option.attribute) for option in OPTIONS}, os.environ)

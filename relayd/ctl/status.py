@@ -1,5 +1,5 @@
 """
-``relayctl status``: how things stand with a running relay, in a terminal, once or again and again.
+``relayctl status``: the status of a running relay, in a terminal, once or repeatedly.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from relayd.errors import NoStatus
 from relayd.language.texts import printable, span
 
 NAME = "status"
-HELP = "show how a running relay is doing"
+HELP = "show the status of a running relay"
 
-#: Seconds that a relay gets to answer, and bytes that the answer may have.
+#: Seconds that a relay has to answer, and the most bytes of an answer.
 PATIENCE: Final = 5.0
 MOST: Final = 4 << 20
-#: Rows of each list.
+#: The most rows of each table.
 _ROWS: Final = 20
 
 _CLEAR: Final = "\x1b[H\x1b[2J\x1b[3J"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Add its arguments."""
     add_options(parser)
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--status", metavar="ENDPOINT", help="as the relay was given it [$RELAYD_STATUS, or the file]")
-    where.add_argument("--url", type=_url, help="http://HOST:PORT or unix:/PATH instead")
+    where.add_argument("--status", metavar="ENDPOINT", help="the relay's own --status [$RELAYD_STATUS, or the file]")
+    where.add_argument("--url", type=_url, help="address to ask instead: http://HOST:PORT or unix:/PATH")
     parser.add_argument(
-        "--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="show it again and again [every 2 s]"
+        "--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="repeat until interrupted [every 2 s]"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Show it; 0: the relay is ready.
+    Show the status; 0: the relay is ready.
 
-    :raises NoStatus: when it does not answer.
+    :raises NoStatus: when the relay does not answer.
     """
     connect = arguments.url
     if connect is None:
         address = read_settings(arguments, status=arguments.status).status
         if address is None:
-            print("relayctl: where is it? Give --url, or --status as the relay has it, or --config", file=sys.stderr)
+            print("relayctl: where is the relay? Give --url, --status or --config", file=sys.stderr)
             return 2
         connect = _connector(address)
     if arguments.watch is None:
@@ -84,7 +84,7 @@ def _watch(connect: Callable[[], http.client.HTTPConnection], seconds: float) ->
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a UNIX socket."""
+    """An HTTP connection over a UNIX socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=PATIENCE)
@@ -101,7 +101,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _TCPConnection(http.client.HTTPConnection):
-    """HTTP over TCP."""
+    """An HTTP connection over TCP."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -151,7 +151,7 @@ def _fetch(connect: Callable[[], http.client.HTTPConnection]) -> dict[str, Any]:
     finally:
         connection.close()
     if not isinstance(document, dict) or "obstacles" not in document:
-        raise NoStatus(where=str(connection), reason="what answers there is no relay's status")
+        raise NoStatus(where=str(connection), reason="the answer is not a relay's status")
     return document
 
 
@@ -166,7 +166,7 @@ def _show(status: Mapping[str, Any]) -> int:
 
 
 def lines(status: Mapping[str, Any], width: int) -> list[str]:
-    """*status*, the relay's document, as lines of at most *width* characters."""
+    """*status*, the document of a relay, as lines of at most *width* characters."""
     uplink, commands, results, journal = (status[name] for name in ("uplink", "commands", "results", "journal"))
     state = "ready" if status["ready"] else "NOT READY"
     shown = [f"{status['proxyId']}  {state}  relayd {status['version']}, up for {span(status['uptime'])}"]
@@ -189,7 +189,7 @@ def lines(status: Mapping[str, Any], width: int) -> list[str]:
         width,
     )
     shown += _table(
-        ("AT HAND", "USER@HOST", "STATE", "FOR"),
+        ("ACTIVE", "USER@HOST", "STATE", "FOR"),
         [(row["id"], _where(row), row["state"], span(row["duration"])) for row in status["active"]],
         width,
     )
@@ -213,7 +213,7 @@ def _limit(row: Mapping[str, Any]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> list[str]:
-    """The first two columns give way where there is no room for all; the others hold short words."""
+    """Rows in columns. Where they are too wide, the first two columns are cut; the others hold short words."""
     if not rows:
         return []
     cells = [[printable(str(cell), 256) for cell in row] for row in rows[:_ROWS]]

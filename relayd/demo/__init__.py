@@ -1,3 +1,3 @@
 """
-The main job for real, in one process on loopback: ``python -m relayd.demo``.
+The demonstration of relayd, in one process on loopback: ``python -m relayd.demo``.
 """

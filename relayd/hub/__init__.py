@@ -1,10 +1,10 @@
 """
-A main server: accepts relays in both dialects on one port, sends them commands, gives back the results.
+A main server: accepts relays in both dialects on one port, sends them commands, and returns the results.
 
-It is what the demo and many tests run against, with the same messages and codecs as the relay.
+The demonstration and many tests run against it.  It uses the same messages and codecs as the relay.
 """
 
-from relayd.hub.protocol import HubSettings
 from relayd.hub.server import Hub
+from relayd.hub.settings import HubSettings
 
 __all__ = ["Hub", "HubSettings"]

@@ -1,5 +1,5 @@
 """
-``python -m relayd.hub``: a main server for one relay and one person, to try a relay or to look into a problem.
+``python -m relayd.hub``: a main server for one relay, to try a relay out or to look into a problem.
 """
 
 from relayd.hub.terminal import run

@@ -1,5 +1,5 @@
 """
-Who may wait at the door: connections that have not joined yet, at most so many.  Decisions only, no I/O and no time.
+Which connections may wait that have not joined yet.  Decisions only, no I/O and no time.
 """
 
 from __future__ import annotations
@@ -10,35 +10,37 @@ from typing import Final, Generic, TypeVar
 
 ConnectionT = TypeVar("ConnectionT")
 
-#: Seconds within which a real relay has joined.
+#: Seconds within which any real relay joins.
 PATIENCE: Final = 3.0
 
 
 class Doorway(Generic[ConnectionT]):
     """
-    Where too many wait, an address of which most are waiting cannot keep the others out: its oldest one gives way to
-    theirs.  Otherwise the one that has just come has to go: relays that all come at the same time, as after a restart,
-    are let in one after the other, while those that were begun with are done with.  One that has waited longer than any
-    relay needs gives way in any case.
+    The connections that have not joined yet, of which only so many may wait.
 
-    :param most: connections that may wait.
+    When one too many comes, the address with the most waiting connections cannot keep others out: its oldest connection
+    gives way to those of other addresses.  Otherwise the new connection is closed: of relays that all come at the same
+    time, as after a restart, the first ones join while the others try again.  A connection that has waited longer than
+    any relay needs gives way in any case.
+
+    :param most: how many connections may wait.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._waiting: dict[ConnectionT, str] = {}
-        #: By address, when each came; the oldest first.
+        #: By address: when each connection came, the oldest first.
         self._by_origin: dict[str, OrderedDict[ConnectionT, float]] = {}
 
-    def enter(self, connection: ConnectionT, host: str, now: float) -> ConnectionT | None:
+    def enter(self, connection: ConnectionT, address: str, now: float) -> ConnectionT | None:
         """
-        A connection waits from now on.
+        Let *connection* wait, if it may.
 
-        :param host: the address that it comes from; empty where there is none.
+        :param address: where it comes from; empty where that is not known.
         :param now: in seconds.
-        :return: one that has to go, and waits no more; it may be this one.
+        :return: the connection to close, which waits no more; it may be *connection* itself.
         """
-        origin, leaving = origin_of(host), None
+        origin, leaving = origin_of(address), None
         if len(self._waiting) >= self._most:
             crowd = max(self._by_origin.values(), key=len)
             oldest, since = next(iter(crowd.items()))
@@ -51,7 +53,7 @@ class Doorway(Generic[ConnectionT]):
         return leaving
 
     def leave(self, connection: ConnectionT) -> None:
-        """It has joined, or is gone; once is enough."""
+        """*connection* has joined or is gone.  Calling this again does nothing."""
         origin = self._waiting.pop(connection, None)
         if origin is not None:
             crowd = self._by_origin[origin]
@@ -60,14 +62,14 @@ class Doorway(Generic[ConnectionT]):
                 del self._by_origin[origin]
 
 
-def origin_of(host: str) -> str:
-    """Who has one address of an IPv6 network has all 2**64 of them (RFC 4291, section 2.5.4)."""
+def origin_of(address: str) -> str:
+    """What counts as one address: of IPv6 the network, whose 2**64 addresses one peer has (RFC 4291, section 2.5.4)."""
     try:
-        address = ip_address(host.partition("%")[0])
+        read = ip_address(address.partition("%")[0])
     except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return address.exploded[:19]
+        return address
+    if not isinstance(read, IPv6Address):
+        return address
+    if read.ipv4_mapped is not None:
+        return str(read.ipv4_mapped)
+    return read.exploded[:19]

@@ -1,25 +1,23 @@
 """
-One relay's WebSocket at the main server: both dialects on one port, the key checked, dead links found.
+One relay's connection at the main server: it joins, takes commands, and brings results, in either dialect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.hub.doorway import Doorway
-from relayd.hub.wire import BoundedServer
+from relayd.hub.handshake import HandshakeServer
+from relayd.hub.heartbeat import Heartbeat
+from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
-from relayd.wire.dialects import native, socketio
+from relayd.wire.dialects import native
 from relayd.wire.dialects.events import (
     AckReceived,
     Broken,
@@ -42,102 +40,55 @@ from relayd.wire.messages import (
 )
 from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
 
-ServerDialect = native.NativeServerDialect | socketio.SocketIOServerDialect
-
-#: Bytes of a frame that is still coming in that count as a sign of life, as at the relay's side.
-LEAST_PROGRESS = 4096
-
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 _NORMAL, _GOING_AWAY, _PROTOCOL_ERROR = 1000, 1001, 1002
 
 
-class HubSettings(Struct, frozen=True, kw_only=True):
-    """
-    :ivar ping_interval: seconds between two heartbeats.
-    :ivar ping_timeout: seconds that a relay has to show a sign of life after one.
-    :ivar write_timeout: seconds that a relay may take nothing of what is sent to it.
-    :ivar join_timeout: seconds that a connection has to become a relay's.
-    :ivar max_joining: connections at a time that have not become a relay's yet.
-    :ivar max_payload: bytes in the largest message taken from a relay.
-    :ivar result_timeout: seconds that a result may take where neither caller nor command say.
-    :ivar grace: seconds added to that, for the way there and back.
-    :ivar answer_timeout: seconds that a relay has to answer a question.
-    """
-
-    ping_interval: float = 25.0
-    ping_timeout: float = 20.0
-    write_timeout: float = 120.0
-    join_timeout: float = 10.0
-    max_joining: int = 1000
-    max_payload: int = 16 * 2**20
-    result_timeout: float = 30.0
-    grace: float = 5.0
-    answer_timeout: float = 10.0
-
-
 class RelayListener(Protocol):
-    """What the connections ask of the main server and tell it."""
+    """What connections ask of the main server, and what they report to it."""
 
     def accepts(self, proxy_id: str, api_key: str) -> bool:
-        """Whether this is that relay's key."""
+        """Whether *api_key* is the key of that relay."""
 
     def relay_connected(self, link: RelayConnection) -> None:
         """``link.proxy_id`` has joined, with the right key."""
 
     def relay_lost(self, link: RelayConnection) -> None:
-        """That link is gone. Called once for each `relay_connected`."""
+        """*link* is gone.  Called once for each `relay_connected`."""
 
     def result_received(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result came, and has been confirmed."""
+        """A result has arrived, and a receipt for it was sent."""
 
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
-        """A piece of the output of a command that runs."""
+        """A piece of the output of a running command has arrived."""
 
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
-        """The relay says how far it has come with a command, without an acknowledgement."""
+        """The relay reports the state of a command, other than in an acknowledgement."""
 
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
-        """The relay acknowledged what `RelayConnection.send_command` or `RelayConnection.ask` gave that number."""
+        """The relay acknowledged the event that `RelayConnection.send_command` or `RelayConnection.ask` numbered so."""
 
     def connection_closed(self) -> None:
-        """A connection has ended, whether it was a relay's or not."""
+        """A connection has ended, whether it had joined or not."""
 
 
-class RelayConnection(BoundedServer):
+class RelayConnection(HandshakeServer):
     """
     One connection, from the TCP accept to its end.
 
-    :ivar proxy_id: whose it is, or claims to be until `RelayListener.relay_connected`.
+    :ivar proxy_id: the relay's name, which is only a claim until `RelayListener.relay_connected`.
     """
 
-    _log = Logger("relayd.hub")
     factory: RelayConnectionFactory
     transport: Any
 
     def __init__(self, clock: IReactorTime, listener: RelayListener, settings: HubSettings) -> None:
-        super().__init__()
+        super().__init__(listener.accepts, settings)
         self._clock = clock
         self._listener = listener
-        self._settings = settings
-        self.proxy_id = ""
-        self._dialect: ServerDialect = native.NativeServerDialect()
-        self._authentic = False
+        self._heartbeat = Heartbeat(clock, settings, self, self._ping)
         self._joined = False
-        #: Why we turned the handshake down, in words without anything from the request.
-        self._denial = ""
-        #: Whether anything arrived since the last heartbeat.
-        self._heard = True
-        #: Bytes since the last sign of life.
-        self._progress = 0
-        #: When the relay last took some of what waits for it.
-        self._last_taken = 0.0
-        self._heartbeat: IDelayedCall | None = None
         self._join_deadline: IDelayedCall | None = None
-
-    @property
-    def dialect(self) -> str:
-        """``socketio`` or ``native``."""
-        return self._dialect.name
 
     # What the main server does with it
 
@@ -145,7 +96,7 @@ class RelayConnection(BoundedServer):
         """
         Send ``execute_command``.
 
-        :return: the number that its acknowledgement will carry, where the dialect has such.
+        :return: the number that its acknowledgement will carry; ``None`` where the dialect has no acknowledgements.
         """
         return self._order(EXECUTE_COMMAND, command.to_wire())
 
@@ -158,7 +109,7 @@ class RelayConnection(BoundedServer):
         return self._order(event, {"commandId": command_id})
 
     def _order(self, event: str, data: object) -> int | None:
-        """However much of this waits, what the relay sends meanwhile is read."""
+        """Send an event as an order of ours: however many orders wait, what the relay sends meanwhile is read."""
         ack_id = self._dialect.request(event, data)
         self._answering = False
         try:
@@ -176,129 +127,54 @@ class RelayConnection(BoundedServer):
         self._flush()
         self._end(_GOING_AWAY if going_away else _NORMAL, reason)
 
-    # The handshake
+    # The beginning
 
     def connectionMade(self) -> None:
         self.factory.connections.add(self)
         self._join_deadline = self._clock.callLater(self._settings.join_timeout, self._not_joined)
         super().connectionMade()
-        host = getattr(self.transport.getPeer(), "host", "")
-        leaving = self.factory.doorway.enter(self, host, self._clock.seconds())
+        address = getattr(self.transport.getPeer(), "host", "")
+        leaving = self.factory.doorway.enter(self, address, self._clock.seconds())
         if leaving is not None:
             leaving.transport.abortConnection()
-        # autobahn asks for it before the transport can, and swallows the error: an acknowledgement and a result
-        # in two small frames would then cost 40 ms
+        # autobahn asks for it before the transport can do it, and swallows the error: an acknowledgement and a result
+        # in two small frames would then take 40 ms
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
 
-    def onConnect(self, request: ConnectionRequest) -> None:
-        """
-        Choose the dialect by the path and check the key.
-
-        :raises ConnectionDeny: with an HTTP status and a reason without anything from the request, which holds the key.
-        """
-        self.proxy_id = _only(request.params, "proxyId")
-        if request.path.rstrip("/") == "/socket.io":
-            if _only(request.params, "EIO") != "4":
-                self._deny(400, "Only revision 4 of the Engine.IO protocol is spoken here: use Socket.IO 3 or later.")
-            if _only(request.params, "transport") != "websocket":
-                self._deny(400, "Only the websocket transport is spoken here: use transport=websocket.")
-            self._dialect = socketio.SocketIOServerDialect(
-                ping_interval=self._settings.ping_interval,
-                ping_timeout=self._settings.ping_timeout,
-                accepts=self._settings.max_payload,
-            )
-        elif request.path.rstrip("/") != "/proxy":
-            self._deny(404, "Relays connect to /proxy, or with Socket.IO to /socket.io/.")
-        self._authentic = self._listener.accepts(self.proxy_id, _only(request.params, "apiKey"))
-        if not self._authentic and isinstance(self._dialect, native.NativeServerDialect):
-            self._deny(401, "The proxyId or the apiKey is wrong.")
-
-    def _deny(self, status: int, reason: str) -> None:
-        self._denial = reason
-        raise ConnectionDeny(status, reason)
-
-    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        """
-        Overridden because autobahn logs and echoes *reason*, which can quote the request line with the key, and
-        because its answers have no body.
-        """
-        if code == HTTPStatus.UPGRADE_REQUIRED and self.http_request_path.startswith("/socket.io"):
-            code = HTTPStatus.BAD_REQUEST
-            self._denial = "The polling transport is not supported here: use transport=websocket."
-        text = self._denial or HTTPStatus(code).phrase
-        self.wasNotCleanReason = text
-        self._log.info("Refused a connection from {peer}: {code} {reason}", peer=self.peer, code=int(code), reason=text)
-        body = text.encode() + b"\n"
-        headers = [
-            *(responseHeaders or ()),
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", len(body)),
-            ("Connection", "close"),
-        ]
-        self.sendHttpErrorResponse(int(code), HTTPStatus(code).phrase, headers)
-        self.sendData(body)
-        self.wasClean = True  # an answer given is no broken connection: autobahn would warn
-        self.dropConnection(abort=False)
-
     def onOpen(self) -> None:
         super().onOpen()
-        self._beat_later(self._settings.ping_interval)
+        self._heartbeat.start()
         self._handle(self._dialect.opened())
 
     def _not_joined(self) -> None:
         self._join_deadline = None
-        self._drop(f"it did not join within {span(self._settings.join_timeout)}")
-        self.transport.abortConnection()  # where it was closed already, but the peer does not let go
+        self.drop(f"it did not join within {span(self._settings.join_timeout)}")
+        self.transport.abortConnection()  # where it was closed already, but the peer does not close its side
 
-    # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own. Whatever arrives is a sign of
-    # life, but for single bytes of a frame that does not end.
+    # Heartbeats: the dialect's where it has such, otherwise the WebSocket's own
 
     def dataReceived(self, data: bytes) -> None:
-        self._progress += len(data)
-        if self._progress >= LEAST_PROGRESS:
-            self._alive()
+        self._heartbeat.received(len(data))
         super().dataReceived(data)
 
     def onFrameEnd(self) -> bool | None:
-        self._alive()
+        self._heartbeat.alive()
         return super().onFrameEnd()
 
-    def _alive(self) -> None:
-        self._heard = True
-        self._progress = 0
-
-    def _beat_later(self, seconds: float) -> None:
-        self._heartbeat = self._clock.callLater(seconds, self._beat)
-
-    def _beat(self) -> None:
-        self._heard = False
+    def _ping(self) -> None:
         if isinstance(self._dialect, native.NativeServerDialect):
             self.sendPing()
         else:
             self._dialect.ping()
             self._flush()
-        self._heartbeat = self._clock.callLater(self._settings.ping_timeout, self._check_heartbeat)
 
     def on_full(self) -> None:
-        self._last_taken = self._clock.seconds()
+        self._heartbeat.taken()
 
     def on_taken(self) -> None:
-        self._last_taken = self._clock.seconds()
+        self._heartbeat.taken()
         super().on_taken()
-
-    def _check_heartbeat(self) -> None:
-        self._heartbeat = None
-        if not self.flow.writable and self._clock.seconds() - self._last_taken >= self._settings.write_timeout:
-            self._drop(f"it took nothing of what was sent to it for {span(self._settings.write_timeout)}")
-        elif self._heard or self.deaf:  # what is not read proves nothing
-            self._beat_later(max(0.0, self._settings.ping_interval - self._settings.ping_timeout))
-        else:
-            self._drop(f"it was silent for {span(self._settings.ping_timeout)}")
-
-    def _drop(self, reason: str) -> None:
-        self.wasNotCleanReason = reason
-        self.dropConnection(abort=True)
 
     # What arrives
 
@@ -313,7 +189,7 @@ class RelayConnection(BoundedServer):
             self._handle(events)
 
     def _break(self, reason: str) -> None:
-        self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self._shown_id, reason=reason)
+        self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self.shown_id, reason=reason)
         self._flush()
         self._end(_PROTOCOL_ERROR, reason)
 
@@ -330,13 +206,13 @@ class RelayConnection(BoundedServer):
             elif isinstance(event, Broken):
                 self._break(event.reason)
             elif isinstance(event, Ignored):
-                self._log.debug("Ignored from {proxy_id}: {what}", proxy_id=self._shown_id, what=event.what)
+                self._log.debug("Ignored from {proxy_id}: {what}", proxy_id=self.shown_id, what=event.what)
         self._flush()
 
     def _join(self) -> None:
         if not self._authentic:
-            # what the known main servers do: the namespace is joined first, then comes the disconnect packet
-            self._log.warn("Refused relay {proxy_id} from {peer}", proxy_id=self._shown_id, peer=self.peer)
+            # as the known main servers do: the namespace is joined first, then comes the disconnect packet
+            self._log.warn("Refused relay {proxy_id} from {peer}", proxy_id=self.shown_id, peer=self.peer)
             self._dialect.refuse("The proxyId or the apiKey is wrong.")
             self._flush()
             self._end(_NORMAL, "")
@@ -347,7 +223,7 @@ class RelayConnection(BoundedServer):
         self.factory.doorway.leave(self)
         self._joined = True
         self.trust()
-        self._flush()  # the answer to its joining goes before any command
+        self._flush()  # the response to its joining goes before any command
         self._listener.relay_connected(self)
 
     def _event(self, event: EventReceived) -> None:
@@ -360,15 +236,15 @@ class RelayConnection(BoundedServer):
                 self._listener.status_received(self, parse_command_status(event.data))
             else:
                 name = printable(event.name, 80)
-                self._log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self._shown_id, name=name)
+                self._log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self.shown_id, name=name)
         except InvalidMessage as error:
-            self._log.warn("From {proxy_id}: {error}", proxy_id=self._shown_id, error=str(error))
+            self._log.warn("From {proxy_id}: {error}", proxy_id=self.shown_id, error=str(error))
             if event.name == COMMAND_RESULT:
                 self._confirm({"success": False, "error": str(error)}, error.command_id)
 
     def _result(self, data: object) -> None:
         result = parse_command_result(data)
-        # confirmed even when nobody waits for it any more: the relay would send it again for ever
+        # a result that nobody waits for is confirmed too: the relay would send it again for ever
         self._confirm({"success": True}, result.command_id)
         self._listener.result_received(self, result)
 
@@ -383,10 +259,6 @@ class RelayConnection(BoundedServer):
             if self.state == self.STATE_OPEN:  # autobahn raises once the closing handshake has begun
                 self.sendMessage(frame.encode())
 
-    @property
-    def _shown_id(self) -> str:
-        return printable(self.proxy_id, 80)
-
     # The end
 
     def _end(self, code: int, reason: str) -> None:
@@ -395,14 +267,14 @@ class RelayConnection(BoundedServer):
         self.sendCloseFrame(code, encode_truncate(reason, 123))
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        for timer in (self._heartbeat, self._join_deadline):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._heartbeat.stop()
+        if self._join_deadline is not None and self._join_deadline.active():
+            self._join_deadline.cancel()
         if self._joined:
             self._joined = False
             self._log.info(
                 "Relay {proxy_id} is gone: {reason}",
-                proxy_id=self._shown_id,
+                proxy_id=self.shown_id,
                 reason="it closed the connection" if wasClean else printable(str(self.wasNotCleanReason), 200),
             )
             self._listener.relay_lost(self)
@@ -412,7 +284,7 @@ class RelayConnection(BoundedServer):
 
 
 class RelayConnectionFactory(WebSocketServerFactory):
-    """Makes the connections of one main server, and bounds what they take."""
+    """Makes the connections of one main server, and keeps them."""
 
     noisy = False
 
@@ -425,17 +297,11 @@ class RelayConnectionFactory(WebSocketServerFactory):
             # autobahn's own timers are cut to whole seconds, so they come up to a second early
             openHandshakeTimeout=0,
             closeHandshakeTimeout=3,
-            failByDrop=False,  # say with a close code what was wrong: too big, not UTF-8, a protocol error
+            failByDrop=False,  # a close code says what was wrong: too big, not UTF-8, a protocol error
         )
         # permessage-deflate is refused by default: no `perMessageCompressionAccept` is set
         self.protocol = lambda: RelayConnection(reactor, listener, settings)  # type: ignore[assignment]
-        #: Those that have not joined yet.
+        #: The connections that have not joined yet.
         self.doorway: Doorway[RelayConnection] = Doorway(settings.max_joining)
         #: Every connection that is not closed yet.
         self.connections: set[RelayConnection] = set()
-
-
-def _only(parameters: dict[str, list[str]], name: str) -> str:
-    """The value of a query parameter that stands there exactly once, otherwise the empty string."""
-    values = parameters.get(name, [])
-    return values[0] if len(values) == 1 else ""

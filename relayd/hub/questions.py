@@ -1,5 +1,5 @@
 """
-Questions that a main server has asked a relay and that are not answered yet: decisions only, no I/O and no time.
+Questions to relays that are not answered yet.  Decisions only, no I/O and no time.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from twisted.internet.defer import Deferred
 
 LinkT = TypeVar("LinkT")
 
-#: A question is known by the number of its acknowledgement, or, where the dialect has none, by the command it is about.
+#: What identifies a question: the number of its acknowledgement, or its ``commandId`` where the dialect has none.
 Mark = int | str
 
 
 class Questions(Generic[LinkT]):
-    """The table of questions, for any kind of link: one that is lost with a question on it answers no more."""
+    """The table of open questions, by the link on which each was asked; a link may be of any kind."""
 
     def __init__(self) -> None:
         self._asked: dict[LinkT, dict[Mark, list[Deferred[object]]]] = {}
 
     def add(self, link: LinkT, mark: Mark) -> Deferred[object]:
         """
-        A question was asked.
+        Note a question that was asked.
 
-        :return: a Deferred of the answer; cancelling it takes the question back.
+        :return: a Deferred of the answer; cancelling it withdraws the question.
         """
 
         def withdraw(asked: Deferred[object]) -> None:
@@ -38,7 +38,7 @@ class Questions(Generic[LinkT]):
         return asked
 
     def take(self, link: LinkT, mark: Mark) -> list[Deferred[object]]:
-        """Who waits for the answer that came: nobody any more, from now on."""
+        """Remove and return the Deferreds that wait for the answer to a question."""
         marks = self._asked.get(link, {})
         waiting = marks.pop(mark, [])
         if not marks:
@@ -46,5 +46,5 @@ class Questions(Generic[LinkT]):
         return waiting
 
     def take_all(self, link: LinkT) -> list[Deferred[object]]:
-        """*link* is gone: who waits for an answer on it."""
+        """Remove and return the Deferreds that wait for any answer on *link*, which is gone."""
         return [asked for waiting in self._asked.pop(link, {}).values() for asked in waiting]

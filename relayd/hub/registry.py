@@ -1,5 +1,5 @@
 """
-Who is connected to a main server, and which commands have no result yet: decisions only, no I/O and no time.
+Which relays are connected to a main server, and which commands have no result yet.  Decisions only, no I/O and no time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from relayd.errors import CommandInFlight
+from relayd.hub.errors import CommandInFlight
 
 LinkT = TypeVar("LinkT")
 OrderT = TypeVar("OrderT")
@@ -18,17 +18,17 @@ OrderT = TypeVar("OrderT")
 @dataclass(slots=True)
 class _Pending(Generic[LinkT, OrderT]):
     order: OrderT
-    #: Where the relay was asked to acknowledge the command: on which link, and by which number.
+    #: The link on which the command was sent and the number of its acknowledgement, where it has one.
     link: LinkT | None = None
     ack_id: int | None = None
 
 
 class Registry(Generic[LinkT, OrderT]):
     """
-    The table of relays and of pending orders, for any kind of link and of order.
+    The tables of connected relays and of pending orders; links and orders may be of any kind.
 
-    An order is pending until it is taken, whatever happens to the link: a relay sends its results again after it has
-    reconnected.  An acknowledgement belongs to the one link on which it was asked for.
+    An order stays pending until it is taken, whatever happens to the link: a relay sends its results again after a
+    reconnect.  An acknowledgement belongs to the link on which the order was sent.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class Registry(Generic[LinkT, OrderT]):
 
     def connect(self, proxy_id: str, link: LinkT) -> LinkT | None:
         """
-        A relay has been accepted on *link*.
+        Note that a relay was accepted on *link*.
 
-        :return: the link that it replaces, which is to be closed.
+        :return: the older link of that relay, which is to be closed.
         """
         replaced = self._links.get(proxy_id)
         if replaced is not None:
@@ -52,9 +52,9 @@ class Registry(Generic[LinkT, OrderT]):
 
     def disconnect(self, proxy_id: str, link: LinkT) -> bool:
         """
-        *link* is gone.
+        Note that *link* is gone.
 
-        :return: whether its relay is gone with it; not so when a newer link has replaced it.
+        :return: whether its relay is gone too; it is not when a newer link has replaced *link*.
         """
         self._acks.pop(link, None)
         if self._links.get(proxy_id) is not link:
@@ -64,9 +64,9 @@ class Registry(Generic[LinkT, OrderT]):
 
     def add(self, proxy_id: str, command_id: str, order: OrderT) -> None:
         """
-        *order* is pending from now on.
+        Make *order* pending.
 
-        :raises CommandInFlight: when another one is, with the same id for the same relay.
+        :raises CommandInFlight: when an order with the same id is pending for the same relay.
         """
         key = (proxy_id, command_id)
         if key in self._pending:
@@ -74,30 +74,30 @@ class Registry(Generic[LinkT, OrderT]):
         self._pending[key] = _Pending(order)
 
     def expect_ack(self, proxy_id: str, command_id: str, link: LinkT, ack_id: int) -> None:
-        """The pending command was sent on *link*, asking for acknowledgement *ack_id*."""
+        """Note that the pending command was sent on *link* and will be acknowledged with number *ack_id*."""
         pending = self._pending[proxy_id, command_id]
         pending.link, pending.ack_id = link, ack_id
         self._acks.setdefault(link, {})[ack_id] = (proxy_id, command_id)
 
     def acknowledged(self, link: LinkT, ack_id: int) -> str | None:
         """
-        The relay acknowledged number *ack_id*.
+        Note that the relay sent acknowledgement *ack_id*.
 
-        :return: the ``commandId`` it means, where that is still pending.
+        :return: the ``commandId`` of the command, where that is still pending.
         """
         key = self._acks.get(link, {}).pop(ack_id, None)
         return None if key is None else key[1]
 
     def get(self, proxy_id: str, command_id: str) -> OrderT | None:
-        """The order of that command, which stays pending; ``None`` when none is."""
+        """The pending order of a command, which stays pending; ``None`` when there is none."""
         pending = self._pending.get((proxy_id, command_id))
         return None if pending is None else pending.order
 
     def take(self, proxy_id: str, command_id: str) -> OrderT | None:
         """
-        The command has ended, one way or another.
+        Remove the order of a command that has ended, one way or another.
 
-        :return: its order, pending no longer; ``None`` when none was.
+        :return: the order; ``None`` when it was not pending.
         """
         pending = self._pending.pop((proxy_id, command_id), None)
         if pending is None:
@@ -107,7 +107,7 @@ class Registry(Generic[LinkT, OrderT]):
         return pending.order
 
     def take_all(self) -> list[OrderT]:
-        """Every pending order, pending no longer: for shutting down."""
+        """Remove and return every pending order, to shut down."""
         orders = [pending.order for pending in self._pending.values()]
         self._pending.clear()
         self._acks.clear()

@@ -1,5 +1,5 @@
 """
-The main server itself: knows the keys, sends commands to relays, waits for their results.
+The main server itself: it checks keys, sends commands to relays, and waits for their results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTi
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.errors import (
+from relayd.hub.errors import (
     CommandInFlight,
     CommandRefused,
     HubClosed,
@@ -23,9 +23,10 @@ from relayd.errors import (
     NoResult,
     RelayOffline,
 )
-from relayd.hub.protocol import HubSettings, RelayConnection, RelayConnectionFactory
+from relayd.hub.protocol import RelayConnection, RelayConnectionFactory
 from relayd.hub.questions import Questions
 from relayd.hub.registry import Registry
+from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
 from relayd.wire.messages import (
     CANCEL_COMMAND,
@@ -54,7 +55,8 @@ class Hub:
     """
     Accepts relays and gives them commands.
 
-    :param keys: the API key of each relay by its ``proxyId``, or what looks one up (``None``: no such relay).
+    :param keys: the API key of each relay by its ``proxyId``, or a function that looks one up and gives ``None`` for an
+        unknown relay.
     """
 
     _log = Logger("relayd.hub")
@@ -91,7 +93,7 @@ class Hub:
         return endpoint.listen(self._factory).addCallback(listening)
 
     def when_connected(self, proxy_id: str) -> Deferred[None]:
-        """A Deferred that fires when that relay is connected: at once, if it is. It can be cancelled."""
+        """A Deferred that fires once the relay is connected, or at once if it is.  It can be cancelled."""
         if proxy_id in self.relays:
             return succeed(None)
         waiters = self._waiting.setdefault(proxy_id, [])
@@ -110,11 +112,11 @@ class Hub:
         Have a relay run a command.
 
         :param timeout: seconds to wait for the result; by default the command's own timeout, otherwise
-            `HubSettings.result_timeout`.  `HubSettings.grace` comes on top.
-        :param on_output: called with each piece of output as it arrives; the relay is asked to send it so.
-        :return: a Deferred of the result, or of a failure: `RelayOffline`, `CommandInFlight`, `CommandRefused` (by the
-            relay's acknowledgement), `NoResult` (in time), `HubClosed`.  Cancelling it forgets the command; what the
-            relay does with it is not changed.
+            `HubSettings.result_timeout`.  `HubSettings.grace` is added.
+        :param on_output: called with each piece of output as it arrives; asks the relay to stream the output.
+        :return: a Deferred of the result.  It fails with `RelayOffline`, `CommandInFlight`, `CommandRefused` (the relay
+            says so in its acknowledgement), `NoResult` (none came in time) or `HubClosed`.  Cancelling it forgets the
+            command, which the relay runs all the same.
         """
         link = self.relays.get(proxy_id)
         if link is None:
@@ -141,10 +143,10 @@ class Hub:
 
     def cancel(self, proxy_id: str, command_id: str) -> Deferred[CommandStatus | None]:
         """
-        Have a relay end a command, whose result then comes as that of any other.
+        Have a relay end a command.  The command's result comes as that of any other.
 
-        :return: a Deferred of how far it had come, and of ``None`` at once where the dialect has no acknowledgements;
-            it fails as that of `status`.
+        :return: a Deferred of the command's state, or of ``None`` at once where the dialect has no acknowledgements; it
+            fails as that of `status` does.
         """
         link = self.relays.get(proxy_id)
         if link is None:
@@ -157,11 +159,11 @@ class Hub:
 
     def status(self, proxy_id: str, command_id: str) -> Deferred[CommandStatus]:
         """
-        Ask a relay how far it has come with a command.
+        Ask a relay for the state of a command.
 
-        :return: a Deferred of the answer, or of a failure: `RelayOffline` (also when it leaves without an answer),
-            `NoAnswer` (in time), `CommandRefused` (the relay does not take the question), `InvalidMessage` (an answer
-            that makes no sense).
+        :return: a Deferred of the answer.  It fails with `RelayOffline` (also when the relay leaves without an answer),
+            `NoAnswer` (none came in time), `CommandRefused` (the relay refuses the question) or `InvalidMessage` (the
+            answer is not valid).
         """
         link = self.relays.get(proxy_id)
         if link is None:
@@ -189,13 +191,13 @@ class Hub:
     # What the connections tell (`relayd.hub.protocol.RelayListener`)
 
     def accepts(self, proxy_id: str, api_key: str) -> bool:
-        """Whether this is that relay's key; takes the same time for a wrong key and an unknown relay."""
+        """Whether *api_key* is the key of that relay; takes the same time for a wrong key and for an unknown relay."""
         key = self._key_of(proxy_id) if proxy_id else None
         # Secret compares in constant time
         return (key or Secret(secrets.token_hex())) == Secret(api_key)
 
     def relay_connected(self, link: RelayConnection) -> None:
-        """A relay has joined, with the right key; an older connection of its gives way."""
+        """A relay has joined with the right key; its older connection, if any, is closed."""
         replaced = self._registry.connect(link.proxy_id, link)
         self._log.info(
             "Relay {proxy_id} connected from {peer} ({dialect})",
@@ -205,7 +207,7 @@ class Hub:
         )
         if replaced is not None:
             self._log.warn(
-                "It replaces the connection of {proxy_id} from {peer}; should this go on, two relays share one proxyId",
+                "It replaces the connection of {proxy_id} from {peer}. If this goes on, two relays share one proxyId",
                 proxy_id=link.proxy_id,
                 peer=replaced.peer,
             )
@@ -214,17 +216,17 @@ class Hub:
             connected.callback(None)
 
     def relay_lost(self, link: RelayConnection) -> None:
-        """Its commands stay pending: the relay sends their results when it is back."""
+        """A relay is gone.  Its commands stay pending: it sends their results when it is back."""
         self._registry.disconnect(link.proxy_id, link)
         for asked in self._questions.take_all(link):
             asked.errback(RelayOffline(proxy_id=link.proxy_id))
 
     def result_received(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result came, and has been confirmed."""
+        """A result has arrived, and a receipt for it was sent."""
         order = self._take(link.proxy_id, result.command_id)
         if order is None:
             self._log.info(
-                "Relay {proxy_id} sent a result for {command_id}, for which nobody waits",
+                "Relay {proxy_id} sent a result for {command_id}, which nobody waits for",
                 proxy_id=link.proxy_id,
                 command_id=printable(result.command_id, 256),
             )
@@ -232,24 +234,24 @@ class Hub:
             order.done.callback(result)
 
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
-        """A piece of output, for whoever wants it."""
+        """A piece of output has arrived; it is passed on where the caller asked for it."""
         order = self._registry.get(link.proxy_id, output.command_id)
         if order is None or order.on_output is None:
             return
         try:
             order.on_output(output)
         except Exception:
-            self._log.failure("Whoever takes the output of {command_id} failed", command_id=order.command_id)
+            self._log.failure("The function that takes the output of {command_id} failed", command_id=order.command_id)
 
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
-        """An answer in a dialect without acknowledgements."""
+        """An answer has arrived in a dialect without acknowledgements."""
         for asked in self._questions.take(link, status.command_id):
             asked.callback(status.to_wire())
 
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
         """
-        The relay took the command, or says in ``error`` why not; anything else means nothing.  Or it answers a
-        question.
+        An acknowledgement has arrived: it answers a question, or says that the relay accepted a command, or in
+        ``error`` why it did not.  Anything else in it is ignored.
         """
         for asked in self._questions.take(link, ack_id):
             asked.callback(data)
@@ -262,7 +264,7 @@ class Hub:
             order.done.errback(CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error))
 
     def connection_closed(self) -> None:
-        """A connection has ended, whether it was a relay's or not."""
+        """A connection has ended, whether it had joined or not."""
         if self._all_closed is not None and not self._factory.connections:
             self._all_closed.callback(None)
 

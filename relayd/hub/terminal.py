@@ -1,5 +1,5 @@
 """
-A main server at a terminal: takes lines of a host and a command, has its relay run them, shows what came back.
+A main server at a terminal: reads lines of a host and a command, has its relay run them, and shows the results.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from relayd.config.api_key import ApiKeyFile
 from relayd.config.values import duration
 from relayd.errors import ConfigError, RelayError
 from relayd.hub.server import Hub
-from relayd.wire import fields
+from relayd.network.spelling import read_destination
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 
 PROGRAM = "relayd.hub"
-#: What somebody who types sees before each line.
+#: Shown before each line to a user who types.
 PROMPT = "> "
-#: Bytes that are read at a time.
+#: Bytes read at a time.
 _READ = 65536
 
 
 class Order(Struct, frozen=True):
     """
-    One line: where to run what.
+    One line of input: what to run, and where.
 
-    :ivar username: ``None``: whoever `Login.username` says.
+    :ivar username: ``None`` for `Login.username`.
     """
 
     host: str
@@ -59,7 +59,7 @@ class Order(Struct, frozen=True):
 
 
 class Login(Struct, frozen=True, kw_only=True):
-    """How to log in on the hosts: without any secret it is the relay that has to have one."""
+    """How to log in on hosts; without a secret, the relay must have a credential of its own."""
 
     username: str
     password: Secret | None = None
@@ -68,32 +68,27 @@ class Login(Struct, frozen=True, kw_only=True):
 
 def read_order(line: str) -> Order:
     """
-    Read ``[USER@]HOST[:PORT] COMMAND``; an IPv6 address stands in brackets.
+    Read ``[USER@]HOST[:PORT] COMMAND``; an IPv6 address is in brackets.
 
-    :raises ConfigError: when that is not what it is.
+    :raises ConfigError: for any other line.
     """
     place, *rest = line.split(maxsplit=1)
     if not rest:
         raise ConfigError(option=place, reason="expected a host and a command: [USER@]HOST[:PORT] COMMAND")
-    user, at, host = place.rpartition("@")
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        name, port = host, "22"
     try:
-        if at:
-            fields.text("user", user)
-        return Order(fields.host("host", name), fields.port("port", port), user if at else None, rest[0])
-    except fields.Invalid as error:
-        raise ConfigError(option=place, reason=f"its {error.field} {error.text}") from None
+        read = read_destination(place)
+    except ValueError as error:
+        raise ConfigError(option=place, reason=str(error)) from None
+    return Order(read.host, read.port, read.username, rest[0])
 
 
 @implementer(IReadDescriptor)
 class StandardInput:
     """
-    The lines of standard input.  Twisted's own way would make the descriptor non-blocking, and with it, at a terminal,
-    standard output.
+    Reads the lines of standard input.  Twisted's own class would make the descriptor non-blocking, and at a terminal
+    standard output with it.
 
-    :ivar lines: each line, and ``None`` at the end.
+    :ivar lines: each line, and ``None`` at the end of the input.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -126,9 +121,9 @@ class StandardInput:
 
 class Terminal:
     """
-    Runs one order after another.
+    Has a relay run one order after another.
 
-    :ivar status: the exit status of the last one.
+    :ivar status: the exit status of the last order.
     """
 
     def __init__(self, hub: Hub, proxy_id: str, login: Login, timeout: float) -> None:
@@ -139,7 +134,7 @@ class Terminal:
         self._timeout = timeout
 
     async def run(self, line: str) -> None:
-        """Have the relay run one line, and show what came back; blank lines and comments are passed over."""
+        """Have the relay run one line, and show the result; blank lines and comments are skipped."""
         if not line.strip() or line.lstrip().startswith("#"):
             return
         try:
@@ -171,15 +166,15 @@ class Terminal:
 
 
 def say(text: str) -> None:
-    """Tell the person, apart from what commands write."""
+    """Write a message to standard error, with the program's name before it."""
     print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
 
 
 async def serve(reactor: Any, options: argparse.Namespace) -> int:
     """
-    Wait for the relay, and do what is asked.
+    Wait for the relay, and have it run what the options or standard input say.
 
-    :return: the exit status: that of the last command.
+    :return: the exit status of the last command.
     """
     hub = Hub(reactor, {options.proxy_id: options.api_key})
     try:
@@ -188,10 +183,10 @@ async def serve(reactor: Any, options: argparse.Namespace) -> int:
         say(f"--listen: {options.listen} cannot be used: {error.socketError}")
         return 1
     except (ValueError, TypeError, OSError, OverflowError) as error:
-        say(f"--listen: {options.listen} is no endpoint of Twisted's, or names a file that cannot be read: {error}")
+        say(f"--listen: {options.listen} is not an endpoint of Twisted, or names a file that cannot be read: {error}")
         return 2
     try:
-        say(f"listens at {options.listen}, and waits for the relay {options.proxy_id}")
+        say(f"listens at {options.listen} and waits for the relay {options.proxy_id}")
         await hub.when_connected(options.proxy_id)
         say(f"{options.proxy_id} is connected")
         terminal = Terminal(hub, options.proxy_id, options.login, options.timeout)
@@ -226,12 +221,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{PROGRAM}: {message}; see --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Its options."""
+def make_parser() -> argparse.ArgumentParser:
+    """A parser of the command line."""
     parser = _Parser(
         prog="python -m relayd.hub",
-        description="A main server for one relay. It reads lines from its standard input, [USER@]HOST[:PORT] COMMAND, "
-        "has the relay run each, and shows what came back. Its exit status is that of the last command.",
+        description="A main server for one relay. It reads lines of the form [USER@]HOST[:PORT] COMMAND from standard "
+        "input, has the relay run each, and shows the result. Its exit status is that of the last command.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -239,18 +234,25 @@ def parser() -> argparse.ArgumentParser:
         "--listen",
         metavar="ENDPOINT",
         default="tcp:8765:interface=127.0.0.1",
-        help="where the relay connects, as Twisted writes it; ssl:8765:privateKey=key.pem:certKey=cert.pem for TLS "
-        "[%(default)s]",
+        help="where to listen for the relay, as a Twisted endpoint; for TLS "
+        "ssl:8765:privateKey=key.pem:certKey=cert.pem [%(default)s]",
     )
     add("--proxy-id", metavar="NAME", required=True, help="the relay's name")
-    add("--api-key-file", metavar="PATH", required=True, help="file of its API key")
-    add("--user", metavar="NAME", help="who logs in on hosts, where the line does not say [who runs this]")
+    add("--api-key-file", metavar="PATH", required=True, help="file with the relay's API key")
+    add("--user", metavar="NAME", help="user to log in as where the line names none [the user who runs this]")
     login = parser.add_mutually_exclusive_group()
-    login.add_argument("--key", metavar="FILE", help="private key of that user; without one, the relay has to have it")
+    login.add_argument(
+        "--key", metavar="FILE", help="private key of that user; without a key or password, the relay must have one"
+    )
     login.add_argument("--password-file", metavar="FILE", help="file with the password of that user")
-    add("--timeout", metavar="TIME", default="1m", type=_time, help="for each command [%(default)s]")
-    add("--run", metavar="LINE", action="append", help="run this instead of what standard input says; may be repeated")
-    add("--verbose", action="store_true", help="log to standard error what happens")
+    add("--timeout", metavar="TIME", default="1m", type=_time, help="timeout of each command [%(default)s]")
+    add(
+        "--run",
+        metavar="LINE",
+        action="append",
+        help="run this line instead of reading standard input; may be repeated",
+    )
+    add("--verbose", action="store_true", help="log to standard error")
     return parser
 
 
@@ -265,9 +267,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     Read the command line, and the files that it names.
 
-    :raises RelayError: for a file that cannot be used, or a line that cannot be read.
+    :raises RelayError: for a file that cannot be used, or a ``--run`` that is not an order.
     """
-    options = parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     options.api_key = ApiKeyFile(options.api_key_file, allow_weak=True, private=False).read()
     options.login = Login(
         username=options.user or getpass.getuser(),
@@ -285,7 +287,7 @@ def _secret(option: str, path: str | None, clean: Callable[[str], str]) -> Secre
     try:
         return Secret(clean(Path(path).read_text("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(option=option, reason=f"{path} cannot be read: {reason}") from None
 
 
@@ -297,15 +299,15 @@ def _log(event: LogEvent) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """
-    Read the command line and be a main server.
+    Read the command line, and be that main server.
 
-    :raises SystemExit: always: with the exit status of the last command, 1 for what went wrong here, 2 for a mistake on
-        the command line, 130 when it was interrupted.
+    :raises SystemExit: always: with the exit status of the last command, 1 for a failure here, 2 for a mistake on the
+        command line, 130 when interrupted.
     """
     try:
         options = read_options(arguments)
     except RelayError as error:
-        parser().error(str(error))
+        make_parser().error(str(error))
     chosen = LogLevelFilterPredicate(LogLevel.info if options.verbose else LogLevel.warn)
     globalLogBeginner.beginLoggingTo([FilteringLogObserver(_log, [chosen])], redirectStandardIO=False)
     status = 130

@@ -1,6 +1,5 @@
 """
-autobahn's WebSocket server, tamed: what anybody can make it take before it knows who that is has bounds, and so has
-what a peer leaves unread.
+autobahn's WebSocket server with bounds: on what it accepts before a peer has joined, and on what a peer leaves unread.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 
 from relayd.network.flow import Flow
 
-#: Bytes in the longest HTTP request that is taken: autobahn itself would search all of it with each byte that comes.
+#: Bytes in the longest HTTP request accepted: autobahn itself searches all of it with each byte that arrives.
 MAX_REQUEST: Final = 16 * 1024
-#: Bytes in the largest message taken from somebody who has not joined: none of them needs more than a few.
+#: Bytes in the largest message accepted before a relay has joined, which needs only a few.
 MAX_JOINING: Final = 16 * 1024
 
 _TOO_LARGE: Final = 431  # RFC 6585, section 5
@@ -22,10 +21,10 @@ _END: Final = b"\r\n\r\n"
 
 class BoundedServer(WebSocketServerProtocol):
     """
-    One connection, from the TCP accept to its end.
+    One connection with bounds on its requests, its messages and its unread answers.
 
-    :ivar flow: what waits to be sent on it.
-    :ivar deaf: whether nothing is read, as the peer leaves too many answers unread.
+    :ivar flow: what waits to be sent.
+    :ivar deaf: whether we read nothing, because the peer leaves too many answers unread.
     """
 
     transport: Any
@@ -36,15 +35,15 @@ class BoundedServer(WebSocketServerProtocol):
         super().__init__()
         self.flow = Flow(self._write, self)
         self.deaf = False
-        #: Whether what is sent now answers the peer, or is an order of ours.
+        #: Whether what is sent now answers the peer, rather than being an order of ours.
         self._answering = True
         self._message = bytearray()
-        #: The ping that is to be answered when something can be sent again.
+        #: The payload of the ping to answer when something can be sent again.
         self._unanswered: bytes | None = None
         self._most = 0
 
     def trust(self) -> None:
-        """It is known who that is: messages may have their full size."""
+        """The peer has joined: its messages may have their full size."""
         self.maxMessagePayloadSize = self.maxFramePayloadSize = self._most
 
     # What the flow tells
@@ -75,7 +74,7 @@ class BoundedServer(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self.state == self.STATE_CLOSED:
-            return  # autobahn would keep it
+            return  # autobahn would keep the data
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > MAX_REQUEST:
             end = (self.data + data).find(_END, 0, MAX_REQUEST)
             if end < 0:
@@ -84,7 +83,7 @@ class BoundedServer(WebSocketServerProtocol):
         super().dataReceived(data)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """As autobahn's; nobody here asks for the other parameters."""
+        """Overridden to send through `flow`; nothing here uses the other parameters."""
         self.flow.send(data, answer=self._answering)
 
     def _write(self, data: bytes) -> None:
@@ -94,14 +93,14 @@ class BoundedServer(WebSocketServerProtocol):
         self.registerProducer(self.flow, True)
 
     def onPing(self, payload: bytes) -> None:
-        # The latest answer stands for those before it (RFC 6455, section 5.5.3): one is enough to remember.
+        # The latest answer also answers earlier pings (RFC 6455, section 5.5.3): remembering one is enough.
         if self.flow.writable:
             super().onPing(payload)
         else:
             self._unanswered = payload
 
     def onMessageFrameData(self, payload: bytes) -> None:
-        # not super's, which keeps a list: of a message in millions of frames, that is many times as large
+        # not super's, which keeps a list: for a message of millions of frames that takes many times the memory
         if not self.failedByMe:
             self._message += payload
 
@@ -109,6 +108,11 @@ class BoundedServer(WebSocketServerProtocol):
         payload, self._message = bytes(self._message), bytearray()
         if not self.failedByMe:
             self.onMessage(payload, self.message_is_binary)
+
+    def drop(self, reason: str) -> None:
+        """End the connection at once; *reason* is for the log."""
+        self.wasNotCleanReason = reason
+        self.dropConnection(abort=True)
 
     def dropConnection(self, abort: bool = False) -> None:
         self.flow.end()

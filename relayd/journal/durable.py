@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeUnknown
+from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeLost
 from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal.index import Figures, JournalIndex, JournalLimits
 from relayd.journal.salvage import salvage, set_aside
@@ -86,7 +86,7 @@ class DurableJournal:
             self._index.add_finished(command_id, live)
         self._notes = recovery.notes
         if recovery.ended:
-            unknown = sum(code == OutcomeUnknown.code for _, code in recovery.ended)
+            unknown = sum(code == OutcomeLost.code for _, code in recovery.ended)
             self._log.warn(
                 "relayd did not stop in good order: of the commands that were under way, {unknown} may or may not have "
                 "run to their end, and {not_executed} were not run. Their results say so",

@@ -17,11 +17,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from relayd.errors import JournalUnavailable, NotExecuted, OutcomeUnknown
+from relayd.errors import JournalUnavailable, NotExecuted, OutcomeLost
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal.index import LiveCommand
 from relayd.journal.sqlite_errors import as_unavailable, damage
-from relayd.language.texts import Text, Translate, english
+from relayd.language.texts import Text, Translate, english, without_surrogates
 from relayd.wire.messages import CommandResult, failure_result
 
 #: ``PRAGMA user_version`` of the files that this module writes.
@@ -175,7 +175,7 @@ class Store:
         with self._transaction():
             rows = execute("SELECT id, state, extended FROM command WHERE state IN (1, 2) ORDER BY serial").fetchall()
             for command_id, state, extended in rows:
-                error = OutcomeUnknown() if state == EntryState.STARTED.value else NotExecuted()
+                error = OutcomeLost() if state == EntryState.STARTED.value else NotExecuted()
                 recovery.ended.append((command_id, error.code))
                 self.finish(
                     failure_result(
@@ -275,7 +275,7 @@ class Store:
         try:
             body = _encode(result)
         except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
-            stdout, stderr = (text.encode("utf-8", "replace").decode() for text in (result.stdout, result.stderr))
+            stdout, stderr = without_surrogates(result.stdout), without_surrogates(result.stderr)
             body = _encode(msgspec.structs.replace(result, stdout=stdout, stderr=stderr))
         self._db.execute("INSERT INTO result (command, body) VALUES (?, ?)", (result.command_id, body))
         self._move(result.command_id, "state = 3, finished = ?", "state IN (1, 2)")

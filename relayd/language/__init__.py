@@ -1,3 +1,3 @@
 """
-What is said to people: texts that can be translated, the catalogues, character sets.
+Texts for people: what errors have in common, texts that can be translated, their catalogues, character sets.
 """

@@ -1,7 +1,7 @@
 """
 The languages in which a relay speaks to the users of its main server: gettext catalogues beside this module.
 
-What the operator reads, the log first of all, is English everywhere, so that it can be searched for.
+What the relay's operator reads, such as the log, is always English, so that it can be searched for.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from relayd.language.texts import Translate, english
 
 DOMAIN = "relayd"
-#: Where the catalogues are; ``make messages`` keeps them.
+#: The folder of the catalogues, which ``make messages`` updates.
 DIRECTORY = Path(__file__).parent / "locale"
 
 
 def translator(language: str) -> Translate:
     """
-    What translates to *language*: ``en``, or one that has a catalogue.
+    A function that translates to *language*, which is ``en`` or has a catalogue.
 
-    :raises FileNotFoundError: when there is none.
+    :raises FileNotFoundError: when there is no catalogue.
     """
     if language == "en":
         return english

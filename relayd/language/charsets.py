@@ -1,6 +1,6 @@
 """
-Character sets of hosts that do not speak UTF-8: by which names they are known, and how a command's text is written in
-one, so that a shell on that host reads what the site's rules have read.
+Character sets of hosts that do not use UTF-8: their names, and how a command's text is written in one, so that a shell
+on the host reads the same text as the site's rules.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Final
 
 UTF8: Final = "utf-8"
 
-#: Characters of a name that is looked at.
+#: Characters in the longest name that is considered.
 _MAX_NAME: Final = 40
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:-]*")
-#: What Python calls a text encoding, and is none for output: for names of hosts, for Python's own source, and for mail
-#: (of UTF-7 Python keeps all that follows a shift, and reads it anew with each piece).
+#: What Python calls text encodings, but no host writes output in: those for host names, for Python's own source, and
+#: for mail (in UTF-7 Python keeps everything after a shift, and reads it again with each piece).
 _USELESS: Final = frozenset(
     ["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "charmap", "utf_7"]
 )
-#: What a stream has at its beginning only, without which its middle cannot be read: the designation of ISO 2022-KR.
+#: What a stream has only at its beginning, and its middle cannot be read without: the designation of ISO 2022-KR.
 _PREFIXES: Final = {"iso2022_kr": b"\x1b$)C"}
 _PRINTABLE_ASCII: Final = "".join(map(chr, range(0x20, 0x7F))) + "\t\n"
 _NOT_ASCII: Final = bytes(range(0x80, 0x100))
@@ -36,9 +36,9 @@ class Unwritable(ValueError):
 
 def charset(name: str) -> str | None:
     """
-    The one name of a character set that Python knows, by any of its names; ``None`` for what is none.
+    The canonical name of a character set, which *name* is a name of; ``None`` for an unknown one.
 
-    Names of others are not asked of Python, which keeps each in memory for ever.
+    Unknown names are never given to Python, which would keep each in memory for ever.
     """
     if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
         return None
@@ -70,7 +70,7 @@ def _canonical(known: str) -> str | None:
 
 @lru_cache(256)
 def has_ascii(name: str) -> bool:
-    """Whether ASCII stands for itself in a character set, as shells want it: not in UTF-16, and not in EBCDIC."""
+    """Whether ASCII is written as itself in a character set, as shells need it: not so in UTF-16 and EBCDIC."""
     try:
         return _PRINTABLE_ASCII.encode(name) == _PRINTABLE_ASCII.encode("ascii")
     except UnicodeError:
@@ -79,7 +79,7 @@ def has_ascii(name: str) -> bool:
 
 @lru_cache(256)
 def is_single_byte(name: str) -> bool:
-    """Whether each byte is a character."""
+    """Whether each byte of a character set is a character."""
     for byte in range(256):
         decoder = Decoder(name)
         decoder.decode(bytes([byte]))
@@ -90,7 +90,7 @@ def is_single_byte(name: str) -> bool:
 
 @lru_cache(256)
 def has_shifts(name: str) -> bool:
-    """Whether bytes of ASCII mean something else after others: in ISO 2022 and HZ."""
+    """Whether bytes of ASCII can mean something else after certain others, as in ISO 2022 and HZ."""
     return not is_single_byte(name) and _is_seven_bit(name)
 
 
@@ -105,16 +105,16 @@ def _is_seven_bit(name: str) -> bool:
 
 def write_text(text: str, name: str, *, exactly: bool) -> bytes:
     """
-    What a shell gets of a text.
+    The bytes of a text, as a shell gets them.
 
-    ASCII must stand in it for itself. A text that has nothing else goes as that to any host.  In GBK, Big5 and Shift
-    JIS the second byte of a character may be one of ASCII, such as ``|``: a shell that is not set to that character set
-    reads it as such.  A character that would become one of ASCII altogether, such as the yen sign, which Python writes
-    as a backslash in Shift JIS, cannot be written.
+    A text of ASCII alone is the same for every host; in others, ASCII must be written as itself.  In GBK, Big5 and
+    Shift JIS the second byte of a character may be one of ASCII, such as ``|``, and a shell that is not set to that
+    character set reads it as such.  A character that would become one of ASCII as a whole cannot be written; an example
+    is the yen sign, which Python writes as a backslash in Shift JIS.
 
-    :param exactly: take nothing in which a shell of whatever character set could see other ASCII than we do: the site
-        has rules for texts.
-    :raises Unwritable: when that cannot be done.
+    :param exactly: whether to refuse a text in which a shell of any character set could see other ASCII than we do,
+        as the site has rules for texts.
+    :raises Unwritable: when the text cannot be written so.
     """
     if text.isascii():
         return text.encode("ascii")
@@ -135,10 +135,10 @@ def write_text(text: str, name: str, *, exactly: bool) -> bytes:
 
 class Decoder:
     """
-    Makes a text of the bytes of one stream, as they come; what is none becomes U+FFFD.
+    Decodes the bytes of one stream as they arrive; invalid ones become U+FFFD.
 
-    It never fails: Python's own for UTF-16 and UTF-32 do where no byte order mark comes first.  Such a stream is taken
-    for one of little-endian words, as Windows and Linux write them.
+    It never fails.  Python's own decoders of UTF-16 and UTF-32 fail where no byte order mark comes first; here such a
+    stream is read as little-endian, which Windows and Linux write.
     """
 
     def __init__(self, name: str) -> None:
@@ -149,7 +149,7 @@ class Decoder:
             self._decoder.decode(_PREFIXES[name])
 
     def decode(self, data: bytes, *, final: bool = False) -> str:
-        """The text of what is complete with *data*; at the end, of all that is left."""
+        """The text of the characters that *data* completes; with *final*, of everything that is left."""
         if self._decoder is None:
             assert self._start is not None
             self._start += data
@@ -163,14 +163,14 @@ class Decoder:
 
     @property
     def pending(self) -> int:
-        """How many bytes wait for the rest of their character."""
+        """Number of bytes that wait for the rest of their character."""
         if self._decoder is None:
             return len(self._start or b"")
         return len(self._decoder.getstate()[0])
 
 
 def in_the_middle(name: str, start: bytes) -> str:
-    """As what to read bytes from the middle of a stream that began with *start*: a mark may have told their order."""
+    """The encoding for bytes from the middle of a stream that began with *start*, where its mark is."""
     if name not in _MARKED:
         return UTF8 if name == "utf-8-sig" else name
     return f"{name}-be" if start.startswith(_MARKED[name]) else f"{name}-le"
@@ -178,12 +178,13 @@ def in_the_middle(name: str, start: bytes) -> str:
 
 def first_character(data: bytes, name: str) -> int:
     """
-    Where in *data*, which was cut out of a text, a character begins for certain, in a set of one to four bytes for each
-    in which ASCII stands for itself.
+    The first place in *data*, cut out of a longer text, where a character begins for certain.
 
-    All beginnings that there may be are tried at once, until those that come to nothing are gone and the others agree.
+    All possible beginnings are tried at once, until the impossible ones are gone and the others agree.
+
+    :param name: of a character set with one to four bytes for a character, in which ASCII is written as itself.
     """
-    # By the bytes of a character that is not complete: where the text begins, if this is how it is to be read.
+    # By the bytes of an incomplete character: where the text begins if it is to be read this way.
     ways: dict[bytes, int] = {b"": 0}
     for at in range(min(len(data), _FAR)):
         if at and at < _LONGEST and min(data[:at]) >= _LEAST_SECOND:
@@ -201,7 +202,7 @@ def first_character(data: bytes, name: str) -> int:
 
 @lru_cache(4096)
 def _rest_of(data: bytes, name: str) -> bytes | None:
-    """What of *data* is the beginning of a character that is not complete; ``None`` where something in it is none."""
+    """The incomplete character at the end of *data*; ``None`` where *data* is not valid."""
     decoder = codecs.getincrementaldecoder(name)()
     try:
         decoder.decode(data)
@@ -216,10 +217,10 @@ def _mark_of(name: str, start: bytes) -> bytes:
     return mark if start.startswith(mark) else b""
 
 
-#: Bytes of the longest character, and the least that one can have as any but its first, in the sets of East Asia.
+#: In the character sets of East Asia: bytes of the longest character, and the least value of any but its first byte.
 _LONGEST: Final = 4
 _LEAST_SECOND: Final = 0x30
-#: Bytes in which the beginning of a character is looked for.
+#: Bytes in which the beginning of a character is searched.
 _FAR: Final = 4096
-#: The mark of the big-endian kind.
+#: The byte order mark of the big-endian form.
 _MARKED: Final = {"utf-16": codecs.BOM_UTF16_BE, "utf-32": codecs.BOM_UTF32_BE}

@@ -1,9 +1,9 @@
 """
-Texts that can be said in another language later: each is its English, and remembers the template and what filled it.
-Also what others said, made fit to stand in one.
+Texts that can be translated later: each is its English, and remembers the template and the fields that filled it.
+Also functions that make texts of others fit to be quoted.
 
-The catalogues are in `relayd.language.catalogues`; here is only what errors need, so that they can be used without the
-rest.
+The catalogues are in `relayd.language.catalogues`; this module has only what errors need, so that they can be used
+without the rest.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from inspect import cleandoc
 
-#: From an English template to that of a language; one that it does not know stays English.
+#: Gives the template of another language for an English one; an unknown one stays English.
 Translate = Callable[[str], str]
 
 
 def english(template: str) -> str:
-    """No translation."""
+    """The template itself, untranslated."""
     return template
 
 
 class Text(str):
     """
-    A text for people.  It is a `str` in English, so that logs and programs need not know; `within` gives it in a
-    language.
+    A text for people.  It is a `str` in English, which logs and programs can use as such; `within` translates it.
 
-    :param template: in English, a format string where there are fields; ``make messages`` finds it where it stands as a
-        literal.
-    :param fields: those that are texts too are translated with it.
+    :param template: in English; a format string if there are fields.  ``make messages`` finds it where it is a literal.
+    :param fields: those that are texts themselves are translated too.
     """
 
     __slots__ = ("fields", "template")
@@ -41,7 +39,7 @@ class Text(str):
         return text
 
     def within(self, translate: Translate) -> str:
-        """The text in the language of *translate*."""
+        """The text, translated by *translate*."""
         template = translate(self.template)
         if not self.fields:
             return template
@@ -51,28 +49,28 @@ class Text(str):
 
 
 class Fault(Exception):
-    """What is wrong, in words: its only argument is a `Text`."""
+    """Something is wrong; the only argument is a `Text` that says what."""
 
     def __init__(self, template: str, /, **fields: object) -> None:
         super().__init__(template if isinstance(template, Text) else Text(template, **fields))
 
     @property
     def text(self) -> Text:
-        """The words."""
+        """What is wrong."""
         text: Text = self.args[0]
         return text
 
 
 def joined(texts: Iterable[str], separator: str = " ") -> Text:
-    """The *texts*, which are some, each in the language in which all of it is said."""
+    """One text of one or more *texts*; a translation translates each of them."""
     fields: dict[str, object] = {f"part{number}": text for number, text in enumerate(texts)}
     return Text("{separator}".join(f"{{{name}}}" for name in fields), separator=separator, **fields)
 
 
 def span(seconds: float) -> Text:
     """
-    A time as people say it, by its two largest units: ``15 ms``, ``0.5 s``, ``40 s``, ``5 min 6 s``, ``1 h 30 min``,
-    ``3 d``; what is below a millisecond is only that. All that relayd says of a length of time comes from here.
+    A length of time in its two largest units: ``15 ms``, ``0.5 s``, ``40 s``, ``5 min 6 s``, ``1 h 30 min``, ``3 d``;
+    below a millisecond it is ``less than 1 ms``.  Every text of relayd that names a length of time uses this.
     """
     if seconds <= 0:
         return Text("{number} s", number=0)
@@ -96,12 +94,12 @@ def span(seconds: float) -> Text:
 
 
 def message_template(docstring: str) -> str:
-    """The docstring of an error as one line."""
+    """The message of an error, which is its docstring, as one line."""
     return " ".join(cleandoc(docstring).split())
 
 
 def printable(text: str, limit: int) -> str:
-    """A remote text made fit for a log line: no control characters, at most *limit* characters."""
+    """*text*, from a peer, made fit for a log line: without control characters, and with at most *limit* characters."""
     clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
@@ -117,7 +115,7 @@ def printable_bytes(text: bytes, limit: int = 200) -> str:
 
 
 def last_lines(text: bytes, lines: int = 4, limit: int = 300) -> str:
-    """The last *lines* lines of *text* that show something, as one of at most *limit* characters, fit to be shown."""
+    """The last *lines* lines of *text* that are not blank, as one printable line of at most *limit* characters."""
     shown = [printable_bytes(b" ".join(line.split()), len(line)) for line in text.splitlines()]
     words = " / ".join([line for line in shown if line][-lines:])
     return words if len(words) <= limit else f"…{words[1 - limit :]}"

@@ -68,7 +68,7 @@ class NamedEndpoint:
         return connecting.addTimeout(self._timeout, self._reactor, too_late)  # type: ignore[arg-type]
 
 
-class NamesOfOurOwn:
+class ReactorWithResolver:
     """
     What `HostnameEndpoint` needs of a reactor, with another name resolution: ``resolveHostName`` of a subclass.
 
@@ -92,7 +92,7 @@ class NamesOfOurOwn:
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver)
-class _OneName(NamesOfOurOwn):
+class _OneName(ReactorWithResolver):
     """Looks up one name, whichever name it is asked for."""
 
     def __init__(self, reactor: Any, name: str) -> None:

@@ -93,7 +93,7 @@ def check_host_pattern(pattern: str) -> None:
     """
     plain, port = split_port(pattern)
     address_like = ":" in plain or looks_like_address(plain) or read_address(plain) is not None
-    if _WRONG_BRACKETS.fullmatch(plain) or not 0 < (1 if port is None else port) < 65536:
+    if _WRONG_BRACKETS.fullmatch(plain) or (port is not None and not 0 < port < 65536):
         raise ValueError("a network, an address, a name, or [PATTERN]:PORT for one port", pattern)
     if "/" in plain and not _is_network(plain):
         raise ValueError("a network like 10.1.0.0/16, without bits beyond its length", pattern)

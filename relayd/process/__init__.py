@@ -1,3 +1,3 @@
 """
-What a process is to its machine: logs, systemd, limits, the event loop.
+The process on its machine: logs, systemd, the clock, the event loop, files that are written whole.
 """

@@ -1,5 +1,5 @@
 """
-How late the event loop comes to what is due: whatever holds it up, holds up every command.
+How late the event loop is: whatever blocks it delays every command.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from relayd.language.texts import span
 
 #: Seconds between two beats.
 INTERVAL: Final = 0.05
-#: Upper bounds of the buckets that beats are counted in, by how many seconds they came late.
+#: Upper bounds, in seconds, of the buckets in which delays of beats are counted.
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-#: Seconds of delay that are worth a line in the log, and seconds until the next such line.
+#: Seconds of delay at which the log has a warning, and seconds until the next such warning.
 WARN_AT: Final = 0.25
 WARN_EVERY: Final = 60.0
 
 
 class Lag(Struct, frozen=True):
     """
-    What a `LagMonitor` has seen.
+    The measurements of a `LagMonitor`.
 
-    :ivar counts: beats by how late they came: one number for each of `BOUNDS`, and one for those later than all.
-    :ivar total: seconds that all beats together came late.
-    :ivar longest: seconds that one beat came late, at most.
-    :ivar longest_at: when that was, by the monitor's clock.
+    :ivar counts: numbers of beats by delay: one for each of `BOUNDS`, and one for longer delays.
+    :ivar total: the sum of all delays, in seconds.
+    :ivar longest: the longest delay, in seconds.
+    :ivar longest_at: when the longest delay was, by the monitor's clock.
     """
 
     counts: tuple[int, ...]
@@ -41,11 +41,11 @@ class Lag(Struct, frozen=True):
 
 class LagMonitor(Service):
     """
-    Beats twenty times a second, and counts how late each beat came.
+    Beats twenty times a second and counts how late each beat came.
 
-    A stall is seen shorter than it was, by up to the time between two beats.
+    A stall looks shorter than it was, by up to the time between two beats.
 
-    :param clock: must be monotonic: a jump of it would look like a stall.
+    :param clock: a monotonic clock: a jump would look like a stall.
     """
 
     _log = Logger("relayd.process")
@@ -58,25 +58,25 @@ class LagMonitor(Service):
         self._call: IDelayedCall | None = None
 
     def startService(self) -> None:
-        """Begin."""
+        """Schedule the first beat."""
         super().startService()
         self._schedule(self._clock.seconds())
 
     def stopService(self) -> None:
-        """Say how it was, and end."""
+        """Stop beating, and log the measurements."""
         super().stopService()
         if self._call is not None:
             self._call.cancel()
             self._call = None
         self._log.info(
-            "The longest stall of the event loop was {span}; beats by how late they came: {beats}",
+            "Longest stall of the event loop: {span}; beats by delay: {beats}",
             span=span(self._longest),
             milliseconds=self._longest * 1000,
             beats=", ".join(self._rows()),
         )
 
     def snapshot(self) -> Lag:
-        """What was seen until now."""
+        """The measurements until now."""
         return Lag(tuple(self._counts), self._total, self._longest, self._longest_at)
 
     def _rows(self) -> list[str]:
@@ -98,7 +98,7 @@ class LagMonitor(Service):
         if late >= WARN_AT and now >= self._silent_until:
             self._silent_until = now + WARN_EVERY
             self._log.warn(
-                "The event loop was held up for {span}: everything had to wait",
+                "The event loop was blocked for {span}; everything had to wait",
                 span=span(late),
                 milliseconds=late * 1000,
             )

@@ -1,5 +1,5 @@
 """
-When garbage is collected: the long collections only while there is little to look through.
+When Python collects garbage: its long collections run only while there are few objects to look through.
 """
 
 from __future__ import annotations
@@ -11,38 +11,46 @@ from typing import Final
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-#: Seconds between two looks whether now is a good time, and looks that may be passed over.
+#: Seconds between two checks whether now is a good time, and how many checks may say no in a row.
 INTERVAL: Final = 10.0
 MOST_PASSED: Final = 60
-#: Commands at hand with which a collection takes few milliseconds.
+#: Active commands with which a collection takes a few milliseconds.
 FEW: Final = 200
+
+
+def spare_present_objects() -> None:
+    """Collect garbage now, and let later collections skip the objects that are left: they stay for good."""
+    gc.collect()
+    gc.freeze()
 
 
 class GarbageCollection(Service):
     """
-    Python collects the oldest generation by itself in the middle of a burst of commands, when it takes longest: with
-    10,000 of them at hand, a fifth of a second in which nothing else happens.  Here it waits until few are left, or for
-    ten minutes at most; the younger generations, which have most of the garbage, are collected as ever.
+    Collects the oldest generation of objects when few commands are active, or after ten minutes at most.
 
-    :param at_hand: how many commands there are.
+    Python itself would collect it in the middle of a burst of commands, when it takes longest: with 10,000 active
+    commands, a fifth of a second in which nothing else happens. The younger generations, which hold most of the
+    garbage, are collected as usual.
+
+    :param active: returns the number of commands that run or wait.
     """
 
-    def __init__(self, clock: IReactorTime, at_hand: Callable[[], int]) -> None:
+    def __init__(self, clock: IReactorTime, active: Callable[[], int]) -> None:
         self._clock = clock
-        self._at_hand = at_hand
+        self._active = active
         self._passed = 0
         self._call: IDelayedCall | None = None
         self._thresholds = gc.get_threshold()
 
     def startService(self) -> None:
-        """Take over."""
+        """Keep Python from collecting the oldest generation by itself."""
         super().startService()
         self._thresholds = gc.get_threshold()
         gc.set_threshold(*self._thresholds[:2], 1_000_000)
         self._call = self._clock.callLater(INTERVAL, self._look)
 
     def stopService(self) -> None:
-        """Leave it to Python again."""
+        """Leave all collections to Python again."""
         super().stopService()
         gc.set_threshold(*self._thresholds)
         if self._call is not None:
@@ -50,7 +58,7 @@ class GarbageCollection(Service):
             self._call = None
 
     def _look(self) -> None:
-        if self._at_hand() <= FEW or self._passed >= MOST_PASSED:
+        if self._active() <= FEW or self._passed >= MOST_PASSED:
             self._passed = 0
             gc.collect()
         else:

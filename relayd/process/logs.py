@@ -1,6 +1,6 @@
 """
-What relayd's log looks like: the least level, text or JSON, and bounds on long lines and on those that repeat.
-Where it goes stays twistd's business: ``--logfile`` with its rotation, ``--syslog``, standard output.
+Shapes relayd's log: the lowest level, text or JSON, and limits on long lines and on repeated ones.
+Where the log goes is up to twistd: ``--logfile`` with its rotation, ``--syslog``, standard output.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-#: Fields of events that JSON lines have beside ``time``, ``level``, ``logger`` and ``message``: described in
-#: docs/logs.rst, and as stable as options are.
+from relayd.language.texts import without_surrogates
+
+#: Fields of events that JSON lines have besides ``time``, ``level``, ``logger`` and ``message``. They are described in
+#: docs/logs.rst, and as stable as options.
 FIELDS: Final = (
     "event", "id", "user", "host", "port", "code", "outcome", "exit", "duration", "stdout_bytes", "stderr_bytes",
     "server", "proxy_id", "dialect", "version", "delay", "reason", "path", "signal", "count", "milliseconds",
 )  # fmt: skip
-#: Warnings and errors of the same format, from the same logger, that are written in so many seconds, and lines of
-#: level info; of the rest only the number is told.
+#: How many warnings or errors, and how many lines of level info, with the same format and from the same logger are
+#: written per period, in seconds; the rest are only counted.
 MOST: Final = 20
 MOST_INFO: Final = 60
 PERIOD: Final = 60.0
-#: Steps of a command (field ``event``) whose lines are all written: they are the record of what was run.
+#: Steps of a command (field ``event``) whose lines are always written: they are the record of what ran.
 _RECORDED: Final = frozenset(("accepted", "finished"))
-#: Formats that are counted at a time.
+#: The most formats that are counted at a time.
 _MAX_FORMATS: Final = 1000
-#: Characters of a message, of a field of its own in JSON, and of a message with its traceback; of longer ones the
-#: middle is left out, whoever logs them.
+#: The most characters of a message, of a JSON field, and of a message with its traceback; the middle of longer ones is
+#: left out.
 MAX_MESSAGE: Final = 4096
 MAX_FIELD: Final = 1024
 MAX_TRACEBACK: Final = 16 * 1024
@@ -51,16 +53,16 @@ MAX_TRACEBACK: Final = 16 * 1024
 _VALUES: Final = {level.name: number for number, level in enumerate(LogLevel.iterconstants())}
 _INFO: Final = _VALUES["info"]
 _log = Logger("relayd.process")
-#: What the formats beyond `_MAX_FORMATS` count as, together.
+#: The key under which formats beyond `_MAX_FORMATS` are counted together.
 _OTHERS: Final = (_log.namespace, "of other kinds")
 _encode = msgspec.json.Encoder().encode
 
 
 class _Seconds:
     """
-    The time of day as text: of two lines in the same second, the second one costs nothing.
+    The time of day as text, formatted once per second.
 
-    :param format: makes it, of the seconds of an event's time.
+    :param format: makes the text from whole seconds since 1970.
     """
 
     def __init__(self, format: Callable[[float], str]) -> None:
@@ -80,7 +82,7 @@ _universal_time: Final = _Seconds(lambda when: datetime.fromtimestamp(when, UTC)
 
 
 def _cut(text: str, most: int) -> str:
-    """*text*, or its ends: what somebody else made long shall not fill the disk."""
+    """*text*, or just its two ends if it is longer than *most*: nobody can fill the disk with one line."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -88,18 +90,18 @@ def _cut(text: str, most: int) -> str:
 
 
 def _message(event: LogEvent) -> str:
-    """What Twisted makes of the event's format, which in most cases takes it longer than need be."""
+    """The formatted event, as Twisted would format it, but in most cases faster."""
     format = event.get("log_format")
     if type(format) is str and "log_flattened" not in event:
         try:
             return format.format_map(event)
-        except Exception:  # Twisted has an answer to that
+        except Exception:  # Twisted formats such an event in its own way
             pass
     return formatEvent(event)
 
 
 def format_text(event: LogEvent) -> str | None:
-    """One line for a person, to the letter what Twisted's own files have."""
+    """One line for people, exactly as Twisted's own log files have it."""
     when = event.get("log_time")
     if when is None or "log_failure" in event or event.get("log_system") is not None:
         classic = formatEventAsClassicLogText(event)
@@ -126,39 +128,35 @@ def format_json(event: LogEvent) -> str | None:
     for name in FIELDS:
         value = event.get(name)
         if value is not None:
-            # what is neither may be an object that only shows itself as text
+            # any other object is shown as text
             line[name] = value if isinstance(value, int | float) else _cut(str(value), MAX_FIELD)
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = _cut(failure.getTraceback(), MAX_TRACEBACK)
     try:
         return _encode(line).decode() + "\n"
-    except (UnicodeEncodeError, ValueError):  # half a surrogate pair, which no JSON can hold
-        clean = {name: _printable(value) if isinstance(value, str) else value for name, value in line.items()}
+    except (UnicodeEncodeError, ValueError):  # half a surrogate pair, which JSON cannot hold
+        clean = {name: without_surrogates(value) if isinstance(value, str) else value for name, value in line.items()}
         return _encode(clean).decode() + "\n"
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 @implementer(ILogObserver)
 class Sieve:
     """
-    Passes on what is important enough, and of what repeats without end a part.
+    Passes on events of sufficient level, and a limited number of those that repeat.
 
-    It is called in whichever thread logs: a line more or less where two of them meet is no harm.
+    Any thread may call it: when two do at once, a line more or less does no harm.
 
-    :param observer: gets what passes.
-    :param level: the least that does.
-    :param now: tells seconds.
+    :param observer: gets the events that pass.
+    :param level: the lowest level that passes.
+    :param now: returns seconds of a monotonic clock.
     """
 
     def __init__(self, observer: ILogObserver, level: str, now: Callable[[], float] = time.monotonic) -> None:
         self._observer = observer
         self._least = _VALUES[level]
         self._now = now
-        #: By logger and format, how many came, and how many of them were held back.
+        #: By logger and format: how many events came, and how many of them were held back.
         self._seen: dict[tuple[object, object], int] = {}
         self._held: dict[tuple[object, object], int] = {}
         self._until = 0.0
@@ -195,7 +193,7 @@ class Sieve:
 
 
 def _left_out(namespace: object, format: object, count: int) -> LogEvent:
-    """An event that tells of those that were not written; never the fields of one of them."""
+    """An event that counts those that were not written, without any of their fields."""
     return {
         "log_format": "{count} more lines like this one were left out: {like}",
         "log_level": LogLevel.warn,
@@ -211,7 +209,9 @@ def _left_out(namespace: object, format: object, count: int) -> LogEvent:
 @implementer(ILogObserver)
 class Shortener:
     """
-    Passes on every event, and of one with a long message its ends alone: for an *observer* that formats by itself.
+    Passes on every event, with long messages cut to their ends.
+
+    :param observer: an observer that formats events by itself.
     """
 
     def __init__(self, observer: ILogObserver) -> None:
@@ -228,11 +228,11 @@ class Shortener:
 
 def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner = globalLogBeginner) -> None:
     """
-    Shape the log that twistd, or twist, is about to begin.
+    Shape the log that twistd or twist is about to begin.
 
-    Both choose their observers by options of their own and begin logging after the service was made, and what was
-    logged until then is kept for them.  So the observers are wrapped at the moment at which they are handed over:
-    their files, rotation and standard output stay as they are.
+    Both choose their observers by their own options and begin logging after the service was made; events logged until
+    then are kept for them. So the observers are wrapped when they are handed over: their files, rotation and standard
+    output stay as they are.
     """
 
     def begin(observers: Iterable[ILogObserver], discardBuffer: bool = False, redirectStandardIO: bool = True) -> None:
@@ -242,13 +242,15 @@ def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner
         sieves = [Sieve(Shortener(each) if each in unshaped else each, level) for each in given]
         LogBeginner.beginLoggingTo(beginner, sieves, discardBuffer, redirectStandardIO)
         if unshaped and format == "json":
-            _log.warn("--log-format json is for files and standard output; this log (syslog, or an own one) is text")
+            _log.warn(
+                "--log-format json is for files and standard output; this log (syslog or another observer) stays text"
+            )
 
-    setattr(beginner, "beginLoggingTo", begin)  # noqa: B010  # it is replaced on this one object, on purpose
+    setattr(beginner, "beginLoggingTo", begin)  # noqa: B010  # replaced on this one object on purpose
 
 
 def _shape(observer: ILogObserver, format: str) -> bool:
-    """Let *observer* write lines of this *format*; says whether it can."""
+    """Make *observer* write lines in *format*; returns whether it can."""
     while isinstance(observer, FilteringLogObserver):  # twist's own --log-level
         observer = observer._observer
     if not isinstance(observer, FileLogObserver):
@@ -261,11 +263,11 @@ def _shape(observer: ILogObserver, format: str) -> bool:
 
 
 class _Level:
-    """What this process logs: like the log, there is one."""
+    """The lowest level that this process logs; there is one log, and so one level."""
 
     least = 0
 
 
 def is_logged(level: str) -> bool:
-    """Whether events of that level get anywhere: where there are many, they need not be made in vain."""
+    """Whether events of that level are logged at all: callers with many events can save making them."""
     return _VALUES[level] >= _Level.least

@@ -1,6 +1,6 @@
 """
-Tells the service manager how the relay is, by systemd's protocol (sd_notify(3)): ready, what it does, stopping; and
-that its event loop turns.
+Notifies the service manager by systemd's protocol (sd_notify(3)): ready, status, stopping; and, for its watchdog, that
+the event loop runs.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-#: Seconds between two looks at how things stand.
+#: Seconds between two looks at the status.
 INTERVAL: Final = 1.0
-#: Seconds that a stop may take beyond the drain timeout: the uplink takes its leave, connections and journal close.
+#: Seconds that a stop may take beyond the drain timeout: the uplink says goodbye, connections and journal close.
 CLOSING: Final = 30.0
 
 
 class Standing(Struct, frozen=True, kw_only=True):
     """
-    How things stand with a relay.
+    The status of a relay, as far as it is reported to the service manager.
 
-    :ivar server: the main server, as people call it.
-    :ivar accepted: whether the main server has accepted the relay, and their connection lives.
-    :ivar since: when that came to be so, in seconds of the reactor's clock.
-    :ivar last_error: why there is no connection, if one was tried.
-    :ivar running: commands that run now.
+    :ivar server: host and port of the main server.
+    :ivar accepted: whether the relay is connected and accepted.
+    :ivar since: since when that is so, in seconds of the reactor's clock.
+    :ivar last_error: why the last attempt to connect failed; ``None``: none failed yet.
+    :ivar running: the number of commands that run.
     """
 
     server: str
@@ -44,17 +44,17 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 class Notifier(Service):
     """
-    Follows how things stand with a relay, and tells the service manager what has changed.
+    Follows the status of a relay and reports changes to the service manager.
 
-    It is *ready* when the main server accepts it for the first time, and stays so; the status, which people read, tells
-    of every loss.  What could not be sent is sent with the next look.
+    The relay is *ready* once the main server accepts it for the first time, and stays so; the status line, which people
+    read, shows every loss. A message that could not be sent is sent with the next look.
 
-    :param clock: the reactor's: the watchdog is fed from the event loop, so that it bites when that hangs.
+    :param clock: the reactor's clock: the watchdog is fed from the event loop, so that it bites when that hangs.
     :param send: sends one message; raises ``OSError`` when it cannot.
-    :param standing: how things stand now.
-    :param drain_timeout: seconds that commands have to finish when the relay stops.
-    :param watchdog: seconds within which the service manager wants a sign of life, if it does.
-    :param time_of_day: seconds since 1970, for people.
+    :param standing: returns the status.
+    :param drain_timeout: returns the seconds that commands have to finish when the relay stops.
+    :param watchdog: seconds within which the service manager expects a sign of life; ``None``: it expects none.
+    :param time_of_day: returns seconds since 1970, for times that people read.
     """
 
     _log = Logger("relayd.process")
@@ -76,30 +76,30 @@ class Notifier(Service):
         self._ready = False
         self._stopping = False
         self._failed = False
-        #: What was told last.
+        #: The status line that was sent last.
         self._status: str | None = None
-        #: Since when the relay is accepted: by the reactor's clock, and for people.
+        #: Since when the relay is accepted: by the reactor's clock, and as text for people.
         self._since = (0.0, "")
         self._beats = [(LoopingCall(self._look), INTERVAL)]
         if watchdog is not None:
             self._beats.append((LoopingCall(self._tell, "WATCHDOG=1"), watchdog / 2))
 
     def startService(self) -> None:
-        """Begin."""
+        """Start looking at the status, and feeding the watchdog."""
         super().startService()
         for beat, seconds in self._beats:
             beat.clock = self._clock
             beat.start(seconds)
 
     def stopService(self) -> None:
-        """End: the process is about to."""
+        """Stop both; the process is about to end."""
         super().stopService()
         for beat, _ in self._beats:
             if beat.running:
                 beat.stop()
 
     def stopping(self) -> None:
-        """The relay begins to drain; the service manager is asked for the time that this may take."""
+        """Report that the relay begins to drain, and ask for the time that this may take."""
         self._stopping = True
         microseconds = round((self._drain_timeout() + CLOSING) * 1_000_000)
         self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={microseconds}")
@@ -107,7 +107,7 @@ class Notifier(Service):
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """The relay reads its settings anew meanwhile.  Before it was ready, this would make it look so."""
+        """Report that the relay reloads its settings meanwhile. Before it is ready, this would make it look ready."""
         if not self._ready:
             yield
             return
@@ -144,7 +144,7 @@ class Notifier(Service):
             self._send(message)
         except OSError as error:
             if not self._failed:
-                self._log.warn("The service manager cannot be told how things stand: {error}", error=error.strerror)
+                self._log.warn("Cannot notify the service manager: {error}", error=error.strerror)
             self._failed = True
             return False
         self._failed = False
@@ -158,9 +158,9 @@ def make_notifier(
     drain_timeout: Callable[[], float],
 ) -> Notifier | None:
     """
-    The notifier that the service manager asks for in *environ*, if it does.
+    The notifier that the service manager asks for in *environ*; ``None``: it asks for none.
 
-    To be called in the process that will run: a daemon's is another than that which was started.
+    Call it in the process that will run: a daemon runs in another process than the one that was started.
     """
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -174,12 +174,12 @@ def make_notifier(
 
 def sender(address: str) -> Callable[[str], None]:
     """
-    What sends messages to a service manager, and never waits.
+    A function that sends messages to a service manager and never waits.
 
-    :param address: of its datagram socket; ``@`` begins the name of an abstract one.
+    :param address: the address of its datagram socket; that of an abstract one begins with ``@``.
     """
     to = b"\0" + os.fsencode(address[1:]) if address.startswith("@") else os.fsencode(address)
-    # Open from now on: when the process has no more descriptors, the watchdog is fed all the same.
+    # Kept open, so that the watchdog is fed even when the process runs out of descriptors.
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     channel.setblocking(False)
 
@@ -190,5 +190,5 @@ def sender(address: str) -> Callable[[str], None]:
 
 
 def _one_line(text: str) -> str:
-    """Fit for a message, in which each line is a word of command: a main server's text must not bring any."""
+    """The text as one line: in a message each line is an assignment, and a main server's text must not bring one."""
     return "".join(char if char.isprintable() else " " for char in text)[:400]

@@ -1,5 +1,5 @@
 """
-Files that are there whole or not at all, whenever the disk is full or the power fails.
+Writes files whole or not at all, even when the disk is full or the power fails.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from contextlib import suppress
 
 def write_whole(path: str, content: bytes) -> None:
     """
-    Write a file for this user alone, in the place of one that may be there.
+    Write a file that only this user can read, replacing one that exists.
 
-    :raises OSError: when that cannot be done; nothing is left of it then.
+    :raises OSError: when that fails; the old file is untouched then.
     """
     descriptor, new = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=os.path.dirname(path) or ".")
     try:
@@ -30,7 +30,7 @@ def write_whole(path: str, content: bytes) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """A new file outlasts a power cut only if its directory does."""
+    """Sync the directory of *path*: without that, a new file may not survive a loss of power."""
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

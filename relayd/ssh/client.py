@@ -5,16 +5,17 @@ The SSH client: what programs that use this package call.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 
+from relayd.network.threads import in_pool
 from relayd.ssh.channels.session import OutputReader, Permission
 from relayd.ssh.channels.surroundings import Progress
 from relayd.ssh.execution import Execution, RunRequest
 from relayd.ssh.host_keys.known_hosts import KnownHosts
-from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
@@ -35,15 +36,12 @@ class SSHClient:
     """
 
     def __init__(self, reactor: Any, settings: SSHSettings, allows: AddressCheck = allow_all) -> None:
-        def defer_to_thread(function: Any, *args: Any) -> Deferred[Any]:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
-
         self._reactor = reactor
         self._settings: LiveSettings = settings
         self._known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
         self._files = Worker(reactor, "known hosts")
         self._derivations = Worker(reactor, "passphrases")
-        self._keys = KeyStore(reactor, defer_to_thread, self._derivations.run)
+        self._keys = KeyStore(reactor, partial(in_pool, reactor), self._derivations.run)
         checks = FileChecks(reactor, self._known_hosts, self._files.run)
         self._dialer = Dialer(reactor, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._dialer, settings)
@@ -94,7 +92,7 @@ class SSHClient:
         self._pool.configure(settings.idle_timeout)
 
     def retire_all(self) -> None:
-        """Give no more commands to the connections that there are."""
+        """Give no more commands to the connections that are open, or being opened."""
         self._pool.retire_all()
 
     def counts(self) -> Counts:
@@ -102,11 +100,11 @@ class SSHClient:
         return self._pool.report.counts()
 
     def hosts(self) -> list[HostCounts]:
-        """The same for each host."""
+        """What the pool has of each host."""
         return self._pool.report.hosts()
 
     def close(self) -> Deferred[None]:
-        """Close all connections; commands on them end unknown."""
+        """Close all connections; the outcome of commands that run on them is unknown."""
         closed = self._pool.close()
         self._files.close()
         self._derivations.close()

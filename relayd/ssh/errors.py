@@ -1,53 +1,26 @@
 """
 What can go wrong between a client and an SSH server, as one tree.
 
-As in `relayd.errors`, the docstring is the message that a person reads, with the error's fields in it.
+As `DescribedError` says, the docstring of a class is the message that a person reads, with the error's fields in it.
+This module is long as it is a list: each class is a code with its message, and they are looked up and read together.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from relayd.language.texts import Text, message_template
-
-Executed = Literal["yes", "no", "unknown"]
+from relayd.language.errors import DescribedError
 
 
-class SSHError(Exception):
+class SSHError(DescribedError):
     """The SSH client met an error that has no name of its own."""
 
-    #: Stable name for programs.
-    code: ClassVar[str] = "ssh"
-    #: The phase in which it happens: resolve, connect, key-exchange, login, session, run.
-    phase: ClassVar[str] = ""
-    #: Whether the command that waited for this ran.
-    executed: Executed = "no"
-    #: Whether the same may succeed later without anybody changing anything.
-    retriable: ClassVar[bool] = False
+    # `phase` is one of resolve, connect, key-exchange, login, session, run.
+    code = "ssh"
     #: Whether it is not the host itself that it tells of, but a jump host on the way.
     at_jump_host = False
 
-    def __init__(self, **fields: object) -> None:
-        super().__init__(fields)
-        self.fields = fields
-
-    def __str__(self) -> str:
-        return str(self.text)
-
-    @property
-    def text(self) -> Text:
-        """Its message, which can be said in another language."""
-        template = type(self).__doc__
-        if template is None:  # python -OO strips docstrings; the code and the fields still tell
-            return Text("{code}: {fields}", code=self.code, fields=self.fields)
-        return Text(message_template(template), **self.fields)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self}>"
-
 
 class NameNotFound(SSHError):
-    """The name {host} cannot be resolved. Check its spelling, and that the relay's machine can look it up."""
+    """The name {host} cannot be resolved. Check its spelling, and the name servers of the client's machine."""
 
     code = "name-not-found"
     phase = "resolve"
@@ -55,7 +28,7 @@ class NameNotFound(SSHError):
 
 
 class NameTimeout(SSHError):
-    """The name {host} was not looked up within {time}. Check the name service of the relay's machine."""
+    """The name {host} was not resolved within {time}. Check the name servers of the client's machine."""
 
     code = "name-timeout"
     phase = "resolve"
@@ -63,16 +36,15 @@ class NameTimeout(SSHError):
 
 
 class AddressForbidden(SSHError):
-    """This relay's site forbids {host}:{port}: its name leads to no address that is allowed. Its operator finds the
-    rules in --allow-hosts and --deny-hosts of the relay."""
+    """{host}:{port} is forbidden: it has no address that is allowed."""
 
     code = "forbidden-host"
     phase = "resolve"
 
 
 class HiddenAddressForbidden(AddressForbidden):
-    """This relay's site forbids {host}:{port}: it is reached through a jump host, so that the relay cannot look up its
-    name. Use its address, or have its name listed in --allow-hosts of the relay."""
+    """{host}:{port} is forbidden: it is reached through a jump host, so its name cannot be resolved and checked
+    beforehand. Use its address."""
 
 
 class ConnectRefused(SSHError):
@@ -84,7 +56,7 @@ class ConnectRefused(SSHError):
 
 
 class Unreachable(SSHError):
-    """{host}:{port} cannot be reached: {reason}. Check the address, and the network between the relay and it."""
+    """{host}:{port} cannot be reached: {reason}. Check the address, and the network on the way to it."""
 
     code = "unreachable"
     phase = "connect"
@@ -92,8 +64,8 @@ class Unreachable(SSHError):
 
 
 class NoDescriptor(SSHError):
-    """The relay has no file descriptor left for {host}:{port}: {reason}. Raise that limit, or lower
-    --max-total-connections of the relay."""
+    """No file descriptor is left for a connection to {host}:{port}: {reason}. Raise that limit, or allow fewer
+    connections in all."""
 
     code = "no-descriptor"
     phase = "connect"
@@ -126,15 +98,15 @@ class ForwardProhibited(ForwardFailed):
 
 
 class TooManyHops(SSHError):
-    """There are more jump hosts before {host}:{port} than connections allowed in all ({most})."""
+    """The way to {host}:{port} has more jump hosts than connections are allowed in all ({most})."""
 
     code = "too-many-hops"
     phase = "connect"
 
 
 class KeyExchangeTimeout(SSHError):
-    """{host}:{port} took the connection, but did not finish the SSH key exchange within {time}. It may be
-    overloaded, or no SSH server."""
+    """{host}:{port} accepted the connection, but did not finish the SSH key exchange within {time}. It may be
+    overloaded, or not be an SSH server."""
 
     code = "key-exchange-timeout"
     phase = "key-exchange"
@@ -142,8 +114,8 @@ class KeyExchangeTimeout(SSHError):
 
 
 class LoginTimeout(SSHError):
-    """{host}:{port} did not finish the login of {username} within {time}: {reason}. It may be overloaded, or wait for
-    its own directory service or name server."""
+    """{host}:{port} did not finish the login of {username} within {time}: {reason}. It may be overloaded, or be waiting
+    for its directory service or name server."""
 
     code = "login-timeout"
     phase = "login"
@@ -166,7 +138,7 @@ class KeyExchangeFailed(SSHError):
 
 class ConnectionDropped(SSHError):
     """{host}:{port} closed the connection during the {step}: {reason}. It may be overloaded (MaxStartups of its SSH
-    server), or refuse the relay's address."""
+    server), or refuse connections from the client's address."""
 
     code = "connection-dropped"
     phase = "key-exchange"
@@ -174,15 +146,15 @@ class ConnectionDropped(SSHError):
 
 
 class LoginDropped(ConnectionDropped):
-    """{host}:{port} closed the connection during the login: {reason}. It may be overloaded, or restart."""
+    """{host}:{port} closed the connection during the login: {reason}. It may be overloaded, or restarting."""
 
     code = "login-dropped"
     phase = "login"
 
 
 class NoCommonAlgorithm(KeyExchangeFailed):
-    """{host}:{port} and relayd have no {kind} in common. The host offers {theirs}; relayd offers {ours}. Update the
-    host's SSH server, or widen its configuration."""
+    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}.
+    Update the host's SSH server, or allow more in its configuration."""
 
     code = "no-common-algorithm"
 
@@ -196,15 +168,15 @@ class ProtocolBroken(SSHError):
 
 
 class HostKeyChanged(SSHError):
-    """The host key of {host}:{port} has changed: known is {known}, the host showed {shown}. Somebody may be
-    intercepting the connection; nothing was sent. If the host was really renewed, remove line {line} of {file}."""
+    """The host key of {host}:{port} has changed: the known key is {known}, the host showed {shown}. Somebody may be
+    intercepting the connection; nothing was sent. If the host really has a new key, remove line {line} of {file}."""
 
     code = "host-key-changed"
     phase = "key-exchange"
 
 
 class HostKeyUnknown(SSHError):
-    """The host key of {host}:{port} is not known: it showed {shown}. The relay takes known hosts only: check the
+    """The host key of {host}:{port} is not known: it showed {shown}. Only known hosts are accepted: check the
     fingerprint at the host, and add its key to {file}."""
 
     code = "host-key-unknown"
@@ -212,7 +184,7 @@ class HostKeyUnknown(SSHError):
 
 
 class HostKeyUnexpected(SSHError):
-    """The host key of {host}:{port} is not the one that the command expects: expected is {expected}, the host showed
+    """The host key of {host}:{port} is not the one that the command expects: it expects {expected}, the host showed
     {shown}. Somebody may be intercepting the connection; nothing was sent. If the host has several keys, name the type
     too, as in "ssh-ed25519 SHA256:..."."""
 
@@ -228,9 +200,9 @@ class HostKeyRevoked(SSHError):
 
 
 class HostCertificateInvalid(SSHError):
-    """The certificate of {host}:{port} cannot be relied upon, though its authority on line {line} of {file} is trusted:
-    {reason}; nothing was sent. Renew it at the host, or check the fingerprint of the host's key, {shown}, and add that
-    to the file."""
+    """The certificate of {host}:{port} is not valid, although its authority on line {line} of {file} is trusted:
+    {reason}; nothing was sent. Renew the certificate at the host, or check the fingerprint of the host's key, {shown},
+    and add that key to the file."""
 
     code = "host-certificate-invalid"
     phase = "key-exchange"
@@ -265,14 +237,14 @@ class AgentUnusable(SSHError):
 
 
 class CredentialUnusable(SSHError):
-    """The site's own credential in {file} cannot be used: {reason}."""
+    """The credential in {file} cannot be used: {reason}."""
 
     code = "credential-unusable"
     phase = "login"
 
 
 class NoCredential(SSHError):
-    """The relay's site has no credential for {username}@{host}:{port}: {reason}."""
+    """The credentials table has no credential for {username}@{host}:{port}: {reason}."""
 
     code = "no-credential"
     phase = "login"
@@ -280,7 +252,7 @@ class NoCredential(SSHError):
 
 class LoginRefused(SSHError):
     """{host}:{port} refused the login of {username}: tried {tried}; the server offers {offered}. Check the user name
-    and the password or key, and that the server allows this way of login."""
+    and the password or key, and that the server allows this kind of login."""
 
     code = "login-refused"
     #: Where the server closed the connection before all was tried: how many of the keys were; else ``None``.
@@ -293,37 +265,38 @@ class LoginRefused(SSHError):
 class LoginClosed(LoginRefused):
     """{host}:{port} closed the connection when {username} tried to log in by {tried}: {reason}. Check the user name and
     the password or key, and the log of its SSH server: the account may have expired, be locked, be closed for
-    maintenance, or not be allowed in from the relay's address."""
+    maintenance, or not be allowed in from the client's address."""
 
     code = "login-closed"
 
 
 class PromptUnknown(LoginRefused):
-    """{host}:{port} asks for more than the password of {username}: “{prompt}”. It was not answered: relayd has no
-    one-time codes, and gives the password only where that is asked for. Let the account in with a key, or with the
-    password alone."""
+    """{host}:{port} asks for more than the password of {username}: “{prompt}”. The question was not answered: this
+    client has no one-time codes, and gives the password only where the server asks for it. Let the account in with a
+    key, or with the password alone."""
 
     code = "login-prompt"
 
 
 class SignatureRefused(LoginRefused):
-    """{host}:{port} refused the login of {username}: tried {tried}. The key may be the right one: its server does not
-    take signatures that relayd makes with it."""
+    """{host}:{port} refused the login of {username}: tried {tried}. The key may be the right one: the server does not
+    accept the kind of signature that this client makes with it."""
 
     code = "login-signature"
 
 
 class LoginResting(LoginRefused):
-    """{reason} So that the server does not lock the relay or the account out, this login is not tried again for
-    {time}."""
+    """{reason} This login is not tried again for {time}, so that the server does not lock out the account or the
+    client's address."""
 
     code = "login-resting"
     retriable = True
 
 
 class HostResting(LoginRefused):
-    """{host}:{port} refused {times} logins within a minute. So that it does not lock the relay out, only logins that it
-    accepted before are tried there for {time}. Check the passwords and keys that are sent for this host."""
+    """{host}:{port} refused {times} logins within a minute. So that it does not lock out the client's address, only
+    logins that it accepted before are tried there for {time}. Check the passwords and keys that are used for this
+    host."""
 
     code = "host-resting"
     retriable = True
@@ -337,16 +310,16 @@ class PasswordExpired(SSHError):
 
 
 class AccountClosed(SSHError):
-    """{host}:{port} lets {username} in but runs nothing: it answers every command with “{words}”. The account, or the
-    host, is closed: look there."""
+    """{host}:{port} lets {username} in but runs nothing: it answers every command with “{words}”. The account or the
+    host is closed: look there."""
 
     code = "account-closed"
     phase = "session"
 
 
 class NoSession(SSHError):
-    """{host}:{port} let {username} in, but its PAM opened no session, so that nothing was run: {reason}. A limit of
-    logins may be reached (pam_limits), or the account be closed: look into the log of its SSH server."""
+    """{host}:{port} let {username} in, but its PAM opened no session, so nothing was run: {reason}. A limit of logins
+    may be reached (pam_limits), or the account may be closed: look at the log of its SSH server."""
 
     code = "no-session"
     phase = "session"
@@ -363,16 +336,16 @@ class SessionRefused(SSHError):
 
 
 class ExecRefused(SSHError):
-    """{host}:{port} accepted the login of {username} but refuses to run commands."""
+    """{host}:{port} accepted the login of {username}, but refuses to run commands."""
 
     code = "exec-refused"
     phase = "session"
 
 
 class ShellUnsuitable(SSHError):
-    """The command was not run: what answers {username} at {host}:{port} is no shell that relayd can give a directory or
-    variables to, or it could not read the command; what it said stands above. Send the command without cwd and env, or
-    have the account get a shell such as sh, bash, zsh, fish or tcsh."""
+    """The command was not run. What answers {username} at {host}:{port} is not a shell that this client can give a
+    directory or variables to, or it could not read the command; what it said is shown above. Send the command without
+    cwd and env, or give the account a shell such as sh, bash, zsh, fish or tcsh."""
 
     code = "shell-unsuitable"
     phase = "session"
@@ -380,25 +353,25 @@ class ShellUnsuitable(SSHError):
 
 class DirectoryUnusable(SSHError):
     """The command was not run: {username} at {host}:{port} cannot work in the directory that cwd names; what the shell
-    said of it stands above. Check that it exists, that the account may enter it, and that its shell is not a restricted
-    one."""
+    said is shown above. Check that the directory exists, that the account may enter it, and that its shell is not a
+    restricted one."""
 
     code = "directory-unusable"
     phase = "session"
 
 
 class VariablesRefused(SSHError):
-    """The command was not run: the shell of {username} at {host}:{port} does not take the variables of env; what it
-    said of them stands above. Some shells keep certain names to themselves."""
+    """The command was not run: the shell of {username} at {host}:{port} does not accept the variables of env; what it
+    said is shown above. Some shells reserve certain names."""
 
     code = "variables-refused"
     phase = "session"
 
 
 class CommandReplaced(SSHError):
-    """{host}:{port} ended the session without a sign that a shell came to the command: the shell of {username} may not
-    have been able to read it, or another command may be forced there, and have run instead. What was said stands above.
-    Send the command without cwd and env."""
+    """{host}:{port} ended the session without a sign that a shell reached the command: the shell of {username} may have
+    failed to read it, or another command may be forced there and have run instead. What was said is shown above. Send
+    the command without cwd and env."""
 
     code = "command-replaced"
     phase = "run"
@@ -406,8 +379,8 @@ class CommandReplaced(SSHError):
 
 
 class CommandTooLong(SSHError):
-    """The command is too long for {host}:{port}: with its directory and variables it has {size} bytes, and the host's
-    SSH server takes {most}; it was not run. Order a short command such as sh, and give the rest as its standard input
+    """The command is too long for {host}:{port}, and was not run: with its directory and variables it has {size} bytes,
+    and the host's SSH server accepts {most}. Send a short command such as sh, and give it the rest as standard input
     (stdin)."""
 
     code = "command-too-long"
@@ -416,7 +389,7 @@ class CommandTooLong(SSHError):
 
 class CommandNotStarted(CommandTooLong):
     """The command is too long for the system of {host}:{port}, which did not start it: “{words}”; it has {size} bytes,
-    and the limit of Linux is 128 KiB. Order a short command such as sh, and give the rest as its standard input
+    and the limit of Linux is 128 KiB. Send a short command such as sh, and give it the rest as standard input
     (stdin)."""
 
 

@@ -70,13 +70,9 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     permission: Permission | None
 
 
-def _ignore(_error: SSHError) -> None:
-    """The command has its result already."""
-
-
 class Execution:
     """
-    One command that is run.
+    Runs one command.
 
     :param settings: as they are when the command comes.
     :ivar done: fires with how it ended, and fails when it was not run; see `relayd.ssh.client.SSHClient.run`.
@@ -249,7 +245,7 @@ class Execution:
     def _on_settled(self) -> None:
         self._settled = True
         # The mark that the shell has reached the command may still be on its way.
-        if reached(self._session) or self._session.state is State.ENDED:
+        if self.done.called or reached(self._session) or self._session.state is State.ENDED:
             self._give_result()
 
     def _withdraw(self, error: SSHError) -> None:
@@ -295,13 +291,13 @@ class Execution:
         call, self._call = self._call, None
         if call is not None and call.active():
             call.cancel()
-        if self.done.called:
-            return
-        if self._ending is None:
+        if self._ending is None or self._ending.over:
             # Nothing more is to come. Through these two the command would hold itself, with its secrets, until the next
             # long collection of garbage, which each such command makes longer.
             self._session.let_go()
-            self._job.on_failure = _ignore
+            self._job.let_go()
+        if self.done.called:
+            return
         if isinstance(result, SSHError | Failure):
             self.done.errback(result)
         else:

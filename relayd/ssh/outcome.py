@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from relayd.language.errors import Executed
 from relayd.language.texts import Text, span
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.channels.session import ExitInfo, Session
 from relayd.ssh.ending.ending import Killed
-from relayd.ssh.errors import CommandNotStarted, CommandReplaced, Executed, ShellUnsuitable, SSHError
+from relayd.ssh.errors import CommandNotStarted, CommandReplaced, ShellUnsuitable, SSHError
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_STARTS, most_of_command, not_started
 

@@ -1,3 +1,3 @@
 """
-What a running relay shows of itself by HTTP: health, readiness, metrics, and how things stand.
+What a running relay shows of itself by HTTP: health, readiness, metrics, status.
 """

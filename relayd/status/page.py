@@ -1,5 +1,5 @@
 """
-The page that shows a person how things stand: HTML without JavaScript, which a small script only keeps fresh.
+The status page for people: HTML that needs no JavaScript; a small script only keeps it fresh.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 from relayd.language.texts import span
 
-_SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "At hand"), ("recent", "Ended lately"))
+_SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "In progress"), ("recent", "Recently ended"))
 
 
 def make_page(summary: Mapping[str, Any]) -> str:
-    """*summary*, of `relayd.status.summary`, as a page.  All that comes from others is escaped."""
+    """*summary*, from `relayd.status.summary`, as an HTML page.  Whatever others chose is escaped."""
     name = escape(summary["proxyId"])
     links = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title in _SECTIONS)
     return f"""<!DOCTYPE html>
@@ -33,7 +33,7 @@ def make_page(summary: Mapping[str, Any]) -> str:
 <h1>{name} <small>relayd {escape(summary["version"])}</small></h1>
 <nav aria-label="Sections"><ul>{links}<li><a href="/status.json">JSON</a></li><li><a href="/metrics">Metrics</a></li>
 </ul></nav>
-<p class="fresh"><a href="/status.html">Look again</a> <label hidden><input type="checkbox" id="live" checked> every 5
+<p class="fresh"><a href="/status.html">Refresh</a> <label hidden><input type="checkbox" id="live" checked> every 5
 seconds</label></p>
 </header>
 <main id="main" tabindex="-1">
@@ -41,8 +41,8 @@ seconds</label></p>
 <section id="overview" aria-labelledby="overview-title"><h2 id="overview-title">Overview</h2>
 <div id="cards" class="cards" data-live>{_cards(summary)}</div></section>
 {_section("hosts", "Hosts", _hosts(summary))}
-{_section("active", "At hand", _active(summary))}
-{_section("recent", "Ended lately", _recent(summary))}
+{_section("active", "In progress", _active(summary))}
+{_section("recent", "Recently ended", _recent(summary))}
 </main>
 </body>
 </html>
@@ -51,7 +51,7 @@ seconds</label></p>
 
 def _state(summary: Mapping[str, Any]) -> str:
     if summary["ready"]:
-        return '<p class="state good">Ready: it takes commands and runs them.</p>'
+        return '<p class="state good">Ready: the relay accepts and runs commands.</p>'
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary["obstacles"])
     return f'<div class="state bad"><p>Not ready:</p><ul>{reasons}</ul></div>'
 
@@ -74,7 +74,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
         }),
         _card("Commands", {
             "running": f"{commands['running']:,} of {commands['maxRunning']:,}",
-            "waiting": f"{commands['queued']:,} of {commands['maxQueued']:,}",
+            "queued": f"{commands['queued']:,} of {commands['maxQueued']:,}",
             "ended": f"{sum(finished.values()):,}",
             "of these, failed": f"{failed:,}",
             "refused": f"{sum(commands['refused'].values()):,}",
@@ -97,7 +97,9 @@ def _cards(summary: Mapping[str, Any]) -> str:
 
 
 def _audit(audit: Mapping[str, Any] | None) -> str:
-    return "none" if audit is None else "written" if audit["available"] else "cannot be written"
+    if audit is None:
+        return "none"
+    return "written" if audit["available"] else "cannot be written"
 
 
 def _card(title: str, rows: Mapping[str, str]) -> str:
@@ -115,7 +117,7 @@ def _hosts(summary: Mapping[str, Any]) -> str:
     rows = [
         (
             _text(host["host"]),
-            _number(f"{host['connections']:,}" + (f" + {host['dialling']:,} dialled" if host["dialling"] else "")),
+            _number(f"{host['connections']:,}" + (f" + {host['dialling']:,} connecting" if host["dialling"] else "")),
             _number(f"{host['sessions']:,}"),
             _number(f"{host['waiting']:,}"),
             _number(f"{host['limit']:,}" + (" (learned)" if host["learned"] else "")),
@@ -123,12 +125,12 @@ def _hosts(summary: Mapping[str, Any]) -> str:
         for host in summary["hosts"]
     ]
     caption = _caption("Hosts with connections or commands", rows, summary["hostsInAll"])
-    return _table(caption, ("Host", "#Connections", "#Commands", "#Waiting", "#Most on one connection"), rows)
+    return _table(caption, ("Host", "#Connections", "#Commands", "#Waiting", "#Limit per connection"), rows)
 
 
 def _active(summary: Mapping[str, Any]) -> str:
     rows = [(*_who(row), _text(row["state"]), _number(span(row["duration"]))) for row in summary["active"]]
-    caption = _caption("Commands that run or wait, the oldest first", rows, summary["activeInAll"])
+    caption = _caption("Commands running or queued, oldest first", rows, summary["activeInAll"])
     return _table(caption, ("Command", "User", "Host", "State", "#For"), rows)
 
 
@@ -143,7 +145,7 @@ def _recent(summary: Mapping[str, Any]) -> str:
         )
         for row in summary["recent"]
     ]
-    caption = _caption("Commands that have their result, the latest first", rows, len(rows))
+    caption = _caption("Commands with a result, latest first", rows, len(rows))
     return _table(caption, ("Command", "User", "Host", "Outcome", "#Exit", "#Took", "#When"), rows)
 
 
@@ -161,10 +163,16 @@ def _caption(of: str, rows: Sequence[object], in_all: int) -> str:
 
 
 def _table(caption: str, heads: Iterable[str], rows: Sequence[Iterable[str]]) -> str:
-    """*heads* that begin with ``#`` are of columns of numbers; cells are HTML."""
-    head = "".join(f'<th scope="col"{" class=number" * name.startswith("#")}>{name.lstrip("#")}</th>' for name in heads)
+    """A table; a head that begins with ``#`` is that of a column of numbers; the cells are HTML."""
+    head = "".join(map(_head, heads))
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _head(name: str) -> str:
+    if name.startswith("#"):
+        return f'<th scope="col" class="number">{name[1:]}</th>'
+    return f'<th scope="col">{name}</th>'
 
 
 def _text(text: str) -> str:

@@ -23,8 +23,8 @@ from twisted.web import http
 from relayd.config.listen_address import ListenAddress
 from relayd.errors import ConfigError
 from relayd.network.descriptors import words_of
-from relayd.status.answers import Answer, Answers
-from relayd.status.sources import Sources
+from relayd.status.responses import Responder, Response
+from relayd.status.sources import StatusSources
 
 #: Connections at a time; more are closed.
 MAX_CONNECTIONS: Final = 32
@@ -32,7 +32,7 @@ MAX_CONNECTIONS: Final = 32
 MAX_SECONDS: Final = 10.0
 
 _DONE: Final = connectionDone
-_Respond = Callable[[str, str, list[str], str], Answer]
+_Respond = Callable[[str, str, list[str], str], Response]
 
 
 class _Request(http.Request):
@@ -45,7 +45,7 @@ class _Request(http.Request):
         self._respond = respond
 
     def gotLength(self, length: int | None) -> None:
-        """Called with the headers; ``None``: the length is not known beforehand."""
+        """Twisted calls this with the headers; *length* is ``None`` where it is not known beforehand."""
         super().gotLength(0)
         self._has_body = length != 0
         self.channel.persistent = False
@@ -58,15 +58,15 @@ class _Request(http.Request):
             self.channel.loseConnection()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Nothing wants it."""
+        """Ignored: no request here has a body."""
 
     def process(self) -> None:
-        """Answer."""
+        """Twisted calls this when the request has arrived: respond to it."""
         if self._has_body:
             return
         headers = self.requestHeaders
         try:
-            answer = self._respond(
+            response = self._respond(
                 self.method.decode("latin-1"),
                 self.uri.decode("latin-1"),
                 list(headers.getRawHeaders("host", [])),
@@ -74,31 +74,31 @@ class _Request(http.Request):
             )
         except Exception:
             self._log.failure("Internal error: {path} cannot be shown", path=self.path.decode("latin-1")[:100])
-            answer = Answer(500, "text/plain; charset=utf-8", b"relayd's log tells what went wrong.\n")
-        self.setResponseCode(answer.code)
-        for name, value in answer.headers().items():
+            response = Response(500, "text/plain; charset=utf-8", b"Internal error: see relayd's log.\n")
+        self.setResponseCode(response.code)
+        for name, value in response.headers().items():
             self.setHeader(name, value)
         self.setHeader("Server", "relayd")
         self.setHeader("Connection", "close")
         if self.method != b"HEAD":
-            self.write(answer.body)
+            self.write(response.body)
         self.finish()
 
 
 class _Channel(http.HTTPChannel):
-    """One connection, which ends in time."""
+    """One connection, which ends after `MAX_SECONDS` at the latest."""
 
     factory: StatusFactory
     transport: Any
 
     def connectionMade(self) -> None:
-        """Called when it is there."""
+        """Twisted calls this when the connection is made."""
         self._end = self.factory.clock.callLater(MAX_SECONDS, self._cut)
         self.factory.channels.add(self)
         super().connectionMade()
 
     def connectionLost(self, reason: Failure = _DONE) -> None:
-        """Called when it is gone."""
+        """Twisted calls this when the connection is gone."""
         self.factory.channels.discard(self)
         if self._end.active():
             self._end.cancel()
@@ -110,8 +110,9 @@ class _Channel(http.HTTPChannel):
 
 class StatusFactory(http.HTTPFactory):
     """
-    Makes plain HTTP/1 channels, whose requests ask *respond*.
+    Makes plain HTTP/1 channels.
 
+    :param respond: called with each request's method, target, ``Host`` headers and ``Accept`` header.
     :ivar channels: those that are open.
     """
 
@@ -125,7 +126,7 @@ class StatusFactory(http.HTTPFactory):
         self._respond = respond
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Called with each connection; without an answer, it is closed."""
+        """Twisted calls this for each connection, and closes the connection if it gives ``None``."""
         if len(self.channels) >= MAX_CONNECTIONS:
             return None
         channel: Any = super().buildProtocol(addr)
@@ -133,42 +134,42 @@ class StatusFactory(http.HTTPFactory):
         return channel
 
     def startFactory(self) -> None:
-        """Who looks at a relay is not worth a line: there is no log to open, and no clock for it to keep."""
+        """Twisted's own opens a log of requests here, with a clock for it; requests for the status are not logged."""
 
     def stopFactory(self) -> None:
-        """Likewise."""
+        """There is no log to close."""
 
     def log(self, request: http.Request) -> None:
-        """Likewise."""
+        """Requests for the status are not logged."""
 
     def cut(self) -> None:
-        """End all."""
+        """Abort every open connection."""
         for channel in list(self.channels):
             channel.transport.abortConnection()
 
 
 class StatusServer(Service):
     """
-    Shows *sources* at *address*.
+    The service that shows *sources* at *address*.
 
-    :param reactor: time and network.
+    :param reactor: provides time and network.
     """
 
     _log = Logger("relayd.status")
 
-    def __init__(self, reactor: Any, address: ListenAddress, sources: Sources) -> None:
+    def __init__(self, reactor: Any, address: ListenAddress, sources: StatusSources) -> None:
         self.setName("status")
         self._reactor = reactor
         self._address = address
-        answers = Answers(sources, check_host=address.is_local and not address.path)
-        self._factory = StatusFactory(answers.answer, reactor)
+        responder = Responder(sources, check_host=address.is_local and not address.path)
+        self._factory = StatusFactory(responder.respond, reactor)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
         """
-        Listen.
+        Start to listen.
 
-        :raises ConfigError: when that cannot be.
+        :raises ConfigError: when the address cannot be listened at.
         """
         listening = self._listen()
         failures: list[Failure] = []
@@ -179,13 +180,13 @@ class StatusServer(Service):
         self._log.info("Status and metrics are at {address}", address=str(self._address))
         if not self._address.is_local:
             self._log.warn(
-                "--status: other machines can reach {address}, without a password: it shows hosts, users and ids of "
-                "commands. A firewall, or a proxy that asks who it is, should stand before it",
+                "--status: other machines can reach {address} without a password. It shows hosts, users and ids of "
+                "commands: protect it with a firewall, or with a proxy that authenticates",
                 address=str(self._address),
             )
 
     def stopService(self) -> Deferred[None]:
-        """Listen no more, and end what is open."""
+        """Stop listening, and end the open connections."""
         super().stopService()
         port, self._port = self._port, None
         self._factory.cut()
@@ -207,7 +208,7 @@ class StatusServer(Service):
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket of a process that was killed; one that somebody listens at stays, and so does all else."""
+    """Remove the socket that a killed process left; a socket with a listener stays, and so does any other file."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return

@@ -1,6 +1,7 @@
 """
-How things stand with a relay, in one document: for programs, ``relayctl status`` and the page.
-It never holds the text of a command or its output, and it is bounded.
+The status of a relay as one document: for programs, for ``relayctl status`` and for the page.
+
+The document never holds the text of a command or its output, and its size is bounded.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from typing import Any, Final
 
 from relayd import __version__
 from relayd.commands.active import ActiveCommand
-from relayd.commands.stats import EndedCommand
+from relayd.commands.dispatcher import Dispatcher
+from relayd.commands.stats import EndedCommand, Stats
+from relayd.journal.index import Figures
 from relayd.ssh.pool.report import HostCounts
-from relayd.status.sources import Sources
+from relayd.status.sources import StatusSources
+from relayd.uplink.service import UplinkStatus
 
-#: Rows of each list; what is beyond is counted.
+#: Most rows in each list; the rest is only counted.
 MOST_ROWS: Final = 100
 
 
-def summarize(sources: Sources) -> dict[str, Any]:
+def summarize(sources: StatusSources) -> dict[str, Any]:
     """The document, fit for JSON; times are in seconds."""
     now = sources.clock.seconds()
     obstacles = sources.obstacles()
-    status, figures, seen = sources.uplink.status, sources.journal.figures(), sources.lag.snapshot()
-    commands, bounds = sources.commands, sources.bounds
-    counted = commands.stats
+    counted, active = sources.commands.stats, sources.commands.active
     hosts = sources.hosts.hosts()
     return {
         "version": __version__,
@@ -34,44 +36,60 @@ def summarize(sources: Sources) -> dict[str, Any]:
         "uptime": now - sources.started,
         "ready": not obstacles,
         "obstacles": obstacles,
-        "uplink": {
-            "accepted": status.accepted,
-            "dialect": status.dialect,
-            "since": now - status.since,
-            "losses": status.losses,
-            "lastError": status.last_error,
-        },
-        "commands": {
-            "running": commands.running,
-            "maxRunning": commands.limits.max_commands,
-            "queued": commands.queued,
-            "maxQueued": commands.limits.max_queue,
-            "accepted": counted.accepted,
-            "finished": dict(counted.finished),
-            "refused": dict(counted.refused),
-        },
-        "results": {
-            "sent": counted.sent,
-            "confirmed": counted.confirmed + counted.presumed,
-            "rejected": counted.rejected,
-            "givenUp": counted.given_up,
-        },
-        "journal": {
-            "unfinished": figures.unfinished,
-            "unconfirmed": figures.unconfirmed,
-            "oldest": figures.oldest,
-            "dead": figures.dead,
-            "bytes": figures.size,
-            "maxBytes": figures.max_size,
-            "trouble": figures.trouble,
-        },
+        "uplink": _uplink(sources.uplink.status, now),
+        "commands": _commands(sources.commands),
+        "results": _results(counted),
+        "journal": _journal(sources.journal.figures()),
         "audit": None if sources.audit is None else {"available": sources.audit.available},
-        "eventLoop": {"longestDelay": seen.longest},
-        "hosts": [_host(host, bounds.max_sessions) for host in nlargest(MOST_ROWS, hosts, key=_activity)],
+        "eventLoop": {"longestDelay": sources.lag.snapshot().longest},
+        "hosts": [_host(host, sources.max_sessions) for host in nlargest(MOST_ROWS, hosts, key=_activity)],
         "hostsInAll": len(hosts),
-        "active": [_active(active, now) for active in islice(commands.active.values(), MOST_ROWS)],
-        "activeInAll": len(commands.active),
+        "active": [_active(each, now) for each in islice(active.values(), MOST_ROWS)],
+        "activeInAll": len(active),
         "recent": [_ended(ended, now) for ended in islice(reversed(counted.recent), MOST_ROWS)],
+    }
+
+
+def _uplink(status: UplinkStatus, now: float) -> dict[str, Any]:
+    return {
+        "accepted": status.accepted,
+        "dialect": status.dialect,
+        "since": now - status.since,
+        "losses": status.losses,
+        "lastError": status.last_error,
+    }
+
+
+def _commands(commands: Dispatcher) -> dict[str, Any]:
+    return {
+        "running": commands.running,
+        "maxRunning": commands.limits.max_commands,
+        "queued": commands.queued,
+        "maxQueued": commands.limits.max_queue,
+        "accepted": commands.stats.accepted,
+        "finished": dict(commands.stats.finished),
+        "refused": dict(commands.stats.refused),
+    }
+
+
+def _results(counted: Stats) -> dict[str, Any]:
+    return {
+        "sent": counted.sent,
+        "confirmed": counted.confirmed + counted.presumed,
+        "rejected": counted.rejected,
+        "givenUp": counted.given_up,
+    }
+
+
+def _journal(figures: Figures) -> dict[str, Any]:
+    return {
+        "unfinished": figures.unfinished,
+        "unconfirmed": figures.unconfirmed,
+        "oldest": figures.oldest,
+        "dead": figures.dead,
+        "bytes": figures.size,
+        "maxBytes": figures.max_size,
+        "trouble": figures.trouble,
     }
 
 

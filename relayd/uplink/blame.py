@@ -1,5 +1,5 @@
 """
-Whether what was sent on a connection may be why it ended: such a result had better not be sent again as it is.
+Whether what was sent on a connection may be why it ended: such a result should not be sent again as it is.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Probing:
             yield Attempt(SOCKETIO, short=bool(others) and not self._known, polling=True)
         for each in others if self._other else ():
             yield Attempt(each)
-        # No other dialect is spoken: the server's silence was no answer, and it may just be slow.
+        # No other dialect is spoken: the server's silence was not an answer, and the server may just be slow.
         if others and self._other and not self._known and isinstance(self._errors[first], UplinkTimeout):
             yield Attempt(first)
         if self._blocked and not self._certain and not self._polled:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from relayd.errors import ConfigError
@@ -29,30 +30,21 @@ DEFAULT_MAX_RESULT: Final = 16 * 2**20
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
-class UplinkSettings(Struct, frozen=True, kw_only=True):
+class LiveUplinkSettings(Struct, frozen=True, kw_only=True):
     """
-    The options of an uplink.
+    The settings of an uplink that may change while it runs: they hold from the next connection on.
 
-    :ivar server: URL of the main server: ``http(s)`` or ``ws(s)``.
     :ivar read_api_key: reads the key, at each connection so that it can be rotated; raises `KeyUnusable`.
-    :ivar native_path: path of the WebSocket in the native dialect, after that of *server*.
     :ivar reconnect_delay: seconds between two attempts.
-    :ivar tls_ca: PEM file of the authorities to trust instead of the system's.
+    :ivar tls_ca: PEM file of the CA certificates to trust instead of the system's.
     :ivar tls_cert: PEM file of the relay's certificate and its chain.
     :ivar tls_key: PEM file of its private key.
     :ivar http_proxy: ``http://[user[:password]@]host:port`` of a proxy to ask for a tunnel.
     :ivar read_proxy_password: reads that user's password, where it is not in the URL; raises `UplinkError`.
     :ivar read_headers: reads the site's own HTTP headers; raises `UplinkError`.
-    :ivar max_frame: bytes in the largest message that relayd takes.
-    :ivar max_result: bytes in the largest result that relayd sends, where the main server names no limit.
-    :ivar translate: to the language of acknowledgements and of the mark in cut results.
     """
 
-    server: str
-    proxy_id: str
     read_api_key: Callable[[], Secret]
-    dialect: Literal["auto", "socketio", "native"] = "auto"
-    native_path: str = PROXY_PATH
     reconnect_delay: float = 5.0
     tls_ca: str | None = None
     tls_cert: str | None = None
@@ -60,12 +52,36 @@ class UplinkSettings(Struct, frozen=True, kw_only=True):
     http_proxy: str | None = None
     read_proxy_password: Callable[[], Secret | None] = lambda: None
     read_headers: Callable[[], Headers] = tuple
+
+    def __repr__(self) -> str:  # the proxy's URL may hold a password
+        return f"<{type(self).__name__}>"
+
+
+class UplinkSettings(LiveUplinkSettings, frozen=True, kw_only=True):
+    """
+    All settings of an uplink: whom to dial, as whom, and how.
+
+    :ivar server: URL of the main server: ``http(s)`` or ``ws(s)``.
+    :ivar native_path: path of the WebSocket in the native dialect, appended to that of *server*.
+    :ivar max_frame: bytes in the largest message that relayd takes.
+    :ivar max_result: bytes in the largest result that relayd sends, where the main server names no limit.
+    :ivar translate: to the language of acknowledgements and of the mark in cut results.
+    """
+
+    server: str
+    proxy_id: str
+    dialect: Literal["auto", "socketio", "native"] = "auto"
+    native_path: str = PROXY_PATH
     max_frame: int = DEFAULT_MAX_FRAME
     max_result: int = DEFAULT_MAX_RESULT
     translate: Translate = english
 
-    def __repr__(self) -> str:  # the proxy's URL may hold a password
+    def __repr__(self) -> str:
         return f"<UplinkSettings {self.proxy_id!r} at {ServerAddress.of(self.server)}>"
+
+    def changed(self, live: LiveUplinkSettings) -> UplinkSettings:
+        """These settings with those of *live* that may change."""
+        return replace(self, **{name: getattr(live, name) for name in LiveUplinkSettings.__struct_fields__})
 
 
 class ConnectionSettings(Struct, frozen=True, kw_only=True):

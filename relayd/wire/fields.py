@@ -299,7 +299,10 @@ def stdin(value: object) -> tuple[bytes, bool]:
     if isinstance(value, bytes):
         return value, False
     if isinstance(value, str):
-        return _utf8("stdin", value), True
+        try:
+            return value.encode(), True
+        except UnicodeEncodeError:
+            raise half_a_pair("stdin") from None
     if not isinstance(value, dict) or set(value) != {"base64"}:
         raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
     if absent(value["base64"]):
@@ -370,12 +373,8 @@ def _as_text(field: str, value: object, most: int | None) -> str:
 def _unicode(field: str, value: str) -> str:
     if "\0" in value:
         raise Invalid(field, "contains a NUL character")
-    _utf8(field, value)
-    return value
-
-
-def _utf8(field: str, value: str) -> bytes:
     try:
-        return value.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise half_a_pair(field) from None
+    return value

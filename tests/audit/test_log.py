@@ -23,7 +23,7 @@ from relayd.audit.lines import encode_line
 from relayd.audit.log import AuditLog
 from relayd.audit.refusals import BURST
 from relayd.audit.seal import seal_file
-from relayd.errors import ConfigError, NoCredential
+from relayd.errors import ConfigError, CredentialMissing
 from relayd.interfaces import IAudit
 from relayd.wire.messages import JumpHost, Secret
 from tests.support.auditing import AuditCase, edit, entries, faults, files, fill, settings, small_disk, state, write
@@ -84,7 +84,7 @@ class EventTests(AuditCase):
 
     async def test_a_refusal(self) -> None:
         log = self.start()
-        log.record_refused(command("c1"), NoCredential(username="root", host="web1"))
+        log.record_refused(command("c1"), CredentialMissing(username="root", host="web1"))
         await log.close()
         refused = entries(self.path)[-1]
         self.assertEqual((refused["event"], refused["outcome"], refused["host"]), ("refused", "no-credential", "web1"))
@@ -119,7 +119,7 @@ class EventTests(AuditCase):
                 order = replace(command(letter * 256, host=huge, written=huge, text=huge, via=hops), username=huge)
                 log.record_accepted(order)
                 for _ in range(BURST + 20):
-                    log.record_refused(order, NoCredential(username="root", host="web1"))
+                    log.record_refused(order, CredentialMissing(username="root", host="web1"))
                 log.record_ended(order, "ok", result(), 1.0)
                 log.record_recovered(letter * 256, "outcome-unknown")
                 await log.close()
@@ -349,7 +349,7 @@ class DocumentTests(AuditCase):
             log = self.start(commands=commands)
             log.record_accepted(command(via=(HOP,), written="Web1"))
             for _ in range(BURST + 1):
-                log.record_refused(command(via=(HOP,), written="Web1"), NoCredential(username="root", host="web1"))
+                log.record_refused(command(via=(HOP,), written="Web1"), CredentialMissing(username="root", host="web1"))
             log.record_ended(command(written="Web1"), "ok", result(), 1.0)
             log._lost = 1
             await log.close()

@@ -7,8 +7,8 @@ from __future__ import annotations
 from relayd.audit import log as audit_log
 from relayd.audit.events import LONGEST
 from relayd.audit.refusals import BURST, INTERVAL, RATE, RefusalLimiter
-from relayd.config.options import load
-from relayd.errors import NoCredential, ShuttingDown
+from relayd.config.reading import load
+from relayd.errors import CredentialMissing, ShuttingDown
 from tests.support.auditing import AuditCase, entries, faults
 from tests.support.dispatching import command, result
 
@@ -19,7 +19,7 @@ class RefusalTests(AuditCase):
     async def test_a_flood(self) -> None:
         self.patch(audit_log, "INTERVAL", 0.05)
         log = self.start()
-        error = NoCredential(username="root", host="web1")
+        error = CredentialMissing(username="root", host="web1")
         for number in range(1000):
             log.record_refused(command(f"r{number}", host=f"web{number % 20}", text="x" * 116_000), error)
             log.record_accepted(command(f"c{number}"))
@@ -44,7 +44,7 @@ class RefusalTests(AuditCase):
     async def test_what_is_counted_is_told_at_the_end(self) -> None:
         log = self.start()
         for number in range(BURST + 1):
-            log.record_refused(command(f"r{number}"), NoCredential(username="root", host="web1"))
+            log.record_refused(command(f"r{number}"), CredentialMissing(username="root", host="web1"))
         await log.close()
         self.assertEqual((entries(self.path)[-1]["event"], entries(self.path)[-1]["count"]), ("refusals", 1))
 

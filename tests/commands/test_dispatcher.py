@@ -15,7 +15,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from relayd.commands.dispatcher import Dispatcher, Limits
-from relayd.errors import HostFailure, InvalidMessage, NoCredential, RelayError
+from relayd.errors import CredentialMissing, HostFailure, InvalidMessage, RelayError
 from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink, Starting
 from relayd.journal.memory import MemoryJournal
 from relayd.language.texts import printable
@@ -84,7 +84,7 @@ class WayOfACommandTests(SynchronousTestCase):
         self.assertEqual([run.grace for run in desk.runner.runs], [0.25, 0.25, 0.1])
         desk.clock.advance(9.5)
         self.assertEqual(desk.link.ids(), ["queued"])
-        self.assertIn("timed out after 10 s while it waited for its turn", desk.link.sent[0].stderr)
+        self.assertIn("timed out after 10 s in the queue", desk.link.sent[0].stderr)
 
     def test_not_ended_early(self) -> None:
         """Where the site does not want it, a result takes the time that it takes."""
@@ -103,7 +103,7 @@ class WayOfACommandTests(SynchronousTestCase):
         self.assertEqual(desk.link.ids(), ["late"])
         [late] = desk.link.sent
         self.assertEqual((late.exit_code, late.extended), (1, True))
-        self.assertIn("timed out after 30 s while it waited for its turn", late.stderr)
+        self.assertIn("timed out after 30 s in the queue", late.stderr)
         self.assertEqual(late.details.error, {"code": "timeout", "phase": "queue", "executed": "no", "retriable": True})
         desk.clock.advance(10)
         self.assertEqual(desk.link.ids(), ["late", "later"])
@@ -282,7 +282,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.desk.acks[2], ("c2", "overloaded"))
         [refusal] = self.link.sent
         self.assertEqual((refusal.command_id, refusal.stdout, refusal.exit_code), ("c2", "", 1))
-        self.assertIn("1 commands run and 1 wait", refusal.stderr)
+        self.assertIn("1 commands are running and 1 are queued", refusal.stderr)
         self.assertEqual(self.desk.dispatcher.stats.refused["overloaded"], 1)
 
     def test_refused_command_runs_when_it_comes_again(self) -> None:
@@ -334,7 +334,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7])
 
     def test_refusals_under_a_number(self) -> None:
-        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("7", numeric_id=True))
         error = InvalidMessage(event="execute_command", field="port", reason="?", command_id="8", numeric_id=True)
         self.desk.dispatcher.invalid_received(error, self.desk.acknowledge("8"))
@@ -342,7 +342,7 @@ class RefusalTests(SynchronousTestCase):
 
     def test_command_of_a_number_that_fails(self) -> None:
         self.desk.order(command("7", numeric_id=True))
-        self.desk.runner.runs[0].done.errback(NoCredential(username="root", host="web1"))
+        self.desk.runner.runs[0].done.errback(CredentialMissing(username="root", host="web1"))
         self.assertEqual(self.link.sent[0].to_wire()["commandId"], 7)
 
     def test_id_that_is_not_valid(self) -> None:
@@ -372,11 +372,11 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.link.sent, [])
 
     def test_command_that_the_runner_will_not_have(self) -> None:
-        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("c1", extended=True))
         self.assertEqual((self.desk.acks, self.desk.runner.runs), ([("c1", "no-credential")], []))
         [refusal] = self.link.sent
-        self.assertIn("no credentials of its own for root@web1.", refusal.stderr)
+        self.assertIn("no credential of its own for root@web1.", refusal.stderr)
         self.assertEqual((refusal.exit_code, (refusal.details.error or {})["executed"]), (1, "no"))
         self.desk.runner.refusal = None
         self.desk.order(command("c1"))
@@ -384,7 +384,7 @@ class RefusalTests(SynchronousTestCase):
 
     def test_runner_is_not_asked_about_what_is_known(self) -> None:
         self.desk.order(command("c1"))
-        self.desk.runner.refusal = NoCredential(username="root", host="web1")
+        self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("c1"))
         self.assertEqual(self.desk.acks, [("c1", "ok"), ("c1", "ok")])
 

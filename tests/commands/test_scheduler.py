@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.errors import NoCredential, ProtocolError
+from relayd.errors import CredentialMissing, ProtocolError
 from relayd.wire.messages import CommandState, Receipt
 from tests.support.dispatching import Desk, HeldRunner, SlowJournal, command, result, watch_log
 
@@ -47,7 +47,7 @@ class CancelTests(SynchronousTestCase):
         self.assertEqual([state.value for state in states], ["running", "running", "running", "finished"])
 
     def test_refused_command_is_unknown(self) -> None:
-        self.runner.refusal = NoCredential(username="root", host="web1")
+        self.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("c1"))
         self.assertEqual(self.states("c1"), ["unknown"])
 

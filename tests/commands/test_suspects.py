@@ -54,7 +54,7 @@ class PoisonTests(OutboxTestCase):
         [short] = self.desk.link.sent
         self.assertEqual((short.exit_code, short.stdout, short.details.truncated), (0, "", True))
         self.assertIn("could not be delivered as it is", short.stderr)
-        self.assertIn("Its exit code is 0;", short.stderr)
+        self.assertIn("The exit code is 0;", short.stderr)
         self.receipt(command_id="poison")
         self.desk.link.answer()
         self.assertEqual(self.desk.link.ids(), ["poison", "good"])

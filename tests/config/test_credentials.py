@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.config.credentials import SiteCredential, read_credentials
+from relayd.config.credentials import read_credentials
 from relayd.errors import ConfigError
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable, parse_via
+from relayd.network.credential_rules import CredentialRule, parse_via
+from relayd.ssh.login.site_credentials import CredentialTable
 from tests.config.test_options import ConfigCase
 
 
@@ -24,7 +24,7 @@ class CredentialsCase(ConfigCase):
         for name in ("deploy", "deploy.pass", "lab.password", "deploy-cert.pub"):
             self.write(name, "s3cret")
 
-    def rows(self, *tables: str) -> tuple[SiteCredential, ...]:
+    def rows(self, *tables: str) -> tuple[CredentialRule, ...]:
         return self.load("\n".join(f"[[credentials]]\n{table}" for table in tables)).credentials
 
     def mistake(self, *tables: str) -> str:
@@ -56,7 +56,7 @@ class RowTests(CredentialsCase):
             'hosts = ["*"]\nagent = "agent.sock"',
             'hosts = ["*"]\nvia = "[::1]:24,10.0.0.1,j@x@[fd00::1]"\nagent = false',
         )
-        first = SiteCredential(
+        first = CredentialRule(
             hosts=("10.1.0.0/16", "!DB-9.internal", "[*]:2222"),
             users=("deploy", "app-*", "!app-x"),
             key_file=str(self.directory / "deploy"),
@@ -70,8 +70,8 @@ class RowTests(CredentialsCase):
             rows,
             (
                 first,
-                SiteCredential(hosts=("*",), agent=str(self.directory / "agent.sock")),
-                SiteCredential(hosts=("*",), via="[::1]:24,10.0.0.1,j@x@[fd00::1]"),
+                CredentialRule(hosts=("*",), agent=str(self.directory / "agent.sock")),
+                CredentialRule(hosts=("*",), via="[::1]:24,10.0.0.1,j@x@[fd00::1]"),
             ),
         )
 
@@ -109,9 +109,8 @@ class RuleTests(CredentialsCase):
             self.assertIn(" of [[credentials]] number 1 in /etc/relayd.toml: expected ", str(mistake))
         self.assertEqual(len(rows) + len(mistakes), 1)
         for row in rows:
-            rule = CredentialRule(**msgspec.structs.asdict(row))
-            CredentialTable([rule]).find("a.b1", 22, "a")
-            self.assertEqual(len(parse_via(rule.via or "")), via.count(",") + bool(via))
+            CredentialTable([row]).find("a.b1", 22, "a")
+            self.assertEqual(len(parse_via(row.via or "")), via.count(",") + bool(via))
 
 
 class MistakeTests(CredentialsCase):
@@ -123,22 +122,22 @@ class MistakeTests(CredentialsCase):
         path = self.directory / "relayd.toml"
         self.assertEqual(
             self.mistake(self.good, 'hosts = ["*"]\nkey-fil = "deploy"'),
-            f'"key-fil" of [[credentials]] number 2 in {path}: there is no such key; did you mean key-file?',
+            f'"key-fil" of [[credentials]] number 2 in {path}: no such key; did you mean key-file?',
         )
         self.assertIn("did you mean password-file?", self.mistake('hosts = ["*"]\npassword = "s3cret"'))
-        self.assertTrue(self.mistake('hosts = ["*"]\nzzz = 1').endswith("there is no such key"))
-        self.assertIn("what is there of [[cred", self.mistake('hosts = ["*"]\n"a\\nb" = 1'))
+        self.assertTrue(self.mistake('hosts = ["*"]\nzzz = 1').endswith("no such key"))
+        self.assertIn("a key of [[cred", self.mistake('hosts = ["*"]\n"a\\nb" = 1'))
 
     def test_shape(self) -> None:
         for toml in ("credentials = 5", 'credentials = ["x"]', "[credentials]\nhosts = ['*']"):
-            self.assertIn("expected tables, each begun by [[credentials]]", self.refusal(toml))
+            self.assertIn("expected tables that each begin with [[credentials]]", self.refusal(toml))
         self.assertIn("did you mean credentials?", self.refusal("[[credential]]\nhosts = ['*']"))
 
     def test_hosts(self) -> None:
         self.assertIn("hosts of [[credentials]] number 1", message := self.mistake('key-file = "deploy"'))
         self.assertIn("missing; give a list", message)
         for hosts in ("[]", '"*"', "[5]", '[""]', '["a\\nb"]', "[['x']]"):
-            self.assertIn("expected a list of texts, like", self.mistake(f"hosts = {hosts}\nagent = '/x'"))
+            self.assertIn("expected a list of texts, such as", self.mistake(f"hosts = {hosts}\nagent = '/x'"))
         for host in ("10.1.2.3/8", "10.1.0.0/40", "a/b", "/"):
             self.assertIn(
                 f'expected a network like 10.1.0.0/16, without bits beyond its length, not "{host}"',
@@ -151,28 +150,30 @@ class MistakeTests(CredentialsCase):
         for host in ("10.1.0.1-10.1.0.9", "!10.1.0.1-9", "10.1.2.300", "0x0a010203", "10.1.2", "fd00::1-fd00::9"):
             message = self.mistake(f"hosts = ['*', '{host}']\nagent = '/x'")
             self.assertIn("expected an address as it is usually written, like 10.1.2.3 or fd00::1, or a net", message)
-        self.assertIn('expected one without ! too, like "*"', self.mistake("hosts = ['!a']\nagent = '/x'"))
+        self.assertIn(
+            'expected at least one pattern without !, such as "*"', self.mistake("hosts = ['!a']\nagent = '/x'")
+        )
 
     def test_users(self) -> None:
         for users in ("[]", '"root"', "[5]"):
             message = self.mistake(f"{self.good}\nusers = {users}")
             self.assertIn("users of [[credentials]] number 1", message)
-            self.assertIn('expected a list of texts, like ["deploy", "app-*"]', message)
+            self.assertIn('expected a list of texts, such as ["deploy", "app-*"]', message)
         for user in ("root:x", "!root/x", "!"):
             message = self.mistake(f"{self.good}\nusers = ['*', '{user}']")
             self.assertIn("expected a user name or a pattern of user names, without : and /", message)
             self.assertIn(f'not "{user}"', message)
-        self.assertIn("expected one without ! too", self.mistake(f"{self.good}\nusers = ['!root']"))
+        self.assertIn("expected at least one pattern without !", self.mistake(f"{self.good}\nusers = ['!root']"))
 
     def test_files(self) -> None:
         other = 'hosts = ["*"]\nagent = "/x"\n'
         for key in ("key-file", "password-file"):
             message = self.mistake(other + f'{key} = "s3cret-pasted-here"')
             self.assertIn(f"{key} of [[credentials]] number 1", message)
-            self.assertIn(f"and there is none (paths are relative to {self.directory})", message)
+            self.assertIn(f"there is none (paths are relative to {self.directory})", message)
             self.assertIn("expected the path of a file", self.mistake(other + f'{key} = "-----BEGIN\\ns3cret"'))
             self.assertIn("expected the path of a file", self.mistake(other + f"{key} = true"))
-            self.assertIn("expected the path of a file, and this is none", self.mistake(other + f'{key} = "."'))
+            self.assertIn("expected the path of a regular file", self.mistake(other + f'{key} = "."'))
         self.assertIn(
             f"there is none at {self.directory}/nowhere", self.mistake(other + 'certificate-file = "nowhere"')
         )
@@ -191,7 +192,7 @@ class MistakeTests(CredentialsCase):
         self.rows(self.good + '\ncertificate-file = "deploy-cert.pub"')
 
     def test_agent(self) -> None:
-        self.assertIn("SSH_AUTH_SOCK is not in the environment", self.mistake('hosts = ["*"]\nagent = true'))
+        self.assertIn("SSH_AUTH_SOCK is not set", self.mistake('hosts = ["*"]\nagent = true'))
         for agent in ("5", '""', "['/x']"):
             self.assertIn("expected true (for $SSH_AUTH_SOCK)", self.mistake(f'hosts = ["*"]\nagent = {agent}'))
 
@@ -205,11 +206,13 @@ class MistakeTests(CredentialsCase):
         self.assertIn("at most 8 jump hosts", self.mistake(f'{self.good}\nvia = "{",".join("abcdefghi")}"'))
 
     def test_row_without_a_use(self) -> None:
-        expected = "[[credentials]] number 1 in {}/relayd.toml: expected one of key-file, password-file, agent and via"
+        expected = (
+            "[[credentials]] number 1 in {}/relayd.toml: needs at least one of key-file, password-file, agent and via"
+        )
         self.assertEqual(self.mistake('hosts = ["*"]'), expected.format(self.directory))
-        self.assertIn("expected one of", self.mistake('hosts = ["*"]\nagent = false'))
+        self.assertIn("needs at least one of", self.mistake('hosts = ["*"]\nagent = false'))
 
     def test_companions(self) -> None:
         other = 'hosts = ["*"]\npassword-file = "lab.password"\n'
-        self.assertIn("needs key-file beside it", self.mistake(other + 'passphrase-file = "deploy.pass"'))
-        self.assertIn("needs key-file or agent beside", self.mistake(other + 'certificate-file = "deploy-cert.pub"'))
+        self.assertIn("needs key-file too", self.mistake(other + 'passphrase-file = "deploy.pass"'))
+        self.assertIn("needs key-file or agent too", self.mistake(other + 'certificate-file = "deploy-cert.pub"'))

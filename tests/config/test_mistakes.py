@@ -4,25 +4,26 @@ What people get wrong in the settings: each mistake is one line that names the o
 
 from __future__ import annotations
 
-from relayd.config.options import OPTIONS, read
+from relayd.config.options import OPTIONS
+from relayd.config.reading import read
 from relayd.tap import Options
 from tests.config.test_options import KEY, ConfigCase
 
 #: What stands in the file, and what is said of it, without the path of the file.
 IN_THE_FILE = (
-    ("MAX-COMMANDS = 5", "MAX-COMMANDS in FILE: there is no such option; did you mean max-commands?"),
-    ("max_commands = 5", "max_commands in FILE: there is no such option; did you mean max-commands?"),
-    ("zzz = 5", "zzz in FILE: there is no such option"),
-    ('"a\\nb" = 5', "a key in FILE: there is no such option"),
-    (f'"{KEY}" = 5', "a key in FILE: there is no such option"),
+    ("MAX-COMMANDS = 5", "MAX-COMMANDS in FILE: no such option; did you mean max-commands?"),
+    ("max_commands = 5", "max_commands in FILE: no such option; did you mean max-commands?"),
+    ("zzz = 5", "zzz in FILE: no such option"),
+    ('"a\\nb" = 5', "a key in FILE: no such option"),
+    (f'"{KEY}" = 5', "a key in FILE: no such option"),
     (
         "[relayd]\nmax-commands = 5",
-        "relayd in FILE: there is no such table; options stand at the top of the file, in none",
+        "relayd in FILE: no such table; options belong at the top of the file, outside of tables",
     ),
-    ("[credentials]", "credentials in FILE: expected tables, each begun by [[credentials]]"),
+    ("[credentials]", "credentials in FILE: expected tables that each begin with [[credentials]]"),
     (
         '[[credentials]]\nhosts = ["*"]\npassword-file = "api-key"\nmax-commands = 5',
-        '"max-commands" of [[credentials]] number 1 in FILE: is an option, which belongs above the',
+        '"max-commands" of [[credentials]] number 1 in FILE: is an option; move it above the',
     ),
     ('host-keys = "STRICT"', "(did you mean strict?)"),
     ('host-keys = ["strict"]', 'host-keys in FILE: expected one value, like max-commands = 64 or dialect = "auto"'),
@@ -37,21 +38,24 @@ IN_THE_FILE = (
     ('max-output = "8MiB"', 'max-output in FILE: expected a size from 1K to 1G, like 512K or 8M, not "8MiB"'),
     ('allow-plaintext = "maybe"', 'allow-plaintext in FILE: expected yes or no, not "maybe"'),
     ("allow-hosts = []", 'allow-hosts in FILE: expected networks, addresses and names, with commas between, not ""'),
-    ('proxy-id = " "', 'proxy-id in FILE: expected a text of one line, not " "'),
-    (f'http-proxy = "{KEY}"', "http-proxy in FILE: expected a URL like http://PROXY:3128, not what is there"),
-    ("server = wss://main.example", "FILE: is no TOML: Invalid value (at line 1, column 10); texts stand in quotes"),
-    ("max-commands = 5\nmax-commands = 6", "FILE: is no TOML: Cannot overwrite a value"),
+    ('proxy-id = " "', 'proxy-id in FILE: expected a single line of text, not " "'),
+    (f'http-proxy = "{KEY}"', "http-proxy in FILE: expected a URL like http://PROXY:3128, not the given value"),
+    (
+        "server = wss://main.example",
+        "FILE: is not valid TOML: Invalid value (at line 1, column 10); put texts in quotes",
+    ),
+    ("max-commands = 5\nmax-commands = 6", "FILE: is not valid TOML: Cannot overwrite a value"),
     ("\ufeffmax-commands = 0", 'max-commands in FILE: expected a whole number from 1 to 1000000, not "0"'),
     ('tls-ca = "."', "tls-ca in FILE: there is no file FOLDER"),
-    ('tls-cert = "api-key"', "tls-cert in FILE: needs --tls-key beside it"),
+    ('tls-cert = "api-key"', "tls-cert in FILE: needs --tls-key too"),
     ('default-timeout = "2d"', "--default-timeout must not be longer than --max-timeout, which is 1d"),
-    ('state-dir = "api-key"', "state-dir in FILE: FOLDER/api-key is no directory"),
+    ('state-dir = "api-key"', "state-dir in FILE: FOLDER/api-key is not a directory"),
     (
         'api-key-file = "."',
         "api-key-file in FILE: the API key cannot be used: its file cannot be read (Is a directory)",
     ),
     ('server = "ws://main.example"', 'server in FILE: "ws://main.example" would send the API key and all passwords'),
-    ('proxy-id = ""', 'proxy-id in FILE: expected a text of one line, not ""'),
+    ('proxy-id = ""', 'proxy-id in FILE: expected a single line of text, not ""'),
 )
 
 
@@ -113,7 +117,7 @@ class AllAtOnceTests(ConfigCase):
 
     def test_an_option_of_twistd(self) -> None:
         exit_ = self.assertRaises(SystemExit, Options().parseOptions, ["--pidfile="])
-        expected = "relayd: --pidfile: is an option of twistd itself, and belongs before the word relayd"
+        expected = "relayd: --pidfile: is an option of twistd; put it before the word relayd"
         self.assertEqual(exit_.code, expected)
 
 

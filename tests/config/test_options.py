@@ -15,7 +15,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import values
-from relayd.config.options import OPTIONS, Config, load
+from relayd.config.options import OPTIONS, Config
+from relayd.config.reading import load
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.settings import limits_of, ssh_settings_of
 from relayd.wire.messages import Secret
@@ -133,6 +134,18 @@ class PrecedenceTests(ConfigCase):
             if option.default is not None:
                 self.assertEqual(getattr(config, option.attribute), option.parse(option.default), option.name)
 
+    def test_every_choice_is_explained(self) -> None:
+        for option in OPTIONS:
+            self.assertEqual([word for word in option.choices if word not in option.help], [], option.name)
+
+    def test_every_option_shows_what_to_write(self) -> None:
+        """A default, or an example; what could weaken relayd is a value that it takes."""
+        for option in OPTIONS:
+            if option.name != "config":
+                option.parse(option.example or option.default or "")
+            if option.weakness is not None:
+                self.assertEqual(option.spell(option.parse(option.weakness.value)), option.weakness.value)
+
     def test_it_cannot_be_changed(self) -> None:
         config = self.load()
         self.assertRaises(AttributeError, setattr, config, "max_commands", 1)
@@ -163,7 +176,7 @@ class PathTests(ConfigCase):
         self.assertEqual(self.load(state_dir=None).state_dir, "/var/lib/relayd")
 
     def test_a_state_directory_that_is_a_file(self) -> None:
-        self.assertEqual(self.refusal(state_dir=self.key_file), f"--state-dir: {self.key_file} is no directory")
+        self.assertEqual(self.refusal(state_dir=self.key_file), f"--state-dir: {self.key_file} is not a directory")
 
     def test_a_state_directory_whose_name_is_too_long(self) -> None:
         self.assertRegex(self.refusal(state_dir="/" + "x" * 300), "^--state-dir: /x+ cannot be used: File name ")
@@ -174,9 +187,9 @@ class PathTests(ConfigCase):
 
     def test_tls_files(self) -> None:
         self.assertEqual(self.refusal(tls_ca="/nowhere/ca.pem"), "--tls-ca: there is no file /nowhere/ca.pem")
-        self.assertEqual(self.refusal(tls_cert=self.key_file), "--tls-cert: needs --tls-key beside it")
+        self.assertEqual(self.refusal(tls_cert=self.key_file), "--tls-cert: needs --tls-key too")
         self.assertEqual(
-            self.refusal(tls_ca=None, tls_cert=None, tls_key=self.key_file), "--tls-key: needs --tls-cert beside it"
+            self.refusal(tls_ca=None, tls_cert=None, tls_key=self.key_file), "--tls-key: needs --tls-cert too"
         )
         config = self.load(tls_ca=self.key_file, tls_cert=self.key_file, tls_key=self.key_file)
         self.assertEqual(config.tls_cert, self.key_file)
@@ -208,8 +221,8 @@ class MistakeTests(ConfigCase):
     def test_an_unknown_key_of_the_file(self) -> None:
         self.assertIn("max_commands in ", message := self.refusal("max_commands = 7"))
         self.assertIn("did you mean max-commands?", message)
-        self.assertIn("there is no such table", self.refusal("[section]\nserver = 1"))
-        self.assertIn("there is no such option", self.refusal('config = "other.toml"'))
+        self.assertIn("no such table", self.refusal("[section]\nserver = 1"))
+        self.assertIn("no such option", self.refusal('config = "other.toml"'))
 
     def test_a_secret_under_an_unknown_name_is_not_shown(self) -> None:
         message = self.refusal(f'api-key = "{KEY}"')
@@ -230,12 +243,12 @@ class MistakeTests(ConfigCase):
         self.load()
 
     def test_a_file_that_is_no_toml(self) -> None:
-        self.assertIn("relayd.toml: is no TOML: ", self.refusal("max-commands 64"))
+        self.assertIn("relayd.toml: is not valid TOML: ", self.refusal("max-commands 64"))
         self.argv["config"] = self.write("binary.toml", b"\xff\xfe")
-        self.assertIn("binary.toml: is no TOML: ", self.refusal())
+        self.assertIn("binary.toml: is not valid TOML: ", self.refusal())
         for text, words in (
-            ("max-commands = " + "9" * 5000, "is no TOML: a number has thousands of digits"),
-            ("max-commands = " + "[" * 5000, "is no TOML: it nests too deeply"),
+            ("max-commands = " + "9" * 5000, "is not valid TOML: a number has thousands of digits"),
+            ("max-commands = " + "[" * 5000, "is not valid TOML: it nests too deeply"),
             ("max-commands = 0x" + "f" * 5000, "the number is too large"),
         ):
             self.argv["config"] = self.write("odd.toml", text)
@@ -306,7 +319,7 @@ class PolicyTests(ConfigCase):
             self.refusal(allow_hosts=None, allow_commands="(a?"),
             '--allow-commands: expected a regular expression of RE2 (missing ): (a?), not "(a?"',
         )
-        self.assertIn("not what is there", self.refusal(allow_commands="a\nb"))
+        self.assertIn("not the given value", self.refusal(allow_commands="a\nb"))
         self.assertIn("expected user names", self.refusal(allow_commands=None, allow_users="a,,b"))
 
 
@@ -346,15 +359,15 @@ class ServerTests(ConfigCase):
 
     def test_a_key_in_the_url_is_refused_and_not_shown(self) -> None:
         for url, words in (
-            (f"wss://main.example/proxy?apiKey={KEY}", "without proxyId and apiKey"),
-            (f"wss://main.example?a=1&APIKEY={KEY}", "without proxyId and apiKey"),
-            (f"wss://main.example?a=1;api%4bey={KEY}", "without proxyId and apiKey"),
-            (f"wss://main.example?+proxyId=p&x={KEY}", "without proxyId and apiKey"),
-            (f"wss://user:{KEY}@main.example", "without user and fragment"),
-            (f"wss://{KEY}@main.example", "without user and fragment"),
+            (f"wss://main.example/proxy?apiKey={KEY}", "without proxyId or apiKey"),
+            (f"wss://main.example?a=1&APIKEY={KEY}", "without proxyId or apiKey"),
+            (f"wss://main.example?a=1;api%4bey={KEY}", "without proxyId or apiKey"),
+            (f"wss://main.example?+proxyId=p&x={KEY}", "without proxyId or apiKey"),
+            (f"wss://user:{KEY}@main.example", "without user or fragment"),
+            (f"wss://{KEY}@main.example", "without user or fragment"),
             (f"wss://main.example\\@{KEY}", "expected a URL like wss://HOST"),
-            (f"wss://main.example#{KEY}", "without user and fragment"),
-            ("wss://main.example?a=1#", "without user and fragment"),
+            (f"wss://main.example#{KEY}", "without user or fragment"),
+            ("wss://main.example?a=1#", "without user or fragment"),
             (f"ftp://{KEY}@x", "expected a URL like wss://HOST"),
         ):
             message = self.refusal(server=url)
@@ -440,7 +453,7 @@ class ApiKeyTests(ConfigCase):
             (KEY + "\n" + KEY, "one line"),
             (KEY + " ", "one line"),
             ("x" * 5000, "one line"),
-            (b"\xff" * 40, "no UTF-8"),
+            (b"\xff" * 40, "not UTF-8"),
         ):
             self.write("api-key", content)
             error = self.assertRaises(KeyUnusable, config.read_api_key)

@@ -4,6 +4,7 @@ relayd.config.reload: what SIGHUP changes, what it leaves alone, and what it say
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from ipaddress import ip_address
@@ -14,8 +15,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.dispatcher import Limits
-from relayd.config.options import OPTIONS, read
-from relayd.config.reload import AT_CONNECT, HOST_RULES, LIVE, Changes, ReloadOnSignal, compare
+from relayd.config.option import Effect
+from relayd.config.options import OPTIONS
+from relayd.config.reading import read
+from relayd.config.reload import Change, Changes, ReloadOnSignal, compare
 from relayd.errors import ConfigError
 from relayd.policy.rules import Policy
 from relayd.service import make_relay
@@ -27,24 +30,32 @@ from tests.support.dispatching import Desk, command
 class CompareTests(ConfigCase):
     """What is different, and what of it can count at once."""
 
-    def test_names(self) -> None:
-        self.assertEqual(LIVE - {option.name for option in OPTIONS}, set())
-        self.assertLess(AT_CONNECT | HOST_RULES, LIVE)
+    def test_an_option_takes_effect_when_it_says_so(self) -> None:
+        """Each option, changed alone: it is taken over, unless it waits for a restart."""
+        old = self.load()
+        for option in OPTIONS:
+            other = dataclasses.replace(old, **{option.attribute: "other"})
+            effective, changes = compare(old, other)
+            self.assertEqual(list(changes.of(option.effect)), [option.name])
+            self.assertEqual([effect for effect in Effect if changes.of(effect)], [option.effect])
+            taken = getattr(effective, option.attribute) == "other"
+            self.assertEqual(taken, option.effect is not Effect.RESTART, option.name)
 
     def test_nothing(self) -> None:
         config = self.load()
-        self.assertEqual(compare(config, self.load()), (config, Changes({}, {})))
+        self.assertEqual(compare(config, self.load()), (config, Changes()))
 
     def test_some_count_and_others_wait_for_a_restart(self) -> None:
         old = self.load()
         new = self.load('max-commands = 5\nmax-sessions = 3\nserver = "wss://other.example"', server=None)
         effective, changes = compare(old, new)
         self.assertEqual((effective.max_commands, effective.max_sessions, effective.server), (5, 10, old.server))
-        self.assertEqual(changes.applied, {"max-commands": "max-commands (64 -> 5)"})
+        self.assertEqual(changes.of(Effect.COMMANDS), {"max-commands": "max-commands (64 -> 5)"})
+        pending = changes.of(Effect.RESTART)
         self.assertEqual(
-            changes.pending,
+            pending,
             {
-                "config": changes.pending["config"],
+                "config": pending["config"],
                 "server": "server (wss://main.example -> wss://other.example)",
                 "max-sessions": "max-sessions (10 -> 3)",
             },
@@ -54,25 +65,26 @@ class CompareTests(ConfigCase):
         old = self.load("")
         new = self.load(f'http-proxy = "http://user:{KEY}@proxy:1"\nallow-commands = "{"a" * 100}"')
         changes = compare(old, new)[1]
-        self.assertEqual(changes.applied, {"http-proxy": "http-proxy", "allow-commands": "allow-commands"})
+        self.assertEqual(changes.of(Effect.CONNECTION), {"http-proxy": "http-proxy"})
+        self.assertEqual(changes.of(Effect.COMMANDS), {"allow-commands": "allow-commands"})
 
     def test_the_query_of_the_main_server_is_not_told(self) -> None:
         old = self.load(server=f"wss://a?code={KEY}")
         for server, told in ((f"wss://b/x?code={KEY}", "server (wss://a -> wss://b/x)"), ("wss://a?code=2", "server")):
-            self.assertEqual(compare(old, self.load(server=server))[1].pending["server"], told)
+            self.assertEqual(compare(old, self.load(server=server))[1].of(Effect.RESTART)["server"], told)
 
     def test_the_api_key_comes_from_the_new_file(self) -> None:
         old, new = self.load(), self.load(api_key_file=self.write("other", "n" * 40))
         effective, changes = compare(old, new)
         self.assertEqual(effective.read_api_key().reveal(), "n" * 40)
-        self.assertEqual(changes.applied, {"api-key-file": "api-key-file"})
+        self.assertEqual(changes.of(*Effect), {"api-key-file": "api-key-file"})
 
     def test_credentials(self) -> None:
         old = self.load("")
         new = self.load('[[credentials]]\nhosts = ["*"]\npassword-file = "api-key"')
         effective, changes = compare(old, new)
         self.assertEqual(effective.credentials, new.credentials)
-        self.assertEqual(changes.applied, {"[[credentials]]": "[[credentials]] (0 -> 1 tables)"})
+        self.assertEqual(changes.of(*Effect), {"[[credentials]]": "[[credentials]] (0 -> 1 tables)"})
 
 
 class FakeRelay:
@@ -87,7 +99,13 @@ class FakeRelay:
         self.given.append(config)
         if self.error is not None:
             raise self.error
-        return Changes({"max-queue": "max-queue (1 -> 2)", "tls-ca": "tls-ca"}, {"server": "server (a -> b)"})
+        return Changes(
+            (
+                Change("server", "server (a -> b)", Effect.RESTART),
+                Change("tls-ca", "tls-ca", Effect.CONNECTION),
+                Change("max-queue", "max-queue (1 -> 2)", Effect.COMMANDS),
+            )
+        )
 
 
 class SignalTests(ConfigCase):
@@ -107,8 +125,8 @@ class SignalTests(ConfigCase):
             self.reload("max-queue = 2", relay),
             [
                 "info SIGHUP: settings read again; changed for new commands: max-queue (1 -> 2), and from the next "
-                "connection to the main server on: tls-ca. API key and certificates are read at each connect",
-                "warn SIGHUP: needs a restart to count: server (a -> b)",
+                "connection to the main server: tls-ca. API key and certificates are read at each connection anyway",
+                "warn SIGHUP: these take effect after a restart: server (a -> b)",
             ],
         )
         self.assertEqual(relay.given[0].max_queue, 2)
@@ -118,7 +136,7 @@ class SignalTests(ConfigCase):
         self.assertEqual(
             self.reload("max-queue = 2\nmax-output = 0\nmax_commands = 5", relay),
             [
-                f"error SIGHUP: nothing was changed, because of max_commands in {self.directory}/relayd.toml: there is "
+                f"error SIGHUP: nothing was changed, because of max_commands in {self.directory}/relayd.toml: "
                 "no such option; did you mean max-commands? (and 1 more: relayctl check lists them)"
             ],
         )
@@ -255,7 +273,7 @@ class ApplyTests(ConfigCase):
 
     def test_every_part_has_it(self) -> None:
         retired: list[bool] = []
-        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         changes = self.apply(
             """
             allow-users = "x"
@@ -274,13 +292,13 @@ class ApplyTests(ConfigCase):
             """,
             audit_commands="digest",
         )
-        self.assertEqual(changes.pending, {})
-        relay, client = self.relay, self.relay._runner._client
+        self.assertEqual(changes.of(Effect.RESTART), {})
+        relay, client = self.relay, self.relay._runner.client
         self.assertEqual(relay.drain_timeout, 1.0)
         self.assertEqual(relay._dispatcher._limits.default_timeout, 5.0)
         self.assertEqual(relay._dispatcher._limits.timeout_margin, 2.0)
         self.assertEqual(relay._dispatcher._admission._max_running, 3)
-        self.assertFalse(relay._dispatcher._policy.user("y").allowed)
+        self.assertFalse(relay._dispatcher._policy.judge_user("y").allowed)
         self.assertEqual(relay._uplink._settings.reconnect_delay, 9.0)
         self.assertEqual(relay._uplink._retry.delay, 9.0)
         self.assertEqual((client._settings.max_output, relay._runner._directory), (2 << 20, "/tmp"))
@@ -292,24 +310,24 @@ class ApplyTests(ConfigCase):
 
     def test_rules_on_hosts_count_for_connections_too(self) -> None:
         retired: list[bool] = []
-        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         self.apply('deny-hosts = ["10.0.0.0/8"]')
         self.assertEqual(retired, [True])
-        dialer = self.relay._runner._client._dialer
+        dialer = self.relay._runner.client._dialer
         self.assertFalse(dialer._allows("name", 22, ip_address("10.1.2.3")))
         self.assertTrue(dialer._allows("name", 22, ip_address("11.1.2.3")))
 
     def test_a_check_of_host_keys_counts_for_connections_too(self) -> None:
         """What was let pass before is not known to be the host."""
         retired: list[bool] = []
-        self.patch(self.relay._runner, "retire_all", lambda: retired.append(True))
+        self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         self.apply('host-keys = "strict"')
         self.assertEqual(retired, [True])
-        self.assertEqual(self.relay._runner._client._known_hosts.policy, "strict")
+        self.assertEqual(self.relay._runner.client._known_hosts.policy, "strict")
 
     def test_a_restart_is_needed_until_there_is_one(self) -> None:
-        self.assertEqual(list(self.apply("max-sessions = 3").pending), ["max-sessions"])
-        self.assertEqual(self.apply("max-sessions = 3\nmax-queue = 1").pending.keys(), {"max-sessions"})
+        for text in ("max-sessions = 3", "max-sessions = 3\nmax-queue = 1"):
+            self.assertEqual(list(self.apply(text).of(Effect.RESTART)), ["max-sessions"])
 
     def test_a_key_of_digests_that_cannot_be_had_changes_nothing(self) -> None:
         (self.directory / "state" / "audit-key").mkdir()

@@ -123,15 +123,13 @@ class VerifyTests(AuditCase):
         self.assertIn(f"audit.log:{number}: was not written by this relay: its seal is wrong\n", said)
         code, said = self.verify(*self.files)
         self.assertEqual(code, 0)
-        self.assertIn(
-            "without the seal: lines that somebody forged together with all their hashes are not found\n", said
-        )
+        self.assertIn("no seal: lines that were forged together with all their hashes cannot be detected\n", said)
         seal = self.directory / "state" / "audit-seal"
         self.assertEqual(self.verify("--seal", seal, *self.files)[0], 1)
         self.patch(builtins, "open", deny)
         code, said = self.verify()
         self.assertEqual(code, 0)
-        self.assertIn("state/audit-seal: Permission denied\nwithout the seal: ", said)
+        self.assertIn("state/audit-seal: Permission denied\nno seal: ", said)
         builtins.open = _open
         write(self.path, 1)
         code, said = self.verify(*self.files)
@@ -157,7 +155,7 @@ class VerifyTests(AuditCase):
         self.patch(builtins, "open", deny)
         code, said = self.verify("--audit-log", self.path)
         self.assertEqual(code, 0)
-        self.assertIn("Permission denied, so it is not looked at\n", said)
+        self.assertIn("Permission denied, so it is not checked\n", said)
 
     def test_lines_after_the_head(self) -> None:
         """A relay that runs has written more since the head was read."""
@@ -171,7 +169,7 @@ class VerifyTests(AuditCase):
         noted = entries(self.files[1])[0]["hash"]
         code, said = self.verify("--head", noted)
         self.assertEqual(code, 0)
-        self.assertIn(f"{self.files[1].name}:1: is the line whose hash --head gives\n", said)
+        self.assertIn(f"{self.files[1].name}:1: is the line with the hash of --head\n", said)
         code, said = self.verify("--head", "0" * 64)
         self.assertEqual(code, 1)
         self.assertIn("--head: no line has this hash", said)
@@ -203,7 +201,7 @@ class VerifyTests(AuditCase):
         self.config.write_text("")
         code, said = self.verify()
         self.assertEqual((code, said.count("\n")), (2, 1))
-        self.assertIn("the settings have no audit-log", said)
+        self.assertIn("the settings name no audit log", said)
         self.assertEqual(self.verify("--audit-log", self.path)[0], 0)
         self.assertEqual(self.verify(self.directory / "none")[0], 2)
         self.assertEqual(self.verify("--nothing")[0], 2)

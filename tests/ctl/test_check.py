@@ -28,7 +28,7 @@ from twisted.trial.unittest import TestCase
 
 import relayd.config.state_directory
 import relayd.ctl.check_files
-from relayd.config.options import read
+from relayd.config.reading import read
 from relayd.config.state_directory import StateDirectory
 from relayd.ctl.check_files import check_files, check_settings
 from relayd.ctl.main import make_parser
@@ -111,7 +111,7 @@ class SettingsTests(FilesCase):
 
     def test_a_variable_of_somebody_else(self) -> None:
         self.environ["RELAYD_PORT"] = "s3cret"
-        self.assert_finds("warning", "settings", "RELAYD_PORT in the environment is no option")
+        self.assert_finds("warning", "settings", "RELAYD_PORT in the environment is not an option")
 
     def test_who_may_read_and_change_the_file(self) -> None:
         path = self.directory / "relayd.toml"
@@ -133,7 +133,7 @@ class SettingsTests(FilesCase):
         self.assert_well("")
         for path, mode, usual in ((hosts, 0o664, 0o644), (folder, 0o777, 0o700)):
             path.chmod(mode)
-            self.assert_finds("warning", "settings", f"--known-hosts vouches for, in {hosts}: chmod go-w {path}", "")
+            self.assert_finds("warning", "settings", f"host keys of --known-hosts, in {hosts}: chmod go-w {path}", "")
             path.chmod(usual)
         folder.chmod(0o1777)  # as /tmp: nobody can put another file in its place
         self.assert_well("")
@@ -175,7 +175,7 @@ class StateTests(FilesCase):
     def test_a_relay_that_runs(self) -> None:
         self.state.claim()
         self.addCleanup(self.state.release)
-        self.assert_finds("ok", "state directory", f"a relay runs with it (process {os.getpid()})")
+        self.assert_finds("ok", "state directory", f"a relay is using it (process {os.getpid()})")
         self.assertEqual(self.holder, str(os.getpid()))
         self.assertRaises(BlockingIOError, self._claim_again)  # to look did not let others in
 
@@ -189,7 +189,7 @@ class StateTests(FilesCase):
 
         self.patch(relayd.config.state_directory.fcntl, "flock", flock)
         error = self.assertRaises(ConfigError, self.state.claim)
-        self.assertIn("cannot keep other relays out (No locks available); use a local directory", str(error))
+        self.assertIn("cannot lock files (No locks available); use a local directory", str(error))
         self.assertNotIn("another relayd", str(error))
         self.assert_finds("fault", "state directory", "the lock in it cannot be used: No locks available")
 
@@ -246,7 +246,9 @@ class StateTests(FilesCase):
         self.assert_finds("fault", "known hosts", "", known_hosts=str(self.directory))
 
     def test_an_audit_log_that_cannot_be(self) -> None:
-        self.assert_finds("fault", "audit log", "there is no directory", audit_log=str(self.directory / "no" / "log"))
+        self.assert_finds(
+            "fault", "audit log", "does not exist: create it", audit_log=str(self.directory / "no" / "log")
+        )
 
 
 class CredentialTests(FilesCase):
@@ -299,7 +301,7 @@ class CredentialTests(FilesCase):
     def test_a_jump_host_without_a_credential(self) -> None:
         self.write("password", "s3cret\n")
         toml = self.row(via="jump@gate").replace('"*"', '"db-*"')
-        self.assert_finds("fault", "credentials 1", "jump host gate: no row has a credential for jump", toml)
+        self.assert_finds("fault", "credentials 1", "jump host gate: no [[credentials]] table covers jump there", toml)
 
 
 class ProcessTests(TestCase):
@@ -337,7 +339,7 @@ class ProcessTests(TestCase):
                 printed += line
             process.send_signal(signal.SIGINT)
             rest, _ = await deferToThread(process.communicate, timeout=60)
-            self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not all was looked at\n"))
+            self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not everything was checked\n"))
 
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""
@@ -379,7 +381,7 @@ class ProcessTests(TestCase):
         await hub.when_connected(Relayd.proxy_id)
         code, printed = await self.relayctl("check", **settings)
         self.assertEqual(code, 0, printed)
-        self.assertIn(f"a relay runs (process {relay.pid})", printed)
+        self.assertIn(f"a relay is running (process {relay.pid})", printed)
         self.assertNotIn("accepts", printed)
         self.assertNotIn("Next attempt", relay.log)
         code, printed = await self.relayctl("check", "--dial", **settings)
@@ -393,14 +395,14 @@ class ProcessTests(TestCase):
         self.assertIn("fault    settings          --server, --proxy-id and --api-key-file: missing", printed)
         code, printed = await self.relayctl("check", "--sever", "s3cret")
         self.assertEqual((code, printed.count("\n")), (2, 1))
-        self.assertIn("there is no option --sever (did you mean --server?)", printed)
+        self.assertIn("no such option: --sever (did you mean --server?)", printed)
         self.assertNotIn("s3cret", printed)
 
     async def test_exit_codes_are_in_the_help(self) -> None:
         for words in (("--help",), ("check", "--help"), ("journal", "--help")):
             code, printed = await self.relayctl(*words)
             self.assertEqual(code, 0)
-            self.assertIn("exit codes: 0 all is well", printed)
+            self.assertIn("exit status: 0 all is well", printed)
 
     async def test_the_parser_is_quick_to_make(self) -> None:
         """Completion makes it with each press of a key."""

@@ -19,7 +19,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from relayd.config.options import read
+from relayd.config.reading import read
 from relayd.ctl import check_server
 from relayd.ctl.check import check
 from relayd.network import tls
@@ -103,7 +103,7 @@ class PlainTests(ServerCase):
     async def test_a_relay_that_runs_is_not_disturbed(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)
         found = await self.look(f"ws://127.0.0.1:{server.port}", holder="77")
-        self.assertIn("skipped a relay runs (process 77)", found["main server"])
+        self.assertIn("skipped a relay is running (process 77)", found["main server"])
         self.assertEqual([line for line in server.lines if "connected" in line], [])
 
     async def test_nobody_there(self) -> None:
@@ -136,7 +136,7 @@ class PlainTests(ServerCase):
         self.patch(check_server, "PATIENCE", 0.2)
         self.patch(check_server, "DIAL_PATIENCE", 0.5)
         url = f"127.0.0.1:{port.getHost().port}"
-        self.assertIn("fault no answer within 0.2 s; does TLS belong there?", (await self.look(f"wss://{url}"))["TLS"])
+        self.assertIn("fault no answer within 0.2 s; is it a TLS port?", (await self.look(f"wss://{url}"))["TLS"])
         self.assertEqual((await self.look(f"ws://{url}"))["main server"], "fault no answer within 0.5 s")
 
 
@@ -149,7 +149,7 @@ class TLSTests(ServerCase):
 
     async def test_good(self) -> None:
         found = await self.look_at(self.authority.issue("localhost", timedelta(days=90)), tls_ca=self.authority.path)
-        self.assertTrue(found["TLS"].startswith("ok the main server's certificate is good until 20"), found)
+        self.assertTrue(found["TLS"].startswith("ok the main server's certificate is valid until 20"), found)
         self.assertIn("accepts proxy-1", found["main server"])
 
     async def test_about_to_expire(self) -> None:
@@ -260,4 +260,4 @@ class PlaintextTests(ServerCase):
             met, printed = await self.connections(**options)
             self.assertEqual(met, 0, options)
             self.assertIn("fault    settings", printed)
-            self.assertIn("skipped  main server       mend the settings first", printed)
+            self.assertIn("skipped  main server       fix the settings first", printed)

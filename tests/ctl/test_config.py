@@ -9,7 +9,8 @@ import os
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 
-from relayd.config.options import OPTIONS, load
+from relayd.config.options import OPTIONS
+from relayd.config.reading import load
 from relayd.ctl.main import main
 from tests.config.test_options import KEY, ConfigCase
 

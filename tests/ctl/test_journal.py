@@ -60,7 +60,7 @@ class JournalCommandTests(DurableCase):
         )
         code, out, err = self.run_it("c2")
         self.assertEqual((code, out), (1, ""))
-        self.assertIn("relayctl: The journal cannot be shown: no result of c2 is held", err)
+        self.assertIn("holds no result of c2", err)
 
     def test_no_journal(self) -> None:
         code, out, err = self.run_it("--state-dir", str(self.directory / "other"))
@@ -99,7 +99,7 @@ class JournalCommandTests(DurableCase):
         self.settle()
         code, out, _ = self.run_it()
         self.assertEqual(code, 1)
-        self.assertIn("It was damaged once, and is kept as ", out)
+        self.assertIn("It was damaged once; the damaged file is ", out)
 
     def test_a_mistake_is_one_line(self) -> None:
         with self.assertRaises(SystemExit) as caught:

@@ -147,7 +147,7 @@ class ExplainTests(PolicyCase):
         ):
             code, lines, _ = self.relayctl(*arguments, rules="")
             self.assertEqual(code, 1)
-            self.assertIn(f"refused  {arguments[1]}: no order with it is taken: {part}", lines[0])
+            self.assertIn(f"refused  {arguments[1]}: commands with it are refused: {part}", lines[0])
 
     def test_a_name_with_a_dot_at_its_end_is_looked_up_so(self) -> None:
         self.names["web."] = ["10.1.2.3"]
@@ -159,8 +159,8 @@ class ExplainTests(PolicyCase):
             (
                 0,
                 [
-                    "user     allowed  root: no rule is against it",
-                    f"command  allowed  {'x' * 59}…: no rule is against it",
+                    "user     allowed  root: no rule forbids it",
+                    f"command  allowed  {'x' * 59}…: no rule forbids it",
                 ],
                 "",
             ),

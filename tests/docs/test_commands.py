@@ -141,28 +141,7 @@ class ReadmeTests(PageTestCase):
         self.clone(home)
         port = await self.serve(home / "relayd" / "api-key")
         self.shell.replace("wss://main.example.com", f"ws://127.0.0.1:{port}")
-        self.sshd = await self.start_sshd()
-        self.shell.replace("web-1.internal:22", f"{self.sshd.host}:{self.sshd.port}")
-        self.shell.environ["RELAYD_STATUS"] = f"unix:{home}/status"
         await self.run_page(name)
-
-    async def before(self, block: Block) -> None:
-        """The relay that the page has started gets something to do before it tells of that."""
-        if not any(step.command.startswith("relayctl status") for step in block.steps):
-            return
-        settings = f'server = "wss://main.example.com"\nproxy-id = "site-1"\nstatus = "unix:{self.shell.home}/status"\n'
-        (self.shell.home / "relayd" / "relayd.toml").write_text(settings)
-        await self.hub.when_connected("site-1")
-        for number, command in enumerate(("true", "uptime", "false", "df")):
-            await self.order(self.sshd, f"c{number}", command)
-        await gatherResults([self.begun(f"d{number}") for number in range(2)])
-
-    def begun(self, command_id: str) -> Deferred[object]:
-        """A command that stays; fires when it runs."""
-        runs: Deferred[object] = Deferred()
-        done = self.order(self.sshd, command_id, "echo runs; sleep 600", on_output=lambda _: runs.callback(None))
-        done.addErrback(lambda _: None)
-        return runs
 
     async def test_english(self) -> None:
         await self.run_readme("README.rst")
@@ -215,20 +194,48 @@ class HowToTests(PageTestCase):
         await self.run_page("docs/howto/upgrade.rst")
 
 
-class LogsTests(PageTestCase):
-    """docs/logs.rst, with the log of a relay that ran one command."""
+class RunningTests(PageTestCase):
+    """Pages about a relay that is running, and has run commands."""
 
-    async def test_logs(self) -> None:
+    async def start(self, *options: str) -> None:
+        """A main server, an SSH server, and the relay ``site-1`` with the files ``relayd.toml`` and ``relayd.log``."""
         home = await self.open()
         port = await self.serve(home / "api-key")
-        sshd = await self.start_sshd()
-        relayd = f"twistd -n --pidfile= relayd --server ws://127.0.0.1:{port} --proxy-id site-1 --api-key-file api-key"
-        options = "--state-dir state --log-format json --log-level debug > >(tee relayd.log)"
-        await self.shell.run(Block('as relay, until "Connected to"', (Step("$", f"{relayd} {options}", ""),), 0))
+        self.sshd = await self.start_sshd()
+        self.shell.replace("wss://main.example.com", f"ws://127.0.0.1:{port}")
+        settings = f'server = "ws://127.0.0.1:{port}"\nproxy-id = "site-1"\nstate-dir = "state"\n'
+        (home / "relayd.toml").write_text(f'{settings}api-key-file = "api-key"\nstatus = "unix:{home}/status"\n')
+        line = f"twistd -n --pidfile= relayd --config relayd.toml {' '.join(options)} > >(tee relayd.log)"
+        await self.shell.run(Block('as relay, until "Connected to"', (Step("$", line, ""),), 0))
         await self.hub.when_connected("site-1")
-        await self.order(sshd, "42", "true")
+
+    def begun(self, command_id: str) -> Deferred[object]:
+        """A command that stays; fires when it runs."""
+        runs: Deferred[object] = Deferred()
+        done = self.order(self.sshd, command_id, "echo runs; sleep 600", on_output=lambda _: runs.callback(None))
+        done.addErrback(lambda _: None)
+        return runs
+
+    async def test_logs(self) -> None:
+        await self.start("--log-format json --log-level debug")
+        await self.order(self.sshd, "42", "true")
         await self.shell.run(Block("shown by relay", (Step("", "", '"event":"confirmed"'),), 0))
         await self.run_page("docs/logs.rst")
+
+    async def test_status(self) -> None:
+        await self.start()
+        self.shell.replace("web-1.internal:22", f"{self.sshd.host}:{self.sshd.port}")
+        for number, command in enumerate(("true", "uptime", "false", "df")):
+            await self.order(self.sshd, f"c{number}", command)
+        await gatherResults([self.begun(f"d{number}") for number in range(2)])
+        await self.run_page("docs/metrics.rst")
+
+    async def test_results(self) -> None:
+        await self.start()
+        self.shell.environ["RELAYD_CONFIG"] = str(self.shell.home / "relayd.toml")
+        self.shell.replace("COMMAND_ID", "c1")
+        await self.order(self.sshd, "c1", "true")
+        await self.run_page("docs/results.rst")
 
 
 class OperationsTests(PageTestCase):

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh import SSHError
 from relayd.ssh.transport.algorithms import MODERN
+from tests.support.catalogue import extract
 from tests.support.ssh import ServerTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,19 +39,37 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(sorted(expected - rows), [])
         self.assertEqual(sorted(rows - expected), [])
 
+    def test_messages_are_for_any_program(self) -> None:
+        """They name neither a relay nor its options: what the relay's operator can do, `relayd.ssh_runner` adds."""
+        for path in (ROOT / "relayd" / "ssh").rglob("*.py"):
+            with path.open("rb") as file:
+                for _line, _, message, _comments in extract(file, (), (), {}):
+                    self.assertNotRegex(message, r"(?i)\brelay\b|(?<!-)--[a-z]", path)
+
     def test_algorithms(self) -> None:
         for name in (*MODERN.key_exchanges, *MODERN.ciphers, *MODERN.macs):
             self.assertIn(name.decode().removesuffix("@libssh.org"), TEXT)
 
 
+def _section(title: str) -> str:
+    """The text below a title."""
+    _, *parts = re.split(r"\n([^\n]+)\n={3,}\n", TEXT)
+    return dict(zip(parts[::2], parts[1::2], strict=True))[title]
+
+
 class ExampleTests(ServerTestCase):
-    """The example of its use as a library, on a real sshd."""
+    """The examples of its use as a library."""
+
+    def write_example(self, section: str) -> Path:
+        """The example of a section, as a file."""
+        (source,) = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", _section(section))
+        script = self.directory / "example.py"
+        script.write_text(textwrap.dedent(source))
+        return script
 
     async def test_example(self) -> None:
         server = await self.start_server()
-        (source,) = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", TEXT)
-        script = self.directory / "example.py"
-        script.write_text(textwrap.dedent(source))
+        script = self.write_example("As a library")
         key = self.directory / "key"
         key.write_text(server.key)
         arguments = [str(script), server.host, str(server.port), server.user, str(key), "echo it runs; exit 3"]
@@ -58,3 +77,14 @@ class ExampleTests(ServerTestCase):
             sys.executable, arguments, env={"PYTHONPATH": str(ROOT)}, path=str(self.directory)
         )
         self.assertEqual((output, errors, code), (b"3 it runs\n", b"", 0))
+
+    async def test_example_of_a_test(self) -> None:
+        self.write_example("Testing a program that uses it")
+        output, errors, code = await getProcessOutputAndValue(
+            sys.executable,
+            ["-m", "twisted.trial", "example"],
+            env={"PYTHONPATH": f"{ROOT}:{self.directory}"},
+            path=str(self.directory),
+        )
+        self.assertEqual((code, errors), (0, b""), output.decode())
+        self.assertIn(b"PASSED (successes=2)", output)

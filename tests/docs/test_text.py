@@ -4,6 +4,7 @@ The text of the documents against the code: errors, options, commands that are m
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class OptionTests(SynchronousTestCase):
 
     def known(self) -> set[str]:
         names = {option.flag_name for option in OPTIONS} | _FOREIGN
-        parsers = [make_parser(), terminal.parser()]
+        parsers = [make_parser(), terminal.make_parser()]
         while parsers:
             for action in parsers.pop()._actions:
                 names |= set(action.option_strings)
@@ -60,7 +61,7 @@ class OptionTests(SynchronousTestCase):
 
     def scripts(self) -> set[str]:
         """Options of programs beside relayd, which are not installed: they stand in the source."""
-        sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "relayd" / "demo" / "demonstration.py"]
+        sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "relayd" / "demo" / "command_line.py"]
         return {name for path in sources for name in re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8"))}
 
     def test_options_exist(self) -> None:
@@ -70,10 +71,62 @@ class OptionTests(SynchronousTestCase):
             for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text):
                 self.assertIn(name, known, f"{page.relative_to(ROOT)}: {name}")
 
-    def test_every_option_is_in_the_readme(self) -> None:
-        for name in ("README.rst", "README.zh.rst"):
+    def test_every_option_is_documented(self) -> None:
+        for name in ("docs/options.rst", "docs/options.zh.rst"):
             rows = re.findall(r"^``(--[a-z-]+)[^`]*``  +\S", (ROOT / name).read_text("utf-8"), re.MULTILINE)
             self.assertEqual(sorted(rows), sorted(option.flag_name for option in OPTIONS), name)
+
+
+class ArchitectureTests(SynchronousTestCase):
+    """docs/architecture.rst, docs/command.rst and docs/internals.rst."""
+
+    def test_the_picture_is_drawn(self) -> None:
+        """And has every folder and module of relayd."""
+        place = ROOT / "docs" / "images" / "wings.py"
+        spec = importlib.util.spec_from_file_location("wings", place)
+        assert spec is not None and spec.loader is not None
+        wings = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(wings)
+        self.assertEqual(wings.PICTURE.read_text("utf-8"), wings.draw(), "python docs/images/wings.py")
+        drawn = {name.partition(".")[0] for floor in wings.FLOORS for name, *_ in floor if name}
+        there = {path.stem for path in (ROOT / "relayd").iterdir() if path.suffix == ".py" or path.is_dir()}
+        self.assertEqual(drawn, there - {"__init__", "__pycache__"})
+
+    def test_what_they_name_exists(self) -> None:
+        """Modules and classes: ``uplink.service.UplinkService``, ``commands/outbox.py``."""
+        parts = "|".join(path.stem for path in (ROOT / "relayd").iterdir() if path.stem[0] != "_")
+        missing = []
+        for name in ("architecture", "command", "internals"):
+            text = (ROOT / "docs" / f"{name}.rst").read_text("utf-8")
+            dotted = re.findall(rf"``(?:relayd\.)?((?:{parts})(?:\.\w+)+)``", text)
+            missing += [(name, each) for each in dotted if not _is_there(each.split("."))]
+            paths = re.findall(rf"``((?:{parts})/(?:\w+/)*(?:\w+\.py)?)``", text)
+            missing += [(name, each) for each in paths if not (ROOT / "relayd" / each).exists()]
+        self.assertEqual(missing, [])
+
+    def test_each_stop_is_in_its_folder(self) -> None:
+        """The table of docs/command.rst."""
+        text = (ROOT / "docs" / "command.rst").read_text("utf-8")
+        stops = re.findall(r"   \* - \d+\n     - ``([\w/]+)/``\n     - (.+?)(?=\n   \* - |\n\n)", text, re.DOTALL)
+        self.assertGreater(len(stops), 10)
+        for folder, about in stops:
+            for name in re.findall(r"``([a-z_]+\.[A-Za-z_.]+)``", about):
+                known = _is_there([*folder.split("/"), *name.split(".")]) or _is_there(name.split("."))
+                self.assertTrue(known, f"{folder}: {name}")
+
+
+def _is_there(names: list[str]) -> bool:
+    """A module, or something that it defines."""
+    if names[-1] == "py":
+        names = names[:-1]
+    place = ROOT / "relayd"
+    while names and (place / names[0]).is_dir():
+        place /= names.pop(0)
+    module = place / f"{names[0]}.py" if names else place
+    if not names or not module.exists():
+        return not names
+    source = module.read_text("utf-8")
+    return all(re.search(rf"^ *(?:class|def|async def) {name}\b|^ *{name}\b", source, re.M) for name in names[1:])
 
 
 class SecurityTests(SynchronousTestCase):
@@ -89,7 +142,7 @@ class SecurityTests(SynchronousTestCase):
                 self.assertRegex(held, r"``tests\.[\w.]+``", row)
 
     def test_relayd_starts_no_process(self) -> None:
-        demo = {ROOT / "relayd" / "demo" / "ssh_server.py"}  # its SSH server runs commands
+        demo = {ROOT / "relayd" / "demo" / "sessions.py"}  # its SSH server runs commands
         for path in {*(ROOT / "relayd").rglob("*.py")} - demo:
             words = r"\bsubprocess\b|spawnProcess|\bos\.(system|popen|fork|exec|spawn|posix_spawn)"
             self.assertIsNone(re.search(words, path.read_text("utf-8")), path)
@@ -149,3 +202,5 @@ class SiteTests(SynchronousTestCase):
             done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
             self.assertEqual((done.stdout + done.stderr, done.returncode), ("", 0))
             self.assertTrue(Path(place, "site", "howto", "errors.html").exists())
+            for page in Path(place, "site").rglob("*.html"):  # the theme's own complaints are no warnings
+                self.assertFalse("ERROR: " in page.read_text("utf-8"), page.name)

@@ -80,9 +80,7 @@ class DiskTests(LedgerCase):
             line = self.relay.output[-1]
             self.assertRegex(line, "relayd: --state-dir: .* cannot be used: .*(No space left on device|disk is full)")
             found = await self.checked()
-            self.assertRegex(
-                found, "fault +state directory +nothing can be written to .*: No space left on device; make room"
-            )
+            self.assertRegex(found, "fault +state directory +cannot write to .*: No space left on device; make room")
             self.assertEqual(list(disk.glob("fingerprint-key?*")), [], "each start would leave one")
             filler.unlink()
         self.assertRegex(await self.checked(), "ok +state directory")
@@ -96,7 +94,7 @@ class DiskTests(LedgerCase):
         filler = self.fill(disk)
         answers = [await self.one(f"full{number}") for number in range(30)]
         # The log of writes that is there already has room for some.
-        refused = [answer for answer in answers if "takes no new ones: the disk is full; make room" in answer]
+        refused = [answer for answer in answers if "accepts no new ones: the disk is full; make room" in answer]
         self.assertGreater(len(refused), 10, answers)
         self.assertEqual(self.executions.counts().total(), 1 + len(answers) - len(refused))
         filler.unlink()

@@ -205,7 +205,7 @@ class ChangedHosts(HostCase):
         for command_id in refused:
             self.go(command_id, way)
             stderr = (await self.result(command_id))[1]
-            self.assertIn("has changed: known is", stderr)
+            self.assertIn("has changed: the known key is", stderr)
             self.assertIn("nothing was sent", stderr)
         await self.until(lambda: any("[preauth]" in line for line in other.log_lines[seen:]), "it saw somebody")
         log = "\n".join(other.log_lines[seen:])

@@ -60,7 +60,9 @@ class FewDescriptorsTests(FaultCase):
     async def test_more_hosts_than_descriptors(self) -> None:
         """It says so at its start, and idle connections make room for others: each of 100 hosts gets its turn."""
         await self.begin()
-        await self.logged("may have 64 files open, too few for --max-total-connections 1000: at most 24 connections")
+        await self.logged(
+            "may open only 64 files, too few for --max-total-connections 1000: it keeps at most 24 connections"
+        )
         ways = [await self.proxy(self.sshd.port) for _ in range(100)]
         for number, way in enumerate(ways):
             self.order(f"c{number}", "echo ok", port=way.port)

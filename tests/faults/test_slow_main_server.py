@@ -74,7 +74,7 @@ class SlowMainServerTests(FaultCase):
         await self.begin(pingInterval=2000, pingTimeout=3000)
         self.uplink.newest.down.after(20, dripping)
         self.server.send({"op": "emit", "name": "proxy_status_update", "data": "x" * 5000})
-        await self.gives_up(self.relay, "nothing was heard from it for 5 s")
+        await self.gives_up(self.relay, "nothing arrived from it for 5 s")
         await self.connected(2)
         await self.check()
 

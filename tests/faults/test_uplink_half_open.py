@@ -26,7 +26,7 @@ class HalfOpenTests(FaultCase):
         self.uplink.newest.stop()
         for number in range(8):
             self.order(f"lost-{number}")
-        await self.logged("nothing was heard from it for 2 s")
+        await self.logged("nothing arrived from it for 2 s")
         await self.connected(2)
         self.order_again()
         await self.check()

@@ -15,7 +15,8 @@ from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from relayd.config import options as config_options
+from relayd.config import reading
+from relayd.config.options import OPTIONS
 from relayd.errors import ConfigError
 from relayd.network.patterns import covers_host
 from relayd.network.spelling import read_address, read_host
@@ -129,7 +130,7 @@ def _toml(data: bytes, complete: bool) -> None:
     with open(_path, "wb") as file:
         file.write(data)
     try:
-        config_options.load({"config": _path}, {"HOME": _folder, "SSH_AUTH_SOCK": "/x"}, complete=complete)
+        reading.load({"config": _path}, {"HOME": _folder, "SSH_AUTH_SOCK": "/x"}, complete=complete)
     except ConfigError as error:
         check(len(str(error)) <= 100_000, "ever more words")
         if data.count(CANARY.encode()) == 1 and any(place in data for place in _PLACES):
@@ -164,9 +165,7 @@ def _seeds() -> Iterator[bytes]:
     ):
         yield bytes((_ADDRESS,)) + address.encode()
     options = "".join(
-        f"{option.name} = {option.default!r}\n"
-        for option in config_options.OPTIONS
-        if option.default and option.name != "config"
+        f"{option.name} = {option.default!r}\n" for option in OPTIONS if option.default and option.name != "config"
     )
     for kind in (_TOML, _COMPLETE):
         yield bytes((kind,)) + _RELAY.encode()
@@ -190,7 +189,7 @@ def _seeds() -> Iterator[bytes]:
 
 
 _WORDS = (
-    *(option.name for option in config_options.OPTIONS),
+    *(option.name for option in OPTIONS),
     *("[[credentials]]", "hosts = [", "users = [", "key-file = ", "password-file = ", "via = ", "agent = true", '"""'),
     *("::ffff:", "64:ff9b::", "2002:", "169.254.169.254", "0x", "%eth0", "/8", "[", "]:22", "*", "?", "!", ","),
     *("。", "１", "ß", "xn--", "..", "\\u0000", "\\U0010ffff", "1979-05-27T07:32:00Z", "inf", "nan", "'''", "9" * 400),

@@ -1,5 +1,5 @@
 """
-The main server: its table of relays and commands, and the real protocols of both dialects over loopback.
+The main server, by the real protocols of both dialects over loopback.
 """
 
 from __future__ import annotations
@@ -17,20 +17,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from relayd.errors import (
-    CommandInFlight,
-    CommandRefused,
-    HubClosed,
-    InvalidMessage,
-    NoAnswer,
-    NoResult,
-    RelayOffline,
-)
+from relayd.errors import InvalidMessage
 from relayd.hub import Hub, HubSettings
-from relayd.hub.registry import Registry
+from relayd.hub.errors import CommandInFlight, CommandRefused, HubClosed, NoAnswer, NoResult, RelayOffline
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
@@ -54,65 +46,6 @@ def command(command_id: str = "c1", **changes: Any) -> ExecuteCommand:
 
 def result(command_id: str = "c1", stdout: str = "out") -> CommandResult:
     return CommandResult(command_id=command_id, stdout=stdout, stderr="", exit_code=0)
-
-
-class RegistryTests(SynchronousTestCase):
-    """Decisions of the table, with plain strings for links and orders."""
-
-    def setUp(self) -> None:
-        self.registry: Registry[str, str] = Registry()
-
-    def test_connect_and_disconnect(self) -> None:
-        self.assertIsNone(self.registry.connect("a", "link 1"))
-        self.assertEqual(dict(self.registry.relays), {"a": "link 1"})
-        self.assertTrue(self.registry.disconnect("a", "link 1"))
-        self.assertEqual(dict(self.registry.relays), {})
-
-    def test_a_newer_link_replaces_and_outlives_the_older(self) -> None:
-        self.registry.connect("a", "link 1")
-        self.assertEqual(self.registry.connect("a", "link 2"), "link 1")
-        self.assertFalse(self.registry.disconnect("a", "link 1"))
-        self.assertEqual(dict(self.registry.relays), {"a": "link 2"})
-
-    def test_an_id_is_pending_once_a_relay(self) -> None:
-        self.registry.add("a", "c", "first")
-        self.registry.add("b", "c", "other relay")
-        self.assertRaises(CommandInFlight, self.registry.add, "a", "c", "second")
-        self.assertEqual(self.registry.take("a", "c"), "first")
-        self.assertIsNone(self.registry.take("a", "c"))
-        self.registry.add("a", "c", "again")
-        self.assertEqual(self.registry.take("a", "c"), "again")
-
-    def test_an_order_survives_its_link_but_its_acknowledgement_does_not(self) -> None:
-        self.registry.connect("a", "link 1")
-        self.registry.add("a", "c", "order")
-        self.registry.expect_ack("a", "c", "link 1", 0)
-        self.registry.disconnect("a", "link 1")
-        self.registry.connect("a", "link 2")
-        self.assertIsNone(self.registry.acknowledged("link 2", 0))
-        self.assertIsNone(self.registry.acknowledged("link 1", 0))
-        self.assertEqual(self.registry.take("a", "c"), "order")
-
-    def test_an_acknowledgement_names_its_command_once(self) -> None:
-        self.registry.connect("a", "link")
-        self.registry.add("a", "c", "order")
-        self.registry.expect_ack("a", "c", "link", 7)
-        self.assertEqual(self.registry.acknowledged("link", 7), "c")
-        self.assertIsNone(self.registry.acknowledged("link", 7))
-
-    def test_an_acknowledgement_after_the_end_does_not_hit_a_later_command_of_that_id(self) -> None:
-        self.registry.connect("a", "link")
-        self.registry.add("a", "c", "first")
-        self.registry.expect_ack("a", "c", "link", 0)
-        self.registry.take("a", "c")
-        self.registry.add("a", "c", "second")
-        self.assertIsNone(self.registry.acknowledged("link", 0))
-
-    def test_take_all(self) -> None:
-        self.registry.add("a", "1", "x")
-        self.registry.add("b", "1", "y")
-        self.assertEqual(self.registry.take_all(), ["x", "y"])
-        self.assertEqual(self.registry.take_all(), [])
 
 
 class RelayClient(WebSocketClientProtocol):

@@ -36,10 +36,10 @@ class LineTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         for line, words in {
             "db": "db: expected a host and a command",
-            "db:x true": "db:x: its port is not a number",
-            "db:70000 true": "is not a whole number from 1 to 65535",
-            "@db true": "@db: its user is empty",
-            "a/b true": "its host is neither a host name nor an IP address",
+            "db:x true": "db:x: not of the form [user@]host[:port]",
+            "db:70000 true": "db:70000: not of the form",
+            "@db true": "@db: not of the form",
+            "a/b true": "a/b: not of the form",
         }.items():
             self.assertIn(words, str(self.assertRaises(ConfigError, read_order, line)))
 

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import ConfigError, JournalUnavailable
 from relayd.interfaces import EntryState
 from relayd.journal import store as journal_store
-from relayd.journal.durable import LARGE
 from relayd.journal.index import JournalLimits
-from relayd.journal.upkeep import PRUNE_AGAIN, PRUNE_INTERVAL, RETRY_INTERVAL
-from relayd.journal.writer import LINGER, MAX_BATCH
+from relayd.journal.upkeep import PRUNE_INTERVAL, RETRY_INTERVAL
 from tests.support.dispatching import PASSWORD, command, result
-from tests.support.journals import LIMITS, ContractTests, DurableCase
+from tests.support.journals import ContractTests, DurableCase
 
 
 class DurableJournalTests(ContractTests, DurableCase):
@@ -41,81 +38,6 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.assertEqual(stat.S_IMODE(os.stat(self.path.parent).st_mode), 0o700)
         self.assertEqual(set(modes.values()), {0o600}, modes)
         self.assertIn("journal.sqlite3-wal", modes)
-
-    def test_what_belongs_together_is_written_together(self) -> None:
-        """So that the cost of a commit is shared."""
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
-        waiting = [
-            self.journal.accept(command("a"), b""),
-            self.journal.start("a"),
-            self.journal.accept(command("b"), b""),
-        ]
-        for each in waiting:
-            self.wait(each)
-        self.assertEqual(batches, [3])
-
-    def test_many_do_not_go_on_at_once(self) -> None:
-        self.restart(JournalLimits())
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
-        accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
-        self.wait(accepting[-1])
-        self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
-
-    def test_large_results_hold_up_nobody_for_long(self) -> None:
-        """Each is written by itself, after everything else that waits: the others wait for one at most."""
-        self.restart(JournalLimits())
-        ids = ["large1", "large2", "large3", "small"]
-        for command_id in ids:
-            self.accept(command_id)
-            self.wait(self.journal.start(command_id))
-        written: list[str] = []
-        apply = self.journal._store.apply
-
-        def watch(calls: Any) -> Any:
-            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in calls)))
-            return apply(calls)
-
-        self.patch(self.journal._store, "apply", watch)
-        waiting: list[Deferred[Any]] = []
-
-        def next_command(_: Any, after: str) -> None:
-            waiting.append(self.journal.accept(command(f"after-{after}"), b""))
-
-        for each in ids:
-            finishing = self.journal.finish(result(each, stdout="x" * LARGE if each != "small" else ""))
-            waiting.append(finishing.addCallback(next_command, each))
-        for deferred in waiting:  # which grows meanwhile
-            self.wait(deferred)
-        expected = ["small", "large1", "after-large1 after-small", "large2", "after-large2", "large3", "after-large3"]
-        self.assertEqual(written, expected)
-        self.assertEqual(self.wait(self.journal.load("large3")).stdout, "x" * LARGE)
-
-    def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
-        self.finish("a", "b")
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
-        self.journal.confirm("a")
-        self.clock.advance(LINGER / 2)
-        self.assertEqual(batches, [])
-        self.accept("c")
-        self.assertEqual(batches, [2])
-        self.journal.confirm("b")
-        self.clock.advance(LINGER)
-        self.settle()
-        self.assertEqual((batches[1], self.rows("SELECT id FROM command WHERE state = 4")), (1, [("a",), ("b",)]))
-
-    def test_mode_of_durability(self) -> None:
-        settings = {True: 2, False: 1}  # sqlite.org/pragma.html#pragma_synchronous
-        for durable, expected in settings.items():
-            store = journal_store.Store(str(self.directory / f"{durable}.sqlite3"), durable=durable)
-            store.open()
-            self.assertEqual(store._db.execute("PRAGMA synchronous").fetchone(), (expected,))
-            store.close()
 
     def test_what_was_not_finished_gets_a_result_that_says_so(self) -> None:
         self.accept("waited", extended=True)
@@ -201,71 +123,6 @@ class DurableJournalTests(ContractTests, DurableCase):
         self.accept("c1")
         self.wait(self.journal.finish(result("c1", "broken \ud800")))
         self.assertEqual(self.wait(self.journal.load("c1")).stdout, "broken ?")
-
-    def test_ids_are_pruned_by_age(self) -> None:
-        self.finish("old")
-        self.journal.confirm("old")
-        self.settle()
-        self.later(LIMITS.retention - 10)
-        self.finish("young")
-        self.journal.confirm("young")
-        self.settle()
-        self.later(20)
-        self.clock.advance(PRUNE_INTERVAL)
-        self.settle()
-        self.assertEqual(self.rows("SELECT id FROM command"), [("young",)])
-
-    def test_ids_are_pruned_by_number(self) -> None:
-        for command_id in ("a", "b", "c"):
-            self.finish(command_id)
-            self.journal.confirm(command_id)
-            self.settle()
-            self.later(1)
-        self.clock.advance(PRUNE_AGAIN)
-        self.settle()
-        self.assertEqual(self.rows("SELECT id FROM command ORDER BY id"), [("b",), ("c",)])
-
-    def test_results_that_nobody_confirms_expire(self) -> None:
-        self.finish("a", "b")
-        self.journal.bury("b")
-        self.settle()
-        self.later(LIMITS.retention + 1)
-        self.clock.advance(PRUNE_INTERVAL)
-        self.settle()
-        self.assertEqual((self.journal.unconfirmed(), self.state("a")), ([], EntryState.CONFIRMED))
-        self.assertEqual(self.rows("SELECT count(*) FROM result"), [(0,)])
-        self.assertIn("2 results were not confirmed for", self.lines(LogLevel.warn)[0])
-
-    def test_systems_clock_does_not_make_ids_old(self) -> None:
-        """A day forward and back again, while it runs and between two starts."""
-        self.finish("a")
-        self.journal.confirm("a")
-        self.settle()
-        now = journal_store.time.time()
-        self.patch(journal_store.time, "time", lambda: now + 86400)
-        self.clock.advance(PRUNE_INTERVAL)
-        self.settle()
-        self.assertEqual(self.rows("SELECT id FROM command"), [("a",)])
-        self.patch(journal_store.time, "time", lambda: now - 86400)
-        before = self.journal._store.now()
-        self.restart()
-        self.assertGreaterEqual(self.journal._store.now(), before - 1)
-        self.clock.advance(PRUNE_INTERVAL)
-        self.settle()
-        self.assertEqual(self.rows("SELECT id FROM command"), [("a",)])
-
-    def later(self, seconds: float) -> None:
-        """Time passes, on the journal's own clock."""
-        self.journal._store._time_offset += seconds
-
-    def test_it_closes_while_it_prunes(self) -> None:
-        self.finish("c1")
-        self.clock.advance(PRUNE_AGAIN)
-        self.journal.confirm("c1")
-        self.wait(self.journal.close())
-        self.journal = None
-        self.assertEqual(self.rows("SELECT state FROM command"), [(4,)])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothing_is_taken_once_it_closes(self) -> None:
         waiting = self.journal.accept(command("a"), b"")
@@ -384,64 +241,6 @@ class BrokenFileTests(DurableCase):
         error = self.assertRaises(ConfigError, self.open)
         self.assertIn("written by a newer version of relayd", str(error))
 
-    def test_damaged_file_is_set_aside_and_saved_as_far_as_possible(self) -> None:
-        for number in range(2000):
-            self.journal.accept(command(f"command number {number} " + "x" * 100), b"print").addErrback(self.fail)
-        self.finish("done")
-        self.accept("ran")
-        self.wait(self.journal.start("ran"))
-        self.close()
-        content = bytearray(self.path.read_bytes())
-        middle = len(content) // 2 // 4096 * 4096
-        content[middle : middle + 8 * 4096] = os.urandom(8 * 4096)
-        self.path.write_bytes(content)
-        self.journal = self.open(JournalLimits())
-        [line] = self.lines(LogLevel.critical)
-        kept = next(self.path.parent.glob("*.damaged-*[0-9]"))
-        self.assertIn(f"It is kept as {kept}", line)
-        self.assertEqual(kept.read_bytes()[: len(content)], bytes(content))
-        saved = self.rows("SELECT count(*) FROM command")[0][0]
-        self.assertGreater(saved, 1500)
-        self.assertEqual(self.rows("SELECT count(*) FROM note WHERE name LIKE 'damaged %'"), [(1,)])
-        self.assertEqual(self.state("ran"), EntryState.FINISHED)
-        # It is a good journal again.
-        self.accept("new")
-        self.restart(JournalLimits())
-        self.assertEqual(len(self.lines(LogLevel.critical)), 1)
-
-    def test_damage_that_sqlite_does_not_see(self) -> None:
-        """Bits that fell over in what a row holds; nothing of it keeps relayd from starting."""
-        for number, change in enumerate(
-            (
-                "UPDATE command SET state = 9 WHERE id = 'c1'",
-                "UPDATE command SET state = 1 WHERE id = 'c1'",  # which has its result
-                "UPDATE command SET id = CAST(x'ff' AS TEXT), state = 1 WHERE id = 'c1'",
-                "INSERT OR REPLACE INTO note VALUES ('time', 'soon')",
-                *(f"UPDATE result SET body = x'{body}'; UPDATE command SET state = 9" for body in BODIES),
-            ),
-            1,
-        ):
-            self.finish("c1")
-            self.close()
-            with closing(sqlite3.connect(self.path)) as db:
-                db.executescript(change)
-            self.journal = self.open(JournalLimits())
-            self.assertEqual(len(self.lines(LogLevel.critical)), number, change)
-            self.close()
-            shutil.rmtree(self.path.parent)
-            self.journal = self.open(JournalLimits())
-
-    def test_file_that_is_no_journal_at_all(self) -> None:
-        self.close()
-        self.path.write_bytes(os.urandom(10_000))
-        self.journal = self.open()
-        [line] = self.lines(LogLevel.critical)
-        self.assertIn("0 commands and 0 results could be read", line)
-        self.assertIsNone(self.accept("new"))
-
-
-#: Results that are none: too short, with a text that is no UTF-8, nested deeper than Python follows.
-BODIES = ("82aa", "81aa636f6d6d616e645f6964a1ff", "81a178" + "91" * 5000 + "c0")
 
 WRITER = """
 import sys

@@ -11,10 +11,12 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import JournalUnavailable
+from relayd.journal.durable import LARGE
+from relayd.journal.index import JournalLimits
 from relayd.journal.store import Call
 from relayd.journal.writer import LINGER, MAX_BATCH, Writer
-from tests.support.dispatching import watch_log
-from tests.support.journals import ThreadClock
+from tests.support.dispatching import command, result, watch_log
+from tests.support.journals import DurableCase, ThreadClock
 
 
 class FakeStore:
@@ -107,3 +109,74 @@ class WriterTests(SynchronousTestCase):
         self.failureResultOf(self.writer.submit(self.store.put, "b"), JournalUnavailable)
         self.failureResultOf(self.writer.submit_later(self.store.put, "c"), JournalUnavailable)
         self.assertFalse(self.clock.getDelayedCalls())
+
+
+class SharedCommitTests(DurableCase):
+    """What is written together, by a journal in a file."""
+
+    def test_what_belongs_together_is_written_together(self) -> None:
+        """So that the cost of a commit is shared."""
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        waiting = [
+            self.journal.accept(command("a"), b""),
+            self.journal.start("a"),
+            self.journal.accept(command("b"), b""),
+        ]
+        for each in waiting:
+            self.wait(each)
+        self.assertEqual(batches, [3])
+
+    def test_many_do_not_go_on_at_once(self) -> None:
+        self.restart(JournalLimits())
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
+        self.wait(accepting[-1])
+        self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
+
+    def test_large_results_hold_up_nobody_for_long(self) -> None:
+        """Each is written by itself, after everything else that waits: the others wait for one at most."""
+        self.restart(JournalLimits())
+        ids = ["large1", "large2", "large3", "small"]
+        for command_id in ids:
+            self.accept(command_id)
+            self.wait(self.journal.start(command_id))
+        written: list[str] = []
+        apply = self.journal._store.apply
+
+        def watch(calls: Any) -> Any:
+            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in calls)))
+            return apply(calls)
+
+        self.patch(self.journal._store, "apply", watch)
+        waiting: list[Deferred[Any]] = []
+
+        def next_command(_: Any, after: str) -> None:
+            waiting.append(self.journal.accept(command(f"after-{after}"), b""))
+
+        for each in ids:
+            finishing = self.journal.finish(result(each, stdout="x" * LARGE if each != "small" else ""))
+            waiting.append(finishing.addCallback(next_command, each))
+        for deferred in waiting:  # which grows meanwhile
+            self.wait(deferred)
+        expected = ["small", "large1", "after-large1 after-small", "large2", "after-large2", "large3", "after-large3"]
+        self.assertEqual(written, expected)
+        self.assertEqual(self.wait(self.journal.load("large3")).stdout, "x" * LARGE)
+
+    def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
+        self.finish("a", "b")
+        batches: list[int] = []
+        apply = self.journal._store.apply
+        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        self.journal.confirm("a")
+        self.clock.advance(LINGER / 2)
+        self.assertEqual(batches, [])
+        self.accept("c")
+        self.assertEqual(batches, [2])
+        self.journal.confirm("b")
+        self.clock.advance(LINGER)
+        self.settle()
+        self.assertEqual((batches[1], self.rows("SELECT id FROM command WHERE state = 4")), (1, [("a",), ("b",)]))

@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission
-from relayd.errors import ForbiddenHost, HostFailure, NoCredential
+from relayd.errors import CredentialMissing, ForbiddenHost, HostFailure
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.spelling import (
     CanonicalHost,
     Destination,
@@ -29,7 +30,7 @@ from relayd.network.spelling import (
 )
 from relayd.policy.rules import Policy
 from relayd.ssh.errors import HostKeyChanged, HostResting, LoginRefused, LoginResting
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.members import where_is
 from relayd.ssh.pool.refused_logins import HOST_REFUSALS, RefusedLogins
 from relayd.ssh.settings import SSHSettings
@@ -160,7 +161,7 @@ class OrderTests(SynchronousTestCase):
         self.assertIn("0x0a010203:22", str(error))
         runner = SSHCommandRunner(Clock(), SSHSettings(known_hosts="/none"))
         error = runner.refuses(order("0x0a010203", password=""))
-        self.assertIsInstance(error, NoCredential)
+        self.assertIsInstance(error, CredentialMissing)
         self.assertIn("root@0x0a010203", str(error))
 
 
@@ -264,7 +265,7 @@ class RealServerTests(RunnerTestCase):
         for host in self.SPELLINGS:
             result = await self.run_order(runner, server, host)
             self.assertEqual(result.exit_code, 0)
-        self.assertEqual((server.connection_count(), runner.counts().connections), (1, 1))
+        self.assertEqual((server.connection_count(), runner.client.counts().connections), (1, 1))
         self.assertEqual(self.known_hosts.read_text().count("\n"), 1)
 
     async def test_a_changed_key_is_noticed(self) -> None:

@@ -68,7 +68,7 @@ async function withKeyboard(page) {
 
 async function withoutScript(page) {
   return { live: await page.isVisible("#live"), state: await page.locator("#state").innerText(),
-    rows: await page.locator("#active tbody tr").count(), again: await page.isVisible("text=Look again") };
+    rows: await page.locator("#active tbody tr").count(), again: await page.isVisible("text=Refresh") };
 }
 
 async function main() {

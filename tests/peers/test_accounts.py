@@ -284,7 +284,7 @@ class NoSessionTests(AccountTestCase):
             command = f"echo x >> {self.marks}"
             error = await self.error_of(self.run_command(client, target, command), NoSession)
             self.assertEqual((error.executed, error.retriable), ("no", True))
-            self.assertIn(f"so that nothing was run: {words}. A limit", str(error))
+            self.assertIn(f"so nothing was run: {words}. A limit", str(error))
             await self.error_of(self.run_command(client, target, command), LoginResting)
             await self.until(partial(self._idle, client), "the connection is closed")
         self.assertFalse(self.marks.exists())

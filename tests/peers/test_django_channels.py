@@ -32,6 +32,6 @@ class Channels(PeerCase):
     async def test_wrong_key(self) -> None:
         """Both ends are told."""
         await self.start(WRONG)
-        line = await self.until_logged("takes this relay in no dialect")
+        line = await self.until_logged("accepts this relay in neither dialect")
         self.assertIn("it answers HTTP 500", line)
         self.assertIn("refused this relay (HTTP 403", line)

@@ -68,7 +68,10 @@ class Forgotten(GatewayCase):
         self.assertEqual((await self.execute("c3"))["stdout"], "ran uname")
         reasons = [line["reason"] for line in self.server.lines if "dropped" in line]
         self.assertEqual(reasons, ["ping timeout", "client namespace disconnect"], "the second in good order")
-        self.assertIn("said that this relay is offline, while it was connected", await self.until_logged("made anew. "))
+        self.assertIn(
+            "said that this relay is offline although it was connected",
+            await self.until_logged("relayd connects again. "),
+        )
         await deferLater(reactor, 2)
         self.assertEqual(self.connections(), 3, "once")
         self.assertEqual(receiver.words().count("command"), 2)
@@ -125,7 +128,7 @@ class PushedOut(GatewayCase):
         lines = [line for line in self.logged() if "Next attempt" in line]
         for line in lines:
             self.assertIn("although it had accepted this relay", line)
-            self.assertIn("another relay may use this name: give each relay a --proxy-id of its own", line)
+            self.assertIn("another relay may use the same name: give each relay its own --proxy-id", line)
             self.assertNotIn("compare", line)
         pauses = [float(re.findall(r"Next attempt in ([0-9.]+) s", line)[0]) for line in lines]
         self.assertGreater(pauses[4], 1.6)  # 0.7 s, 1.4 s, 2.8 s of each in turn, and 40 % less at least

@@ -156,11 +156,11 @@ class OpenSSHTests(ServerTestCase):
 
     async def test_as_long_as_it_may_be(self) -> None:
         client, target = self.make_client(), self.target(await self.start_server())
-        for size in (9_000, 100_000, server_limits.MOST_OF_LINUX - 1):
+        for size in (9_000, 100_000, server_limits.MAX_LINUX_ARGUMENT - 1):
             done = await self.run_command(client, target, padded(size))
             self.assertEqual((done.stdout.text(), done.exit.status), ("hi", 0), size)
         # Longer ones go out, as other systems start them, and are told of truly.
-        for size in (server_limits.MOST_OF_LINUX, OPENSSH):
+        for size in (server_limits.MAX_LINUX_ARGUMENT, OPENSSH):
             error = await self.too_long(client, target, size)
             self.assertIsInstance(error, CommandNotStarted)
             self.assertIn("Argument list too long", str(error))

@@ -39,9 +39,9 @@ class LagTests(SynchronousTestCase):
             self.stall(0.4)
             self.stall(WARN_EVERY)
         warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
-        self.assertEqual([text.split(":")[0] for text in warnings], [
-            "The event loop was held up for 0.3 s",
-            "The event loop was held up for 60 s",
+        self.assertEqual([text.split(";")[0] for text in warnings], [
+            "The event loop was blocked for 0.3 s",
+            "The event loop was blocked for 60 s",
         ])  # fmt: skip
 
     def test_the_end(self) -> None:
@@ -50,6 +50,6 @@ class LagTests(SynchronousTestCase):
             self.monitor.stopService()
         self.assertEqual(
             [formatEvent(event) for event in events],
-            ["The longest stall of the event loop was 31 ms; beats by how late they came: 1 up to 50 ms"],
+            ["Longest stall of the event loop: 31 ms; beats by delay: 1 up to 50 ms"],
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -17,10 +17,10 @@ class GarbageCollectionTests(SynchronousTestCase):
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         self.before = gc.get_threshold()
         self.clock = Clock()
-        self.at_hand = 0
+        self.active = 0
         self.collections = 0
         self.patch(gc, "collect", self.collect)
-        self.service = GarbageCollection(self.clock, lambda: self.at_hand)
+        self.service = GarbageCollection(self.clock, lambda: self.active)
         self.service.startService()
 
     def collect(self) -> None:
@@ -35,13 +35,13 @@ class GarbageCollectionTests(SynchronousTestCase):
     def test_it_waits_while_there_is_much_but_not_for_ever(self) -> None:
         self.clock.advance(INTERVAL)
         self.assertEqual(self.collections, 1)
-        self.at_hand = FEW + 1
+        self.active = FEW + 1
         self.clock.pump([INTERVAL] * MOST_PASSED)
         self.assertEqual(self.collections, 1)
         self.clock.advance(INTERVAL)
         self.assertEqual(self.collections, 2)
         self.clock.advance(INTERVAL)
         self.assertEqual(self.collections, 2)
-        self.at_hand = FEW
+        self.active = FEW
         self.clock.advance(INTERVAL)
         self.assertEqual(self.collections, 3)

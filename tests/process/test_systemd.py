@@ -125,7 +125,7 @@ class NotifierTests(SynchronousTestCase):
             self.assertEqual(self.then(ACCEPTED), [])
             self.assertEqual(self.then(ACCEPTED), [])
         warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
-        expected = "The service manager cannot be told how things stand: Resource temporarily unavailable"
+        expected = "Cannot notify the service manager: Resource temporarily unavailable"
         self.assertEqual(warnings, [expected])
         self.broken = False
         self.assertEqual([text.partition("=")[0] for text in self.then(ACCEPTED)], ["READY", "STATUS"])

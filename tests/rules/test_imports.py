@@ -75,6 +75,10 @@ def imports_of(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == "relayd" and name != "relayd.__version__"}
 
 
+def _is_for_tests(module: str) -> bool:
+    return f"{module}.".startswith("relayd.ssh.testing.")
+
+
 def modules() -> dict[str, Path]:
     """The modules of relayd, by name."""
     paths = sorted((ROOT / "relayd").rglob("*.py"))
@@ -116,6 +120,16 @@ class ImportTests(SynchronousTestCase):
 
         for module in imports:
             follow(module, ())
+
+    def test_the_ssh_library_is_of_use_without_the_rest(self) -> None:
+        """docs/ssh.rst says so."""
+        used = set().union(*(imports_of(path) for module, path in modules().items() if wing_of(module) == "relayd.ssh"))
+        folders = {".".join(name.split(".")[:2]) for name in used}
+        self.assertEqual(folders, {"relayd.ssh", "relayd.network", "relayd.language"})
+
+    def test_only_tests_import_what_is_for_tests(self) -> None:
+        users = [module for module, path in modules().items() for name in imports_of(path) if _is_for_tests(name)]
+        self.assertEqual([module for module in users if not _is_for_tests(module)], [])
 
     def test_every_module_has_its_place(self) -> None:
         self.assertEqual([module for module in modules() if not part_of(module)], ["relayd"])

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from twisted.conch.ssh.keys import Key
 
+from relayd.network.credential_rules import CredentialRule
 from relayd.ssh.errors import ConnectRefused, KeyUnreadable, LoginRefused, LoginResting, RunTimeout
 from relayd.ssh.keys import private
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import ServerTestCase
 from tests.support.sshd import OpenSSHServer
@@ -166,14 +167,18 @@ class GarbageTests(ServerTestCase):
     and a long collection holds up the event loop the longer.
     """
 
-    async def check(self, *targets: Target) -> None:
-        client = self.make_client()
+    async def check(self, *targets: Target, command: str = "true", seconds: float = 30.0, **settings: float) -> None:
+        client = self.make_client(**settings)
         for number in range(4):
             if number == 1:  # what is made once for a host or a connection does not count
                 gc.collect()
                 gc.disable()
                 self.addCleanup(gc.enable)
-            await self.run_command(client, targets[number % len(targets)], "true").addErrback(lambda _: None)
+            target = targets[number % len(targets)]
+            await self.run_command(client, target, command, seconds).addErrback(lambda _: None)
+            await self.until(lambda: not client.counts().sessions, "its session is closed")
+            if "idle_timeout" in settings:
+                await self.until(lambda: not client.counts().connections, "its connection is closed")
         await self.sleep(0.1)
         gc.set_debug(gc.DEBUG_SAVEALL)
         self.addCleanup(gc.garbage.clear)
@@ -184,6 +189,22 @@ class GarbageTests(ServerTestCase):
 
     async def test_done(self) -> None:
         await self.check(self.target(await self.start_server()))
+
+    async def test_a_command_that_is_ended(self) -> None:
+        target = self.target(await self.start_server())
+        await self.check(target, command="sleep 30", seconds=0.5)
+        await self.check(target, command="cd / ; sleep 30 & wait", seconds=0.5)
+
+    async def test_a_command_with_the_words_of_a_closed_account(self) -> None:
+        words = "This account is currently not available."
+        await self.check(self.target(await self.start_server()), command=f"echo '{words}'; exit 1")
+
+    async def test_connections_that_are_closed(self) -> None:
+        await self.check(self.target(await self.start_server()), idle_timeout=0.2)
+
+    async def test_connections_behind_a_jump_host(self) -> None:
+        via = self.target(await self.start_server())
+        await self.check(self.target(await self.start_server(), via=via), idle_timeout=0.2)
 
     async def test_no_connection(self) -> None:
         await self.check(Target("127.0.0.1", 1, "somebody", Credential(password=fresh("not so secret"))))

@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.config.listen_address import listen_address
 from relayd.errors import ConfigError
-from relayd.status.answers import Answer
+from relayd.status.responses import Response
 from relayd.status.server import MAX_CONNECTIONS, MAX_SECONDS, StatusFactory, StatusServer
 from tests.support.status import FakeRelay
 
@@ -158,7 +158,7 @@ class BoundsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.factory = StatusFactory(lambda *_: Answer(200, "text/plain", b"x"), self.clock)
+        self.factory = StatusFactory(lambda *_: Response(200, "text/plain", b"x"), self.clock)
 
     def connect(self) -> StringTransportWithDisconnection | None:
         channel = self.factory.buildProtocol(None)

@@ -19,8 +19,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.audit.chain import Chain, Findings
-from relayd.audit.heads import head_path, parse_head
+from relayd.audit.heads import head_path, own_head_path, parse_head
 from relayd.audit.keeping import Keeping
+from relayd.audit.lines import decode_line, encode_line
 from relayd.audit.log import AuditLog, AuditSettings
 from relayd.audit.seal import read_seal, seal_file
 from relayd.audit.verify import AuditFault, Verifier, in_order
@@ -139,3 +140,40 @@ class AuditCase(TestCase):
                 return
             await deferLater(reactor, 0.01)
         self.fail("it did not come")
+
+
+#: Not the relay's.
+FORGED_KEY = b"k" * 32
+
+
+class ForgeryCase(SynchronousTestCase):
+    """Has the log of a relay that is stopped: six lines."""
+
+    def setUp(self) -> None:
+        self.path = directory(self) / "audit.log"
+        write(self.path, 4)
+        self.heads = [Path(head_path(str(self.path))), Path(own_head_path(str(state(self.path))))]
+
+    def ids(self) -> list[str]:
+        """The commands in the log, by lines that are the relay's."""
+        seal = read_seal(seal_file(str(state(self.path))))
+        assert seal is not None
+        found = []
+        for content in self.path.read_bytes().splitlines():
+            line = decode_line(content)
+            if line is not None and seal.holds(content, line) and line.event == "accepted":
+                found.append(json.loads(content)["commandId"])
+        return found
+
+    def forge(self, count: int = 1) -> list[bytes]:
+        """Lines that go on where the log ends, with hashes that are right."""
+        last = entries(self.path)[-1]
+        seq, prev, forged = last["seq"], last["hash"], []
+        for number in range(count):
+            line, prev = encode_line(seq + 1 + number, 1e9, "accepted", {"commandId": "forged"}, prev, FORGED_KEY)
+            forged.append(line)
+        return forged
+
+    def append(self, *lines: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(b"".join(lines))

@@ -16,6 +16,7 @@ import relayd.ssh.client
 import relayd.ssh.errors
 import relayd.wire.parsing
 from relayd import errors
+from relayd.hub import errors as hub_errors
 from relayd.language.texts import Fault, message_template
 from relayd.uplink.tunnel import ProxyError
 
@@ -26,12 +27,12 @@ OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
     errors.UplinkError,
     errors.NoJournal,
     ProxyError,
-    errors.RelayOffline,
-    errors.CommandInFlight,
-    errors.CommandRefused,
-    errors.NoResult,
-    errors.NoAnswer,
-    errors.HubClosed,
+    hub_errors.RelayOffline,
+    hub_errors.CommandInFlight,
+    hub_errors.CommandRefused,
+    hub_errors.NoResult,
+    hub_errors.NoAnswer,
+    hub_errors.HubClosed,
     errors.HostFailure,  # says what the error says that it stands for
 )
 #: What the system says of files and connections.

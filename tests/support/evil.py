@@ -1,25 +1,22 @@
 """
-An SSH server that plays by the rules as far as a test wants it to: each step of it can be replaced.
+SSH servers that break the rules: those of `relayd.ssh.testing`, on real TCP, with steps that a test replaces.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from twisted.conch.ssh.common import NS, getNS
-from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.keys import Key
-from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IListeningPort, IPullProducer
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.ssh import Completed
 from relayd.ssh.errors import SSHError
 from relayd.ssh.target import Credential, Target
+from relayd.ssh.testing import ServerConnection, ServerFactory
+from relayd.ssh.testing.server import uint32 as _uint32
 from tests.support.ssh import DEADLINE, ServerTestCase, key_pair
 
 SERVICE_REQUEST, SERVICE_ACCEPT = 5, 6
@@ -29,17 +26,12 @@ CHANNEL_OPEN, OPEN_CONFIRMATION, OPEN_FAILURE, WINDOW_ADJUST = 90, 91, 92, 93
 CHANNEL_DATA, EXTENDED_DATA, CHANNEL_EOF, CHANNEL_CLOSE = 94, 95, 96, 97
 CHANNEL_REQUEST, CHANNEL_SUCCESS, CHANNEL_FAILURE = 98, 99, 100
 
-#: What an honest server lets a client send, in bytes, and the longest packet.
-WINDOW, MAX_PACKET = 2**21, 32768
+uint32 = _uint32
+
 #: What the client logs in with where it is asked to; no error may show it.
 PASSWORD = "pass-w0rd-of-the-evil-tests"
 #: Characters of an error that somebody is to read, at most.
 MAX_MESSAGE = 1000
-
-
-def uint32(*values: int) -> bytes:
-    """Integers of 32 bits, one after another."""
-    return struct.pack(f">{len(values)}L", *values)
 
 
 def plain_packet(message: int, payload: bytes = b"") -> bytes:
@@ -64,61 +56,39 @@ class Flood:
         """The connection is gone."""
 
 
-class Evil(SSHServerTransport):
+class Evil(ServerConnection):
     """
-    One connection; this class itself is honest: it lets everybody in and answers each command with ``ok``.
+    One connection, which is good until a subclass replaces a step.
 
     :ivar segment: while not ``None``, what is sent is collected here, to leave as one segment.
     """
 
-    factory: Any
-    transport: Any
     segment: list[bytes] | None = None
     flooding = False
 
-    # Steps; each is to be replaced
+    # Steps, with what most tests need to know of them
 
-    def begin(self) -> None:
-        """The client has connected."""
-        super().connectionMade()
-
-    def secured(self) -> None:
-        """Everything is encrypted from here on."""
-
-    def service_requested(self, name: bytes) -> None:
-        self.sendPacket(SERVICE_ACCEPT, NS(name))
+    def userauth_requested(self, username: bytes, method: bytes, rest: bytes) -> None:
+        self.login_requested(method)
 
     def login_requested(self, method: bytes) -> None:
         self.sendPacket(USERAUTH_SUCCESS, b"")
 
+    def open_requested(self, kind: bytes, channel: int, window: int, max_packet: int) -> None:
+        self.channel_requested(channel)
+
     def channel_requested(self, channel: int) -> None:
         self.confirm(channel)
+
+    def exec_requested(self, channel: int, command: bytes) -> None:
+        self.command_requested(channel)
 
     def command_requested(self, channel: int) -> None:
         self.accept(channel)
         self.output(channel, b"ok")
         self.end(channel)
 
-    # What steps are made of
-
-    def confirm(self, channel: int, window: int = WINDOW, max_packet: int = MAX_PACKET) -> None:
-        """Open the client's channel; ours has the same number."""
-        self.sendPacket(OPEN_CONFIRMATION, uint32(channel, channel, window, max_packet))
-
-    def accept(self, channel: int) -> None:
-        self.sendPacket(CHANNEL_SUCCESS, uint32(channel))
-
-    def output(self, channel: int, data: bytes) -> None:
-        self.sendPacket(CHANNEL_DATA, uint32(channel) + NS(data))
-
-    def status(self, channel: int, status: int = 0) -> None:
-        self.sendPacket(CHANNEL_REQUEST, uint32(channel) + NS(b"exit-status") + b"\0" + uint32(status))
-
-    def end(self, channel: int) -> None:
-        """End the command well."""
-        self.status(channel)
-        self.sendPacket(CHANNEL_EOF, uint32(channel))
-        self.sendPacket(CHANNEL_CLOSE, uint32(channel))
+    # What bad steps are made of
 
     def flood(self, write: Callable[[], object]) -> None:
         """Call *write* again and again, until the connection is gone."""
@@ -133,15 +103,6 @@ class Evil(SSHServerTransport):
         whole, self.segment = b"".join(self.segment), None
         self.transport.write(whole)
 
-    # How it works
-
-    def connectionMade(self) -> None:
-        self.factory.connections.append(self)
-        self.begin()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        self.factory.connections.remove(self)
-
     def sendPacket(self, messageType: int, payload: bytes) -> None:
         if self.segment is None:
             super().sendPacket(messageType, payload)
@@ -152,63 +113,29 @@ class Evil(SSHServerTransport):
         finally:
             self.transport = transport
 
-    def ssh_NEWKEYS(self, packet: bytes) -> None:
-        super().ssh_NEWKEYS(packet)
-        self.secured()
-
-    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
-        if messageNum == SERVICE_REQUEST:
-            self.service_requested(getNS(payload)[0])
-        elif messageNum == USERAUTH_REQUEST:
-            self.login_requested(getNS(payload, 3)[2])
-        elif messageNum == CHANNEL_OPEN:
-            self.channel_requested(struct.unpack(">L", getNS(payload)[1][:4])[0])
-        elif messageNum == CHANNEL_REQUEST and getNS(payload[4:])[0] == b"exec":
-            self.command_requested(struct.unpack(">L", payload[:4])[0])
-        elif messageNum == GLOBAL_REQUEST:
-            self.sendPacket(82, b"")  # as every server does; the client's probes are answered
-        elif messageNum < USERAUTH_REQUEST:
-            super().dispatchMessage(messageNum, payload)
-        # What else a client sends for a command is of no interest here.
-
 
 class _Collector:
     def __init__(self, parts: list[bytes]) -> None:
         self.write = parts.append
 
 
-class EvilServer(SSHFactory):
+class EvilServer(ServerFactory):
     """
     Listens on a free port of the loopback interface.
 
     :param kind: what each connection does.
-    :ivar connections: those that are open.
-    :ivar accepted: how many there ever were.
     :ivar target: somebody on it, with `PASSWORD`.
     """
 
     def __init__(self, reactor: Any, kind: type[Evil]) -> None:
-        key = Key.fromString(key_pair()[0].encode())
-        self.privateKeys = {b"ssh-ed25519": key}
-        self.publicKeys = {b"ssh-ed25519": key.public()}
-        self.protocol = kind
-        self.connections: list[Evil] = []
+        super().__init__(kind, Key.fromString(key_pair()[0].encode()))
         self._listening: IListeningPort = reactor.listenTCP(0, self, interface="127.0.0.1")
-        self.accepted = 0
         port = cast(Any, self._listening.getHost()).port
         self.target = Target("127.0.0.1", port, "somebody", Credential(password=PASSWORD))
 
-    def buildProtocol(self, addr: object) -> Evil:
-        self.accepted += 1
-        connection: Evil = self.protocol()
-        connection.factory = self
-        connection.supportedPublicKeys = [b"ssh-ed25519"]
-        return connection
-
     def stop(self) -> Deferred[None] | None:
         """Stop listening and hang up."""
-        for connection in list(self.connections):
-            connection.transport.abortConnection()
+        self.drop_connections()
         return self._listening.stopListening()
 
 

@@ -33,7 +33,7 @@ from tests.support.sshd import OpenSSHServer
 LARGEST = 8 << 20
 COMMANDS = 10_000
 
-_STALL = re.compile(r"longest stall of the event loop was ([0-9.]+) (ms|s); (.*)")
+_STALL = re.compile(r"Longest stall of the event loop: ([0-9.]+) (ms|s); (.*)")
 
 
 class Load:

@@ -81,7 +81,7 @@ class ConnectionTestCase(SynchronousTestCase):
     def running(self, command: bytes = b"true") -> Session:
         """A session whose command runs; none that was started before it has ended."""
         session = self.session(command)
-        number = len(self.connection._channels)
+        number = len(self.connection._channels.by_number)
         self.connection.start(session)
         self.confirm(number)
         self.receive(MSG_CHANNEL_SUCCESS, numbers(number))

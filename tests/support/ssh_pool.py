@@ -13,6 +13,7 @@ from relayd.ssh.pool.assignment import Start
 from relayd.ssh.pool.decisions import PoolState, Step
 from relayd.ssh.pool.members import Member, Work
 from relayd.ssh.pool.places import Dial, Evict
+from relayd.ssh.pool.report import PoolReport
 from relayd.ssh.target import Credential, Target
 
 
@@ -31,11 +32,17 @@ def steps(state: PoolState[Work], now: float) -> Iterator[Step[Work]]:
         yield step
 
 
+def limits(report: PoolReport[Any], max_sessions: int) -> dict[str, int]:
+    """Sessions on one connection, by host, of the hosts that were found to allow fewer than the setting."""
+    return {each.host: each.limit for each in report.hosts() if each.limit < max_sessions}
+
+
 class PlacesTestCase(SynchronousTestCase):
     """Takes what the pool decides and keeps it by kind."""
 
     def make(self, max_sessions: int = 2, max_connections: int = 2, max_total: int = 100, max_age: float = 1e9) -> None:
         self.state: PoolState[Any] = PoolState(max_sessions, max_connections, max_total, max_age)
+        self.max_sessions = max_sessions
         self.now = 0.0
         self.starts: list[tuple[Member[Any], Any]] = []
         self.dials: list[Member[Any]] = []

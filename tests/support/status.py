@@ -5,7 +5,7 @@ A relay's figures without a relay, for tests of what shows them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -16,7 +16,7 @@ from relayd.commands.stats import EndedCommand, Stats
 from relayd.journal.index import Figures
 from relayd.process.event_loop import LagMonitor
 from relayd.ssh.pool.report import Counts, HostCounts
-from relayd.status.sources import Bounds, Sources
+from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkStatus
 from tests.support.dispatching import command
 
@@ -39,18 +39,20 @@ class FakeRelay:
         self.trouble: str | None = None
         self.host_counts: Sequence[HostCounts] = ()
         self.lag = LagMonitor(self.clock)
-        self.sources = Sources(
+        part = cast(Any, self)
+        self.sources = StatusSources(
             clock=self.clock,
             started=100.0,
             server="wss://main.example.com",
             proxy_id="site-1",
-            bounds=Bounds(max_sessions=10, max_total_connections=1000),
-            uplink=self,
-            commands=self,
-            journal=self,
-            hosts=self,
+            max_sessions=10,
+            max_total_connections=1000,
+            uplink=part,
+            commands=part,
+            journal=part,
+            hosts=part,
             lag=self.lag,
-            audit=self,
+            audit=part,
         )
 
     def figures(self) -> Figures:

@@ -222,4 +222,4 @@ class RequestsEndToEnd(EndToEndCase):
         self.assertEqual((jump.connection_count(), host.connection_count()), (1, 1))
         self.order("c2", "true", port=host.port, privateKey=None, username="somebody")
         result = await self.socketio_result("c2")
-        self.assertIn("no credentials of its own for somebody@127.0.0.1", result["stderr"])
+        self.assertIn("no credential of its own for somebody@127.0.0.1", result["stderr"])

@@ -1,18 +1,23 @@
 """
-Manual pages and completion for shells: they are what the options and the parser say today, and shells can use them.
+Manual pages, completion for shells, tables of options and the example file: they say what the options and the parser
+say today, and the programs that read them can.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config.options import OPTIONS
+from relayd.config.sources import OptionSources
+from relayd.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -34,22 +39,28 @@ def run(*words: str) -> str:
 
 
 class CurrentTests(SynchronousTestCase):
-    """When one of these fails: ``make man completion``."""
+    """When one of these fails: ``make man completion options``."""
 
-    def check(self, kind: str) -> None:
+    def check(self, kind: str, *paths: str) -> None:
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
         run(sys.executable, str(PACKAGING / "generate.py"), kind, str(directory))
-        made = {path.name: path.read_text() for path in directory.iterdir()}
-        self.assertEqual({path.name for path in (PACKAGING / kind).iterdir()}, set(made))
-        for name, text in made.items():
-            self.assertEqual((PACKAGING / kind / name).read_text(), text, f"packaging/{kind}/{name}: make {kind}")
+        present = {path.name: path for path in (ROOT / path for path in paths)}
+        self.assertEqual({path.name for path in directory.iterdir()}, set(present))
+        for name, path in present.items():
+            self.assertEqual(path.read_text(), (directory / name).read_text(), f"{path}: make {kind}")
 
     def test_manual_pages(self) -> None:
-        self.check("man")
+        self.check("man", *map(str, (PACKAGING / "man").iterdir()))
 
     def test_completion(self) -> None:
-        self.check("completion")
+        self.check("completion", *map(str, (PACKAGING / "completion").iterdir()))
+
+    def test_options(self) -> None:
+        """When it fails for want of a translation: docs/options.zh.po."""
+        self.check(
+            "options", "docs/options.rst", "docs/options.zh.rst", "docs/reload.rst", "packaging/debian/relayd.toml"
+        )
 
 
 class UseTests(SynchronousTestCase):
@@ -75,6 +86,23 @@ class UseTests(SynchronousTestCase):
         for option in OPTIONS:
             self.assertIn(f"{option.flag_name} {option.metavar}".rstrip(), plain)
 
+    def test_the_example_is_one(self) -> None:
+        """Each line of it can be used as it is; together they are all options but ``config``."""
+        text = (PACKAGING / "debian" / "relayd.toml").read_text()
+        self.assertEqual(tomllib.loads(text), {})
+        lines = re.findall(r"^#([a-z-]+ = .*|\[\[.*)$", text, re.MULTILINE)
+        content = tomllib.loads("\n".join(lines))
+        self.assertEqual(set(content) - {"credentials"}, {option.name for option in OPTIONS} - {"config"})
+        mistakes: list[ConfigError] = []
+        sources = OptionSources(OPTIONS, "/", mistakes.append)
+        sources.read_file({name: value for name, value in content.items() if name != "credentials"}, "/x.toml")
+        for option in OPTIONS:
+            if option.name in sources.given:
+                value = sources.value(option, sources.given[option.name])
+                if option.default is not None:
+                    self.assertEqual(value, option.parse(option.default))
+        self.assertEqual(mistakes, [])
+
     def complete(self, *words: str) -> list[str]:
         return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / "relayctl"), *words).split()
 
@@ -95,7 +123,7 @@ class UseTests(SynchronousTestCase):
         self.assertIn(":dialect:(auto socketio native)'", offered)
         self.assertIn(":state-dir:_directories'", offered)
         self.assertIn(':config:_files -g "*"\'', offered.replace(" (*)", ""))
-        self.assertIn("'--max-commands=[commands that run at a time]", offered)
+        self.assertIn("'--max-commands=[commands that may run at the same time]", offered)
         function = Path(tempfile.mkdtemp()) / "_twistd"
         self.addCleanup(shutil.rmtree, function.parent)
         function.write_text(offered)

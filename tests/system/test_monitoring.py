@@ -16,8 +16,8 @@ import promql_parser
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.status.answers import Answers
 from relayd.status.metrics import CODES
+from relayd.status.responses import Responder
 from tests.support.status import FakeRelay
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -65,7 +65,7 @@ class MonitoringTests(SynchronousTestCase):
         relay = FakeRelay()
         relay.end()
         relay.stats.refused["overloaded"] += 1
-        self.text = Answers(relay.sources, check_host=False).answer("GET", "/metrics", [], "").body.decode()
+        self.text = Responder(relay.sources, check_host=False).respond("GET", "/metrics", [], "").body.decode()
         self.labels: dict[str, set[str]] = {"up": set()}
         for family in text_string_to_metric_families(self.text):
             for sample in family.samples:

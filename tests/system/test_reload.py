@@ -13,8 +13,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from relayd.errors import CommandRefused
 from relayd.hub import Hub
+from relayd.hub.errors import CommandRefused
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.relays import Relayd
 from tests.support.sshd import OpenSSHServer
@@ -81,7 +81,7 @@ class HangUpTests(TestCase):
         self.assertIn(
             "working-directory (/ -> /tmp), deny-hosts (not set -> 127.0.0.0/8), max-commands (64 -> 5)", line
         )
-        await self.logged("needs a restart to count: max-sessions (10 -> 2)")
+        await self.logged("these take effect after a restart: max-sessions (10 -> 2)")
         refused = await self.assertFailure(self.execute("c2", "true"), CommandRefused)
         self.assertIn("--deny-hosts of the relay forbids it", str(refused))
         self.assertEqual((await running).stdout, "started\n/")

@@ -90,4 +90,4 @@ class BrowserTests(TestCase):
         self.assertNotEqual(seen["dark"]["back"], keyboard["back"])
         self.assertLessEqual(seen["narrow"]["overflow"], 0)
         self.assertEqual((plain["live"], plain["again"], plain["rows"]), (False, True, 3))
-        self.assertEqual(plain["state"].strip(), "Ready: it takes commands and runs them.")
+        self.assertEqual(plain["state"].strip(), "Ready: the relay accepts and runs commands.")

@@ -96,7 +96,7 @@ class StatusProcessTests(TestCase):
         where = endpoint.removeprefix("tcp:")
         self.assertEqual(
             (output, errors, code),
-            ("", f"relayctl: The relay's status cannot be had from {where}: Connection refused.\n", 1),
+            ("", f"relayctl: The relay's status cannot be read from {where}: Connection refused.\n", 1),
         )
 
     async def test_a_command_from_its_receipt_to_its_confirmation(self) -> None:
@@ -134,7 +134,7 @@ class StatusProcessTests(TestCase):
         self.assertEqual([line for line in output.splitlines() if len(line) > 90], [])
         self.assertIn("c-2", output)
         ended = relay.signal(signal.SIGTERM)
-        self.assertIn("it is being stopped", await self.when(endpoint, 503))
+        self.assertIn("it is shutting down", await self.when(endpoint, 503))
         relay.signal(signal.SIGKILL)
         await ended
         lines = [json.loads(line) for line in relay.output]
@@ -157,7 +157,7 @@ class StatusProcessTests(TestCase):
 
     async def test_relayctl_is_not_asked_properly(self) -> None:
         for words, said in (
-            ((), "where is it?"),
+            ((), "where is the relay?"),
             (("--url", "ftp://x"), "expected http://HOST:PORT or unix:/PATH"),
             (("--watch", "0"), "expected seconds"),
         ):
@@ -183,7 +183,7 @@ class StatusProcessTests(TestCase):
         await twice
         watcher.transport.signalProcess("INT")
         self.assertEqual(await watcher.when_ended(), 1)
-        self.assertIn("cannot be had from 127.0.0.1:1: Connection refused", looks[1])
+        self.assertIn("cannot be read from 127.0.0.1:1: Connection refused", looks[1])
 
     def test_a_relay_that_says_something_else(self) -> None:
         self.assertEqual(main(["status", "--url", "unix:/nowhere/at/all"]), 1)

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.config.options import load
+from relayd.config.reading import load
 from relayd.config.values import duration
 from relayd.hub import Hub
 from relayd.process.systemd import CLOSING

@@ -84,7 +84,7 @@ class HelpTests(ProcessCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             for option in OPTIONS:
                 self.assertIn(option.flag_name, done.stdout)
-            self.assertIn("commands that run at a time [64]", done.stdout)
+            self.assertIn("commands that may run at the same time [64]", done.stdout)
             self.assertIn("SSH hosts:\n", done.stdout)
 
     def test_help_fits_the_screen(self) -> None:
@@ -143,7 +143,7 @@ class OptionsTests(SynchronousTestCase):
         """getopt would take the first for --api-key-file, and tell the key in its message."""
         for arguments in (("--api-key", "s3cret"), ("--api-key=s3cret",), ("--allow-weak-key", "--api-key=s3cret")):
             message = self.refused(*arguments)
-            self.assertEqual(message, "relayd: --api-key: there is no such option; did you mean --api-key-file?")
+            self.assertEqual(message, "relayd: --api-key: no such option; did you mean --api-key-file?")
 
     def test_a_value_may_look_like_an_option(self) -> None:
         self.assertIn(
@@ -159,12 +159,12 @@ class OptionsTests(SynchronousTestCase):
 
     def test_short_options(self) -> None:
         self.assertNotIn("s3cret", self.refused("-x", "s3cret"))
-        self.assertEqual(self.refused("-ps3cret"), "relayd: -p: there is no such option; see --help")
+        self.assertEqual(self.refused("-ps3cret"), "relayd: -p: no such option; see --help")
         for argument in ("-n", "-nodaemon", "-l/var/log/relayd"):
-            self.assertIn("is an option of twistd itself, and belongs before the word relayd", self.refused(argument))
+            self.assertIn("is an option of twistd; put it before the word relayd", self.refused(argument))
 
     def test_one_hyphen(self) -> None:
-        expected = "relayd: -server: there is no such option; did you mean --server?"
+        expected = "relayd: -server: no such option; did you mean --server?"
         for arguments in (("-server", "wss://main.example"), ("-server=wss://main.example",)):
             self.assertEqual(self.refused(*arguments), expected)
         self.assertEqual(self.refused("-"), "relayd: expected options only; see --help")

@@ -94,7 +94,7 @@ class Forgotten(ServiceCase):
         self.assertEqual(self.attempts(), 1)
         self.advance(0.5)
         self.assertEqual(self.attempts(), 2)
-        self.assertIn("said that this relay is offline, while it was connected", self.warnings()[-1])
+        self.assertIn("said that this relay is offline although it was connected", self.warnings()[-1])
         self.assertIn("Next attempt in 0.5 s", self.warnings()[-1])
 
     def test_main_server_that_hangs(self) -> None:
@@ -193,7 +193,7 @@ class Displaced(ServiceCase):
         self.turn_away(server)
         for line in self.warnings():
             self.assertIn("(it disconnected the namespace), although it had accepted this relay", line)
-            self.assertIn("another relay may use this name", line)
+            self.assertIn("another relay may use the same name", line)
             self.assertNotIn("compare", line)
         another = replace(self.service._settings, read_api_key=lambda: Secret("an0ther-" + "z" * 40))
         self.service.configure(another)

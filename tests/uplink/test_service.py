@@ -92,10 +92,10 @@ class Reconnecting(ServiceCase):
         for answer, words, least in (
             ("401 Unauthorized", "refused this relay (HTTP 401)", 3),
             ("403 Forbidden", "refused this relay (HTTP 403", 6),
-            ("503 Busy\r\nRetry-After: 90", "asks to come back in 90 s", 90),
-            ("429 Slow down\r\nRetry-After: 60", "asks to come back in 60 s", 60),
-            ("503 Busy\r\nRetry-After: 99999999", "asks to come back in 1157 d 10 h", 3600),
-            ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks to come back in 0 s", 5),
+            ("503 Busy\r\nRetry-After: 90", "asks relayd to come back in 90 s", 90),
+            ("429 Slow down\r\nRetry-After: 60", "asks relayd to come back in 60 s", 60),
+            ("503 Busy\r\nRetry-After: 99999999", "asks relayd to come back in 1157 d 10 h", 3600),
+            ("503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT", "asks relayd to come back in 0 s", 5),
             ("503 Busy\r\nRetry-After: Sun, 06 Nov 99999999999999999999 08:49:37 GMT", "it answers HTTP 503", 3),
             ("429 Slow down\r\nRetry-After: soon", "it answers HTTP 429", 3),
             ("502 Bad Gateway", "it answers HTTP 502", 3),
@@ -396,7 +396,7 @@ class Flowing(ServiceCase):
         self.assertEqual(self.receiver.words(), ["ready"])
         self.advance(15.1)
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
-        self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
+        self.assertIn("nothing arrived from it for 15 s", self.warnings()[-1])
 
     def test_frame_that_never_ends(self) -> None:
         """A byte now and then, in the middle of a frame, is no sign of life."""
@@ -409,7 +409,7 @@ class Flowing(ServiceCase):
         self.assertEqual(self.receiver.words(), ["ready"])
         self.advance(1.1)
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
-        self.assertIn("nothing was heard from it for 15 s", self.warnings()[-1])
+        self.assertIn("nothing arrived from it for 15 s", self.warnings()[-1])
 
     def test_large_frame_on_a_slow_line(self) -> None:
         """As long as it comes on, it may take as long as it likes."""
@@ -505,7 +505,7 @@ class Native(ServiceCase):
         server.answers_pings = False
         for _ in range(46):
             self.advance(1)
-        self.assertIn("nothing was heard", self.warnings()[-1])
+        self.assertIn("nothing arrived from it", self.warnings()[-1])
 
     def test_greeting_shows_the_dialect(self) -> None:
         """An event of no use proves nothing of the key, but what follows is no other dialect."""
@@ -629,7 +629,7 @@ class Auto(ServiceCase):
     def test_a_plea_to_stay_away_counts_if_both_fail(self) -> None:
         self.mismatch("503 Down\r\nRetry-After: 90")
         self.mismatch()
-        self.assertIn("socketio: The main server http://192.0.2.9:3000 takes no connection now", self.warnings()[-1])
+        self.assertIn("socketio: The main server http://192.0.2.9:3000 accepts no connection now", self.warnings()[-1])
         self.advance(89)
         self.assertEqual(self.attempts(), 2)
 
@@ -705,7 +705,7 @@ class Auto(ServiceCase):
         self.mismatch()
         self.mismatch("400 Bad Request")
         self.assertEqual(self.attempts(), 2)
-        self.assertIn("takes this relay in no dialect. socketio: ", self.warnings()[-1])
+        self.assertIn("accepts this relay in neither dialect. socketio: ", self.warnings()[-1])
         self.assertIn("does not speak socketio at /socket.io/: HTTP 404", self.warnings()[-1])
         self.assertIn("does not speak native at /proxy: HTTP 400", self.warnings()[-1])
         self.advance(7.01)

@@ -155,7 +155,7 @@ class Machine(SynchronousTestCase):
         self.clock.advance(44.9)
         self.assertNotIn("over", self.owner.said)
         self.clock.advance(0.2)
-        self.assertIn("nothing was heard from it for 45 s", self.ended(UplinkSilent, Stage.ACCEPTED))
+        self.assertIn("nothing arrived from it for 45 s", self.ended(UplinkSilent, Stage.ACCEPTED))
         self.assertNotIn("ping", self.owner.said)
 
     def test_pings(self) -> None:

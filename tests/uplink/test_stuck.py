@@ -198,7 +198,7 @@ class StuckTests(ServiceCase):
             self.assertEqual(self.service.status.losses, losses + 1)
             self.assertEqual(self.receiver.words()[-1], "lost")
             self.assertIn(
-                f"took nothing of what was sent to it for {span(WRITING)}", str(self.service.status.last_error)
+                f"read nothing of what was sent to it for {span(WRITING)}", str(self.service.status.last_error)
             )
 
     def test_one_that_talks_all_the_time_and_takes_nothing_is_lost_too(self) -> None:

@@ -120,7 +120,7 @@ class Answers(ServiceCase):
 
     def test_one_that_asks_to_come_back(self) -> None:
         self.join(Scripted(http("503 No", "back at noon", "Retry-After: 0"))).flush()
-        self.assertIn('asks to come back in 0 s: HTTP 503, it says "back at noon".', self.warnings()[-1])
+        self.assertIn('asks relayd to come back in 0 s: HTTP 503, it says "back at noon".', self.warnings()[-1])
 
     def test_a_body_that_does_not_come(self) -> None:
         """It is waited for, but not for long."""
@@ -167,7 +167,7 @@ class Answers(ServiceCase):
         server.transport.loseConnection()
         pump.flush()
         self.no_polling()
-        words = "was reached, but the HTTP handshake came to nothing: it closed the connection"
+        words = "was reached, but the HTTP handshake failed: it closed the connection"
         self.assertIn(words, self.warnings()[-1])
 
     def test_a_refused_namespace(self) -> None:

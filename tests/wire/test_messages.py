@@ -301,7 +301,7 @@ class ResultTests(SynchronousTestCase):
         result = failure_result("c", Overloaded(running=1, queued=2), extended=True)
         body = result.to_wire()["result"]
         self.assertEqual((body["stdout"], body["exitCode"]), ("", 1))
-        self.assertIn("relayd is full: 1 commands run and 2 wait", body["stderr"])
+        self.assertIn("relayd is full: 1 commands are running and 2 are queued", body["stderr"])
         self.assertEqual(body["error"], {"code": "overloaded", "phase": "queue", "executed": "no", "retriable": True})
         self.assertEqual(parse_command_result(result.to_wire()), result)
 

@@ -150,7 +150,7 @@ class Nobody:
         """See `ChannelUser`, for this and the following methods."""
 
     def when_permitted(self, go: Callable[[], None]) -> None:
-        """It never may."""
+        """It never is: *go* is not called."""
 
     def opened(self) -> list[bytes]:
         return []
@@ -312,7 +312,7 @@ class Channel:
             self._transport.sendPacket(MSG_CHANNEL_WINDOW_ADJUST, _UINT32_2.pack(self.remote, room))
 
     def halt(self, on: bool) -> None:
-        """Enlarge the window no more, or again."""
+        """Stop enlarging the window, or start again."""
         self.halted = on
         self.account(0, 0)
 

@@ -16,7 +16,7 @@ CLOSE_LINGER = 0.004
 
 class DelayedCloses:
     """
-    Those of one connection.
+    The closes that wait on one connection.
 
     :ivar waiting: channels that the server has closed, and we not yet.
     """
@@ -41,7 +41,7 @@ class DelayedCloses:
         self.waiting.clear()
 
     def stop(self) -> None:
-        """The connection is gone."""
+        """The connection is gone: send nothing any more."""
         self.waiting.clear()
         call, self._call = self._call, None
         if call is not None:

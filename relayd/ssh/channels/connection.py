@@ -77,11 +77,11 @@ class ConnectionOwner(Protocol):
 
 class ClientConnection(SSHService):
     """
-    A connection that is logged in: opens channels, and hands on what comes for each.
+    A connection that is logged in: opens channels, and hands on what arrives for each.
 
-    More than 25 methods, as it is the one place where packets and the wishes of users meet: most are the handler of one
-    message, of a few lines. What has a state of its own is elsewhere: `ChannelTable`, `Channel`, `Keepalive`,
-    `DelayedCloses`, `Leftovers`.
+    More than 25 methods, as the server's messages and the requests of users meet here; most of them handle one message,
+    in a few lines. What has a state of its own is elsewhere: `ChannelTable`, `Channel`, `Keepalive`, `DelayedCloses`,
+    `Leftovers`.
 
     :ivar clock: tells the time.
     :ivar heard: packets that came.
@@ -140,7 +140,7 @@ class ClientConnection(SSHService):
             channel.send_request(signal_request(name))
 
     def halt(self, user: ChannelUser, on: bool) -> None:
-        """Give the server no more window (RFC 4254, section 5.2), or give it window again."""
+        """Stop enlarging the server's window (RFC 4254, section 5.2), or start again."""
         channel = self._channels.of(user)
         if channel is not None:
             channel.halt(on)
@@ -198,7 +198,7 @@ class ClientConnection(SSHService):
         self.transport.disconnect(reason)
 
     def give_up(self, reason: Text) -> None:
-        """Close the connection at once: its server does not do its part any more."""
+        """Close the connection at once, as its server has stopped doing its part."""
         self._lost_reason = reason
         self.transport.abort()
 
@@ -224,7 +224,10 @@ class ClientConnection(SSHService):
             if user.state is State.OPENING:
                 user.state = State.WAITING
             channel.close_sent = True
-            (ended if user.survives(channel.eof) else interrupted).append(user)
+            if user.survives(channel.eof):
+                ended.append(user)
+            else:
+                interrupted.append(user)
         # The owner first: a user that hears of its end may want to start something else, and must not get it here.
         self._owner.connection_lost(self, interrupted, self._lost_reason or self.transport.lost_reason)
         for user in ended:

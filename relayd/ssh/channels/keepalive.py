@@ -32,7 +32,7 @@ class Probed(Protocol):
         """Have the server send an answer."""
 
     def give_up(self, reason: Text) -> None:
-        """Close the connection at once: its server does not do its part any more."""
+        """Close the connection at once, as its server has stopped doing its part."""
 
 
 class Keepalive:
@@ -56,7 +56,7 @@ class Keepalive:
         self._call: IDelayedCall | None = clock.callLater(interval, self._look)
 
     def stop(self) -> None:
-        """The connection is gone."""
+        """The connection is gone: probe no more."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()

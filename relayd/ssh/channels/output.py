@@ -121,7 +121,7 @@ class OutputBuffer:
 
     @property
     def kept(self) -> int:
-        """Bytes that there are of it, at most."""
+        """The most bytes that there can be of it."""
         return min(self.total, self._limit)
 
     def taken(self) -> Output:
@@ -151,18 +151,24 @@ def _decoded(data: bytes, charset: str) -> Iterator[str]:
 
 
 def _lstripped(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of a text without white space at its beginning."""
     for piece in pieces:
-        if rest := piece.lstrip(_JAVASCRIPT_SPACE):
+        rest = piece.lstrip(_JAVASCRIPT_SPACE)
+        if rest:
             yield rest
             break
     yield from pieces
 
 
 def _rstripped(pieces: Iterator[str]) -> list[str]:
-    kept, rest = list(pieces), ""
-    while kept and not (rest := kept.pop().rstrip(_JAVASCRIPT_SPACE)):
-        pass
-    return [*kept, rest]
+    """The pieces of a text without white space at its end."""
+    kept = list(pieces)
+    while kept:
+        kept[-1] = kept[-1].rstrip(_JAVASCRIPT_SPACE)
+        if kept[-1]:
+            break
+        kept.pop()
+    return kept
 
 
 def _cut_character(data: bytes, charset: str) -> int:

@@ -37,7 +37,7 @@ class ExitInfo(Struct, frozen=True):
 
     @property
     def exit_code(self) -> int | None:
-        """As a shell would report it."""
+        """The exit code that a shell would report: 128 + number for a signal."""
         if self.status is not None:
             return self.status
         if self.signal is not None:
@@ -186,7 +186,7 @@ class Session:
 
     def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
         """
-        Output.
+        Take output.
 
         :return: ``None``, or what fires when it has been read.
         """
@@ -199,7 +199,7 @@ class Session:
 
     def request_received(self, name: bytes, rest: bytes) -> None:
         """
-        ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); all others are ignored.
+        Take ``exit-status`` or ``exit-signal`` (RFC 4254, section 6.10); all others are ignored.
 
         A server may only send one of them. Where it sends both, the signal is taken: the status is then a filler, often
         0. A number that is cut off is no status.

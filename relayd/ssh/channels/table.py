@@ -31,9 +31,6 @@ class ChannelTable:
         self.executing: dict[Session, Channel] = {}
         self._next = 0
 
-    def __len__(self) -> int:
-        return len(self.by_number)
-
     def add(self, transport: ClientTransport, user: ChannelUser) -> Channel:
         """A new channel for *user*, which the server is not asked for yet."""
         number = self._next

@@ -82,7 +82,7 @@ class AccountCheck:
         self._probe = Session(Command(command or b"", _MOST_OF_PAM), lambda: None, self._ended)
         self._job = Job(self._target, self._probe, self._failed)
         if known is not None or connection is None or command is None or (self._by_pam and b"-OpenSSH" not in version):
-            self._on_result(known)
+            self._give(known)
         else:
             self._pool.submit(self._job, near=connection)
 
@@ -94,24 +94,36 @@ class AccountCheck:
     def stop(self) -> None:
         """The result is not wanted any more."""
         self._pool.withdraw(self._job)
+        self._let_go()
 
     def _failed(self, error: SSHError) -> None:
         # While this check waited for its turn, another one may have found it out.
         known = self._known()
         if known is None and not self._by_pam and isinstance(error, AccountClosed | PasswordExpired):
             known = error
-        self._on_result(known)
+        self._give(known)
 
     def _ended(self) -> None:
         if not self._by_pam:
-            self._on_result(self._known() or self._closed())
+            self._give(self._known() or self._closed())
             return
         self._look_for_session()
         # PAM decides for each connection: the answer of another one says nothing about that of the command.
         if self._job.connection is self._connection or not self._left:
-            self._on_result(self._known())
+            self._give(self._known())
         else:
             self._ask()
+
+    def _give(self, result: SSHError | None) -> None:
+        on_result = self._on_result
+        self._let_go()
+        on_result(result)
+
+    def _let_go(self) -> None:
+        """Hold nothing that leads back here: the command, and its secrets, would stay until garbage is collected."""
+        self._probe.let_go()
+        self._job.let_go()
+        self._on_result = _ignore
 
     def _look_for_session(self) -> None:
         probe, connection = self._probe, self._job.connection
@@ -129,6 +141,10 @@ class AccountCheck:
         error = _error(self._target, _said(probe))
         self._pool.account_closed(self._target, error)
         return error
+
+
+def _ignore(_result: SSHError | None) -> None:
+    pass
 
 
 def _where(target: Target) -> dict[str, object]:

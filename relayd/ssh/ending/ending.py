@@ -47,13 +47,14 @@ MAX_HEARD = 256 * 1024
 
 class Ending:
     """
-    The end of one command.
+    Ends one command.
 
     :param job: the command, which runs.
     :param session: the session of the job.
     :param shell: whether the host is supposed to have a POSIX shell, so that a second session may look there.
     :param on_settled: called once, when nothing more will become known.
     :ivar killed: what is known by now.
+    :ivar over: whether nothing more will become known.
     """
 
     _log = Logger("relayd.ssh")
@@ -86,7 +87,7 @@ class Ending:
         self._look_call: IDelayedCall | None = None
         self._calls: list[IDelayedCall] = []
         self._asked = False
-        self._over = False
+        self.over = False
         self._shell: Session | None = None
         self._shell_gone = False
         self._shell_job: Job | None = None
@@ -107,7 +108,7 @@ class Ending:
             self._shell_job = Job(target, self._shell, self._shell_failed)
 
     def begin(self) -> None:
-        """See that the command ends; returns at once."""
+        """Start to end the command; returns at once."""
         self._job.ending = True
         # A command that floods its output would go on, and delay its own result and others. Nothing is missed: its
         # output was too long already.
@@ -170,14 +171,14 @@ class Ending:
         return [session for session in running if session is not self._shell and not session.exit.known]
 
     def _read(self, is_stderr: bool, data: bytes) -> None:
-        if self._over or self._shell_gone:
+        if self.over or self._shell_gone:
             return
         self._heard += len(data)
         if self._heard > MAX_HEARD:
             self._give_up_shell()
             return
         for line in () if is_stderr else self._answers.feed(data):
-            if self._shell_gone:
+            if self._shell_gone or self.over:
                 break
             if line == b"end":
                 listing, self._listing = self._listing, []
@@ -247,7 +248,7 @@ class Ending:
 
     def _no_shell(self) -> None:
         """There is no shell to look with, or no longer one."""
-        if self._over or self._shell_gone:
+        if self.over or self._shell_gone:
             return
         self._shell_gone = True
         if self._leader is None:
@@ -276,14 +277,30 @@ class Ending:
         self._stop()
 
     def _stop(self, *, settled: bool = True) -> None:
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         for call in (*self._calls, self._look_call):
             if call is not None and call.active():
                 call.cancel()
         self._pool.withdraw(self._job)
         if self._shell_job is not None:
             self._pool.withdraw(self._shell_job)
+        self._let_go()
+        on_settled, self._on_settled = self._on_settled, _nothing
         if settled:
-            self._on_settled()
+            on_settled()
+
+    def _let_go(self) -> None:
+        """Hold nothing that leads back here: the command, and its secrets, would stay until garbage is collected."""
+        self._calls.clear()
+        self._look_call = None
+        self._expected.clear()
+        if self._shell is not None and self._shell_job is not None:
+            self._shell.let_go()
+            self._shell_job.let_go()
+        self._shell = self._shell_job = None
+
+
+def _nothing() -> None:
+    pass

@@ -125,7 +125,7 @@ _LEADER = re.compile(rb"leader (\d{1,10}) (\d{1,10}) (\d{1,20}) (same|shell|prog
 
 def script(mark: str, command: bytes, client_port: int | None) -> bytes:
     """
-    What the shell reads first; it answers with a listing.
+    The script that the shell reads first; the shell answers with a listing.
 
     :param mark: begins each line of its answers; nobody on the host can guess it.
     :param command: as it was sent.

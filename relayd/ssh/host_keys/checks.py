@@ -15,10 +15,10 @@ def check_for(target: Target, known_hosts: KnownHosts) -> HostKeyVerifier:
     if target.host_key is None:
         return Detour(known_hosts, target.detour) if target.detour else known_hosts
     expected = ExpectedHostKey(target.host_key)
-    return Narrowed(expected, known_hosts) if target.site else expected
+    return KnownAndExpected(expected, known_hosts) if target.site else expected
 
 
-class Narrowed:
+class KnownAndExpected:
     """Accepts a key that both the known hosts and an expected fingerprint accept."""
 
     def __init__(self, expected: ExpectedHostKey, known_hosts: KnownHosts) -> None:

@@ -22,7 +22,7 @@ _PATTERN = frozenset("*?!|")
 #: Salt and digest of a hashed name.
 _Hash = tuple[bytes, bytes]
 #: Names for which the matching patterns are remembered.
-_MOST_NAMES = 10_000
+_MAX_NAMES = 10_000
 
 
 class KnownHostLine(Struct, frozen=True):
@@ -102,7 +102,7 @@ class KnownHostLines:
         """The lines without a marker that are for *name*, in their order."""
         found = self._matching.get(name)
         if found is None:
-            if len(self._matching) >= _MOST_NAMES:
+            if len(self._matching) >= _MAX_NAMES:
                 self._matching.clear()
             spellings = _hashed_spellings(name)
             found = [entry for entry in self._patterns if entry.matches(name)]

@@ -108,11 +108,9 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         raise UnreadableKey("its type or encryption is not supported") from None
     except Exception:
         # A wrong passphrase turns the content into noise, which now and then looks like content.
-        raise (
-            UnreadableKey("the passphrase is wrong, or its content is damaged")
-            if encrypted
-            else UnreadableKey("its content is damaged")
-        ) from None
+        if encrypted:
+            raise UnreadableKey("the passphrase is wrong, or its content is damaged") from None
+        raise UnreadableKey("its content is damaged") from None
 
 
 def _is_consistent(numbers: rsa.RSAPrivateNumbers) -> bool:

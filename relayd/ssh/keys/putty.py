@@ -73,9 +73,9 @@ def parse_putty_key(text: str, passphrase: str | None) -> PuttyKey:
     )
     mac = hmac.digest(mac_key, covered, "sha1" if version == "2" else "sha256")
     if not hmac.compare_digest(mac.hex(), fields.get("Private-MAC", "").lower()):
-        raise PuttyKeyError(
-            "its content is damaged" if encryption == "none" else "the passphrase is wrong, or its content is damaged"
-        )
+        if encryption == "none":
+            _damaged()
+        raise PuttyKeyError("the passphrase is wrong, or its content is damaged")
     return _key(algorithm, public, private)
 
 

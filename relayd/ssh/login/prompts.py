@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Set
 
 #: Bytes at the end of a question that are read: the question itself is there.
-_MOST_READ = 2000
+_MAX_READ = 2000
 
 
 class Asks(enum.Enum):
@@ -284,7 +284,7 @@ def tells_of_expiry(text: bytes) -> bool:
 
 def _lines(text: bytes) -> list[str]:
     """The lines with words, made comparable."""
-    shown = _comparable(text[-_MOST_READ:].decode("utf-8", "replace"))
+    shown = _comparable(text[-_MAX_READ:].decode("utf-8", "replace"))
     return [line for line in shown.splitlines() if any(char.isalpha() for char in line)]
 
 

@@ -12,7 +12,7 @@ from relayd.ssh.login.identities import Identities
 from relayd.ssh.target import Target
 
 #: Bytes kept of what a server says.
-MOST_HEARD = 4096
+MAX_HEARD = 4096
 
 
 class LoginReport:
@@ -55,7 +55,7 @@ class LoginReport:
 
     def heard(self, text: bytes) -> None:
         """The server sent a banner, or a text without a question; it is for a person to read."""
-        text = text[-MOST_HEARD:]
+        text = text[-MAX_HEARD:]
         if text.strip():
             if self.tried:
                 self._answer = text

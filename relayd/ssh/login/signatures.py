@@ -33,7 +33,7 @@ def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, 
             return None
         if is_rsa and b"ssh-rsa" in taken:
             return Text(
-                "the server accepts RSA signatures with SHA-1 (ssh-rsa) only, which --ssh-algorithms legacy allows"
+                "the server accepts RSA signatures with SHA-1 (ssh-rsa) only, which the legacy algorithms allow"
             )
         if not is_rsa and all(name.startswith(b"rsa-sha2-") for name in taken):
             return None  # OpenSSH before 7.6 named nothing else, whatever it accepted
@@ -47,10 +47,10 @@ def doubt_of(algorithm: bytes, accepted: bytes | None, policy: AlgorithmPolicy, 
     found = _OPENSSH.match(version)
     if found and (int(found[1]), int(found[2])) < _KNOWS_SHA2:
         return Text(
-            "the server, {version}, accepts RSA signatures with SHA-1 only, which --ssh-algorithms legacy allows",
+            "the server, {version}, accepts RSA signatures with SHA-1 only, which the legacy algorithms allow",
             version=printable_bytes(version),
         )
     return Text(
         "the server does not say which signatures it accepts; an old one accepts RSA signatures with SHA-1 only, which "
-        "--ssh-algorithms legacy allows"
+        "the legacy algorithms allow"
     )

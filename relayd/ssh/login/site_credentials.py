@@ -11,13 +11,12 @@ import stat
 from collections.abc import Iterable
 from weakref import ref
 
-from msgspec import Struct
-
 from relayd.language.texts import Text
+from relayd.network.credential_rules import CredentialRule, Hop, parse_via
 from relayd.network.descriptors import words_of
-from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host, covers_user
+from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host
 from relayd.network.private_files import is_open_to_others
-from relayd.network.spelling import canonical_host, dialled_host, read_destination
+from relayd.network.spelling import canonical_host, dialled_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.target import Credential, Target
 
@@ -25,55 +24,6 @@ from relayd.ssh.target import Credential, Target
 MAX_FILE = 256 * 1024
 #: Most jump hosts on the way to a host; more of them are a loop in the table.
 MAX_HOPS = 8
-
-
-class CredentialRule(Struct, frozen=True, kw_only=True):
-    """
-    A credential, or jump hosts, for certain hosts and users.
-
-    :ivar hosts: patterns, see `relayd.network.patterns.covers_host`.
-    :ivar users: patterns, see `relayd.network.patterns.covers_user`.
-    :ivar key_file: file of a private key.
-    :ivar passphrase_file: file with the passphrase of the key on its first line.
-    :ivar certificate_file: by default ``KEY_FILE-cert.pub`` if there is such a file, as in OpenSSH.
-    :ivar password_file: file with a password on its first line.
-    :ivar agent: path of an ssh-agent's socket.
-    :ivar via: jump hosts as for ``ssh -J``: ``[USER@]HOST[:PORT]``, commas between, the nearest first; empty: none.
-        Their own credentials come from the same table.
-    """
-
-    hosts: tuple[str, ...]
-    users: tuple[str, ...] = ("*",)
-    key_file: str | None = None
-    passphrase_file: str | None = None
-    certificate_file: str | None = None
-    password_file: str | None = None
-    agent: str | None = None
-    via: str | None = None
-
-    @property
-    def has_credential(self) -> bool:
-        """Whether it has a credential, and not only jump hosts."""
-        return bool(self.key_file or self.password_file or self.agent)
-
-    def covers(self, host: str, port: int, user: str) -> bool:
-        """Whether this rule is for a login."""
-        return covers_host(self.hosts, host, port) and covers_user(self.users, user)
-
-
-class Hop(Struct, frozen=True):
-    """
-    One jump host, as `CredentialRule.via` names it.
-
-    :ivar host: see `Target.host`.
-    :ivar username: ``None``: the user at the host behind it.
-    :ivar looked_up: see `Target.looked_up`.
-    """
-
-    host: str
-    port: int = 22
-    username: str | None = None
-    looked_up: str | None = None
 
 
 class CredentialTable:
@@ -204,19 +154,6 @@ def _hops_before(rule: CredentialRule | None, host: str, port: int) -> tuple[Hop
     itself = (canonical_host(host), port)
     # A rule for a whole network often covers its jump host, too.
     return hops[: places.index(itself)] if itself in places else hops
-
-
-def parse_via(text: str) -> tuple[Hop, ...]:
-    """
-    Read jump hosts as for ``ssh -J``; an empty text has none.
-
-    :raises ValueError: when the text is not a list of jump hosts.
-    """
-    try:
-        hops = [read_destination(part.strip()) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError("via is not of the form [user@]host[:port], with commas between several") from None
-    return tuple(Hop(canonical_host(hop.host), hop.port, hop.username, dialled_host(hop.host)) for hop in hops)
 
 
 def _check(rule: CredentialRule) -> None:

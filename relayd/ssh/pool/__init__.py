@@ -45,18 +45,18 @@ takes the login, at the price of one attempt. More follow while more jobs wait t
 scarce: a host has a few at a time (sshd's MaxStartups), for which its lanes take turns. Connections in all are scarce
 (`budget`): for these the hosts take turns, and idle connections are closed for those who wait, the longest idle first.
 
-**Jump hosts.** A connection to a host behind a jump host needs one to the jump host, and a channel on it. When it is
-decided to open the far one, the missing ones to all hops are counted with it: their places are *reserved*, and come
-first in the queue of their host. So two far connections never wait for each other's places. The dialler then submits a
-job to the lane of the hop, like anybody else.
+**Jump hosts.** A connection to a host behind a jump host needs a connection to the jump host, and a channel on it. When
+the far one is to be opened, the missing ones to all hops are counted with it: their places are *reserved*, and their
+lanes come first in the queues of their hosts. So two far connections never wait for each other's places. The dialler
+then submits a job to the lane of the last hop, like any other job.
 
 **What always holds**
 
 - A job runs on a connection of its own target, and on no other. A job whose ``exec`` may have been sent is never given
   to another connection.
-- On one member there are no more sessions than its host's limit; of one lane no more usable members than
-  ``max_connections``; of one host no more handshakes than it takes; in all no more members and reserved places than
-  ``max_total_connections``.
+- No session is started on a member that has as many as its host's limit. A lane has at most ``max_connections`` usable
+  members, a host at most as many handshakes as it takes, and the pool at most ``max_total_connections`` members and
+  reserved places.
 - Whatever waits has something to wait for: a handshake, a running job, a connection being closed, or an alarm.
 
 ``PoolMachine`` among the tests holds these against random histories.

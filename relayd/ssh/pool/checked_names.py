@@ -17,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from relayd.network.lookup import NamesOfOurOwn
+from relayd.network.lookup import ReactorWithResolver
 from relayd.network.spelling import Address, read_address
 
 #: Whether a connection may be opened: host as it was named, port, and the address; ``None`` where a jump host will look
@@ -36,7 +36,7 @@ def address_in(address: IAddress) -> Address | None:
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver)
-class CheckedNames(NamesOfOurOwn):
+class CheckedNames(ReactorWithResolver):
     """
     A name resolver for `HostnameEndpoint` that gives allowed addresses only.
 

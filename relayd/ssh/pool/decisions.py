@@ -29,7 +29,7 @@ Step = Start[Work] | Dial[Work] | Evict[Work]
 
 class PoolState(Generic[Work]):
     """
-    Tell it what happens, then take `next_step` until there is none; and look again at the time `alarm`.
+    The decisions of one pool: tell it what happens, then take `next_step` until there is none, and again at `alarm`.
 
     :param max_sessions: on one connection, where the host allows as many.
     :param max_connections: to one target.
@@ -44,7 +44,7 @@ class PoolState(Generic[Work]):
         self._alarms: Alarms[Work] = Alarms()
         self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
         self._assignment: Assignment[Work] = Assignment(self._places, self._alarms)
-        self.report: PoolReport[Work] = PoolReport(self._places, max_sessions)
+        self.report: PoolReport[Work] = PoolReport(self._places)
 
     # Work comes and goes
 
@@ -70,7 +70,7 @@ class PoolState(Generic[Work]):
         return True
 
     def remove(self, target: Target, work: Work) -> bool:
-        """*work* does not want anything any more. Says whether it was waiting."""
+        """*work* is withdrawn. Says whether it was waiting."""
         lane = self._places.lanes.get(target)
         if lane is None:
             return False
@@ -82,7 +82,7 @@ class PoolState(Generic[Work]):
         return False
 
     def take_waiting(self, target: Target, *, sessions_only: bool = False) -> list[Work]:
-        """All that waits for *target* and is not going to get it."""
+        """Remove all that waits for *target*, and give it back."""
         lane = self._places.lanes.get(target)
         if lane is None:
             return []
@@ -238,7 +238,7 @@ class PoolState(Generic[Work]):
 
     def doubt(self, member: Member[Work], *, proven: bool) -> bool:
         """
-        The server does not answer what it was asked for: other connections take what comes, until it does (`trust`).
+        The server does not answer a request: other connections take new work until it does (`trust`).
 
         :param proven: whether it is known to have given a session, beside those that have ended.
         :return: whether that is so. Of a server that never gave a session on any connection another one is no help.
@@ -272,7 +272,7 @@ class PoolState(Generic[Work]):
             self._assignment.look_at(lane)
 
     def retire_all(self, now: float) -> None:
-        """The connections that there are, or are being opened, take no more work."""
+        """No connection that is open, or being opened, takes more work."""
         for lane in self._places.lanes.values():
             for member in lane.members:
                 member.expires = min(member.expires, now)

@@ -35,7 +35,7 @@ from relayd.ssh.errors import (
     SSHError,
     Unreachable,
 )
-from relayd.ssh.host_keys.order_check import FileChecks, ShownKey
+from relayd.ssh.host_keys.threaded_check import FileChecks, ShownKey
 from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.login.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.login.login import LoginService

@@ -43,6 +43,14 @@ class Job:
         self.ending = False
         self.drops = 0
 
+    def let_go(self) -> None:
+        """Its owner has its result: what becomes of it now is not reported any more."""
+        self.on_failure = _ignore
+
+
+def _ignore(_error: SSHError) -> None:
+    pass
+
 
 class Forwarding:
     """

@@ -98,7 +98,7 @@ class Member(Generic[Work]):
 
     @property
     def target(self) -> Target:
-        """Where it leads, and who is logged in."""
+        """The target that it leads to."""
         return self.lane.target
 
     @property

@@ -68,6 +68,8 @@ class LookupHistory:
 
 
 class _Name(Generic[Job]):
+    """One name: its addresses, the connections to it, and the jobs that wait for it."""
+
     __slots__ = ("asked", "connections", "history", "looking", "patience", "waiting")
 
     def __init__(self) -> None:

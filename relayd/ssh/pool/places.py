@@ -38,8 +38,8 @@ class Places(Generic[Work]):
     The targets, their hosts and their connections.
 
     :param alarms: gets the times before which a host must not be dialled.
-    :ivar lanes: of each target that has connections, or work that waits, or jump hosts' duties.
-    :ivar hosts: those of the lanes.
+    :ivar lanes: of each target that has connections, or work that waits, or that others are being reached through.
+    :ivar hosts: the hosts of the lanes.
     :ivar idle: connections on which nothing runs, the longest idle first.
     :ivar evictions: what is to be closed.
     :ivar held_back: hosts of which a lane waits until there are fewer connections in all, in the order of their turns.
@@ -59,7 +59,7 @@ class Places(Generic[Work]):
         self._due: dict[PooledHost[Work], None] = {}
 
     def lane(self, target: Target) -> Lane[Work]:
-        """That of *target*, which is a new one if need be."""
+        """The lane of *target*; makes one if there is none."""
         lane = self.lanes.get(target)
         if lane is None:
             where = where_is(target)
@@ -100,6 +100,8 @@ class Places(Generic[Work]):
 
     def next_dial(self, now: float) -> Dial[Work] | None:
         """The connection to open next; it counts from now on."""
+        if not (self._due or self.held_back):
+            return None
         self.budget.uncap(now)
         while self._due:
             host = next(iter(self._due))
@@ -112,7 +114,7 @@ class Places(Generic[Work]):
         return self._next_held_back(now)
 
     def _next_held_back(self, now: float) -> Dial[Work] | None:
-        """The same for those that wait until there are fewer connections; where there are not, some are closed."""
+        """The same for hosts that wait until there are fewer connections; closes idle ones for them."""
         while self.held_back:
             host = next(iter(self.held_back))
             lane = self._next_lane(host, now)
@@ -186,7 +188,7 @@ class Places(Generic[Work]):
         return Dial(member)
 
     def _dialling_behind(self, lane: Lane[Work], change: int) -> None:
-        """One connection more or less of *lane* is being opened, through its jump hosts."""
+        """One more or one less connection of *lane* is being opened, through its jump hosts."""
         for target in lane.hops:
             hop = self.lane(target)
             before = hop.counted
@@ -195,7 +197,7 @@ class Places(Generic[Work]):
             self.tidy(hop)
 
     def handshake_ended(self, member: Member[Work]) -> None:
-        """The connection is open, or it will not be."""
+        """The connection is open, or could not be opened."""
         lane = member.lane
         lane.host.handshakes -= 1
         self._dialling_behind(lane, -1)

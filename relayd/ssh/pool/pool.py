@@ -52,8 +52,8 @@ class Pool:
     """
     Runs jobs on connections that it opens, shares and closes as needed.
 
-    More than 25 methods, as it is where all events meet that the decisions need: those of jobs, of dials, of
-    connections, of names and of time. Each method tells `PoolState` what happened, and does what has to be done.
+    More than 25 methods, as all events meet here that the decisions need: of jobs, dials, connections, names and time.
+    Each method tells `PoolState` what happened, and does what follows.
 
     :param reactor: provides time and name resolution.
     :ivar report: tells what the pool holds.
@@ -117,7 +117,7 @@ class Pool:
 
     def withdraw(self, job: Job) -> None:
         """
-        Give up a job: it waits no longer, and if it has a channel that is closed. Its `on_failure` is not called.
+        Give up a job: it waits no longer, and its channel, if it has one, is closed. Its `on_failure` is not called.
         """
         if job.connection is not None and self._connections.take(job.channel, job.connection) is not None:
             job.connection.close(job.channel)

@@ -30,6 +30,8 @@ HOST_WINDOW = 60.0
 
 
 class _Refusal(Struct, frozen=True):
+    """A refused login: how often in a row, until when it rests, and the words of the error."""
+
     times: int
     rest_until: float
     reason: str

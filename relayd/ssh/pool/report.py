@@ -16,7 +16,7 @@ from relayd.ssh.target import Target
 
 class Counts(Struct, frozen=True):
     """
-    The pool at a glance.
+    What the pool holds.
 
     :ivar waiting: commands without a session.
     :ivar waiting_forwards: connections to other hosts without a channel.
@@ -53,11 +53,10 @@ class HostCounts(Struct, frozen=True):
 
 
 class PoolReport(Generic[Work]):
-    """Tells how things stand."""
+    """Answers questions about the connections and what waits for them."""
 
-    def __init__(self, places: Places[Work], max_sessions: int) -> None:
+    def __init__(self, places: Places[Work]) -> None:
         self._places = places
-        self._max_sessions = max_sessions
 
     def counts(self) -> Counts:
         """How much of everything there is."""
@@ -74,16 +73,11 @@ class PoolReport(Generic[Work]):
         )
 
     def hosts(self) -> list[HostCounts]:
-        """The same for each host that there is something of."""
+        """What there is of each host."""
         lanes: dict[PooledHost[Work], list[Lane[Work]]] = {}
         for lane in self._places.lanes.values():
             lanes.setdefault(lane.host, []).append(lane)
         return [_host_counts(host, found) for host, found in lanes.items()]
-
-    def limits(self) -> dict[str, int]:
-        """Sessions on one connection, by host, of the hosts that were found to allow fewer than the setting."""
-        hosts = self._places.hosts.values()
-        return {str(host): host.limit for host in hosts if host.limit < self._max_sessions}
 
     def targets(self) -> list[Target]:
         """Every target that has connections, or work that waits, or that others are being reached through."""
@@ -111,7 +105,7 @@ class PoolReport(Generic[Work]):
             budget = self._places.budget
             if shortage is not None and now < budget.capped_until:
                 return shortage
-            return Text("all {most} connections that the relay may have are in use", most=budget.most)
+            return Text("all {most} connections that are allowed are in use", most=budget.most)
         if self.in_doubt(target):
             return Text("its connection does not answer, and no other one is open yet")
         if self.reaches(target):

@@ -48,7 +48,7 @@ class Shutdown:
         return gone
 
     def connection_lost(self) -> None:
-        """One may have been the last."""
+        """A connection is gone, perhaps the last one."""
         if self._connections:
             return
         if self._abort_call is not None:

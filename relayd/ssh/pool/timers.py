@@ -25,7 +25,7 @@ class Timers:
         self._sweep_call: IDelayedCall | None = None
 
     def set_alarm(self, at: float | None) -> None:
-        """Have an alarm at this time, unless there is an earlier one."""
+        """Set the alarm to this time, unless it is set to an earlier one."""
         call = self._alarm_call
         if at is None or (call is not None and call.getTime() <= at):
             return
@@ -39,7 +39,7 @@ class Timers:
             self._sweep_call = self._clock.callLater(pause, self._sweep)
 
     def stop(self) -> None:
-        """Neither any more."""
+        """Cancel both."""
         for call in (self._alarm_call, self._sweep_call):
             if call is not None:
                 call.cancel()

@@ -25,8 +25,8 @@ COMMAND: Final = 1000
 #: The part of the processor that pays debts back.
 SHARE: Final = 0.05
 #: The most that a connection may owe, and may have saved for later.
-MOST_OWED: Final = 50_000
-MOST_SAVED: Final = 50_000
+MAX_OWED: Final = 50_000
+MAX_SAVED: Final = 50_000
 #: What one connection may cost in one turn of the event loop.
 SLICE: Final = 5_000
 
@@ -75,14 +75,14 @@ class Pacer:
         :param more: whether there is more to read: the turn ended for the sake of other connections.
         """
         delay = 0.0
-        if self.owed > MOST_OWED:
+        if self.owed > MAX_OWED:
             now = self._clock.seconds()
             self.owed = max(0, self.owed - int(max(0.0, now - self._settled) * SHARE * 1e6))
             self._settled = now
-            if self.owed > MOST_OWED:
-                delay = (self.owed - MOST_OWED + SLICE) / (SHARE * 1e6)
-        elif self.owed < -MOST_SAVED:
-            self.owed = -MOST_SAVED
+            if self.owed > MAX_OWED:
+                delay = (self.owed - MAX_OWED + SLICE) / (SHARE * 1e6)
+        elif self.owed < -MAX_SAVED:
+            self.owed = -MAX_SAVED
         if (delay or more) and self._paced is not None:
             self._call = self._clock.callLater(delay, self._resume)
             if not self.holding:

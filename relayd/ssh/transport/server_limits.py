@@ -24,11 +24,11 @@ _KNOWN: Final = (
 ALWAYS_FITS: Final = 9000
 #: The longest argument or variable of Linux where pages have 4 KiB, in bytes with the zero at its end (execve(2),
 #: MAX_ARG_STRLEN).
-MOST_OF_LINUX: Final = 128 * 1024
+MAX_LINUX_ARGUMENT: Final = 128 * 1024
 #: Bytes of a command that fits an argument, and the variable ``SSH_ORIGINAL_COMMAND=…`` of a forced command.
-ALWAYS_STARTS: Final = MOST_OF_LINUX - 22
+ALWAYS_STARTS: Final = MAX_LINUX_ARGUMENT - 22
 #: Bytes of a command that fits an argument, but not that variable.
-_GUARDED: Final = MOST_OF_LINUX - 12
+_GUARDED: Final = MAX_LINUX_ARGUMENT - 12
 #: Systems without Linux's /proc, as OpenSSH names them in its version.
 _OTHER_SYSTEMS: Final = (b"BSD", b"Windows")
 #: What sshd writes when it cannot start the user's shell. A shell would write its own name and a line number first.

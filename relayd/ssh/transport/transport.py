@@ -50,7 +50,7 @@ from relayd.ssh.transport.numbers import (
     MSG_SERVICE_REQUEST,
     MSG_UNIMPLEMENTED,
 )
-from relayd.ssh.transport.pacing import MOST_OWED, MOST_SAVED, READ, Pacer
+from relayd.ssh.transport.pacing import MAX_OWED, MAX_SAVED, READ, Pacer
 from relayd.ssh.transport.packets import PacketReader, PacketWriter
 from relayd.ssh.transport.version_exchange import CLIENT_VERSION
 
@@ -265,7 +265,7 @@ class ClientTransport(SSHClientTransport):
                 kind = type(fault).__name__
                 self._log.debug("{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=kind)
             self.failed(error_of(fault, self.host, self.port, secured=self._key_exchange.secured))
-        if (more or pace.owed > MOST_OWED or pace.owed < -MOST_SAVED) and self._failure is None:
+        if (more or pace.owed > MAX_OWED or pace.owed < -MAX_SAVED) and self._failure is None:
             pace.settle(more)
 
     def version_received(self, version: bytes) -> None:

@@ -13,7 +13,7 @@ CLIENT_VERSION = b"SSH-2.0-relayd"
 #: Bytes that a server may send until its version ends: some show a notice.
 MAX_PREAMBLE = 8192
 #: Bytes shown of what came instead of a version.
-_MOST_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 class NoVersion(Fault):
@@ -39,7 +39,7 @@ class VersionReader:
             come.
         :raises NoVersion: when the server cannot be one of SSH 2.
         """
-        self._start += bytes(data[: _MOST_SHOWN - len(self._start)])
+        self._start += bytes(data[: _MAX_SHOWN - len(self._start)])
         start = 0
         room = MAX_PREAMBLE - self._seen
         while (end := data.find(b"\n", start, room)) >= 0:

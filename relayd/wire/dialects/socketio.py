@@ -51,7 +51,7 @@ def url(server: str, proxy_id: str, api_key: str, transport: str = engineio.WEBS
 
     :param transport: another transport of Engine.IO.
     :param more: parameters of a session.
-    :raises ConfigError: when *server* is no http(s) or ws(s) URL.
+    :raises ConfigError: when *server* is not an http(s) or ws(s) URL.
     """
     parameters = {"EIO": "4", "transport": transport, "proxyId": proxy_id, "apiKey": api_key} | more
     return websocket_url(server, "/socket.io/", parameters, engineio.SESSION_PARAMETERS)

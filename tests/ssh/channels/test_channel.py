@@ -137,7 +137,7 @@ class TableTests(ChannelTestCase):
         self.table.executing[session] = channel
         self.assertIs(self.table.of(session), channel)
         self.table.remove(channel)
-        self.assertEqual((self.table.executing, self.table.of(session), len(self.table)), ({}, None, 0))
+        self.assertEqual((self.table.executing, self.table.of(session), len(self.table.by_number)), ({}, None, 0))
 
     def test_unanswered(self) -> None:
         self.channel()
@@ -157,7 +157,7 @@ class TableTests(ChannelTestCase):
 
     def test_clear(self) -> None:
         channels = [self.channel(), self.channel()]
-        self.assertEqual((self.table.clear(), len(self.table)), (channels, 0))
+        self.assertEqual((self.table.clear(), len(self.table.by_number)), (channels, 0))
 
 
 class ClosesTests(ChannelTestCase):

@@ -65,7 +65,7 @@ class SessionTests(ConnectionTestCase):
         self.assertEqual((session.stdout.text(), session.stderr.text()), ("out", "err"))
         self.assertEqual((session.exit.status, session.exit.signal), (3, None))
         self.assertEqual((session.state, self.events), (State.ENDED, ["started", "ended"]))
-        self.assertEqual((self.owner.closed, len(self.connection._channels)), ([session], 0))
+        self.assertEqual((self.owner.closed, len(self.connection._channels.by_number)), ([session], 0))
 
     def test_the_end_of_a_channel_goes_with_the_next_command(self) -> None:
         self.running()
@@ -113,7 +113,7 @@ class SessionTests(ConnectionTestCase):
         self.connection.start(session)
         self.receive(MSG_CHANNEL_OPEN_FAILURE, numbers(0, 2) + NS(b"open \x1bfailed") + NS(b""))
         self.assertEqual(self.owner.refused, [(session, "open ?failed", State.WAITING)])
-        self.assertEqual((len(self.connection._channels), self.events), (0, []))
+        self.assertEqual((len(self.connection._channels.by_number), self.events), (0, []))
 
     def test_exec_refused(self) -> None:
         session = self.session()
@@ -162,7 +162,7 @@ class AbandonTests(ConnectionTestCase):
         self.assertEqual(self.transport.take(), [])
         self.confirm()
         self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])  # and no exec
-        self.assertEqual(len(self.connection._channels), 1)  # the server still holds it
+        self.assertEqual(len(self.connection._channels.by_number), 1)  # the server still holds it
         self.receive(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertEqual((self.owner.closed, self.events, self.transport.take()), ([session], [], []))
 
@@ -232,7 +232,7 @@ class LossTests(ConnectionTestCase):
             [session.state for session in (opening, starting, running)], [State.WAITING, State.STARTING, State.RUNNING]
         )
         self.assertEqual(self.reason, "it said: bye")
-        self.assertEqual((self.events, len(self.connection._channels)), (["started"] * 2, 0))
+        self.assertEqual((self.events, len(self.connection._channels.by_number)), (["started"] * 2, 0))
 
     def test_only_the_good_bye_was_missing(self) -> None:
         session = self.running()
@@ -269,7 +269,7 @@ class ProbeTests(ConnectionTestCase):
             probes += len(self.transport.take())
         self.assertEqual(probes, MAX_MISSED_PROBES)
         self.connection.serviceStopped()
-        self.assertIn("did not answer", self.owner.lost[0][1])
+        self.assertIn("stopped answering", self.owner.lost[0][1])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_dead_from_the_start(self) -> None:
@@ -295,7 +295,7 @@ class ServerInitiativeTests(ConnectionTestCase):
             self.receive(MSG_CHANNEL_OPEN, NS(kind) + numbers(42, 2**21, 32768))
             ((message, packet),) = self.transport.take()
             self.assertEqual((message, packet[:8]), (MSG_CHANNEL_OPEN_FAILURE, numbers(42, 1)))
-        self.assertEqual(len(self.connection._channels), 0)
+        self.assertEqual(len(self.connection._channels.by_number), 0)
 
     def test_global_requests(self) -> None:
         self.receive(MSG_GLOBAL_REQUEST, NS(b"hostkeys-00@openssh.com") + b"\0" + NS(b"blob"))

@@ -142,7 +142,7 @@ class EndingTests(EndingTestCase):
         mark, sleep = marked_sleep()
         completed = await self.end(sleep, mark, shell=False)
         self.assertEqual(completed.killed, "unsupported")
-        self.assertIn("no way to see to it", str(completed.error))
+        self.assertIn("no way to make sure", str(completed.error))
 
     async def test_forced_command_is_not_run_again(self) -> None:
         server = await self.start_server()

@@ -53,7 +53,7 @@ class BreachTests(ConnectionTestCase):
         self.running()
         for message in (MSG_CHANNEL_DATA, MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE, MSG_CHANNEL_CLOSE):
             self.assertRaises(struct.error, self.receive, message, b"\0\0")
-        self.assertEqual(len(self.connection._channels), 1)
+        self.assertEqual(len(self.connection._channels.by_number), 1)
 
     def test_confirmed_twice(self) -> None:
         session = self.session()

@@ -258,7 +258,7 @@ class SignatureTests(ClosedTestCase):
     def test_sha1_only(self) -> None:
         for names in (b"ssh-rsa", b"ssh-ed25519,ssh-rsa,ecdsa-sha2-nistp256"):
             self.refused(server_sig_algs=names)
-            self.error(SignatureRefused, "with SHA-1 (ssh-rsa) only", "--ssh-algorithms legacy", "may be the right one")
+            self.error(SignatureRefused, "with SHA-1 (ssh-rsa) only", "the legacy algorithms", "may be the right one")
 
     def test_another_type(self) -> None:
         self.refused("ed25519", server_sig_algs=b"rsa-sha2-512,ecdsa-sha2-nistp256")
@@ -278,7 +278,7 @@ class SignatureTests(ClosedTestCase):
         self.transport.told_to_leave = True
         self.transport.lost_reason = "it said “bye”"
         self.service.serviceStopped()
-        error = self.error(SignatureRefused, "--ssh-algorithms legacy allows) (it said “bye”). The key may")
+        error = self.error(SignatureRefused, "the legacy algorithms allow) (it said “bye”). The key may")
         assert isinstance(error, LoginRefused)
         self.assertEqual((error.keys_tried, error.password_left), (1, True))
 
@@ -298,7 +298,7 @@ class SignatureTests(ClosedTestCase):
             (b"SSH-2.0-OpenSSH_7.4", "an old one accepts"),
         ):
             self.refused(version=version)
-            self.error(SignatureRefused, words, "--ssh-algorithms legacy")
+            self.error(SignatureRefused, words, "the legacy algorithms")
         self.refused("ed25519", version=b"SSH-2.0-OpenSSH_6.6")
         self.error(LoginRefused, "tried publickey; the server offers")
 
@@ -307,7 +307,7 @@ class SignatureTests(ClosedTestCase):
         self.begin(key=parse_private_key(key_pair("rsa")[0]), password=PASSWORD, server_sig_algs=b"ssh-rsa")
         for _ in range(3):
             self.refuse(b"publickey", b"password")
-        self.error(LoginRefused, "--ssh-algorithms legacy allows) and password;")
+        self.error(LoginRefused, "the legacy algorithms allow) and password;")
 
     def test_by_the_policy_that_takes_them(self) -> None:
         for algorithm, accepted in ((b"ssh-rsa", b"ssh-rsa"), (b"ssh-rsa", None), (b"rsa-sha2-512", None)):

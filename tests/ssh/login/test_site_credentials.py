@@ -13,8 +13,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.credential_rules import CredentialRule, Hop, parse_via
 from relayd.ssh.errors import CredentialUnusable, NoCredential
-from relayd.ssh.login.site_credentials import MAX_FILE, CredentialRule, CredentialTable, Hop, parse_via
+from relayd.ssh.login.site_credentials import MAX_FILE, CredentialTable
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh import ServerTestCase, key_pair
 

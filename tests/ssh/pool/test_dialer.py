@@ -21,6 +21,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.credential_rules import CredentialRule
 from relayd.policy.rules import Policy
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.errors import (
@@ -34,9 +35,9 @@ from relayd.ssh.errors import (
     NoDescriptor,
 )
 from relayd.ssh.host_keys.known_hosts import KnownHosts
-from relayd.ssh.host_keys.order_check import FileChecks
+from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
-from relayd.ssh.login.site_credentials import CredentialRule, CredentialTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
@@ -95,7 +96,7 @@ class DialCase(SynchronousTestCase):
         self.assertIs(type(error), kind)
         self.assertEqual((error.code, error.phase, error.executed, error.retriable),
                          ("forbidden-host", "resolve", "no", False))  # fmt: skip
-        self.assertIn("--allow-hosts", str(error))
+        self.assertIn("is forbidden", str(error))
         self.assertEqual((self.reactor.dialled(), self.owner.forwards), ([], []))
 
 
@@ -178,7 +179,7 @@ class NameTests(DialCase):
         self.reactor.advance(0.2)
         error = self.failureResultOf(dialling, NameTimeout).value
         self.assertEqual((error.phase, error.executed, error.retriable), ("resolve", "no", True))
-        self.assertIn("The name db.internal was not looked up within 5 s", str(error))
+        self.assertIn("The name db.internal was not resolved within 5 s", str(error))
 
     def test_what_is_looked_up_is_what_was_written(self) -> None:
         """With a dot at the end no search domain is tried; the rules are those of the name without it."""

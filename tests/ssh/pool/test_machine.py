@@ -14,7 +14,7 @@ from relayd.ssh.pool.decisions import DIAL_PAUSE, PoolState
 from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, RAISE_AFTER, Member, hops_of, where_is
 from relayd.ssh.pool.places import Dial, Evict
 from relayd.ssh.target import Credential, Target
-from tests.support.ssh_pool import steps
+from tests.support.ssh_pool import limits, steps
 
 A = Target("host", 22, "a", Credential("a"))
 B = Target("host", 22, "b", Credential("b"))
@@ -85,7 +85,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert step.work not in self.opening and step.work not in self.running
         self.opening[step.work] = step.member
         load = self.load(step.member)
-        limit = self.state.report.limits().get(str(step.member.lane.host), self.max_sessions)
+        limit = limits(self.state.report, self.max_sessions).get(str(step.member.lane.host), self.max_sessions)
         assert load == step.member.sessions <= limit <= self.max_sessions
         assert self.now < self.opened_at[step.member] + MAX_AGE, "too old for anything new"
 
@@ -128,7 +128,7 @@ class PoolMachine(RuleBasedStateMachine):
         if self.state.start_on(member, self.now):
             assert member not in self.closing
             self.opening[work] = member
-            limit = self.state.report.limits().get(str(member.lane.host), self.max_sessions)
+            limit = limits(self.state.report, self.max_sessions).get(str(member.lane.host), self.max_sessions)
             assert self.load(member) == member.sessions <= limit
         else:
             self.waiting[work] = member.target
@@ -296,7 +296,7 @@ class PoolMachine(RuleBasedStateMachine):
         for target in usable:
             assert usable.count(target) <= self.max_connections
         if self.exact:
-            for limit in self.state.report.limits().values():
+            for limit in limits(self.state.report, self.max_sessions).values():
                 assert limit >= min(self.server_sessions, self.max_sessions), "the host allows more"
 
     def promised(self) -> set[Target]:

@@ -23,7 +23,7 @@ from relayd.ssh.target import Target
 from relayd.ssh.transport.numbers import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
 from tests.support.memory_pool import PoolTestCase
 from tests.support.ssh_connection import numbers
-from tests.support.ssh_pool import FAR, JUMP, A, user
+from tests.support.ssh_pool import FAR, JUMP, A, limits, user
 
 
 class JobTests(PoolTestCase):
@@ -44,7 +44,7 @@ class JobTests(PoolTestCase):
         connection = self.dialer.succeed()
         self.confirm(connection, 0)
         self.refuse(connection, 1)
-        self.assertEqual(self.pool.report.limits(), {"host:22": 1})
+        self.assertEqual(limits(self.pool.report, self.settings.max_sessions), {"host:22": 1})
         other = self.dialer.succeed()
         self.assertEqual(self.opens(other), 1)
         self.assertEqual(self.errors, [])
@@ -188,9 +188,7 @@ class CeilingTests(PoolTestCase):
         connection = self.dialer.succeed()
         self.submit(user("two", "two"))
         self.assertEqual(self.disconnected(connection), "")
-        self.assertEqual(
-            self.pool.waits_for(user("two", "two")), "all 1 connections that the relay may have are in use"
-        )
+        self.assertEqual(self.pool.waits_for(user("two", "two")), "all 1 connections that are allowed are in use")
         self.confirm(connection)
         connection.packetReceived(MSG_CHANNEL_CLOSE, numbers(0))
         self.assertIs(job.channel.state, State.ENDED)

@@ -35,7 +35,7 @@ from relayd.ssh.transport.numbers import (
     MSG_IGNORE,
     MSG_KEXINIT,
 )
-from relayd.ssh.transport.pacing import MOST_OWED, PACKET, SHARE
+from relayd.ssh.transport.pacing import MAX_OWED, PACKET, SHARE
 from relayd.ssh.transport.transport import ClientTransport
 from relayd.ssh.transport.version_exchange import MAX_PREAMBLE, NoVersion, VersionReader
 from tests.support.evil import plain_packet, uint32
@@ -114,7 +114,7 @@ class PacingTests(SecuredCase):
         size = len(flood) // 200_000
         taken = self.flood(flood, 10)
         # A debt, then what time pays, and what was read at once.
-        most = MOST_OWED + 10 * SHARE * 1e6
+        most = MAX_OWED + 10 * SHARE * 1e6
         self.assertLess((taken - 2 * 65536) / size * PACKET, 1.1 * most)
         self.assertGreater(taken / size * PACKET, 0.8 * most)
 

@@ -128,7 +128,7 @@ class Session(SessionCase):
             self.say(self.post, answer("ok"))
         self.advance(1.1)
         self.settle()
-        self.assertIn("nothing was heard from it for 45 s", self.warnings()[-1])
+        self.assertIn("nothing arrived from it for 45 s", self.warnings()[-1])
         self.assertEqual(self.receiver.words(), ["ready", "lost"])
 
     def test_post_that_hangs(self) -> None:
@@ -182,7 +182,7 @@ class Session(SessionCase):
             self.say(self.get, b"x" * 1_000_000)
         self.advance(5.1)  # for the good-bye, which nobody answers
         self.settle()
-        self.assertIn("relayd takes 8388608", self.warnings()[-1])
+        self.assertIn("relayd takes at most 8388608", self.warnings()[-1])
 
     def test_nothing_at_all(self) -> None:
         """A main server that answers at once with nothing is not asked without end."""

@@ -1,5 +1,5 @@
 """
-The error that the main server gets for a failure, and the line in the log where it was not foreseen.
+What the main server gets for a command that fails, and what the log gets where that was not foreseen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,19 @@ from twisted.python.failure import Failure
 
 import relayd
 from relayd.errors import RelayError
+from relayd.language.texts import Translate
+from relayd.wire.messages import CommandResult, ExecuteCommand, failure_result
+
+
+def failed_result(command: ExecuteCommand, error: RelayError, translate: Translate) -> CommandResult:
+    """The result of *command* that says *error*."""
+    return failure_result(
+        command.command_id,
+        error,
+        extended=command.extended,
+        numeric_id=command.numeric_id,
+        translate=translate,
+    )
 
 
 def explain_failure(failure: Failure, doing: str, command_id: str, unexplained: RelayError, log: Logger) -> RelayError:

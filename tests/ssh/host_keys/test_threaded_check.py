@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.errors import HostKeyRevoked, KnownHostsUnusable, LoginDropped
 from relayd.ssh.host_keys.known_hosts import KnownHosts
-from relayd.ssh.host_keys.order_check import FileChecks, ShownKey
+from relayd.ssh.host_keys.threaded_check import FileChecks, ShownKey
 from relayd.ssh.target import Credential, Target
 from relayd.ssh.worker import Worker
 from tests.support.costly import SelfCertified, locked

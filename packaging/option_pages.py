@@ -1,0 +1,226 @@
+"""
+The options of relayd as people read them outside of ``--help``: tables in the documents, the page about SIGHUP, and the
+example file.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from babel.messages.pofile import read_po
+
+from relayd.config.option import Effect, Option
+from relayd.config.options import OPTIONS
+from relayd.ctl.config import toml_literal
+
+ROOT = Path(__file__).resolve().parent.parent
+#: What stands around the generated part of a page that people write otherwise.
+BEGIN, END = '.. begin: made by "make options" from relayd/config/options.py\n', '.. end: made by "make options"\n'
+
+#: When a new value takes effect, in the few characters that a column has.
+_EFFECTS = {
+    Effect.COMMANDS: "at once",
+    Effect.HOSTS: "at once",
+    Effect.CONNECTION: "reconnect",
+    Effect.RESTART: "restart",
+}
+_HEADS = ("option", "meaning", "default", "change")
+#: Columns of the text of a meaning, and of a default.
+_MEANING, _DEFAULT = 46, 35
+#: What is typed, or stands for what is typed.
+_LITERAL = (
+    r"(?<![\w-])(?:--[a-z][a-z-]*|\[PATTERN\]:PORT|[a-z]+://[^\s,;，；、。]*|(?:tcp|unix):[^\s,;，；、。]+|\$[A-Z_]+[^\s;；]*"
+    r"|/var/lib/relayd|~/[^\s;]+|STATE_DIR/\w+|max-commands = 64|Name: value|[*?!](?![\w*]))"
+)
+
+Translate = Callable[[str], str]
+
+
+def english(text: str) -> str:
+    """The text itself."""
+    return text
+
+
+def chinese() -> Translate:
+    """
+    From an English text to the Chinese one of docs/options.zh.po.
+
+    :return: a function that raises `LookupError` for a text without a translation: the English one has changed, or is
+        new.
+    """
+    path = ROOT / "docs" / "options.zh.po"
+    with path.open("rb") as file:
+        texts = {message.id: message.string for message in read_po(file, locale="zh") if message.id}
+
+    def translate(text: str) -> str:
+        if not texts.get(text):
+            raise LookupError(f"{path.name} has no translation of: {text}")
+        return str(texts[text])
+
+    return translate
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def tables(translate: Translate) -> Iterator[str]:
+    """One table for each section, as reST."""
+    for section, options in sections():
+        yield from (f"**{translate(section)}**", "")
+        rows = [_row(option, translate) for option in options]
+        yield from _table([[translate(head)] for head in _HEADS], rows)
+        yield ""
+
+
+def sections() -> Iterator[tuple[str, list[Option]]]:
+    """The options by section."""
+    for section in dict.fromkeys(option.section for option in OPTIONS):
+        yield section, [option for option in OPTIONS if option.section == section]
+
+
+def _row(option: Option, translate: Translate) -> list[list[str]]:
+    """The lines of each cell."""
+    name = f"``{option.flag_name} {option.metavar}``" if option.metavar else f"``{option.flag_name}``"
+    return [
+        [name],  # whole: a second line with text in the first cell would be a row of its own
+        _wrapped(_marked(translate(option.help), option.choices), _MEANING),
+        _wrapped(_default(option, translate), _DEFAULT),
+        [translate(_EFFECTS[option.effect])],
+    ]
+
+
+def _default(option: Option, translate: Translate) -> str:
+    if option.is_flag:
+        return translate("off")
+    if option.default_help:
+        marked = _marked(option.default_help)
+        return marked if marked == f"``{option.default_help}``" else _marked(translate(option.default_help))
+    return f"``{option.default}``" if option.default else translate("required" if option.required else "none")
+
+
+def _marked(text: str, words: Sequence[str] = ()) -> str:
+    """A text of ours as reST: what is typed is a literal, and so are *words*."""
+    literals = "|".join([_LITERAL, *(rf"(?<![\w-]){word}(?![\w-])" for word in words)])
+    pieces, at = [], 0
+    for found in re.finditer(literals, text, re.ASCII):
+        literal = found[0].rstrip(".:")
+        pieces += [_escaped(text[at : found.start()]), f"``{literal}``"]
+        at = found.start() + len(literal)
+        if text[at : at + 1] and unicodedata.east_asian_width(text[at]) in "WF" and text[at] not in "，；：、。）":
+            pieces.append(" ")
+    return "".join([*pieces, _escaped(text[at:])])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\*`|])", r"\\\1", text)
+
+
+def _table(heads: list[list[str]], rows: Iterable[list[list[str]]]) -> Iterator[str]:
+    """A simple table of docutils; the first cell of each row has its text on the row's first line."""
+    cells = [heads, *rows]
+    widths = [max(_width(line) for row in cells for line in row[column]) for column in range(len(heads))]
+    rule = "  ".join("=" * width for width in widths)
+    yield rule
+    for number, row in enumerate(cells):
+        for line in range(max(map(len, row))):
+            shown = [cell[line] if line < len(cell) else "" for cell in row]
+            padded = [text + " " * (width - _width(text)) for text, width in zip(shown, widths, strict=True)]
+            yield "  ".join(padded).rstrip()
+        if number == 0:
+            yield rule
+    yield rule
+
+
+def _width(text: str) -> int:
+    """Columns on a screen, which docutils goes by: signs of Chinese take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """
+    Lines of at most *width* columns: broken at blanks, and in Chinese anywhere but within literals, and so that no
+    line begins with a sign that closes.
+    """
+    lines, line = [], ""
+    for piece in re.findall(r"（?``[^`]+``\S?|[!-~“”’–…]+[，；：、。）]*|[^ -~][，；：、。）]*| +", text):
+        if line and _width(line + piece.rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        if line or piece.strip():
+            line += piece
+    return [*lines, line.rstrip()]
+
+
+# Pages ---------------------------------------------------------------------------------------------------------------
+
+
+def with_tables(page: str, translate: Translate) -> str:
+    """A page with the tables as they are now."""
+    return _put(page, tables(translate))
+
+
+def with_effects(page: str) -> str:
+    """The page about SIGHUP with the options by when they take effect."""
+    return _put(page, _effects())
+
+
+def _effects() -> Iterator[str]:
+    for effect in Effect:
+        yield from (f"{effect.value[0].upper()}{effect.value[1:]}:", "")
+        names = [f"``--{option.name}``" for option in OPTIONS if option.effect is effect]
+        if effect is Effect.COMMANDS:
+            names.append("``[[credentials]]``")
+        yield from textwrap.wrap(
+            ", ".join(names), 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
+        yield ""
+
+
+def _put(page: str, lines: Iterable[str]) -> str:
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"a page has no lines {BEGIN!r} and {END!r}")
+    return head + begin + "\n" + "\n".join(lines) + "\n" + end + tail
+
+
+# Example file --------------------------------------------------------------------------------------------------------
+
+_EXAMPLE_HEAD = """\
+# The options of relayd.service: see relayd(8), or "/opt/relayd/bin/twistd relayd --help". Each is shown with its
+# default, or with an example where it has none.
+#
+# The service's user must be able to read this file, so put no secret into it. The API key is in /etc/relayd/api-key:
+#
+#   (umask 077; cat > /etc/relayd/api-key)
+#
+# and then: systemctl enable --now relayd
+"""
+_EXAMPLE_END = """
+
+# Credentials of this site, for commands that bring none. Tables stand below all options:
+#[[credentials]]
+#hosts = ["10.1.0.0/16", "db-*.internal"]
+#users = ["deploy"]
+#key-file = "/etc/relayd/deploy"
+#via = "jump@bastion.example.com:2222"
+"""
+
+
+def example() -> str:
+    """The file of options that the package installs: nothing is set in it."""
+    lines = [_EXAMPLE_HEAD]
+    for section, options in sections():
+        lines += ["", f"# {section} ".ljust(100, "-")]
+        for option in options:
+            if option.name == "config":
+                continue
+            text = option.help + (f" [{option.default_help}]" if option.default_help else "")
+            value = option.parse(option.example or option.default or "")
+            lines += ["", *textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)]
+            lines.append(f"#{option.name} = {toml_literal(option, value)}")
+    return "\n".join(lines) + _EXAMPLE_END

@@ -1,0 +1,140 @@
+"""
+Reads the options from the command line, the environment and a file into one `Config`.
+Each mistake becomes one `ConfigError` that names the option, where it was set, and what was expected there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from relayd.config.api_key import ApiKeyFile
+from relayd.config.consistency import contradictions, missing
+from relayd.config.credentials import read_credentials
+from relayd.config.option import Option
+from relayd.config.options import BY_NAME, OPTIONS, Config
+from relayd.config.sources import Given, OptionSources, where_set
+from relayd.errors import ConfigError, KeyUnusable, UplinkError
+from relayd.network.credential_rules import CredentialRule
+
+
+class Reading(Struct, frozen=True):
+    """
+    The result of `read`.
+
+    :ivar config: the settings; ``None`` where mistakes leave them unknown.
+    :ivar mistakes: all mistakes, in the order of command line, environment and file.
+    :ivar given: what was set, by the names of options; all other options have their defaults.
+    :ivar unknown: environment variables that begin with ``RELAYD_`` and name no option.
+    """
+
+    config: Config | None
+    mistakes: tuple[ConfigError, ...]
+    given: Mapping[str, Given]
+    unknown: tuple[str, ...]
+
+
+def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:
+    """
+    The settings alone; for the parameters see `read`.
+
+    :raises ConfigError: for the first mistake.
+    """
+    reading = read(argv_options, environ, complete=complete)
+    if reading.config is None or reading.mistakes:
+        raise reading.mistakes[0]
+    return reading.config
+
+
+def read(
+    argv_options: Mapping[str, str | bool | None],
+    environ: Mapping[str, str],
+    *,
+    complete: bool = True,
+    directory: str | None = None,
+) -> Reading:
+    """
+    Read the options: the command line overrides the environment, that the file, and that the default.
+
+    :param argv_options: from an option's name to its text, or to whether a flag was given.
+    :param complete: whether a relay is to run with them; if not, those without a default may be missing, and no other
+        file is looked at.
+    :param directory: what relative paths on the command line and in the environment are relative to; by default the
+        working directory.
+    """
+    mistakes: list[ConfigError] = []
+    sources = OptionSources(OPTIONS, os.getcwd() if directory is None else directory, mistakes.append)
+    sources.read_argv(argv_options)
+    sources.read_environment(environ)
+    path, credentials = _read_file(sources, environ, mistakes)
+    given = sources.given
+    chosen = {option.attribute: _value(sources, option) for option in OPTIONS if option.name != "config"}
+    chosen["config"] = path
+    private = _derive(chosen, environ)
+    config = None
+    if not mistakes:  # a value that could not be read is not known, and neither is what depends on it
+        key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
+        config = Config(**chosen, credentials=credentials, _key_file=key_file)
+        if complete:
+            mistakes += [*missing(config), *contradictions(config, given), *_unusable_secrets(config, given)]
+    return Reading(config, tuple(mistakes), given, tuple(sources.unknown))
+
+
+def _read_file(
+    sources: OptionSources, environ: Mapping[str, str], mistakes: list[ConfigError]
+) -> tuple[str | None, tuple[CredentialRule, ...]]:
+    """The path of the file that ``config`` names, if any, and the credentials in it."""
+    given = sources.given.get("config")
+    path: str | None = None if given is None else sources.value(BY_NAME["config"], given)
+    if given is None or path is None:
+        return None, ()
+    content = sources.read_toml(path, given.where)
+    credentials = read_credentials(content.pop("credentials", []), path, environ, BY_NAME, mistakes.append)
+    sources.read_file(content, path)
+    return path, credentials
+
+
+def _value(sources: OptionSources, option: Option) -> Any:
+    given = sources.given.get(option.name)
+    if given is not None:
+        return sources.value(option, given)
+    return None if option.default is None else option.parse(option.default)
+
+
+def _derive(chosen: dict[str, Any], environ: Mapping[str, str]) -> bool:
+    """
+    Fill in the defaults that depend on the machine.
+
+    :return: whether the API key comes from systemd.
+    """
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    private = chosen["api_key_file"] is None and bool(credentials)
+    if private:
+        chosen["api_key_file"] = os.path.join(str(credentials), "api-key")
+    if chosen["state_dir"] is None:
+        # Never below the working directory: relayd started from another one would have forgotten all host keys.
+        personal = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        fallback = "/var/lib/relayd" if os.geteuid() == 0 else os.path.join(personal, "relayd")
+        chosen["state_dir"] = os.path.abspath(environ.get("STATE_DIRECTORY", "").split(":")[0] or fallback)
+    if chosen["known_hosts"] is None:
+        chosen["known_hosts"] = os.path.join(chosen["state_dir"], "known_hosts")
+    return private
+
+
+def _unusable_secrets(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
+    """What is wrong with the files that hold secrets for the main server and the proxy."""
+    if config.api_key_file is not None:
+        try:
+            config.read_api_key()
+        except KeyUnusable as error:
+            where = where_set(given, BY_NAME["api-key-file"], "$CREDENTIALS_DIRECTORY/api-key")
+            reason = f"the API key cannot be used: {error.fields['reason']}"
+            yield ConfigError(option=where, reason=reason)
+    try:
+        config.read_proxy_password()
+    except UplinkError as error:
+        where = where_set(given, BY_NAME["http-proxy-password-file"])
+        yield ConfigError(option=where, reason=str(error.fields["reason"]))

@@ -1,0 +1,50 @@
+"""
+Tests of `relayd.commands.fingerprints`: what makes a command another one.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.commands.fingerprints import Fingerprints
+from relayd.wire.messages import JumpHost, Secret
+from tests.support.dispatching import command
+
+
+class FingerprintTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.asked = 0
+        self.fingerprints = Fingerprints(self.read_key)
+
+    def read_key(self) -> bytes:
+        self.asked += 1
+        return b"key"
+
+    def test_key_is_read_once_and_late(self) -> None:
+        self.assertEqual(self.asked, 0)
+        first, again = (self.fingerprints.fingerprint_of(command()) for _ in range(2))
+        self.assertEqual((first == again, len(first), self.asked), (True, 16, 1))
+        self.assertNotEqual(Fingerprints(lambda: b"another").fingerprint_of(command()), first)
+
+    def test_what_is_the_same_command(self) -> None:
+        """Credentials can change, variables come in any order, and the id is for others to compare."""
+        hop, changed = (JumpHost(host="gate", username="jump", password=Secret(text)) for text in ("old", "new"))
+        same = (
+            command("c1", via=(hop,), env=(("A", "1"), ("B", "2"))),
+            command("c2", via=(changed,), env=(("B", "2"), ("A", "1")), timeout=5.0, private_key=Secret("key")),
+        )
+        self.assertEqual(len(set(map(self.fingerprints.fingerprint_of, same))), 1)
+
+    def test_what_is_another_command(self) -> None:
+        hop = JumpHost(host="gate", username="jump")
+        others = (
+            command(),
+            command(text="uptime -p"),
+            command(host="web2"),
+            command(written="web1."),
+            command(cwd="/tmp"),
+            command(env=(("A", "1"),)),
+            command(stdin=b"x"),
+            command(via=(hop,)),
+        )
+        self.assertEqual(len(set(map(self.fingerprints.fingerprint_of, others))), len(others))

@@ -1,0 +1,1 @@
+"""What the SSH library offers for the tests of others' programs."""

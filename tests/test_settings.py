@@ -1,0 +1,55 @@
+"""
+relayd.settings: what the parts of a relay get, and that only what may change reaches them on SIGHUP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from msgspec import Struct
+
+from relayd.config.option import Effect
+from relayd.config.options import OPTIONS, Config
+from relayd.settings import (
+    limits_of,
+    live_ssh_settings_of,
+    live_uplink_settings_of,
+    ssh_settings_of,
+    uplink_settings_of,
+)
+from tests.config.test_options import ConfigCase
+
+_LIVE = (limits_of, live_ssh_settings_of, live_uplink_settings_of)
+
+
+def _values(settings: Struct) -> dict[str, Any]:
+    """The fields of a struct but for functions, which are made anew each time."""
+    fields = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    return {name: value for name, value in fields.items() if not callable(value)}
+
+
+class LiveTests(ConfigCase):
+    """The parts that `relayd.service.RelayService.apply` hands on."""
+
+    def other(self, config: Config, attribute: str) -> Config:
+        value: Any = getattr(config, attribute)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return dataclasses.replace(config, **{attribute: value + 1 if number else "other"})
+
+    def test_what_waits_for_a_restart_is_in_none_of_them(self) -> None:
+        config = self.load()
+        for option in OPTIONS:
+            if option.effect is Effect.RESTART:
+                other = self.other(config, option.attribute)
+                for make in _LIVE:
+                    self.assertEqual(_values(make(other)), _values(make(config)), option.name)
+
+    def test_all_settings_have_the_live_ones(self) -> None:
+        config = self.load(tls_ca=self.key_file, max_output="1M", http_proxy="http://proxy:1")
+        for live, whole in (
+            (live_ssh_settings_of(config), ssh_settings_of(config)),
+            (live_uplink_settings_of(config), uplink_settings_of(config)),
+        ):
+            self.assertLessEqual(_values(live).items(), _values(whole).items())
+            self.assertIsInstance(whole, type(live))

@@ -63,7 +63,7 @@ class AccountTestCase(ServerTestCase):
 
     def rest(self, resting: SSHError) -> float:
         """Seconds for which a login is not tried again."""
-        (minutes, seconds) = re.findall(r"again for (?:(\d+) min ?)?(?:(\d+) s)?\.$", str(resting))[0]
+        (minutes, seconds) = re.findall(r"again for (?:(\d+) min ?)?(?:(\d+) s)?[.,]", str(resting))[0]
         return 60 * int(minutes or 0) + int(seconds or 0)
 
     def _idle(self, client: SSHClient) -> bool:

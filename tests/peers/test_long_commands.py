@@ -195,6 +195,6 @@ class DropbearTests(DropbearCase):
         other = self.run_command(client, target, "sleep 2; echo done")
         for size in (DROPBEAR + 1, 36_000):
             error = await self.error_of(self.run_command(client, target, padded(size)), CommandTooLong)
-            self.assertIn("takes 9000", str(error))
+            self.assertIn("accepts 9000", str(error))
         done = await other
         self.assertEqual((done.stdout.text(), done.error), ("done", None))

@@ -131,7 +131,7 @@ class SocketIO(PeerCase):
         await server.wait_for(has("connected"))
         server.send({"op": "execute", "ack": True, "data": order("c1")})
         (answer,) = (await server.wait_for(said(ack="c1")))["answer"]
-        self.assertIn("relayd is full: 64 commands run", answer["error"])
+        self.assertIn("relayd is full: 64 commands are running", answer["error"])
         server.send({"op": "execute", "ack": True, "data": order("c2", port=99999)})
         (answer,) = (await server.wait_for(said(ack="c2")))["answer"]
         self.assertIn("port", answer["error"])

@@ -1,6 +1,6 @@
 # make demo   the main job for real: a main server, an SSH server and a relay on loopback
 # make test   all tests, against real peers too, JOBS=4 side by side
-# make lint   ruff and mypy
+# make lint   ruff, mypy, hadolint, and the fragments in changes/
 # make bench  the benchmarks beside other relays and other SSH clients
 # make docs   the site of the documents, in build/site
 # make messages  collects the texts to translate, and compiles the catalogues

@@ -45,6 +45,19 @@ class LiveTests(ConfigCase):
                 for make in _LIVE:
                     self.assertEqual(_values(make(other)), _values(make(config)), option.name)
 
+    def test_what_needs_no_restart_reaches_a_part(self) -> None:
+        """Or SIGHUP would say that it is in force, and change nothing."""
+        config = self.load()
+        # The site's policy, what `RelayService` itself reads, and files that are read again at each connection.
+        elsewhere = {
+            "allow-hosts", "deny-hosts", "allow-users", "allow-plaintext", "audit-commands", "drain-timeout",
+            "allow-weak-key", "api-key-file", "header-file", "http-proxy-password-file",
+        }  # fmt: skip
+        for option in OPTIONS:
+            if option.effect is not Effect.RESTART and option.name not in elsewhere:
+                other = self.other(config, option.attribute)
+                self.assertTrue(any(_values(make(other)) != _values(make(config)) for make in _LIVE), option.name)
+
     def test_all_settings_have_the_live_ones(self) -> None:
         config = self.load(tls_ca=self.key_file, max_output="1M", http_proxy="http://proxy:1")
         for live, whole in (

@@ -4,7 +4,7 @@ Delivers results: sends each on the uplink, and again on the next, until the mai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -26,6 +26,8 @@ from relayd.wire.messages import CommandResult, Receipt
 MAX_RETRIES: Final = 2
 #: Seconds until then, when the link lives so long.
 RETRY_DELAY: Final = 5.0
+#: Ids of results in one line of the log.
+MAX_IDS_LOGGED: Final = 10
 #: Results kept after they were sent, for commands that come again: how many, bytes of memory for them, and of one.
 MAX_RECENT: Final = 1000
 MAX_RECENT_BYTES: Final = 8 << 20
@@ -131,11 +133,17 @@ class Outbox:
         if self._stopped:
             sender.halt()
         self._suspects.forget(lambda key: not self._results.is_held(key))
-        keys = self._results.due(pending)
+        keys, offered = self._results.due(pending), self._results.offered()
         if keys:
-            self._log.info("Sending {count} unconfirmed results again", count=len(keys))
+            self._log.info("Sending {count} unconfirmed results again: {ids}", count=len(keys), ids=_ids_of(keys))
+        if offered:
+            self._log.info(
+                "Offering {count} results once more that were refused before: {ids}",
+                count=len(offered),
+                ids=_ids_of(offered),
+            )
         at_once = []
-        for key in keys + self._results.offered():
+        for key in keys + offered:
             if pause := self._suspects.pause(key):
                 sender.enqueue_later(key, pause)
             else:
@@ -277,3 +285,9 @@ class Outbox:
 
 def _kept(key: ResultKey) -> str:
     return ". The journal keeps it: see relayctl journal" if key.recorded else ""
+
+
+def _ids_of(keys: Sequence[ResultKey]) -> str:
+    """The first few of them, for the log."""
+    ids = ", ".join(key.command_id for key in keys[:MAX_IDS_LOGGED])
+    return ids if len(keys) <= MAX_IDS_LOGGED else f"{ids}, …"

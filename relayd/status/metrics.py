@@ -136,10 +136,10 @@ class RelayCollector(Collector):
             "relayd_results_presumed", "Results that a main server without receipts has read.", counted.presumed
         )
         yield _counter("relayd_results_rejected", "Receipts that refused a result.", counted.rejected)
-        yield _counter("relayd_results_given_up", "Results that relayd no longer tries to send.", counted.given_up)
+        yield _counter("relayd_results_given_up", "Results that became dead letters.", counted.given_up)
         yield _counter(
             "relayd_results_dropped",
-            "Results dropped to make room for others, without a journal on disk.",
+            "Results that no journal held, dropped to make room for others.",
             counted.dropped,
         )
         yield _counter("relayd_receipts_stray", "Receipts that match no result.", counted.stray)

@@ -194,7 +194,7 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
         return self.host if self.written is None else self.written
 
     def to_wire(self) -> dict[str, Any]:
-        """The specification's object, secrets revealed: for the role that sends commands."""
+        """The object on the wire, secrets revealed: for the role that sends commands."""
         wire: dict[str, Any] = {
             "commandId": wire_id(self.command_id, self.numeric_id),
             "host": self.written_host,

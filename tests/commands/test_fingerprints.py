@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.fingerprints import Fingerprints
-from relayd.wire.messages import JumpHost, Secret
+from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
 from tests.support.dispatching import command
 
 
@@ -34,6 +34,13 @@ class FingerprintTests(SynchronousTestCase):
             command("c2", via=(changed,), env=(("B", "2"), ("A", "1")), timeout=5.0, private_key=Secret("key")),
         )
         self.assertEqual(len(set(map(self.fingerprints.fingerprint_of, same))), 1)
+
+    def test_every_field_was_thought_of(self) -> None:
+        """Each either makes another command, as below, or does not, as said in docs/protocol.rst."""
+        asked = {"host", "written", "port", "username", "command", "cwd", "env", "stdin", "via"}
+        credentials = {"password", "private_key", "passphrase", "certificate", "host_key"}
+        answer = {"command_id", "numeric_id", "server_id", "timeout", "extended", "stream", "encoding", "stdin_is_text"}
+        self.assertEqual(set(ExecuteCommand.__struct_fields__), asked | credentials | answer)
 
     def test_what_is_another_command(self) -> None:
         hop = JumpHost(host="gate", username="jump")

@@ -18,7 +18,7 @@ from twisted.internet.defer import fail
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.commands.outbox import RETRY_DELAY
+from relayd.commands.outbox import MAX_RETRIES, RETRY_DELAY
 from relayd.commands.suspects import ALONE_FOR, CONVICT_AFTER, LONGEST_PAUSE, SUSPECT_AFTER, TURNED_AWAY_FOR
 from relayd.commands.undelivered import MAX_UNRECORDED, MAX_UNRECORDED_BYTES
 from relayd.errors import ProtocolError
@@ -40,6 +40,23 @@ class LinkTests(OutboxTestCase):
         self.assertEqual(self.desk.connect().ids(), ["c1", "c3", "c4"])
         self.assertEqual(first.ids(), ["c1", "c2", "c3"])
         self.assertEqual(self.desk.link.sent[0], first.sent[0])
+
+    def test_log_names_what_is_sent_again(self) -> None:
+        """So that an operator who sees a result twice finds out why."""
+        self.finish("refused", "c1")
+        for _ in range(MAX_RETRIES + 1):
+            self.receipt(success=False, command_id="refused")
+            self.desk.clock.advance(RETRY_DELAY)
+        self.finish(*(f"c{number}" for number in range(2, 13)))
+        self.desk.disconnect()
+        self.desk.connect()
+        self.assertEqual(
+            self.lines(LogLevel.info)[-2:],
+            [
+                "Sending 12 unconfirmed results again: c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, …",
+                "Offering 1 results once more that were refused before: refused",
+            ],
+        )
 
     def test_new_link_takes_over_from_one_that_is_not_lost_yet(self) -> None:
         self.finish("c1")

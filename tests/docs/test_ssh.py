@@ -14,7 +14,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh import SSHError
-from relayd.ssh.transport.algorithms import MODERN
+from relayd.ssh.transport.algorithms import COMPATIBLE, MODERN
 from tests.support.catalogue import extract
 from tests.support.ssh import ServerTestCase
 
@@ -47,8 +47,9 @@ class TextTests(SynchronousTestCase):
                     self.assertNotRegex(message, r"(?i)\brelay\b|(?<!-)--[a-z]", path)
 
     def test_algorithms(self) -> None:
-        for name in (*MODERN.key_exchanges, *MODERN.ciphers, *MODERN.macs):
-            self.assertIn(name.decode().removesuffix("@libssh.org"), TEXT)
+        for policy in (MODERN, COMPATIBLE):
+            for name in (*policy.key_exchanges, *policy.ciphers, *policy.macs):
+                self.assertTrue(name.decode().removesuffix("@libssh.org") in TEXT, name)
 
 
 def _section(title: str) -> str:

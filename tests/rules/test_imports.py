@@ -151,7 +151,7 @@ class ImportTests(SynchronousTestCase):
         for path in (ROOT / "relayd").rglob("__init__.py"):
             self.assertTrue(ast.get_docstring(ast.parse(path.read_text())), path)
 
-    def test_only_tap_the_demo_and_check_use_the_global_reactor(self) -> None:
+    def test_only_programs_use_the_global_reactor(self) -> None:
         """``relayctl check`` is a program of its own, which runs it by `twisted.internet.task.react`."""
         users, runners = set(), set()
         for module, path in modules().items():

@@ -11,7 +11,8 @@ decisions, and what these decide is done at once.
 
 **Two halves.** `decisions` and what it uses (`assignment`, `places`, `members`, `budget`, `alarms`, `report`) know no
 network and no clock: numbers in, steps out. `pool` and what it uses (`connections`, `dials`, `dialer`, `shutdown`,
-`moved_names`, `refused_logins`) do the I/O. Between the two there are three kinds of steps::
+`moved_names`) do the I/O; `refused_logins` says which logins may be tried. Between the two there are three kinds of
+steps::
 
     job, event, timer -> Pool -> PoolState      tell it what happened
                          Pool <- next_step      until there is none:

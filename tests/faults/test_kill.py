@@ -74,7 +74,7 @@ class KillTests(LedgerCase):
         if result["exitCode"] == 0:
             return "done"
         text = str(result["stderr"])
-        return "not run" if "it was not run" in text else "unknown" if "is not known" in text else text
+        return "not run" if "before it ran" in text else "unknown" if "is not known" in text else text
 
     async def test_after_the_result_and_before_the_receipt(self) -> None:
         """The result comes again, the same bytes, and the command does not run again."""

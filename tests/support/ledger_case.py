@@ -91,5 +91,5 @@ class LedgerCase(TestCase):
             self.assertTrue(all(each == results[0] for each in results), results)
             if results[0]["exitCode"] == 0:
                 self.assertEqual(ran[command_id], 1, command_id)
-            if "it was not run" in results[0]["stderr"]:
+            if "before it ran" in results[0]["stderr"]:
                 self.assertEqual(ran[command_id], 0, command_id)

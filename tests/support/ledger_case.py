@@ -91,5 +91,5 @@ class LedgerCase(TestCase):
             self.assertTrue(all(each == results[0] for each in results), results)
             if results[0]["exitCode"] == 0:
                 self.assertEqual(ran[command_id], 1, command_id)
-            if "before it ran" in results[0]["stderr"]:
+            if any(words in results[0]["stderr"] for words in ("before it ran", "it was not run")):
                 self.assertEqual(ran[command_id], 0, command_id)

@@ -31,7 +31,7 @@ QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.
 MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*'))))
 # Those that measure time: how long the event loop is held up, and whether answers are in time. Others would hold them up
 # as well.
-ALONE := tests.faults.test_event_loop tests.system.test_timeouts_in_time
+ALONE := tests.faults.test_event_loop tests.faults.test_floods tests.system.test_timeouts_in_time
 # Those that take longest begin, so that nobody waits for a single one in the end.
 LONG := tests.faults.test_soak tests.faults.test_kill
 LONG += $(filter-out $(LONG),$(filter tests.faults.% tests.docs.% tests.system.%,$(MODULES)))

@@ -48,6 +48,8 @@ from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
 
+_log = Logger("relayd")
+
 
 class Parts(Struct, frozen=True, kw_only=True):
     """
@@ -161,8 +163,6 @@ class RelayService(Service):
     uplink, the SSH connections, the journal and the audit log close.
     """
 
-    _log = Logger("relayd")
-
     def __init__(self, config: Config, parts: Parts) -> None:
         self.setName("relay")
         self._config = config
@@ -189,7 +189,7 @@ class RelayService(Service):
             self._state.release()
             raise
         super().startService()
-        self._log.info(
+        _log.info(
             "relayd {version} starts as {proxy_id} for {server}; its state is in {state_dir}",
             version=__version__,
             proxy_id=self._config.proxy_id,
@@ -214,7 +214,7 @@ class RelayService(Service):
         most = self._config.max_total_connections
         fewer = connections_within(most)
         if fewer < most:
-            self._log.warn(
+            _log.warn(
                 "This process may open only {limit} files, too few for --max-total-connections {most}: it keeps at "
                 "most {fewer} connections to hosts open. Raise LimitNOFILE= in its unit, or ulimit -n",
                 limit=limit(),
@@ -290,7 +290,7 @@ class RelayService(Service):
             await self._step("close the status server", lambda: maybeDeferred(status.stopService))
         self._state.release()
         self._lag.stopService()
-        self._log.info("relayd has stopped")
+        _log.info("relayd has stopped")
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:
         """Close one part; a failure must not keep the next part open."""
@@ -299,4 +299,4 @@ class RelayService(Service):
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("Could not {what}", what=what)
+            _log.failure("Could not {what}", what=what)

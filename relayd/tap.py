@@ -200,7 +200,6 @@ class OrderlyExit(Service):
     signal ends the process at once, drained or not.
     """
 
-    _log = Logger("relayd")
     _signals = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, reactor: Any, drain_timeout: Callable[[], float]) -> None:
@@ -234,7 +233,7 @@ class OrderlyExit(Service):
         self._reactor.callFromThread(self._stop_reactor, signal.Signals(number).name)
 
     def _stop_reactor(self, name: str) -> None:
-        self._log.info(
+        _log.info(
             "{signal}: running commands have {span} to finish; a second signal ends relayd at once",
             signal=name,
             span=span(self._drain_timeout()),

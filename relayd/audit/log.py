@@ -28,6 +28,8 @@ from relayd.interfaces import IAudit
 from relayd.network.descriptors import words_of
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
+_log = Logger("relayd.audit")
+
 #: Seconds during which events gather before they are written together, and which a crash of the process, or a power
 #: cut, may lose. If it were less, the threads would spend more time on taking turns than on work.
 GATHER: Final = 0.05
@@ -74,8 +76,6 @@ class AuditLog:
     :param retry: seconds until what could not be written is tried again.
     """
 
-    _log = Logger("relayd.audit")
-
     def __init__(self, reactor: Any, settings: AuditSettings, *, retry: float = RETRY) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -120,7 +120,7 @@ class AuditLog:
     def _tell_findings(self, findings: Findings) -> None:
         path = self._settings.path
         if findings.foreign:
-            self._log.critical(
+            _log.critical(
                 "The audit log {path} has {count} lines after its line {last} that relayd did not write. They stay, "
                 "and the next line says so: find out who can write there, and run relayctl audit verify",
                 path=path,
@@ -128,14 +128,14 @@ class AuditLog:
                 last=findings.last,
             )
         if findings.missing:
-            self._log.critical(
+            _log.critical(
                 "The audit log {path} ends at line {last}: somebody removed {count} lines that relayd wrote after that",
                 path=path,
                 count=findings.missing,
                 last=findings.last,
             )
         if findings.unsealed:
-            self._log.warn(
+            _log.warn(
                 "The seal of the audit log {path} is new: it cannot show who wrote the lines up to {last}",
                 path=path,
                 last=findings.unsealed,
@@ -231,7 +231,7 @@ class AuditLog:
             self._write()  # after that was read, so that all that came before the end is written
         if self._failing:
             lost = len(self._pending) + self._chain.unwritten
-            self._tell(self._log.error, "The audit log {path} is closed without its last {count} events", count=lost)
+            self._tell(_log.error, "The audit log {path} is closed without its last {count} events", count=lost)
         self._chain.close()
         self._reactor.callFromThread(self._closed.callback, None)
 
@@ -272,7 +272,7 @@ class AuditLog:
             self._owes_all_clear = True
             reason = words_of(error, str(error))
             self._tell(
-                self._log.error,
+                _log.error,
                 "The audit log {path} cannot be written, so new commands are refused: {reason}",
                 reason=reason,
             )
@@ -281,7 +281,7 @@ class AuditLog:
         self._failing = False
         if self._owes_all_clear:
             self._owes_all_clear = False
-            self._tell(self._log.info, "The audit log {path} can be written again")
+            self._tell(_log.info, "The audit log {path} can be written again")
 
     def _tell(self, log: Any, format: str, **fields: object) -> None:
         """Log in the reactor's thread: not every observer of the log expects another one."""

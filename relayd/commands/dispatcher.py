@@ -53,6 +53,8 @@ from relayd.wire.messages import (
     failure_result,
 )
 
+_log = Logger("relayd.commands")
+
 #: The part of its timeout by which a command is ended early at most.
 LARGEST_MARGIN: Final = 0.1
 
@@ -102,7 +104,6 @@ class Dispatcher:
         audit: IAudit | None = None,
         translate: Translate = english,
     ) -> None:
-        self._log = Logger("relayd.commands")
         self._clock = clock
         self._runner = runner
         self._policy = policy or Policy()
@@ -175,7 +176,7 @@ class Dispatcher:
         command_id = error.command_id
         self.stats.refused[error.code] += 1
         shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
-        self._log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
+        _log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
         is_command = error.fields["event"] == EXECUTE_COMMAND
         if command_id is not None and is_command and not self._duplicates.is_due(command_id):
@@ -190,7 +191,7 @@ class Dispatcher:
     def cancel_received(self, command_id: str) -> CommandState:
         """See `ICommandReceiver.cancel_received`."""
         state = self.status_asked(command_id)
-        self._log.info("The main server cancels command {id}, which is {state}", id=command_id, state=state.value)
+        _log.info("The main server cancels command {id}, which is {state}", id=command_id, state=state.value)
         if (active := self._active.get(command_id)) is not None:
             self._scheduler.cancel(active)
         return state
@@ -293,7 +294,7 @@ class Dispatcher:
         try:
             return self._policy.refusal_of(command) or self._runner.refuses(command)
         except Exception:  # they promise not to raise, but no command shall go unanswered
-            return explain_failure(Failure(), "check", command.command_id, RelayError(), self._log)
+            return explain_failure(Failure(), "check", command.command_id, RelayError(), _log)
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(running=self.running, queued=self.queued)

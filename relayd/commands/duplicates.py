@@ -17,6 +17,8 @@ from relayd.errors import AlreadyConfirmed, DuplicateMismatch, OutcomeLost, Over
 from relayd.interfaces import Acknowledge, EntryState, IJournal, JournalEntry
 from relayd.wire.messages import ExecuteCommand
 
+_log = Logger("relayd.commands")
+
 #: Duplicates of a command that wait together for the journal to take it.
 MAX_WAITING: Final = 100
 
@@ -40,7 +42,6 @@ class Duplicates:
         refuse: Callable[[ExecuteCommand, RelayError, Acknowledge], None],
         overloaded: Callable[[], Overloaded],
     ) -> None:
-        self._log = Logger("relayd.commands")
         self._active = active
         self._journal = journal
         self._outbox = outbox
@@ -64,7 +65,7 @@ class Duplicates:
             self._refuse_mismatch(command, acknowledge)
             return
         self._stats.joined += 1
-        self._log.info("Command {id} came again; it is under way, and one result answers both", id=command.command_id)
+        _log.info("Command {id} came again; it is under way, and one result answers both", id=command.command_id)
         if active.accepted:
             acknowledge(None)
         elif len(active.acknowledges) < MAX_WAITING:
@@ -96,7 +97,7 @@ class Duplicates:
 
     def _accept_again(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
         self._stats.resent += 1
-        self._log.info("Command {id} came again; its result is sent again", id=command.command_id)
+        _log.info("Command {id} came again; its result is sent again", id=command.command_id)
         acknowledge(None)
 
     def _refuse_mismatch(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:

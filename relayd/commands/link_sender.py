@@ -23,6 +23,8 @@ from relayd.language.texts import span
 from relayd.process.logs import is_logged
 from relayd.wire.messages import CommandResult
 
+_log = Logger("relayd.commands")
+
 #: Seconds without a receipt after which a link with as many results in flight as it may have is not held up by them.
 RECEIPT_PATIENCE: Final = 60.0
 
@@ -49,7 +51,6 @@ class LinkSender:
         without_receipts: WithoutReceipts,
         stats: Stats,
     ) -> None:
-        self._log = Logger("relayd.commands")
         self._clock = clock
         self._link = link
         self._results = results
@@ -131,7 +132,7 @@ class LinkSender:
         try:
             await self.in_flight.when_room().addTimeout(RECEIPT_PATIENCE, self._clock)
         except TimeoutError:
-            self._log.warn(
+            _log.warn(
                 "The main server has sent no receipt for {span}, and {count} results wait for one: the others are sent "
                 "without waiting, and again on the next connection",
                 span=span(RECEIPT_PATIENCE),
@@ -152,7 +153,7 @@ class LinkSender:
         self.in_flight.record_sent(key, self._clock.seconds())
         self._stats.sent += 1
         if is_logged("debug"):
-            self._log.debug("Sent the result of {id}", event="sent", id=key.command_id)
+            _log.debug("Sent the result of {id}", event="sent", id=key.command_id)
         self._link.send_result(result)
         self._without_receipts.watch(self.in_flight)
 
@@ -162,7 +163,7 @@ class LinkSender:
     def _not_pumped(self, failure: Failure) -> None:
         self._pumping = False
         if not failure.check(CancelledError):
-            self._log.error("Internal error: sending stopped: {kind}", kind=type(failure.value).__name__)
+            _log.error("Internal error: sending stopped: {kind}", kind=type(failure.value).__name__)
 
     def _retry(self, key: ResultKey) -> None:
         del self._retries[key]

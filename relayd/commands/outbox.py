@@ -22,6 +22,8 @@ from relayd.language.texts import Translate, english, printable
 from relayd.process.logs import is_logged
 from relayd.wire.messages import CommandResult, Receipt
 
+_log = Logger("relayd.commands")
+
 #: How often a result that the main server refuses is sent again on one link.
 MAX_RETRIES: Final = 2
 #: Seconds until then, when the link lives so long.
@@ -65,7 +67,6 @@ class Outbox:
         settled: Callable[[], None],
         translate: Translate = english,
     ) -> None:
-        self._log = Logger("relayd.commands")
         self._clock = clock
         self._settled = settled
         self._translate = translate
@@ -135,9 +136,9 @@ class Outbox:
         self._suspects.forget(lambda key: not self._results.is_held(key))
         keys, offered = self._results.due(pending), self._results.offered()
         if keys:
-            self._log.info("Sending {count} unconfirmed results again: {ids}", count=len(keys), ids=_ids_of(keys))
+            _log.info("Sending {count} unconfirmed results again: {ids}", count=len(keys), ids=_ids_of(keys))
         if offered:
-            self._log.info(
+            _log.info(
                 "Offering {count} results once more that were refused before: {ids}",
                 count=len(offered),
                 ids=_ids_of(offered),
@@ -177,11 +178,11 @@ class Outbox:
             key = self._results.find(receipt.command_id)
         if key is None:
             self._stats.stray += 1
-            self._log.debug("A receipt matches no result: {id}", id=printable(receipt.command_id or "", 256))
+            _log.debug("A receipt matches no result: {id}", id=printable(receipt.command_id or "", 256))
         elif receipt.success:
             self._stats.confirmed += 1
             if is_logged("debug"):
-                self._log.debug("The main server has the result of {id}", event="confirmed", id=key.command_id)
+                _log.debug("The main server has the result of {id}", event="confirmed", id=key.command_id)
             self._settle(key)
         else:
             self._refused(sender, key, receipt.error)
@@ -210,7 +211,7 @@ class Outbox:
     def _presume(self, key: ResultKey) -> None:
         """The main server has read it, and sends no receipts."""
         self._stats.presumed += 1
-        self._log.debug("The main server has read the result of {id}", event="confirmed", id=key.command_id)
+        _log.debug("The main server has read the result of {id}", event="confirmed", id=key.command_id)
         self._settle(key)
 
     def _refused(self, sender: LinkSender | None, key: ResultKey, reason: str | None) -> None:
@@ -222,9 +223,7 @@ class Outbox:
         self._stats.rejected += 1
         self._suspects.acquit(key)  # the main server has read it, and lives
         if not self._results.is_due(key):  # a second copy, and the first was confirmed; or a dead letter
-            self._log.debug(
-                "The main server refused the result of {id} again: {reason}", id=key.command_id, reason=reason
-            )
+            _log.debug("The main server refused the result of {id} again: {reason}", id=key.command_id, reason=reason)
             return
         if sender is not None:
             if sender.count_refusal(key) > MAX_RETRIES:
@@ -232,12 +231,12 @@ class Outbox:
                 return
             if sender is self._current:
                 sender.enqueue_later(key, RETRY_DELAY)
-        self._log.warn("The main server refused the result of {id}: {reason}", id=key.command_id, reason=reason)
+        _log.warn("The main server refused the result of {id}: {reason}", id=key.command_id, reason=reason)
 
     def _bury(self, key: ResultKey, reason: str | None) -> None:
         """The main server will not take it: nobody waits for it any more, and each new link is offered it once."""
         self._stats.given_up += 1
-        self._log.error(
+        _log.error(
             "The main server refused the result of {id} {times} times: {reason}. It is offered once more on each new "
             "connection{kept}",
             id=key.command_id,
@@ -252,7 +251,7 @@ class Outbox:
     def _give_up(self, key: ResultKey) -> None:
         """It breaks links: from now on the result without its output goes out in its place."""
         self._stats.given_up += 1
-        self._log.error(
+        _log.error(
             "The result of {id} is not sent any more: the main server dropped each connection that carried it{kept}",
             id=key.command_id,
             kept=_kept(key),

@@ -13,6 +13,8 @@ from relayd.errors import RelayError
 from relayd.interfaces import IAudit
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
+_log = Logger("relayd.commands")
+
 
 class CommandReports:
     """
@@ -25,7 +27,6 @@ class CommandReports:
     """
 
     def __init__(self, clock: IReactorTime, stats: Stats, audit: IAudit | None) -> None:
-        self._log = Logger("relayd.commands")
         self._clock = clock
         self._stats = stats
         self._audit = audit
@@ -40,7 +41,7 @@ class CommandReports:
         self._stats.accepted += 1
         if self._audit is not None:
             self._audit.record_accepted(command)
-        self._log.info(
+        _log.info(
             "Accepted command {text}",
             text=f"{command.command_id} for {_where(command)}",
             event="accepted", id=command.command_id, user=command.username, host=command.host, port=command.port,
@@ -62,7 +63,7 @@ class CommandReports:
         self._stats.count_ended(ended, queued, details)
         if self._audit is not None:
             self._audit.record_ended(command, outcome, result, duration)
-        self._log.info(
+        _log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
             f"{details.stdout_bytes} bytes of stdout, {details.stderr_bytes} of stderr",
@@ -76,7 +77,7 @@ class CommandReports:
         self._stats.refused[error.code] += 1
         if self._audit is not None:
             self._audit.record_refused(command, error)
-        self._log.info(
+        _log.info(
             "Refused command {id} for {where}: {code}", where=_where(command),
             event="refused", id=command.command_id, user=command.username, host=command.host, port=command.port,
             code=error.code,

@@ -22,6 +22,8 @@ from relayd.language.texts import Translate, span
 from relayd.process.logs import is_logged
 from relayd.wire.messages import CommandResult
 
+_log = Logger("relayd.commands")
+
 
 class Owner(Protocol):
     """What hears from a `Scheduler` how its commands fare."""
@@ -59,7 +61,6 @@ class Scheduler:
         owner: Owner,
         translate: Translate,
     ) -> None:
-        self._log = Logger("relayd.commands")
         self._clock = clock
         self._runner = runner
         self._journal = journal
@@ -175,7 +176,7 @@ class Scheduler:
     def _starting(self, active: ActiveCommand) -> Deferred[None]:
         """Record that the command is about to be told to run; it is not told before that."""
         if is_logged("debug"):
-            self._log.debug("Starting command {id}", event="started", id=active.command.command_id)
+            _log.debug("Starting command {id}", event="started", id=active.command.command_id)
         return self._journal.start(active.command.command_id).addErrback(self._not_started, active)
 
     def _not_started(self, failure: Failure, active: ActiveCommand) -> Failure:
@@ -187,7 +188,7 @@ class Scheduler:
         else:
             unexplained = RelayError()
             unexplained.executed = "unknown"
-            error = explain_failure(failure, "run", active.command.command_id, unexplained, self._log)
+            error = explain_failure(failure, "run", active.command.command_id, unexplained, _log)
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
@@ -220,7 +221,7 @@ class Scheduler:
         self._owner.command_ended(active, result, False)
 
     def _explain(self, failure: Failure, doing: str, active: ActiveCommand) -> RelayError:
-        return explain_failure(failure, doing, active.command.command_id, RelayError(), self._log)
+        return explain_failure(failure, doing, active.command.command_id, RelayError(), _log)
 
     # The queue
 

@@ -21,6 +21,8 @@ from relayd.language.charsets import UTF8, Decoder
 from relayd.language.texts import span
 from relayd.wire.messages import BASE64, CommandOutput, ExecuteCommand, StreamName
 
+_log = Logger("relayd.commands")
+
 #: Seconds that a command waits for a link that is full, or for its turn on it; after that the command goes on without
 #: its output being sent, until the link is free again.
 PATIENCE = 20.0
@@ -112,8 +114,6 @@ class OutputStream:
     Every command may write once more to a link that is full: that bounds what can pile up there.
     """
 
-    _log = Logger("relayd.commands")
-
     def __init__(self, streams: Streams, command: ExecuteCommand) -> None:
         self._streams = streams
         self._command_id, self._numeric_id = command.command_id, command.numeric_id
@@ -185,7 +185,7 @@ class OutputStream:
         self._waits.discard(waiting)
         if isinstance(outcome, Failure) and outcome.check(TimeoutError):
             self._stuck = link
-            self._log.warn(
+            _log.warn(
                 "The uplink has been full for {span}: output of {command_id} is passed over",
                 span=span(PATIENCE),
                 command_id=self._command_id,

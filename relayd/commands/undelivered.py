@@ -16,6 +16,8 @@ from relayd.errors import RelayError
 from relayd.interfaces import EntryState, IJournal
 from relayd.wire.messages import CommandResult
 
+_log = Logger("relayd.commands")
+
 #: Results held that no journal holds, and bytes of memory for them. Most are refusals, which are small.
 MAX_UNRECORDED: Final = 1000
 MAX_UNRECORDED_BYTES: Final = 64 << 20
@@ -36,7 +38,6 @@ class UndeliveredResults:
     """Finds, keeps and lets go of results that the main server has not confirmed, wherever they are held."""
 
     def __init__(self, journal: IJournal) -> None:
-        self._log = Logger("relayd.commands")
         self._journal = journal
         self._unrecorded = HeldResults(MAX_UNRECORDED, MAX_UNRECORDED_BYTES)
         #: Those of them that the main server refused: nobody waits for these.
@@ -76,7 +77,7 @@ class UndeliveredResults:
             return await self._journal.load(key.command_id)
         except RelayError as error:
             # It is still there for the next link.
-            self._log.error("The result of {id} cannot be read: {error}", id=key.command_id, error=str(error))
+            _log.error("The result of {id} cannot be read: {error}", id=key.command_id, error=str(error))
             return None
 
     def due(self, pending: Container[str]) -> list[ResultKey]:

@@ -15,6 +15,8 @@ from relayd.commands.in_flight import InFlight
 from relayd.commands.undelivered import ResultKey
 from relayd.interfaces import IJournal
 
+_log = Logger("relayd.commands")
+
 #: Seconds with a result in flight, on one link or on several, after which a main server that has never sent a receipt
 #: is asked for a sign of life instead.
 PATIENCE: Final = 30.0
@@ -51,7 +53,6 @@ class WithoutReceipts:
     """
 
     def __init__(self, clock: IReactorTime, journal: IJournal, delivered: Callable[[ResultKey], None]) -> None:
-        self._log = Logger("relayd.commands")
         self._clock = clock
         self._journal = journal
         self._delivered = delivered
@@ -128,7 +129,7 @@ class WithoutReceipts:
         in_flight.mark_read(last)
         if self._journal.noted(_RECEIPTS) is None:
             self._journal.note(_RECEIPTS, "never")
-            self._log.info("The main server sends no receipts: results that it has read count as delivered")
+            _log.info("The main server sends no receipts: results that it has read count as delivered")
         self.results_read(in_flight, last)
         if in_flight:
             self.watch(in_flight)

@@ -43,5 +43,6 @@ class ApiKeyFile:
             self._warned = True
             from twisted.logger import Logger  # a slow import, which would hold up every run of relayctl
 
-            Logger("relayd.config").warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
+            _log = Logger("relayd.config")
+            _log.warn("Other users can read the API key in {path}: chmod 600 it", path=self._path)
         return key

@@ -23,6 +23,8 @@ from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
 from relayd.errors import ConfigError
 
+_log = Logger("relayd.config")
+
 #: What stands for the tables of credentials where an option has its name.
 CREDENTIALS: Final = "[[credentials]]"
 #: The most characters of old and new value that the log shows.
@@ -99,8 +101,6 @@ class ReloadOnSignal(Service):
     :param announce: gives a context for each reload.
     """
 
-    _log = Logger("relayd.config")
-
     def __init__(
         self,
         reactor: Any,
@@ -130,7 +130,7 @@ class ReloadOnSignal(Service):
     def reload(self) -> None:
         """Read the settings and apply them, or log why not."""
         if not self._relay.running:
-            self._log.info("SIGHUP: relayd is stopping; its settings stay as they are")
+            _log.info("SIGHUP: relayd is stopping; its settings stay as they are")
             return
         with self._announce():
             self._reload()
@@ -148,14 +148,14 @@ class ReloadOnSignal(Service):
             self._refuse(error, 0)
             return
         except Exception:  # such as a working directory that is gone; the relay keeps running
-            self._log.failure("SIGHUP: the settings could not be read again, and stay as they are")
+            _log.failure("SIGHUP: the settings could not be read again, and stay as they are")
             return
         self._tell(changes)
         for what in exposed:
-            self._log.warn("SIGHUP: {exposed}", exposed=what)
+            _log.warn("SIGHUP: {exposed}", exposed=what)
 
     def _refuse(self, error: ConfigError, more: int) -> None:
-        self._log.error(
+        _log.error(
             "SIGHUP: nothing was changed, because of {reason}{more}",
             reason=str(error),
             more=f" (and {more} more: relayctl check lists them)" if more else "",
@@ -167,9 +167,9 @@ class ReloadOnSignal(Service):
             f"for new commands: {', '.join(now.values())}" if now else "",
             f"from the next connection to the main server: {', '.join(later.values())}" if later else "",
         ]
-        self._log.info(
+        _log.info(
             "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connection anyway",
             what=", and ".join(filter(None, parts)) or "nothing",
         )
         if pending := changes.of(Effect.RESTART):
-            self._log.warn("SIGHUP: these take effect after a restart: {what}", what=", ".join(pending.values()))
+            _log.warn("SIGHUP: these take effect after a restart: {what}", what=", ".join(pending.values()))

@@ -16,6 +16,8 @@ from relayd.hub.wire import BoundedServer
 from relayd.language.texts import printable
 from relayd.wire.dialects import native, socketio
 
+_log = Logger("relayd.hub")
+
 ServerDialect = native.NativeServerDialect | socketio.SocketIOServerDialect
 
 
@@ -26,8 +28,6 @@ class HandshakeServer(BoundedServer):
     :param accepts: whether a ``proxyId`` and an ``apiKey`` belong together.
     :ivar proxy_id: the relay that the request names; only `_authentic` says whether that is true.
     """
-
-    _log = Logger("relayd.hub")
 
     def __init__(self, accepts: Callable[[str, str], bool], settings: HubSettings) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class HandshakeServer(BoundedServer):
             self._denial = "The polling transport is not supported here: use transport=websocket."
         text = self._denial or HTTPStatus(code).phrase
         self.wasNotCleanReason = text
-        self._log.info("Refused a connection from {peer}: {code} {reason}", peer=self.peer, code=int(code), reason=text)
+        _log.info("Refused a connection from {peer}: {code} {reason}", peer=self.peer, code=int(code), reason=text)
         body = text.encode() + b"\n"
         headers = [
             *(responseHeaders or ()),

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.hub.doorway import Doorway
@@ -39,6 +40,8 @@ from relayd.wire.messages import (
     ExecuteCommand,
 )
 from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
+
+_log = Logger("relayd.hub")
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 _NORMAL, _GOING_AWAY, _PROTOCOL_ERROR = 1000, 1001, 1002
@@ -189,7 +192,7 @@ class RelayConnection(HandshakeServer):
             self._handle(events)
 
     def _break(self, reason: str) -> None:
-        self._log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self.shown_id, reason=reason)
+        _log.warn("Closing {proxy_id}: it sent {reason}", proxy_id=self.shown_id, reason=reason)
         self._flush()
         self._end(_PROTOCOL_ERROR, reason)
 
@@ -206,13 +209,13 @@ class RelayConnection(HandshakeServer):
             elif isinstance(event, Broken):
                 self._break(event.reason)
             elif isinstance(event, Ignored):
-                self._log.debug("Ignored from {proxy_id}: {what}", proxy_id=self.shown_id, what=event.what)
+                _log.debug("Ignored from {proxy_id}: {what}", proxy_id=self.shown_id, what=event.what)
         self._flush()
 
     def _join(self) -> None:
         if not self._authentic:
             # as the known main servers do: the namespace is joined first, then comes the disconnect packet
-            self._log.warn("Refused relay {proxy_id} from {peer}", proxy_id=self.shown_id, peer=self.peer)
+            _log.warn("Refused relay {proxy_id} from {peer}", proxy_id=self.shown_id, peer=self.peer)
             self._dialect.refuse("The proxyId or the apiKey is wrong.")
             self._flush()
             self._end(_NORMAL, "")
@@ -236,9 +239,9 @@ class RelayConnection(HandshakeServer):
                 self._listener.status_received(self, parse_command_status(event.data))
             else:
                 name = printable(event.name, 80)
-                self._log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self.shown_id, name=name)
+                _log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self.shown_id, name=name)
         except InvalidMessage as error:
-            self._log.warn("From {proxy_id}: {error}", proxy_id=self.shown_id, error=str(error))
+            _log.warn("From {proxy_id}: {error}", proxy_id=self.shown_id, error=str(error))
             if event.name == COMMAND_RESULT:
                 self._confirm({"success": False, "error": str(error)}, error.command_id)
 
@@ -272,7 +275,7 @@ class RelayConnection(HandshakeServer):
             self._join_deadline.cancel()
         if self._joined:
             self._joined = False
-            self._log.info(
+            _log.info(
                 "Relay {proxy_id} is gone: {reason}",
                 proxy_id=self.shown_id,
                 reason="it closed the connection" if wasClean else printable(str(self.wasNotCleanReason), 200),

@@ -39,6 +39,8 @@ from relayd.wire.messages import (
 )
 from relayd.wire.parsing import parse_command_status
 
+_log = Logger("relayd.hub")
+
 Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
 
 
@@ -58,8 +60,6 @@ class Hub:
     :param keys: the API key of each relay by its ``proxyId``, or a function that looks one up and gives ``None`` for an
         unknown relay.
     """
-
-    _log = Logger("relayd.hub")
 
     def __init__(self, reactor: IReactorTime, keys: Keys, settings: HubSettings | None = None) -> None:
         self._reactor = reactor
@@ -199,14 +199,14 @@ class Hub:
     def relay_connected(self, link: RelayConnection) -> None:
         """A relay has joined with the right key; its older connection, if any, is closed."""
         replaced = self._registry.connect(link.proxy_id, link)
-        self._log.info(
+        _log.info(
             "Relay {proxy_id} connected from {peer} ({dialect})",
             proxy_id=link.proxy_id,
             peer=link.peer,
             dialect=link.dialect,
         )
         if replaced is not None:
-            self._log.warn(
+            _log.warn(
                 "It replaces the connection of {proxy_id} from {peer}. If this goes on, two relays share one proxyId",
                 proxy_id=link.proxy_id,
                 peer=replaced.peer,
@@ -225,7 +225,7 @@ class Hub:
         """A result has arrived, and a receipt for it was sent."""
         order = self._take(link.proxy_id, result.command_id)
         if order is None:
-            self._log.info(
+            _log.info(
                 "Relay {proxy_id} sent a result for {command_id}, which nobody waits for",
                 proxy_id=link.proxy_id,
                 command_id=printable(result.command_id, 256),
@@ -241,7 +241,7 @@ class Hub:
         try:
             order.on_output(output)
         except Exception:
-            self._log.failure("The function that takes the output of {command_id} failed", command_id=order.command_id)
+            _log.failure("The function that takes the output of {command_id} failed", command_id=order.command_id)
 
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
         """An answer has arrived in a dialect without acknowledgements."""

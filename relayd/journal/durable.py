@@ -26,8 +26,8 @@ from relayd.journal.writer import Writer
 from relayd.language.texts import Translate, english
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
-#: Bytes of memory for its output beyond which a result is written by itself.
-LARGE: Final = 256 << 10
+_log = Logger("relayd.journal")
+
 #: Confirmed commands that are known without a look at the disk.
 RECENT: Final = 10_000
 
@@ -42,8 +42,6 @@ class DurableJournal:
     :param durable: whether a commit survives a loss of power, and not only the end of the process.
     :param translate: to the language of the results of commands that an earlier process left unfinished.
     """
-
-    _log = Logger("relayd.journal")
 
     def __init__(
         self,
@@ -65,6 +63,8 @@ class DurableJournal:
         # not confirmed.
         self._unwritten: list[str] = []
         self._ends: dict[str, CommandResult | None] = {}
+        # Ends that are being recorded once more, and whether their results were confirmed meanwhile.
+        self._retried: dict[str, bool] = {}
 
     @property
     def outstanding(self) -> int:
@@ -87,7 +87,7 @@ class DurableJournal:
         self._notes = recovery.notes
         if recovery.ended:
             unknown = sum(code == OutcomeLost.code for _, code in recovery.ended)
-            self._log.warn(
+            _log.warn(
                 "relayd did not stop in good order: of the commands that were under way, {unknown} may or may not have "
                 "run to their end, and {not_executed} were not run. Their results say so",
                 unknown=unknown,
@@ -110,7 +110,7 @@ class DurableJournal:
         self._store.close()
         saved = salvage(kept, self._path)
         # Loud, and kept: a command whose id was not saved would run again, should the main server send it again.
-        self._log.critical(
+        _log.critical(
             "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read, "
             "and are in the new one. Others may be lost: relayd does not know them if they come again",
             kept=saved.kept,
@@ -148,8 +148,8 @@ class DurableJournal:
 
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
-        large = getsizeof(result.stdout) + getsizeof(result.stderr) > LARGE
-        return self._writer.submit(self._store.finish, result, large=large).addCallbacks(
+        size = getsizeof(result.stdout) + getsizeof(result.stderr)
+        return self._writer.submit(self._store.finish, result, size=size).addCallbacks(
             self._finished, self._not_finished, callbackArgs=(result.command_id,), errbackArgs=(result,)
         )
 
@@ -165,6 +165,8 @@ class DurableJournal:
         """See `IJournal.confirm`.  What is not finished, or was confirmed before, is left as it is."""
         if command_id in self._ends:
             self._ends[command_id] = None
+        elif command_id in self._retried:
+            self._retried[command_id] = True
         elif self._index.settle(command_id):
             self._pruner.count_confirmed()
             self._record_confirmation(command_id)
@@ -192,11 +194,19 @@ class DurableJournal:
 
     def _record_end(self, command_id: str, result: CommandResult | None) -> None:
         if result is not None:
-            self.finish(result).addErrback(lambda _: None)
+            self._retried[command_id] = False
+            self.finish(result).addBoth(self._end_retried, command_id)
             return
         if (live := self._index.unfinished.pop(command_id, None)) is not None:
             self._index.remember(command_id, live.fingerprint)
         self._writer.submit(self._store.end, command_id).addErrback(lambda _: self._ends.setdefault(command_id))
+
+    def _end_retried(self, outcome: Failure | None, command_id: str) -> None:
+        if self._retried.pop(command_id):  # its result was confirmed meanwhile
+            if outcome is None:
+                self.confirm(command_id)
+            else:
+                self._ends[command_id] = None
 
     # What is known
 

@@ -14,6 +14,8 @@ from relayd.journal.index import JournalIndex
 from relayd.journal.store import PRUNE_ROWS, Store
 from relayd.journal.writer import Writer
 
+_log = Logger("relayd.journal")
+
 #: Seconds between two looks for what has been kept for long enough.
 PRUNE_INTERVAL: Final = 60.0
 #: Seconds until the next look where there was too much for one.
@@ -33,8 +35,6 @@ class Pruner:
     :param catch_up: called first each time: tries once more to record what could not be recorded.
     :param expire: called with each command whose result expires.
     """
-
-    _log = Logger("relayd.journal")
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Pruner:
         now, limits = self._store.now(), self._index.limits
         expired = self._index.expired(now)
         if expired:
-            self._log.warn(
+            _log.warn(
                 "{count} results were not confirmed for {days:g} days, and expire",
                 count=len(expired),
                 days=limits.retention / 86400,

@@ -20,8 +20,14 @@ from relayd.errors import JournalUnavailable
 from relayd.journal.store import Call, Store
 from relayd.language.texts import Text
 
+_log = Logger("relayd.journal")
+
 #: How much is written together at most: all that waited for it goes on in one turn of the reactor.
 MAX_BATCH: Final = 128
+#: Bytes beyond which a request is large, and those of large requests that are written together: a megabyte takes some
+#: 10 ms, in which everything else waits.
+LARGE: Final = 256 << 10
+LARGE_BATCH: Final = 1 << 20
 #: Seconds for which what nobody waits for is put off until something more urgent is written.
 LINGER: Final = 0.1
 
@@ -60,17 +66,16 @@ class Writer:
     :ivar trouble: why nothing can be recorded now; ``None``: it can be.
     """
 
-    _log = Logger("relayd.journal")
-
     def __init__(self, reactor: Any, store: Store) -> None:
         self._reactor = reactor
         self._store = store
         self._worker: _Worker
         self._pending: list[_Request] = []
-        # Large results. One of them is written after each batch of everything else: a megabyte takes some 10 ms, and
-        # nobody waits for more than one of these.
-        self._large: deque[_Request] = deque()
+        # Large requests, with their sizes. Up to `LARGE_BATCH` of them are written after each batch of everything else,
+        # which so waits for one of these at most.
+        self._large: deque[tuple[_Request, int]] = deque()
         self._large_next = False
+        self._large_failed = False
         self._busy = False
         self._linger: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
@@ -90,14 +95,14 @@ class Writer:
         """Whether nothing was written for so many seconds, and nothing is to be."""
         return not self._busy and self._linger is None and self._reactor.seconds() - self._wrote >= seconds
 
-    def submit(self, method: Callable[..., object], *arguments: object, large: bool = False) -> Deferred[Any]:
+    def submit(self, method: Callable[..., object], *arguments: object, size: int = 0) -> Deferred[Any]:
         """
         Have a method of the store called soon, in a transaction.
 
-        :param large: whether it takes so long that it gets a transaction of its own.
+        :param size: bytes that it has to write; what is small need not say.
         :return: fires with what the method gave, when that is committed.
         """
-        done = self._add(self._large if large else self._pending, method, arguments)
+        done = self._add(method, arguments, size)
         if not self._busy and self._closed is None:
             self._busy = True
             # at the end of this turn of the reactor: what the same frame brings is then written together
@@ -110,7 +115,7 @@ class Writer:
 
         Nobody waits for it: alone, it would hold up the next command by a commit.
         """
-        done = self._add(self._pending, method, arguments)
+        done = self._add(method, arguments)
         if not self._busy and self._linger is None and self._closed is None:
             self._linger = self._reactor.callLater(LINGER, self._lingered)
         return done
@@ -127,13 +132,15 @@ class Writer:
             self._write()  # what lingers
         return self._closed
 
-    def _add(
-        self, queue: list[_Request] | deque[_Request], method: Callable[..., object], arguments: tuple[object, ...]
-    ) -> Deferred[Any]:
+    def _add(self, method: Callable[..., object], arguments: tuple[object, ...], size: int = 0) -> Deferred[Any]:
         if self._closed is not None:
             return fail(JournalUnavailable(reason=Text("relayd stops")))
         done: Deferred[Any] = Deferred()
-        queue.append(((method, arguments), done))
+        request = ((method, arguments), done)
+        if size > LARGE:
+            self._large.append((request, size))
+        else:
+            self._pending.append(request)
         return done
 
     def _lingered(self) -> None:
@@ -146,17 +153,27 @@ class Writer:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        if self._large and (self._large_next or not self._pending):
-            batch, self._large_next = [self._large.popleft()], False
+        large = bool(self._large) and (self._large_next or not self._pending)
+        if large:
+            batch = self._take_large()
         else:
             batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            self._large_next = True
+        self._large_next = not large
         calls = [call for call, _ in batch]
-        self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, outcomes))
+        self._worker.do(lambda: self._store.apply(calls), lambda outcomes: self._written(batch, large, outcomes))
 
-    def _written(self, batch: list[_Request], outcomes: list[object]) -> None:
+    def _take_large(self) -> list[_Request]:
+        request, total = self._large.popleft()
+        batch = [request]
+        while self._large and total + self._large[0][1] <= LARGE_BATCH:
+            request, size = self._large.popleft()
+            batch.append(request)
+            total += size
+        return batch
+
+    def _written(self, batch: list[_Request], large: bool, outcomes: list[object]) -> None:
         self._wrote = self._reactor.seconds()
-        self._judge(outcomes)
+        self._judge(outcomes, large)
         for (_, done), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 done.errback(outcome)
@@ -169,15 +186,18 @@ class Writer:
             if self._closed is not None:
                 self._end(self._closed)
 
-    def _judge(self, outcomes: list[object]) -> None:
+    def _judge(self, outcomes: list[object], large: bool) -> None:
         """Log it once when writing begins to fail, and once when it works again."""
         failed = next((outcome for outcome in outcomes if isinstance(outcome, JournalUnavailable)), None)
-        if failed is not None and self.trouble is None:
-            self.trouble = str(failed.fields["reason"])
-            self._log.error("{error}", error=str(failed))
-        elif failed is None and self.trouble is not None:
+        if failed is not None:
+            self._large_failed = large
+            if self.trouble is None:
+                self.trouble = str(failed.fields["reason"])
+                _log.error("{error}", error=str(failed))
+        elif self.trouble is not None and (large or not self._large_failed):
+            # A disk that is nearly full still takes what is small.
             self.trouble = None
-            self._log.info("The journal can be written again")
+            _log.info("The journal can be written again")
 
     def _end(self, closed: Deferred[None]) -> None:
         self._worker.do(self._store.close, lambda _: closed.callback(None))

@@ -14,6 +14,8 @@ from twisted.logger import Logger
 
 from relayd.language.texts import span
 
+_log = Logger("relayd.process")
+
 #: Seconds between two beats.
 INTERVAL: Final = 0.05
 #: Upper bounds, in seconds, of the buckets in which delays of beats are counted.
@@ -48,8 +50,6 @@ class LagMonitor(Service):
     :param clock: a monotonic clock: a jump would look like a stall.
     """
 
-    _log = Logger("relayd.process")
-
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._counts = [0] * (len(BOUNDS) + 1)
@@ -68,7 +68,7 @@ class LagMonitor(Service):
         if self._call is not None:
             self._call.cancel()
             self._call = None
-        self._log.info(
+        _log.info(
             "Longest stall of the event loop: {span}; beats by delay: {beats}",
             span=span(self._longest),
             milliseconds=self._longest * 1000,
@@ -97,7 +97,7 @@ class LagMonitor(Service):
             self._longest, self._longest_at = late, now
         if late >= WARN_AT and now >= self._silent_until:
             self._silent_until = now + WARN_EVERY
-            self._log.warn(
+            _log.warn(
                 "The event loop was blocked for {span}; everything had to wait",
                 span=span(late),
                 milliseconds=late * 1000,

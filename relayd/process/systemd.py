@@ -18,6 +18,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+_log = Logger("relayd.process")
+
 #: Seconds between two looks at the status.
 INTERVAL: Final = 1.0
 #: Seconds that a stop may take beyond the drain timeout: the uplink says goodbye, connections and journal close.
@@ -56,8 +58,6 @@ class Notifier(Service):
     :param watchdog: seconds within which the service manager expects a sign of life; ``None``: it expects none.
     :param time_of_day: returns seconds since 1970, for times that people read.
     """
-
-    _log = Logger("relayd.process")
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Notifier(Service):
             self._send(message)
         except OSError as error:
             if not self._failed:
-                self._log.warn("Cannot notify the service manager: {error}", error=error.strerror)
+                _log.warn("Cannot notify the service manager: {error}", error=error.strerror)
             self._failed = True
             return False
         self._failed = False

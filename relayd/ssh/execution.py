@@ -69,6 +69,9 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     shell: bool
     permission: Permission | None
 
+    def __repr__(self) -> str:
+        return f"RunRequest({self.target!r})"  # command, input and variables may hold secrets
+
 
 class Execution:
     """

@@ -26,6 +26,8 @@ from relayd.network.descriptors import words_of
 from relayd.status.responses import Responder, Response
 from relayd.status.sources import StatusSources
 
+_log = Logger("relayd.status")
+
 #: Connections at a time; more are closed.
 MAX_CONNECTIONS: Final = 32
 #: Seconds that one may last, whatever its client does. Each carries one request.
@@ -37,8 +39,6 @@ _Respond = Callable[[str, str, list[str], str], Response]
 
 class _Request(http.Request):
     """One request, which has no body."""
-
-    _log = Logger("relayd.status")
 
     def __init__(self, respond: _Respond, channel: http.HTTPChannel, queued: object = None) -> None:
         super().__init__(channel)
@@ -73,7 +73,7 @@ class _Request(http.Request):
                 ", ".join(headers.getRawHeaders("accept", [])),
             )
         except Exception:
-            self._log.failure("Internal error: {path} cannot be shown", path=self.path.decode("latin-1")[:100])
+            _log.failure("Internal error: {path} cannot be shown", path=self.path.decode("latin-1")[:100])
             response = Response(500, "text/plain; charset=utf-8", b"Internal error: see relayd's log.\n")
         self.setResponseCode(response.code)
         for name, value in response.headers().items():
@@ -155,8 +155,6 @@ class StatusServer(Service):
     :param reactor: provides time and network.
     """
 
-    _log = Logger("relayd.status")
-
     def __init__(self, reactor: Any, address: ListenAddress, sources: StatusSources) -> None:
         self.setName("status")
         self._reactor = reactor
@@ -177,9 +175,9 @@ class StatusServer(Service):
         if failures:
             raise ConfigError(option="--status", reason=_reason(self._address, failures[0].value)) from None
         super().startService()
-        self._log.info("Status and metrics are at {address}", address=str(self._address))
+        _log.info("Status and metrics are at {address}", address=str(self._address))
         if not self._address.is_local:
-            self._log.warn(
+            _log.warn(
                 "--status: other machines can reach {address} without a password. It shows hosts, users and ids of "
                 "commands: protect it with a firewall, or with a proxy that authenticates",
                 address=str(self._address),

@@ -34,6 +34,8 @@ from relayd.wire.dialects.events import (
 )
 from relayd.wire.messages import PROXY_STATUS_UPDATE
 
+_log = Logger("relayd.uplink")
+
 #: Seconds that the attachments of a binary event may take to come.
 ATTACHMENT_TIMEOUT: Final = 60.0
 
@@ -58,8 +60,6 @@ class Conversation:
     :param machine: of the connection.
     :ivar recognised: whether the main server has shown that it speaks the dialect.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Conversation:
             self._owner.on_status_update(event.data)
         else:
             self._owner.on_message_ignored()
-            self._log.debug("Ignored the event {name}", name=printable(event.name, 100))
+            _log.debug("Ignored the event {name}", name=printable(event.name, 100))
 
     def _disconnected(self, event: Disconnected) -> None:
         reason = self._settings.quote(event.reason)
@@ -179,13 +179,13 @@ class Conversation:
         self._owner.on_message_ignored()
         if event.strange and event.what not in self._logged:
             self._logged.add(event.what)
-            self._log.info(
+            _log.info(
                 "The main server sent {what}, which is not an event. relayd ignores it, and further ones like it: see "
                 "the metric relayd_uplink_ignored_total",
                 what=event.what,
             )
         else:
-            self._log.debug("Ignored {what}", what=event.what)
+            _log.debug("Ignored {what}", what=event.what)
 
     def _attachments_due(self, event: AttachmentsDue) -> None:
         self._cancel_attachments()

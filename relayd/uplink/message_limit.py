@@ -21,6 +21,8 @@ from twisted.logger import Logger
 from relayd.uplink.closing import TOO_BIG
 from relayd.wire.dialects.codec import NO_LIMIT
 
+_log = Logger("relayd.uplink")
+
 #: Bytes of a message from which on a ping asks whether it was read.
 LARGE: Final = 2_000
 #: Limits to try, one after the other, in bytes: a little less than the usual limits of servers.
@@ -110,8 +112,6 @@ class MessageLimit:
     :param server: the main server's name in the log.
     """
 
-    _log = Logger("relayd.uplink")
-
     def __init__(self, clock: IReactorTime, server: str) -> None:
         self._clock = clock
         self._server = server
@@ -131,7 +131,7 @@ class MessageLimit:
         if self._limit is None:
             return NO_LIMIT
         if self._clock.seconds() >= self._until:
-            self._log.info("Trying messages of more than {limit} bytes again", limit=self._limit)
+            _log.info("Trying messages of more than {limit} bytes again", limit=self._limit)
             self._limit = None
             return NO_LIMIT
         return self._limit
@@ -163,7 +163,7 @@ class MessageLimit:
         now = self._clock.seconds()
         if 0 < size <= LEAST_GUESS and self._limit is not None and not self._said and self._losses:
             # A small message has not helped: the size was not the cause.
-            self._log.info("Smaller messages did not help: dropping the limit of {limit} bytes", limit=self._limit)
+            _log.info("Smaller messages did not help: dropping the limit of {limit} bytes", limit=self._limit)
             self._limit, self._losses = None, 0
             self._no_guess_until = now + self._guess_for
         if size <= LEAST_GUESS or now < self._no_guess_until or (size <= self._read and now < self._read_until):
@@ -191,7 +191,7 @@ class MessageLimit:
             if self._losses <= GUESS_AFTER:  # the first guess, and not one more step down
                 self._guess_for = min(BELIEVE_FOR, 2 * self._guess_for)
         self._limit, self._said = limit, said
-        self._log.warn(
+        _log.warn(
             "The main server {server} {what}: messages are cut to {limit} bytes for the next {hours:g} hours. Results "
             "lose the middle of their output then: raise the limit there, or see --max-output",
             server=self._server,

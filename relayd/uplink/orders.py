@@ -27,6 +27,8 @@ from relayd.wire.messages import (
 )
 from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
 
+_log = Logger("relayd.uplink")
+
 #: The events that only a relay gets: a main server that sends one has accepted it.
 ORDERS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS))
 
@@ -39,8 +41,6 @@ class Orders:
     :param translate: to the language of errors in acknowledgements.
     :ivar commands: how many commands came.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(self, link: Link, receiver: ICommandReceiver, turns: Turns, translate: Translate) -> None:
         self.commands = 0
@@ -94,7 +94,7 @@ class Orders:
         try:
             receipt = parse_receipt(event.data)
         except InvalidMessage as error:
-            self._log.warn("{reason}", reason=str(error))
+            _log.warn("{reason}", reason=str(error))
         else:
             self._shield(self._receiver.receipt_received, self._link, receipt)
 
@@ -103,7 +103,7 @@ class Orders:
         try:
             command_id, numeric_id = parse_question(event.name, event.data)
         except InvalidMessage as error:
-            self._log.warn("{reason}", reason=str(error))
+            _log.warn("{reason}", reason=str(error))
             answer = {"error": self._words_of(error)}
         else:
             answer = CommandStatus(command_id=command_id, numeric_id=numeric_id, state=ask(command_id)).to_wire()
@@ -133,4 +133,4 @@ class Orders:
         except (CancelledError, RecursionError):
             raise
         except Exception:
-            self._log.failure("Internal error: {method} failed", method=getattr(method, "__name__", "a callback"))
+            _log.failure("Internal error: {method} failed", method=getattr(method, "__name__", "a callback"))

@@ -14,6 +14,8 @@ from relayd.language.texts import span
 from relayd.uplink.connection import UplinkConnection
 from relayd.uplink.presence import Presence, told_of
 
+_log = Logger("relayd.uplink")
+
 
 class Renewals:
     """
@@ -22,8 +24,6 @@ class Renewals:
     :param server: the main server's name in errors and logs.
     :param source: of the jitter.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(self, clock: IReactorTime, server: str, proxy_id: str, source: random.Random) -> None:
         self._clock = clock
@@ -47,7 +47,7 @@ class Renewals:
         if online:
             self.cancel()
             if self._presence.came_online(self._clock.seconds()):
-                self._log.warn(
+                _log.warn(
                     "{server} says that {proxy_id} came online while this relay was online already: another relay may "
                     "use this name",
                     server=self._server,
@@ -55,7 +55,7 @@ class Renewals:
                 )
         elif online is not None and self._call is None:
             pause = self._presence.went_offline(self._clock.seconds(), delay)
-            self._log.info(
+            _log.info(
                 "{server} says that {proxy_id} is offline. If it sends no command within {span}, relayd connects again",
                 server=self._server,
                 proxy_id=self._proxy_id,

@@ -19,6 +19,8 @@ from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
 from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
 
+_log = Logger("relayd.uplink")
+
 #: Runs a function in another thread.
 DeferToThread = Callable[..., Deferred[Any]]
 
@@ -35,8 +37,6 @@ class ResultSender:
     :param send_frame: sends the frame of a result.
     :param translate: to the language of the mark where output was cut.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class ResultSender:
     def _failed(self, failure: Failure, result: CommandResult) -> None:
         if failure.check(CancelledError):
             failure.raiseException()
-        self._log.failure("Internal error: the result of {id} could not be sent", failure, id=result.command_id)
+        _log.failure("Internal error: the result of {id} could not be sent", failure, id=result.command_id)
 
     def _done(self, _: object) -> None:
         self._preparing = None
@@ -161,7 +161,7 @@ class ResultSender:
         return frame.encode()
 
     def _warn(self, result: CommandResult, limit: int) -> None:
-        self._log.warn(
+        _log.warn(
             "The output of {command_id} is larger than the {limit} bytes that the link takes; its middle is cut",
             command_id=result.command_id,
             limit=limit,

@@ -20,6 +20,8 @@ from relayd.uplink.stages import Stage, Timing
 from relayd.wire.dialects import native, socketio
 from relayd.wire.messages import Secret
 
+_log = Logger("relayd.uplink")
+
 #: A session that is lost sooner than this many seconds after its move to a WebSocket keeps the next ones with polling,
 #: for so many seconds: something in between may let WebSockets through and then end them.
 SHORT_LIVED: Final = 60.0
@@ -35,8 +37,6 @@ class ServerProfile:
     :param server: the main server's name in errors and logs.
     :param dialect: the only one to try; ``None``: each of them.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(self, clock: IReactorTime, server: str, dialect: str | None) -> None:
         self._clock = clock
@@ -110,7 +110,7 @@ class ServerProfile:
         return replace(outcome, error=error)
 
     def _warn_of_idle_limit(self) -> None:
-        self._log.warn(
+        _log.warn(
             "Something between this relay and {server} seems to close idle connections: the last {number} ended "
             "after {silence} of silence. From now on relayd sends a ping every {pings}.",
             server=self._server,

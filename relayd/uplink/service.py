@@ -33,6 +33,8 @@ from relayd.uplink.stages import Timing
 from relayd.uplink.wire import Wire
 from relayd.wire.messages import Secret
 
+_log = Logger("relayd.uplink")
+
 
 class UplinkStatus(Struct, frozen=True, kw_only=True):
     """
@@ -64,8 +66,6 @@ class UplinkService(Service):
     :ivar status: whether there is a connection now.
     :ivar ignored: messages of the main server, so far, that relayd did not use.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class UplinkService(Service):
         """Dial the main server, now and each time that the connection ends."""
         super().startService()
         if unused := unused_proxy(self._address, self._settings):
-            self._log.info("{words}", words=unused)
+            _log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
 
     def configure(self, settings: LiveUplinkSettings) -> None:
@@ -134,7 +134,7 @@ class UplinkService(Service):
                 return
             delay = self._retry.delay_after(error, self._lived)
             self.status = replace(self.status, losses=self.status.losses + 1, last_error=str(error))
-            self._log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
+            _log.warn("{reason} Next attempt in {span}.", reason=_sentence(error), span=span(delay), delay=delay)
             await deferLater(self._reactor, delay)
 
     async def _connect_and_stay(self) -> RelayError:
@@ -162,12 +162,12 @@ class UplinkService(Service):
         except RelayError as error:
             return error
         except Exception:
-            self._log.failure("Internal error: an attempt to reach {server} failed", server=server)
+            _log.failure("Internal error: an attempt to reach {server} failed", server=server)
             return UplinkUnreachable(server=server, reason="an internal error, which the log describes")
 
     async def _make_attempt(self, attempt: Attempt, dialer: UplinkDialer, key: Secret) -> Outcome:
         """Make one connection, and stay with it to its end."""
-        self._log.info(
+        _log.info(
             "Connecting to {server} as {proxy_id} ({dialect})",
             server=str(self._address),
             proxy_id=self._settings.proxy_id,
@@ -205,7 +205,7 @@ class UplinkService(Service):
 
     def on_connection_ready(self, connection: UplinkConnection) -> None:
         self._renewals.note_connected()
-        self._log.info(
+        _log.info(
             "Connected to {server} as {proxy_id} ({dialect})",
             server=str(self._address),
             proxy_id=self._settings.proxy_id,

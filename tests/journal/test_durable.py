@@ -25,12 +25,28 @@ from relayd.interfaces import EntryState
 from relayd.journal import store as journal_store
 from relayd.journal.index import JournalLimits
 from relayd.journal.upkeep import PRUNE_INTERVAL, RETRY_INTERVAL
+from relayd.language.texts import Text
 from tests.support.dispatching import PASSWORD, command, result
 from tests.support.journals import ContractTests, DurableCase
 
 
 class DurableJournalTests(ContractTests, DurableCase):
     """The contract, and what outlives a process."""
+
+    def test_a_confirmation_while_a_result_is_recorded_once_more(self) -> None:
+        """It counts: a result that was confirmed is not sent again on the next link."""
+        self.accept("a")
+        self.wait(self.journal.start("a"))
+        apply = self.journal._store.apply
+        full = JournalUnavailable(reason=Text("the disk is full"))
+        self.patch(self.journal._store, "apply", lambda calls: [full for _ in calls])
+        self.assertRaises(JournalUnavailable, self.wait, self.journal.finish(result("a")))
+        self.patch(self.journal._store, "apply", apply)
+        self.journal._catch_up()
+        self.journal.confirm("a")
+        self.settle()
+        self.settle()
+        self.assertEqual((self.journal.outstanding, list(self.journal.unconfirmed())), (0, []))
 
     def test_only_this_user_can_read_it(self) -> None:
         self.finish("c1")

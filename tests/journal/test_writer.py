@@ -11,10 +11,10 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import JournalUnavailable
-from relayd.journal.durable import LARGE
 from relayd.journal.index import JournalLimits
 from relayd.journal.store import Call
-from relayd.journal.writer import LINGER, MAX_BATCH, Writer
+from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, Writer
+from relayd.language.texts import Text
 from tests.support.dispatching import command, result, watch_log
 from tests.support.journals import DurableCase, ThreadClock
 
@@ -102,6 +102,28 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(lines[1], "The journal can be written again")
         self.close()
 
+    def test_large_requests_share_a_commit_up_to_a_bound(self) -> None:
+        size = LARGE_BATCH // 3
+        done = [self.writer.submit(self.store.put, number, size=size) for number in range(5)]
+        done.append(self.writer.submit(self.store.put, "small", size=LARGE))
+        for each in done:
+            self.wait(each)
+        self.assertEqual(self.store.batches, [["small"], [0, 1, 2], [3, 4]])
+        self.close()
+
+    def test_small_requests_do_not_hide_that_large_ones_fail(self) -> None:
+        """As on a disk that is nearly full."""
+        logged = watch_log(self)
+        self.store.trouble = JournalUnavailable(reason=Text("the disk is full"))
+        self.wait(self.writer.submit(self.store.put, "large", size=LARGE + 1).addErrback(lambda _: None))
+        self.store.trouble = None
+        self.wait(self.writer.submit(self.store.put, "small"))
+        self.assertIsNotNone(self.writer.trouble)
+        self.wait(self.writer.submit(self.store.put, "large", size=LARGE + 1))
+        self.assertIsNone(self.writer.trouble)
+        self.assertEqual(len([event for event in logged if event["log_level"] is not LogLevel.debug]), 2)
+        self.close()
+
     def test_close_writes_what_is_pending(self) -> None:
         late, done = self.writer.submit_later(self.store.put, "late"), self.writer.submit(self.store.put, "a")
         self.close()
@@ -158,13 +180,13 @@ class SharedCommitTests(DurableCase):
             waiting.append(self.journal.accept(command(f"after-{after}"), b""))
 
         for each in ids:
-            finishing = self.journal.finish(result(each, stdout="x" * LARGE if each != "small" else ""))
+            finishing = self.journal.finish(result(each, stdout="x" * LARGE_BATCH if each != "small" else ""))
             waiting.append(finishing.addCallback(next_command, each))
         for deferred in waiting:  # which grows meanwhile
             self.wait(deferred)
         expected = ["small", "large1", "after-large1 after-small", "large2", "after-large2", "large3", "after-large3"]
         self.assertEqual(written, expected)
-        self.assertEqual(self.wait(self.journal.load("large3")).stdout, "x" * LARGE)
+        self.assertEqual(self.wait(self.journal.load("large3")).stdout, "x" * LARGE_BATCH)
 
     def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
         self.finish("a", "b")

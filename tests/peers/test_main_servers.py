@@ -77,9 +77,7 @@ class PeerCase(TestCase):
 
     def logged(self) -> list[str]:
         """What relayd's uplink logged, at any level."""
-        return [
-            formatEvent(event) for event in self.events if event.get("log_namespace", "").startswith("relayd.uplink.")
-        ]
+        return [formatEvent(event) for event in self.events if event.get("log_namespace") == "relayd.uplink"]
 
     def tearDown(self) -> None:
         everything = "\n".join(repr(event) + formatEvent(event) for event in self.events)

@@ -141,7 +141,12 @@ class ImportTests(SynchronousTestCase):
         )
         used = set()
         for module, path in modules().items():
-            names = set(re.findall(r"\bLogger\((.*?)\)", path.read_text()))
+            text = path.read_text()
+            names = set(re.findall(r"\bLogger\((.*?)\)", text))
+            # As an attribute of a class it would be renamed after the class, whatever it is given.
+            made = re.findall(r"(.*)\bLogger\(", text)
+            self.assertEqual([line.lstrip() for line in made], ["_log = "] * len(names), module)
+            self.assertNotRegex(text, r"\n    _log = Logger", module)
             wing = ".".join(module.split(".")[:2]) if module.count(".") > 1 else "relayd"
             self.assertLessEqual(names, {f'"{wing}"'}, module)
             used |= {name.strip('"') for name in names}

@@ -72,6 +72,9 @@ class Command(Struct, frozen=True):
     env: Sequence[tuple[str, bytes]] = ()
     progress: Progress | None = None
 
+    def __repr__(self) -> str:
+        return f"Command({len(self.text)} bytes)"  # text, input and variables may hold secrets
+
 
 class Session:
     """

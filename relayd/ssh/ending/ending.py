@@ -25,6 +25,8 @@ from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.transport.server_limits import guarded
 
+_log = Logger("relayd.ssh")
+
 #: What is known of a command's processes: none is left; they were signalled; the host offers no way to look.
 Killed = Literal["confirmed", "unconfirmed", "unsupported"]
 
@@ -32,6 +34,9 @@ Killed = Literal["confirmed", "unconfirmed", "unsupported"]
 FIND_WITHIN = 0.25
 #: Seconds more for the request for the shell, which is long, to arrive.
 ARRIVE_WITHIN = 1.25
+#: Seconds for which a host may send no more of a flood. After that a command that cleans up can write again, and the
+#: server can close the channel of one that has ended, which it does only when all of its output was sent.
+RESUME_AFTER = 1.0
 #: Seconds that a command has to end by itself after the first signal.
 KILL_AFTER = 2.0
 #: Seconds after which a command that still runs is left alone.
@@ -56,8 +61,6 @@ class Ending:
     :ivar killed: what is known by now.
     :ivar over: whether nothing more will become known.
     """
-
-    _log = Logger("relayd.ssh")
 
     def __init__(
         self,
@@ -110,11 +113,12 @@ class Ending:
     def begin(self) -> None:
         """Start to end the command; returns at once."""
         self._job.ending = True
-        # A command that floods its output would go on, and delay its own result and others. Nothing is missed: its
-        # output was too long already.
+        # A command that floods its output would go on, and delay its own result and others. Its output was too long
+        # already.
         self._halt(self._session.stdout.truncated or self._session.stderr.truncated)
         self._calls = [
             self._clock.callLater(FIND_WITHIN, self._ask_if_late),
+            self._clock.callLater(RESUME_AFTER, self._halt, False),
             self._clock.callLater(KILL_AFTER, self._kill),
             self._clock.callLater(LEAVE_AFTER, self._leave),
         ]
@@ -265,7 +269,6 @@ class Ending:
     # By force
 
     def _kill(self) -> None:
-        self._halt(False)  # the server closes the channel of a command that has ended only when all of it was sent
         if self._leader is None:
             self._signal("KILL")
         else:
@@ -273,7 +276,7 @@ class Ending:
 
     def _leave(self) -> None:
         if self._session.state is not State.ENDED:
-            self._log.warn("{target!r}: a command that was to end may still be running", target=self._job.target)
+            _log.warn("{target!r}: a command that was to end may still be running", target=self._job.target)
         self._stop()
 
     def _stop(self, *, settled: bool = True) -> None:

@@ -18,6 +18,8 @@ from relayd.ssh.pool.dialer import Dialer, DialOwner
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.members import Member
 
+_log = Logger("relayd.ssh")
+
 
 class DialFailure(Struct, frozen=True):
     """
@@ -41,8 +43,6 @@ class Dials:
     :param on_open: called with a connection that is open.
     :param on_failure: called when it could not be opened, which the log has already.
     """
-
-    _log = Logger("relayd.ssh")
 
     def __init__(
         self,
@@ -87,14 +87,14 @@ class Dials:
             error = SSHError()
             if not self._cancelled:
                 # A fault of ours. Its text might hold what the host or the main server sent.
-                self._log.error(
+                _log.error(
                     "{target!r}: connecting failed unexpectedly: {kind} at {where}",
                     target=member.target,
                     kind=type(reason).__name__,
                     where=frames[-1][:3] if frames else "",
                 )
         if not self._cancelled:
-            self._log.info("{target!r}: {error}", target=member.target, error=str(error))
+            _log.info("{target!r}: {error}", target=member.target, error=str(error))
         here = not error.at_jump_host
         self._on_failure(
             member,

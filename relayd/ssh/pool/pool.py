@@ -47,6 +47,8 @@ from relayd.ssh.transport.server_limits import (
     needs_own_connection,
 )
 
+_log = Logger("relayd.ssh")
+
 
 class Pool:
     """
@@ -58,8 +60,6 @@ class Pool:
     :param reactor: provides time and name resolution.
     :ivar report: tells what the pool holds.
     """
-
-    _log = Logger("relayd.ssh")
 
     def __init__(self, reactor: Any, dialer: Dialer, settings: SSHSettings) -> None:
         self._reactor = reactor
@@ -263,7 +263,7 @@ class Pool:
         if target.via is None:
             self._names.opened(target.dialled, connection)
         self._refused_logins.accepted(target)
-        self._log.debug("{target!r}: connected", target=target)
+        _log.debug("{target!r}: connected", target=target)
         if self._shutdown.begun:
             self._shutdown.close(connection)
             return
@@ -302,7 +302,7 @@ class Pool:
         if self._shutdown.begun or not self._state.doubt(member, proven=proven):
             return
         target = member.target
-        self._log.info("{target!r}: a connection does not answer; another one is opened beside it", target=target)
+        _log.info("{target!r}: a connection does not answer; another one is opened beside it", target=target)
         for user in reversed(users):
             job = self._connections.take(user, connection)
             if job is None:  # it was withdrawn
@@ -319,7 +319,7 @@ class Pool:
     def _moved(self, connection: ClientConnection) -> None:
         """The name of its host has other addresses now: the connection finishes what runs on it."""
         member = self._connections.members[connection]
-        self._log.info(
+        _log.info(
             "{target!r}: the name no longer resolves to {address}; new commands go to its new address",
             target=member.target,
             address=connection.address,
@@ -373,7 +373,7 @@ class Pool:
             self._names.closed(target.dialled, connection)
         opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)
         self._state.lost(member, self._reactor.seconds(), opening)
-        self._log.debug("{target!r}: disconnected: {reason}", target=target, reason=reason)
+        _log.debug("{target!r}: disconnected: {reason}", target=target, reason=reason)
         for user in reversed(interrupted):
             job = jobs.get(user)
             if job is not None:

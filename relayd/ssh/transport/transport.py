@@ -54,6 +54,8 @@ from relayd.ssh.transport.pacing import MAX_OWED, MAX_SAVED, READ, Pacer
 from relayd.ssh.transport.packets import PacketReader, PacketWriter
 from relayd.ssh.transport.version_exchange import CLIENT_VERSION
 
+_log = Logger("relayd.ssh")
+
 #: Bytes in one direction after which the keys are renewed (RFC 4253, section 9).
 REKEY_BYTES = 1 << 30
 #: A server has a reason to renew the keys after so many bytes from it, or so many seconds.
@@ -116,7 +118,6 @@ class ClientTransport(SSHClientTransport):
     :ivar backpressure: whether the server reads what is sent to it.
     """
 
-    _log = Logger("relayd.ssh")
     #: The service that `requestService` asked for, until it is started.
     instance: SSHService | None = None  # type: ignore[assignment]  # Conch's has no value before that
 
@@ -263,7 +264,7 @@ class ClientTransport(SSHClientTransport):
             if not isinstance(fault, KNOWN_FAULTS):
                 # What a peer sends must never end in a traceback. The log names the kind of error, and not the data.
                 kind = type(fault).__name__
-                self._log.debug("{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=kind)
+                _log.debug("{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=kind)
             self.failed(error_of(fault, self.host, self.port, secured=self._key_exchange.secured))
         if (more or pace.owed > MAX_OWED or pace.owed < -MAX_SAVED) and self._failure is None:
             pace.settle(more)
@@ -321,7 +322,7 @@ class ClientTransport(SSHClientTransport):
         algorithms = self._key_exchange.algorithms
         used = self.policy.outdated.intersection(algorithms.names() if algorithms is not None else ())
         if used and not self._key_exchange.secured:
-            self._log.warn(
+            _log.warn(
                 "{host}:{port} uses outdated algorithms: {names}",
                 host=self.host,
                 port=self.port,

@@ -25,6 +25,8 @@ from relayd.uplink.request import Request
 from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
 from relayd.wire.dialects.engineio import OpenPacket
 
+_log = Logger("relayd.uplink")
+
 #: Seconds for the whole upgrade: npm's socket.io gives up after 10.
 UPGRADE_TIMEOUT: Final = 9.0
 
@@ -39,8 +41,6 @@ class Upgrade:
     :param route: the way to the main server.
     :param opened: the session's open packet.
     """
-
-    _log = Logger("relayd.uplink")
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Upgrade:
     def _fail(self, reason: str) -> None:
         if self._over:
             return
-        self._log.debug("No upgrade to a WebSocket ({reason}): the session stays with HTTP long-polling", reason=reason)
+        _log.debug("No upgrade to a WebSocket ({reason}): the session stays with HTTP long-polling", reason=reason)
         if self._deadline.active():
             self._deadline.cancel()
         self._over = True

@@ -51,6 +51,7 @@ class EndingTests(EndingTestCase):
 
     async def test_flood(self) -> None:
         """The host cannot send more than it was allowed to: others end by now, too."""
+        self.patch(ending, "RESUME_AFTER", DEADLINE)
         self.patch(ending, "KILL_AFTER", 4.0)
         client, target = self.make_client(max_output=1000), self.target(await self.start_server())
         mark, sleep = marked_sleep()

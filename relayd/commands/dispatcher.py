@@ -294,7 +294,7 @@ class Dispatcher:
         try:
             return self._policy.refusal_of(command) or self._runner.refuses(command)
         except Exception:  # they promise not to raise, but no command shall go unanswered
-            return explain_failure(Failure(), "check", command.command_id, RelayError(), _log)
+            return explain_failure(Failure(), "check", command.command_id, RelayError())
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(running=self.running, queued=self.queued)

@@ -14,6 +14,8 @@ from relayd.errors import RelayError
 from relayd.language.texts import Translate
 from relayd.wire.messages import CommandResult, ExecuteCommand, failure_result
 
+_log = Logger("relayd.commands")
+
 
 def failed_result(command: ExecuteCommand, error: RelayError, translate: Translate) -> CommandResult:
     """The result of *command* that says *error*."""
@@ -26,7 +28,7 @@ def failed_result(command: ExecuteCommand, error: RelayError, translate: Transla
     )
 
 
-def explain_failure(failure: Failure, doing: str, command_id: str, unexplained: RelayError, log: Logger) -> RelayError:
+def explain_failure(failure: Failure, doing: str, command_id: str, unexplained: RelayError) -> RelayError:
     """
     The error for the main server.
 
@@ -42,7 +44,7 @@ def explain_failure(failure: Failure, doing: str, command_id: str, unexplained: 
     else:
         error, reason = unexplained, f"{kind.__module__}.{kind.__qualname__} at {_place(failure)}"
     if error is unexplained or doing != "run":
-        log.error("Could not {doing} command {id}: {reason}", doing=doing, id=command_id, reason=reason)
+        _log.error("Could not {doing} command {id}: {reason}", doing=doing, id=command_id, reason=reason)
     return error
 
 

@@ -188,7 +188,7 @@ class Scheduler:
         else:
             unexplained = RelayError()
             unexplained.executed = "unknown"
-            error = explain_failure(failure, "run", active.command.command_id, unexplained, _log)
+            error = explain_failure(failure, "run", active.command.command_id, unexplained)
         self._fail(active, error)
 
     def _time_out(self, active: ActiveCommand) -> None:
@@ -221,7 +221,7 @@ class Scheduler:
         self._owner.command_ended(active, result, False)
 
     def _explain(self, failure: Failure, doing: str, active: ActiveCommand) -> RelayError:
-        return explain_failure(failure, doing, active.command.command_id, RelayError(), _log)
+        return explain_failure(failure, doing, active.command.command_id, RelayError())
 
     # The queue
 

@@ -115,7 +115,7 @@ class _OneName(ReactorWithResolver):
     ) -> IHostResolution:
         """See `IHostnameResolver`."""
         if not _can_be_asked(self._name):
-            resolution = _Nothing(self._name)
+            resolution = EndedResolution(self._name)
             resolutionReceiver.resolutionBegan(resolution)
             resolutionReceiver.resolutionComplete()
             return resolution
@@ -126,14 +126,14 @@ class _OneName(ReactorWithResolver):
 
 
 @implementer(IHostResolution)
-class _Nothing:
-    """The result for a name that cannot be looked up."""
+class EndedResolution:
+    """A look-up that has ended by the time it is given: everything was reported before."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def cancel(self) -> None:
-        """It is over."""
+        """There is nothing to cancel."""
 
 
 def _can_be_asked(name: str) -> bool:

@@ -4,23 +4,20 @@ Tests of `relayd.commands.dispatcher`: what becomes of each order of the main se
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from relayd.commands.dispatcher import Dispatcher, Limits
-from relayd.errors import CredentialMissing, HostFailure, InvalidMessage, RelayError
-from relayd.interfaces import ICommandReceiver, ICommandRunner, IOutputSink, Starting
+from relayd.errors import CredentialMissing, HostFailure, InvalidMessage
+from relayd.interfaces import ICommandReceiver, IOutputSink
 from relayd.journal.memory import MemoryJournal
 from relayd.language.texts import printable
 from relayd.wire.messages import CommandResult, ExecuteCommand, Receipt
-from tests.support.dispatching import PASSWORD, Desk, RecordingLink, command, result, watch_log
+from tests.support.dispatching import PASSWORD, Desk, FunctionRunner, RecordingLink, command, result, watch_log
 
 RECEIVED = Receipt(success=True)
 
@@ -137,36 +134,19 @@ class WayOfACommandTests(SynchronousTestCase):
     def test_commands_that_end_at_once_do_not_nest(self) -> None:
         """A long queue of commands that each end in the call that starts them, one after the other."""
 
-        @implementer(ICommandRunner)
-        class FirstIsHeld:
-            def __init__(self) -> None:
-                self.held: Deferred[CommandResult] = Deferred()
-                self.count = 0
+        held: Deferred[CommandResult] = Deferred()
+        first = iter([held])
 
-            def refuses(self, command: ExecuteCommand) -> RelayError | None:
-                return None
+        def run(command: ExecuteCommand, _: IOutputSink | None) -> Deferred[CommandResult]:
+            return next(first, None) or succeed(result(command.command_id))
 
-            def run_command(
-                self,
-                command: ExecuteCommand,
-                deadline: float,
-                starting: Starting,
-                output: IOutputSink | None = None,
-                **_: Any,
-            ) -> Deferred[CommandResult]:
-                self.count += 1
-                return self.held if self.count == 1 else succeed(result(command.command_id))
-
-            def close(self) -> Deferred[None]:
-                return succeed(None)
-
-        runner, link = FirstIsHeld(), RecordingLink()
+        link = RecordingLink()
         limits = Limits(max_commands=1, max_queue=5000, default_timeout=60.0, max_timeout=60.0)
-        dispatcher = Dispatcher(Clock(), runner, MemoryJournal(), limits)
+        dispatcher = Dispatcher(Clock(), FunctionRunner(run), MemoryJournal(), limits)
         dispatcher.link_ready(link)
         for number in range(3000):
             dispatcher.command_received(command(f"c{number}"), lambda _: None)
-        runner.held.callback(result("c0"))
+        held.callback(result("c0"))
         self.assertEqual(sorted(link.ids()), sorted(f"c{number}" for number in range(3000)))
 
 
@@ -206,27 +186,12 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(self.desk.dispatcher.running, 0)
 
     def test_runner_that_raises(self) -> None:
-        @implementer(ICommandRunner)
-        class Broken:
-            def refuses(self, command: ExecuteCommand) -> RelayError | None:
-                return None
-
-            def run_command(
-                self,
-                command: ExecuteCommand,
-                deadline: float,
-                starting: Starting,
-                output: IOutputSink | None = None,
-                **_: Any,
-            ) -> Deferred[CommandResult]:
-                raise LookupError(PASSWORD)
-
-            def close(self) -> Deferred[None]:
-                return succeed(None)
+        def run(command: ExecuteCommand, _: IOutputSink | None) -> Deferred[CommandResult]:
+            raise LookupError(PASSWORD)
 
         link = RecordingLink()
         limits = Limits(max_commands=1, max_queue=1, default_timeout=60.0, max_timeout=60.0)
-        dispatcher = Dispatcher(Clock(), Broken(), MemoryJournal(), limits)
+        dispatcher = Dispatcher(Clock(), FunctionRunner(run), MemoryJournal(), limits)
         dispatcher.link_ready(link)
         dispatcher.command_received(command("c1"), lambda _: None)
         self.assertEqual(link.codes(), ["internal"])

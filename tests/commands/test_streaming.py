@@ -14,19 +14,27 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.commands.stats import Stats
 from relayd.commands.streaming import MAX_PIECE, PATIENCE, Streams
-from relayd.errors import RelayError
-from relayd.interfaces import Blame, ICommandRunner, ILink, IOutputSink, Starting
+from relayd.interfaces import Blame, ILink, IOutputSink
 from relayd.journal.memory import MemoryJournal
 from relayd.policy.rules import Policy
 from relayd.wire.fields import MAX_COMMAND_ID
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand
-from tests.support.dispatching import Desk, HeldRunner, RecordingLink, Run, SlowJournal, command, result, watch_log
+from tests.support.dispatching import (
+    Desk,
+    FunctionRunner,
+    HeldRunner,
+    RecordingLink,
+    Run,
+    SlowJournal,
+    command,
+    result,
+    watch_log,
+)
 
 
 def joined(outputs: list[CommandOutput], stream: str = "stdout") -> str:
@@ -93,28 +101,13 @@ class WayOfOutputTests(StreamingCase):
         self.assertEqual(self.link.outputs(), [])
 
     def test_output_that_is_written_as_the_command_starts(self) -> None:
-        @implementer(ICommandRunner)
-        class Quick:
-            def refuses(self, command: ExecuteCommand) -> RelayError | None:
-                return None
-
-            def run_command(
-                self,
-                command: ExecuteCommand,
-                deadline: float,
-                starting: Starting,
-                output: IOutputSink | None = None,
-                **_: Any,
-            ) -> Deferred[CommandResult]:
-                assert output is not None
-                output.write("stdout", 0, b"quick")
-                return succeed(result("c1"))
-
-            def close(self) -> Deferred[None]:
-                return succeed(None)
+        def run(_: ExecuteCommand, output: IOutputSink | None) -> Deferred[CommandResult]:
+            assert output is not None
+            output.write("stdout", 0, b"quick")
+            return succeed(result("c1"))
 
         limits = Limits(max_commands=1, max_queue=1, default_timeout=60.0, max_timeout=60.0)
-        dispatcher, link = Dispatcher(Clock(), Quick(), MemoryJournal(), limits), RecordingLink()
+        dispatcher, link = Dispatcher(Clock(), FunctionRunner(run), MemoryJournal(), limits), RecordingLink()
         dispatcher.link_ready(link)
         dispatcher.command_received(command("c1", stream=True), lambda _: None)
         self.assertEqual([type(event) for event in link.events], [CommandOutput, CommandResult])

@@ -80,6 +80,34 @@ class Run:
 
 
 @implementer(ICommandRunner)
+class FunctionRunner:
+    """
+    Takes every command, and runs it by a function.
+
+    :param run: gets the command and where its output goes, and gives what `ICommandRunner.run_command` gives.
+    """
+
+    def __init__(self, run: Callable[[ExecuteCommand, IOutputSink | None], Deferred[CommandResult]]) -> None:
+        self._run = run
+
+    def refuses(self, command: ExecuteCommand) -> RelayError | None:
+        return None
+
+    def run_command(
+        self,
+        command: ExecuteCommand,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None = None,
+        **_: Any,
+    ) -> Deferred[CommandResult]:
+        return self._run(command, output)
+
+    def close(self) -> Deferred[None]:
+        return succeed(None)
+
+
+@implementer(ICommandRunner)
 class HeldRunner:
     """
     Runs a command until the test finishes it.

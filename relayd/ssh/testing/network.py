@@ -23,6 +23,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.network.lookup import EndedResolution
 from relayd.network.spelling import read_address
 from relayd.ssh.testing.behaviour import Misbehaviour
 from relayd.ssh.testing.host import MemoryHost
@@ -105,23 +106,12 @@ class MemoryNetwork:
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
         """See `IHostnameResolver`."""
-        resolution = _Resolution(hostName)
+        resolution = EndedResolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
         for address in dict.fromkeys(host.address for host in self._hosts if host.name == hostName):
             resolutionReceiver.addressResolved(_place(address, portNumber))
         resolutionReceiver.resolutionComplete()
         return resolution
-
-
-@implementer(IHostResolution)
-class _Resolution:
-    """A look-up, which takes no time."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def cancel(self) -> None:
-        """There is nothing to cancel."""
 
 
 @implementer(IConnector)

@@ -1,8 +1,8 @@
 """
-Writes what is made from the options of relayd and the parser of relayctl: manual pages, completion for shells, the
-tables of the documents, and the example file.
+Writes what is made from the code. From the options of relayd and the parser of relayctl: manual pages, completion for
+shells, the tables of the documents, and the example file. From the types of messages: their schemas.
 
-    generate.py man|completion|options [DIRECTORY]
+    generate.py man|completion|options|schemas [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import message_schemas
 import option_pages
 import shtab
 
@@ -167,6 +169,11 @@ def completion(shell: str) -> str:
     return str(shtab.complete(parser, shell))
 
 
+def _whole(text: str, _present: str) -> str:
+    """A file that has nothing else in it."""
+    return text
+
+
 #: By kind, from the path of a file to a function from its present text to the new one.
 MADE: dict[str, dict[str, Callable[[str], str]]] = {
     "man": {
@@ -183,6 +190,7 @@ MADE: dict[str, dict[str, Callable[[str], str]]] = {
         "docs/reload.rst": option_pages.with_effects,
         "packaging/debian/relayd.toml": lambda _: option_pages.example(),
     },
+    "schemas": {path: partial(_whole, text) for path, text in message_schemas.files().items()},
 }
 
 
@@ -190,12 +198,12 @@ def main(kind: str, directory: str | None = None) -> None:
     """
     Write the files of one kind.
 
-    :param directory: put them there instead, without their folders.
+    :param directory: put them there instead.
     """
     for path, make in MADE[kind].items():
-        present = ROOT / path
-        to = present if directory is None else Path(directory) / present.name
-        to.write_text(make(present.read_text("utf-8")), "utf-8")
+        present, to = ROOT / path, Path(directory or ROOT) / path
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(make(present.read_text("utf-8") if present.exists() else ""), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """
-Manual pages, completion for shells, tables of options and the example file: they say what the options and the parser
-say today, and the programs that read them can.
+Manual pages, completion for shells, tables of options, the example file and the schemas of messages: they say what the
+code says today, and the programs that read them can.
 """
 
 from __future__ import annotations
@@ -38,29 +38,37 @@ def run(*words: str) -> str:
     return done.stdout
 
 
+def files_of(folder: str) -> list[str]:
+    """The paths of all files in a folder of the repository."""
+    return [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()]
+
+
 class CurrentTests(SynchronousTestCase):
-    """When one of these fails: ``make man completion options``."""
+    """When one of these fails: ``make man completion options schemas``."""
 
     def check(self, kind: str, *paths: str) -> None:
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
         run(sys.executable, str(PACKAGING / "generate.py"), kind, str(directory))
-        present = {path.name: path for path in (ROOT / path for path in paths)}
-        self.assertEqual({path.name for path in directory.iterdir()}, set(present))
-        for name, path in present.items():
-            self.assertEqual(path.read_text(), (directory / name).read_text(), f"{path}: make {kind}")
+        made = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+        self.assertEqual(made, set(paths))
+        for path in paths:
+            self.assertEqual((ROOT / path).read_text(), (directory / path).read_text(), f"{path}: make {kind}")
 
     def test_manual_pages(self) -> None:
-        self.check("man", *map(str, (PACKAGING / "man").iterdir()))
+        self.check("man", *files_of("packaging/man"))
 
     def test_completion(self) -> None:
-        self.check("completion", *map(str, (PACKAGING / "completion").iterdir()))
+        self.check("completion", *files_of("packaging/completion"))
 
     def test_options(self) -> None:
         """When it fails for want of a translation: docs/options.zh.po."""
         self.check(
             "options", "docs/options.rst", "docs/options.zh.rst", "docs/reload.rst", "packaging/debian/relayd.toml"
         )
+
+    def test_schemas(self) -> None:
+        self.check("schemas", *files_of("docs/schemas"))
 
 
 class UseTests(SynchronousTestCase):

@@ -179,12 +179,12 @@ class Wire(SynchronousTestCase):
         self.assertEqual(relay.frames_to_send(), ["40/proxy,"])
         relay.receive_text(JOINED)
         self.assertEqual(
-            list(relay.receive_text('42/proxy,17["execute_command",{"commandId":"c"},1]')),
-            [EventReceived("execute_command", {"commandId": "c"}, 17)],
+            list(relay.receive_text('42/proxy,17["cancel_command",{"commandId":"c"},1]')),
+            [EventReceived("cancel_command", {"commandId": "c"}, 17)],
         )
         relay.acknowledge(17, None)
         relay.acknowledge(18, {"error": "no"})
-        relay.send_event("command_result", {"commandId": "c"})
+        relay.send_event("command_status", {"commandId": "c", "state": "queued"})
         relay.receive_text("2")
         relay.receive_text("2probe")
         relay.close()
@@ -193,7 +193,7 @@ class Wire(SynchronousTestCase):
             [
                 "43/proxy,17[]",
                 '43/proxy,18[{"error":"no"}]',
-                '42/proxy,["command_result",{"commandId":"c"}]',
+                '42/proxy,["command_status",{"commandId":"c","state":"queued"}]',
                 "3",
                 "3probe",
                 "41/proxy,",

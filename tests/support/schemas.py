@@ -1,6 +1,6 @@
 """
-Holds every event of the tests against docs/schemas: those of dialects in this process (`watch`), and those that peers in
-other processes say they sent and got (`tests.support.script`).
+Holds every event of the tests against docs/schemas: those of dialects in this process (`watch`), and those that peers
+in other processes say they sent and got (`tests.support.script`).
 
 An event that does not fit its schema is an error of the test that runs, unless the test has marked its data as
 `malformed`.
@@ -41,6 +41,9 @@ READERS: dict[str, Callable[[Any], object]] = {
     CANCEL_COMMAND: functools.partial(parse_question, CANCEL_COMMAND),
     COMMAND_STATUS: functools.partial(parse_question, COMMAND_STATUS),
 }
+#: Faults that one process reports: a peer may send very many.
+MOST_REPORTED: Final = 100
+_reported: list[str] = []
 #: The data, as JSON, that a test has marked.
 _malformed: set[tuple[str, str]] = set()
 #: Something while nothing is checked.
@@ -72,12 +75,20 @@ def _validators(direction: str) -> Iterator[tuple[tuple[str, str], jsonschema_rs
 VALIDATORS: Final = dict([*_validators(TO_RELAY), *_validators(TO_MAIN_SERVER)])
 
 
+def report(fault: str) -> None:
+    """Make *fault* an error of the test that runs; a program that is no test puts something else in its place."""
+    if len(_reported) < MOST_REPORTED:
+        _reported.append(fault)
+        log.err(Misfit(fault))
+
+
 def fault_of(direction: str, name: str, data: object) -> str | None:
     """Why an event does not fit its schema; ``None``: it does, or it has none."""
     found = VALIDATORS.get((direction, name))
     if found is None or found.is_valid(data):
         return None
-    return "; ".join(f"{'.'.join(map(str, each.instance_path))}: {each.message}" for each in found.iter_errors(data))
+    errors = [f"{'.'.join(map(str, each.instance_path))}: {each.message}" for each in found.iter_errors(data)]
+    return "; ".join(error if len(error) < 300 else f"{error[:150]} … {error[-150:]}" for error in errors)
 
 
 def malformed(data: T, name: str = EXECUTE_COMMAND, direction: str = TO_RELAY) -> T:
@@ -91,6 +102,13 @@ def malformed(data: T, name: str = EXECUTE_COMMAND, direction: str = TO_RELAY) -
     if fault_of(direction, name, plain) is None:
         raise AssertionError(f"{name} is not malformed: {data!r}")
     _malformed.add((name, json.dumps(plain)))
+    return data
+
+
+def wrong(data: T) -> T:
+    """Mark the data of a command that relayd refuses, which its schema has perhaps no words for."""
+    if fault_of(TO_RELAY, EXECUTE_COMMAND, as_json(data)) is not None:
+        malformed(data)
     return data
 
 
@@ -115,7 +133,7 @@ def check_said(direction: str, name: str, data: object) -> None:
 def check_relay(name: str, data: object) -> None:
     """A relay, rather than a test, sends an event to the main server: as `check`, and it has to be one of ours."""
     if (TO_MAIN_SERVER, name) not in VALIDATORS:
-        log.err(Misfit(f"a relay sends the event {name}, which has no schema"))
+        report(f"a relay sends the event {name}, which has no schema")
     check(TO_MAIN_SERVER, name, data)
 
 
@@ -128,9 +146,9 @@ def check(direction: str, name: str, data: object) -> None:
     if fault is None:
         return
     if (name, json.dumps(plain)) not in _malformed:
-        log.err(Misfit(f"{name} {direction} does not fit its schema, and is not marked as malformed: {fault}"))
+        report(f"{name} {direction} does not fit its schema, and is not marked as malformed: {fault}")
     elif direction == TO_RELAY and name in READERS and _is_read(name, data):
-        log.err(Misfit(f"{name} does not fit its schema, but relayd accepts it: {fault}"))
+        report(f"{name} does not fit its schema, but relayd accepts it: {fault}")
 
 
 def _is_read(name: str, data: object) -> bool:
@@ -154,6 +172,8 @@ def as_json(data: object) -> object:
         return msgspec.json.decode(data)
     if isinstance(data, float) and not math.isfinite(data):
         return None if math.isnan(data) else math.copysign(sys.float_info.max, data)
+    if isinstance(data, float) and data == int(data):
+        return int(data)  # as JavaScript writes it
     return {"type": "Buffer", "data": list(data)} if isinstance(data, bytes) else data
 
 

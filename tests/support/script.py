@@ -11,14 +11,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from tests.support.process import ChildProcess, needed
-from tests.support.schemas import check_said
 
 
 class ScriptServer:
     """
     A server that says ``{"listening": PORT}`` on its standard output when it is ready; each further line there is one
-    JSON value. A line ``{"wire": [DIRECTION, EVENT, DATA]}`` is an event that it has sent to a relay or got from one, which
-    `tests.support.schemas` checks; it is not one of the lines.
+    JSON value. A line ``{"wire": [DIRECTION, EVENT, DATA]}`` is an event that it has sent to a relay or got from one,
+    which `tests.support.schemas` checks; it is not one of the lines.
 
     :param argv: its command line.
     :param cwd: the directory to run it in.
@@ -102,6 +101,8 @@ class ScriptServer:
             self.error_lines.append(text)
             return
         if isinstance(value, dict) and "wire" in value:
+            from tests.support.schemas import check_said  # here: peers in Python import this module as well
+
             check_said(*value["wire"])
             return
         self.lines.append(value)

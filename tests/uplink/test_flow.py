@@ -24,8 +24,8 @@ from relayd.wire.messages import CommandOutput
 from tests.peers.test_main_servers import PeerCase
 from tests.support.certificates import Authority
 from tests.support.flows import RecordedFlow
-from tests.support.uplink import MainServer, ServiceCase
 from tests.support.schemas import malformed
+from tests.support.uplink import MainServer, ServiceCase
 
 DIALECTS = (socketio, native)
 

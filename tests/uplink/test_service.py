@@ -17,8 +17,8 @@ from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.receiver import RecordingReceiver, echo
-from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase
 from tests.support.schemas import malformed
+from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase
 
 
 class Visiting(ServiceCase):

@@ -18,6 +18,7 @@ import option_pages
 import shtab
 
 from relayd import __version__
+from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.tap import ABOUT
 
@@ -27,6 +28,15 @@ _RELAYD = r"""
 .SH NAME
 relayd \- runs a main server's commands on SSH hosts of a private network
 .SH SYNOPSIS
+.B relayd
+.B \-\-server
+.I URL
+.B \-\-proxy\-id
+.I NAME
+.B \-\-api\-key\-file
+.I PATH
+.RI [ options ]
+.br
 .B twistd
 .RI [ twistd-options ]
 .B relayd
@@ -38,6 +48,13 @@ relayd \- runs a main server's commands on SSH hosts of a private network
 .I PATH
 .RI [ options ]
 """
+
+_TWO_WAYS = r"""The command
+.B relayd
+runs in the foreground, logs to standard output, and writes no pid file. It is the same as
+.BR "twistd \-\-nodaemon \-\-pidfile= relayd" ;
+.B twistd
+has options for everything else."""
 
 _RELAYD_END = r"""
 .SH SIGNALS
@@ -115,7 +132,7 @@ def entry(name: str, value: str, text: str) -> str:
 
 def relayd_page() -> str:
     """relayd(8)."""
-    lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".SH OPTIONS"]
+    lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".PP", _TWO_WAYS, ".SH OPTIONS"]
     for section, options in option_pages.sections():
         lines.append(f".SS {section}")
         for option in options:
@@ -159,9 +176,21 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
     yield parser.prog, parser
 
 
-def completion(shell: str) -> str:
-    """Completion of relayctl; zsh completes ``twistd relayd`` by its own function for Twisted's programs."""
-    parser = make_parser()
+def relayd_parser() -> argparse.ArgumentParser:
+    """The options of ``relayd`` as argparse has them, which shtab reads."""
+    parser = argparse.ArgumentParser(prog="relayd", description=ABOUT)
+    parser.add_argument("--version", action="store_true", help="show relayd's version and exit")
+    for option in OPTIONS:
+        text = option.help.replace("%", "%%")
+        if option.is_flag:
+            parser.add_argument(option.flag_name, action="store_true", help=text)
+        else:
+            parser.add_argument(option.flag_name, metavar=option.metavar, choices=option.choices or None, help=text)
+    return parser
+
+
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Completion of a command; zsh completes ``twistd relayd`` by its own function for Twisted's programs."""
     for _, each in commands(parser):
         for action in each._actions:
             if action.metavar in ("PATH", "FILE"):
@@ -181,8 +210,10 @@ MADE: dict[str, dict[str, Callable[[str], str]]] = {
         "packaging/man/relayctl.1": lambda _: relayctl_page(),
     },
     "completion": {
-        "packaging/completion/relayctl": lambda _: completion("bash"),
-        "packaging/completion/_relayctl": lambda _: completion("zsh"),
+        "packaging/completion/relayd": lambda _: completion(relayd_parser(), "bash"),
+        "packaging/completion/_relayd": lambda _: completion(relayd_parser(), "zsh"),
+        "packaging/completion/relayctl": lambda _: completion(make_parser(), "bash"),
+        "packaging/completion/_relayctl": lambda _: completion(make_parser(), "zsh"),
     },
     "options": {
         "docs/options.rst": lambda page: option_pages.with_tables(page, option_pages.english),

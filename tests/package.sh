@@ -49,6 +49,7 @@ touch "$work/began"
 version=$(dpkg-deb -f "$package" Version)
 dpkg --install "$package"
 equal "$(relayctl --version)" "relayctl $version"
+equal "$(relayd --version)" "relayd $version"
 equal "$(/opt/relayd/bin/twistd relayd --version)" "relayd $version"
 dpkg --verify relayd
 [ ! -e /etc/systemd/system/multi-user.target.wants/relayd.service ] || fail "it was enabled by itself"

@@ -25,7 +25,7 @@ PACKAGING = ROOT / "packaging"
 _BASH = """
 source "$1"; shift
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
-_shtab_relayctl
+"_shtab_${COMP_WORDS[0]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
 
@@ -112,16 +112,20 @@ class UseTests(SynchronousTestCase):
         self.assertEqual(mistakes, [])
 
     def complete(self, *words: str) -> list[str]:
-        return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / "relayctl"), *words).split()
+        return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / words[0]), *words).split()
 
     def test_bash(self) -> None:
         self.assertLessEqual({"audit", "journal", "policy"}, set(self.complete("relayctl", "")))
         self.assertEqual(self.complete("relayctl", "audit", "v"), ["verify"])
         self.assertEqual(self.complete("relayctl", "audit", "verify", "--he"), ["--help", "--head"])
         self.assertEqual(self.complete("relayctl", "journal", "--config", "pyp"), ["pyproject.toml"])
+        self.assertEqual(self.complete("relayd", "--max-com"), ["--max-commands"])
+        self.assertEqual(self.complete("relayd", "--dialect", "s"), ["socketio"])
+        self.assertEqual(self.complete("relayd", "--config", "pyp"), ["pyproject.toml"])
 
     def test_zsh(self) -> None:
-        run("zsh", "-n", str(PACKAGING / "completion" / "_relayctl"))
+        for name in ("_relayctl", "_relayd"):
+            run("zsh", "-n", str(PACKAGING / "completion" / name))
 
     def test_zsh_completes_twistd_relayd(self) -> None:
         """By Twisted's own way: zsh asks the program what to offer."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.config import credentials
 from relayd.config.options import OPTIONS
 from relayd.config.sources import OptionSources
 from relayd.errors import ConfigError
@@ -110,6 +111,24 @@ class UseTests(SynchronousTestCase):
                 if option.default is not None:
                     self.assertEqual(value, option.parse(option.default))
         self.assertEqual(mistakes, [])
+
+    def test_the_tables_of_the_example(self) -> None:
+        """They have every key that there is, and can be used once their files are there."""
+        text = (PACKAGING / "debian" / "relayd.toml").read_text().partition("# Credentials of this site -")[2]
+        tables = tomllib.loads("\n".join(re.findall(r"^#([a-z-]+ = .*|\[\[.*)$", text, re.MULTILINE)))["credentials"]
+        self.assertEqual({key for table in tables for key in table}, set(credentials.KEYS))
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, directory)
+        for table in tables:
+            for key in set(table) & {"key-file", "passphrase-file", "certificate-file", "password-file"}:
+                table[key] = Path(table[key]).name
+                (directory / table[key]).touch(mode=0o600)
+                (directory / table[key]).write_text("x")
+        mistakes: list[ConfigError] = []
+        names = {option.name for option in OPTIONS}
+        rules = credentials.read_credentials(tables, str(directory / "relayd.toml"), {}, names, mistakes.append)
+        self.assertEqual(mistakes, [])
+        self.assertEqual(len(rules), len(tables))
 
     def complete(self, *words: str) -> list[str]:
         return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / words[0]), *words).split()

@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.keys import Key
 
-from relayd.ssh.keys import containers
-from relayd.ssh.keys import putty
+from relayd.ssh.keys import containers, putty
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from tests.fuzz.engine import CANARY, Target, check_words, grow
 

@@ -211,6 +211,40 @@ class CommandTests(SynchronousTestCase):
                 if name != "commandId":
                     self.assertEqual(error.command_id, "cmd_1")
 
+    def test_what_was_sent_as_a_host(self) -> None:
+        """It is named, and not shown: it may have a password in it."""
+        for reason, hosts in {
+            "names a port too; send the port as port": (
+                "db1:2222",
+                "10.0.0.5:22",
+                "[::1]:2222",
+                "[::ffff:10.0.0.5]:22",
+                "db1：2222",
+                "db1: 22",
+                "db1:",
+            ),
+            "names a user too; send the user as username": ("root@db1", "root:secret-word@db1", "root@db1:22"),
+            "is a URL; send the host's name or address alone": (
+                "ssh://root:secret-word@db1:22",
+                "https://db1/",
+                "tcp://10.0.0.5:22",
+            ),
+            "names several hosts; send a command for each of them": (
+                "db1,db2",
+                "db1 db2",
+                "db1; db2",
+                "10.0.0.5, 10.0.0.6",
+            ),
+            "is neither a host name nor an IP address": ("a:b", "fd00::g", "10.0.0.0/24", "10.1.2.300", "db-*", "::1:"),
+        }.items():
+            for host in hosts:
+                for path, data in (("host", {"host": host}), ("via[0].host", {"via": [HOP | {"host": host}]})):
+                    error = self.refused(GOOD | data)
+                    self.assertEqual((error.fields["field"], error.fields["reason"]), (path, reason), host)
+                    self.assertNotIn("secret-word", str(error))
+        for host in ("::1", "[::1]", "fe80::1%eth0", "db1.internal.", "1.2.3.4"):
+            parse_execute_command(GOOD | {"host": host})
+
     def test_numbers_are_no_values_of_variables(self) -> None:
         self.assertIn(
             'env.A is not a string; write numbers and booleans as strings, as in "1"',

@@ -430,6 +430,22 @@ class SecretTests(SynchronousTestCase):
         self.assertRaises(TypeError, msgspec.json.encode, secret)
         self.assertEqual(secret.reveal(), "s3cret")
 
+    def test_made_in_python(self) -> None:
+        """A `str` becomes one at once, and anything else is refused at once, whatever it shows."""
+        where: dict[str, Any] = {"host": "db1", "username": "me"}
+        order: dict[str, Any] = where | {"command_id": "c1", "port": 22, "command": "true"}
+        for name in ("password", "private_key", "passphrase"):
+            for made in (ExecuteCommand(**order | {name: "s3cret"}), JumpHost(**where | {name: "s3cret"})):
+                self.assertEqual(getattr(made, name), Secret("s3cret"))
+                self.assertIn("s3cret", made.to_wire().values())
+                self.assertNotIn("s3cret", repr(made))
+                other = msgspec.structs.replace(made, **{name: "an0ther"})
+                self.assertEqual(getattr(other, name), Secret("an0ther"))
+            for wrong in (b"s3cret", 12345, ["s3cret"]):
+                for kind, fields in ((ExecuteCommand, order), (JumpHost, where)):
+                    error = self.assertRaises(TypeError, kind, **fields | {name: wrong})
+                    self.assertEqual(str(error), f"{name} has to be a Secret or a str, not {type(wrong).__name__}")
+
     def test_equality(self) -> None:
         self.assertEqual(Secret("a"), Secret("a"))
         self.assertNotEqual(Secret("a"), Secret("b"))

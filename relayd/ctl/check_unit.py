@@ -164,8 +164,8 @@ def _is_in(path: str, folders: Sequence[str]) -> bool:
 
 
 def _identity(unit: Unit) -> _Identity | None:
-    """Whom the relay runs as; ``None``: as root, or as somebody who does not exist."""
-    if not unit.user and not unit.dynamic:
+    """Whom the relay runs as; ``None``: as root, or as somebody whom this process cannot be."""
+    if (not unit.user and not unit.dynamic) or os.geteuid() != 0:
         return None
     uid, gids = _NOBODY if unit.uid is None else unit.uid, []
     if not unit.dynamic:

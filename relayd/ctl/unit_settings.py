@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS
-from relayd.config.paths import Elsewhere
+from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.errors import ConfigError
 from relayd.process.environment_files import variables_in
 from relayd.process.units import Unit
@@ -59,7 +59,7 @@ class _Reader:
         unit = self.unit
         home = self._home()
         self._set_folders(home)
-        self._read_credentials(f"/run/credentials/{unit.name}")
+        self._read_credentials(f"{CREDENTIALS_ROOT}/{unit.name}")
         self._read_environment()
         options = options_of_command(unit.argv, self.environ, f"ExecStart of {unit.name}")
         for name in options:
@@ -103,7 +103,7 @@ class _Reader:
     def _read_credentials(self, folder: str) -> None:
         unit = self.unit
         if unit.credentials or unit.opaque:
-            self.environ["CREDENTIALS_DIRECTORY"] = folder
+            self.environ[CREDENTIALS] = folder
         for name, source in unit.credentials.items():
             path = source
             if not source.startswith("/"):

@@ -54,7 +54,7 @@ class Terminal:
         output, errors, code = await getProcessOutputAndValue(program, (*own, *words), env={"LANG": "C.UTF-8"})
         if code:
             raise AssertionError(f"tmux {words}: {errors.decode()}")
-        return output.decode()
+        return str(output, "utf-8")
 
     async def type(self, text: str) -> None:
         """Type a line."""

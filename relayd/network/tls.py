@@ -5,7 +5,7 @@ Every TLS client of relayd makes its connections with `client_options`, and asks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ def client_options(
     host: str,
     *,
     trust: Any = None,
+    revocations: Sequence[x509.CertificateRevocationList] = (),
     ca_file: str | None = None,
     certificate: PrivateCertificate | None = None,
     chain: list[Certificate] | None = None,
@@ -54,6 +55,8 @@ def client_options(
     The options for TLS connections to *host*: TLS 1.2 or later, and only with a certificate for the host.
 
     :param trust: the authorities to trust; by default those of the system.
+    :param revocations: lists of revoked certificates (CRL). If there are any, the one of the peer's authority has to be
+        among them, and not out of date.
     :param ca_file: where they come from, for errors; ``None``: from the system.
     :param certificate: our own certificate for a peer that asks for one, with its *chain*.
     :param on_end_seen: is called with the end of the peer's certificate, or of one that it depends on and that ends
@@ -70,7 +73,13 @@ def client_options(
     options = CertificateOptions(
         trustRoot=platformTrust() if trust is None else trust, raiseMinimumTo=TLSVersion.TLSv1_2, **ours
     )
-    return _Options(certified_name(host), options.getContext(), ca_file, certificate, on_end_seen)
+    context = options.getContext()
+    store = context.get_cert_store()
+    if revocations and store is not None:
+        for each in revocations:
+            store.add_crl(each)
+        store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+    return _Options(certified_name(host), context, ca_file, certificate, on_end_seen)
 
 
 def certified_name(host: str) -> str:

@@ -46,6 +46,7 @@ class FaultCase(SynchronousTestCase):
         self.authority = Authority(self.directory)
         self.good = self.authority.issue("main.example")
         self.ends: list[float] = []
+        self.revocations: list[bytes] = []
         self.ca_file: str | None = "/etc/relayd/ca{1}.pem"
 
     def client(self, host: str, ours: Certificate | None = None) -> Any:
@@ -56,6 +57,7 @@ class FaultCase(SynchronousTestCase):
         options = client_options(
             host,
             trust=trustRootFromCertificates(trusted),
+            revocations=[x509.load_pem_x509_crl(each) for each in self.revocations],
             ca_file=self.ca_file,
             certificate=certificate,
             on_end_seen=self.ends.append,
@@ -223,6 +225,32 @@ class AuthorityTests(FaultCase):
 def _append(certificate: Certificate, authority: Authority) -> None:
     with open(certificate.cert, "a") as file:
         file.write(Path(authority.path).read_text())
+
+
+class RevocationTests(FaultCase):
+    """Lists of revoked certificates, where the site has any."""
+
+    def test_revoked(self) -> None:
+        self.revocations = [self.authority.revoke(self.good)]
+        words = (
+            "its TLS certificate has been revoked, as a list (CRL) in --tls-ca /etc/relayd/ca{1}.pem says; replace it"
+        )
+        self.assertIn(words, self.refused(self.good))
+        with self.assertRaises(AssertionError, msg="nothing failed"):
+            self.refused(self.authority.issue("main.example"))
+
+    def test_a_list_of_another_authority(self) -> None:
+        self.revocations = [Authority(self.directory, "stranger").revoke()]
+        words = 'lists of revoked certificates (CRL), but none of "CN=authority", which issued its TLS certificate; add'
+        self.assertIn(words, self.refused(self.good))
+
+    def test_out_of_date(self) -> None:
+        for begins in (timedelta(days=-9), timedelta(days=9)):
+            self.revocations = [self.authority.revoke(begins=begins)]
+            words = (
+                'the list of certificates that "CN=authority" has revoked (CRL), in --tls-ca /etc/relayd/ca{1}.pem, is'
+            )
+            self.assertIn(words, self.refused(self.good))
 
 
 class NameTests(FaultCase):

@@ -24,7 +24,7 @@ from tests.peers.test_tls import ProxyFactory
 from tests.support import auditing
 from tests.support.built import built
 from tests.support.certificates import Authority, Certificate
-from tests.support.pages import ROOT, Block, Shell, Step, blocks_of
+from tests.support.pages import ROOT, Block, Shell, Step, blocks_of, programs_of
 from tests.support.sshd import OpenSSHServer, free_port
 
 BIN = Path(sys.executable).parent
@@ -106,10 +106,12 @@ class PageTestCase(TestCase):
 class TutorialTests(PageTestCase):
     """A second machine is a real sshd."""
 
-    async def test_tutorial(self) -> None:
+    async def second_machine(self) -> Path:
+        """A home with a key for it, and ``~/relayd``."""
         sshd = await self.start_sshd()
         await self.install_from_wheel()
-        port, place, user = free_port(), f"{sshd.host}:{sshd.port}", sshd.user
+        self.port = port = free_port()
+        place, user = f"{sshd.host}:{sshd.port}", sshd.user
         self.replace |= {
             "http://127.0.0.1:8765": f"http://127.0.0.1:{port}",
             "ws://127.0.0.1:8765": f"ws://127.0.0.1:{port}",
@@ -128,7 +130,24 @@ class TutorialTests(PageTestCase):
         key.parent.mkdir(mode=0o700)
         key.touch(mode=0o600)
         key.write_text(sshd.key)
+        return home
+
+    async def test_tutorial(self) -> None:
+        await self.second_machine()
         await self.run_page("docs/tutorial.rst")
+
+    async def test_main_server(self) -> None:
+        """The programs, too, are those of the page."""
+        page = ROOT / "docs" / "howto" / "main-server.rst"
+        home = await self.second_machine()
+        self.shell.replace(":8765", f":{self.port}")
+        self.shell.replace(" 8765", f" {self.port}")
+        self.shell.replace("npm install socket.io", f"ln -s {ROOT / 'tests' / 'node' / 'node_modules'}")
+        install = ("python3 -m venv ~/relayd", "~/relayd/bin/pip install .")
+        await self.shell.run(Block("", tuple(Step("$", line, "") for line in install), 0))
+        for name, text in programs_of(page).items():
+            (home / name).write_text(text)
+        await self.run_page("docs/howto/main-server.rst")
 
 
 class ReadmeTests(PageTestCase):

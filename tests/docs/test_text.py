@@ -30,6 +30,7 @@ _COMMAND = re.compile(rf"^ +(?:\$ )?(?:\S+=\S+ |sudo )*{_PROGRAMS} [\w./~'\"-]")
 _FOREIGN = {
     *(f"--{name.rstrip('=')}" for kind in (ServerOptions, TwistOptions) for name in kind().longOpt),
     *("--now", "--no-block", "--unit", "--editable", "--no-deps", "--strict"),  # of systemctl, journalctl, pip, mypy
+    "--exclude",  # of tar
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
@@ -42,7 +42,7 @@ from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
-from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
+from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
@@ -252,7 +252,7 @@ def _result(
         truncated=stdout.truncated or stderr.truncated,
         stdout_bytes=stdout.total,
         stderr_bytes=stderr.total,
-        timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
+        timings=cast(Timings, {phase: round(seconds, 6) for phase, seconds in completed.timings.items()}),
         killed=completed.killed,
         output_open=completed.open is not None,
         encoding="base64" if command.encoding == BASE64 else None,

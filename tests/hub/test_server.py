@@ -149,11 +149,14 @@ class HubTestCase(TestCase):
         return Deferred.fromCoroutine(self.start())
 
     async def start(self) -> None:
-        self.hub = Hub(reactor, {"r1": Secret(KEY), "r2": Secret(KEY + "2")}, self.settings)
+        self.hub = self.make_hub()
         self.clients: list[RelayClient] = []
         self.addCleanup(self.stop)
         port = await self.hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
         self.port: int = port.getHost().port  # type: ignore[attr-defined]
+
+    def make_hub(self) -> Hub:
+        return Hub(reactor, {"r1": Secret(KEY), "r2": Secret(KEY + "2")}, self.settings)
 
     def stop(self) -> Deferred[Any]:
         async def stopping() -> None:

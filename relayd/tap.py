@@ -33,7 +33,6 @@ from relayd.process.garbage import GarbageCollection
 from relayd.process.hardening import forbid_dumps, use_steady_clock
 from relayd.process.logs import configure as configure_logs
 from relayd.process.systemd import Notifier, make_notifier
-from relayd.service import make_relay
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
@@ -136,7 +135,10 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The relay that *options* describe, with what its process needs."""
+    # Here, since half of a start goes into these imports, and --version and a mistyped option need none of them.
     from twisted.internet import reactor
+
+    from relayd.service import make_relay
 
     configure_logs(options.config.log_level, options.config.log_format)
     for what in options.exposed:

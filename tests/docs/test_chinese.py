@@ -30,7 +30,7 @@ from docutils.parsers.rst.roles import register_local_role
 from docutils.utils import Reporter
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.language.catalogues import translator
+from relayd.language.catalogues import DIRECTORY, translator
 from relayd.language.texts import Translate, english
 from relayd.ssh_runner import ADVICE
 from tests.support.catalogue import errors_for_main_servers
@@ -39,6 +39,21 @@ from tests.support.pages import ROOT, blocks_of, pages
 ENGLISH, CHINESE = ROOT / "README.rst", ROOT / "README.zh.rst"
 #: Characters that stand without blanks beside each other.
 WIDE = "[\u2018-\u201d\u2026\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
+#: What a translator would come to, by the word that is used.
+OTHERS = {
+    "中介服务": "中继|代理服务(?!器)|中介端",
+    "主服务器": "服务端|主控",
+    "执行": "运行(?:该|这条|此|任何)?命令",
+    "退出码": "退出状态|退出代码|返回码",
+    "确认": "回执|收条",
+    "命令记录": "记录库|流水|命令日志",
+    "凭据": "凭证",
+    "密钥": "秘钥|密匙",
+    "主机密钥": "服务器密钥",
+    "跳板机": "跳转主机|堡垒机",
+    "轮转": "轮换|滚动",
+    "超时时间": "超时值|超时时长",
+}
 
 
 def tree(path: Path) -> document:
@@ -147,6 +162,17 @@ class SettingTests(SynchronousTestCase):
                 found[0] for text in self.texts(path) for found in re.finditer(r".?[\u4e00-\u9fff][,;:!?()].?", text)
             ]
             self.assertEqual(narrow, [], path.name)
+
+
+class WordTests(SynchronousTestCase):
+    """One thing has one name: that of the specification, where it has one."""
+
+    def test_words(self) -> None:
+        catalogues = [DIRECTORY / "zh" / "LC_MESSAGES" / "relayd.po", ROOT / "docs" / "options.zh.po"]
+        for path in (*chinese_pages(), *catalogues):
+            for word, others in OTHERS.items():
+                found = re.findall(f".{{,9}}(?:{others}).{{,9}}", path.read_text("utf-8"))
+                self.assertEqual(found, [], f"{path.name}: {word}")
 
 
 class ReferenceTests(SynchronousTestCase):

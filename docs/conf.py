@@ -10,7 +10,7 @@ from relayd import __version__  # noqa: E402
 project = "relayd"
 author = copyright = "relayd contributors"
 version = release = __version__
-extensions = ["sphinx.ext.autodoc", "sphinx_copybutton", "chinese", "generated"]
+extensions = ["sphinx.ext.autodoc", "sphinx_copybutton", "generated"]
 #: Read by themselves at times: a name in backquotes is a link where there is something to link to.
 default_role = "py:obj"
 autodoc_typehints = "signature"

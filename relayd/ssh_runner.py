@@ -19,7 +19,7 @@ from zope.interface import implementer
 from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
-from relayd.language.texts import Text, Translate, english, joined
+from relayd.language.texts import Text, Translate, english
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -290,7 +290,7 @@ def _host_failure(error: SSHError) -> HostFailure:
 
 def _message(error: SSHError) -> Text:
     advice = ADVICE.get(type(error))
-    return error.text if advice is None else joined([error.text, advice])
+    return error.text if advice is None else Text("{text} {advice}", text=error.text, advice=advice)
 
 
 def _translate(failure: Failure) -> None:

@@ -151,6 +151,30 @@ class TutorialTests(PageTestCase):
         await self.run_page("docs/howto/main-server.rst")
 
 
+class MigrationTests(PageTestCase):
+    """First the page's own main server on npm's socket.io; then the one that the old script has."""
+
+    async def test_migrate(self) -> None:
+        sshd = await self.start_sshd()
+        await self.install_from_wheel()
+        place, user = f"{sshd.host}:{sshd.port}", sshd.user
+        self.replace |= {
+            "npm install socket.io": f"ln -s {ROOT / 'tests' / 'node' / 'node_modules'} node_modules",
+            "3080": str(free_port()),
+            "deploy@192.168.1.20": f"{user}@{place}",
+            "nobody@192.168.1.20": f"nobody@{place}",
+        }
+        home = await self.open(API_KEY="key-of-a-page-" * 4)
+        self.shell.environ["RELAYD_STATE_DIR"] = str(home / "state")
+        key = home / ".ssh" / "id_ed25519"
+        key.parent.mkdir(mode=0o700)
+        key.touch(mode=0o600)
+        key.write_text(sshd.key)
+        port = await self.serve(home / "relayd" / "api-key")
+        self.shell.replace("https://main.example.com", f"http://127.0.0.1:{port}")
+        await self.run_page("docs/howto/migrate.zh.rst")
+
+
 class ReadmeTests(PageTestCase):
     """In a clone of the repository."""
 

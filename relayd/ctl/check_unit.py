@@ -19,8 +19,8 @@ from relayd.config.paths import CREDENTIALS_ROOT
 from relayd.config.reading import Reading
 from relayd.ctl.findings import Report
 from relayd.ctl.unit_settings import UnitSettings
+from relayd.ctl.units import Unit
 from relayd.errors import MISTAKES
-from relayd.process.units import Unit
 
 #: The user of a unit whose user exists only while it runs: like any that owns no file.
 _NOBODY: Final = 65534

@@ -17,8 +17,8 @@ from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, load, read
 from relayd.config.values import near
 from relayd.ctl.unit_settings import UnitSettings, read_unit_settings
+from relayd.ctl.units import NoUnit, Unit, full_name, read_unit, running_units
 from relayd.errors import ConfigError
-from relayd.process.units import NoUnit, Unit, full_name, read_unit, running_units
 
 #: The unit and the file that are meant where nothing else is said.
 UNIT: Final = "relayd.service"

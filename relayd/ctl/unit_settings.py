@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from relayd.config.options import OPTIONS
 from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
+from relayd.ctl.units import Unit
 from relayd.errors import ConfigError
 from relayd.process.environment_files import variables_in
-from relayd.process.units import Unit
 
 #: Where systemd looks for the file of a credential whose path is not absolute.
 _STORES: Final = ("/etc/credstore", "/run/credstore", "/usr/local/lib/credstore", "/usr/lib/credstore")

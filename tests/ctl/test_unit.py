@@ -18,14 +18,14 @@ import relayd.ctl.settings
 import relayd.ctl.unit_settings
 from relayd.config.options import Config
 from relayd.config.reading import Reading
+from relayd.ctl import units
 from relayd.ctl.check import check
 from relayd.ctl.check_unit import _acting_as, _Identity, check_unit, check_what_the_unit_sees
 from relayd.ctl.main import main, make_parser
 from relayd.ctl.settings import Place, read_all
 from relayd.ctl.unit_settings import options_of_command
+from relayd.ctl.units import NoUnit
 from relayd.errors import MISTAKES, ConfigError
-from relayd.process import units
-from relayd.process.units import NoUnit
 from tests.config.test_options import KEY, ConfigCase
 from tests.support.units import FakeSystemd, command
 

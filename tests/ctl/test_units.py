@@ -1,5 +1,5 @@
 """
-relayd.process.units and unit_files: what systemd says of a unit, and what its files say.
+relayd.ctl.units and unit_files: what systemd says of a unit, and what its files say.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.process import units
+from relayd.ctl import units
+from relayd.ctl.units import NoUnit, ask_systemd, read_unit, running_units
 from relayd.process.unit_files import loaded_credentials
-from relayd.process.units import NoUnit, ask_systemd, read_unit, running_units
 from tests.support.units import FakeSystemd
 
 ROOT = Path(__file__).resolve().parents[2]

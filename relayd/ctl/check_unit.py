@@ -33,6 +33,8 @@ _PROTECTED: Final = {
     "full": ("/usr", "/boot", "/efi", "/etc"),
     "strict": ("/",),
 }
+#: What everybody may read: nothing secret is in their files.
+_NO_SECRETS: Final = ("--config", "--tls-ca", "--tls-cert", "--known-hosts", "certificate-file")
 #: What stays writable under ``ProtectSystem=strict``.
 _SPARED: Final = ("/dev", "/proc", "/sys")
 
@@ -66,7 +68,7 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
             report("fault", "unit", text)
     sight = _Sight(unit, tuple(settings.elsewhere.sources.values()))
     for whose, path in _read_by(config):
-        if reason := sight.hinders_reading(path):
+        if reason := sight.hinders_reading(path, whose.partition(" ")[0] in _NO_SECRETS):
             report("fault", "unit", f"{whose}: {reason}")
     for whose, path in _written_by(config):
         if reason := sight.hinders_writing(path):
@@ -90,7 +92,7 @@ def _written_by(config: Config) -> Iterator[tuple[str, str]]:
     yield "--state-dir", config.state_dir
     if config.audit_log is not None:
         yield "--audit-log", os.path.dirname(config.audit_log)
-    if config.host_keys == "accept-new":
+    if config.host_keys == "accept-new" and os.path.dirname(config.known_hosts) != config.state_dir:
         yield "--known-hosts", os.path.dirname(config.known_hosts)
     if config.status is not None and config.status.path:
         yield "--status", os.path.dirname(config.status.path)
@@ -114,15 +116,21 @@ class _Sight:
         self._own = tuple(folder for folders in unit.directories.values() for folder in folders)
         self._identity = _identity(unit)
 
-    def hinders_reading(self, path: str) -> str:
-        """Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist."""
+    def hinders_reading(self, path: str, public: bool) -> str:
+        """
+        Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist.
+
+        :param public: whether everybody may read it.
+        """
         if path in self._passed or _is_in(path, self._own) or not os.path.exists(path):
             return ""
         pass_it = f"put LoadCredential=NAME:{path} into a drop-in, and give $CREDENTIALS_DIRECTORY/NAME as the path"
         if hidden := self._hidden(path):
-            return f"{hidden} hides {path} from {self._unit.name}: {pass_it}, or move the file"
+            advice = "move it, such as to /etc/relayd" if public else pass_it
+            return f"{hidden} hides {path} from {self._unit.name}: {advice}"
         if not self._may(path, os.R_OK):
-            return f"the user of {self._unit.name} cannot read {path}: {pass_it}, or let that user read it"
+            advice = "chmod a+r it, and a+x its folders" if public else pass_it
+            return f"the user of {self._unit.name} cannot read {path}: {advice}"
         return ""
 
     def hinders_writing(self, folder: str) -> str:

@@ -154,6 +154,14 @@ class PlaceTests(UnitCase):
         error = self.assertRaises(ConfigError, self.read, "--unit", "relayd")
         self.assertEqual(str(error), "--unit: systemd does not run here")
 
+    def test_a_unit_that_cannot_be_started(self) -> None:
+        """The file alone would say nothing of that."""
+        self.patch(relayd.ctl.settings, "FILE", self.config)
+        self.unit["LoadState"] = "masked"
+        for words in ((), ("--unit", "relayd")):
+            error = self.assertRaises(ConfigError, self.read, *words)
+            self.assertIn("unit: systemd cannot start relayd.service: it is masked; systemctl unmask", str(error))
+
     def test_no_such_unit(self) -> None:
         error = self.assertRaises(ConfigError, self.read, "--unit", "rleayd")
         self.assertEqual(str(error), "--unit: systemd has no unit rleayd.service; did you mean relayd?")
@@ -285,10 +293,15 @@ class CredentialTests(UnitCase):
         with nobody:
             reading, place = self.read()
             faults, printed = self.check(reading, place)
+            policy = self.relayctl("policy")
         os.chmod(self.state, 0o700)
         self.assertEqual((reading.mistakes, faults), ((), 0), printed)
         for path in (self.key_file, self.variables, self.state):
             self.assertIn(f"skipped  files             this user cannot read {path}: run as root\n", printed)
+        note = (
+            f"relayd.service: /lib/systemd/system/relayd.service, without {self.variables}, which this user cannot read"
+        )
+        self.assertTrue(policy.startswith(f"# {note}\n"), policy)
 
 
 class FindingsTests(UnitCase):
@@ -370,14 +383,23 @@ class FindingsTests(UnitCase):
 
     def test_who_may_read(self) -> None:
         """As root, or as a user who is not: both say the truth about files that everybody can read."""
-        authorities = self.write("ca.pem", "PEM")
-        self.set_options(f'tls-ca = "{authorities}"')
-        os.chmod(authorities, 0o644)
+        authorities, headers = self.write("ca.pem", "PEM"), self.write("headers", "X: y")
+        self.set_options(f'tls-ca = "{authorities}"\nheader-file = "{headers}"')
+        for path in (authorities, headers):
+            os.chmod(path, 0o644)
         self.assertEqual(self.found(), [])
-        os.chmod(authorities, 0o600)
-        text = f"--tls-ca: the user of relayd.service cannot read {authorities}: put LoadCredential=NAME:{authorities} "
-        found = self.found()
-        self.assertEqual([text in each for _, each in found], [True] if os.geteuid() == 0 else [])
+        for path in (authorities, headers):
+            os.chmod(path, 0o600)
+        begin = "the user of relayd.service cannot read"
+        expected = [
+            ("fault", f"--tls-ca: {begin} {authorities}: chmod a+r it, and a+x its folders"),
+            (
+                "fault",
+                f"--header-file: {begin} {headers}: put LoadCredential=NAME:{headers} into a drop-in, and give "
+                "$CREDENTIALS_DIRECTORY/NAME as the path",
+            ),
+        ]
+        self.assertEqual(self.found(), expected if os.geteuid() == 0 else [])
         self.unit |= {"DynamicUser": False, "User": "root", "Group": ""}
         self.assertEqual(self.found(), [])
 
@@ -388,6 +410,11 @@ class FindingsTests(UnitCase):
         sockets = self.directory / "sockets"
         sockets.mkdir()
         sockets.chmod(0o777)
+        self.set_options(f'state-dir = "{other}/state"')
+        [(_, text)] = self.found()  # and no second one of known hosts, which are in it
+        self.assertTrue(
+            text.startswith(f"--state-dir: ProtectSystem=strict keeps relayd.service from writing to {other}")
+        )
         self.set_options(f'audit-log = "{other}/audit.log"\nstatus = "unix:{sockets}/status"')
         self.unit["ReadWritePaths"] = [f"-{sockets}"]
         [(level, text)] = self.found()

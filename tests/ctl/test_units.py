@@ -60,10 +60,11 @@ class UnitTests(SynchronousTestCase):
             "LoadState": "bad-setting",
             "LoadError": ["x", "Unit has no ExecStart="],
         }
-        expected = "systemd cannot use relayd.service: Unit has no ExecStart=; see systemctl status relayd.service"
+        expected = "systemd cannot start relayd.service: Unit has no ExecStart=; see systemctl status relayd.service"
         self.assertEqual(self.reason("relayd"), expected)
         self.systemd.units["relayd.service"] = {"LoadState": "masked"}
-        self.assertIn("systemd cannot use relayd.service: masked;", self.reason("relayd"))
+        expected = "systemd cannot start relayd.service: it is masked; systemctl unmask relayd.service"
+        self.assertEqual(self.reason("relayd"), expected)
 
     def test_answers_that_are_not_understood(self) -> None:
         for answer in (b"", b"{}", b"[]", b'{"data": 1}', b'{"data": []}'):

@@ -133,7 +133,7 @@ def _usual_unit() -> Place:
     unit = read_unit(UNIT)
     others = _others()
     if unit.active == "inactive" and len(others) == 1:
-        return _place_of(read_unit(others[0]), {}, "")
+        return _place_of(read_unit(others[0]), {}, f"; --unit for others: {UNIT}")
     more = f"; --unit for others: {', '.join(others)}" if others else ""
     return _place_of(unit, {}, more)
 

@@ -131,9 +131,11 @@ class PlaceTests(UnitCase):
         self.assertEqual(config.api_key_file, os.path.abspath(key))
 
     def test_another_unit_that_runs(self) -> None:
-        """Who has only relay@site-1 means that."""
+        """Who runs only relayd@b means that."""
         self.systemd.units["relayd@b.service"] = {**self.unit, "ActiveState": "active"}
-        self.assertIn("relayd@b.service: ", self.read()[1].note)
+        note = self.read()[1].note
+        self.assertTrue(note.startswith("relayd@b.service: "), note)
+        self.assertTrue(note.endswith("; --unit for others: relayd.service"), note)
         self.unit["ActiveState"] = "failed"
         note = self.read()[1].note
         self.assertIn("relayd.service: ", note)

@@ -125,7 +125,9 @@ class PlaceTests(UnitCase):
     def test_options_beside_the_unit(self) -> None:
         """They override its own, and relative paths are those of the caller."""
         self.shell = {"RELAYD_PROXY_ID": "of the shell", "RELAYD_MAX_QUEUE": "7"}
-        key = os.path.relpath(self.key_file)
+        key = self.mktemp()
+        os.close(os.open(key, os.O_CREAT, 0o600))
+        Path(key).write_text(KEY)
         config = self.settings("--unit", "relayd", "--max-commands", "3", "--api-key-file", key)
         self.assertEqual((config.max_commands, config.proxy_id, config.max_queue), (3, "site-1", 10000))
         self.assertEqual(config.api_key_file, os.path.abspath(key))

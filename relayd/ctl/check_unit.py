@@ -17,10 +17,11 @@ from msgspec import Struct
 from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS_ROOT
 from relayd.config.reading import Reading
-from relayd.ctl.findings import Report
+from relayd.ctl.findings import Level, Report
 from relayd.ctl.unit_settings import UnitSettings
 from relayd.ctl.units import Unit
 from relayd.errors import MISTAKES
+from relayd.language.texts import printable
 
 #: The user of a unit whose user exists only while it runs: like any that owns no file.
 _NOBODY: Final = 65534
@@ -33,6 +34,8 @@ _PROTECTED: Final = {
     "full": ("/usr", "/boot", "/efi", "/etc"),
     "strict": ("/",),
 }
+#: The most characters that are shown of a relay's status line.
+_MOST_SAID: Final = 300
 #: What everybody may read: nothing secret is in their files.
 _NO_SECRETS: Final = ("--config", "--tls-ca", "--tls-cert", "--known-hosts", "certificate-file")
 #: What stays writable under ``ProtectSystem=strict``.
@@ -47,7 +50,11 @@ def check_unit(settings: UnitSettings, note: str, report: Report) -> None:
         why = "there is a mistake in its settings" if why == f"status {MISTAKES}" else why
         report("warning", "unit", f"{note}; it has failed: {why}; journalctl -u {unit.name} says more")
     else:
-        report("ok", "unit", f"{note}; it is {unit.active}")
+        said = f": {printable(unit.said, _MOST_SAID)}" if unit.said and unit.active != "inactive" else ""
+        boot = f" (systemctl enable {unit.name} starts it at boot)" if unit.enabled == "disabled" else ""
+        # A relay starts until the main server accepts it, and then stays active.
+        level: Level = "warning" if unit.active == "activating" else "ok"
+        report(level, "unit", f"{note}; it is {unit.active}{boot}{said}")
     if unit.outdated:
         report("warning", "unit", "its files have changed since systemd read them: systemctl daemon-reload")
     for path, optional in unit.environment_files:
@@ -164,8 +171,11 @@ class _Sight:
     def _may(self, path: str, how: int) -> bool:
         if self._identity is None:
             return True
-        with _acting_as(self._identity):
-            return os.access(path, how, effective_ids=True)
+        try:
+            with _acting_as(self._identity):
+                return os.access(path, how, effective_ids=True)
+        except PermissionError:  # root of a container may not be somebody else
+            return True
 
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:

@@ -118,9 +118,9 @@ class Dispatcher:
         self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
         self._active = self._scheduler.active
         self._drains = Drains(clock, self._is_drained, self._scheduler.cancel_all)
-        self._outbox = Outbox(clock, journal, self.stats, self._drains.check, translate)
+        self._outbox = Outbox(clock, journal, self.stats, self._settled, translate)
         self._duplicates = Duplicates(
-            self._active, journal, self._outbox, self.stats, self._reports, self._refuse, self._overloaded
+            self._active, journal, self._outbox, self.stats, self._reports, self._refuse, self._overloaded, translate
         )
         self._inputs = InputBudget()
         self._accepting = True
@@ -178,11 +178,9 @@ class Dispatcher:
         shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
         _log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
-        is_command = error.fields["event"] == EXECUTE_COMMAND
-        if command_id is not None and is_command and not self._duplicates.is_due(command_id):
-            self._outbox.send_unrecorded(
-                failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
-            )
+        if command_id is not None and error.fields["event"] == EXECUTE_COMMAND:
+            failure = failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
+            self._duplicates.fail(failure)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""
@@ -281,6 +279,11 @@ class Dispatcher:
         else:  # a result that a crash would lose is still better than silence
             self._outbox.send_unrecorded(result)
         self._reports.report_ended(active, result)
+        self._drains.check()
+
+    def _settled(self) -> None:
+        """Some result needs no more sending."""
+        self._duplicates.settled()
         self._drains.check()
 
     # Commands that are not taken on

@@ -10,17 +10,21 @@ from typing import Final
 from twisted.logger import Logger
 
 from relayd.commands.active import ActiveCommand
+from relayd.commands.failures import failed_result
 from relayd.commands.outbox import Outbox
 from relayd.commands.reports import CommandReports
 from relayd.commands.stats import Stats
 from relayd.errors import AlreadyConfirmed, DuplicateMismatch, OutcomeLost, Overloaded, RelayError
 from relayd.interfaces import Acknowledge, EntryState, IJournal, JournalEntry
-from relayd.wire.messages import ExecuteCommand
+from relayd.language.texts import Translate
+from relayd.wire.messages import CommandResult, ExecuteCommand
 
 _log = Logger("relayd.commands")
 
 #: Duplicates of a command that wait together for the journal to take it.
 MAX_WAITING: Final = 100
+#: Failures that wait until no other result is due under their id.
+MAX_LATE: Final = 100
 
 
 class Duplicates:
@@ -30,6 +34,7 @@ class Duplicates:
     :param active: the commands that are under way, by id.
     :param refuse: answers a command with an error, and sends that as its result.
     :param overloaded: the error for duplicates that are too many.
+    :param translate: to the language of what results say.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Duplicates:
         reports: CommandReports,
         refuse: Callable[[ExecuteCommand, RelayError, Acknowledge], None],
         overloaded: Callable[[], Overloaded],
+        translate: Translate,
     ) -> None:
         self._active = active
         self._journal = journal
@@ -49,6 +55,8 @@ class Duplicates:
         self._reports = reports
         self._refuse = refuse
         self._overloaded = overloaded
+        self._translate = translate
+        self._late: dict[str, CommandResult] = {}
 
     def is_due(self, command_id: str) -> bool:
         """Whether a result is still due for this id, so that another one would be taken for it."""
@@ -95,16 +103,34 @@ class Duplicates:
         else:
             self._refuse(command, OutcomeLost(), acknowledge)
 
+    def fail(self, failure: CommandResult) -> None:
+        """
+        Send a failure of a command that was not taken on.  While another result is due under its id, the main server
+        would take it for that one, so it waits until that one is confirmed, or a dead letter.
+        """
+        if not self.is_due(failure.command_id):
+            self._outbox.send_unrecorded(failure)
+        elif len(self._late) < MAX_LATE:
+            self._late[failure.command_id] = failure
+
+    def settled(self) -> None:
+        """Some result needs no more sending."""
+        if self._late:
+            for command_id in [each for each in self._late if not self._awaited(each)]:
+                self._outbox.send_unrecorded(self._late.pop(command_id))
+
+    def _awaited(self, command_id: str) -> bool:
+        known = self._journal.lookup(command_id)
+        return self.is_due(command_id) and (known is None or known.state is not EntryState.DEAD)
+
     def _accept_again(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
         self._stats.resent += 1
         _log.info("Command {id} came again; its result is sent again", id=command.command_id)
         acknowledge(None)
 
     def _refuse_mismatch(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
-        """Another command under an id that is taken: while a result is due for that id, it gets no other."""
+        """Another command under an id that is taken."""
         error = DuplicateMismatch()
-        if self.is_due(command.command_id):
-            self._reports.report_refused(command, error)
-            acknowledge(error)
-        else:
-            self._refuse(command, error, acknowledge)
+        self._reports.report_refused(command, error)
+        acknowledge(error)
+        self.fail(failed_result(command, error, self._translate))

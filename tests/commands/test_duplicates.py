@@ -11,8 +11,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.dispatcher import Dispatcher, Limits
-from relayd.commands.duplicates import MAX_WAITING
+from relayd.commands.duplicates import MAX_LATE, MAX_WAITING
 from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE
+from relayd.errors import InvalidMessage
 from relayd.wire.messages import JumpHost, Receipt, Secret
 from relayd.wire.parsing import parse_execute_command
 from tests.support.dispatching import Desk, HeldRunner, SlowJournal, command
@@ -137,7 +138,8 @@ class DuplicateTests(SynchronousTestCase):
         self.assertEqual(prints[0], prints[1])
         self.assertEqual(len(set(prints)), 4)
 
-    def test_other_request_under_the_id_of_a_running_command_is_refused_without_a_result(self) -> None:
+    def test_other_request_under_the_id_of_a_running_command_fails_after_its_result(self) -> None:
+        """And no sooner: the main server would take the failure for that result."""
         self.desk.order(command("c1"))
         for other in (command("c1", text="reboot"), command("c1", host="web2")):
             self.desk.order(other)
@@ -146,6 +148,40 @@ class DuplicateTests(SynchronousTestCase):
         self.runner.runs[0].finish()
         self.desk.order(command("c1", text="reboot"))
         self.assertEqual((self.link.codes(), self.runner.ids()), ([0], ["c1"]))
+        self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.assertEqual(self.link.codes(), [0, "duplicate-mismatch"])
+        self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.assertEqual(self.link.codes(), [0, "duplicate-mismatch"])
+
+    def test_a_message_under_that_id_that_is_not_valid_fails_after_its_result(self) -> None:
+        self.desk.order(command("c1"))
+        error = InvalidMessage(event="execute_command", field="port", reason="is missing", command_id="c1")
+        self.desk.dispatcher.invalid_received(error, self.desk.acknowledge("c1"))
+        self.runner.runs[0].finish()
+        self.assertEqual(self.link.codes(), [0])
+        self.desk.dispatcher.receipt_received(self.link, RECEIVED)
+        self.assertEqual(self.link.codes(), [0, "invalid-message"])
+
+    def test_the_failure_after_a_dead_letter(self) -> None:
+        """The main server had that result and does not want it: it is not waited for."""
+        self.desk.order(command("c1"))
+        self.desk.order(command("c1", text="reboot"))
+        self.runner.runs[0].finish()
+        for _ in range(3):
+            self.desk.dispatcher.receipt_received(self.link, Receipt(success=False, error="no"))
+            self.desk.clock.advance(5)
+        self.assertEqual(self.link.codes(), [0, 0, 0, "duplicate-mismatch"])
+
+    def test_failures_that_wait_are_bounded(self) -> None:
+        desk = Desk(max_commands=2 * MAX_LATE)
+        for number in range(MAX_LATE + 20):
+            desk.order(command(f"c{number}"))
+            desk.order(command(f"c{number}", text="reboot"))
+        for run in list(desk.runner.runs):
+            run.finish()
+        for _ in range(MAX_LATE + 20):
+            desk.dispatcher.receipt_received(desk.link, RECEIVED)
+        self.assertEqual(desk.link.codes().count("duplicate-mismatch"), MAX_LATE)
 
     def test_other_request_under_the_id_of_a_confirmed_command_gets_a_result(self) -> None:
         self.desk.order(command("c1"))

@@ -179,8 +179,8 @@ class Dispatcher:
         _log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
         acknowledge(error)
         if command_id is not None and error.fields["event"] == EXECUTE_COMMAND:
-            failure = failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
-            self._duplicates.fail(failure)
+            asked = {"numeric_id": error.numeric_id, "extended": error.extended}
+            self._duplicates.fail(failure_result(command_id, error, **asked, translate=self._translate))
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""

@@ -211,6 +211,19 @@ class CommandTests(SynchronousTestCase):
                 if name != "commandId":
                     self.assertEqual(error.command_id, "cmd_1")
 
+    def test_what_is_wrong_may_ask_for_more(self) -> None:
+        """As far as that can be read."""
+        for flag, asks in (
+            (True, True),
+            ("1", True),
+            (False, False),
+            ("perhaps", False),
+            ([True], False),
+            (None, False),
+        ):
+            wrong = GOOD | {"port": 0, "extended": flag}
+            self.assertEqual(self.assertRaises(InvalidMessage, parse_execute_command, wrong).extended, asks, flag)
+
     def test_numbers_are_no_values_of_variables(self) -> None:
         self.assertIn(
             'env.A is not a string; write numbers and booleans as strings, as in "1"',

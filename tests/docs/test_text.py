@@ -158,6 +158,23 @@ class NameTests(SynchronousTestCase):
                 self.assertTrue(path.is_dir() or path.with_suffix(".py").exists(), f"{page.relative_to(ROOT)}: {name}")
 
 
+class DifferenceTests(SynchronousTestCase):
+    """The tables of what differs between the specification's example and relayd, in docs/protocol.rst."""
+
+    def test_every_row_names_its_test(self) -> None:
+        text = (ROOT / "docs" / "protocol.rst").read_text("utf-8").partition("\nHow a command runs\n")[2]
+        rows = re.findall(r"^   \* - (.+?)(?=^   \* - |^\S|\Z)", text.partition("\nTexts of errors\n")[0], re.M | re.S)
+        rows = [row for row in rows if not row.startswith("what\n")]
+        self.assertGreater(len(rows), 30)
+        for row in rows:
+            held = " ".join(row.rpartition("\n     - ")[2].split())
+            named = re.fullmatch(r"``(tests\.[\w.]+)``(?:, ``(test_\w+)``)?", held)
+            self.assertIsNotNone(named, row)
+            assert named is not None
+            source = ROOT.joinpath(*named[1].split(".")).with_suffix(".py").read_text("utf-8")
+            self.assertIn(f"def {named[2] or 'test_'}", source, row)
+
+
 class CommandTests(SynchronousTestCase):
     """What is run by `tests.docs.test_commands`, and what is not."""
 

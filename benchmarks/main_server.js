@@ -1,7 +1,7 @@
 // A main server on the npm socket.io server that gives relays commands and measures how they do.  It is driven by JSON
 // lines: a request on stdin, its answer on stdout, with the same id.
 //
-//     node main_server.js --api-key-file PATH [--max-buffer BYTES]        first prints {listening: PORT}
+//     node main_server.js --api-key-file PATH [--max-buffer BYTES] [--watch]      first prints {listening: PORT}
 //
 //     {id, op: "wait", proxyId, timeout}          answers {} once that relay is connected
 //     {id, op: "execute", proxyId, command}       sends one execute_command, answers {result}: all that arrived
@@ -12,7 +12,7 @@
 //         runs `count` commands, `concurrency` at a time, over `targets` in turn, each of which must give what `expect`
 //         says; answers {seconds, rate, median, p95, failures, reasons}: latencies in ms, rate in successes a second
 //
-// It ends when its stdin does.
+// With --watch it tells each event that it sends or gets (tests/node/wire.js). It ends when its stdin does.
 'use strict';
 
 const crypto = require('node:crypto');
@@ -26,8 +26,13 @@ const packages = createRequire(require.resolve('../tests/node/package.json'));
 const { Server } = packages('socket.io');
 
 const { values: options } = parseArgs({
-  options: { 'api-key-file': { type: 'string' }, 'max-buffer': { type: 'string', default: '1000000' } },
+  options: {
+    'api-key-file': { type: 'string' },
+    'max-buffer': { type: 'string', default: '1000000' },
+    watch: { type: 'boolean', default: false },
+  },
 });
+const wire = options.watch ? require('../tests/node/wire.js') : null;
 const apiKey = readFileSync(options['api-key-file'], 'utf8').trim();
 const relays = new Map(); // proxyId -> socket
 const waiting = new Map(); // proxyId -> what to call once that relay is connected
@@ -44,6 +49,7 @@ server.of('/proxy').on('connection', (socket) => {
     socket.disconnect();
     return;
   }
+  wire?.watch(socket);
   socket.on('command_result', (data) => {
     told.forEach((on) => on(data));
     const resolve = pending.get(data.commandId);
@@ -97,6 +103,8 @@ function execute(proxyId, command, grace = 10000) {
     }
     pending.set(commandId, resolve);
     relay.emit('execute_command', { commandId, ...command }, (answer) => {
+      // the example relay answers with an empty object, relayd with nothing
+      if (answer && Object.keys(answer).length) wire?.acknowledged('execute_command', [answer]);
       if (answer && answer.error) {
         pending.delete(commandId);
         reject(new Error(`refused: ${answer.error}`));

@@ -145,7 +145,7 @@ class ParityCase(TestCase):
         self.sshd = OpenSSHServer()
         self.addCleanup(self.sshd.stop)
         await self.sshd.start()
-        self.main_server = MainServer(key_file)
+        self.main_server = MainServer(key_file, watch=True)
         self.addCleanup(self.main_server.stop)
         await self.main_server.start()
         url = self.main_server.url

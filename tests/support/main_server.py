@@ -19,12 +19,12 @@ class MainServer(NodeServer):
 
     :param key_file: the file of the API key that relays must show.
     :param max_buffer: the largest message taken, in bytes; the default is that of socket.io.
+    :param watch: whether events are checked (`tests.support.schemas`), which takes time.
     """
 
-    def __init__(self, key_file: Path, max_buffer: int = 1_000_000) -> None:
-        super().__init__(
-            "../../benchmarks/main_server.js", "--api-key-file", str(key_file), "--max-buffer", str(max_buffer)
-        )
+    def __init__(self, key_file: Path, max_buffer: int = 1_000_000, *, watch: bool = False) -> None:
+        options = ["--api-key-file", str(key_file), "--max-buffer", str(max_buffer), *(["--watch"] if watch else [])]
+        super().__init__("../../benchmarks/main_server.js", *options)
         self._numbers = count(1)
 
     @property

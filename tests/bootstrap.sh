@@ -2,7 +2,7 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, the
+#   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
 #                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
 #   bootstrap.sh deb             what builds the Debian package
 set -eu
@@ -67,6 +67,7 @@ bring_peers() {
     command -v faketime >/dev/null || missing="$missing faketime"
     command -v systemd-analyze >/dev/null || missing="$missing systemd"
     command -v mandoc >/dev/null || missing="$missing mandoc"
+    command -v tmux >/dev/null || missing="$missing tmux"
     command -v zsh >/dev/null || missing="$missing zsh"
     command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"

@@ -38,6 +38,8 @@ LONG += $(filter-out $(LONG),$(filter tests.faults.% tests.docs.% tests.system.%
 ABREAST := $(filter-out $(ALONE),$(LONG) $(filter-out $(LONG),$(MODULES)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Hundreds of processes start in the tests; without it each would compile all of relayd anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint bench fuzz docs messages clean coverage test-pythons test-minimum news man completion options dist deb test-deb
 

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -31,9 +31,9 @@ from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
 from relayd.process.garbage import GarbageCollection
 from relayd.process.hardening import forbid_dumps, use_steady_clock
+from relayd.process.journald import is_journal, with_priority
 from relayd.process.logs import configure as configure_logs
 from relayd.process.systemd import Notifier, make_notifier
-from relayd.service import make_relay
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
@@ -46,6 +46,10 @@ ABOUT = (
     "(max-commands = 64). The command line overrides the environment, and the environment overrides the file. "
     "Write times like 5s, 2m or 1h, and sizes like 512K or 8M."
 )
+
+#: The exit status for mistakes in the settings (``EX_CONFIG`` of sysexits.h): to start again would not help. The units
+#: of packaging/systemd name it in ``RestartPreventExitStatus``.
+MISTAKES: Final = 78
 
 T = TypeVar("T")
 
@@ -65,7 +69,8 @@ class Options(usage.Options):
     """
     The command line of relayd, and the `Config` made from it, the environment and the TOML file.
 
-    Mistakes end the process with one line each on standard error; twistd would print all of ``--help`` before them.
+    Mistakes end the process with one line each on standard error, and with exit status `MISTAKES`; twistd would print
+    all of ``--help`` before them.
     """
 
     synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
@@ -84,18 +89,18 @@ class Options(usage.Options):
         """
         Read *options*, by default the process's own arguments.
 
-        :raises SystemExit: for any mistake.
+        :raises SystemExit: with `MISTAKES`, for any mistake.
         """
         arguments = list(sys.argv[1:] if options is None else options)
         try:
             _check_names(arguments)
             super().parseOptions(arguments)
         except (ConfigError, usage.UsageError) as error:  # Twisted's texts name options and never show a value
-            _fail(str(error))
+            _refuse(str(error))
         self._directory = os.getcwd()
         reading = self.read()
         if reading.config is None or reading.mistakes:
-            _fail(*map(str, reading.mistakes))
+            _refuse(*map(str, reading.mistakes))
         self.config = reading.config
         self.exposed = exposures(reading, os.environ)
 
@@ -136,7 +141,10 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The relay that *options* describe, with what its process needs."""
+    # Here, since half of a start goes into these imports, and --version and a mistyped option need none of them.
     from twisted.internet import reactor
+
+    from relayd.service import make_relay
 
     configure_logs(options.config.log_level, options.config.log_format)
     for what in options.exposed:
@@ -170,7 +178,8 @@ class ProcessService(MultiService):
         try:
             super().startService()
         except ConfigError as error:
-            _fail(str(error))
+            # Not MISTAKES: another process may let go of the directory, and a disk may have room again.
+            raise SystemExit(f"relayd: {error}") from None
         self._notifier = self._make_notifier()
         if self._notifier is not None:
             self._notifier.startService()
@@ -279,5 +288,8 @@ def _row(left: str, text: str, columns: int) -> list[str]:
     return lines + [f"{'':<31} {line}" for line in more]
 
 
-def _fail(*lines: str) -> NoReturn:
-    raise SystemExit("\n".join(f"relayd: {line}" for line in lines)) from None
+def _refuse(*lines: str) -> NoReturn:
+    """End with one line for each mistake in the settings. No log has begun yet."""
+    text = "".join(f"relayd: {line}\n" for line in lines)
+    sys.stderr.write(with_priority(text, "error") if is_journal(sys.stderr, os.environ) else text)
+    raise SystemExit(MISTAKES) from None

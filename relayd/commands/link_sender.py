@@ -93,12 +93,12 @@ class LinkSender:
         self._backlog.pop(key, None)
 
     def count_refusal(self, key: ResultKey) -> int:
-        """The main server refused the result; gives how often it has done that on this link."""
+        """The main server rejected the result; gives how often it has done that on this link."""
         self._refusals[key] = times = self._refusals.get(key, 0) + 1
         return times
 
     def forget_refusals(self, key: ResultKey) -> None:
-        """Forget how often the main server has refused the result."""
+        """Forget how often the main server has rejected the result."""
         self._refusals.pop(key, None)
 
     def cancel_retry(self, key: ResultKey) -> None:

@@ -71,9 +71,9 @@ class Stats:
     :ivar resent: duplicates that were answered with the same result again.
     :ivar sent: times that a result was sent, the first time and again.
     :ivar confirmed: receipts that confirmed a result.
-    :ivar rejected: receipts that refused a result.
+    :ivar rejected: receipts that rejected a result.
     :ivar presumed: results that count as delivered: the main server has read them, and sends no receipts.
-    :ivar given_up: results that were refused too often, or with which each connection was lost.
+    :ivar given_up: results that were rejected too often, or with which each connection was lost.
     :ivar dropped: results that no journal held, and that had to make room.
     :ivar stray: receipts that fit no result.
     :ivar streamed: pieces of output that were sent while their command ran.

@@ -40,7 +40,7 @@ class UndeliveredResults:
     def __init__(self, journal: IJournal) -> None:
         self._journal = journal
         self._unrecorded = HeldResults(MAX_UNRECORDED, MAX_UNRECORDED_BYTES)
-        #: Those of them that the main server refused: nobody waits for these.
+        #: Those of them that the main server rejected: nobody waits for these.
         self._unwanted: set[str] = set()
         self._dead_letters = DeadLetters(journal)
 

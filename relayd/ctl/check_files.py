@@ -20,7 +20,7 @@ from relayd.config.state_directory import StateDirectory, directory_hindrance
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
-from relayd.journal.report import read_report
+from relayd.journal.journal_report import read_report
 from relayd.journal.store import journal_file
 from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.descriptors import words_of

@@ -135,7 +135,7 @@ class RelayCollector(Collector):
         yield _counter(
             "relayd_results_presumed", "Results that a main server without receipts has read.", counted.presumed
         )
-        yield _counter("relayd_results_rejected", "Receipts that refused a result.", counted.rejected)
+        yield _counter("relayd_results_rejected", "Receipts that rejected a result.", counted.rejected)
         yield _counter("relayd_results_given_up", "Results that became dead letters.", counted.given_up)
         yield _counter(
             "relayd_results_dropped",

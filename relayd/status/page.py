@@ -83,7 +83,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
             "sent": f"{results['sent']:,}",
             "confirmed": f"{results['confirmed']:,}",
             "unconfirmed": unconfirmed,
-            "refused": f"{results['rejected']:,}",
+            "rejected": f"{results['rejected']:,}",
             "given up": f"{results['givenUp']:,}",
         }),
         _card("This relay", {

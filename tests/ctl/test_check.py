@@ -398,6 +398,16 @@ class ProcessTests(TestCase):
         self.assertIn("no such option: --sever (did you mean --server?)", printed)
         self.assertNotIn("s3cret", printed)
 
+    async def test_a_mistyped_subcommand(self) -> None:
+        for words, expected in (
+            (("chekc",), "relayctl: no such subcommand: chekc (did you mean check?); see relayctl --help\n"),
+            (("audit", "verfy"), "relayctl audit: no such subcommand: verfy (did you mean verify?); see relayctl"),
+            (("zzz",), "relayctl: no such subcommand: zzz (there are status, check, "),
+        ):
+            code, printed = await self.relayctl(*words)
+            self.assertEqual((code, printed.count("\n")), (2, 1))
+            self.assertIn(expected, printed)
+
     async def test_exit_codes_are_in_the_help(self) -> None:
         for words in (("--help",), ("check", "--help"), ("journal", "--help")):
             code, printed = await self.relayctl(*words)

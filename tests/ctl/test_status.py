@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ctl.status import lines
-from relayd.ssh.pool.report import HostCounts
+from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.summary import summarize
 from relayd.uplink.service import UplinkStatus
 from tests.support.status import FakeRelay

@@ -158,7 +158,7 @@ class ReceiptTests(LedgerCase):
             await deferLater(reactor, 0.5)
             self.assertEqual((self.held(), len(self.ledger.results["bad"])), (["bad"], times))
         self.check_books()
-        self.assertIn("The main server refused the result of bad 3 times: no such row", self.relay.log)
+        self.assertIn("The main server rejected the result of bad 3 times: no such row", self.relay.log)
 
     def shown(self) -> str:
         relayctl = Path(sys.executable).with_name("relayctl")

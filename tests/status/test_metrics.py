@@ -9,7 +9,7 @@ from pathlib import Path
 
 from relayd.commands.stats import EndedCommand
 from relayd.process import event_loop
-from relayd.ssh.pool.report import HostCounts
+from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.metrics import OTHER, make_registry
 from relayd.wire.messages import Details
 from tests.status.test_responses import StatusCase

@@ -8,7 +8,7 @@ import json
 from html.parser import HTMLParser
 
 from relayd.commands import stats
-from relayd.ssh.pool.report import HostCounts
+from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.summary import MOST_ROWS
 from relayd.uplink.service import UplinkStatus
 from tests.status.test_responses import StatusCase

@@ -16,6 +16,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config.options import OPTIONS
+from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
 from relayd.errors import ConfigError
 
@@ -94,7 +95,7 @@ class UseTests(SynchronousTestCase):
         content = tomllib.loads("\n".join(lines))
         self.assertEqual(set(content) - {"credentials"}, {option.name for option in OPTIONS} - {"config"})
         mistakes: list[ConfigError] = []
-        sources = OptionSources(OPTIONS, "/", mistakes.append)
+        sources = OptionSources(OPTIONS, "/", Paths({}), mistakes.append)
         sources.read_file({name: value for name, value in content.items() if name != "credentials"}, "/x.toml")
         for option in OPTIONS:
             if option.name in sources.given:

@@ -25,6 +25,7 @@ from relayd.config.reading import load
 from relayd.config.values import duration
 from relayd.hub import Hub
 from relayd.process.systemd import CLOSING
+from relayd.tap import MISTAKES
 from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support import confined
 from tests.support.confined import settings_of, system_calls
@@ -80,6 +81,12 @@ class UnitTests(SynchronousTestCase):
         template = template.replace("SSH hosts (%i)", "SSH hosts").replace("/%i.api-key", "/api-key")
         template = re.sub(r"(/etc/default/relayd|Directory=relayd)-%i\b", r"\1", template)
         self.assertEqual(template.replace("/%i.toml", "/relayd.toml"), plain)
+
+    def test_no_start_again_after_a_mistake(self) -> None:
+        for name in ("relayd.service", "relayd@.service"):
+            settings = settings_of(UNITS / name)
+            self.assertEqual(settings["Restart"], ["on-failure"])
+            self.assertEqual(settings["RestartPreventExitStatus"], [str(MISTAKES)])
 
     def test_times(self) -> None:
         """A main server that is away is no reason to start again; a drain has the time that it is promised."""

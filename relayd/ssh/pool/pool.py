@@ -33,8 +33,8 @@ from relayd.ssh.pool.jobs import Forwarding, Job, forward_error
 from relayd.ssh.pool.members import Member, hops_of
 from relayd.ssh.pool.moved_names import MovedNames
 from relayd.ssh.pool.places import Dial
+from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.pool.refused_logins import RefusedLogins
-from relayd.ssh.pool.report import PoolReport
 from relayd.ssh.pool.shutdown import Shutdown
 from relayd.ssh.pool.timers import Timers
 from relayd.ssh.settings import SSHSettings

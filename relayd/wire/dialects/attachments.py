@@ -12,11 +12,11 @@ from relayd.errors import ProtocolError
 from relayd.language.texts import Text
 from relayd.wire.messages import Unsent
 
-#: Attachments that one event may have; python-socketio would wait for 999,999,999.
+#: Attachments that one event may have.
 MAX_ATTACHMENTS: Final = 64
 #: Bytes that all of them together may have: as many as one message.
 MAX_BYTES: Final = 8 * 2**20
-#: The most attachments that python-socketio reads from a packet.
+#: The most attachments that are waited for, to be dropped.
 _MOST_ANNOUNCED: Final = 10**9
 
 _TOO_MANY: Final = Text("came with an event of more than {most} binary attachments", most=MAX_ATTACHMENTS)

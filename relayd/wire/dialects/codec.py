@@ -56,47 +56,36 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
-class StrictJSON:
+def read_json(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
     """
-    The JSON codec, with the functions of the standard library's module, as python-socketio wants it.
+    Decode one JSON text, or one with these faults, which main servers send:
 
-    It uses msgspec, which refuses NaN and the infinities (RFC 8259, section 6), takes a sixth of the time, and whose
-    errors give a position and never the text, which may hold a password.
+    - Half of a surrogate pair, which JavaScript may send, becomes U+FFFD, as in a text that JavaScript encodes.
+    - ``NaN``, which Python's json writes for an empty cell of a table, becomes ``null``, as JavaScript writes it.
+    - Infinities, and numbers beyond the floats, become the largest float, which no field takes.
+    - What nests too deep for Python becomes ``null``: no field is that deep.
+
+    msgspec decodes it: its errors give a position and never the text, which may hold a password.
+
+    :param decoder: for a type of your own.
+    :raises ProtocolError: when it is not JSON, or holds too many values.
     """
+    if len(text) > _LARGE and _structure(text) > _MAX_STRUCTURE:
+        raise ProtocolError(reason="JSON with too many values")
+    try:
+        return _decode_or_repair(text, decoder)
+    except msgspec.ValidationError as error:
+        reason = f"JSON with an unexpected shape ({error})"
+    except (msgspec.DecodeError, UnicodeError) as error:
+        reason = "malformed JSON" + (f" ({error})" if isinstance(error, msgspec.DecodeError) else "")
+    except RecursionError:
+        reason = "JSON that nests too deeply"
+    raise ProtocolError(reason=reason)
 
-    @staticmethod
-    def loads(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
-        """
-        Decode one JSON text, or one with these faults, which main servers send:
 
-        - Half of a surrogate pair, which JavaScript may send, becomes U+FFFD, as in a text that JavaScript encodes.
-        - ``NaN``, which Python's json writes for an empty cell of a table, becomes ``null``, as JavaScript writes it.
-        - Infinities, and numbers beyond the floats, become the largest float, which no field takes.
-        - What nests too deep for Python becomes ``null``: no field is that deep.
-
-        :param decoder: for a type of your own.
-        :raises ProtocolError: when it is not JSON, or holds too many values.
-        """
-        if len(text) > _LARGE and _structure(text) > _MAX_STRUCTURE:
-            raise ProtocolError(reason="JSON with too many values")
-        try:
-            return _decode_or_repair(text, decoder)
-        except msgspec.ValidationError as error:
-            reason = f"JSON with an unexpected shape ({error})"
-        except (msgspec.DecodeError, UnicodeError) as error:
-            reason = "malformed JSON" + (f" ({error})" if isinstance(error, msgspec.DecodeError) else "")
-        except RecursionError:
-            reason = "JSON that nests too deeply"
-        raise ProtocolError(reason=reason)
-
-    @staticmethod
-    def dumps(data: object, separators: object = None) -> str:
-        """
-        Encode *data*, always in the compact form.
-
-        :param separators: taken only because python-socketio passes it.
-        """
-        return _encoder.encode(data).decode()
+def write_json(data: object) -> str:
+    """Encode *data* in the compact form."""
+    return _encoder.encode(data).decode()
 
 
 def _decode_or_repair(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from relayd.errors import ProtocolError
-from relayd.wire.dialects.codec import StrictJSON
+from relayd.wire.dialects.codec import read_json
 
 #: The transports.
 WEBSOCKET: Final = "websocket"
@@ -68,5 +68,5 @@ def read_open_packet(packet: str) -> OpenPacket:
         raise ProtocolError(reason="the first packet is not an Engine.IO open packet")
     if len(packet) > 1 + MAX_OPEN:
         raise ProtocolError(reason=f"an open packet of more than {MAX_OPEN} characters")
-    opened: OpenPacket = StrictJSON.loads(packet[1:], _decoder)
+    opened: OpenPacket = read_json(packet[1:], _decoder)
     return opened

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, read_json, websocket_url, write_json
 from relayd.wire.dialects.events import (
     Broken,
     Connected,
@@ -85,7 +85,7 @@ class NativeDialect(FrameQueue):
                 raise ProtocolError(reason="the greeting of a Socket.IO server, which is the other dialect")
             return (Ignored("a text that is not a JSON object", strange=True),)
         try:
-            frame: _Frame = StrictJSON.loads(text, _decoder)
+            frame: _Frame = read_json(text, _decoder)
         except ProtocolError:
             if text.endswith("\0"):  # as in C
                 return self.receive_text(text.rstrip("\0"))
@@ -129,7 +129,7 @@ class NativeDialect(FrameQueue):
 
     def send_event(self, name: str, data: object) -> None:
         """Queue one event for the peer."""
-        self._frames.append(StrictJSON.dumps({"event": name, "data": data}))
+        self._frames.append(write_json({"event": name, "data": data}))
 
     def acknowledge(self, ack_id: int, data: object | None) -> None:
         """Nothing: this dialect has no acknowledgements."""

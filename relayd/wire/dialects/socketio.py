@@ -2,7 +2,7 @@
 The Socket.IO dialect: Socket.IO protocol 5 inside Engine.IO protocol 4, over a WebSocket from the first byte.
 
 Sources: the Engine.IO and Socket.IO protocol documents (socketio/engine.io-protocol, socketio/socket.io-protocol).  The
-Socket.IO packets are read and written by python-socketio; the Engine.IO layer is one leading digit, handled here.
+Engine.IO layer is one leading digit, handled here; `relayd.wire.dialects.packets` reads what follows it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from enum import Enum, auto
 from itertools import count
 from typing import Final
 
-from socketio import packet as sio
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
 from relayd.wire.dialects import engineio
+from relayd.wire.dialects import packets as sio
 from relayd.wire.dialects.attachments import Attachments, BinaryEvents
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, StrictJSON, websocket_url
+from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, websocket_url, write_json
 from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, MAX_HEARTBEAT, OpenPacket, read_open_packet
 from relayd.wire.dialects.events import (
     AckReceived,
@@ -158,9 +158,7 @@ class SocketIODialect(FrameQueue):
         self._stage = _Stage.OVER
 
     def _send(self, kind: int, data: object = None, packet_id: int | None = None, namespace: str = NAMESPACE) -> None:
-        # binary=False: python-socketio would search all of the data for bytes, which JSON cannot hold anyway
-        packet = Packet(kind, data, namespace, packet_id, binary=False)
-        self._frames.append(engineio.MESSAGE + packet.encode())
+        self._frames.append(engineio.MESSAGE + Packet(kind, data, namespace, packet_id).encode())
 
     # Engine.IO's open packet, Socket.IO's CONNECT, and what comes before that, mean different things at the two ends
 
@@ -182,7 +180,7 @@ class SocketIODialect(FrameQueue):
 
     def _message(self, text: str) -> Sequence[DialectEvent]:
         packet = read_packet(text)
-        kind = packet.packet_type
+        kind = packet.kind
         if packet.is_binary and packet.attachment_count:
             return self._with_attachments(packet)
         if packet.namespace != NAMESPACE:
@@ -203,7 +201,7 @@ class SocketIODialect(FrameQueue):
 
     def _with_attachments(self, packet: Packet) -> Sequence[DialectEvent]:
         late = self._binary.announce(packet.attachment_count)
-        if packet.namespace != NAMESPACE or packet.packet_type != sio.BINARY_EVENT:
+        if packet.namespace != NAMESPACE or packet.kind != sio.BINARY_EVENT:
             return (Ignored("a binary packet that is not an event for the relay"),)
         _ = packet.arguments  # which raises where they are not an array
         event = Attachments(packet, packet.attachment_count)
@@ -319,7 +317,7 @@ class SocketIOServerDialect(SocketIODialect):
     def opened(self) -> Sequence[DialectEvent]:
         """Queue the open packet."""
         self._stage = _Stage.JOINING
-        self._frames.append(engineio.OPEN + StrictJSON.dumps(self._open))
+        self._frames.append(engineio.OPEN + write_json(self._open))
         return (HandshakeReceived(self._open.heartbeat),)
 
     def ping(self) -> None:
@@ -362,8 +360,8 @@ class SocketIOServerDialect(SocketIODialect):
         return (Connected(),)
 
     def _foreign(self, packet: Packet) -> Sequence[DialectEvent]:
-        if packet.packet_type == sio.CONNECT:
-            self._send(sio.CONNECT_ERROR, {"message": "Invalid namespace"}, namespace=packet.namespace or "/")
+        if packet.kind == sio.CONNECT:
+            self._send(sio.CONNECT_ERROR, {"message": "Invalid namespace"}, namespace=packet.namespace)
         return super()._foreign(packet)
 
 

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.language.texts import Text
 from relayd.ssh.errors import LoginClosed, LoginDropped, LoginRefused, PromptUnknown, SignatureRefused
 from relayd.ssh.login.identities import Identities
-from relayd.ssh.login.report import LoginReport
+from relayd.ssh.login.login_report import LoginReport
 from relayd.ssh.target import Credential, Target
 
 PASSWORD = "s3cret"

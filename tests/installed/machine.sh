@@ -49,9 +49,16 @@ if [ "${1-}" = --inside ]; then
     rm -rf "$root"/etc/fstab "$root"/etc/systemd/system "$root"/lib/systemd/system-generators "$root"/lib/systemd/system/*.wants
     mkdir "$root/etc/systemd/system"
     printf '[Unit]\nRequires=systemd-journald.service\n' >"$root/etc/systemd/system/machine.target"
-    cd /
+    # Not chroot: the kernel allows no user namespaces below one, which PrivateUsers= of a unit needs.
+    mkdir "$root/run/outside"
+    cd "$root"
+    pivot_root . run/outside
+    umount --lazy /run/outside
+    rmdir /run/outside
+    # systemd hands credentials to a service by a mount that has to spread; in containers it leaves that to who made them.
+    mount --make-rshared /
     exec env -i container=machine PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        chroot "$root" /lib/systemd/systemd --system --unit=machine.target --show-status=no --log-target=journal
+        /lib/systemd/systemd --system --unit=machine.target --show-status=no --log-target=journal
 fi
 
 [ "$(id -u)" -eq 0 ] || fail "needs root"
@@ -87,7 +94,7 @@ keeper=$!
 enter() {
     first=$(cat "/proc/$keeper/task/$keeper/children")
     # shellcheck disable=SC2086  # one number
-    nsenter --target ${first:-none} --all --root sh -c 'cd "$1" && shift && exec "$@"' - "$here" "$@"
+    nsenter --target ${first:-none} --all sh -c 'cd "$1" && shift && exec "$@"' - "$here" "$@"
 }
 for _ in $(seq 300); do
     kill -0 "$keeper" 2>/dev/null || fail "the machine ended before systemd ran; see above"

@@ -139,7 +139,7 @@ def relayctl_page() -> str:
                 continue
             names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
             value = "" if action.nargs == 0 or not action.option_strings else str(action.metavar or action.dest.upper())
-            lines.append(entry(names, value, action.help or ""))
+            lines.append(entry(names, value, each._get_formatter()._expand_help(action) if action.help else ""))
     lines += [
         ".SH EXIT STATUS",
         "0 if all is well, 1 if something is wrong or refused, 2 for a mistake on the command line.",

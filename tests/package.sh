@@ -80,7 +80,7 @@ start() {
     CREDENTIALS_DIRECTORY=/etc/relayd STATE_DIRECTORY=/var/lib/relayd \
         $(sed -n 's/^ExecStart=//p' /lib/systemd/system/relayd.service) >"$work/log" 2>&1 &
     relay=$!
-    until_log "Connected to http://127.0.0.1"
+    until_log "Accepted by ws://127.0.0.1"
 }
 stop() {
     kill "$relay"

@@ -170,9 +170,9 @@ async def _check_connection(reactor: Any, address: ServerAddress, settings: Upli
     except CancelledError:
         raise
     except Exception as error:
-        report("fault", "TCP", f"{address}{through} cannot be reached: {describe(error)}")
+        report("fault", "TCP", f"{address.netloc}{through} cannot be reached: {describe(error)}")
         return False
-    report("ok", "TCP", f"{address}{through} can be reached")
+    report("ok", "TCP", f"{address.netloc}{through} can be reached")
     try:
         if not address.secure:
             report("ok", "TLS", "is not used")

@@ -217,6 +217,12 @@ class UplinkService(Service):
 
     def on_connection_accepted(self, connection: UplinkConnection) -> None:
         dialect = connection.dialect.name
+        _log.info(
+            "Accepted by {server} as {proxy_id} ({dialect})",
+            server=str(self._address),
+            proxy_id=self._settings.proxy_id,
+            dialect=dialect,
+        )
         self._profile.note_accepted(dialect, polling=self._polling)
         self.status = replace(
             self.status, accepted=True, dialect=dialect, since=self._reactor.seconds(), last_error=None

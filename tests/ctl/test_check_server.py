@@ -63,7 +63,7 @@ class PlainTests(ServerCase):
     async def test_accepted_by_socketio(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)
         found = await self.look(f"ws://127.0.0.1:{server.port}")
-        self.assertEqual(found["main server"], f"ok http://127.0.0.1:{server.port} accepts proxy-1 (socketio)")
+        self.assertEqual(found["main server"], f"ok ws://127.0.0.1:{server.port} accepts proxy-1 (socketio)")
         self.assertEqual({text.split()[0] for text in found.values()}, {"ok"})
 
     async def test_accepted_by_ws(self) -> None:
@@ -198,7 +198,7 @@ class OrderTests(ServerCase):
         server = await self.serve(script, apiKey=KEY, greet=[event, data])
         found = await self.look(f"ws://127.0.0.1:{server.port}", dialect=dialect)
         self.assertEqual(
-            found["main server"], f"ok http://127.0.0.1:{server.port} accepts proxy-1 ({dialect})", server.lines
+            found["main server"], f"ok ws://127.0.0.1:{server.port} accepts proxy-1 ({dialect})", server.lines
         )
         await server.wait_for(has("disconnected"))
         answers = [line for line in server.lines if {"ack", "result", "event"} & set(line)]

@@ -167,7 +167,6 @@ class HowToTests(PageTestCase):
         home = await self.open(RELAYD_TLS_CA=authority.path)
         port = await self.serve(home / "api-key", authority.issue("main.example.com"))
         self.shell.replace("wss://main.example.com", f"wss://main.example.com:{port}")
-        self.shell.replace("https://main.example.com:443", f"https://main.example.com:{port}")
         await self.run_page("docs/howto/proxy.rst")
         self.assertTrue(proxy.requests[0].startswith(f"CONNECT main.example.com:{port} "), proxy.requests)
 

@@ -79,6 +79,12 @@ class UseTests(SynchronousTestCase):
             complaints = [line for line in done.stdout.splitlines() if "missing date" not in line]
             self.assertEqual((complaints, done.stderr), ([], ""))
 
+    def test_manual_pages_say_what_help_says(self) -> None:
+        """What argparse has to have escaped is not escaped in the page."""
+        for page in ("relayd.8", "relayctl.1"):
+            self.assertNotIn("%%", (PACKAGING / "man" / page).read_text())
+        self.assertIn("by up to 40 %\n", (PACKAGING / "man" / "relayctl.1").read_text())
+
     def test_every_option_is_in_the_manual(self) -> None:
         shown = run("mandoc", "-Tascii", "-O", "width=200", str(PACKAGING / "man" / "relayd.8"))
         plain = "".join(

@@ -306,12 +306,12 @@ class Proxies(SynchronousTestCase):
         settings: Any = type("S", (), {"http_proxy": None})()
         for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             self.patch(os, "environ", {name: "http://u:hunter2@p"})
-            secure, plain = (unused_proxy(ServerAddress("h", 1, each), settings) or "" for each in (True, False))
+            secure, plain = (unused_proxy(ServerAddress.of(url), settings) or "" for url in ("wss://h", "ws://h"))
             self.assertEqual(name in secure, name.lower() != "http_proxy")
             self.assertEqual(name in plain, name.lower() != "https_proxy")
             self.assertNotIn("hunter2", secure + plain)
         settings.http_proxy = "http://p"
-        self.assertIsNone(unused_proxy(ServerAddress("h", 1, True), settings))
+        self.assertIsNone(unused_proxy(ServerAddress.of("wss://h"), settings))
 
     def test_tls_to_a_plain_port(self) -> None:
         error = SSL.Error([("SSL routines", "", "wrong version number")])

@@ -12,6 +12,7 @@ from typing import Any, Final
 from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -24,10 +25,11 @@ from relayd.errors import ConfigError, InvalidMessage, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.language.texts import span
 from relayd.network.spelling import loopback_addresses, read_address
-from relayd.network.tls import is_verified, verify_error_of
+from relayd.network.tls import explain, is_verified
 from relayd.settings import uplink_settings_of
 from relayd.uplink.connection import UplinkConnection
 from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.stages import Timing
@@ -85,14 +87,15 @@ def _check_certificate(settings: UplinkSettings, report: Report) -> None:
     if settings.tls_cert is not None:
         with open(settings.tls_cert, "rb") as file:
             certificate = x509.load_pem_x509_certificates(file.read())[0]
-        _report_end(certificate, settings.tls_cert, "TLS files", report)
+        _report_end(certificate.not_valid_after_utc, settings.tls_cert, "TLS files", report)
 
 
-def _report_end(certificate: x509.Certificate, whose: str, what: str, report: Report) -> None:
-    end = certificate.not_valid_after_utc
-    days = (end - datetime.now(UTC)).days
+def _report_end(end: datetime, whose: str, what: str, report: Report) -> None:
+    now = datetime.now(UTC)
+    days = (end - now).days
     if days < 0:
-        report("fault", what, f"{whose} expired on {end:%Y-%m-%d}: renew it")
+        clock = f"the clock of this machine says {now:%Y-%m-%d}"
+        report("fault", what, f"{whose} expired on {end:%Y-%m-%d}, and {clock}: renew it, or set the clock")
     elif days < SOON:
         report("warning", what, f"{whose} expires on {end:%Y-%m-%d}: renew it")
     else:
@@ -148,7 +151,6 @@ class _Probe(Protocol):
     def __init__(self, host: str) -> None:
         self._host = host
         self.secured: Deferred[None] = Deferred()
-        self.verify_error = ""
 
     def handshakeCompleted(self) -> None:
         """Verify the certificate, as the relay does before it sends anything."""
@@ -156,17 +158,25 @@ class _Probe(Protocol):
             self.secured.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.verify_error = verify_error_of(self.transport)
         if not self.secured.called:
-            self.secured.errback(reason)
+            self.secured.errback(explain(self.transport, reason.value or ConnectionLost()))
+
+
+def _quoting(settings: UplinkSettings) -> Quoting:
+    """Quotes the main server, which may know the key, without it."""
+    try:
+        return Quoting(settings.read_api_key().reveal())
+    except UplinkError:
+        return Quoting()
 
 
 async def _check_connection(reactor: Any, address: ServerAddress, settings: UplinkSettings, report: Report) -> bool:
     """Connect by TCP, through the proxy if there is one, and by TLS, without sending any HTTP."""
     through = "" if settings.http_proxy is None else f" through {ServerAddress.of(settings.http_proxy)}"
     probe = _Probe(address.host)
+    ends: list[float] = []
     try:
-        await connectProtocol(make_endpoint(reactor, address, settings), probe)
+        await connectProtocol(make_endpoint(reactor, address, settings, ends.append), probe)
     except CancelledError:
         raise
     except Exception as error:
@@ -179,14 +189,17 @@ async def _check_connection(reactor: Any, address: ServerAddress, settings: Upli
             return True
         await probe.secured.addTimeout(PATIENCE, reactor)
         certificate = probe.transport.getPeerCertificate().to_cryptography()
-        _report_end(certificate, "the main server's certificate", "TLS", report)
+        end = datetime.fromtimestamp(ends[-1], UTC) if ends else certificate.not_valid_after_utc
+        own = end == certificate.not_valid_after_utc
+        whose = "the main server's certificate" if own else "a certificate that the main server's depends on"
+        _report_end(end, whose, "TLS", report)
         return True
     except TimeoutError:
         report("fault", "TLS", f"no answer within {span(PATIENCE)}; is it a TLS port? Check the port in --server")
     except CancelledError:
         raise
     except Exception as error:
-        report("fault", "TLS", describe(error, probe.verify_error))
+        report("fault", "TLS", describe(error, _quoting(settings)))
     finally:
         probe.secured.addErrback(lambda _: None)
         probe.transport.abortConnection()

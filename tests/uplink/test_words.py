@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.tls_faults import why_broken
 from relayd.uplink.answers import MAX_BODY, HttpResponse, body_of, schemes_of, words_of
 from relayd.uplink.endpoint import describe, unused_proxy
 from relayd.uplink.idle import IdleWatch
@@ -75,8 +76,17 @@ class Answers(ServiceCase):
     def test_words(self) -> None:
         for answer, words in (
             (ENGINE_IO, 'HTTP 400, it says "Transport unknown"'),
-            (NGINX, 'it says "400 The plain HTTP request was sent to HTTPS port"'),
-            (GO, 'it says "Client sent an HTTP request to an HTTPS server."'),
+            (
+                NGINX,
+                'cannot be reached: it answers HTTP 400, it says "400 The plain HTTP request was sent to HTTPS port", '
+                "it wants TLS, so that --server needs https:// or wss://",
+            ),
+            (GO, 'it says "Client sent an HTTP request to an HTTPS server.", it wants TLS, so that --server needs'),
+            (
+                http("400 No", "<title>400 No required SSL certificate was sent</title>", "Content-Type: text/html"),
+                'it says "400 No required SSL certificate was sent", it wants a client certificate; see --tls-cert and',
+            ),
+            (http("400 No", "400 The SSL certificate error"), "it wants another client certificate than that of --"),
             (CHUNKED, 'it says "bad sid!"'),
             (http("400 No", "<h1>A &amp; B</h1><script>x()</script>"), 'it says "A & B"'),
             (http("400 No", '{"errors": [1]}'), 'it says "{"errors": [1]}"'),
@@ -314,9 +324,14 @@ class Proxies(SynchronousTestCase):
         self.assertIsNone(unused_proxy(ServerAddress.of("wss://h"), settings))
 
     def test_tls_to_a_plain_port(self) -> None:
+        """The words of the other side are quoted like all others."""
         error = SSL.Error([("SSL routines", "", "wrong version number")])
-        self.assertIn("does not speak TLS there: look at the scheme and port", describe(error))
-        self.assertNotIn("no TLS", describe(SSL.Error([("SSL routines", "", "unsupported protocol")])))
+        broken = why_broken(error, b"220 mail.example k3y-4711 ESMTP\r\n", done=False)
+        words = 'it does not speak TLS there: its answer begins with "220 mail.example [redacted] ESMTP"; look at the'
+        self.assertIn(words, describe(broken, Quoting("k3y-4711")))
+        self.assertIn(
+            "TLS failed: bad record", describe(why_broken(SSL.Error([("", "", "bad record")]), b"", done=True))
+        )
 
 
 class Parts(SynchronousTestCase):

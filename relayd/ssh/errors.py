@@ -105,7 +105,7 @@ class TooManyHops(SSHError):
 
 
 class KeyExchangeTimeout(SSHError):
-    """{host}:{port} accepted the connection, but did not finish the SSH key exchange within {time}. It may be
+    """{host}:{port} accepted the connection, but did not finish the SSH key exchange within {time}: {reason}. It may be
     overloaded, or not be an SSH server."""
 
     code = "key-exchange-timeout"
@@ -115,7 +115,7 @@ class KeyExchangeTimeout(SSHError):
 
 class LoginTimeout(SSHError):
     """{host}:{port} did not finish the login of {username} within {time}: {reason}. It may be overloaded, or be waiting
-    for its directory service or name server."""
+    for its directory service or name server. If it always takes that long, raise --connect-timeout."""
 
     code = "login-timeout"
     phase = "login"

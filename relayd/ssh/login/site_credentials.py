@@ -102,6 +102,7 @@ class CredentialTable:
             certificate=None if certificate is None else _read(certificate, secret=False),
             agent=rule.agent,
         )
+        credential.key_file, credential.certificate_file = rule.key_file or "", certificate or ""
         self._read[rule] = stamps, ref(credential)
         return credential
 

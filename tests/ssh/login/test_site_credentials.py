@@ -328,3 +328,18 @@ class RealServerTests(ServerTestCase):
             self.assertEqual(done.stdout.text(), "ok")
             path.write_text(private)
             server.authorize(public)
+
+    async def test_the_file_at_fault_is_named(self) -> None:
+        """Before any host is dialled."""
+        key, certificate = self.directory / "deploy", self.directory / "deploy-cert.pub"
+        for path, text, words in (
+            (key, key_pair()[1], f"cannot be used: {key}: it is a public key (ssh-ed25519)."),
+            (certificate, key_pair()[1], f"cannot be used: {certificate}: it is a public key (ssh-ed25519)."),
+        ):
+            key.touch(mode=0o600)
+            key.write_text(key_pair()[0])
+            path.write_text(text)
+            target = CredentialTable([rule("*", agent=None, key_file=str(key))]).target("host.invalid", 22, "deploy")
+            assert target is not None
+            failure = await self.failure_of(self.run_command(self.make_client(), target, "true"))
+            self.assertIn("for deploy@host.invalid " + words, str(failure.value))

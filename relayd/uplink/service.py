@@ -42,7 +42,7 @@ class UplinkStatus(Struct, frozen=True, kw_only=True):
 
     :ivar accepted: whether the main server has really accepted this relay, and the connection lives.
     :ivar dialect: the dialect of that connection; ``None`` without one.
-    :ivar since: when *accepted* changed, in seconds of the reactor's clock.
+    :ivar since: when *accepted* changed, or the service was made, in seconds of the reactor's clock.
     :ivar losses: attempts that failed and connections that were lost, so far.
     :ivar last_error: why the last attempt or connection failed, since one was accepted.
     """
@@ -92,7 +92,7 @@ class UplinkService(Service):
         self._polling = False
         self._connection: UplinkConnection | None = None
         self._server_end: float | None = None
-        self.status = UplinkStatus()
+        self.status = UplinkStatus(since=reactor.seconds())
         self.ignored = 0
         self._life: Deferred[None] | None = None
 
@@ -187,7 +187,8 @@ class UplinkService(Service):
             self._renewals.cancel()
             now = self._reactor.seconds()
             self._lived = now - self.status.since if self.status.accepted else 0.0
-            self.status = replace(self.status, accepted=False, dialect=None, since=now)
+            if self.status.accepted:
+                self.status = replace(self.status, accepted=False, dialect=None, since=now)
         return self._profile.note_end(outcome, key, connection.link.upgraded_at)
 
     def _make_connection(self, wire: Wire, attempt: Attempt, dialer: UplinkDialer) -> UplinkConnection:

@@ -89,6 +89,21 @@ class Reconnecting(ServiceCase):
         self.assertEqual((status.accepted, status.dialect, status.losses), (False, None, 1))
         self.assertIn("it disconnected the namespace", str(status.last_error))
 
+    def test_since_when(self) -> None:
+        """A relay that was never accepted is not accepted since it was made, whatever its attempts come to."""
+        self.service.stopService()
+        self.advance(1000)
+        self.begin()
+        self.assertEqual(self.service.status, UplinkStatus(since=1000))
+        self.refuse()
+        self.assertEqual(self.service.status.since, 1000)
+        self.advance(7)
+        server, pump = self.connected()
+        server.dialect.close()
+        server.flush()
+        pump.flush()
+        self.assertEqual((self.service.status.losses, self.service.status.since), (2, 1000))
+
     def test_the_log_says_when_the_relay_is_accepted(self) -> None:
         """Not before; and it names the URL as it was given, but for what may be a secret."""
         self.service.stopService()

@@ -6,6 +6,8 @@ As `DescribedError` says, the docstring of a class is the message that a person 
 
 from __future__ import annotations
 
+from typing import Final
+
 from relayd.language.errors import DescribedError, Executed
 from relayd.language.texts import span
 
@@ -23,6 +25,11 @@ class ConfigError(RelayError):
     """{option}: {reason}"""
 
     code = "config"
+
+
+#: The exit status of relayd for mistakes in its settings (``EX_CONFIG`` of sysexits.h): to start again would not help.
+#: The units of packaging/systemd name it in ``RestartPreventExitStatus``.
+MISTAKES: Final = 78
 
 
 # What arrives from the main server -----------------------------------------------------------------------------------

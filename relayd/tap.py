@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -23,10 +23,11 @@ from relayd import __version__
 from relayd.config.exposure import exposures
 from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
+from relayd.config.paths import CREDENTIALS, Elsewhere
 from relayd.config.reading import Reading, read
 from relayd.config.reload import ReloadOnSignal
 from relayd.config.values import near
-from relayd.errors import ConfigError
+from relayd.errors import MISTAKES, ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
 from relayd.process.garbage import GarbageCollection
@@ -34,6 +35,7 @@ from relayd.process.hardening import forbid_dumps, use_steady_clock
 from relayd.process.journald import is_journal, with_priority
 from relayd.process.logs import configure as configure_logs
 from relayd.process.systemd import Notifier, make_notifier
+from relayd.process.unit_files import loaded_credentials
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
@@ -46,10 +48,6 @@ ABOUT = (
     "(max-commands = 64). The command line overrides the environment, and the environment overrides the file. "
     "Write times like 5s, 2m or 1h, and sizes like 512K or 8M."
 )
-
-#: The exit status for mistakes in the settings (``EX_CONFIG`` of sysexits.h): to start again would not help. The units
-#: of packaging/systemd name it in ``RestartPreventExitStatus``.
-MISTAKES: Final = 78
 
 T = TypeVar("T")
 
@@ -98,19 +96,21 @@ class Options(usage.Options):
         except (ConfigError, usage.UsageError) as error:  # Twisted's texts name options and never show a value
             _refuse(str(error))
         self._directory = os.getcwd()
-        reading = self.read()
+        reading = self.read(_sources_of_credentials(os.environ))
         if reading.config is None or reading.mistakes:
             _refuse(*map(str, reading.mistakes))
         self.config = reading.config
         self.exposed = exposures(reading, os.environ)
 
-    def read(self) -> Reading:
+    def read(self, elsewhere: Elsewhere = Elsewhere()) -> Reading:  # noqa: B008  # frozen
         """
         Read the settings now. Paths on the command line stay relative to the directory it was given in: twistd changes
         its working directory.
+
+        :param elsewhere: more that messages can say.
         """
         given = {option.name: bool(self[option.name]) if option.is_flag else self[option.name] for option in OPTIONS}
-        return read(given, os.environ, directory=self._directory)
+        return read(given, os.environ, directory=self._directory, elsewhere=elsewhere)
 
     def parseArgs(self, *rest: str) -> None:
         """
@@ -274,6 +274,14 @@ def _check_names(arguments: Sequence[str]) -> None:
             raise ConfigError(option=shown, reason=reason)
         if name in _PARAMETERS and not equals:
             next(rest, None)
+
+
+def _sources_of_credentials(environ: Mapping[str, str]) -> Elsewhere:
+    """What messages about systemd's credentials can say more: the files that they are made from."""
+    folder = os.path.normpath(environ.get(CREDENTIALS, ""))
+    root, unit = os.path.split(folder)
+    loaded = loaded_credentials(unit) if root == "/run/credentials" else {}
+    return Elsewhere(sources={f"{folder}/{name}": source for name, source in loaded.items()}, in_unit=True)
 
 
 def _describe(option: Option, columns: int) -> list[str]:

@@ -136,7 +136,7 @@ class _Row:
 
     def _missing(self, key: str, path: str) -> str:
         if origin := self._paths.origin(path):
-            return f"there is none, and {origin}"
+            return f"there is none; {origin}"
         return (
             f"there is none (paths are relative to {self._directory})"
             if key in _SECRET_FILES

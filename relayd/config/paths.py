@@ -20,11 +20,13 @@ class Elsewhere(Struct, frozen=True):
     What is different where the settings of a relay are read outside of its process.
 
     :ivar sources: the files that systemd makes credentials from, by the path that each credential has for the relay.
+    :ivar in_unit: whether the credentials themselves are read; otherwise the files are, which they are made from.
     :ivar unseen: files and folders that only the relay can read. Nothing is said of them.
     :ivar places: for variables and options of a command line the words that say where they were set.
     """
 
     sources: Mapping[str, str] = {}
+    in_unit: bool = False
     unseen: tuple[str, ...] = ()
     places: Mapping[str, str] = {}
 
@@ -55,7 +57,7 @@ class Paths:
                     raise ValueError(f"{CREDENTIALS} is not set; systemd sets it for a unit that has LoadCredential=")
                 text = self.credentials + text.removeprefix(name)
         path = os.path.abspath(os.path.join(directory, os.path.expanduser(text)))
-        return self._elsewhere.sources.get(path, path)
+        return path if self._elsewhere.in_unit else self._elsewhere.sources.get(path, path)
 
     def is_unseen(self, path: str) -> bool:
         """Whether only the relay can read a file, see `Elsewhere`."""
@@ -68,11 +70,9 @@ class Paths:
     def origin(self, path: str) -> str:
         """For a message about the file of a credential: where systemd takes it from. Empty for other files."""
         for credential, source in self._elsewhere.sources.items():
-            if path == source:
-                return f"systemd makes the credential {os.path.basename(credential)} from {source}"
+            if path in (credential, source):
+                name = os.path.basename(credential)
+                return f"put it into {source}, from where systemd passes it on (LoadCredential={name})"
         if not self.credentials or os.path.dirname(path) != self.credentials:
             return ""
-        name = os.path.basename(path)
-        if os.path.exists(path):  # the units of relayd have a default for it, which is empty
-            return f"systemd made it from the file of LoadCredential={name}, which may be missing"
-        return f"systemd passes no credential {name}: the unit needs LoadCredential={name}"
+        return f"put it where LoadCredential={os.path.basename(path)} of the unit says"

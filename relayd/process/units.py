@@ -1,6 +1,6 @@
 """
-What systemd knows of a unit, asked over D-Bus with busctl(1), which answers in JSON: ``systemctl show`` of some versions
-does not print credentials, and joins the words of a command line.
+What systemd knows of a unit, asked over D-Bus with busctl(1), which answers in JSON. ``systemctl show`` joins the words
+of a command line, and some versions of it do not print credentials.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class Unit(Struct, frozen=True, kw_only=True):
     writable: tuple[str, ...] = ()
 
 
-#: Calls busctl with these words, and returns what it prints; raises `NoUnit`.
+#: Calls a method over D-Bus, given as words for ``busctl call``; returns the answer in JSON, or raises `NoUnit`.
 Ask = Callable[[Sequence[str]], bytes]
 
-#: Where systemd makes the folders of each variable.
+#: By variable: the setting whose folders it names, and where systemd makes these.
 _ROOTS: Final = {
     "STATE_DIRECTORY": ("StateDirectory", "/var/lib"),
     "LOGS_DIRECTORY": ("LogsDirectory", "/var/log"),
@@ -126,8 +126,8 @@ def read_unit(name: str, ask: Ask = ask_systemd) -> Unit:
     :raises NoUnit: when there is no such unit, or systemd cannot be asked.
     """
     name = full_name(name)
-    [path] = _data(ask((*_MANAGER, "LoadUnit", "s", name)))
-    [answer] = _data(ask((_SYSTEMD, path, "org.freedesktop.DBus.Properties", "GetAll", "s", "")))
+    path = _data(ask((*_MANAGER, "LoadUnit", "s", name)))
+    answer = _data(ask((_SYSTEMD, path, "org.freedesktop.DBus.Properties", "GetAll", "s", "")))
     found = {key: value["data"] for key, value in answer.items()}
     if found["LoadState"] == "not-found":
         raise NoUnit(f"systemd has no unit {name}")
@@ -143,14 +143,15 @@ def running_units(pattern: str, ask: Ask = ask_systemd) -> list[str]:
 
     :raises NoUnit: when systemd cannot be asked.
     """
-    [found] = _data(ask((*_MANAGER, "ListUnitsByPatterns", "asas", "0", "1", pattern)))
+    found = _data(ask((*_MANAGER, "ListUnitsByPatterns", "asas", "0", "1", pattern)))
     return sorted(row[0] for row in found if row[2] == "loaded" and row[3] != "inactive")
 
 
 def _data(answer: bytes) -> Any:
     try:
-        return msgspec.json.decode(answer)["data"]
-    except (msgspec.DecodeError, KeyError, TypeError):
+        [value] = msgspec.json.decode(answer)["data"]
+        return value
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
         raise NoUnit("systemd gave an answer that is not understood") from None
 
 

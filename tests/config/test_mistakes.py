@@ -9,7 +9,8 @@ import sys
 
 from relayd.config.options import OPTIONS
 from relayd.config.reading import read
-from relayd.tap import MISTAKES, Options
+from relayd.errors import MISTAKES
+from relayd.tap import Options
 from tests.config.test_options import KEY, ConfigCase
 
 #: What stands in the file, and what is said of it, without the path of the file.

@@ -24,9 +24,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.config.reading import load
 from relayd.config.values import duration
+from relayd.errors import MISTAKES
 from relayd.hub import Hub
 from relayd.process.systemd import CLOSING
-from relayd.tap import MISTAKES
 from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support import confined
 from tests.support.certificates import Authority

@@ -21,7 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import __version__
 from relayd.config.options import OPTIONS
-from relayd.tap import MISTAKES, Options, OrderlyExit, makeService
+from relayd.errors import MISTAKES
+from relayd.tap import Options, OrderlyExit, makeService
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The deadline of any process here, in seconds.

@@ -131,7 +131,9 @@ class Installation:
             for folder in ("/etc/relayd", "/var/lib/relayd", "/var/log/relayd"):
                 shutil.rmtree(folder, ignore_errors=True)
             await run("dpkg", "--install", os.environ[PACKAGE], check=True)
-            self._defaults = {name: Path(name).read_text() for name in ("/etc/relayd/relayd.toml", "/etc/default/relayd")}
+            self._defaults = {
+                name: Path(name).read_text() for name in ("/etc/relayd/relayd.toml", "/etc/default/relayd")
+            }
 
     async def configure(self) -> None:
         """Stop the relay, forget what it knew, and make the configuration that works."""

@@ -48,7 +48,7 @@ if [ "${1-}" = --inside ]; then
     # Only what is asked for starts: nothing that this system starts, mounts or sets.
     rm -rf "$root"/etc/fstab "$root"/etc/systemd/system "$root"/lib/systemd/system-generators "$root"/lib/systemd/system/*.wants
     mkdir "$root/etc/systemd/system"
-    printf '[Unit]\nRequires=systemd-journald.service\n' >"$root/etc/systemd/system/machine.target"
+    printf '[Unit]\nRequires=systemd-journald.service dbus.socket\n' >"$root/etc/systemd/system/machine.target"
     # Not chroot: the kernel allows no user namespaces below one, which PrivateUsers= of a unit needs.
     mkdir "$root/run/outside"
     cd "$root"
@@ -103,7 +103,6 @@ for _ in $(seq 300); do
     sleep 0.1
 done
 [ "$state" = active ] || fail "systemd does not start within 30 seconds"
-enter ip link set lo up 2>/dev/null || true
 code=0
 enter env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@" || code=$?
 exit "$code"

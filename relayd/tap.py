@@ -23,7 +23,7 @@ from relayd import __version__
 from relayd.config.exposure import exposures
 from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
-from relayd.config.paths import CREDENTIALS, Elsewhere
+from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, read
 from relayd.config.reload import ReloadOnSignal
 from relayd.config.values import near
@@ -280,7 +280,7 @@ def _sources_of_credentials(environ: Mapping[str, str]) -> Elsewhere:
     """What messages about systemd's credentials can say more: the files that they are made from."""
     folder = os.path.normpath(environ.get(CREDENTIALS, ""))
     root, unit = os.path.split(folder)
-    loaded = loaded_credentials(unit) if root == "/run/credentials" else {}
+    loaded = loaded_credentials(unit) if root == CREDENTIALS_ROOT else {}
     return Elsewhere(sources={f"{folder}/{name}": source for name, source in loaded.items()}, in_unit=True)
 
 

@@ -13,6 +13,8 @@ from msgspec import Struct
 
 #: The variable that a path may begin with. systemd.exec(5), "Credentials".
 CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+#: The folder in which systemd has a folder of credentials for each unit.
+CREDENTIALS_ROOT: Final = "/run/credentials"
 
 
 class Elsewhere(Struct, frozen=True):

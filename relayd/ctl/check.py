@@ -91,8 +91,9 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
     check_settings(reading, report)
     if reading.config is None:
         report("skipped", "everything else", "fix the settings first")
-    elif of_unit is not None and of_unit.unreadable:
-        for text in of_unit.unreadable:
+    elif place.elsewhere.unseen:
+        unreadable = () if of_unit is None else of_unit.unreadable
+        for text in unreadable or [f"systemd shows {' '.join(place.elsewhere.unseen)} to the relay alone"]:
             report("skipped", "files", text)
         report("skipped", "main server", "the key and the files of the relay cannot all be read")
     else:

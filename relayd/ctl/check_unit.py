@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS, Config
+from relayd.config.paths import CREDENTIALS_ROOT
 from relayd.config.reading import Reading
 from relayd.ctl.findings import Report
 from relayd.ctl.unit_settings import UnitSettings
@@ -59,7 +60,7 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
         return
     told = "\n".join(map(str, reading.mistakes))
     for name, path in unit.credentials.items():
-        source = settings.elsewhere.sources[f"/run/credentials/{unit.name}/{name}"]
+        source = settings.elsewhere.sources[f"{CREDENTIALS_ROOT}/{unit.name}/{name}"]
         if not os.path.exists(source) and source not in told:
             text = f"there is no file {source}, which LoadCredential={name}:{path} names: systemd cannot start the unit"
             report("fault", "unit", text)
@@ -164,8 +165,8 @@ def _is_in(path: str, folders: Sequence[str]) -> bool:
 
 
 def _identity(unit: Unit) -> _Identity | None:
-    """Whom the relay runs as; ``None``: as root, or as somebody who does not exist."""
-    if not unit.user and not unit.dynamic:
+    """Whom the relay runs as; ``None``: as root, or as somebody whom this process cannot be."""
+    if (not unit.user and not unit.dynamic) or os.geteuid() != 0:
         return None
     uid, gids = _NOBODY if unit.uid is None else unit.uid, []
     if not unit.dynamic:

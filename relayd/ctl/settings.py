@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS, Config
-from relayd.config.paths import CREDENTIALS, Elsewhere
+from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, load, read
 from relayd.config.values import near
 from relayd.ctl.unit_settings import UnitSettings, read_unit_settings
@@ -163,6 +163,6 @@ def _place_of(unit: Unit, given: _Options, more: str) -> Place:
 def _without_credentials() -> Elsewhere:
     """systemd shows credentials to the relay alone, and not to what it runs on a reload of the same unit."""
     folder = os.environ.get(CREDENTIALS)
-    if folder and not os.access(folder, os.X_OK):
+    if folder and os.path.dirname(folder) == CREDENTIALS_ROOT and not os.access(folder, os.X_OK):
         return Elsewhere(unseen=(os.path.normpath(folder),))
     return Elsewhere()

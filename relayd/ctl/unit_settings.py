@@ -9,13 +9,14 @@ import glob
 import os
 import pwd
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS
-from relayd.config.paths import Elsewhere
+from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.errors import ConfigError
 from relayd.process.environment_files import variables_in
 from relayd.process.units import Unit
@@ -58,7 +59,7 @@ class _Reader:
         unit = self.unit
         home = self._home()
         self._set_folders(home)
-        self._read_credentials(f"/run/credentials/{unit.name}")
+        self._read_credentials(f"{CREDENTIALS_ROOT}/{unit.name}")
         self._read_environment()
         options = options_of_command(unit.argv, self.environ, f"ExecStart of {unit.name}")
         for name in options:
@@ -102,7 +103,7 @@ class _Reader:
     def _read_credentials(self, folder: str) -> None:
         unit = self.unit
         if unit.credentials or unit.opaque:
-            self.environ["CREDENTIALS_DIRECTORY"] = folder
+            self.environ[CREDENTIALS] = folder
         for name, source in unit.credentials.items():
             path = source
             if not source.startswith("/"):
@@ -141,7 +142,8 @@ class _Reader:
 def _is_closed(path: str) -> bool:
     """Whether this user cannot read a file or folder that is there, or cannot see whether it is."""
     try:
-        return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)) and bool(os.stat(path))
+        how = os.R_OK | os.X_OK if stat.S_ISDIR(os.stat(path).st_mode) else os.R_OK
+        return not os.access(path, how, effective_ids=True)
     except OSError as error:
         return isinstance(error, PermissionError)
 
@@ -169,8 +171,8 @@ class _Options(argparse.ArgumentParser):
             self.add_argument(option.flag_name, action="store_true" if option.is_flag else "store")
 
     def error(self, message: str) -> NoReturn:
-        """argparse names the option in its message, and no value."""
-        raise ConfigError(option=self._where, reason=message)
+        """argparse names the option in its message, and a value only where there should be none."""
+        raise ConfigError(option=self._where, reason=re.sub("ignored explicit argument .*", "takes no value", message))
 
 
 def options_of_command(argv: Sequence[str], environ: Mapping[str, str], where: str) -> dict[str, str | bool | None]:

@@ -37,6 +37,7 @@ from relayd.process.journald import is_journal, with_priority
 FIELDS: Final = (
     "event", "id", "user", "host", "port", "code", "outcome", "exit", "duration", "stdout_bytes", "stderr_bytes",
     "server", "proxy_id", "dialect", "version", "delay", "reason", "path", "signal", "count", "milliseconds",
+    "own_milliseconds",
 )  # fmt: skip
 #: How many warnings or errors, and how many lines of level info, with the same format and from the same logger are
 #: written per period, in seconds; the rest are only counted.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from errno import EHOSTUNREACH, ENETUNREACH
 from typing import Any, Final
 
 from cryptography import x509
@@ -41,7 +42,7 @@ from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, a
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
 CONNECT_TIMEOUT: Final = 15.0
 
-
+_NO_ROUTE: Final = (EHOSTUNREACH, ENETUNREACH)
 _PRINTABLE: Final = Quoting()
 
 
@@ -136,15 +137,16 @@ def _describe(error: BaseException, option: str) -> str:
         time = span(CONNECT_TIMEOUT)
         return f"its name could not be looked up within {time}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
-        return "connection refused; nothing listens there, or a firewall rejects it"
+        return f"connection refused; nothing listens there, or a firewall rejects it: look at the port in {option}"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
-        return f"no answer within {span(CONNECT_TIMEOUT)}"
+        return f"no answer within {span(CONNECT_TIMEOUT)}; look at {option}, and at firewalls on the way"
     if isinstance(error, network.ConnectionDone):
         return "it closed the connection"
     if isinstance(error, network.ConnectionLost):
         return "the connection was cut"
     if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
-        return words_for(error.osError)
+        routes = f"; look at {option} and at the routes of this machine" if error.osError in _NO_ROUTE else ""
+        return f"{words_for(error.osError)}{routes}"
     return printable(str(error) or type(error).__name__, 200)
 
 

@@ -72,7 +72,7 @@ class MainServer:
     """
     A main server on `relayd.hub`, with ports for every kind of certificate.
 
-    :ivar ports: by kind of certificate: ``good``, ``expired``, ``self-signed``, ``other-name``; ``plain`` is without TLS.
+    :ivar ports: by kind of certificate: ``good``, ``expired``, ``self-signed``, ``other-name``; ``plain``: without TLS.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -198,7 +198,7 @@ class Installation:
         return [json.loads(line) for line in done.output.splitlines()]
 
     async def log(self) -> list[str]:
-        """The lines of the unit in the journal of systemd since `configure`: those of relayd, and of systemd about it."""
+        """The lines of the unit in the journal of systemd since `configure`: of relayd, and of systemd about it."""
         return [str(entry["MESSAGE"]) for entry in await self.entries()]
 
     async def execute(self, **fields: Any) -> CommandResult:

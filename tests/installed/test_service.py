@@ -108,7 +108,7 @@ class ServiceTests(InstalledCase):
         return [line for line in await self.relay.log() if re.search(pattern, line)]
 
     async def test_restart(self) -> None:
-        """What ran when the process was killed is reported after the restart, which systemd makes; it does not run again."""
+        """What ran when the process was killed is reported after the restart, and does not run again."""
         await self.relay.drop_in("[Service]\nRestartSec=100ms\n")
         await self.started()
         marks = Path(tempfile.mkdtemp())
@@ -155,7 +155,7 @@ class ServiceTests(InstalledCase):
         self.assertTrue(await self.says("Watchdog timeout"))
 
     async def test_sandbox(self) -> None:
-        """What the unit takes away is gone: system calls, capabilities, root, other directories, homes, other processes."""
+        """What the unit takes away is gone: system calls, capabilities, root, other directories, homes."""
         Path("/home/ops").mkdir(exist_ok=True)
         await self.started()
         pid = await self.main_pid()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,7 +28,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 import relayd.config.state_directory
-import relayd.ctl.check_files
+import relayd.ctl.check_space
 from relayd.config.reading import read
 from relayd.config.state_directory import StateDirectory
 from relayd.ctl.check_files import check_files, check_settings
@@ -48,6 +49,11 @@ def private_key(passphrase: str | None = None) -> str:
     encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase.encode())
     key = Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption).decode()
+
+
+def disk(free: int) -> SimpleNamespace:
+    """What statvfs(3) says of a disk with *free* bytes for users."""
+    return SimpleNamespace(f_bavail=free // 1024, f_frsize=1024)
 
 
 class FilesCase(ConfigCase):
@@ -205,11 +211,36 @@ class StateTests(FilesCase):
             def fail(number: int = number, **_: object) -> None:
                 raise OSError(number, os.strerror(number))
 
-            self.patch(relayd.ctl.check_files.tempfile, "TemporaryFile", fail)
+            self.patch(relayd.ctl.check_space.tempfile, "TemporaryFile", fail)
             found = next(text for level, what, text in self.check() if (level, what) == ("fault", "state directory"))
             self.assertIn(f"{os.strerror(number)}", found)
             self.assertIn(advice, found)
             self.assertEqual("make room" in found, bool(advice), found)
+
+    def test_the_part_of_the_disk_that_is_for_root(self) -> None:
+        self.patch(relayd.ctl.check_space.os, "statvfs", lambda path: disk(1000))
+        self.assert_finds("fault", "state directory", "No space left on device; make room")
+
+    def test_what_may_not_fit(self) -> None:
+        self.patch(relayd.ctl.check_space.os, "statvfs", lambda path: disk(600 << 20))
+        self.assert_finds(
+            "warning",
+            "disk space",
+            f"629.1 MB are free for {self.directory / 'state'}, but relayd may need 1.1 GB (--journal-max-size): make",
+        )
+        audit = f'audit-log = "{self.directory}/audit.log"\naudit-max-size = "50M"\n'
+        limits = "but relayd may need 681.6 MB (--journal-max-size, --audit-max-size, --audit-keep)"
+        self.assert_finds("warning", "disk space", limits, audit + 'journal-max-size = "100M"')
+        (self.directory / "audit.log").touch()
+        os.truncate(self.directory / "audit.log", 50 << 20)
+        for name in ("audit.log.1", "audit.log.2"):
+            (self.directory / name).touch()
+            os.truncate(self.directory / name, 30 << 20)
+        self.assert_finds("ok", "disk space", "relayd may need 566.2 MB", audit + 'journal-max-size = "100M"')
+        self.assert_finds("ok", "disk space", "may need 461.4 MB", audit + 'journal = "memory"')
+        self.assertEqual(
+            [row for row in self.check('journal = "memory"', audit_log=None) if row[1] == "disk space"], []
+        )
 
     def _claim_again(self) -> None:
         import fcntl

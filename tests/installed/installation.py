@@ -123,14 +123,22 @@ class Installation:
         self.host = host
         self._commands = 0
         self._cursor = ""
+        self._defaults: dict[str, str] = {}
 
-    async def install(self) -> None:
-        """Install the package, unless it is."""
-        if not Path("/opt/relayd").exists():
+    async def install(self, *, again: bool = False) -> None:
+        """
+        Install the package, unless it is.
+
+        :param again: install it over itself, as an upgrade does.
+        """
+        if again:
+            await run("dpkg", "--install", os.environ[PACKAGE], check=True)
+        elif not Path("/opt/relayd").exists():
             # What a relay of this system left there is no part of a new machine.
             for folder in ("/etc/relayd", "/var/lib/relayd", "/var/log/relayd"):
                 shutil.rmtree(folder, ignore_errors=True)
             await run("dpkg", "--install", os.environ[PACKAGE], check=True)
+        if not self._defaults:
             self._defaults = {
                 name: Path(name).read_text() for name in ("/etc/relayd/relayd.toml", "/etc/default/relayd")
             }
@@ -145,6 +153,7 @@ class Installation:
             await run("systemctl", "daemon-reload", check=True)
         for folder in ("lib", "log"):
             shutil.rmtree(f"/var/{folder}/private/relayd", ignore_errors=True)
+            Path(f"/var/{folder}/relayd").unlink(missing_ok=True)
         shutil.rmtree(ETC, ignore_errors=True)
         ETC.mkdir()
         for name, text in self._defaults.items():

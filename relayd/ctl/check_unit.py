@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS, Config
-from relayd.config.paths import CREDENTIALS_ROOT
+from relayd.config.paths import CREDENTIALS_ROOT, passed_on
 from relayd.config.reading import Reading
 from relayd.ctl.findings import Report
 from relayd.ctl.unit_settings import UnitSettings
@@ -65,8 +65,13 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
             text = f"there is no file {source}, which LoadCredential={name}:{path} names: systemd cannot start the unit"
             report("fault", "unit", text)
     sight = _Sight(unit, tuple(settings.elsewhere.sources.values()))
+    names = {source: os.path.basename(credential) for credential, source in settings.elsewhere.sources.items()}
     for whose, path in _read_by(config):
-        if reason := sight.hinders_reading(path):
+        given = reading.given.get(whose.removeprefix("--"))
+        directly = path in names and given is not None and given.text.strip() == path
+        if reason := sight.hinders_reading(path, directly=directly):
+            if directly:
+                reason = f"the user of {unit.name} cannot read {path}; {passed_on(names[path])}"
             report("fault", "unit", f"{whose}: {reason}")
     for whose, path in _written_by(config):
         if reason := sight.hinders_writing(path):
@@ -114,9 +119,13 @@ class _Sight:
         self._own = tuple(folder for folders in unit.directories.values() for folder in folders)
         self._identity = _identity(unit)
 
-    def hinders_reading(self, path: str) -> str:
-        """Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist."""
-        if path in self._passed or _is_in(path, self._own) or not os.path.exists(path):
+    def hinders_reading(self, path: str, *, directly: bool = False) -> str:
+        """
+        Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist.
+
+        :param directly: whether it reads the file itself, though systemd passes it on.
+        """
+        if (path in self._passed and not directly) or _is_in(path, self._own) or not os.path.exists(path):
             return ""
         pass_it = f"put LoadCredential=NAME:{path} into a drop-in, and give $CREDENTIALS_DIRECTORY/NAME as the path"
         if hidden := self._hidden(path):

@@ -381,6 +381,18 @@ class FindingsTests(UnitCase):
         self.unit |= {"DynamicUser": False, "User": "root", "Group": ""}
         self.assertEqual(self.found(), [])
 
+    def test_the_file_of_a_credential_by_its_own_path(self) -> None:
+        """The relay cannot read the file that systemd passes on, but under the name that it has then."""
+        key = next(path for path in self.directory.rglob("*api-key*"))
+        key.chmod(0o600)
+        self.set_options(f'api-key-file = "{key}"')
+        text = (
+            f"--api-key-file: the user of relayd.service cannot read {key}; systemd passes it on, and only that can be"
+        )
+        self.assertEqual([text in each for _, each in self.found()], [True] if os.geteuid() == 0 else [])
+        key.chmod(0o644)
+        self.assertEqual(self.found(), [])
+
     def test_where_it_may_write(self) -> None:
         other = self.directory / "other"
         other.mkdir()

@@ -209,7 +209,8 @@ def _certificates(option: str, path: str) -> list[Certificate]:
     try:
         found = x509.load_pem_x509_certificates(_read(option, path))
     except ValueError:
-        raise UplinkError(reason=f"{option} {path} holds no PEM certificate") from None
+        reason = f"{option} {path} holds no PEM certificate; it must have -----BEGIN CERTIFICATE----- in it"
+        raise UplinkError(reason=reason) from None
     return [Certificate(crypto.X509.from_cryptography(certificate)) for certificate in found]
 
 
@@ -218,4 +219,5 @@ def _read(option: str, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}") from None
+        advice = "; relayd's user has to read it" if isinstance(error, PermissionError) else ""
+        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}{advice}") from None

@@ -33,6 +33,7 @@ PROXY_ID = "site-1"
 API_KEY = "a-key-of-forty-characters-for-the-tests-"
 ETC = Path("/etc/relayd")
 STATE = Path("/var/lib/private/relayd")
+LOGS = Path("/var/log/private/relayd")
 
 
 class Done(Struct, frozen=True):
@@ -124,6 +125,7 @@ class Installation:
         self._commands = 0
         self._cursor = ""
         self._defaults: dict[str, str] = {}
+        self._repairs: list[Callable[[], object]] = []
 
     async def install(self, *, again: bool = False) -> None:
         """
@@ -165,6 +167,19 @@ class Installation:
         shutil.copy(self.server.authority.path, ETC / "ca.pem")
         (ETC / "ca.pem").chmod(0o644)
         self._cursor = (await run("journalctl", "-n0", "--show-cursor")).output.split("-- cursor: ")[1].strip()
+
+    def on_repair(self, act: Callable[[], object]) -> None:
+        """Have `repair` do this, too."""
+        self._repairs.append(act)
+
+    async def repair(self) -> None:
+        """End what a fault has begun, and stop the relay."""
+        while self._repairs:
+            self._repairs.pop()()
+        await run("systemctl", "stop", UNIT)
+        for folder in (STATE, LOGS):
+            if folder.is_mount():
+                await run("umount", str(folder), check=True)
 
     def set_options(self, extra: str = "", **options: str | None) -> None:
         """

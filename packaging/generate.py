@@ -53,7 +53,8 @@ The log file of
 .B "twistd \-\-logfile"
 rotates. The signal does nothing to any other log.
 .SH EXIT STATUS
-0 after SIGTERM or SIGINT; 1 when an option is wrong, or names something that cannot be used.
+0 after SIGTERM or SIGINT; 78 when an option is wrong, or names something that cannot be used: to start again would not
+help. 1 when the relay cannot start for another reason, such as a full disk, or a state directory that another relay uses.
 .SH ENVIRONMENT
 .TP
 .BI RELAYD_ OPTION

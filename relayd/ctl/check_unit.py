@@ -19,8 +19,8 @@ from relayd.config.paths import CREDENTIALS_ROOT, passed_on
 from relayd.config.reading import Reading
 from relayd.ctl.findings import Report
 from relayd.ctl.unit_settings import UnitSettings
+from relayd.ctl.units import Unit
 from relayd.errors import MISTAKES
-from relayd.process.units import Unit
 
 #: The user of a unit whose user exists only while it runs: like any that owns no file.
 _NOBODY: Final = 65534
@@ -33,6 +33,8 @@ _PROTECTED: Final = {
     "full": ("/usr", "/boot", "/efi", "/etc"),
     "strict": ("/",),
 }
+#: What everybody may read: nothing secret is in their files.
+_NO_SECRETS: Final = ("--config", "--tls-ca", "--tls-cert", "--known-hosts", "certificate-file")
 #: What stays writable under ``ProtectSystem=strict``.
 _SPARED: Final = ("/dev", "/proc", "/sys")
 
@@ -69,7 +71,7 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
     for whose, path in _read_by(config):
         given = reading.given.get(whose.removeprefix("--"))
         directly = path in names and given is not None and given.text.strip() == path
-        if reason := sight.hinders_reading(path, directly=directly):
+        if reason := sight.hinders_reading(path, whose.partition(" ")[0] in _NO_SECRETS, directly=directly):
             if directly:
                 reason = f"the user of {unit.name} cannot read {path}; {passed_on(names[path])}"
             report("fault", "unit", f"{whose}: {reason}")
@@ -95,7 +97,7 @@ def _written_by(config: Config) -> Iterator[tuple[str, str]]:
     yield "--state-dir", config.state_dir
     if config.audit_log is not None:
         yield "--audit-log", os.path.dirname(config.audit_log)
-    if config.host_keys == "accept-new":
+    if config.host_keys == "accept-new" and os.path.dirname(config.known_hosts) != config.state_dir:
         yield "--known-hosts", os.path.dirname(config.known_hosts)
     if config.status is not None and config.status.path:
         yield "--status", os.path.dirname(config.status.path)
@@ -119,19 +121,22 @@ class _Sight:
         self._own = tuple(folder for folders in unit.directories.values() for folder in folders)
         self._identity = _identity(unit)
 
-    def hinders_reading(self, path: str, *, directly: bool = False) -> str:
+    def hinders_reading(self, path: str, public: bool, *, directly: bool = False) -> str:
         """
         Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist.
 
+        :param public: whether everybody may read it.
         :param directly: whether it reads the file itself, though systemd passes it on.
         """
         if (path in self._passed and not directly) or _is_in(path, self._own) or not os.path.exists(path):
             return ""
         pass_it = f"put LoadCredential=NAME:{path} into a drop-in, and give $CREDENTIALS_DIRECTORY/NAME as the path"
         if hidden := self._hidden(path):
-            return f"{hidden} hides {path} from {self._unit.name}: {pass_it}, or move the file"
+            advice = "move it, such as to /etc/relayd" if public else pass_it
+            return f"{hidden} hides {path} from {self._unit.name}: {advice}"
         if not self._may(path, os.R_OK):
-            return f"the user of {self._unit.name} cannot read {path}: {pass_it}, or let that user read it"
+            advice = "chmod a+r it, and a+x its folders" if public else pass_it
+            return f"the user of {self._unit.name} cannot read {path}: {advice}"
         return ""
 
     def hinders_writing(self, folder: str) -> str:

@@ -276,6 +276,19 @@ class StateTests(FilesCase):
         self.assert_finds("warning", "known hosts", "refuses every host", 'host-keys = "strict"')
         self.assert_finds("fault", "known hosts", "", known_hosts=str(self.directory))
 
+    def test_a_port_that_is_taken(self) -> None:
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            listening = socket.create_server((host, 0), family=family)
+            address = f"tcp:{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            with listening:
+                self.assert_finds(
+                    "fault", "status", f"cannot listen at {address}: Address already in use", status=address
+                )
+            self.assert_finds("ok", "status", f"{address} is free", status=address)
+        self.state.claim()  # by a relay that runs, and listens there
+        self.addCleanup(self.state.release)
+        self.assertEqual([row for row in self.check(status="tcp:127.0.0.1:1") if row[1] == "status"], [])
+
     def test_an_audit_log_that_cannot_be(self) -> None:
         self.assert_finds(
             "fault", "audit log", "does not exist: create it", audit_log=str(self.directory / "no" / "log")

@@ -26,6 +26,10 @@ class NoUnit(Exception):
     """systemd cannot say anything about a unit; the text says why, and what to do."""
 
 
+class UnusableUnit(NoUnit):
+    """The unit is there, and systemd cannot start it."""
+
+
 class Unit(Struct, frozen=True, kw_only=True):
     """
     A service, as systemd has read it from its files, with specifiers such as ``%i`` filled in.
@@ -123,6 +127,7 @@ def read_unit(name: str, ask: Ask = ask_systemd) -> Unit:
     What systemd knows of a unit.
 
     :param name: its name, with or without ``.service``.
+    :raises UnusableUnit: when systemd cannot start it.
     :raises NoUnit: when there is no such unit, or systemd cannot be asked.
     """
     name = full_name(name)
@@ -133,7 +138,9 @@ def read_unit(name: str, ask: Ask = ask_systemd) -> Unit:
         raise NoUnit(f"systemd has no unit {name}")
     if found["LoadState"] != "loaded":
         reason = (found.get("LoadError") or ["", ""])[1]
-        raise NoUnit(f"systemd cannot use {name}: {reason or found['LoadState']}; see systemctl status {name}")
+        reason = reason or f"it is {found['LoadState']}"
+        advice = f"systemctl unmask {name}" if found["LoadState"] == "masked" else f"see systemctl status {name}"
+        raise UnusableUnit(f"systemd cannot start {name}: {reason}; {advice}")
     return _unit(name, found)
 
 

@@ -90,20 +90,24 @@ class Reconnecting(ServiceCase):
         self.assertEqual((status.accepted, status.dialect, status.losses), (False, None, 1))
         self.assertIn("it disconnected the namespace", str(status.last_error))
 
-    def test_since_when(self) -> None:
-        """A relay that was never accepted is not accepted since it was made, whatever its attempts come to."""
+    def test_since_when_it_is_not_accepted(self) -> None:
+        """From its start, whatever attempts are made: the main server throws the relay out of each."""
         self.service.stopService()
-        self.advance(1000)
+        self.reactor.advance(1000)
         self.begin()
-        self.assertEqual(self.service.status, UplinkStatus(since=1000))
-        self.refuse()
-        self.assertEqual(self.service.status.since, 1000)
-        self.advance(7)
-        server, pump = self.connected()
-        server.dialect.close()
-        server.flush()
-        pump.flush()
-        self.assertEqual((self.service.status.losses, self.service.status.since), (2, 1000))
+        started = self.reactor.seconds()
+        for _ in range(2):
+            self.assertEqual(self.service.status.since, started)
+            server, pump = self.connected()
+            self.advance(0.5)
+            server.dialect.close()
+            server.flush()
+            pump.flush()
+            self.advance(20)
+        self.assertEqual(self.service.status.since, started)
+        self.connected()
+        self.advance(2.1)
+        self.assertEqual(self.service.status.since, self.reactor.seconds())
 
     def test_the_log_says_when_the_relay_is_accepted(self) -> None:
         """Not before; and it names the URL as it was given, but for what may be a secret."""

@@ -5,7 +5,7 @@ Every TLS client of relayd makes its connections with `client_options`, and asks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from relayd.network.tls_faults import (
     EXPIRED,
     NOT_YET_VALID,
     CertificateRefused,
+    closed_after_asking,
     no_answer,
     not_understood,
     why_alerted,
@@ -45,6 +46,7 @@ def client_options(
     host: str,
     *,
     trust: Any = None,
+    revocations: Sequence[x509.CertificateRevocationList] = (),
     ca_file: str | None = None,
     certificate: PrivateCertificate | None = None,
     chain: list[Certificate] | None = None,
@@ -54,6 +56,8 @@ def client_options(
     The options for TLS connections to *host*: TLS 1.2 or later, and only with a certificate for the host.
 
     :param trust: the authorities to trust; by default those of the system.
+    :param revocations: lists of revoked certificates (CRL). If there are any, the one of the peer's authority has to be
+        among them, and not out of date.
     :param ca_file: where they come from, for errors; ``None``: from the system.
     :param certificate: our own certificate for a peer that asks for one, with its *chain*.
     :param on_end_seen: is called with the end of the peer's certificate, or of one that it depends on and that ends
@@ -70,7 +74,13 @@ def client_options(
     options = CertificateOptions(
         trustRoot=platformTrust() if trust is None else trust, raiseMinimumTo=TLSVersion.TLSv1_2, **ours
     )
-    return _Options(certified_name(host), options.getContext(), ca_file, certificate, on_end_seen)
+    context = options.getContext()
+    store = context.get_cert_store()
+    if revocations and store is not None:
+        for each in revocations:
+            store.add_crl(each)
+        store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+    return _Options(certified_name(host), context, ca_file, certificate, on_end_seen)
 
 
 def certified_name(host: str) -> str:
@@ -217,6 +227,8 @@ class _Connection(SSL.Connection):
         self._options = options
         self._heard = b""
         self._done = False
+        #: Whether anything came that was not TLS's own.
+        self._answered = False
         self._refusal: CertificateRefused | None = None
         #: When each of the certificates seen so far ends.
         self._ends: list[float] = []
@@ -228,6 +240,11 @@ class _Connection(SSL.Connection):
         if not self._heard:
             self._heard = bytes(buf[:_BEGINNING])
         return super().bio_write(buf)
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        data = super().recv(bufsiz, flags)
+        self._answered = True
+        return data
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -261,9 +278,11 @@ class _Connection(SSL.Connection):
                 return why_broken(error, self._heard, done=self._done)
             options = self._options
             return why_alerted(self.alert, host=options.host, asked=self.asked, ours=options.ours)
-        if not self._heard and isinstance(error, ConnectionDone | ConnectionLost):
-            return no_answer()
-        return error
+        if self._answered or not isinstance(error, ConnectionDone | ConnectionLost):
+            return error
+        if self.asked and self._done:
+            return closed_after_asking(self._options.ours)
+        return error if self._heard else no_answer()
 
 
 def _verify(connection: SSL.Connection, shown: crypto.X509, number: int, depth: int, ok: int) -> bool:

@@ -21,6 +21,9 @@ _LONGEST_SHOWN: Final = 200
 # OpenSSL's verdicts on a certificate (x509_vfy.h), which pyOpenSSL gives as numbers
 NOT_YET_VALID: Final = 9
 EXPIRED: Final = 10
+_REVOKED: Final = 23
+_NO_REVOCATIONS: Final = 3
+_REVOCATIONS_OUT_OF_DATE: Final = (11, 12)
 _SELF_SIGNED: Final = 18
 _SELF_SIGNED_IN_CHAIN: Final = 19
 _NO_ISSUER: Final = (2, 20, 21)
@@ -148,6 +151,9 @@ def why_refused(
         template = f"{whose} {verdict}: {_validity(certificate)}; {_CLOCK.format(which='the certificate')}"
     elif number in (_SELF_SIGNED, _SELF_SIGNED_IN_CHAIN, *_NO_ISSUER):
         template = _untrusted(number, depth, sent, ca_file)
+    elif number in (_REVOKED, _NO_REVOCATIONS, *_REVOCATIONS_OUT_OF_DATE):
+        ours["now"] = _time(datetime.now(UTC))
+        template = _revoked(number)
     else:
         template = f"{whose} is refused: {{words}}; the main server needs another one"
     return CertificateRefused(template, said, **ours)
@@ -175,6 +181,21 @@ def _untrusted(number: int, depth: int, sent: int, ca_file: str | None) -> str:
     return (
         f'its TLS certificate comes from "{{issuer}}", which is not among {among}, and it sends {rest}; if that is an '
         f"intermediate authority, let the main server send its whole chain; otherwise, {known}"
+    )
+
+
+def _revoked(number: int) -> str:
+    """The template for what the lists of revoked certificates say, or fail to say."""
+    if number == _REVOKED:
+        return "its TLS certificate has been revoked, as a list (CRL) in --tls-ca {file} says; replace it"
+    if number == _NO_REVOCATIONS:
+        return (
+            '--tls-ca {file} has lists of revoked certificates (CRL), but none of "{issuer}", which issued its TLS '
+            "certificate; add that one, or remove the others"
+        )
+    return (
+        'the list of certificates that "{issuer}" has revoked (CRL), in --tls-ca {file}, is out of date by the clock '
+        "of this machine, which says {now}; replace the list, or set the clock"
     )
 
 
@@ -223,6 +244,25 @@ def why_broken(error: SSL.Error, heard: bytes, *, done: bool) -> TLSFailed:
     if "unsupported protocol" in words:
         return TLSFailed(f"TLS failed: {{words}}; {_OLD_VERSION}", words=words)
     return TLSFailed("TLS failed: {words}", words=words)
+
+
+def closed_after_asking(ours: x509.Certificate | None) -> TLSFailed:
+    """
+    The error for a peer that asked for a certificate, and closed the connection after the handshake without an alert,
+    as Node.js does with a certificate that it refuses.
+
+    :param ours: the certificate that it got.
+    """
+    if ours is None:
+        return TLSFailed(
+            "it asked for a client certificate, relayd has none, and it closed the connection without an answer; if it "
+            "needs one, name it with --tls-cert and --tls-key; its log may say why"
+        )
+    return TLSFailed(
+        "it asked for a client certificate, got that of --tls-cert, and closed the connection without an answer; look "
+        'whether it takes certificates of the authority "{issuer}"; its log may say why',
+        issuer=printable(_shown(ours.issuer), _LONGEST_SHOWN),
+    )
 
 
 def no_answer() -> TLSFailed:

@@ -5,6 +5,7 @@ The way to the main server: TCP, a proxy's tunnel, TLS; and what to say when it 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import EHOSTUNREACH, ENETUNREACH
@@ -38,6 +39,9 @@ from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MakeRequest
 from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
+
+#: A list of revoked certificates (RFC 7468, section 6).
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\r?\n?", re.DOTALL)
 
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
 CONNECT_TIMEOUT: Final = 15.0
@@ -185,8 +189,10 @@ def _tls_options(
     host: str, settings: UplinkSettings, on_end_seen: Callable[[float], None]
 ) -> IOpenSSLClientConnectionCreator:
     trust, ours, chain = None, None, []
+    revocations: list[x509.CertificateRevocationList] = []
     if settings.tls_ca is not None:
         trust = trustRootFromCertificates(_certificates("--tls-ca", settings.tls_ca))
+        revocations = _revocations("--tls-ca", settings.tls_ca)
     if settings.tls_cert is not None and settings.tls_key is not None:
         first, *chain = _certificates("--tls-cert", settings.tls_cert)
         key = _read("--tls-key", settings.tls_key)
@@ -199,7 +205,13 @@ def _tls_options(
             ) from None
     try:
         return client_options(
-            host, trust=trust, ca_file=settings.tls_ca, certificate=ours, chain=chain, on_end_seen=on_end_seen
+            host,
+            trust=trust,
+            revocations=revocations,
+            ca_file=settings.tls_ca,
+            certificate=ours,
+            chain=chain,
+            on_end_seen=on_end_seen,
         )
     except ValueError:
         raise UplinkError(reason=f"no certificate can name the host {host} of --server; write it another way") from None
@@ -212,6 +224,13 @@ def _certificates(option: str, path: str) -> list[Certificate]:
         reason = f"{option} {path} holds no PEM certificate; it must have -----BEGIN CERTIFICATE----- in it"
         raise UplinkError(reason=reason) from None
     return [Certificate(crypto.X509.from_cryptography(certificate)) for certificate in found]
+
+
+def _revocations(option: str, path: str) -> list[x509.CertificateRevocationList]:
+    try:
+        return [x509.load_pem_x509_crl(block) for block in _CRL.findall(_read(option, path))]
+    except ValueError:
+        raise UplinkError(reason=f"{option} {path} holds a list of revoked certificates that cannot be read") from None
 
 
 def _read(option: str, path: str) -> bytes:

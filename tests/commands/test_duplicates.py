@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands import link_sender
 from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.commands.duplicates import MAX_WAITING
-from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE
+from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE, RETRY_DELAY
 from relayd.commands.without_receipts import PATIENCE
-from relayd.errors import InvalidMessage
+from relayd.errors import InvalidMessage, JournalUnavailable
 from relayd.interfaces import no_acknowledgement
 from relayd.wire.messages import CommandState, JumpHost, Receipt, Secret
 from relayd.wire.parsing import parse_execute_command
-from tests.support.dispatching import Desk, HeldRunner, SlowJournal, command
+from tests.support.dispatching import Desk, HeldRunner, SlowJournal, command, watch_log
 
 RECEIVED = Receipt(success=True)
 
@@ -237,6 +238,34 @@ class UnacknowledgedTests(SynchronousTestCase):
         self.assertIs(desk.dispatcher.status_asked("c1"), CommandState.RUNNING)
         desk.runner.runs[0].finish()
         self.assertEqual((desk.link.codes(), self.due()), (["duplicate-mismatch", 0], ["c1"]))
+
+    def test_a_result_that_the_journal_did_not_take(self) -> None:
+        """It is held in memory, and the answer to the failure under its id, whichever, does not touch it."""
+        logged = watch_log(self)
+        for answer in (Receipt(success=True), Receipt(success=False, error="no such command")):
+            desk = self.desk = Desk(journal=(journal := SlowJournal()))
+            self.order()
+            while journal.pending:
+                journal.record()
+            self.order("reboot")
+            desk.runner.runs[0].finish()
+            self.assertEqual(journal.steps(), ["finish"])
+            journal.fail(JournalUnavailable(reason="the disk is full"))
+            desk.dispatcher.receipt_received(desk.link, answer)
+            desk.clock.advance(2 * RETRY_DELAY)
+            self.assertEqual(desk.link.codes(), ["duplicate-mismatch", 0])
+            desk.disconnect()
+            self.assertEqual(desk.connect().codes(), [0])
+        self.assertEqual([formatEvent(event) for event in logged if "Internal error" in formatEvent(event)], [])
+
+    def test_one_waits_while_another_one_is_confirmed(self) -> None:
+        self.order()
+        self.order("reboot")
+        self.link.flow.pauseProducing()
+        self.order("halt")
+        self.receive()
+        self.link.flow.resumeProducing()
+        self.assertEqual(self.link.codes(), ["duplicate-mismatch"] * 2)
 
     def test_those_that_wait_are_bounded(self) -> None:
         """A main server that reads nothing: one waits for each id, and not too many of them."""

@@ -25,7 +25,7 @@ from relayd.ctl.check import check
 from relayd.network import tls
 from tests.peers.test_main_servers import KEY, WRONG, has, order
 from tests.peers.test_tls import TLSCase
-from tests.support.certificates import Certificate
+from tests.support.certificates import Authority, Certificate
 from tests.support.node import NodeServer
 
 
@@ -180,8 +180,45 @@ class TLSTests(ServerCase):
         self.assertTrue(found["TLS"].startswith("warning the main server's certificate expires on 20"), found)
         self.assertIn("accepts proxy-1", found["main server"])
 
+    async def test_one_that_it_depends_on_is_about_to_expire(self) -> None:
+        between = Authority(self.directory, "between", issuer=self.authority, lifetime=timedelta(days=3))
+        certificate = between.issue("localhost", timedelta(days=90))
+        with open(certificate.cert, "a") as file:
+            file.write(Path(between.path).read_text())
+        found = await self.look_at(certificate, tls_ca=self.authority.path)
+        words = "warning a certificate that the main server's depends on expires on 20"
+        self.assertTrue(found["TLS"].startswith(words), found)
+
+    async def test_a_client_certificate_is_wanted(self) -> None:
+        """In TLS 1.3 the main server says so only when it is asked for something."""
+        server = await self.serve_tls(self.authority.issue("localhost"), ca=self.authority.path)
+        found = await self.look(f"wss://localhost:{server.port}", tls_ca=self.authority.path)
+        words = (
+            "it asked for a client certificate, relayd has none, and it ended TLS with the alert certificate_required"
+        )
+        self.assertIn(words, found["main server"])
+
+    async def test_no_tls(self) -> None:
+        """What the main server says is quoted, and without the key, which it may know."""
+
+        class Speaks(Protocol):
+            transport: Any
+
+            def dataReceived(self, data: bytes) -> None:
+                self.transport.write(b"220 mail.example " + KEY.encode() + b"\r\n")
+
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        port: Any = await endpoint.listen(Factory.forProtocol(Speaks))
+        self.addCleanup(port.stopListening)
+        found = await self.look(f"wss://localhost:{port.getHost().port}")
+        words = 'fault it does not speak TLS there: its answer begins with "220 mail.example [redacted]"; look at'
+        self.assertIn(words, found["TLS"])
+
     async def test_bad_ones(self) -> None:
+        between = Authority(self.directory, "between", issuer=self.authority)
         for certificate, words in (
+            (self.authority.issue("localhost", begins=timedelta(hours=9)), "not yet valid: it is valid from 20"),
+            (between.issue("localhost"), "it sends no other certificate; if that is an intermediate authority"),
             (self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
             (self.authority.issue("other.example"), "certificate is for another name"),
             (self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"),
@@ -205,6 +242,12 @@ class TLSTests(ServerCase):
             self.authority.issue("localhost"), tls_ca=self.authority.path, tls_cert=ours.cert, tls_key=ours.key
         )
         self.assertTrue(found["TLS files"].startswith(f"warning {ours.cert} expires on "), found)
+        ours = self.authority.issue("relay.example", timedelta(days=-3))
+        found = await self.look("wss://localhost:9", tls_cert=ours.cert, tls_key=ours.key)
+        words = (
+            f"fault {ours.cert} expired on \\S+, and the clock of this machine says \\S+: renew it, or set the clock"
+        )
+        self.assertRegex(found["TLS files"], words)
         nonsense = Path(self.directory / "nonsense.pem")
         nonsense.write_text("nonsense")
         found = await self.look("wss://localhost:9", tls_cert=ours.cert, tls_key=str(nonsense))

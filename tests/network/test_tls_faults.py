@@ -46,6 +46,7 @@ class FaultCase(SynchronousTestCase):
         self.authority = Authority(self.directory)
         self.good = self.authority.issue("main.example")
         self.ends: list[float] = []
+        self.revocations: list[bytes] = []
         self.ca_file: str | None = "/etc/relayd/ca{1}.pem"
 
     def client(self, host: str, ours: Certificate | None = None) -> Any:
@@ -56,6 +57,7 @@ class FaultCase(SynchronousTestCase):
         options = client_options(
             host,
             trust=trustRootFromCertificates(trusted),
+            revocations=[x509.load_pem_x509_crl(each) for each in self.revocations],
             ca_file=self.ca_file,
             certificate=certificate,
             on_end_seen=self.ends.append,
@@ -73,7 +75,8 @@ class FaultCase(SynchronousTestCase):
         context.use_privatekey_file(certificate.key)
         if (authority := settings.get("client_authority")) is not None:
             context.load_verify_locations(authority.path)
-            context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+            needed = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+            context.set_verify(needed if settings.get("strict", True) else SSL.VERIFY_PEER, settings.get("verify"))
         connection = SSL.Connection(context, None)
         connection.set_accept_state()
         return connection
@@ -225,6 +228,32 @@ def _append(certificate: Certificate, authority: Authority) -> None:
         file.write(Path(authority.path).read_text())
 
 
+class RevocationTests(FaultCase):
+    """Lists of revoked certificates, where the site has any."""
+
+    def test_revoked(self) -> None:
+        self.revocations = [self.authority.revoke(self.good)]
+        words = (
+            "its TLS certificate has been revoked, as a list (CRL) in --tls-ca /etc/relayd/ca{1}.pem says; replace it"
+        )
+        self.assertIn(words, self.refused(self.good))
+        with self.assertRaises(AssertionError, msg="nothing failed"):
+            self.refused(self.authority.issue("main.example"))
+
+    def test_a_list_of_another_authority(self) -> None:
+        self.revocations = [Authority(self.directory, "stranger").revoke()]
+        words = 'lists of revoked certificates (CRL), but none of "CN=authority", which issued its TLS certificate; add'
+        self.assertIn(words, self.refused(self.good))
+
+    def test_out_of_date(self) -> None:
+        for begins in (timedelta(days=-9), timedelta(days=9)):
+            self.revocations = [self.authority.revoke(begins=begins)]
+            words = (
+                'the list of certificates that "CN=authority" has revoked (CRL), in --tls-ca /etc/relayd/ca{1}.pem, is'
+            )
+            self.assertIn(words, self.refused(self.good))
+
+
 class NameTests(FaultCase):
     """Another name: those that it has are there, and what would be right."""
 
@@ -269,6 +298,27 @@ class ClientCertificateTests(FaultCase):
         ours = Authority(self.directory, "stranger").issue("relay.example")
         (words,) = self.ask(ours)
         self.assertIn('with the alert unknown_ca: it has to know the authority "CN=stranger", or --tls-cert', words)
+
+    def test_one_that_is_refused_without_an_alert(self) -> None:
+        """The main server closes the connection after the handshake."""
+        ours = Authority(self.directory, "stranger").issue("relay.example")
+        for certificate, words in (
+            (ours, "got that of --tls-cert, and closed the connection without an answer; look whether it takes certif"),
+            (None, "relayd has none, and it closed the connection without an answer; if it needs one, name it with"),
+        ):
+            client = self.client("main.example", certificate)
+            server = self.server(self.good, client_authority=self.authority, strict=False, verify=lambda *_: True)
+            self.shake_hands(client, server)
+            self.assertIn(words, str(self.explained(client, ConnectionDone())))
+            server.send(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            _pass_on(server, client)
+            client.recv(99)
+            error = ConnectionDone()
+            self.assertIs(explain(Transport(client), error), error)
+
+    def shake_hands(self, client: Any, server: SSL.Connection) -> None:
+        with self.assertRaises(AssertionError, msg="nothing failed"):
+            self.meet(client, server)
 
     def test_revoked(self) -> None:
         """An alert after the certificate was sent; one before it cannot be about the certificate."""

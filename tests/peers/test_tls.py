@@ -102,6 +102,16 @@ class TLS(TLSCase):
         words = 'its TLS certificate is self-signed, by "CN=localhost"'
         await self.refused(certificate, words, tls_ca=self.authority.path)
 
+    async def test_revoked(self) -> None:
+        """As a list says that is in --tls-ca, behind the authority."""
+        revoked, other = self.authority.issue("localhost"), self.authority.issue("localhost")
+        file = self.directory / "ca.pem"
+        file.write_bytes(Path(self.authority.path).read_bytes() + self.authority.revoke(revoked))
+        await self.refused(revoked, "its TLS certificate has been revoked, as a list (CRL) in", tls_ca=str(file))
+        server = await self.serve_tls(other)
+        self.dial(f"https://localhost:{server.port}", tls_ca=str(file))
+        await server.wait_for(has("connected"))
+
     async def test_unknown_authority(self) -> None:
         """Without --tls-ca the system's authorities count, and ours is none of them."""
         words = 'its TLS certificate comes from "CN=authority", which is not among the authorities of this machine'
@@ -124,13 +134,26 @@ class TLS(TLSCase):
         self.dial(url, tls_ca=self.authority.path, tls_cert=ours.cert, tls_key=ours.key)
         await server.wait_for(has("connected"))
 
+    async def test_client_certificate_that_is_refused(self) -> None:
+        """Node.js closes the connection then, without an alert."""
+        theirs = Authority(self.directory, "stranger").issue("relay.example")
+        server = await self.serve_tls(self.authority.issue("localhost"), ca=self.authority.path)
+        url = f"https://localhost:{server.port}"
+        self.dial(url, tls_ca=self.authority.path, tls_cert=theirs.cert, tls_key=theirs.key)
+        line = await self.until_logged("Next attempt")
+        self.assertIn("got that of --tls-cert, and closed the connection without an answer; look whether it", line)
+        self.assertIn('takes certificates of the authority "CN=stranger"; its log may say why', line)
+
     async def test_unusable_files(self) -> None:
         """Each is named in the log, and tried again: somebody may be replacing it."""
         ours, other = self.authority.issue("a.example"), self.authority.issue("b.example")
-        missing = str(self.directory / "none.pem")
+        missing, spoilt = str(self.directory / "none.pem"), str(self.directory / "spoilt.pem")
+        nonsense = self.authority.revoke().replace(b"CRL-----\n", b"CRL-----\nAAAA", 1)
+        Path(spoilt).write_bytes(Path(ours.cert).read_bytes() + nonsense)
         cases: tuple[tuple[dict[str, Any], str], ...] = (
             ({"tls_ca": missing}, f"--tls-ca {missing} cannot be read"),
             ({"tls_ca": ours.key}, f"--tls-ca {ours.key} holds no PEM certificate"),
+            ({"tls_ca": spoilt}, f"--tls-ca {spoilt} holds a list of revoked certificates that cannot be read"),
             ({"tls_cert": ours.cert, "tls_key": other.key}, f"--tls-key {other.key} holds no unencrypted PEM key"),
             ({"tls_cert": ours.cert, "tls_key": ours.cert}, f"--tls-key {ours.cert} holds no unencrypted PEM key"),
         )

@@ -97,6 +97,16 @@ class Authority:
         )
         return made
 
+    def revoke(self, *certificates: Certificate, begins: timedelta = timedelta(days=-1)) -> bytes:
+        """A list (CRL) in PEM that is valid for two days, and says that these are revoked."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder(self._name, now + begins, now + begins + timedelta(days=2))
+        for each in certificates:
+            number = x509.load_pem_x509_certificate(Path(each.cert).read_bytes()).serial_number
+            revoked = x509.RevokedCertificateBuilder(number, now + begins)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
     def spoil(self, certificate: Certificate) -> None:
         """Sign *certificate* anew with a version that there is none of, which OpenSSL does not look at."""
         whole = x509.load_pem_x509_certificate(Path(certificate.cert).read_bytes())

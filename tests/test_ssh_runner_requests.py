@@ -203,7 +203,7 @@ class SiteTests(RunnerTestCase):
 
     def runner_with(self, *rules: CredentialRule) -> SSHCommandRunner:
         settings = SSHSettings(known_hosts=str(self.known_hosts))
-        runner = SSHCommandRunner(self.reactor, settings, CredentialTable(rules))
+        runner = SSHCommandRunner(self.reactor, settings, credentials=CredentialTable(rules))
         self.addCleanup(runner.close)
         return runner
 

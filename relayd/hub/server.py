@@ -36,12 +36,13 @@ from relayd.wire.messages import (
     CommandStatus,
     ExecuteCommand,
     Secret,
+    as_secret,
 )
 from relayd.wire.parsing import parse_command_status
 
 _log = Logger("relayd.hub")
 
-Keys = Mapping[str, Secret] | Callable[[str], Secret | None]
+Keys = Mapping[str, Secret | str] | Callable[[str], Secret | str | None]
 
 
 class _Order(Struct, frozen=True, eq=False):
@@ -58,11 +59,15 @@ class Hub:
     Accepts relays and gives them commands.
 
     :param keys: the API key of each relay by its ``proxyId``, or a function that looks one up and gives ``None`` for an
-        unknown relay.
+        unknown relay. A key is a `Secret` or a `str`.
+    :raises TypeError: when a key is neither; it shows no key.
     """
 
     def __init__(self, reactor: IReactorTime, keys: Keys, settings: HubSettings | None = None) -> None:
         self._reactor = reactor
+        if not callable(keys):
+            for proxy_id, key in keys.items():
+                as_secret(f"the key of {proxy_id!r}", key)
         self._key_of = keys if callable(keys) else keys.get
         self._settings = settings or HubSettings()
         self._registry: Registry[RelayConnection, _Order] = Registry()
@@ -192,9 +197,9 @@ class Hub:
 
     def accepts(self, proxy_id: str, api_key: str) -> bool:
         """Whether *api_key* is the key of that relay; takes the same time for a wrong key and for an unknown relay."""
-        key = self._key_of(proxy_id) if proxy_id else None
-        # Secret compares in constant time
-        return (key or Secret(secrets.token_hex())) == Secret(api_key)
+        key = self._key_of(proxy_id) if proxy_id and api_key else None
+        known = Secret(secrets.token_hex()) if key is None else as_secret(f"the key of {proxy_id!r}", key)
+        return known == Secret(api_key)  # in constant time
 
     def relay_connected(self, link: RelayConnection) -> None:
         """A relay has joined with the right key; its older connection, if any, is closed."""

@@ -115,7 +115,7 @@ class KeyExchangeTimeout(SSHError):
 
 class LoginTimeout(SSHError):
     """{host}:{port} did not finish the login of {username} within {time}: {reason}. It may be overloaded, or be waiting
-    for its directory service or name server. If it always takes that long, raise --connect-timeout."""
+    for its directory service or name server."""
 
     code = "login-timeout"
     phase = "login"

@@ -83,6 +83,15 @@ def not_a_certificate(text: str) -> Text | None:
     return _what(text)
 
 
+def not_a_text(data: bytes) -> Text:
+    """What the content of a file is that is not UTF-8."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Text("it is in UTF-16; save it in UTF-8")
+    if data.startswith((b"0\x81", b"0\x82")):
+        return Text("it is not text, but in DER or PKCS#12; convert it to PEM, as with openssl pkey")
+    return Text("it is not UTF-8 text")
+
+
 def _what(text: str) -> Text | None:
     """What *text* seems to be, if anything that is known here; it is no private key that could be read."""
     if not text:
@@ -95,7 +104,7 @@ def _labelled(text: str) -> Text | None:
     if label is None:
         if _ALMOST.search(text[:200]):
             return Text(
-                "its first line is damaged; it should be -----BEGIN … PRIVATE KEY-----, with five hyphens twice"
+                "its first line is damaged; it should be -----BEGIN … PRIVATE KEY-----, with five hyphens at each end"
             )
         return None
     if (known := _OBJECTS.get(label[1])) is not None:
@@ -131,14 +140,14 @@ def _encoded(text: str) -> Text | None:
     if text.startswith("{") and '"Buffer"' in text[:64]:
         return Text("it is a Buffer of Node.js in JSON; its text is needed")
     if "%" in text[:64] and _is_key(unquote_plus(text)):
-        return _once_more(Text("as in a URL"))
+        return _once_more("URL")
     joined = "".join(text.split())
     if re.fullmatch(r"(?:\\x|0x)?[0-9a-fA-F]+", joined):
         inside = bytes.fromhex(joined.lower().removeprefix("\\x").removeprefix("0x").ljust(len(joined) + 1 & ~1, "0"))
-        encoding = Text("hexadecimal digits")
+        encoding = "hex"
     else:
         inside = _from_base64(joined)
-        encoding = Text("base64")
+        encoding = "base64"
     if inside.startswith(b"openssh-key-v1\0") or re.match(
         rb"0(?:[\x20-\x7f]|[\x81-\x84].{1,4})\x02\x01[\0\1]", inside, re.DOTALL
     ):
@@ -153,7 +162,7 @@ def _is_key(text: str) -> bool:
     return text.startswith(_PUTTY) or _READ.search(text) is not None
 
 
-def _once_more(encoding: Text) -> Text:
+def _once_more(encoding: str) -> Text:
     return Text("it is a private key that is encoded once more ({encoding}); decode it", encoding=encoding)
 
 

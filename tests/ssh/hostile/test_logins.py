@@ -95,7 +95,7 @@ class SilenceTests(EvilTestCase):
                 SilentAfterVersion: (KeyExchangeTimeout, "within 2 s: its version is SSH-2.0-"),
                 SilentAfterKEXINIT: (KeyExchangeTimeout, "within 2 s: its version is SSH-2.0-"),
                 Dripping: (KeyExchangeTimeout, "within 2 s: it said “SSH-2.0-xxx"),
-                SilentAfterNEWKEYS: (LoginTimeout, "If it always takes that long, raise --connect-timeout."),
+                SilentAfterNEWKEYS: (LoginTimeout, "login of somebody within 2 s: it said nothing."),
                 SilentAfterServiceAccept: (LoginTimeout, "login of somebody within 2 s"),
             },
             connect_timeout=SOON,

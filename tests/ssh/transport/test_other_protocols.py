@@ -13,8 +13,8 @@ from relayd.ssh.transport.version_exchange import NoVersion, VersionReader
 
 #: What each sent after ``SSH-2.0-relayd`` and the first packet, or before it; and what is said of it.
 RECORDED = {
-    "GnuTLS 3.7.9, Java 17": (b"\x15\x03\x03\x00\x02\x02\n", "it sent a record of TLS"),
-    "TLS 1.0, alert 70": (b"\x15\x03\x01\x00\x02\x02\x46", "it sent a record of TLS"),
+    "GnuTLS 3.7.9, Java 17": (b"\x15\x03\x03\x00\x02\x02\n", "it sent a TLS record"),
+    "TLS 1.0, alert 70": (b"\x15\x03\x01\x00\x02\x02\x46", "it sent a TLS record"),
     "nginx 1.22.1 with and without TLS": (
         b"HTTP/1.1 400 Bad Request\r\nServer: nginx/1.22.1\r\nContent-Type: text/html\r\n\r\n<html>\r\n",
         "it answered “HTTP/1.1 400 Bad Request”, as a web server does",

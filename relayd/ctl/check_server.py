@@ -84,7 +84,7 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
 
 
 def _report_running(config: Config, holder: str, server: str, report: Report) -> bool:
-    """Report on the relay that is running; returns false, and reports nothing, if no main server accepts it now."""
+    """Report on the relay that is running; returns false if the main server does not accept it now."""
     process = f" (process {holder})" if holder else ""
     try:
         uplink = None if config.status is None else read_status(config.status)["uplink"]
@@ -97,6 +97,8 @@ def _report_running(config: Config, holder: str, server: str, report: Report) ->
     elif uplink["accepted"]:
         report("ok", "main server", f"{server} accepts the relay that is running{process} ({uplink['dialect']})")
     else:
+        why = uplink["lastError"] or "it is connecting"
+        report("warning", "relay", f"the relay that is running{process} is not accepted: {why}")
         return False
     return True
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS_ROOT, passed_on
 from relayd.config.reading import Reading
+from relayd.config.state_directory import give_back
 from relayd.ctl.findings import Report
 from relayd.ctl.unit_settings import UnitSettings
 from relayd.ctl.units import Unit
@@ -46,8 +47,14 @@ def check_unit(settings: UnitSettings, note: str, report: Report) -> None:
         why = f"status {unit.status}" if unit.result == "exit-code" else unit.result
         why = "there is a mistake in its settings" if why == f"status {MISTAKES}" else why
         report("warning", "unit", f"{note}; it has failed: {why}; journalctl -u {unit.name} says more")
+    elif unit.active == "activating" and unit.result != "success":
+        why = f"it ended with status {unit.status}, and systemd starts it again"
+        report("warning", "unit", f"{note}; {why}; journalctl -u {unit.name} says why")
     else:
         report("ok", "unit", f"{note}; it is {unit.active}")
+    if unit.user and not unit.dynamic and not _exists(unit.user):
+        text = f"there is no user {unit.user}, whom User={unit.user} names: create it, or remove that line"
+        report("fault", "unit", f"{text} (systemctl cat {unit.name} shows the file)")
     if unit.outdated:
         report("warning", "unit", "its files have changed since systemd read them: systemctl daemon-reload")
     for path, optional in unit.environment_files:
@@ -75,9 +82,32 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
             if directly:
                 reason = f"the user of {unit.name} cannot read {path}; {passed_on(names[path])}"
             report("fault", "unit", f"{whose}: {reason}")
+    if foreign := _foreign_file(config.state_dir):
+        text = f"another user than that of {config.state_dir} owns {foreign}: {give_back(config.state_dir)}"
+        report("fault", "unit", text)
     for whose, path in _written_by(config):
         if reason := sight.hinders_writing(path):
             report("fault", "unit", f"{whose}: {reason}")
+
+
+def _exists(user: str) -> bool:
+    try:
+        return bool(pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user))
+    except KeyError:
+        return user.isdigit()  # systemd takes any number
+
+
+def _foreign_file(folder: str) -> str:
+    """
+    A file in a folder that another user owns than the folder itself, as after a relay that root ran there. Where the
+    folder itself has another owner, systemd gives all of it to the user of the unit.
+    """
+    try:
+        owner = os.stat(folder).st_uid
+        with os.scandir(folder) as found:
+            return next((each.path for each in found if each.stat(follow_symlinks=False).st_uid != owner), "")
+    except OSError:
+        return ""
 
 
 def _read_by(config: Config) -> Iterator[tuple[str, str]]:

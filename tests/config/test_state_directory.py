@@ -30,7 +30,10 @@ class CureTests(SynchronousTestCase):
     def test_files_of_another_user(self) -> None:
         """As after a relay that root ran there."""
         for number, words in (
-            (EACCES, f"{self.path}/lock: Permission denied; another user may own it: make relayd's user the owner"),
+            (
+                EACCES,
+                f"{self.path}/lock: Permission denied; another user may own it: chown -R --reference={self.path}/ {self.path}/",
+            ),
             (ENOSPC, f"{self.path}/lock: No space left on device; make room (see df, and df -i)"),
             (EIO, f"{self.path}/lock: Input/output error"),
         ):

@@ -18,7 +18,18 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from relayd.wire.messages import Secret
-from tests.installed.installation import API_KEY, ETC, LOGS, MAIN_SERVER, PROXY_ID, STATE, UNIT, Installation, run, until
+from tests.installed.installation import (
+    API_KEY,
+    ETC,
+    LOGS,
+    MAIN_SERVER,
+    PROXY_ID,
+    STATE,
+    UNIT,
+    Installation,
+    run,
+    until,
+)
 from tests.support.sshd import make_key
 
 Make = Callable[[Installation], Awaitable[None]]
@@ -479,7 +490,7 @@ MACHINE = (
     Fault(
         what="a state directory with files of root",
         make=_foreign,
-        log="Permission denied; another user may own it: make relayd's user the owner",
+        log="Permission denied; another user may own it: chown -R --reference=",
     ),
     Fault(
         what="another relay in the same state directory, by hand",

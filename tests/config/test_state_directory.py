@@ -32,7 +32,7 @@ class CureTests(SynchronousTestCase):
         for number, words in (
             (
                 EACCES,
-                f"{self.path}/lock: Permission denied; another user may own it: chown -R --reference={self.path}/ {self.path}/",
+                f"{self.path}/lock: Permission denied; another user may own it: chown -R --reference={self.path}/",
             ),
             (ENOSPC, f"{self.path}/lock: No space left on device; make room (see df, and df -i)"),
             (EIO, f"{self.path}/lock: Input/output error"),

@@ -91,6 +91,15 @@ def write(path: Path, content: str | bytes, mode: int | None = None) -> Make:
     return make
 
 
+def for_root_alone(path: Path) -> Make:
+    """Take a file from all others."""
+
+    async def make(relay: Installation) -> None:
+        path.chmod(0o600)
+
+    return make
+
+
 def drop_in(text: str) -> Make:
     """Put lines into a drop-in of the unit."""
     return lambda relay: relay.drop_in(f"[Service]\n{text}\n")
@@ -356,7 +365,7 @@ SETTINGS = (
     ),
     Fault(
         what="a relayd.toml for root alone",
-        make=lambda relay: write(ETC / "relayd.toml", (ETC / "relayd.toml").read_bytes(), 0o600)(relay),
+        make=for_root_alone(ETC / "relayd.toml"),
         log="relayd.toml cannot be read: Permission denied; relayd's user has to read it: chmod 644 it",
         check="fault .*--config: the user of relayd.service cannot read",
     ),
@@ -455,7 +464,7 @@ UPLINK = (
     ),
     Fault(
         what="a file of authorities for root alone",
-        make=lambda relay: write(ETC / "ca.pem", (ETC / "ca.pem").read_bytes(), 0o600)(relay),
+        make=for_root_alone(ETC / "ca.pem"),
         log="ca.pem cannot be read: Permission denied; relayd's user has to read it",
         check="fault .*--tls-ca: the user of relayd.service cannot read .*let that user read it",
     ),
@@ -491,6 +500,7 @@ MACHINE = (
         what="a state directory with files of root",
         make=_foreign,
         log="Permission denied; another user may own it: chown -R --reference=",
+        check="fault .*another user .*chown -R --reference=",
     ),
     Fault(
         what="another relay in the same state directory, by hand",
@@ -502,12 +512,14 @@ MACHINE = (
         what="another relay with the same name",
         make=_namesake,
         log="another relay may use the same name: give each relay its own --proxy-id",
+        check="fault .*|warning .*another relay may use the same name",
         sound=True,
     ),
     Fault(
         what="a status port that is in use",
         make=_taken,
         log="--status: cannot listen at tcp:.*: Address already in use; give another address",
+        check="fault .*--status",
     ),
     Fault(
         what="a status socket where the unit may not write",
@@ -525,7 +537,7 @@ MACHINE = (
         what="a user that does not exist",
         make=drop_in("DynamicUser=no\nUser=relay"),
         log="Failed to determine user credentials: No such process",
-        check="fault .*User=relay",
+        check="fault .*there is no user relay, whom User=relay names: create it",
     ),
     Fault(
         what="a credential of another name",

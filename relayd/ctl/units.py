@@ -39,6 +39,8 @@ class Unit(Struct, frozen=True, kw_only=True):
     :ivar active: ``active``, ``inactive``, ``failed``, ``activating`` …
     :ivar result: why it failed, such as ``exit-code``; ``success``.
     :ivar status: the exit status of its last process.
+    :ivar said: the status line that its relay gave last.
+    :ivar enabled: ``enabled``, ``disabled``, or other words for whether it starts at boot.
     :ivar pid: the process id of its main process; 0: it does not run.
     :ivar outdated: whether its files have changed since systemd read them.
     :ivar argv: its ``ExecStart``, before variables are filled in.
@@ -64,6 +66,8 @@ class Unit(Struct, frozen=True, kw_only=True):
     active: str = "inactive"
     result: str = "success"
     status: int = 0
+    said: str = ""
+    enabled: str = ""
     pid: int = 0
     outdated: bool = False
     argv: tuple[str, ...] = ()
@@ -172,6 +176,8 @@ def _unit(name: str, found: Mapping[str, Any]) -> Unit:
         active=found.get("ActiveState", ""),
         result=found.get("Result", ""),
         status=found.get("ExecMainStatus", 0),
+        said=found.get("StatusText", ""),
+        enabled=found.get("UnitFileState", ""),
         pid=found.get("MainPID", 0),
         outdated=found.get("NeedDaemonReload", False),
         argv=tuple(start[0][1]),

@@ -385,6 +385,28 @@ class ProcessTests(TestCase):
             rest, _ = await deferToThread(process.communicate, timeout=60)
             self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not everything was checked\n"))
 
+    async def test_nobody_reads_to_the_end(self) -> None:
+        """Such as ``| head -1``."""
+        program = "import sys; from relayd.ctl.main import main; sys.exit(main())"
+        key = Path(self.mktemp())
+        key.touch(mode=0o600)
+        key.write_text(KEY)
+        words = ("--server", NOWHERE, "--proxy-id", "p", "--api-key-file", str(key), "--state-dir", self.mktemp())
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "check", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        self.assertIn("settings", await deferToThread(process.stdout.readline))
+        process.stdout.close()
+        assert process.stderr is not None
+        with process.stderr:
+            self.assertEqual(await deferToThread(process.stderr.read), "")
+        self.assertEqual(await deferToThread(process.wait, 60), 1)
+
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""
         script = [sys.executable, "-c", "import sys; from relayd.ctl.main import main; sys.exit(main())"]

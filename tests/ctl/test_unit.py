@@ -125,7 +125,9 @@ class PlaceTests(UnitCase):
     def test_options_beside_the_unit(self) -> None:
         """They override its own, and relative paths are those of the caller."""
         self.shell = {"RELAYD_PROXY_ID": "of the shell", "RELAYD_MAX_QUEUE": "7"}
-        key = os.path.relpath(self.key_file)
+        key = self.mktemp()
+        os.close(os.open(key, os.O_CREAT, 0o600))
+        Path(key).write_text(KEY)
         config = self.settings("--unit", "relayd", "--max-commands", "3", "--api-key-file", key)
         self.assertEqual((config.max_commands, config.proxy_id, config.max_queue), (3, "site-1", 10000))
         self.assertEqual(config.api_key_file, os.path.abspath(key))
@@ -333,7 +335,17 @@ class FindingsTests(UnitCase):
 
     def test_how_it_is(self) -> None:
         for changes, level, text in (
-            ({"ActiveState": "active"}, "ok", "it is active"),
+            (
+                {"UnitFileState": "disabled"},
+                "ok",
+                "it is inactive (systemctl enable relayd.service starts it at boot)",
+            ),
+            ({"ActiveState": "active", "StatusText": "accepted by h:1\x1b"}, "ok", "boot): accepted by h:1\ufffd"),
+            (
+                {"ActiveState": "activating", "StatusText": "not connected to h:1", "UnitFileState": "enabled"},
+                "warning",
+                "it is activating: not connected to h:1",
+            ),
             (
                 {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": 1},
                 "warning",
@@ -349,7 +361,7 @@ class FindingsTests(UnitCase):
             self.unit |= changes
             self.found()
             self.assertEqual(self.first[0], level)
-            self.assertIn(text, self.first[1])
+            self.assertTrue(self.first[1].endswith(text) or f"{text} journalctl" in self.first[1], self.first)
 
     def test_its_files(self) -> None:
         self.unit |= {"NeedDaemonReload": True, "EnvironmentFiles": [["/nowhere/default", False], ["/nowhere/x", True]]}

@@ -138,13 +138,17 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/drop-in", "more": "/more"})
         self.write("etc/relayd.service.d/20.conf", "")
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/earlier", "more": "/more"})
+        self.write("etc/relayd.service.d/05.conf", "LoadCredential=api-key:/first")
+        self.assertEqual(self.loaded("relayd.service"), {"api-key": "/earlier", "more": "/more"})
         self.write("etc/relayd.service", "LoadCredential=api-key:/etc")
+        self.write("etc/relayd.service.d/05.conf", "")
         self.write("etc/relayd.service.d/10.conf", "")
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/etc"})
 
     def test_one_of_several(self) -> None:
         self.write("lib/relayd@.service", "LoadCredential=api-key:/etc/relayd/%i.api-key")
+        self.write("etc/relayd@.service.d/key.conf", "LoadCredential=more:/more")
         self.write("etc/relayd@b.service.d/key.conf", "LoadCredential=api-key:/b")
-        self.assertEqual(self.loaded("relayd@a.service"), {"api-key": "/etc/relayd/a.api-key"})
+        self.assertEqual(self.loaded("relayd@a.service"), {"api-key": "/etc/relayd/a.api-key", "more": "/more"})
         self.assertEqual(self.loaded("relayd@b.service"), {"api-key": "/b"})
         self.assertEqual(self.loaded("other.service"), {})

@@ -19,6 +19,8 @@ _PACKAGED: Final[Mapping[str, tuple[str, Any]]] = {
     "NeedDaemonReload": ("b", False),
     "Result": ("s", "success"),
     "ExecMainStatus": ("i", 0),
+    "StatusText": ("s", ""),
+    "UnitFileState": ("s", "enabled"),
     "MainPID": ("u", 0),
     "ExecStart": (
         "a(sasbttttuii)",

@@ -104,7 +104,9 @@ later=$version.1
 dpkg-deb --raw-extract "$package" "$work/later"
 sed -i "s/^Version: .*/Version: $later/" "$work/later/DEBIAN/control"
 sed -i "s/^__version__ = .*/__version__ = \"$later\"/" "$work"/later/opt/relayd/lib/python3*/site-packages/relayd/__init__.py
-rm "$work"/later/opt/relayd/lib/python3*/site-packages/relayd/__pycache__/__init__.*
+# Compiled anew, as otherwise root's Python would do that, and the removal would leave it.
+/usr/bin/python3 -m compileall -q -f -s "$work/later" -p / \
+    "$work"/later/opt/relayd/lib/python3*/site-packages/relayd/__init__.py
 dpkg-deb --root-owner-group -Zgzip -z1 --build "$work/later" "$work/later.deb" >/dev/null
 dpkg --install "$work/later.deb" >"$work/said"
 ! grep -q "systemctl enable" "$work/said" || fail "the upgrade says how to begin"

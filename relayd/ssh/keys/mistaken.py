@@ -15,6 +15,8 @@ from urllib.parse import unquote_plus
 from relayd.language.texts import Text
 from relayd.ssh.keys.types import is_certified, key_type
 
+#: Characters of a text in which the first line of a key is.
+_ENOUGH: Final = 512
 #: The longest line that may be a path, a fingerprint or a placeholder, in characters: ``PATH_MAX`` of Linux.
 _MAX_LINE: Final = 4096
 _PUTTY: Final = "PuTTY-User-Key-File-"
@@ -23,7 +25,7 @@ _READ: Final = re.compile(r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED) )?PRI
 #: Any label of PEM (RFC 7468), and those of ssh.com (RFC 4716), which have four hyphens and a blank.
 _LABEL: Final = re.compile(r"----[- ]BEGIN ([A-Z0-9 ]{1,64}?) ?----")
 _ALMOST: Final = re.compile(r"BEGIN [a-z0-9 ]{0,32}PRIVATE KEY", re.IGNORECASE)
-_PUBLIC: Final = re.compile(r"((?:ssh|sk-ssh|ecdsa|sk-ecdsa)-[a-z0-9@.-]{3,64})\s+(AAAA[A-Za-z0-9+/]+={0,2})")
+_PUBLIC: Final = re.compile(r"(?<![\w-])((?:ssh|sk-ssh|ecdsa|sk-ecdsa)-[a-z0-9@.-]{3,64})\s+(AAAA[A-Za-z0-9+/]+={0,2})")
 _FINGERPRINT: Final = re.compile(
     r"(?:^|\s)(?:SHA256:[A-Za-z0-9+/]{43}=?|(?:MD5:)?(?:[0-9a-f]{2}:){15}[0-9a-f]{2})(?:\s|$)"
 )
@@ -139,7 +141,7 @@ def _encoded(text: str) -> Text | None:
     """A key that was encoded once more, or lost its first and last line."""
     if text.startswith("{") and '"Buffer"' in text[:64]:
         return Text("it is a Buffer of Node.js in JSON; its text is needed")
-    if "%" in text[:64] and _is_key(unquote_plus(text)):
+    if "%" in text[:64] and _is_key(unquote_plus(text[:_ENOUGH])):
         return _once_more("URL")
     joined = "".join(text.split())
     if re.fullmatch(r"(?:\\x|0x)?[0-9a-fA-F]+", joined):

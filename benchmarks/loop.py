@@ -22,8 +22,8 @@ async def measure(words: list[str]) -> None:
     """Print a line for each load."""
     for name, (act, dialect, options) in LOADS.items():
         if not words or any(word in name for word in words):
-            longest, beats = await Load(dialect, *options).run(act)
-            print(f"{name:26} {longest:6.0f} ms    {beats}", flush=True)
+            stalls = await Load(dialect, *options).run(act)
+            print(f"{name:26} {stalls.longest:6.0f} ms    own {stalls.own:4.0f} ms    {stalls.beats}", flush=True)
 
 
 def main(reactor: Any) -> Deferred[None]:

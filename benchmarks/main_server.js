@@ -5,6 +5,9 @@
 //
 //     {id, op: "wait", proxyId, timeout}          answers {} once that relay is connected
 //     {id, op: "execute", proxyId, command}       sends one execute_command, answers {result}: all that arrived
+//     {id, op: "tell", proxyId, data, ack, count, timeout}
+//         sends `data` as it is, with or without a request for an acknowledgement; answers {acks, results}: all that came
+//         for its commandId until `count` results were there, or within `timeout`
 //     {id, op: "load", proxyId, targets, command, expect, count, concurrency, timeout}
 //         runs `count` commands, `concurrency` at a time, over `targets` in turn, each of which must give what `expect`
 //         says; answers {seconds, rate, median, p95, failures, reasons}: latencies in ms, rate in successes a second
@@ -34,6 +37,7 @@ const apiKey = readFileSync(options['api-key-file'], 'utf8').trim();
 const relays = new Map(); // proxyId -> socket
 const waiting = new Map(); // proxyId -> what to call once that relay is connected
 const pending = new Map(); // commandId -> resolve
+const told = new Set(); // what to call with each result, for `tell`
 let commandNumber = 0;
 
 const http = createServer();
@@ -47,6 +51,7 @@ server.of('/proxy').on('connection', (socket) => {
   }
   wire?.watch(socket);
   socket.on('command_result', (data) => {
+    told.forEach((on) => on(data));
     const resolve = pending.get(data.commandId);
     pending.delete(data.commandId);
     socket.emit('command_result_received', { success: true });
@@ -89,7 +94,7 @@ function connected(proxyId, milliseconds) {
 
 // The grace lets the relay's own answer to a timeout arrive.
 function execute(proxyId, command, grace = 10000) {
-  const commandId = `cmd_${Date.now()}_${++commandNumber}`;
+  const commandId = command.commandId ?? `cmd_${Date.now()}_${++commandNumber}`;
   return within((command.timeout || 30000) + grace, 'the result', (resolve, reject) => {
     const relay = relays.get(proxyId);
     if (!relay) {
@@ -106,6 +111,27 @@ function execute(proxyId, command, grace = 10000) {
       }
     });
   }).finally(() => pending.delete(commandId));
+}
+
+function tell({ proxyId, data, ack, count, timeout }) {
+  return new Promise((resolve) => {
+    const acks = [];
+    const results = [];
+    const end = () => {
+      clearTimeout(timer);
+      told.delete(on);
+      resolve({ acks, results });
+    };
+    const on = (answer) => {
+      // of a command without a readable id, whatever comes
+      if (answer.commandId === data.commandId || typeof data.commandId !== 'string') results.push(answer);
+      if (results.length === count) end();
+    };
+    const timer = setTimeout(end, timeout);
+    told.add(on);
+    const more = ack ? [(...answer) => acks.push(answer)] : [];
+    relays.get(proxyId).emit('execute_command', data, ...more);
+  });
 }
 
 function fault(result, expect) {
@@ -169,6 +195,7 @@ async function load({ proxyId, targets, command, expect, count, concurrency, tim
 const operations = {
   wait: ({ proxyId, timeout }) => connected(proxyId, timeout).then(() => ({})),
   execute: ({ proxyId, command }) => execute(proxyId, command).then((result) => ({ result })),
+  tell,
   load,
 };
 

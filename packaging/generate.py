@@ -72,7 +72,9 @@ The log file of
 .B "twistd \-\-logfile"
 rotates. The signal does nothing to any other log.
 .SH EXIT STATUS
-0 after SIGTERM or SIGINT; 1 when an option is wrong, or names something that cannot be used.
+0 after SIGTERM or SIGINT; 78 when an option is wrong, or names something that cannot be used: to start again would
+not help. 1 when the relay cannot start for another reason, such as a full disk, or a state directory that another relay
+uses.
 .SH ENVIRONMENT
 .TP
 .BI RELAYD_ OPTION
@@ -158,7 +160,7 @@ def relayctl_page() -> str:
                 continue
             names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
             value = "" if action.nargs == 0 or not action.option_strings else str(action.metavar or action.dest.upper())
-            lines.append(entry(names, value, action.help or ""))
+            lines.append(entry(names, value, each._get_formatter()._expand_help(action) if action.help else ""))
     lines += [
         ".SH EXIT STATUS",
         "0 if all is well, 1 if something is wrong or refused, 2 for a mistake on the command line.",

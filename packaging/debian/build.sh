@@ -50,13 +50,10 @@ for name in relayd relayctl; do
     put 644 packaging/completion/$name /usr/share/bash-completion/completions/$name
     put 644 packaging/completion/_$name /usr/share/zsh/vendor-completions/_$name
 done
-put 644 packaging/logrotate/relayd $doc/examples/logrotate
 put 644 $here/relayd.toml /etc/relayd/relayd.toml
 put 600 $here/default /etc/default/relayd
-put 644 $here/copyright $doc/copyright
 put 644 $here/lintian-overrides /usr/share/lintian/overrides/relayd
-put 644 README.rst $doc/README.rst
-put 644 CHANGELOG.rst $doc/CHANGELOG.rst
+sh $here/documents.sh "$root$doc"
 put 644 packaging/man/relayctl.1 /usr/share/man/man1/relayctl.1
 put 644 packaging/man/relayd.8 /usr/share/man/man8/relayd.8
 date=$(date -R -u -d "@${SOURCE_DATE_EPOCH:-$(date +%s)}")

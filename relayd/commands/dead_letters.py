@@ -1,5 +1,5 @@
 """
-Dead letters: results that the main server refused, or dropped connections for. Each new link is offered them once.
+Dead letters: results that the main server rejected, or dropped connections for. Each new link is offered them once.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from relayd.wire.messages import CommandResult, Receipt
 
 _log = Logger("relayd.commands")
 
-#: How often a result that the main server refuses is sent again on one link.
+#: How often a result that the main server rejects is sent again on one link.
 MAX_RETRIES: Final = 2
 #: Seconds until then, when the link lives so long.
 RETRY_DELAY: Final = 5.0
@@ -52,7 +52,7 @@ class Outbox:
     (`relayd.commands.suspects`).  If so, it is kept, and goes out without its output.  Its exit code stays: it may have
     arrived after all, and a result that was delivered must not become a failure.
 
-    A result that the main server refuses three times on one link is a dead letter.  Another main server may be behind
+    A result that the main server rejects three times on one link is a dead letter.  Another main server may be behind
     the next link: each link is offered the dead letters once.
 
     :param settled: called whenever a result needs no more sending.
@@ -80,9 +80,14 @@ class Outbox:
         self._stopped = False
 
     @property
-    def empty(self) -> bool:
-        """Whether nobody waits for the delivery of any result."""
-        return self._results.empty
+    def undelivered(self) -> int:
+        """How many results somebody waits for."""
+        return self._results.count
+
+    @property
+    def has_link(self) -> bool:
+        """Whether there is a link to send results on."""
+        return self._current is not None
 
     def send_recorded(self, result: CommandResult) -> None:
         """Send *result*, which the journal holds; without a link, when there is one."""
@@ -105,6 +110,15 @@ class Outbox:
             self._unqueue(ResultKey(command_id, False))
         if self._current is not None:
             self._current.enqueue(ResultKey(result.command_id, False))
+
+    def send_once(self, result: CommandResult) -> None:
+        """
+        Send *result* on the link that there is, if there is one, and never again: it stands for an acknowledgement.
+
+        The result that is due for the command is sent as if this one did not exist.
+        """
+        if self._current is not None:
+            self._current.send_once(result)
 
     def unrecorded(self, command_id: str) -> CommandResult | None:
         """The result of *command_id* that is held here until it is confirmed, if any."""
@@ -139,7 +153,7 @@ class Outbox:
             _log.info("Sending {count} unconfirmed results again: {ids}", count=len(keys), ids=_ids_of(keys))
         if offered:
             _log.info(
-                "Offering {count} results once more that were refused before: {ids}",
+                "Offering {count} results once more that were rejected before: {ids}",
                 count=len(offered),
                 ids=_ids_of(offered),
             )
@@ -170,7 +184,7 @@ class Outbox:
             self._give_up(convict)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
-        """The main server confirms or refuses a result that was sent on *link*, or before."""
+        """The main server confirms or rejects a result that was sent on *link*, or before."""
         self._without_receipts.receipt_received()
         sender = self._senders.get(link)
         key = None if sender is None else sender.in_flight.match_receipt(receipt.command_id)
@@ -185,7 +199,7 @@ class Outbox:
                 _log.debug("The main server has the result of {id}", event="confirmed", id=key.command_id)
             self._settle(key)
         else:
-            self._refused(sender, key, receipt.error)
+            self._rejected(sender, key, receipt.error)
 
     def hurry(self) -> None:
         """Do not wait long for receipts that never come: relayd wants to stop."""
@@ -203,7 +217,7 @@ class Outbox:
     def _settle(self, key: ResultKey) -> None:
         """It needs no more sending."""
         self._clear(key)
-        if not key.recorded:
+        if not (key.recorded or key.once):  # of those, another one may wait
             self._unqueue(key)
         self._results.confirm(key)
         self._settled()
@@ -214,7 +228,7 @@ class Outbox:
         _log.debug("The main server has read the result of {id}", event="confirmed", id=key.command_id)
         self._settle(key)
 
-    def _refused(self, sender: LinkSender | None, key: ResultKey, reason: str | None) -> None:
+    def _rejected(self, sender: LinkSender | None, key: ResultKey, reason: str | None) -> None:
         """
         The main server does not take it.
 
@@ -223,7 +237,7 @@ class Outbox:
         self._stats.rejected += 1
         self._suspects.acquit(key)  # the main server has read it, and lives
         if not self._results.is_due(key):  # a second copy, and the first was confirmed; or a dead letter
-            _log.debug("The main server refused the result of {id} again: {reason}", id=key.command_id, reason=reason)
+            _log.debug("The main server rejected the result of {id} again: {reason}", id=key.command_id, reason=reason)
             return
         if sender is not None:
             if sender.count_refusal(key) > MAX_RETRIES:
@@ -231,13 +245,13 @@ class Outbox:
                 return
             if sender is self._current:
                 sender.enqueue_later(key, RETRY_DELAY)
-        _log.warn("The main server refused the result of {id}: {reason}", id=key.command_id, reason=reason)
+        _log.warn("The main server rejected the result of {id}: {reason}", id=key.command_id, reason=reason)
 
     def _bury(self, key: ResultKey, reason: str | None) -> None:
         """The main server will not take it: nobody waits for it any more, and each new link is offered it once."""
         self._stats.given_up += 1
         _log.error(
-            "The main server refused the result of {id} {times} times: {reason}. It is offered once more on each new "
+            "The main server rejected the result of {id} {times} times: {reason}. It is offered once more on each new "
             "connection{kept}",
             id=key.command_id,
             times=MAX_RETRIES + 1,

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from msgspec import Struct
 
@@ -71,9 +71,9 @@ class Stats:
     :ivar resent: duplicates that were answered with the same result again.
     :ivar sent: times that a result was sent, the first time and again.
     :ivar confirmed: receipts that confirmed a result.
-    :ivar rejected: receipts that refused a result.
+    :ivar rejected: receipts that rejected a result.
     :ivar presumed: results that count as delivered: the main server has read them, and sends no receipts.
-    :ivar given_up: results that were refused too often, or with which each connection was lost.
+    :ivar given_up: results that were rejected too often, or with which each connection was lost.
     :ivar dropped: results that no journal held, and that had to make room.
     :ivar stray: receipts that fit no result.
     :ivar streamed: pieces of output that were sent while their command ran.
@@ -123,6 +123,6 @@ class Stats:
         if queued is not None:
             self.queue.observe(queued)
         if details.timings is not None:
-            for phase, seconds in details.timings.items():
+            for phase, seconds in cast(dict[str, float], details.timings).items():
                 if (histogram := self.phases.get(phase)) is not None:
                     histogram.observe(seconds)

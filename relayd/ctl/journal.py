@@ -13,7 +13,7 @@ from relayd.errors import NoJournal
 from relayd.language.texts import printable
 
 if TYPE_CHECKING:  # otherwise imported by `run`, so that other subcommands and completion start fast
-    from relayd.journal.report import JournalRow, Report
+    from relayd.journal.journal_report import JournalRow, Report
 
 NAME = "journal"
 HELP = "list the commands without a confirmed result, or show a stored result"
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     :raises NoJournal: when no journal can be read.
     """
     from relayd.interfaces import EntryState
-    from relayd.journal.report import read_report
+    from relayd.journal.journal_report import read_report
     from relayd.journal.store import journal_file
 
     path = journal_file(read_settings(arguments).state_dir)
@@ -76,7 +76,7 @@ def _line(row: JournalRow) -> str:
 
 
 def _show(path: str, command_id: str) -> int:
-    from relayd.journal.report import read_result
+    from relayd.journal.journal_report import read_result
 
     result = read_result(path, command_id)
     if result is None:

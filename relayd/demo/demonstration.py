@@ -29,9 +29,9 @@ from twisted.logger import (
 
 from relayd.config import reading
 from relayd.demo.command_line import chosen_target, make_parser
-from relayd.demo.report import closing_line, table
 from relayd.demo.ssh_server import ExecutingSSHServer
 from relayd.demo.steps import STEPS, DemoTarget, Step, StepResult
+from relayd.demo.table import closing_line, table
 from relayd.errors import ConfigError, RelayError
 from relayd.hub import Hub
 from relayd.language.texts import span

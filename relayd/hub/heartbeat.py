@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from relayd.hub.bounded_server import BoundedServer
 from relayd.hub.settings import HubSettings
-from relayd.hub.wire import BoundedServer
 from relayd.language.texts import span
 
 #: Bytes of an unfinished frame that are a sign of life, as on the relay's side.

@@ -21,7 +21,7 @@ from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.pool.pool import Pool
-from relayd.ssh.pool.report import Counts, HostCounts
+from relayd.ssh.pool.pool_report import Counts, HostCounts
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker

@@ -15,7 +15,7 @@ from relayd.commands.active import ActiveCommand
 from relayd.commands.dispatcher import Dispatcher
 from relayd.commands.stats import EndedCommand, Stats
 from relayd.journal.index import Figures
-from relayd.ssh.pool.report import HostCounts
+from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkStatus
 

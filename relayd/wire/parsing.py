@@ -278,8 +278,16 @@ def _with_text_id(data: object) -> tuple[object, bool]:
 
 def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:
     field, reason = (error.field, error.text) if isinstance(error, fields.Invalid) else fields.explain(error)
-    command_id, numeric_id = fields.readable_id(data.get("commandId")) if isinstance(data, dict) else (None, False)
-    return InvalidMessage(event=event, field=field, reason=reason, command_id=command_id, numeric_id=numeric_id)
+    message = data if isinstance(data, dict) else {}
+    command_id, numeric_id = fields.readable_id(message.get("commandId"))
+    return InvalidMessage(
+        event=event,
+        field=field,
+        reason=reason,
+        command_id=command_id,
+        numeric_id=numeric_id,
+        extended=fields.readable_flag(message.get("extended")),
+    )
 
 
 def _via(value: object) -> tuple[JumpHost, ...]:

@@ -54,7 +54,7 @@ class LinkTests(OutboxTestCase):
             self.lines(LogLevel.info)[-2:],
             [
                 "Sending 12 unconfirmed results again: c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, …",
-                "Offering 1 results once more that were refused before: refused",
+                "Offering 1 results once more that were rejected before: refused",
             ],
         )
 
@@ -211,11 +211,11 @@ class RejectionTests(OutboxTestCase):
             self.assertEqual(len(self.desk.link.sent), times)
             self.desk.clock.advance(RETRY_DELAY)
             self.assertEqual(len(self.desk.link.sent), times + 1)
-        self.assertEqual(self.lines(LogLevel.warn), ["The main server refused the result of c1: no such row"] * 2)
+        self.assertEqual(self.lines(LogLevel.warn), ["The main server rejected the result of c1: no such row"] * 2)
         self.receipt(success=False)
         self.assertEqual(self.unconfirmed(), [])
         [line] = self.lines(LogLevel.error)
-        self.assertIn("The main server refused the result of c1 3 times: no such row. It is offered once more", line)
+        self.assertIn("The main server rejected the result of c1 3 times: no such row. It is offered once more", line)
         self.assertIs(self.desk.journal.lookup("c1").state, EntryState.DEAD)  # type: ignore[union-attr]
         self.assertEqual(self.desk.clock.getDelayedCalls(), [])
         stats = self.desk.dispatcher.stats

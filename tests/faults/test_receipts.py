@@ -14,6 +14,8 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
+from relayd.journal.journal_report import read_report
+from relayd.journal.store import journal_file
 from tests.support.ledger import confirm
 from tests.support.ledger_case import LedgerCase
 
@@ -35,14 +37,8 @@ class ReceiptTests(LedgerCase):
         await self.ledger.until(lambda: self.ledger.connections > connections)
 
     def held(self) -> list[str]:
-        """The commands whose results the relay still holds, by ``relayctl journal``."""
-        relayctl = Path(sys.executable).with_name("relayctl")
-        done = subprocess.run(
-            [str(relayctl), "journal", "--all", "--state-dir", str(self.relay.directory)],
-            capture_output=True, text=True, check=False, timeout=30,
-        )  # fmt: skip
-        self.assertEqual(done.stderr, "")
-        return [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("20")]
+        """The commands whose results the relay still holds, by its journal."""
+        return [row.command_id for row in read_report(journal_file(str(self.relay.directory))).rows]
 
     async def all_confirmed(self) -> None:
         await self.ledger.until(lambda: not self.held())
@@ -158,7 +154,7 @@ class ReceiptTests(LedgerCase):
             await deferLater(reactor, 0.5)
             self.assertEqual((self.held(), len(self.ledger.results["bad"])), (["bad"], times))
         self.check_books()
-        self.assertIn("The main server refused the result of bad 3 times: no such row", self.relay.log)
+        self.assertIn("The main server rejected the result of bad 3 times: no such row", self.relay.log)
 
     def shown(self) -> str:
         relayctl = Path(sys.executable).with_name("relayctl")

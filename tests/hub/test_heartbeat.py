@@ -15,7 +15,7 @@ from relayd.hub.heartbeat import LEAST_PROGRESS, Heartbeat
 
 
 class Connection:
-    """Stands in for a `relayd.hub.wire.BoundedServer`."""
+    """Stands in for a `relayd.hub.bounded_server.BoundedServer`."""
 
     def __init__(self) -> None:
         self.flow = SimpleNamespace(writable=True)

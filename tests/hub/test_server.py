@@ -14,10 +14,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from relayd.errors import InvalidMessage
@@ -153,11 +153,14 @@ class HubTestCase(TestCase):
         return Deferred.fromCoroutine(self.start())
 
     async def start(self) -> None:
-        self.hub = Hub(reactor, {"r1": Secret(KEY), "r2": Secret(KEY + "2")}, self.settings)
+        self.hub = self.make_hub()
         self.clients: list[RelayClient] = []
         self.addCleanup(self.stop)
         port = await self.hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
         self.port: int = port.getHost().port  # type: ignore[attr-defined]
+
+    def make_hub(self) -> Hub:
+        return Hub(reactor, {"r1": Secret(KEY), "r2": Secret(KEY + "2")}, self.settings)
 
     def stop(self) -> Deferred[Any]:
         async def stopping() -> None:
@@ -210,6 +213,29 @@ class HubTestCase(TestCase):
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             await deferLater(reactor, 0.005)
+
+
+class KeysTests(SynchronousTestCase):
+    """The keys that a program gives."""
+
+    def test_texts(self) -> None:
+        for keys in ({"r1": KEY}, {"r1": KEY}.get):
+            hub = Hub(Clock(), keys)
+            found = [
+                hub.accepts(*each) for each in (("r1", KEY), ("r1", KEY + "x"), ("r1", ""), ("r2", KEY), ("", KEY))
+            ]
+            self.assertEqual(found, [True, False, False, False, False])
+
+    def test_an_empty_key_is_none(self) -> None:
+        for key in ("", Secret("")):
+            self.assertFalse(Hub(Clock(), {"r1": key}).accepts("r1", ""))
+
+    def test_anything_else(self) -> None:
+        wrong: Any = {"r1": KEY, "r2": KEY.encode()}
+        error = self.assertRaises(TypeError, Hub, Clock(), wrong)
+        self.assertEqual(str(error), "the key of 'r2' has to be a Secret or a str, not bytes")
+        error = self.assertRaises(TypeError, Hub(Clock(), wrong.get).accepts, "r2", KEY)
+        self.assertNotIn(KEY, str(error))
 
 
 class HubTests(HubTestCase):

@@ -16,11 +16,13 @@ class LagTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.monitor = LagMonitor(self.clock)
+        self.used = 0.0
+        self.monitor = LagMonitor(self.clock, lambda: self.used)
         self.monitor.startService()
 
-    def stall(self, seconds: float) -> None:
-        """Nothing is run for *seconds* longer than it should."""
+    def stall(self, seconds: float, own: float = 0.0) -> None:
+        """Nothing is run for *seconds* longer than it should; this process uses the processor for *own* of them."""
+        self.used += own
         self.clock.advance(INTERVAL + seconds)
 
     def test_counts(self) -> None:
@@ -35,21 +37,31 @@ class LagTests(SynchronousTestCase):
 
     def test_one_warning_a_minute(self) -> None:
         with capturedLogs() as events:
-            self.stall(0.3)
+            self.stall(0.3, own=0.02)
             self.stall(0.4)
             self.stall(WARN_EVERY)
         warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(
+            formatEvent(events[0]),
+            "The event loop was blocked for 0.3 s; everything had to wait. relayd itself used the processor for 20 ms "
+            "of it",
+        )
         self.assertEqual([text.split(";")[0] for text in warnings], [
             "The event loop was blocked for 0.3 s",
             "The event loop was blocked for 60 s",
         ])  # fmt: skip
 
+    def test_what_others_use_is_not_its_own(self) -> None:
+        for seconds, own in ((9.0, 0.2), (0.1, 5.0), (0.0, 7.0)):
+            self.stall(seconds, own)
+        self.assertAlmostEqual(self.monitor.snapshot().own, 0.2)
+
     def test_the_end(self) -> None:
-        self.stall(0.031)
+        self.stall(0.031, own=0.009)
         with capturedLogs() as events:
             self.monitor.stopService()
         self.assertEqual(
             [formatEvent(event) for event in events],
-            ["Longest stall of the event loop: 31 ms; beats by delay: 1 up to 50 ms"],
+            ["Longest stall of the event loop: 31 ms, by relayd itself: 9 ms; beats by delay: 1 up to 50 ms"],
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -8,7 +8,7 @@ import json
 from html.parser import HTMLParser
 
 from relayd.commands import stats
-from relayd.ssh.pool.report import HostCounts
+from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.summary import MOST_ROWS
 from relayd.uplink.service import UplinkStatus
 from tests.status.test_responses import StatusCase
@@ -57,6 +57,10 @@ class PageTests(StatusCase):
         self.assertEqual(document["recent"][0]["id"], "c" * 300 + str(MOST_ROWS + 19))
         self.assertIn("Commands running or queued, oldest first: 100 of 120", self.get("/status.html").body.decode())
         self.assertLess(len(self.get("/status.html").body), 200_000)
+
+    def test_what_was_refused_has_its_codes(self) -> None:
+        self.relay.stats.refused.update({"overloaded": 1, "forbidden-host": 4})
+        self.assertIn("<dd>4 forbidden-host, 1 overloaded</dd>", self.get("/status.html").body.decode())
 
     def test_the_page_is_well_formed_and_says_what_its_tables_are(self) -> None:
         self.fill("c", 3)

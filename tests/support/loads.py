@@ -8,7 +8,7 @@ import re
 import signal
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import (
@@ -31,9 +31,22 @@ from tests.support.sshd import OpenSSHServer
 
 #: Bytes in the largest message that a relay takes.
 LARGEST = 8 << 20
-COMMANDS = 10_000
 
-_STALL = re.compile(r"Longest stall of the event loop: ([0-9.]+) (ms|s); (.*)")
+_STALL = re.compile(r"Longest stall of the event loop: ([0-9.]+ m?s), by relayd itself: ([0-9.]+ m?s); (.*)")
+
+
+class Stalls(NamedTuple):
+    """
+    How the event loop of a relay fared.
+
+    :ivar longest: its longest stall, in milliseconds.
+    :ivar own: as much of one as the relay itself can have caused.
+    :ivar beats: how late its beats came, in words.
+    """
+
+    longest: float
+    own: float
+    beats: str
 
 
 class Load:
@@ -42,20 +55,21 @@ class Load:
 
     :param dialect: of the uplink.
     :param options: of the relay.
+    :param commands: how many are many.
     """
 
-    def __init__(self, dialect: str, *options: str) -> None:
+    def __init__(self, dialect: str, *options: str, commands: int = 10_000) -> None:
+        self.commands = commands
         self.sshd = OpenSSHServer()
         self.hub = Hub(reactor, {Relayd.proxy_id: Secret(Relayd.api_key)})
         self._dialect = dialect
         self._options = options
         self._ids = count(1)
 
-    async def run(self, what: Callable[[Load], Awaitable[None]]) -> tuple[float, str]:
+    async def run(self, what: Callable[[Load], Awaitable[None]]) -> Stalls:
         """
         Do *what* to a new relay, and end all.
 
-        :return: the longest stall of its event loop in milliseconds, and how late its beats came, in words.
         """
         await self.sshd.start()
         port: Any = await self.hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
@@ -75,7 +89,7 @@ class Load:
         found = _STALL.search(self.relay.log)
         if found is None:
             raise PeerFailed(f"the relay did not tell how its event loop fared:\n{self.relay.log[-2000:]}")
-        return float(found[1]) * (1 if found[2] == "ms" else 1000), found[3]
+        return Stalls(_milliseconds(found[1]), _milliseconds(found[2]), found[3])
 
     def execute(self, command: str, **changes: Any) -> Deferred[CommandResult]:
         """Have the relay run a command."""
@@ -94,6 +108,11 @@ class Load:
     def send_text(self, text: str) -> None:
         """Send the relay a text message of one's own."""
         self.hub.relays[Relayd.proxy_id].sendMessage(text.encode(), False)
+
+
+def _milliseconds(text: str) -> float:
+    number, unit = text.split()
+    return float(number) * (1 if unit == "ms" else 1000)
 
 
 async def large_frames(load: Load) -> None:
@@ -137,8 +156,8 @@ async def costly_keys(load: Load) -> None:
 
 
 async def many_commands(load: Load) -> None:
-    """Ten thousand commands in one go, for a port where nobody listens."""
-    done = [load.execute("true", port=1, host=f"127.0.1.{number % 100 + 1}") for number in range(COMMANDS)]
+    """Many commands in one go, for a port where nobody listens."""
+    done = [load.execute("true", port=1, host=f"127.0.1.{number % 100 + 1}") for number in range(load.commands)]
     await gatherResults(done)
 
 

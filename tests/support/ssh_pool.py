@@ -13,7 +13,7 @@ from relayd.ssh.pool.assignment import Start
 from relayd.ssh.pool.decisions import PoolState, Step
 from relayd.ssh.pool.members import Member, Work
 from relayd.ssh.pool.places import Dial, Evict
-from relayd.ssh.pool.report import PoolReport
+from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.target import Credential, Target
 
 

@@ -15,7 +15,7 @@ from relayd.commands.dispatcher import Limits
 from relayd.commands.stats import EndedCommand, Stats
 from relayd.journal.index import Figures
 from relayd.process.event_loop import LagMonitor
-from relayd.ssh.pool.report import Counts, HostCounts
+from relayd.ssh.pool.pool_report import Counts, HostCounts
 from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkStatus
 from tests.support.dispatching import command
@@ -54,6 +54,9 @@ class FakeRelay:
             lag=self.lag,
             audit=part,
         )
+
+    def certificate_ends(self) -> dict[str, float]:
+        return {"main_server": 2e9, "relay": 3e9}
 
     def figures(self) -> Figures:
         return Figures(

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import credentials
 from relayd.config.options import OPTIONS
+from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
 from relayd.errors import ConfigError
 
@@ -89,6 +90,12 @@ class UseTests(SynchronousTestCase):
             complaints = [line for line in done.stdout.splitlines() if "missing date" not in line]
             self.assertEqual((complaints, done.stderr), ([], ""))
 
+    def test_manual_pages_say_what_help_says(self) -> None:
+        """What argparse has to have escaped is not escaped in the page."""
+        for page in ("relayd.8", "relayctl.1"):
+            self.assertNotIn("%%", (PACKAGING / "man" / page).read_text())
+        self.assertIn("by up to 40 %\n", (PACKAGING / "man" / "relayctl.1").read_text())
+
     def test_every_option_is_in_the_manual(self) -> None:
         shown = run("mandoc", "-Tascii", "-O", "width=200", str(PACKAGING / "man" / "relayd.8"))
         plain = "".join(
@@ -105,7 +112,7 @@ class UseTests(SynchronousTestCase):
         content = tomllib.loads("\n".join(lines))
         self.assertEqual(set(content) - {"credentials"}, {option.name for option in OPTIONS} - {"config"})
         mistakes: list[ConfigError] = []
-        sources = OptionSources(OPTIONS, "/", mistakes.append)
+        sources = OptionSources(OPTIONS, "/", Paths({}), mistakes.append)
         sources.read_file({name: value for name, value in content.items() if name != "credentials"}, "/x.toml")
         for option in OPTIONS:
             if option.name in sources.given:

@@ -16,7 +16,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from relayd.config.listen_address import listen_address
-from relayd.ssh.pool.report import HostCounts
+from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.server import StatusServer
 from tests.status.test_server import free_port
 from tests.support.node import DIRECTORY

@@ -4,6 +4,7 @@ relayd.tap, as twistd and twist run it: options, help, one line for a mistake, a
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import __version__
 from relayd.config.options import OPTIONS
+from relayd.errors import MISTAKES
 from relayd.tap import Options, OrderlyExit, makeService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,11 +108,11 @@ class HelpTests(ProcessCase):
 
 
 class MistakeTests(ProcessCase):
-    """A mistake is one line on standard error and exit code 1."""
+    """A mistake is one line on standard error, and an exit status of its own."""
 
     def refused(self, *words: str, **environ: str) -> str:
         done = self.run_it(*words, **environ)
-        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertEqual(done.returncode, MISTAKES, done.stdout + done.stderr)
         self.assertEqual(done.stdout, "")
         self.assertTrue(done.stderr.startswith("relayd: "), done.stderr)
         self.assertEqual(done.stderr.strip().count("\n"), 0, done.stderr)
@@ -134,7 +136,10 @@ class MistakeTests(ProcessCase):
         self.assertIn("RELAYD_SERVER in the environment: expected a URL", line)
 
     def test_a_state_directory_that_cannot_be_made(self) -> None:
-        """It is seen only at the start, after twistd has begun to log; one line all the same."""
+        """
+        It is seen only at the start, after twistd has begun to log; one line all the same. To start again may help, so
+        the exit status is another one.
+        """
         wrong = self.usual | {"RELAYD_STATE_DIR": "/proc/relayd-test"}
         for program in (["twistd", "-n", "--pidfile="], ["twist"]):
             done = self.run_it(*program, "relayd", **wrong)
@@ -149,15 +154,27 @@ class OptionsTests(SynchronousTestCase):
     """The command line itself, without a process."""
 
     def refused(self, *arguments: str) -> str:
-        exit_ = self.assertRaises(SystemExit, Options().parseOptions, arguments)
-        self.assertIsInstance(exit_.code, str)
-        return str(exit_.code)
+        self.patch(sys, "stderr", said := io.StringIO())
+        end = self.assertRaises(SystemExit, Options().parseOptions, arguments)
+        self.assertEqual(end.code, MISTAKES)
+        return said.getvalue().removesuffix("\n")
 
     def test_the_beginning_of_a_name_is_not_enough(self) -> None:
         """getopt would take the first for --api-key-file, and tell the key in its message."""
         for arguments in (("--api-key", "s3cret"), ("--api-key=s3cret",), ("--allow-weak-key", "--api-key=s3cret")):
             message = self.refused(*arguments)
             self.assertEqual(message, "relayd: --api-key: no such option; did you mean --api-key-file?")
+
+    def test_the_journal_of_systemd_gets_them_as_errors(self) -> None:
+        path = self.mktemp()
+        with open(path, "w") as file:
+            status = os.fstat(file.fileno())
+            self.patch(sys, "stderr", file)
+            stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+            self.patch(os, "environ", {**os.environ, **stream})
+            self.assertRaises(SystemExit, Options().parseOptions, ["--max-commands", "0", "--max-queue", "x"])
+        with open(path) as file:
+            self.assertEqual([line[:19] for line in file], ["<3>relayd: --max-co", "<3>relayd: --max-qu"])
 
     def test_a_value_may_look_like_an_option(self) -> None:
         self.assertIn(

@@ -21,8 +21,8 @@ from relayd.ssh.errors import LoginRefused, PasswordExpired, SSHError
 from relayd.ssh.keys.types import uncertified
 from relayd.ssh.login.agent import AgentError
 from relayd.ssh.login.identities import Identities, Identity
+from relayd.ssh.login.login_report import LoginReport
 from relayd.ssh.login.prompts import Asks, tells_of_expiry, what_it_asks
-from relayd.ssh.login.report import LoginReport
 from relayd.ssh.login.signatures import doubt_of
 from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import signature_algorithms

@@ -14,7 +14,7 @@ from relayd.ssh.pool.alarms import Alarms
 from relayd.ssh.pool.assignment import Assignment, Start
 from relayd.ssh.pool.members import COOL_DOWN, Lane, Member, Work
 from relayd.ssh.pool.places import Dial, Evict, Places
-from relayd.ssh.pool.report import PoolReport
+from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.target import Target
 
 #: How often a connection without any session may refuse one before that means that it refuses all of them.

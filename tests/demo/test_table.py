@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.demo.report import table
 from relayd.demo.steps import STEPS, DemoTarget, StepResult
+from relayd.demo.table import table
 from relayd.wire.messages import CommandResult
 
 

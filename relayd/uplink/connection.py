@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.errors import (
@@ -210,6 +211,9 @@ class UplinkConnection:
         self._closed = True
         reason = describe(error, self._settings.quote)
         stage = self._core.stage
+        plain = self._settings.server.startswith("http:")
+        if stage is Stage.UPGRADING and plain and isinstance(error, ConnectionDone | ConnectionLost):
+            reason += "; if it expects TLS, --server needs https:// or wss://"
         # In TLS 1.3 a server refuses the certificate of a client after the handshake.
         if stage is Stage.SECURING or (stage is Stage.UPGRADING and isinstance(error, TLSFailed)):
             self._machine.failed(UplinkUnreachable(server=self._settings.server, reason=reason))

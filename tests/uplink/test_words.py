@@ -177,7 +177,9 @@ class Answers(ServiceCase):
         server.transport.loseConnection()
         pump.flush()
         self.no_polling()
-        words = "was reached, but the HTTP handshake failed: it closed the connection"
+        words = (
+            "was reached, but the HTTP handshake failed: it closed the connection; if it expects TLS, --server needs "
+        )
         self.assertIn(words, self.warnings()[-1])
 
     def test_a_refused_namespace(self) -> None:

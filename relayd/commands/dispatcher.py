@@ -41,7 +41,7 @@ from relayd.interfaces import (
     JournalEntry,
 )
 from relayd.language.charsets import UTF8
-from relayd.language.texts import Translate, english, printable
+from relayd.language.texts import Translate, english, printable, span
 from relayd.policy.rules import Policy
 from relayd.wire.messages import (
     EXECUTE_COMMAND,
@@ -180,7 +180,9 @@ class Dispatcher:
         if command_id is None or error.fields["event"] != EXECUTE_COMMAND:
             acknowledge(error)
             return
-        failure = failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
+        failure = failure_result(
+            command_id, error, numeric_id=error.numeric_id, extended=error.extended, translate=self._translate
+        )
         if self._duplicates.is_due(command_id):
             self._duplicates.acknowledge_or_tell(failure, error, acknowledge)
         else:
@@ -242,14 +244,26 @@ class Dispatcher:
         """
         self._accepting = False
         self._outbox.hurry()
+        if not self._is_drained():
+            _log.info("Waiting {span} at most for {what}", span=span(timeout), what=self._awaited())
         return self._drains.begin(timeout).addBoth(self._drained)
 
     def _is_drained(self) -> bool:
-        return not self._active and self._outbox.empty
+        return not self._active and not self._outbox.undelivered
 
     def _drained(self, outcome: object) -> object:
         self._outbox.stop()
+        if not self._is_drained():
+            _log.warn("Gave up waiting for {what}", what=self._awaited())
         return outcome
+
+    def _awaited(self) -> str:
+        """What a drain waits for, for the log."""
+        away = "" if self._outbox.has_link else "; there is no connection to it"
+        return (
+            f"{len(self._active)} commands to end and {self._outbox.undelivered} results to be confirmed by the main "
+            f"server{away}"
+        )
 
     # Owner of the scheduler
 

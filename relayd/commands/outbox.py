@@ -80,9 +80,14 @@ class Outbox:
         self._stopped = False
 
     @property
-    def empty(self) -> bool:
-        """Whether nobody waits for the delivery of any result."""
-        return self._results.empty
+    def undelivered(self) -> int:
+        """How many results somebody waits for."""
+        return self._results.count
+
+    @property
+    def has_link(self) -> bool:
+        """Whether there is a link to send results on."""
+        return self._current is not None
 
     def send_recorded(self, result: CommandResult) -> None:
         """Send *result*, which the journal holds; without a link, when there is one."""

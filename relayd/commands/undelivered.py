@@ -48,9 +48,9 @@ class UndeliveredResults:
         self._dead_letters = DeadLetters(journal)
 
     @property
-    def empty(self) -> bool:
-        """Whether nobody waits for the delivery of any result."""
-        return len(self._unrecorded) == len(self._unwanted) and not self._journal.outstanding
+    def count(self) -> int:
+        """How many results somebody waits for."""
+        return len(self._unrecorded) - len(self._unwanted) + self._journal.outstanding
 
     def hold_unrecorded(self, result: CommandResult) -> list[str]:
         """

@@ -211,15 +211,18 @@ class UplinkConnection:
         self._closed = True
         reason = describe(error, self._settings.quote)
         stage = self._core.stage
-        plain = self._settings.server.startswith("http:")
-        if stage is Stage.UPGRADING and plain and isinstance(error, ConnectionDone | ConnectionLost):
-            reason += "; if it expects TLS, --server needs https:// or wss://"
         # In TLS 1.3 a server refuses the certificate of a client after the handshake.
         if stage is Stage.SECURING or (stage is Stage.UPGRADING and isinstance(error, TLSFailed)):
             self._machine.failed(UplinkUnreachable(server=self._settings.server, reason=reason))
         else:
+            if stage is Stage.UPGRADING and isinstance(error, ConnectionDone | ConnectionLost) and self._is_plain:
+                reason += " without an answer, as a TLS port does; if it is one, use wss:// in --server"
             self._machine.failed(self._lost(reason))
         self._finish()
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._settings.server.startswith(("ws:", "http:"))
 
     def _lost(self, reason: str) -> UplinkLost:
         """The error for a connection that is lost; one that was never complete is another error."""

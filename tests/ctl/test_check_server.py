@@ -27,6 +27,7 @@ from tests.peers.test_main_servers import KEY, WRONG, has, order
 from tests.peers.test_tls import TLSCase
 from tests.support.certificates import Authority, Certificate
 from tests.support.node import NodeServer
+from tests.support.schemas import malformed
 
 
 class ServerCase(TLSCase):
@@ -63,7 +64,7 @@ class PlainTests(ServerCase):
     async def test_accepted_by_socketio(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)
         found = await self.look(f"ws://127.0.0.1:{server.port}")
-        self.assertEqual(found["main server"], f"ok http://127.0.0.1:{server.port} accepts proxy-1 (socketio)")
+        self.assertEqual(found["main server"], f"ok ws://127.0.0.1:{server.port} accepts proxy-1 (socketio)")
         self.assertEqual({text.split()[0] for text in found.values()}, {"ok"})
 
     async def test_accepted_by_ws(self) -> None:
@@ -105,6 +106,33 @@ class PlainTests(ServerCase):
         found = await self.look(f"ws://127.0.0.1:{server.port}", holder="77")
         self.assertIn("skipped a relay is running (process 77)", found["main server"])
         self.assertEqual([line for line in server.lines if "connected" in line], [])
+
+    async def test_a_relay_that_runs_says_whether_it_is_accepted(self) -> None:
+        """If it is, that is the answer; if not, it has nothing to lose, and this connects to see why."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        url, asked = f"ws://127.0.0.1:{server.port}", "tcp:127.0.0.1:9180"
+        uplink = {"accepted": True, "dialect": "socketio", "lastError": None}
+        self.patch(check_server, "read_status", lambda address: {"uplink": uplink})
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertEqual(found["main server"], f"ok {url} accepts the relay that is running (process 77) (socketio)")
+        self.assertEqual([line for line in server.lines if "connected" in line], [])
+        uplink |= {"accepted": False, "lastError": "Another relay may use the same name."}
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertIn("fault The main server", found["main server"])
+        self.assertIn("refused this relay", found["main server"])
+        self.assertEqual(
+            found["relay"],
+            "warning the relay that is running (process 77) is not accepted: Another relay may use the same name.",
+        )
+
+    async def test_a_relay_that_runs_and_does_not_answer(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            asked = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+            found = await self.look(f"ws://127.0.0.1:{server.port}", holder="77", status=asked)
+        self.assertIn(f"fault The relay's status cannot be read from {asked.removeprefix('tcp:')}", found["status"])
+        self.assertIn("skipped a relay is running", found["main server"])
 
     async def test_nobody_there(self) -> None:
         with socket.socket() as taken:
@@ -240,7 +268,7 @@ class OrderTests(ServerCase):
         server = await self.serve(script, apiKey=KEY, greet=[event, data])
         found = await self.look(f"ws://127.0.0.1:{server.port}", dialect=dialect)
         self.assertEqual(
-            found["main server"], f"ok http://127.0.0.1:{server.port} accepts proxy-1 ({dialect})", server.lines
+            found["main server"], f"ok ws://127.0.0.1:{server.port} accepts proxy-1 ({dialect})", server.lines
         )
         await server.wait_for(has("disconnected"))
         answers = [line for line in server.lines if {"ack", "result", "event"} & set(line)]
@@ -261,7 +289,7 @@ class OrderTests(ServerCase):
     async def test_nothing_is_told_of_any_command(self) -> None:
         """It would say that it is unknown, or refuse an order for the relay to mend."""
         for event, data in (
-            ("execute_command", order("c1", port=99999)),
+            ("execute_command", malformed(order("c1", port=99999))),
             ("command_status", {"commandId": "c1"}),
             ("cancel_command", {"commandId": "c1"}),
         ):

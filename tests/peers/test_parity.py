@@ -228,6 +228,13 @@ class ParityTests(TestCase):
         self.assertEqual((await self.execute("example", "echo ran", **fields)).exit_code, 1)
         self.assertEqual(await self.execute("relayd", "echo ran", **fields), Outcome("ran", "", 0))
 
+    async def test_another_host_under_the_same_server_id(self) -> None:
+        """The example runs the command on the first host; relayd goes by what the command names."""
+        for relay, exit_code in (("example", 0), ("relayd", 1)):
+            await self.execute(relay, "true", serverId=41)
+            outcome = await self.execute(relay, "true", serverId=41, port=_closed_port())
+            self.assertEqual(outcome.exit_code, exit_code, outcome)
+
     async def test_timeout(self) -> None:
         """In both a command that times out fails; the example lets it run on, relayd ends it and keeps its output."""
         directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))

@@ -201,7 +201,8 @@ _EXAMPLE_HEAD = """\
 #
 #   (umask 077; cat > /etc/relayd/api-key)
 #
-# and then: systemctl enable --now relayd
+# and then: relayctl check, and systemctl enable --now relayd. With a line status (below, under This relay),
+# relayctl status shows how the relay is doing.
 """
 _EXAMPLE_END = """
 

@@ -25,7 +25,7 @@ def missing(config: Config) -> Iterator[ConfigError]:
     yield ConfigError(
         option=f"{', '.join(others)} and {last}" if others else last,
         reason=f"missing; give {usage}, or {options[0].environment_name} in the environment, or {options[0].name} in "
-        "the file of --config",
+        f"{config.config or 'the file of --config'}",
     )
 
 

@@ -5,6 +5,7 @@ What ``relayctl check`` checks on this machine: settings, files and who may read
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -83,6 +84,7 @@ async def check_files(reactor: Any, config: Config, report: Report) -> str | Non
     _check_journal(config, report)
     _check_known_hosts(config, report)
     _check_audit(config, report)
+    _check_status(config, holder, report)
     check_space(config, report)
     table = credentials_of(config)
     for number, row in enumerate(table.rules, 1):
@@ -179,6 +181,20 @@ def _check_audit(config: Config, report: Report) -> None:
         report("fault", "audit log", f"cannot write to {folder}: {words}")
     else:
         report("ok", "audit log", path)
+
+
+def _check_status(config: Config, holder: str | None, report: Report) -> None:
+    """Try to listen where the relay would, unless one does."""
+    address = config.status
+    if address is None or holder is not None or address.path:
+        return
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as error:
+        report("fault", "status", f"--status: cannot listen at {address}: {words_of(error)}; choose another")
+    else:
+        report("ok", "status", f"{address} is free")
 
 
 async def _check_credential(

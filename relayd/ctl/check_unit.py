@@ -17,10 +17,11 @@ from msgspec import Struct
 from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS_ROOT
 from relayd.config.reading import Reading
-from relayd.ctl.findings import Report
+from relayd.ctl.findings import Level, Report
 from relayd.ctl.unit_settings import UnitSettings
+from relayd.ctl.units import Unit
 from relayd.errors import MISTAKES
-from relayd.process.units import Unit
+from relayd.language.texts import printable
 
 #: The user of a unit whose user exists only while it runs: like any that owns no file.
 _NOBODY: Final = 65534
@@ -33,6 +34,10 @@ _PROTECTED: Final = {
     "full": ("/usr", "/boot", "/efi", "/etc"),
     "strict": ("/",),
 }
+#: The most characters that are shown of a relay's status line.
+_MOST_SAID: Final = 300
+#: What everybody may read: nothing secret is in their files.
+_NO_SECRETS: Final = ("--config", "--tls-ca", "--tls-cert", "--known-hosts", "certificate-file")
 #: What stays writable under ``ProtectSystem=strict``.
 _SPARED: Final = ("/dev", "/proc", "/sys")
 
@@ -45,7 +50,11 @@ def check_unit(settings: UnitSettings, note: str, report: Report) -> None:
         why = "there is a mistake in its settings" if why == f"status {MISTAKES}" else why
         report("warning", "unit", f"{note}; it has failed: {why}; journalctl -u {unit.name} says more")
     else:
-        report("ok", "unit", f"{note}; it is {unit.active}")
+        said = f": {printable(unit.said, _MOST_SAID)}" if unit.said and unit.active != "inactive" else ""
+        boot = f" (systemctl enable {unit.name} starts it at boot)" if unit.enabled == "disabled" else ""
+        # A relay starts until the main server accepts it, and then stays active.
+        level: Level = "warning" if unit.active == "activating" else "ok"
+        report(level, "unit", f"{note}; it is {unit.active}{boot}{said}")
     if unit.outdated:
         report("warning", "unit", "its files have changed since systemd read them: systemctl daemon-reload")
     for path, optional in unit.environment_files:
@@ -66,7 +75,7 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
             report("fault", "unit", text)
     sight = _Sight(unit, tuple(settings.elsewhere.sources.values()))
     for whose, path in _read_by(config):
-        if reason := sight.hinders_reading(path):
+        if reason := sight.hinders_reading(path, whose.partition(" ")[0] in _NO_SECRETS):
             report("fault", "unit", f"{whose}: {reason}")
     for whose, path in _written_by(config):
         if reason := sight.hinders_writing(path):
@@ -90,7 +99,7 @@ def _written_by(config: Config) -> Iterator[tuple[str, str]]:
     yield "--state-dir", config.state_dir
     if config.audit_log is not None:
         yield "--audit-log", os.path.dirname(config.audit_log)
-    if config.host_keys == "accept-new":
+    if config.host_keys == "accept-new" and os.path.dirname(config.known_hosts) != config.state_dir:
         yield "--known-hosts", os.path.dirname(config.known_hosts)
     if config.status is not None and config.status.path:
         yield "--status", os.path.dirname(config.status.path)
@@ -114,15 +123,21 @@ class _Sight:
         self._own = tuple(folder for folders in unit.directories.values() for folder in folders)
         self._identity = _identity(unit)
 
-    def hinders_reading(self, path: str) -> str:
-        """Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist."""
+    def hinders_reading(self, path: str, public: bool) -> str:
+        """
+        Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist.
+
+        :param public: whether everybody may read it.
+        """
         if path in self._passed or _is_in(path, self._own) or not os.path.exists(path):
             return ""
         pass_it = f"put LoadCredential=NAME:{path} into a drop-in, and give $CREDENTIALS_DIRECTORY/NAME as the path"
         if hidden := self._hidden(path):
-            return f"{hidden} hides {path} from {self._unit.name}: {pass_it}, or move the file"
+            advice = "move it, such as to /etc/relayd" if public else pass_it
+            return f"{hidden} hides {path} from {self._unit.name}: {advice}"
         if not self._may(path, os.R_OK):
-            return f"the user of {self._unit.name} cannot read {path}: {pass_it}, or let that user read it"
+            advice = "chmod a+r it, and a+x its folders" if public else pass_it
+            return f"the user of {self._unit.name} cannot read {path}: {advice}"
         return ""
 
     def hinders_writing(self, folder: str) -> str:
@@ -156,8 +171,11 @@ class _Sight:
     def _may(self, path: str, how: int) -> bool:
         if self._identity is None:
             return True
-        with _acting_as(self._identity):
-            return os.access(path, how, effective_ids=True)
+        try:
+            with _acting_as(self._identity):
+                return os.access(path, how, effective_ids=True)
+        except PermissionError:  # root of a container may not be somebody else
+            return True
 
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:

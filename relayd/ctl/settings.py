@@ -17,8 +17,8 @@ from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, load, read
 from relayd.config.values import near
 from relayd.ctl.unit_settings import UnitSettings, read_unit_settings
+from relayd.ctl.units import NoUnit, Unit, UnusableUnit, full_name, read_unit, running_units
 from relayd.errors import ConfigError
-from relayd.process.units import NoUnit, Unit, full_name, read_unit, running_units
 
 #: The unit and the file that are meant where nothing else is said.
 UNIT: Final = "relayd.service"
@@ -120,6 +120,8 @@ def find_place(unit: str | None, given: _Options) -> Place:
         return Place(given, elsewhere=_without_credentials())
     try:
         return _usual_unit()
+    except UnusableUnit as error:
+        raise ConfigError(option="unit", reason=str(error)) from None
     except NoUnit as error:
         if not os.path.exists(FILE):
             return Place({})
@@ -131,7 +133,7 @@ def _usual_unit() -> Place:
     unit = read_unit(UNIT)
     others = _others()
     if unit.active == "inactive" and len(others) == 1:
-        return _place_of(read_unit(others[0]), {}, "")
+        return _place_of(read_unit(others[0]), {}, f"; --unit for others: {UNIT}")
     more = f"; --unit for others: {', '.join(others)}" if others else ""
     return _place_of(unit, {}, more)
 
@@ -150,12 +152,13 @@ def _place_of(unit: Unit, given: _Options, more: str) -> Place:
         os.environ.pop(name, None)
     os.environ.update(settings.environ)
     given = {name: os.path.abspath(str(text)) if name in _PATHS else text for name, text in given.items()}
+    unknown = "".join(f", without {path}, which this user cannot read" for path in settings.unknown)
     places = {name: where for name, where in settings.elsewhere.places.items() if name.removeprefix("--") not in given}
     return Place(
         {**settings.options, **given},
         settings.directory,
         Elsewhere(sources=settings.elsewhere.sources, unseen=settings.elsewhere.unseen, places=places),
-        f"{unit.name}: {', '.join(unit.files)}{more}",
+        f"{unit.name}: {', '.join(unit.files)}{unknown}{more}",
         settings,
     )
 

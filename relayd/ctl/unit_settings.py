@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from relayd.config.options import OPTIONS
 from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
+from relayd.ctl.units import Unit
 from relayd.errors import ConfigError
 from relayd.process.environment_files import variables_in
-from relayd.process.units import Unit
 
 #: Where systemd looks for the file of a credential whose path is not absolute.
 _STORES: Final = ("/etc/credstore", "/run/credstore", "/usr/local/lib/credstore", "/usr/lib/credstore")
@@ -34,6 +34,7 @@ class UnitSettings(Struct, frozen=True, kw_only=True):
     :ivar directory: its working directory.
     :ivar elsewhere: what is different because it is read here.
     :ivar unreadable: what this user cannot read though the relay may: paths, each with the way out.
+    :ivar unknown: files of variables among them, whose options are not known.
     """
 
     unit: Unit
@@ -42,6 +43,7 @@ class UnitSettings(Struct, frozen=True, kw_only=True):
     directory: str
     elsewhere: Elsewhere
     unreadable: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 class _Reader:
@@ -54,6 +56,7 @@ class _Reader:
         self.sources: dict[str, str] = {}
         self.unseen: list[str] = []
         self.unreadable: list[str] = []
+        self.unknown: list[str] = []
 
     def read(self) -> UnitSettings:
         unit = self.unit
@@ -72,6 +75,7 @@ class _Reader:
             directory=home if unit.working_directory == "~" else unit.working_directory or "/",
             elsewhere=elsewhere,
             unreadable=tuple(self.unreadable),
+            unknown=tuple(self.unknown),
         )
 
     def _home(self) -> str:
@@ -132,6 +136,7 @@ class _Reader:
                         found = variables_in(file.read())
                 except PermissionError:
                     self._leave_out(path)
+                    self.unknown.append(path)
                 except OSError:  # it is gone
                     continue
                 else:

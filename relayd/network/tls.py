@@ -26,6 +26,7 @@ from relayd.network.tls_faults import (
     EXPIRED,
     NOT_YET_VALID,
     CertificateRefused,
+    closed_after_asking,
     no_answer,
     not_understood,
     why_alerted,
@@ -226,6 +227,8 @@ class _Connection(SSL.Connection):
         self._options = options
         self._heard = b""
         self._done = False
+        #: Whether anything came that was not TLS's own.
+        self._answered = False
         self._refusal: CertificateRefused | None = None
         #: When each of the certificates seen so far ends.
         self._ends: list[float] = []
@@ -237,6 +240,11 @@ class _Connection(SSL.Connection):
         if not self._heard:
             self._heard = bytes(buf[:_BEGINNING])
         return super().bio_write(buf)
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        data = super().recv(bufsiz, flags)
+        self._answered = True
+        return data
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -270,9 +278,11 @@ class _Connection(SSL.Connection):
                 return why_broken(error, self._heard, done=self._done)
             options = self._options
             return why_alerted(self.alert, host=options.host, asked=self.asked, ours=options.ours)
-        if not self._heard and isinstance(error, ConnectionDone | ConnectionLost):
-            return no_answer()
-        return error
+        if self._answered or not isinstance(error, ConnectionDone | ConnectionLost):
+            return error
+        if self.asked and self._done:
+            return closed_after_asking(self._options.ours)
+        return error if self._heard else no_answer()
 
 
 def _verify(connection: SSL.Connection, shown: crypto.X509, number: int, depth: int, ok: int) -> bool:

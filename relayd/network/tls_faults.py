@@ -246,6 +246,25 @@ def why_broken(error: SSL.Error, heard: bytes, *, done: bool) -> TLSFailed:
     return TLSFailed("TLS failed: {words}", words=words)
 
 
+def closed_after_asking(ours: x509.Certificate | None) -> TLSFailed:
+    """
+    The error for a peer that asked for a certificate, and closed the connection after the handshake without an alert,
+    as Node.js does with a certificate that it refuses.
+
+    :param ours: the certificate that it got.
+    """
+    if ours is None:
+        return TLSFailed(
+            "it asked for a client certificate, relayd has none, and it closed the connection without an answer; if it "
+            "needs one, name it with --tls-cert and --tls-key; its log may say why"
+        )
+    return TLSFailed(
+        "it asked for a client certificate, got that of --tls-cert, and closed the connection without an answer; look "
+        'whether it takes certificates of the authority "{issuer}"; its log may say why',
+        issuer=printable(_shown(ours.issuer), _LONGEST_SHOWN),
+    )
+
+
 def no_answer() -> TLSFailed:
     """The error for a peer that closed the connection before it said anything."""
     return TLSFailed(

@@ -42,7 +42,7 @@ class UplinkStatus(Struct, frozen=True, kw_only=True):
 
     :ivar accepted: whether the main server has really accepted this relay, and the connection lives.
     :ivar dialect: the dialect of that connection; ``None`` without one.
-    :ivar since: when *accepted* changed, in seconds of the reactor's clock.
+    :ivar since: when *accepted* changed, or the service started, in seconds of the reactor's clock.
     :ivar losses: attempts that failed and connections that were lost, so far.
     :ivar last_error: why the last attempt or connection failed, since one was accepted.
     """
@@ -99,6 +99,7 @@ class UplinkService(Service):
     def startService(self) -> None:
         """Dial the main server, now and each time that the connection ends."""
         super().startService()
+        self.status = replace(self.status, since=self._reactor.seconds())
         if unused := unused_proxy(self._address, self._settings):
             _log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
@@ -185,9 +186,10 @@ class UplinkService(Service):
         finally:
             self._connection = None
             self._renewals.cancel()
-            now = self._reactor.seconds()
-            self._lived = now - self.status.since if self.status.accepted else 0.0
-            self.status = replace(self.status, accepted=False, dialect=None, since=now)
+            now, self._lived = self._reactor.seconds(), 0.0
+            if self.status.accepted:
+                self._lived = now - self.status.since
+                self.status = replace(self.status, accepted=False, dialect=None, since=now)
         return self._profile.note_end(outcome, key, connection.link.upgraded_at)
 
     def _make_connection(self, wire: Wire, attempt: Attempt, dialer: UplinkDialer) -> UplinkConnection:

@@ -173,6 +173,8 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     """
     One command of the main server, validated.
 
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
+        by it. A main server may use any spelling: the relay finds the canonical one.
     :ivar numeric_id: whether ``commandId`` was a number: then every message about the command has a number, too. The
         number and the text of the same digits name the same command: a main server that changes from one to the other
         must not have it run twice.

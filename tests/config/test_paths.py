@@ -60,6 +60,8 @@ class CredentialsTests(ConfigCase):
 
     def test_other_words_are_names(self) -> None:
         self.pass_on(deploy="s3cret")
+        (self.directory / "credentialsX").mkdir()
+        self.write("credentialsX/deploy", "s3cret")
         for path in ("$CREDENTIALS_DIRECTORYX/deploy", "$HOME/deploy", "x/$CREDENTIALS_DIRECTORY/deploy"):
             self.assertIn(
                 "expected the path of a file", self.refusal(ROW.replace("$CREDENTIALS_DIRECTORY/deploy", path))

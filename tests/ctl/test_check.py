@@ -276,6 +276,19 @@ class StateTests(FilesCase):
         self.assert_finds("warning", "known hosts", "refuses every host", 'host-keys = "strict"')
         self.assert_finds("fault", "known hosts", "", known_hosts=str(self.directory))
 
+    def test_a_port_that_is_taken(self) -> None:
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            listening = socket.create_server((host, 0), family=family)
+            address = f"tcp:{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            with listening:
+                self.assert_finds(
+                    "fault", "status", f"cannot listen at {address}: Address already in use", status=address
+                )
+            self.assert_finds("ok", "status", f"{address} is free", status=address)
+        self.state.claim()  # by a relay that runs, and listens there
+        self.addCleanup(self.state.release)
+        self.assertEqual([row for row in self.check(status="tcp:127.0.0.1:1") if row[1] == "status"], [])
+
     def test_an_audit_log_that_cannot_be(self) -> None:
         self.assert_finds(
             "fault", "audit log", "does not exist: create it", audit_log=str(self.directory / "no" / "log")
@@ -371,6 +384,28 @@ class ProcessTests(TestCase):
             process.send_signal(signal.SIGINT)
             rest, _ = await deferToThread(process.communicate, timeout=60)
             self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not everything was checked\n"))
+
+    async def test_nobody_reads_to_the_end(self) -> None:
+        """Such as ``| head -1``."""
+        program = "import sys; from relayd.ctl.main import main; sys.exit(main())"
+        key = Path(self.mktemp())
+        key.touch(mode=0o600)
+        key.write_text(KEY)
+        words = ("--server", NOWHERE, "--proxy-id", "p", "--api-key-file", str(key), "--state-dir", self.mktemp())
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "check", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        self.assertIn("settings", await deferToThread(process.stdout.readline))
+        process.stdout.close()
+        assert process.stderr is not None
+        with process.stderr:
+            self.assertEqual(await deferToThread(process.stderr.read), "")
+        self.assertEqual(await deferToThread(process.wait, 60), 1)
 
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""

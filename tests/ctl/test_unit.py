@@ -18,14 +18,14 @@ import relayd.ctl.settings
 import relayd.ctl.unit_settings
 from relayd.config.options import Config
 from relayd.config.reading import Reading
+from relayd.ctl import units
 from relayd.ctl.check import check
 from relayd.ctl.check_unit import _acting_as, _Identity, check_unit, check_what_the_unit_sees
 from relayd.ctl.main import main, make_parser
 from relayd.ctl.settings import Place, read_all
 from relayd.ctl.unit_settings import options_of_command
+from relayd.ctl.units import NoUnit
 from relayd.errors import MISTAKES, ConfigError
-from relayd.process import units
-from relayd.process.units import NoUnit
 from tests.config.test_options import KEY, ConfigCase
 from tests.support.units import FakeSystemd, command
 
@@ -125,15 +125,19 @@ class PlaceTests(UnitCase):
     def test_options_beside_the_unit(self) -> None:
         """They override its own, and relative paths are those of the caller."""
         self.shell = {"RELAYD_PROXY_ID": "of the shell", "RELAYD_MAX_QUEUE": "7"}
-        key = os.path.relpath(self.key_file)
+        key = self.mktemp()
+        os.close(os.open(key, os.O_CREAT, 0o600))
+        Path(key).write_text(KEY)
         config = self.settings("--unit", "relayd", "--max-commands", "3", "--api-key-file", key)
         self.assertEqual((config.max_commands, config.proxy_id, config.max_queue), (3, "site-1", 10000))
         self.assertEqual(config.api_key_file, os.path.abspath(key))
 
     def test_another_unit_that_runs(self) -> None:
-        """Who has only relay@site-1 means that."""
+        """Who runs only relayd@b means that."""
         self.systemd.units["relayd@b.service"] = {**self.unit, "ActiveState": "active"}
-        self.assertIn("relayd@b.service: ", self.read()[1].note)
+        note = self.read()[1].note
+        self.assertTrue(note.startswith("relayd@b.service: "), note)
+        self.assertTrue(note.endswith("; --unit for others: relayd.service"), note)
         self.unit["ActiveState"] = "failed"
         note = self.read()[1].note
         self.assertIn("relayd.service: ", note)
@@ -153,6 +157,14 @@ class PlaceTests(UnitCase):
         self.assertEqual(reading.config.proxy_id, "site-1")
         error = self.assertRaises(ConfigError, self.read, "--unit", "relayd")
         self.assertEqual(str(error), "--unit: systemd does not run here")
+
+    def test_a_unit_that_cannot_be_started(self) -> None:
+        """The file alone would say nothing of that."""
+        self.patch(relayd.ctl.settings, "FILE", self.config)
+        self.unit["LoadState"] = "masked"
+        for words in ((), ("--unit", "relayd")):
+            error = self.assertRaises(ConfigError, self.read, *words)
+            self.assertIn("unit: systemd cannot start relayd.service: it is masked; systemctl unmask", str(error))
 
     def test_no_such_unit(self) -> None:
         error = self.assertRaises(ConfigError, self.read, "--unit", "rleayd")
@@ -285,10 +297,15 @@ class CredentialTests(UnitCase):
         with nobody:
             reading, place = self.read()
             faults, printed = self.check(reading, place)
+            policy = self.relayctl("policy")
         os.chmod(self.state, 0o700)
         self.assertEqual((reading.mistakes, faults), ((), 0), printed)
         for path in (self.key_file, self.variables, self.state):
             self.assertIn(f"skipped  files             this user cannot read {path}: run as root\n", printed)
+        note = (
+            f"relayd.service: /lib/systemd/system/relayd.service, without {self.variables}, which this user cannot read"
+        )
+        self.assertTrue(policy.startswith(f"# {note}\n"), policy)
 
 
 class FindingsTests(UnitCase):
@@ -318,7 +335,17 @@ class FindingsTests(UnitCase):
 
     def test_how_it_is(self) -> None:
         for changes, level, text in (
-            ({"ActiveState": "active"}, "ok", "it is active"),
+            (
+                {"UnitFileState": "disabled"},
+                "ok",
+                "it is inactive (systemctl enable relayd.service starts it at boot)",
+            ),
+            ({"ActiveState": "active", "StatusText": "accepted by h:1\x1b"}, "ok", "boot): accepted by h:1\ufffd"),
+            (
+                {"ActiveState": "activating", "StatusText": "not connected to h:1", "UnitFileState": "enabled"},
+                "warning",
+                "it is activating: not connected to h:1",
+            ),
             (
                 {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": 1},
                 "warning",
@@ -334,7 +361,7 @@ class FindingsTests(UnitCase):
             self.unit |= changes
             self.found()
             self.assertEqual(self.first[0], level)
-            self.assertIn(text, self.first[1])
+            self.assertTrue(self.first[1].endswith(text) or f"{text} journalctl" in self.first[1], self.first)
 
     def test_its_files(self) -> None:
         self.unit |= {"NeedDaemonReload": True, "EnvironmentFiles": [["/nowhere/default", False], ["/nowhere/x", True]]}
@@ -370,14 +397,23 @@ class FindingsTests(UnitCase):
 
     def test_who_may_read(self) -> None:
         """As root, or as a user who is not: both say the truth about files that everybody can read."""
-        authorities = self.write("ca.pem", "PEM")
-        self.set_options(f'tls-ca = "{authorities}"')
-        os.chmod(authorities, 0o644)
+        authorities, headers = self.write("ca.pem", "PEM"), self.write("headers", "X: y")
+        self.set_options(f'tls-ca = "{authorities}"\nheader-file = "{headers}"')
+        for path in (authorities, headers):
+            os.chmod(path, 0o644)
         self.assertEqual(self.found(), [])
-        os.chmod(authorities, 0o600)
-        text = f"--tls-ca: the user of relayd.service cannot read {authorities}: put LoadCredential=NAME:{authorities} "
-        found = self.found()
-        self.assertEqual([text in each for _, each in found], [True] if os.geteuid() == 0 else [])
+        for path in (authorities, headers):
+            os.chmod(path, 0o600)
+        begin = "the user of relayd.service cannot read"
+        expected = [
+            ("fault", f"--tls-ca: {begin} {authorities}: chmod a+r it, and a+x its folders"),
+            (
+                "fault",
+                f"--header-file: {begin} {headers}: put LoadCredential=NAME:{headers} into a drop-in, and give "
+                "$CREDENTIALS_DIRECTORY/NAME as the path",
+            ),
+        ]
+        self.assertEqual(self.found(), expected if os.geteuid() == 0 else [])
         self.unit |= {"DynamicUser": False, "User": "root", "Group": ""}
         self.assertEqual(self.found(), [])
 
@@ -388,6 +424,11 @@ class FindingsTests(UnitCase):
         sockets = self.directory / "sockets"
         sockets.mkdir()
         sockets.chmod(0o777)
+        self.set_options(f'state-dir = "{other}/state"')
+        [(_, text)] = self.found()  # and no second one of known hosts, which are in it
+        self.assertTrue(
+            text.startswith(f"--state-dir: ProtectSystem=strict keeps relayd.service from writing to {other}")
+        )
         self.set_options(f'audit-log = "{other}/audit.log"\nstatus = "unix:{sockets}/status"')
         self.unit["ReadWritePaths"] = [f"-{sockets}"]
         [(level, text)] = self.found()

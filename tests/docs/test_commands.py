@@ -314,8 +314,9 @@ class BackupTests(PageTestCase):
         self.root = root = home / "root"
         port = await self.serve(home / "api-key")
         state, settings = root / "var/lib/relayd", root / "etc/relayd/relayd.toml"
-        for directory in (state, settings.parent, root / "etc/default"):
+        for directory in (settings.parent, root / "etc/default"):
             directory.mkdir(parents=True)
+        self.link_state()
         (root / "etc/default/relayd").touch()
         shutil.copy(home / "api-key", settings.with_name("api-key"))
         lines = (f'server = "ws://127.0.0.1:{port}"', 'proxy-id = "site-1"', f'state-dir = "{state}"')
@@ -343,9 +344,15 @@ class BackupTests(PageTestCase):
         self.stopping = stop
         await self.run_page("docs/howto/backup.rst")
         self.assertEqual(sorted(path.name for path in state.iterdir()), ["known_hosts", "lock"], "of the clone")
+        self.assertTrue(state.is_symlink())
+
+    def link_state(self) -> None:
+        """As systemd does it for DynamicUser."""
+        (self.root / "var/lib/private/relayd").mkdir(parents=True)
+        (self.root / "var/lib/relayd").symlink_to("private/relayd")
 
     async def before(self, block: Block) -> None:
-        """The restored machine, and the one that relayd moves to, have nothing at first."""
+        """The restored machine has nothing at first; on the one that relayd moves to, it has run before."""
         commands = " ".join(step.command for step in block.steps)
         state = self.root / "var/lib/relayd"
         if "-xzf" in commands:
@@ -353,6 +360,8 @@ class BackupTests(PageTestCase):
                 await self.shell.run(self.stopping)
             for name in ("etc", "var"):
                 shutil.rmtree(self.root / name)
+            if "move" in commands:
+                self.link_state()
         if "relayctl check" in commands:
             self.assertEqual((state / "known_hosts").read_text(), f"{self.sshd.host_key_line}\n")
             self.assertFalse((state / "journal").exists(), "the copy has a journal")

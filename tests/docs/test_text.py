@@ -140,8 +140,9 @@ class SecurityTests(SynchronousTestCase):
                 self.assertRegex(held, r"``tests\.[\w.]+``", row)
 
     def test_relayd_starts_no_process(self) -> None:
-        demo = {ROOT / "relayd" / "demo" / "sessions.py"}  # its SSH server runs commands
-        for path in {*(ROOT / "relayd").rglob("*.py")} - demo:
+        demo = ROOT / "relayd" / "demo" / "sessions.py"  # its SSH server runs commands
+        units = ROOT / "relayd" / "ctl" / "units.py"  # relayctl asks systemd
+        for path in {*(ROOT / "relayd").rglob("*.py")} - {demo, units}:
             words = r"\bsubprocess\b|spawnProcess|\bos\.(system|popen|fork|exec|spawn|posix_spawn)"
             self.assertIsNone(re.search(words, path.read_text("utf-8")), path)
 
@@ -155,6 +156,23 @@ class NameTests(SynchronousTestCase):
             for name in re.findall(r"\btests\.[a-z_.]*[a-z_]", page.read_text("utf-8")):
                 path = ROOT.joinpath(*name.split("."))
                 self.assertTrue(path.is_dir() or path.with_suffix(".py").exists(), f"{page.relative_to(ROOT)}: {name}")
+
+
+class DifferenceTests(SynchronousTestCase):
+    """The tables of what differs between the specification's example and relayd, in docs/protocol.rst."""
+
+    def test_every_row_names_its_test(self) -> None:
+        text = (ROOT / "docs" / "protocol.rst").read_text("utf-8").partition("\nHow a command runs\n")[2]
+        rows = re.findall(r"^   \* - (.+?)(?=^   \* - |^\S|\Z)", text.partition("\nTexts of errors\n")[0], re.M | re.S)
+        rows = [row for row in rows if not row.startswith("what\n")]
+        self.assertGreater(len(rows), 30)
+        for row in rows:
+            held = " ".join(row.rpartition("\n     - ")[2].split())
+            named = re.fullmatch(r"``(tests\.[\w.]+)``(?:, ``(test_\w+)``)?", held)
+            self.assertIsNotNone(named, row)
+            assert named is not None
+            source = ROOT.joinpath(*named[1].split(".")).with_suffix(".py").read_text("utf-8")
+            self.assertIn(f"def {named[2] or 'test_'}", source, row)
 
 
 class CommandTests(SynchronousTestCase):

@@ -75,7 +75,8 @@ class FaultCase(SynchronousTestCase):
         context.use_privatekey_file(certificate.key)
         if (authority := settings.get("client_authority")) is not None:
             context.load_verify_locations(authority.path)
-            context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+            needed = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+            context.set_verify(needed if settings.get("strict", True) else SSL.VERIFY_PEER, settings.get("verify"))
         connection = SSL.Connection(context, None)
         connection.set_accept_state()
         return connection
@@ -297,6 +298,27 @@ class ClientCertificateTests(FaultCase):
         ours = Authority(self.directory, "stranger").issue("relay.example")
         (words,) = self.ask(ours)
         self.assertIn('with the alert unknown_ca: it has to know the authority "CN=stranger", or --tls-cert', words)
+
+    def test_one_that_is_refused_without_an_alert(self) -> None:
+        """The main server closes the connection after the handshake."""
+        ours = Authority(self.directory, "stranger").issue("relay.example")
+        for certificate, words in (
+            (ours, "got that of --tls-cert, and closed the connection without an answer; look whether it takes certif"),
+            (None, "relayd has none, and it closed the connection without an answer; if it needs one, name it with"),
+        ):
+            client = self.client("main.example", certificate)
+            server = self.server(self.good, client_authority=self.authority, strict=False, verify=lambda *_: True)
+            self.shake_hands(client, server)
+            self.assertIn(words, str(self.explained(client, ConnectionDone())))
+            server.send(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            _pass_on(server, client)
+            client.recv(99)
+            error = ConnectionDone()
+            self.assertIs(explain(Transport(client), error), error)
+
+    def shake_hands(self, client: Any, server: SSL.Connection) -> None:
+        with self.assertRaises(AssertionError, msg="nothing failed"):
+            self.meet(client, server)
 
     def test_revoked(self) -> None:
         """An alert after the certificate was sent; one before it cannot be about the certificate."""

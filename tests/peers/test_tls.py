@@ -134,6 +134,16 @@ class TLS(TLSCase):
         self.dial(url, tls_ca=self.authority.path, tls_cert=ours.cert, tls_key=ours.key)
         await server.wait_for(has("connected"))
 
+    async def test_client_certificate_that_is_refused(self) -> None:
+        """Node.js closes the connection then, without an alert."""
+        theirs = Authority(self.directory, "stranger").issue("relay.example")
+        server = await self.serve_tls(self.authority.issue("localhost"), ca=self.authority.path)
+        url = f"https://localhost:{server.port}"
+        self.dial(url, tls_ca=self.authority.path, tls_cert=theirs.cert, tls_key=theirs.key)
+        line = await self.until_logged("Next attempt")
+        self.assertIn("got that of --tls-cert, and closed the connection without an answer; look whether it", line)
+        self.assertIn('takes certificates of the authority "CN=stranger"; its log may say why', line)
+
     async def test_unusable_files(self) -> None:
         """Each is named in the log, and tried again: somebody may be replacing it."""
         ours, other = self.authority.issue("a.example"), self.authority.issue("b.example")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from relayd.process.units import NoUnit
+from relayd.ctl.units import NoUnit
 
 _PACKAGED: Final[Mapping[str, tuple[str, Any]]] = {
     "LoadState": ("s", "loaded"),
@@ -19,6 +19,8 @@ _PACKAGED: Final[Mapping[str, tuple[str, Any]]] = {
     "NeedDaemonReload": ("b", False),
     "Result": ("s", "success"),
     "ExecMainStatus": ("i", 0),
+    "StatusText": ("s", ""),
+    "UnitFileState": ("s", "enabled"),
     "MainPID": ("u", 0),
     "ExecStart": (
         "a(sasbttttuii)",
@@ -56,7 +58,7 @@ _PACKAGED: Final[Mapping[str, tuple[str, Any]]] = {
 
 class FakeSystemd:
     """
-    Answers what `relayd.process.units.ask_systemd` asks.
+    Answers what `relayd.ctl.units.ask_systemd` asks.
 
     :ivar units: the units that there are, by name: what is different from the packaged one.
     """

@@ -88,6 +88,14 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(settings["Restart"], ["on-failure"])
             self.assertEqual(settings["RestartPreventExitStatus"], [str(MISTAKES)])
 
+    def test_a_reload_reads_what_the_start_reads(self) -> None:
+        """And sends the signal only after that."""
+        for name in ("relayd.service", "relayd@.service"):
+            settings = settings_of(UNITS / name)
+            options = settings["ExecStart"][0].partition(" relayd ")[2]
+            check = f"{INSTALLED}relayctl config --quiet {options}"
+            self.assertEqual(settings["ExecReload"], [check, "/bin/kill -HUP $MAINPID"])
+
     def test_times(self) -> None:
         """A main server that is away is no reason to start again; a drain has the time that it is promised."""
         settings = settings_of(UNITS / "relayd.service")

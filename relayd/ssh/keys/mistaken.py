@@ -15,6 +15,8 @@ from urllib.parse import unquote_plus
 from relayd.language.texts import Text
 from relayd.ssh.keys.types import is_certified, key_type
 
+#: Characters of a text in which the first line of a key is.
+_ENOUGH: Final = 512
 #: The longest line that may be a path, a fingerprint or a placeholder, in characters: ``PATH_MAX`` of Linux.
 _MAX_LINE: Final = 4096
 _PUTTY: Final = "PuTTY-User-Key-File-"
@@ -23,7 +25,7 @@ _READ: Final = re.compile(r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED) )?PRI
 #: Any label of PEM (RFC 7468), and those of ssh.com (RFC 4716), which have four hyphens and a blank.
 _LABEL: Final = re.compile(r"----[- ]BEGIN ([A-Z0-9 ]{1,64}?) ?----")
 _ALMOST: Final = re.compile(r"BEGIN [a-z0-9 ]{0,32}PRIVATE KEY", re.IGNORECASE)
-_PUBLIC: Final = re.compile(r"((?:ssh|sk-ssh|ecdsa|sk-ecdsa)-[a-z0-9@.-]{3,64})\s+(AAAA[A-Za-z0-9+/]+={0,2})")
+_PUBLIC: Final = re.compile(r"(?<![\w-])((?:ssh|sk-ssh|ecdsa|sk-ecdsa)-[a-z0-9@.-]{3,64})\s+(AAAA[A-Za-z0-9+/]+={0,2})")
 _FINGERPRINT: Final = re.compile(
     r"(?:^|\s)(?:SHA256:[A-Za-z0-9+/]{43}=?|(?:MD5:)?(?:[0-9a-f]{2}:){15}[0-9a-f]{2})(?:\s|$)"
 )
@@ -83,6 +85,15 @@ def not_a_certificate(text: str) -> Text | None:
     return _what(text)
 
 
+def not_a_text(data: bytes) -> Text:
+    """What the content of a file is that is not UTF-8."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Text("it is in UTF-16; save it in UTF-8")
+    if data.startswith((b"0\x81", b"0\x82")):
+        return Text("it is not text, but in DER or PKCS#12; convert it to PEM, as with openssl pkey")
+    return Text("it is not UTF-8 text")
+
+
 def _what(text: str) -> Text | None:
     """What *text* seems to be, if anything that is known here; it is no private key that could be read."""
     if not text:
@@ -95,7 +106,7 @@ def _labelled(text: str) -> Text | None:
     if label is None:
         if _ALMOST.search(text[:200]):
             return Text(
-                "its first line is damaged; it should be -----BEGIN … PRIVATE KEY-----, with five hyphens twice"
+                "its first line is damaged; it should be -----BEGIN … PRIVATE KEY-----, with five hyphens at each end"
             )
         return None
     if (known := _OBJECTS.get(label[1])) is not None:
@@ -130,15 +141,15 @@ def _encoded(text: str) -> Text | None:
     """A key that was encoded once more, or lost its first and last line."""
     if text.startswith("{") and '"Buffer"' in text[:64]:
         return Text("it is a Buffer of Node.js in JSON; its text is needed")
-    if "%" in text[:64] and _is_key(unquote_plus(text)):
-        return _once_more(Text("as in a URL"))
+    if "%" in text[:64] and _is_key(unquote_plus(text[:_ENOUGH])):
+        return _once_more("URL")
     joined = "".join(text.split())
     if re.fullmatch(r"(?:\\x|0x)?[0-9a-fA-F]+", joined):
         inside = bytes.fromhex(joined.lower().removeprefix("\\x").removeprefix("0x").ljust(len(joined) + 1 & ~1, "0"))
-        encoding = Text("hexadecimal digits")
+        encoding = "hex"
     else:
         inside = _from_base64(joined)
-        encoding = Text("base64")
+        encoding = "base64"
     if inside.startswith(b"openssh-key-v1\0") or re.match(
         rb"0(?:[\x20-\x7f]|[\x81-\x84].{1,4})\x02\x01[\0\1]", inside, re.DOTALL
     ):
@@ -153,7 +164,7 @@ def _is_key(text: str) -> bool:
     return text.startswith(_PUTTY) or _READ.search(text) is not None
 
 
-def _once_more(encoding: Text) -> Text:
+def _once_more(encoding: str) -> Text:
     return Text("it is a private key that is encoded once more ({encoding}); decode it", encoding=encoding)
 
 

@@ -66,9 +66,8 @@ def _lines(text: str) -> str:
     twice are not: what does that to a key does it to other texts too, such as the command.
     """
     text = text.strip(_BLANKS)
-    if "\n" not in text or not text.startswith(
-        HEADER
-    ):  # with lines of its own, PuTTY's key may have a comment "C:\new"
+    # With lines of its own, PuTTY's key may have a comment such as C:\new
+    if not (text.startswith(HEADER) and "\n" in text):
         text = _ESCAPED.sub("\n", text).strip(_BLANKS)
         if "\\\\n" in text:
             raise UnreadableKey("its line ends are escaped twice (\\\\n); escape the text once, or not at all")

@@ -24,7 +24,7 @@ _MAX_SHOWN: Final = 80
 _SEEN: Final = tuple(
     (re.compile(pattern, re.DOTALL), template)
     for pattern, template in (
-        (rb"[\x14-\x17]\x03[\x00-\x04]\x00.", Text("it sent a record of TLS, as a web server for https:// does")),
+        (rb"[\x14-\x17]\x03[\x00-\x04]\x00.", Text("it sent a TLS record, as a server for https:// does")),
         (rb"(HTTP/[0-9][^\r\n]*)\r?\n", Text("it answered “{words}”, as a web server does")),
         (rb"(?i:<!doctype html|<html)", Text("it sent a web page")),
         (rb"...\x00\x0a([0-9][ -~]{2,60})\x00", Text("it sent a greeting of MySQL or MariaDB, version {words}")),

@@ -73,8 +73,9 @@ class VersionReader:
 
 
 def _checked(line: bytes) -> bytes:
-    if line.split(b" ")[0] == CLIENT_VERSION:  # IMAP, which calls it a bad command, and an echo
-        raise NoVersion("it sent back this client's own version: “{words}”", words=printable_bytes(line, _MAX_SHOWN))
+    if line.startswith(CLIENT_VERSION + b" BAD"):  # it took our version for a tag (RFC 9051, 2.2.1)
+        words = printable_bytes(line, _MAX_SHOWN)
+        raise NoVersion("it answered “{words}”, as a server of IMAP does", words=words)
     version, _, software = line[4:].partition(b"-")
     if version not in (b"2.0", b"1.99") or not software:
         raise NoVersion("its version is {version}", version=printable_bytes(line[:60]))

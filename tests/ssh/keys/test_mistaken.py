@@ -188,9 +188,9 @@ class AlmostTests(MistakenTestCase):
             self.named(
                 {"one line": encoded, "lines": wrapped, "of URLs": urls}, "encoded once more (base64); decode it"
             )
-            self.named({"URL": quote(text), "form": quote_plus(text)}, "encoded once more (as in a URL); decode it")
+            self.named({"URL": quote(text), "form": quote_plus(text)}, "encoded once more (URL); decode it")
             digits = text.encode().hex()
-            self.named({"hex": digits, "bytea": f"\\x{digits}"}, "encoded once more (hexadecimal digits); decode it")
+            self.named({"hex": digits, "bytea": f"\\x{digits}"}, "encoded once more (hex); decode it")
         buffer = json.dumps({"type": "Buffer", "data": list(key.encode())})
         self.named({"Buffer": buffer}, "it is a Buffer of Node.js in JSON")
 

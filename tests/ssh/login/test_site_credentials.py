@@ -236,6 +236,14 @@ class UnusableTests(FileTestCase):
             self.check(path, words, password_file=path)
         path = self.file("secret", b"\n\n")
         self.check(path, "empty", key_file=path)
+        for content, words in (
+            (key_pair()[0].encode("utf-16"), "it is in UTF-16; save it in UTF-8."),
+            (b"\xfe\xff\0x", "it is in UTF-16; save it in UTF-8."),
+            (b"0\x82\x04\xa3\x02\x01\0\x02\x82\xff", "it is not text, but in DER or PKCS#12; convert it to PEM"),
+            (b"\x93\xfa", "it is not UTF-8 text."),
+        ):
+            Path(path).write_bytes(content)
+            self.check(path, words, key_file=path)
 
     def test_what_is_no_file(self) -> None:
         self.check(str(self.directory), "not a file", key_file=str(self.directory))

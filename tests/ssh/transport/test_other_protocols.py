@@ -11,10 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.ssh.transport.other_protocols import recognise
 from relayd.ssh.transport.version_exchange import NoVersion, VersionReader
 
-#: What each sent after ``SSH-2.0-relayd`` and the first packet, or before it; and what is said of it.
+#: What each sent after ``SSH-2.0-relayd`` and the first packet, or before it; and what is said of it. MySQL's refusal,
+#: VNC, Telnet and AMQP are from their specifications.
 RECORDED = {
-    "GnuTLS 3.7.9, Java 17": (b"\x15\x03\x03\x00\x02\x02\n", "it sent a record of TLS"),
-    "TLS 1.0, alert 70": (b"\x15\x03\x01\x00\x02\x02\x46", "it sent a record of TLS"),
+    "GnuTLS 3.7.9, Java 17": (b"\x15\x03\x03\x00\x02\x02\n", "it sent a TLS record"),
+    "TLS 1.0, alert 70": (b"\x15\x03\x01\x00\x02\x02\x46", "it sent a TLS record"),
     "nginx 1.22.1 with and without TLS": (
         b"HTTP/1.1 400 Bad Request\r\nServer: nginx/1.22.1\r\nContent-Type: text/html\r\n\r\n<html>\r\n",
         "it answered “HTTP/1.1 400 Bad Request”, as a web server does",
@@ -48,11 +49,13 @@ RECORDED = {
         b"220-mail.example\r\n220-Be nice\r\n220 ESMTP\r\n502 5.5.2 Error: command not recognized\r\n",
         "it answered “502 5.5.2 Error: command not recognized”",
     ),
-    "an echo": (b"SSH-2.0-relayd\r\n\0\0\4", "it sent back this client's own version: “SSH-2.0-relayd”"),
-    "POP3": (b"+OK Hello.\r\n-ERR Unknown command.\r\n", "it answered “-ERR Unknown command.”, as a server of POP3"),
-    "IMAP": (
-        b"* OK Dovecot ready.\r\nSSH-2.0-relayd BAD Error in IMAP command received by server.\r\n",
-        "it sent back this client's own version: “SSH-2.0-relayd BAD Error in IMAP command received by server.”",
+    "Twisted's POP3": (
+        b"+OK <20261127192942.6678@localhost>\r\n-ERR not authenticated yet: cannot do SSH-2.0-RELAYD\r\n",
+        "it answered “-ERR not authenticated yet: cannot do SSH-2.0-RELAYD”, as a server of POP3 does",
+    ),
+    "Twisted's IMAP4Server": (
+        b"* OK [CAPABILITY IMAP4rev1 NAMESPACE IDLE] Twisted IMAP4rev1 Ready\r\nSSH-2.0-relayd BAD Missing command\r\n",
+        "it answered “SSH-2.0-relayd BAD Missing command”, as a server of IMAP does",
     ),
     "Redis 7.0.15": (
         b"-ERR unknown command 'SSH-2.0-relayd', with args beginning with: \r\n",

@@ -1,5 +1,5 @@
 """
-relayd.process.units and unit_files: what systemd says of a unit, and what its files say.
+relayd.ctl.units and unit_files: what systemd says of a unit, and what its files say.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.process import units
+from relayd.ctl import units
+from relayd.ctl.units import NoUnit, ask_systemd, read_unit, running_units
 from relayd.process.unit_files import loaded_credentials
-from relayd.process.units import NoUnit, ask_systemd, read_unit, running_units
 from tests.support.units import FakeSystemd
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,10 +60,11 @@ class UnitTests(SynchronousTestCase):
             "LoadState": "bad-setting",
             "LoadError": ["x", "Unit has no ExecStart="],
         }
-        expected = "systemd cannot use relayd.service: Unit has no ExecStart=; see systemctl status relayd.service"
+        expected = "systemd cannot start relayd.service: Unit has no ExecStart=; see systemctl status relayd.service"
         self.assertEqual(self.reason("relayd"), expected)
         self.systemd.units["relayd.service"] = {"LoadState": "masked"}
-        self.assertIn("systemd cannot use relayd.service: masked;", self.reason("relayd"))
+        expected = "systemd cannot start relayd.service: it is masked; systemctl unmask relayd.service"
+        self.assertEqual(self.reason("relayd"), expected)
 
     def test_answers_that_are_not_understood(self) -> None:
         for answer in (b"", b"{}", b"[]", b'{"data": 1}', b'{"data": []}'):
@@ -137,13 +138,17 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/drop-in", "more": "/more"})
         self.write("etc/relayd.service.d/20.conf", "")
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/earlier", "more": "/more"})
+        self.write("etc/relayd.service.d/05.conf", "LoadCredential=api-key:/first")
+        self.assertEqual(self.loaded("relayd.service"), {"api-key": "/earlier", "more": "/more"})
         self.write("etc/relayd.service", "LoadCredential=api-key:/etc")
+        self.write("etc/relayd.service.d/05.conf", "")
         self.write("etc/relayd.service.d/10.conf", "")
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/etc"})
 
     def test_one_of_several(self) -> None:
         self.write("lib/relayd@.service", "LoadCredential=api-key:/etc/relayd/%i.api-key")
+        self.write("etc/relayd@.service.d/key.conf", "LoadCredential=more:/more")
         self.write("etc/relayd@b.service.d/key.conf", "LoadCredential=api-key:/b")
-        self.assertEqual(self.loaded("relayd@a.service"), {"api-key": "/etc/relayd/a.api-key"})
+        self.assertEqual(self.loaded("relayd@a.service"), {"api-key": "/etc/relayd/a.api-key", "more": "/more"})
         self.assertEqual(self.loaded("relayd@b.service"), {"api-key": "/b"})
         self.assertEqual(self.loaded("other.service"), {})

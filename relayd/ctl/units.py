@@ -26,6 +26,10 @@ class NoUnit(Exception):
     """systemd cannot say anything about a unit; the text says why, and what to do."""
 
 
+class UnusableUnit(NoUnit):
+    """The unit is there, and systemd cannot start it."""
+
+
 class Unit(Struct, frozen=True, kw_only=True):
     """
     A service, as systemd has read it from its files, with specifiers such as ``%i`` filled in.
@@ -35,6 +39,8 @@ class Unit(Struct, frozen=True, kw_only=True):
     :ivar active: ``active``, ``inactive``, ``failed``, ``activating`` …
     :ivar result: why it failed, such as ``exit-code``; ``success``.
     :ivar status: the exit status of its last process.
+    :ivar said: the status line that its relay gave last.
+    :ivar enabled: ``enabled``, ``disabled``, or other words for whether it starts at boot.
     :ivar pid: the process id of its main process; 0: it does not run.
     :ivar outdated: whether its files have changed since systemd read them.
     :ivar argv: its ``ExecStart``, before variables are filled in.
@@ -60,6 +66,8 @@ class Unit(Struct, frozen=True, kw_only=True):
     active: str = "inactive"
     result: str = "success"
     status: int = 0
+    said: str = ""
+    enabled: str = ""
     pid: int = 0
     outdated: bool = False
     argv: tuple[str, ...] = ()
@@ -123,6 +131,7 @@ def read_unit(name: str, ask: Ask = ask_systemd) -> Unit:
     What systemd knows of a unit.
 
     :param name: its name, with or without ``.service``.
+    :raises UnusableUnit: when systemd cannot start it.
     :raises NoUnit: when there is no such unit, or systemd cannot be asked.
     """
     name = full_name(name)
@@ -133,7 +142,9 @@ def read_unit(name: str, ask: Ask = ask_systemd) -> Unit:
         raise NoUnit(f"systemd has no unit {name}")
     if found["LoadState"] != "loaded":
         reason = (found.get("LoadError") or ["", ""])[1]
-        raise NoUnit(f"systemd cannot use {name}: {reason or found['LoadState']}; see systemctl status {name}")
+        reason = reason or f"it is {found['LoadState']}"
+        advice = f"systemctl unmask {name}" if found["LoadState"] == "masked" else f"see systemctl status {name}"
+        raise UnusableUnit(f"systemd cannot start {name}: {reason}; {advice}")
     return _unit(name, found)
 
 
@@ -165,6 +176,8 @@ def _unit(name: str, found: Mapping[str, Any]) -> Unit:
         active=found.get("ActiveState", ""),
         result=found.get("Result", ""),
         status=found.get("ExecMainStatus", 0),
+        said=found.get("StatusText", ""),
+        enabled=found.get("UnitFileState", ""),
         pid=found.get("MainPID", 0),
         outdated=found.get("NeedDaemonReload", False),
         argv=tuple(start[0][1]),

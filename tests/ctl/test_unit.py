@@ -382,6 +382,23 @@ class FindingsTests(UnitCase):
             ],
         )
 
+    def test_a_credential_that_has_changed(self) -> None:
+        """The relay has the old one until it is started again."""
+        for module in (relayd.ctl.check_unit, relayd.ctl.unit_settings):
+            self.patch(module, "CREDENTIALS_ROOT", str(self.directory / "credentials"))
+        loaded = self.directory / "credentials" / "relayd.service" / "api-key"
+        loaded.parent.mkdir(parents=True)
+        loaded.write_text(KEY + "\n")
+        self.unit["MainPID"] = 42
+        self.assertEqual(self.found(), [])
+        loaded.write_text("the old key")
+        expected = (
+            f"{self.key_file} has changed since relayd.service started, and the relay has what it was then: systemctl"
+        )
+        self.assertEqual(self.found(), [("warning", f"{expected} restart relayd.service")])
+        loaded.unlink()
+        self.assertEqual(self.found(), [])
+
     def test_what_is_hidden(self) -> None:
         headers = self.write("headers", "X: y")
         self.set_options(f'header-file = "{headers}"')

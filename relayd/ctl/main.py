@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol
 
 from relayd import __version__
@@ -87,12 +89,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: by default the process's own.
     :return: the exit code.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # not every character set has what others write
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader has seen enough, as with | head
+        _discard_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _discard_output()
+        print(f"relayctl: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except RelayError as error:
         print(f"relayctl: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # such as | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+
+def _discard_output() -> None:
+    """Let what is still to be written go nowhere: at the end of the process, Python would fail with it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

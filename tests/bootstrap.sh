@@ -2,7 +2,7 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, the
+#   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
 #                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
 #   bootstrap.sh deb             what builds the Debian package
 set -eu
@@ -67,6 +67,7 @@ bring_peers() {
     command -v faketime >/dev/null || missing="$missing faketime"
     command -v systemd-analyze >/dev/null || missing="$missing systemd"
     command -v mandoc >/dev/null || missing="$missing mandoc"
+    command -v tmux >/dev/null || missing="$missing tmux"
     command -v zsh >/dev/null || missing="$missing zsh"
     command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
@@ -76,13 +77,31 @@ bring_peers() {
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words
     [ -z "$missing" ] || install $missing
-    cd "$(dirname "$0")/node"
+    cd "$(dirname "$0")/.."
+    bring_promtool
+    cd tests/node
     if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
         # The native parts of ssh2 are optional, and need a compiler: no scripts.
         npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
             fail "npm could not install the packages of tests/node; its messages are above."
         touch node_modules/.package-lock.json
     fi
+}
+
+# Only the program, into build/: the package prometheus would start a server.
+bring_promtool() {
+    if command -v promtool >/dev/null || [ -x build/promtool ]; then
+        return
+    fi
+    command -v apt-get >/dev/null || fail "missing here: promtool, a part of Prometheus. Install it, then try again."
+    echo "relayd: fetching promtool with apt-get" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    work=$(mktemp -d)
+    (cd "$work" && apt-get -qq download prometheus 2>/dev/null && dpkg-deb --extract prometheus_*.deb .) ||
+        fail "apt-get could not fetch the package prometheus."
+    mkdir -p build
+    mv "$work/usr/bin/promtool" build/promtool
+    rm -rf "$work"
 }
 
 bring_packagers() {

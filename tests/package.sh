@@ -47,8 +47,18 @@ files() {
 touch "$work/began"
 
 version=$(dpkg-deb -f "$package" Version)
-dpkg --install "$package"
+dpkg --install "$package" >"$work/said"
+cat "$work/said"
+grep -q "systemctl enable --now relayd" "$work/said" || fail "the installation does not say what to do next"
+dpkg-deb --extract "$package" "$work/root"
+doc=$work/root/usr/share/doc/relayd
+for file in README.rst README.zh.rst docs/operations.rst examples/prometheus/relayd.rules.yml examples/grafana/relayd.json; do
+    [ -s "$doc/$file" ] || fail "the package lacks $file"
+done
+grep -q '^#status = ' "$work/root/etc/relayd/relayd.toml" || fail "the file of options does not show status"
+rm -r "$work/root"
 equal "$(relayctl --version)" "relayctl $version"
+equal "$(relayd --version)" "relayd $version"
 equal "$(/opt/relayd/bin/twistd relayd --version)" "relayd $version"
 dpkg --verify relayd
 [ ! -e /etc/systemd/system/multi-user.target.wants/relayd.service ] || fail "it was enabled by itself"
@@ -80,7 +90,7 @@ start() {
     CREDENTIALS_DIRECTORY=/etc/relayd STATE_DIRECTORY=/var/lib/relayd \
         $(sed -n 's/^ExecStart=//p' /lib/systemd/system/relayd.service) >"$work/log" 2>&1 &
     relay=$!
-    until_log "Connected to http://127.0.0.1"
+    until_log "Accepted by ws://127.0.0.1"
 }
 stop() {
     kill "$relay"
@@ -95,9 +105,12 @@ later=$version.1
 dpkg-deb --raw-extract "$package" "$work/later"
 sed -i "s/^Version: .*/Version: $later/" "$work/later/DEBIAN/control"
 sed -i "s/^__version__ = .*/__version__ = \"$later\"/" "$work"/later/opt/relayd/lib/python3*/site-packages/relayd/__init__.py
-rm "$work"/later/opt/relayd/lib/python3*/site-packages/relayd/__pycache__/__init__.*
+# Compiled anew, as otherwise root's Python would do that, and the removal would leave it.
+/usr/bin/python3 -m compileall -q -f -s "$work/later" -p / \
+    "$work"/later/opt/relayd/lib/python3*/site-packages/relayd/__init__.py
 dpkg-deb --root-owner-group -Zgzip -z1 --build "$work/later" "$work/later.deb" >/dev/null
-dpkg --install "$work/later.deb"
+dpkg --install "$work/later.deb" >"$work/said"
+! grep -q "systemctl enable" "$work/said" || fail "the upgrade says how to begin"
 equal "$(/opt/relayd/bin/relayctl --version)" "relayctl $later"
 grep -q 'proxy-id = "site-1"' /etc/relayd/relayd.toml || fail "the upgrade lost the site's configuration"
 start

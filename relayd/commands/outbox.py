@@ -80,9 +80,14 @@ class Outbox:
         self._stopped = False
 
     @property
-    def empty(self) -> bool:
-        """Whether nobody waits for the delivery of any result."""
-        return self._results.empty
+    def undelivered(self) -> int:
+        """How many results somebody waits for."""
+        return self._results.count
+
+    @property
+    def has_link(self) -> bool:
+        """Whether there is a link to send results on."""
+        return self._current is not None
 
     def send_recorded(self, result: CommandResult) -> None:
         """Send *result*, which the journal holds; without a link, when there is one."""
@@ -105,6 +110,15 @@ class Outbox:
             self._unqueue(ResultKey(command_id, False))
         if self._current is not None:
             self._current.enqueue(ResultKey(result.command_id, False))
+
+    def send_once(self, result: CommandResult) -> None:
+        """
+        Send *result* on the link that there is, if there is one, and never again: it stands for an acknowledgement.
+
+        The result that is due for the command is sent as if this one did not exist.
+        """
+        if self._current is not None:
+            self._current.send_once(result)
 
     def unrecorded(self, command_id: str) -> CommandResult | None:
         """The result of *command_id* that is held here until it is confirmed, if any."""
@@ -203,7 +217,7 @@ class Outbox:
     def _settle(self, key: ResultKey) -> None:
         """It needs no more sending."""
         self._clear(key)
-        if not key.recorded:
+        if not (key.recorded or key.once):  # of those, another one may wait
             self._unqueue(key)
         self._results.confirm(key)
         self._settled()

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol
 
 from relayd import __version__
 from relayd.config.values import near
 from relayd.ctl import audit, check, config, journal, policy, status
 from relayd.errors import RelayError
+from relayd.language.texts import printable
 
 
 class Subcommand(Protocol):
@@ -46,6 +49,14 @@ class _Parser(argparse.ArgumentParser):
             meant = near(name, self._option_string_actions) if name.startswith("-") else None
             self.error(f"no such option: {name} (did you mean {meant}?)" if meant else "unknown arguments")
         return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Guess what an unknown subcommand was meant to be; argparse would list them all."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            meant = near(value, action.choices)
+            hint = f"did you mean {meant}?" if meant else f"there are {', '.join(action.choices)}"
+            self.error(f"no such subcommand: {printable(value, 40)} ({hint})")
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -78,12 +89,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: by default the process's own.
     :return: the exit code.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # not every character set has what others write
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader has seen enough, as with | head
+        _discard_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _discard_output()
+        print(f"relayctl: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except RelayError as error:
         print(f"relayctl: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # such as | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+
+def _discard_output() -> None:
+    """Let what is still to be written go nowhere: at the end of the process, Python would fail with it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,29 +8,30 @@ import argparse
 import http.client
 import json
 import math
-import shutil
+import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeGuard
 from urllib.parse import urlsplit
 
 from relayd.config.listen_address import ListenAddress
+from relayd.ctl.screen import alternate_screen
 from relayd.ctl.settings import add_options, read_settings
+from relayd.ctl.status_lines import lines
+from relayd.ctl.terminal import Mood, Piece, has_colours, is_terminal, render, size_of
 from relayd.errors import NoStatus
-from relayd.language.texts import printable, span
+from relayd.language.texts import printable
 
 NAME = "status"
 HELP = "show the status of a running relay"
 
+_Connect = Callable[[], http.client.HTTPConnection]
+
 #: Seconds that a relay has to answer, and the most bytes of an answer.
 PATIENCE: Final = 5.0
 MOST: Final = 4 << 20
-#: The most rows of each table.
-_ROWS: Final = 20
-
-_CLEAR: Final = "\x1b[H\x1b[2J\x1b[3J"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,27 +53,62 @@ def run(arguments: argparse.Namespace) -> int:
     """
     connect = arguments.url
     if connect is None:
-        address = read_settings(arguments, status=arguments.status).status
-        if address is None:
-            print("relayctl: where is the relay? Give --url, --status or --config", file=sys.stderr)
+        config = read_settings(arguments, status=arguments.status)
+        if config.status is None:
+            print(f"relayctl: {_no_address(config.config)}", file=sys.stderr)
             return 2
-        connect = _connector(address)
+        connect = _connector(config.status)
+    coloured = has_colours(sys.stdout, os.environ)
     if arguments.watch is None:
-        return _show(_fetch(connect))
-    return _watch(connect, arguments.watch)
+        return _print(_fetch(connect), coloured)
+    if is_terminal(sys.stdout, os.environ):
+        return _watch(connect, arguments.watch, coloured)
+    return _repeat(connect, arguments.watch)
 
 
-def _watch(connect: Callable[[], http.client.HTTPConnection], seconds: float) -> int:
+def _no_address(file: str | None) -> str:
+    if file is None:
+        return "where is the relay? Give --url, --status or --config"
+    return (
+        f"{printable(file, 256)} does not set status, so it does not say where to ask. Add a line such as "
+        'status = "tcp:127.0.0.1:9180" to it and restart relayd, or give --status or --url'
+    )
+
+
+def _print(status: Mapping[str, Any], coloured: bool) -> int:
+    width = size_of(sys.stdout).columns
+    for line in lines(status, width):
+        print(render(line, width, coloured=coloured))
+    return 0 if status["ready"] else 1
+
+
+def _watch(connect: _Connect, seconds: float, coloured: bool) -> int:
+    """Keep the status on a terminal, in a screen of its own, until Ctrl-C."""
+    code = 1
+    try:
+        with alternate_screen(sys.stdout.fileno()) as screen:
+            while True:
+                size = size_of(sys.stdout)
+                try:
+                    status = _fetch(connect)
+                    shown, code = lines(status, size.columns, size.lines), 0 if status["ready"] else 1
+                except NoStatus as error:
+                    shown, code = [[Piece(f"relayctl: {error}", Mood.BAD)]], 1
+                screen.show([render(line, size.columns, coloured=coloured) for line in shown])
+                screen.wait(seconds)
+    except KeyboardInterrupt:
+        return code
+
+
+def _repeat(connect: _Connect, seconds: float) -> int:
+    """Print the status again and again: to a file or a program."""
     code = 1
     try:
         while True:
-            clear = _CLEAR if sys.stdout.isatty() else ""
             try:
-                status = _fetch(connect)
-                print(end=clear)
-                code = _show(status)
+                code = _print(_fetch(connect), coloured=False)
             except NoStatus as error:
-                print(f"{clear}relayctl: {error}")
+                print(f"relayctl: {error}")
                 code = 1
             sys.stdout.flush()
             time.sleep(seconds)
@@ -107,14 +143,14 @@ class _TCPConnection(http.client.HTTPConnection):
         return f"{self.host}:{self.port}"
 
 
-def _connector(address: ListenAddress) -> Callable[[], http.client.HTTPConnection]:
+def _connector(address: ListenAddress) -> _Connect:
     if address.path:
         return lambda: _UnixConnection(address.path)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     return lambda: _TCPConnection(host, address.port, timeout=PATIENCE)
 
 
-def _url(text: str) -> Callable[[], http.client.HTTPConnection]:
+def _url(text: str) -> _Connect:
     if text.startswith("unix:/"):
         return lambda: _UnixConnection(text.removeprefix("unix:"))
     try:
@@ -137,7 +173,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _fetch(connect: Callable[[], http.client.HTTPConnection]) -> dict[str, Any]:
+def read_status(address: ListenAddress) -> dict[str, Any]:
+    """
+    The status document of the relay whose ``--status`` is *address*.
+
+    :raises NoStatus: when the relay does not answer.
+    """
+    return _fetch(_connector(address))
+
+
+def _fetch(connect: _Connect) -> dict[str, Any]:
     connection = connect()
     try:
         connection.request("GET", "/status.json", headers={"Accept": "application/json"})
@@ -146,88 +191,19 @@ def _fetch(connect: Callable[[], http.client.HTTPConnection]) -> dict[str, Any]:
         document = json.loads(body) if response.status == 200 and len(body) <= MOST else None
     except OSError as error:
         raise NoStatus(where=str(connection), reason=error.strerror or str(error) or type(error).__name__) from None
-    except (http.client.HTTPException, ValueError):
+    except (http.client.HTTPException, ValueError, RecursionError):
         document = None
     finally:
         connection.close()
-    if not isinstance(document, dict) or "obstacles" not in document:
+    if not _is_status(document):
         raise NoStatus(where=str(connection), reason="the answer is not a relay's status")
     return document
 
 
-# Showing -------------------------------------------------------------------------------------------------------------
-
-
-def _show(status: Mapping[str, Any]) -> int:
-    width = shutil.get_terminal_size((100, 24)).columns
-    for line in lines(status, width):
-        print(line)
-    return 0 if status["ready"] else 1
-
-
-def lines(status: Mapping[str, Any], width: int) -> list[str]:
-    """*status*, the document of a relay, as lines of at most *width* characters."""
-    uplink, commands, results, journal = (status[name] for name in ("uplink", "commands", "results", "journal"))
-    state = "ready" if status["ready"] else "NOT READY"
-    shown = [f"{status['proxyId']}  {state}  relayd {status['version']}, up for {span(status['uptime'])}"]
-    shown += [f"  {obstacle}" for obstacle in status["obstacles"]]
-    accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
-    oldest = f" (the oldest for {span(journal['oldest'])})" if journal["unconfirmed"] else ""
-    ended = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(commands["finished"].items()))
-    shown += [
-        f"server    {status['server']}, {accepted} for {span(uplink['since'])}, {uplink['losses']:,} losses",
-        f"commands  {commands['running']:,} of {commands['maxRunning']:,} run, {commands['queued']:,} wait, "
-        f"{sum(commands['refused'].values()):,} refused; ended: {ended or 'none'}",
-        f"results   {results['confirmed']:,} confirmed, {journal['unconfirmed']:,} not{oldest}, "
-        f"{results['givenUp']:,} given up",
-        f"journal   {journal['bytes'] / 1e6:,.1f} of {journal['maxBytes'] / 1e6:,.0f} MB"
-        f"{'' if journal['dead'] == 0 else ', {:,} dead letters'.format(journal['dead'])}",
-    ]
-    shown += _table(
-        ("HOST", "CONNECTIONS", "COMMANDS", "WAITING", "LIMIT"),
-        [(row["host"], row["connections"], row["sessions"], row["waiting"], _limit(row)) for row in status["hosts"]],
-        width,
-    )
-    shown += _table(
-        ("ACTIVE", "USER@HOST", "STATE", "FOR"),
-        [(row["id"], _where(row), row["state"], span(row["duration"])) for row in status["active"]],
-        width,
-    )
-    shown += _table(
-        ("ENDED", "USER@HOST", "OUTCOME", "EXIT", "TOOK", "AGO"),
-        [
-            (row["id"], _where(row), row["outcome"], row["exit"], span(row["duration"]), span(row["ago"]))
-            for row in status["recent"]
-        ],
-        width,
-    )
-    return [_cut(printable(line, 10_000), width) for line in shown]
-
-
-def _where(row: Mapping[str, Any]) -> str:
-    return f"{row['user']}@{row['host']}:{row['port']}"
-
-
-def _limit(row: Mapping[str, Any]) -> str:
-    return f"{row['limit']}{' (learned)' if row['learned'] else ''}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> list[str]:
-    """Rows in columns. Where they are too wide, the first two columns are cut; the others hold short words."""
-    if not rows:
-        return []
-    cells = [[printable(str(cell), 256) for cell in row] for row in rows[:_ROWS]]
-    widths = [max(len(row[column]) for row in [list(heads), *cells]) for column in range(len(heads))]
-    for column in (1, 0):
-        excess = sum(widths) + 2 * (len(widths) - 1) - width
-        if excess > 0 and isinstance(rows[0][column], str):
-            widths[column] = max(12, widths[column] - excess)
-    table = ["", *("  ".join(_cut(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
-                   for row in [heads, *cells])]  # fmt: skip
-    if len(rows) > _ROWS:
-        table.append(f"… and {len(rows) - _ROWS:,} more")
-    return table
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+def _is_status(document: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether *document* is one that can be shown: anything may answer at that address."""
+    try:
+        lines(document, 80)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return False
+    return True

@@ -14,7 +14,7 @@ from msgspec import Struct
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.sqlite_errors import as_unavailable
-from relayd.journal.store import VERSION, decode_result
+from relayd.journal.store import SCHEMA, VERSION, decode_result
 from relayd.wire.messages import CommandResult
 
 
@@ -111,7 +111,14 @@ def _opened(path: str) -> Iterator[sqlite3.Connection]:
         raise NoJournal(reason=f"there is no journal at {path}; name the right one with --state-dir")
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+                # The file was made, and nothing was written to it yet: the relay was killed, or the disk was full.
+                with closing(sqlite3.connect(":memory:")) as empty:
+                    empty.executescript(SCHEMA)
+                    yield empty
+                return
+            if version != VERSION:
                 raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
             yield db
     except (sqlite3.Error, JournalUnavailable) as error:

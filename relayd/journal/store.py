@@ -37,7 +37,8 @@ _MAX_LOG: Final = 32 << 20
 #: Seconds for which another program may lock the file.
 _BUSY_TIMEOUT: Final = 5.0
 
-_SCHEMA: Final = """
+#: What `Store.open` makes in an empty file.
+SCHEMA: Final = """
 CREATE TABLE command (
     serial INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -154,7 +155,7 @@ class Store:
         forget_what_is_deleted(self._db)
         if version == 0:
             with self._transaction():
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     execute(statement)
                 execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 execute(f"PRAGMA user_version = {VERSION}")

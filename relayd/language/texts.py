@@ -8,7 +8,7 @@ without the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from inspect import cleandoc
 
 #: Gives the template of another language for an English one; an unknown one stays English.
@@ -61,10 +61,16 @@ class Fault(Exception):
         return text
 
 
-def joined(texts: Iterable[str], separator: str = " ") -> Text:
-    """One text of one or more *texts*; a translation translates each of them."""
+def joined(texts: Iterable[str], separator: str) -> Text:
+    """One text of one or more *texts*; a translation translates each of them, and the separator."""
     fields: dict[str, object] = {f"part{number}": text for number, text in enumerate(texts)}
     return Text("{separator}".join(f"{{{name}}}" for name in fields), separator=separator, **fields)
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """How often there was each of some codes, as ``3 forbidden-host, 1 overloaded``: the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {code}" for code, count in ordered)
 
 
 def span(seconds: float) -> Text:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from hashlib import blake2b
+from typing import Any
 
 from msgspec import Struct
 
@@ -102,7 +103,15 @@ class Target(Struct, frozen=True):
     alone: bool = False
 
     def __repr__(self) -> str:
-        return f"<Target {self.username}@{self.host}:{self.port}>"
+        return f"<Target {self}>"
+
+    def __str__(self) -> str:
+        return f"{self.username}@{self.host}:{self.port}"
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """It as fields of a log line."""
+        return {"target": self, "user": self.username, "host": self.host, "port": self.port}
 
     @property
     def dialled(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from relayd.language.texts import span
+from relayd.language.texts import span, tally
 
 _SECTIONS = (("overview", "Overview"), ("hosts", "Hosts"), ("active", "In progress"), ("recent", "Recently ended"))
 
@@ -77,7 +77,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
             "queued": f"{commands['queued']:,} of {commands['maxQueued']:,}",
             "ended": f"{sum(finished.values()):,}",
             "of these, failed": f"{failed:,}",
-            "refused": f"{sum(commands['refused'].values()):,}",
+            "refused": tally(commands["refused"]) or "0",
         }),
         _card("Results", {
             "sent": f"{results['sent']:,}",

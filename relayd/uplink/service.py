@@ -23,7 +23,7 @@ from relayd.language.texts import span
 from relayd.network.threads import in_pool
 from relayd.uplink.connection import Outcome, UplinkConnection
 from relayd.uplink.dialer import UplinkDialer
-from relayd.uplink.endpoint import unused_proxy
+from relayd.uplink.endpoint import end_of_own_certificate, unused_proxy
 from relayd.uplink.probing import Attempt
 from relayd.uplink.renewal import Renewals
 from relayd.uplink.retry import RetryPolicy
@@ -42,7 +42,7 @@ class UplinkStatus(Struct, frozen=True, kw_only=True):
 
     :ivar accepted: whether the main server has really accepted this relay, and the connection lives.
     :ivar dialect: the dialect of that connection; ``None`` without one.
-    :ivar since: when *accepted* changed, in seconds of the reactor's clock.
+    :ivar since: when *accepted* changed, or the service started, in seconds of the reactor's clock.
     :ivar losses: attempts that failed and connections that were lost, so far.
     :ivar last_error: why the last attempt or connection failed, since one was accepted.
     """
@@ -91,6 +91,7 @@ class UplinkService(Service):
         #: Whether the attempt that is under way is by HTTP long-polling.
         self._polling = False
         self._connection: UplinkConnection | None = None
+        self._server_end: float | None = None
         self.status = UplinkStatus()
         self.ignored = 0
         self._life: Deferred[None] | None = None
@@ -98,6 +99,7 @@ class UplinkService(Service):
     def startService(self) -> None:
         """Dial the main server, now and each time that the connection ends."""
         super().startService()
+        self.status = replace(self.status, since=self._reactor.seconds())
         if unused := unused_proxy(self._address, self._settings):
             _log.info("{words}", words=unused)
         self._life = Deferred.fromCoroutine(self._live())
@@ -147,7 +149,8 @@ class UplinkService(Service):
         probing = self._profile.begin_round()
         try:
             key = self._settings.read_api_key()
-            dialer = UplinkDialer(self._reactor, self._settings, key, self._settings.read_headers())
+            headers = self._settings.read_headers()
+            dialer = UplinkDialer(self._reactor, self._settings, key, headers, self._on_end_seen)
             for attempt in probing.attempts():
                 try:
                     outcome = await self._make_attempt(attempt, dialer, key)
@@ -183,9 +186,10 @@ class UplinkService(Service):
         finally:
             self._connection = None
             self._renewals.cancel()
-            now = self._reactor.seconds()
-            self._lived = now - self.status.since if self.status.accepted else 0.0
-            self.status = replace(self.status, accepted=False, dialect=None, since=now)
+            now, self._lived = self._reactor.seconds(), 0.0
+            if self.status.accepted:
+                self._lived = now - self.status.since
+                self.status = replace(self.status, accepted=False, dialect=None, since=now)
         return self._profile.note_end(outcome, key, connection.link.upgraded_at)
 
     def _make_connection(self, wire: Wire, attempt: Attempt, dialer: UplinkDialer) -> UplinkConnection:
@@ -200,6 +204,18 @@ class UplinkService(Service):
         )
         dialect, limit = dialer.make_dialect(attempt.dialect), self._profile.limit_of(attempt.dialect)
         return UplinkConnection(self._reactor, wire, dialect, self._receiver, self, limit, settings)
+
+    def certificate_ends(self) -> dict[str, float]:
+        """
+        When TLS certificates end, in seconds since 1970: that of the ``main_server`` as it was last seen, with those
+        that it depends on, and the ``relay``'s own file, as it is now. The first end counts where there are several.
+        """
+        ends = {} if self._server_end is None else {"main_server": self._server_end}
+        own = end_of_own_certificate(self._settings)
+        return ends if own is None else ends | {"relay": own}
+
+    def _on_end_seen(self, end: float) -> None:
+        self._server_end = end
 
     # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 
@@ -217,6 +233,12 @@ class UplinkService(Service):
 
     def on_connection_accepted(self, connection: UplinkConnection) -> None:
         dialect = connection.dialect.name
+        _log.info(
+            "Accepted by {server} as {proxy_id} ({dialect})",
+            server=str(self._address),
+            proxy_id=self._settings.proxy_id,
+            dialect=dialect,
+        )
         self._profile.note_accepted(dialect, polling=self._polling)
         self.status = replace(
             self.status, accepted=True, dialect=dialect, since=self._reactor.seconds(), last_error=None

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from relayd.errors import ConfigError
-from relayd.language.texts import Translate, english
+from relayd.language.texts import Translate, english, printable
 from relayd.network.spelling import lookup_name
 from relayd.uplink.headers import Headers
 from relayd.uplink.quoting import Quoting
@@ -108,7 +108,8 @@ class ConnectionSettings(Struct, frozen=True, kw_only=True):
 
 class ServerAddress(Struct, frozen=True):
     """
-    The host and port of a URL, in a form that is fit for logs: no path, query or user.
+    The host and port of a URL. As text it is that URL as it was given, in a form that is fit for logs: without user and
+    query, which may hold secrets.
 
     :ivar host: ASCII, without the brackets of an IPv6 address.
     """
@@ -116,9 +117,10 @@ class ServerAddress(Struct, frozen=True):
     host: str
     port: int
     secure: bool
+    _shown: str
 
     def __str__(self) -> str:
-        return f"{'https' if self.secure else 'http'}://{self.netloc}"
+        return self._shown
 
     @property
     def netloc(self) -> str:
@@ -152,4 +154,5 @@ class ServerAddress(Struct, frozen=True):
         host = lookup_name(host.replace("%25", "%", 1) if ":" in host else host)
         if not host or not port or not host.isascii():
             raise ConfigError(option=option, reason="is not an http, https, ws or wss URL")
-        return cls(host, port, parts.scheme in ("https", "wss"))
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return cls(host, port, parts.scheme in ("https", "wss"), printable(shown, 300))

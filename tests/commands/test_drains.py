@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.drains import DRAIN_GRACE, Drains
@@ -140,6 +141,33 @@ class DrainTests(SynchronousTestCase):
         desk.clock.advance(29)
         desk.runner.runs[0].finish("what it wrote", exit_code=143)
         self.assertEqual(desk.link.sent, [result("c1", "what it wrote", 143)])
+
+    def test_the_log_says_what_is_waited_for(self) -> None:
+        """Also while the main server is away; and in the end, what did not come."""
+        self.desk.order(command("c1"))
+        self.desk.order(command("c2"))
+        self.runner.runs[0].finish()
+        with capturedLogs() as events:
+            self.dispatcher.drain(30.0)
+            self.desk.disconnect()
+            self.dispatcher.drain(20.0)
+            self.desk.clock.advance(30)
+        awaited = "1 commands to end and 1 results to be confirmed by the main server"
+        left = "0 commands to end and 2 results to be confirmed by the main server; there is no connection to it"
+        self.assertEqual(
+            [formatEvent(event) for event in events if event["log_format"].endswith("{what}")],
+            [
+                f"Waiting 30 s at most for {awaited}",
+                f"Waiting 20 s at most for {awaited}; there is no connection to it",
+                f"Gave up waiting for {left}",
+                f"Gave up waiting for {left}",
+            ],
+        )
+
+    def test_nothing_is_said_of_nothing(self) -> None:
+        with capturedLogs() as events:
+            self.dispatcher.drain(30.0)
+        self.assertEqual(events, [])
 
     def test_no_time_at_all(self) -> None:
         self.desk.order(command("c1"))

@@ -28,24 +28,24 @@ class UndeliveredTests(SynchronousTestCase):
         return self.successResultOf(Deferred.fromCoroutine(self.results.load(key)))
 
     def test_result_in_the_journal(self) -> None:
-        self.assertTrue(self.results.empty)
+        self.assertEqual(self.results.count, 0)
         self.record()
         self.assertEqual(self.results.due(()), [RECORDED])
         self.assertEqual(self.results.due({"c1"}), [])
         self.assertEqual(self.load(RECORDED), result("c1"))
         self.assertEqual(self.results.find("c1"), RECORDED)
-        self.assertEqual((self.results.empty, self.results.is_due(RECORDED)), (False, True))
+        self.assertEqual((self.results.count, self.results.is_due(RECORDED)), (1, True))
         self.results.confirm(RECORDED)
-        self.assertEqual((self.results.empty, self.results.is_held(RECORDED)), (True, False))
+        self.assertEqual((self.results.count, self.results.is_held(RECORDED)), (0, False))
         self.assertIsNone(self.load(RECORDED))
 
     def test_result_in_memory(self) -> None:
         self.assertEqual(self.results.hold_unrecorded(result("c1")), [])
         self.assertEqual(self.load(UNRECORDED), result("c1"))
         self.assertEqual(self.results.due(()), [UNRECORDED])
-        self.assertEqual((self.results.empty, self.results.is_due(UNRECORDED)), (False, True))
+        self.assertEqual((self.results.count, self.results.is_due(UNRECORDED)), (1, True))
         self.results.confirm(UNRECORDED)
-        self.assertEqual((self.results.empty, self.results.find("c1")), (True, None))
+        self.assertEqual((self.results.count, self.results.find("c1")), (0, None))
 
     def test_both_under_one_id(self) -> None:
         """A refusal, and then the result of the same command."""
@@ -62,10 +62,10 @@ class UndeliveredTests(SynchronousTestCase):
         for key in (RECORDED, ResultKey("c2", False)):
             self.results.bury(key)
             self.assertEqual((self.results.is_due(key), self.results.is_held(key)), (False, True))
-        self.assertTrue(self.results.empty, "nobody waits for them")
+        self.assertEqual(self.results.count, 0, "nobody waits for them")
         self.assertEqual(self.results.offered(), [RECORDED])
         self.results.hold_unrecorded(result("c2"))
-        self.assertFalse(self.results.empty, "it came again, and somebody waits for it")
+        self.assertEqual(self.results.count, 1, "it came again, and somebody waits for it")
 
     def test_withdrawn(self) -> None:
         self.record()

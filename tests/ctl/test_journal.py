@@ -33,6 +33,20 @@ class JournalCommandTests(DurableCase):
         self.assertIn(str(self.path), out)
         self.assertNotIn("COMMAND", out)
 
+    def test_an_empty_file_is_an_empty_journal(self) -> None:
+        """It was made, and then the disk was full or the relay killed; the next start writes to it."""
+        self.close()
+        for path in self.path.parent.iterdir():
+            path.unlink()
+        self.path.touch()
+        code, out, err = self.run_it()
+        self.assertEqual((code, err), (0, ""))
+        self.assertRegex(out, r"(?m)^ +0  waiting for confirmation")
+        self.assertIn("holds no result of c1", self.run_it("c1")[2])
+        self.journal = self.open(JournalLimits())
+        self.finish("c1")
+        self.assertIn("c1", self.run_it()[1])
+
     def test_what_is_not_confirmed_is_listed_dead_letters_first(self) -> None:
         """While the relay is using it."""
         self.finish("held", "dead", "done", stdout="x" * 5000)

@@ -1,51 +1,89 @@
 """
-relayctl status: what stands in the terminal.
+relayctl status: where it asks, and what it makes of answers that are none.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from unittest import mock
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ctl.status import lines
-from relayd.ssh.pool.pool_report import HostCounts
+from relayd.ctl.main import main
 from relayd.status.summary import summarize
-from relayd.uplink.service import UplinkStatus
 from tests.support.status import FakeRelay
 
 
-class LinesTests(SynchronousTestCase):
-    """The document as lines."""
+def relayctl(*words: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of ``relayctl status``."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), mock.patch.dict(os.environ, clear=True):
+        code = main(["status", *words])
+    return code, out.getvalue(), err.getvalue()
 
-    def setUp(self) -> None:
-        self.relay = FakeRelay()
 
-    def lines(self, width: int = 100) -> list[str]:
-        return lines(summarize(self.relay.sources), width)
+class WhereTests(SynchronousTestCase):
+    """The address."""
 
-    def test_a_relay_at_work(self) -> None:
-        self.relay.host_counts = [HostCounts("web-1:22", 1, 0, 2, 0, 3)]
-        self.relay.begin("c-2", host="web-1", running=True)
-        self.relay.clock.advance(3)
-        self.relay.end("c-1", "timeout", exit_code=1, duration=90.0)
-        shown = self.lines()
-        self.assertEqual(shown[0], "site-1  ready  relayd 0.1.0, up for 15 min 3 s")
-        self.assertEqual(shown[2], "commands  0 of 64 run, 0 wait, 0 refused; ended: 1 timeout")
-        self.assertIn("web-1:22  1            2         0        3 (learned)", shown)
-        self.assertIn("c-2     root@web-1:22  running  3 s", shown)
-        self.assertIn("c-1    deploy@web-1:22  timeout  1     90 s  0 s", shown)
+    def test_no_settings(self) -> None:
+        self.assertEqual(relayctl()[0], 2)
+        self.assertIn("where is the relay?", relayctl()[2])
 
-    def test_one_that_is_not_ready_says_why(self) -> None:
-        self.relay.status = UplinkStatus(last_error="the door is shut")
-        self.assertIn("NOT READY", self.lines()[0])
-        self.assertEqual(self.lines()[1], "  the main server has not accepted it: the door is shut")
+    def test_a_file_that_does_not_name_it(self) -> None:
+        """It is named, with the line that it lacks."""
+        path = Path(self.mktemp())
+        path.write_text('server = "wss://main.example.com"\n')
+        code, _, said = relayctl("--config", str(path))
+        self.assertEqual(code, 2)
+        self.assertIn(f"{path} does not set status", said)
+        self.assertIn('status = "tcp:127.0.0.1:9180"', said)
+        path.write_text('status = "tcp:127.0.0.1:1"\n')
+        self.assertEqual(relayctl("--config", str(path))[0], 1)
 
-    def test_it_fits_the_terminal_whatever_others_chose(self) -> None:
-        self.relay.status = UplinkStatus(last_error="x" * 500)
-        evil = "\x1b[2J\n" + "y" * 300
-        for number in range(30):
-            self.relay.begin(f"{evil}{number}", host=evil)
-            self.relay.end(f"{evil}{number}", host=evil, user=evil)
-        for width in (40, 80, 200):
-            shown = self.lines(width)
-            self.assertEqual([line for line in shown if len(line) > width or not line.isprintable()], [])
-            self.assertEqual(shown.count("… and 10 more"), 2)
+
+class AnswerTests(SynchronousTestCase):
+    """Anything may listen at that address."""
+
+    def ask(self, body: bytes) -> tuple[int, str, str]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing."""
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        try:
+            return relayctl("--url", f"http://127.0.0.1:{server.server_port}")
+        finally:
+            thread.join()
+            server.server_close()
+
+    def test_a_relay(self) -> None:
+        self.assertEqual(self.ask(json.dumps(summarize(FakeRelay().sources)).encode())[0], 0)
+
+    def test_something_else(self) -> None:
+        document = summarize(FakeRelay().sources)
+        others: tuple[object, ...] = (
+            [], None, {"obstacles": []}, {**document, "uptime": "long"}, {**document, "uptime": float("inf")},
+            {**document, "hosts": [1], "hostsInAll": 1}, {**document, "commands": {"refused": 3}},
+        )  # fmt: skip
+        for body in (b"<html>", b"[" * 100_000, b"\xff", *(json.dumps(other).encode() for other in others)):
+            code, out, said = self.ask(body)
+            self.assertEqual((code, out), (1, ""), body[:80])
+            self.assertIn("the answer is not a relay's status", said)
+
+    def test_texts_that_would_change_the_terminal(self) -> None:
+        document = {**summarize(FakeRelay().sources), "version": "\x1b[2J", "server": "\x1b]0;x\x07"}
+        self.assertNotIn("\x1b", self.ask(json.dumps(document).encode())[1])

@@ -58,6 +58,10 @@ class PageTests(StatusCase):
         self.assertIn("Commands running or queued, oldest first: 100 of 120", self.get("/status.html").body.decode())
         self.assertLess(len(self.get("/status.html").body), 200_000)
 
+    def test_what_was_refused_has_its_codes(self) -> None:
+        self.relay.stats.refused.update({"overloaded": 1, "forbidden-host": 4})
+        self.assertIn("<dd>4 forbidden-host, 1 overloaded</dd>", self.get("/status.html").body.decode())
+
     def test_the_page_is_well_formed_and_says_what_its_tables_are(self) -> None:
         self.fill("c", 3)
         checker = _Checker()

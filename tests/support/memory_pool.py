@@ -71,7 +71,7 @@ class StandInDialer:
         self.found = found
         return self.succeed()
 
-    def fail(self, error: SSHError) -> None:
+    def fail(self, error: Exception) -> None:
         """The oldest attempt fails."""
         self.dialled.pop(0)[1].errback(error)
 

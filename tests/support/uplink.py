@@ -137,12 +137,16 @@ class ServiceCase(SynchronousTestCase):
         for pump in self.pumps:
             pump.flush()
 
-    def warnings(self) -> list[str]:
+    def lines(self, level: Any) -> list[str]:
+        """What the uplink has logged at *level*."""
         return [
             formatEvent(event)
             for event in self.events
-            if event["log_level"] is LogLevel.warn and event["log_namespace"].startswith("relayd.uplink")
+            if event["log_level"] is level and event["log_namespace"].startswith("relayd.uplink")
         ]
+
+    def warnings(self) -> list[str]:
+        return self.lines(LogLevel.warn)
 
     def attempts(self) -> int:
         return len(self.reactor.tcpClients)

@@ -1,5 +1,6 @@
 """
-The dashboard and the alerts of packaging/: that they parse, and that every metric and label in them exists.
+The dashboard and the alerts of packaging/: that they parse, that every metric and label in them exists, and when the
+alerts fire.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import promql_parser
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +21,8 @@ from relayd.status.metrics import CODES
 from relayd.status.responses import Responder
 from tests.support.status import FakeRelay
 
-PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGING = ROOT / "packaging"
 RULES = PACKAGING / "prometheus" / "relayd.rules.yml"
 DASHBOARD = PACKAGING / "grafana" / "relayd.json"
 #: Labels that a scrape adds.
@@ -33,6 +35,13 @@ def selectors(expression: str) -> Iterator[tuple[str, dict[str, tuple[str, str]]
     for name, matchers in re.findall(r"\b((?:relayd|process)_[a-z_]+|up)\b(?!\()(?:\{([^}]*)\})?", expression):
         found = re.findall(r'([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)"', matchers)
         yield name, {label: (operator, value) for label, operator, value in found}
+
+
+def promtool(*words: str, text: str = "") -> tuple[int, str, str]:
+    """Prometheus' own tool: its exit code, output and errors."""
+    program = shutil.which("promtool") or str(ROOT / "build" / "promtool")  # tests/bootstrap.sh brings it
+    done = subprocess.run([program, *words], input=text, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr
 
 
 def rules() -> list[tuple[str, str]]:
@@ -88,7 +97,15 @@ class MonitoringTests(SynchronousTestCase):
         self.assertEqual(len(alerts), RULES.read_text().count("- alert: "))
         for name, expression in alerts.items():
             self.check(name, expression)
-        needed = {"NotReady", "ResultsUnconfirmed", "JournalTrouble", "EventLoopStalls", "ManyRefusals", "HostFailures"}
+        needed = {
+            "NotReady",
+            "CertificateEnds",
+            "ResultsUnconfirmed",
+            "JournalTrouble",
+            "EventLoopStalls",
+            "ManyRefusals",
+            "HostFailures",
+        }
         self.assertEqual({f"Relayd{name}" for name in needed} - set(alerts), set())
 
     def test_dashboard(self) -> None:
@@ -115,14 +132,122 @@ class MonitoringTests(SynchronousTestCase):
         self.assertRaises(ValueError, self.check, "no PromQL", "rate(relayd_ready")
 
     def test_prometheus_own_tool_agrees(self) -> None:
-        """Where it is installed (Debian's ``prometheus``): what it checks beyond the parsers is style."""
-        promtool = shutil.which("promtool")
-        if promtool is None:
-            return
-        asked: tuple[tuple[list[str], str], ...] = (
-            ([promtool, "check", "rules", str(RULES)], ""),
-            ([promtool, "check", "metrics"], self.text),
+        """What it checks beyond the parsers is style."""
+        for words, text in ((("check", "rules", str(RULES)), ""), (("check", "metrics"), self.text)):
+            code, said, errors = promtool(*words, text=text)
+            self.assertEqual((code, errors), (0, ""), said)
+
+
+class AlertTests(SynchronousTestCase):
+    """Which alerts fire: one for each cause. Prometheus' own tool evaluates the rules."""
+
+    #: Of a relay that is well; a scrape every 15 s, for an hour.
+    WELL: ClassVar[dict[str, str]] = {
+        "relayd_ready": "1x240",
+        'relayd_uplink_accepted{dialect="socketio"}': "1x240",
+        'relayd_uplink_accepted{dialect="native"}': "0x240",
+        "relayd_uplink_state_seconds": "0+15x240",
+        "relayd_uplink_losses_total": "0x240",
+        "relayd_journal_trouble": "0x240",
+        "relayd_journal_bytes": "0x240",
+        "relayd_journal_bytes_limit": "100x240",
+        "relayd_audit_available": "1x240",
+        "relayd_commands_accepted_total": "0+10x240",
+        'relayd_commands_refused_total{code="forbidden-host"}': "0x240",
+    }
+
+    def check(self, expected: dict[int, set[str]], **series: str) -> None:
+        """
+        Evaluate the rules.
+
+        :param expected: the alerts that fire, by minutes from the beginning.
+        :param series: values that differ from `WELL`, in promtool's notation, by the name without its first word.
+        """
+        values = dict(self.WELL)
+        for name, each in series.items():
+            (full,) = [key for key in (*values, f"relayd_{name}") if key.startswith(f"relayd_{name}")][:1]
+            values[full] = each
+        labels = 'job="relayd",instance="a"'
+        tests = [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": f"{minutes}m",
+                "exp_samples": [{"labels": f'{{alertname="Relayd{name}"}}', "value": 1} for name in sorted(names)],
+            }
+            for minutes, names in expected.items()
+        ]
+        given = [
+            {"series": f"{name[:-1]},{labels}}}" if name.endswith("}") else f"{name}{{{labels}}}", "values": each}
+            for name, each in values.items()
+        ]
+        file = Path(self.mktemp())
+        test = {"interval": "15s", "input_series": given, "promql_expr_test": tests}
+        file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": [test]}))
+        code, said, errors = promtool("test", "rules", str(file))
+        self.assertEqual(code, 0, said + errors)
+
+    def test_all_is_well(self) -> None:
+        self.check({1: set(), 30: set(), 59: set()})
+
+    def test_a_main_server_that_is_away(self) -> None:
+        """Attempts to reach it fail again and again: that is one cause."""
+        self.check(
+            {4: set(), 6: {"NotReady"}, 40: {"NotReady"}},
+            ready="0x240",
+            uplink_accepted="0x240",
+            uplink_losses_total="0+3x240",
         )
-        for argv, text in asked:
-            done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=60)
-            self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+
+    def test_one_that_was_away(self) -> None:
+        self.check(
+            {19: {"NotReady"}, 21: set(), 35: set()},
+            ready="1x39 0x39 1x160",
+            uplink_accepted="1x39 0x39 1x160",
+            uplink_state_seconds="0+15x39 0+15x39 0+15x160",
+            uplink_losses_total="0x39 0+3x39 120x160",
+        )
+
+    def test_one_that_comes_and_goes(self) -> None:
+        """In the end it stays away."""
+        self.check(
+            {5: set(), 20: {"UplinkUnsteady"}, 29: {"UplinkUnsteady"}, 32: {"UplinkUnsteady"}, 37: {"NotReady"}},
+            ready="1 1 1 0 " * 30 + "0x120",
+            uplink_accepted="1 1 1 0 " * 30 + "0x120",
+            uplink_state_seconds="0 15 30 0 " * 30 + "0+15x120",
+        )
+
+    def test_one_that_comes_and_goes_and_stays(self) -> None:
+        """Half an hour of calm is not needed."""
+        self.check(
+            {20: {"UplinkUnsteady"}, 37: set()},
+            uplink_state_seconds="0 15 30 0 " * 30 + "0+15x120",
+        )
+
+    def test_the_journal(self) -> None:
+        """The relay is not ready then, refuses commands, and is full: one alert."""
+        self.check(
+            {10: {"JournalTrouble"}, 50: {"JournalTrouble"}},
+            ready="0x240",
+            journal_trouble="1x240",
+            journal_bytes="100x240",
+            commands_accepted_total="0x240",
+            **{'commands_refused_total{code="journal-full"}': "0+10x240"},
+        )
+
+    def test_the_audit_log(self) -> None:
+        self.check(
+            {10: {"AuditTrouble"}, 50: {"AuditTrouble"}},
+            ready="0x240",
+            audit_available="0x240",
+            commands_accepted_total="0x240",
+            **{'commands_refused_total{code="audit-unavailable"}': "0+10x240"},
+        )
+
+    def test_two_causes(self) -> None:
+        """A main server that is away, and a disk that is full."""
+        self.check(
+            {10: {"NotReady", "JournalTrouble"}}, ready="0x240", uplink_accepted="0x240", journal_trouble="1x240"
+        )
+
+    def test_a_site_that_forbids(self) -> None:
+        self.check({20: {"ManyRefusals"}}, commands_refused_total="0+10x240")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import txaio.tx
+from twisted.logger import LogLevel
 
 from relayd.errors import KeyUnusable, Overloaded
 from relayd.uplink.conversation import ATTACHMENT_TIMEOUT
@@ -17,6 +18,7 @@ from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.receiver import RecordingReceiver, echo
+from tests.support.schemas import malformed
 from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase
 
 
@@ -46,6 +48,7 @@ class Reconnecting(ServiceCase):
             self.advance(4.02)
         self.assertEqual(len(self.warnings()), 29)
         self.assertIn("http://192.0.2.9:3000 cannot be reached: connection refused", self.warnings()[0])
+        self.assertIn("look at the port in --server", self.warnings()[0])
         self.assertEqual(len(self.keys), 30, "the key is read again at each attempt")
 
     def test_wrong_key(self) -> None:
@@ -87,6 +90,39 @@ class Reconnecting(ServiceCase):
         status = self.service.status
         self.assertEqual((status.accepted, status.dialect, status.losses), (False, None, 1))
         self.assertIn("it disconnected the namespace", str(status.last_error))
+
+    def test_since_when_it_is_not_accepted(self) -> None:
+        """From its start, whatever attempts are made: the main server throws the relay out of each."""
+        self.service.stopService()
+        self.reactor.advance(1000)
+        self.begin()
+        started = self.reactor.seconds()
+        for _ in range(2):
+            self.assertEqual(self.service.status.since, started)
+            server, pump = self.connected()
+            self.advance(0.5)
+            server.dialect.close()
+            server.flush()
+            pump.flush()
+            self.advance(20)
+        self.assertEqual(self.service.status.since, started)
+        self.connected()
+        self.advance(2.1)
+        self.assertEqual(self.service.status.since, self.reactor.seconds())
+
+    def test_the_log_says_when_the_relay_is_accepted(self) -> None:
+        """Not before; and it names the URL as it was given, but for what may be a secret."""
+        self.service.stopService()
+        self.begin(server="ws://192.0.2.9:3000/Main?token=hunter2")
+        del self.events[:]
+        self.refuse()
+        self.assertIn("ws://192.0.2.9:3000/Main cannot be reached", self.warnings()[0])
+        self.advance(7)
+        self.connected()
+        said = [f"{what} ws://192.0.2.9:3000/Main as p (socketio)" for what in ("Connecting to", "Connected to")]
+        self.assertEqual(self.lines(LogLevel.info), said)
+        self.advance(2.1)
+        self.assertEqual(self.lines(LogLevel.info), [*said, "Accepted by ws://192.0.2.9:3000/Main as p (socketio)"])
 
     def test_http_answers(self) -> None:
         for answer, words, least in (
@@ -188,11 +224,12 @@ class Flowing(ServiceCase):
     def test_commands(self) -> None:
         server, pump = self.connected()
         server.dialect.request("execute_command", ORDER)
-        server.dialect.send_event("execute_command", ORDER | {"port": "x", "commandId": "c2"})
-        server.dialect.send_event("execute_command", ["no", "command"])
-        server.dialect.send_event("command_result_received", {"success": "perhaps"})
+        server.dialect.send_event("execute_command", malformed(ORDER | {"port": "x", "commandId": "c2"}))
+        server.dialect.send_event("execute_command", malformed(["no", "command"]))
+        perhaps = malformed({"success": "perhaps"}, "command_result_received")
+        server.dialect.send_event("command_result_received", perhaps)
         server.dialect.send_event("command_result_received", {"success": False, "error": "commandId is missing"})
-        server.dialect.send_event("proxy_status_update", None)
+        server.dialect.send_event("proxy_status_update", malformed(None, "proxy_status_update"))
         server.dialect.send_event("news", None)
         server.flush()
         pump.flush()
@@ -209,7 +246,7 @@ class Flowing(ServiceCase):
         for event in ("command_status", "cancel_command"):
             server.dialect.request(event, {"commandId": 7})
         server.dialect.send_event("command_status", {"commandId": 7})
-        server.dialect.send_event("execute_command", ORDER | {"commandId": 8, "port": "x"})
+        server.dialect.send_event("execute_command", malformed(ORDER | {"commandId": 8, "port": "x"}))
         server.flush()
         pump.flush()
         data: list[Any] = [event.data for event in server.events if isinstance(event, AckReceived | EventReceived)]

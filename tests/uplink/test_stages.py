@@ -365,18 +365,22 @@ class RetryAfter(SynchronousTestCase):
 
 class Addresses(SynchronousTestCase):
     def test_forms(self) -> None:
-        for url, text in (
-            ("wss://main.example/x?y", "https://main.example:443"),
-            ("http://user:hunter2@main.example:8080", "http://main.example:8080"),
-            ("ws://[::1]:3000", "http://[::1]:3000"),
-            ("https://bücher.example", "https://xn--bcher-kva.example:443"),
-            ("https://Straße.example", "https://xn--strae-oqa.example:443"),
-            ("wss://my_host", "https://my_host:443"),
-            ("ws://[FE80::1%25Eth0]:1", "http://[fe80::1%Eth0]:1"),  # as RFC 6874 has it in a URL
-            ("ws://[fe80::1%eth0]:1", "http://[fe80::1%eth0]:1"),  # and as people write it
-            ("ws://r4--a.bü:1", "http://r4--a.xn--b-eha:1"),
+        """As it was given in logs, and as host and port for the network."""
+        for url, text, netloc in (
+            ("wss://main.example/x?y=hunter2", "wss://main.example/x", "main.example:443"),
+            (" https://main.example:443/ ", "https://main.example:443/", "main.example:443"),
+            ("http://user:hunter2@main.example:8080", "http://main.example:8080", "main.example:8080"),
+            ("ws://[::1]:3000", "ws://[::1]:3000", "[::1]:3000"),
+            ("https://bücher.example", "https://bücher.example", "xn--bcher-kva.example:443"),
+            ("https://Straße.example", "https://Straße.example", "xn--strae-oqa.example:443"),
+            ("wss://my_host", "wss://my_host", "my_host:443"),
+            ("ws://[FE80::1%25Eth0]:1", "ws://[FE80::1%25Eth0]:1", "[fe80::1%Eth0]:1"),  # as RFC 6874 has it in a URL
+            ("ws://[fe80::1%eth0]:1", "ws://[fe80::1%eth0]:1", "[fe80::1%eth0]:1"),  # and as people write it
+            ("ws://r4--a.bü:1", "ws://r4--a.bü:1", "r4--a.xn--b-eha:1"),
+            ("ws://main/\x1b[2J", "ws://main/\N{REPLACEMENT CHARACTER}[2J", "main:80"),
         ):
-            self.assertEqual(str(ServerAddress.of(url)), text)
+            address = ServerAddress.of(url)
+            self.assertEqual((str(address), address.netloc), (text, netloc))
 
     def test_names_that_idna_does_not_have(self) -> None:
         """Main server and proxy: the system looks them up."""

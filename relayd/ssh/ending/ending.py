@@ -276,7 +276,7 @@ class Ending:
 
     def _leave(self) -> None:
         if self._session.state is not State.ENDED:
-            _log.warn("{target!r}: a command that was to end may still be running", target=self._job.target)
+            _log.warn("{target}: a command that was to end may still be running", **self._job.target.log_fields)
         self._stop()
 
     def _stop(self, *, settled: bool = True) -> None:

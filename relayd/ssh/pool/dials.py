@@ -88,14 +88,15 @@ class Dials:
             if not self._cancelled:
                 # A fault of ours. Its text might hold what the host or the main server sent.
                 _log.error(
-                    "{target!r}: connecting failed unexpectedly: {kind} at {where}",
-                    target=member.target,
+                    "{target}: connecting failed unexpectedly: {kind} at {where}",
                     kind=type(reason).__name__,
                     where=frames[-1][:3] if frames else "",
+                    **member.target.log_fields,
                 )
-        if not self._cancelled:
-            _log.info("{target!r}: {error}", target=member.target, error=str(error))
         here = not error.at_jump_host
+        if error is reason and not self._cancelled:
+            names_host = here and "host" in error.fields
+            _log.info("{error}" if names_host else "{target}: {error}", error=str(error), **member.target.log_fields)
         self._on_failure(
             member,
             DialFailure(

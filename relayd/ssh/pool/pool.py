@@ -263,7 +263,7 @@ class Pool:
         if target.via is None:
             self._names.opened(target.dialled, connection)
         self._refused_logins.accepted(target)
-        _log.debug("{target!r}: connected", target=target)
+        _log.debug("{target}: connected", **target.log_fields)
         if self._shutdown.begun:
             self._shutdown.close(connection)
             return
@@ -302,7 +302,7 @@ class Pool:
         if self._shutdown.begun or not self._state.doubt(member, proven=proven):
             return
         target = member.target
-        _log.info("{target!r}: a connection does not answer; another one is opened beside it", target=target)
+        _log.info("{target}: a connection does not answer; another one is opened beside it", **target.log_fields)
         for user in reversed(users):
             job = self._connections.take(user, connection)
             if job is None:  # it was withdrawn
@@ -320,9 +320,9 @@ class Pool:
         """The name of its host has other addresses now: the connection finishes what runs on it."""
         member = self._connections.members[connection]
         _log.info(
-            "{target!r}: the name no longer resolves to {address}; new commands go to its new address",
-            target=member.target,
+            "{target}: the name no longer resolves to {address}; new commands go to its new address",
             address=connection.address,
+            **member.target.log_fields,
         )
         self._state.retire(member, Text("the host's name resolves elsewhere now"))
         self._work()
@@ -373,7 +373,7 @@ class Pool:
             self._names.closed(target.dialled, connection)
         opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)
         self._state.lost(member, self._reactor.seconds(), opening)
-        _log.debug("{target!r}: disconnected: {reason}", target=target, reason=reason)
+        _log.debug("{target}: disconnected: {reason}", reason=reason, **target.log_fields)
         for user in reversed(interrupted):
             job = jobs.get(user)
             if job is not None:

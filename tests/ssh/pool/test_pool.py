@@ -5,11 +5,14 @@ The pool with connections in memory: what becomes of its jobs when servers refus
 from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
+from twisted.logger import capturedLogs, formatEvent
 
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import (
+    ConnectRefused,
+    KnownHostsUnusable,
     NotRun,
     SessionRefused,
     SSHError,
@@ -216,3 +219,42 @@ class CeilingTests(PoolTestCase):
         self.assertIsInstance(error, TooManyHops)
         self.submit(FAR)
         self.assertEqual(len(self.errors), 1)
+
+
+class LogTests(PoolTestCase):
+    """What the log says of connections: each line names the host once, and in fields."""
+
+    def lines(self, target: Target, error: Exception | None) -> list[str]:
+        """What is logged of one connection to *target*, which comes about and ends, or fails with *error*."""
+        with capturedLogs() as events:
+            self.submit(target)
+            if error is None:
+                self.lose(self.dialer.succeed())
+            else:
+                self.dialer.fail(error)
+        ours = [event for event in events if event["log_namespace"] == "relayd.ssh"]
+        for event in ours:
+            self.assertEqual((event["user"], event["host"], event["port"]), (target.username, target.host, 22))
+        return [formatEvent(event) for event in ours]
+
+    def test_a_connection(self) -> None:
+        connected, disconnected = self.lines(A, None)
+        self.assertEqual(connected, "a@host:22: connected")
+        self.assertRegex(disconnected, r"^a@host:22: disconnected: ")
+
+    def test_an_error_that_names_the_host(self) -> None:
+        error = ConnectRefused(host="host", port=22)
+        self.assertEqual(self.lines(A, error), [str(error)])
+
+    def test_an_error_that_does_not(self) -> None:
+        error = KnownHostsUnusable(file="/k", reason="no such file")
+        self.assertEqual(self.lines(A, error), [f"a@host:22: {error}"])
+
+    def test_an_error_of_a_jump_host(self) -> None:
+        error = ConnectRefused(host="jump", port=22)
+        error.at_jump_host = True
+        self.assertEqual(self.lines(A, error), [f"a@host:22: {error}"])
+
+    def test_a_fault_of_ours(self) -> None:
+        (line,) = self.lines(A, ValueError("canary"))
+        self.assertRegex(line, r"^a@host:22: connecting failed unexpectedly: ValueError at ")

@@ -116,7 +116,7 @@ def _labelled(text: str) -> Text | None:
         return known
     if label[1].endswith("PRIVATE KEY"):
         return Text("it is a private key in a format that is not supported")
-    return Text("it is a text in PEM, but no private key")
+    return Text("it is a PEM text of another kind")
 
 
 def _by_its_words(text: str) -> Text | None:

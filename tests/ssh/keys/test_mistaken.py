@@ -142,7 +142,7 @@ class OtherThingsTests(MistakenTestCase):
         tpm = self.ssh_keygen("ed").replace("OPENSSH PRIVATE", "TSS2 PRIVATE")
         self.named({"TPM": tpm}, "it is a private key in a format that is not supported")
         self.named(
-            {"signature": "-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n"}, "it is a text in PEM, but no private key"
+            {"signature": "-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n"}, "it is a PEM text of another kind"
         )
 
     def test_ssh_com(self) -> None:

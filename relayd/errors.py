@@ -6,6 +6,8 @@ As `DescribedError` says, the docstring of a class is the message that a person 
 
 from __future__ import annotations
 
+from typing import Final
+
 from relayd.language.errors import DescribedError, Executed
 from relayd.language.texts import span
 
@@ -23,6 +25,11 @@ class ConfigError(RelayError):
     """{option}: {reason}"""
 
     code = "config"
+
+
+#: The exit status of relayd for mistakes in its settings (``EX_CONFIG`` of sysexits.h): to start again would not help.
+#: The units of packaging/systemd name it in ``RestartPreventExitStatus``.
+MISTAKES: Final = 78
 
 
 # What arrives from the main server -----------------------------------------------------------------------------------
@@ -47,7 +54,14 @@ class InvalidMessage(RelayError):
     phase = "receive"
 
     def __init__(
-        self, *, event: str, field: str, reason: str, command_id: str | None = None, numeric_id: bool = False
+        self,
+        *,
+        event: str,
+        field: str,
+        reason: str,
+        command_id: str | None = None,
+        numeric_id: bool = False,
+        extended: bool = False,
     ) -> None:
         super().__init__(event=event, field=field, reason=reason)
         #: The command that it names, as far as that could be read: of an id that is not valid the beginning, and it
@@ -55,6 +69,8 @@ class InvalidMessage(RelayError):
         self.command_id = command_id
         #: Whether the id was a number.
         self.numeric_id = numeric_id
+        #: Whether it asks for an extended result.
+        self.extended = extended
 
 
 class Unencodable(RelayError):

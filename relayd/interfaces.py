@@ -18,6 +18,10 @@ from relayd.wire.messages import CommandOutput, CommandResult, CommandState, Exe
 Acknowledge = Callable[[RelayError | None], None]
 
 
+def no_acknowledgement(error: RelayError | None) -> None:
+    """The `Acknowledge` of a command for which the main server asked for none: nobody gets to know."""
+
+
 class ILink(Interface):
     """One connection to the main server on which events flow."""
 

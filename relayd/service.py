@@ -39,6 +39,7 @@ from relayd.settings import (
     live_ssh_settings_of,
     live_uplink_settings_of,
     policy_of,
+    runner_settings_of,
     ssh_settings_of,
     uplink_settings_of,
 )
@@ -80,7 +81,12 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     journal = _make_journal(reactor, config, translate)
     policy = policy_of(config)
     runner = SSHCommandRunner(
-        reactor, ssh_settings_of(config), credentials_of(config), policy.allows_address, translate
+        reactor,
+        ssh_settings_of(config),
+        runner_settings_of(config),
+        credentials_of(config),
+        policy.allows_address,
+        translate,
     )
     audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
@@ -260,7 +266,9 @@ class RelayService(Service):
             self._audit.tell_commands(effective.audit_commands)
         # From here on nothing can fail, and no command comes in between.
         self._config = effective
-        self._runner.configure(live_ssh_settings_of(effective), credentials, policy.allows_address)
+        self._runner.configure(
+            live_ssh_settings_of(effective), runner_settings_of(effective), credentials, policy.allows_address
+        )
         if changes.of(Effect.HOSTS):
             # The addresses and keys of open connections were checked by the old rules, and a command is judged by the
             # name of its host alone.

@@ -15,6 +15,7 @@ from relayd.network.descriptors import connections_within
 from relayd.policy.rules import Policy
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import LiveSettings, SSHSettings
+from relayd.ssh_runner import RunnerSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 
@@ -55,9 +56,6 @@ def live_ssh_settings_of(config: Config) -> LiveSettings:
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
-        working_directory=config.working_directory,
-        output_encoding=config.output_encoding,
-        exact_text=config.allow_commands is not None or config.deny_commands is not None,
         no_exit_status_hosts=config.no_exit_status_hosts or (),
     )
 
@@ -70,6 +68,15 @@ def ssh_settings_of(config: Config) -> SSHSettings:
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,
         max_total_connections=connections_within(config.max_total_connections),
+    )
+
+
+def runner_settings_of(config: Config) -> RunnerSettings:
+    """What hosts are told."""
+    return RunnerSettings(
+        working_directory=config.working_directory,
+        output_encoding=config.output_encoding,
+        exact_text=config.allow_commands is not None or config.deny_commands is not None,
     )
 
 

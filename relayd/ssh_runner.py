@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -18,7 +19,7 @@ from zope.interface import implementer
 from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
-from relayd.language.texts import Text, Translate, english, joined
+from relayd.language.texts import Text, Translate, english
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -27,6 +28,7 @@ from relayd.ssh.errors import (
     AddressForbidden,
     CredentialUnusable,
     HiddenAddressForbidden,
+    LoginTimeout,
     NameNotFound,
     NameTimeout,
     NoCredential,
@@ -40,10 +42,11 @@ from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
-from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
+from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
+    LoginTimeout: Text("If it always takes that long, the relay's operator can raise --connect-timeout."),
     NameNotFound: Text("That machine is the relay's."),
     NameTimeout: Text("That machine is the relay's."),
     AddressForbidden: Text("The relay's operator finds the rules in --allow-hosts and --deny-hosts."),
@@ -57,12 +60,30 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
 LARGE: Final = 256 * 1024
 
 
+class RunnerSettings(Struct, frozen=True, kw_only=True):
+    """
+    How commands become texts for hosts.
+
+    :ivar working_directory: where commands run; empty: where the login leads.
+    :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
+        name none.
+    :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
+        `relayd.language.charsets.write_text`.
+    """
+
+    working_directory: str = "/"
+    output_encoding: str = UTF8
+    exact_text: bool = False
+
+
 @implementer(ICommandRunner)
 class SSHCommandRunner:
     """
     Runs commands on SSH hosts.
 
     :param reactor: provides time, TCP, name resolution and threads.
+    :param ssh: how hosts are reached.
+    :param settings: what the hosts are told.
     :param allows: to which addresses it may connect; by default to all.
     :param translate: into the language of the texts in results.
     :ivar client: runs them; it also tells what its pool holds.
@@ -71,20 +92,23 @@ class SSHCommandRunner:
     def __init__(
         self,
         reactor: Any,
-        settings: SSHSettings,
+        ssh: SSHSettings,
+        settings: RunnerSettings | None = None,
         credentials: CredentialTable | None = None,
         allows: AddressCheck = allow_all,
         translate: Translate = english,
     ) -> None:
         self._reactor = reactor
         self._translate = translate
-        self.client = SSHClient(reactor, settings, allows)
-        self._settings: LiveSettings = settings
+        self.client = SSHClient(reactor, ssh, allows)
+        self._settings = RunnerSettings() if settings is None else settings
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
-    def configure(self, settings: LiveSettings, credentials: CredentialTable, allows: AddressCheck) -> None:
+    def configure(
+        self, ssh: LiveSettings, settings: RunnerSettings, credentials: CredentialTable, allows: AddressCheck
+    ) -> None:
         """Change the settings for new commands; see `SSHClient.configure`."""
-        self.client.configure(settings, allows)
+        self.client.configure(ssh, allows)
         self._settings = settings
         self._credentials = credentials
 
@@ -228,7 +252,7 @@ def _result(
         truncated=stdout.truncated or stderr.truncated,
         stdout_bytes=stdout.total,
         stderr_bytes=stderr.total,
-        timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
+        timings=cast(Timings, {phase: round(seconds, 6) for phase, seconds in completed.timings.items()}),
         killed=completed.killed,
         output_open=completed.open is not None,
         encoding="base64" if command.encoding == BASE64 else None,
@@ -266,7 +290,7 @@ def _host_failure(error: SSHError) -> HostFailure:
 
 def _message(error: SSHError) -> Text:
     advice = ADVICE.get(type(error))
-    return error.text if advice is None else joined([error.text, advice])
+    return error.text if advice is None else Text("{text} {advice}", text=error.text, advice=advice)
 
 
 def _translate(failure: Failure) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -23,16 +23,19 @@ from relayd import __version__
 from relayd.config.exposure import exposures
 from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
+from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, read
 from relayd.config.reload import ReloadOnSignal
 from relayd.config.values import near
-from relayd.errors import ConfigError
+from relayd.errors import MISTAKES, ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
 from relayd.process.garbage import GarbageCollection
 from relayd.process.hardening import forbid_dumps, use_steady_clock
+from relayd.process.journald import is_journal, with_priority
 from relayd.process.logs import configure as configure_logs
 from relayd.process.systemd import Notifier, make_notifier
+from relayd.process.unit_files import loaded_credentials
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
@@ -64,7 +67,8 @@ class Options(usage.Options):
     """
     The command line of relayd, and the `Config` made from it, the environment and the TOML file.
 
-    Mistakes end the process with one line each on standard error; twistd would print all of ``--help`` before them.
+    Mistakes end the process with one line each on standard error, and with exit status `MISTAKES`; twistd would print
+    all of ``--help`` before them.
     """
 
     synopsis = "--server URL --proxy-id NAME --api-key-file PATH [options]"
@@ -83,28 +87,30 @@ class Options(usage.Options):
         """
         Read *options*, by default the process's own arguments.
 
-        :raises SystemExit: for any mistake.
+        :raises SystemExit: with `MISTAKES`, for any mistake.
         """
         arguments = list(sys.argv[1:] if options is None else options)
         try:
             _check_names(arguments)
             super().parseOptions(arguments)
         except (ConfigError, usage.UsageError) as error:  # Twisted's texts name options and never show a value
-            _fail(str(error))
+            _refuse(str(error))
         self._directory = os.getcwd()
-        reading = self.read()
+        reading = self.read(_sources_of_credentials(os.environ))
         if reading.config is None or reading.mistakes:
-            _fail(*map(str, reading.mistakes))
+            _refuse(*map(str, reading.mistakes))
         self.config = reading.config
         self.exposed = exposures(reading, os.environ)
 
-    def read(self) -> Reading:
+    def read(self, elsewhere: Elsewhere = Elsewhere()) -> Reading:  # noqa: B008  # frozen
         """
         Read the settings now. Paths on the command line stay relative to the directory it was given in: twistd changes
         its working directory.
+
+        :param elsewhere: more that messages can say.
         """
         given = {option.name: bool(self[option.name]) if option.is_flag else self[option.name] for option in OPTIONS}
-        return read(given, os.environ, directory=self._directory)
+        return read(given, os.environ, directory=self._directory, elsewhere=elsewhere)
 
     def parseArgs(self, *rest: str) -> None:
         """
@@ -172,7 +178,8 @@ class ProcessService(MultiService):
         try:
             super().startService()
         except ConfigError as error:
-            _fail(str(error))
+            # Not MISTAKES: another process may let go of the directory, and a disk may have room again.
+            raise SystemExit(f"relayd: {error}") from None
         self._notifier = self._make_notifier()
         if self._notifier is not None:
             self._notifier.startService()
@@ -263,10 +270,24 @@ def _check_names(arguments: Sequence[str]) -> None:
             # A word with one hyphen that is similar to no name may be a value, so it is not shown.
             shown = name if name.startswith("--") or meant else name[:2]
             if shown in _OF_TWISTD:
-                reason = "is an option of twistd; put it before the word relayd"
+                where = "the command relayd has none of those" if _alone() else "put it before the word relayd"
+                reason = f"is an option of twistd; {where}"
             raise ConfigError(option=shown, reason=reason)
         if name in _PARAMETERS and not equals:
             next(rest, None)
+
+
+def _sources_of_credentials(environ: Mapping[str, str]) -> Elsewhere:
+    """What messages about systemd's credentials can say more: the files that they are made from."""
+    folder = os.path.normpath(environ.get(CREDENTIALS, ""))
+    root, unit = os.path.split(folder)
+    loaded = loaded_credentials(unit) if root == CREDENTIALS_ROOT else {}
+    return Elsewhere(sources={f"{folder}/{name}": source for name, source in loaded.items()}, in_unit=True)
+
+
+def _alone() -> bool:
+    """Whether this is the command ``relayd``, rather than twistd (`relayd.__main__`)."""
+    return os.path.basename(sys.argv[0]) == "relayd"
 
 
 def _describe(option: Option, columns: int) -> list[str]:
@@ -281,5 +302,8 @@ def _row(left: str, text: str, columns: int) -> list[str]:
     return lines + [f"{'':<31} {line}" for line in more]
 
 
-def _fail(*lines: str) -> NoReturn:
-    raise SystemExit("\n".join(f"relayd: {line}" for line in lines)) from None
+def _refuse(*lines: str) -> NoReturn:
+    """End with one line for each mistake in the settings. No log has begun yet."""
+    text = "".join(f"relayd: {line}\n" for line in lines)
+    sys.stderr.write(with_priority(text, "error") if is_journal(sys.stderr, os.environ) else text)
+    raise SystemExit(MISTAKES) from None

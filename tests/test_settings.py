@@ -15,12 +15,13 @@ from relayd.settings import (
     limits_of,
     live_ssh_settings_of,
     live_uplink_settings_of,
+    runner_settings_of,
     ssh_settings_of,
     uplink_settings_of,
 )
 from tests.config.test_options import ConfigCase
 
-_LIVE = (limits_of, live_ssh_settings_of, live_uplink_settings_of)
+_LIVE = (limits_of, live_ssh_settings_of, live_uplink_settings_of, runner_settings_of)
 
 
 def _values(settings: Struct) -> dict[str, Any]:

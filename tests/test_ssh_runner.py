@@ -13,10 +13,11 @@ from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
+from relayd.language.catalogues import translator
 from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
-from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, marked_sleep, processes, shown, tool
@@ -28,7 +29,9 @@ class RunnerTestCase(ServerTestCase):
 
     def make_runner(self, **settings: Any) -> SSHCommandRunner:
         """A runner; it is closed when the test ends."""
-        runner = SSHCommandRunner(self.reactor, SSHSettings(known_hosts=str(self.known_hosts), **settings))
+        own = {name: settings.pop(name) for name in RunnerSettings.__struct_fields__ if name in settings}
+        ssh = SSHSettings(known_hosts=str(self.known_hosts), **settings)
+        runner = SSHCommandRunner(self.reactor, ssh, RunnerSettings(**own))
         self.addCleanup(runner.close)
         return runner
 
@@ -246,6 +249,12 @@ class MemoryTests(ServerTestCase):
     async def test_success(self) -> None:
         self.assertEqual((await self.order("db")).stdout, "ok")
 
+    async def test_its_advice_in_chinese(self) -> None:
+        """No blank stands between two sentences."""
+        error = await self.error_of(self.order("nowhere"), HostFailure)
+        said = "无法解析主机名 nowhere。请检查拼写，以及客户端所在机器的 DNS 设置。这里的客户端就是中介服务。"
+        self.assertEqual(error.text.within(translator("zh")), said)
+
     async def test_what_the_relays_operator_can_do(self) -> None:
         """The SSH library knows no relay: what stands here of one, the runner adds."""
         for host, end in (
@@ -254,6 +263,15 @@ class MemoryTests(ServerTestCase):
         ):
             error = await self.error_of(self.order(host), HostFailure)
             self.assertTrue(str(error).endswith(end), error)
+
+    async def test_a_login_that_takes_too_long(self) -> None:
+        self.hosts[0].misbehaviour = Misbehaviour.STALLS_LOGINS
+        ssh = SSHSettings(known_hosts="", host_keys="ignore", connect_timeout=1.0)
+        self.runner = SSHCommandRunner(self.network, ssh)
+        self.addCleanup(self.runner.close)
+        error = await self.error_of(self.order("db"), HostFailure)
+        end = "If it always takes that long, the relay's operator can raise --connect-timeout."
+        self.assertTrue(str(error).endswith(end), error)
 
     async def test_codes(self) -> None:
         for misbehaviour in (Misbehaviour.REFUSES_CONNECTIONS, Misbehaviour.REFUSES_COMMANDS):

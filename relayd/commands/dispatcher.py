@@ -120,7 +120,7 @@ class Dispatcher:
         self._drains = Drains(clock, self._is_drained, self._scheduler.cancel_all)
         self._outbox = Outbox(clock, journal, self.stats, self._drains.check, translate)
         self._duplicates = Duplicates(
-            self._active, journal, self._outbox, self.stats, self._reports, self._refuse, self._overloaded
+            self._active, journal, self._outbox, self.stats, self._reports, self._refuse, self._overloaded, translate
         )
         self._inputs = InputBudget()
         self._accepting = True
@@ -177,12 +177,17 @@ class Dispatcher:
         self.stats.refused[error.code] += 1
         shown = None if command_id is None else printable(command_id, MAX_COMMAND_ID)
         _log.warn("The main server sent an invalid message ({id}): {error}", id=shown, error=str(error))
-        acknowledge(error)
-        is_command = error.fields["event"] == EXECUTE_COMMAND
-        if command_id is not None and is_command and not self._duplicates.is_due(command_id):
-            self._outbox.send_unrecorded(
-                failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
-            )
+        if command_id is None or error.fields["event"] != EXECUTE_COMMAND:
+            acknowledge(error)
+            return
+        failure = failure_result(
+            command_id, error, numeric_id=error.numeric_id, extended=error.extended, translate=self._translate
+        )
+        if self._duplicates.is_due(command_id):
+            self._duplicates.acknowledge_or_tell(failure, error, acknowledge)
+        else:
+            acknowledge(error)
+            self._outbox.send_unrecorded(failure)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""

@@ -10,12 +10,14 @@ from typing import Final
 from twisted.logger import Logger
 
 from relayd.commands.active import ActiveCommand
+from relayd.commands.failures import failed_result
 from relayd.commands.outbox import Outbox
 from relayd.commands.reports import CommandReports
 from relayd.commands.stats import Stats
 from relayd.errors import AlreadyConfirmed, DuplicateMismatch, OutcomeLost, Overloaded, RelayError
-from relayd.interfaces import Acknowledge, EntryState, IJournal, JournalEntry
-from relayd.wire.messages import ExecuteCommand
+from relayd.interfaces import Acknowledge, EntryState, IJournal, JournalEntry, no_acknowledgement
+from relayd.language.texts import Translate
+from relayd.wire.messages import CommandResult, ExecuteCommand
 
 _log = Logger("relayd.commands")
 
@@ -30,6 +32,7 @@ class Duplicates:
     :param active: the commands that are under way, by id.
     :param refuse: answers a command with an error, and sends that as its result.
     :param overloaded: the error for duplicates that are too many.
+    :param translate: to the language of what results say.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Duplicates:
         reports: CommandReports,
         refuse: Callable[[ExecuteCommand, RelayError, Acknowledge], None],
         overloaded: Callable[[], Overloaded],
+        translate: Translate,
     ) -> None:
         self._active = active
         self._journal = journal
@@ -49,6 +53,7 @@ class Duplicates:
         self._reports = reports
         self._refuse = refuse
         self._overloaded = overloaded
+        self._translate = translate
 
     def is_due(self, command_id: str) -> bool:
         """Whether a result is still due for this id, so that another one would be taken for it."""
@@ -101,10 +106,25 @@ class Duplicates:
         acknowledge(None)
 
     def _refuse_mismatch(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
-        """Another command under an id that is taken: while a result is due for that id, it gets no other."""
+        """
+        Another command under an id that is taken. While a result is due for that id, its failure is not one more, but
+        an acknowledgement, or what stands for it where the main server asked for none.
+        """
         error = DuplicateMismatch()
         if self.is_due(command.command_id):
             self._reports.report_refused(command, error)
-            acknowledge(error)
+            self.acknowledge_or_tell(failed_result(command, error, self._translate), error, acknowledge)
         else:
             self._refuse(command, error, acknowledge)
+
+    def acknowledge_or_tell(self, failure: CommandResult, error: RelayError, acknowledge: Acknowledge) -> None:
+        """
+        Refuse a command with *error*, while the result of another command is due for its id.
+
+        :param failure: is sent at once, and only once, where the main server asked for no acknowledgement: it would
+            wait for ever, or take the result of the other command for that of this one.
+        """
+        if acknowledge is no_acknowledgement:
+            self._outbox.send_once(failure)
+        else:
+            acknowledge(error)

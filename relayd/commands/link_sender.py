@@ -28,6 +28,9 @@ _log = Logger("relayd.commands")
 #: Seconds without a receipt after which a link with as many results in flight as it may have is not held up by them.
 RECEIPT_PATIENCE: Final = 60.0
 
+#: Results that may wait on one link and are held nowhere else.
+MAX_ONCE: Final = 1000
+
 
 class LinkSender:
     """
@@ -60,6 +63,8 @@ class LinkSender:
         self.in_flight = InFlight(link, clock.seconds())
         # What waits, first in first out, each once.
         self._backlog: OrderedDict[ResultKey, None] = OrderedDict()
+        #: Those of them that are held nowhere else.
+        self._once: dict[ResultKey, CommandResult] = {}
         self._pumping = False
         self._pump: Deferred[None] | None = None
         self._refusals: dict[ResultKey, int] = {}
@@ -72,6 +77,13 @@ class LinkSender:
         if not self._pumping and self._link.writable and not self.in_flight.full:
             self._send_now(key, result)
         else:
+            self.enqueue(key)
+
+    def send_once(self, result: CommandResult) -> None:
+        """Send *result*, which is held nowhere, when its turn comes; not where too many of them wait already."""
+        key = ResultKey(result.command_id, recorded=False, once=True)
+        if not self._halted and (key in self._once or len(self._once) < MAX_ONCE):
+            self._once[key] = result
             self.enqueue(key)
 
     def enqueue(self, *keys: ResultKey) -> None:
@@ -110,6 +122,7 @@ class LinkSender:
         """Send nothing more that waits."""
         self._halted = True
         self._backlog.clear()
+        self._once.clear()
         for call in self._retries.values():
             call.cancel()
         self._retries.clear()
@@ -141,7 +154,7 @@ class LinkSender:
             self.in_flight.stop_counting()
 
     async def _send_when_loaded(self, key: ResultKey) -> None:
-        result = await self._results.load(key)
+        result = self._once.pop(key) if key.once else await self._results.load(key)
         if result is None:  # confirmed meanwhile, or a refusal of a command that came again and was accepted
             return
         if self._suspects.is_suspect(key):

@@ -111,6 +111,15 @@ class Outbox:
         if self._current is not None:
             self._current.enqueue(ResultKey(result.command_id, False))
 
+    def send_once(self, result: CommandResult) -> None:
+        """
+        Send *result* on the link that there is, if there is one, and never again: it stands for an acknowledgement.
+
+        The result that is due for the command is sent as if this one did not exist.
+        """
+        if self._current is not None:
+            self._current.send_once(result)
+
     def unrecorded(self, command_id: str) -> CommandResult | None:
         """The result of *command_id* that is held here until it is confirmed, if any."""
         return self._results.unrecorded(command_id)
@@ -208,7 +217,7 @@ class Outbox:
     def _settle(self, key: ResultKey) -> None:
         """It needs no more sending."""
         self._clear(key)
-        if not key.recorded:
+        if not (key.recorded or key.once):  # of those, another one may wait
             self._unqueue(key)
         self._results.confirm(key)
         self._settled()

@@ -28,10 +28,13 @@ class ResultKey(Struct, frozen=True, gc=False):
     Names one result.  A command can have two: it was refused, and the same command came again, and ran.
 
     :ivar recorded: whether the journal holds the result; otherwise it is in memory.
+    :ivar once: whether it stands for an acknowledgement: sent once, on one link, beside the result that is due for the
+        command, and held nowhere.
     """
 
     command_id: str
     recorded: bool
+    once: bool = False
 
 
 class UndeliveredResults:
@@ -103,18 +106,24 @@ class UndeliveredResults:
 
     def is_held(self, key: ResultKey) -> bool:
         """Whether the result is still there."""
+        if key.once:
+            return False
         if key.recorded:
             return self._state_of(key.command_id) in (EntryState.FINISHED, EntryState.DEAD)
         return key.command_id in self._unrecorded
 
     def is_due(self, key: ResultKey) -> bool:
         """Whether somebody waits for its delivery."""
+        if key.once:
+            return False
         if key.recorded:
             return self._state_of(key.command_id) is EntryState.FINISHED
         return key.command_id in self._unrecorded and key.command_id not in self._unwanted
 
     def confirm(self, key: ResultKey) -> None:
         """The main server has the result."""
+        if key.once:
+            return
         if key.recorded:
             self._journal.confirm(key.command_id)
             return

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from relayd.config import values
 from relayd.config.options import BY_NAME, OPTIONS, Config
+from relayd.config.paths import Paths
 from relayd.config.sources import Given, where_set
 from relayd.config.state_directory import directory_hindrance
 from relayd.errors import ConfigError
@@ -24,25 +25,26 @@ def missing(config: Config) -> Iterator[ConfigError]:
     yield ConfigError(
         option=f"{', '.join(others)} and {last}" if others else last,
         reason=f"missing; give {usage}, or {options[0].environment_name} in the environment, or {options[0].name} in "
-        "the file of --config",
+        f"{config.config or 'the file of --config'}",
     )
 
 
-def contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
+def contradictions(config: Config, given: Mapping[str, Given], paths: Paths) -> Iterator[ConfigError]:
     """
     Mistakes between two options, or between an option and the disk.
 
     :param given: what was set, to name the place of a mistake.
+    :param paths: knows which files cannot be seen here.
     """
     yield from _unencrypted(config, given)
     yield from _proxy(config, given)
-    yield from _tls_files(config, given)
+    yield from _tls_files(config, given, paths)
     if config.default_timeout > config.max_timeout:
         limit = values.spell_duration(config.max_timeout)
         culprit = "default-timeout" if "default-timeout" in given else "max-timeout"
         reason = f"--default-timeout must not be longer than --max-timeout, which is {limit}"
         yield ConfigError(option=_where(given, culprit), reason=reason)
-    if hindrance := directory_hindrance(config.state_dir):
+    if not paths.is_unseen(config.state_dir) and (hindrance := directory_hindrance(config.state_dir)):
         yield ConfigError(option=_where(given, "state-dir"), reason=hindrance)
 
 
@@ -68,14 +70,15 @@ def _proxy(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
         yield ConfigError(option=_where(given, "http-proxy-password-file"), reason=reason)
 
 
-def _tls_files(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
+def _tls_files(config: Config, given: Mapping[str, Given], paths: Paths) -> Iterator[ConfigError]:
     files = {"tls-ca": config.tls_ca, "tls-cert": config.tls_cert, "tls-key": config.tls_key}
     for name, other in (("tls-cert", "tls-key"), ("tls-key", "tls-cert")):
         if files[name] and not files[other]:
             yield ConfigError(option=_where(given, name), reason=f"needs --{other} too")
     for name, path in files.items():
-        if path and not os.path.isfile(path):
-            yield ConfigError(option=_where(given, name), reason=f"there is no file {path}")
+        if path and not paths.is_unseen(path) and not os.path.isfile(path):
+            reasons = f"there is no file {path}", paths.origin(path)
+            yield ConfigError(option=_where(given, name), reason="; ".join(filter(None, reasons)))
 
 
 def _where(given: Mapping[str, Given], name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
 
 from relayd.config import values
+from relayd.config.paths import Paths
 from relayd.errors import ConfigError
 from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.patterns import check_host_pattern, check_user_pattern
@@ -30,6 +31,7 @@ def read_credentials(
     environ: Mapping[str, str],
     options: Collection[str],
     refuse: Callable[[ConfigError], object],
+    paths: Paths,
 ) -> tuple[CredentialRule, ...]:
     """
     The rules of the tables, in their order.
@@ -38,6 +40,7 @@ def read_credentials(
     :param path: the path of that file; paths in it are relative to its folder.
     :param options: names of options, which in TOML belong to a table when they stand below its heading.
     :param refuse: called with the first mistake of each table.
+    :param paths: says where paths lead.
     """
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         reason = "expected tables that each begin with [[credentials]]"
@@ -46,7 +49,7 @@ def read_credentials(
     rows = []
     for number, table in enumerate(tables, 1):
         try:
-            rows.append(_Row(table, number, path, environ).read(options))
+            rows.append(_Row(table, number, path, environ, paths).read(options))
         except ConfigError as mistake:
             refuse(mistake)
     return tuple(rows)
@@ -55,11 +58,12 @@ def read_credentials(
 class _Row:
     """Reads one table into a `CredentialRule`."""
 
-    def __init__(self, table: dict[str, Any], number: int, path: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, table: dict[str, Any], number: int, path: str, environ: Mapping[str, str], paths: Paths) -> None:
         self._table = table
         self._row = f"[[credentials]] number {number} in {path}"
         self._directory = os.path.dirname(os.path.abspath(path))
         self._environ = environ
+        self._paths = paths
 
     def read(self, options: Collection[str]) -> CredentialRule:
         for key in self._table:
@@ -115,16 +119,13 @@ class _Row:
         text = self._table[key]
         if not _is_text(text):
             self._refuse(key, "expected the path of a file")
-        path = self._path(text)
-        missing = (
-            f"there is none (paths are relative to {self._directory})"
-            if key in _SECRET_FILES
-            else f"there is none at {path}"
-        )
+        path = self._path(key, text)
+        if self._paths.is_unseen(path):
+            return path
         try:
             status = os.stat(path)
         except (OSError, ValueError):
-            self._refuse(key, f"expected the path of a file; {missing}")
+            self._refuse(key, f"expected the path of a file; {self._missing(key, path)}")
         if not stat.S_ISREG(status.st_mode):
             self._refuse(key, "expected the path of a regular file")
         if not os.access(path, os.R_OK):
@@ -132,6 +133,15 @@ class _Row:
         if key in _SECRET_FILES and is_open_to_others(status):
             self._refuse(key, "other users can read the file: chmod 600 it")
         return path
+
+    def _missing(self, key: str, path: str) -> str:
+        if origin := self._paths.origin(path):
+            return f"there is none; {origin}"
+        return (
+            f"there is none (paths are relative to {self._directory})"
+            if key in _SECRET_FILES
+            else f"there is none at {path}"
+        )
 
     def _agent(self) -> str | None:
         agent = self._table.get("agent", False)
@@ -144,10 +154,13 @@ class _Row:
             return None
         if not _is_text(agent):
             self._refuse("agent", "expected true (for $SSH_AUTH_SOCK), or the path of an agent's socket")
-        return self._path(agent)
+        return self._path("agent", agent)
 
-    def _path(self, text: str) -> str:
-        return os.path.abspath(os.path.join(self._directory, os.path.expanduser(text.strip())))
+    def _path(self, key: str, text: str) -> str:
+        try:
+            return self._paths.resolve(text, self._directory)
+        except ValueError as error:
+            self._refuse(key, str(error))
 
     def _via(self) -> str | None:
         if "via" not in self._table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -16,9 +16,13 @@ from relayd.config.consistency import contradictions, missing
 from relayd.config.credentials import read_credentials
 from relayd.config.option import Option
 from relayd.config.options import BY_NAME, OPTIONS, Config
+from relayd.config.paths import Elsewhere, Paths
 from relayd.config.sources import Given, OptionSources, where_set
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
 from relayd.network.credential_rules import CredentialRule
+
+#: The relay itself reads its settings.
+_HERE: Final = Elsewhere()
 
 
 class Reading(Struct, frozen=True):
@@ -37,13 +41,20 @@ class Reading(Struct, frozen=True):
     unknown: tuple[str, ...]
 
 
-def load(argv_options: Mapping[str, str | bool | None], environ: Mapping[str, str], *, complete: bool = True) -> Config:
+def load(
+    argv_options: Mapping[str, str | bool | None],
+    environ: Mapping[str, str],
+    *,
+    complete: bool = True,
+    directory: str | None = None,
+    elsewhere: Elsewhere = _HERE,
+) -> Config:
     """
     The settings alone; for the parameters see `read`.
 
     :raises ConfigError: for the first mistake.
     """
-    reading = read(argv_options, environ, complete=complete)
+    reading = read(argv_options, environ, complete=complete, directory=directory, elsewhere=elsewhere)
     if reading.config is None or reading.mistakes:
         raise reading.mistakes[0]
     return reading.config
@@ -55,6 +66,7 @@ def read(
     *,
     complete: bool = True,
     directory: str | None = None,
+    elsewhere: Elsewhere = _HERE,
 ) -> Reading:
     """
     Read the options: the command line overrides the environment, that the file, and that the default.
@@ -64,27 +76,31 @@ def read(
         file is looked at.
     :param directory: what relative paths on the command line and in the environment are relative to; by default the
         working directory.
+    :param elsewhere: what is different when another process than the relay reads them.
     """
     mistakes: list[ConfigError] = []
-    sources = OptionSources(OPTIONS, os.getcwd() if directory is None else directory, mistakes.append)
+    paths = Paths(environ, elsewhere)
+    directory = os.getcwd() if directory is None else directory
+    sources = OptionSources(OPTIONS, directory, paths, mistakes.append)
     sources.read_argv(argv_options)
     sources.read_environment(environ)
-    path, credentials = _read_file(sources, environ, mistakes)
+    path, credentials = _read_file(sources, environ, paths, mistakes)
     given = sources.given
     chosen = {option.attribute: _value(sources, option) for option in OPTIONS if option.name != "config"}
     chosen["config"] = path
-    private = _derive(chosen, environ)
+    private = _derive(chosen, environ, paths)
     config = None
     if not mistakes:  # a value that could not be read is not known, and neither is what depends on it
         key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
         config = Config(**chosen, credentials=credentials, _key_file=key_file)
         if complete:
-            mistakes += [*missing(config), *contradictions(config, given), *_unusable_secrets(config, given)]
+            mistakes += [*missing(config), *contradictions(config, given, paths)]
+            mistakes += _unusable_secrets(config, given, paths)
     return Reading(config, tuple(mistakes), given, tuple(sources.unknown))
 
 
 def _read_file(
-    sources: OptionSources, environ: Mapping[str, str], mistakes: list[ConfigError]
+    sources: OptionSources, environ: Mapping[str, str], paths: Paths, mistakes: list[ConfigError]
 ) -> tuple[str | None, tuple[CredentialRule, ...]]:
     """The path of the file that ``config`` names, if any, and the credentials in it."""
     given = sources.given.get("config")
@@ -92,7 +108,8 @@ def _read_file(
     if given is None or path is None:
         return None, ()
     content = sources.read_toml(path, given.where)
-    credentials = read_credentials(content.pop("credentials", []), path, environ, BY_NAME, mistakes.append)
+    tables = content.pop("credentials", [])
+    credentials = read_credentials(tables, path, environ, BY_NAME, mistakes.append, paths)
     sources.read_file(content, path)
     return path, credentials
 
@@ -104,16 +121,15 @@ def _value(sources: OptionSources, option: Option) -> Any:
     return None if option.default is None else option.parse(option.default)
 
 
-def _derive(chosen: dict[str, Any], environ: Mapping[str, str]) -> bool:
+def _derive(chosen: dict[str, Any], environ: Mapping[str, str], paths: Paths) -> bool:
     """
     Fill in the defaults that depend on the machine.
 
     :return: whether the API key comes from systemd.
     """
-    credentials = environ.get("CREDENTIALS_DIRECTORY")
-    private = chosen["api_key_file"] is None and bool(credentials)
+    private = chosen["api_key_file"] is None and bool(paths.credentials)
     if private:
-        chosen["api_key_file"] = os.path.join(str(credentials), "api-key")
+        chosen["api_key_file"] = paths.resolve("api-key", paths.credentials)
     if chosen["state_dir"] is None:
         # Never below the working directory: relayd started from another one would have forgotten all host keys.
         personal = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
@@ -124,17 +140,21 @@ def _derive(chosen: dict[str, Any], environ: Mapping[str, str]) -> bool:
     return private
 
 
-def _unusable_secrets(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
+def _unusable_secrets(config: Config, given: Mapping[str, Given], paths: Paths) -> Iterator[ConfigError]:
     """What is wrong with the files that hold secrets for the main server and the proxy."""
-    if config.api_key_file is not None:
+    path = config.api_key_file
+    if path is not None and not paths.is_unseen(path):
         try:
             config.read_api_key()
         except KeyUnusable as error:
             where = where_set(given, BY_NAME["api-key-file"], "$CREDENTIALS_DIRECTORY/api-key")
-            reason = f"the API key cannot be used: {error.fields['reason']}"
-            yield ConfigError(option=where, reason=reason)
+            reasons = f"the API key cannot be used: {error.fields['reason']}", paths.origin(path)
+            yield ConfigError(option=where, reason="; ".join(filter(None, reasons)))
+    if config.http_proxy_password_file is None or paths.is_unseen(config.http_proxy_password_file):
+        return
     try:
         config.read_proxy_password()
     except UplinkError as error:
         where = where_set(given, BY_NAME["http-proxy-password-file"])
-        yield ConfigError(option=where, reason=str(error.fields["reason"]))
+        reasons = str(error.fields["reason"]), paths.origin(config.http_proxy_password_file)
+        yield ConfigError(option=where, reason="; ".join(filter(None, reasons)))

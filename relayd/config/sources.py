@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from relayd.config import values
 from relayd.config.option import Option
+from relayd.config.paths import Paths
 from relayd.errors import ConfigError
 
 #: Characters of a wrong value that is shown: longer ones are more likely keys than words, numbers or times.
@@ -56,15 +57,23 @@ class OptionSources:
     Collects what was set; call its methods in the order of precedence.
 
     :param directory: what relative paths on the command line and in the environment are relative to.
+    :param paths: says where paths lead, and where variables were set.
     :param refuse: called with each mistake.
     :ivar given: what was set, by the names of options.
     :ivar unknown: environment variables that begin with ``RELAYD_`` and name no option.
     """
 
-    def __init__(self, options: Sequence[Option], directory: str, refuse: Callable[[ConfigError], object]) -> None:
+    def __init__(
+        self,
+        options: Sequence[Option],
+        directory: str,
+        paths: Paths,
+        refuse: Callable[[ConfigError], object],
+    ) -> None:
         self._by_name = {option.name: option for option in options}
         self._by_variable = {option.environment_name: option for option in options}
         self._directory = directory
+        self._paths = paths
         self._tell = refuse
         self.given: dict[str, Given] = {}
         self.unknown: list[str] = []
@@ -74,14 +83,14 @@ class OptionSources:
         for name, value in argv_options.items():
             if name in self._by_name and value is not None and value is not False:
                 text = "yes" if value is True else str(value)
-                where = self._by_name[name].flag_name
+                where = self._paths.place(self._by_name[name].flag_name)
                 self._give(name, Given(text, where, self._directory, on_command_line=True))
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         """Take what the environment holds."""
         for variable, text in environ.items():
             option = self._by_variable.get(variable)
-            where = f"{variable} in the environment"
+            where = self._paths.place(variable, f"{variable} in the environment")
             if option is not None:
                 if text or option.parse is values.any_text:  # an empty variable is the usual way to say "not set"
                     self._give(option.name, Given(text, where, self._directory, in_environment=True))
@@ -101,9 +110,12 @@ class OptionSources:
             with open(path, "rb") as file:
                 return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark
         except OSError as error:
-            self._refuse(where, f"{path} cannot be read: {error.strerror}")
+            advice = "; relayd's user has to read it: chmod 644 it" if isinstance(error, PermissionError) else ""
+            self._refuse(where, f"{path} cannot be read: {error.strerror}{advice}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            hint = "; put texts in quotes" if str(error).startswith("Invalid value") else ""
+            said = str(error)
+            hint = "; put texts in quotes" if said.startswith("Invalid value") else ""
+            hint = "; it is set twice: remove one of the two" if said.startswith("Cannot overwrite a value") else hint
             self._refuse(path, f"is not valid TOML: {error}{hint}")
         except ValueError:  # tomllib lets Python's own limit through
             self._refuse(path, "is not valid TOML: a number has thousands of digits")
@@ -143,7 +155,11 @@ class OptionSources:
             self._refuse(given.where, f"expected {expected}, not {given.show(option, *part)}")
             return None
         if option.is_path:
-            return os.path.abspath(os.path.join(given.directory, os.path.expanduser(str(value))))
+            try:
+                return self._paths.resolve(str(value), given.directory)
+            except ValueError as error:
+                self._refuse(given.where, str(error))
+                return None
         return value
 
     def _give(self, name: str, given: Given) -> None:

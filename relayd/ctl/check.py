@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
 from typing import Any
 
 from relayd.config.reading import Reading
 from relayd.ctl.findings import Finding, Level
-from relayd.ctl.settings import add_all_options, read_all
+from relayd.ctl.settings import Place, add_all_options, read_all
 
 NAME = "check"
 HELP = "check settings, files and the connection to the main server; say what is wrong and how to fix it"
@@ -27,15 +26,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check everything; 1 when a fault was found, 130 when interrupted."""
+    """
+    Check everything; 1 when a fault was found, 130 when interrupted.
+
+    :raises BrokenPipeError: when nobody reads the findings any more.
+    """
     from twisted.internet.defer import CancelledError, Deferred
     from twisted.internet.task import react
 
     faults: list[int] = []
+    unread: list[BrokenPipeError] = []
+    reading, place = read_all(arguments)
 
     async def all_of_it(reactor: Any) -> None:
-        with suppress(CancelledError):
-            faults.append(await check(reactor, read_all(arguments), dial=arguments.dial))
+        try:
+            faults.append(await check(reactor, reading, place, dial=arguments.dial))
+        except CancelledError:
+            pass
+        except BrokenPipeError as error:  # such as | head
+            unread.append(error)
 
     def start(reactor: Any) -> Deferred[None]:
         checking = Deferred.fromCoroutine(all_of_it(reactor))
@@ -48,21 +57,25 @@ def run(arguments: argparse.Namespace) -> int:
     except SystemExit as done:
         if done.code:
             return int(done.code)
+    if unread:
+        raise unread[0]
     if not faults:
         print("\ninterrupted: not everything was checked")
         return 130
     return 1 if faults[0] else 0
 
 
-async def check(reactor: Any, reading: Reading, *, dial: bool) -> int:
+async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> int:
     """
     Print all findings, as they are found.
 
+    :param place: where *reading* was read.
     :param dial: whether to connect to the main server even while a relay is running.
     :return: the number of faults.
     """
     from relayd.ctl.check_files import check_files, check_settings
     from relayd.ctl.check_server import check_server
+    from relayd.ctl.check_unit import check_unit, check_what_the_unit_sees
 
     counts: dict[Level, int] = {"ok": 0, "warning": 0, "fault": 0, "skipped": 0}
 
@@ -70,15 +83,29 @@ async def check(reactor: Any, reading: Reading, *, dial: bool) -> int:
         counts[level] += 1
         print(Finding(level, what, text), flush=True)
 
+    of_unit = place.of_unit
+    if of_unit is not None:
+        check_unit(of_unit, place.note, report)
+    elif place.note:
+        report("ok", "settings", place.note)
     check_settings(reading, report)
     if reading.config is None:
         report("skipped", "everything else", "fix the settings first")
+    elif place.elsewhere.unseen:
+        unreadable = () if of_unit is None else of_unit.unreadable
+        for text in unreadable or [f"systemd shows {' '.join(place.elsewhere.unseen)} to the relay alone"]:
+            report("skipped", "files", text)
+        report("skipped", "main server", "the key and the files of the relay cannot all be read")
     else:
+        if of_unit is not None:
+            check_what_the_unit_sees(of_unit, reading, report)
         holder = await check_files(reactor, reading.config, report)
         if reading.mistakes:  # a relay would not start with them, so its key is not sent either
             report("skipped", "main server", "fix the settings first")
         else:
-            await check_server(reactor, reading.config, report, holder, dial=dial)
+            # A unit that is still starting has no connection that a second one could displace.
+            starting = of_unit is not None and of_unit.unit.active == "activating"
+            await check_server(reactor, reading.config, report, holder, dial=dial or starting)
     faults, warnings = counts["fault"], counts["warning"]
     print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")
     return faults

@@ -5,10 +5,9 @@ What ``relayctl check`` checks on this machine: settings, files and who may read
 from __future__ import annotations
 
 import os
-import tempfile
+import socket
 import time
 from collections.abc import Iterator
-from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
 from relayd.config import values
@@ -17,6 +16,7 @@ from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
 from relayd.config.secret_files import open_to_others
 from relayd.config.state_directory import StateDirectory, directory_hindrance
+from relayd.ctl.check_space import check_space, no_room
 from relayd.ctl.findings import Report
 from relayd.errors import KeyUnusable, NoJournal
 from relayd.interfaces import EntryState
@@ -35,8 +35,6 @@ from relayd.ssh.login.site_credentials import CredentialTable
 
 #: Seconds that an ssh-agent has to answer.
 AGENT_TIMEOUT: Final = 5.0
-#: Bytes written to see whether the disk has room.
-_ROOM: Final = 256 * 1024
 
 
 def check_settings(reading: Reading, report: Report) -> None:
@@ -86,6 +84,8 @@ async def check_files(reactor: Any, config: Config, report: Report) -> str | Non
     _check_journal(config, report)
     _check_known_hosts(config, report)
     _check_audit(config, report)
+    _check_status(config, holder, report)
+    check_space(config, report)
     table = credentials_of(config)
     for number, row in enumerate(table.rules, 1):
         await _check_credential(reactor, table, f"credentials {number}", row, report)
@@ -109,7 +109,7 @@ def _check_state(config: Config, report: Report) -> str | None:
     path = config.state_dir
     if directory_hindrance(path):
         return None
-    if (words := _no_room(path)) is not None:
+    if (words := no_room(path)) is not None:
         report("fault", "state directory", f"cannot write to {path}: {words}")
     if not os.path.isdir(path):
         if words is None:
@@ -128,22 +128,6 @@ def _check_state(config: Config, report: Report) -> str | None:
     else:
         report("ok", "state directory", f"{path}; a relay is using it" + (f" (process {holder})" if holder else ""))
     return holder
-
-
-def _no_room(folder: str) -> str | None:
-    """Why a relay could not write its first bytes to *folder*, which need not exist yet; ``None``: it could."""
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # the only way to see a quota
-            file.write(bytes(_ROOM))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        # there may be free bytes, but no free inodes
-        room = "; make room (see df, and df -i)" if error.errno in (ENOSPC, EDQUOT) else ""
-        return f"{words_of(error)}{room}"
-    return None
 
 
 def _check_journal(config: Config, report: Report) -> None:
@@ -193,10 +177,24 @@ def _check_audit(config: Config, report: Report) -> None:
         report("fault", "audit log", f"directory {folder} does not exist: create it")
     elif not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)):
         report("fault", "audit log", f"this user cannot write to {path} or to its directory")
-    elif (words := _no_room(folder)) is not None:
+    elif (words := no_room(folder)) is not None:
         report("fault", "audit log", f"cannot write to {folder}: {words}")
     else:
         report("ok", "audit log", path)
+
+
+def _check_status(config: Config, holder: str | None, report: Report) -> None:
+    """Try to listen where the relay would, unless one does."""
+    address = config.status
+    if address is None or holder is not None or address.path:
+        return
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as error:
+        report("fault", "status", f"--status: cannot listen at {address}: {words_of(error)}; choose another")
+    else:
+        report("ok", "status", f"{address} is free")
 
 
 async def _check_credential(

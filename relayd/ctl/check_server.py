@@ -12,6 +12,7 @@ from typing import Any, Final
 from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -20,14 +21,16 @@ from zope.interface import implementer
 
 from relayd.config.options import Config
 from relayd.ctl.findings import Report
-from relayd.errors import ConfigError, InvalidMessage, UplinkError
+from relayd.ctl.status import read_status
+from relayd.errors import ConfigError, InvalidMessage, NoStatus, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.language.texts import span
 from relayd.network.spelling import loopback_addresses, read_address
-from relayd.network.tls import is_verified, verify_error_of
+from relayd.network.tls import explain, is_verified
 from relayd.settings import uplink_settings_of
 from relayd.uplink.connection import UplinkConnection
 from relayd.uplink.endpoint import describe, make_endpoint, unused_proxy
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.stages import Timing
@@ -69,10 +72,10 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
         if not await step(reactor, address, settings, report):
             report("skipped", "main server", "the steps before must succeed first")
             return
+    if holder is not None and not dial and not _report_running(config, holder, str(address), report):
+        dial = True  # the relay has no connection that it could lose
     if holder is not None and not dial:
-        process = f" (process {holder})" if holder else ""
-        text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
-        report("skipped", "main server", text)
+        pass  # reported above
     elif settings.proxy_id is None or config.api_key_file is None:
         report("skipped", "main server", "--proxy-id and --api-key-file are not set")
     else:
@@ -80,19 +83,40 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
         await _dial(reactor, settings, report, Timing() if holder is not None else Timing(probation=PROBATION))
 
 
+def _report_running(config: Config, holder: str, server: str, report: Report) -> bool:
+    """Report on the relay that is running; returns false if the main server does not accept it now."""
+    process = f" (process {holder})" if holder else ""
+    try:
+        uplink = None if config.status is None else read_status(config.status)["uplink"]
+    except NoStatus as error:
+        report("fault", "status", str(error))
+        uplink = None
+    if uplink is None:
+        text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
+        report("skipped", "main server", text)
+    elif uplink["accepted"]:
+        report("ok", "main server", f"{server} accepts the relay that is running{process} ({uplink['dialect']})")
+    else:
+        why = uplink["lastError"] or "it is connecting"
+        report("warning", "relay", f"the relay that is running{process} is not accepted: {why}")
+        return False
+    return True
+
+
 def _check_certificate(settings: UplinkSettings, report: Report) -> None:
     """Report on our own certificate; `make_endpoint` has found it usable."""
     if settings.tls_cert is not None:
         with open(settings.tls_cert, "rb") as file:
             certificate = x509.load_pem_x509_certificates(file.read())[0]
-        _report_end(certificate, settings.tls_cert, "TLS files", report)
+        _report_end(certificate.not_valid_after_utc, settings.tls_cert, "TLS files", report)
 
 
-def _report_end(certificate: x509.Certificate, whose: str, what: str, report: Report) -> None:
-    end = certificate.not_valid_after_utc
-    days = (end - datetime.now(UTC)).days
+def _report_end(end: datetime, whose: str, what: str, report: Report) -> None:
+    now = datetime.now(UTC)
+    days = (end - now).days
     if days < 0:
-        report("fault", what, f"{whose} expired on {end:%Y-%m-%d}: renew it")
+        clock = f"the clock of this machine says {now:%Y-%m-%d}"
+        report("fault", what, f"{whose} expired on {end:%Y-%m-%d}, and {clock}: renew it, or set the clock")
     elif days < SOON:
         report("warning", what, f"{whose} expires on {end:%Y-%m-%d}: renew it")
     else:
@@ -148,7 +172,6 @@ class _Probe(Protocol):
     def __init__(self, host: str) -> None:
         self._host = host
         self.secured: Deferred[None] = Deferred()
-        self.verify_error = ""
 
     def handshakeCompleted(self) -> None:
         """Verify the certificate, as the relay does before it sends anything."""
@@ -156,17 +179,25 @@ class _Probe(Protocol):
             self.secured.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.verify_error = verify_error_of(self.transport)
         if not self.secured.called:
-            self.secured.errback(reason)
+            self.secured.errback(explain(self.transport, reason.value or ConnectionLost()))
+
+
+def _quoting(settings: UplinkSettings) -> Quoting:
+    """Quotes the main server, which may know the key, without it."""
+    try:
+        return Quoting(settings.read_api_key().reveal())
+    except UplinkError:
+        return Quoting()
 
 
 async def _check_connection(reactor: Any, address: ServerAddress, settings: UplinkSettings, report: Report) -> bool:
     """Connect by TCP, through the proxy if there is one, and by TLS, without sending any HTTP."""
     through = "" if settings.http_proxy is None else f" through {ServerAddress.of(settings.http_proxy)}"
     probe = _Probe(address.host)
+    ends: list[float] = []
     try:
-        await connectProtocol(make_endpoint(reactor, address, settings), probe)
+        await connectProtocol(make_endpoint(reactor, address, settings, ends.append), probe)
     except CancelledError:
         raise
     except Exception as error:
@@ -179,14 +210,17 @@ async def _check_connection(reactor: Any, address: ServerAddress, settings: Upli
             return True
         await probe.secured.addTimeout(PATIENCE, reactor)
         certificate = probe.transport.getPeerCertificate().to_cryptography()
-        _report_end(certificate, "the main server's certificate", "TLS", report)
+        end = datetime.fromtimestamp(ends[-1], UTC) if ends else certificate.not_valid_after_utc
+        own = end == certificate.not_valid_after_utc
+        whose = "the main server's certificate" if own else "a certificate that the main server's depends on"
+        _report_end(end, whose, "TLS", report)
         return True
     except TimeoutError:
         report("fault", "TLS", f"no answer within {span(PATIENCE)}; is it a TLS port? Check the port in --server")
     except CancelledError:
         raise
     except Exception as error:
-        report("fault", "TLS", describe(error, probe.verify_error))
+        report("fault", "TLS", describe(error, _quoting(settings)))
     finally:
         probe.secured.addErrback(lambda _: None)
         probe.transport.abortConnection()

@@ -18,6 +18,7 @@ from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
 from relayd.config.sources import Given
 from relayd.ctl.settings import add_all_options, read_all
+from relayd.process.journald import is_journal, with_priority
 
 NAME = "config"
 HELP = "show the settings in effect, and where each one comes from"
@@ -25,36 +26,46 @@ HELP = "show the settings in effect, and where each one comes from"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.add_argument("--toml", action="store_true", help="print what is set as a TOML file for --config")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--toml", action="store_true", help="print what is set as a TOML file for --config")
+    how.add_argument("--quiet", action="store_true", help="print nothing but mistakes")
     add_all_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the settings; 1 when there are mistakes, which are shown too."""
-    reading = read_all(arguments)
-    for mistake in reading.mistakes:
-        print(f"relayctl: {mistake}", file=sys.stderr)
+    reading, place = read_all(arguments)
+    mistakes = "".join(f"relayctl: {mistake}\n" for mistake in reading.mistakes)
+    sys.stderr.write(with_priority(mistakes, "error") if is_journal(sys.stderr, os.environ) else mistakes)
     if reading.config is None:
         return 1
-    lines = _toml(reading.config, reading.given) if arguments.toml else _table(reading.config, reading.given)
-    print("\n".join(lines))
+    if place.note and not arguments.quiet:
+        print(f"# {place.note}")
+    if arguments.quiet:
+        return 1 if reading.mistakes else 0
+    # As the relay names them, and not as the files that systemd makes credentials from.
+    names = {source: credential for credential, source in place.elsewhere.sources.items()}
+    show = _toml if arguments.toml else _table
+    print("\n".join(show(reading.config, reading.given, names)))
     return 1 if reading.mistakes else 0
 
 
-def _table(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
+def _table(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) -> Iterator[str]:
     yield f"{'OPTION':<22}  {'VALUE':<32}  FROM"
     for option in OPTIONS:
-        value = _shown(option, getattr(config, option.attribute))
+        value = _shown(option, getattr(config, option.attribute), names)
         where = given[option.name].where if option.name in given else "default"
         yield f"{option.name:<22}  {value:<32}  {'command line' if where == option.flag_name else where}"
     for number, row in enumerate(config.credentials, 1):
-        keys = ", ".join(f"{key} = {value}" for key, value in _keys_of(row))
+        keys = ", ".join(f"{key} = {value}" for key, value in _keys_of(row, names))
         yield f"[[credentials]] {number}: {keys}"
 
 
-def _shown(option: Option, value: Any) -> str:
+def _shown(option: Option, value: Any, names: Mapping[str, str]) -> str:
     if value is None:
         return "not set"
+    if option.is_path and value in names:
+        return names[value]
     if option.name == "http-proxy":
         return _without_user(value)
     if option.hidden and not os.path.exists(value):
@@ -68,20 +79,22 @@ def _without_user(url: str) -> str:
     return f"http://{place}" + (" (user and password not shown)" if "@" in parts.netloc else "")
 
 
-def _toml(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
+def _toml(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) -> Iterator[str]:
     for option in OPTIONS:
         if option.name not in given or option.name == "config":
             continue
         value = getattr(config, option.attribute)
         if option.name == "http-proxy" and "@" in value and config.http_proxy_password_file is None:
             yield f"# {option.name}: has a password, which is not shown here"
+        elif option.is_path and value in names:
+            yield f"{option.name} = {_text(names[value])}"
         elif option.hidden and option.is_path and not os.path.exists(value):
             yield f"# {option.name}: there is no such file"
         else:
             yield f"{option.name} = {toml_literal(option, value)}"
     for row in config.credentials:
         yield "\n[[credentials]]"
-        yield from (f"{key} = {value}" for key, value in _keys_of(row))
+        yield from (f"{key} = {value}" for key, value in _keys_of(row, names))
 
 
 def toml_literal(option: Option, value: Any) -> str:
@@ -91,10 +104,10 @@ def toml_literal(option: Option, value: Any) -> str:
     return _array(value) if isinstance(value, tuple) else _text(option.spell(value))
 
 
-def _keys_of(row: Any) -> Iterator[tuple[str, str]]:
+def _keys_of(row: Any, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, value in asdict(row).items():
         if value is not None:
-            yield name.replace("_", "-"), _array(value) if isinstance(value, tuple) else _text(value)
+            yield name.replace("_", "-"), _array(value) if isinstance(value, tuple) else _text(names.get(value, value))
 
 
 def _array(values: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ from relayd import __version__
 from relayd.config.values import near
 from relayd.ctl import audit, check, config, journal, policy, status
 from relayd.errors import RelayError
+from relayd.language.texts import printable
 
 
 class Subcommand(Protocol):
@@ -48,6 +49,14 @@ class _Parser(argparse.ArgumentParser):
             meant = near(name, self._option_string_actions) if name.startswith("-") else None
             self.error(f"no such option: {name} (did you mean {meant}?)" if meant else "unknown arguments")
         return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Guess what an unknown subcommand was meant to be; argparse would list them all."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            meant = near(value, action.choices)
+            hint = f"did you mean {meant}?" if meant else f"there are {', '.join(action.choices)}"
+            self.error(f"no such subcommand: {printable(value, 40)} ({hint})")
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

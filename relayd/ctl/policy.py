@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 
 from relayd.config.options import Config
-from relayd.ctl.settings import add_options, read_settings
+from relayd.ctl.settings import add_options, read_settings_and_note
 from relayd.language.texts import printable
 from relayd.network.spelling import Address, read_address, read_host
 from relayd.policy.rules import SPECIAL, Policy, Verdict
@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the rules, or judge by them; 0: everything that was asked about is allowed."""
     from relayd.settings import policy_of  # a slow import, which --help need not wait for
 
-    config = read_settings(arguments)
+    config, note = read_settings_and_note(arguments)
+    if note:
+        print(f"# {note}")
     policy = policy_of(config)
     if arguments.host is None and arguments.user is None and arguments.command is None:
         print("\n".join(_rules(config)))

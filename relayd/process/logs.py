@@ -5,8 +5,9 @@ Where the log goes is up to twistd: ``--logfile`` with its rotation, ``--syslog`
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -19,6 +20,7 @@ from twisted.logger import (
     LogEvent,
     Logger,
     LogLevel,
+    eventAsText,
     formatEvent,
     formatEventAsClassicLogText,
     formatTime,
@@ -28,12 +30,14 @@ from twisted.logger import (
 from zope.interface import implementer
 
 from relayd.language.texts import without_surrogates
+from relayd.process.journald import is_journal, with_priority
 
 #: Fields of events that JSON lines have besides ``time``, ``level``, ``logger`` and ``message``. They are described in
 #: docs/logs.rst, and as stable as options.
 FIELDS: Final = (
     "event", "id", "user", "host", "port", "code", "outcome", "exit", "duration", "stdout_bytes", "stderr_bytes",
     "server", "proxy_id", "dialect", "version", "delay", "reason", "path", "signal", "count", "milliseconds",
+    "own_milliseconds",
 )  # fmt: skip
 #: How many warnings or errors, and how many lines of level info, with the same format and from the same logger are
 #: written per period, in seconds; the rest are only counted.
@@ -110,9 +114,21 @@ def format_text(event: LogEvent) -> str | None:
     if not text:
         return None
     text = text.replace("\n", "\n\t")
+    return f"{_local_time(when)} [{_system(event)}] {text}\n"
+
+
+def _system(event: LogEvent) -> str:
     level = event.get("log_level")
-    system = f"{event.get('log_namespace', '-')}#{'-' if level is None else level.name}"
-    return f"{_local_time(when)} [{system}] {text}\n"
+    return f"{event.get('log_namespace', '-')}#{'-' if level is None else level.name}"
+
+
+def format_text_untimed(event: LogEvent) -> str | None:
+    """The same line without its time."""
+    if "log_failure" in event or event.get("log_system") is not None:
+        text = eventAsText(event, includeTimestamp=False)
+        return _cut(text, MAX_TRACEBACK).replace("\n", "\n\t") + "\n" if text else None
+    text = _cut(_message(event), MAX_MESSAGE).replace("\n", "\n\t")
+    return f"[{_system(event)}] {text}\n" if text else None
 
 
 def format_json(event: LogEvent) -> str | None:
@@ -226,7 +242,12 @@ class Shortener:
         self._observer(event)
 
 
-def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner = globalLogBeginner) -> None:
+def configure(
+    level: str,
+    format: Literal["text", "json"],
+    beginner: LogBeginner = globalLogBeginner,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
     """
     Shape the log that twistd or twist is about to begin.
 
@@ -237,7 +258,7 @@ def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner
 
     def begin(observers: Iterable[ILogObserver], discardBuffer: bool = False, redirectStandardIO: bool = True) -> None:
         given = list(observers)
-        unshaped = [observer for observer in given if not _shape(observer, format)]
+        unshaped = [observer for observer in given if not _shape(observer, format, environ)]
         _Level.least = _VALUES[level]
         sieves = [Sieve(Shortener(each) if each in unshaped else each, level) for each in given]
         LogBeginner.beginLoggingTo(beginner, sieves, discardBuffer, redirectStandardIO)
@@ -249,17 +270,27 @@ def configure(level: str, format: Literal["text", "json"], beginner: LogBeginner
     setattr(beginner, "beginLoggingTo", begin)  # noqa: B010  # replaced on this one object on purpose
 
 
-def _shape(observer: ILogObserver, format: str) -> bool:
+def _shape(observer: ILogObserver, format: str, environ: Mapping[str, str]) -> bool:
     """Make *observer* write lines in *format*; returns whether it can."""
     while isinstance(observer, FilteringLogObserver):  # twist's own --log-level
         observer = observer._observer
     if not isinstance(observer, FileLogObserver):
         return False
+    journal = is_journal(observer._outFile, environ)
     if format == "json":
-        observer.formatEvent = format_json
+        observer.formatEvent = _for_journal(format_json) if journal else format_json
     elif observer.formatEvent.__qualname__.startswith(textFileLogObserver.__name__):  # not twist's own JSON
-        observer.formatEvent = format_text
+        observer.formatEvent = _for_journal(format_text_untimed) if journal else format_text
     return True
+
+
+def _for_journal(format: Callable[[LogEvent], str | None]) -> Callable[[LogEvent], str | None]:
+    def formatted(event: LogEvent) -> str | None:
+        text = format(event)
+        level = event.get("log_level") or LogLevel.info
+        return None if text is None else with_priority(text, level.name)
+
+    return formatted
 
 
 class _Level:

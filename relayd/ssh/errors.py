@@ -105,7 +105,7 @@ class TooManyHops(SSHError):
 
 
 class KeyExchangeTimeout(SSHError):
-    """{host}:{port} accepted the connection, but did not finish the SSH key exchange within {time}. It may be
+    """{host}:{port} accepted the connection, but did not finish the SSH key exchange within {time}: {reason}. It may be
     overloaded, or not be an SSH server."""
 
     code = "key-exchange-timeout"

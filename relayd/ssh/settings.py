@@ -24,11 +24,6 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     :ivar idle_timeout: seconds until a connection without sessions is closed.
     :ivar keepalive_interval: seconds between probes of a silent server; two without an answer end a connection.
     :ivar max_output: bytes kept of stdout and of stderr.
-    :ivar working_directory: where commands run; empty: where the login leads.
-    :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
-        name none.
-    :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
-        `relayd.language.charsets.write_text`.
     :ivar no_exit_status_hosts: patterns (`relayd.network.patterns.covers_host`) of hosts that never say how a command
         ended: a session that they close in good order stands for status 0.
     """
@@ -39,9 +34,6 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     idle_timeout: float = 300.0
     keepalive_interval: float = 15.0
     max_output: int = 8 * 1024 * 1024
-    working_directory: str = "/"
-    output_encoding: str = "utf-8"
-    exact_text: bool = False
     no_exit_status_hosts: tuple[str, ...] = ()
 
 

@@ -24,9 +24,14 @@ class Credential:
     :param passphrase: decrypts the private key.
     :param certificate: the certificate of the key: text of a file like ``id_ed25519-cert.pub``.
     :param agent: path of the socket of an ssh-agent, whose keys are tried.
+    :ivar key_file: where the site keeps the private key, for messages; empty: it came from elsewhere.
+    :ivar certificate_file: the same of the certificate.
     """
 
-    __slots__ = ("__weakref__", "agent", "certificate", "digest", "passphrase", "password", "private_key")
+    __slots__ = (
+        "__weakref__", "agent", "certificate", "certificate_file", "digest", "key_file", "passphrase", "password",
+        "private_key",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -41,6 +46,8 @@ class Credential:
         self.passphrase = passphrase
         self.certificate = certificate
         self.agent = agent
+        self.key_file = ""
+        self.certificate_file = ""
         hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
         for part in (password, private_key, passphrase, certificate, agent):
             text = b"" if part is None else part.encode("utf-8", "surrogatepass")

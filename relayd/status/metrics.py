@@ -52,6 +52,7 @@ class RelayCollector(Collector):
         yield from self._output()
         yield from self._results()
         yield from self._uplink()
+        yield from self._certificates()
         yield from self._journal()
         yield from self._ssh()
 
@@ -167,6 +168,16 @@ class RelayCollector(Collector):
         yield _counter(
             "relayd_uplink_ignored", "Messages from the main server that relayd ignored.", self._sources.uplink.ignored
         )
+
+    def _certificates(self) -> Iterator[Metric]:
+        ends = GaugeMetricFamily(
+            "relayd_certificate_end_timestamp_seconds",
+            "When a TLS certificate ends, in seconds since 1970.",
+            labels=["certificate"],
+        )
+        for certificate, end in self._sources.uplink.certificate_ends().items():
+            ends.add_metric([certificate], end)
+        yield ends
 
     def _journal(self) -> Iterator[Metric]:
         figures = self._sources.journal.figures()

@@ -23,7 +23,7 @@ MAX_BODY: Final = 2048
 BODY_TIMEOUT: Final = 2.0
 
 # RFC 9110, section 15, and RFC 6585
-_UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _UNAVAILABLE = 401, 403, 429, 503
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _UNAVAILABLE = 400, 401, 403, 429, 503
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _SERVER_ERRORS: Final = range(500, 600)
 
@@ -39,6 +39,16 @@ _MEANINGS: Final = {
     504: "a proxy in front of it gets no answer from it",
     505: "it, or something in between, takes only another version of HTTP",
 }
+
+#: What to do about texts with which web servers answer a client whose TLS is not what they want.
+_TLS_HINTS: Final = (
+    (re.compile(r"No required SSL certificate", re.IGNORECASE), "a client certificate; see --tls-cert and --tls-key"),
+    (re.compile(r"SSL certificate error", re.IGNORECASE), "another client certificate than that of --tls-cert"),
+    (
+        re.compile(r"HTTP request (?:was sent )?to (?:an )?HTTPS|plain HTTP to an SSL", re.IGNORECASE),
+        "TLS, so that --server needs https:// or wss://",
+    ),
+)
 
 #: Schemes of an HTTP login (RFC 9110, section 11): none of them takes relayd's key.
 _LOGINS: Final = re.compile(r"(?:basic|digest|negotiate|ntlm)\b", re.IGNORECASE)
@@ -197,6 +207,8 @@ def error_of(
 ) -> RelayError:
     """The error for *response* to the request for *path*."""
     status, reason, seconds = response.status, _reason(response, quote), seconds_of(response.headers)
+    if status == _BAD_REQUEST and _wants_other_tls(response):  # whatever was asked for
+        return UplinkUnreachable(server=server, reason=f"it answers {reason}", status=status)
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         return UplinkRefused(server=server, reason=reason)
     if status in (_TOO_MANY, _UNAVAILABLE) and seconds is not None:
@@ -226,7 +238,13 @@ def _reason(response: HttpResponse, quote: Callable[[str], str]) -> str:
             parts.append(f"{name}: {quote(wanted)}")
     if said := quote(words_of(response)):
         parts.append(f'it says "{said}"')
+        parts += [f"it wants {wanted}" for wanted in _wants_other_tls(response)]
     return ", ".join(parts)
+
+
+def _wants_other_tls(response: HttpResponse) -> list[str]:
+    said = words_of(response)
+    return [wanted for text, wanted in _TLS_HINTS if text.search(said)]
 
 
 def _without_query(location: str) -> str:

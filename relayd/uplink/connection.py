@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.errors import (
@@ -23,6 +24,7 @@ from relayd.errors import (
     UplinkUnreachable,
 )
 from relayd.interfaces import ICommandReceiver
+from relayd.network.tls_faults import TLSFailed
 from relayd.uplink import closing
 from relayd.uplink.answers import HttpResponse, error_of
 from relayd.uplink.blame import EndInquiry
@@ -193,8 +195,8 @@ class UplinkConnection:
     def on_moved(self, wire: Wire) -> None:
         self.link.move_to(wire)
 
-    def on_closed(self, error: BaseException, verify_error: str) -> None:
-        self._turns.take_in_turn(partial(self._wire_closed, error, verify_error))
+    def on_closed(self, error: BaseException) -> None:
+        self._turns.take_in_turn(partial(self._wire_closed, error))
 
     # In their turn
 
@@ -205,14 +207,22 @@ class UplinkConnection:
         else:
             self._machine.failed(self._lost(words))
 
-    def _wire_closed(self, error: BaseException, verify_error: str) -> None:
+    def _wire_closed(self, error: BaseException) -> None:
         self._closed = True
-        reason = describe(error, verify_error)
-        if self._core.stage is Stage.SECURING:
+        reason = describe(error, self._settings.quote)
+        stage = self._core.stage
+        # In TLS 1.3 a server refuses the certificate of a client after the handshake.
+        if stage is Stage.SECURING or (stage is Stage.UPGRADING and isinstance(error, TLSFailed)):
             self._machine.failed(UplinkUnreachable(server=self._settings.server, reason=reason))
         else:
+            if stage is Stage.UPGRADING and isinstance(error, ConnectionDone | ConnectionLost) and self._is_plain:
+                reason += " without an answer, as a TLS port does; if it is one, use wss:// in --server"
             self._machine.failed(self._lost(reason))
         self._finish()
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._settings.server.startswith(("ws:", "http:"))
 
     def _lost(self, reason: str) -> UplinkLost:
         """The error for a connection that is lost; one that was never complete is another error."""

@@ -35,10 +35,18 @@ class UplinkDialer:
     Dials the main server with one API key and one set of headers, as long as these last.
 
     :param headers: the site's own, for each HTTP request.
+    :param on_end_seen: see `relayd.network.tls.client_options`.
     :ivar quote: makes what the main server says fit to be shown: without the key and what the headers hold.
     """
 
-    def __init__(self, reactor: Any, settings: UplinkSettings, key: Secret, headers: Headers) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        settings: UplinkSettings,
+        key: Secret,
+        headers: Headers,
+        on_end_seen: Callable[[float], None],
+    ) -> None:
         parts = [part for _, value in headers for part in words_of_header(value)]
         self.quote = Quoting(key.reveal(), *parts, *words_of_query(settings.server))
         self._reactor = reactor
@@ -46,6 +54,7 @@ class UplinkDialer:
         self._address = ServerAddress.of(settings.server)
         self._key = key
         self._headers = headers
+        self._on_end_seen = on_end_seen
 
     def make_dialect(self, name: str) -> IDialect:
         """A new dialect of that name, for one connection."""
@@ -78,12 +87,12 @@ class UplinkDialer:
         except CancelledError:
             raise
         except Exception as error:
-            raise UplinkUnreachable(server=str(self._address), reason=describe(error)) from None
+            raise UplinkUnreachable(server=str(self._address), reason=describe(error, self.quote)) from None
         return connections[0]
 
     def _route(self, dialect: str) -> Route:
         return Route(
-            endpoint=make_endpoint(self._reactor, self._address, self._settings),
+            endpoint=make_endpoint(self._reactor, self._address, self._settings, self._on_end_seen),
             server_name=self._address.host if self._address.secure else None,
             make_request=partial(self._make_request, dialect),
             subprotocols=subprotocols(self._headers),

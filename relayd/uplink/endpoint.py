@@ -5,15 +5,17 @@ The way to the main server: TCP, a proxy's tunnel, TLS; and what to say when it 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from errno import EHOSTUNREACH, ENETUNREACH
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
-from OpenSSL import SSL, crypto
+from OpenSSL import crypto
 from twisted.internet import error as network
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
@@ -31,16 +33,21 @@ from relayd.language.texts import printable, span
 from relayd.network.descriptors import words_for, words_of
 from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import loopback_addresses, read_address
-from relayd.network.tls import CertificateRefused, client_options
+from relayd.network.tls import client_options
+from relayd.network.tls_faults import TLSFailed
+from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MakeRequest
 from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
 
-#: What OpenSSL says of an answer that is not TLS.
-_NO_TLS: Final = ("wrong version number", "http request", "packet length too long", "record layer failure")
+#: A list of revoked certificates (RFC 7468, section 6).
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\r?\n?", re.DOTALL)
 
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
 CONNECT_TIMEOUT: Final = 15.0
+
+_NO_ROUTE: Final = (EHOSTUNREACH, ENETUNREACH)
+_PRINTABLE: Final = Quoting()
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -63,10 +70,16 @@ class Route(Struct, frozen=True, kw_only=True):
     quote: Callable[[str], str]
 
 
-def make_endpoint(reactor: Any, address: ServerAddress, settings: UplinkSettings) -> IStreamClientEndpoint:
+def make_endpoint(
+    reactor: Any,
+    address: ServerAddress,
+    settings: UplinkSettings,
+    on_end_seen: Callable[[float], None] = lambda end: None,
+) -> IStreamClientEndpoint:
     """
     The endpoint of the main server at *address*. It reads the certificates each time, so that they can be rotated.
 
+    :param on_end_seen: see `relayd.network.tls.client_options`.
     :raises UplinkError: when the file of a certificate, or of the proxy's password, cannot be used.
     """
     if settings.http_proxy is None:
@@ -78,7 +91,7 @@ def make_endpoint(reactor: Any, address: ServerAddress, settings: UplinkSettings
             reactor, _tcp(reactor, proxy), str(proxy), address.netloc, credentials, CONNECT_TIMEOUT
         )
     if address.secure:
-        endpoint = wrapClientTLS(_tls_options(address.host, settings), endpoint, clock=reactor)
+        endpoint = wrapClientTLS(_tls_options(address.host, settings, on_end_seen), endpoint, clock=reactor)
     return endpoint
 
 
@@ -95,22 +108,31 @@ def unused_proxy(address: ServerAddress, settings: UplinkSettings) -> str | None
     return f"{found} is set and not used: relayd goes through a proxy only where --http-proxy names one"
 
 
-def describe(error: BaseException, verify_error: str = "") -> str:
+def end_of_own_certificate(settings: UplinkSettings) -> float | None:
+    """When the certificate in --tls-cert ends, in seconds since 1970; ``None`` where there is none that can be read."""
+    if settings.tls_cert is None:
+        return None
+    try:
+        found = x509.load_pem_x509_certificates(_read("--tls-cert", settings.tls_cert))
+    except (UplinkError, ValueError):
+        return None
+    return min(each.not_valid_after_utc.timestamp() for each in found)
+
+
+def describe(error: BaseException, quote: Callable[[str], str] = _PRINTABLE) -> str:
     """
     Why there is no connection, in words that say where to look.
 
-    :param verify_error: why OpenSSL refused the certificate, where it did.
+    :param quote: makes what the main server says fit to be shown.
     """
+    if isinstance(error, TLSFailed):
+        return error.words(quote)
     if isinstance(error, ProxyUnreachable):
         return f"the HTTP proxy {error.proxy} cannot be reached: {_describe(error.cause, '--http-proxy')}"
-    return _describe(error, "--server", verify_error)
+    return _describe(error, "--server")
 
 
-def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
-    if isinstance(error, CertificateRefused):
-        return str(error)
-    if verify_error:
-        return f"its TLS certificate is refused: {verify_error}; --tls-ca names an authority to trust"
+def _describe(error: BaseException, option: str) -> str:
     if isinstance(error, ProxyError):
         return str(error)
     if isinstance(error, network.DNSLookupError):
@@ -119,28 +141,17 @@ def _describe(error: BaseException, option: str, verify_error: str = "") -> str:
         time = span(CONNECT_TIMEOUT)
         return f"its name could not be looked up within {time}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
-        return "connection refused; nothing listens there, or a firewall rejects it"
+        return f"connection refused; nothing listens there, or a firewall rejects it: look at the port in {option}"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
-        return f"no answer within {span(CONNECT_TIMEOUT)}"
-    if isinstance(error, SSL.Error):
-        words = _openssl_words(error) or "no details"
-        plain = any(each in words for each in _NO_TLS)
-        return f"TLS failed: {words}" + (
-            "; the server does not speak TLS there: look at the scheme and port of --server" if plain else ""
-        )
+        return f"no answer within {span(CONNECT_TIMEOUT)}; look at {option}, and at firewalls on the way"
     if isinstance(error, network.ConnectionDone):
         return "it closed the connection"
     if isinstance(error, network.ConnectionLost):
         return "the connection was cut"
     if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
-        return words_for(error.osError)
+        routes = f"; look at {option} and at the routes of this machine" if error.osError in _NO_ROUTE else ""
+        return f"{words_for(error.osError)}{routes}"
     return printable(str(error) or type(error).__name__, 200)
-
-
-def _openssl_words(error: SSL.Error) -> str:
-    """``[("SSL routines", "", "wrong version number")]`` as text."""
-    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
-    return ", ".join(printable(str(entry[-1]), 100) for entry in entries if entry)
 
 
 def _tcp(reactor: Any, address: ServerAddress) -> IStreamClientEndpoint:
@@ -174,10 +185,14 @@ class _FirstOf:
             raise error from None
 
 
-def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectionCreator:
+def _tls_options(
+    host: str, settings: UplinkSettings, on_end_seen: Callable[[float], None]
+) -> IOpenSSLClientConnectionCreator:
     trust, ours, chain = None, None, []
+    revocations: list[x509.CertificateRevocationList] = []
     if settings.tls_ca is not None:
         trust = trustRootFromCertificates(_certificates("--tls-ca", settings.tls_ca))
+        revocations = _revocations("--tls-ca", settings.tls_ca)
     if settings.tls_cert is not None and settings.tls_key is not None:
         first, *chain = _certificates("--tls-cert", settings.tls_cert)
         key = _read("--tls-key", settings.tls_key)
@@ -189,7 +204,15 @@ def _tls_options(host: str, settings: UplinkSettings) -> IOpenSSLClientConnectio
                 reason=f"--tls-key {settings.tls_key} holds no unencrypted PEM key for the certificate in --tls-cert"
             ) from None
     try:
-        return client_options(host, trust=trust, certificate=ours, chain=chain)
+        return client_options(
+            host,
+            trust=trust,
+            revocations=revocations,
+            ca_file=settings.tls_ca,
+            certificate=ours,
+            chain=chain,
+            on_end_seen=on_end_seen,
+        )
     except ValueError:
         raise UplinkError(reason=f"no certificate can name the host {host} of --server; write it another way") from None
 
@@ -198,8 +221,16 @@ def _certificates(option: str, path: str) -> list[Certificate]:
     try:
         found = x509.load_pem_x509_certificates(_read(option, path))
     except ValueError:
-        raise UplinkError(reason=f"{option} {path} holds no PEM certificate") from None
+        reason = f"{option} {path} holds no PEM certificate; it must have -----BEGIN CERTIFICATE----- in it"
+        raise UplinkError(reason=reason) from None
     return [Certificate(crypto.X509.from_cryptography(certificate)) for certificate in found]
+
+
+def _revocations(option: str, path: str) -> list[x509.CertificateRevocationList]:
+    try:
+        return [x509.load_pem_x509_crl(block) for block in _CRL.findall(_read(option, path))]
+    except ValueError:
+        raise UplinkError(reason=f"{option} {path} holds a list of revoked certificates that cannot be read") from None
 
 
 def _read(option: str, path: str) -> bytes:
@@ -207,4 +238,5 @@ def _read(option: str, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}") from None
+        advice = "; relayd's user has to read it" if isinstance(error, PermissionError) else ""
+        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}{advice}") from None

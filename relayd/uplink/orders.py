@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from relayd.errors import InvalidMessage, RelayError
-from relayd.interfaces import Acknowledge, Blame, ICommandReceiver
+from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, no_acknowledgement
 from relayd.language.texts import Translate
 from relayd.uplink.link import Link
 from relayd.uplink.turns import LARGE, Turns
@@ -114,7 +114,7 @@ class Orders:
 
     def _acknowledger(self, ack_id: int | None) -> Acknowledge:
         if ack_id is None:
-            return lambda error: None
+            return no_acknowledgement
 
         def acknowledge(error: RelayError | None) -> None:
             answer = None if error is None else {"error": self._words_of(error)}

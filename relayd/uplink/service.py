@@ -23,7 +23,7 @@ from relayd.language.texts import span
 from relayd.network.threads import in_pool
 from relayd.uplink.connection import Outcome, UplinkConnection
 from relayd.uplink.dialer import UplinkDialer
-from relayd.uplink.endpoint import unused_proxy
+from relayd.uplink.endpoint import end_of_own_certificate, unused_proxy
 from relayd.uplink.probing import Attempt
 from relayd.uplink.renewal import Renewals
 from relayd.uplink.retry import RetryPolicy
@@ -91,6 +91,7 @@ class UplinkService(Service):
         #: Whether the attempt that is under way is by HTTP long-polling.
         self._polling = False
         self._connection: UplinkConnection | None = None
+        self._server_end: float | None = None
         self.status = UplinkStatus()
         self.ignored = 0
         self._life: Deferred[None] | None = None
@@ -148,7 +149,8 @@ class UplinkService(Service):
         probing = self._profile.begin_round()
         try:
             key = self._settings.read_api_key()
-            dialer = UplinkDialer(self._reactor, self._settings, key, self._settings.read_headers())
+            headers = self._settings.read_headers()
+            dialer = UplinkDialer(self._reactor, self._settings, key, headers, self._on_end_seen)
             for attempt in probing.attempts():
                 try:
                     outcome = await self._make_attempt(attempt, dialer, key)
@@ -202,6 +204,18 @@ class UplinkService(Service):
         )
         dialect, limit = dialer.make_dialect(attempt.dialect), self._profile.limit_of(attempt.dialect)
         return UplinkConnection(self._reactor, wire, dialect, self._receiver, self, limit, settings)
+
+    def certificate_ends(self) -> dict[str, float]:
+        """
+        When TLS certificates end, in seconds since 1970: that of the ``main_server`` as it was last seen, with those
+        that it depends on, and the ``relay``'s own file, as it is now. The first end counts where there are several.
+        """
+        ends = {} if self._server_end is None else {"main_server": self._server_end}
+        own = end_of_own_certificate(self._settings)
+        return ends if own is None else ends | {"relay": own}
+
+    def _on_end_seen(self, end: float) -> None:
+        self._server_end = end
 
     # From the connection (relayd.uplink.connection.UplinkConnectionOwner)
 

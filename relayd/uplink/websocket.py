@@ -24,7 +24,7 @@ from zope.interface import implementer
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.language.texts import printable
 from relayd.network.flow import Flow
-from relayd.network.tls import is_verified, verify_error_of
+from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
 from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
@@ -200,9 +200,9 @@ class WebSocketClient(WebSocketClientProtocol):
             self._refuse_other_protocol(self.data, whole=True)
         if self._refusal is not None:
             self._refusal.finish()
-        verify_error = verify_error_of(self.transport)
+        error = explain(self.transport, reason.value or ConnectionLost())
         super().connectionLost(reason)
-        self._listener.on_closed(reason.value or ConnectionLost(), verify_error)
+        self._listener.on_closed(error)
 
     # In place of autobahn's own
 

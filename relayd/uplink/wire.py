@@ -52,12 +52,8 @@ class WireListener(Protocol):
     def on_close_received(self, code: int | None, reason: str) -> None:
         """The peer begins the closing handshake, or answers ours."""
 
-    def on_closed(self, error: BaseException, verify_error: str) -> None:
-        """
-        TCP is gone: always called, and last.
-
-        :param verify_error: why the certificate was refused, in OpenSSL's words; empty where it was not.
-        """
+    def on_closed(self, error: BaseException) -> None:
+        """TCP is gone: always called, and last."""
 
 
 class SessionListener(WireListener, Protocol):

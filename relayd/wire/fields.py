@@ -41,6 +41,8 @@ SSH_PORT: Final = 22
 
 _FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 
+# Also with the colon of a Chinese keyboard, and an IPv6 address as it stands in a URL
+_WITH_PORT = re.compile(r"(?:\[[^\[\]]*\]|[^:：\[\],;@\s]+)[:：] *[0-9]*")
 _FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
 # Two kinds of errors of msgspec's: what was expected, perhaps with a bound, or null in its place; what is missing.
 _EXPECTED = re.compile(r"Expected `([a-z]+)(?: \| null)?`( of | [<>])?")
@@ -166,14 +168,35 @@ def flag(field: str, value: object) -> bool:
     return known
 
 
+def readable_flag(value: object) -> bool:
+    """A boolean of a message that is not valid: whatever is none is false."""
+    try:
+        return flag("", value)
+    except Invalid:
+        return False
+
+
 def host(field: str, value: object) -> str:
     """A host's name or address."""
     name = text(field, value, most=MAX_NAME).strip()
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
         name = name[1:-1].replace("%25", "%", 1)  # before its zone (RFC 6874)
     if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
-        raise Invalid(field, "is neither a host name nor an IP address")
+        raise Invalid(field, _fault_of_host(name))
     return name
+
+
+def _fault_of_host(name: str) -> Text:
+    """What a text is that was sent as a host and is none."""
+    if "://" in name:
+        return Text("is a URL; send the host's name or address alone")
+    if _WITH_PORT.fullmatch(name):
+        return Text("names a port too; send the port as port")
+    if any(char.isspace() or char in ",;" for char in name):
+        return Text("names several hosts; send a command for each of them")
+    if "@" in name:
+        return Text("names a user too; send the user as username")
+    return Text("is neither a host name nor an IP address")
 
 
 def username(field: str, value: object) -> str:

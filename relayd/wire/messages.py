@@ -9,10 +9,11 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from relayd.errors import RelayError
 from relayd.language.texts import Text, Translate, english
@@ -104,17 +105,32 @@ class Secret:
         return self._text.encode("utf-8", "surrogatepass")
 
 
-class JumpHost(Struct, frozen=True, kw_only=True):
+def as_secret(name: str, value: object) -> Secret:
     """
-    An SSH server on the way to another one (``ssh -J``).
+    A secret that a program gave, perhaps as `str`.
 
-    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`.
-    :ivar host_key: the fingerprint that its key must have, as in `ExecuteCommand`.
+    :raises TypeError: when it is neither; it shows *name* and no value.
+    """
+    if not isinstance(value, Secret | str):
+        raise TypeError(f"{name} has to be a Secret or a str, not {type(value).__name__}")
+    return Secret(value) if isinstance(value, str) else value
+
+
+class _Login(Struct, frozen=True, kw_only=True):
+    """
+    Where to log in, and with what: a command, and each of its jump hosts. A secret given as `str` becomes a `Secret`.
+
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
+        by it.
+    :ivar passphrase: decrypts the private key.
+    :ivar certificate: the certificate for the key: the text of a file like ``id_ed25519-cert.pub``.
+    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
     :ivar written: how the command spells the host, where that differs; see `written_host`.
+    :raises TypeError: when a secret is neither; it names the field.
     """
 
     host: str
-    port: int = 22
+    port: int
     username: str
     password: Secret | None = None
     private_key: Secret | None = None
@@ -123,33 +139,47 @@ class JumpHost(Struct, frozen=True, kw_only=True):
     host_key: str | None = None
     written: str | None = None
 
-    def __repr__(self) -> str:
-        return f"<JumpHost {self.username}@{self.written_host}:{self.port}>"
+    def __post_init__(self) -> None:
+        for name in ("password", "private_key", "passphrase"):
+            if (secret := getattr(self, name)) is not None:
+                force_setattr(self, name, as_secret(name, secret))
 
     @property
     def written_host(self) -> str:
         """The host as a person wrote it: for people, and to send it on."""
         return self.host if self.written is None else self.written
 
+    def _credential_to_wire(self) -> dict[str, str]:
+        secrets = {"password": self.password, "privateKey": self.private_key, "passphrase": self.passphrase}
+        wire = {name: secret.reveal() for name, secret in secrets.items() if secret is not None}
+        texts = {"certificate": self.certificate, "hostKey": self.host_key}
+        return wire | {name: text for name, text in texts.items() if text is not None}
+
+
+class JumpHost(_Login, frozen=True, kw_only=True):
+    """An SSH server on the way to another one (``ssh -J``)."""
+
+    port: int = 22
+
+    def __repr__(self) -> str:
+        return f"<JumpHost {self.username}@{self.written_host}:{self.port}>"
+
     def to_wire(self) -> dict[str, Any]:
         """Its object in ``via``, secrets revealed."""
-        return {"host": self.written_host, "port": self.port, "username": self.username} | _credential_to_wire(self)
+        return {"host": self.written_host, "port": self.port, "username": self.username} | self._credential_to_wire()
 
 
-class ExecuteCommand(Struct, frozen=True, kw_only=True):
+class ExecuteCommand(_Login, frozen=True, kw_only=True):
     """
     One command of the main server, validated.
 
     :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
-        by it.
+        by it. A main server may use any spelling: the relay finds the canonical one.
     :ivar numeric_id: whether ``commandId`` was a number: then every message about the command has a number, too. The
         number and the text of the same digits name the same command: a main server that changes from one to the other
         must not have it run twice.
     :ivar server_id: the main server's name for the host, which relayd does not use.
     :ivar timeout: seconds from receipt; ``None``: the relay chooses.
-    :ivar passphrase: decrypts the private key.
-    :ivar certificate: the certificate for the key: the text of a file like ``id_ed25519-cert.pub``.
-    :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
     :ivar extended: whether the result may carry more than the specification has (`CommandResult.details`).
     :ivar cwd: where it runs, absolute or beginning with ``~``; ``None``: the relay chooses.
     :ivar env: variables that are set for it; values may be secrets.
@@ -159,21 +189,12 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
         `BASE64` for the bytes of the outputs; ``None``: the relay chooses.
     :ivar stream: whether its output is also sent as it arrives (`CommandOutput`).
     :ivar via: jump hosts, the first one first.
-    :ivar written: how the command spells the host, where that differs; see `written_host`.
     """
 
     command_id: str
     numeric_id: bool = False
     server_id: float | str | None = None
-    host: str
-    port: int
-    username: str
     command: str
-    password: Secret | None = None
-    private_key: Secret | None = None
-    passphrase: Secret | None = None
-    certificate: str | None = None
-    host_key: str | None = None
     timeout: float | None = None
     extended: bool = False
     cwd: str | None = None
@@ -183,15 +204,9 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
     encoding: str | None = None
     stream: bool = False
     via: tuple[JumpHost, ...] = ()
-    written: str | None = None
 
     def __repr__(self) -> str:
         return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.written_host}:{self.port}>"
-
-    @property
-    def written_host(self) -> str:
-        """The host as a person wrote it: for people, and to send it on."""
-        return self.host if self.written is None else self.written
 
     def to_wire(self) -> dict[str, Any]:
         """The object on the wire, secrets revealed: for the role that sends commands."""
@@ -202,37 +217,38 @@ class ExecuteCommand(Struct, frozen=True, kw_only=True):
             "username": self.username,
             "command": self.command,
         }
-        if self.server_id is not None:
-            wire["serverId"] = self.server_id
-        wire |= _credential_to_wire(self)
-        if self.timeout is not None:
-            wire["timeout"] = round(self.timeout * 1000)
-        if self.extended:
-            wire["extended"] = True
-        if self.cwd is not None:
-            wire["cwd"] = self.cwd
+        wire |= self._credential_to_wire()
+        optional = {
+            "serverId": self.server_id,
+            "timeout": None if self.timeout is None else round(self.timeout * 1000),
+            "cwd": self.cwd,
+            "encoding": self.encoding,
+        }
+        wire |= {name: value for name, value in optional.items() if value is not None}
         if self.env:
             wire["env"] = dict(self.env)
         if self.stdin:
             text = self.stdin_is_text
             wire["stdin"] = self.stdin.decode() if text else {"base64": b64encode(self.stdin).decode()}
-        if self.encoding is not None:
-            wire["encoding"] = self.encoding
-        if self.stream:
-            wire["stream"] = True
+        wire |= {name: True for name in ("extended", "stream") if getattr(self, name)}
         if self.via:
             wire["via"] = [hop.to_wire() for hop in self.via]
         return wire
 
 
-def _credential_to_wire(of: ExecuteCommand | JumpHost) -> dict[str, str]:
-    secrets = {"password": of.password, "privateKey": of.private_key, "passphrase": of.passphrase}
-    wire = {name: secret.reveal() for name, secret in secrets.items() if secret is not None}
-    if of.certificate is not None:
-        wire["certificate"] = of.certificate
-    if of.host_key is not None:
-        wire["hostKey"] = of.host_key
-    return wire
+class Timings(TypedDict, total=False):
+    """
+    Seconds that the phases of a command took; the names are those on the wire.
+
+    ``wait`` is the time from the command's turn until the host had it.  ``connect``, ``keyExchange`` and ``login`` are
+    parts of it, and there only if a connection was opened for the command.  ``run`` comes after it.
+    """
+
+    wait: float
+    connect: float
+    keyExchange: float
+    login: float
+    run: float
 
 
 class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -243,7 +259,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar signal: the name of the signal that ended the command, without ``SIG`` (RFC 4254, section 6.10).
     :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting.
     :ivar stderr_bytes: the same for the other output.
-    :ivar timings: seconds spent in each phase.
+    :ivar timings: seconds spent in each phase, see `Timings`.
     :ivar killed: whether the processes of a command that was ended early are gone: ``confirmed``, ``unconfirmed``, or
         ``unsupported`` where the host cannot tell.
     :ivar output_open: whether the command has ended and its output perhaps has not: see the last line of ``stderr``.
@@ -255,7 +271,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     truncated: bool = False
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    timings: dict[str, float] | None = None
+    timings: Timings | None = None
     killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
     output_open: bool = False
     encoding: Literal["base64"] | None = None

@@ -8,14 +8,19 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.commands import link_sender
 from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.commands.duplicates import MAX_WAITING
-from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE
-from relayd.wire.messages import JumpHost, Receipt, Secret
+from relayd.commands.outbox import MAX_RECENT, MAX_RECENT_SIZE, RETRY_DELAY
+from relayd.commands.without_receipts import PATIENCE
+from relayd.errors import InvalidMessage, JournalUnavailable
+from relayd.interfaces import no_acknowledgement
+from relayd.wire.messages import CommandState, JumpHost, Receipt, Secret
 from relayd.wire.parsing import parse_execute_command
-from tests.support.dispatching import Desk, HeldRunner, SlowJournal, command
+from tests.support.dispatching import Desk, HeldRunner, SlowJournal, command, watch_log
 
 RECEIVED = Receipt(success=True)
 
@@ -137,22 +142,152 @@ class DuplicateTests(SynchronousTestCase):
         self.assertEqual(prints[0], prints[1])
         self.assertEqual(len(set(prints)), 4)
 
-    def test_other_request_under_the_id_of_a_running_command_is_refused_without_a_result(self) -> None:
-        self.desk.order(command("c1"))
-        for other in (command("c1", text="reboot"), command("c1", host="web2")):
-            self.desk.order(other)
-        self.assertEqual(self.desk.acks[1:], [("c1", "duplicate-mismatch")] * 2)
-        self.assertEqual((self.link.sent, self.stats.refused["duplicate-mismatch"]), ([], 2))
-        self.runner.runs[0].finish()
-        self.desk.order(command("c1", text="reboot"))
-        self.assertEqual((self.link.codes(), self.runner.ids()), ([0], ["c1"]))
-
     def test_other_request_under_the_id_of_a_confirmed_command_gets_a_result(self) -> None:
         self.desk.order(command("c1"))
         self.runner.runs[0].finish()
         self.desk.dispatcher.receipt_received(self.link, RECEIVED)
         self.desk.order(command("c1", text="reboot"))
         self.assertEqual((self.link.codes(), self.runner.ids()), ([0, "duplicate-mismatch"], ["c1"]))
+
+
+class UnacknowledgedTests(SynchronousTestCase):
+    """
+    Another command under an id for which a result is due, where the main server asked for no acknowledgement: it gets
+    a failure result at once, beside the result that is due.
+    """
+
+    def setUp(self) -> None:
+        self.desk = Desk()
+        self.runner, self.link = self.desk.runner, self.desk.link
+
+    def order(self, text: str = "uptime", **fields: Any) -> None:
+        self.desk.dispatcher.command_received(command("c1", text=text, **fields), no_acknowledgement)
+
+    def receive(self, command_id: str | None = None) -> None:
+        self.desk.dispatcher.receipt_received(self.desk.link, Receipt(success=True, command_id=command_id))
+
+    def due(self) -> list[str]:
+        return list(self.desk.journal.unconfirmed())
+
+    def test_while_the_other_runs(self) -> None:
+        self.order()
+        self.order("reboot", extended=True)
+        self.assertEqual(self.link.codes(), ["duplicate-mismatch"])
+        failure = self.link.sent[0]
+        self.assertEqual((failure.command_id, failure.stdout, failure.exit_code), ("c1", "", 1))
+        self.assertIn("Every command needs its own commandId", failure.stderr)
+        self.assertIn("error", failure.to_wire()["result"])  # as the refused command asked for it
+        self.receive()
+        self.assertIs(self.desk.dispatcher.status_asked("c1"), CommandState.RUNNING)
+        self.runner.runs[0].finish()
+        self.assertEqual((self.link.codes()[1:], self.runner.ids(), self.due()), ([0], ["c1"], ["c1"]))
+        self.receive()
+        self.assertEqual(self.due(), [])
+
+    def test_when_the_other_has_ended(self) -> None:
+        """The receipts may come in any order, and none is taken for another's."""
+        for names in (("c1", "c1"), (None, None)):
+            self.desk = Desk()
+            self.order()
+            self.desk.runner.runs[0].finish()
+            self.order("reboot")
+            self.assertEqual(self.desk.link.codes(), [0, "duplicate-mismatch"])
+            for name in names:
+                self.assertEqual(self.desk.journal.outstanding, 1 if self.due() else 0)
+                self.receive(name)
+            self.assertEqual((self.due(), self.desk.dispatcher.stats.stray), ([], 0))
+
+    def test_it_is_sent_once(self) -> None:
+        """A link that is lost takes it along, as it would an acknowledgement; the result that is due comes again."""
+        self.order()
+        self.order("reboot")
+        self.desk.disconnect()
+        self.order("reboot")
+        again = self.desk.connect()
+        self.assertEqual(again.sent, [])
+        self.runner.runs[0].finish()
+        self.assertEqual(again.codes(), [0])
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().codes(), [0])
+
+    def test_refused_by_the_main_server(self) -> None:
+        self.order()
+        self.order("reboot")
+        for _ in range(5):
+            self.desk.dispatcher.receipt_received(self.link, Receipt(success=False, error="no such command"))
+        self.runner.runs[0].finish()
+        self.assertEqual((self.link.codes()[1:], self.desk.dispatcher.stats.given_up), ([0], 0))
+
+    def test_a_main_server_without_receipts(self) -> None:
+        desk = self.desk = Desk(receipts=False)
+        self.order()
+        self.order("reboot")
+        desk.clock.advance(PATIENCE)
+        desk.link.answer()
+        self.assertEqual((desk.journal.noted("receipts"), desk.dispatcher.stats.presumed), ("never", 1))
+        self.assertIs(desk.dispatcher.status_asked("c1"), CommandState.RUNNING)
+        desk.runner.runs[0].finish()
+        self.assertEqual((desk.link.codes(), self.due()), (["duplicate-mismatch", 0], ["c1"]))
+
+    def test_a_result_that_the_journal_did_not_take(self) -> None:
+        """It is held in memory, and the answer to the failure under its id, whichever, does not touch it."""
+        logged = watch_log(self)
+        for answer in (Receipt(success=True), Receipt(success=False, error="no such command")):
+            desk = self.desk = Desk(journal=(journal := SlowJournal()))
+            self.order()
+            while journal.pending:
+                journal.record()
+            self.order("reboot")
+            desk.runner.runs[0].finish()
+            self.assertEqual(journal.steps(), ["finish"])
+            journal.fail(JournalUnavailable(reason="the disk is full"))
+            desk.dispatcher.receipt_received(desk.link, answer)
+            desk.clock.advance(2 * RETRY_DELAY)
+            self.assertEqual(desk.link.codes(), ["duplicate-mismatch", 0])
+            desk.disconnect()
+            self.assertEqual(desk.connect().codes(), [0])
+        self.assertEqual([formatEvent(event) for event in logged if "Internal error" in formatEvent(event)], [])
+
+    def test_one_waits_while_another_one_is_confirmed(self) -> None:
+        self.order()
+        self.order("reboot")
+        self.link.flow.pauseProducing()
+        self.order("halt")
+        self.receive()
+        self.link.flow.resumeProducing()
+        self.assertEqual(self.link.codes(), ["duplicate-mismatch"] * 2)
+
+    def test_those_that_wait_are_bounded(self) -> None:
+        """A main server that reads nothing: one waits for each id, and not too many of them."""
+        self.patch(link_sender, "MAX_ONCE", 2)
+        desk = self.desk = Desk(max_commands=9, max_queue=9)
+        for number in range(4):
+            desk.order(command(f"c{number}", host=f"h{number}"))
+        desk.link.flow.pauseProducing()
+        for _ in range(3):
+            for number in range(4):
+                other = command(f"c{number}", text="reboot")
+                desk.dispatcher.command_received(other, no_acknowledgement)
+        desk.link.flow.resumeProducing()
+        self.assertEqual(desk.link.ids(), ["c0", "c1"])
+
+    def test_invalid_command_under_the_id(self) -> None:
+        error = InvalidMessage(event="execute_command", field="port", reason="is missing", command_id="c1")
+        self.order()
+        self.desk.dispatcher.invalid_received(error, no_acknowledgement)
+        self.assertEqual(self.link.codes(), ["invalid-message"])
+        self.receive()
+        self.runner.runs[0].finish()
+        self.assertEqual((self.link.codes()[1:], self.due()), ([0], ["c1"]))
+
+    def test_with_no_result_due(self) -> None:
+        """Like any command that is refused: the failure is sent until it is confirmed."""
+        self.order()
+        self.runner.runs[0].finish()
+        self.receive()
+        self.order("reboot")
+        self.desk.disconnect()
+        self.assertEqual(self.desk.connect().codes(), ["duplicate-mismatch"])
 
 
 class WaitingDuplicateTests(SynchronousTestCase):

@@ -4,8 +4,12 @@ What people get wrong in the settings: each mistake is one line that names the o
 
 from __future__ import annotations
 
+import io
+import sys
+
 from relayd.config.options import OPTIONS
 from relayd.config.reading import read
+from relayd.errors import MISTAKES
 from relayd.tap import Options
 from tests.config.test_options import KEY, ConfigCase
 
@@ -44,7 +48,7 @@ IN_THE_FILE = (
         "server = wss://main.example",
         "FILE: is not valid TOML: Invalid value (at line 1, column 10); put texts in quotes",
     ),
-    ("max-commands = 5\nmax-commands = 6", "FILE: is not valid TOML: Cannot overwrite a value"),
+    ("max-commands = 5\nmax-commands = 6", "it is set twice: remove one of the two"),
     ("\ufeffmax-commands = 0", 'max-commands in FILE: expected a whole number from 1 to 1000000, not "0"'),
     ('tls-ca = "."', "tls-ca in FILE: there is no file FOLDER"),
     ('tls-cert = "api-key"', "tls-cert in FILE: needs --tls-key too"),
@@ -111,14 +115,20 @@ class AllAtOnceTests(ConfigCase):
             ["--server", "--tls-ca", "--max-timeout", "--api-key-file"],
         )
 
+    def refused(self, *arguments: str) -> list[str]:
+        """The lines of the process that has these arguments."""
+        self.patch(sys, "stderr", said := io.StringIO())
+        end = self.assertRaises(SystemExit, Options().parseOptions, arguments)
+        self.assertEqual(end.code, MISTAKES)
+        return said.getvalue().splitlines()
+
     def test_the_process_tells_all(self) -> None:
-        exit_ = self.assertRaises(SystemExit, Options().parseOptions, ["--max-commands", "0", "--max-queue", "x"])
-        self.assertEqual([line[:16] for line in str(exit_.code).splitlines()], ["relayd: --max-co", "relayd: --max-qu"])
+        lines = self.refused("--max-commands", "0", "--max-queue", "x")
+        self.assertEqual([line[:16] for line in lines], ["relayd: --max-co", "relayd: --max-qu"])
 
     def test_an_option_of_twistd(self) -> None:
-        exit_ = self.assertRaises(SystemExit, Options().parseOptions, ["--pidfile="])
         expected = "relayd: --pidfile: is an option of twistd; put it before the word relayd"
-        self.assertEqual(exit_.code, expected)
+        self.assertEqual(self.refused("--pidfile="), [expected])
 
 
 class SpellingTests(ConfigCase):

@@ -18,7 +18,7 @@ from relayd.config import values
 from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import load
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
-from relayd.settings import limits_of, ssh_settings_of
+from relayd.settings import limits_of, runner_settings_of, ssh_settings_of
 from relayd.wire.messages import Secret
 
 KEY = "k3y-" * 10
@@ -114,7 +114,7 @@ class PrecedenceTests(ConfigCase):
     def test_rules_for_texts_want_them_exact(self) -> None:
         for rules, exact in (({}, False), ({"allow_commands": "x"}, True), ({"deny_commands": "x"}, True)):
             config = self.load(output_encoding="gbk", **rules)  # type: ignore[arg-type]
-            settings = ssh_settings_of(config)
+            settings = runner_settings_of(config)
             self.assertEqual((settings.output_encoding, settings.exact_text), ("gbk", exact))
             self.assertEqual(limits_of(config).output_encoding, "gbk")
             for name in rules:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,7 +28,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 import relayd.config.state_directory
-import relayd.ctl.check_files
+import relayd.ctl.check_space
 from relayd.config.reading import read
 from relayd.config.state_directory import StateDirectory
 from relayd.ctl.check_files import check_files, check_settings
@@ -48,6 +49,11 @@ def private_key(passphrase: str | None = None) -> str:
     encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase.encode())
     key = Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption).decode()
+
+
+def disk(free: int) -> SimpleNamespace:
+    """What statvfs(3) says of a disk with *free* bytes for users."""
+    return SimpleNamespace(f_bavail=free // 1024, f_frsize=1024)
 
 
 class FilesCase(ConfigCase):
@@ -205,11 +211,36 @@ class StateTests(FilesCase):
             def fail(number: int = number, **_: object) -> None:
                 raise OSError(number, os.strerror(number))
 
-            self.patch(relayd.ctl.check_files.tempfile, "TemporaryFile", fail)
+            self.patch(relayd.ctl.check_space.tempfile, "TemporaryFile", fail)
             found = next(text for level, what, text in self.check() if (level, what) == ("fault", "state directory"))
             self.assertIn(f"{os.strerror(number)}", found)
             self.assertIn(advice, found)
             self.assertEqual("make room" in found, bool(advice), found)
+
+    def test_the_part_of_the_disk_that_is_for_root(self) -> None:
+        self.patch(relayd.ctl.check_space.os, "statvfs", lambda path: disk(1000))
+        self.assert_finds("fault", "state directory", "No space left on device; make room")
+
+    def test_what_may_not_fit(self) -> None:
+        self.patch(relayd.ctl.check_space.os, "statvfs", lambda path: disk(600 << 20))
+        self.assert_finds(
+            "warning",
+            "disk space",
+            f"629.1 MB are free for {self.directory / 'state'}, but relayd may need 1.1 GB (--journal-max-size): make",
+        )
+        audit = f'audit-log = "{self.directory}/audit.log"\naudit-max-size = "50M"\n'
+        limits = "but relayd may need 681.6 MB (--journal-max-size, --audit-max-size, --audit-keep)"
+        self.assert_finds("warning", "disk space", limits, audit + 'journal-max-size = "100M"')
+        (self.directory / "audit.log").touch()
+        os.truncate(self.directory / "audit.log", 50 << 20)
+        for name in ("audit.log.1", "audit.log.2"):
+            (self.directory / name).touch()
+            os.truncate(self.directory / name, 30 << 20)
+        self.assert_finds("ok", "disk space", "relayd may need 566.2 MB", audit + 'journal-max-size = "100M"')
+        self.assert_finds("ok", "disk space", "may need 461.4 MB", audit + 'journal = "memory"')
+        self.assertEqual(
+            [row for row in self.check('journal = "memory"', audit_log=None) if row[1] == "disk space"], []
+        )
 
     def _claim_again(self) -> None:
         import fcntl
@@ -244,6 +275,19 @@ class StateTests(FilesCase):
     def test_known_hosts(self) -> None:
         self.assert_finds("warning", "known hosts", "refuses every host", 'host-keys = "strict"')
         self.assert_finds("fault", "known hosts", "", known_hosts=str(self.directory))
+
+    def test_a_port_that_is_taken(self) -> None:
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            listening = socket.create_server((host, 0), family=family)
+            address = f"tcp:{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            with listening:
+                self.assert_finds(
+                    "fault", "status", f"cannot listen at {address}: Address already in use", status=address
+                )
+            self.assert_finds("ok", "status", f"{address} is free", status=address)
+        self.state.claim()  # by a relay that runs, and listens there
+        self.addCleanup(self.state.release)
+        self.assertEqual([row for row in self.check(status="tcp:127.0.0.1:1") if row[1] == "status"], [])
 
     def test_an_audit_log_that_cannot_be(self) -> None:
         self.assert_finds(
@@ -341,6 +385,28 @@ class ProcessTests(TestCase):
             rest, _ = await deferToThread(process.communicate, timeout=60)
             self.assertEqual((process.returncode, rest), (130, "\ninterrupted: not everything was checked\n"))
 
+    async def test_nobody_reads_to_the_end(self) -> None:
+        """Such as ``| head -1``."""
+        program = "import sys; from relayd.ctl.main import main; sys.exit(main())"
+        key = Path(self.mktemp())
+        key.touch(mode=0o600)
+        key.write_text(KEY)
+        words = ("--server", NOWHERE, "--proxy-id", "p", "--api-key-file", str(key), "--state-dir", self.mktemp())
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "check", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        self.assertIn("settings", await deferToThread(process.stdout.readline))
+        process.stdout.close()
+        assert process.stderr is not None
+        with process.stderr:
+            self.assertEqual(await deferToThread(process.stderr.read), "")
+        self.assertEqual(await deferToThread(process.wait, 60), 1)
+
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""
         script = [sys.executable, "-c", "import sys; from relayd.ctl.main import main; sys.exit(main())"]
@@ -397,6 +463,16 @@ class ProcessTests(TestCase):
         self.assertEqual((code, printed.count("\n")), (2, 1))
         self.assertIn("no such option: --sever (did you mean --server?)", printed)
         self.assertNotIn("s3cret", printed)
+
+    async def test_a_mistyped_subcommand(self) -> None:
+        for words, expected in (
+            (("chekc",), "relayctl: no such subcommand: chekc (did you mean check?); see relayctl --help\n"),
+            (("audit", "verfy"), "relayctl audit: no such subcommand: verfy (did you mean verify?); see relayctl"),
+            (("zzz",), "relayctl: no such subcommand: zzz (there are status, check, "),
+        ):
+            code, printed = await self.relayctl(*words)
+            self.assertEqual((code, printed.count("\n")), (2, 1))
+            self.assertIn(expected, printed)
 
     async def test_exit_codes_are_in_the_help(self) -> None:
         for words in (("--help",), ("check", "--help"), ("journal", "--help")):

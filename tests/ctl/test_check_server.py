@@ -25,8 +25,9 @@ from relayd.ctl.check import check
 from relayd.network import tls
 from tests.peers.test_main_servers import KEY, WRONG, has, order
 from tests.peers.test_tls import TLSCase
-from tests.support.certificates import Certificate
+from tests.support.certificates import Authority, Certificate
 from tests.support.node import NodeServer
+from tests.support.schemas import malformed
 
 
 class ServerCase(TLSCase):
@@ -106,6 +107,33 @@ class PlainTests(ServerCase):
         self.assertIn("skipped a relay is running (process 77)", found["main server"])
         self.assertEqual([line for line in server.lines if "connected" in line], [])
 
+    async def test_a_relay_that_runs_says_whether_it_is_accepted(self) -> None:
+        """If it is, that is the answer; if not, it has nothing to lose, and this connects to see why."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        url, asked = f"ws://127.0.0.1:{server.port}", "tcp:127.0.0.1:9180"
+        uplink = {"accepted": True, "dialect": "socketio", "lastError": None}
+        self.patch(check_server, "read_status", lambda address: {"uplink": uplink})
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertEqual(found["main server"], f"ok {url} accepts the relay that is running (process 77) (socketio)")
+        self.assertEqual([line for line in server.lines if "connected" in line], [])
+        uplink |= {"accepted": False, "lastError": "Another relay may use the same name."}
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertIn("fault The main server", found["main server"])
+        self.assertIn("refused this relay", found["main server"])
+        self.assertEqual(
+            found["relay"],
+            "warning the relay that is running (process 77) is not accepted: Another relay may use the same name.",
+        )
+
+    async def test_a_relay_that_runs_and_does_not_answer(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            asked = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+            found = await self.look(f"ws://127.0.0.1:{server.port}", holder="77", status=asked)
+        self.assertIn(f"fault The relay's status cannot be read from {asked.removeprefix('tcp:')}", found["status"])
+        self.assertIn("skipped a relay is running", found["main server"])
+
     async def test_nobody_there(self) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -157,12 +185,49 @@ class TLSTests(ServerCase):
         self.assertTrue(found["TLS"].startswith("warning the main server's certificate expires on 20"), found)
         self.assertIn("accepts proxy-1", found["main server"])
 
+    async def test_one_that_it_depends_on_is_about_to_expire(self) -> None:
+        between = Authority(self.directory, "between", issuer=self.authority, lifetime=timedelta(days=3))
+        certificate = between.issue("localhost", timedelta(days=90))
+        with open(certificate.cert, "a") as file:
+            file.write(Path(between.path).read_text())
+        found = await self.look_at(certificate, tls_ca=self.authority.path)
+        words = "warning a certificate that the main server's depends on expires on 20"
+        self.assertTrue(found["TLS"].startswith(words), found)
+
+    async def test_a_client_certificate_is_wanted(self) -> None:
+        """In TLS 1.3 the main server says so only when it is asked for something."""
+        server = await self.serve_tls(self.authority.issue("localhost"), ca=self.authority.path)
+        found = await self.look(f"wss://localhost:{server.port}", tls_ca=self.authority.path)
+        words = (
+            "it asked for a client certificate, relayd has none, and it ended TLS with the alert certificate_required"
+        )
+        self.assertIn(words, found["main server"])
+
+    async def test_no_tls(self) -> None:
+        """What the main server says is quoted, and without the key, which it may know."""
+
+        class Speaks(Protocol):
+            transport: Any
+
+            def dataReceived(self, data: bytes) -> None:
+                self.transport.write(b"220 mail.example " + KEY.encode() + b"\r\n")
+
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        port: Any = await endpoint.listen(Factory.forProtocol(Speaks))
+        self.addCleanup(port.stopListening)
+        found = await self.look(f"wss://localhost:{port.getHost().port}")
+        words = 'fault it does not speak TLS there: its answer begins with "220 mail.example [redacted]"; look at'
+        self.assertIn(words, found["TLS"])
+
     async def test_bad_ones(self) -> None:
+        between = Authority(self.directory, "between", issuer=self.authority)
         for certificate, words in (
+            (self.authority.issue("localhost", begins=timedelta(hours=9)), "not yet valid: it is valid from 20"),
+            (between.issue("localhost"), "it sends no other certificate; if that is an intermediate authority"),
             (self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
             (self.authority.issue("other.example"), "certificate is for another name"),
             (self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"),
-            (self.authority.issue("localhost", self_signed=True), "self-signed certificate"),
+            (self.authority.issue("localhost", self_signed=True), "certificate is self-signed"),
         ):
             found = await self.look_at(certificate, tls_ca=self.authority.path)
             self.assertTrue(found["TLS"].startswith("fault "), found)
@@ -171,11 +236,10 @@ class TLSTests(ServerCase):
 
     async def test_the_second_look(self) -> None:
         """What Twisted's own callback takes for good is a fault all the same."""
-        self.patch(tls, "_Verifying", lambda host, options: options)
+        self.patch(tls, "_verify", lambda *_: True)
         found = await self.look_at(self.authority.issue("localhost", names=None), tls_ca=self.authority.path)
         self.assertIn("it needs the subject alternative name localhost", found["TLS"])
         self.assertTrue(found["main server"].startswith("skipped "))
-        self.flushLoggedErrors()
 
     async def test_our_own(self) -> None:
         ours = self.authority.issue("relay.example", timedelta(days=3))
@@ -183,6 +247,12 @@ class TLSTests(ServerCase):
             self.authority.issue("localhost"), tls_ca=self.authority.path, tls_cert=ours.cert, tls_key=ours.key
         )
         self.assertTrue(found["TLS files"].startswith(f"warning {ours.cert} expires on "), found)
+        ours = self.authority.issue("relay.example", timedelta(days=-3))
+        found = await self.look("wss://localhost:9", tls_cert=ours.cert, tls_key=ours.key)
+        words = (
+            f"fault {ours.cert} expired on \\S+, and the clock of this machine says \\S+: renew it, or set the clock"
+        )
+        self.assertRegex(found["TLS files"], words)
         nonsense = Path(self.directory / "nonsense.pem")
         nonsense.write_text("nonsense")
         found = await self.look("wss://localhost:9", tls_cert=ours.cert, tls_key=str(nonsense))
@@ -219,7 +289,7 @@ class OrderTests(ServerCase):
     async def test_nothing_is_told_of_any_command(self) -> None:
         """It would say that it is unknown, or refuse an order for the relay to mend."""
         for event, data in (
-            ("execute_command", order("c1", port=99999)),
+            ("execute_command", malformed(order("c1", port=99999))),
             ("command_status", {"commandId": "c1"}),
             ("cancel_command", {"commandId": "c1"}),
         ):

@@ -35,6 +35,10 @@ via = "jump@gate:2222"
 """
 
 
+#: Options of a relay whose key systemd passes on.
+UNIT = {"RELAYD_API_KEY_FILE": "", "RELAYD_SERVER": "wss://main.example", "RELAYD_PROXY_ID": "site-1"}
+
+
 class ShowTests(ConfigCase):
     """Runs ``relayctl config`` in this process."""
 
@@ -70,6 +74,19 @@ class ShowTests(ConfigCase):
         self.assertIn("http://proxy:3128 (user and password not shown)", " ".join(self.row("http-proxy", lines)))
         self.assertEqual({line.split()[0] for line in lines[1:-1]}, {option.name for option in OPTIONS})
         self.assertIn('[[credentials]] 1: hosts = ["db-*"]', lines[-1])
+
+    def test_mistakes_alone(self) -> None:
+        """As the units call it before a reload."""
+        self.assertEqual(self.relayctl("--quiet"), (0, [], ""))
+        code, lines, errors = self.relayctl("--quiet", toml="max_queue = 3")
+        self.assertEqual((code, lines, errors.count("\n")), (1, [], 1))
+        self.assertIn("did you mean max-queue?", errors)
+
+    def test_a_reload_does_not_see_the_credentials(self) -> None:
+        for folder, code in (("/run/credentials/relayd-test.service", 0), ("/nowhere/secrets", 1)):
+            done = self.relayctl("--quiet", toml="", **UNIT, CREDENTIALS_DIRECTORY=folder)
+            self.assertEqual(done[:2], (code, []), done)
+            self.assertEqual("$CREDENTIALS_DIRECTORY/api-key: the API key cannot be used" in done[2], bool(code))
 
     def test_a_proxy_whose_password_is_in_a_file(self) -> None:
         path = self.write("password", "s3cret")

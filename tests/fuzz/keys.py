@@ -22,15 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.keys import Key
 
-from relayd.ssh.keys import decryption_cost as keycost
-from relayd.ssh.keys import putty
+from relayd.ssh.keys import containers, putty
 from relayd.ssh.keys.private import UnreadableKey, parse_private_key
 from tests.fuzz.engine import CANARY, Target, check_words, grow
 
 # Work that takes a tenth of a second and not seconds; what finds a way around the bounds still takes longer.
-keycost.MAX_BCRYPT_ROUNDS = 2
-keycost.MAX_ITERATIONS = 20_000
-keycost.MAX_SCRYPT_WORK = 1 << 20
+containers.MAX_BCRYPT_ROUNDS = 2
+containers.MAX_ITERATIONS = 20_000
+containers.MAX_SCRYPT_WORK = 1 << 20
 putty.MAX_MEMORY = 64
 putty.MAX_WORK = 256
 

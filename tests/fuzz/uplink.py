@@ -301,7 +301,7 @@ def _run(name: str, data: bytes) -> None:
     check(sum(map(len, wire.sent)) <= _MOST_SENT, "too much is sent")
     _check_sent(server(), wire.sent)
     connection.close()
-    connection.on_closed(ConnectionDone(), "")
+    connection.on_closed(ConnectionDone())
     clock.pump([0.0] * 4)
     check(len(outcomes) == 1, "it does not end")
     check_words(outcomes[0].error)

@@ -26,14 +26,14 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, c
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate as TwistedCertificate
-from twisted.internet.ssl import ContextFactory, PrivateCertificate, trustRootFromCertificates
+from twisted.internet.ssl import ContextFactory, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from relayd.network import tls
-from relayd.network.tls import CertificateRefused, certified_name, check_certificate, client_options, is_verified
+from relayd.network.tls import certified_name, check_certificate, client_options, explain, is_verified
+from relayd.network.tls_faults import CertificateRefused
 from relayd.uplink.endpoint import describe
 from tests.rules.test_imports import modules
 from tests.support.certificates import Authority, Certificate
@@ -156,7 +156,7 @@ class Client(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         error = reason.value
-        self.ended.callback((self.received, describe(error or ValueError(), tls.verify_error_of(self.transport))))
+        self.ended.callback((self.received, describe(explain(self.transport, error or ValueError()))))
 
 
 class TableTests(TestCase):
@@ -227,8 +227,12 @@ class TableTests(TestCase):
 
     async def test_twisted_takes_them(self) -> None:
         """Why all of this is there; once this fails, Twisted looks by itself."""
-        as_twisted = mock.patch.object(tls, "_Verifying", lambda host, options: options)
-        with as_twisted, mock.patch(f"{__name__}.is_verified", lambda transport, host: not transport.disconnecting):
+
+        def as_twisted(host: str, *, trust: Any, certificate: Any, chain: Any) -> Any:
+            return optionsForClientTLS(host, trustRoot=trust, clientCertificate=certificate)
+
+        patched = mock.patch(f"{__name__}.client_options", as_twisted)
+        with patched, mock.patch(f"{__name__}.is_verified", lambda transport, host: not transport.disconnecting):
             server, _ = await self.meet("main.example", self.authority.issue("other.example", names=None))
         self.assertEqual(server.received, SECRET)
         self.assertEqual(len(self.flushLoggedErrors()), 1)
@@ -245,7 +249,11 @@ class TableTests(TestCase):
         server, words = await self.meet("main.example", expired)
         self.assertEqual((server.received, "has expired" in words), (b"", True), words)
         server, words = await self.meet("main.example", self.authority.issue("main.example"), trusted=False)
-        self.assertEqual((server.received, "self-signed certificate in certificate chain" in words), (b"", True), words)
+        self.assertEqual(
+            (server.received, 'from the authority "CN=authority", which is not among the authorities of this' in words),
+            (b"", True),
+            words,
+        )
         server, words = await self.meet("main.example", self.authority.issue("main.example", self_signed=True))
         self.assertEqual((server.received, "self-signed" in words), (b"", True), words)
 

@@ -5,7 +5,6 @@ The SSH client against OpenSSH as administrators set it up: ways to log in, limi
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -13,7 +12,7 @@ from relayd.errors import HostFailure
 from relayd.ssh import Completed
 from relayd.ssh.errors import HostKeyChanged, LoginRefused
 from relayd.ssh.settings import SSHSettings
-from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.account import put_file
 from tests.support.dispatching import at_once
@@ -169,8 +168,9 @@ class ForcedCommandTests(OpenSSHTestCase):
 class ShellTests(OpenSSHTestCase):
     """The account's shell is not always a quiet POSIX shell."""
 
-    def runner(self, **settings: Any) -> SSHCommandRunner:
-        runner = SSHCommandRunner(self.reactor, SSHSettings(known_hosts=str(self.known_hosts), **settings))
+    def runner(self, **settings: str) -> SSHCommandRunner:
+        ssh = SSHSettings(known_hosts=str(self.known_hosts))
+        runner = SSHCommandRunner(self.reactor, ssh, RunnerSettings(**settings))
         self.addCleanup(runner.close)
         return runner
 

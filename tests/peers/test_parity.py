@@ -126,7 +126,7 @@ class TableTests(SynchronousTestCase):
         self.assertGreaterEqual(len(ROWS), 30)
 
 
-class ParityTests(TestCase):
+class ParityCase(TestCase):
     """Both relays, on one main server and one SSH server."""
 
     timeout = 180
@@ -145,7 +145,7 @@ class ParityTests(TestCase):
         self.sshd = OpenSSHServer()
         self.addCleanup(self.sshd.stop)
         await self.sshd.start()
-        self.main_server = MainServer(key_file)
+        self.main_server = MainServer(key_file, watch=True)
         self.addCleanup(self.main_server.stop)
         await self.main_server.start()
         url = self.main_server.url
@@ -172,6 +172,10 @@ class ParityTests(TestCase):
         result = await self.main_server.execute(relay, order)
         self.assertEqual(set(result), {"stdout", "stderr", "exitCode"})
         return Outcome(result["stdout"], result["stderr"], result["exitCode"])
+
+
+class ParityTests(ParityCase):
+    """The same commands for both."""
 
     async def faults(self, row: Row, **fields: Any) -> list[str]:
         """What is wrong with *row*."""
@@ -205,7 +209,7 @@ class ParityTests(TestCase):
         cases: dict[str, dict[str, Any]] = {
             "wrong password": {"serverId": 11, "password": "wrong", "privateKey": None},
             "no such user": {"serverId": 12, "username": "relayd-nobody"},
-            "nobody listens": {"serverId": 13, "port": _closed_port()},
+            "nobody listens": {"serverId": 13, "port": closed_port()},
             "key that is none": {"serverId": 14, "privateKey": "-----BEGIN KEY-----\nx\n-----END KEY-----"},
         }
         for name, fields in cases.items():
@@ -228,6 +232,22 @@ class ParityTests(TestCase):
         self.assertEqual((await self.execute("example", "echo ran", **fields)).exit_code, 1)
         self.assertEqual(await self.execute("relayd", "echo ran", **fields), Outcome("ran", "", 0))
 
+    async def test_an_id_that_is_used_again(self) -> None:
+        """The example runs whatever comes; relayd runs the command once, and no other command in its place."""
+        directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+        directory.chmod(0o777)
+        found = {}
+        for relay in RELAYS:
+            count = f"echo x >> {directory / relay}; wc -l < {directory / relay}"
+            outcomes = [await self.execute(relay, count, commandId=f"again-{relay}") for _ in range(2)]
+            found[relay] = [outcome.stdout for outcome in outcomes]
+        self.assertEqual(found, {"example": ["1", "2"], "relayd": ["1", "1"]})
+        outcome = await self.execute("example", "echo other", commandId="again-example")
+        self.assertEqual(outcome, Outcome("other", "", 0))
+        with self.assertRaisesRegex(PeerFailed, "refused: .*Every command needs its own commandId"):
+            await self.execute("relayd", "echo other", commandId="again-relayd")
+
     async def test_timeout(self) -> None:
         """In both a command that times out fails; the example lets it run on, relayd ends it and keeps its output."""
         directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))
@@ -249,7 +269,7 @@ class ParityTests(TestCase):
         self.assertEqual([path.name for path in directory.iterdir()], ["example"])
 
 
-def _closed_port() -> int:
+def closed_port() -> int:
     """A port of the loopback address where nobody listens."""
     with socket.socket() as probe:
         probe.bind((OpenSSHServer.host, 0))

@@ -5,6 +5,7 @@ The uplink through TLS and through an HTTP proxy, against npm's socket.io in Nod
 from __future__ import annotations
 
 import re
+import time
 from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,14 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from relayd.network import tls
+from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 from relayd.wire.messages import Secret
 from tests.peers.test_main_servers import KEY, PeerCase, has, order, said
 from tests.support.certificates import Authority, Certificate
 from tests.support.node import NodeServer
+from tests.support.openssl_server import OpenSSLServer
+from tests.support.receiver import RecordingReceiver
 
 
 class TLSCase(PeerCase):
@@ -84,10 +88,9 @@ class TLS(TLSCase):
 
     async def test_the_second_look(self) -> None:
         """What Twisted's own callback takes for good gets no request either."""
-        self.patch(tls, "_Verifying", lambda host, options: options)
+        self.patch(tls, "_verify", lambda *_: True)
         certificate = self.authority.issue("localhost", names=None)
         await self.refused(certificate, "it needs the subject alternative name localhost", tls_ca=self.authority.path)
-        self.flushLoggedErrors()
 
     async def test_a_host_that_no_certificate_names(self) -> None:
         self.dial("wss://2130706433:1")
@@ -96,16 +99,28 @@ class TLS(TLSCase):
 
     async def test_self_signed(self) -> None:
         certificate = self.authority.issue("localhost", self_signed=True)
-        await self.refused(certificate, "self-signed certificate", tls_ca=self.authority.path)
+        words = 'its TLS certificate is self-signed, by "CN=localhost"'
+        await self.refused(certificate, words, tls_ca=self.authority.path)
+
+    async def test_revoked(self) -> None:
+        """As a list says that is in --tls-ca, behind the authority."""
+        revoked, other = self.authority.issue("localhost"), self.authority.issue("localhost")
+        file = self.directory / "ca.pem"
+        file.write_bytes(Path(self.authority.path).read_bytes() + self.authority.revoke(revoked))
+        await self.refused(revoked, "its TLS certificate has been revoked, as a list (CRL) in", tls_ca=str(file))
+        server = await self.serve_tls(other)
+        self.dial(f"https://localhost:{server.port}", tls_ca=str(file))
+        await server.wait_for(has("connected"))
 
     async def test_unknown_authority(self) -> None:
         """Without --tls-ca the system's authorities count, and ours is none of them."""
-        await self.refused(self.authority.issue("localhost"), "unable to get local issuer certificate")
+        words = 'its TLS certificate comes from "CN=authority", which is not among the authorities of this machine'
+        await self.refused(self.authority.issue("localhost"), words)
 
     async def test_no_tls(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)
         self.dial(f"wss://localhost:{server.port}", tls_ca=self.authority.path)
-        self.assertIn("TLS failed: ", await self.until_logged("Next attempt"))
+        self.assertIn("it does not speak TLS there: its answer begins with", await self.until_logged("Next attempt"))
 
     async def test_client_certificate(self) -> None:
         """A main server that asks for one gets it, and refuses a relay without."""
@@ -119,13 +134,26 @@ class TLS(TLSCase):
         self.dial(url, tls_ca=self.authority.path, tls_cert=ours.cert, tls_key=ours.key)
         await server.wait_for(has("connected"))
 
+    async def test_client_certificate_that_is_refused(self) -> None:
+        """Node.js closes the connection then, without an alert."""
+        theirs = Authority(self.directory, "stranger").issue("relay.example")
+        server = await self.serve_tls(self.authority.issue("localhost"), ca=self.authority.path)
+        url = f"https://localhost:{server.port}"
+        self.dial(url, tls_ca=self.authority.path, tls_cert=theirs.cert, tls_key=theirs.key)
+        line = await self.until_logged("Next attempt")
+        self.assertIn("got that of --tls-cert, and closed the connection without an answer; look whether it", line)
+        self.assertIn('takes certificates of the authority "CN=stranger"; its log may say why', line)
+
     async def test_unusable_files(self) -> None:
         """Each is named in the log, and tried again: somebody may be replacing it."""
         ours, other = self.authority.issue("a.example"), self.authority.issue("b.example")
-        missing = str(self.directory / "none.pem")
+        missing, spoilt = str(self.directory / "none.pem"), str(self.directory / "spoilt.pem")
+        nonsense = self.authority.revoke().replace(b"CRL-----\n", b"CRL-----\nAAAA", 1)
+        Path(spoilt).write_bytes(Path(ours.cert).read_bytes() + nonsense)
         cases: tuple[tuple[dict[str, Any], str], ...] = (
             ({"tls_ca": missing}, f"--tls-ca {missing} cannot be read"),
             ({"tls_ca": ours.key}, f"--tls-ca {ours.key} holds no PEM certificate"),
+            ({"tls_ca": spoilt}, f"--tls-ca {spoilt} holds a list of revoked certificates that cannot be read"),
             ({"tls_cert": ours.cert, "tls_key": other.key}, f"--tls-key {other.key} holds no unencrypted PEM key"),
             ({"tls_cert": ours.cert, "tls_key": ours.cert}, f"--tls-key {ours.cert} holds no unencrypted PEM key"),
         )
@@ -133,6 +161,103 @@ class TLS(TLSCase):
             self.dial("https://localhost:1", **settings)
             await self.until_logged(words)
             await self.uplink.stopService()
+
+
+class OpenSSL(TLSCase):
+    """The same words over a WebSocket and HTTP long-polling, through an HTTP proxy: one line each time."""
+
+    async def say(self, port: int, *, polling: bool, **settings: Any) -> str:
+        """Why the relay does not connect, as the log and the status say."""
+        chosen: dict[str, Any] = {"tls_ca": self.authority.path} | settings
+        del self.events[:]
+        uplink = UplinkService(
+            reactor,
+            RecordingReceiver(),
+            UplinkSettings(
+                server=f"wss://main.example:{port}",
+                read_api_key=lambda: Secret(KEY),
+                proxy_id="p",
+                reconnect_delay=60.0,
+                http_proxy=f"http://127.0.0.1:{self.proxy_port}",
+                **chosen,
+            ),
+        )
+        if polling:
+            uplink._profile.note_accepted("socketio", polling=True)
+        uplink.startService()
+        self.addCleanup(uplink.stopService)
+        line = await self.until_logged("Next attempt")
+        await uplink.stopService()
+        self.assertTrue(line.startswith(f"{(uplink.status.last_error or '').rstrip('.')}. Next attempt"), line)
+        self.assertNotIn("\n", line)
+        return line
+
+    async def test_each_fault(self) -> None:
+        await self.proxy()
+        between = Authority(self.directory, "between", issuer=self.authority)
+        stranger, issue = Authority(self.directory, "stranger"), self.authority.issue
+        name, wants = "main.example", ("-Verify", "1", "-verify_return_error", "-CAfile", self.authority.path)
+        theirs = stranger.issue("relay.example")
+        ours = {"tls_cert": theirs.cert, "tls_key": theirs.key}
+        cases: tuple[tuple[Certificate, tuple[str, ...], dict[str, str], str], ...] = (
+            (issue(name, timedelta(days=-1)), (), {}, "its TLS certificate has expired: it is valid from 20"),
+            (issue(name, begins=timedelta(hours=9)), (), {}, "its TLS certificate is not yet valid: it is valid from"),
+            (issue("other.example"), (), {}, "it names other.example, not main.example; write a name"),
+            (issue(name, self_signed=True), (), {}, "its TLS certificate is self-signed"),
+            (stranger.issue(name), (), {}, 'its TLS certificate comes from "CN=stranger", which is not among'),
+            (between.issue(name), (), {}, "let the main server send its whole chain; otherwise"),
+            (issue(name), wants, {}, "it asked for a client certificate, relayd has none, and"),
+            (issue(name), (*wants, "-tls1_2"), {}, "it asked for a client certificate, relayd has none, and"),
+            (issue(name), wants, ours, "it refuses the certificate of --tls-cert with the alert unknown_ca"),
+            (issue(name), ("-tls1_1", "-cipher", "ALL:@SECLEVEL=0"), {}, "it takes neither TLS 1.2 nor 1.3"),
+            (issue(name), ("-tls1_2", "-cipher", "AES128-SHA"), {}, "the two have no cipher suite in common"),
+        )
+        for certificate, args, settings, words in cases:
+            server = OpenSSLServer(certificate, *args)
+            self.addCleanup(server.stop)
+            await server.start()
+            for polling in (False, True):
+                line = await self.say(server.port, polling=polling, **settings)
+                self.assertIn(f"The main server https://main.example:{server.port} cannot be reached: ", line)
+                self.assertIn(words, line)
+            await server.stop()
+
+    async def test_no_tls(self) -> None:
+        await self.proxy()
+
+        class Speaks(Protocol):
+            transport: Any
+
+            def dataReceived(self, data: bytes) -> None:
+                self.transport.write(b"SSH-2.0-OpenSSH_9.9 " + KEY.encode() + b"\r\n")
+
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        listening: Any = await endpoint.listen(Factory.forProtocol(Speaks))
+        self.addCleanup(listening.stopListening)
+        for polling in (False, True):
+            line = await self.say(listening.getHost().port, polling=polling)
+            self.assertIn('it does not speak TLS there: its answer begins with "SSH-2.0-OpenSSH_9.9 [redacted]"', line)
+
+    async def test_the_end_of_its_certificate(self) -> None:
+        """As it was last seen, good or over; our own is read from its file."""
+        await self.proxy()
+        ends: list[float] = []
+        ours = self.authority.issue("relay.example", timedelta(days=9))
+        for days in (-1, 7):
+            server = await self.serve_tls(self.authority.issue("main.example", timedelta(days=days)))
+            proxy = f"http://127.0.0.1:{self.proxy_port}"
+            url = f"https://main.example:{server.port}"
+            self.dial(url, tls_ca=self.authority.path, http_proxy=proxy, tls_cert=ours.cert, tls_key=ours.key)
+            self.assertEqual(set(self.uplink.certificate_ends()), {"relay"})
+            await self.until_logged("Next attempt" if days < 0 else "Connected to")
+            found = self.uplink.certificate_ends()
+            ends += [round((found[each] - time.time()) / 86400, 1) for each in ("main_server", "relay")]
+            await self.uplink.stopService()
+        self.assertEqual(ends, [-1, 9, 7, 9])
+        Path(ours.cert).write_text("nonsense")
+        self.assertEqual(set(self.uplink.certificate_ends()), {"main_server"})
+        Path(ours.cert).unlink()
+        self.assertEqual(set(self.uplink.certificate_ends()), {"main_server"})
 
 
 class Proxy(Protocol):

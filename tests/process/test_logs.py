@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ from twisted.logger import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.process import logs
+from relayd.process.journald import is_journal
 from relayd.process.logs import (
     FIELDS,
     MAX_MESSAGE,
@@ -46,6 +48,7 @@ from relayd.process.logs import (
     configure,
     format_json,
     format_text,
+    format_text_untimed,
     is_logged,
 )
 
@@ -134,6 +137,11 @@ class TextTests(SynchronousTestCase):
         formatted = [format_text(event) for event in events]
         self.assertEqual(formatted, [formatEventAsClassicLogText(event) for event in events])
         self.assertEqual(sum(line is not None for line in formatted), 11)
+
+    def test_the_same_without_the_time(self) -> None:
+        for event in self.events():
+            timed = format_text(event)
+            self.assertEqual(format_text_untimed(event), None if timed is None else timed.partition(" ")[2])
 
 
 class SieveTests(SynchronousTestCase):
@@ -283,6 +291,50 @@ class ConfigureTests(SynchronousTestCase):
     def test_json(self) -> None:
         lines = [json.loads(line) for line in self.begin(textFileLogObserver, "debug", "json").splitlines()]
         self.assertEqual([line["message"] for line in lines], ["before it began", "a detail", "a fact"])
+
+    def in_journal(self, format: Any, act: Callable[[Logger], object]) -> list[str]:
+        """The lines that systemd's journal gets, if the file is its stream."""
+        path = Path(self.mktemp())
+        with path.open("w+") as file:
+            publisher, beginner = self.beginner()
+            status = os.fstat(file.fileno())
+            configure("info", format, beginner, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+            beginner.beginLoggingTo([textFileLogObserver(file)], redirectStandardIO=False)
+            act(Logger("relayd.x", observer=publisher))
+            return path.read_text().removesuffix("\n").split("\n")
+
+    def test_the_journal_has_the_time_and_takes_the_priority(self) -> None:
+        def act(log: Logger) -> None:
+            log.info("a fact")
+            log.warn("two\n<0>lines\x85more")
+            log.error("an error")
+            try:
+                raise RuntimeError("broken")
+            except RuntimeError:
+                log.failure("Could not {what}", what="dance")
+
+        lines = self.in_journal("text", act)
+        expected = [
+            "<6>[relayd.x#info] a fact",
+            "<4>[relayd.x#warn] two",
+            "<4>\t<0>lines\x85more",
+            "<3>[relayd.x#error] an error",
+        ]
+        self.assertEqual(lines[:4], expected)
+        self.assertEqual(lines[4], "<2>[relayd.x#critical] Could not dance")
+        self.assertGreater(len(lines), 5)
+        self.assertEqual({line[:3] for line in lines[4:]}, {"<2>"}, lines)
+        self.assertTrue(any("RuntimeError: broken" in line for line in lines), lines)
+
+        [first, *_] = self.in_journal("json", act)
+        self.assertEqual((first[:3], json.loads(first[3:])["message"]), ("<6>", "a fact"))
+
+    def test_another_stream_than_the_journals(self) -> None:
+        with open(os.devnull, "w") as file:
+            self.assertFalse(is_journal(file, {"JOURNAL_STREAM": "1:2"}))
+            self.assertFalse(is_journal(file, {}))
+        self.assertFalse(is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"}))
+        self.assertFalse(is_journal(file, {"JOURNAL_STREAM": "1:2"}))
 
     def test_the_observer_of_twist(self) -> None:
         def make(file: io.StringIO) -> Any:

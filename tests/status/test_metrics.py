@@ -39,6 +39,7 @@ class MetricsTests(StatusCase):
         self.relay.host_counts = [HostCounts("a:22", 1, 0, 1, 0, 3), HostCounts("b:22", 1, 0, 1, 0, 10)]
         self.assertEqual(self.value("relayd_uplink_accepted", dialect="socketio"), 1)
         self.assertEqual(self.value("relayd_uplink_accepted", dialect="native"), 0)
+        self.assertEqual(self.value("relayd_certificate_end_timestamp_seconds", certificate="main_server"), 2e9)
         self.assertEqual(self.value("relayd_journal_unconfirmed"), 2)
         self.assertEqual(self.value("relayd_journal_oldest_unconfirmed_seconds"), 12.5)
         self.assertEqual(self.value("relayd_ssh_connections", state="busy"), 3)
@@ -57,7 +58,7 @@ class MetricsTests(StatusCase):
         self.assertEqual(len(self.samples()), before)
         self.assertEqual(self.value("relayd_commands_finished_total", outcome=OTHER), 500)
         labels = {name for sample in self.samples() for name in sample.labels}
-        allowed = {"outcome", "code", "answer", "phase", "stream", "dialect", "state", "le"}
+        allowed = {"outcome", "code", "answer", "phase", "stream", "dialect", "state", "certificate", "le"}
         self.assertEqual(labels - allowed, {"version", "python", "twisted"})
 
     def test_the_document_lists_them(self) -> None:

@@ -55,6 +55,9 @@ class FakeRelay:
             audit=part,
         )
 
+    def certificate_ends(self) -> dict[str, float]:
+        return {"main_server": 2e9, "relay": 3e9}
+
     def figures(self) -> Figures:
         return Figures(
             unfinished=len(self.active), unconfirmed=2, dead=1, size=4096, max_size=1 << 30, oldest=12.5,

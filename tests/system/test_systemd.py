@@ -18,15 +18,18 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.config.reading import load
 from relayd.config.values import duration
+from relayd.errors import MISTAKES
 from relayd.hub import Hub
 from relayd.process.systemd import CLOSING
 from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support import confined
+from tests.support.certificates import Authority
 from tests.support.confined import settings_of, system_calls
 from tests.support.relays import Relayd, RelayProcess
 from tests.support.sshd import OpenSSHServer
@@ -81,6 +84,20 @@ class UnitTests(SynchronousTestCase):
         template = re.sub(r"(/etc/default/relayd|Directory=relayd)-%i\b", r"\1", template)
         self.assertEqual(template.replace("/%i.toml", "/relayd.toml"), plain)
 
+    def test_no_start_again_after_a_mistake(self) -> None:
+        for name in ("relayd.service", "relayd@.service"):
+            settings = settings_of(UNITS / name)
+            self.assertEqual(settings["Restart"], ["on-failure"])
+            self.assertEqual(settings["RestartPreventExitStatus"], [str(MISTAKES)])
+
+    def test_a_reload_reads_what_the_start_reads(self) -> None:
+        """And sends the signal only after that."""
+        for name in ("relayd.service", "relayd@.service"):
+            settings = settings_of(UNITS / name)
+            options = settings["ExecStart"][0].partition(" relayd ")[2]
+            check = f"{INSTALLED}relayctl config --quiet {options}"
+            self.assertEqual(settings["ExecReload"], [check, "/bin/kill -HUP $MAINPID"])
+
     def test_times(self) -> None:
         """A main server that is away is no reason to start again; a drain has the time that it is promised."""
         settings = settings_of(UNITS / "relayd.service")
@@ -101,13 +118,17 @@ class ConfinedTests(TestCase):
         self.addCleanup(sshd.stop)
         hub = Hub(reactor, {Relayd.proxy_id: Secret(Relayd.api_key)})
         self.addCleanup(lambda: Deferred.fromCoroutine(hub.close()))
-        port: Any = await hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
-
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
+        authority = Authority(directory)
+        own = authority.issue("localhost")
+        context = DefaultOpenSSLContextFactory(own.key, own.cert)
+        port: Any = await hub.listen(SSL4ServerEndpoint(reactor, 0, context, interface="127.0.0.1"))
+
         (directory / "api-key").write_text(Relayd.api_key)
         config = directory / "relayd.toml"
-        config.write_text(f'server = "ws://localhost:{port.getHost().port}"\nproxy-id = "{Relayd.proxy_id}"\n')
+        server = f"wss://localhost:{port.getHost().port}"
+        config.write_text(f'server = "{server}"\nproxy-id = "{Relayd.proxy_id}"\ntls-ca = "{authority.path}"\n')
         [start] = settings_of(self.unit)["ExecStart"]
         command = start.replace(INSTALLED, HERE).replace("/etc/relayd/relayd.toml", str(config))
         self.assertIn(HERE, command)

@@ -4,6 +4,7 @@ relayd.tap, as twistd and twist run it: options, help, one line for a mistake, a
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import __version__
 from relayd.config.options import OPTIONS
+from relayd.errors import MISTAKES
 from relayd.tap import Options, OrderlyExit, makeService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +52,7 @@ class ProcessCase(SynchronousTestCase):
         script = {
             "twistd": "from twisted.scripts.twistd import run; run()",
             "twist": "from twisted.application.twist._twist import Twist; Twist.main()",
+            "relayd": "from relayd.__main__ import main; main()",
         }[words[0]]
         return [sys.executable, "-c", f"import sys; sys.argv[0] = {words[0]!r}; {script}", *words[1:]]
 
@@ -92,23 +95,36 @@ class HelpTests(ProcessCase):
             self.assertLessEqual(max(map(len, Options().getUsage(width).splitlines())), width)
 
     def test_version(self) -> None:
-        self.assertEqual(self.run_it("twistd", "relayd", "--version").stdout, f"relayd {__version__}\n")
+        for program in (["twistd", "relayd"], ["relayd"]):
+            self.assertEqual(self.run_it(*program, "--version").stdout, f"relayd {__version__}\n")
+
+    def test_the_command(self) -> None:
+        done = self.run_it("relayd", "--help")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        usage = "Usage: relayd --server URL --proxy-id NAME --api-key-file PATH [options]\n"
+        self.assertTrue(done.stdout.startswith(usage), done.stdout)
+        self.assertNotIn("twistd", done.stdout)
+        self.assertIn("commands that may run at the same time [64]", done.stdout)
 
 
 class MistakeTests(ProcessCase):
-    """A mistake is one line on standard error and exit code 1."""
+    """A mistake is one line on standard error, and an exit status of its own."""
 
     def refused(self, *words: str, **environ: str) -> str:
         done = self.run_it(*words, **environ)
-        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertEqual(done.returncode, MISTAKES, done.stdout + done.stderr)
         self.assertEqual(done.stdout, "")
         self.assertTrue(done.stderr.startswith("relayd: "), done.stderr)
         self.assertEqual(done.stderr.strip().count("\n"), 0, done.stderr)
         return done.stderr.strip()
 
     def test_nothing_was_given(self) -> None:
-        for program in ("twistd", "twist"):
-            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.refused(program, "relayd"))
+        for program in (["twistd", "relayd"], ["twist", "relayd"], ["relayd"]):
+            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.refused(*program))
+
+    def test_options_of_twistd(self) -> None:
+        line = self.refused("relayd", "--nodaemon", **self.usual)
+        self.assertEqual(line, "relayd: --nodaemon: is an option of twistd; the command relayd has none of those")
 
     def test_a_wrong_value(self) -> None:
         expected = 'relayd: --max-commands: expected a whole number from 1 to 1000000, not "0"'
@@ -120,7 +136,10 @@ class MistakeTests(ProcessCase):
         self.assertIn("RELAYD_SERVER in the environment: expected a URL", line)
 
     def test_a_state_directory_that_cannot_be_made(self) -> None:
-        """It is seen only at the start, after twistd has begun to log; one line all the same."""
+        """
+        It is seen only at the start, after twistd has begun to log; one line all the same. To start again may help, so
+        the exit status is another one.
+        """
         wrong = self.usual | {"RELAYD_STATE_DIR": "/proc/relayd-test"}
         for program in (["twistd", "-n", "--pidfile="], ["twist"]):
             done = self.run_it(*program, "relayd", **wrong)
@@ -135,15 +154,27 @@ class OptionsTests(SynchronousTestCase):
     """The command line itself, without a process."""
 
     def refused(self, *arguments: str) -> str:
-        exit_ = self.assertRaises(SystemExit, Options().parseOptions, arguments)
-        self.assertIsInstance(exit_.code, str)
-        return str(exit_.code)
+        self.patch(sys, "stderr", said := io.StringIO())
+        end = self.assertRaises(SystemExit, Options().parseOptions, arguments)
+        self.assertEqual(end.code, MISTAKES)
+        return said.getvalue().removesuffix("\n")
 
     def test_the_beginning_of_a_name_is_not_enough(self) -> None:
         """getopt would take the first for --api-key-file, and tell the key in its message."""
         for arguments in (("--api-key", "s3cret"), ("--api-key=s3cret",), ("--allow-weak-key", "--api-key=s3cret")):
             message = self.refused(*arguments)
             self.assertEqual(message, "relayd: --api-key: no such option; did you mean --api-key-file?")
+
+    def test_the_journal_of_systemd_gets_them_as_errors(self) -> None:
+        path = self.mktemp()
+        with open(path, "w") as file:
+            status = os.fstat(file.fileno())
+            self.patch(sys, "stderr", file)
+            stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+            self.patch(os, "environ", {**os.environ, **stream})
+            self.assertRaises(SystemExit, Options().parseOptions, ["--max-commands", "0", "--max-queue", "x"])
+        with open(path) as file:
+            self.assertEqual([line[:19] for line in file], ["<3>relayd: --max-co", "<3>relayd: --max-qu"])
 
     def test_a_value_may_look_like_an_option(self) -> None:
         self.assertIn(
@@ -225,6 +256,11 @@ class RunTests(ProcessCase):
 
     def test_twist(self) -> None:
         self.check("twist", "--log-format=text", "relayd")
+
+    def test_the_command(self) -> None:
+        """It leaves no file but its state: it has no use for twistd's."""
+        self.assertIn("relayd 0.", self.check("relayd", "--max-commands", "7"))
+        self.assertEqual({path.name for path in self.directory.iterdir()}, {"key", "state"})
 
     def test_tac(self) -> None:
         self.check("twistd", "-n", "-o", "-y", str(ROOT / "relayd.tac"))

@@ -10,15 +10,19 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.errors import Overloaded
 from relayd.interfaces import Blame
+from relayd.journal.memory import MemoryJournal
 from relayd.language.texts import english
 from relayd.uplink.link import Link
 from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.orders import Orders
 from relayd.uplink.turns import LARGE, Turns
-from relayd.wire.dialects.events import EventReceived
+from relayd.wire.dialects.events import EventReceived, IDialect
+from relayd.wire.dialects.native import NativeRelayDialect
 from relayd.wire.dialects.socketio import SocketIORelayDialect
+from tests.support.dispatching import HeldRunner
 from tests.support.receiver import RecordingReceiver
 from tests.support.uplink import ORDER
 from tests.support.uplink_parts import MemoryWire, settings
@@ -92,3 +96,39 @@ class OrdersTests(SynchronousTestCase):
         self.receiver._answer = fail
         self.receive("execute_command", ORDER, 1)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+
+class UsedAgainTests(SynchronousTestCase):
+    """A ``commandId`` that is used for another command, with the relay's own command logic, on the wire."""
+
+    def sent(self, dialect: IDialect, ack_id: int | None, *orders: dict[str, Any]) -> list[str]:
+        clock, wire = Clock(), MemoryWire()
+        limits = Limits(max_commands=9, max_queue=9, default_timeout=60.0, max_timeout=60.0)
+        dispatcher = Dispatcher(clock, HeldRunner(), MemoryJournal(), limits)
+        link = Link(clock, wire, dialect, MessageLimit(clock, "main"), settings())
+        turns = Turns(clock, lambda on: None)
+        turns.begin_turn()
+        orders_of_it = Orders(link, dispatcher, turns, english)
+        orders_of_it.announce_link()
+        for order in orders:
+            orders_of_it.receive(EventReceived("execute_command", order, ack_id))
+        link.flush()
+        return [frame.decode() for frame in wire.sent]
+
+    def test_without_an_acknowledgement(self) -> None:
+        """Both dialects: as the specification says for a command that fails."""
+        for dialect in (NativeRelayDialect(), SocketIORelayDialect()):
+            for change, words in (
+                ({"command": "reboot"}, "Every command needs its own commandId"),
+                ({"port": "x"}, "port is not a"),
+            ):
+                (frame,) = self.sent(dialect, None, ORDER, ORDER | change)
+                self.assertIn("command_result", frame)
+                self.assertIn(words, frame)
+                self.assertIn('"exitCode":1', frame)
+                self.assertNotIn('"error"', frame)
+
+    def test_with_one(self) -> None:
+        frames = self.sent(SocketIORelayDialect(), 5, ORDER, ORDER | {"command": "reboot"})
+        self.assertEqual([frame[:11] for frame in frames], ["43/proxy,5["] * 2)
+        self.assertIn('{"error":"A different command with this commandId', frames[1])

@@ -31,4 +31,4 @@ class ReadPauseTests(SynchronousTestCase):
 class NobodyTests(SynchronousTestCase):
     def test_it_takes_any_report(self) -> None:
         NOBODY.on_text("x")
-        NOBODY.on_closed(ValueError(), "")
+        NOBODY.on_closed(ValueError())

@@ -5,6 +5,7 @@ What relayd says when a main server, or something before it, turns it away: the 
 from __future__ import annotations
 
 import os
+from errno import ENETUNREACH
 from typing import Any
 from urllib.parse import quote
 
@@ -12,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from socketio.packet import CONNECT_ERROR
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.tls_faults import why_broken
 from relayd.uplink.answers import MAX_BODY, HttpResponse, body_of, schemes_of, words_of
 from relayd.uplink.endpoint import describe, unused_proxy
 from relayd.uplink.idle import IdleWatch
@@ -75,8 +77,17 @@ class Answers(ServiceCase):
     def test_words(self) -> None:
         for answer, words in (
             (ENGINE_IO, 'HTTP 400, it says "Transport unknown"'),
-            (NGINX, 'it says "400 The plain HTTP request was sent to HTTPS port"'),
-            (GO, 'it says "Client sent an HTTP request to an HTTPS server."'),
+            (
+                NGINX,
+                'cannot be reached: it answers HTTP 400, it says "400 The plain HTTP request was sent to HTTPS port", '
+                "it wants TLS, so that --server needs https:// or wss://",
+            ),
+            (GO, 'it says "Client sent an HTTP request to an HTTPS server.", it wants TLS, so that --server needs'),
+            (
+                http("400 No", "<title>400 No required SSL certificate was sent</title>", "Content-Type: text/html"),
+                'it says "400 No required SSL certificate was sent", it wants a client certificate; see --tls-cert and',
+            ),
+            (http("400 No", "400 The SSL certificate error"), "it wants another client certificate than that of --"),
             (CHUNKED, 'it says "bad sid!"'),
             (http("400 No", "<h1>A &amp; B</h1><script>x()</script>"), 'it says "A & B"'),
             (http("400 No", '{"errors": [1]}'), 'it says "{"errors": [1]}"'),
@@ -167,8 +178,11 @@ class Answers(ServiceCase):
         server.transport.loseConnection()
         pump.flush()
         self.no_polling()
-        words = "was reached, but the HTTP handshake failed: it closed the connection"
+        words = (
+            "was reached, but the HTTP handshake failed: it closed the connection without an answer, as a TLS port does"
+        )
         self.assertIn(words, self.warnings()[-1])
+        self.assertIn("use wss:// in --server", self.warnings()[-1])
 
     def test_a_refused_namespace(self) -> None:
         for data, words in (
@@ -260,6 +274,8 @@ class Proxies(SynchronousTestCase):
     def test_a_proxy_that_cannot_be_reached(self) -> None:
         for error, words in (
             (ConnectionRefusedError(), "the HTTP proxy http://p:3128 cannot be reached: connection refused"),
+            (ConnectionRefusedError(), "look at the port in --http-proxy"),
+            (ConnectError(ENETUNREACH, "x"), "Network is unreachable; look at --http-proxy and at the routes"),
             (DNSLookupError(), "cannot be reached: its name was not found; look at --http-proxy"),
         ):
             self.assertIn(words, describe(ProxyUnreachable("http://p:3128", error)))
@@ -268,6 +284,12 @@ class Proxies(SynchronousTestCase):
     def test_what_a_proxy_asks_for(self) -> None:
         head = b'HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate, Basic realm="x, y"\r\n\r\n'
         self.assertIn("407 No, which asks for Negotiate or Basic", self.refused(head))
+
+    def test_what_is_no_proxy(self) -> None:
+        """An SSH server hangs up, a web server knows no CONNECT."""
+        self.assertIn("it closed the connection; look at --http-proxy", self.refused(b"SSH-2.0-x\r\n", cut=True))
+        head = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"
+        self.assertIn("HTTP 405 Method Not Allowed; look at --http-proxy: an HTTP proxy", self.refused(head))
 
     def refused(self, *pieces: bytes, wait: bool = False, cut: bool = False) -> str:
         """
@@ -314,9 +336,14 @@ class Proxies(SynchronousTestCase):
         self.assertIsNone(unused_proxy(ServerAddress.of("wss://h"), settings))
 
     def test_tls_to_a_plain_port(self) -> None:
+        """The words of the other side are quoted like all others."""
         error = SSL.Error([("SSL routines", "", "wrong version number")])
-        self.assertIn("does not speak TLS there: look at the scheme and port", describe(error))
-        self.assertNotIn("no TLS", describe(SSL.Error([("SSL routines", "", "unsupported protocol")])))
+        broken = why_broken(error, b"220 mail.example k3y-4711 ESMTP\r\n", done=False)
+        words = 'it does not speak TLS there: its answer begins with "220 mail.example [redacted] ESMTP"; look at the'
+        self.assertIn(words, describe(broken, Quoting("k3y-4711")))
+        self.assertIn(
+            "TLS failed: bad record", describe(why_broken(SSL.Error([("", "", "bad record")]), b"", done=True))
+        )
 
 
 class Parts(SynchronousTestCase):

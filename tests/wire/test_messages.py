@@ -211,6 +211,53 @@ class CommandTests(SynchronousTestCase):
                 if name != "commandId":
                     self.assertEqual(error.command_id, "cmd_1")
 
+    def test_what_was_sent_as_a_host(self) -> None:
+        """It is named, and not shown: it may have a password in it."""
+        for reason, hosts in {
+            "names a port too; send the port as port": (
+                "db1:2222",
+                "10.0.0.5:22",
+                "[::1]:2222",
+                "[::ffff:10.0.0.5]:22",
+                "db1：2222",
+                "db1: 22",
+                "db1:",
+            ),
+            "names a user too; send the user as username": ("root@db1", "root:secret-word@db1", "root@db1:22"),
+            "is a URL; send the host's name or address alone": (
+                "ssh://root:secret-word@db1:22",
+                "https://db1/",
+                "tcp://10.0.0.5:22",
+            ),
+            "names several hosts; send a command for each of them": (
+                "db1,db2",
+                "db1 db2",
+                "db1; db2",
+                "10.0.0.5, 10.0.0.6",
+            ),
+            "is neither a host name nor an IP address": ("a:b", "fd00::g", "10.0.0.0/24", "10.1.2.300", "db-*", "::1:"),
+        }.items():
+            for host in hosts:
+                for path, data in (("host", {"host": host}), ("via[0].host", {"via": [HOP | {"host": host}]})):
+                    error = self.refused(GOOD | data)
+                    self.assertEqual((error.fields["field"], error.fields["reason"]), (path, reason), host)
+                    self.assertNotIn("secret-word", str(error))
+        for host in ("::1", "[::1]", "fe80::1%eth0", "db1.internal.", "1.2.3.4"):
+            parse_execute_command(GOOD | {"host": host})
+
+    def test_what_is_wrong_may_ask_for_more(self) -> None:
+        """As far as that can be read."""
+        for flag, asks in (
+            (True, True),
+            ("1", True),
+            (False, False),
+            ("perhaps", False),
+            ([True], False),
+            (None, False),
+        ):
+            wrong = GOOD | {"port": 0, "extended": flag}
+            self.assertEqual(self.assertRaises(InvalidMessage, parse_execute_command, wrong).extended, asks, flag)
+
     def test_numbers_are_no_values_of_variables(self) -> None:
         self.assertIn(
             'env.A is not a string; write numbers and booleans as strings, as in "1"',
@@ -395,6 +442,22 @@ class SecretTests(SynchronousTestCase):
         self.assertRaises(TypeError, copy.copy, secret)
         self.assertRaises(TypeError, msgspec.json.encode, secret)
         self.assertEqual(secret.reveal(), "s3cret")
+
+    def test_made_in_python(self) -> None:
+        """A `str` becomes one at once, and anything else is refused at once, whatever it shows."""
+        where: dict[str, Any] = {"host": "db1", "username": "me"}
+        order: dict[str, Any] = where | {"command_id": "c1", "port": 22, "command": "true"}
+        for name in ("password", "private_key", "passphrase"):
+            for made in (ExecuteCommand(**order | {name: "s3cret"}), JumpHost(**where | {name: "s3cret"})):
+                self.assertEqual(getattr(made, name), Secret("s3cret"))
+                self.assertIn("s3cret", made.to_wire().values())
+                self.assertNotIn("s3cret", repr(made))
+                other = msgspec.structs.replace(made, **{name: "an0ther"})
+                self.assertEqual(getattr(other, name), Secret("an0ther"))
+            for wrong in (b"s3cret", 12345, ["s3cret"]):
+                for kind, fields in ((ExecuteCommand, order), (JumpHost, where)):
+                    error = self.assertRaises(TypeError, kind, **fields | {name: wrong})
+                    self.assertEqual(str(error), f"{name} has to be a Secret or a str, not {type(wrong).__name__}")
 
     def test_equality(self) -> None:
         self.assertEqual(Secret("a"), Secret("a"))

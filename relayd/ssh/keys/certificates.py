@@ -17,6 +17,7 @@ from twisted.conch.ssh.common import NS
 from relayd.language.texts import Fault, Text, joined, printable_bytes
 from relayd.network.spelling import canonical_host
 from relayd.ssh.keys.binary import CutOff, Fields
+from relayd.ssh.keys.mistaken import not_a_certificate
 from relayd.ssh.keys.public import BadPublicKey, PublicKey
 from relayd.ssh.keys.types import MIN_RSA_BITS, is_certified, key_type, uncertified
 
@@ -163,9 +164,12 @@ def read_user_certificate(text: str, now: float) -> Certificate:
     :raises BadCertificate: when it is not one, or not valid now.
     """
     # As with keys: on their way through forms, tables and JSON, texts lose their line ends.
-    fields = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n").split(None, 2)
-    if len(fields) < 2 or not fields[0].endswith("@openssh.com"):
-        raise BadCertificate("it does not begin with a type such as ssh-ed25519-cert-v01@openssh.com")
+    text = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n")
+    fields = text.split(None, 2)
+    if len(fields) < 2 or not is_certified(fields[0].encode("utf-8", "replace")):
+        raise BadCertificate(
+            not_a_certificate(text) or Text("it does not begin with a type such as ssh-ed25519-cert-v01@openssh.com")
+        )
     try:
         blob = base64.b64decode(fields[1], validate=True)
     except (binascii.Error, ValueError):

@@ -6,6 +6,7 @@ Errors of the libraries may show parts of a key, so none of them leaves this mod
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Fault, Text
-from relayd.ssh.keys.decryption_cost import Damaged, TooCostly, check_cost
+from relayd.ssh.keys.containers import BadContainer, inspect_container
+from relayd.ssh.keys.mistaken import not_a_private_key
 from relayd.ssh.keys.putty import HEADER, PuttyKeyError, parse_putty_key
 from relayd.ssh.keys.types import MIN_RSA_BITS
 from relayd.ssh.target import Credential
@@ -28,6 +30,8 @@ from relayd.ssh.target import Credential
 MAX_SIGNING_RSA_BITS = 8192
 #: Seconds for which a parsed key is kept after its last use: many connections may be opened with it in a row.
 KEPT = 10.0
+_BLANKS = "\ufeff \t\r\n"
+_ESCAPED = re.compile(r"(?<!\\)\\(?:r\\n|n|r)")
 
 
 class UnreadableKey(Fault):
@@ -42,12 +46,7 @@ def parse_private_key(text: str, passphrase: str | None = None) -> Key:
 
     :raises UnreadableKey: when it cannot be used.
     """
-    # On their way through forms, tables and JSON, keys lose their line ends.
-    unescaped = text.replace("\\r", "").replace("\\n", "\n").strip("\ufeff \t\r\n")
-    lines = [line.strip() for line in unescaped.splitlines()]
-    if not any(line.startswith("Proc-Type:") for line in lines):  # there, an empty line ends the header
-        lines = [line for line in lines if line]
-    clean = "\n".join(lines) + "\n"
+    clean = _lines(text)
     loaded = _load_putty(clean, passphrase) if clean.startswith(HEADER) else _load_pem(clean, passphrase)
     if isinstance(loaded, rsa.RSAPrivateKey):
         _check_rsa(loaded)
@@ -57,6 +56,25 @@ def parse_private_key(text: str, passphrase: str | None = None) -> Key:
     elif not isinstance(loaded, ed25519.Ed25519PrivateKey):
         raise UnreadableKey("it is neither Ed25519, ECDSA nor RSA")
     return Key(loaded)
+
+
+def _lines(text: str) -> str:
+    """
+    The lines of a key, which lose their ends on their way through forms, tables and JSON.
+
+    Ends that are escaped are put right, as they are in a piece of JSON that somebody pasted. Those that are escaped
+    twice are not: what does that to a key does it to other texts too, such as the command.
+    """
+    text = text.strip(_BLANKS)
+    # With lines of its own, PuTTY's key may have a comment such as C:\new
+    if not (text.startswith(HEADER) and "\n" in text):
+        text = _ESCAPED.sub("\n", text).strip(_BLANKS)
+        if "\\\\n" in text:
+            raise UnreadableKey("its line ends are escaped twice (\\\\n); escape the text once, or not at all")
+    lines = [line.strip() for line in text.splitlines()]
+    if not any(line.startswith("Proc-Type:") for line in lines):  # there, an empty line ends the header
+        lines = [line for line in lines if line]
+    return "\n".join(lines) + "\n"
 
 
 def _check_rsa(key: rsa.RSAPrivateKey) -> None:
@@ -82,22 +100,16 @@ def _load_putty(clean: str, passphrase: str | None) -> object:
 
 
 def _load_pem(clean: str, passphrase: str | None) -> object:
-    if "-----BEGIN " not in clean:
-        raise UnreadableKey("it does not begin with -----BEGIN … PRIVATE KEY-----")
-    if "PRIVATE KEY-----" not in clean:
-        raise UnreadableKey("it is not a private key but another PEM object, such as a public key or a certificate")
-    if "-----END " not in clean:
-        raise UnreadableKey("its end is missing: it was cut off")
+    reason = not_a_private_key(clean)
+    if reason is not None:
+        raise UnreadableKey(reason)
     try:
-        encrypted = check_cost(clean)
-    except TooCostly:
-        raise UnreadableKey(
-            "decrypting it takes too much memory or time; save it again with fewer rounds, as with ssh-keygen -p -a 64"
-        ) from None
-    except Damaged:
-        raise UnreadableKey("its content is damaged") from None
+        container = inspect_container(clean)
+    except BadContainer as fault:
+        raise UnreadableKey(fault.text) from None
+    encrypted = container.encrypted
     if encrypted and passphrase is None:
-        raise UnreadableKey("it is encrypted, and no passphrase was given")
+        raise UnreadableKey(container.unsupported or Text("it is encrypted, and no passphrase was given"))
     load = load_ssh_private_key if "BEGIN OPENSSH PRIVATE KEY" in clean else load_pem_private_key
     secret = passphrase.encode("utf-8") if passphrase is not None and encrypted else None
     try:
@@ -105,11 +117,12 @@ def _load_pem(clean: str, passphrase: str | None) -> object:
         # 4,096 bits, and for 4 s with 8,192. OpenSSH skips it, too.
         return load(clean.encode("utf-8", "replace"), password=secret, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
-        raise UnreadableKey("its type or encryption is not supported") from None
+        raise UnreadableKey(container.unsupported or Text("its type is not supported")) from None
     except Exception:
         # A wrong passphrase turns the content into noise, which now and then looks like content.
         if encrypted:
-            raise UnreadableKey("the passphrase is wrong, or its content is damaged") from None
+            wrong = Text("the passphrase is wrong, or its content is damaged")
+            raise UnreadableKey(container.unsupported or wrong) from None
         raise UnreadableKey("its content is damaged") from None
 
 

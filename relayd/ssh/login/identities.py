@@ -129,7 +129,7 @@ class IdentityLoader:
             key = await self._keys.load(credential)
             found.usable += own_identities(key, certificate, found.username)
         except UnreadableKey as error:
-            found.faults.append(KeyUnreadable(**found.where, reason=error.text))
+            found.faults.append(KeyUnreadable(**found.where, reason=_located(error.text, credential.key_file)))
         except BadCertificate as error:
             found.bad_certificate(error)
 
@@ -152,6 +152,7 @@ class _Found:
 
     def __init__(self, target: Target) -> None:
         self.username = target.username
+        self._certificate_file = target.credential.certificate_file
         self.where = {"host": target.host, "username": target.username}
         self.usable: list[Identity] = []
         self.faults: list[SSHError] = []
@@ -159,7 +160,13 @@ class _Found:
 
     def bad_certificate(self, error: BadCertificate) -> None:
         """The certificate cannot be used."""
-        self.faults.append(CertificateUnusable(**self.where, reason=error.text))
+        reason = _located(error.text, self._certificate_file)
+        self.faults.append(CertificateUnusable(**self.where, reason=reason))
+
+
+def _located(reason: Text, file: str) -> Text:
+    """*reason* with the site's file that it is about, if it is about one."""
+    return Text("{file}: {reason}", file=file, reason=reason) if file else reason
 
 
 def own_identities(key: Key, certificate: Certificate | None, username: str) -> list[Identity]:

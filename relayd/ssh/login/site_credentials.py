@@ -18,6 +18,7 @@ from relayd.network.patterns import check_host_pattern, check_user_pattern, cove
 from relayd.network.private_files import is_open_to_others
 from relayd.network.spelling import canonical_host, dialled_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
+from relayd.ssh.keys.mistaken import not_a_text
 from relayd.ssh.target import Credential, Target
 
 #: The largest file that is read, in bytes; a private key of 16,384 bits has some 13,000.
@@ -102,6 +103,7 @@ class CredentialTable:
             certificate=None if certificate is None else _read(certificate, secret=False),
             agent=rule.agent,
         )
+        credential.key_file, credential.certificate_file = rule.key_file or "", certificate or ""
         self._read[rule] = stamps, ref(credential)
         return credential
 
@@ -203,7 +205,7 @@ def _read(path: str, *, secret: bool) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialUnusable(file=path, reason=Text("it is not UTF-8 text")) from None
+        raise CredentialUnusable(file=path, reason=not_a_text(content)) from None
 
 
 def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:

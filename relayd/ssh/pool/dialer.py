@@ -260,7 +260,9 @@ class Dialer:
         try:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
-            raise KeyExchangeTimeout(host=target.host, port=target.port, time=span(timeout)) from None
+            raise KeyExchangeTimeout(
+                host=target.host, port=target.port, time=span(timeout), reason=transport.last_words()
+            ) from None
 
     async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
         """Nothing is asked of the host before this is done; meanwhile it may hang up."""

@@ -7,12 +7,20 @@ from __future__ import annotations
 from typing import Final
 
 from relayd.language.texts import Text, printable_bytes
-from relayd.ssh.errors import KeyExchangeFailed, NoCommonAlgorithm, NotSSH, ProtocolBroken, SSHError
+from relayd.ssh.errors import (
+    ConnectionDropped,
+    KeyExchangeFailed,
+    LoginDropped,
+    NoCommonAlgorithm,
+    NotSSH,
+    ProtocolBroken,
+    SSHError,
+)
 from relayd.ssh.transport.breach import Breach
 from relayd.ssh.transport.ciphers import BadPacket
 from relayd.ssh.transport.kexinit import NothingInCommon
 from relayd.ssh.transport.session_keys import BadProof
-from relayd.ssh.transport.version_exchange import NoVersion
+from relayd.ssh.transport.version_exchange import NOTHING, NoVersion
 
 #: Bytes shown of what a server says: lists of algorithms are long.
 MAX_SHOWN: Final = 300
@@ -43,3 +51,20 @@ def error_of(fault: Exception, host: str, port: int, *, secured: bool) -> SSHErr
         reason = Text("it sent a malformed packet")
     kind = ProtocolBroken if secured else KeyExchangeFailed
     return kind(host=host, port=port, reason=reason)
+
+
+def error_of_close(host: str, port: int, reason: str, *, instead: Text | None, secured: bool) -> SSHError:
+    """
+    The error for a connection that the server closed.
+
+    :param reason: what it said about that.
+    :param instead: what it said instead of its version; ``None``: its version had come.
+    :param secured: whether the first key exchange had ended.
+    """
+    if secured:
+        return LoginDropped(host=host, port=port, reason=reason)
+    if instead is None:
+        return ConnectionDropped(host=host, port=port, step=Text("key exchange"), reason=reason)
+    # OpenSSL closes without an alert when what comes is no TLS.
+    words = Text("it said nothing, as servers that expect TLS do") if instead is NOTHING else instead
+    return ConnectionDropped(host=host, port=port, step=Text("first contact"), reason=words)

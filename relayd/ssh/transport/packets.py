@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from relayd.language.texts import Text
 from relayd.ssh.transport.ciphers import MAX_PACKET, BadPacket, HiddenFault, Opener, Plain, Sealer
 from relayd.ssh.transport.pacing import COST_SHIFT, PACKET, SLICE, Pacer
 from relayd.ssh.transport.version_exchange import VersionReader
@@ -49,6 +50,10 @@ class PacketReader:
         self._rest = bytearray()  # the beginning of a packet, and what comes while the connection has to wait
         self._wanted = 1  # bytes of it that are needed to go on
         self._packet_size = 0  # of the packet that it begins with; 0: not known yet
+
+    def last_words(self) -> Text | None:
+        """What the server has sent instead of its version; ``None``: its version has come."""
+        return None if self._version is None else self._version.last_words()
 
     def use(self, opener: Opener, *, restart_numbers: bool) -> None:
         """Read all packets that follow with new keys."""

@@ -28,12 +28,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.language.texts import Text, printable_bytes
-from relayd.ssh.errors import ConnectionDropped, LoginDropped, SSHError
+from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.verifier import HostKeyVerifier
 from relayd.ssh.transport.algorithms import AlgorithmPolicy, prefer_known
 from relayd.ssh.transport.breach import Breach
 from relayd.ssh.transport.extensions import read_extensions
-from relayd.ssh.transport.faults import KNOWN_FAULTS, MAX_SHOWN, error_of
+from relayd.ssh.transport.faults import KNOWN_FAULTS, MAX_SHOWN, error_of, error_of_close
 from relayd.ssh.transport.flood_limit import FloodLimit
 from relayd.ssh.transport.key_exchange import KeyExchange
 from relayd.ssh.transport.numbers import (
@@ -156,6 +156,13 @@ class ClientTransport(SSHClientTransport):
         """The port of this machine that the connection comes from; 0 behind a jump host, where it has none."""
         return int(getattr(self.transport.getHost(), "port", 0)) if self.transport is not None else 0
 
+    def last_words(self) -> Text:
+        """How far the server has come in the key exchange, for the error when it takes too long."""
+        instead = self._reader.last_words()
+        if instead is not None:
+            return instead
+        return Text("its version is {version}", version=printable_bytes(self.otherVersionString, MAX_SHOWN))
+
     def disconnect(self, reason: str) -> None:
         """Say good-bye and close."""
         self.lost_reason = reason
@@ -229,9 +236,13 @@ class ClientTransport(SSHClientTransport):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.pace.stop()
-        kind = LoginDropped if self._key_exchange.secured else ConnectionDropped
-        step = Text("key exchange") if self.gotVersion else Text("first contact")
-        error = self._failure or kind(host=self.host, port=self.port, step=step, reason=self.lost_reason)
+        error = self._failure or error_of_close(
+            self.host,
+            self.port,
+            self.lost_reason,
+            instead=self._reader.last_words(),
+            secured=self._key_exchange.secured,
+        )
         service, self.service = self.service, None
         if service is not None:
             service.serviceStopped()

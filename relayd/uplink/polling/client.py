@@ -211,12 +211,12 @@ class PollingClient:
         else:
             self._polls.on_done()
 
-    def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
+    def on_lost(self, exchange: Exchange, error: BaseException) -> None:
         under_way = self._connections.connection_lost(exchange)
         if self._session.over is not None:
             self._report_end()
         elif under_way:
-            self._session.end(error, verify_error)
+            self._session.end(error)
 
     # The end of the session
 
@@ -231,4 +231,4 @@ class PollingClient:
     def _report_end(self) -> None:
         if self._session.over is not None and self._connections.all_closed:
             listener, self._session.listener = self._session.listener, NOBODY
-            listener.on_closed(*self._session.over)
+            listener.on_closed(self._session.over)

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.network.flow import PIECE
-from relayd.network.tls import is_verified, verify_error_of
+from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import ENOUGH, NO_HTTP, other_protocol
 
 #: Bytes that the status line and the headers may have.
@@ -61,8 +61,8 @@ class ExchangeOwner(Protocol):
     def on_done(self, exchange: Exchange) -> None:
         """The response is complete. See `Exchange.reusable`."""
 
-    def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
-        """The connection is gone: always called, and last. *verify_error*: why the certificate was refused."""
+    def on_lost(self, exchange: Exchange, error: BaseException) -> None:
+        """The connection is gone: always called, and last."""
 
 
 class _Part(Enum):
@@ -193,11 +193,11 @@ class Exchange(TwistedProtocol):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        verify_error = verify_error_of(self.transport)
+        error = explain(self.transport, reason.value or ConnectionLost())
         self.reusable = False
         if self._part is _Part.REST and self._failed is None and self.busy:
             self._done()
-        self._owner.on_lost(self, self._failed or reason.value or ConnectionLost(), verify_error)
+        self._owner.on_lost(self, self._failed or error)
 
     # What was received, step by step: each step takes its part away and returns whether another one may follow
 

@@ -29,7 +29,7 @@ class PollingSession:
     :ivar cookies: those that the main server, or a load balancer in front of it, has set.
     :ivar opened: the open packet; ``None`` until it has come.
     :ivar suspended: whether no new request may begin, since the session is about to move to a WebSocket.
-    :ivar over: why the session is over, and why a certificate was refused; ``None`` while it is not over.
+    :ivar over: why the session is over; ``None`` while it is not over.
     """
 
     def __init__(self, make_request: MakeRequest, on_over: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ class PollingSession:
         self.cookies = Cookies()
         self.opened: OpenPacket | None = None
         self.suspended = False
-        self.over: tuple[BaseException, str] | None = None
+        self.over: BaseException | None = None
         self._make_request = make_request
         self._on_over = on_over
         self._stamp = secrets.token_hex(4)
@@ -61,12 +61,8 @@ class PollingSession:
             parameters["sid"] = self.opened.sid
         return self._make_request(parameters, {**self.cookies.header(), **extra}).to_plain(method)
 
-    def end(self, error: BaseException, verify_error: str = "") -> None:
-        """
-        End the session because of *error*, unless it is over already.
-
-        :param verify_error: why the certificate was refused; empty where it was not.
-        """
+    def end(self, error: BaseException) -> None:
+        """End the session because of *error*, unless it is over already."""
         if self.over is None:
-            self.over = error, verify_error
+            self.over = error
             self._on_over()

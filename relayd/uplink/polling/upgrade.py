@@ -130,7 +130,7 @@ class Upgrade:
     def on_close_received(self, code: int | None, reason: str) -> None:
         self._fail("it was closed")
 
-    def on_closed(self, error: BaseException, verify_error: str) -> None:
+    def on_closed(self, error: BaseException) -> None:
         self._fail("the connection was lost")
 
     def on_heard(self) -> None:

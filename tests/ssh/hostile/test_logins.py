@@ -91,11 +91,11 @@ class SilenceTests(EvilTestCase):
     async def test_silence(self) -> None:
         await self.check_errors(
             {
-                Silent: (KeyExchangeTimeout, "within 2 s"),
-                SilentAfterVersion: (KeyExchangeTimeout, "within 2 s"),
-                SilentAfterKEXINIT: (KeyExchangeTimeout, "within 2 s"),
-                Dripping: (KeyExchangeTimeout, "within 2 s"),
-                SilentAfterNEWKEYS: (LoginTimeout, "login of somebody within 2 s"),
+                Silent: (KeyExchangeTimeout, "within 2 s: it said nothing."),
+                SilentAfterVersion: (KeyExchangeTimeout, "within 2 s: its version is SSH-2.0-"),
+                SilentAfterKEXINIT: (KeyExchangeTimeout, "within 2 s: its version is SSH-2.0-"),
+                Dripping: (KeyExchangeTimeout, "within 2 s: it said “SSH-2.0-xxx"),
+                SilentAfterNEWKEYS: (LoginTimeout, "login of somebody within 2 s: it said nothing."),
                 SilentAfterServiceAccept: (LoginTimeout, "login of somebody within 2 s"),
             },
             connect_timeout=SOON,

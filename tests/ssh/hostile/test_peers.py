@@ -94,7 +94,31 @@ class NoSSHTests(PeerTestCase):
 
     def test_web_server(self) -> None:
         self.receive(b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nConnection: close\r\n\r\n")
-        self.error(NotSSH)
+        self.error(NotSSH, "it answered “HTTP/1.1 400 Bad Request”, as a web server does")
+
+    def test_what_it_said_before_it_closed(self) -> None:
+        for chunks, words in (
+            ([], "first contact: it said nothing, as servers that expect TLS do."),
+            ([b"Exceeded MaxStartups\r\n"], "first contact: it said “Exceeded MaxStartups”."),
+            ([b"Not allowed at this time\r\n"], "first contact: it said “Not allowed at this time”."),
+            ([b"Welcome\r\n\r\n", b"Too many ", b"users\x07\x1b[2J"], "it said “Welcome / Too many users??[2J”."),
+            ([b"220 mail.example ESMTP\r\n"], "it said “220 mail.example ESMTP”."),
+            ([b"\0\1\2\xff"], "it said “"),
+            ([b"notice\n" * 1000, b"Exceeded MaxStartups\n"], "it said “notice / notice / notice / Exceeded Max"),
+        ):
+            self.connect()
+            self.receive(*chunks)
+            self.assertFalse(self.closing)
+            self.hang_up()
+            self.check(ConnectionDropped, words)
+
+    def test_last_words_have_a_bound(self) -> None:
+        self.receive(b"x" * 8000)
+        self.hang_up()
+        self.check(ConnectionDropped, "it said “…xxx")
+        (result,) = self.results
+        assert isinstance(result, Failure)
+        self.assertLess(len(str(result.value)), 600)
 
     def test_endless_lines(self) -> None:
         self.receive(*[b"220 mail.example ESMTP \x1b[2J\r\n"] * 100_000)

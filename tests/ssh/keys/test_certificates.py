@@ -102,10 +102,10 @@ class ReadingTests(SynchronousTestCase):
         good = self.authority.sign(public)
         kind, body, _ = good.split(None, 2)
         for text, words in (
-            ("", "begin with a type"),
+            ("", "it is empty"),
             ("hunter2-is-no-certificate", "begin with a type"),
-            (key_pair()[0], "begin with a type"),
-            (public, "begin with a type"),
+            (key_pair()[0], "it is a private key"),
+            (public, "it is a public key"),
             (kind, "begin with a type"),
             (f"{kind} !!!!", "damaged"),
             (f"{kind} é", "damaged"),

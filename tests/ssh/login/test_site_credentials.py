@@ -236,6 +236,14 @@ class UnusableTests(FileTestCase):
             self.check(path, words, password_file=path)
         path = self.file("secret", b"\n\n")
         self.check(path, "empty", key_file=path)
+        for content, words in (
+            (key_pair()[0].encode("utf-16"), "it is in UTF-16; save it in UTF-8."),
+            (b"\xfe\xff\0x", "it is in UTF-16; save it in UTF-8."),
+            (b"0\x82\x04\xa3\x02\x01\0\x02\x82\xff", "it is not text, but in DER or PKCS#12; convert it to PEM"),
+            (b"\x93\xfa", "it is not UTF-8 text."),
+        ):
+            Path(path).write_bytes(content)
+            self.check(path, words, key_file=path)
 
     def test_what_is_no_file(self) -> None:
         self.check(str(self.directory), "not a file", key_file=str(self.directory))
@@ -328,3 +336,18 @@ class RealServerTests(ServerTestCase):
             self.assertEqual(done.stdout.text(), "ok")
             path.write_text(private)
             server.authorize(public)
+
+    async def test_the_file_at_fault_is_named(self) -> None:
+        """Before any host is dialled."""
+        key, certificate = self.directory / "deploy", self.directory / "deploy-cert.pub"
+        for path, text, words in (
+            (key, key_pair()[1], f"cannot be used: {key}: it is a public key (ssh-ed25519)."),
+            (certificate, key_pair()[1], f"cannot be used: {certificate}: it is a public key (ssh-ed25519)."),
+        ):
+            key.touch(mode=0o600)
+            key.write_text(key_pair()[0])
+            path.write_text(text)
+            target = CredentialTable([rule("*", agent=None, key_file=str(key))]).target("host.invalid", 22, "deploy")
+            assert target is not None
+            failure = await self.failure_of(self.run_command(self.make_client(), target, "true"))
+            self.assertIn("for deploy@host.invalid " + words, str(failure.value))

@@ -355,7 +355,7 @@ class Owner:
     def on_done(self, exchange: Exchange) -> None:
         self.done += 1
 
-    def on_lost(self, exchange: Exchange, error: BaseException, verify_error: str) -> None:
+    def on_lost(self, exchange: Exchange, error: BaseException) -> None:
         self.lost = error
 
 

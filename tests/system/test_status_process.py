@@ -5,6 +5,7 @@ A real relay under twistd whose main server goes and comes: readiness, its log, 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -146,12 +147,12 @@ class StatusProcessTests(TestCase):
 
     async def test_mistakes_are_one_line(self) -> None:
         relay = self.relay("ws://127.0.0.1:1", "--status", "tcp:0.0.0.0")
-        self.assertEqual(await relay.ended(), 1)
+        self.assertEqual(await relay.ended(), os.EX_CONFIG)
         self.assertEqual(
             relay.output, ['relayd: --status: expected tcp:127.0.0.1:PORT or unix:/PATH, not "tcp:0.0.0.0"']
         )
         relay = self.relay("ws://127.0.0.1:1", "--status", "unix:/proc/status")
-        self.assertEqual(await relay.ended(), 1)
+        self.assertEqual(await relay.ended(), os.EX_CONFIG)
         lines = [line for line in relay.output if "relayd: --status: cannot listen at unix:/proc/status: " in line]
         self.assertEqual(lines, relay.output[-1:], relay.log)
 

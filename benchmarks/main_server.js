@@ -94,7 +94,7 @@ function connected(proxyId, milliseconds) {
 
 // The grace lets the relay's own answer to a timeout arrive.
 function execute(proxyId, command, grace = 10000) {
-  const commandId = `cmd_${Date.now()}_${++commandNumber}`;
+  const commandId = command.commandId ?? `cmd_${Date.now()}_${++commandNumber}`;
   return within((command.timeout || 30000) + grace, 'the result', (resolve, reject) => {
     const relay = relays.get(proxyId);
     if (!relay) {

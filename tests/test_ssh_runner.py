@@ -249,6 +249,12 @@ class MemoryTests(ServerTestCase):
     async def test_success(self) -> None:
         self.assertEqual((await self.order("db")).stdout, "ok")
 
+    async def test_its_advice_in_chinese(self) -> None:
+        """No blank stands between two sentences."""
+        error = await self.error_of(self.order("nowhere"), HostFailure)
+        said = "无法解析主机名 nowhere。请检查拼写，以及客户端所在机器的 DNS 设置。这里的客户端就是中介服务。"
+        self.assertEqual(error.text.within(translator("zh")), said)
+
     async def test_what_the_relays_operator_can_do(self) -> None:
         """The SSH library knows no relay: what stands here of one, the runner adds."""
         for host, end in (
@@ -266,12 +272,6 @@ class MemoryTests(ServerTestCase):
         error = await self.error_of(self.order("db"), HostFailure)
         end = "If it always takes that long, the relay's operator can raise --connect-timeout."
         self.assertTrue(str(error).endswith(end), error)
-
-    async def test_its_advice_in_chinese(self) -> None:
-        """No blank stands between two sentences."""
-        error = await self.error_of(self.order("nowhere"), HostFailure)
-        said = "无法解析主机名 nowhere。请检查拼写，以及客户端所在机器的 DNS 设置。这里的客户端就是中介服务。"
-        self.assertEqual(error.text.within(translator("zh")), said)
 
     async def test_codes(self) -> None:
         for misbehaviour in (Misbehaviour.REFUSES_CONNECTIONS, Misbehaviour.REFUSES_COMMANDS):

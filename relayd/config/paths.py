@@ -33,6 +33,11 @@ class Elsewhere(Struct, frozen=True):
     places: Mapping[str, str] = {}
 
 
+def passed_on(name: str) -> str:
+    """What to do where a path of the settings is that of a file that systemd passes on as credential *name*."""
+    return f"systemd passes it on, and only that can be read: give ${CREDENTIALS}/{name}, or leave the option out"
+
+
 class Paths:
     """
     The paths of one reading of the settings.
@@ -74,6 +79,8 @@ class Paths:
         for credential, source in self._elsewhere.sources.items():
             if path in (credential, source):
                 name = os.path.basename(credential)
+                if path == source and self._elsewhere.in_unit:
+                    return passed_on(name)
                 return f"put it into {source}, from where systemd passes it on (LoadCredential={name})"
         if not self.credentials or os.path.dirname(path) != self.credentials:
             return ""

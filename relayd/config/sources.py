@@ -110,9 +110,12 @@ class OptionSources:
             with open(path, "rb") as file:
                 return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark
         except OSError as error:
-            self._refuse(where, f"{path} cannot be read: {error.strerror}")
+            advice = "; relayd's user has to read it: chmod 644 it" if isinstance(error, PermissionError) else ""
+            self._refuse(where, f"{path} cannot be read: {error.strerror}{advice}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            hint = "; put texts in quotes" if str(error).startswith("Invalid value") else ""
+            said = str(error)
+            hint = "; put texts in quotes" if said.startswith("Invalid value") else ""
+            hint = "; it is set twice: remove one of the two" if said.startswith("Cannot overwrite a value") else hint
             self._refuse(path, f"is not valid TOML: {error}{hint}")
         except ValueError:  # tomllib lets Python's own limit through
             self._refuse(path, "is not valid TOML: a number has thousands of digits")

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from relayd.errors import ConfigError
 from relayd.network.descriptors import words_of
 from relayd.process.whole_files import write_whole
 
+#: What to do about a directory that this user cannot write to.
+_ELSEWHERE = "name a directory that it can write to; under systemd, leave --state-dir out"
 #: Bytes of the key of the fingerprints of requests.
 KEY_BYTES = 32
 
@@ -38,7 +41,7 @@ class StateDirectory:
         try:
             lock = os.open(self._at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise self._unusable(words_of(error)) from None
+            raise self._unusable(self._with_cure(f"{self._at('lock')}: ", error)) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,7 +60,7 @@ class StateDirectory:
             os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             os.close(lock)
-            raise self._unusable(words_of(error)) from None
+            raise self._unusable(self._with_cure("", error)) from None
         self._lock = lock
         try:
             self._key = self._read_key()
@@ -111,7 +114,7 @@ class StateDirectory:
             key = os.urandom(KEY_BYTES)
             write_whole(path, key)
         except OSError as error:
-            raise self._unusable(f"{path}: {words_of(error)}") from None
+            raise self._unusable(self._with_cure(f"{path}: ", error)) from None
         return key
 
     def _at(self, name: str) -> str:
@@ -123,11 +126,20 @@ class StateDirectory:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             usable = os.access(self.path, os.R_OK | os.W_OK | os.X_OK)
         except OSError as error:
-            raise self._unusable(words_of(error)) from None
+            raise self._unusable(self._with_cure("", error)) from None
         if not usable:
-            raise self._unusable("this user cannot write there")
+            raise self._unusable("this user cannot write there; make it the owner (chown)")
         if hindrance := directory_hindrance(self.path):
             raise ConfigError(option="--state-dir", reason=hindrance)
+
+    def _with_cure(self, what: str, error: OSError) -> str:
+        """The words for *error*, which *what* leads to, and what to do about it."""
+        cure = ""
+        if isinstance(error, PermissionError):
+            cure = f"; another user may own it: {give_back(self.path)}"
+        elif error.errno in (ENOSPC, EDQUOT):
+            cure = "; make room (see df, and df -i)"
+        return f"{what}{words_of(error)}{cure}"
 
     def _unusable(self, reason: str) -> ConfigError:
         return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")
@@ -147,11 +159,16 @@ def directory_hindrance(path: str) -> str:
     if not existing.is_dir():
         return f"{existing} is not a directory"
     if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{path} cannot be used: this user cannot write to {existing}"
+        return f"{path} cannot be used: this user cannot write to {existing}; {_ELSEWHERE}"
     if existing == Path(path) and existing.stat().st_mode & 0o022:
         advice = "chmod go-w it, or use a directory in it that does not exist yet"
         return f"others can write to {path} and so change the relay's state: {advice}"
     return ""
+
+
+def give_back(path: str) -> str:
+    """How to make the owner of a directory the owner of all that is in it."""
+    return f"chown -R --reference={path}/ {path}/"
 
 
 def _process_in(lock: int) -> str:

@@ -103,7 +103,9 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
         if reading.mistakes:  # a relay would not start with them, so its key is not sent either
             report("skipped", "main server", "fix the settings first")
         else:
-            await check_server(reactor, reading.config, report, holder, dial=dial)
+            # A unit that is still starting has no connection that a second one could displace.
+            starting = of_unit is not None and of_unit.unit.active == "activating"
+            await check_server(reactor, reading.config, report, holder, dial=dial or starting)
     faults, warnings = counts["fault"], counts["warning"]
     print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")
     return faults

@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from relayd.config.options import Config
 from relayd.ctl.findings import Report
-from relayd.errors import ConfigError, InvalidMessage, UplinkError
+from relayd.ctl.status import read_status
+from relayd.errors import ConfigError, InvalidMessage, NoStatus, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.language.texts import span
 from relayd.network.spelling import loopback_addresses, read_address
@@ -71,15 +72,35 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
         if not await step(reactor, address, settings, report):
             report("skipped", "main server", "the steps before must succeed first")
             return
+    if holder is not None and not dial and not _report_running(config, holder, str(address), report):
+        dial = True  # the relay has no connection that it could lose
     if holder is not None and not dial:
-        process = f" (process {holder})" if holder else ""
-        text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
-        report("skipped", "main server", text)
+        pass  # reported above
     elif settings.proxy_id is None or config.api_key_file is None:
         report("skipped", "main server", "--proxy-id and --api-key-file are not set")
     else:
         # A running relay reconnects soon and may displace this connection, which says nothing about the key.
         await _dial(reactor, settings, report, Timing() if holder is not None else Timing(probation=PROBATION))
+
+
+def _report_running(config: Config, holder: str, server: str, report: Report) -> bool:
+    """Report on the relay that is running; returns false if the main server does not accept it now."""
+    process = f" (process {holder})" if holder else ""
+    try:
+        uplink = None if config.status is None else read_status(config.status)["uplink"]
+    except NoStatus as error:
+        report("fault", "status", str(error))
+        uplink = None
+    if uplink is None:
+        text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
+        report("skipped", "main server", text)
+    elif uplink["accepted"]:
+        report("ok", "main server", f"{server} accepts the relay that is running{process} ({uplink['dialect']})")
+    else:
+        why = uplink["lastError"] or "it is connecting"
+        report("warning", "relay", f"the relay that is running{process} is not accepted: {why}")
+        return False
+    return True
 
 
 def _check_certificate(settings: UplinkSettings, report: Report) -> None:

@@ -15,8 +15,9 @@ from typing import Final
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS, Config
-from relayd.config.paths import CREDENTIALS_ROOT
+from relayd.config.paths import CREDENTIALS_ROOT, passed_on
 from relayd.config.reading import Reading
+from relayd.config.state_directory import give_back
 from relayd.ctl.findings import Level, Report
 from relayd.ctl.unit_settings import UnitSettings
 from relayd.ctl.units import Unit
@@ -49,12 +50,18 @@ def check_unit(settings: UnitSettings, note: str, report: Report) -> None:
         why = f"status {unit.status}" if unit.result == "exit-code" else unit.result
         why = "there is a mistake in its settings" if why == f"status {MISTAKES}" else why
         report("warning", "unit", f"{note}; it has failed: {why}; journalctl -u {unit.name} says more")
+    elif unit.active == "activating" and unit.result != "success":
+        why = f"it ended with status {unit.status}, and systemd starts it again"
+        report("warning", "unit", f"{note}; {why}; journalctl -u {unit.name} says why")
     else:
         said = f": {printable(unit.said, _MOST_SAID)}" if unit.said and unit.active != "inactive" else ""
         boot = f" (systemctl enable {unit.name} starts it at boot)" if unit.enabled == "disabled" else ""
         # A relay starts until the main server accepts it, and then stays active.
         level: Level = "warning" if unit.active == "activating" else "ok"
         report(level, "unit", f"{note}; it is {unit.active}{boot}{said}")
+    if unit.user and not unit.dynamic and not _exists(unit.user):
+        text = f"there is no user {unit.user}, whom User={unit.user} names: create it, or remove that line"
+        report("fault", "unit", f"{text} (systemctl cat {unit.name} shows the file)")
     if unit.outdated:
         report("warning", "unit", "its files have changed since systemd read them: systemctl daemon-reload")
     for path, optional in unit.environment_files:
@@ -74,12 +81,40 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
             text = f"there is no file {source}, which LoadCredential={name}:{path} names: systemd cannot start the unit"
             report("fault", "unit", text)
     sight = _Sight(unit, tuple(settings.elsewhere.sources.values()))
+    names = {source: os.path.basename(credential) for credential, source in settings.elsewhere.sources.items()}
     for whose, path in _read_by(config):
-        if reason := sight.hinders_reading(path, whose.partition(" ")[0] in _NO_SECRETS):
+        given = reading.given.get(whose.removeprefix("--"))
+        directly = path in names and given is not None and given.text.strip() == path
+        if reason := sight.hinders_reading(path, whose.partition(" ")[0] in _NO_SECRETS, directly=directly):
+            if directly:
+                reason = f"the user of {unit.name} cannot read {path}; {passed_on(names[path])}"
             report("fault", "unit", f"{whose}: {reason}")
+    if foreign := _foreign_file(config.state_dir):
+        text = f"another user than that of {config.state_dir} owns {foreign}: {give_back(config.state_dir)}"
+        report("fault", "unit", text)
     for whose, path in _written_by(config):
         if reason := sight.hinders_writing(path):
             report("fault", "unit", f"{whose}: {reason}")
+
+
+def _exists(user: str) -> bool:
+    try:
+        return bool(pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user))
+    except KeyError:
+        return user.isdigit()  # systemd takes any number
+
+
+def _foreign_file(folder: str) -> str:
+    """
+    A file in a folder that another user owns than the folder itself, as after a relay that root ran there. Where the
+    folder itself has another owner, systemd gives all of it to the user of the unit.
+    """
+    try:
+        owner = os.stat(folder).st_uid
+        with os.scandir(folder) as found:
+            return next((each.path for each in found if each.stat(follow_symlinks=False).st_uid != owner), "")
+    except OSError:
+        return ""
 
 
 def _read_by(config: Config) -> Iterator[tuple[str, str]]:
@@ -123,13 +158,14 @@ class _Sight:
         self._own = tuple(folder for folders in unit.directories.values() for folder in folders)
         self._identity = _identity(unit)
 
-    def hinders_reading(self, path: str, public: bool) -> str:
+    def hinders_reading(self, path: str, public: bool, *, directly: bool = False) -> str:
         """
         Why a relay cannot read a file, with what to do; empty: it can, or the file does not exist.
 
         :param public: whether everybody may read it.
+        :param directly: whether it reads the file itself, though systemd passes it on.
         """
-        if path in self._passed or _is_in(path, self._own) or not os.path.exists(path):
+        if (path in self._passed and not directly) or _is_in(path, self._own) or not os.path.exists(path):
             return ""
         pass_it = f"put LoadCredential=NAME:{path} into a drop-in, and give $CREDENTIALS_DIRECTORY/NAME as the path"
         if hidden := self._hidden(path):

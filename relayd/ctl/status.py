@@ -173,6 +173,15 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def read_status(address: ListenAddress) -> dict[str, Any]:
+    """
+    The status document of the relay whose ``--status`` is *address*.
+
+    :raises NoStatus: when the relay does not answer.
+    """
+    return _fetch(_connector(address))
+
+
 def _fetch(connect: _Connect) -> dict[str, Any]:
     connection = connect()
     try:

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from errno import EACCES, EADDRINUSE, ENOENT, EPERM, EROFS
 from functools import partial
 from typing import Any, Final, cast
 
@@ -222,4 +223,10 @@ def _remove_stale(path: str) -> None:
 def _reason(address: ListenAddress, error: BaseException | None) -> str:
     error = getattr(error, "socketError", error)
     text = words_of(error, str(error)) if isinstance(error, OSError) else str(error)
-    return f"cannot listen at {address}: {text}"
+    number = error.errno if isinstance(error, OSError) else None
+    cure = "; give another address, or stop what listens there (see ss -lntxp)" if number == EADDRINUSE else ""
+    if number in (EACCES, EPERM, EROFS, ENOENT) and address.path:
+        cure = "; give a path in a directory that relayd's user can write to, such as /run/relayd under its unit"
+    elif number in (EACCES, EPERM):
+        cure = "; give a port from 1024 on"
+    return f"cannot listen at {address}: {text}{cure}"

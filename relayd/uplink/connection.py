@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.errors import (
@@ -214,8 +215,14 @@ class UplinkConnection:
         if stage is Stage.SECURING or (stage is Stage.UPGRADING and isinstance(error, TLSFailed)):
             self._machine.failed(UplinkUnreachable(server=self._settings.server, reason=reason))
         else:
+            if stage is Stage.UPGRADING and isinstance(error, ConnectionDone | ConnectionLost) and self._is_plain:
+                reason += " without an answer, as a TLS port does; if it is one, use wss:// in --server"
             self._machine.failed(self._lost(reason))
         self._finish()
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._settings.server.startswith(("ws:", "http:"))
 
     def _lost(self, reason: str) -> UplinkLost:
         """The error for a connection that is lost; one that was never complete is another error."""

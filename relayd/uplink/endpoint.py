@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from errno import EHOSTUNREACH, ENETUNREACH
 from typing import Any, Final
 
 from cryptography import x509
@@ -45,7 +46,7 @@ _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\r?
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
 CONNECT_TIMEOUT: Final = 15.0
 
-
+_NO_ROUTE: Final = (EHOSTUNREACH, ENETUNREACH)
 _PRINTABLE: Final = Quoting()
 
 
@@ -140,15 +141,16 @@ def _describe(error: BaseException, option: str) -> str:
         time = span(CONNECT_TIMEOUT)
         return f"its name could not be looked up within {time}; look at the name service of this machine"
     if isinstance(error, network.ConnectionRefusedError):
-        return "connection refused; nothing listens there, or a firewall rejects it"
+        return f"connection refused; nothing listens there, or a firewall rejects it: look at the port in {option}"
     if isinstance(error, network.TimeoutError | network.TCPTimedOutError):
-        return f"no answer within {span(CONNECT_TIMEOUT)}"
+        return f"no answer within {span(CONNECT_TIMEOUT)}; look at {option}, and at firewalls on the way"
     if isinstance(error, network.ConnectionDone):
         return "it closed the connection"
     if isinstance(error, network.ConnectionLost):
         return "the connection was cut"
     if isinstance(error, network.ConnectError) and isinstance(error.osError, int):
-        return words_for(error.osError)
+        routes = f"; look at {option} and at the routes of this machine" if error.osError in _NO_ROUTE else ""
+        return f"{words_for(error.osError)}{routes}"
     return printable(str(error) or type(error).__name__, 200)
 
 
@@ -219,7 +221,8 @@ def _certificates(option: str, path: str) -> list[Certificate]:
     try:
         found = x509.load_pem_x509_certificates(_read(option, path))
     except ValueError:
-        raise UplinkError(reason=f"{option} {path} holds no PEM certificate") from None
+        reason = f"{option} {path} holds no PEM certificate; it must have -----BEGIN CERTIFICATE----- in it"
+        raise UplinkError(reason=reason) from None
     return [Certificate(crypto.X509.from_cryptography(certificate)) for certificate in found]
 
 
@@ -235,4 +238,5 @@ def _read(option: str, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}") from None
+        advice = "; relayd's user has to read it" if isinstance(error, PermissionError) else ""
+        raise UplinkError(reason=f"{option} {path} cannot be read: {words_of(error)}{advice}") from None

@@ -28,6 +28,11 @@ from relayd.wire.messages import Secret
 MAX_RESPONSE: Final = 16 * 1024
 
 
+#: What else may listen there: a web server answers like this.
+_OF_NO_PROXY: Final = ("400", "404", "405", "501")
+_NO_PROXY: Final = "look at --http-proxy: an HTTP proxy that takes CONNECT has to be there"
+
+
 class ProxyError(RelayError):
     """the HTTP proxy {proxy} opens no tunnel ({reason})"""
 
@@ -100,7 +105,9 @@ class TunnelEndpoint:
         if self._credentials is not None:
             request += f"Proxy-Authorization: {self._credentials.reveal()}\r\n"
         try:
-            tunnel: Any = await self._proxy.connect(Factory.forProtocol(partial(_Tunnel, self._clock, self._quote)))
+            made = Factory.forProtocol(partial(_Tunnel, self._clock, self._quote))
+            made.noisy = False  # it logs nothing of use
+            tunnel: Any = await self._proxy.connect(made)
         except CancelledError:
             raise
         except Exception as error:
@@ -202,7 +209,7 @@ class _Tunnel(Protocol):
             words += f", which asks for {self._quote(schemes)}"
         if said := self._quote(words_of(response)):
             words += f', it says "{said}"'
-        self.fail(words)
+        self.fail(f"{words}; {_NO_PROXY}" if response.reason.startswith(_OF_NO_PROXY) else words)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:
@@ -210,7 +217,7 @@ class _Tunnel(Protocol):
             return
         if self._refusal is not None:
             self._refusal.finish()
-        self._refuse("it closed the connection")
+        self._refuse(f"it closed the connection; {_NO_PROXY}")
 
     def _refuse(self, reason: str) -> None:
         if not self.granted.called:

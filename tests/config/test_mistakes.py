@@ -48,7 +48,7 @@ IN_THE_FILE = (
         "server = wss://main.example",
         "FILE: is not valid TOML: Invalid value (at line 1, column 10); put texts in quotes",
     ),
-    ("max-commands = 5\nmax-commands = 6", "FILE: is not valid TOML: Cannot overwrite a value"),
+    ("max-commands = 5\nmax-commands = 6", "it is set twice: remove one of the two"),
     ("\ufeffmax-commands = 0", 'max-commands in FILE: expected a whole number from 1 to 1000000, not "0"'),
     ('tls-ca = "."', "tls-ca in FILE: there is no file FOLDER"),
     ('tls-cert = "api-key"', "tls-cert in FILE: needs --tls-key too"),

@@ -107,6 +107,33 @@ class PlainTests(ServerCase):
         self.assertIn("skipped a relay is running (process 77)", found["main server"])
         self.assertEqual([line for line in server.lines if "connected" in line], [])
 
+    async def test_a_relay_that_runs_says_whether_it_is_accepted(self) -> None:
+        """If it is, that is the answer; if not, it has nothing to lose, and this connects to see why."""
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        url, asked = f"ws://127.0.0.1:{server.port}", "tcp:127.0.0.1:9180"
+        uplink = {"accepted": True, "dialect": "socketio", "lastError": None}
+        self.patch(check_server, "read_status", lambda address: {"uplink": uplink})
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertEqual(found["main server"], f"ok {url} accepts the relay that is running (process 77) (socketio)")
+        self.assertEqual([line for line in server.lines if "connected" in line], [])
+        uplink |= {"accepted": False, "lastError": "Another relay may use the same name."}
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertIn("fault The main server", found["main server"])
+        self.assertIn("refused this relay", found["main server"])
+        self.assertEqual(
+            found["relay"],
+            "warning the relay that is running (process 77) is not accepted: Another relay may use the same name.",
+        )
+
+    async def test_a_relay_that_runs_and_does_not_answer(self) -> None:
+        server = await self.serve("socketio_server.js", apiKey=KEY)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            asked = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+            found = await self.look(f"ws://127.0.0.1:{server.port}", holder="77", status=asked)
+        self.assertIn(f"fault The relay's status cannot be read from {asked.removeprefix('tcp:')}", found["status"])
+        self.assertIn("skipped a relay is running", found["main server"])
+
     async def test_nobody_there(self) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))

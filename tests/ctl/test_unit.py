@@ -417,6 +417,43 @@ class FindingsTests(UnitCase):
         self.unit |= {"DynamicUser": False, "User": "root", "Group": ""}
         self.assertEqual(self.found(), [])
 
+    def test_a_unit_that_ends_again_and_again(self) -> None:
+        self.unit |= {"ActiveState": "activating", "Result": "exit-code", "ExecMainStatus": 1}
+        self.assertEqual(self.found(), [])
+        level, text = self.first
+        self.assertEqual(level, "warning")
+        self.assertIn("it ended with status 1, and systemd starts it again; journalctl -u relayd.service says", text)
+
+    def test_a_user_that_does_not_exist(self) -> None:
+        self.unit |= {"DynamicUser": False, "User": "no-such-user", "Group": ""}
+        [(level, text)] = self.found()
+        self.assertEqual(level, "fault")
+        self.assertIn("there is no user no-such-user, whom User=no-such-user names: create it", text)
+        self.unit["User"] = "4711"
+        self.assertNotIn("there is no user", str(self.found()))
+
+    def test_files_of_another_user(self) -> None:
+        os.makedirs(self.state)
+        file = Path(self.state, "lock")
+        file.touch()
+        self.assertEqual(self.found(), [])
+        if os.geteuid() == 0:
+            os.chown(file, 4711, -1)
+            text = f"owns {file}: chown -R --reference={self.state}/ {self.state}/"
+            self.assertEqual([text in each for _, each in self.found()], [True])
+
+    def test_the_file_of_a_credential_by_its_own_path(self) -> None:
+        """The relay cannot read the file that systemd passes on, but under the name that it has then."""
+        key = next(path for path in self.directory.rglob("*api-key*"))
+        key.chmod(0o600)
+        self.set_options(f'api-key-file = "{key}"')
+        text = (
+            f"--api-key-file: the user of relayd.service cannot read {key}; systemd passes it on, and only that can be"
+        )
+        self.assertEqual([text in each for _, each in self.found()], [True] if os.geteuid() == 0 else [])
+        key.chmod(0o644)
+        self.assertEqual(self.found(), [])
+
     def test_where_it_may_write(self) -> None:
         other = self.directory / "other"
         other.mkdir()

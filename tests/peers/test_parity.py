@@ -232,6 +232,22 @@ class ParityTests(ParityCase):
         self.assertEqual((await self.execute("example", "echo ran", **fields)).exit_code, 1)
         self.assertEqual(await self.execute("relayd", "echo ran", **fields), Outcome("ran", "", 0))
 
+    async def test_an_id_that_is_used_again(self) -> None:
+        """The example runs whatever comes; relayd runs the command once, and no other command in its place."""
+        directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+        directory.chmod(0o777)
+        found = {}
+        for relay in RELAYS:
+            count = f"echo x >> {directory / relay}; wc -l < {directory / relay}"
+            outcomes = [await self.execute(relay, count, commandId=f"again-{relay}") for _ in range(2)]
+            found[relay] = [outcome.stdout for outcome in outcomes]
+        self.assertEqual(found, {"example": ["1", "2"], "relayd": ["1", "1"]})
+        outcome = await self.execute("example", "echo other", commandId="again-example")
+        self.assertEqual(outcome, Outcome("other", "", 0))
+        with self.assertRaisesRegex(PeerFailed, "refused: .*Every command needs its own commandId"):
+            await self.execute("relayd", "echo other", commandId="again-relayd")
+
     async def test_timeout(self) -> None:
         """In both a command that times out fails; the example lets it run on, relayd ends it and keeps its output."""
         directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))

@@ -254,6 +254,8 @@ class OpenSSL(TLSCase):
             ends += [round((found[each] - time.time()) / 86400, 1) for each in ("main_server", "relay")]
             await self.uplink.stopService()
         self.assertEqual(ends, [-1, 9, 7, 9])
+        Path(ours.cert).write_text("nonsense")
+        self.assertEqual(set(self.uplink.certificate_ends()), {"main_server"})
         Path(ours.cert).unlink()
         self.assertEqual(set(self.uplink.certificate_ends()), {"main_server"})
 

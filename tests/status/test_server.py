@@ -144,7 +144,12 @@ class ServerTests(TestCase):
             taken.listen()
             port = taken.getsockname()[1]
             error = self.assertRaises(ConfigError, self.serve, f"tcp:127.0.0.1:{port}")
-        self.assertEqual(str(error), f"--status: cannot listen at tcp:127.0.0.1:{port}: Address already in use")
+        said = f"--status: cannot listen at tcp:127.0.0.1:{port}: Address already in use; give another address, or stop"
+        self.assertIn(said, str(error))
+
+    def test_where_nothing_can_be_made(self) -> None:
+        error = self.assertRaises(ConfigError, self.serve, f"unix:{self.directory}/none/status")
+        self.assertIn("; give a path in a directory that relayd's user can write to", str(error))
 
     def test_a_warning_where_others_can_reach_it(self) -> None:
         for host, count in (("127.0.0.1", 0), ("0.0.0.0", 1)):

@@ -71,7 +71,7 @@ def confine(unit: Path) -> None:
     """Confine this process, and those that it becomes."""
     settings = settings_of(unit)
     libc = ctypes.CDLL(None, use_errno=True)
-    if settings["MemoryDenyWriteExecute"] == ["yes"]:  # since Linux 6.3; before, systemd uses seccomp for this too
+    if settings.get("MemoryDenyWriteExecute") == ["yes"]:  # since Linux 6.3; before, systemd uses seccomp for this too
         libc.prctl(_SET_MDWE, 1, 0, 0, 0)
     libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     library = ctypes.CDLL("libseccomp.so.2")

@@ -167,7 +167,7 @@ class FaultCase(TestCase):
             **changes,
         }
         if fields is not None:
-            self.orders[command_id] = wrong(self.orders[command_id] | fields)
+            self.orders[command_id] = wrong({**self.orders[command_id], **fields})
         self.server.send({"op": "execute", "ack": True, "data": self.orders[command_id]})
 
     def order_again(self) -> None:

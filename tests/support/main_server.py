@@ -45,7 +45,7 @@ class MainServer(NodeServer):
         """
         Run one command on a relay.
 
-        :param command: the data of ``execute_command``, without ``commandId``.
+        :param command: the data of ``execute_command``; without ``commandId``, it gets one of its own.
         :return: ``result`` as it arrived.
         :raises PeerFailed: when there was none.
         """

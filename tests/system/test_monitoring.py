@@ -97,7 +97,15 @@ class MonitoringTests(SynchronousTestCase):
         self.assertEqual(len(alerts), RULES.read_text().count("- alert: "))
         for name, expression in alerts.items():
             self.check(name, expression)
-        needed = {"NotReady", "ResultsUnconfirmed", "JournalTrouble", "EventLoopStalls", "ManyRefusals", "HostFailures"}
+        needed = {
+            "NotReady",
+            "CertificateEnds",
+            "ResultsUnconfirmed",
+            "JournalTrouble",
+            "EventLoopStalls",
+            "ManyRefusals",
+            "HostFailures",
+        }
         self.assertEqual({f"Relayd{name}" for name in needed} - set(alerts), set())
 
     def test_dashboard(self) -> None:

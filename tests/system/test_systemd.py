@@ -18,7 +18,8 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.config.reading import load
@@ -28,6 +29,7 @@ from relayd.hub import Hub
 from relayd.process.systemd import CLOSING
 from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support import confined
+from tests.support.certificates import Authority
 from tests.support.confined import settings_of, system_calls
 from tests.support.relays import Relayd, RelayProcess
 from tests.support.sshd import OpenSSHServer
@@ -116,13 +118,17 @@ class ConfinedTests(TestCase):
         self.addCleanup(sshd.stop)
         hub = Hub(reactor, {Relayd.proxy_id: Secret(Relayd.api_key)})
         self.addCleanup(lambda: Deferred.fromCoroutine(hub.close()))
-        port: Any = await hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
-
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
+        authority = Authority(directory)
+        own = authority.issue("localhost")
+        context = DefaultOpenSSLContextFactory(own.key, own.cert)
+        port: Any = await hub.listen(SSL4ServerEndpoint(reactor, 0, context, interface="127.0.0.1"))
+
         (directory / "api-key").write_text(Relayd.api_key)
         config = directory / "relayd.toml"
-        config.write_text(f'server = "ws://localhost:{port.getHost().port}"\nproxy-id = "{Relayd.proxy_id}"\n')
+        server = f"wss://localhost:{port.getHost().port}"
+        config.write_text(f'server = "{server}"\nproxy-id = "{Relayd.proxy_id}"\ntls-ca = "{authority.path}"\n')
         [start] = settings_of(self.unit)["ExecStart"]
         command = start.replace(INSTALLED, HERE).replace("/etc/relayd/relayd.toml", str(config))
         self.assertIn(HERE, command)

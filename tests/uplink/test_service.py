@@ -48,6 +48,7 @@ class Reconnecting(ServiceCase):
             self.advance(4.02)
         self.assertEqual(len(self.warnings()), 29)
         self.assertIn("http://192.0.2.9:3000 cannot be reached: connection refused", self.warnings()[0])
+        self.assertIn("look at the port in --server", self.warnings()[0])
         self.assertEqual(len(self.keys), 30, "the key is read again at each attempt")
 
     def test_wrong_key(self) -> None:

@@ -5,6 +5,7 @@ What relayd says when a main server, or something before it, turns it away: the 
 from __future__ import annotations
 
 import os
+from errno import ENETUNREACH
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from socketio.packet import CONNECT_ERROR
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -177,8 +178,11 @@ class Answers(ServiceCase):
         server.transport.loseConnection()
         pump.flush()
         self.no_polling()
-        words = "was reached, but the HTTP handshake failed: it closed the connection"
+        words = (
+            "was reached, but the HTTP handshake failed: it closed the connection without an answer, as a TLS port does"
+        )
         self.assertIn(words, self.warnings()[-1])
+        self.assertIn("use wss:// in --server", self.warnings()[-1])
 
     def test_a_refused_namespace(self) -> None:
         for data, words in (
@@ -270,6 +274,8 @@ class Proxies(SynchronousTestCase):
     def test_a_proxy_that_cannot_be_reached(self) -> None:
         for error, words in (
             (ConnectionRefusedError(), "the HTTP proxy http://p:3128 cannot be reached: connection refused"),
+            (ConnectionRefusedError(), "look at the port in --http-proxy"),
+            (ConnectError(ENETUNREACH, "x"), "Network is unreachable; look at --http-proxy and at the routes"),
             (DNSLookupError(), "cannot be reached: its name was not found; look at --http-proxy"),
         ):
             self.assertIn(words, describe(ProxyUnreachable("http://p:3128", error)))
@@ -278,6 +284,12 @@ class Proxies(SynchronousTestCase):
     def test_what_a_proxy_asks_for(self) -> None:
         head = b'HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate, Basic realm="x, y"\r\n\r\n'
         self.assertIn("407 No, which asks for Negotiate or Basic", self.refused(head))
+
+    def test_what_is_no_proxy(self) -> None:
+        """An SSH server hangs up, a web server knows no CONNECT."""
+        self.assertIn("it closed the connection; look at --http-proxy", self.refused(b"SSH-2.0-x\r\n", cut=True))
+        head = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"
+        self.assertIn("HTTP 405 Method Not Allowed; look at --http-proxy: an HTTP proxy", self.refused(head))
 
     def refused(self, *pieces: bytes, wait: bool = False, cut: bool = False) -> str:
         """

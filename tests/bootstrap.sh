@@ -4,6 +4,7 @@
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
 #   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
 #                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
+#   bootstrap.sh node            Node.js and the npm packages of tests/node alone
 #   bootstrap.sh deb             what builds the Debian package
 set -eu
 
@@ -73,6 +74,13 @@ bring_peers() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
     has_pam pam_google_authenticator || missing="$missing libpam-google-authenticator"
     has_pam pam_oath || missing="$missing libpam-oath"
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+    bring_node
+}
+
+bring_node() {
+    missing=
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words
@@ -115,6 +123,7 @@ bring_packagers() {
 case "${1-}" in
 python) check_python "$2" ;;
 peers) bring_peers ;;
+node) bring_node ;;
 deb) bring_packagers ;;
-*) fail "usage: bootstrap.sh python PYTHON | peers | deb" ;;
+*) fail "usage: bootstrap.sh python PYTHON | peers | node | deb" ;;
 esac

@@ -1,15 +1,18 @@
 // A main server on the npm socket.io server that gives relays commands and measures how they do.  It is driven by JSON
 // lines: a request on stdin, its answer on stdout, with the same id.
 //
-//     node main_server.js --api-key-file PATH [--max-buffer BYTES]        first prints {listening: PORT}
+//     node main_server.js --api-key-file PATH [--max-buffer BYTES] [--watch]      first prints {listening: PORT}
 //
 //     {id, op: "wait", proxyId, timeout}          answers {} once that relay is connected
 //     {id, op: "execute", proxyId, command}       sends one execute_command, answers {result}: all that arrived
+//     {id, op: "tell", proxyId, data, ack, count, timeout}
+//         sends `data` as it is, with or without a request for an acknowledgement; answers {acks, results}: all that came
+//         for its commandId until `count` results were there, or within `timeout`
 //     {id, op: "load", proxyId, targets, command, expect, count, concurrency, timeout}
 //         runs `count` commands, `concurrency` at a time, over `targets` in turn, each of which must give what `expect`
 //         says; answers {seconds, rate, median, p95, failures, reasons}: latencies in ms, rate in successes a second
 //
-// It ends when its stdin does.
+// With --watch it tells each event that it sends or gets (tests/node/wire.js). It ends when its stdin does.
 'use strict';
 
 const crypto = require('node:crypto');
@@ -23,12 +26,18 @@ const packages = createRequire(require.resolve('../tests/node/package.json'));
 const { Server } = packages('socket.io');
 
 const { values: options } = parseArgs({
-  options: { 'api-key-file': { type: 'string' }, 'max-buffer': { type: 'string', default: '1000000' } },
+  options: {
+    'api-key-file': { type: 'string' },
+    'max-buffer': { type: 'string', default: '1000000' },
+    watch: { type: 'boolean', default: false },
+  },
 });
+const wire = options.watch ? require('../tests/node/wire.js') : null;
 const apiKey = readFileSync(options['api-key-file'], 'utf8').trim();
 const relays = new Map(); // proxyId -> socket
 const waiting = new Map(); // proxyId -> what to call once that relay is connected
 const pending = new Map(); // commandId -> resolve
+const told = new Set(); // what to call with each result, for `tell`
 let commandNumber = 0;
 
 const http = createServer();
@@ -40,7 +49,9 @@ server.of('/proxy').on('connection', (socket) => {
     socket.disconnect();
     return;
   }
+  wire?.watch(socket);
   socket.on('command_result', (data) => {
+    told.forEach((on) => on(data));
     const resolve = pending.get(data.commandId);
     pending.delete(data.commandId);
     socket.emit('command_result_received', { success: true });
@@ -92,12 +103,35 @@ function execute(proxyId, command, grace = 10000) {
     }
     pending.set(commandId, resolve);
     relay.emit('execute_command', { commandId, ...command }, (answer) => {
+      // the example relay answers with an empty object, relayd with nothing
+      if (answer && Object.keys(answer).length) wire?.acknowledged('execute_command', [answer]);
       if (answer && answer.error) {
         pending.delete(commandId);
         reject(new Error(`refused: ${answer.error}`));
       }
     });
   }).finally(() => pending.delete(commandId));
+}
+
+function tell({ proxyId, data, ack, count, timeout }) {
+  return new Promise((resolve) => {
+    const acks = [];
+    const results = [];
+    const end = () => {
+      clearTimeout(timer);
+      told.delete(on);
+      resolve({ acks, results });
+    };
+    const on = (answer) => {
+      // of a command without a readable id, whatever comes
+      if (answer.commandId === data.commandId || typeof data.commandId !== 'string') results.push(answer);
+      if (results.length === count) end();
+    };
+    const timer = setTimeout(end, timeout);
+    told.add(on);
+    const more = ack ? [(...answer) => acks.push(answer)] : [];
+    relays.get(proxyId).emit('execute_command', data, ...more);
+  });
 }
 
 function fault(result, expect) {
@@ -161,6 +195,7 @@ async function load({ proxyId, targets, command, expect, count, concurrency, tim
 const operations = {
   wait: ({ proxyId, timeout }) => connected(proxyId, timeout).then(() => ({})),
   execute: ({ proxyId, command }) => execute(proxyId, command).then((result) => ({ result })),
+  tell,
   load,
 };
 

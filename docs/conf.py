@@ -10,7 +10,7 @@ from relayd import __version__  # noqa: E402
 project = "relayd"
 author = copyright = "relayd contributors"
 version = release = __version__
-extensions = ["sphinx.ext.autodoc", "chinese", "generated"]
+extensions = ["sphinx.ext.autodoc", "sphinx_copybutton", "generated"]
 #: Read by themselves at times: a name in backquotes is a link where there is something to link to.
 default_role = "py:obj"
 autodoc_typehints = "signature"
@@ -23,6 +23,12 @@ python_use_unqualified_type_names = True
 highlight_language = "none"
 #: ``--max-queue`` stays as it is typed.
 smartquotes = False
+#: Of a block with prompts, the copy button takes the commands without what they print.
+copybutton_prompt_text = "[$>] "
+copybutton_prompt_is_regexp = True
+copybutton_copy_empty_lines = False
+copybutton_line_continuation_character = "\\"
+copybutton_here_doc_delimiter = "END"
 exclude_patterns = ["extensions", "_static"]
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -1,8 +1,8 @@
 """
-Writes what is made from the options of relayd and the parser of relayctl: manual pages, completion for shells, the
-tables of the documents, and the example file.
+Writes what is made from the code. From the options of relayd and the parser of relayctl: manual pages, completion for
+shells, the tables of the documents, and the example file. From the types of messages: their schemas.
 
-    generate.py man|completion|options [DIRECTORY]
+    generate.py man|completion|options|schemas [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import message_schemas
 import option_pages
 import shtab
 
 from relayd import __version__
+from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.tap import ABOUT
 
@@ -25,6 +28,15 @@ _RELAYD = r"""
 .SH NAME
 relayd \- runs a main server's commands on SSH hosts of a private network
 .SH SYNOPSIS
+.B relayd
+.B \-\-server
+.I URL
+.B \-\-proxy\-id
+.I NAME
+.B \-\-api\-key\-file
+.I PATH
+.RI [ options ]
+.br
 .B twistd
 .RI [ twistd-options ]
 .B relayd
@@ -36,6 +48,13 @@ relayd \- runs a main server's commands on SSH hosts of a private network
 .I PATH
 .RI [ options ]
 """
+
+_TWO_WAYS = r"""The command
+.B relayd
+runs in the foreground, logs to standard output, and writes no pid file. It is the same as
+.BR "twistd \-\-nodaemon \-\-pidfile= relayd" ;
+.B twistd
+has options for everything else."""
 
 _RELAYD_END = r"""
 .SH SIGNALS
@@ -53,8 +72,9 @@ The log file of
 .B "twistd \-\-logfile"
 rotates. The signal does nothing to any other log.
 .SH EXIT STATUS
-0 after SIGTERM or SIGINT; 78 when an option is wrong, or names something that cannot be used: to start again would not
-help. 1 when the relay cannot start for another reason, such as a full disk, or a state directory that another relay uses.
+0 after SIGTERM or SIGINT; 78 when an option is wrong, or names something that cannot be used: to start again would
+not help. 1 when the relay cannot start for another reason, such as a full disk, or a state directory that another relay
+uses.
 .SH ENVIRONMENT
 .TP
 .BI RELAYD_ OPTION
@@ -114,7 +134,7 @@ def entry(name: str, value: str, text: str) -> str:
 
 def relayd_page() -> str:
     """relayd(8)."""
-    lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".SH OPTIONS"]
+    lines = [title("relayd", 8), _RELAYD.strip(), ".SH DESCRIPTION", roff(ABOUT), ".PP", _TWO_WAYS, ".SH OPTIONS"]
     for section, options in option_pages.sections():
         lines.append(f".SS {section}")
         for option in options:
@@ -158,14 +178,31 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
     yield parser.prog, parser
 
 
-def completion(shell: str) -> str:
-    """Completion of relayctl; zsh completes ``twistd relayd`` by its own function for Twisted's programs."""
-    parser = make_parser()
+def relayd_parser() -> argparse.ArgumentParser:
+    """The options of ``relayd`` as argparse has them, which shtab reads."""
+    parser = argparse.ArgumentParser(prog="relayd", description=ABOUT)
+    parser.add_argument("--version", action="store_true", help="show relayd's version and exit")
+    for option in OPTIONS:
+        text = option.help.replace("%", "%%")
+        if option.is_flag:
+            parser.add_argument(option.flag_name, action="store_true", help=text)
+        else:
+            parser.add_argument(option.flag_name, metavar=option.metavar, choices=option.choices or None, help=text)
+    return parser
+
+
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Completion of a command; zsh completes ``twistd relayd`` by its own function for Twisted's programs."""
     for _, each in commands(parser):
         for action in each._actions:
             if action.metavar in ("PATH", "FILE"):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     return str(shtab.complete(parser, shell))
+
+
+def _whole(text: str, _present: str) -> str:
+    """A file that has nothing else in it."""
+    return text
 
 
 #: By kind, from the path of a file to a function from its present text to the new one.
@@ -175,8 +212,10 @@ MADE: dict[str, dict[str, Callable[[str], str]]] = {
         "packaging/man/relayctl.1": lambda _: relayctl_page(),
     },
     "completion": {
-        "packaging/completion/relayctl": lambda _: completion("bash"),
-        "packaging/completion/_relayctl": lambda _: completion("zsh"),
+        "packaging/completion/relayd": lambda _: completion(relayd_parser(), "bash"),
+        "packaging/completion/_relayd": lambda _: completion(relayd_parser(), "zsh"),
+        "packaging/completion/relayctl": lambda _: completion(make_parser(), "bash"),
+        "packaging/completion/_relayctl": lambda _: completion(make_parser(), "zsh"),
     },
     "options": {
         "docs/options.rst": lambda page: option_pages.with_tables(page, option_pages.english),
@@ -184,6 +223,7 @@ MADE: dict[str, dict[str, Callable[[str], str]]] = {
         "docs/reload.rst": option_pages.with_effects,
         "packaging/debian/relayd.toml": lambda _: option_pages.example(),
     },
+    "schemas": {path: partial(_whole, text) for path, text in message_schemas.files().items()},
 }
 
 
@@ -191,12 +231,12 @@ def main(kind: str, directory: str | None = None) -> None:
     """
     Write the files of one kind.
 
-    :param directory: put them there instead, without their folders.
+    :param directory: put them there instead.
     """
     for path, make in MADE[kind].items():
-        present = ROOT / path
-        to = present if directory is None else Path(directory) / present.name
-        to.write_text(make(present.read_text("utf-8")), "utf-8")
+        present, to = ROOT / path, Path(directory or ROOT) / path
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(make(present.read_text("utf-8") if present.exists() else ""), "utf-8")
 
 
 if __name__ == "__main__":

@@ -69,9 +69,11 @@ def chinese() -> Translate:
 
 def tables(translate: Translate) -> Iterator[str]:
     """One table for each section, as reST."""
+    # A line break within a cell shows as a blank, which Chinese does not have between words.
+    wrapped = _wrapped if translate is english else _whole
     for section, options in sections():
         yield from (f"**{translate(section)}**", "")
-        rows = [_row(option, translate) for option in options]
+        rows = [_row(option, translate, wrapped) for option in options]
         yield from _table([[translate(head)] for head in _HEADS], rows)
         yield ""
 
@@ -82,13 +84,13 @@ def sections() -> Iterator[tuple[str, list[Option]]]:
         yield section, [option for option in OPTIONS if option.section == section]
 
 
-def _row(option: Option, translate: Translate) -> list[list[str]]:
+def _row(option: Option, translate: Translate, wrapped: Callable[[str, int], list[str]]) -> list[list[str]]:
     """The lines of each cell."""
     name = f"``{option.flag_name} {option.metavar}``" if option.metavar else f"``{option.flag_name}``"
     return [
         [name],  # whole: a second line with text in the first cell would be a row of its own
-        _wrapped(_marked(translate(option.help), option.choices), _MEANING),
-        _wrapped(_default(option, translate), _DEFAULT),
+        wrapped(_marked(translate(option.help), option.choices), _MEANING),
+        wrapped(_default(option, translate), _DEFAULT),
         [translate(_EFFECTS[option.effect])],
     ]
 
@@ -141,18 +143,19 @@ def _width(text: str) -> int:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """
-    Lines of at most *width* columns: broken at blanks, and in Chinese anywhere but within literals, and so that no
-    line begins with a sign that closes.
-    """
+    """Lines of at most *width* columns, broken at blanks but not within literals."""
     lines, line = [], ""
-    for piece in re.findall(r"（?``[^`]+``\S?|[!-~“”’–…]+[，；：、。）]*|[^ -~][，；：、。）]*| +", text):
+    for piece in re.findall(r"\(?``[^`]+``\S*|[^ `(]+|\(| +", text):
         if line and _width(line + piece.rstrip()) > width:
             lines.append(line.rstrip())
             line = ""
         if line or piece.strip():
             line += piece
     return [*lines, line.rstrip()]
+
+
+def _whole(text: str, _width: int) -> list[str]:
+    return [text]
 
 
 # Pages ---------------------------------------------------------------------------------------------------------------

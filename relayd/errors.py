@@ -54,7 +54,14 @@ class InvalidMessage(RelayError):
     phase = "receive"
 
     def __init__(
-        self, *, event: str, field: str, reason: str, command_id: str | None = None, numeric_id: bool = False
+        self,
+        *,
+        event: str,
+        field: str,
+        reason: str,
+        command_id: str | None = None,
+        numeric_id: bool = False,
+        extended: bool = False,
     ) -> None:
         super().__init__(event=event, field=field, reason=reason)
         #: The command that it names, as far as that could be read: of an id that is not valid the beginning, and it
@@ -62,6 +69,8 @@ class InvalidMessage(RelayError):
         self.command_id = command_id
         #: Whether the id was a number.
         self.numeric_id = numeric_id
+        #: Whether it asks for an extended result.
+        self.extended = extended
 
 
 class Unencodable(RelayError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
@@ -19,7 +19,7 @@ from zope.interface import implementer
 from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
-from relayd.language.texts import Text, Translate, english, joined
+from relayd.language.texts import Text, Translate, english
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -42,7 +42,7 @@ from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_logins import target_of
-from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, describe_error
+from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
@@ -252,7 +252,7 @@ def _result(
         truncated=stdout.truncated or stderr.truncated,
         stdout_bytes=stdout.total,
         stderr_bytes=stderr.total,
-        timings={phase: round(seconds, 6) for phase, seconds in completed.timings.items()},
+        timings=cast(Timings, {phase: round(seconds, 6) for phase, seconds in completed.timings.items()}),
         killed=completed.killed,
         output_open=completed.open is not None,
         encoding="base64" if command.encoding == BASE64 else None,
@@ -290,7 +290,7 @@ def _host_failure(error: SSHError) -> HostFailure:
 
 def _message(error: SSHError) -> Text:
     advice = ADVICE.get(type(error))
-    return error.text if advice is None else joined([error.text, advice])
+    return error.text if advice is None else Text("{text} {advice}", text=error.text, advice=advice)
 
 
 def _translate(failure: Failure) -> None:

@@ -270,7 +270,8 @@ def _check_names(arguments: Sequence[str]) -> None:
             # A word with one hyphen that is similar to no name may be a value, so it is not shown.
             shown = name if name.startswith("--") or meant else name[:2]
             if shown in _OF_TWISTD:
-                reason = "is an option of twistd; put it before the word relayd"
+                where = "the command relayd has none of those" if _alone() else "put it before the word relayd"
+                reason = f"is an option of twistd; {where}"
             raise ConfigError(option=shown, reason=reason)
         if name in _PARAMETERS and not equals:
             next(rest, None)
@@ -282,6 +283,11 @@ def _sources_of_credentials(environ: Mapping[str, str]) -> Elsewhere:
     root, unit = os.path.split(folder)
     loaded = loaded_credentials(unit) if root == CREDENTIALS_ROOT else {}
     return Elsewhere(sources={f"{folder}/{name}": source for name, source in loaded.items()}, in_unit=True)
+
+
+def _alone() -> bool:
+    """Whether this is the command ``relayd``, rather than twistd (`relayd.__main__`)."""
+    return os.path.basename(sys.argv[0]) == "relayd"
 
 
 def _describe(option: Option, columns: int) -> list[str]:

@@ -2,8 +2,16 @@
 All tests: in the folders of relayd, and beside those what meets real peers, the whole of relayd, and its documents.
 """
 
+import sys
+
 from hypothesis import HealthCheck, settings
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("relayd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("relayd")
+
+# Every event of a test is held against docs/schemas. Not where something else runs: fuzzing, benchmarks, peers.
+if "twisted.trial" in sys.modules:
+    from tests.support import schemas
+
+    schemas.watch()

@@ -58,6 +58,7 @@ done
 grep -q '^#status = ' "$work/root/etc/relayd/relayd.toml" || fail "the file of options does not show status"
 rm -r "$work/root"
 equal "$(relayctl --version)" "relayctl $version"
+equal "$(relayd --version)" "relayd $version"
 equal "$(/opt/relayd/bin/twistd relayd --version)" "relayd $version"
 dpkg --verify relayd
 [ ! -e /etc/systemd/system/multi-user.target.wants/relayd.service ] || fail "it was enabled by itself"

@@ -13,6 +13,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
+from relayd.language.catalogues import translator
 from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
@@ -247,6 +248,12 @@ class MemoryTests(ServerTestCase):
 
     async def test_success(self) -> None:
         self.assertEqual((await self.order("db")).stdout, "ok")
+
+    async def test_its_advice_in_chinese(self) -> None:
+        """No blank stands between two sentences."""
+        error = await self.error_of(self.order("nowhere"), HostFailure)
+        said = "无法解析主机名 nowhere。请检查拼写，以及客户端所在机器的 DNS 设置。这里的客户端就是中介服务。"
+        self.assertEqual(error.text.within(translator("zh")), said)
 
     async def test_what_the_relays_operator_can_do(self) -> None:
         """The SSH library knows no relay: what stands here of one, the runner adds."""

@@ -90,7 +90,8 @@ def _below(*roots: type[Any]) -> Iterator[type[Any]]:
 
 
 def _escaped(template: str) -> str:
-    return template.replace("\\", "\\\\").replace("*", "\\*").replace("`", "\\`").replace("|", "\\|")
+    """A text of ours as reST; what looks like an address, such as ``{user}@{host}``, is no link."""
+    return re.sub(r"([\\*`|:@_])", r"\\\1", template)
 
 
 # Interfaces ----------------------------------------------------------------------------------------------------------

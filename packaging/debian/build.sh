@@ -46,8 +46,10 @@ put() { # MODE SOURCE TARGET
 doc=/usr/share/doc/relayd
 put 644 packaging/systemd/relayd.service /lib/systemd/system/relayd.service
 put 644 packaging/systemd/relayd@.service /lib/systemd/system/relayd@.service
-put 644 packaging/completion/relayctl /usr/share/bash-completion/completions/relayctl
-put 644 packaging/completion/_relayctl /usr/share/zsh/vendor-completions/_relayctl
+for name in relayd relayctl; do
+    put 644 packaging/completion/$name /usr/share/bash-completion/completions/$name
+    put 644 packaging/completion/_$name /usr/share/zsh/vendor-completions/_$name
+done
 put 644 $here/relayd.toml /etc/relayd/relayd.toml
 put 600 $here/default /etc/default/relayd
 put 644 $here/lintian-overrides /usr/share/lintian/overrides/relayd
@@ -59,7 +61,7 @@ printf 'relayd (%s) unstable; urgency=medium\n\n  * See CHANGELOG.rst beside thi
     "$version" "$(sed -n 's/^Maintainer: //p' $here/control)" "$date" >"$root$doc/changelog"
 gzip -9n "$root$doc/changelog" "$root"/usr/share/man/*/*
 mkdir "$root/usr/bin"
-ln -s /opt/relayd/bin/relayctl "$root/usr/bin/relayctl"
+ln -s /opt/relayd/bin/relayd /opt/relayd/bin/relayctl "$root/usr/bin"
 
 mkdir "$root/DEBIAN"
 for script in postinst prerm postrm; do

@@ -180,7 +180,9 @@ class Dispatcher:
         if command_id is None or error.fields["event"] != EXECUTE_COMMAND:
             acknowledge(error)
             return
-        failure = failure_result(command_id, error, numeric_id=error.numeric_id, translate=self._translate)
+        failure = failure_result(
+            command_id, error, numeric_id=error.numeric_id, extended=error.extended, translate=self._translate
+        )
         if self._duplicates.is_due(command_id):
             self._duplicates.acknowledge_or_tell(failure, error, acknowledge)
         else:

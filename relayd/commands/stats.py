@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from msgspec import Struct
 
@@ -123,6 +123,6 @@ class Stats:
         if queued is not None:
             self.queue.observe(queued)
         if details.timings is not None:
-            for phase, seconds in details.timings.items():
+            for phase, seconds in cast(dict[str, float], details.timings).items():
                 if (histogram := self.phases.get(phase)) is not None:
                     histogram.observe(seconds)

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.hub.doorway import Doorway
@@ -34,6 +36,7 @@ from relayd.wire.messages import (
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    MAX_COMMAND_ID,
     CommandOutput,
     CommandResult,
     CommandStatus,
@@ -59,8 +62,11 @@ class RelayListener(Protocol):
     def relay_lost(self, link: RelayConnection) -> None:
         """*link* is gone.  Called once for each `relay_connected`."""
 
+    def record(self, link: RelayConnection, result: CommandResult) -> Deferred[object] | None:
+        """A result has arrived: its receipt is sent when the Deferred fires, or at once for ``None``."""
+
     def result_received(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result has arrived, and a receipt for it was sent."""
+        """A result has arrived and is recorded, and a receipt for it was sent."""
 
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
         """A piece of the output of a running command has arrived."""
@@ -247,9 +253,21 @@ class RelayConnection(HandshakeServer):
 
     def _result(self, data: object) -> None:
         result = parse_command_result(data)
+        recording = self._listener.record(self, result)
+        if recording is None:
+            self._recorded(result)
+        else:
+            recording.addCallbacks(lambda _: self._recorded(result), lambda why: self._unrecorded(result, why))
+
+    def _recorded(self, result: CommandResult) -> None:
         # a result that nobody waits for is confirmed too: the relay would send it again for ever
         self._confirm({"success": True}, result.command_id)
         self._listener.result_received(self, result)
+
+    def _unrecorded(self, result: CommandResult, why: Failure) -> None:
+        name = printable(result.command_id, MAX_COMMAND_ID)
+        _log.failure("The result of {command_id} could not be recorded", failure=why, command_id=name)
+        self._confirm({"success": False, "error": "The main server could not record the result."}, result.command_id)
 
     def _confirm(self, receipt: dict[str, object], command_id: str | None) -> None:
         if command_id is not None:

@@ -43,6 +43,7 @@ from relayd.wire.parsing import parse_command_status
 _log = Logger("relayd.hub")
 
 Keys = Mapping[str, Secret | str] | Callable[[str], Secret | str | None]
+Record = Callable[[str, CommandResult], object]
 
 
 class _Order(Struct, frozen=True, eq=False):
@@ -52,6 +53,7 @@ class _Order(Struct, frozen=True, eq=False):
     done: Deferred[CommandResult]
     timer: IDelayedCall
     on_output: Callable[[CommandOutput], None] | None
+    on_accepted: Callable[[], None] | None
 
 
 class Hub:
@@ -60,15 +62,21 @@ class Hub:
 
     :param keys: the API key of each relay by its ``proxyId``, or a function that looks one up and gives ``None`` for an
         unknown relay. A key is a `Secret` or a `str`.
+    :param record: called with ``proxyId`` and result before the relay gets its receipt, also for a result that came
+        before or that nobody waits for.  It may give a Deferred or be a coroutine function: the receipt waits for it.
+        If it fails, the receipt says so, and the relay keeps the result and sends it again.
     :raises TypeError: when a key is neither; it shows no key.
     """
 
-    def __init__(self, reactor: IReactorTime, keys: Keys, settings: HubSettings | None = None) -> None:
+    def __init__(
+        self, reactor: IReactorTime, keys: Keys, settings: HubSettings | None = None, record: Record | None = None
+    ) -> None:
         self._reactor = reactor
         if not callable(keys):
             for proxy_id, key in keys.items():
                 as_secret(f"the key of {proxy_id!r}", key)
         self._key_of = keys if callable(keys) else keys.get
+        self._record = record
         self._settings = settings or HubSettings()
         self._registry: Registry[RelayConnection, _Order] = Registry()
         self._questions: Questions[RelayConnection] = Questions()
@@ -112,13 +120,17 @@ class Hub:
         command: ExecuteCommand,
         timeout: float | None = None,
         on_output: Callable[[CommandOutput], None] | None = None,
+        on_accepted: Callable[[], None] | None = None,
     ) -> Deferred[CommandResult]:
         """
-        Have a relay run a command.
+        Have a relay run a command.  After `RelayOffline` and `NoResult`, and after a restart of the main server, the
+        same command with the same ``command_id`` may be sent again: relayd runs it at most once.
 
         :param timeout: seconds to wait for the result; by default the command's own timeout, otherwise
             `HubSettings.result_timeout`.  `HubSettings.grace` is added.
         :param on_output: called with each piece of output as it arrives; asks the relay to stream the output.
+        :param on_accepted: called when the relay acknowledges the command, which is in its journal then.  Never called
+            where the dialect has no acknowledgements (``native``), and possibly after the result.
         :return: a Deferred of the result.  It fails with `RelayOffline`, `CommandInFlight`, `CommandRefused` (the relay
             says so in its acknowledgement), `NoResult` (none came in time) or `HubClosed`.  Cancelling it forgets the
             command, which the relay runs all the same.
@@ -137,7 +149,7 @@ class Hub:
         done: Deferred[CommandResult] = Deferred(forget)
         timer = self._reactor.callLater(seconds, self._timed_out, proxy_id, command_id, seconds)
         try:
-            self._registry.add(proxy_id, command_id, _Order(command_id, done, timer, on_output))
+            self._registry.add(proxy_id, command_id, _Order(command_id, done, timer, on_output, on_accepted))
         except CommandInFlight:
             timer.cancel()
             return fail()
@@ -226,8 +238,12 @@ class Hub:
         for asked in self._questions.take_all(link):
             asked.errback(RelayOffline(proxy_id=link.proxy_id))
 
+    def record(self, link: RelayConnection, result: CommandResult) -> Deferred[object] | None:
+        """Have a result recorded; ``None``: there is nothing to wait for."""
+        return None if self._record is None else maybeDeferred(self._record, link.proxy_id, result)
+
     def result_received(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result has arrived, and a receipt for it was sent."""
+        """A result has arrived and is recorded, and a receipt for it was sent."""
         order = self._take(link.proxy_id, result.command_id)
         if order is None:
             _log.info(
@@ -243,10 +259,7 @@ class Hub:
         order = self._registry.get(link.proxy_id, output.command_id)
         if order is None or order.on_output is None:
             return
-        try:
-            order.on_output(output)
-        except Exception:
-            _log.failure("The function that takes the output of {command_id} failed", command_id=order.command_id)
+        _shield(order.on_output, output)
 
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
         """An answer has arrived in a dialect without acknowledgements."""
@@ -261,11 +274,14 @@ class Hub:
         for asked in self._questions.take(link, ack_id):
             asked.callback(data)
         command_id = self._registry.acknowledged(link, ack_id)
-        error = _error_in(data)
-        if command_id is None or error is None:
+        if command_id is None:
             return
-        order = self._take(link.proxy_id, command_id)
-        if order is not None:
+        error = _error_in(data)
+        if error is None:
+            accepted = self._registry.get(link.proxy_id, command_id)
+            if accepted is not None and accepted.on_accepted is not None:
+                _shield(accepted.on_accepted)
+        elif (order := self._take(link.proxy_id, command_id)) is not None:
             order.done.errback(CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error))
 
     def connection_closed(self) -> None:
@@ -299,6 +315,14 @@ class Hub:
         order = self._take(proxy_id, command_id)
         if order is not None:
             order.done.errback(NoResult(proxy_id=proxy_id, command_id=command_id, time=span(seconds)))
+
+
+def _shield(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function of the main server's user; its mistakes are logged and stop nothing."""
+    try:
+        function(*arguments)
+    except Exception:
+        _log.failure("A function that was given to Hub.execute failed")
 
 
 def _error_in(acknowledgement: object) -> str | None:

@@ -61,8 +61,8 @@ class Fault(Exception):
         return text
 
 
-def joined(texts: Iterable[str], separator: str = " ") -> Text:
-    """One text of one or more *texts*; a translation translates each of them."""
+def joined(texts: Iterable[str], separator: str) -> Text:
+    """One text of one or more *texts*; a translation translates each of them, and the separator."""
     fields: dict[str, object] = {f"part{number}": text for number, text in enumerate(texts)}
     return Text("{separator}".join(f"{{{name}}}" for name in fields), separator=separator, **fields)
 

@@ -168,6 +168,14 @@ def flag(field: str, value: object) -> bool:
     return known
 
 
+def readable_flag(value: object) -> bool:
+    """A boolean of a message that is not valid: whatever is none is false."""
+    try:
+        return flag("", value)
+    except Invalid:
+        return False
+
+
 def host(field: str, value: object) -> str:
     """A host's name or address."""
     name = text(field, value, most=MAX_NAME).strip()

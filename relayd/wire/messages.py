@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
@@ -173,6 +173,8 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     """
     One command of the main server, validated.
 
+    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
+        by it. A main server may use any spelling: the relay finds the canonical one.
     :ivar numeric_id: whether ``commandId`` was a number: then every message about the command has a number, too. The
         number and the text of the same digits name the same command: a main server that changes from one to the other
         must not have it run twice.
@@ -234,6 +236,21 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
         return wire
 
 
+class Timings(TypedDict, total=False):
+    """
+    Seconds that the phases of a command took; the names are those on the wire.
+
+    ``wait`` is the time from the command's turn until the host had it.  ``connect``, ``keyExchange`` and ``login`` are
+    parts of it, and there only if a connection was opened for the command.  ``run`` comes after it.
+    """
+
+    wait: float
+    connect: float
+    keyExchange: float
+    login: float
+    run: float
+
+
 class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """
     The part of an extended result that the specification does not have.
@@ -242,7 +259,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar signal: the name of the signal that ended the command, without ``SIG`` (RFC 4254, section 6.10).
     :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting.
     :ivar stderr_bytes: the same for the other output.
-    :ivar timings: seconds spent in each phase.
+    :ivar timings: seconds spent in each phase, see `Timings`.
     :ivar killed: whether the processes of a command that was ended early are gone: ``confirmed``, ``unconfirmed``, or
         ``unsupported`` where the host cannot tell.
     :ivar output_open: whether the command has ended and its output perhaps has not: see the last line of ``stderr``.
@@ -254,7 +271,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     truncated: bool = False
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    timings: dict[str, float] | None = None
+    timings: Timings | None = None
     killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
     output_open: bool = False
     encoding: Literal["base64"] | None = None

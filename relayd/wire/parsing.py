@@ -6,7 +6,7 @@ Reads the data of events, which anybody may have sent, into the frozen values of
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct
 from relayd.errors import InvalidMessage
 from relayd.language.texts import printable
 from relayd.network.spelling import canonical_host
-from relayd.wire import fields
+from relayd.wire import fields, shapes
 from relayd.wire.messages import (
     COMMAND_OUTPUT,
     COMMAND_RESULT,
@@ -35,53 +35,111 @@ from relayd.wire.messages import (
 _T = TypeVar("_T")
 
 
-# Every field is optional here, and of any type: `relayd.wire.fields` says what is missing or wrong, in its own words.
+# What arrives. Every field of a command is optional here, and of any type: `relayd.wire.fields` says what is missing or
+# wrong, in its own words. ``make schemas`` makes docs/schemas from these classes and their docstrings.
 
 
-class _WireServer(Struct, rename="camel"):
-    host: Any = UNSET
-    port: Any = UNSET
-    username: Any = UNSET
-    password: Any = UNSET
-    private_key: Any = UNSET
-    passphrase: Any = UNSET
-    certificate: Any = UNSET
-    host_key: Any = UNSET
+class WireServer(Struct, rename="camel"):
+    """
+    An SSH server on the way to the host.
+
+    :ivar host: its name or address.
+    :ivar port: its TCP port; 22 by default.
+    :ivar username: who logs in.
+    :ivar password: also answers keyboard-interactive questions for a password.
+    :ivar private_key: the text of a private key: OpenSSH, PKCS#1, SEC 1, PKCS#8 or PuTTY.
+    :ivar passphrase: decrypts the private key.
+    :ivar certificate: the OpenSSH user certificate for the key.
+    :ivar host_key: the fingerprint that the host's key must have: SHA256:… with or without the type of key before it.
+    """
+
+    host: Annotated[Any, shapes.HOST] = UNSET
+    port: Annotated[Any, shapes.PORT] = UNSET
+    username: Annotated[Any, shapes.USERNAME] = UNSET
+    password: Annotated[Any, shapes.PASSWORD] = UNSET
+    private_key: Annotated[Any, shapes.PRIVATE_KEY] = UNSET
+    passphrase: Annotated[Any, shapes.PASSWORD] = UNSET
+    certificate: Annotated[Any, shapes.CERTIFICATE] = UNSET
+    host_key: Annotated[Any, shapes.FINGERPRINT] = UNSET
 
 
-class _WireCommand(_WireServer, rename="camel"):
-    command_id: Any = UNSET
-    server_id: Any = UNSET
-    command: Any = UNSET
-    timeout: Any = UNSET
-    extended: Any = UNSET
-    cwd: Any = UNSET
-    env: Any = UNSET
-    stdin: Any = UNSET
-    encoding: Any = UNSET
-    stream: Any = UNSET
-    via: Any = UNSET
+class WireCommand(WireServer, rename="camel"):
+    """
+    Run a command on a host.
+
+    :ivar command_id: names the command; a command of the same id does not run again.
+    :ivar server_id: the main server's name for the host, which relayd does not use.
+    :ivar command: the text that the login shell gets.
+    :ivar timeout: milliseconds from receipt, everything included; 0 is the same as no field.
+    :ivar extended: asks for more in the result.
+    :ivar cwd: where the command runs: an absolute path, or one that begins with ~.
+    :ivar env: variables that are set for the command.
+    :ivar stdin: its standard input: a text, or base64 for bytes.
+    :ivar encoding: the character set of the host; or base64, for outputs in base64.
+    :ivar stream: asks for the output as it arrives.
+    :ivar via: jump hosts, the first one nearest to the relay.
+    """
+
+    command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
+    server_id: Annotated[Any, shapes.ANYTHING] = UNSET
+    command: Annotated[Any, shapes.COMMAND] = UNSET
+    timeout: Annotated[Any, shapes.TIMEOUT] = UNSET
+    extended: Annotated[Any, shapes.FLAG] = UNSET
+    cwd: Annotated[Any, shapes.CWD] = UNSET
+    env: Annotated[Any, shapes.ENVIRONMENT] = UNSET
+    stdin: Annotated[Any, shapes.STDIN] = UNSET
+    encoding: Annotated[Any, shapes.ENCODING] = UNSET
+    stream: Annotated[Any, shapes.FLAG] = UNSET
+    via: Annotated[Any, shapes.VIA] = UNSET
 
 
-class _WireResultBody(Struct, rename="camel"):
+class WireResultBody(Struct, rename="camel"):
+    """
+    How the command ended.
+
+    :ivar stdout: its standard output: a text without blanks at both ends; or base64, if encoding says so.
+    :ivar stderr: its standard error in the same way; why it failed, if it has no exit status.
+    :ivar exit_code: its exit status; 128 + signal number if a signal killed it; 1 for every failure of relayd.
+    """
+
     stdout: str
     stderr: str
     exit_code: int
 
 
-class _WireResult(Struct, rename="camel"):
+class WireResult(Struct, rename="camel"):
+    """
+    How a command ended: once for each command, until the main server confirms it.
+
+    :ivar result: what became of it.
+    """
+
     command_id: CommandId
-    result: _WireResultBody
+    result: WireResultBody
 
 
-class _WireReceipt(Struct, rename="camel"):
+class WireReceipt(Struct, rename="camel"):
+    """
+    The main server has a result, or refuses it.
+
+    :ivar success: whether it has the result.
+    :ivar command_id: which result it means; without it, the oldest one of this connection that has no receipt.
+    :ivar error: why it refuses the result; for the relay's log.
+    """
+
     success: bool
     command_id: CommandId | None = None
     error: Any = None
 
 
-class _WireQuestion(Struct, rename="camel"):
-    command_id: Any = UNSET
+class WireQuestion(Struct, rename="camel"):
+    """
+    What cancel_command and command_status are about.
+
+    :ivar command_id: of the command.
+    """
+
+    command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
 
 
 def parse_execute_command(data: object) -> ExecuteCommand:
@@ -93,7 +151,7 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
     try:
-        wire = _convert(data, _WireCommand)
+        wire = _convert(data, WireCommand)
         command_id, numeric_id = fields.command_id(wire.command_id)
         server = _server("", wire)
         stdin, stdin_is_text = fields.stdin(wire.stdin)
@@ -125,7 +183,7 @@ def parse_question(event: str, data: object) -> tuple[str, bool]:
     :raises InvalidMessage: when it names none.
     """
     try:
-        return fields.command_id(_convert(data, _WireQuestion).command_id)
+        return fields.command_id(_convert(data, WireQuestion).command_id)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(event, error, data) from None
 
@@ -137,7 +195,7 @@ def parse_receipt(data: object) -> Receipt:
     :raises InvalidMessage: when it has no boolean ``success``.
     """
     try:
-        wire = _convert(_with_text_id(data)[0], _WireReceipt)
+        wire = _convert(_with_text_id(data)[0], WireReceipt)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
     said = wire.error if isinstance(wire.error, str | None) else _as_json(wire.error)
@@ -153,7 +211,7 @@ def parse_command_result(data: object) -> CommandResult:
     """
     try:
         data, numeric_id = _with_text_id(data)
-        wire = _convert(data, _WireResult)
+        wire = _convert(data, WireResult)
         more = set(data["result"]) - {"stdout", "stderr", "exitCode"}  # type: ignore[index]  # convert has looked
         details = _convert(data["result"], Details) if more else Details()  # type: ignore[index]
     except (msgspec.ValidationError, fields.Invalid) as error:
@@ -220,8 +278,16 @@ def _with_text_id(data: object) -> tuple[object, bool]:
 
 def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:
     field, reason = (error.field, error.text) if isinstance(error, fields.Invalid) else fields.explain(error)
-    command_id, numeric_id = fields.readable_id(data.get("commandId")) if isinstance(data, dict) else (None, False)
-    return InvalidMessage(event=event, field=field, reason=reason, command_id=command_id, numeric_id=numeric_id)
+    message = data if isinstance(data, dict) else {}
+    command_id, numeric_id = fields.readable_id(message.get("commandId"))
+    return InvalidMessage(
+        event=event,
+        field=field,
+        reason=reason,
+        command_id=command_id,
+        numeric_id=numeric_id,
+        extended=fields.readable_flag(message.get("extended")),
+    )
 
 
 def _via(value: object) -> tuple[JumpHost, ...]:
@@ -239,10 +305,10 @@ def _hop(field: str, value: object) -> JumpHost:
     value = fields.plain(field, value)
     if not isinstance(value, dict):
         raise fields.Invalid(field, "is not an object")
-    return JumpHost(**_server(field + ".", _convert(value, _WireServer)))
+    return JumpHost(**_server(field + ".", _convert(value, WireServer)))
 
 
-def _server(path: str, wire: _WireServer) -> dict[str, Any]:
+def _server(path: str, wire: WireServer) -> dict[str, Any]:
     """
     The fields that a command has for its host, and each of its jump hosts has too: where it is, and the login.
 

@@ -298,6 +298,11 @@ class RefusalTests(SynchronousTestCase):
         self.desk.runner.runs[0].finish()
         self.assertEqual([sent.to_wire()["commandId"] for sent in self.link.sent], [7])
 
+    def test_invalid_command_that_asks_for_more(self) -> None:
+        error = InvalidMessage(event="execute_command", field="port", reason="?", command_id="c1", extended=True)
+        self.desk.dispatcher.invalid_received(error, self.desk.acknowledge("c1"))
+        self.assertEqual(self.link.sent[0].to_wire()["result"]["error"]["code"], "invalid-message")
+
     def test_refusals_under_a_number(self) -> None:
         self.desk.runner.refusal = CredentialMissing(username="root", host="web1")
         self.desk.order(command("7", numeric_id=True))

@@ -142,16 +142,6 @@ class DuplicateTests(SynchronousTestCase):
         self.assertEqual(prints[0], prints[1])
         self.assertEqual(len(set(prints)), 4)
 
-    def test_other_request_under_the_id_of_a_running_command_is_refused_without_a_result(self) -> None:
-        self.desk.order(command("c1"))
-        for other in (command("c1", text="reboot"), command("c1", host="web2")):
-            self.desk.order(other)
-        self.assertEqual(self.desk.acks[1:], [("c1", "duplicate-mismatch")] * 2)
-        self.assertEqual((self.link.sent, self.stats.refused["duplicate-mismatch"]), ([], 2))
-        self.runner.runs[0].finish()
-        self.desk.order(command("c1", text="reboot"))
-        self.assertEqual((self.link.codes(), self.runner.ids()), ([0], ["c1"]))
-
     def test_other_request_under_the_id_of_a_confirmed_command_gets_a_result(self) -> None:
         self.desk.order(command("c1"))
         self.runner.runs[0].finish()

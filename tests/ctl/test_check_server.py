@@ -27,6 +27,7 @@ from tests.peers.test_main_servers import KEY, WRONG, has, order
 from tests.peers.test_tls import TLSCase
 from tests.support.certificates import Authority, Certificate
 from tests.support.node import NodeServer
+from tests.support.schemas import malformed
 
 
 class ServerCase(TLSCase):
@@ -288,7 +289,7 @@ class OrderTests(ServerCase):
     async def test_nothing_is_told_of_any_command(self) -> None:
         """It would say that it is unknown, or refuse an order for the relay to mend."""
         for event, data in (
-            ("execute_command", order("c1", port=99999)),
+            ("execute_command", malformed(order("c1", port=99999))),
             ("command_status", {"commandId": "c1"}),
             ("cancel_command", {"commandId": "c1"}),
         ):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.peers.test_tls import ProxyFactory
 from tests.support import auditing
 from tests.support.built import built
 from tests.support.certificates import Authority, Certificate
-from tests.support.pages import ROOT, Block, Shell, Step, blocks_of
+from tests.support.pages import ROOT, Block, Shell, Step, blocks_of, programs_of
 from tests.support.sshd import OpenSSHServer, free_port
 
 BIN = Path(sys.executable).parent
@@ -106,10 +107,12 @@ class PageTestCase(TestCase):
 class TutorialTests(PageTestCase):
     """A second machine is a real sshd."""
 
-    async def test_tutorial(self) -> None:
+    async def second_machine(self) -> Path:
+        """A home with a key for it, and ``~/relayd``."""
         sshd = await self.start_sshd()
         await self.install_from_wheel()
-        port, place, user = free_port(), f"{sshd.host}:{sshd.port}", sshd.user
+        self.port = port = free_port()
+        place, user = f"{sshd.host}:{sshd.port}", sshd.user
         self.replace |= {
             "http://127.0.0.1:8765": f"http://127.0.0.1:{port}",
             "ws://127.0.0.1:8765": f"ws://127.0.0.1:{port}",
@@ -128,7 +131,48 @@ class TutorialTests(PageTestCase):
         key.parent.mkdir(mode=0o700)
         key.touch(mode=0o600)
         key.write_text(sshd.key)
+        return home
+
+    async def test_tutorial(self) -> None:
+        await self.second_machine()
         await self.run_page("docs/tutorial.rst")
+
+    async def test_main_server(self) -> None:
+        """The programs, too, are those of the page."""
+        page = ROOT / "docs" / "howto" / "main-server.rst"
+        home = await self.second_machine()
+        self.shell.replace(":8765", f":{self.port}")
+        self.shell.replace(" 8765", f" {self.port}")
+        self.shell.replace("npm install socket.io", f"ln -s {ROOT / 'tests' / 'node' / 'node_modules'}")
+        install = ("python3 -m venv ~/relayd", "~/relayd/bin/pip install .")
+        await self.shell.run(Block("", tuple(Step("$", line, "") for line in install), 0))
+        for name, text in programs_of(page).items():
+            (home / name).write_text(text)
+        await self.run_page("docs/howto/main-server.rst")
+
+
+class MigrationTests(PageTestCase):
+    """First the page's own main server on npm's socket.io; then the one that the old script has."""
+
+    async def test_migrate(self) -> None:
+        sshd = await self.start_sshd()
+        await self.install_from_wheel()
+        place, user = f"{sshd.host}:{sshd.port}", sshd.user
+        self.replace |= {
+            "npm install socket.io": f"ln -s {ROOT / 'tests' / 'node' / 'node_modules'} node_modules",
+            "3080": str(free_port()),
+            "deploy@192.168.1.20": f"{user}@{place}",
+            "nobody@192.168.1.20": f"nobody@{place}",
+        }
+        home = await self.open(API_KEY="key-of-a-page-" * 4)
+        self.shell.environ["RELAYD_STATE_DIR"] = str(home / "state")
+        key = home / ".ssh" / "id_ed25519"
+        key.parent.mkdir(mode=0o700)
+        key.touch(mode=0o600)
+        key.write_text(sshd.key)
+        port = await self.serve(home / "relayd" / "api-key")
+        self.shell.replace("https://main.example.com", f"http://127.0.0.1:{port}")
+        await self.run_page("docs/howto/migrate.zh.rst")
 
 
 class ReadmeTests(PageTestCase):
@@ -260,6 +304,74 @@ class OperationsTests(PageTestCase):
         """The daemon is not ended before it has come up."""
         if any(step.command.startswith("kill") for step in block.steps):
             await self.hub.when_connected("site-1")
+
+
+class BackupTests(PageTestCase):
+    """docs/howto/backup.rst: a daemon, whose files are below another root."""
+
+    async def test_backup(self) -> None:
+        home = await self.open()
+        self.root = root = home / "root"
+        port = await self.serve(home / "api-key")
+        state, settings = root / "var/lib/relayd", root / "etc/relayd/relayd.toml"
+        for directory in (settings.parent, root / "etc/default"):
+            directory.mkdir(parents=True)
+        self.link_state()
+        (root / "etc/default/relayd").touch()
+        shutil.copy(home / "api-key", settings.with_name("api-key"))
+        lines = (f'server = "ws://127.0.0.1:{port}"', 'proxy-id = "site-1"', f'state-dir = "{state}"')
+        settings.write_text("\n".join((*lines, 'api-key-file = "api-key"', 'dialect = "socketio"', "")))
+        self.shell.environ["RELAYD_CONFIG"] = str(settings)
+        self.pid = home / "pid"
+        begin = f"twistd --pidfile={self.pid} --logfile={home}/relayd.log relayd --config {settings}"
+        end = f"kill $(cat {self.pid}); while [ -e {self.pid} ]; do sleep 0.1; done"
+        for example, real in {
+            "systemctl start relayd": begin,
+            "systemctl enable --now relayd": begin,
+            "systemctl stop relayd": end,
+            "systemctl disable --now relayd": end,
+            "-C / ": f"-C {root} ",
+            " /var/lib/relayd": f" {state}",
+        }.items():
+            self.shell.replace(example, real)
+        self.sshd = await self.start_sshd()
+        (state / "known_hosts").write_text(f"{self.sshd.host_key_line}\n")
+        start, stop = (Block("", (Step("$", f"systemctl {word} relayd", ""),), 0) for word in ("start", "stop"))
+        await self.shell.run(start)
+        self.addCleanup(self.stop)
+        await self.hub.when_connected("site-1")
+        await self.order(self.sshd, "c1", "true")
+        self.stopping = stop
+        await self.run_page("docs/howto/backup.rst")
+        self.assertEqual(sorted(path.name for path in state.iterdir()), ["known_hosts", "lock"], "of the clone")
+        self.assertTrue(state.is_symlink())
+
+    def link_state(self) -> None:
+        """As systemd does it for DynamicUser."""
+        (self.root / "var/lib/private/relayd").mkdir(parents=True)
+        (self.root / "var/lib/relayd").symlink_to("private/relayd")
+
+    async def before(self, block: Block) -> None:
+        """The restored machine has nothing at first; on the one that relayd moves to, it has run before."""
+        commands = " ".join(step.command for step in block.steps)
+        state = self.root / "var/lib/relayd"
+        if "-xzf" in commands:
+            if self.pid.exists():
+                await self.shell.run(self.stopping)
+            for name in ("etc", "var"):
+                shutil.rmtree(self.root / name)
+            if "move" in commands:
+                self.link_state()
+        if "relayctl check" in commands:
+            self.assertEqual((state / "known_hosts").read_text(), f"{self.sshd.host_key_line}\n")
+            self.assertFalse((state / "journal").exists(), "the copy has a journal")
+        if "systemctl stop" in commands or "systemctl disable" in commands:
+            await self.hub.when_connected("site-1")
+            self.assertTrue((state / "journal").exists())
+
+    def stop(self) -> None:
+        if self.pid.exists():
+            os.kill(int(self.pid.read_text()), signal.SIGKILL)
 
 
 class AuditTests(PageTestCase):

@@ -18,6 +18,7 @@ from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected
 from tests.support.faults import FaultCase
 from tests.support.relays import Relayd
+from tests.support.schemas import malformed
 
 MIB = 1 << 20
 #: How long it goes on, in seconds: what may be written in a minute may be written in these.
@@ -187,7 +188,7 @@ class UnreadTests(GreedyCase):
     async def test_orders_that_make_no_sense(self) -> None:
         server = await self.join(socketio)
         await self.endures(
-            server, lambda number: [event(socketio, "execute_command", {"commandId": f"c{number}"}, number)]
+            server, lambda number: [event(socketio, "execute_command", malformed({"commandId": f"c{number}"}), number)]
         )
 
 
@@ -197,7 +198,7 @@ class LongTests(GreedyCase):
     async def test_a_name_of_6_mb(self) -> None:
         for name in ("username", "privateKey", "commandId"):
             server = await self.join(native)
-            huge = event(native, "execute_command", order(1, **{name: "x" * (6 * MIB)}), 1)
+            huge = event(native, "execute_command", malformed(order(1, **{name: "x" * (6 * MIB)})), 1)
             await self.endures(server, lambda _, frame=huge: [frame], reads=True)  # type: ignore[misc]
             self.assertNotIn("x" * 1000, self.relay.log)
 

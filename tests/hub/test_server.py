@@ -26,6 +26,7 @@ from relayd.hub.errors import CommandInFlight, CommandRefused, HubClosed, NoAnsw
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
+from tests.support.schemas import TO_MAIN_SERVER, malformed
 
 KEY = "correct-horse-battery-staple-correct"
 DIALECTS = (socketio, native)
@@ -97,6 +98,9 @@ class RelayClient(WebSocketClientProtocol):
         self.dialect.send_event(name, data)
         self.flush()
 
+    def send_malformed(self, name: str, data: object) -> None:
+        self.send(name, malformed(data, name, TO_MAIN_SERVER))
+
     def acknowledge(self, event: EventReceived, data: object) -> None:
         assert event.ack_id is not None
         self.dialect.acknowledge(event.ack_id, data)
@@ -149,11 +153,14 @@ class HubTestCase(TestCase):
         return Deferred.fromCoroutine(self.start())
 
     async def start(self) -> None:
-        self.hub = Hub(reactor, {"r1": Secret(KEY), "r2": Secret(KEY + "2")}, self.settings)
+        self.hub = self.make_hub()
         self.clients: list[RelayClient] = []
         self.addCleanup(self.stop)
         port = await self.hub.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
         self.port: int = port.getHost().port  # type: ignore[attr-defined]
+
+    def make_hub(self) -> Hub:
+        return Hub(reactor, {"r1": Secret(KEY), "r2": Secret(KEY + "2")}, self.settings)
 
     def stop(self) -> Deferred[Any]:
         async def stopping() -> None:
@@ -352,11 +359,13 @@ class HubTests(HubTestCase):
 
     async def test_a_result_that_makes_no_sense_is_not_confirmed(self) -> None:
         client = await self.relay()
-        client.send("command_result", {"commandId": "c1", "result": {"stdout": "", "stderr": "", "exitCode": "zero"}})
+        client.send_malformed(
+            "command_result", {"commandId": "c1", "result": {"stdout": "", "stderr": "", "exitCode": "zero"}}
+        )
         receipt = (await client.next(EventReceived)).data
         self.assertEqual((receipt["success"], receipt["commandId"]), (False, "c1"))
         self.assertIn("exitCode", receipt["error"])
-        client.send("command_result", ["?"])
+        client.send_malformed("command_result", ["?"])
         self.assertNotIn("commandId", (await client.next(EventReceived)).data)
 
     async def test_unknown_events_are_normal(self) -> None:
@@ -378,7 +387,7 @@ class HubTests(HubTestCase):
             piece = {"commandId": "c1", "stream": "stdout", "offset": 0, "data": "x"}
             client.send("command_output", piece)
             client.send("command_output", piece | {"commandId": "c2"})
-            client.send("command_output", piece | {"offset": "zero"})
+            client.send_malformed("command_output", piece | {"offset": "zero"})
             client.send("command_output", piece | {"offset": 1, "encoding": "base64"})
             client.send_result(result())
             await done
@@ -444,7 +453,8 @@ class HubTests(HubTestCase):
 
     async def test_question_that_is_refused_or_answered_with_nonsense(self) -> None:
         client = await self.relay()
-        for answer, kind in (({"error": "no\nidea"}, CommandRefused), ({"state": "asleep"}, InvalidMessage)):
+        asleep = malformed({"state": "asleep"}, "command_status.ack", TO_MAIN_SERVER)
+        for answer, kind in (({"error": "no\nidea"}, CommandRefused), (asleep, InvalidMessage)):
             asked = self.hub.status("r1", "c1")
             client.acknowledge(await client.next(EventReceived), answer)
             error = await self.assertFailure(asked, kind)
@@ -466,7 +476,7 @@ class HubTests(HubTestCase):
         first.cancel()
         await self.assertFailure(first, CancelledError)
         client.send("command_status", {"commandId": "c1", "state": "unknown"})
-        client.send("command_status", {"commandId": "c1", "state": "?"})
+        client.send_malformed("command_status", {"commandId": "c1", "state": "?"})
         self.assertEqual((await second).state, CommandState.UNKNOWN)
 
     # Who may connect

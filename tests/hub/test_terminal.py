@@ -55,9 +55,14 @@ class TerminalTests(TestCase):
         self.lines: dict[int, list[str]] = {1: [], 2: []}
         self._waiting: list[tuple[str, Deferred[None]]] = []
         self.terminal = ChildProcess(self._line)
+        self.addCleanup(self.check_events)
         self.addCleanup(self.terminal.terminate)
         self.port = free_port()
         self.write("api-key", Relayd.api_key + "\n")
+
+    def check_events(self) -> None:
+        """All events of the hub fit their schemas (`tests.support.watched_hub`)."""
+        self.assertEqual([line for line in self.lines[2] if line.startswith("Misfit")], [])
 
     def write(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -81,7 +86,7 @@ class TerminalTests(TestCase):
 
     def start(self, *options: str) -> None:
         arguments = ("--proxy-id", Relayd.proxy_id, "--api-key-file", str(self.directory / "api-key"), *options)
-        python = (sys.executable, "-m", "relayd.hub")
+        python = (sys.executable, "-m", "tests.support.watched_hub")
         self.terminal.start([*python, "--listen", f"tcp:{self.port}:interface=127.0.0.1", *arguments], cwd=str(ROOT))
 
     async def begin(self, *options: str) -> None:

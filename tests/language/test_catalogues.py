@@ -60,7 +60,7 @@ class CatalogueTests(SynchronousTestCase):
 
     def test_every_text_is_translated(self) -> None:
         same = {english for english, chinese in catalogue().items() if not CHINESE.search(chinese)}
-        self.assertEqual(same, {" and ", "{code}: {fields}", "{tried} ({remarks})"})
+        self.assertEqual(same, {" and ", "; ", "base64", "{code}: {fields}", "{text} {advice}", "{tried} ({remarks})"})
 
     def test_fields(self) -> None:
         for template, translation in catalogue().items():
@@ -71,6 +71,13 @@ class CatalogueTests(SynchronousTestCase):
         for template, translation in catalogue().items():
             for word in re.findall(r"--[a-z]+(?:-[a-z]+)+|relayctl \w+|commandId|privateKey|Max[A-Z]\w+", template):
                 self.assertIn(word, translation)
+
+    def test_it_is_set_as_chinese_is(self) -> None:
+        """Its own signs; a blank beside Latin letters and figures, and none between two Chinese characters."""
+        wide = "[\u2018-\u201d\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+        faults = rf"{wide} +{wide}|[\u4e00-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u4e00-\u9fff]|[\u4e00-\u9fff][,;:!?()]"
+        wrong = [found[0] for text in catalogue().values() for found in re.finditer(f".{{,9}}(?:{faults}).?", text)]
+        self.assertEqual(wrong, [])
 
     def test_the_compiled_file_is_of_this_one(self) -> None:
         with FILE.with_suffix(".mo").open("rb") as file:
@@ -94,7 +101,7 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(str(error), "This relay's site forbids db:22: --deny-hosts of the relay forbids it.")
         self.assertEqual(
             failure_result("c", error, translate=self.translate).stderr,
-            "中介服务所在站点禁止 db:22：中介服务的 --deny-hosts 禁止它。",
+            "中介服务所在站点禁止连接 db:22：中介服务的 --deny-hosts 禁止它。",
         )
 
     def test_an_error_within_an_error(self) -> None:
@@ -103,14 +110,15 @@ class TextTests(SynchronousTestCase):
         resting = LoginResting(host="db", port=22, username="u", reason=refused.text, time=span(5))
         self.assertIn("tried publickey and password; the server offers publickey.", str(resting))
         said = resting.text.within(self.translate)
-        self.assertTrue(said.startswith("db:22 拒绝了 u 的登录：已尝试 publickey、密码；服务器提供 publickey。"), said)
+        ways = "已尝试的登录方式：publickey、密码（password）；服务器给出的登录方式：publickey。"
+        self.assertTrue(said.startswith(f"db:22 拒绝了 u 的登录。{ways}"), said)
         self.assertTrue(said.endswith("5 秒内不再尝试这一登录。"), said)
 
     def test_what_a_host_says_stays_as_it_is(self) -> None:
         """Even where it is a text that relayd has too, and where it looks like a template."""
         for word in ("password", "{seconds}"):
             error = LoginRefused(host="db", port=22, username=word, tried=word, offered="")
-            self.assertIn(f"拒绝了 {word} 的登录：已尝试 {word}", error.text.within(self.translate))
+            self.assertIn(f"拒绝了 {word} 的登录。已尝试的登录方式：{word}；", error.text.within(self.translate))
 
     def test_markers(self) -> None:
         output = OutputBuffer(10)

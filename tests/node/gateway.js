@@ -6,6 +6,7 @@
 "use strict";
 const readline = require("node:readline");
 const { Server } = require("socket.io");
+const wire = require("./wire.js");
 
 const options = JSON.parse(process.argv[2] || "{}");
 const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
@@ -18,6 +19,7 @@ const pending = new Map();
 
 proxies.on("connection", (socket) => {
   const { proxyId: id, apiKey } = socket.handshake.query;
+  wire.watch(socket);
   if (apiKey !== options.apiKey) return socket.disconnect();
   const older = table.get(id);
   table.set(id, socket);

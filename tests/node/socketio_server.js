@@ -6,6 +6,7 @@
 const fs = require("node:fs");
 const readline = require("node:readline");
 const { Server } = require("socket.io");
+const wire = require("./wire.js");
 
 const options = JSON.parse(process.argv[2] || "{}");
 const shown = (socket) => (options.auth ? socket.handshake.auth : socket.handshake.query);
@@ -35,6 +36,7 @@ if (options.refuse) {
 let current = null;
 const pending = new Map(); // commands without a result, by id: what "again" sends once more
 proxies.on("connection", (socket) => {
+  wire.watch(socket);
   if (shown(socket).apiKey !== options.apiKey) {
     say({ refused: socket.handshake.query.proxyId });
     socket.disconnect(); // as the known main server does: accepted first, and then 41
@@ -46,7 +48,10 @@ proxies.on("connection", (socket) => {
     const [name, data] = options.greet;
     options.greet = null;
     pending.set(data.commandId, data);
-    socket.emit(name, data, (...answer) => say({ ack: data.commandId, answer }));
+    socket.emit(name, data, (...answer) => {
+      wire.acknowledged(name, answer);
+      say({ ack: data.commandId, answer });
+    });
   }
   socket.on("command_result", (data) => {
     const { stdout, stderr, exitCode, ...more } = data.result;
@@ -68,8 +73,12 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
   if (order.op === "execute") pending.set(order.data.commandId, order.data);
   if (!current && order.op !== "emit") return say({ unsent: order }); // nobody is connected
   if (order.op === "execute") {
-    if (order.ack) current.emit("execute_command", order.data, (...answer) => say({ ack: order.data.commandId, answer }));
-    else current.emit("execute_command", order.data);
+    if (order.ack) {
+      current.emit("execute_command", order.data, (...answer) => {
+        wire.acknowledged("execute_command", answer);
+        say({ ack: order.data.commandId, answer });
+      });
+    } else current.emit("execute_command", order.data);
   } else if (order.op === "again") {
     for (const data of pending.values()) current.emit("execute_command", data);
   } else if (order.op === "emit") {

@@ -7,6 +7,7 @@
 const http = require("node:http");
 const readline = require("node:readline");
 const { WebSocketServer } = require("ws");
+const wire = require("./wire.js");
 
 const options = JSON.parse(process.argv[2] || "{}");
 const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
@@ -19,6 +20,12 @@ server.on("upgrade", (request, socket, head) => {
   if (url.pathname === (options.path || "/proxy")) wss.handleUpgrade(request, socket, head, (ws) => wss.emit("connection", ws, url.searchParams));
   else if (!options.silent) socket.end("HTTP/1.1 400 Bad Request\r\n\r\n");
 });
+
+const emit = (ws, event, data, binary) => {
+  wire.sent(event, data);
+  const text = JSON.stringify({ event, data });
+  ws.send(binary ? Buffer.from(text) : text);
+};
 
 const textOf = (order) => (order.text || "") + (order.repeat || "").repeat(order.times || 0) + (order.tail || "");
 
@@ -39,13 +46,14 @@ wss.on("connection", (ws, query) => {
     const [event, data] = options.greet;
     options.greet = null;
     pending.set(data.commandId, data);
-    ws.send(JSON.stringify({ event, data }));
+    emit(ws, event, data);
   }
   ws.on("message", (raw, isBinary) => {
     const { event, data } = JSON.parse(raw);
+    wire.got(event, data);
     say({ event, data, isBinary });
     if (event === "command_result") pending.delete(data.commandId);
-    if (event === "command_result") ws.send(JSON.stringify({ event: "command_result_received", data: { success: true } }));
+    if (event === "command_result") emit(ws, "command_result_received", { success: true });
   });
   ws.on("pong", () => say({ pong: true }));
   if (options.ping) {
@@ -67,11 +75,8 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
   // fields that are to go as Buffers, of which JSON.stringify makes objects
   for (const name of order.buffers || []) order.data[name] = Buffer.from(order.data[name]);
   if (order.op === "execute") pending.set(order.data.commandId, order.data);
-  if (order.op === "execute") {
-    const text = JSON.stringify({ event: "execute_command", data: order.data });
-    current.send(order.binary ? Buffer.from(text) : text);
-  }
-  if (order.op === "again") for (const data of pending.values()) current.send(JSON.stringify({ event: "execute_command", data }));
+  if (order.op === "execute") emit(current, "execute_command", order.data, order.binary);
+  if (order.op === "again") for (const data of pending.values()) emit(current, "execute_command", data);
   else if (order.op === "raw") current.send(order.base64 ? Buffer.from(order.base64, "base64") : order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();

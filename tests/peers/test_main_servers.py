@@ -24,6 +24,7 @@ from tests.support.flask_server import FlaskServer
 from tests.support.node import NodeServer
 from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
+from tests.support.schemas import malformed
 
 KEY = "k3y-" + "x" * 40
 WRONG = "wr0ng-" + "y" * 40
@@ -111,7 +112,8 @@ class SocketIO(PeerCase):
         self.assertEqual(server.lines[1], {"upgrade": True, "key": True, "extensions": None})
         connection: Any = receiver.link
         self.assertTrue(connection.wire.transport.getTcpNoDelay(), "Nagle would cost 40 ms a command")
-        server.send({"op": "emit", "name": "proxy_status_update", "data": {"online": True}})
+        strange = malformed({"online": True}, "proxy_status_update")
+        server.send({"op": "emit", "name": "proxy_status_update", "data": strange})
         server.send({"op": "execute", "ack": True, "data": order("c1")})
         self.assertEqual((await server.wait_for(said(ack="c1")))["answer"], [])
         result = await server.wait_for(said(result="c1"))
@@ -130,7 +132,7 @@ class SocketIO(PeerCase):
         server.send({"op": "execute", "ack": True, "data": order("c1")})
         (answer,) = (await server.wait_for(said(ack="c1")))["answer"]
         self.assertIn("relayd is full: 64 commands are running", answer["error"])
-        server.send({"op": "execute", "ack": True, "data": order("c2", port=99999)})
+        server.send({"op": "execute", "ack": True, "data": malformed(order("c2", port=99999))})
         (answer,) = (await server.wait_for(said(ack="c2")))["answer"]
         self.assertIn("port", answer["error"])
         self.assertEqual((await server.wait_for(said(result="c2")))["exitCode"], 1)
@@ -164,7 +166,7 @@ class SocketIO(PeerCase):
             server.send({"op": "execute", "data": order(number, serverId="web-1", port=None)})  # type: ignore[arg-type]
             result = await server.wait_for(said(result=number))
             self.assertNotIsInstance(result["result"], str)
-        server.send({"op": "execute", "data": order(9, port="x")})  # type: ignore[arg-type]
+        server.send({"op": "execute", "data": malformed(order(9, port="x"))})  # type: ignore[arg-type]
         self.assertEqual((await server.wait_for(said(result=9)))["exitCode"], 1)
 
     async def test_large_result(self) -> None:
@@ -310,7 +312,7 @@ class PythonSocketIO(PeerCase):
         command = next(value for word, value in receiver.calls if word == "command")
         self.assertEqual((command.port, command.private_key, command.timeout), (22, None, None))
         for number, (field, value) in enumerate({"timeout": math.inf, "port": -math.inf, "host": math.nan}.items()):
-            server.send(["execute_command", order(f"wrong-{number}", **{field: value})])
+            server.send(["execute_command", malformed(order(f"wrong-{number}", **{field: value}))])
             self.assertIn(field, (await server.wait_for(said(result=f"wrong-{number}")))["stderr"])
         self.assertNotIn("lost", receiver.words())
 
@@ -460,7 +462,7 @@ class Native(PeerCase):
         self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
         await server.wait_for(has("connected"))
         for sent, named in (("a\nb\x07", "a\nb\x07"), ("x" * 300, "x" * 255 + "…")):
-            server.send({"op": "execute", "data": order(sent)})
+            server.send({"op": "execute", "data": malformed(order(sent))})
             result = await server.wait_for(lambda line, named=named: line.get("data", {}).get("commandId") == named)
             self.assertIn("commandId", result["data"]["result"]["stderr"])
 

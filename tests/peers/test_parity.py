@@ -126,7 +126,7 @@ class TableTests(SynchronousTestCase):
         self.assertGreaterEqual(len(ROWS), 30)
 
 
-class ParityTests(TestCase):
+class ParityCase(TestCase):
     """Both relays, on one main server and one SSH server."""
 
     timeout = 180
@@ -145,7 +145,7 @@ class ParityTests(TestCase):
         self.sshd = OpenSSHServer()
         self.addCleanup(self.sshd.stop)
         await self.sshd.start()
-        self.main_server = MainServer(key_file)
+        self.main_server = MainServer(key_file, watch=True)
         self.addCleanup(self.main_server.stop)
         await self.main_server.start()
         url = self.main_server.url
@@ -172,6 +172,10 @@ class ParityTests(TestCase):
         result = await self.main_server.execute(relay, order)
         self.assertEqual(set(result), {"stdout", "stderr", "exitCode"})
         return Outcome(result["stdout"], result["stderr"], result["exitCode"])
+
+
+class ParityTests(ParityCase):
+    """The same commands for both."""
 
     async def faults(self, row: Row, **fields: Any) -> list[str]:
         """What is wrong with *row*."""
@@ -205,7 +209,7 @@ class ParityTests(TestCase):
         cases: dict[str, dict[str, Any]] = {
             "wrong password": {"serverId": 11, "password": "wrong", "privateKey": None},
             "no such user": {"serverId": 12, "username": "relayd-nobody"},
-            "nobody listens": {"serverId": 13, "port": _closed_port()},
+            "nobody listens": {"serverId": 13, "port": closed_port()},
             "key that is none": {"serverId": 14, "privateKey": "-----BEGIN KEY-----\nx\n-----END KEY-----"},
         }
         for name, fields in cases.items():
@@ -265,7 +269,7 @@ class ParityTests(TestCase):
         self.assertEqual([path.name for path in directory.iterdir()], ["example"])
 
 
-def _closed_port() -> int:
+def closed_port() -> int:
     """A port of the loopback address where nobody listens."""
     with socket.socket() as probe:
         probe.bind((OpenSSHServer.host, 0))

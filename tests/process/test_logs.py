@@ -401,7 +401,7 @@ class ProcessTests(SynchronousTestCase):
 
     def check(self, text: str) -> None:
         lines = [json.loads(line) for line in text.splitlines()]
-        self.assertIn("Connecting to http://127.0.0.1:1 as p (socketio)", [line["message"] for line in lines])
+        self.assertIn("Connecting to ws://127.0.0.1:1 as p (socketio)", [line["message"] for line in lines])
         self.assertIn("relayd has stopped", [line["message"] for line in lines])
 
     def test_twistd_on_standard_output(self) -> None:

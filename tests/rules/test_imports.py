@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: From the top: a part, which is a folder or a module, imports only what is on floors below its own, and itself.
 FLOORS = (
+    ("relayd.__main__",),
     ("relayd.tap", "relayd.ctl", "relayd.demo"),
     ("relayd.service", "relayd.hub"),
     ("relayd.settings", "relayd.status"),

@@ -29,6 +29,10 @@ ORDER = {
 }
 
 
+def say(value: object) -> None:
+    print(json.dumps(value), flush=True)
+
+
 class Consumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # channels carries no types
     """One relay."""
 
@@ -38,10 +42,12 @@ class Consumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # channels ca
             await self.close()
             return
         await self.accept()
+        say({"wire": ["to-relay", "execute_command", ORDER]})
         await self.send_json({"event": "execute_command", "data": ORDER})
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        print(json.dumps(content), flush=True)
+        say({"wire": ["to-main-server", content["event"], content["data"]]})
+        say(content)
 
 
 settings.configure(CHANNEL_LAYERS={})
@@ -49,6 +55,6 @@ application = ProtocolTypeRouter({"websocket": URLRouter([path("proxy", Consumer
 server: Any = Server(
     application=application,
     endpoints=build_endpoint_description_strings(host="127.0.0.1", port=0),
-    ready_callable=lambda: print(json.dumps({"listening": server.listening_addresses[0][1]}), flush=True),
+    ready_callable=lambda: say({"listening": server.listening_addresses[0][1]}),
 )
 server.run()

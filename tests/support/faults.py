@@ -20,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from tests.support.chaos import ChaosProxy
 from tests.support.node import NodeServer
 from tests.support.relays import Relayd
+from tests.support.schemas import wrong
 from tests.support.sshd import OpenSSHServer
 
 #: Seconds in which anything must have happened, on a slow machine too.
@@ -150,7 +151,7 @@ class FaultCase(TestCase):
         """
         Give a command.
 
-        :param fields: what else the message has, as ``changes``, which may be anything here.
+        :param fields: what else the message has, as ``changes``; the relay refuses it because of them.
         """
         sshd = sshd or self.sshd
         port = self.host.port if hasattr(self, "host") and sshd is self.sshd else sshd.port
@@ -164,8 +165,9 @@ class FaultCase(TestCase):
             "command": f"echo {command_id} >> {self.marker}; {command}",
             "timeout": 40_000,
             **changes,
-            **(fields or {}),
         }
+        if fields is not None:
+            self.orders[command_id] = wrong({**self.orders[command_id], **fields})
         self.server.send({"op": "execute", "ack": True, "data": self.orders[command_id]})
 
     def order_again(self) -> None:

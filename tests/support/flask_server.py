@@ -46,13 +46,16 @@ def main() -> None:
         if request.args.get("apiKey") != options["apiKey"]:
             return False
         for name, data in options.get("greet", []):
+            say({"wire": ["to-relay", name, data]})
             emit(name, data)
         more = request.args.to_dict(flat=False)
         say({"connected": request.args["proxyId"], "query": {name: more[name] for name in more if name != "apiKey"}})
         return True
 
     def result(data: Any) -> None:
+        say({"wire": ["to-main-server", "command_result", data]})
         say({"result": data["commandId"], **data["result"]})
+        say({"wire": ["to-relay", "command_result_received", {"success": True}]})
         emit("command_result_received", {"success": True})
 
     server.on_event("connect", connect, namespace="/proxy")
@@ -63,6 +66,7 @@ def main() -> None:
     say({"listening": http.server_port})
     for line in sys.stdin:
         name, data = json.loads(line)
+        say({"wire": ["to-relay", name, data]})
         server.emit(name, data, namespace="/proxy")
 
 

@@ -19,12 +19,12 @@ class MainServer(NodeServer):
 
     :param key_file: the file of the API key that relays must show.
     :param max_buffer: the largest message taken, in bytes; the default is that of socket.io.
+    :param watch: whether events are checked (`tests.support.schemas`), which takes time.
     """
 
-    def __init__(self, key_file: Path, max_buffer: int = 1_000_000) -> None:
-        super().__init__(
-            "../../benchmarks/main_server.js", "--api-key-file", str(key_file), "--max-buffer", str(max_buffer)
-        )
+    def __init__(self, key_file: Path, max_buffer: int = 1_000_000, *, watch: bool = False) -> None:
+        options = ["--api-key-file", str(key_file), "--max-buffer", str(max_buffer), *(["--watch"] if watch else [])]
+        super().__init__("../../benchmarks/main_server.js", *options)
         self._numbers = count(1)
 
     @property
@@ -52,6 +52,21 @@ class MainServer(NodeServer):
         answer = await self._ask(60, op="execute", proxyId=proxy_id, command=dict(command))
         result: dict[str, Any] = answer["result"]
         return result
+
+    async def tell(
+        self, proxy_id: str, data: Mapping[str, Any], *, ack: bool = False, count: int = 1, timeout: float = 20
+    ) -> tuple[list[Any], list[Any]]:
+        """
+        Send a relay ``execute_command`` with exactly this data.
+
+        :param ack: whether to ask for an acknowledgement.
+        :param count: how many results to wait for.
+        :param timeout: in seconds, after which no more are waited for.
+        :return: the acknowledgements, and the data of ``command_result``, as they arrived.
+        """
+        fields = {"data": dict(data), "ack": ack, "count": count, "timeout": timeout * 1000}
+        answer = await self._ask(timeout + 30, op="tell", proxyId=proxy_id, **fields)
+        return answer["acks"], answer["results"]
 
     async def load(
         self,

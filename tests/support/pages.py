@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Seconds that a command may take, and that a process has to say what the page says.
 PATIENCE = 120.0
 _BLOCK = re.compile(r"( *)\.\. code-block:: (?:console|text)$")
+_PROGRAM = re.compile(r"( *)\.\. code-block:: \w+\n\1   :caption: (\S+)\n\n((?:\1   .*\n|\n)+)")
 _MARK = re.compile(r" *\.\. test: (.+)$")
 
 
@@ -84,6 +86,12 @@ def blocks_of(page: Path) -> list[Block]:
             found.append(Block(mark, tuple(_steps(lines[first:at])), first))
             mark = ""
     return found
+
+
+def programs_of(page: Path) -> dict[str, str]:
+    """The files that a page prints in whole: those with a caption, which is the file's name."""
+    found = _PROGRAM.findall(page.read_text("utf-8"))
+    return {name: textwrap.dedent(text).rstrip("\n") + "\n" for _, name, text in found}
 
 
 def _steps(lines: list[str]) -> Iterator[Step]:

@@ -57,13 +57,16 @@ def main() -> None:
     def connect(sid: str, environ: dict[str, Any], auth: object = None) -> None:
         query = parse_qs(environ["QUERY_STRING"])
         for name, data in options.get("greet", []):
+            say({"wire": ["to-relay", name, data]})
             server.emit(name, data, to=sid, namespace="/proxy")
         if "refuse" in options:
             raise socketio.exceptions.ConnectionRefusedError(options["refuse"])
         say({"connected": query["proxyId"][0], "known": query["apiKey"] == [options["apiKey"]]})
 
     def result(sid: str, data: Any) -> None:
+        say({"wire": ["to-main-server", "command_result", data]})
         say({"result": data["commandId"], **data["result"]})
+        say({"wire": ["to-relay", "command_result_received", {"success": True}]})
         server.emit("command_result_received", {"success": True}, to=sid, namespace="/proxy")
 
     server.on("connect", connect, namespace="/proxy")
@@ -75,6 +78,7 @@ def main() -> None:
     say({"listening": http.server_port})
     for line in sys.stdin:
         name, data = json.loads(line)
+        say({"wire": ["to-relay", name, data]})
         server.emit(name, data, namespace="/proxy")
 
 

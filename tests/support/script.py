@@ -16,7 +16,8 @@ from tests.support.process import ChildProcess, needed
 class ScriptServer:
     """
     A server that says ``{"listening": PORT}`` on its standard output when it is ready; each further line there is one
-    JSON value.
+    JSON value. A line ``{"wire": [DIRECTION, EVENT, DATA]}`` is an event that it has sent to a relay or got from one,
+    which `tests.support.schemas` checks; it is not one of the lines.
 
     :param argv: its command line.
     :param cwd: the directory to run it in.
@@ -98,6 +99,11 @@ class ScriptServer:
             value = json.loads(text)
         except ValueError:
             self.error_lines.append(text)
+            return
+        if isinstance(value, dict) and "wire" in value:
+            from tests.support.schemas import check_said  # here: peers in Python import this module as well
+
+            check_said(*value["wire"])
             return
         self.lines.append(value)
         for predicate, waiting in list(self._waiting):

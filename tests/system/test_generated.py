@@ -1,6 +1,6 @@
 """
-Manual pages, completion for shells, tables of options and the example file: they say what the options and the parser
-say today, and the programs that read them can.
+Manual pages, completion for shells, tables of options, the example file and the schemas of messages: they say what the
+code says today, and the programs that read them can.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGING = ROOT / "packaging"
 _BASH = """
 source "$1"; shift
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
-_shtab_relayctl
+"_shtab_${COMP_WORDS[0]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
 
@@ -39,29 +39,37 @@ def run(*words: str) -> str:
     return done.stdout
 
 
+def files_of(folder: str) -> list[str]:
+    """The paths of all files in a folder of the repository."""
+    return [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()]
+
+
 class CurrentTests(SynchronousTestCase):
-    """When one of these fails: ``make man completion options``."""
+    """When one of these fails: ``make man completion options schemas``."""
 
     def check(self, kind: str, *paths: str) -> None:
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
         run(sys.executable, str(PACKAGING / "generate.py"), kind, str(directory))
-        present = {path.name: path for path in (ROOT / path for path in paths)}
-        self.assertEqual({path.name for path in directory.iterdir()}, set(present))
-        for name, path in present.items():
-            self.assertEqual(path.read_text(), (directory / name).read_text(), f"{path}: make {kind}")
+        made = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+        self.assertEqual(made, set(paths))
+        for path in paths:
+            self.assertEqual((ROOT / path).read_text(), (directory / path).read_text(), f"{path}: make {kind}")
 
     def test_manual_pages(self) -> None:
-        self.check("man", *map(str, (PACKAGING / "man").iterdir()))
+        self.check("man", *files_of("packaging/man"))
 
     def test_completion(self) -> None:
-        self.check("completion", *map(str, (PACKAGING / "completion").iterdir()))
+        self.check("completion", *files_of("packaging/completion"))
 
     def test_options(self) -> None:
         """When it fails for want of a translation: docs/options.zh.po."""
         self.check(
             "options", "docs/options.rst", "docs/options.zh.rst", "docs/reload.rst", "packaging/debian/relayd.toml"
         )
+
+    def test_schemas(self) -> None:
+        self.check("schemas", *files_of("docs/schemas"))
 
 
 class UseTests(SynchronousTestCase):
@@ -111,16 +119,20 @@ class UseTests(SynchronousTestCase):
         self.assertEqual(mistakes, [])
 
     def complete(self, *words: str) -> list[str]:
-        return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / "relayctl"), *words).split()
+        return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / words[0]), *words).split()
 
     def test_bash(self) -> None:
         self.assertLessEqual({"audit", "journal", "policy"}, set(self.complete("relayctl", "")))
         self.assertEqual(self.complete("relayctl", "audit", "v"), ["verify"])
         self.assertEqual(self.complete("relayctl", "audit", "verify", "--he"), ["--help", "--head"])
         self.assertEqual(self.complete("relayctl", "journal", "--config", "pyp"), ["pyproject.toml"])
+        self.assertEqual(self.complete("relayd", "--max-com"), ["--max-commands"])
+        self.assertEqual(self.complete("relayd", "--dialect", "s"), ["socketio"])
+        self.assertEqual(self.complete("relayd", "--config", "pyp"), ["pyproject.toml"])
 
     def test_zsh(self) -> None:
-        run("zsh", "-n", str(PACKAGING / "completion" / "_relayctl"))
+        for name in ("_relayctl", "_relayd"):
+            run("zsh", "-n", str(PACKAGING / "completion" / name))
 
     def test_zsh_completes_twistd_relayd(self) -> None:
         """By Twisted's own way: zsh asks the program what to offer."""

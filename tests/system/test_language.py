@@ -54,7 +54,9 @@ class ChineseEndToEnd(EndToEndCase):
         self.assertEqual(result["more"]["error"]["code"], "forbidden-command")
         result = await self.result_of("c2", "true", privateKey=None, password="wrong")
         where = f"{self.sshd.host}:{self.sshd.port}"
-        self.assertTrue(result["stderr"].startswith(f"{where} 拒绝了 {self.sshd.user} 的登录：已尝试 "), result)
+        self.assertTrue(
+            result["stderr"].startswith(f"{where} 拒绝了 {self.sshd.user} 的登录。已尝试的登录方式："), result
+        )
         self.order("c3", "sleep 2")
         await self.server.wait_for(lambda line: line.get("ack") == "c3")
         ended = self.relay.signal(signal.SIGTERM)
@@ -62,7 +64,7 @@ class ChineseEndToEnd(EndToEndCase):
             await deferLater(reactor, 0.05)
         self.order("c4", "true")
         result = await self.socketio_result("c4")
-        self.assertEqual(result["stderr"], "中介服务正在关闭，不接受新命令。请过一会儿再发送。")
+        self.assertEqual(result["stderr"], "中介服务正在停止，不再接受新命令。请过一会儿重新发送。")
         self.assertEqual(await ended, 0)
         self.check_log("refused the login of")
 
@@ -93,5 +95,5 @@ class ChineseEndToEnd(EndToEndCase):
         await self.relay.signal(signal.SIGKILL)
         self.relay.start()
         result = await self.socketio_result("c1", 60)
-        self.assertTrue(result["stderr"].startswith("命令运行期间，中介服务失去了对它的控制"), result)
+        self.assertTrue(result["stderr"].startswith("命令执行期间，中介服务失去了对它的控制"), result)
         self.check_log()

@@ -77,9 +77,11 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual(environment.twistd("relayd", "--version"), f"relayd {__version__}\n")
         relayctl = str(environment.directory / "bin" / "relayctl")
         self.assertEqual(run(relayctl, "--version", cwd=environment.directory), f"relayctl {__version__}\n")
+        relayd = str(environment.directory / "bin" / "relayd")
+        self.assertEqual(run(relayd, "--version", cwd=environment.directory), f"relayd {__version__}\n")
         script = "from relayd.language.catalogues import translator; print(ascii(translator('zh')('password')))"
         said = run(environment.python, "-c", script, cwd=environment.directory)
-        self.assertEqual(said, ascii("密码") + "\n")
+        self.assertEqual(said, ascii("密码（password）") + "\n")
 
     def test_the_wheel_holds_the_plugin_and_nothing_else_of_twisted(self) -> None:
         names = zipfile.ZipFile(self.wheel).namelist()

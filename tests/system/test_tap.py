@@ -52,6 +52,7 @@ class ProcessCase(SynchronousTestCase):
         script = {
             "twistd": "from twisted.scripts.twistd import run; run()",
             "twist": "from twisted.application.twist._twist import Twist; Twist.main()",
+            "relayd": "from relayd.__main__ import main; main()",
         }[words[0]]
         return [sys.executable, "-c", f"import sys; sys.argv[0] = {words[0]!r}; {script}", *words[1:]]
 
@@ -94,7 +95,16 @@ class HelpTests(ProcessCase):
             self.assertLessEqual(max(map(len, Options().getUsage(width).splitlines())), width)
 
     def test_version(self) -> None:
-        self.assertEqual(self.run_it("twistd", "relayd", "--version").stdout, f"relayd {__version__}\n")
+        for program in (["twistd", "relayd"], ["relayd"]):
+            self.assertEqual(self.run_it(*program, "--version").stdout, f"relayd {__version__}\n")
+
+    def test_the_command(self) -> None:
+        done = self.run_it("relayd", "--help")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        usage = "Usage: relayd --server URL --proxy-id NAME --api-key-file PATH [options]\n"
+        self.assertTrue(done.stdout.startswith(usage), done.stdout)
+        self.assertNotIn("twistd", done.stdout)
+        self.assertIn("commands that may run at the same time [64]", done.stdout)
 
 
 class MistakeTests(ProcessCase):
@@ -109,8 +119,12 @@ class MistakeTests(ProcessCase):
         return done.stderr.strip()
 
     def test_nothing_was_given(self) -> None:
-        for program in ("twistd", "twist"):
-            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.refused(program, "relayd"))
+        for program in (["twistd", "relayd"], ["twist", "relayd"], ["relayd"]):
+            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.refused(*program))
+
+    def test_options_of_twistd(self) -> None:
+        line = self.refused("relayd", "--nodaemon", **self.usual)
+        self.assertEqual(line, "relayd: --nodaemon: is an option of twistd; the command relayd has none of those")
 
     def test_a_wrong_value(self) -> None:
         expected = 'relayd: --max-commands: expected a whole number from 1 to 1000000, not "0"'
@@ -242,6 +256,11 @@ class RunTests(ProcessCase):
 
     def test_twist(self) -> None:
         self.check("twist", "--log-format=text", "relayd")
+
+    def test_the_command(self) -> None:
+        """It leaves no file but its state: it has no use for twistd's."""
+        self.assertIn("relayd 0.", self.check("relayd", "--max-commands", "7"))
+        self.assertEqual({path.name for path in self.directory.iterdir()}, {"key", "state"})
 
     def test_tac(self) -> None:
         self.check("twistd", "-n", "-o", "-y", str(ROOT / "relayd.tac"))

@@ -24,6 +24,7 @@ from relayd.wire.messages import CommandOutput
 from tests.peers.test_main_servers import PeerCase
 from tests.support.certificates import Authority
 from tests.support.flows import RecordedFlow
+from tests.support.schemas import malformed
 from tests.support.uplink import MainServer, ServiceCase
 
 DIALECTS = (socketio, native)
@@ -158,7 +159,7 @@ class EventTests(ServiceCase):
         server, pump = self.connected()
         for name in ("cancel_command", "command_status"):
             for request in (True, False):
-                self.say(server, pump, name, {"commandId": ["hunter2"]}, request=request)
+                self.say(server, pump, name, malformed({"commandId": ["hunter2"]}, name), request=request)
         self.assertEqual((self.receiver.words(), self.told(server)), (["ready"], []))
         errors = [answer["error"] for answer in self.answers(server)]
         self.assertEqual(len(errors), 2)

@@ -101,5 +101,5 @@ class LinkTests(SynchronousTestCase):
         other = MemoryWire()
         self.clock.advance(3)
         self.link.move_to(other)
-        self.link.send_event("x", None)
+        self.link.send_event("command_status", {"commandId": "c1", "state": "queued"})
         self.assertEqual((self.wire.sent, len(other.sent), self.link.upgraded_at), ([], 1, 3))

@@ -18,6 +18,7 @@ from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.receiver import RecordingReceiver, echo
+from tests.support.schemas import malformed
 from tests.support.uplink import KEY, ORDER, Scripted, ServiceCase
 
 
@@ -223,11 +224,12 @@ class Flowing(ServiceCase):
     def test_commands(self) -> None:
         server, pump = self.connected()
         server.dialect.request("execute_command", ORDER)
-        server.dialect.send_event("execute_command", ORDER | {"port": "x", "commandId": "c2"})
-        server.dialect.send_event("execute_command", ["no", "command"])
-        server.dialect.send_event("command_result_received", {"success": "perhaps"})
+        server.dialect.send_event("execute_command", malformed(ORDER | {"port": "x", "commandId": "c2"}))
+        server.dialect.send_event("execute_command", malformed(["no", "command"]))
+        perhaps = malformed({"success": "perhaps"}, "command_result_received")
+        server.dialect.send_event("command_result_received", perhaps)
         server.dialect.send_event("command_result_received", {"success": False, "error": "commandId is missing"})
-        server.dialect.send_event("proxy_status_update", None)
+        server.dialect.send_event("proxy_status_update", malformed(None, "proxy_status_update"))
         server.dialect.send_event("news", None)
         server.flush()
         pump.flush()
@@ -244,7 +246,7 @@ class Flowing(ServiceCase):
         for event in ("command_status", "cancel_command"):
             server.dialect.request(event, {"commandId": 7})
         server.dialect.send_event("command_status", {"commandId": 7})
-        server.dialect.send_event("execute_command", ORDER | {"commandId": 8, "port": "x"})
+        server.dialect.send_event("execute_command", malformed(ORDER | {"commandId": 8, "port": "x"}))
         server.flush()
         pump.flush()
         data: list[Any] = [event.data for event in server.events if isinstance(event, AckReceived | EventReceived)]

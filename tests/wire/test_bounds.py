@@ -72,7 +72,7 @@ class OrderTests(SynchronousTestCase):
 
     def test_whatever_field_there_is(self) -> None:
         """Also those that are to come."""
-        for place, kind in (("", parsing._WireCommand), ("via[0].", parsing._WireServer)):
+        for place, kind in (("", parsing.WireCommand), ("via[0].", parsing.WireServer)):
             for field in msgspec.structs.fields(kind):
                 name = field.encode_name
                 if name in FREE:

@@ -245,6 +245,19 @@ class CommandTests(SynchronousTestCase):
         for host in ("::1", "[::1]", "fe80::1%eth0", "db1.internal.", "1.2.3.4"):
             parse_execute_command(GOOD | {"host": host})
 
+    def test_what_is_wrong_may_ask_for_more(self) -> None:
+        """As far as that can be read."""
+        for flag, asks in (
+            (True, True),
+            ("1", True),
+            (False, False),
+            ("perhaps", False),
+            ([True], False),
+            (None, False),
+        ):
+            wrong = GOOD | {"port": 0, "extended": flag}
+            self.assertEqual(self.assertRaises(InvalidMessage, parse_execute_command, wrong).extended, asks, flag)
+
     def test_numbers_are_no_values_of_variables(self) -> None:
         self.assertIn(
             'env.A is not a string; write numbers and booleans as strings, as in "1"',

@@ -136,4 +136,4 @@ class LoginReport:
             if names
             else Text("nothing, as no method that the server offers fits the credential")
         )
-        return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks)) if remarks else tried
+        return Text("{tried} ({remarks})", tried=tried, remarks=joined(remarks, Text("; "))) if remarks else tried

@@ -27,7 +27,7 @@ class LoginReportTests(SynchronousTestCase):
         report.heard(f"no {PASSWORD} for you".encode())
         error = report.refused([b"publickey", PASSWORD.encode()])
         self.assertIs(type(error), LoginRefused)
-        words = "tried publickey and password (a remark it said “no *** for you”); the server offers publickey, ***."
+        words = "tried publickey and password (a remark; it said “no *** for you”); the server offers publickey, ***."
         self.assertIn(words, str(error))
         self.assertIn("the server offers nothing.", str(report.refused([])))
         self.assertIn("the server offers ever more steps.", str(report.refused([b"x"], Text("ever more steps"))))

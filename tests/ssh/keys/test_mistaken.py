@@ -141,9 +141,7 @@ class OtherThingsTests(MistakenTestCase):
         self.named({"Ansible": VAULT}, "it is encrypted with Ansible Vault; decrypt it first")
         tpm = self.ssh_keygen("ed").replace("OPENSSH PRIVATE", "TSS2 PRIVATE")
         self.named({"TPM": tpm}, "it is a private key in a format that is not supported")
-        self.named(
-            {"signature": "-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n"}, "it is a PEM text of another kind"
-        )
+        self.named({"signature": "-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n"}, "it is a PEM text of another kind")
 
     def test_ssh_com(self) -> None:
         self.ssh_keygen("rsa", "-t", "rsa", "-b", "2048", "-m", "PEM")

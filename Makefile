@@ -109,6 +109,7 @@ test-minimum: $(INSTALLED)
 
 bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
+	sh tests/bootstrap.sh bench
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py

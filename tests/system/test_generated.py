@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.config import credentials
 from relayd.config.options import OPTIONS
 from relayd.config.paths import Paths
+from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
 from relayd.errors import ConfigError
 
@@ -135,7 +136,7 @@ class UseTests(SynchronousTestCase):
                 (directory / table[key]).write_text("x")
         mistakes: list[ConfigError] = []
         names = {option.name for option in OPTIONS}
-        rules = credentials.read_credentials(tables, str(directory / "relayd.toml"), {}, names, mistakes.append)
+        rules = credentials.read_credentials(tables, str(directory / "relayd.toml"), {}, names, mistakes.append, Paths({}))
         self.assertEqual(mistakes, [])
         self.assertEqual(len(rules), len(tables))
 

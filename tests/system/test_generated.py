@@ -20,7 +20,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.config import credentials
 from relayd.config.options import OPTIONS
 from relayd.config.paths import Paths
-from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
 from relayd.errors import ConfigError
 

@@ -88,7 +88,7 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(wings.PICTURE.read_text("utf-8"), wings.draw(), "python docs/images/wings.py")
         drawn = {name.partition(".")[0] for floor in wings.FLOORS for name, *_ in floor if name}
         there = {path.stem for path in (ROOT / "relayd").iterdir() if path.suffix == ".py" or path.is_dir()}
-        self.assertEqual(drawn, there - {"__init__", "__main__", "__pycache__"})
+        self.assertEqual(drawn, there - {"__init__", "__pycache__"})
 
     def test_what_they_name_exists(self) -> None:
         """Modules and classes: ``uplink.service.UplinkService``, ``commands/outbox.py``."""

@@ -109,6 +109,13 @@ def _differ(source: str, credential: str) -> bool:
         return False
 
 
+def check_holder(unit: Unit, holder: str | None, report: Report) -> None:
+    """Report on a relay that uses the state directory of a unit and is not of that unit: it was started by hand."""
+    if holder and holder != str(unit.pid):
+        text = f"process {holder} uses it, not {unit.name}, which cannot run beside it: end one of the two"
+        report("fault", "state directory", text)
+
+
 def _exists(user: str) -> bool:
     try:
         return bool(pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user))

@@ -240,7 +240,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar signal: the name of the signal that ended the command, without ``SIG`` (RFC 4254, section 6.10).
     :ivar stdout_bytes: bytes that the command wrote, before trimming and cutting.
     :ivar stderr_bytes: the same for the other output.
-    :ivar timings: seconds spent in each phase, see `Timings`.
+    :ivar timings: seconds spent in each phase (`Timings`).
     :ivar killed: whether the processes of a command that was ended early are gone: ``confirmed``, ``unconfirmed``, or
         ``unsupported`` where the host cannot tell.
     :ivar output_open: whether the command has ended and its output perhaps has not: see the last line of ``stderr``.

@@ -20,7 +20,7 @@ from relayd.config.options import Config
 from relayd.config.reading import Reading
 from relayd.ctl import units
 from relayd.ctl.check import check
-from relayd.ctl.check_unit import _acting_as, _Identity, check_unit, check_what_the_unit_sees
+from relayd.ctl.check_unit import _acting_as, _Identity, check_holder, check_unit, check_what_the_unit_sees
 from relayd.ctl.main import main, make_parser
 from relayd.ctl.settings import Place, read_all
 from relayd.ctl.unit_settings import options_of_command
@@ -461,6 +461,17 @@ class FindingsTests(UnitCase):
         self.assertIn("there is no user no-such-user, whom User=no-such-user names: create it", text)
         self.unit["User"] = "4711"
         self.assertNotIn("there is no user", str(self.found()))
+
+    def test_a_relay_by_hand(self) -> None:
+        """It keeps the unit from its state; the unit's own process does not."""
+        _, place = self.read()
+        assert place.of_unit is not None
+        unit, found = place.of_unit.unit, []
+        for holder in (None, "", str(unit.pid), "4711"):
+            check_holder(unit, holder, lambda *each: found.append(each))
+        [(level, what, text)] = found
+        self.assertEqual((level, what), ("fault", "state directory"))
+        self.assertIn("process 4711 uses it, not relayd.service", text)
 
     def test_files_of_another_user(self) -> None:
         os.makedirs(self.state)

@@ -172,7 +172,7 @@ def as_json(data: object) -> object:
     if isinstance(data, msgspec.Raw):
         return msgspec.json.decode(data)
     if isinstance(data, float) and not math.isfinite(data):
-        return None if math.isnan(data) else math.copysign(sys.float_info.max, data)
+        return None if math.isnan(data) else int(math.copysign(sys.float_info.max, data))
     if isinstance(data, float) and data == int(data):
         return int(data)  # as JavaScript writes it
     return {"type": "Buffer", "data": list(data)} if isinstance(data, bytes) else data

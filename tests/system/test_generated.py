@@ -135,7 +135,7 @@ class UseTests(SynchronousTestCase):
                 (directory / table[key]).write_text("x")
         mistakes: list[ConfigError] = []
         names = {option.name for option in OPTIONS}
-        rules = credentials.read_credentials(tables, str(directory / "relayd.toml"), {}, names, mistakes.append)
+        rules = credentials.read_credentials(tables, str(directory / "relayd.toml"), {}, names, mistakes.append, Paths({}))
         self.assertEqual(mistakes, [])
         self.assertEqual(len(rules), len(tables))
 

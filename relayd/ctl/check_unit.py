@@ -98,7 +98,7 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
 
 
 def check_holder(unit: Unit, holder: str | None, report: Report) -> None:
-    """Report on a relay that uses the state directory of a unit, and is not the unit's: someone has started it by hand."""
+    """Report on a relay that uses the state directory of a unit and is not the unit's own, but started by hand."""
     if holder and holder != str(unit.pid):
         text = f"process {holder} uses it, not {unit.name}, which cannot run beside it: end one of the two"
         report("fault", "state directory", text)

@@ -434,7 +434,7 @@ class FindingsTests(UnitCase):
 
     def test_a_relay_by_hand(self) -> None:
         """It keeps the unit from its state; the unit's own process does not."""
-        reading, place = self.read()
+        _, place = self.read()
         assert place.of_unit is not None
         unit, found = place.of_unit.unit, []
         for holder in (None, "", str(unit.pid), "4711"):

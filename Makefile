@@ -1,6 +1,6 @@
 # make demo   the main job for real: a main server, an SSH server and a relay on loopback
 # make test   all tests, against real peers too, JOBS=4 side by side
-# make lint   ruff, mypy, hadolint, and the fragments in changes/
+# make lint   ruff, mypy, hadolint, dclint, and the fragments in changes/
 # make bench  the benchmarks beside other relays and other SSH clients
 # make docs   the site of the documents, in build/site
 # make messages  collects the texts to translate, and compiles the catalogues
@@ -24,6 +24,8 @@ TARGET ?=
 SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# What relayd itself needs, without what tests and linters need.
+RUNS := .venv/runs
 
 # Those that meet every library, and are quick.
 QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.login ssh.transport uplink wire \
@@ -43,7 +45,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint bench fuzz docs messages clean coverage test-pythons test-minimum news man completion options schemas dist deb test-deb
 
-demo: $(INSTALLED)
+demo: $(or $(wildcard $(INSTALLED)),$(RUNS))
 	$(BIN)/python -m relayd.demo
 
 test: $(INSTALLED)
@@ -58,7 +60,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict relayd twisted tests/support tests/fuzz benchmarks
-	$(BIN)/hadolint packaging/container/Containerfile
+	$(BIN)/hadolint packaging/container/*Containerfile
+	@sh tests/bootstrap.sh node
+	tests/node/node_modules/.bin/dclint --max-warnings 0 packaging/container/compose.yaml
 	@$(MAKE) --no-print-directory news >/dev/null
 
 news: $(INSTALLED)
@@ -105,6 +109,7 @@ test-minimum: $(INSTALLED)
 
 bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
+	sh tests/bootstrap.sh bench
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py
@@ -129,8 +134,15 @@ clean:
 	rm -rf .venv .venvs .coverage.d build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(RUNS): pyproject.toml setup.py tests/bootstrap.sh
+	@echo "relayd: installing relayd and its libraries in .venv, which takes half a minute" >&2
+	@sh tests/bootstrap.sh python $(PYTHON)
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
 $(INSTALLED): pyproject.toml setup.py tests/bootstrap.sh
 	sh tests/bootstrap.sh python $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev,docs]'
-	touch $@
+	touch $@ $(RUNS)

@@ -206,12 +206,28 @@ _EXAMPLE_HEAD = """\
 """
 _EXAMPLE_END = """
 
-# Credentials of this site, for commands that bring none. Tables stand below all options:
+# Credentials of this site ---------------------------------------------------------------------------
+
+# They are for commands that bring none. Tables stand below all options; only relayd may be able to read their files.
+
+# A key, with what decrypts it and its certificate, for one user of these hosts, and the jump host that leads to them.
 #[[credentials]]
 #hosts = ["10.1.0.0/16", "db-*.internal"]
 #users = ["deploy"]
 #key-file = "/etc/relayd/deploy"
+#passphrase-file = "/etc/relayd/deploy.passphrase"
+#certificate-file = "/etc/relayd/deploy-cert.pub"
 #via = "jump@bastion.example.com:2222"
+
+# A password, for every user of a host.
+#[[credentials]]
+#hosts = ["legacy.internal"]
+#password-file = "/etc/relayd/legacy.password"
+
+# The keys of an ssh-agent.
+#[[credentials]]
+#hosts = ["192.168.7.0/24"]
+#agent = "/run/relayd-agent.socket"
 """
 
 

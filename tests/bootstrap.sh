@@ -4,8 +4,10 @@
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
 #   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
 #                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
+#   bootstrap.sh node            Node.js and the npm packages of tests/node alone
 #   bootstrap.sh deb             what builds the Debian package
 #   bootstrap.sh machine         what the package is run with, under a systemd of its own
+#   bootstrap.sh bench           what builds the relay in Go that the benchmarks have as a peer
 set -eu
 
 fail() {
@@ -74,6 +76,13 @@ bring_peers() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
     has_pam pam_google_authenticator || missing="$missing libpam-google-authenticator"
     has_pam pam_oath || missing="$missing libpam-oath"
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+    bring_node
+}
+
+bring_node() {
+    missing=
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
     # shellcheck disable=SC2086  # a list of words
@@ -125,10 +134,22 @@ bring_machine() {
     [ -z "$missing" ] || install $missing
 }
 
+bring_go() {
+    missing=
+    command -v go >/dev/null || missing="$missing golang-go"
+    for name in golang.org/x/crypto:golang-golang-x-crypto-dev github.com/gorilla/websocket:golang-github-gorilla-websocket-dev; do
+        [ -e "/usr/share/gocode/src/${name%%:*}" ] || missing="$missing ${name#*:}"
+    done
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+}
+
 case "${1-}" in
 python) check_python "$2" ;;
 peers) bring_peers ;;
+node) bring_node ;;
 deb) bring_packagers ;;
 machine) bring_machine ;;
-*) fail "usage: bootstrap.sh python PYTHON | peers | deb | machine" ;;
+bench) bring_go ;;
+*) fail "usage: bootstrap.sh python PYTHON | peers | node | deb | machine | bench" ;;
 esac

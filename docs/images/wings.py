@@ -14,6 +14,7 @@ PICTURE = Path(__file__).with_suffix(".svg")
 
 #: From the top: the boxes of a floor, as (name, columns that it takes, what it is). The wings are six columns.
 FLOORS = (
+    (("__main__", 6, "the command relayd"),),
     (
         ("tap", 2, "twistd's plugin"),
         ("ctl", 2, "relayctl"),
@@ -38,7 +39,7 @@ FLOORS = (
     (("errors", 6, "one tree: a docstring is the message that a user reads"),),
     (("language", 6, "texts, catalogues, character sets"),),
 )
-WINGS = 5  # the floor of the wings
+WINGS = 6  # the floor of the wings
 
 COLUMN, GAP, LEFT, TOP, ROW, TALL, SPACE = 84, 20, 84, 56, 40, 92, 7
 WIDTH = 2 * LEFT + 6 * COLUMN + 5 * GAP
@@ -95,7 +96,7 @@ def step(number: int, x: float, y: float) -> str:
 
 def way() -> Iterator[str]:
     """The way of a command: main server, uplink, commands, journal; ssh_runner, ssh, host; and back."""
-    wings, runner = top_of(WINGS), top_of(3) + ROW
+    wings, runner = top_of(WINGS), top_of(4) + ROW
     middle, right = wings + TALL / 2, column(5) + COLUMN
     side, edge = 52, LEFT - 26
     yield box(edge - side, wings, side, TALL, "#ffffff")

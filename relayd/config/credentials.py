@@ -24,7 +24,8 @@ _HOMES: Final = ("/home/", "/root/", "/run/user/")
 _PASS_ON: Final = "let systemd pass it on (LoadCredential= in the unit), or put it where this user can read it"
 _HOSTS: Final = '["db-*.internal", "10.1.0.0/16"]'
 _USERS: Final = '["deploy", "app-*"]'
-_KEYS: Final = ("hosts", "users", *_SECRET_FILES, "certificate-file", "agent", "via")
+#: Every key of a table.
+KEYS: Final = ("hosts", "users", *_SECRET_FILES, "certificate-file", "agent", "via")
 
 
 def read_credentials(
@@ -71,8 +72,8 @@ class _Row:
         for key in self._table:
             if key in options:
                 self._refuse(key, "is an option; move it above the first [[credentials]]")
-            if key not in _KEYS:
-                meant = values.near(key, _KEYS)
+            if key not in KEYS:
+                meant = values.near(key, KEYS)
                 self._refuse(key, "no such key" + (f"; did you mean {meant}?" if meant else ""))
         row = CredentialRule(
             hosts=self._hosts(),
@@ -93,7 +94,7 @@ class _Row:
         return row
 
     def _refuse(self, key: str, reason: str) -> NoReturn:
-        name = key if key in _KEYS else values.shown(key, "a key")
+        name = key if key in KEYS else values.shown(key, "a key")
         raise ConfigError(option=f"{name} of {self._row}", reason=reason)
 
     def _patterns(self, key: str, example: str, check: Callable[[str], None]) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
         report("skipped", "everything else", "fix the settings first")
     elif place.elsewhere.unseen:
         unreadable = () if of_unit is None else of_unit.unreadable
-        for text in unreadable or [f"systemd shows {' '.join(place.elsewhere.unseen)} to the relay alone"]:
+        for text in unreadable or [f"this user cannot read {path}: run as root" for path in place.elsewhere.unseen]:
             report("skipped", "files", text)
         report("skipped", "main server", "the key and the files of the relay cannot all be read")
     else:

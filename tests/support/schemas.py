@@ -26,8 +26,9 @@ from relayd.uplink.link import Link
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.dialects.native import NativeRelayDialect, NativeServerDialect
 from relayd.wire.dialects.socketio import SocketIORelayDialect, SocketIOServerDialect
-from relayd.wire.messages import CANCEL_COMMAND, COMMAND_RESULT_RECEIVED, COMMAND_STATUS, EXECUTE_COMMAND, Unsent
+from relayd.wire.messages import CANCEL_COMMAND, COMMAND_RESULT_RECEIVED, COMMAND_STATUS, EXECUTE_COMMAND
 from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
+from relayd.wire.unsent import Unsent
 
 T = TypeVar("T")
 
@@ -171,7 +172,7 @@ def as_json(data: object) -> object:
     if isinstance(data, msgspec.Raw):
         return msgspec.json.decode(data)
     if isinstance(data, float) and not math.isfinite(data):
-        return None if math.isnan(data) else math.copysign(sys.float_info.max, data)
+        return None if math.isnan(data) else int(math.copysign(sys.float_info.max, data))
     if isinstance(data, float) and data == int(data):
         return int(data)  # as JavaScript writes it
     return {"type": "Buffer", "data": list(data)} if isinstance(data, bytes) else data

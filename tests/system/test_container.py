@@ -18,6 +18,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config.options import OPTIONS
+from relayd.hub import terminal as hub_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The deadline of any process here, in seconds.
@@ -97,6 +98,50 @@ class FileTests(SynchronousTestCase):
             subprocess.run(check, env=environ, check=True, timeout=PATIENCE)
         relay.terminate()
         self.assertEqual(relay.wait(PATIENCE), 0, log.read_text())
+
+
+class ComposeTests(SynchronousTestCase):
+    """compose.yaml, which ``make lint`` holds against the Compose Specification, and the scripts that it runs."""
+
+    def setUp(self) -> None:
+        self.folder = ROOT / "packaging" / "container"
+        self.text = (self.folder / "compose.yaml").read_text()
+
+    def test_what_it_names_is_there(self) -> None:
+        for name in re.findall(r"dockerfile: (\S+)", self.text):
+            self.assertTrue((ROOT / name).is_file(), name)
+        host = (self.folder / "ssh-host.Containerfile").read_text()
+        for script in re.findall(r"/usr/local/bin/(\S+?\.sh)", self.text + host):
+            self.assertIn(f"packaging/container/{script} ", host)
+            self.assertTrue((self.folder / script).is_file(), script)
+
+    def test_its_options(self) -> None:
+        names = {"RELAYD_" + option.name.upper().replace("-", "_") for option in OPTIONS}
+        given = set(re.findall(r"RELAYD_\w+", self.text))
+        self.assertEqual(given, {"RELAYD_SERVER", "RELAYD_PROXY_ID", "RELAYD_ALLOW_PLAINTEXT"})
+        self.assertLessEqual(given, names)
+        hub = hub_terminal.make_parser()
+        words = re.findall(r"^ +- (--\S+)$", self.text, re.M)
+        self.assertEqual(hub.parse_args(words).listen, "tcp:8765")
+        self.assertIn("ws://main-server:8765\n", self.text)
+
+    def test_keys_are_made_once(self) -> None:
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, directory)
+        folders = [directory / name for name in ("api-key", "login", "authorized")]
+        for folder in folders:
+            folder.mkdir()
+        made = []
+        for _ in range(2):
+            script = ["sh", str(self.folder / "make-keys.sh"), *map(str, folders), str(os.getuid())]
+            subprocess.run(script, check=True, timeout=PATIENCE)
+            files = [path for folder in folders for path in sorted(folder.iterdir())]
+            made.append([(path.name, path.read_bytes(), path.stat().st_mode & 0o777) for path in files])
+        self.assertEqual(made[0], made[1])
+        modes = {name: mode for name, _, mode in made[0][:2]}
+        self.assertEqual(modes, {"api-key": 0o400, "key": 0o400})
+        self.assertGreaterEqual(len(made[0][0][1].strip()), 32)
+        self.assertEqual([name for name, _, _ in made[0]], ["api-key", "key", "key.pub", "key.pub"])
 
 
 class WorkflowTests(SynchronousTestCase):

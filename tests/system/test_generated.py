@@ -5,6 +5,7 @@ code says today, and the programs that read them can.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+import jsonschema_rs
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.config import credentials
 from relayd.config.options import OPTIONS
 from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
@@ -117,6 +120,63 @@ class UseTests(SynchronousTestCase):
                 if option.default is not None:
                     self.assertEqual(value, option.parse(option.default))
         self.assertEqual(mistakes, [])
+
+    def test_the_tables_of_the_example(self) -> None:
+        """They have every key that there is, and can be used once their files are there."""
+        text = (PACKAGING / "debian" / "relayd.toml").read_text().partition("# Credentials of this site -")[2]
+        tables = tomllib.loads("\n".join(re.findall(r"^#([a-z-]+ = .*|\[\[.*)$", text, re.MULTILINE)))["credentials"]
+        self.assertEqual({key for table in tables for key in table}, set(credentials.KEYS))
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, directory)
+        for table in tables:
+            for key in set(table) & {"key-file", "passphrase-file", "certificate-file", "password-file"}:
+                table[key] = Path(table[key]).name
+                (directory / table[key]).touch(mode=0o600)
+                (directory / table[key]).write_text("x")
+        mistakes: list[ConfigError] = []
+        names = {option.name for option in OPTIONS}
+        file = str(directory / "relayd.toml")
+        rules = credentials.read_credentials(tables, file, {}, names, mistakes.append, Paths({}))
+        self.assertEqual(mistakes, [])
+        self.assertEqual(len(rules), len(tables))
+
+    def test_schemas_in_javascript(self) -> None:
+        """Ajv, which most main servers on Node.js use, takes them, and finds what Python finds."""
+        good = {"commandId": "c1", "host": "h", "port": 22, "username": "u", "command": "id", "password": "p"}
+        wrong = [
+            {"host": "a b"},
+            {"port": "x"},
+            {"username": " u"},
+            {"commandId": "a\nb"},
+            {"command": " "},
+            {"cwd": "x"},
+        ]
+        samples: list[tuple[str, object]] = [("to-relay/execute_command.json", good | each) for each in ({}, *wrong)]
+        samples.append(("to-main-server/command_status.ack.json", {"error": "no"}))
+        done = subprocess.run(
+            ["node", str(ROOT / "tests" / "node" / "schemas.js"), str(ROOT / "docs" / "schemas")],
+            input=json.dumps(samples),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(done.stderr, "")
+        self.assertEqual(json.loads(done.stdout), [True, *(False for _ in wrong), True])
+
+    def test_asyncapi(self) -> None:
+        """It is what AsyncAPI's own schema allows, and each reference in it leads somewhere."""
+        text = (ROOT / "docs" / "schemas" / "asyncapi.json").read_text()
+        whole = json.loads(text)
+        specs = ROOT / "tests" / "node" / "node_modules" / "@asyncapi" / "specs" / "schemas"
+        official = jsonschema_rs.validator_for(json.loads((specs / f"{whole['asyncapi']}.json").read_text()))
+        self.assertEqual([str(error) for error in official.iter_errors(whole)], [])
+        references = set(re.findall(r'"\$ref": "#/([^"]+)"', text))
+        self.assertGreater(len(references), 30)
+        for reference in references:
+            found = whole
+            for name in reference.split("/"):
+                self.assertIn(name, found, reference)
+                found = found[name]
 
     def complete(self, *words: str) -> list[str]:
         return run("bash", "-c", _BASH, "bash", str(PACKAGING / "completion" / words[0]), *words).split()

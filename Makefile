@@ -14,7 +14,7 @@
 # make schemas        docs/schemas, from the types of messages as they are now
 # make dist           wheel and source
 # make deb            a Debian package with its own virtual environment
-# make test-deb       it installed, run, upgraded and purged here; needs root
+# make test-deb       it installed, run, upgraded and purged here, and under a systemd in namespaces; needs root
 # make news           what the files in changes/ come to
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ RUNS := .venv/runs
 QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.login ssh.transport uplink wire \
 	peers.test_openssh peers.test_tls system.test_end_to_end system.test_process system.test_tap)
 
-MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*'))))
+MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*' -not -path 'tests/installed/*'))))
 # Whether answers are in time: the processor is theirs first.
 FIRST := tests.system.test_timeouts_in_time
 # Those that take longest begin, so that nobody waits for a single one in the end.
@@ -82,10 +82,12 @@ deb: $(INSTALLED)
 
 test-deb: $(INSTALLED)
 	sh tests/bootstrap.sh deb
+	sh tests/bootstrap.sh machine
 	rm -f dist/relayd_*.deb
 	sh packaging/debian/build.sh $(BIN)/python dist
 	if command -v lintian >/dev/null; then lintian --allow-root --fail-on error dist/relayd_*.deb; fi
 	sh tests/package.sh dist/relayd_*.deb $(BIN)/python
+	PACKAGE_UNDER_TEST=$$(ls "$$PWD"/dist/relayd_*.deb) sh tests/installed/run.sh $(BIN)/python
 
 coverage: $(INSTALLED)
 	sh tests/bootstrap.sh peers
@@ -107,6 +109,7 @@ test-minimum: $(INSTALLED)
 
 bench: $(INSTALLED)
 	sh tests/bootstrap.sh peers
+	sh tests/bootstrap.sh bench
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/ssh.py

@@ -1,5 +1,5 @@
 """
-Measures relayd beside two other relays, in turn and in several rounds: the same main server, the same SSH servers.
+Measures relayd beside three other relays, in turn and in several rounds: the same main server, the same SSH servers.
 
 ``python benchmarks/run.py --help`` tells the options; benchmarks/report.py what comes out.
 """
@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import os
 import secrets
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import LoopingCall, react
@@ -46,7 +50,10 @@ VARIANTS = {
     "relayd-json": ("--log-format", "json"),
     "relayd-status": ("--status", "unix:status.sock"),
 }
-RELAYS = (*VARIANTS, "example", "asyncio")
+RELAYS = (*VARIANTS, "example", "asyncio", "go")
+#: Where the relay in Go is built, and where Debian has the libraries that it needs.
+GO_RELAY = HERE.parent / "build" / "go_relay"
+GO_PATH = "/usr/share/gocode"
 #: relayd of another checkout, as ``--before`` names it.
 BEFORE = "before"
 HOSTS = 8
@@ -221,12 +228,29 @@ class Bench:
             return [f"{self._before}/.venv/bin/twistd", *arguments]
         if relay == "example":
             return example_command(url, proxy_id, self._key_file)
+        if relay == "go":
+            return [str(GO_RELAY), url, proxy_id, str(self._key_file)]
         return [sys.executable, str(HERE / "peers" / "asyncio_relay.py"), url, proxy_id, str(self._key_file)]
+
+
+def build_go_relay() -> str | None:
+    """Build the relay in Go; why it cannot be built, if so."""
+    go = shutil.which("go")
+    if go is None or not Path(GO_PATH).exists():
+        return "the relay in Go needs its compiler and libraries: run 'sh tests/bootstrap.sh bench'"
+    environ = {**os.environ, "GO111MODULE": "off", "GOPATH": GO_PATH, "GOFLAGS": "", "CGO_ENABLED": "0"}
+    source = HERE / "peers" / "go_relay"
+    done = subprocess.run(
+        [go, "build", "-o", str(GO_RELAY), "."], cwd=source, env=environ, capture_output=True, text=True, check=False
+    )
+    return f"the relay in Go cannot be built: {done.stderr.strip()}" if done.returncode else None
 
 
 async def run(options: argparse.Namespace) -> None:
     """Measure and report."""
     scenarios = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
+    if options.max_sessions:
+        scenarios = [replace(scenario, max_sessions=options.max_sessions) for scenario in scenarios]
     measured: dict[str, dict[str, list[Measurement]]] = {
         scenario.name: {relay: [] for relay in options.relays} for scenario in scenarios
     }
@@ -339,8 +363,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         metavar="RELAY",
         choices=RELAYS,
-        default=["relayd", "example", "asyncio"],
+        default=["relayd", "example", "asyncio", "go"],
         help="some of: %(choices)s",
+    )
+    parser.add_argument(
+        "--max-sessions",
+        type=int,
+        metavar="N",
+        help="MaxSessions of the SSH servers, such as 100: peers that fail commands where it is 10 then fail none",
     )
     parser.add_argument(
         "--before",
@@ -359,6 +389,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     missing = [name for name in ("socketio", "asyncssh", "aiohttp") if importlib.util.find_spec(name) is None]
     if "asyncio" in options.relays and missing:
         parser.error(f"the asyncio relay needs {', '.join(missing)}: pip install '.[bench]'")
+    if "go" in options.relays and (reason := build_go_relay()) is not None:
+        parser.error(reason)
     return options
 
 

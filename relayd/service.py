@@ -237,6 +237,7 @@ class RelayService(Service):
             since=status.since,
             last_error=status.last_error,
             running=self._dispatcher.running,
+            undelivered=self._dispatcher.undelivered,
         )
 
     def active(self) -> int:

@@ -6,6 +6,8 @@
 #                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
 #   bootstrap.sh node            Node.js and the npm packages of tests/node alone
 #   bootstrap.sh deb             what builds the Debian package
+#   bootstrap.sh machine         what the package is run with, under a systemd of its own
+#   bootstrap.sh bench           what builds the relay in Go that the benchmarks have as a peer
 set -eu
 
 fail() {
@@ -120,10 +122,34 @@ bring_packagers() {
     [ -z "$missing" ] || install $missing
 }
 
+bring_machine() {
+    missing=
+    PATH="$PATH:/usr/sbin:/sbin"
+    [ -x /lib/systemd/systemd ] || missing="$missing systemd"
+    command -v dbus-daemon >/dev/null || missing="$missing dbus"
+    command -v sshd >/dev/null || missing="$missing openssh-server"
+    command -v useradd >/dev/null || missing="$missing passwd"
+    command -v faketime >/dev/null || missing="$missing faketime"
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+}
+
+bring_go() {
+    missing=
+    command -v go >/dev/null || missing="$missing golang-go"
+    for name in golang.org/x/crypto:golang-golang-x-crypto-dev github.com/gorilla/websocket:golang-github-gorilla-websocket-dev; do
+        [ -e "/usr/share/gocode/src/${name%%:*}" ] || missing="$missing ${name#*:}"
+    done
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$missing" ] || install $missing
+}
+
 case "${1-}" in
 python) check_python "$2" ;;
 peers) bring_peers ;;
 node) bring_node ;;
 deb) bring_packagers ;;
-*) fail "usage: bootstrap.sh python PYTHON | peers | node | deb" ;;
+machine) bring_machine ;;
+bench) bring_go ;;
+*) fail "usage: bootstrap.sh python PYTHON | peers | node | deb | machine | bench" ;;
 esac

@@ -14,7 +14,7 @@ PICTURE = Path(__file__).with_suffix(".svg")
 
 #: From the top: the boxes of a floor, as (name, columns that it takes, what it is). The wings are six columns.
 FLOORS = (
-    (("__main__", 2, "the command relayd"), ("", 4, "")),
+    (("__main__", 6, "the command relayd"),),
     (
         ("tap", 2, "twistd's plugin"),
         ("ctl", 2, "relayctl"),

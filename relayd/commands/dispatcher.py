@@ -126,6 +126,11 @@ class Dispatcher:
         self._accepting = True
 
     @property
+    def undelivered(self) -> int:
+        """Results that the main server has not confirmed."""
+        return self._outbox.undelivered
+
+    @property
     def running(self) -> int:
         """Commands that run now."""
         return self._admission.running

@@ -20,6 +20,8 @@ from relayd.wire import fields
 
 #: Keys that may hold the secret itself by mistake: their values are never shown.
 _SECRET_FILES: Final = ("key-file", "passphrase-file", "password-file")
+_HOMES: Final = ("/home/", "/root/", "/run/user/")
+_PASS_ON: Final = "let systemd pass it on (LoadCredential= in the unit), or put it where this user can read it"
 _HOSTS: Final = '["db-*.internal", "10.1.0.0/16"]'
 _USERS: Final = '["deploy", "app-*"]'
 #: Every key of a table.
@@ -130,7 +132,7 @@ class _Row:
         if not stat.S_ISREG(status.st_mode):
             self._refuse(key, "expected the path of a regular file")
         if not os.access(path, os.R_OK):
-            self._refuse(key, "this user cannot read the file")
+            self._refuse(key, f"this user cannot read the file; {_PASS_ON}")
         if key in _SECRET_FILES and is_open_to_others(status):
             self._refuse(key, "other users can read the file: chmod 600 it")
         return path
@@ -138,6 +140,8 @@ class _Row:
     def _missing(self, key: str, path: str) -> str:
         if origin := self._paths.origin(path):
             return f"there is none; {origin}"
+        if path.startswith(_HOMES):
+            return f"there is none that this process sees (ProtectHome= of a unit hides it); {_PASS_ON}"
         return (
             f"there is none (paths are relative to {self._directory})"
             if key in _SECRET_FILES

@@ -75,7 +75,7 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
     """
     from relayd.ctl.check_files import check_files, check_settings
     from relayd.ctl.check_server import check_server
-    from relayd.ctl.check_unit import check_unit, check_what_the_unit_sees
+    from relayd.ctl.check_unit import check_holder, check_unit, check_what_the_unit_sees
 
     counts: dict[Level, int] = {"ok": 0, "warning": 0, "fault": 0, "skipped": 0}
 
@@ -93,7 +93,7 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
         report("skipped", "everything else", "fix the settings first")
     elif place.elsewhere.unseen:
         unreadable = () if of_unit is None else of_unit.unreadable
-        for text in unreadable or [f"systemd shows {' '.join(place.elsewhere.unseen)} to the relay alone"]:
+        for text in unreadable or [f"this user cannot read {path}: run as root" for path in place.elsewhere.unseen]:
             report("skipped", "files", text)
         report("skipped", "main server", "the key and the files of the relay cannot all be read")
     else:
@@ -103,8 +103,11 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
         if reading.mistakes:  # a relay would not start with them, so its key is not sent either
             report("skipped", "main server", "fix the settings first")
         else:
+            unit = None if of_unit is None else of_unit.unit
+            if unit is not None:
+                check_holder(unit, holder, report)
             # A unit that is still starting has no connection that a second one could displace.
-            starting = of_unit is not None and of_unit.unit.active == "activating"
+            starting = unit is not None and unit.active == "activating" and holder in (None, str(unit.pid))
             await check_server(reactor, reading.config, report, holder, dial=dial or starting)
     faults, warnings = counts["fault"], counts["warning"]
     print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")

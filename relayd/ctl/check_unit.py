@@ -10,6 +10,7 @@ import os
 import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -80,6 +81,9 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
         if not os.path.exists(source) and source not in told:
             text = f"there is no file {source}, which LoadCredential={name}:{path} names: systemd cannot start the unit"
             report("fault", "unit", text)
+        elif unit.pid and _differ(source, f"{CREDENTIALS_ROOT}/{unit.name}/{name}"):
+            text = f"{source} has changed since {unit.name} started, and the relay has what it was then"
+            report("warning", "unit", f"{text}: systemctl restart {unit.name}")
     sight = _Sight(unit, tuple(settings.elsewhere.sources.values()))
     names = {source: os.path.basename(credential) for credential, source in settings.elsewhere.sources.items()}
     for whose, path in _read_by(config):
@@ -95,6 +99,21 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
     for whose, path in _written_by(config):
         if reason := sight.hinders_writing(path):
             report("fault", "unit", f"{whose}: {reason}")
+
+
+def _differ(source: str, credential: str) -> bool:
+    """Whether a file is another one than that which systemd passed on; not if one cannot be read."""
+    try:
+        return Path(source).read_bytes() != Path(credential).read_bytes()
+    except OSError:
+        return False
+
+
+def check_holder(unit: Unit, holder: str | None, report: Report) -> None:
+    """Report on a relay that uses the state directory of a unit and is not of that unit: it was started by hand."""
+    if holder and holder != str(unit.pid):
+        text = f"process {holder} uses it, not {unit.name}, which cannot run beside it: end one of the two"
+        report("fault", "state directory", text)
 
 
 def _exists(user: str) -> bool:

@@ -16,13 +16,16 @@ from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, load, read
 from relayd.config.values import near
-from relayd.ctl.unit_settings import UnitSettings, read_unit_settings
+from relayd.ctl.unit_settings import UnitSettings, is_closed, read_unit_settings
 from relayd.ctl.units import NoUnit, Unit, UnusableUnit, full_name, read_unit, running_units
 from relayd.errors import ConfigError
+from relayd.process.unit_files import loaded_credentials
 
 #: The unit and the file that are meant where nothing else is said.
 UNIT: Final = "relayd.service"
 FILE: Final = "/etc/relayd/relayd.toml"
+#: Where the relay of that unit has its state.
+STATE: Final = "/var/lib/relayd"
 _HELP: Final = "systemd unit whose settings are meant [relayd, if nothing else says where they are]"
 #: Variables, besides those of options, by which the settings depend on the process that reads them.
 _OWN: Final = ("XDG_STATE_HOME", "STATE_DIRECTORY", CREDENTIALS, "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -123,9 +126,20 @@ def find_place(unit: str | None, given: _Options) -> Place:
     except UnusableUnit as error:
         raise ConfigError(option="unit", reason=str(error)) from None
     except NoUnit as error:
-        if not os.path.exists(FILE):
-            return Place({})
-        return Place({"config": FILE}, note=f"{FILE}, without what a unit adds: {error}")
+        return _usual_file(str(error))
+
+
+def _usual_file(why: str) -> Place:
+    """The file that is meant where systemd says nothing, and the key that the unit's own files name."""
+    if not os.path.exists(FILE):
+        return Place({})
+    folder, loaded = f"{CREDENTIALS_ROOT}/{UNIT}", loaded_credentials(UNIT)
+    if loaded:
+        os.environ |= {CREDENTIALS: folder, "STATE_DIRECTORY": STATE}
+    sources = {f"{folder}/{name}": source for name, source in loaded.items()}
+    note = f"{FILE}; of {UNIT} nothing is known but its LoadCredential: {why}"
+    unseen = tuple(filter(is_closed, (*sources.values(), STATE)))
+    return Place({"config": FILE}, elsewhere=Elsewhere(sources=sources, unseen=unseen), note=note)
 
 
 def _usual_unit() -> Place:

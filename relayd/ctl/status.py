@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _no_address(file: str | None) -> str:
     if file is None:
-        return "where is the relay? Give --url, --status or --config"
+        return "where is the relay? Give --unit, --config, --status or --url"
     return (
         f"{printable(file, 256)} does not set status, so it does not say where to ask. Add a line such as "
         'status = "tcp:127.0.0.1:9180" to it and restart relayd, or give --status or --url'

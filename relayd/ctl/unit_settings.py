@@ -93,7 +93,7 @@ class _Reader:
         for variable, folders in unit.directories.items():
             self.environ[variable] = ":".join(folders)
         for folder in unit.directories.get("STATE_DIRECTORY", ())[:1]:
-            if _is_closed(folder):
+            if is_closed(folder):
                 self._leave_out(folder)
         if (
             unit.user and "STATE_DIRECTORY" not in self.environ
@@ -115,7 +115,7 @@ class _Reader:
                     filter(os.path.exists, (f"{store}/{source}" for store in _STORES)), f"{_STORES[0]}/{source}"
                 )
             self.sources[f"{folder}/{name}"] = path
-            if _is_closed(path):
+            if is_closed(path):
                 self._leave_out(path)
         for name in unit.opaque:
             path = f"{folder}/{name}"
@@ -144,7 +144,7 @@ class _Reader:
                     self.places |= {name: f"{name} in {path}" for name in found}
 
 
-def _is_closed(path: str) -> bool:
+def is_closed(path: str) -> bool:
     """Whether this user cannot read a file or folder that is there, or cannot see whether it is."""
     try:
         how = os.R_OK | os.X_OK if stat.S_ISDIR(os.stat(path).st_mode) else os.R_OK

@@ -35,6 +35,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     :ivar since: since when that is so, in seconds of the reactor's clock.
     :ivar last_error: why the last attempt to connect failed; ``None``: none failed yet.
     :ivar running: the number of commands that run.
+    :ivar undelivered: the number of results that the main server has not confirmed.
     """
 
     server: str
@@ -42,6 +43,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     since: float
     last_error: str | None
     running: int
+    undelivered: int = 0
 
 
 class Notifier(Service):
@@ -129,7 +131,9 @@ class Notifier(Service):
         count = standing.running
         running = f"{count} {'command runs' if count == 1 else 'commands run'}"
         if self._stopping:
-            return f"stopping: {running}"
+            waits = f", {standing.undelivered} results are not confirmed" if standing.undelivered else ""
+            away = "" if standing.accepted or not waits else f"; not connected to {standing.server}"
+            return f"stopping: {running}{waits}{away}"
         if standing.accepted:
             if self._since[0] != standing.since:
                 began = self._time_of_day() - (self._clock.seconds() - standing.since)

@@ -18,7 +18,9 @@ from msgspec import UNSET
 from relayd.language.charsets import charset
 from relayd.language.texts import Fault, Text, without_surrogates
 from relayd.network.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
-from relayd.wire.messages import BASE64, MAX_COMMAND_ID, NO_UTF8, Unsent
+from relayd.wire.hosts import fault_of_host
+from relayd.wire.messages import BASE64, MAX_COMMAND_ID
+from relayd.wire.unsent import NO_UTF8, Unsent
 
 #: Longest password and passphrase taken, in characters: tokens that are sent as passwords have some thousands.
 MAX_PASSWORD: Final = 16 * 1024
@@ -41,8 +43,6 @@ SSH_PORT: Final = 22
 
 _FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 
-# Also with the colon of a Chinese keyboard, and an IPv6 address as it stands in a URL
-_WITH_PORT = re.compile(r"(?:\[[^\[\]]*\]|[^:：\[\],;@\s]+)[:：] *[0-9]*")
 _FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
 # Two kinds of errors of msgspec's: what was expected, perhaps with a bound, or null in its place; what is missing.
 _EXPECTED = re.compile(r"Expected `([a-z]+)(?: \| null)?`( of | [<>])?")
@@ -182,21 +182,8 @@ def host(field: str, value: object) -> str:
     if name.startswith("[") and name.endswith("]"):  # an IPv6 address as it stands in a URL
         name = name[1:-1].replace("%25", "%", 1)  # before its zone (RFC 6874)
     if any(char.isspace() or char in "/@,;*?!|#[]" for char in name) or not is_host(name):
-        raise Invalid(field, _fault_of_host(name))
+        raise Invalid(field, fault_of_host(name))
     return name
-
-
-def _fault_of_host(name: str) -> Text:
-    """What a text is that was sent as a host and is none."""
-    if "://" in name:
-        return Text("is a URL; send the host's name or address alone")
-    if _WITH_PORT.fullmatch(name):
-        return Text("names a port too; send the port as port")
-    if any(char.isspace() or char in ",;" for char in name):
-        return Text("names several hosts; send a command for each of them")
-    if "@" in name:
-        return Text("names a user too; send the user as username")
-    return Text("is neither a host name nor an IP address")
 
 
 def username(field: str, value: object) -> str:
@@ -354,7 +341,7 @@ def plain(field: str, value: object) -> object:
     """
     A field's value, with a Node.js Buffer turned into bytes: JSON has it as ``{"type": "Buffer", "data": [104, 105]}``.
 
-    :raises Invalid: when bytes were announced and did not come (`relayd.wire.messages.Unsent`).
+    :raises Invalid: when bytes were announced and did not come (`relayd.wire.unsent.Unsent`).
     """
     if isinstance(value, Unsent):
         raise Invalid(field, value.fault)

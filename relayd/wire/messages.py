@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
 from relayd.errors import RelayError
-from relayd.language.texts import Text, Translate, english
+from relayd.language.texts import Translate, english
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -37,23 +37,6 @@ MAX_COMMAND_ID: Final = 256
 CommandId = Annotated[str, Meta(max_length=MAX_COMMAND_ID)]
 #: The ``encoding`` of a command that wants the bytes of its outputs; any other names a character set.
 BASE64: Final = "base64"
-
-
-class Unsent:
-    """
-    Takes the place, in an event, of bytes that did not come, were too many, or cannot be read as a text.
-
-    :ivar fault: which of these, in words that follow the name of a field.
-    """
-
-    __slots__ = ("fault",)
-
-    def __init__(self, fault: Text) -> None:
-        self.fault = fault
-
-
-#: The fault of bytes that should be a text.
-NO_UTF8: Final = Text("came as bytes that are not UTF-8")
 
 
 def wire_id(command_id: str, numeric: bool) -> str | float:
@@ -121,7 +104,7 @@ class _Login(Struct, frozen=True, kw_only=True):
     Where to log in, and with what: a command, and each of its jump hosts. A secret given as `str` becomes a `Secret`.
 
     :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
-        by it.
+        by it. A main server may use any spelling: the relay finds the canonical one.
     :ivar passphrase: decrypts the private key.
     :ivar certificate: the certificate for the key: the text of a file like ``id_ed25519-cert.pub``.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
@@ -173,8 +156,6 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     """
     One command of the main server, validated.
 
-    :ivar host: in its canonical spelling, see `relayd.network.spelling.CanonicalHost`: rules, known keys and limits go
-        by it. A main server may use any spelling: the relay finds the canonical one.
     :ivar numeric_id: whether ``commandId`` was a number: then every message about the command has a number, too. The
         number and the text of the same digits name the same command: a main server that changes from one to the other
         must not have it run twice.

@@ -179,9 +179,17 @@ class MistakeTests(CredentialsCase):
             f"there is none at {self.directory}/nowhere", self.mistake(other + 'certificate-file = "nowhere"')
         )
 
+    def test_a_file_below_home(self) -> None:
+        """A unit does not see it, whatever its administrator sees."""
+        said = self.mistake(
+            f'{self.good}\n[[credentials]]\nhosts = ["*"]\nusers = ["*"]\nkey-file = "/home/no-such/id"'
+        )
+        self.assertIn("(ProtectHome= of a unit hides it); let systemd pass it on (LoadCredential= in the unit)", said)
+        self.assertNotIn("/home/no-such", said)
+
     def test_files_that_cannot_be_read(self) -> None:
         self.patch(os, "access", lambda path, mode: False)
-        self.assertIn("this user cannot read the file", self.mistake(self.good))
+        self.assertIn("this user cannot read the file; let systemd pass it on", self.mistake(self.good))
 
     def test_files_that_others_can_read(self) -> None:
         for name, key in (("deploy", "key-file"), ("lab.password", "password-file")):

@@ -405,7 +405,7 @@ class ProcessTests(TestCase):
         assert process.stderr is not None
         with process.stderr:
             self.assertEqual(await deferToThread(process.stderr.read), "")
-        self.assertEqual(await deferToThread(process.wait, 60), 1)
+        self.assertEqual(await deferToThread(process.wait, 60), 128 + signal.SIGPIPE)
 
     async def relayctl(self, *words: str, **environ: str) -> tuple[int, str]:
         """Exit code, and what it printed."""

@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from relayd.config.reading import read
 from relayd.ctl import check_server
 from relayd.ctl.check import check
+from relayd.ctl.settings import Place
 from relayd.network import tls
 from tests.peers.test_main_servers import KEY, WRONG, has, order
 from tests.peers.test_tls import TLSCase
@@ -315,7 +316,7 @@ class PlaintextTests(ServerCase):
         argv |= {name: value.replace("PORT", str(port.getHost().port)) for name, value in options.items()}
         output = io.StringIO()
         with redirect_stdout(output):
-            self.assertGreater(await check(reactor, read(argv, {}), dial=True), 0)
+            self.assertGreater(await check(reactor, read(argv, {}), Place({}), dial=True), 0)
         return len(met), output.getvalue()
 
     async def test_plaintext(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from relayd.config.options import Config
 from relayd.config.reading import Reading
 from relayd.ctl import units
 from relayd.ctl.check import check
-from relayd.ctl.check_unit import _acting_as, _Identity, check_unit, check_what_the_unit_sees
+from relayd.ctl.check_unit import _acting_as, _Identity, check_holder, check_unit, check_what_the_unit_sees
 from relayd.ctl.main import main, make_parser
 from relayd.ctl.settings import Place, read_all
 from relayd.ctl.unit_settings import options_of_command
@@ -54,6 +54,7 @@ class UnitCase(ConfigCase):
             real = getattr(units, name)
             self.patch(relayd.ctl.settings, name, lambda word, real=real: real(word, self.systemd))
         self.patch(relayd.ctl.settings, "FILE", "/nowhere/relayd.toml")
+        self.patch(relayd.ctl.settings, "STATE", str(self.directory / "state"))
         roots = {name: (key, str(self.directory / key)) for name, (key, _) in units._ROOTS.items()}
         self.patch(units, "_ROOTS", roots)
         self.state = f"{roots['STATE_DIRECTORY'][1]}/relayd"
@@ -80,6 +81,10 @@ class UnitCase(ConfigCase):
         with redirect_stdout(printed):
             faults = self.successResultOf(Deferred.fromCoroutine(check(reactor, reading, place, dial=False)))
         return faults, printed.getvalue()
+
+    def nobody(self) -> AbstractContextManager[None]:
+        """Somebody who is not root."""
+        return _acting_as(_Identity(65534, (65534,))) if os.geteuid() == 0 else nullcontext()
 
     def settings(self, *words: str) -> Config:
         reading, _ = self.read(*words)
@@ -151,10 +156,19 @@ class PlaceTests(UnitCase):
         self.patch(relayd.ctl.settings, "running_units", none)
         self.assertEqual(self.read()[1].note, "")
         self.patch(relayd.ctl.settings, "FILE", self.config)
+        self.patch(relayd.ctl.settings, "loaded_credentials", lambda unit: {"api-key": self.key_file})
         reading, place = self.read()
-        self.assertEqual(place.note, f"{self.config}, without what a unit adds: systemd does not run here")
+        note = "; of relayd.service nothing is known but its LoadCredential: systemd does not run here"
+        self.assertEqual((reading.mistakes, place.note), ((), self.config + note))
         assert reading.config is not None
-        self.assertEqual(reading.config.proxy_id, "site-1")
+        self.assertEqual((reading.config.proxy_id, reading.config.read_api_key().reveal()), ("site-1", KEY))
+        os.chmod(self.key_file, 0)
+        with self.nobody():
+            faults, printed = self.check(*self.read())
+        self.assertEqual(faults, 0, printed)
+        self.assertIn(f"skipped  files             this user cannot read {self.key_file}: run as root\n", printed)
+        self.patch(relayd.ctl.settings, "loaded_credentials", lambda unit: {})
+        self.assertIn("--api-key-file: missing", self.mistake())
         error = self.assertRaises(ConfigError, self.read, "--unit", "relayd")
         self.assertEqual(str(error), "--unit: systemd does not run here")
 
@@ -293,8 +307,7 @@ class CredentialTests(UnitCase):
         Path(self.state).mkdir(parents=True)
         for path in (self.key_file, self.variables, self.state):
             os.chmod(path, 0)
-        nobody = _acting_as(_Identity(65534, (65534,))) if os.geteuid() == 0 else nullcontext()
-        with nobody:
+        with self.nobody():
             reading, place = self.read()
             faults, printed = self.check(reading, place)
             policy = self.relayctl("policy")
@@ -382,6 +395,23 @@ class FindingsTests(UnitCase):
             ],
         )
 
+    def test_a_credential_that_has_changed(self) -> None:
+        """The relay has the old one until it is started again."""
+        for module in (relayd.ctl.check_unit, relayd.ctl.unit_settings):
+            self.patch(module, "CREDENTIALS_ROOT", str(self.directory / "credentials"))
+        loaded = self.directory / "credentials" / "relayd.service" / "api-key"
+        loaded.parent.mkdir(parents=True)
+        loaded.write_text(KEY + "\n")
+        self.unit["MainPID"] = 42
+        self.assertEqual(self.found(), [])
+        loaded.write_text("the old key")
+        expected = (
+            f"{self.key_file} has changed since relayd.service started, and the relay has what it was then: systemctl"
+        )
+        self.assertEqual(self.found(), [("warning", f"{expected} restart relayd.service")])
+        loaded.unlink()
+        self.assertEqual(self.found(), [])
+
     def test_what_is_hidden(self) -> None:
         headers = self.write("headers", "X: y")
         self.set_options(f'header-file = "{headers}"')
@@ -431,6 +461,17 @@ class FindingsTests(UnitCase):
         self.assertIn("there is no user no-such-user, whom User=no-such-user names: create it", text)
         self.unit["User"] = "4711"
         self.assertNotIn("there is no user", str(self.found()))
+
+    def test_a_relay_by_hand(self) -> None:
+        """It keeps the unit from its state; the unit's own process does not."""
+        _, place = self.read()
+        assert place.of_unit is not None
+        unit, found = place.of_unit.unit, []
+        for holder in (None, "", str(unit.pid), "4711"):
+            check_holder(unit, holder, lambda *each: found.append(each))
+        [(level, what, text)] = found
+        self.assertEqual((level, what), ("fault", "state directory"))
+        self.assertIn("process 4711 uses it, not relayd.service", text)
 
     def test_files_of_another_user(self) -> None:
         os.makedirs(self.state)

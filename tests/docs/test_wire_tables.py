@@ -14,7 +14,7 @@ from msgspec import Struct
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.wire.messages import CommandOutput, CommandState, Details, Timings
-from relayd.wire.parsing import _WireCommand
+from relayd.wire.parsing import WireCommand
 from tests.support.pages import ROOT
 
 PAGE = ROOT / "docs" / "protocol.rst"
@@ -42,7 +42,7 @@ class TableTests(SynchronousTestCase):
         first = next(each for each in found.findall(table))
         cells = [next(line.findall(entry)) for line in first.findall(row)]
         named = {each.astext() for cell in cells for each in cell.findall(literal)}
-        self.assertEqual(named, on_the_wire(_WireCommand))
+        self.assertEqual(named, on_the_wire(WireCommand))
 
     def test_extended_result(self) -> None:
         """``encoding`` is in every result in base64, and so is described there."""

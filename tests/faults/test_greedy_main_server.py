@@ -22,9 +22,9 @@ from tests.support.schemas import malformed
 
 MIB = 1 << 20
 #: How long it goes on, in seconds: what may be written in a minute may be written in these.
-SECONDS = 3.0
+SECONDS = 4.0
 #: Bytes by which memory may grow, and the log within a minute.
-MOST_MEMORY = 32 * MIB
+MOST_MEMORY = 64 * MIB
 MOST_LOG = 1 * MIB
 
 Frames = Callable[[int], list[bytes]]

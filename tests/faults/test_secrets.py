@@ -50,6 +50,11 @@ FORMATS = {
     "putty": "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: {0}\nComment: {0}\nPublic-Lines: 1\n{0}\n"
     "Private-Lines: 1\n{0}\nPrivate-MAC: {0}\n",
     "none": "{}",
+    "public": "ssh-{0} AAAA{0} {0}",
+    "path": "/home/{0}/.ssh/{0}",
+    "age": "AGE-SECRET-KEY-1{}",
+    "label": "-----BEGIN {0} PRIVATE KEY-----\n{0}\n-----END {0} PRIVATE KEY-----",
+    "twice": "-----BEGIN PRIVATE KEY-----\\\\n{}\\\\n-----END PRIVATE KEY-----",
     "cut": "-----BEGIN RSA PRIVATE KEY-----\n{}",
 }
 

@@ -466,7 +466,7 @@ UPLINK = (
         what="a file of authorities for root alone",
         make=for_root_alone(ETC / "ca.pem"),
         log="ca.pem cannot be read: Permission denied; relayd's user has to read it",
-        check="fault .*--tls-ca: the user of relayd.service cannot read .*let that user read it",
+        check="fault .*--tls-ca: the user of relayd.service cannot read /etc/relayd/ca.pem: chmod a",
     ),
     Fault(
         what="a proxy where nothing listens",
@@ -495,7 +495,12 @@ MACHINE = (
         log="No space left on device; make room",
         check="fault .*cannot write to /var/lib/relayd: No space left on device; make room",
     ),
-    Fault(what="a damaged journal", make=_damaged, log="the journal .*damaged", check="(warning|fault) .*journal"),
+    Fault(
+        what="a damaged journal",
+        make=_damaged,
+        log="The journal was damaged. It is kept as /var/lib/relayd/journal",
+        check="warning .*journal .*damaged once; see relayctl journal",
+    ),
     Fault(
         what="a state directory with files of root",
         make=_foreign,
@@ -506,13 +511,13 @@ MACHINE = (
         what="another relay in the same state directory, by hand",
         make=_by_hand,
         log=r"in use by another relayd \(process \d+\); give each relay a directory of its own",
-        check=r"a relay is using it \(process \d+\)",
+        check=r"fault .*process \d+ uses it, not relayd.service, which cannot run beside it: end one of the two",
     ),
     Fault(
         what="another relay with the same name",
         make=_namesake,
         log="another relay may use the same name: give each relay its own --proxy-id",
-        check="fault .*|warning .*another relay may use the same name",
+        check="warning .*another relay may use the same name",
         sound=True,
     ),
     Fault(
@@ -543,7 +548,6 @@ MACHINE = (
         what="a credential of another name",
         make=drop_in("LoadCredential=\nLoadCredential=apikey:/etc/relayd/api-key"),
         log="API key",
-        check="fault .*API key",
     ),
 )
 
@@ -610,17 +614,15 @@ HOSTS = (
     ),
     Fault(
         what="a key below /home",
-        make=row(Path("/home/ops/id"), make_key()[0], 0o644),
-        log="key-file of .*/home/ops/id",
+        make=row(Path("/home/ops/id"), make_key()[0], 0o600),
+        log="key-file of .*ProtectHome= .*let systemd pass it on",
         check="fault .*ProtectHome=yes hides /home/ops/id .*LoadCredential=NAME:/home/ops/id",
     ),
     Fault(
         what="a host's key file for root alone",
         make=row(ETC / "k", make_key()[0], 0o600),
+        log="key-file of .*this user cannot read the file; let systemd pass it on",
         check="fault .*cannot read /etc/relayd/k: put LoadCredential=NAME:/etc/relayd/k",
-        command={"password": None},
-        answer="/etc/relayd/k",
-        sound=True,
     ),
     Fault(
         what="an audit log where the unit may not write",

@@ -64,6 +64,8 @@ fi
 [ "$(id -u)" -eq 0 ] || fail "needs root"
 [ -x /lib/systemd/systemd ] || fail "there is no /lib/systemd/systemd here: install the package systemd"
 if ! said=$(unshare --fork --pid --mount --net --uts --ipc --cgroup mount -t tmpfs tmpfs /tmp 2>&1); then
+    # A machine of the project's own continuous integration has to allow them.
+    [ -z "${CI-}" ] || fail "this system allows no namespaces, and CI is set: $said"
     echo "machine.sh: NO SYSTEMD WAS RUN: this system allows no namespaces: $said" >&2
     exit 77
 fi

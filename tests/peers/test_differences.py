@@ -16,8 +16,10 @@ from typing import Any
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
+from relayd.wire.messages import COMMAND_RESULT
 from tests.peers.test_parity import RELAYS, ParityCase, closed_port
 from tests.support.pages import ROOT
+from tests.support.schemas import TO_MAIN_SERVER, fault_of, malformed, wrong
 from tests.support.sshd import OpenSSHServer
 
 HELLO = ("hello", "", 0)
@@ -167,7 +169,7 @@ class DifferenceTests(ParityCase):
 
     async def tell(self, relay: str, data: dict[str, Any], **more: Any) -> list[tuple[str, str, int]]:
         """Its results, which have the fields of the specification and no others."""
-        _, results = await self.main_server.tell(relay, data, **more)
+        _, results = await self.main_server.tell(relay, wrong(data), **more)
         for answer in results:
             self.assertEqual(answer.get("commandId"), data.get("commandId"))
             self.assertEqual(set(answer["result"]), {"stdout", "stderr", "exitCode"})
@@ -184,10 +186,21 @@ class DifferenceTests(ParityCase):
                 wanted = row.example if relay == "example" or row.relayd is True else row.relayd
                 data = self.fields(relay, **row.fields)
                 more = {"count": 1} if wanted else {"timeout": 1.0}
+                if relay == "example" and row.relayd is None:
+                    self.expect_odd_id(data, row.example)
                 got = await self.tell(relay, data, **more)
                 if not self.fits(got, wanted):
                     faults.append(f"{row.name}: {relay} gives {got}; the table says {wanted}")
         self.assertEqual(faults, [])
+
+    def expect_odd_id(self, data: dict[str, Any], outcome: Any) -> None:
+        """The example gives back any id, also one that its result must not have."""
+        stdout, stderr, code = outcome
+        answer = {"result": {"stdout": stdout, "stderr": stderr, "exitCode": code}}
+        if "commandId" in data:
+            answer = {"commandId": data["commandId"], **answer}
+        if fault_of(TO_MAIN_SERVER, COMMAND_RESULT, answer) is not None:
+            malformed(answer, COMMAND_RESULT, TO_MAIN_SERVER)
 
     def fits(self, got: list[tuple[str, str, int]], wanted: Any) -> bool:
         if wanted is None or len(got) != 1:
@@ -209,7 +222,7 @@ class DifferenceTests(ParityCase):
         codes = []
         for changes in cases:
             data = self.fields("relayd", extended=True, **changes)
-            _, (answer,) = await self.main_server.tell("relayd", data)
+            _, (answer,) = await self.main_server.tell("relayd", wrong(data))
             error = answer["result"].get("error") or {}
             codes.append(error.get("code"))
         table = PAGE.read_text("utf-8").partition("     - relayd's code\n")[2]

@@ -218,7 +218,7 @@ class OpenSSL(TLSCase):
             await server.start()
             for polling in (False, True):
                 line = await self.say(server.port, polling=polling, **settings)
-                self.assertIn(f"The main server https://main.example:{server.port} cannot be reached: ", line)
+                self.assertIn(f"The main server wss://main.example:{server.port} cannot be reached: ", line)
                 self.assertIn(words, line)
             await server.stop()
 

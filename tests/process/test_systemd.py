@@ -94,6 +94,9 @@ class NotifierTests(SynchronousTestCase):
     def test_not_ready_once_it_stops(self) -> None:
         self.make().stopping()
         self.assertEqual(self.then(ACCEPTED), ["STATUS=stopping: 1 command runs"])
+        away = Standing(server="main:443", accepted=False, since=0.0, last_error=None, running=0, undelivered=3)
+        said = "STATUS=stopping: 0 commands run, 3 results are not confirmed; not connected to main:443"
+        self.assertEqual(self.then(away), [said])
 
     def test_the_watchdog_is_fed_at_half_its_time(self) -> None:
         notifier = self.make(watchdog=3.0)

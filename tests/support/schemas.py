@@ -26,8 +26,9 @@ from relayd.uplink.link import Link
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.dialects.native import NativeRelayDialect, NativeServerDialect
 from relayd.wire.dialects.socketio import SocketIORelayDialect, SocketIOServerDialect
-from relayd.wire.messages import CANCEL_COMMAND, COMMAND_RESULT_RECEIVED, COMMAND_STATUS, EXECUTE_COMMAND, Unsent
+from relayd.wire.messages import CANCEL_COMMAND, COMMAND_RESULT_RECEIVED, COMMAND_STATUS, EXECUTE_COMMAND
 from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
+from relayd.wire.unsent import Unsent
 
 T = TypeVar("T")
 

@@ -20,7 +20,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.config import credentials
 from relayd.config.options import OPTIONS
 from relayd.config.paths import Paths
-from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
 from relayd.errors import ConfigError
 
@@ -136,7 +135,8 @@ class UseTests(SynchronousTestCase):
                 (directory / table[key]).write_text("x")
         mistakes: list[ConfigError] = []
         names = {option.name for option in OPTIONS}
-        rules = credentials.read_credentials(tables, str(directory / "relayd.toml"), {}, names, mistakes.append, Paths({}))
+        file = str(directory / "relayd.toml")
+        rules = credentials.read_credentials(tables, file, {}, names, mistakes.append, Paths({}))
         self.assertEqual(mistakes, [])
         self.assertEqual(len(rules), len(tables))
 

@@ -21,6 +21,7 @@ from twisted.trial.unittest import TestCase
 from relayd.config.listen_address import listen_address
 from relayd.ctl.main import main
 from relayd.ctl.status import _connector
+from relayd.errors import MISTAKES
 from relayd.hub import Hub
 from relayd.wire.messages import ExecuteCommand, Secret
 from tests.status.test_server import free_port
@@ -146,7 +147,7 @@ class StatusProcessTests(TestCase):
 
     async def test_mistakes_are_one_line(self) -> None:
         relay = self.relay("ws://127.0.0.1:1", "--status", "tcp:0.0.0.0")
-        self.assertEqual(await relay.ended(), 1)
+        self.assertEqual(await relay.ended(), MISTAKES)
         self.assertEqual(
             relay.output, ['relayd: --status: expected tcp:127.0.0.1:PORT or unix:/PATH, not "tcp:0.0.0.0"']
         )

@@ -23,7 +23,6 @@ from relayd.wire.messages import (
     CommandState,
     CommandStatus,
     ExecuteCommand,
-    Unsent,
     failure_result,
 )
 from relayd.wire.parsing import (
@@ -34,6 +33,7 @@ from relayd.wire.parsing import (
     parse_question,
     parse_receipt,
 )
+from relayd.wire.unsent import Unsent
 from tests.wire.test_messages import EXTENSIONS, GOOD, JSON
 
 #: Words of Python and of msgspec's that mean nothing to an operator.

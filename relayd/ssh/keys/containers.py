@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from relayd.language.texts import Fault, Text, printable_bytes
+from relayd.language.texts import Fault, Text
 from relayd.ssh.keys.binary import CutOff, Fields
 from relayd.ssh.keys.types import key_type
 
@@ -29,6 +29,21 @@ MAX_SCRYPT_WORK = 16 * 1024 * 1024
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _SEQUENCE, _INTEGER, _OBJECT = 0x30, 0x02, 0x06
 _SCRYPT = bytes.fromhex("2b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
+#: The other ciphers that OpenSSL and OpenSSH have, by the names that messages show: a damaged key may have anything.
+_PEM_NAMES = frozenset(
+    f"{name}-CBC"
+    for name in (
+        "DES", "AES-192", "SEED", "IDEA", "BF", "CAST5", "RC2", "CAMELLIA-128", "CAMELLIA-192", "CAMELLIA-256",
+        "ARIA-128", "ARIA-192", "ARIA-256",
+    )
+)  # fmt: skip
+_OPENSSH_NAMES = frozenset(
+    (
+        b"3des-cbc", b"aes128-cbc", b"aes192-cbc", b"aes128-ctr", b"aes192-ctr", b"aes128-gcm@openssh.com",
+        b"chacha20-poly1305@openssh.com",
+    )
+)  # fmt: skip
+_FIDO_TYPES = frozenset((b"sk-ssh-ed25519@openssh.com", b"sk-ecdsa-sha2-nistp256@openssh.com"))
 #: What the library decrypts. Its errors for all else are those for a wrong passphrase.
 _PEM_CIPHERS = frozenset(("DES-EDE3-CBC", "AES-128-CBC", "AES-256-CBC"))
 _PKCS8_CIPHERS = frozenset(
@@ -39,6 +54,7 @@ _PKCS8_CIPHERS = frozenset(
         "60864801650304" + "012a",  # 3DES, RC2, AES with 128, 192 and 256 bits, each in CBC
     )
 )  # fmt: skip
+_OTHER = Text("a cipher other than AES and 3DES")
 #: Most PEM blocks in one text; a private key has one or two. The search for each one's end reads all that follows.
 _MAX_BLOCKS = 32
 #: The deepest nesting of the parameters of a PKCS#8 key.
@@ -82,7 +98,7 @@ def inspect_container(pem: str) -> Container:
         found.encrypted = True
         named = re.search(r"^DEK-Info: *([A-Za-z0-9-]{1,32})", pem, re.MULTILINE)
         if named is not None and named[1] not in _PEM_CIPHERS:
-            found.unsupported = _unsupported(named[1])
+            found.unsupported = _unsupported(named[1] if named[1] in _PEM_NAMES else _OTHER)
     if pem.count("-----BEGIN ") > _MAX_BLOCKS:
         raise _damaged()
     # Each BEGIN is checked, so that no block can hide inside another one.
@@ -118,10 +134,10 @@ def _inspect_openssh(data: bytes, found: Container) -> None:
         fields.string()  # the private key
     except CutOff:
         raise _cut() from None
-    if kind.startswith(b"sk-"):
+    if kind in _FIDO_TYPES:
         raise BadContainer(
             "it is a FIDO key ({type}), which cannot sign without its hardware token; use a key of another type",
-            type=printable_bytes(kind),
+            type=kind.decode(),
         )
     if kdf == b"none":
         return
@@ -136,7 +152,7 @@ def _inspect_openssh(data: bytes, found: Container) -> None:
     if not cipher.startswith(b"aes256-"):
         found.unsupported = Text(
             "it is encrypted with {cipher}, which is not supported; encrypt it again, as with ssh-keygen -p",
-            cipher=printable_bytes(cipher, 40),
+            cipher=cipher.decode() if cipher in _OPENSSH_NAMES else _OTHER,
         )
 
 
@@ -157,7 +173,7 @@ def _inspect_pkcs8(data: bytes, found: Container) -> None:
         raise _too_costly()
     found.encrypted = True
     if objects and _PKCS8_CIPHERS.isdisjoint(objects):
-        found.unsupported = _unsupported(Text("a cipher other than AES and 3DES"))
+        found.unsupported = _unsupported(_OTHER)
 
 
 def _check_length(data: bytes) -> None:

@@ -1,7 +1,7 @@
 """
 What a text is that was given as a private key or as a certificate, and is something else.
 
-Only names from lists of this module, and types of public keys, are ever shown of it: it may hold a secret.
+Only names from lists of this module are ever shown of it: it may hold a secret.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _READ: Final = re.compile(r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED) )?PRI
 #: Any label of PEM (RFC 7468), and those of ssh.com (RFC 4716), which have four hyphens and a blank.
 _LABEL: Final = re.compile(r"----[- ]BEGIN ([A-Z0-9 ]{1,64}?) ?----")
 _ALMOST: Final = re.compile(r"BEGIN [a-z0-9 ]{0,32}PRIVATE KEY", re.IGNORECASE)
-_PUBLIC: Final = re.compile(r"(?<![\w-])((?:ssh|sk-ssh|ecdsa|sk-ecdsa)-[a-z0-9@.-]{3,64})\s+(AAAA[A-Za-z0-9+/]+={0,2})")
+_PUBLIC: Final = re.compile(
+    r"(?<![\w-])((?:ssh-(?:ed25519|rsa|dss)|ecdsa-sha2-nistp(?:256|384|521)|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256))"
+    r"(?:-cert-v01)?(?:@openssh\.com)?)\s+(AAAA[A-Za-z0-9+/]+={0,2})"
+)
 _FINGERPRINT: Final = re.compile(
     r"(?:^|\s)(?:SHA256:[A-Za-z0-9+/]{43}=?|(?:MD5:)?(?:[0-9a-f]{2}:){15}[0-9a-f]{2})(?:\s|$)"
 )
@@ -113,7 +116,7 @@ def _labelled(text: str) -> Text | None:
         return known
     if label[1].endswith("PRIVATE KEY"):
         return Text("it is a private key in a format that is not supported")
-    return Text("it is a text in PEM, but no private key")
+    return Text("it is a PEM text of another kind")
 
 
 def _by_its_words(text: str) -> Text | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from relayd.errors import ProtocolError
 from relayd.language.texts import Text
-from relayd.wire.messages import Unsent
+from relayd.wire.unsent import Unsent
 
 #: Attachments that one event may have.
 MAX_ATTACHMENTS: Final = 64

@@ -31,7 +31,7 @@ class EventReceived(Struct, frozen=True):
     The peer sent an event.
 
     :ivar data: the first argument, decoded from JSON; ``None`` without one.  A dialect with binary messages puts bytes
-        into it, or `relayd.wire.messages.Unsent` in their place.
+        into it, or `relayd.wire.unsent.Unsent` in their place.
     :ivar ack_id: the number with which the peer wants `IDialect.acknowledge` called; ``None``: it wants none.
     """
 

@@ -26,7 +26,7 @@ from relayd.wire.dialects.events import (
     IDialect,
     Ignored,
 )
-from relayd.wire.messages import NO_UTF8, Unsent
+from relayd.wire.unsent import NO_UTF8, Unsent
 
 NAME: Final = "native"
 

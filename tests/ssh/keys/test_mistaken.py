@@ -141,9 +141,7 @@ class OtherThingsTests(MistakenTestCase):
         self.named({"Ansible": VAULT}, "it is encrypted with Ansible Vault; decrypt it first")
         tpm = self.ssh_keygen("ed").replace("OPENSSH PRIVATE", "TSS2 PRIVATE")
         self.named({"TPM": tpm}, "it is a private key in a format that is not supported")
-        self.named(
-            {"signature": "-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n"}, "it is a text in PEM, but no private key"
-        )
+        self.named({"signature": "-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n"}, "it is a PEM text of another kind")
 
     def test_ssh_com(self) -> None:
         self.ssh_keygen("rsa", "-t", "rsa", "-b", "2048", "-m", "PEM")
@@ -263,6 +261,19 @@ class CipherTests(MistakenTestCase):
             options = (*way, "-passout", "pass:passphrase", "-provider", "legacy", "-provider", "default")
             text = tool("openssl", "pkcs8", "-topk8", *options, stdin=plain)
             self.named({way[1]: text}, "it is encrypted with a cipher other than AES and 3DES", "passphrase")
+
+    def test_names_that_only_a_damaged_key_has(self) -> None:
+        """They may be anything, and are not shown."""
+        secret = "hunter2secret"
+        text = f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: {secret},00\n\nAAAA\n"
+        words = "it is encrypted with a cipher other than AES and 3DES, which is not supported"
+        self.named({"PEM": text + "-----END RSA PRIVATE KEY-----\n"}, words, "passphrase")
+        for kind in (NS(NS(b"sk-" + secret.encode())), NS(NS(b"ssh-ed25519"))):
+            data = b"openssh-key-v1\0" + NS(secret.encode()) + NS(b"bcrypt") + NS(NS(b"salt") + b"\0\0\0\1")
+            body = base64.b64encode(data + b"\0\0\0\1" + kind + NS(b"private!")).decode()
+            text = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n"
+            self.named({"OpenSSH": text}, words, "passphrase")
+            self.assertNotIn(secret, str(self.assertRaises(UnreadableKey, parse_private_key, text, "passphrase")))
 
     def test_all_that_work(self) -> None:
         """A cipher that works is never said to be unsupported, whatever the passphrase."""

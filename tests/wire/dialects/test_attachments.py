@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import ProtocolError
 from relayd.wire.dialects.attachments import MAX_ATTACHMENTS, Attachments, BinaryEvents
-from relayd.wire.messages import Unsent
+from relayd.wire.unsent import Unsent
 
 
 class Packet:

@@ -19,7 +19,7 @@ from relayd.errors import ConfigError, ProtocolError
 from relayd.wire.dialects import native
 from relayd.wire.dialects.codec import read_json
 from relayd.wire.dialects.events import Broken, Connected, EventReceived, HandshakeReceived, IDialect, Ignored
-from relayd.wire.messages import NO_UTF8, Unsent
+from relayd.wire.unsent import NO_UTF8, Unsent
 from tests.support.schemas import unchecked
 
 json_values: st.SearchStrategy[Any] = st.recursive(

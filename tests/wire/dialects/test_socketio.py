@@ -30,7 +30,7 @@ from relayd.wire.dialects.events import (
     IDialect,
     Ignored,
 )
-from relayd.wire.messages import Unsent
+from relayd.wire.unsent import Unsent
 from tests.support.schemas import unchecked
 from tests.wire.dialects.test_native import json_values, names
 

@@ -114,10 +114,13 @@ class DiskTests(LedgerCase):
         await self.relay.signal(signal.SIGKILL)
         before = len(self.relay.output)
         self.relay.start()
-        self.assertEqual(await self.relay.ended(), 1)
+        self.assertEqual(await self.relay.ended(), 78)
         self.assertEqual(
             self.relay.output[before:],
-            [f"relayd: --state-dir: {disk} cannot be used: this user cannot write to {disk}"],
+            [
+                f"relayd: --state-dir: {disk} cannot be used: this user cannot write to {disk}; name a directory that it "
+                "can write to; under systemd, leave --state-dir out"
+            ],
         )
 
     async def test_damaged(self) -> None:

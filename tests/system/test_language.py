@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
+from tests.support.schemas import wrong
 from tests.support.ssh import end_marked_sleeps, marked_sleep
 from tests.system.test_end_to_end import EndToEndCase
 
@@ -39,7 +40,7 @@ class ChineseEndToEnd(EndToEndCase):
 
     async def test_an_order_that_is_not_valid(self) -> None:
         await self.begin_in_chinese()
-        self.order("c1", "true", port=0)
+        self.server.send({"op": "execute", "ack": True, "data": wrong(self.data("c1", "true", port=0))})
         acknowledged = await self.server.wait_for(lambda line: line.get("ack") == "c1")
         text = "execute_command 被拒绝：port 不是 1 到 65535 的整数。"
         self.assertEqual(acknowledged["answer"], [{"error": text}])

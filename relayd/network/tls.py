@@ -40,6 +40,8 @@ _BEGINNING: Final = 256
 #: The state in which OpenSSL is when the peer has asked for a certificate.
 _ASKED: Final = b"certificate request"
 _FATAL: Final = 2  # RFC 8446, section 6
+#: What is said of a peer that ends TLS in good order while it should begin.
+_CLOSE_NOTIFY: Final = "the peer ended it with close_notify during the handshake; its log may say why"
 
 
 def client_options(
@@ -237,8 +239,8 @@ class _Connection(SSL.Connection):
         self.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
 
     def bio_write(self, buf: Any) -> int:
-        if not self._heard:
-            self._heard = bytes(buf[:_BEGINNING])
+        if len(self._heard) < _BEGINNING:  # the peer may send it in small pieces
+            self._heard += bytes(buf[: _BEGINNING - len(self._heard)])
         return super().bio_write(buf)
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
@@ -247,7 +249,10 @@ class _Connection(SSL.Connection):
         return data
 
     def do_handshake(self) -> None:
-        super().do_handshake()
+        try:
+            super().do_handshake()
+        except SSL.ZeroReturnError:  # has no arguments, in which Twisted looks for OpenSSL's words
+            raise SSL.Error([("SSL routines", "", _CLOSE_NOTIFY)]) from None
         self._done = True
 
     def verify(self, shown: crypto.X509, number: int, depth: int, ok: bool) -> bool:

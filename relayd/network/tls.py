@@ -257,8 +257,9 @@ class _Connection(SSL.Connection):
 
     def verify(self, shown: crypto.X509, number: int, depth: int, ok: bool) -> bool:
         """Whether to go on, after OpenSSL's verdict on a certificate: the peer's own (*depth* 0), or one above it."""
+        out_of_time = not ok and number in (EXPIRED, NOT_YET_VALID)
         try:
-            if ok or number in (EXPIRED, NOT_YET_VALID):
+            if ok or out_of_time:
                 self._ends.append(_end_of(shown))
             if not ok:
                 sent = len(self.get_peer_cert_chain() or ())
@@ -270,7 +271,7 @@ class _Connection(SSL.Connection):
             self._refusal = refusal
         except Exception as error:  # a name or a date that nobody can read
             self._refusal = not_understood(error, self._options.host)
-        if self._ends and (depth == 0 or self._refusal is not None):
+        if self._ends and (out_of_time or (depth == 0 and self._refusal is None)):
             self._options.on_end_seen(min(self._ends))
         return self._refusal is None
 

@@ -33,7 +33,7 @@ KEPT = 10.0
 _BLANKS = "\ufeff \t\r\n"
 _ESCAPED = re.compile(r"(?<!\\)\\(?:r\\n|n|r)")
 # Only after a first line: what openssl writes before it may have a name such as \\nas\share
-_ESCAPED_TWICE = re.compile(rf"(?:-----|{HEADER}[^\\\n]*)\\{{2,}}[rn]")
+_ESCAPED_TWICE = re.compile(rf"(?:-----|{HEADER}[^\\\n]{{0,40}})\\{{2,}}[rn]")
 
 
 class UnreadableKey(Fault):

@@ -58,11 +58,13 @@ _PROXY_STATUS: Schema = {
     "description": "A relay is online or offline: for all relays. A relay that is offline by this connects again.",
     "type": "object",
     "properties": {
-        "id": {"type": ["string", "integer"], "description": "The proxyId of the relay."},
-        "proxyId": {"type": ["string", "integer"], "description": "The same, before id."},
+        "id": {"description": "The proxyId of the relay, a string or an integer."},
+        "proxyId": {"type": ["string", "integer"], "description": "The same. If it is there, id does not count."},
         "status": {"type": "string", "description": "online or offline; relays ignore any other."},
     },
     "required": ["status"],
+    "if": {"not": {"required": ["proxyId"]}},
+    "then": {"properties": {"id": {"type": ["string", "integer"]}}},
 }
 _CONNECT: Schema = {
     "description": "The payload of Socket.IO's CONNECT packet (handshake.auth); the URL's query has both as well.",

@@ -24,7 +24,7 @@ class BoundedServer(WebSocketServerProtocol):
     One connection with bounds on its requests, its messages and its unread answers.
 
     :ivar flow: what waits to be sent.
-    :ivar deaf: whether we read nothing, because the peer leaves too many answers unread.
+    :ivar deaf: whether we read nothing, see `pause`.
     """
 
     transport: Any
@@ -35,6 +35,8 @@ class BoundedServer(WebSocketServerProtocol):
         super().__init__()
         self.flow = Flow(self._write, self)
         self.deaf = False
+        #: Why nothing is read.
+        self._pauses: set[str] = set()
         #: Whether what is sent now answers the peer, rather than being an order of ours.
         self._answering = True
         self._message = bytearray()
@@ -59,8 +61,15 @@ class BoundedServer(WebSocketServerProtocol):
 
     def on_behind(self, on: bool) -> None:
         """See `relayd.network.flow.FlowOwner`."""
-        self.deaf = on
-        if on:
+        self.pause("it leaves too many answers unread", on)
+
+    def pause(self, why: str, on: bool) -> None:
+        """Read nothing from the peer while there is a reason not to."""
+        (self._pauses.add if on else self._pauses.discard)(why)
+        if self.deaf == bool(self._pauses):
+            return
+        self.deaf = not self.deaf
+        if self.deaf:
             self.transport.pauseProducing()
         else:
             self.transport.resumeProducing()

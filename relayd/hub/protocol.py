@@ -5,7 +5,7 @@ One relay's connection at the main server: it joins, takes commands, and brings 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
@@ -48,6 +48,11 @@ _log = Logger("relayd.hub")
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 _NORMAL, _GOING_AWAY, _PROTOCOL_ERROR = 1000, 1001, 1002
+
+#: Characters of results of one relay that may wait to be recorded, before no more is read from it.
+MAX_RECORDING: Final = 32 * 1024 * 1024
+#: As how many characters a result counts beside its outputs.
+_RESULT_SIZE: Final = 4096
 
 
 class RelayListener(Protocol):
@@ -98,6 +103,8 @@ class RelayConnection(HandshakeServer):
         self._heartbeat = Heartbeat(clock, settings, self, self._ping)
         self._joined = False
         self._join_deadline: IDelayedCall | None = None
+        #: Characters of results that are being recorded.
+        self._recording = 0
 
     # What the main server does with it
 
@@ -256,8 +263,15 @@ class RelayConnection(HandshakeServer):
         recording = self._listener.record(self, result)
         if recording is None:
             self._recorded(result)
-        else:
-            recording.addCallbacks(lambda _: self._recorded(result), lambda why: self._unrecorded(result, why))
+            return
+        size = len(result.stdout) + len(result.stderr) + _RESULT_SIZE
+        self._count_recording(size)
+        recording.addCallbacks(lambda _: self._recorded(result), lambda why: self._unrecorded(result, why))
+        recording.addBoth(lambda _: self._count_recording(-size))
+
+    def _count_recording(self, size: int) -> None:
+        self._recording += size
+        self.pause("its results wait to be recorded", self._recording > MAX_RECORDING)
 
     def _recorded(self, result: CommandResult) -> None:
         # a result that nobody waits for is confirmed too: the relay would send it again for ever

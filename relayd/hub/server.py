@@ -153,7 +153,11 @@ class Hub:
         except CommandInFlight:
             timer.cancel()
             return fail()
-        ack_id = link.send_command(command)
+        try:
+            ack_id = link.send_command(command)
+        except Exception:  # something in it is of the wrong type
+            forget(None)
+            raise
         if ack_id is not None:
             self._registry.expect_ack(proxy_id, command_id, link, ack_id)
         return done

@@ -40,6 +40,8 @@ _BEGINNING: Final = 256
 #: The state in which OpenSSL is when the peer has asked for a certificate.
 _ASKED: Final = b"certificate request"
 _FATAL: Final = 2  # RFC 8446, section 6
+#: What is said of a peer that ends TLS in good order while it should begin.
+_CLOSE_NOTIFY: Final = "the peer ended it with close_notify during the handshake; its log may say why"
 
 
 def client_options(
@@ -237,8 +239,8 @@ class _Connection(SSL.Connection):
         self.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
 
     def bio_write(self, buf: Any) -> int:
-        if not self._heard:
-            self._heard = bytes(buf[:_BEGINNING])
+        if len(self._heard) < _BEGINNING:  # the peer may send it in small pieces
+            self._heard += bytes(buf[: _BEGINNING - len(self._heard)])
         return super().bio_write(buf)
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
@@ -247,13 +249,17 @@ class _Connection(SSL.Connection):
         return data
 
     def do_handshake(self) -> None:
-        super().do_handshake()
+        try:
+            super().do_handshake()
+        except SSL.ZeroReturnError:  # has no arguments, in which Twisted looks for OpenSSL's words
+            raise SSL.Error([("SSL routines", "", _CLOSE_NOTIFY)]) from None
         self._done = True
 
     def verify(self, shown: crypto.X509, number: int, depth: int, ok: bool) -> bool:
         """Whether to go on, after OpenSSL's verdict on a certificate: the peer's own (*depth* 0), or one above it."""
+        out_of_time = not ok and number in (EXPIRED, NOT_YET_VALID)
         try:
-            if ok or number in (EXPIRED, NOT_YET_VALID):
+            if ok or out_of_time:
                 self._ends.append(_end_of(shown))
             if not ok:
                 sent = len(self.get_peer_cert_chain() or ())
@@ -265,7 +271,7 @@ class _Connection(SSL.Connection):
             self._refusal = refusal
         except Exception as error:  # a name or a date that nobody can read
             self._refusal = not_understood(error, self._options.host)
-        if self._ends and (depth == 0 or self._refusal is not None):
+        if self._ends and (out_of_time or (depth == 0 and self._refusal is None)):
             self._options.on_end_seen(min(self._ends))
         return self._refusal is None
 

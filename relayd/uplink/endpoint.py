@@ -41,7 +41,7 @@ from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.tunnel import ProxyError, ProxyUnreachable, TunnelEndpoint, authorization
 
 #: A list of revoked certificates (RFC 7468, section 6).
-_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\r?\n?", re.DOTALL)
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----[^-]*(-----END X509 CRL-----)?\r?\n?")
 
 #: Seconds for name lookup and TCP handshake, and again for a proxy's answer.
 CONNECT_TIMEOUT: Final = 15.0
@@ -228,7 +228,8 @@ def _certificates(option: str, path: str) -> list[Certificate]:
 
 def _revocations(option: str, path: str) -> list[x509.CertificateRevocationList]:
     try:
-        return [x509.load_pem_x509_crl(block) for block in _CRL.findall(_read(option, path))]
+        # One that was cut off is no PEM: it must not be passed over, or what it revokes would be accepted.
+        return [x509.load_pem_x509_crl(found[0]) for found in _CRL.finditer(_read(option, path))]
     except ValueError:
         raise UplinkError(reason=f"{option} {path} holds a list of revoked certificates that cannot be read") from None
 

@@ -19,7 +19,7 @@ def fault_of_host(name: str) -> Text:
     if _WITH_PORT.fullmatch(name):
         return Text("names a port too; send the port as port")
     if any(char.isspace() or char in ",;" for char in name):
-        return Text("names several hosts; send a command for each of them")
+        return Text("has a blank, a comma or a semicolon in it; send one host in each command")
     if "@" in name:
         return Text("names a user too; send the user as username")
     return Text("is neither a host name nor an IP address")

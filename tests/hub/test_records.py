@@ -8,7 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from relayd.hub import Hub
+from relayd.hub import Hub, protocol
 from relayd.hub.errors import CommandRefused
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import EventReceived
@@ -91,6 +91,40 @@ class RecordTests(HubTestCase):
         await self.leave(client)
         written.callback(None)
         self.assertEqual(await done, result())
+
+    async def test_more_than_can_be_recorded(self) -> None:
+        """What waits is bounded, however much a relay sends; all of it is recorded in the end."""
+        self.patch(protocol, "MAX_RECORDING", 1_000_000)
+        client = await self.relay()
+        (link,) = self.hub.relays.values()
+        waiting: list[Deferred[None]] = [Deferred() for _ in range(60)]
+        self.outcomes = [*waiting]
+        for number in range(60):
+            client.send_result(result(f"c{number}", "x" * 100_000))
+        await self.until(lambda: link.deaf)
+        await deferLater(reactor, 0.1)
+        self.assertLess(len(self.recorded), 20)
+        for each in waiting:
+            each.callback(None)
+            await deferLater(reactor, 0)
+        await self.until(lambda: len(self.recorded) == 60)
+        self.assertFalse(link.deaf)
+        for number in range(60):
+            self.assertEqual((await client.next(EventReceived)).data, {"success": True, "commandId": f"c{number}"})
+
+    async def test_a_connection_that_ends_while_nothing_is_read(self) -> None:
+        self.patch(protocol, "MAX_RECORDING", 1)
+        client = await self.relay()
+        (link,) = self.hub.relays.values()
+        written: Deferred[None] = Deferred()
+        self.outcomes = [written]
+        client.send_result(result())
+        await self.until(lambda: link.deaf)
+        link.drop("as a test wants it")
+        await client.closed
+        written.callback(None)
+        self.assertFalse(link.deaf)
+        self.assertEqual(self.recorded, [("r1", result())])
 
     async def test_accepted(self) -> None:
         """Only an acknowledgement without an error says that the relay has accepted a command."""

@@ -315,6 +315,18 @@ class HubTests(HubTestCase):
     async def test_a_relay_that_is_not_there(self) -> None:
         await self.assertFailure(self.hub.execute("r1", command()), RelayOffline)
 
+    async def test_a_command_that_cannot_be_sent_is_not_in_flight(self) -> None:
+        """A mistake of the main server's author: the same command can be given again, mended."""
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            for wrong in ({"stdin": "hunter2"}, {"timeout": "hunter2"}, {"env": ("hunter2",)}):
+                self.assertRaises((TypeError, ValueError), self.hub.execute, "r1", command(**wrong), 60)
+            done = self.hub.execute("r1", command())
+            await client.next(EventReceived)
+            client.send_result(result())
+            self.assertEqual(await done, result())
+            await self.leave(client)
+
     async def test_an_id_in_flight(self) -> None:
         client = await self.relay()
         first = self.hub.execute("r1", command())

@@ -17,6 +17,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.ssl import Certificate as TwistedCertificate
 from twisted.internet.ssl import PrivateCertificate, trustRootFromCertificates
+from twisted.protocols.tls import _representsEOF
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -369,6 +370,23 @@ class AlertTests(FaultCase):
         words = str(self.hear(self.client("main.example"), warning, b"HTTP/1.1 400 Bad Request\r\n\r\n"))
         self.assertNotIn("unrecognized_name", words)
 
+    def test_close_notify_in_the_handshake(self) -> None:
+        """OpenSSL's error for it has no words, which Twisted needs (`twisted.protocols.tls._representsEOF`)."""
+        client = self.client("main.example")
+        self.hear_nothing(client)
+        client.bio_write(b"\x15\3\3\0\2\1\0")
+        with self.assertRaises(SSL.Error) as caught:
+            client.do_handshake()
+        self.assertIs(_representsEOF(caught.exception), False)
+        words = str(self.explained(client, caught.exception))
+        self.assertEqual(
+            words, "TLS failed: the peer ended it with close_notify during the handshake; its log may say why"
+        )
+
+    def hear_nothing(self, client: Any) -> None:
+        with self.assertRaises(SSL.WantReadError):
+            client.do_handshake()
+
 
 class NoTLSTests(FaultCase):
     """Something else is there: what it says is quoted, and no guess is made."""
@@ -385,6 +403,16 @@ class NoTLSTests(FaultCase):
             failed = self.hear(self.client("main.example"), answer)
             words = f'it does not speak TLS there: its answer begins with "{shown}"; look at the scheme and port of'
             self.assertIn(words, failed.words(Quoting(KEY)))
+
+    def test_in_small_pieces(self) -> None:
+        """What is said does not depend on how the answer is cut."""
+        answer = b"SSH-2.0-OpenSSH_9.9\r\n"
+        failed = self.hear(self.client("main.example"), answer[:1], answer[1:])
+        self.assertIn('its answer begins with "SSH-2.0-OpenSSH_9.9"', str(failed))
+        broken = b"\x16\3\3\0\4\2\0\0\0" * 2  # a record of TLS, and a ServerHello that is too short
+        failed = self.hear(self.client("main.example"), broken[:1], broken[1:])
+        self.assertIn("TLS failed: ", str(failed))
+        self.assertNotIn("it does not speak TLS", str(failed))
 
     def test_nothing(self) -> None:
         for error in (ConnectionDone(), ConnectionLost()):
@@ -437,4 +465,5 @@ class EndTests(FaultCase):
 
     def test_a_stranger_s_does_not_count(self) -> None:
         self.refused(self.authority.issue("main.example", self_signed=True))
+        self.refused(self.authority.issue("other.example"))  # it may be that of a portal on the way
         self.assertEqual(self.ends, [])

@@ -150,7 +150,10 @@ class TLS(TLSCase):
         missing, spoilt = str(self.directory / "none.pem"), str(self.directory / "spoilt.pem")
         nonsense = self.authority.revoke().replace(b"CRL-----\n", b"CRL-----\nAAAA", 1)
         Path(spoilt).write_bytes(Path(ours.cert).read_bytes() + nonsense)
+        cut = str(self.directory / "cut.pem")
+        Path(cut).write_bytes(Path(ours.cert).read_bytes() + self.authority.revoke()[:-30])
         cases: tuple[tuple[dict[str, Any], str], ...] = (
+            ({"tls_ca": cut}, f"--tls-ca {cut} holds a list of revoked certificates that cannot be read"),
             ({"tls_ca": missing}, f"--tls-ca {missing} cannot be read"),
             ({"tls_ca": ours.key}, f"--tls-ca {ours.key} holds no PEM certificate"),
             ({"tls_ca": spoilt}, f"--tls-ca {spoilt} holds a list of revoked certificates that cannot be read"),

@@ -163,7 +163,7 @@ def _is_read(name: str, data: object) -> bool:
 def as_json(data: object) -> object:
     """
     *data* as JSON has it: bytes as Node.js writes them, and what is no number as relayd reads it
-    (`relayd.wire.dialects.codec.StrictJSON`).
+    (`relayd.wire.dialects.codec.read_json`).
     """
     if isinstance(data, dict):
         return {name: as_json(value) for name, value in data.items()}

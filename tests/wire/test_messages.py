@@ -229,8 +229,10 @@ class CommandTests(SynchronousTestCase):
                 "https://db1/",
                 "tcp://10.0.0.5:22",
             ),
-            "names several hosts; send a command for each of them": (
+            "has a blank, a comma or a semicolon in it; send one host in each command": (
                 "db1,db2",
+                "web server 1",  # which may be one
+                "db1 # the old one",
                 "db1 db2",
                 "db1; db2",
                 "10.0.0.5, 10.0.0.6",

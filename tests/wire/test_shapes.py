@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, Overloaded
+from relayd.uplink.presence import told_of
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, Details, describe_error
 from relayd.wire.parsing import WireCommand, WireServer, parse_execute_command, parse_question, parse_receipt
 from tests.support import schemas
@@ -127,6 +128,14 @@ class OtherTests(SynchronousTestCase):
             except InvalidMessage:
                 continue
             self.assertIsNone(fault_of(TO_RELAY, name, as_json(data)), name)
+
+    @given(st.dictionaries(st.sampled_from(["id", "proxyId", "more"]), ANY | st.just("p")), st.sampled_from(["p", "1"]))
+    @example({"id": None, "proxyId": "p"}, "p")
+    @example({"id": 1}, "1")
+    def test_of_presence(self, data: dict[str, Any], relay: str) -> None:
+        data |= {"status": "offline"}
+        if told_of(data, relay) is not None:
+            self.assertIsNone(fault_of(TO_RELAY, "proxy_status_update", as_json(data)))
 
     def test_results(self) -> None:
         details = Details(

@@ -32,6 +32,8 @@ MAX_SIGNING_RSA_BITS = 8192
 KEPT = 10.0
 _BLANKS = "\ufeff \t\r\n"
 _ESCAPED = re.compile(r"(?<!\\)\\(?:r\\n|n|r)")
+# Only after a first line: what openssl writes before it may have a name such as \\nas\share
+_ESCAPED_TWICE = re.compile(rf"(?:-----|{HEADER}[^\\\n]{{0,40}})\\{{2,}}[rn]")
 
 
 class UnreadableKey(Fault):
@@ -69,7 +71,7 @@ def _lines(text: str) -> str:
     # With lines of its own, PuTTY's key may have a comment such as C:\new
     if not (text.startswith(HEADER) and "\n" in text):
         text = _ESCAPED.sub("\n", text).strip(_BLANKS)
-        if "\\\\n" in text:
+        if _ESCAPED_TWICE.search(text):
             raise UnreadableKey("its line ends are escaped twice (\\\\n); escape the text once, or not at all")
     lines = [line.strip() for line in text.splitlines()]
     if not any(line.startswith("Proc-Type:") for line in lines):  # there, an empty line ends the header

@@ -206,6 +206,14 @@ class AlmostTests(MistakenTestCase):
             for once in (text.replace("\n", r"\n"), text.replace("\n", r"\r\n"), json.dumps(text)[1:-1]):
                 self.assertEqual(parse_private_key(once), parse_private_key(key))
 
+    def test_backslashes_before_a_key(self) -> None:
+        """openssl writes names of a PKCS#12 file there, which are no line ends."""
+        key = self.ssh_keygen("rsa", "-t", "rsa", "-b", "2048", "-m", "PKCS8")
+        for name in (r"\\nas\share", r"\\relay\c$"):
+            text = f"Bag Attributes\n    friendlyName: {name}\nKey Attributes: <No Attributes>\n{key}"
+            for each in (text, text.replace("\n", r"\n")):
+                self.assertEqual(parse_private_key(each), parse_private_key(key))
+
     def test_backslashes_in_the_comment_of_putty(self) -> None:
         """They are no line ends, where the text has its own."""
         self.ssh_keygen("ed")

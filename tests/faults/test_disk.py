@@ -118,8 +118,8 @@ class DiskTests(LedgerCase):
         self.assertEqual(
             self.relay.output[before:],
             [
-                f"relayd: --state-dir: {disk} cannot be used: this user cannot write to {disk}; name a directory that it "
-                "can write to; under systemd, leave --state-dir out"
+                f"relayd: --state-dir: {disk} cannot be used: this user cannot write to {disk}; name a directory that "
+                "it can write to; under systemd, leave --state-dir out"
             ],
         )
 

@@ -29,13 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     Check everything; 1 when a fault was found, 130 when interrupted.
 
-    :raises BrokenPipeError: when nobody reads the findings any more.
+    :raises OSError: when the findings cannot be written, such as `BrokenPipeError` when nobody reads them any more.
     """
     from twisted.internet.defer import CancelledError, Deferred
     from twisted.internet.task import react
 
     faults: list[int] = []
-    unread: list[BrokenPipeError] = []
+    unwritten: list[OSError] = []
     reading, place = read_all(arguments)
 
     async def all_of_it(reactor: Any) -> None:
@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             faults.append(await check(reactor, reading, place, dial=arguments.dial))
         except CancelledError:
             pass
-        except BrokenPipeError as error:  # such as | head
-            unread.append(error)
+        except OSError as error:  # such as for | head
+            unwritten.append(error)
 
     def start(reactor: Any) -> Deferred[None]:
         checking = Deferred.fromCoroutine(all_of_it(reactor))
@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     except SystemExit as done:
         if done.code:
             return int(done.code)
-    if unread:
-        raise unread[0]
+    if unwritten:
+        raise unwritten[0]
     if not faults:
         print("\ninterrupted: not everything was checked")
         return 130

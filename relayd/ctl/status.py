@@ -191,7 +191,9 @@ def _fetch(connect: _Connect) -> dict[str, Any]:
         document = json.loads(body) if response.status == 200 and len(body) <= MOST else None
     except OSError as error:
         raise NoStatus(where=str(connection), reason=error.strerror or str(error) or type(error).__name__) from None
-    except (http.client.HTTPException, ValueError, RecursionError):
+    except (http.client.HTTPException, ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError):
+            raise NoStatus(where=str(connection), reason="the host is not a valid name") from None
         document = None
     finally:
         connection.close()

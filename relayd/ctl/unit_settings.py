@@ -9,6 +9,7 @@ import glob
 import os
 import pwd
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -205,10 +206,18 @@ def _expanded(argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[str]:
     """Command line of systemd with its variables filled in (systemd.service(5), "Command lines")."""
     for word in argv:
         if alone := re.fullmatch(r"\$([A-Za-z_]\w*)", word):  # becomes as many words as it has
-            yield from environ.get(alone[1], "").split()
+            yield from _words(environ.get(alone[1], ""))
         else:
             yield re.sub(
                 r"\$(?:\{([A-Za-z_]\w*)\}|\$)",
                 lambda match: environ.get(match[1], "") if match[1] else "$",
                 word,
             )
+
+
+def _words(text: str) -> list[str]:
+    """The words of a variable: quotes keep blanks together."""
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text.split()

@@ -111,7 +111,10 @@ def ask_systemd(words: Sequence[str]) -> bytes:
         raise NoUnit("systemd does not run here")
     try:
         done = subprocess.run(
-            ["busctl", "--system", "--json=short", "call", *words], capture_output=True, check=False, timeout=PATIENCE
+            ["busctl", "--system", "--json=short", "call", "--", *words],
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoUnit(f"systemd cannot be asked: busctl does not answer ({type(error).__name__})") from None

@@ -99,6 +99,10 @@ class AskTests(SynchronousTestCase):
         said = self.ask("echo 'Failed to connect to bus: Connection refused' >&2; exit 1")
         self.assertEqual(said, "systemd does not answer: Failed to connect to bus: Connection refused")
 
+    def test_a_name_like_an_option(self) -> None:
+        """busctl must not take it for one: what follows the two hyphens are arguments."""
+        self.assertIn("call -- x", self.ask('printf "%s " "$@" >&2; exit 1'))
+
     def test_no_busctl(self) -> None:
         self.assertIn("busctl does not answer", self.ask(None))
 

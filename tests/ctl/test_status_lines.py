@@ -54,6 +54,11 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(shown[1], "  the main server has not accepted it: the door is shut the")
         self.assertTrue(shown[5].endswith("ring the bell"), shown)
 
+    def test_one_loss(self) -> None:
+        for losses, said in ((0, ", 0 losses"), (1, ", 1 loss"), (2, ", 2 losses")):
+            self.relay.status = UplinkStatus(losses=losses)
+            self.assertTrue(any(line.endswith(said) for line in self.lines()), self.lines())
+
     def test_what_was_refused(self) -> None:
         """With its codes, the most frequent first."""
         self.relay.stats.refused.update({"overloaded": 2, "forbidden-host": 1200})

@@ -4,13 +4,10 @@ The site of the documents: it builds, its links lead somewhere, and its buttons 
 
 from __future__ import annotations
 
-import atexit
 import json
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +15,7 @@ from urllib.parse import unquote
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.built import site
 from tests.support.pages import ROOT, blocks_of
 
 #: Hosts that the documents may send readers to; the others stand for hosts of the reader's own.
@@ -80,14 +78,9 @@ class Page(HTMLParser):
 
 
 @cache
-def site() -> tuple[Path, str]:
-    """The site, made once, and what its making printed."""
-    place = Path(tempfile.mkdtemp(prefix="relayd-test-site-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    words = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html")
-    argv = [*words, "-d", f"{place}/doctrees", str(ROOT / "docs"), f"{place}/site"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
-    return place / "site", done.stdout + done.stderr + (f"status {done.returncode}" if done.returncode else "")
+def pages() -> dict[Path, Page]:
+    """The pages of the site, by their files."""
+    return {path: Page(path) for path in site()[0].rglob("*.html")}
 
 
 class SiteTests(SynchronousTestCase):
@@ -95,7 +88,7 @@ class SiteTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.place, self.said = site()
-        self.pages = {path: Page(path) for path in self.place.rglob("*.html")}
+        self.pages = pages()
 
     def test_it_builds_without_a_warning(self) -> None:
         self.assertEqual(self.said, "")

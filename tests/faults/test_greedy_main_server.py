@@ -18,7 +18,7 @@ from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected
 from tests.support.faults import FaultCase
 from tests.support.relays import Relayd
-from tests.support.schemas import malformed
+from tests.support.schemas import malformed, unchecked
 
 MIB = 1 << 20
 #: How long it goes on, in seconds: what may be written in a minute may be written in these.
@@ -147,6 +147,7 @@ class GreedyCase(FaultCase):
         await self.until(lambda: server.state == server.STATE_CLOSED, "it is gone")
 
 
+@unchecked()
 def event(dialect: Any, name: str, data: object, number: int) -> bytes:
     """The frame of an event; in Socket.IO, one that asks for an acknowledgement."""
     codec: Any = native.NativeServerDialect() if dialect is native else socketio.SocketIOServerDialect()

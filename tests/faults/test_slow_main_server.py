@@ -18,6 +18,7 @@ from tests.support.chaos import Pipe
 from tests.support.faults import FaultCase
 from tests.support.node import NodeServer
 from tests.support.relays import Relayd
+from tests.support.schemas import malformed
 
 #: Bytes of the answer with which npm's server opens the WebSocket, but for its last line end.
 UPGRADE = 127
@@ -73,7 +74,8 @@ class SlowMainServerTests(FaultCase):
         """No heartbeat can come through behind it; commands go on over the next link."""
         await self.begin(pingInterval=2000, pingTimeout=3000)
         self.uplink.newest.down.after(20, dripping)
-        self.server.send({"op": "emit", "name": "proxy_status_update", "data": "x" * 5000})
+        long = malformed("x" * 5000, "proxy_status_update")
+        self.server.send({"op": "emit", "name": "proxy_status_update", "data": long})
         await self.gives_up(self.relay, "nothing arrived from it for 5 s")
         await self.connected(2)
         await self.check()

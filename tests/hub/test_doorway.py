@@ -4,6 +4,7 @@ What anybody can make the main server take before it knows who that is, and what
 
 from __future__ import annotations
 
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from hypothesis import given
@@ -272,6 +273,9 @@ class UnreadCase(HubTestCase):
         """A relay that is not read any more, its link, and how many results it has sent."""
         client = await self.relay(dialect)
         link: Any = self.hub.relays["r1"]
+        # The system would hold some megabytes between the two, which is a hundred thousand receipts.
+        link.transport.getHandle().setsockopt(SOL_SOCKET, SO_SNDBUF, 1 << 14)
+        client.transport.getHandle().setsockopt(SOL_SOCKET, SO_RCVBUF, 1 << 14)
         client.transport.pauseProducing()
         sent = 0
         while not link.deaf:

@@ -1,5 +1,5 @@
 """
-The sdist and the wheel of this source, built once for all processes that run tests, and kept until the source changes.
+What is built of this source, once for all processes that run tests, and kept until the source changes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -51,29 +52,51 @@ class Built:
 @cache
 def built() -> Built:
     """Built by the first who asks; the others wait for it."""
-    place = ROOT / "build" / "tests"
+    directory = _once("packages", _build)
+    return Built(directory / "source", *directory.glob("*.tar.gz"), *directory.glob("*.whl"))
+
+
+@cache
+def site() -> tuple[Path, str]:
+    """The site of the documents, made by the first who asks, and what its making printed."""
+    directory = _once("site", _build_site)
+    return directory / "site", (directory / "said").read_text("utf-8")
+
+
+def _once(name: str, build: Callable[[Path], None]) -> Path:
+    """What *build* makes in a directory of this source, whole or not at all, once for all processes."""
+    place = ROOT / "build" / "tests" / name
     place.mkdir(parents=True, exist_ok=True)
     with open(place / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         directory = place / _digest()
         if not directory.exists():
-            _build(directory)
+            with tempfile.TemporaryDirectory(dir=place, prefix="unfinished-") as unfinished:
+                made = Path(unfinished, "made")
+                made.mkdir()
+                build(made)
+                made.rename(directory)
             for other in place.iterdir():
                 if other.is_dir() and other.stat().st_mtime < time.time() - KEPT:
                     shutil.rmtree(other)
-    return Built(directory / "source", *directory.glob("*.tar.gz"), *directory.glob("*.whl"))
+    return directory
 
 
-def _build(directory: Path) -> None:
-    """Make *directory*, whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="unfinished-") as name:
-        made = Path(name, "made")
-        source = made / "source"
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-        for kind in ("sdist", "wheel"):
-            script = f"import setuptools.build_meta as backend; backend.build_{kind}({str(made)!r})"
-            run(sys.executable, "-c", script, cwd=source)
-        made.rename(directory)
+def _build(made: Path) -> None:
+    source = made / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    for kind in ("sdist", "wheel"):
+        script = f"import setuptools.build_meta as backend; backend.build_{kind}({str(made)!r})"
+        run(sys.executable, "-c", script, cwd=source)
+
+
+def _build_site(made: Path) -> None:
+    """As ``make docs`` does."""
+    words = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html")
+    argv = [*words, "-d", f"{made}/doctrees", str(ROOT / "docs"), f"{made}/site"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    said = done.stdout + done.stderr + (f"status {done.returncode}" if done.returncode else "")
+    (made / "said").write_text(said, "utf-8")
 
 
 def _digest() -> str:

@@ -148,8 +148,13 @@ def _usual_file(why: str) -> Place:
 
 def _usual_unit() -> Place:
     """The unit that is meant where nothing is said: the usual one, or the only one that runs."""
-    unit = read_unit(UNIT)
     others = _others()
+    try:
+        unit = read_unit(UNIT)
+    except NoUnit:
+        if len(others) != 1:
+            raise
+        return _place_of(read_unit(others[0]), {}, "")
     if unit.active == "inactive" and len(others) == 1:
         return _place_of(read_unit(others[0]), {}, f"; --unit for others: {UNIT}")
     more = f"; --unit for others: {', '.join(others)}" if others else ""

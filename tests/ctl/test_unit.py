@@ -147,6 +147,9 @@ class PlaceTests(UnitCase):
         note = self.read()[1].note
         self.assertIn("relayd.service: ", note)
         self.assertIn("; --unit for others: relayd@b.service", note)
+        del self.systemd.units["relayd.service"]
+        note = self.read()[1].note
+        self.assertTrue(note.startswith("relayd@b.service: "), note)
 
     def test_no_systemd(self) -> None:
         def none(_: str) -> None:

@@ -158,7 +158,7 @@ def read_unit_settings(unit: Unit) -> UnitSettings:
     """
     Where the relay of a unit looks for its settings.
 
-    :raises ConfigError: for an option of its command line that is none.
+    :raises ConfigError: for a word of its command line that is not an option of relayd.
     """
     return _Reader(unit).read()
 
@@ -185,7 +185,7 @@ def options_of_command(argv: Sequence[str], environ: Mapping[str, str], where: s
     """
     The options of relayd in a command line of systemd, such as ``twistd -n relayd --config FILE``.
 
-    :raises ConfigError: for one that is none; begins with *where*.
+    :raises ConfigError: for a word that is not one; begins with *where*.
     """
     words = list(_expanded(argv, environ))
     if words and os.path.basename(words[0]) == "relayd":

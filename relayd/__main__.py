@@ -4,22 +4,39 @@ The console script ``relayd``: the service in the foreground, as ``twistd --noda
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 
 def main() -> None:
     """Run relayd until a signal ends it. Its options are those of ``twistd relayd``."""
+    from relayd.process.standard_streams import open_standard_streams
+
+    open_standard_streams()
     arguments = sys.argv[1:]
     if "--help" in arguments or "--version" in arguments:
-        from relayd.tap import Options
-
-        asked = Options()
-        asked.synopsis = f"Usage: relayd {asked.synopsis}"
-        asked.parseOptions(arguments)  # which ends the process; twistd would tell of its own options
+        _answer(arguments)
     from twisted.scripts.twistd import run
 
     sys.argv = ["relayd", "--nodaemon", "--pidfile=", "relayd", *arguments]
     run()
+
+
+def _answer(arguments: list[str]) -> None:
+    """Print what was asked for, and end the process; twistd would tell of its own options."""
+    from relayd.tap import Options
+
+    asked = Options()
+    asked.synopsis = f"Usage: relayd {asked.synopsis}"
+    try:
+        try:
+            asked.parseOptions(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as with | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from relayd.config.options import Config
 from relayd.config.reading import Reading
-from relayd.ctl.findings import Finding, Level
+from relayd.ctl.findings import Finding, Level, Report
 from relayd.ctl.settings import Place, add_all_options, read_all
+from relayd.ctl.unit_settings import UnitSettings
 
 NAME = "check"
 HELP = "check settings, files and the connection to the main server; say what is wrong and how to fix it"
@@ -29,13 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     Check everything; 1 when a fault was found, 130 when interrupted.
 
-    :raises BrokenPipeError: when nobody reads the findings any more.
+    :raises OSError: when the findings cannot be written, such as `BrokenPipeError` when nobody reads them any more.
     """
     from twisted.internet.defer import CancelledError, Deferred
     from twisted.internet.task import react
 
     faults: list[int] = []
-    unread: list[BrokenPipeError] = []
+    unwritten: list[OSError] = []
     reading, place = read_all(arguments)
 
     async def all_of_it(reactor: Any) -> None:
@@ -43,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             faults.append(await check(reactor, reading, place, dial=arguments.dial))
         except CancelledError:
             pass
-        except BrokenPipeError as error:  # such as | head
-            unread.append(error)
+        except OSError as error:  # such as for | head
+            unwritten.append(error)
 
     def start(reactor: Any) -> Deferred[None]:
         checking = Deferred.fromCoroutine(all_of_it(reactor))
@@ -57,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     except SystemExit as done:
         if done.code:
             return int(done.code)
-    if unread:
-        raise unread[0]
+    if unwritten:
+        raise unwritten[0]
     if not faults:
         print("\ninterrupted: not everything was checked")
         return 130
@@ -73,9 +75,8 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
     :param dial: whether to connect to the main server even while a relay is running.
     :return: the number of faults.
     """
-    from relayd.ctl.check_files import check_files, check_settings
-    from relayd.ctl.check_server import check_server
-    from relayd.ctl.check_unit import check_holder, check_unit, check_what_the_unit_sees
+    from relayd.ctl.check_files import check_settings
+    from relayd.ctl.check_unit import check_unit
 
     counts: dict[Level, int] = {"ok": 0, "warning": 0, "fault": 0, "skipped": 0}
 
@@ -97,21 +98,33 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
             report("skipped", "files", text)
         report("skipped", "main server", "the key and the files of the relay cannot all be read")
     else:
-        if of_unit is not None:
-            check_what_the_unit_sees(of_unit, reading, report)
-        holder = await check_files(reactor, reading.config, report)
-        if reading.mistakes:  # a relay would not start with them, so its key is not sent either
-            report("skipped", "main server", "fix the settings first")
-        else:
-            unit = None if of_unit is None else of_unit.unit
-            if unit is not None:
-                check_holder(unit, holder, report)
-            # A unit that is still starting has no connection that a second one could displace.
-            starting = unit is not None and unit.active == "activating" and holder in (None, str(unit.pid))
-            await check_server(reactor, reading.config, report, holder, dial=dial or starting)
+        await _check_all(reactor, reading, reading.config, of_unit, report, dial=dial)
     faults, warnings = counts["fault"], counts["warning"]
     print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")
     return faults
+
+
+async def _check_all(
+    reactor: Any, reading: Reading, config: Config, of_unit: UnitSettings | None, report: Report, *, dial: bool
+) -> None:
+    """Report on the files that *config* names, and on the way to the main server."""
+    from relayd.ctl.check_files import check_files
+    from relayd.ctl.check_server import check_server
+    from relayd.ctl.check_unit import check_holder, check_what_the_unit_sees
+
+    if of_unit is not None:
+        check_what_the_unit_sees(of_unit, reading, report)
+    holder = await check_files(reactor, config, report)
+    if reading.mistakes:  # a relay would not start with them, so its key is not sent either
+        report("skipped", "main server", "fix the settings first")
+        return
+    starting = False
+    if of_unit is not None:
+        unit = of_unit.unit
+        check_holder(unit, holder, report)
+        # A unit that is still starting has no connection that a second one could displace.
+        starting = unit.active == "activating" and holder in (None, str(unit.pid))
+    await check_server(reactor, config, report, holder, dial=dial or starting)
 
 
 def _counted(count: int, word: str) -> str:

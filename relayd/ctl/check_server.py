@@ -24,7 +24,7 @@ from relayd.ctl.findings import Report
 from relayd.ctl.status import read_status
 from relayd.errors import ConfigError, InvalidMessage, NoStatus, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
-from relayd.language.texts import span
+from relayd.language.texts import printable, span
 from relayd.network.spelling import loopback_addresses, read_address
 from relayd.network.tls import explain, is_verified
 from relayd.settings import uplink_settings_of
@@ -45,6 +45,8 @@ DIAL_PATIENCE: Final = 210.0
 PROBATION: Final = 6.0
 #: Days before a certificate expires at which a warning starts.
 SOON: Final = 14
+#: The most characters that are shown of what a relay's status says.
+_MOST_QUOTED: Final = 1000
 
 
 async def check_server(reactor: Any, config: Config, report: Report, holder: str | None, *, dial: bool = False) -> None:
@@ -86,7 +88,7 @@ async def check_server(reactor: Any, config: Config, report: Report, holder: str
 def _report_running(config: Config, holder: str, server: str, report: Report) -> bool:
     """Report on the relay that is running; returns false if the main server does not accept it now."""
     process = f" (process {holder})" if holder else ""
-    try:
+    try:  # something else than a relay may answer there
         uplink = None if config.status is None else read_status(config.status)["uplink"]
     except NoStatus as error:
         report("fault", "status", str(error))
@@ -95,9 +97,10 @@ def _report_running(config: Config, holder: str, server: str, report: Report) ->
         text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
         report("skipped", "main server", text)
     elif uplink["accepted"]:
-        report("ok", "main server", f"{server} accepts the relay that is running{process} ({uplink['dialect']})")
+        dialect = printable(str(uplink["dialect"]), _MOST_QUOTED)
+        report("ok", "main server", f"{server} accepts the relay that is running{process} ({dialect})")
     else:
-        why = uplink["lastError"] or "it is connecting"
+        why = printable(str(uplink.get("lastError") or "it is connecting"), _MOST_QUOTED)
         report("warning", "relay", f"the relay that is running{process} is not accepted: {why}")
         return False
     return True

@@ -20,6 +20,7 @@ from relayd.config.values import near
 from relayd.ctl import audit, check, config, journal, policy, status
 from relayd.errors import RelayError
 from relayd.language.texts import printable
+from relayd.process.standard_streams import open_standard_streams
 
 
 class Subcommand(Protocol):
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: by default the process's own.
     :return: the exit code.
     """
+    open_standard_streams()
     if isinstance(sys.stdout, TextIOWrapper):  # not every character set has what others write
         sys.stdout.reconfigure(errors="replace")
     try:

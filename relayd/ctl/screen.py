@@ -25,10 +25,12 @@ class Screen:
     The terminal while `alternate_screen` lasts.
 
     :param descriptor: the terminal's.
+    :param encoding: of its characters.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, encoding: str) -> None:
         self._descriptor = descriptor
+        self._encoding = encoding
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._waker, False)
@@ -37,7 +39,7 @@ class Screen:
         """Show *lines*, no more than there is room for, in place of those before."""
         # Each line is erased before it is written: at the end of a full one, its last character would be erased.
         shown = "\r\n".join(f"\x1b[2K{line}" for line in lines)
-        self._write(f"\x1b[H{shown}\x1b[J".encode("utf-8", "replace"))
+        self._write(f"\x1b[H{shown}\x1b[J".encode(self._encoding, "replace"))
 
     def wait(self, seconds: float) -> None:
         """Wait, but only until the terminal has another size, or the process was stopped and goes on."""
@@ -81,15 +83,16 @@ class Screen:
 
 
 @contextmanager
-def alternate_screen(descriptor: int) -> Iterator[Screen]:
+def alternate_screen(descriptor: int, encoding: str) -> Iterator[Screen]:
     """
     A `Screen` for the time of the ``with`` block. The terminal is as it was before when that ends, for whatever reason:
     Ctrl-C, an exception, or a signal, which raises `SystemExit` in it.
 
     :param descriptor: the terminal's.
+    :param encoding: of its characters.
     """
     handlers = [signal.getsignal(number) for number in _HANDLED]
-    screen = Screen(descriptor)
+    screen = Screen(descriptor, encoding)
     try:
         screen._begin()
         yield screen

@@ -19,6 +19,7 @@ from relayd.config.values import near
 from relayd.ctl.unit_settings import UnitSettings, is_closed, read_unit_settings
 from relayd.ctl.units import NoUnit, Unit, UnusableUnit, full_name, read_unit, running_units
 from relayd.errors import ConfigError
+from relayd.language.texts import printable
 from relayd.process.unit_files import loaded_credentials
 
 #: The unit and the file that are meant where nothing else is said.
@@ -32,6 +33,9 @@ _OWN: Final = ("XDG_STATE_HOME", "STATE_DIRECTORY", CREDENTIALS, "SSH_AUTH_SOCK"
 
 #: Options whose paths are relative to where relayctl was called, and not to where the unit runs.
 _PATHS: Final = {option.name for option in OPTIONS if option.is_path}
+
+#: The most characters of a note.
+_MOST_NOTED: Final = 2000
 
 _Options = Mapping[str, str | bool | None]
 
@@ -131,7 +135,7 @@ def find_place(unit: str | None, given: _Options) -> Place:
 
 def _usual_file(why: str) -> Place:
     """The file that is meant where systemd says nothing, and the key that the unit's own files name."""
-    if not os.path.exists(FILE):
+    if not os.path.exists(FILE) and not is_closed(FILE):
         return Place({})
     folder, loaded = f"{CREDENTIALS_ROOT}/{UNIT}", loaded_credentials(UNIT)
     if loaded:
@@ -144,8 +148,13 @@ def _usual_file(why: str) -> Place:
 
 def _usual_unit() -> Place:
     """The unit that is meant where nothing is said: the usual one, or the only one that runs."""
-    unit = read_unit(UNIT)
     others = _others()
+    try:
+        unit = read_unit(UNIT)
+    except NoUnit:
+        if len(others) != 1:
+            raise
+        return _place_of(read_unit(others[0]), {}, "")
     if unit.active == "inactive" and len(others) == 1:
         return _place_of(read_unit(others[0]), {}, f"; --unit for others: {UNIT}")
     more = f"; --unit for others: {', '.join(others)}" if others else ""
@@ -162,19 +171,25 @@ def _others() -> list[str]:
 
 def _place_of(unit: Unit, given: _Options, more: str) -> Place:
     settings = read_unit_settings(unit)
+    given = {name: _absolute(str(text)) if name in _PATHS else text for name, text in given.items()}
     for name in {option.environment_name for option in OPTIONS} | set(_OWN):
         os.environ.pop(name, None)
     os.environ.update(settings.environ)
-    given = {name: os.path.abspath(str(text)) if name in _PATHS else text for name, text in given.items()}
     unknown = "".join(f", without {path}, which this user cannot read" for path in settings.unknown)
     places = {name: where for name, where in settings.elsewhere.places.items() if name.removeprefix("--") not in given}
     return Place(
         {**settings.options, **given},
         settings.directory,
         Elsewhere(sources=settings.elsewhere.sources, unseen=settings.elsewhere.unseen, places=places),
-        f"{unit.name}: {', '.join(unit.files)}{unknown}{more}",
+        printable(f"{unit.name}: {', '.join(unit.files)}{unknown}{more}", _MOST_NOTED),
         settings,
     )
+
+
+def _absolute(text: str) -> str:
+    """A path that was given to relayctl, for reading it where the unit runs. Credentials are those of the unit."""
+    is_credential = text.strip().partition("/")[0] in (f"${CREDENTIALS}", f"${{{CREDENTIALS}}}")
+    return text if is_credential else os.path.abspath(os.path.expanduser(text))
 
 
 def _without_credentials() -> Elsewhere:

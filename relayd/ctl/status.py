@@ -20,7 +20,7 @@ from relayd.config.listen_address import ListenAddress
 from relayd.ctl.screen import alternate_screen
 from relayd.ctl.settings import add_options, read_settings
 from relayd.ctl.status_lines import lines
-from relayd.ctl.terminal import Mood, Piece, has_colours, is_terminal, render, size_of
+from relayd.ctl.terminal import Mood, Piece, has_colours, is_terminal, render, size_of, wrap
 from relayd.errors import NoStatus
 from relayd.language.texts import printable
 
@@ -32,6 +32,8 @@ _Connect = Callable[[], http.client.HTTPConnection]
 #: Seconds that a relay has to answer, and the most bytes of an answer.
 PATIENCE: Final = 5.0
 MOST: Final = 4 << 20
+#: The most characters that are shown of why there is no answer.
+MOST_SAID: Final = 2000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,14 +88,15 @@ def _watch(connect: _Connect, seconds: float, coloured: bool) -> int:
     """Keep the status on a terminal, in a screen of its own, until Ctrl-C."""
     code = 1
     try:
-        with alternate_screen(sys.stdout.fileno()) as screen:
+        with alternate_screen(sys.stdout.fileno(), sys.stdout.encoding) as screen:
             while True:
                 size = size_of(sys.stdout)
                 try:
                     status = _fetch(connect)
                     shown, code = lines(status, size.columns, size.lines), 0 if status["ready"] else 1
                 except NoStatus as error:
-                    shown, code = [[Piece(f"relayctl: {error}", Mood.BAD)]], 1
+                    said = wrap(printable(f"relayctl: {error}", MOST_SAID), size.columns)
+                    shown, code = [[Piece(line, Mood.BAD)] for line in said[: size.lines]], 1
                 screen.show([render(line, size.columns, coloured=coloured) for line in shown])
                 screen.wait(seconds)
     except KeyboardInterrupt:
@@ -191,7 +194,9 @@ def _fetch(connect: _Connect) -> dict[str, Any]:
         document = json.loads(body) if response.status == 200 and len(body) <= MOST else None
     except OSError as error:
         raise NoStatus(where=str(connection), reason=error.strerror or str(error) or type(error).__name__) from None
-    except (http.client.HTTPException, ValueError, RecursionError):
+    except (http.client.HTTPException, ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError):
+            raise NoStatus(where=str(connection), reason="the host is not a valid name") from None
         document = None
     finally:
         connection.close()

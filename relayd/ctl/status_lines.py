@@ -112,10 +112,11 @@ def _figures(status: Mapping[str, Any], width: int) -> Iterator[Line]:
     uplink, commands, results, journal = (status[name] for name in ("uplink", "commands", "results", "journal"))
     accepted = f"accepted ({uplink['dialect']})" if uplink["accepted"] else "not accepted"
     oldest = f" (the oldest for {span(journal['oldest'])})" if journal["unconfirmed"] else ""
+    losses = f"{uplink['losses']:,} {'loss' if uplink['losses'] == 1 else 'losses'}"
     dead = f", {journal['dead']:,} dead letters" if journal["dead"] else ""
     yield from _wrapped(
         "server",
-        f"{status['server']}, {accepted} for {span(uplink['since'])}, {uplink['losses']:,} losses",
+        f"{status['server']}, {accepted} for {span(uplink['since'])}, {losses}",
         width,
         Mood.PLAIN if uplink["accepted"] else Mood.BAD,
     )

@@ -70,7 +70,17 @@ def wrap(text: str, width: int) -> list[str]:
     """*text* in lines of at most *width* columns, broken between words where that is possible."""
     # textwrap counts characters: what takes a second column gets a second character meanwhile.
     filled = text if text.isascii() else "".join(char + "\0" * (columns(char) - 1) for char in text)
-    return [line.replace("\0", "") for line in textwrap.wrap(filled, width, break_on_hyphens=False)]
+    return [line.replace("\0", "") for line in _Wrapper(width, break_on_hyphens=False).wrap(filled)]
+
+
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks long words, but never between a character and what stands for its second column."""
+
+    def _handle_long_word(self, reversed_chunks: list[str], cur_line: list[str], cur_len: int, width: int) -> None:
+        room = width - cur_len
+        if width > 1 and reversed_chunks[-1][room : room + 1] == "\0":
+            width -= 1
+        super()._handle_long_word(reversed_chunks, cur_line, cur_len, width)
 
 
 def render(line: Line, width: int, *, coloured: bool) -> str:

@@ -9,6 +9,7 @@ import glob
 import os
 import pwd
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -157,7 +158,7 @@ def read_unit_settings(unit: Unit) -> UnitSettings:
     """
     Where the relay of a unit looks for its settings.
 
-    :raises ConfigError: for an option of its command line that is none.
+    :raises ConfigError: for a word of its command line that is not an option of relayd.
     """
     return _Reader(unit).read()
 
@@ -184,7 +185,7 @@ def options_of_command(argv: Sequence[str], environ: Mapping[str, str], where: s
     """
     The options of relayd in a command line of systemd, such as ``twistd -n relayd --config FILE``.
 
-    :raises ConfigError: for one that is none; begins with *where*.
+    :raises ConfigError: for a word that is not one; begins with *where*.
     """
     words = list(_expanded(argv, environ))
     if words and os.path.basename(words[0]) == "relayd":
@@ -205,10 +206,18 @@ def _expanded(argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[str]:
     """Command line of systemd with its variables filled in (systemd.service(5), "Command lines")."""
     for word in argv:
         if alone := re.fullmatch(r"\$([A-Za-z_]\w*)", word):  # becomes as many words as it has
-            yield from environ.get(alone[1], "").split()
+            yield from _words(environ.get(alone[1], ""))
         else:
             yield re.sub(
                 r"\$(?:\{([A-Za-z_]\w*)\}|\$)",
                 lambda match: environ.get(match[1], "") if match[1] else "$",
                 word,
             )
+
+
+def _words(text: str) -> list[str]:
+    """The words of a variable: quotes keep blanks together."""
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text.split()

@@ -13,10 +13,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from relayd.language.texts import printable
+
 #: There is this folder wherever systemd runs (sd_booted(3)).
 RUNS: Final = "/run/systemd/system"
 #: Seconds that systemd has to answer.
 PATIENCE: Final = 10.0
+#: The most characters that are shown of what it says.
+_MOST_SAID: Final = 300
 _SYSTEMD: Final = "org.freedesktop.systemd1"
 _MANAGER: Final = (_SYSTEMD, "/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager")
 _NOBODY: Final = 0xFFFFFFFF
@@ -111,13 +115,17 @@ def ask_systemd(words: Sequence[str]) -> bytes:
         raise NoUnit("systemd does not run here")
     try:
         done = subprocess.run(
-            ["busctl", "--system", "--json=short", "call", *words], capture_output=True, check=False, timeout=PATIENCE
+            ["busctl", "--system", "--json=short", "call", "--", *words],
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoUnit(f"systemd cannot be asked: busctl does not answer ({type(error).__name__})") from None
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().replace("\n", "; ")
-        raise NoUnit(f"systemd does not answer: {said[:300]}")
+        said = printable(done.stderr.decode("utf-8", "replace").strip().replace("\n", "; "), _MOST_SAID)
+        answer = said.removeprefix("Call failed: ")  # busctl's words for an answer that is an error
+        raise NoUnit(f"systemd says: {answer.rstrip('.')}" if answer != said else f"systemd does not answer: {said}")
     return done.stdout
 
 

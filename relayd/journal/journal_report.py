@@ -14,7 +14,7 @@ from msgspec import Struct
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.interfaces import EntryState
 from relayd.journal.sqlite_errors import as_unavailable
-from relayd.journal.store import SCHEMA, VERSION, decode_result
+from relayd.journal.store import SCHEMA, VERSION, decode_result, existing
 from relayd.wire.messages import CommandResult
 
 
@@ -109,8 +109,10 @@ _ROWS = (
 def _opened(path: str) -> Iterator[sqlite3.Connection]:
     if not os.path.exists(path):
         raise NoJournal(reason=f"there is no journal at {path}; name the right one with --state-dir")
+    if not os.path.isfile(path):  # SQLite would wait for a pipe
+        raise NoJournal(reason=f"{path} is not a file: move it away, and restart relayd")
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
+        with closing(sqlite3.connect(existing(path, "ro"), uri=True, timeout=5.0)) as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
                 # The file was made, and nothing was written to it yet: the relay was killed, or the disk was full.

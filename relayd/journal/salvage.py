@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from relayd.errors import JournalUnavailable
-from relayd.journal.store import decode_result, forget_what_is_deleted
+from relayd.journal.store import decode_result, existing, forget_what_is_deleted
 
 #: Endings of the files of a database: its own, and those that SQLite may keep beside it.
 _COMPANIONS = ("", "-wal", "-shm")
@@ -83,7 +83,7 @@ def salvage(kept: str, path: str) -> Salvage:
 
 def _rows(kept: str, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
     """The rows that can be read, each with its number first: damaged ones are stepped over."""
-    with closing(sqlite3.connect(f"file:{kept}?mode=rw", uri=True)) as old:
+    with closing(sqlite3.connect(existing(kept, "rw"), uri=True)) as old:
         last = hole = 0
         while hole < _LARGEST_HOLE:
             try:

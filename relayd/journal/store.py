@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -72,6 +73,15 @@ _NUMERIC_ID: Final = 2
 def journal_file(state_dir: str) -> str:
     """The file of a relay's journal: in a folder of its own, as the state directory may be open to others."""
     return os.path.join(state_dir, "journal", "journal.sqlite3")
+
+
+def existing(path: str, mode: str) -> str:
+    """
+    The URI by which SQLite opens a file that exists, and makes none.
+
+    :param mode: ``ro`` or ``rw``.
+    """
+    return f"{Path(path).absolute().as_uri()}?mode={mode}"  # a path may hold signs that mean something in a URI
 
 
 def decode_result(body: bytes) -> CommandResult:

@@ -20,9 +20,9 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def variables_in(text: str) -> dict[str, str]:
-    """The variables that a file sets. Lines that set none are left out, as systemd does."""
+    """The variables that a file sets. Lines that set none, and all after a NUL, are left out, as systemd does."""
     found = {}
-    for statement in _STATEMENT.finditer(text):
+    for statement in _STATEMENT.finditer(text.partition("\0")[0]):
         name = (statement["name"] or "").rstrip()
         if not _NAME.fullmatch(name):
             continue

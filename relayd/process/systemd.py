@@ -131,7 +131,8 @@ class Notifier(Service):
         count = standing.running
         running = f"{count} {'command runs' if count == 1 else 'commands run'}"
         if self._stopping:
-            waits = f", {standing.undelivered} results are not confirmed" if standing.undelivered else ""
+            left = standing.undelivered
+            waits = f", {left} {'result is' if left == 1 else 'results are'} not confirmed" if left else ""
             away = "" if standing.accepted or not waits else f"; not connected to {standing.server}"
             return f"stopping: {running}{waits}{away}"
         if standing.accepted:

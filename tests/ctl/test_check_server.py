@@ -125,6 +125,13 @@ class PlainTests(ServerCase):
             found["relay"],
             "warning the relay that is running (process 77) is not accepted: Another relay may use the same name.",
         )
+        uplink["lastError"] = "\x1b[2J\n" * 1000  # it need not be a relay that answers
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertTrue(found["relay"].isprintable(), found["relay"])
+        self.assertLess(len(found["relay"]), 2000)
+        del uplink["lastError"]
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertIn("is not accepted: it is connecting", found["relay"])
 
     async def test_a_relay_that_runs_and_does_not_answer(self) -> None:
         server = await self.serve("socketio_server.js", apiKey=KEY)

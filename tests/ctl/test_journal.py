@@ -47,6 +47,23 @@ class JournalCommandTests(DurableCase):
         self.finish("c1")
         self.assertIn("c1", self.run_it()[1])
 
+    def test_a_pipe(self) -> None:
+        """Nobody waits for what comes out of it."""
+        self.close()
+        for path in self.path.parent.iterdir():
+            path.unlink()
+        os.mkfifo(self.path)
+        self.assertIn(f"{self.path} is not a file", self.run_it()[2])
+
+    def test_a_directory_with_signs_of_a_uri(self) -> None:
+        self.finish("c1")
+        self.close()
+        self.directory.rename(odd := self.directory.with_name(f"{self.directory.name}?mode=rwc#%41"))
+        self.addCleanup(odd.rename, self.directory)
+        code, out, err = self.run_it("--state-dir", str(odd))
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("c1", out)
+
     def test_what_is_not_confirmed_is_listed_dead_letters_first(self) -> None:
         """While the relay is using it."""
         self.finish("held", "dead", "done", stdout="x" * 5000)

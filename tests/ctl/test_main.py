@@ -49,6 +49,17 @@ class OutputTests(SynchronousTestCase):
         self.addCleanup(os.close, full)
         self.assertEqual(self.run_into(full, "--version"), (1, "relayctl: [Errno 28] No space left on device\n"))
 
+        done = self.run_into(full, "check", "--server", "wss://m")
+        self.assertEqual(done, (1, "relayctl: [Errno 28] No space left on device\n"))
+
+    def test_streams_that_are_closed(self) -> None:
+        """As with ``>&-``: what would be written there goes nowhere, and no file gets the number of one of them."""
+        for words, code in (("--version", 0), ("bogus", 2), ("config --server wss://m", 1), ("status --url unix:/", 1)):
+            shell = f"'{RELAYCTL}' {words} <&- >&-"
+            done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
+
     def test_characters_that_the_locale_does_not_have(self) -> None:
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)

@@ -84,6 +84,11 @@ class AnswerTests(SynchronousTestCase):
             self.assertEqual((code, out), (1, ""), body[:80])
             self.assertIn("the answer is not a relay's status", said)
 
+    def test_a_name_that_cannot_be_one(self) -> None:
+        with redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(main(["status", "--url", f"http://{'a' * 64}.example:1"]), 1)
+        self.assertIn("the host is not a valid name", said.getvalue())
+
     def test_texts_that_would_change_the_terminal(self) -> None:
         document = {**summarize(FakeRelay().sources), "version": "\x1b[2J", "server": "\x1b]0;x\x07"}
         self.assertNotIn("\x1b", self.ask(json.dumps(document).encode())[1])

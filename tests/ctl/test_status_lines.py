@@ -9,7 +9,7 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ctl.status_lines import lines
-from relayd.ctl.terminal import columns, render
+from relayd.ctl.terminal import columns, render, wrap
 from relayd.ssh.pool.pool_report import HostCounts
 from relayd.status.summary import summarize
 from relayd.uplink.service import UplinkStatus
@@ -54,6 +54,11 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(shown[1], "  the main server has not accepted it: the door is shut the")
         self.assertTrue(shown[5].endswith("ring the bell"), shown)
 
+    def test_one_loss(self) -> None:
+        for losses, said in ((0, ", 0 losses"), (1, ", 1 loss"), (2, ", 2 losses")):
+            self.relay.status = UplinkStatus(losses=losses)
+            self.assertTrue(any(line.endswith(said) for line in self.lines()), self.lines())
+
     def test_what_was_refused(self) -> None:
         """With its codes, the most frequent first."""
         self.relay.stats.refused.update({"overloaded": 2, "forbidden-host": 1200})
@@ -73,6 +78,14 @@ class LinesTests(SynchronousTestCase):
         """They are cut where they are too long, too, so that the rest of the row is there."""
         self.relay.end("7" * 90)
         self.assertRegex(self.lines(60)[-1], r"^7+…  deploy@web-…  ok       0     0.25 s  0 s$")
+
+    def test_ideographs_are_not_cut_in_two(self) -> None:
+        """All of a long text is there, in as many columns as there are."""
+        for width in range(12, 40):
+            for text in ("主服务器" * 20, "为 abc 主服务器没有 accepted" * 5):
+                broken = wrap(text, width)
+                self.assertLessEqual(max(map(columns, broken)), width, broken)
+                self.assertEqual("".join(broken).replace(" ", ""), text.replace(" ", ""))
 
     def test_ideographs_take_two_columns(self) -> None:
         self.relay.end("备份数据库")

@@ -147,6 +147,9 @@ class PlaceTests(UnitCase):
         note = self.read()[1].note
         self.assertIn("relayd.service: ", note)
         self.assertIn("; --unit for others: relayd@b.service", note)
+        del self.systemd.units["relayd.service"]
+        note = self.read()[1].note
+        self.assertTrue(note.startswith("relayd@b.service: "), note)
 
     def test_no_systemd(self) -> None:
         def none(_: str) -> None:
@@ -169,8 +172,21 @@ class PlaceTests(UnitCase):
         self.assertIn(f"skipped  files             this user cannot read {self.key_file}: run as root\n", printed)
         self.patch(relayd.ctl.settings, "loaded_credentials", lambda unit: {})
         self.assertIn("--api-key-file: missing", self.mistake())
+        self.directory.chmod(0)
+        self.addCleanup(self.directory.chmod, 0o755)
+        with self.nobody():  # who does not see whether the file exists
+            self.assertIn(f"{self.config} cannot be read: Permission denied", self.mistake())
         error = self.assertRaises(ConfigError, self.read, "--unit", "relayd")
         self.assertEqual(str(error), "--unit: systemd does not run here")
+
+    def test_paths_that_are_given_beside_a_unit(self) -> None:
+        """They are relative to where relayctl was called, and credentials are those of the unit."""
+        self.unit["User"], self.unit["DynamicUser"] = "nobody", False
+        self.shell["HOME"] = str(self.directory)
+        words = ("--unit", "relayd", "--known-hosts", "~/known", "--audit-log", "audit")
+        config = self.settings(*words, "--api-key-file", "$CREDENTIALS_DIRECTORY/api-key")
+        self.assertEqual(config.api_key_file, self.key_file)
+        self.assertEqual((config.known_hosts, config.audit_log), (f"{self.directory}/known", os.path.abspath("audit")))
 
     def test_a_unit_that_cannot_be_started(self) -> None:
         """The file alone would say nothing of that."""
@@ -217,10 +233,11 @@ class EnvironmentTests(UnitCase):
         self.assertTrue(self.mistake().startswith("--max-queue in ExecStart of relayd.service: expected a whole"))
 
     def test_the_command_line(self) -> None:
-        self.unit["Environment"] = ["FILE=" + self.config, "MORE=--max-queue 7 --allow-weak-key"]
+        more = "MORE=--max-queue 7 --allow-weak-key --proxy-id 'site 2'"
+        self.unit["Environment"] = ["FILE=" + self.config, more]
         self.start("--config", "${FILE}", "$MORE")
         config = self.settings()
-        self.assertEqual((config.proxy_id, config.max_queue, config.allow_weak_key), ("site-1", 7, True))
+        self.assertEqual((config.proxy_id, config.max_queue, config.allow_weak_key), ("site 2", 7, True))
 
     def test_command_lines(self) -> None:
         def options(*argv: str) -> dict[str, str | bool | None]:
@@ -232,6 +249,8 @@ class EnvironmentTests(UnitCase):
         self.assertEqual(options("relayd", "--proxy-id=${B}$$${A}"), {"proxy-id": "z$x y"})
         self.assertEqual(options("twistd", "-ny", "/opt/relayd.tac"), {})
         self.assertEqual(options(), {})
+        open_quote = {"A": "--proxy-id it's"}
+        self.assertEqual(options_of_command(("relayd", "$A"), open_quote, "ExecStart"), {"proxy-id": "it's"})
         for words, reason in (
             (("--sever", KEY), "--sever is not an option of relayd"),
             ((f"--sever={KEY}",), "--sever is not an option of relayd"),

@@ -99,6 +99,15 @@ class AskTests(SynchronousTestCase):
         said = self.ask("echo 'Failed to connect to bus: Connection refused' >&2; exit 1")
         self.assertEqual(said, "systemd does not answer: Failed to connect to bus: Connection refused")
 
+    def test_a_name_like_an_option(self) -> None:
+        """busctl must not take it for one: what follows the two hyphens are arguments."""
+        self.assertIn("call -- x", self.ask('printf "%s " "$@" >&2; exit 1'))
+
+    def test_an_error_is_an_answer(self) -> None:
+        said = self.ask("printf 'Call failed: Unit name a\\033[31m is not valid.\\n' >&2; exit 1")
+        self.assertRegex(said, r"systemd says: Unit name a.\[31m is not valid$")
+        self.assertTrue(said.isprintable())
+
     def test_no_busctl(self) -> None:
         self.assertIn("busctl does not answer", self.ask(None))
 

@@ -13,6 +13,8 @@ from twisted.logger import LogLevel
 
 from relayd.interfaces import EntryState
 from relayd.journal.index import JournalLimits
+from relayd.journal.salvage import Salvage, salvage
+from relayd.journal.store import SCHEMA
 from tests.support.dispatching import command
 from tests.support.journals import DurableCase
 
@@ -51,6 +53,17 @@ class DamagedFileTests(DurableCase):
         self.accept("new")
         self.restart(JournalLimits())
         self.assertEqual(len(self.lines(LogLevel.critical)), 1)
+
+    def test_in_a_directory_with_signs_of_a_uri(self) -> None:
+        self.finish("done")
+        self.close()
+        odd = self.directory / "a?b#c%41"
+        odd.mkdir()
+        kept, path = str(odd / "kept"), str(odd / "new")
+        self.path.rename(kept)
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(SCHEMA)
+        self.assertEqual(salvage(kept, path), Salvage(kept=kept, commands=1, results=1))
 
     def test_damage_that_sqlite_does_not_see(self) -> None:
         """Bits that fell over in what a row holds; nothing of it keeps relayd from starting."""

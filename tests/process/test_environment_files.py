@@ -57,3 +57,7 @@ class VariablesTests(SynchronousTestCase):
 
     def test_what_is_left_open(self) -> None:
         self.assertEqual(variables_in('A="open\nB=1'), {"A": "open\nB=1"})
+
+    def test_nul(self) -> None:
+        """It ends the file for systemd; no variable can hold one."""
+        self.assertEqual(variables_in("A=1\nB=b\0c\nC=1\n"), {"A": "1", "B": "b"})

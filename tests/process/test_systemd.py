@@ -97,6 +97,8 @@ class NotifierTests(SynchronousTestCase):
         away = Standing(server="main:443", accepted=False, since=0.0, last_error=None, running=0, undelivered=3)
         said = "STATUS=stopping: 0 commands run, 3 results are not confirmed; not connected to main:443"
         self.assertEqual(self.then(away), [said])
+        one = Standing(server="main:443", accepted=True, since=0.0, last_error=None, running=0, undelivered=1)
+        self.assertEqual(self.then(one), ["STATUS=stopping: 0 commands run, 1 result is not confirmed"])
 
     def test_the_watchdog_is_fed_at_half_its_time(self) -> None:
         notifier = self.make(watchdog=3.0)

@@ -106,6 +106,17 @@ class HelpTests(ProcessCase):
         self.assertNotIn("twistd", done.stdout)
         self.assertIn("commands that may run at the same time [64]", done.stdout)
 
+    def test_help_that_nobody_reads_to_its_end(self) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        self.addCleanup(os.close, write)
+        code = "from relayd.__main__ import main; main()"
+        for word in ("--help", "--version"):
+            done = subprocess.run(
+                [sys.executable, "-c", code, word], stdout=write, stderr=subprocess.PIPE, check=False, timeout=60
+            )
+            self.assertEqual((done.returncode, done.stderr), (128 + signal.SIGPIPE, b""))
+
 
 class MistakeTests(ProcessCase):
     """A mistake is one line on standard error, and an exit status of its own."""

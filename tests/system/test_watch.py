@@ -111,18 +111,19 @@ class WatchTests(TestCase):
     async def test_an_exception(self) -> None:
         """What Python says of it can be read."""
         await self.begin()
-        script = "from relayd.ctl.screen import *\nwith alternate_screen(1) as screen: screen.show(['x']); 1 / 0"
+        script = "from relayd.ctl.screen import *\nwith alternate_screen(1, 'utf-8') as it: it.show(['x']); 1 / 0"
         await self.terminal.type(f'clear; echo stays; python -c "{script}"; echo status $?')
         shown = await self.terminal.when(lambda shown: "status 1" in shown.splitlines())
         self.assertIn("ZeroDivisionError: division by zero\n", shown)
         self.assertEqual(await self.terminal.modes(), USUAL)
 
     async def test_a_relay_that_is_gone(self) -> None:
-        """It is waited for."""
-        await self.begin()
+        """It is waited for, and all that is wrong can be read."""
+        await self.begin(40)
         await self.watch()
         await self.server.stopService()
-        await self.terminal.when(lambda shown: shown.startswith("relayctl: The relay's status cannot be read"))
+        shown = await self.terminal.when(lambda shown: shown.startswith("relayctl: The relay's status cannot be"))
+        self.assertTrue("".join(shown.split()).endswith("Nosuchfileordirectory"), shown)
         self.server.startService()
         await self.terminal.when(lambda shown: shown.startswith("site-1  ready"))
         await self.terminal.press("C-c")

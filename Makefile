@@ -32,12 +32,12 @@ QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.
 	peers.test_openssh peers.test_tls system.test_end_to_end system.test_process system.test_tap)
 
 MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*' -not -path 'tests/installed/*'))))
-# Whether answers are in time: the processor is theirs first.
-FIRST := tests.system.test_timeouts_in_time
+# Whether answers are in time beside a flood, which takes all processors that there are.
+ALONE := tests.system.test_timeouts_in_time
 # Those that take longest begin, so that nobody waits for a single one in the end.
 LONG := tests.faults.test_soak tests.faults.test_kill
 LONG += $(filter-out $(LONG),$(filter tests.faults.% tests.docs.% tests.system.%,$(MODULES)))
-REST := $(filter-out $(FIRST),$(LONG) $(filter-out $(LONG),$(MODULES)))
+ABREAST := $(filter-out $(ALONE),$(LONG) $(filter-out $(LONG),$(MODULES)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests; without it each would compile all of relayd anew.
@@ -51,7 +51,10 @@ demo: $(or $(wildcard $(INSTALLED)),$(RUNS))
 test: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 ifeq ($(TESTS),tests)
-	@JOBS=$(JOBS) FIRST="$(FIRST)" REST="$(REST)" sh tests/run.sh $(BIN)/python
+	@failed=0; \
+	$(BIN)/python -m twisted.trial -j$(JOBS) $(ABREAST) || failed=1; \
+	$(BIN)/python -m twisted.trial --rterrors --temp-directory=_trial_temp-alone $(ALONE) || failed=1; \
+	exit $$failed
 else
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(TESTS)
 endif
@@ -92,7 +95,7 @@ test-deb: $(INSTALLED)
 coverage: $(INSTALLED)
 	sh tests/bootstrap.sh peers
 	rm -rf .coverage.d && mkdir .coverage.d
-	$(BIN)/python -m coverage run -m twisted.trial -j$(JOBS) $(if $(filter-out tests,$(TESTS)),$(TESTS),$(REST) $(FIRST))
+	$(BIN)/python -m coverage run -m twisted.trial -j$(JOBS) $(if $(filter-out tests,$(TESTS)),$(TESTS),$(ABREAST) $(ALONE))
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -63,8 +63,8 @@ _PROXY_STATUS: Schema = {
         "status": {"type": "string", "description": "online or offline; relays ignore any other."},
     },
     "required": ["status"],
-    "if": {"not": {"required": ["proxyId"]}},
-    "then": {"properties": {"id": {"type": ["string", "integer"]}}},
+    "if": {"properties": {"proxyId": True}, "required": ["proxyId"]},
+    "else": {"properties": {"id": {"type": ["string", "integer"]}}},
 }
 _CONNECT: Schema = {
     "description": "The payload of Socket.IO's CONNECT packet (handshake.auth); the URL's query has both as well.",

@@ -28,6 +28,7 @@ from relayd.ssh.errors import (
     AddressForbidden,
     CredentialUnusable,
     HiddenAddressForbidden,
+    KeyUnreadable,
     LoginTimeout,
     NameNotFound,
     NameTimeout,
@@ -46,6 +47,7 @@ from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand,
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
+    KeyUnreadable: Text("What is needed is the whole private key, and its passphrase if it has one."),
     LoginTimeout: Text("If it always takes that long, the relay's operator can raise --connect-timeout."),
     NameNotFound: Text("That machine is the relay's."),
     NameTimeout: Text("That machine is the relay's."),

@@ -216,6 +216,7 @@ class RunnerTests(RunnerTestCase):
             ordered = self.order(self.make_runner(), server, "true", private_key=private, passphrase=passphrase)
             failure = await self.failure_of(ordered)
             self.assertIn(words, str(failure.value))
+            self.assertTrue(str(failure.value).endswith("the whole private key, and its passphrase if it has one."))
 
 
 class MemoryTests(ServerTestCase):

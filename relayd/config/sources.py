@@ -20,6 +20,12 @@ from relayd.errors import ConfigError
 _LONGEST_SHOWN: Final = 24
 #: How similar an unknown variable must be to one of ours to be a mistake: others may belong to another program.
 _ALIKE: Final = 0.8
+#: What to do about a TOML file that cannot be read.
+_CURES: Final = {
+    PermissionError: "; relayd's user has to read it: chmod 644 it",
+    FileNotFoundError: "; write it, or name another",
+    IsADirectoryError: "; name the file in it",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,7 @@ class OptionSources:
             with open(path, "rb") as file:
                 return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark
         except OSError as error:
-            advice = "; relayd's user has to read it: chmod 644 it" if isinstance(error, PermissionError) else ""
+            advice = _CURES.get(type(error), "")
             self._refuse(where, f"{path} cannot be read: {error.strerror}{advice}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             said = str(error)

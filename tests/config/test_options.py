@@ -257,7 +257,7 @@ class MistakeTests(ConfigCase):
     def test_a_file_that_is_missing(self) -> None:
         self.assertEqual(
             self.refusal(config="/nowhere/relayd.toml"),
-            "--config: /nowhere/relayd.toml cannot be read: No such file or directory",
+            "--config: /nowhere/relayd.toml cannot be read: No such file or directory; write it, or name another",
         )
 
     def test_a_value_of_another_shape(self) -> None:

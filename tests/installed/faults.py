@@ -360,7 +360,7 @@ SETTINGS = (
     Fault(
         what="no relayd.toml",
         make=_no_file,
-        log="/etc/relayd/relayd.toml cannot be read: No such file",
+        log="/etc/relayd/relayd.toml cannot be read: No such file or directory; write it, or name another",
         check="fault .*/etc/relayd/relayd.toml cannot be read: No such file",
     ),
     Fault(

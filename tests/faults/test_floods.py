@@ -19,7 +19,7 @@ from tests.support.ssh import ServerTestCase
 TOP = Path(__file__).resolve().parents[2]
 #: Seconds of a flood that are watched, once it has begun, and of the processor's time that it may take of them.
 #: By its prices it gets 0.05 of them; without, it took what there was.
-WATCHED, MOST = 2.0, 0.35
+WATCHED, MOST = 2.0, 0.5
 #: Seconds for an answer of the good host: on a machine that has others to run too.
 WORST = 3.0
 

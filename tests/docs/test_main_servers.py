@@ -32,9 +32,13 @@ PATIENCE = 60
 
 
 class Site(Relayd):
-    """The relay of the page."""
+    """The relay of the page. It checks all events (`tests.support.watched_relay`): the programs are as printed."""
 
     proxy_id = "site-1"
+
+    def __init__(self, server: str, *options: str) -> None:
+        super().__init__(server, *options)
+        self._argv = [sys.executable, "-m", "tests.support.watched_relay", *self._argv[1:]]
 
 
 class Program:
@@ -132,6 +136,7 @@ class Case(TestCase):
             (relay.directory / "api-key").write_text(api_key)
         relay.start()
         self.addCleanup(relay.remove)
+        self.addCleanup(lambda: self.assertNotIn("Misfit", relay.log))
         return relay
 
     def order(self, command_id: str, command: str) -> None:

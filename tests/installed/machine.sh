@@ -24,9 +24,6 @@ if [ "${1-}" = --inside ]; then
     root=$memory/root
     mkdir "$memory/changes" "$memory/scratch" "$root"
     mount -t overlay -o "lowerdir=/,upperdir=$memory/changes,workdir=$memory/scratch" overlay "$root"
-    mkdir -p "$root$here"
-    mount --rbind "$here" "$root$here"
-
     mount -t proc proc "$root/proc"
     mount --bind "$root/proc/sys" "$root/proc/sys"
     mount -o remount,bind,ro "$root/proc/sys"
@@ -35,6 +32,8 @@ if [ "${1-}" = --inside ]; then
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
     mount -t tmpfs -o mode=755 tmpfs "$root/run"
     mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+    mkdir -p "$root$here"  # which may be below /tmp
+    mount --rbind "$here" "$root$here"
     mount -t tmpfs -o mode=755 tmpfs "$root/dev"
     for device in null zero full random urandom tty; do
         touch "$root/dev/$device"

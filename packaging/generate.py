@@ -24,29 +24,25 @@ from relayd.tap import ABOUT
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_RELAYD = r"""
+_NEEDED = r""".B \-\-server
+.I URL
+.B \-\-proxy\-id
+.I NAME
+.B \-\-api\-key\-file
+.I PATH
+.RI [ options ]"""
+
+_RELAYD = rf"""
 .SH NAME
 relayd \- runs a main server's commands on SSH hosts of a private network
 .SH SYNOPSIS
 .B relayd
-.B \-\-server
-.I URL
-.B \-\-proxy\-id
-.I NAME
-.B \-\-api\-key\-file
-.I PATH
-.RI [ options ]
+{_NEEDED}
 .br
 .B twistd
 .RI [ twistd-options ]
 .B relayd
-.B \-\-server
-.I URL
-.B \-\-proxy\-id
-.I NAME
-.B \-\-api\-key\-file
-.I PATH
-.RI [ options ]
+{_NEEDED}
 """
 
 _TWO_WAYS = r"""The command

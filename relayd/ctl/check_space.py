@@ -24,7 +24,7 @@ _ROOM: Final = 256 * 1024
 
 def no_room(folder: str) -> str | None:
     """Why a relay could not write its first bytes to *folder*, which need not exist yet; ``None``: it could."""
-    folder = _existing(folder)
+    folder = existing_folder(folder)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # the only way to see a quota
             file.write(bytes(_ROOM))
@@ -58,12 +58,12 @@ def check_space(config: Config, report: Report) -> None:
     disks: dict[int, list[_Need]] = {}
     for need in _needs(config):
         try:
-            disks.setdefault(os.stat(_existing(need.folder)).st_dev, []).append(need)
+            disks.setdefault(os.stat(existing_folder(need.folder)).st_dev, []).append(need)
         except OSError:  # reported elsewhere
             continue
     for needs in disks.values():
         folder, size = needs[0].folder, sum(need.size for need in needs)
-        free = _free(_existing(folder))
+        free = _free(existing_folder(folder))
         if free < size:
             limits = ", ".join(need.limits for need in needs)
             text = f"{_spell(free)} are free for {folder}, but relayd may need {_spell(size)} ({limits})"
@@ -87,7 +87,8 @@ def _size_of(*paths: str) -> int:
     return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
 
 
-def _existing(folder: str) -> str:
+def existing_folder(folder: str) -> str:
+    """*folder*, or the nearest one above it that exists."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     return folder

@@ -19,6 +19,7 @@ from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS_ROOT, passed_on
 from relayd.config.reading import Reading
 from relayd.config.state_directory import give_back
+from relayd.ctl.check_space import existing_folder
 from relayd.ctl.findings import Level, Report
 from relayd.ctl.unit_settings import UnitSettings
 from relayd.ctl.units import Unit
@@ -117,10 +118,15 @@ def check_holder(unit: Unit, holder: str | None, report: Report) -> None:
 
 
 def _exists(user: str) -> bool:
+    return user.isdigit() or _entry(user) is not None  # systemd takes any number
+
+
+def _entry(user: str) -> pwd.struct_passwd | None:
+    """What is known of a user, by name or number."""
     try:
-        return bool(pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user))
+        return pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
     except KeyError:
-        return user.isdigit()  # systemd takes any number
+        return None
 
 
 def _foreign_file(folder: str) -> str:
@@ -210,9 +216,7 @@ class _Sight:
             return (
                 f"{setting} keeps {unit.name} from writing to {folder}: put ReadWritePaths={folder} into a drop-in{own}"
             )
-        existing = folder
-        while not os.path.isdir(existing):
-            existing = os.path.dirname(existing)
+        existing = existing_folder(folder)
         if not self._may(existing, os.W_OK | os.X_OK):
             return f"the user of {unit.name} cannot write to {existing}: let that user write there{own}"
         return ""
@@ -243,9 +247,8 @@ def _identity(unit: Unit) -> _Identity | None:
         return None
     uid, gids = _NOBODY if unit.uid is None else unit.uid, []
     if not unit.dynamic:
-        try:
-            entry = pwd.getpwuid(int(unit.user)) if unit.user.isdigit() else pwd.getpwnam(unit.user)
-        except KeyError:
+        entry = _entry(unit.user)
+        if entry is None:
             return None
         uid, gids = entry.pw_uid, os.getgrouplist(entry.pw_name, entry.pw_gid)
     for name in filter(None, (unit.group, *unit.groups)):

@@ -213,17 +213,8 @@ class TLSTests(ServerCase):
 
     async def test_no_tls(self) -> None:
         """What the main server says is quoted, and without the key, which it may know."""
-
-        class Speaks(Protocol):
-            transport: Any
-
-            def dataReceived(self, data: bytes) -> None:
-                self.transport.write(b"220 mail.example " + KEY.encode() + b"\r\n")
-
-        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        port: Any = await endpoint.listen(Factory.forProtocol(Speaks))
-        self.addCleanup(port.stopListening)
-        found = await self.look(f"wss://localhost:{port.getHost().port}")
+        port = await self.answer_with(b"220 mail.example " + KEY.encode() + b"\r\n")
+        found = await self.look(f"wss://localhost:{port}")
         words = 'fault it does not speak TLS there: its answer begins with "220 mail.example [redacted]"; look at'
         self.assertIn(words, found["TLS"])
 

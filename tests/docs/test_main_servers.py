@@ -12,23 +12,21 @@ import sqlite3
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.chaos import ChaosProxy
 from tests.support.node import DIRECTORY as NODE
 from tests.support.pages import ROOT, programs_of
 from tests.support.process import ChildProcess
 from tests.support.relays import Relayd
-from tests.support.sshd import OpenSSHServer, free_port
+from tests.support.scratch import PATIENCE, ScratchCase
+from tests.support.sshd import free_port
 
 PAGE = ROOT / "docs" / "howto" / "main-server.rst"
-#: Seconds that anything here may take.
-PATIENCE = 60
 
 
 class Site(Relayd):
@@ -101,22 +99,13 @@ class SizeTests(SynchronousTestCase):
         self.assertLessEqual(max(map(len, PAGE.read_text("utf-8").splitlines())), 120)
 
 
-class Case(TestCase):
+class Case(ScratchCase):
     """What holds of both."""
 
-    timeout = 3 * PATIENCE
     name: str
 
-    def setUp(self) -> Deferred[Any]:  # type: ignore[override]
-        return Deferred.fromCoroutine(self.start())
-
     async def start(self) -> None:
-        self.sshd = OpenSSHServer()
-        self.addCleanup(self.sshd.stop)
-        await self.sshd.start()
-        self.scratch = Path(tempfile.mkdtemp(prefix="relayd-scratch-"))
-        self.addCleanup(shutil.rmtree, self.scratch)
-        self.scratch.chmod(0o777)
+        await super().start()
         self.program = Program(self.name, Site.api_key, self.sshd.key)
         self.addCleanup(shutil.rmtree, self.program.directory)
         self.program.start()

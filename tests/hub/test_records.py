@@ -4,6 +4,8 @@ A main server that keeps results: each is recorded before its receipt, and what 
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -33,15 +35,20 @@ class RecordTests(HubTestCase):
             raise outcome
         return outcome
 
+    async def being_recorded(self, client: Any) -> tuple[Deferred[Any], Deferred[None]]:
+        """A command whose result is being recorded: its result, and what ends the recording."""
+        done = self.hub.execute("r1", command())
+        await client.next(EventReceived)
+        written: Deferred[None] = Deferred()
+        self.outcomes = [written]
+        client.send_result(result())
+        await self.until(lambda: bool(self.recorded))
+        return done, written
+
     async def test_recorded_before_the_receipt(self) -> None:
         for dialect in DIALECTS:
             client = await self.relay(dialect)
-            done = self.hub.execute("r1", command())
-            await client.next(EventReceived)
-            written: Deferred[None] = Deferred()
-            self.outcomes = [written]
-            client.send_result(result())
-            await self.until(lambda: bool(self.recorded))
+            done, written = await self.being_recorded(client)
             await deferLater(reactor, 0.05)
             self.assertFalse(done.called)
             self.assertEqual(client.events.pending, [])
@@ -82,12 +89,7 @@ class RecordTests(HubTestCase):
 
     async def test_a_connection_that_ends_meanwhile(self) -> None:
         client = await self.relay()
-        done = self.hub.execute("r1", command())
-        await client.next(EventReceived)
-        written: Deferred[None] = Deferred()
-        self.outcomes = [written]
-        client.send_result(result())
-        await self.until(lambda: bool(self.recorded))
+        done, written = await self.being_recorded(client)
         await self.leave(client)
         written.callback(None)
         self.assertEqual(await done, result())

@@ -45,6 +45,20 @@ class TLSCase(PeerCase):
         self.proxy_port = listening.getHost().port
         return factory
 
+    async def answer_with(self, data: bytes) -> int:
+        """A server that answers with *data*, which is no TLS, whatever it is sent; gives its port."""
+
+        class Speaks(Protocol):
+            transport: Any
+
+            def dataReceived(self, _: bytes) -> None:
+                self.transport.write(data)
+
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        listening: Any = await endpoint.listen(Factory.forProtocol(Speaks))
+        self.addCleanup(listening.stopListening)
+        return int(listening.getHost().port)
+
 
 class TLS(TLSCase):
     async def test_good(self) -> None:
@@ -227,18 +241,9 @@ class OpenSSL(TLSCase):
 
     async def test_no_tls(self) -> None:
         await self.proxy()
-
-        class Speaks(Protocol):
-            transport: Any
-
-            def dataReceived(self, data: bytes) -> None:
-                self.transport.write(b"SSH-2.0-OpenSSH_9.9 " + KEY.encode() + b"\r\n")
-
-        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        listening: Any = await endpoint.listen(Factory.forProtocol(Speaks))
-        self.addCleanup(listening.stopListening)
+        port = await self.answer_with(b"SSH-2.0-OpenSSH_9.9 " + KEY.encode() + b"\r\n")
         for polling in (False, True):
-            line = await self.say(listening.getHost().port, polling=polling)
+            line = await self.say(port, polling=polling)
             self.assertIn('it does not speak TLS there: its answer begins with "SSH-2.0-OpenSSH_9.9 [redacted]"', line)
 
     async def test_the_end_of_its_certificate(self) -> None:

@@ -14,33 +14,19 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
 
 from relayd.hub import Hub
 from relayd.hub.errors import CommandRefused
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.relays import Relayd
-from tests.support.sshd import OpenSSHServer
-
-#: Seconds that anything here may take.
-PATIENCE = 60
+from tests.support.scratch import PATIENCE, ScratchCase
 
 
-class RestoredTests(TestCase):
+class RestoredTests(ScratchCase):
     """One relay that runs one command at a time, and copies of its state."""
 
-    timeout = 3 * PATIENCE
-
-    def setUp(self) -> Deferred[Any]:  # type: ignore[override]
-        return Deferred.fromCoroutine(self.start())
-
     async def start(self) -> None:
-        self.sshd = OpenSSHServer()
-        self.addCleanup(self.sshd.stop)
-        await self.sshd.start()
-        self.scratch = Path(tempfile.mkdtemp(prefix="relayd-scratch-"))
-        self.addCleanup(shutil.rmtree, self.scratch)
-        self.scratch.chmod(0o777)
+        await super().start()
         self.results: list[tuple[str, str]] = []
         self.hub = Hub(reactor, {Relayd.proxy_id: Secret(Relayd.api_key)}, record=self.record)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.hub.close()))

@@ -17,11 +17,13 @@ from zope.interface import implementer
 
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeLost
 from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.journal.archive import Recovery
+from relayd.journal.disk import Disk
 from relayd.journal.index import Figures, JournalIndex, JournalLimits
 from relayd.journal.salvage import salvage, set_aside
 from relayd.journal.sqlite_errors import as_unavailable, is_damage
-from relayd.journal.store import Recovery, Store
-from relayd.journal.upkeep import Cleaner, Pruner
+from relayd.journal.store import Store
+from relayd.journal.upkeep import Archiver, Pruner
 from relayd.journal.writer import Writer
 from relayd.language.texts import Translate, english
 from relayd.wire.messages import CommandResult, ExecuteCommand
@@ -38,8 +40,9 @@ class DurableJournal:
     A journal in a file, in a folder that is this user's alone.
 
     :param reactor: provides time and a way back from a thread.
-    :param path: path of the file; its folder is made where it is missing.
-    :param durable: whether a commit survives a loss of power, and not only the end of the process.
+    :param path: path of the archive; its folder is made where it is missing, and the logs are in there, too.
+    :param durable: whether what is written survives a loss of power, and not only the end of the process.
+    :param disk: where the logs are written; by default what the system has.
     :param translate: to the language of the results of commands that an earlier process left unfinished.
     """
 
@@ -51,13 +54,16 @@ class DurableJournal:
         durable: bool,
         limits: JournalLimits | None = None,
         translate: Translate = english,
+        disk: Disk | None = None,
     ) -> None:
         self._path = path
         self._index = JournalIndex(limits or JournalLimits(), RECENT)
-        self._store = Store(path, durable=durable, translate=translate)
-        self._writer = Writer(reactor, self._store)
-        self._pruner = Pruner(reactor, self._store, self._index, self._writer, self._catch_up, self.confirm)
-        self._cleaner = Cleaner(reactor, self._store, self._writer)
+        self._store = Store(path, durable=durable, translate=translate, disk=disk)
+        self._writer = Writer(reactor, self._store, self._log_is_full)
+        self._archiver = Archiver(reactor, self._store, self._writer)
+        self._pruner = Pruner(
+            reactor, self._store, self._index, self._writer, self._archiver, self._catch_up, self.confirm
+        )
         self._notes: dict[str, str] = {}
         # What could not be recorded yet: confirmations, and ends of commands, with their results as long as these are
         # not confirmed.
@@ -82,6 +88,15 @@ class DurableJournal:
         except (sqlite3.Error, OSError, JournalUnavailable) as error:
             reason = f"the journal {self._path} cannot be used: {as_unavailable(error).fields['reason']}"
             raise ConfigError(option="--state-dir", reason=reason) from None
+        for damaged in self._store.damaged:
+            # Loud, and kept: a command whose acceptance was not saved would run again, should it be sent again.
+            _log.critical(
+                "A log of the journal was damaged. It is kept as {kept}; {commands} commands and {results} results "
+                "could be read. Others may be lost: relayd does not know them if they come again",
+                kept=damaged.kept,
+                commands=damaged.commands,
+                results=damaged.results,
+            )
         for command_id, live in recovery.live.items():
             self._index.add_finished(command_id, live)
         self._notes = recovery.notes
@@ -94,8 +109,9 @@ class DurableJournal:
                 not_executed=len(recovery.ended) - unknown,
             )
         self._writer.start()
+        self._archiver.start()
         self._pruner.start(recovery.confirmed)
-        self._cleaner.clean_soon()  # the process before this one may not have come to it
+        self._archiver.archive_soon()  # the process before this one may not have come to it
         return recovery.ended
 
     def _open(self) -> Recovery:
@@ -106,8 +122,8 @@ class DurableJournal:
             if not is_damage(error):
                 raise
         kept = set_aside(self._path)
-        self._store.open()
-        self._store.close()
+        self._store.archived.open()
+        self._store.archived.close()
         saved = salvage(kept, self._path)
         # Loud, and kept: a command whose id was not saved would run again, should the main server send it again.
         _log.critical(
@@ -118,7 +134,7 @@ class DurableJournal:
             results=saved.results,
         )
         recovery = self._store.open()
-        self._store.apply([(self._store.note, (f"damaged {saved.kept}", f"{saved.commands} commands saved"))])
+        self._store.archived.note(f"damaged {saved.kept}", f"{saved.commands} commands saved")
         return recovery
 
     # Of a command: accepted, started, finished, confirmed
@@ -174,12 +190,15 @@ class DurableJournal:
     def _record_confirmation(self, command_id: str) -> None:
         recording = self._writer.submit_later(self._store.confirm, command_id)
         recording.addErrback(lambda _: self._unwritten.append(command_id))
-        self._cleaner.clean_soon()
+        self._archiver.archive_soon()
 
     def bury(self, command_id: str) -> None:
         """See `IJournal.bury`."""
         self._index.bury(command_id)
         self._writer.submit(self._store.bury, command_id).addErrback(lambda _: None)  # tried again after a restart
+
+    def _log_is_full(self) -> None:
+        self._archiver.archive()
 
     # What could not be recorded
 
@@ -238,6 +257,8 @@ class DurableJournal:
     def close(self) -> Deferred[None]:
         """See `IJournal.close`."""
         self._pruner.stop()
-        self._cleaner.stop()
+        self._archiver.stop()
         self._catch_up()  # a result that was delivered must not be "outcome unknown" after the next start
-        return self._writer.close()
+        closed: Deferred[None] = Deferred()
+        self._writer.close().addCallback(lambda _: self._archiver.close(closed.callback))
+        return closed

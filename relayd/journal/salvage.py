@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from relayd.errors import JournalUnavailable
-from relayd.journal.store import decode_result, existing, forget_what_is_deleted
+from relayd.journal.archive import decode_result, existing, forget_what_is_deleted
 
 #: Endings of the files of a database: its own, and those that SQLite may keep beside it.
 _COMPANIONS = ("", "-wal", "-shm")

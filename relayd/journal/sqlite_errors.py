@@ -4,6 +4,7 @@ Errors of SQLite and of the system: whether they mean damage, and how they are s
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from typing import Final
 
@@ -20,6 +21,15 @@ _REASONS: Final = {
     "SQLITE_NOTADB": Text("its file is damaged; restart relayd, which sets it aside and saves what can be read"),
     "SQLITE_BUSY": Text("another program uses its file; end that"),
     "SQLITE_LOCKED": Text("another program uses its file; end that"),
+}
+
+#: The same errors as the system names them.
+_NAMES: Final = {
+    errno.ENOSPC: "SQLITE_FULL",
+    errno.EDQUOT: "SQLITE_FULL",
+    errno.EFBIG: "SQLITE_FULL",
+    errno.EROFS: "SQLITE_READONLY",
+    errno.EIO: "SQLITE_IOERR",
 }
 
 
@@ -48,7 +58,8 @@ def as_unavailable(error: Exception) -> JournalUnavailable:
             reason=_REASONS.get(name) or Text("SQLite says {error}", error=name or type(error).__name__)
         )
     if isinstance(error, OSError):
-        return JournalUnavailable(reason=words_of(error))
+        name = _NAMES.get(error.errno or 0, "")
+        return JournalUnavailable(reason=_REASONS.get(name) or words_of(error))
     return JournalUnavailable(reason=Text("an internal error, {error}", error=type(error).__name__))
 
 

@@ -1,5 +1,5 @@
 """
-What a journal does from time to time: remove what was kept for long enough, also from the write-ahead log.
+What a journal does from time to time: move its log to its archive, and remove what was kept for long enough.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from typing import Any, Final
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from relayd.journal.archive import PRUNE_ROWS
 from relayd.journal.index import JournalIndex
-from relayd.journal.store import PRUNE_ROWS, Store
+from relayd.journal.sqlite_errors import as_unavailable
+from relayd.journal.store import Store
+from relayd.journal.worker import Worker
 from relayd.journal.writer import Writer
 
 _log = Logger("relayd.journal")
@@ -20,7 +23,7 @@ _log = Logger("relayd.journal")
 PRUNE_INTERVAL: Final = 60.0
 #: Seconds until the next look where there was too much for one.
 PRUNE_AGAIN: Final = 1.0
-#: Seconds between two attempts to record what could not be recorded.
+#: Seconds between two attempts to record, or to move to the archive, what could not be.
 RETRY_INTERVAL: Final = 5.0
 #: Seconds without any writing after which what is left of confirmed results is removed from the disk.
 CLEAN_IDLE: Final = 5.0
@@ -28,10 +31,95 @@ CLEAN_IDLE: Final = 5.0
 CLEAN_BUSY: Final = 55.0
 
 
+class Archiver:
+    """
+    Moves the log to the archive when it is full, or holds results that were confirmed and there is little to write.
+
+    :ivar do: does something else in its thread, see `Worker.do`.
+    """
+
+    def __init__(self, reactor: Any, store: Store, writer: Writer) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._writer = writer
+        self._worker: Worker
+        self._call: IDelayedCall | None = None
+        #: Since when there may be something to remove.
+        self._since = 0.0
+        self._idle = False
+        self._moving = False
+        self._failed: float | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the thread: the store is open."""
+        self._worker = Worker(self._reactor, "journal-archive")
+        self.do = self._worker.do
+
+    def archive_soon(self) -> None:
+        """There may be something to remove."""
+        if self._call is None and not self._stopped:
+            self._since = self._reactor.seconds()
+            self._call = self._reactor.callLater(CLEAN_IDLE, self._look)
+
+    def archive(self) -> None:
+        """Begin the next log, and move those before it; not again soon after that failed."""
+        if self._moving or (self._failed is not None and self._reactor.seconds() - self._failed < RETRY_INTERVAL):
+            return
+        self._moving = True
+        self._writer.call_between(self._store.rotate, self._rotated)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stopped = True
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def close(self, then: Callable[[None], None]) -> None:
+        """Move everything to the archive, close the store, end the thread, and then call *then*."""
+        self.do(self._store.close, self._judge)
+        self._worker.stop(then)
+
+    def _look(self) -> None:
+        self._call = None
+        self._idle = self._writer.is_idle(CLEAN_IDLE)
+        if not self._moving and (self._idle or self._reactor.seconds() - self._since >= CLEAN_BUSY):
+            self.archive()
+        else:
+            self._call = self._reactor.callLater(CLEAN_IDLE, self._look)
+
+    def _rotated(self, outcome: Exception | None) -> None:
+        if outcome is None:
+            self.do(self._store.archive, self._archived)
+        else:
+            self._archived(outcome)
+
+    def _archived(self, outcome: bool | Exception) -> None:
+        self._moving = False
+        self._judge(outcome)
+        if outcome is not True or not self._idle:  # what was confirmed meanwhile may have been too late for it
+            self.archive_soon()
+
+    def _judge(self, outcome: bool | Exception | None) -> None:
+        """Log it once when it begins to fail, and once when it works again."""
+        if isinstance(outcome, Exception):
+            if self._failed is None:
+                _log.error(
+                    "The journal's log cannot be moved to its archive, and grows until it can be: {reason}",
+                    reason=str(as_unavailable(outcome).fields["reason"]),
+                )
+            self._failed = self._reactor.seconds()
+        elif self._failed is not None:
+            self._failed = None
+            _log.info("The journal's log can be moved to its archive again")
+
+
 class Pruner:
     """
     Lets results expire that nobody confirms, and removes ids that were kept for long enough.
 
+    :param archiver: does it in its thread.
     :param catch_up: called first each time: tries once more to record what could not be recorded.
     :param expire: called with each command whose result expires.
     """
@@ -42,6 +130,7 @@ class Pruner:
         store: Store,
         index: JournalIndex,
         writer: Writer,
+        archiver: Archiver,
         catch_up: Callable[[], None],
         expire: Callable[[str], None],
     ) -> None:
@@ -49,6 +138,7 @@ class Pruner:
         self._store = store
         self._index = index
         self._writer = writer
+        self._archiver = archiver
         self._catch_up = catch_up
         self._expire = expire
         self._confirmed = 0
@@ -82,15 +172,12 @@ class Pruner:
             )
             for command_id in expired:
                 self._expire(command_id)
-        pruning = self._writer.submit(self._store.prune, now - limits.retention, limits.max_ids, self._confirmed)
-        pruning.addCallbacks(self._pruned, lambda _: 0)
-        pruning.addCallback(self._prune_later)
+        before, most, confirmed = now - limits.retention, limits.max_ids, self._confirmed
+        self._archiver.do(lambda: self._store.prune(before, most, confirmed), self._pruned)
 
-    def _pruned(self, removed: int) -> int:
+    def _pruned(self, outcome: int | Exception) -> None:
+        removed = 0 if isinstance(outcome, Exception) else outcome
         self._confirmed -= removed
-        return removed
-
-    def _prune_later(self, removed: int) -> None:
         if self._writer.closing:
             return
         if removed >= PRUNE_ROWS:
@@ -100,41 +187,3 @@ class Pruner:
         else:
             delay = RETRY_INTERVAL
         self._call = self._reactor.callLater(delay, self._prune)
-
-
-class Cleaner:
-    """Empties the write-ahead log, in which confirmed results can still be read, when there is little else to write."""
-
-    def __init__(self, reactor: Any, store: Store, writer: Writer) -> None:
-        self._reactor = reactor
-        self._store = store
-        self._writer = writer
-        self._call: IDelayedCall | None = None
-        #: Since when there may be something to remove.
-        self._since = 0.0
-        self._stopped = False
-
-    def clean_soon(self) -> None:
-        """There may be something to remove."""
-        if self._call is None and not self._stopped:
-            self._since = self._reactor.seconds()
-            self._call = self._reactor.callLater(CLEAN_IDLE, self._clean)
-
-    def stop(self) -> None:
-        """Clean no more."""
-        self._stopped = True
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-
-    def _clean(self) -> None:
-        self._call = None
-        idle = self._writer.is_idle(CLEAN_IDLE)
-        if not idle and self._reactor.seconds() - self._since < CLEAN_BUSY:
-            self._call = self._reactor.callLater(CLEAN_IDLE, self._clean)
-        else:
-            self._writer.call_outside(self._store.clean, lambda done: self._cleaned(done and idle))
-
-    def _cleaned(self, done: bool) -> None:
-        if not done:  # what was confirmed while that was done may have been too late for it
-            self.clean_soon()

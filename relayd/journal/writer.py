@@ -1,15 +1,13 @@
 """
-Writes to a store in a thread of its own, and in few transactions.
+Writes to a store in a thread of its own, and in few batches.
 
-What is asked for while the thread is busy is done together next time, so that all who wait share the cost of a commit.
+What is asked for while the thread is busy is done together next time, so that all who wait share the cost of a batch.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
@@ -18,6 +16,7 @@ from twisted.logger import Logger
 
 from relayd.errors import JournalUnavailable
 from relayd.journal.store import Call, Store
+from relayd.journal.worker import Worker
 from relayd.language.texts import Text
 
 _log = Logger("relayd.journal")
@@ -31,31 +30,8 @@ LARGE_BATCH: Final = 1 << 20
 #: Seconds for which what nobody waits for is put off until something more urgent is written.
 LINGER: Final = 0.1
 
-#: Something to do in a transaction, and what fires with its outcome.
+#: Something to do in a batch, and what fires with its outcome.
 _Request = tuple[Call, Deferred[Any]]
-
-
-class _Worker:
-    """A thread that does one thing after the other, and is cheaper to reach than a pool of threads."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
-        # The process need not wait for it: what was not written was not promised.
-        Thread(target=self._work, name="journal", daemon=True).start()
-
-    def do(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Call *job*, which does not raise, in the thread, and then *then* with what it gave, in the reactor's."""
-        self._jobs.put((job, then))
-
-    def stop(self) -> None:
-        """End the thread when it has done all that it was given."""
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            job, then = item
-            self._reactor.callFromThread(then, job())
 
 
 class Writer:
@@ -63,13 +39,15 @@ class Writer:
     Has the store of a journal do what is asked for, and says when that is on the disk.
 
     :param reactor: provides time and a way back from a thread.
+    :param when_full: called after each batch as long as the store is full.
     :ivar trouble: why nothing can be recorded now; ``None``: it can be.
     """
 
-    def __init__(self, reactor: Any, store: Store) -> None:
+    def __init__(self, reactor: Any, store: Store, when_full: Callable[[], None]) -> None:
         self._reactor = reactor
         self._store = store
-        self._worker: _Worker
+        self._when_full = when_full
+        self._worker: Worker
         self._pending: list[_Request] = []
         # Large requests, with their sizes. Up to `LARGE_BATCH` of them are written after each batch of everything else,
         # which so waits for one of these at most.
@@ -89,7 +67,7 @@ class Writer:
 
     def start(self) -> None:
         """Start the thread: the store is open."""
-        self._worker = _Worker(self._reactor)
+        self._worker = Worker(self._reactor, "journal")
 
     def is_idle(self, seconds: float) -> bool:
         """Whether nothing was written for so many seconds, and nothing is to be."""
@@ -97,10 +75,10 @@ class Writer:
 
     def submit(self, method: Callable[..., object], *arguments: object, size: int = 0) -> Deferred[Any]:
         """
-        Have a method of the store called soon, in a transaction.
+        Have a method of the store called soon.
 
         :param size: bytes that it has to write; what is small need not say.
-        :return: fires with what the method gave, when that is committed.
+        :return: fires with what the method gave, when that is on the disk.
         """
         done = self._add(method, arguments, size)
         if not self._busy and self._closed is None:
@@ -113,19 +91,19 @@ class Writer:
         """
         Have a method of the store called with what is written next, or after `LINGER` seconds.
 
-        Nobody waits for it: alone, it would hold up the next command by a commit.
+        Nobody waits for it: alone, it would hold up the next command by a batch.
         """
         done = self._add(method, arguments)
         if not self._busy and self._linger is None and self._closed is None:
             self._linger = self._reactor.callLater(LINGER, self._lingered)
         return done
 
-    def call_outside(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Call *job* in the thread, outside of any transaction, and then *then* with what it gave."""
+    def call_between(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Call *job* in the thread, between two batches, and then *then* with what it gave."""
         self._worker.do(job, then)
 
     def close(self) -> Deferred[None]:
-        """Write what is pending, and close the store."""
+        """Write what is pending, and end the thread."""
         self._closed = Deferred()
         if not self._busy:
             self._busy = True
@@ -179,6 +157,8 @@ class Writer:
                 done.errback(outcome)
             else:
                 done.callback(outcome)
+        if self._store.is_full:
+            self._when_full()
         if self._pending or self._large:
             self._write()
         else:
@@ -200,5 +180,4 @@ class Writer:
             _log.info("The journal can be written again")
 
     def _end(self, closed: Deferred[None]) -> None:
-        self._worker.do(self._store.close, lambda _: closed.callback(None))
-        self._worker.stop()
+        self._worker.stop(lambda _: closed.callback(None))

@@ -109,7 +109,7 @@ class JournalCommandTests(DurableCase):
 
     def test_damage_that_sqlite_does_not_see(self) -> None:
         self.finish("c1")
-        self.settle()
+        self.archive()
         for change, words in (
             ("UPDATE result SET body = x'82aa'", ("c1",)),
             ("UPDATE result SET body = 'text'", ("c1",)),

@@ -4,6 +4,7 @@ Tests of `relayd.journal.durable`: what only a journal in a file can meet.
 
 from __future__ import annotations
 
+import contextlib  # "suppress" in a module of tests is trial's
 import os
 import shutil
 import signal
@@ -14,7 +15,6 @@ import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from twisted.logger import LogLevel
@@ -53,7 +53,7 @@ class DurableJournalTests(ContractTests, DurableCase):
         modes = {name: stat.S_IMODE(os.stat(self.path.parent / name).st_mode) for name in os.listdir(self.path.parent)}
         self.assertEqual(stat.S_IMODE(os.stat(self.path.parent).st_mode), 0o700)
         self.assertEqual(set(modes.values()), {0o600}, modes)
-        self.assertIn("journal.sqlite3-wal", modes)
+        self.assertIn("log.00000001", modes)
 
     def test_what_was_not_finished_gets_a_result_that_says_so(self) -> None:
         self.accept("waited", extended=True)
@@ -153,21 +153,19 @@ class DurableJournalTests(ContractTests, DurableCase):
 class BrokenFileTests(DurableCase):
     """A disk that is full or broken, and a file that is gone or damaged."""
 
-    def break_writes(self, name: str = "SQLITE_FULL") -> Any:
-        """SQLite refuses every write from now on, for real: it may not use one page more."""
-        pages = self.journal._store._db.execute("PRAGMA page_count").fetchone()[0]
-        self.journal._store._db.execute(f"PRAGMA max_page_count = {pages}")
-        # The pages at hand have room left.
+    def break_writes(self) -> None:
+        """The disk is full from now on, and there is no room left in what is set aside."""
+        self.disk.full = True
+        log = self.journal._store._logs[-1]
         filler = 0
-        while True:
-            filler += 1
-            try:
-                self.wait(self.journal.accept(command(f"filler {filler} " + "x" * 200), b"print"))
-            except JournalUnavailable:
-                return
+        with contextlib.suppress(JournalUnavailable):
+            while True:
+                filler += 1
+                size = 20_000 if log._allocated - log.size > 25_000 else 100
+                self.wait(self.journal.accept(command(f"filler {filler} " + "x" * size), b"print"))
 
     def mend_writes(self) -> None:
-        self.journal._store._db.execute("PRAGMA max_page_count = 1000000")
+        self.disk.full = False
 
     def setUp(self) -> None:
         super().setUp()

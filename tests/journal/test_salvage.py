@@ -12,9 +12,9 @@ from contextlib import closing
 from twisted.logger import LogLevel
 
 from relayd.interfaces import EntryState
+from relayd.journal.archive import SCHEMA
 from relayd.journal.index import JournalLimits
 from relayd.journal.salvage import Salvage, salvage
-from relayd.journal.store import SCHEMA
 from tests.support.dispatching import command
 from tests.support.journals import DurableCase
 

@@ -16,5 +16,5 @@ class StoreTests(DurableCase):
         for durable, expected in settings.items():
             store = journal_store.Store(str(self.directory / f"{durable}.sqlite3"), durable=durable)
             store.open()
-            self.assertEqual(store._db.execute("PRAGMA synchronous").fetchone(), (expected,))
+            self.assertEqual(store.archived._db.execute("PRAGMA synchronous").fetchone(), (expected,))
             store.close()

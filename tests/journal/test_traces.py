@@ -70,8 +70,9 @@ class TraceTests(DurableCase):
             self.end(ids)
             kept += self.random.sample(ids, 5)
             self.confirm([command_id for command_id in ids if command_id not in kept])
+        self.archive()
         self.confirm(kept)
-        self.assertIn("journal.sqlite3-wal", self.holding())
+        self.assertNotEqual(self.holding(), {})
         self.rest()
         self.assertEqual(self.holding(), {})
 
@@ -93,6 +94,7 @@ class TraceTests(DurableCase):
     def test_while_somebody_reads_it(self) -> None:
         """Commands do not wait for a reader, and it is done when that is gone."""
         self.end(["c1"])
+        self.archive()
         with closing(sqlite3.connect(self.path)) as reader:
             reader.execute("BEGIN").execute("SELECT * FROM result").fetchall()
             self.confirm(["c1"])
@@ -107,6 +109,7 @@ class TraceTests(DurableCase):
     def test_what_an_earlier_process_left(self) -> None:
         """One that was killed: its log is there, with what was confirmed."""
         self.end(["c1"])
+        self.archive()
         self.confirm(["c1"])
         left = {path.name: path.read_bytes() for path in self.path.parent.iterdir()}
         self.close()

@@ -28,7 +28,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.batches: list[list[object]] = []
-        self.closed = False
+        self.is_full = False
         self.trouble: Exception | None = None
 
     def put(self, value: object) -> object:
@@ -38,16 +38,17 @@ class FakeStore:
         self.batches.append([arguments[0] for _, arguments in calls])
         return [self.trouble or method(*arguments) for method, arguments in calls]
 
-    def close(self) -> None:
-        self.closed = True
-
 
 class WriterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = ThreadClock()
         self.store = FakeStore()
-        self.writer = Writer(self.clock, self.store)  # type: ignore[arg-type]
+        self.full = 0
+        self.writer = Writer(self.clock, self.store, self.when_full)  # type: ignore[arg-type]
         self.writer.start()
+
+    def when_full(self) -> None:
+        self.full += 1
 
     def wait(self, done: Deferred[Any]) -> Any:
         self.clock.run(done)
@@ -127,7 +128,7 @@ class WriterTests(SynchronousTestCase):
     def test_close_writes_what_is_pending(self) -> None:
         late, done = self.writer.submit_later(self.store.put, "late"), self.writer.submit(self.store.put, "a")
         self.close()
-        self.assertEqual((self.wait(late), self.wait(done), self.store.closed), ("late", "a", True))
+        self.assertEqual((self.wait(late), self.wait(done)), ("late", "a"))
         self.failureResultOf(self.writer.submit(self.store.put, "b"), JournalUnavailable)
         self.failureResultOf(self.writer.submit_later(self.store.put, "c"), JournalUnavailable)
         self.assertFalse(self.clock.getDelayedCalls())

@@ -4,10 +4,12 @@ Journals for tests: the contract of all of them, and one in a file whose thread 
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import shutil
 import sqlite3
 import tempfile
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,31 +22,34 @@ from zope.interface.verify import verifyObject
 
 from relayd.errors import JournalFull, JournalUnavailable
 from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.journal.disk import Disk
 from relayd.journal.durable import DurableJournal
 from relayd.journal.index import JournalLimits
 from tests.support.dispatching import command, result, watch_log
 
 
 class ThreadClock(Clock):
-    """A clock that takes calls from threads: `run` does what is due, and waits for the threads to be done."""
+    """A clock that reads what comes from threads: `run` does what is due, and waits for the threads to be done."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: list[tuple[Any, ...]] = []
-        self._arrived = threading.Semaphore(0)
+        self._readers: list[Any] = []
 
-    def callFromThread(self, *call: Any) -> None:
-        self._calls.append(call)
-        self._arrived.release()
+    def addReader(self, reader: Any) -> None:
+        self._readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self._readers.remove(reader)
 
     def run(self, deferred: Deferred[Any]) -> None:
         """Until *deferred* has fired."""
         while not deferred.called:
             self.advance(0)
             if not deferred.called:
-                assert self._arrived.acquire(timeout=30), "nothing happens any more"
-                function, *arguments = self._calls.pop(0)
-                function(*arguments)
+                ready, _, _ = select.select(self._readers, [], [], 30)
+                assert ready, "nothing happens any more"
+                for reader in ready:
+                    reader.doRead()
 
 
 class Contract:
@@ -70,6 +75,21 @@ class Contract:
         return None if entry is None else entry.state
 
 
+class SmallDisk(Disk):
+    """
+    A disk that can be full.
+
+    :ivar full: whether it sets nothing aside any more; what is set aside already can be written.
+    """
+
+    full = False
+
+    def allocate(self, file: int, offset: int, size: int) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().allocate(file, offset, size)
+
+
 LIMITS = JournalLimits(max_commands=3, max_bytes=150_000, max_ids=2, retention=1000.0)
 
 
@@ -82,11 +102,12 @@ class DurableCase(Contract, SynchronousTestCase):
         self.path = self.directory / "journal" / "journal.sqlite3"
         self.logged = watch_log(self)
         self.clock = ThreadClock()
+        self.disk = SmallDisk()
         self.journal: Any = self.open()
         self.addCleanup(self.close)
 
     def open(self, limits: JournalLimits = LIMITS) -> DurableJournal:
-        journal = DurableJournal(self.clock, str(self.path), durable=True, limits=limits)
+        journal = DurableJournal(self.clock, str(self.path), durable=True, limits=limits, disk=self.disk)
         self.recovered = journal.open()
         return journal
 
@@ -111,10 +132,21 @@ class DurableCase(Contract, SynchronousTestCase):
         return outcomes[0]
 
     def settle(self) -> None:
-        """Until what was asked for is written."""
+        """Until what was asked for is written, and what was begun to be moved to the archive is moved."""
         self.wait(self.journal.load("nothing"))
+        done: Deferred[Any] = Deferred()
+        self.journal._archiver.do(lambda: None, done.callback)
+        self.wait(done)
+
+    def archive(self) -> None:
+        """All that was asked for is written, and what it comes to is in the archive."""
+        self.settle()
+        self.journal._archiver.archive()
+        self.settle()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
+        if self.journal is not None:
+            self.archive()
         with closing(sqlite3.connect(self.path)) as db:
             return db.execute(query).fetchall()
 

@@ -275,6 +275,13 @@ class Archive:
         row = self._reader.execute("SELECT fingerprint, state FROM command WHERE id = ?", (command_id,)).fetchone()
         return None if row is None else JournalEntry(fingerprint=row[0], state=EntryState(row[1]))
 
+    def ids_after(self, serial: int, most: int) -> list[tuple[int, str]]:
+        """The ids of *most* commands after one with this number, each with its number; called where it is changed."""
+        rows = self._db.execute(
+            "SELECT serial, id FROM command WHERE serial > ? ORDER BY serial LIMIT ?", (serial, most)
+        )
+        return rows.fetchall()
+
     def load(self, command_id: str) -> CommandResult | None:
         """The result of a command; ``None``: none is held here."""
         row = self._reader.execute("SELECT body FROM result WHERE command = ?", (command_id,)).fetchone()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sys import getsizeof
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -57,9 +57,10 @@ class DurableJournal:
         disk: Disk | None = None,
     ) -> None:
         self._path = path
-        self._index = JournalIndex(limits or JournalLimits(), RECENT)
-        self._store = Store(path, durable=durable, translate=translate, disk=disk)
-        self._writer = Writer(reactor, self._store, self._log_is_full)
+        limits = limits or JournalLimits()
+        self._index = JournalIndex(limits, RECENT)
+        self._store = Store(path, durable=durable, max_ids=limits.max_ids, translate=translate, disk=disk)
+        self._writer = Writer(reactor, self._store, self._share, self._log_is_full)
         self._archiver = Archiver(reactor, self._store, self._writer)
         self._pruner = Pruner(
             reactor, self._store, self._index, self._writer, self._archiver, self._catch_up, self.confirm
@@ -141,10 +142,12 @@ class DurableJournal:
 
     def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
         """See `IJournal.accept`."""
+        if (known := self._index.lookup(command.command_id)) is not None:
+            return succeed(known)
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
         accepting = self._writer.submit(
-            self._store.accept, command.command_id, fingerprint, command.extended, command.numeric_id
+            self._store.accept, command.command_id, fingerprint, command.extended, command.numeric_id, alone=False
         )
         return accepting.addCallback(self._accepted, command.command_id, fingerprint)
 
@@ -196,6 +199,10 @@ class DurableJournal:
         """See `IJournal.bury`."""
         self._index.bury(command_id)
         self._writer.submit(self._store.bury, command_id).addErrback(lambda _: None)  # tried again after a restart
+
+    def _share(self) -> int:
+        """How many requests a batch waits for: where many commands are under way, more of them soon have one."""
+        return len(self._index.unfinished) // 4
 
     def _log_is_full(self) -> None:
         self._archiver.archive()

@@ -18,6 +18,7 @@ from relayd.errors import JournalUnavailable
 from relayd.interfaces import EntryState, JournalEntry
 from relayd.journal.archive import Archive, Recovery, decode_result, encode_result, form_of
 from relayd.journal.disk import Disk
+from relayd.journal.known_ids import KnownIds
 from relayd.journal.log import Log, log_name, log_numbers, read_log
 from relayd.journal.records import (
     Accepted,
@@ -38,6 +39,9 @@ from relayd.wire.messages import CommandResult
 FULL: Final = 4 << 20
 #: Logs that could not be moved to the archive, beyond which nothing more is written.
 MOST_LOGS: Final = 16
+
+#: Ids of the archive that are learned at a time, so that the reactor's thread does not wait long.
+LEARNED: Final = 500
 
 #: One thing to do: a method of the store and its arguments.
 Call = tuple[Callable[..., object], tuple[Any, ...]]
@@ -80,11 +84,21 @@ class Store:
 
     :param path: path of the archive; the logs are beside it.
     :param durable: whether what is written survives a loss of power, and not only the end of the process.
+    :param max_ids: ids that the archive keeps.
     :param translate: to the language of the results that unfinished commands get here.
+    :param disk: where the logs are written.
     :ivar damaged: the logs that `open` found damaged.
     """
 
-    def __init__(self, path: str, *, durable: bool, translate: Translate = english, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        durable: bool,
+        max_ids: int = 1_000_000,
+        translate: Translate = english,
+        disk: Disk | None = None,
+    ) -> None:
         self._path = path
         self._folder = os.path.dirname(path)
         self._durable = durable
@@ -99,6 +113,8 @@ class Store:
         # What is to be written together.
         self._records: list[AnyRecord] = []
         self._coming: dict[str, _Known] = {}
+        self._known = KnownIds(max_ids)
+        self._learned = 0
         self.archived = Archive(path, durable=durable)
         self.damaged: list[DamagedLog] = []
 
@@ -225,7 +241,7 @@ class Store:
         self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
     ) -> JournalEntry | None:
         """Record a command; gives what is known of its id, and records nothing, if that is there already."""
-        known = self._find(command_id)
+        known = self._find(command_id, is_new=True)
         if known is not None:
             return JournalEntry(fingerprint=known.fingerprint, state=known.state)
         self._coming[command_id] = _Known(EntryState.ACCEPTED, fingerprint)
@@ -286,8 +302,12 @@ class Store:
         self._records.append(record)
         return known
 
-    def _find(self, command_id: str) -> _Known | None:
-        """What is known of a command, with what is about to be written."""
+    def _find(self, command_id: str, *, is_new: bool = False) -> _Known | None:
+        """
+        What is known of a command, with what is about to be written.
+
+        :param is_new: whether it is expected to be unknown.
+        """
         if (known := self._coming.get(command_id)) is not None:
             return known
         # In this order: a log is only taken away when the archive has what is in it.
@@ -297,6 +317,8 @@ class Store:
                     return _Known(change.state, change.fingerprint)
                 entry = self.archived.find(command_id)
                 return _Known(change.state, b"" if entry is None else entry.fingerprint)
+        if is_new and not self._known.may_have(command_id):
+            return None
         entry = self.archived.find(command_id)
         return None if entry is None else _Known(entry.state, entry.fingerprint)
 
@@ -316,6 +338,7 @@ class Store:
 
     def _move(self, log: Log) -> None:
         if log.changes and log.number > self.archived.last_log:
+            self._known.add(log.changes.commands)
             self.archived.move(log.number, log.changes, log.body_of)
         with self._changing:
             self._logs = [each for each in self._logs if each is not log]
@@ -323,6 +346,19 @@ class Store:
         if os.path.exists(log.path):  # somebody may have removed it
             self._disk.unlink(log.path)
         self._disk.sync_folder(self._folder)
+
+    def learn(self) -> bool:
+        """
+        Get to know some more of the ids in the archive; until all are known, `accept` looks for each on the disk.
+
+        :return: whether all are known.
+        """
+        rows = self.archived.ids_after(self._learned, LEARNED)
+        self._known.add(command_id for _, command_id in rows)
+        if rows:
+            self._learned = rows[-1][0]
+        self._known.complete = len(rows) < LEARNED
+        return self._known.complete
 
     def prune(self, before: float, keep: int, count: int) -> int:
         """See `Archive.prune`."""

@@ -25,6 +25,8 @@ PRUNE_INTERVAL: Final = 60.0
 PRUNE_AGAIN: Final = 1.0
 #: Seconds between two attempts to record, or to move to the archive, what could not be.
 RETRY_INTERVAL: Final = 5.0
+#: Seconds until the next ids of the archive are learned.
+LEARN_AGAIN: Final = 0.01
 #: Seconds without any writing after which what is left of confirmed results is removed from the disk.
 CLEAN_IDLE: Final = 5.0
 #: Seconds after which that is done though there is something to write.
@@ -44,6 +46,7 @@ class Archiver:
         self._writer = writer
         self._worker: Worker
         self._call: IDelayedCall | None = None
+        self._learning: IDelayedCall | None = None
         #: Since when there may be something to remove.
         self._since = 0.0
         self._idle = False
@@ -55,6 +58,15 @@ class Archiver:
         """Start the thread: the store is open."""
         self._worker = Worker(self._reactor, "journal-archive")
         self.do = self._worker.do
+        self._learn()
+
+    def _learn(self) -> None:
+        self._learning = None
+        self.do(self._store.learn, self._learned)
+
+    def _learned(self, outcome: bool | Exception) -> None:
+        if outcome is False and not self._stopped:
+            self._learning = self._reactor.callLater(LEARN_AGAIN, self._learn)
 
     def archive_soon(self) -> None:
         """There may be something to remove."""
@@ -72,9 +84,10 @@ class Archiver:
     def stop(self) -> None:
         """Begin nothing more."""
         self._stopped = True
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        for call in (self._call, self._learning):
+            if call is not None:
+                call.cancel()
+        self._call = self._learning = None
 
     def close(self, then: Callable[[None], None]) -> None:
         """Move everything to the archive, close the store, end the thread, and then call *then*."""

@@ -27,6 +27,8 @@ MAX_BATCH: Final = 128
 #: 10 ms, in which everything else waits.
 LARGE: Final = 256 << 10
 LARGE_BATCH: Final = 1 << 20
+#: Seconds from the end of a batch for which the next one waits until it is worth while, see `Writer`.
+PACE: Final = 0.004
 #: Seconds for which what nobody waits for is put off until something more urgent is written.
 LINGER: Final = 0.1
 
@@ -39,13 +41,15 @@ class Writer:
     Has the store of a journal do what is asked for, and says when that is on the disk.
 
     :param reactor: provides time and a way back from a thread.
+    :param share: tells how many requests are worth a batch, soon after the one before.
     :param when_full: called after each batch as long as the store is full.
     :ivar trouble: why nothing can be recorded now; ``None``: it can be.
     """
 
-    def __init__(self, reactor: Any, store: Store, when_full: Callable[[], None]) -> None:
+    def __init__(self, reactor: Any, store: Store, share: Callable[[], int], when_full: Callable[[], None]) -> None:
         self._reactor = reactor
         self._store = store
+        self._share = share
         self._when_full = when_full
         self._worker: Worker
         self._pending: list[_Request] = []
@@ -55,7 +59,7 @@ class Writer:
         self._large_next = False
         self._large_failed = False
         self._busy = False
-        self._linger: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
         self._wrote = 0.0
         self.trouble: str | None = None
@@ -71,20 +75,24 @@ class Writer:
 
     def is_idle(self, seconds: float) -> bool:
         """Whether nothing was written for so many seconds, and nothing is to be."""
-        return not self._busy and self._linger is None and self._reactor.seconds() - self._wrote >= seconds
+        return not self._busy and self._timer is None and self._reactor.seconds() - self._wrote >= seconds
 
-    def submit(self, method: Callable[..., object], *arguments: object, size: int = 0) -> Deferred[Any]:
+    def submit(
+        self, method: Callable[..., object], *arguments: object, size: int = 0, alone: bool = True
+    ) -> Deferred[Any]:
         """
         Have a method of the store called soon.
 
         :param size: bytes that it has to write; what is small need not say.
+        :param alone: ``False``: more is likely to come in this turn of the reactor, and is waited for.
         :return: fires with what the method gave, when that is on the disk.
         """
         done = self._add(method, arguments, size)
         if not self._busy and self._closed is None:
-            self._busy = True
-            # at the end of this turn of the reactor: what the same frame brings is then written together
-            self._reactor.callLater(0, self._write)
+            if alone and size <= LARGE:
+                self._write_or_wait()
+            else:
+                self._write_within(0.0)
         return done
 
     def submit_later(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
@@ -94,8 +102,8 @@ class Writer:
         Nobody waits for it: alone, it would hold up the next command by a batch.
         """
         done = self._add(method, arguments)
-        if not self._busy and self._linger is None and self._closed is None:
-            self._linger = self._reactor.callLater(LINGER, self._lingered)
+        if not self._busy and self._timer is None and self._closed is None:
+            self._write_within(LINGER)
         return done
 
     def call_between(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
@@ -106,7 +114,6 @@ class Writer:
         """Write what is pending, and end the thread."""
         self._closed = Deferred()
         if not self._busy:
-            self._busy = True
             self._write()  # what lingers
         return self._closed
 
@@ -121,16 +128,29 @@ class Writer:
             self._pending.append(request)
         return done
 
-    def _lingered(self) -> None:
-        self._linger = None
-        if not self._busy:
-            self._busy = True
+    def _write_or_wait(self) -> None:
+        """Write what is pending, or wait for more to share the batch: where there is little to do, nobody waits."""
+        wait = self._wrote + PACE - self._reactor.seconds()
+        if wait <= 0 or self._large or self._closed is not None or len(self._pending) >= min(self._share(), MAX_BATCH):
             self._write()
+        else:
+            self._write_within(wait)
+
+    def _write_within(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self._reactor.callLater(seconds, self._timed_out)
+        elif self._reactor.seconds() + seconds < self._timer.getTime():
+            self._timer.reset(seconds)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._write()
 
     def _write(self) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._busy = True
         large = bool(self._large) and (self._large_next or not self._pending)
         if large:
             batch = self._take_large()
@@ -152,6 +172,7 @@ class Writer:
     def _written(self, batch: list[_Request], large: bool, outcomes: list[object]) -> None:
         self._wrote = self._reactor.seconds()
         self._judge(outcomes, large)
+        # What is asked for by those who hear of it now goes into one batch.
         for (_, done), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 done.errback(outcome)
@@ -159,10 +180,11 @@ class Writer:
                 done.callback(outcome)
         if self._store.is_full:
             self._when_full()
+        self._busy = False
         if self._pending or self._large:
-            self._write()
+            self._write_or_wait()
         else:
-            self._busy = self._large_next = False
+            self._large_next = False
             if self._closed is not None:
                 self._end(self._closed)
 

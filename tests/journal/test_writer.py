@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import JournalUnavailable
 from relayd.journal.index import JournalLimits
 from relayd.journal.store import Call
-from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, Writer
+from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, Writer
 from relayd.language.texts import Text
 from tests.support.dispatching import command, result, watch_log
 from tests.support.journals import DurableCase, ThreadClock
@@ -43,8 +43,8 @@ class WriterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = ThreadClock()
         self.store = FakeStore()
-        self.full = 0
-        self.writer = Writer(self.clock, self.store, self.when_full)  # type: ignore[arg-type]
+        self.full = self.share = 0
+        self.writer = Writer(self.clock, self.store, lambda: self.share, self.when_full)  # type: ignore[arg-type]
         self.writer.start()
 
     def when_full(self) -> None:
@@ -57,14 +57,42 @@ class WriterTests(SynchronousTestCase):
     def close(self) -> None:
         self.wait(self.writer.close())
 
-    def test_what_comes_in_one_turn_is_written_together(self) -> None:
+    def test_what_comes_meanwhile_is_written_together(self) -> None:
+        """One who comes alone does not wait."""
         done = [self.writer.submit(self.store.put, value) for value in "abc"]
+        self.assertEqual([self.wait(each) for each in done], ["a", "b", "c"])
+        self.assertEqual(self.store.batches, [["a"], ["b", "c"]])
+        self.close()
+
+    def test_where_more_is_expected_it_goes_along(self) -> None:
+        done = [self.writer.submit(self.store.put, value, alone=value == "c") for value in "abc"]
         self.assertEqual([self.wait(each) for each in done], ["a", "b", "c"])
         self.assertEqual(self.store.batches, [["a", "b", "c"]])
         self.close()
 
+    def test_where_much_is_under_way_a_batch_waits_until_it_is_worth_while(self) -> None:
+        self.share = 2
+        self.wait(self.writer.submit(self.store.put, "a"))  # nothing was written before
+        self.writer.submit(self.store.put, "b")
+        self.clock.advance(PACE / 2)
+        self.assertEqual(self.store.batches, [["a"]])
+        self.wait(self.writer.submit(self.store.put, "c"))
+        self.assertEqual(self.store.batches[1:], [["b", "c"]])
+        self.wait(self.writer.submit(self.store.put, "d"))
+        self.assertEqual(self.store.batches[2:], [["d"]], "and not for ever")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.close()
+
+    def test_it_says_that_the_store_is_full(self) -> None:
+        self.wait(self.writer.submit(self.store.put, "a"))
+        self.assertEqual(self.full, 0)
+        self.store.is_full = True
+        self.wait(self.writer.submit(self.store.put, "b"))
+        self.assertEqual(self.full, 1)
+        self.close()
+
     def test_batches_are_bounded(self) -> None:
-        done = [self.writer.submit(self.store.put, value) for value in range(MAX_BATCH + 1)]
+        done = [self.writer.submit(self.store.put, value, alone=False) for value in range(MAX_BATCH + 1)]
         self.wait(done[-1])
         self.assertEqual([len(batch) for batch in self.store.batches], [MAX_BATCH, 1])
         self.close()
@@ -144,8 +172,8 @@ class SharedCommitTests(DurableCase):
         self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
         waiting = [
             self.journal.accept(command("a"), b""),
-            self.journal.start("a"),
             self.journal.accept(command("b"), b""),
+            self.journal.start("a"),
         ]
         for each in waiting:
             self.wait(each)

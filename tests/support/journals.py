@@ -25,6 +25,7 @@ from relayd.interfaces import EntryState, IJournal, JournalEntry
 from relayd.journal.disk import Disk
 from relayd.journal.durable import DurableJournal
 from relayd.journal.index import JournalLimits
+from relayd.journal.writer import PACE
 from tests.support.dispatching import command, result, watch_log
 
 
@@ -44,7 +45,7 @@ class ThreadClock(Clock):
     def run(self, deferred: Deferred[Any]) -> None:
         """Until *deferred* has fired."""
         while not deferred.called:
-            self.advance(0)
+            self.advance(PACE)
             if not deferred.called:
                 ready, _, _ = select.select(self._readers, [], [], 30)
                 assert ready, "nothing happens any more"

@@ -29,8 +29,8 @@ VERSION: Final = 1
 SECTOR: Final = 512
 #: Where the first batch begins, behind two copies of the header.
 BEGIN: Final = 2 * SECTOR
-#: Bytes that the file system sets aside at a time.
-STEP: Final = 256 << 10
+#: Bytes that the file system sets aside at a time: to write where nothing is set aside costs twice as much.
+STEP: Final = 32 << 10
 
 #: Magic, version, whether batches were synced one after the other, number of the log, salt.
 _HEADER: Final = struct.Struct("<16sHHQ16s")

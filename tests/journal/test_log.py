@@ -205,7 +205,7 @@ class LogTests(SynchronousTestCase):
 
         def almost(file: int, offset: int, size: int) -> None:
             asked.append(size)
-            if size > 100_000:
+            if size > 10_000:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             allocate(file, offset, size)
 
@@ -213,7 +213,7 @@ class LogTests(SynchronousTestCase):
         log = self.make(2)
         self.append("a", log=log)
         self.assertEqual(asked, [STEP, asked[1]])
-        self.assertLess(asked[1], 100_000)
+        self.assertLess(asked[1], 10_000)
         self.assertEqual(self.known(Path(log.path).read_bytes()), (["a"], False))
 
     def test_a_file_that_cannot_be_made_is_not_left_behind(self) -> None:

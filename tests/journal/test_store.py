@@ -75,7 +75,7 @@ class StoreTests(DurableCase):
         self.assertEqual(self.rows("SELECT id, state FROM command"), [("a", 4)])
 
     def test_a_full_log_is_moved(self) -> None:
-        self.patch(journal_store, "FULL", 5000)
+        self.patch(journal_store, "FULL", 2000)
         for number in range(30):
             self.finish(f"c{number}")
             self.settle()

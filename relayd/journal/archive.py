@@ -16,19 +16,22 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from relayd.errors import JournalUnavailable, NotExecuted, OutcomeLost
 from relayd.interfaces import EntryState, JournalEntry
+from relayd.journal.bodies import decode_result, encode_result
 from relayd.journal.index import LiveCommand
 from relayd.journal.records import Change, Changes
 from relayd.journal.sqlite_errors import damage
-from relayd.language.texts import Text, Translate, english, without_surrogates
+from relayd.language.texts import Text, Translate, english
 from relayd.wire.messages import CommandResult, failure_result
 
-#: ``PRAGMA user_version`` of the files that this module writes.
+#: ``PRAGMA user_version`` of a file that has everything.
 VERSION: Final = 1
+#: The same while there may be logs: a version of relayd that knows none does not open the file then, and run again what
+#: is only in a log.
+WITH_LOGS: Final = 2
 #: ``PRAGMA application_id``: "rlyd".
 APPLICATION_ID: Final = 0x726C7964
 #: Rows that one step of a clean-up removes, so that no command waits long for it.
@@ -63,10 +66,6 @@ CREATE TABLE result (
 CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(CommandResult).decode
-
-
 # Bits of the column "extended" of a command: the form of its result, in case relayd dies before there is a result.
 _EXTENDED: Final = 1
 _NUMERIC_ID: Final = 2
@@ -90,28 +89,6 @@ def existing(path: str, mode: str) -> str:
 def form_of(extended: bool, numeric_id: bool) -> int:
     """The bits of the column ``extended`` of a command."""
     return (_EXTENDED if extended else 0) | (_NUMERIC_ID if numeric_id else 0)
-
-
-def encode_result(result: CommandResult) -> bytes:
-    """A result as it is held."""
-    try:
-        return _encode(result)
-    except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly
-        stdout, stderr = without_surrogates(result.stdout), without_surrogates(result.stderr)
-        return _encode(msgspec.structs.replace(result, stdout=stdout, stderr=stderr))
-
-
-def decode_result(body: bytes) -> CommandResult:
-    """
-    The result in a row.
-
-    :raises JournalUnavailable: when it is damaged, which SQLite does not always see.
-    """
-    try:
-        return _decode(body)
-    # msgspec does not turn everything into an error of its own; TypeError: the row does not hold bytes
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
-        raise JournalUnavailable(reason=Text("its file is damaged: a result is not as relayd wrote it")) from None
 
 
 class Recovery(Struct, kw_only=True):
@@ -185,13 +162,17 @@ class Archive:
                     execute(statement)
                 execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 execute(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
+        elif version not in (VERSION, WITH_LOGS):
             raise JournalUnavailable(reason=Text("it was written by a newer version of relayd; install that one again"))
         elif execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise damage()
         status = os.stat(self._path)
         self._file = (status.st_dev, status.st_ino)
         self.last_log = int(self.notes().get(LAST_LOG, 0))
+
+    def mark(self, version: int) -> None:
+        """Say whether there may be logs: `VERSION` or `WITH_LOGS`."""
+        self._db.execute(f"PRAGMA user_version = {version}")
 
     def notes(self) -> dict[str, str]:
         """The facts that are kept."""

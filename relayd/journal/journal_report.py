@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from relayd.errors import JournalUnavailable, NoJournal
 from relayd.interfaces import EntryState
-from relayd.journal.archive import LAST_LOG, SCHEMA, VERSION, decode_result, existing
+from relayd.journal.archive import LAST_LOG, SCHEMA, VERSION, WITH_LOGS, existing
+from relayd.journal.bodies import decode_result
 from relayd.journal.log import LogContent, log_name, log_numbers, read_log
 from relayd.journal.sqlite_errors import as_unavailable
 from relayd.wire.messages import CommandResult
@@ -161,7 +162,7 @@ def _opened(path: str) -> Iterator[_Files]:
                     empty.executescript(SCHEMA)
                     yield empty, []
                 return
-            if version != VERSION:
+            if version not in (VERSION, WITH_LOGS):
                 raise NoJournal(reason="it was written by another version of relayd; use the relayctl of that")
             db.execute("BEGIN")
             last = db.execute("SELECT value FROM note WHERE name = ?", (LAST_LOG,)).fetchone()

@@ -14,7 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 from relayd.errors import JournalUnavailable
-from relayd.journal.archive import decode_result, existing, forget_what_is_deleted
+from relayd.journal.archive import existing, forget_what_is_deleted
+from relayd.journal.bodies import decode_result
 
 #: Endings of the files of a database: its own, and those that SQLite may keep beside it.
 _COMPANIONS = ("", "-wal", "-shm")

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from relayd.errors import JournalUnavailable
 from relayd.interfaces import EntryState, JournalEntry
-from relayd.journal.archive import Archive, Recovery, decode_result, encode_result, form_of
+from relayd.journal.archive import VERSION, WITH_LOGS, Archive, Recovery, form_of
+from relayd.journal.bodies import decode_result, encode_result
 from relayd.journal.disk import Disk
 from relayd.journal.known_ids import KnownIds
 from relayd.journal.log import Log, log_name, log_numbers, read_log
@@ -132,6 +133,7 @@ class Store:
             # The journal's time never goes backwards, even if the system's does.
             self._time_offset = max(time.time(), self.archived.last_time()) - time.monotonic()
             recovery = self.archived.recover(self.now(), self._translate)
+            self.archived.mark(WITH_LOGS)
             self._begin_log()
         except BaseException:
             self.archived.close()
@@ -370,6 +372,7 @@ class Store:
             for log in self._logs:
                 self._move(log)
             self.archived.note("time", str(self.now()))
+            self.archived.mark(VERSION)
         finally:
             for log in self._logs:
                 log.close()

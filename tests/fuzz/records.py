@@ -26,7 +26,7 @@ from relayd.audit.lines import GENESIS, decode_line, encode_line
 from relayd.audit.seal import Seal
 from relayd.ctl import journal
 from relayd.errors import JournalUnavailable, NoJournal
-from relayd.journal.archive import decode_result
+from relayd.journal.bodies import decode_result
 from relayd.journal.journal_report import read_report, read_result
 from relayd.journal.salvage import salvage
 from relayd.journal.sqlite_errors import is_damage

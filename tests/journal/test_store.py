@@ -58,10 +58,12 @@ class StoreTests(DurableCase):
             store.close()
 
     def test_after_a_stop_all_is_in_the_archive(self) -> None:
-        """As a version of relayd without logs has it, which so can go on with it, and be gone on from."""
+        """A version of relayd without logs can go on with it then, and only then."""
         self.finish("a", "b")
         self.journal.confirm("a")
+        self.assertEqual(self.rows("PRAGMA user_version"), [(2,)])
         self.close()
+        self.assertEqual(self.rows("PRAGMA user_version"), [(1,)])
         self.assertEqual(self.logs(), [])
         self.assertEqual(self.rows("SELECT id, state FROM command ORDER BY id"), [("a", 4), ("b", 3)])
         self.assertEqual(self.rows("SELECT command FROM result"), [("b",)])

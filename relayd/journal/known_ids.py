@@ -1,5 +1,5 @@
 """
-Which ids are certainly not in the archive, without a look at the disk: a Bloom filter in two generations.
+Which ids are certainly not in the archive, without a look at the disk: Bloom filters, each for some of the ids.
 """
 
 from __future__ import annotations
@@ -7,59 +7,74 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-#: Bits that each id sets, and bits of memory for each id: of a hundred ids that are new, less than one seems known.
+#: Bits that each id sets, and bits of memory for each id: of a hundred ids that are new, some two seem known.
 _HASHES: Final = 4
 _BITS: Final = 16
+#: Ids in the first filter; each has twice as many as the one before, so that few ids take little memory.
+_FIRST: Final = 8192
+
+
+class _Filter:
+    """
+    One Bloom filter.
+
+    :param room: how many ids it is for, a power of two.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.count = 0
+        self._mask = room * _BITS - 1
+        self._bits = bytearray(room * _BITS // 8)
+
+    def add(self, command_id: str) -> None:
+        bits, mask = self._bits, self._mask
+        number = hash(command_id)  # of 64 bits, and keyed anew in each process: nobody can choose ids that collide
+        for _ in range(_HASHES):
+            bits[(number & mask) >> 3] |= 1 << (number & 7)
+            number += number >> 32 | 1
+        self.count += 1
+
+    def may_have(self, command_id: str) -> bool:
+        bits, mask = self._bits, self._mask
+        number = hash(command_id)
+        for _ in range(_HASHES):
+            if not bits[(number & mask) >> 3] & 1 << (number & 7):
+                return False
+            number += number >> 32 | 1
+        return True
 
 
 class KnownIds:
     """
     Says of an id that it is new, or may be known.
 
-    It forgets the ids before the latest *most*, at the earliest: the archive forgets those as well.
+    It forgets no id of the latest *most*; the archive forgets the others, too.
 
     :param most: ids that the archive keeps.
     :ivar complete: whether all ids of the archive were added; before that, each may be known.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = max(most, 1024)
-        self._mask = (1 << (self._most * _BITS - 1).bit_length()) - 1
-        self._generations = (self._empty(), self._empty())
-        self._count = 0
+        self._most = most
+        self._filters = [_Filter(_FIRST)]
         self.complete = False
-
-    def _empty(self) -> bytearray:
-        return bytearray((self._mask + 1) // 8)  # the system gives the memory when it is written to
 
     def add(self, ids: Iterable[str]) -> None:
         """Add ids that are in the archive, or are about to be."""
         for command_id in ids:
-            if self._count >= self._most:
-                self._generations = (self._empty(), self._generations[0])
-                self._count = 0
-            bits = self._generations[0]
-            place, step = self._hashes(command_id)
-            for _ in range(_HASHES):
-                bits[place >> 3] |= 1 << (place & 7)
-                place = (place + step) & self._mask
-            self._count += 1
+            last = self._filters[-1]
+            if last.count >= last.room:
+                self._make_room(last.room)
+                last = self._filters[-1]
+            last.add(command_id)
+
+    def _make_room(self, room: int) -> None:
+        filters = [*self._filters, _Filter(room if room >= self._most else 2 * room)]
+        while sum(each.count for each in filters[1:]) >= self._most:
+            del filters[0]
+        self._filters = filters  # another thread reads them
 
     def may_have(self, command_id: str) -> bool:
         """Whether an id may be in the archive."""
-        if not self.complete:
-            return True
-        place, step = self._hashes(command_id)
-        young, old = self._generations
-        return self._has(young, place, step) or self._has(old, place, step)
-
-    def _has(self, bits: bytearray, place: int, step: int) -> bool:
-        for _ in range(_HASHES):
-            if not bits[place >> 3] & 1 << (place & 7):
-                return False
-            place = (place + step) & self._mask
-        return True
-
-    def _hashes(self, command_id: str) -> tuple[int, int]:
-        number = hash(command_id)  # of 64 bits, and keyed anew in each process: nobody can choose ids that collide
-        return number & self._mask, number >> 32 & self._mask | 1
+        return not self.complete or any(each.may_have(command_id) for each in self._filters)

@@ -474,7 +474,8 @@ class ApiKeyTests(ConfigCase):
     def test_a_missing_file(self) -> None:
         self.assertEqual(
             self.refusal(api_key_file="/nowhere/api-key"),
-            "--api-key-file: the API key cannot be used: its file cannot be read (No such file or directory)",
+            "--api-key-file: the API key cannot be used: its file cannot be read (No such file or directory); name "
+            "a file that is there, which holds it",
         )
 
     def test_the_key_itself_instead_of_its_file_is_not_shown(self) -> None:

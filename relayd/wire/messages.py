@@ -17,6 +17,7 @@ from msgspec.structs import force_setattr
 
 from relayd.errors import RelayError
 from relayd.language.texts import Translate, english
+from relayd.wire import field_types
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -109,7 +110,7 @@ class _Login(Struct, frozen=True, kw_only=True):
     :ivar certificate: the certificate for the key: the text of a file like ``id_ed25519-cert.pub``.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
     :ivar written: how the command spells the host, where that differs; see `written_host`.
-    :raises TypeError: when a secret is neither; it names the field.
+    :raises TypeError: when a field is of another type; it names the field, and shows no value.
     """
 
     host: str
@@ -123,6 +124,7 @@ class _Login(Struct, frozen=True, kw_only=True):
     written: str | None = None
 
     def __post_init__(self) -> None:
+        field_types.check_fields(self, field_types.LOGIN)
         for name in ("password", "private_key", "passphrase"):
             if (secret := getattr(self, name)) is not None:
                 force_setattr(self, name, as_secret(name, secret))
@@ -185,6 +187,10 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     encoding: str | None = None
     stream: bool = False
     via: tuple[JumpHost, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        field_types.check_order(self, JumpHost)
 
     def __repr__(self) -> str:
         return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.written_host}:{self.port}>"

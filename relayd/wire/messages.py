@@ -99,6 +99,10 @@ def as_secret(name: str, value: object) -> Secret:
     return Secret(value) if isinstance(value, str) else value
 
 
+#: What a field for a secret holds, once it is one.
+_SECRETS: Final = (Secret, type(None))
+
+
 class _Login(Struct, frozen=True, kw_only=True):
     """
     Where to log in, and with what: a command, and each of its jump hosts. A secret given as `str` becomes a `Secret`.
@@ -123,9 +127,13 @@ class _Login(Struct, frozen=True, kw_only=True):
     written: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("password", "private_key", "passphrase"):
-            if (secret := getattr(self, name)) is not None:
-                force_setattr(self, name, as_secret(name, secret))
+        for name, value in (
+            ("password", self.password),
+            ("private_key", self.private_key),
+            ("passphrase", self.passphrase),
+        ):
+            if value.__class__ not in _SECRETS:
+                force_setattr(self, name, as_secret(name, value))
 
     @property
     def written_host(self) -> str:

@@ -22,7 +22,7 @@ LOGIN: Final[Mapping[str, Types]] = {
     **dict.fromkeys(("certificate", "host_key", "written"), MAYBE_TEXT),
 }
 #: By further field of a command (`relayd.wire.messages.ExecuteCommand`).
-_ORDER: Final[Mapping[str, Types]] = {
+ORDER: Final[Mapping[str, Types]] = {
     "server_id": (int, float, str, NoneType),
     "timeout": MAYBE_SECONDS,
     "env": (tuple,),
@@ -56,15 +56,14 @@ def check_fields(message: object, fields: Mapping[str, Types]) -> None:
         check_type(name, getattr(message, name), types)
 
 
-def check_order(command: Any, jump_host: type) -> None:
+def check_contents(env: tuple[Any, ...], via: tuple[Any, ...], jump_host: type) -> None:
     """
-    Check the fields of a command that no jump host has.
+    Check what is in ``env`` and in ``via`` of a command.
 
     :raises TypeError: as `check_type`.
     """
-    check_fields(command, _ORDER)
-    for pair in command.env:
+    for pair in env:
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(each, str) for each in pair)):
             raise TypeError('env has to be a tuple of pairs of str, such as (("NAME", "VALUE"),)')
-    for hop in command.via:
+    for hop in via:
         check_type("each of via", hop, (jump_host,))

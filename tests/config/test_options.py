@@ -389,8 +389,14 @@ class ServerTests(ConfigCase):
             self.assertIn("expected a path like /relay/ws", self.refusal(native_path=path))
 
     def test_the_proxy_is_a_secret(self) -> None:
-        for text in (f"https://user:{KEY}@proxy:1", f"user:{KEY}@proxy", f"http://user:{KEY}@proxy",
-            f"http://user:12/{KEY}@proxy:1", f"http://user:12?{KEY}@proxy:1", f"http://user:12#{KEY}@proxy:1"):
+        for text in (
+            f"https://user:{KEY}@proxy:1",
+            f"user:{KEY}@proxy",
+            f"http://user:{KEY}@proxy",
+            f"http://user:12/{KEY}@proxy:1",
+            f"http://user:12?{KEY}@proxy:1",
+            f"http://user:12#{KEY}@proxy:1",
+        ):
             message = self.refusal(f'http-proxy = "{text}"')
             self.assertIn("expected a URL like http://PROXY:3128", message)
             self.assertNotIn(KEY, message)

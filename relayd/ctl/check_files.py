@@ -161,11 +161,18 @@ def _check_known_hosts(config: Config, report: Report) -> None:
         report("fault", "known hosts", str(error))
         return
     if not os.path.exists(path) and config.host_keys == "strict":
-        report("warning", "known hosts", f"{path} does not exist, so --host-keys strict refuses every host; add the hosts' "
-            "keys to it, or use accept-new")
+        report(
+            "warning",
+            "known hosts",
+            f"{path} does not exist, so --host-keys strict refuses every host; add the hosts' "
+            "keys to it, or use accept-new",
+        )
     elif config.host_keys == "accept-new" and os.path.exists(path) and not os.access(path, os.W_OK):
-        report("fault", "known hosts", f"this user cannot write to {path}, so no new host keys can be recorded; "
-            "let it write there")
+        report(
+            "fault",
+            "known hosts",
+            f"this user cannot write to {path}, so no new host keys can be recorded; let it write there",
+        )
     else:
         report("ok", "known hosts", path if os.path.exists(path) else f"{path} does not exist yet")
 

@@ -18,8 +18,8 @@ from relayd.ctl.main import make_parser
 from relayd.errors import HostFailure, RelayError
 from relayd.hub import terminal
 from relayd.ssh.errors import SSHError
-from tests.support.catalogue import kinds
 from tests.fuzz.engine import MODULES
+from tests.support.catalogue import kinds
 from tests.support.pages import ROOT, Block, blocks_of, pages
 
 #: Programs whose lines are commands. In a block that is none of ``code-block:: console`` nobody would run them.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import ContextFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory

@@ -13,9 +13,6 @@ from relayd.ctl.findings import Finding, Level, Report
 from relayd.ctl.settings import Place, add_all_options, read_all
 from relayd.ctl.unit_settings import UnitSettings
 
-NAME = "check"
-HELP = "check settings, files and the connection to the main server; say what is wrong and how to fix it"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""

@@ -15,9 +15,6 @@ from relayd.network.spelling import Address, read_address, read_host
 from relayd.policy.rules import SPECIAL, Policy, Verdict
 from relayd.wire import fields
 
-NAME = "policy"
-HELP = "show which hosts, users and commands the site allows, and why"
-
 _MOST = 60  # characters shown of a command's text
 
 

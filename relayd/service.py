@@ -18,6 +18,7 @@ from relayd.commands.dispatcher import Dispatcher
 from relayd.config.option import Effect
 from relayd.config.options import Config
 from relayd.config.reload import Changes, compare
+from relayd.config.site_policy import policy_of
 from relayd.config.state_directory import StateDirectory
 from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
@@ -33,7 +34,6 @@ from relayd.settings import (
     limits_of,
     live_ssh_settings_of,
     live_uplink_settings_of,
-    policy_of,
     runner_settings_of,
     ssh_settings_of,
     uplink_settings_of,

@@ -30,9 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     :raises OSError: when the findings cannot be written, such as `BrokenPipeError` when nobody reads them any more.
     """
-    from twisted.internet.defer import CancelledError, Deferred
-    from twisted.internet.task import react
+    from relayd.process.garbage import no_collections
 
+    with no_collections():
+        from twisted.internet.defer import CancelledError, Deferred
+        from twisted.internet.task import react
+
+        import relayd.ctl.check_server  # noqa: F401  # `check` uses it
     faults: list[int] = []
     unwritten: list[OSError] = []
     reading, place = read_all(arguments)

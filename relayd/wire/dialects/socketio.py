@@ -34,7 +34,7 @@ from relayd.wire.dialects.events import (
     IDialect,
     Ignored,
 )
-from relayd.wire.dialects.packets import Packet, read_packet
+from relayd.wire.dialects.packets import Packet, plain_event, read_packet
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH
@@ -82,7 +82,8 @@ class SocketIODialect(FrameQueue):
         :raises ProtocolError: when it means nothing, or nothing at this stage.
         """
         if self._stage is _Stage.JOINED:
-            return self._packet(text)
+            plain = plain_event(text) if self._binary.incomplete is None else None
+            return self._packet(text) if plain is None else (EventReceived(*plain),)
         if self._stage is _Stage.OVER:
             return (Ignored("a packet after the good-bye"),)
         if self._stage is _Stage.OPENING:

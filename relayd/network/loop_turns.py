@@ -31,13 +31,11 @@ class LoopTurns:
         self._due: list[Callable[[], None]] = []
         #: What can wait longest, such as the log.
         self._last: list[Callable[[], None]] = []
+        #: Calls a function once, at the end of this turn.
+        self.call_at_end: Callable[[Callable[[], None]], None] = self._due.append
         self._reactor: Any = reactor
         self._thread = 0
         vars(reactor)["doIteration"] = self._iterate
-
-    def call_at_end(self, function: Callable[[], None]) -> None:
-        """Call *function* once, at the end of this turn."""
-        self._due.append(function)
 
     def try_at_end(self, function: Callable[[], None]) -> bool:
         """
@@ -74,14 +72,13 @@ class LoopTurns:
 
     def _end_turn(self) -> None:
         while self._due or self._last:
-            due, self._due = self._due, []
-            if not due:
-                due, self._last = self._last, []
-            for function in due:
+            due = self._due or self._last
+            for function in due:  # they may append more
                 try:
                     function()
                 except Exception:
                     log.err(None, "Internal error: a step at the end of a turn of the event loop failed")
+            due.clear()
 
     def _read(self, selectable: Any) -> None:
         """Do what ``_doReadOrWrite`` of the reactor does where there is something to read, and nothing else."""

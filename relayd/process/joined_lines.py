@@ -50,9 +50,12 @@ class JoinedLines:
         """Do nothing: Twisted calls this after each line."""
 
     def write_waiting(self) -> None:
-        """Write what waits. Lines that cannot be written are lost: there is no log to say so."""
-        with self._lock, suppress(OSError, ValueError):
-            self._write()
+        """Write what waits. Lines that cannot be written are lost."""
+        with self._lock:
+            try:
+                self._write()
+            except (OSError, ValueError):
+                return  # there is no log to say so
 
     def _write(self) -> None:
         waiting, self._waiting = self._waiting, []

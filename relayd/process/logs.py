@@ -118,7 +118,8 @@ def format_text(event: LogEvent) -> str | None:
         text = _cut(text, MAX_MESSAGE)
     if "\n" in text:
         text = text.replace("\n", "\n\t")
-    return f"{_local_time(when)} [{_system(event)}] {text}\n"
+    level = event.get("log_level")
+    return f"{_local_time(when)} [{event.get('log_namespace', '-')}#{'-' if level is None else level.name}] {text}\n"
 
 
 def _system(event: LogEvent) -> str:

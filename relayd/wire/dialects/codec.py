@@ -52,7 +52,8 @@ _ESCAPE: Final = re.compile(
     r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 
-_encoder = msgspec.json.Encoder()
+#: Writes JSON in the compact form, as bytes.
+json_encoder = msgspec.json.Encoder()
 #: Reads JSON as it should be; `read_json` also reads what has faults.
 plain_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
@@ -91,7 +92,7 @@ def read_json(text: str, decoder: msgspec.json.Decoder[Any] = plain_decoder) -> 
 
 def write_json(data: object) -> str:
     """Encode *data* in the compact form."""
-    return _encoder.encode(data).decode()
+    return json_encoder.encode(data).decode()
 
 
 def _decode_or_repair(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:

@@ -5,11 +5,10 @@ One command with its deadline, from the wait for a connection to its result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Text, span
@@ -82,16 +81,16 @@ class Execution:
     """
 
     __slots__ = (
-        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session",
+        "_begun", "_call", "_check", "_clock", "_ending", "_grace", "_job", "_opening", "_pool", "_session",
         "_settings", "_settled", "_shell", "_started", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
-    def __init__(self, reactor: Any, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: IReactorTime, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
+        self._clock = clock
         self._pool = pool
         self._settings = settings
         self._target = request.target
-        self._begun = reactor.seconds()
+        self._begun = clock.seconds()
         # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
         left = request.deadline - self._begun
         self._timeout = (round(left, 1) or left) if request.timeout is None else request.timeout
@@ -121,13 +120,13 @@ class Execution:
         payload = largest_payload(request.command, request.env)
         self._job = Job(request.target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
-        self._call: IDelayedCall | None = reactor.callLater(max(0.0, left), self._timed_out)
+        self._call: IDelayedCall | None = clock.callLater(max(0.0, left), self._timed_out)
         pool.submit(self._job)
 
     # What the session and the pool report
 
     def _exec_sent(self) -> None:
-        self._started = self._reactor.seconds()
+        self._started = self._clock.seconds()
         connection = self._job.connection
         if connection is not None and connection.opened >= self._begun:
             self._opening = connection.timings
@@ -177,7 +176,7 @@ class Execution:
 
     def _check_account(self) -> None:
         if self._call is not None:
-            left = self._call.getTime() - self._reactor.seconds()
+            left = self._call.getTime() - self._clock.seconds()
             self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
         self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
 
@@ -219,7 +218,7 @@ class Execution:
         self._why = RunTimeout
         # The result does not wait for a command that does not end; `Ending` goes on without it.
         kept = self._session.stdout.kept + self._session.stderr.kept
-        self._call = self._reactor.callLater(max(0.0, self._grace - kept * BYTE_TAKES), self._give_result)
+        self._call = self._clock.callLater(max(0.0, self._grace - kept * BYTE_TAKES), self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
@@ -242,7 +241,7 @@ class Execution:
         return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
 
     def _end(self) -> None:
-        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._on_settled)
+        self._ending = Ending(self._clock, self._pool, self._job, self._session, self._shell, self._on_settled)
         self._ending.begin()
 
     def _on_settled(self) -> None:
@@ -286,7 +285,7 @@ class Execution:
             timings={
                 "wait": self._started - self._begun,
                 **self._opening,
-                "run": self._reactor.seconds() - self._started,
+                "run": self._clock.seconds() - self._started,
             },
         )
 

@@ -42,7 +42,7 @@ from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import LiveSettings
 from relayd.ssh.target import Target
-from relayd.ssh.transport.server_limits import largest_payload
+from relayd.ssh.transport.server_limits import ALWAYS_FITS, largest_payload
 
 #: Seconds that each byte of output takes to become a result that is recorded and sent, on a slow machine.
 BYTE_TAKES = 50e-9
@@ -147,7 +147,8 @@ class Execution:
         elif self._ending is None and answers_for_account(self._session) and not self._forced():
             self._check_account()
         else:
-            too_long = too_long_to_start(self._session, self._target, self._job.payload)
+            payload = self._job.payload
+            too_long = too_long_to_start(self._session, self._target, payload) if payload > ALWAYS_FITS else None
             self._fire(too_long or self._completed(None))
 
     def _no_status(self) -> None:
@@ -274,12 +275,14 @@ class Execution:
         :param remark: why the output may not be complete.
         """
         session = self._session
-        complete = remark is None
+        if error is None and session.progress is not None:
+            complete = remark is None
+            error = not_reached(session, self._target, complete=complete, forced=self._forced())
         return Completed(
             exit=session.exit,
             stdout=session.stdout,
             stderr=session.stderr,
-            error=error or not_reached(session, self._target, complete=complete, forced=self._forced()),
+            error=error,
             open=remark,
             killed=killed,
             timings={

@@ -53,7 +53,10 @@ class Output(Struct, frozen=True):
         :param charset: the character set of the output, by its name in `relayd.language.charsets`.
         """
         if not self.truncated:
-            return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail, charset))))
+            data = self.head + self.tail
+            if charset == UTF8 and len(data) <= _PIECE:
+                return data.decode("utf-8", "replace").strip(_JAVASCRIPT_SPACE)
+            return "".join(_rstripped(_lstripped(_decoded(data, charset))))
         # A cut may fall within a character, whose remains would read as garbage that the command never wrote.
         head = self.head[: len(self.head) - _cut_character(self.head, charset)]
         behind = in_the_middle(charset, self.head)
@@ -70,6 +73,10 @@ class Output(Struct, frozen=True):
     def _marker(self, head: bytes, tail: bytes, translate: Translate) -> str:
         gone = self.total - len(head) - len(tail)
         return f"\n{Text('[relayd: {bytes} bytes cut here]', bytes=f'{gone:,}').within(translate)}\n"
+
+
+#: What most commands write to stderr.
+_NOTHING: Final = Output(b"", b"", 0, False)
 
 
 class OutputBuffer:
@@ -126,6 +133,8 @@ class OutputBuffer:
 
     def taken(self) -> Output:
         """What was kept so far."""
+        if not self.total:
+            return _NOTHING
         tail = b"".join(self._tail)
         if self.truncated:
             tail = tail[len(tail) - self._limit // 2 :]

@@ -77,7 +77,7 @@ class Pool:
         self._refused_logins = RefusedLogins()
         self._silence = SilenceWatch(clock, self._silent)
         self._names: MovedNames[Job] = MovedNames(reactor, self._moved, self._enter)
-        self._timers = Timers(clock, self._work, self._sweep)
+        self._timers = Timers(clock, self._take_steps, self._sweep)
         self._dials = Dials(dialer, self, self._opened, self._not_opened)
         self._connections = OpenConnections()
         self._shutdown = Shutdown(clock, self._connections)
@@ -105,6 +105,8 @@ class Pool:
         if near is not None and member is not None and self._state.start_on(member, self._clock.seconds()):
             self._start(near, job)
             return
+        if near is None and self._start_at_once(job):
+            return
         error = self._hindrance(job.target)
         if error is not None:
             job.on_failure(error)
@@ -112,6 +114,19 @@ class Pool:
         if near is None and job.target.via is None and self._names.ask(job.target.dialled, job):
             return  # it comes when enough is known of the host's name
         self._enter(job, first=near is not None)
+
+    def _start_at_once(self, job: Job) -> bool:
+        """See to a command for which a connection has room, and before which none waits; says whether it was so."""
+        if self._shutdown.begun or isinstance(job.channel, Forward):
+            return False
+        target, now = job.target, self._clock.seconds()
+        member = self._state.free_member(target, now)
+        if member is None:
+            return False
+        if target.via is not None or not self._names.ask(target.dialled, job):
+            self._state.start_on(member, now)
+            self._start(self._connections.by_member[member], job)
+        return True
 
     def _enter(self, job: Job, *, first: bool = False) -> None:
         self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=first)
@@ -200,6 +215,11 @@ class Pool:
     # Doing what was decided
 
     def _work(self) -> None:
+        # Most commands come and go while nothing waits.
+        if not self._state.is_settled(self._clock.seconds()):
+            self._take_steps()
+
+    def _take_steps(self) -> None:
         # What happens while a step is taken is seen by the next one.
         if self._working or self._shutdown.begun:
             return

@@ -161,7 +161,7 @@ class SSHCommandRunner:
     def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
         # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
-        if len(stdout) + len(stderr) <= LARGE:
+        if stdout.size + stderr.size <= LARGE:
             return _result(completed, command, stdout, stderr, charset, self._translate)
         make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
         # The command has ended: when it is cancelled now, its result is made at once.

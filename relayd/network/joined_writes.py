@@ -60,12 +60,13 @@ class _Direct:
         waits = connection._tempDataBuffer or connection.dataBuffer or connection.disconnecting
         pulls = connection.producer is not None and not connection.streamingProducer
         if connection.connected and not (waits or pulls or connection._writeDisconnected):
-            sent = connection.writeSomeData(data)
+            try:
+                sent = connection.socket.send(data)
+            except OSError:
+                sent = 0  # it is full; or lost, as the reactor will find in its next turn, and say
             if sent == len(data):
                 return
-            if isinstance(sent, int):
-                data = data[sent:]
-            # Otherwise the connection is lost: the reactor finds the same error in its next turn, and says so.
+            data = data[sent:]
         Connection.write(connection, data)
 
 

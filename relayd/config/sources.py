@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -112,6 +111,8 @@ class OptionSources:
 
         :param where: where the file was named.
         """
+        import tomllib  # here, since a relay may have no such file
+
         try:
             with open(path, "rb") as file:
                 return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark

@@ -144,13 +144,17 @@ def server_url(value: str) -> str:
     """
     The URL of the main server: ``wss://HOST[:PORT][/PATH][?QUERY]``, or the same with ``https``, ``ws``, ``http``.
 
-    It holds no name and no key of the relay, which have options of their own: everybody could read the key in it.
+    It holds no name and no key of the relay, which have options of their own: everybody could read the key in it. An
+    ``@`` in its path or query is written as ``%40``.
     """
     parts = _split(value)
     if parts is None or parts.scheme not in ("ws", "wss", "http", "https"):
         raise ValueError("a URL like wss://HOST or https://HOST:PORT")
-    if parts.username is not None or "#" in value:
-        raise ValueError("a URL without user or fragment; a login for its server belongs in the file of --header-file")
+    # The rest of a password with a slash or a question mark in it looks like a path or a query.
+    if "@" in value or "#" in value:
+        raise ValueError(
+            "a URL without user or fragment (a login for its server belongs in the file of --header-file), and %40 for an @"
+        )
     names = {unquote_plus(each.partition("=")[0]).strip().lower() for each in re.split("[&;]", parts.query)}
     if names & {"proxyid", "apikey"}:
         raise ValueError("a URL without proxyId or apiKey, which have their own options")
@@ -173,7 +177,7 @@ def url_path(value: str) -> str:
 def proxy_url(value: str) -> str:
     """The URL of an HTTP proxy: ``http://[USER[:PASSWORD]@]HOST:PORT``."""
     parts = _split(value)
-    if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or parts.query:
+    if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or set(value) & set("?#"):
         raise ValueError("a URL like http://PROXY:3128")
     return value.strip()
 

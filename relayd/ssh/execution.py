@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from relayd.language.texts import Text, span
 from relayd.network.patterns import covers_host
+from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.session import Command, ExitInfo, OutputReader, Permission, Session
 from relayd.ssh.channels.surroundings import Progress
@@ -83,7 +84,7 @@ class Execution:
 
     __slots__ = (
         "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session",
-        "_settings", "_settled", "_shell", "_started", "_target", "_timeout", "_why", "done",
+        "_settings", "_settled", "_shell", "_started", "_submitted", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
     def __init__(self, reactor: Any, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
@@ -112,7 +113,7 @@ class Execution:
             on_forbidden=self._forbidden,
             on_left=self._left_open,
         )
-        self._started = self._begun
+        self._submitted = self._started = steady_seconds(reactor)
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
         self._settled = False
@@ -127,7 +128,7 @@ class Execution:
     # What the session and the pool report
 
     def _exec_sent(self) -> None:
-        self._started = self._reactor.seconds()
+        self._started = steady_seconds(self._reactor)
         connection = self._job.connection
         if connection is not None and connection.opened >= self._begun:
             self._opening = connection.timings
@@ -284,9 +285,9 @@ class Execution:
             open=remark,
             killed=killed,
             timings={
-                "wait": self._started - self._begun,
+                "wait": self._started - self._submitted,
                 **self._opening,
-                "run": self._reactor.seconds() - self._started,
+                "run": steady_seconds(self._reactor) - self._started,
             },
         )
 

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.language.texts import printable
 from relayd.network.flow import Flow
+from relayd.network.joined_writes import join_writes
 from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
 from relayd.uplink.closing import GOING_AWAY
@@ -156,6 +157,7 @@ class WebSocketClient(WebSocketClientProtocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             # autobahn tries to, before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
+        join_writes(self.transport)
         super().connectionMade()
         if self._tls_host is None:
             self._request_upgrade()

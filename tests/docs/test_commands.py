@@ -23,13 +23,13 @@ from relayd.hub import Hub
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.peers.test_tls import ProxyFactory
 from tests.support import auditing
-from tests.support.built import built
+from tests.support.built import built, installed
 from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of, programs_of
 from tests.support.sshd import OpenSSHServer, free_port
 
 BIN = Path(sys.executable).parent
-INSTALL = f"{sys.executable} {Path(__file__).with_name('install.py')}"
+INSTALL = f"{sys.executable} {ROOT / 'tests' / 'support' / 'install.py'}"
 
 
 class PageTestCase(TestCase):
@@ -89,19 +89,21 @@ class PageTestCase(TestCase):
         return self.hub.execute("site-1", order, on_output=on_output)
 
     async def install_from_wheel(self) -> None:
-        """And not from a registry."""
-        await deferToThread(built)
+        """And not from a registry; what pip does to it, it has done once for all pages."""
+        environment = await deferToThread(installed)
         self.replace["python3 -m venv ~/relayd"] = f"{sys.executable} -m venv --without-pip ~/relayd"
-        self.replace["~/relayd/bin/pip install ."] = f"{INSTALL} ~/relayd {built().wheel}"
+        self.replace["~/relayd/bin/pip install ."] = f"{INSTALL} ~/relayd {environment}"
 
     def clone(self, to: Path) -> None:
-        """A copy of the tree, with the environment and the npm packages of this one."""
+        """A copy of the tree, with the environment of this one, and what bootstrap.sh has fetched."""
         shutil.copytree(built().source, to, dirs_exist_ok=True)
         (to / ".venv").mkdir()
         for name in ("bin", "lib", "pyvenv.cfg"):
             (to / ".venv" / name).symlink_to(BIN.parent / name)
         (to / ".venv" / "installed").touch()
-        (to / "tests" / "node" / "node_modules").symlink_to(ROOT / "tests" / "node" / "node_modules")
+        for name in ("tests/node/node_modules", "build/promtool"):
+            (to / name).parent.mkdir(exist_ok=True)
+            (to / name).symlink_to(ROOT / name)
 
 
 class TutorialTests(PageTestCase):
@@ -194,8 +196,9 @@ class ReadmeTests(PageTestCase):
         await self.run_readme("README.zh.rst")
 
     async def test_contributing(self) -> None:
+        """Its tests are of one module: a single process runs them as well as four."""
         await self.install_from_wheel()
-        self.clone(await self.open())
+        self.clone(await self.open(JOBS="1"))
         await self.run_page("CONTRIBUTING.rst")
 
 

@@ -168,11 +168,13 @@ class DifferenceTests(SynchronousTestCase):
         self.assertGreater(len(rows), 30)
         for row in rows:
             held = " ".join(row.rpartition("\n     - ")[2].split())
-            named = re.fullmatch(r"``(tests\.[\w.]+)``(?:, ``(test_\w+)``)?", held)
+            named = re.fullmatch(r"``(tests\.[\w.]+)``(?:, ``((?:test|check)_\w+)``)?", held)
             self.assertIsNotNone(named, row)
             assert named is not None
             source = ROOT.joinpath(*named[1].split(".")).with_suffix(".py").read_text("utf-8")
             self.assertIn(f"def {named[2] or 'test_'}", source, row)
+            if named[2] and named[2].startswith("check_"):
+                self.assertIn(f"await self.{named[2]}(", source, row)
 
 
 class CommandTests(SynchronousTestCase):

@@ -17,6 +17,7 @@ from relayd.language.texts import Text, span
 from relayd.network.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import read_address
+from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.channels.connection import ClientConnection, ConnectionOwner
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.errors import (
@@ -179,7 +180,7 @@ class Dialer:
     async def _dial(
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
     ) -> ClientConnection:
-        begun = self._reactor.seconds()
+        begun = steady_seconds(self._reactor)
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
         transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()
@@ -192,11 +193,11 @@ class Dialer:
                 forward = await owner.forward(target.via, host, target.port)
                 transport.pace.way = forward.pace
                 forward.connect(transport)
-            connected = self._reactor.seconds()
+            connected = steady_seconds(self._reactor)
             await self._exchange_keys(target, transport)
             if isinstance(verifier, ShownKey):
                 await self._check_host_key(target, transport, verifier)
-            secured = self._reactor.seconds()
+            secured = steady_seconds(self._reactor)
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
             transport.abort()
@@ -208,7 +209,7 @@ class Dialer:
         connection.timings = {
             "connect": connected - begun,
             "keyExchange": secured - connected,
-            "login": self._reactor.seconds() - secured,
+            "login": steady_seconds(self._reactor) - secured,
         }
         return connection
 

@@ -116,7 +116,10 @@ class PacketReader:
                     self._wanted = size
                     more = True
                     break
-                payload = self._opener.open(self.sequence, view[start : start + size])
+                plain = self._opener.open(self.sequence, view[start : start + size])
+                padding = plain[0]
+                if not 4 <= padding < len(plain) - 1:
+                    raise BadPacket("bad padding")
             except BadPacket as fault:
                 self._packet_size = self._hide(fault)
                 continue
@@ -125,7 +128,7 @@ class PacketReader:
             self._packet_size = 0
             self.bytes_with_keys += size
             self.sequence = (self.sequence + 1) & _MASK32
-            handler.dispatchMessage(payload[0], payload[1:])
+            handler.dispatchMessage(plain[1], plain[2:-padding])
         if start < end:
             self._rest = bytearray(view[start:])
         return more

@@ -1,0 +1,92 @@
+"""
+The turns of the event loop: work that waits for the end of a turn, and a cheaper way to handle what the socket brings.
+For any part of relayd; it knows nothing of what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EINTR
+from select import EPOLLIN
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.python import log
+
+
+class LoopTurns:
+    """
+    Calls what asked for it at the end of a turn of the event loop: all events are handled, and the loop begins to wait.
+
+    It takes the place of the reactor's ``doIteration``, which each turn calls once. Twisted's own calls each handler in
+    a context of its log (``twisted.python.context``), a dozen calls deep. Here only a handler that fails gets one, and
+    the log has the same lines.
+
+    :param reactor: the one that runs.
+    """
+
+    def __init__(self, reactor: EPollReactor) -> None:
+        self._due: list[Callable[[], None]] = []
+        self._reactor: Any = reactor
+        vars(reactor)["doIteration"] = self._iterate
+
+    def call_at_end(self, function: Callable[[], None]) -> None:
+        """Call *function* once, at the end of this turn."""
+        self._due.append(function)
+
+    def _iterate(self, timeout: float | None) -> None:
+        """One turn: wait for events, for *timeout* seconds at most, and handle them."""
+        if self._due:
+            self._end_turn()
+        reactor = self._reactor
+        selectables = reactor._selectables
+        try:
+            events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
+        except OSError as error:
+            if error.errno == EINTR:
+                return
+            raise
+        for fd, event in events:
+            selectable = selectables.get(fd)
+            if selectable is None:
+                continue
+            if event == EPOLLIN:
+                self._read(selectable)
+            else:
+                log.callWithLogger(selectable, reactor._doReadOrWrite, selectable, fd, event)
+
+    def _end_turn(self) -> None:
+        while self._due:
+            due, self._due = self._due, []
+            for function in due:
+                try:
+                    function()
+                except Exception:
+                    log.err(None, "Internal error: a step at the end of a turn of the event loop failed")
+
+    def _read(self, selectable: Any) -> None:
+        """Do what ``_doReadOrWrite`` of the reactor does where there is something to read, and nothing else."""
+        if selectable.fileno() == -1:
+            log.callWithLogger(selectable, self._reactor._doReadOrWrite, selectable, -1, EPOLLIN)
+            return
+        try:
+            why = selectable.doRead()
+        except BaseException as error:
+            why = error
+            log.callWithLogger(selectable, log.err)
+        if why:
+            log.callWithLogger(selectable, self._reactor._disconnectSelectable, selectable, why, True)
+
+
+_turns: WeakKeyDictionary[object, LoopTurns] = WeakKeyDictionary()
+
+
+def turns_of(reactor: object) -> LoopTurns | None:
+    """The turns of *reactor*; ``None``: it is not of the kind that tells when one ends."""
+    if type(reactor) is not EPollReactor:
+        return None
+    turns = _turns.get(reactor)
+    if turns is None:
+        turns = _turns[reactor] = LoopTurns(reactor)
+    return turns

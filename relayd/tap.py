@@ -30,6 +30,7 @@ from relayd.config.values import near
 from relayd.errors import MISTAKES, ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
+from relayd.network.loop_turns import turns_of
 from relayd.process.garbage import GarbageCollection, no_collections
 from relayd.process.hardening import forbid_dumps, use_steady_clock
 from relayd.process.journald import is_journal, with_priority
@@ -150,7 +151,10 @@ def makeService(options: Options) -> IService:
         from relayd.process.systemd import make_notifier
         from relayd.service import make_relay
 
-    configure_logs(options.config.log_level, options.config.log_format)
+    turns = turns_of(reactor)
+    configure_logs(
+        options.config.log_level, options.config.log_format, at_end_of_turn=None if turns is None else turns.try_at_end
+    )
     for what in options.exposed:
         _log.warn("{exposed}", exposed=what[0].upper() + what[1:])
     use_steady_clock(reactor)

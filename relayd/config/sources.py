@@ -121,7 +121,7 @@ class OptionSources:
             self._refuse(where, f"{path} cannot be read: {error.strerror}{advice}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             said = str(error)
-            hint = "; put texts in quotes" if said.startswith("Invalid value") else ""
+            hint = "; put texts in quotes" if said.startswith("Invalid value") else "; correct that line"
             hint = "; it is set twice: remove one of the two" if said.startswith("Cannot overwrite a value") else hint
             self._refuse(path, f"is not valid TOML: {error}{hint}")
         except ValueError:  # tomllib lets Python's own limit through

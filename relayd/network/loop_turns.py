@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EINTR
 from select import EPOLLIN
+from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,16 +29,29 @@ class LoopTurns:
 
     def __init__(self, reactor: EPollReactor) -> None:
         self._due: list[Callable[[], None]] = []
+        #: What can wait longest, such as the log.
+        self._last: list[Callable[[], None]] = []
+        #: Calls a function once, at the end of this turn.
+        self.call_at_end: Callable[[Callable[[], None]], None] = self._due.append
         self._reactor: Any = reactor
+        self._thread = 0
         vars(reactor)["doIteration"] = self._iterate
 
-    def call_at_end(self, function: Callable[[], None]) -> None:
-        """Call *function* once, at the end of this turn."""
-        self._due.append(function)
+    def try_at_end(self, function: Callable[[], None]) -> bool:
+        """
+        Call *function* once, after all else at the end of this turn, if there is one: the loop runs, in this thread.
+
+        :return: whether it will be called.
+        """
+        if not self._reactor.running or get_ident() != self._thread:
+            return False
+        self._last.append(function)
+        return True
 
     def _iterate(self, timeout: float | None) -> None:
         """One turn: wait for events, for *timeout* seconds at most, and handle them."""
-        if self._due:
+        self._thread = get_ident()
+        if self._due or self._last:
             self._end_turn()
         reactor = self._reactor
         selectables = reactor._selectables
@@ -57,13 +71,14 @@ class LoopTurns:
                 log.callWithLogger(selectable, reactor._doReadOrWrite, selectable, fd, event)
 
     def _end_turn(self) -> None:
-        while self._due:
-            due, self._due = self._due, []
-            for function in due:
+        while self._due or self._last:
+            due = self._due or self._last
+            for function in due:  # they may append more
                 try:
                     function()
                 except Exception:
                     log.err(None, "Internal error: a step at the end of a turn of the event loop failed")
+            due.clear()
 
     def _read(self, selectable: Any) -> None:
         """Do what ``_doReadOrWrite`` of the reactor does where there is something to read, and nothing else."""

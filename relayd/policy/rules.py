@@ -7,6 +7,7 @@ Decisions only, without I/O: names are looked up elsewhere, and each address tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
@@ -43,6 +44,8 @@ SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
 #: The longest command that rules are applied to, in bytes: Linux takes no longer one from an SSH server
 #: (``MAX_ARG_STRLEN``), and the time that a rule takes grows with it.
 MAX_TEXT = 128 * 1024
+#: Verdicts that are kept: of hosts, and of users.
+_REMEMBERED = 4096
 
 UNKNOWN_ADDRESS = Text(
     "behind a jump host the relay cannot look up a name: use its address, or have the name listed in --allow-hosts of "
@@ -88,6 +91,9 @@ class Policy:
         self._allow_users = tuple(allow_users or ())
         self._allow_commands = None if allow_commands is None else _compile(allow_commands)
         self._deny_commands = None if deny_commands is None else _compile(deny_commands)
+        # Commands are for the same hosts and users again and again, and the rules never change.
+        self.judge_host = lru_cache(_REMEMBERED)(self._judge_host)
+        self.judge_user = lru_cache(_REMEMBERED)(self._judge_user)
 
     def refusal_of(self, command: ExecuteCommand) -> Forbidden | None:
         """
@@ -114,7 +120,7 @@ class Policy:
         """
         return self.judge_host(host, port, address, behind=address is None).allowed
 
-    def judge_host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
+    def _judge_host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
         """
         Whether commands may go to a host.
 
@@ -143,7 +149,7 @@ class Policy:
             return Verdict(False, Text("--allow-hosts of the relay does not list it"))
         return Verdict(True)
 
-    def judge_user(self, user: str) -> Verdict:
+    def _judge_user(self, user: str) -> Verdict:
         """Whether commands may run as a user."""
         if self._allow_users and not covers_user(self._allow_users, user):
             return Verdict(False, Text("--allow-users of the relay does not list that user"))

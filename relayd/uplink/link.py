@@ -65,7 +65,7 @@ class Link:
         self._max_result = settings.max_result
         self._pings = Pings()
         self._results = ResultSender(
-            dialect, self.flush, settings.defer_to_thread, self._largest_result, self._send_text, settings.translate
+            dialect, settings.defer_to_thread, self._largest_result, self._send_text, settings.translate
         )
 
     # For the command logic (relayd.interfaces.ILink)

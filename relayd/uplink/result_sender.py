@@ -32,7 +32,6 @@ class ResultSender:
     """
     The results of one connection.
 
-    :param flush: sends what the dialect has queued.
     :param limit: gives the bytes that a frame may have at this moment.
     :param send_frame: sends the frame of a result.
     :param translate: to the language of the mark where output was cut.
@@ -41,7 +40,6 @@ class ResultSender:
     def __init__(
         self,
         dialect: IDialect,
-        flush: Callable[[], None],
         defer_to_thread: DeferToThread,
         limit: Callable[[], int],
         send_frame: Callable[[bytes], None],
@@ -49,7 +47,6 @@ class ResultSender:
     ) -> None:
         self._dialect = dialect
         self._send_frame = send_frame
-        self._flush = flush
         self._defer_to_thread = defer_to_thread
         self._limit = limit
         self._translate = translate
@@ -155,10 +152,7 @@ class ResultSender:
         return self._frame_of(result.to_wire())
 
     def _frame_of(self, wire: dict[str, Any]) -> bytes:
-        self._flush()
-        self._dialect.send_event(COMMAND_RESULT, wire)
-        (frame,) = self._dialect.frames_to_send()
-        return frame.encode()
+        return self._dialect.event_frame(COMMAND_RESULT, wire)
 
     def _warn(self, result: CommandResult, limit: int) -> None:
         _log.warn(

@@ -65,6 +65,21 @@ class Recorder:
         self.told.append("stop")
 
 
+class Counted:
+    """A socket that keeps the size of what it sends."""
+
+    def __init__(self, whole: socket.socket, sent: list[int]) -> None:
+        self._whole = whole
+        self._sent = sent
+
+    def send(self, data: bytes) -> int:
+        self._sent.append(len(data))
+        return self._whole.send(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+
 async def _turn() -> None:
     """A whole turn of the loop, with its end."""
     for _ in range(2):
@@ -92,13 +107,7 @@ class TCPTests(TestCase):
         self.assertTrue(join_writes(self.client.transport))
         self.sent: list[int] = []
         self.tcp = self.lowest(self.client.transport)
-        write_some = self.tcp.writeSomeData
-
-        def counted(data: bytes) -> Any:
-            self.sent.append(len(data))
-            return write_some(data)
-
-        self.tcp.writeSomeData = counted
+        self.tcp.socket = Counted(self.tcp.socket, self.sent)
 
     def server_side(self, factory: Any) -> Any:
         return factory

@@ -65,10 +65,17 @@ class LoopTurns:
             selectable = selectables.get(fd)
             if selectable is None:
                 continue
-            if event == EPOLLIN:
-                self._read(selectable)
-            else:
+            if event != EPOLLIN or selectable.fileno() == -1:
                 log.callWithLogger(selectable, reactor._doReadOrWrite, selectable, fd, event)
+                continue
+            # What _doReadOrWrite does where there is something to read, and nothing else
+            try:
+                why = selectable.doRead()
+            except BaseException as error:
+                why = error
+                log.callWithLogger(selectable, log.err)
+            if why:
+                log.callWithLogger(selectable, reactor._disconnectSelectable, selectable, why, True)
 
     def _end_turn(self) -> None:
         while self._due or self._last:
@@ -79,19 +86,6 @@ class LoopTurns:
                 except Exception:
                     log.err(None, "Internal error: a step at the end of a turn of the event loop failed")
             due.clear()
-
-    def _read(self, selectable: Any) -> None:
-        """Do what ``_doReadOrWrite`` of the reactor does where there is something to read, and nothing else."""
-        if selectable.fileno() == -1:
-            log.callWithLogger(selectable, self._reactor._doReadOrWrite, selectable, -1, EPOLLIN)
-            return
-        try:
-            why = selectable.doRead()
-        except BaseException as error:
-            why = error
-            log.callWithLogger(selectable, log.err)
-        if why:
-            log.callWithLogger(selectable, self._reactor._disconnectSelectable, selectable, why, True)
 
 
 _turns: WeakKeyDictionary[object, LoopTurns] = WeakKeyDictionary()

@@ -13,7 +13,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionFdescWentAway
 from twisted.python import log
+
+#: As in `twisted.internet.posixbase`: somebody else closed the socket.
+_CLOSED = ConnectionFdescWentAway("File descriptor lost")
 
 
 class LoopTurns:
@@ -51,9 +55,11 @@ class LoopTurns:
     def _iterate(self, timeout: float | None) -> None:
         """One turn: wait for events, for *timeout* seconds at most, and handle them."""
         self._thread = get_ident()
+        reactor = self._reactor
         if self._due or self._last:
             self._end_turn()
-        reactor = self._reactor
+            if reactor._newTimedCalls:  # what was done last may have made one that is due before all others
+                timeout = reactor.running and reactor.timeout()
         selectables = reactor._selectables
         try:
             events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
@@ -65,12 +71,12 @@ class LoopTurns:
             selectable = selectables.get(fd)
             if selectable is None:
                 continue
-            if event != EPOLLIN or selectable.fileno() == -1:
+            if event != EPOLLIN:
                 log.callWithLogger(selectable, reactor._doReadOrWrite, selectable, fd, event)
                 continue
             # What _doReadOrWrite does where there is something to read, and nothing else
             try:
-                why = selectable.doRead()
+                why = _CLOSED if selectable.fileno() == -1 else selectable.doRead()
             except BaseException as error:
                 why = error
                 log.callWithLogger(selectable, log.err)

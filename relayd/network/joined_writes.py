@@ -39,7 +39,7 @@ def join_writes(transport: Any) -> bool:
         return False
     direct = _Direct(connection).write
     joined = _Joined(transport, partial(TLSMemoryBIOProtocol.write, transport) if secure else direct, turns)
-    joined.replace(transport, joined.methods)
+    joined.replace(transport, joined.methods())
     if secure:
         joined.replace(connection, {"write": direct})
     return True
@@ -75,7 +75,6 @@ class _Joined:
     Takes the place of some methods of one transport, until the connection is to end.
 
     :param send: writes what was joined.
-    :ivar methods: by name: what takes their place.
     """
 
     def __init__(self, transport: Any, send: Callable[[bytes], None], turns: LoopTurns) -> None:
@@ -84,7 +83,13 @@ class _Joined:
         self._turns = turns
         self._waiting: list[bytes] = []
         self._size = 0
-        self.methods: dict[str, Callable[..., None]] = {
+        #: What was replaced, and what it was: TLS itself replaces the ``write`` of its class.
+        self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def methods(self) -> dict[str, Callable[..., None]]:
+        """What takes the place of the methods with these names."""
+        # Not an attribute: through it, this would hold itself.
+        return {
             "write": self._write,
             "writeSequence": self._write_sequence,
             "loseConnection": self._lose,
@@ -92,8 +97,6 @@ class _Joined:
             "unregisterProducer": self._unregister,
             "connectionLost": self._lost,
         }
-        #: What was replaced, and what it was: TLS itself replaces the ``write`` of its class.
-        self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def replace(self, owner: object, methods: dict[str, Callable[..., None]]) -> None:
         """Put *methods* in place of those of *owner*, until the connection is to end."""

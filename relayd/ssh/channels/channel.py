@@ -248,7 +248,7 @@ class Channel:
 
     def send(self, data: bytes) -> None:
         """Send as much of *data* as the server takes now; the rest waits. EOF follows the last of it."""
-        if not self.outgoing:
+        if data and not self.outgoing:
             data = data[self._send_now(data) :]
         if data:
             self.outgoing += data
@@ -266,7 +266,8 @@ class Channel:
     def window_adjusted(self, more: int) -> None:
         """The server takes *more* bytes."""
         self.remote_window = min(self.remote_window + more, _MAX_UINT32)
-        self.send_waiting()
+        if self.outgoing:
+            self.send_waiting()
 
     def _send_now(self, data: bytes | bytearray) -> int:
         """Send the beginning of *data*; gives the bytes that were sent."""

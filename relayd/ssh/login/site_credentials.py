@@ -54,6 +54,11 @@ class CredentialTable:
         """All of them, in their order."""
         return self._rules
 
+    @property
+    def has_jump_hosts(self) -> bool:
+        """Whether there is a host that the site reaches through others."""
+        return bool(self._hops)
+
     def __bool__(self) -> bool:
         return bool(self._rules)
 

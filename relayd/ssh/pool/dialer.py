@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 
 from relayd.language.texts import Text, span
@@ -83,6 +84,7 @@ class Dialer:
     Opens connections.
 
     :param reactor: provides time, TCP and name resolution.
+    :param clock: the time of the connections.
     :param checks: of host keys.
     :param allows: to which addresses.
     """
@@ -90,12 +92,14 @@ class Dialer:
     def __init__(
         self,
         reactor: Any,
+        clock: IReactorTime,
         settings: LiveSettings,
         checks: FileChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
     ) -> None:
         self._reactor = reactor
+        self._clock = clock
         self._checks = checks
         self._keys = keys
         # Targets that refused a key and took the password on a second connection: digests, as they outlive connections
@@ -182,7 +186,7 @@ class Dialer:
     ) -> ClientConnection:
         begun = steady_seconds(self._reactor)
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
-        transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
+        transport = ClientTransport(self._clock, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()
         try:
             if target.via is None:
@@ -284,7 +288,7 @@ class Dialer:
             transport.on_failure = None
             if not logged_in.called:
                 if result is None:
-                    connection = ClientConnection(self._reactor, owner, self._settings.keepalive_interval)
+                    connection = ClientConnection(self._clock, owner, self._settings.keepalive_interval)
                     transport.setService(connection)
                     logged_in.callback(connection)
                 else:

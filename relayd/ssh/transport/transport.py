@@ -279,7 +279,9 @@ class ClientTransport(SSHClientTransport):
                 kind = type(fault).__name__
                 _log.debug("{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=kind)
             self.failed(error_of(fault, self.host, self.port, secured=self._key_exchange.secured))
-        if (more or pace.owed > MAX_OWED or pace.owed < -MAX_SAVED) and self._failure is None:
+        if pace.owed < -MAX_SAVED:
+            pace.owed = -MAX_SAVED
+        if (more or pace.owed > MAX_OWED) and self._failure is None:
             pace.settle(more)
 
     def version_received(self, version: bytes) -> None:

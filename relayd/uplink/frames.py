@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import getrandbits
 from typing import Any, Final
 
-from autobahn.websocket.xormasker import create_xor_masker
+from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 
 #: Bytes in the longest payload that is read and written here: the length of a longer one takes eight bytes.
 LONGEST: Final = 0xFFFF

@@ -75,7 +75,7 @@ class FlowTests(SynchronousTestCase):
         self.assertEqual([len(piece) for piece in self.flow.sent], [6, PIECE, PIECE, PIECE, whole - 3 * PIECE, 5])
         # where the transport takes no more, no more is made
         self.flow.sent.clear()
-        self.flow._write = lambda data: (self.flow.sent.append(data), self.flow.pauseProducing())
+        self.patch(self.flow, "_write", lambda data: [self.flow.sent.append(data), self.flow.pauseProducing()])  # type: ignore[func-returns-value]
         self.flow.send(text := LongText(b"x" * (3 * PIECE)))
         self.assertEqual((len(self.flow.sent), len(text)), (1, whole - PIECE))
         self.assertFalse(self.flow.writable)

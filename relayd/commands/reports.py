@@ -89,4 +89,5 @@ class CommandReports:
 
 
 def _where(command: ExecuteCommand) -> str:
-    return f"{command.username}@{command.written_host}:{command.port}"
+    host = command.host if command.written is None else command.written  # `written_host`, without a call
+    return f"{command.username}@{host}:{command.port}"

@@ -153,7 +153,8 @@ def server_url(value: str) -> str:
     # The rest of a password with a slash or a question mark in it looks like a path or a query.
     if "@" in value or "#" in value:
         raise ValueError(
-            "a URL without user or fragment (a login for its server belongs in the file of --header-file), and %40 for an @"
+            "a URL without user or fragment (a login for its server belongs in the file of --header-file), and %40 "
+            "for an @"
         )
     names = {unquote_plus(each.partition("=")[0]).strip().lower() for each in re.split("[&;]", parts.query)}
     if names & {"proxyid", "apikey"}:

@@ -24,9 +24,6 @@ from relayd.ctl.terminal import Mood, Piece, has_colours, is_terminal, render, s
 from relayd.errors import NoStatus
 from relayd.language.texts import printable
 
-NAME = "status"
-HELP = "show the status of a running relay"
-
 _Connect = Callable[[], http.client.HTTPConnection]
 
 #: Seconds that a relay has to answer, from the connection to the last byte, and the most bytes of an answer.

@@ -13,7 +13,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionFdescWentAway
 from twisted.python import log
+
+#: As in `twisted.internet.posixbase`: somebody else closed the socket.
+_CLOSED = ConnectionFdescWentAway("File descriptor lost")
 
 
 class LoopTurns:
@@ -51,9 +55,11 @@ class LoopTurns:
     def _iterate(self, timeout: float | None) -> None:
         """One turn: wait for events, for *timeout* seconds at most, and handle them."""
         self._thread = get_ident()
+        reactor = self._reactor
         if self._due or self._last:
             self._end_turn()
-        reactor = self._reactor
+            if reactor._newTimedCalls:  # what was done last may have made one that is due before all others
+                timeout = reactor.running and reactor.timeout()
         selectables = reactor._selectables
         try:
             events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
@@ -65,10 +71,17 @@ class LoopTurns:
             selectable = selectables.get(fd)
             if selectable is None:
                 continue
-            if event == EPOLLIN:
-                self._read(selectable)
-            else:
+            if event != EPOLLIN:
                 log.callWithLogger(selectable, reactor._doReadOrWrite, selectable, fd, event)
+                continue
+            # What _doReadOrWrite does where there is something to read, and nothing else
+            try:
+                why = _CLOSED if selectable.fileno() == -1 else selectable.doRead()
+            except BaseException as error:
+                why = error
+                log.callWithLogger(selectable, log.err)
+            if why:
+                log.callWithLogger(selectable, reactor._disconnectSelectable, selectable, why, True)
 
     def _end_turn(self) -> None:
         while self._due or self._last:
@@ -79,19 +92,6 @@ class LoopTurns:
                 except Exception:
                     log.err(None, "Internal error: a step at the end of a turn of the event loop failed")
             due.clear()
-
-    def _read(self, selectable: Any) -> None:
-        """Do what ``_doReadOrWrite`` of the reactor does where there is something to read, and nothing else."""
-        if selectable.fileno() == -1:
-            log.callWithLogger(selectable, self._reactor._doReadOrWrite, selectable, -1, EPOLLIN)
-            return
-        try:
-            why = selectable.doRead()
-        except BaseException as error:
-            why = error
-            log.callWithLogger(selectable, log.err)
-        if why:
-            log.callWithLogger(selectable, self._reactor._disconnectSelectable, selectable, why, True)
 
 
 _turns: WeakKeyDictionary[object, LoopTurns] = WeakKeyDictionary()

@@ -14,5 +14,5 @@ TIME_OF_DAY = runtime.seconds
 
 
 def steady_seconds(reactor: Any) -> float:
-    """Seconds of a clock that nobody can set: that of *reactor*, or a monotonic one where its own is the time of day."""
+    """Seconds of a clock that nobody can set: that of *reactor*, or another one where that is the time of day."""
     return time.monotonic() if reactor.seconds == TIME_OF_DAY else float(reactor.seconds())

@@ -11,7 +11,6 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
-import re2
 from msgspec import Struct
 
 from relayd.errors import Forbidden, ForbiddenCommand, ForbiddenHost, ForbiddenUser
@@ -239,6 +238,8 @@ def command_pattern(text: str) -> str:
 
     :raises ValueError: what was expected.
     """
+    import re2
+
     try:
         if not text.strip() or not text.isprintable():
             raise ValueError("it is empty, or has several lines")
@@ -255,6 +256,8 @@ def _compile(pattern: str) -> Any:
 
     The main server chooses the text, and a short one can keep the standard library's ``re`` busy for years.
     """
+    import re2  # here, since few sites have such a rule
+
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

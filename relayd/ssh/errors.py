@@ -216,7 +216,8 @@ class KnownHostsUnusable(SSHError):
 
 
 class KeyUnreadable(SSHError):
-    """The private key for {username}@{host} cannot be used: {reason}."""
+    """The private key for {username}@{host} cannot be used: {reason}. Check that it is the whole text of a private key,
+    and its passphrase."""
 
     code = "key-unreadable"
     phase = "login"

@@ -57,11 +57,11 @@ class ResultSender:
 
     def send_result(self, result: CommandResult) -> None:
         """Send *result*, after those before it."""
-        if self._preparing is not None or _is_large(result):
+        if self._preparing is None and len(result.stdout) + len(result.stderr) <= LARGE:
+            self._send_frame(self._small(result))
+        else:
             self._waiting.append(result)
             self._send_waiting()
-        else:
-            self._send_frame(self._small(result))
 
     def after_results(self, step: Callable[[], None]) -> None:
         """Take *step* when all results so far have been sent."""
@@ -149,7 +149,7 @@ class ResultSender:
         return len(self._frame(result))
 
     def _frame(self, result: CommandResult) -> bytes:
-        return self._frame_of(result.to_wire())
+        return self._dialect.event_frame(COMMAND_RESULT, result.to_wire())
 
     def _frame_of(self, wire: dict[str, Any]) -> bytes:
         return self._dialect.event_frame(COMMAND_RESULT, wire)

@@ -312,7 +312,8 @@ class CommandResult(Struct, frozen=True, kw_only=True):
             result.update(msgspec.to_builtins(self.details))
         elif self.details.encoding is not None:
             result["encoding"] = self.details.encoding
-        return {"commandId": wire_id(self.command_id, self.numeric_id), "result": result}
+        command_id = wire_id(self.command_id, True) if self.numeric_id else self.command_id
+        return {"commandId": command_id, "result": result}
 
 
 class Receipt(Struct, frozen=True, kw_only=True):

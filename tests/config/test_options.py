@@ -562,8 +562,12 @@ class ValueTests(SynchronousTestCase):
         for option in OPTIONS:
             if option.is_path or option.public or option.parse in (values.text, values.any_text):
                 continue
-            error = self.assertRaises(ValueError, option.parse, secret)
-            self.assertNotIn("hunter2", str(error))
+            try:
+                option.parse(secret)
+            except ValueError as error:  # without assertRaises, which would take most of the time
+                self.assertNotIn("hunter2", str(error))
+            else:
+                self.fail(f"{option.flag_name} takes {secret!r}")
 
 
 class FileTests(SynchronousTestCase):

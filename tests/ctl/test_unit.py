@@ -300,8 +300,8 @@ class CredentialTests(UnitCase):
         self.unit["LoadCredential"] = [["apikey", self.key_file]]
         self.assertTrue(
             self.mistake().endswith(
-                "; the unit passes on no credential api-key (it passes on apikey): put LoadCredential=api-key:FILE into "
-                "a drop-in"
+                "; the unit passes on no credential api-key (it passes on apikey): put LoadCredential=api-key:FILE "
+                "into a drop-in"
             ),
             self.mistake(),
         )

@@ -27,6 +27,7 @@ from tests.support.built import built, installed
 from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of, programs_of
 from tests.support.sshd import OpenSSHServer, free_port
+from tests.support.watched import ROUND_TRIP, Watched
 
 BIN = Path(sys.executable).parent
 INSTALL = f"{sys.executable} {ROOT / 'tests' / 'support' / 'install.py'}"
@@ -38,7 +39,10 @@ class PageTestCase(TestCase):
     timeout = 300
 
     async def open(self, **environ: str) -> Path:
-        """A home; its commands are run in it."""
+        """A home; its commands are run in it. All events of relays and main servers are checked."""
+        watched = Watched()
+        self.addCleanup(self.check_events, watched)  # once all processes have ended
+        environ |= watched.environ
         self.shell = Shell(reactor, self.replace, {"PATH": f"{BIN}:{os.environ['PATH']}", **environ})
         self.addCleanup(self.shell.close)
         (self.shell.home / "api-key").write_text("key-of-a-page-" * 4 + "\n")
@@ -46,6 +50,13 @@ class PageTestCase(TestCase):
 
     def setUp(self) -> None:
         self.replace: dict[str, str] = {}
+        #: Events that the relays of the page have to have had.
+        self.expected: frozenset[str] = frozenset()
+
+    def check_events(self, watched: Watched) -> None:
+        """Each fits its schema."""
+        events, faults = watched.finish()
+        self.assertEqual((faults, self.expected - events), ([], set()))
 
     async def run_page(self, name: str) -> None:
         for block in blocks_of(ROOT / name):
@@ -111,6 +122,7 @@ class TutorialTests(PageTestCase):
 
     async def second_machine(self) -> Path:
         """A home with a key for it, and ``~/relayd``."""
+        self.expected = ROUND_TRIP
         sshd = await self.start_sshd()
         await self.install_from_wheel()
         self.port = port = free_port()
@@ -157,6 +169,7 @@ class MigrationTests(PageTestCase):
     """First the page's own main server on npm's socket.io; then the one that the old script has."""
 
     async def test_migrate(self) -> None:
+        self.expected = ROUND_TRIP
         sshd = await self.start_sshd()
         await self.install_from_wheel()
         place, user = f"{sshd.host}:{sshd.port}", sshd.user

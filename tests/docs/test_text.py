@@ -18,6 +18,7 @@ from relayd.ctl.main import make_parser
 from relayd.errors import HostFailure, RelayError
 from relayd.hub import terminal
 from relayd.ssh.errors import SSHError
+from tests.fuzz.engine import MODULES
 from tests.support.catalogue import kinds
 from tests.support.pages import ROOT, Block, blocks_of, pages
 
@@ -125,6 +126,16 @@ def _is_there(names: list[str]) -> bool:
         return not names
     source = module.read_text("utf-8")
     return all(re.search(rf"^ *(?:class|def|async def) {name}\b|^ *{name}\b", source, re.M) for name in names[1:])
+
+
+class FuzzingTests(SynchronousTestCase):
+    """The table of docs/reliability.rst."""
+
+    def test_every_target_has_a_row(self) -> None:
+        text = (ROOT / "docs" / "reliability.rst").read_text("utf-8")
+        table = text.partition("   * - parser\n")[2].partition("\nMost faults")[0]
+        rows = re.findall(r"(?m)^     - ``([a-z-]+)``\n     - \d+\n     - [\d,]+\n     - \d+\n     - \d+$", table)
+        self.assertEqual(sorted(rows), sorted(MODULES))
 
 
 class SecurityTests(SynchronousTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -300,6 +301,16 @@ class LoopTurnsTests(TestCase):
         self.assertEqual((type(value), str(value)), (type(expected), str(expected)))
         for name in ("log_system", "log_namespace", "log_level", "log_format", "isError", "why"):
             self.assertEqual(event.get(name), expected_event.get(name), name)
+
+    async def test_a_call_that_is_made_last_comes_in_time(self) -> None:
+        """The loop does not wait as long as it would have without it."""
+        turns, loop = turns_of(reactor), reactor
+        assert turns is not None
+        called: Deferred[None] = Deferred()
+        turns.call_at_end(lambda: loop.callLater(0, called.callback, None))  # type: ignore[attr-defined,arg-type,return-value]
+        began = time.monotonic()
+        await called.addTimeout(30, loop)  # type: ignore[arg-type]
+        self.assertLess(time.monotonic() - began, 25, "until the next event")
 
     async def test_a_failing_step_is_logged_and_the_others_are_taken(self) -> None:
         turns = turns_of(reactor)

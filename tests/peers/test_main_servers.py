@@ -23,7 +23,7 @@ from relayd.uplink.settings import UplinkSettings
 from relayd.uplink.stages import Timing
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.flask_server import FlaskServer
-from tests.support.node import NodeServer
+from tests.support.node import NodeServer, SharedNodeServer
 from tests.support.python_socketio_server import PythonSocketIOServer
 from tests.support.receiver import RecordingReceiver, echo
 from tests.support.schemas import malformed
@@ -62,7 +62,7 @@ class PeerCase(TestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     async def serve(self, script: str, **options: Any) -> NodeServer:
-        server = NodeServer(script, json.dumps(options))
+        server = SharedNodeServer(script, json.dumps(options))
         self.addCleanup(server.stop)
         await server.start()
         return server

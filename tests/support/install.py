@@ -22,7 +22,12 @@ def main(environment: Path, installed: Path) -> None:
     """Install."""
     python = environment / "bin" / "python"
     old, new = (Path(sysconfig.get_path("purelib", "venv", {"base": str(base)})) for base in (installed, environment))
-    shutil.copytree(old, new, dirs_exist_ok=True)
+    for path in old.iterdir():
+        if path.name == "twisted":  # there Twisted keeps what it knows of plugins
+            shutil.copytree(path, new / path.name, dirs_exist_ok=True)
+        else:
+            (new / path.name).unlink(missing_ok=True)
+            (new / path.name).symlink_to(path)
     (new / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n" + sysconfig.get_path("platlib") + "\n")
     for name in ("relayd", "relayctl"):
         _, _, code = (installed / "bin" / name).read_text().partition("\n")

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from tests.support.node import NodeServer
+from tests.support.node import SharedNodeServer
 from tests.support.relays import Relayd
 from tests.support.ssh import end_marked_sleeps, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer
@@ -31,7 +31,7 @@ class EndToEndCase(TestCase):
         self.sshd = OpenSSHServer()
         await self.sshd.start()
         self.addCleanup(self.sshd.stop)
-        self.server = NodeServer(script, json.dumps({"apiKey": Relayd.api_key}))
+        self.server = SharedNodeServer(script, json.dumps({"apiKey": Relayd.api_key}))
         self.addCleanup(self.stop_server)
         port = await self.server.start()
         self.relay = Relayd(f"http://127.0.0.1:{port}", "--dialect", "auto", *options)
@@ -126,7 +126,7 @@ class EndToEnd(EndToEndCase):
         await self.server.wait_for(lambda line: line.get("ack") == "c1")
         port = self.server.port
         await self.server.kill()
-        self.server = NodeServer("socketio_server.js", json.dumps({"apiKey": Relayd.api_key, "port": port}))
+        self.server = SharedNodeServer("socketio_server.js", json.dumps({"apiKey": Relayd.api_key, "port": port}))
         await self.server.start()
         restarted = reactor.seconds()
         await self.server.wait_for(lambda line: line.get("connected") == Relayd.proxy_id)

@@ -391,8 +391,11 @@ class VersionTests(LogTestCase):
         return None
 
     @given(
-        st.lists(st.sampled_from([b"SSH-", b"2.0-x", b"1.5-x", b"\r", b"\n", b"\r\n", b"HTT", b"P/1", b"x" * 30, b"x" * 8192]))
-        .map(b"".join),
+        st.lists(
+            st.sampled_from(
+                [b"SSH-", b"2.0-x", b"1.5-x", b"\r", b"\n", b"\r\n", b"HTT", b"P/1", b"x" * 30, b"x" * 8192]
+            )
+        ).map(b"".join),
         st.lists(st.integers(0, 60), max_size=6).map(sorted),
     )  # fmt: skip
     def test_pieces_make_no_difference(self, data: bytes, cuts: list[int]) -> None:

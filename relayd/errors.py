@@ -183,6 +183,11 @@ class KeyUnusable(UplinkError):
 
     code = "api-key"
 
+    def __init__(self, *, reason: str, cure: str = "") -> None:
+        super().__init__(reason="; ".join(filter(None, (reason, cure))))
+        #: Why, and what to do about it where that does not say it.
+        self.why, self.cure = reason, cure
+
 
 # Why a command did not run -------------------------------------------------------------------------------------------
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from relayd.errors import InvalidMessage, RelayError
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, Receipt, StreamName
+
+if TYPE_CHECKING:  # it takes as long to import as all the rest of ``relayctl journal``
+    from twisted.internet.defer import Deferred
 
 #: Tells the main server that a command was accepted (``None``), or why it was refused. Called exactly once.
 Acknowledge = Callable[[RelayError | None], None]
@@ -104,7 +107,7 @@ class IOutputSink(Interface):
 
 
 #: Makes sure that the host may be told to run a command, see `ICommandRunner.run_command`.
-Starting = Callable[[], Deferred[None]]
+Starting = Callable[[], "Deferred[None]"]
 
 
 class ICommandRunner(Interface):

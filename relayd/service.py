@@ -5,7 +5,7 @@ Joins the parts of a relay: uplink, dispatcher, journal, SSH runner. No other mo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,19 +14,15 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from relayd import __version__
-from relayd.audit.keeping import Keeping
-from relayd.audit.log import AuditLog, AuditSettings
 from relayd.commands.dispatcher import Dispatcher
 from relayd.config.option import Effect
 from relayd.config.options import Config
 from relayd.config.reload import Changes, compare
+from relayd.config.site_policy import policy_of
 from relayd.config.state_directory import StateDirectory
 from relayd.config.values import is_private, without_query
 from relayd.errors import ConfigError
-from relayd.journal.durable import DurableJournal
-from relayd.journal.index import JournalLimits
 from relayd.journal.memory import MemoryJournal
-from relayd.journal.store import journal_file
 from relayd.language.catalogues import translator
 from relayd.language.texts import Translate
 from relayd.network.descriptors import connections_within, limit
@@ -38,16 +34,17 @@ from relayd.settings import (
     limits_of,
     live_ssh_settings_of,
     live_uplink_settings_of,
-    policy_of,
     runner_settings_of,
     ssh_settings_of,
     uplink_settings_of,
 )
 from relayd.ssh_runner import SSHCommandRunner
-from relayd.status.server import StatusServer
-from relayd.status.sources import StatusSources
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
+
+if TYPE_CHECKING:  # otherwise imported below, for relays whose settings need them
+    from relayd.audit.log import AuditLog
+    from relayd.journal.durable import DurableJournal
 
 _log = Logger("relayd")
 
@@ -115,6 +112,9 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
 def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
     if config.status is None:
         return None
+    from relayd.status.server import StatusServer
+    from relayd.status.sources import StatusSources
+
     sources = StatusSources(
         clock=reactor,
         started=reactor.seconds(),
@@ -135,6 +135,10 @@ def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
 def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJournal | DurableJournal:
     if config.journal == "memory":
         return MemoryJournal()
+    from relayd.journal.durable import DurableJournal
+    from relayd.journal.index import JournalLimits
+    from relayd.journal.store import journal_file
+
     return DurableJournal(
         reactor,
         journal_file(config.state_dir),
@@ -147,6 +151,9 @@ def _make_journal(reactor: Any, config: Config, translate: Translate) -> MemoryJ
 def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
     if config.audit_log is None:
         return None
+    from relayd.audit.keeping import Keeping
+    from relayd.audit.log import AuditLog, AuditSettings
+
     settings = AuditSettings(
         path=config.audit_log,
         state_dir=config.state_dir,

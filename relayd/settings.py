@@ -12,23 +12,11 @@ from relayd.commands.dispatcher import Limits
 from relayd.config.options import Config
 from relayd.language.catalogues import translator
 from relayd.network.descriptors import connections_within
-from relayd.policy.rules import Policy
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh_runner import RunnerSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
-
-
-def policy_of(config: Config) -> Policy:
-    """The rules of the site."""
-    return Policy(
-        allow_hosts=config.allow_hosts,
-        deny_hosts=config.deny_hosts,
-        allow_users=config.allow_users,
-        allow_commands=config.allow_commands,
-        deny_commands=config.deny_commands,
-    )
 
 
 def limits_of(config: Config) -> Limits:

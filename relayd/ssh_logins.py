@@ -22,10 +22,17 @@ from relayd.errors import CredentialIncomplete, CredentialKept, CredentialMissin
 from relayd.network.spelling import dialled_host
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
-from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
+from relayd.wire.messages import ExecuteCommand, JumpHost
 
 #: Stands for the way without jump hosts, where the site reaches the host through some.
 DIRECT: Final = "direct"
+
+
+def check_target(command: ExecuteCommand, table: CredentialTable) -> None:
+    """Raise what `target_of` raises for a command, if anything."""
+    brought = command.password is not None or command.private_key is not None
+    if command.via or table.has_jump_hosts or not brought:  # else there is nothing that can fail
+        target_of(command, table)
 
 
 def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
@@ -84,13 +91,13 @@ def _brought(of: ExecuteCommand | JumpHost) -> Credential | None:
     :raises CredentialIncomplete: for a passphrase or certificate without a key.
     """
     if of.password is not None or of.private_key is not None:
+        password, key, passphrase = of.password, of.private_key, of.passphrase
         return Credential(
-            _reveal(of.password), _reveal(of.private_key), _reveal(of.passphrase), certificate=of.certificate
+            None if password is None else password.reveal(),
+            None if key is None else key.reveal(),
+            None if passphrase is None else passphrase.reveal(),
+            of.certificate,
         )
     if of.passphrase is not None or of.certificate is not None:
         raise CredentialIncomplete(username=of.username, host=of.written_host, port=of.port)
     return None
-
-
-def _reveal(secret: Secret | None) -> str | None:
-    return None if secret is None else secret.reveal()

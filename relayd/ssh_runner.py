@@ -8,8 +8,9 @@ here, once.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
@@ -41,8 +42,7 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
-from relayd.ssh.target import Target
-from relayd.ssh_logins import target_of
+from relayd.ssh_logins import check_target, target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
@@ -58,6 +58,7 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     NoCredential: Text("The table is the relay's."),
     SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
 }
+T = TypeVar("T")
 #: Outputs of more bytes than this are decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
 
@@ -117,7 +118,7 @@ class SSHCommandRunner:
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
         try:
-            self._target(command)
+            self._checked(check_target, command)
             if self._charset(command) != UTF8:  # in which all can be written
                 self._input(command)
         except RelayError as error:
@@ -136,11 +137,11 @@ class SSHCommandRunner:
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run_command`."""
         try:
-            target = self._target(command)
+            target = self._checked(target_of, command)
             text, progress, env, stdin = self._input(command)
         except RelayError:
             return fail()
-        shell = bool(command.cwd or self._directory)
+        shell = bool(command.cwd or self._settings.working_directory)
         running: Deferred[Any] = self.client.run(
             target,
             text,
@@ -160,9 +161,9 @@ class SSHCommandRunner:
     def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
         # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
+        if stdout.size + stderr.size <= LARGE:
+            return _result(completed, command, stdout, stderr, charset, self._translate)
         make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
-        if len(stdout) + len(stderr) <= LARGE:
-            return make()
         # The command has ended: when it is cancelled now, its result is made at once.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
         in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
@@ -170,20 +171,16 @@ class SSHCommandRunner:
 
     # From a command to what SSH needs
 
-    def _target(self, command: ExecuteCommand) -> Target:
+    def _checked(self, look: Callable[[ExecuteCommand, CredentialTable], T], command: ExecuteCommand) -> T:
         """
         Find out where and how to log in.
 
         :raises RelayError: when that is not possible, or not allowed.
         """
         try:
-            return target_of(command, self._credentials)
+            return look(command, self._credentials)
         except SSHError as error:
             raise _host_failure(error) from None
-
-    @property
-    def _directory(self) -> str:
-        return self._settings.working_directory
 
     def _charset(self, command: ExecuteCommand) -> str:
         """The character set of *command*, and of its outputs unless it wants their bytes."""
@@ -203,9 +200,9 @@ class SSHCommandRunner:
         exactly = self._settings.exact_text
         try:
             text = write_text(command.command, charset, exactly=exactly)
-            directory = write_text(self._directory, charset, exactly=exactly)
+            directory = write_text(self._settings.working_directory, charset, exactly=exactly)
             part = "cwd"
-            cwd = write_text(command.cwd or "", charset, exactly=exactly)
+            cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
             part = "env"
             # Without a shell, variables are sent separately, and no shell reads them.
             exactly = exactly and bool(cwd or directory)
@@ -245,7 +242,7 @@ def _result(
     exit_code = completed.exit.exit_code
     # The output until then is kept; the line below it says why there may be more.
     remark = completed.open if error is None else _message(error)
-    encode = _base64 if command.encoding == BASE64 else partial(_text, charset=charset)
+    said = "" if remark is None else remark.within(translate)
     if error is not None:
         exit_code = 1
     details = Details(
@@ -261,8 +258,8 @@ def _result(
     )
     return CommandResult(
         command_id=command.command_id,
-        stdout=encode(stdout, "", translate),
-        stderr=encode(stderr, "" if remark is None else remark.within(translate), translate),
+        stdout=_encoded(stdout, "", translate, command.encoding, charset),
+        stderr=_encoded(stderr, said, translate, command.encoding, charset),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,
@@ -270,14 +267,13 @@ def _result(
     )
 
 
-def _text(output: Output, remark: str, translate: Translate, charset: str) -> str:
-    text = output.text(translate, charset)
+def _encoded(output: Output, remark: str, translate: Translate, encoding: str | None, charset: str) -> str:
+    """The text for an output of a result, with a line below it."""
+    if encoding == BASE64:
+        data, more = output.raw(translate), remark.encode()
+        return b64encode(data + b"\n" + more if data and more else data or more).decode()
+    text = output.text(translate, charset) if output.total else ""
     return f"{text}\n{remark}" if text and remark else text or remark
-
-
-def _base64(output: Output, remark: str, translate: Translate) -> str:
-    data, more = output.raw(translate), remark.encode()
-    return b64encode(data + b"\n" + more if data and more else data or more).decode()
 
 
 def _host_failure(error: SSHError) -> HostFailure:

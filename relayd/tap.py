@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -30,12 +30,15 @@ from relayd.config.values import near
 from relayd.errors import MISTAKES, ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
-from relayd.process.garbage import GarbageCollection
+from relayd.network.loop_turns import turns_of
+from relayd.process.garbage import GarbageCollection, no_collections
 from relayd.process.hardening import forbid_dumps, use_steady_clock
 from relayd.process.journald import is_journal, with_priority
 from relayd.process.logs import configure as configure_logs
-from relayd.process.systemd import Notifier, make_notifier
 from relayd.process.unit_files import loaded_credentials
+
+if TYPE_CHECKING:  # otherwise imported by `makeService`
+    from relayd.process.systemd import Notifier
 
 _FLAGS = {option.flag_name for option in OPTIONS if option.is_flag} | {"--help", "--version"}
 _PARAMETERS = {option.flag_name for option in OPTIONS if not option.is_flag}
@@ -142,11 +145,16 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """The relay that *options* describe, with what its process needs."""
     # Here, since half of a start goes into these imports, and --version and a mistyped option need none of them.
-    from twisted.internet import reactor
+    with no_collections():
+        from twisted.internet import reactor
 
-    from relayd.service import make_relay
+        from relayd.process.systemd import make_notifier
+        from relayd.service import make_relay
 
-    configure_logs(options.config.log_level, options.config.log_format)
+    turns = turns_of(reactor)
+    configure_logs(
+        options.config.log_level, options.config.log_format, at_end_of_turn=None if turns is None else turns.try_at_end
+    )
     for what in options.exposed:
         _log.warn("{exposed}", exposed=what[0].upper() + what[1:])
     use_steady_clock(reactor)

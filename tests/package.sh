@@ -38,7 +38,7 @@ until_log() {
     fail "no '$1' in the log:"
 }
 files() {
-    find / -xdev \( -path /proc -o -path "$work" -o -path /tmp -o -path "$here" -o -path /var/cache -o -path /var/lib/dpkg \) \
+    find / -ignore_readdir_race -xdev \( -path /proc -o -path "$work" -o -path /tmp -o -path "$here" -o -path /var/cache -o -path /var/lib/dpkg \) \
         -prune -o \( -path '*/relayd*' -o -name '*relayctl*' \) -newer "$work/began" -print
 }
 

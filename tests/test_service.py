@@ -20,7 +20,6 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd import service
 from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import load
 from relayd.config.state_directory import StateDirectory
@@ -29,6 +28,7 @@ from relayd.network.descriptors import RESERVED
 from relayd.process.event_loop import LagMonitor
 from relayd.service import Parts, RelayService, make_relay
 from relayd.settings import ssh_settings_of
+from relayd.status import server
 
 
 class Recorder:
@@ -254,7 +254,7 @@ class MakeRelayTests(ServiceCase):
         """Not for the log, the audit log, the status page and the service manager."""
         options = {"server": "ws://127.0.0.1:1/base?code=hunter2", "status": "tcp:127.0.0.1:8080", "journal": "memory"}
         sources: list[Any] = []
-        self.patch(service, "StatusServer", lambda reactor, address, shown: sources.append(shown))
+        self.patch(server, "StatusServer", lambda reactor, address, shown: sources.append(shown))
         audited: Any = make_relay(
             MemoryReactorClock(), self.config(audit_log=str(self.directory / "audit.log"), **options)
         )

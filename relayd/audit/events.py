@@ -26,6 +26,8 @@ MAX_NAME: Final = 320
 MAX_WRITTEN: Final = 160
 MAX_ID: Final = 640
 MAX_VIA: Final = 1000
+#: Bytes of a line that one character takes at most: two escapes, such as \ud83d\ude00.
+_MOST_A_CHARACTER: Final = 12
 #: Digits of the digest of a name that was cut.
 _DIGITS: Final = 16
 
@@ -36,7 +38,7 @@ def clip(text: str, size: int = MAX_ID) -> str:
 
     The digest tells long names apart that begin alike.
     """
-    if length_in_line(text) <= size:
+    if len(text) * _MOST_A_CHARACTER <= size or length_in_line(text) <= size:
         return text
     ending = "…#" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     return _beginning(text, size - length_in_line(ending)) + ending

@@ -46,6 +46,7 @@ class Line(Struct, frozen=True):
     hash: str = ""
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _decoder = msgspec.json.Decoder(Line)
 
 
@@ -61,7 +62,7 @@ def encode_line(
     time = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     entry = {"seq": seq, "time": time, "event": event, **fields, "prev": prev}
     # ASCII only: what a main server puts into a name must not move the cursor of a terminal that shows the log.
-    body = json.dumps(entry, separators=(",", ":"))[:-1].encode()
+    body = _encode(entry)[:-1].encode()
     body += b',"mac":"' + mac(key, body).encode() + b'"'
     digest = sha256(body).hexdigest()
     return body + b',"hash":"' + digest.encode() + b'"}\n', digest

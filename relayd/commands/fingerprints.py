@@ -37,7 +37,7 @@ class Fingerprints:
         Credentials are left out: a command with a password that was changed meanwhile is the same command.
         """
         # Hosts as they were written: a dot at the end may lead to another machine.
-        hops = [(hop.written_host, hop.port, hop.username) for hop in command.via]
+        hops = [(hop.written_host, hop.port, hop.username) for hop in command.via] if command.via else []
         asked = (
             command.written_host, command.port, command.username, command.command,
             command.cwd, sorted(command.env), command.stdin, hops,

@@ -40,7 +40,8 @@ class HeldResults:
 
         :return: the commands whose results had to make room.
         """
-        self.remove(result.command_id)
+        if result.command_id in self._results:
+            self.remove(result.command_id)
         self._results[result.command_id] = result
         self._bytes += size_of(result)
         removed = []

@@ -5,15 +5,15 @@ Reports about commands: counters, lines of the audit log, and lines of the relay
 from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from relayd.commands.active import ActiveCommand
 from relayd.commands.stats import EndedCommand, Stats
 from relayd.errors import RelayError
 from relayd.interfaces import IAudit
+from relayd.process.logs import QuickLogger, is_logged
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
-_log = Logger("relayd.commands")
+_log = QuickLogger("relayd.commands")
 
 
 class CommandReports:
@@ -41,6 +41,8 @@ class CommandReports:
         self._stats.accepted += 1
         if self._audit is not None:
             self._audit.record_accepted(command)
+        if not is_logged("info"):
+            return
         _log.info(
             "Accepted command {text}",
             text=f"{command.command_id} for {_where(command)}",
@@ -63,6 +65,8 @@ class CommandReports:
         self._stats.count_ended(ended, queued, details)
         if self._audit is not None:
             self._audit.record_ended(command, outcome, result, duration)
+        if not is_logged("info"):
+            return
         _log.info(
             "Finished command {text}",
             text=f"{command.command_id} for {_where(command)}: {outcome}, exit {result.exit_code}, {duration:.3f} s, "
@@ -85,4 +89,5 @@ class CommandReports:
 
 
 def _where(command: ExecuteCommand) -> str:
-    return f"{command.username}@{command.written_host}:{command.port}"
+    host = command.host if command.written is None else command.written  # `written_host`, without a call
+    return f"{command.username}@{host}:{command.port}"

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -119,10 +119,13 @@ class Stats:
         self.recent.append(ended)
         self.stdout_bytes += details.stdout_bytes
         self.stderr_bytes += details.stderr_bytes
-        self.duration.observe(ended.duration)
+        observed: list[tuple[Histogram | None, float]] = [(self.duration, ended.duration)]
         if queued is not None:
-            self.queue.observe(queued)
+            observed.append((self.queue, queued))
         if details.timings is not None:
-            for phase, seconds in cast(dict[str, float], details.timings).items():
-                if (histogram := self.phases.get(phase)) is not None:
-                    histogram.observe(seconds)
+            timings: Any = details.timings
+            observed += [(self.phases.get(phase), seconds) for phase, seconds in timings.items()]
+        for histogram, value in observed:
+            if histogram is not None:
+                histogram.counts[bisect_left(BOUNDS, value)] += 1
+                histogram.total += value

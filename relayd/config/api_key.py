@@ -35,7 +35,7 @@ class ApiKeyFile:
         try:
             key = read_line(self._path)
         except Unusable as error:
-            raise KeyUnusable(reason=str(error)) from None
+            raise KeyUnusable(reason=str(error), cure=error.cure) from None
         if len(key.reveal()) < LEAST_LENGTH and not self._allow_weak:
             reason = f"it is shorter than {LEAST_LENGTH} characters; make a longer one, or use --allow-weak-key"
             raise KeyUnusable(reason=reason)

@@ -77,7 +77,7 @@ def _tls_files(config: Config, given: Mapping[str, Given], paths: Paths) -> Iter
             yield ConfigError(option=_where(given, name), reason=f"needs --{other} too")
     for name, path in files.items():
         if path and not paths.is_unseen(path) and not os.path.isfile(path):
-            reasons = f"there is no file {path}", paths.origin(path)
+            reasons = f"there is no file {path}", paths.origin(path) or "name one that is there"
             yield ConfigError(option=_where(given, name), reason="; ".join(filter(None, reasons)))
 
 

@@ -316,7 +316,8 @@ class Config:
         try:
             return read_line(self.http_proxy_password_file)
         except Unusable as error:
-            raise UplinkError(reason=f"the proxy's password cannot be used: {error}") from None
+            reasons = filter(None, (str(error), error.cure))
+            raise UplinkError(reason=f"the proxy's password cannot be used: {'; '.join(reasons)}") from None
 
 
 OPTIONS: tuple[Option, ...] = options_of(Config)

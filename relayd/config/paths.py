@@ -15,6 +15,8 @@ from msgspec import Struct
 CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
 #: The folder in which systemd has a folder of credentials for each unit.
 CREDENTIALS_ROOT: Final = "/run/credentials"
+#: Credentials whose names are shown.
+_MOST_NAMES: Final = 5
 
 
 class Elsewhere(Struct, frozen=True):
@@ -84,4 +86,19 @@ class Paths:
                 return f"put it into {source}, from where systemd passes it on (LoadCredential={name})"
         if not self.credentials or os.path.dirname(path) != self.credentials:
             return ""
-        return f"put it where LoadCredential={os.path.basename(path)} of the unit says"
+        name = os.path.basename(path)
+        # A blank one is what SetCredential= of the packaged unit makes, so that the relay can start and say this.
+        if os.path.exists(path) and os.path.getsize(path) > len("\n"):
+            return f"put it where LoadCredential={name} of the unit says"
+        others = ", ".join([each for each in self._passed_on() if each != name][:_MOST_NAMES])
+        instead = f" (it passes on {others})" if others else ""
+        return f"the unit passes on no credential {name}{instead}: put LoadCredential={name}:FILE into a drop-in"
+
+    def _passed_on(self) -> list[str]:
+        """The names of the credentials that there are."""
+        if self._elsewhere.sources and not self._elsewhere.in_unit:
+            return [os.path.basename(credential) for credential in self._elsewhere.sources]
+        try:
+            return sorted(os.listdir(self.credentials))
+        except OSError:
+            return []

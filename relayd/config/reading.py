@@ -148,7 +148,7 @@ def _unusable_secrets(config: Config, given: Mapping[str, Given], paths: Paths) 
             config.read_api_key()
         except KeyUnusable as error:
             where = where_set(given, BY_NAME["api-key-file"], "$CREDENTIALS_DIRECTORY/api-key")
-            reasons = f"the API key cannot be used: {error.fields['reason']}", paths.origin(path)
+            reasons = f"the API key cannot be used: {error.why}", paths.origin(path) or error.cure
             yield ConfigError(option=where, reason="; ".join(filter(None, reasons)))
     if config.http_proxy_password_file is None or paths.is_unseen(config.http_proxy_password_file):
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from typing import Final
 
 from relayd.network.descriptors import words_of
 from relayd.wire.messages import Secret
@@ -15,8 +16,25 @@ from relayd.wire.messages import Secret
 MOST_BYTES = 4096
 
 
+#: What to do about a file that cannot be read.
+_CURES: Final = {
+    # Not the path itself: some give the secret where the path belongs.
+    FileNotFoundError: "name a file that is there, which holds it",
+    PermissionError: "relayd's user has to read it",
+    IsADirectoryError: "name the file in it",
+}
+
+
 class Unusable(Exception):
-    """A file does not hold a usable secret; the text says why, and follows a colon."""
+    """
+    A file does not hold a usable secret; the text says why, and follows a colon.
+
+    :ivar cure: what to do about that, where the text does not say it.
+    """
+
+    def __init__(self, reason: str, cure: str = "") -> None:
+        super().__init__(reason)
+        self.cure = cure
 
 
 def read_line(path: str) -> Secret:
@@ -30,11 +48,12 @@ def read_line(path: str) -> Secret:
             raw = file.read(MOST_BYTES + 1)
         line = raw.decode("utf-8-sig").rstrip("\r\n")  # some editors begin files with a byte order mark
     except OSError as error:
-        raise Unusable(f"its file cannot be read ({words_of(error)})") from None
+        cure = _CURES.get(type(error), "")
+        raise Unusable(f"its file cannot be read ({words_of(error)})", cure) from None
     except UnicodeDecodeError:
-        raise Unusable("its file is not UTF-8 text") from None
+        raise Unusable("its file is not UTF-8 text; save it as UTF-8") from None
     if not line.strip():
-        raise Unusable("its file is empty")
+        raise Unusable("its file is empty", "write it into that")
     if len(raw) > MOST_BYTES or not line.isprintable() or line != line.strip():
         raise Unusable("its file must hold exactly one line, without leading or trailing blanks")
     return Secret(line)

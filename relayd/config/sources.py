@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -112,6 +111,8 @@ class OptionSources:
 
         :param where: where the file was named.
         """
+        import tomllib  # here, since a relay may have no such file
+
         try:
             with open(path, "rb") as file:
                 return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark
@@ -120,7 +121,7 @@ class OptionSources:
             self._refuse(where, f"{path} cannot be read: {error.strerror}{advice}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             said = str(error)
-            hint = "; put texts in quotes" if said.startswith("Invalid value") else ""
+            hint = "; put texts in quotes" if said.startswith("Invalid value") else "; correct that line"
             hint = "; it is set twice: remove one of the two" if said.startswith("Cannot overwrite a value") else hint
             self._refuse(path, f"is not valid TOML: {error}{hint}")
         except ValueError:  # tomllib lets Python's own limit through

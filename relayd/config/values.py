@@ -5,7 +5,6 @@ A parser raises ValueError with the words that follow "expected": what would hav
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection
@@ -22,6 +21,8 @@ _NO = ("no", "false", "off", "0")
 
 def near(word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     """The *known* word that *word* most likely means, whatever its case; ``None``: nothing is similar."""
+    import difflib  # here, since only a mistake needs it
+
     spelt = {each.lower(): each for each in known}
     return next((spelt[each] for each in difflib.get_close_matches(word.lower(), spelt, 1, cutoff)), None)
 
@@ -144,13 +145,18 @@ def server_url(value: str) -> str:
     """
     The URL of the main server: ``wss://HOST[:PORT][/PATH][?QUERY]``, or the same with ``https``, ``ws``, ``http``.
 
-    It holds no name and no key of the relay, which have options of their own: everybody could read the key in it.
+    It holds no name and no key of the relay, which have options of their own: everybody could read the key in it. An
+    ``@`` in its path or query is written as ``%40``.
     """
     parts = _split(value)
     if parts is None or parts.scheme not in ("ws", "wss", "http", "https"):
         raise ValueError("a URL like wss://HOST or https://HOST:PORT")
-    if parts.username is not None or "#" in value:
-        raise ValueError("a URL without user or fragment; a login for its server belongs in the file of --header-file")
+    # The rest of a password with a slash or a question mark in it looks like a path or a query.
+    if "@" in value or "#" in value:
+        raise ValueError(
+            "a URL without user or fragment (a login for its server belongs in the file of --header-file), and %40 "
+            "for an @"
+        )
     names = {unquote_plus(each.partition("=")[0]).strip().lower() for each in re.split("[&;]", parts.query)}
     if names & {"proxyid", "apikey"}:
         raise ValueError("a URL without proxyId or apiKey, which have their own options")
@@ -173,7 +179,7 @@ def url_path(value: str) -> str:
 def proxy_url(value: str) -> str:
     """The URL of an HTTP proxy: ``http://[USER[:PASSWORD]@]HOST:PORT``."""
     parts = _split(value)
-    if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or parts.query:
+    if parts is None or parts.scheme != "http" or parts.port is None or parts.path.strip("/") or set(value) & set("?#"):
         raise ValueError("a URL like http://PROXY:3128")
     return value.strip()
 

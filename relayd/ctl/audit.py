@@ -17,9 +17,6 @@ from relayd.audit.seal import Seal, read_seal, seal_file
 from relayd.audit.verify import AuditFault, Checked, Verifier, in_order
 from relayd.ctl.settings import add_options, read_settings
 
-NAME = "audit"
-HELP = "verify the audit log, or compute the digest of a command in it"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its own subcommands."""

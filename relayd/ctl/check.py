@@ -13,9 +13,6 @@ from relayd.ctl.findings import Finding, Level, Report
 from relayd.ctl.settings import Place, add_all_options, read_all
 from relayd.ctl.unit_settings import UnitSettings
 
-NAME = "check"
-HELP = "check settings, files and the connection to the main server; say what is wrong and how to fix it"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
@@ -33,9 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     :raises OSError: when the findings cannot be written, such as `BrokenPipeError` when nobody reads them any more.
     """
-    from twisted.internet.defer import CancelledError, Deferred
-    from twisted.internet.task import react
+    from relayd.process.garbage import no_collections
 
+    with no_collections():
+        from twisted.internet.defer import CancelledError, Deferred
+        from twisted.internet.task import react
+
+        import relayd.ctl.check_server  # noqa: F401  # `check` uses it
     faults: list[int] = []
     unwritten: list[OSError] = []
     reading, place = read_all(arguments)

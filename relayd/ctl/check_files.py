@@ -161,9 +161,18 @@ def _check_known_hosts(config: Config, report: Report) -> None:
         report("fault", "known hosts", str(error))
         return
     if not os.path.exists(path) and config.host_keys == "strict":
-        report("warning", "known hosts", f"{path} does not exist, so --host-keys strict refuses every host")
+        report(
+            "warning",
+            "known hosts",
+            f"{path} does not exist, so --host-keys strict refuses every host; add the hosts' "
+            "keys to it, or use accept-new",
+        )
     elif config.host_keys == "accept-new" and os.path.exists(path) and not os.access(path, os.W_OK):
-        report("fault", "known hosts", f"this user cannot write to {path}, so no new host keys can be recorded")
+        report(
+            "fault",
+            "known hosts",
+            f"this user cannot write to {path}, so no new host keys can be recorded; let it write there",
+        )
     else:
         report("ok", "known hosts", path if os.path.exists(path) else f"{path} does not exist yet")
 
@@ -176,7 +185,7 @@ def _check_audit(config: Config, report: Report) -> None:
     if not os.path.isdir(folder):
         report("fault", "audit log", f"directory {folder} does not exist: create it")
     elif not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)):
-        report("fault", "audit log", f"this user cannot write to {path} or to its directory")
+        report("fault", "audit log", f"this user cannot write to {path} or to its directory; let it, or choose another")
     elif (words := no_room(folder)) is not None:
         report("fault", "audit log", f"cannot write to {folder}: {words}")
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import grp
 import os
-import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Final
 from msgspec import Struct
 
 from relayd.config.options import OPTIONS, Config
-from relayd.config.paths import CREDENTIALS_ROOT, passed_on
+from relayd.config.paths import passed_on
 from relayd.config.reading import Reading
 from relayd.config.state_directory import give_back
 from relayd.ctl.check_space import existing_folder
 from relayd.ctl.findings import Level, Report
-from relayd.ctl.unit_settings import UnitSettings
+from relayd.ctl.unit_settings import UnitSettings, entry_of
 from relayd.ctl.units import Unit
 from relayd.errors import MISTAKES
 from relayd.language.texts import printable
@@ -77,12 +76,13 @@ def check_what_the_unit_sees(settings: UnitSettings, reading: Reading, report: R
     if config is None:
         return
     told = "\n".join(map(str, reading.mistakes))
-    for name, path in unit.credentials.items():
-        source = settings.elsewhere.sources[f"{CREDENTIALS_ROOT}/{unit.name}/{name}"]
+    for credential, source in settings.elsewhere.sources.items():
         if not os.path.exists(source) and source not in told:
-            text = f"there is no file {source}, which LoadCredential={name}:{path} names: systemd cannot start the unit"
+            name = os.path.basename(credential)
+            line = f"LoadCredential={name}:{unit.credentials[name]}"
+            text = f"there is no file {source}, which {line} names: systemd cannot start the unit"
             report("fault", "unit", text)
-        elif unit.pid and _differ(source, f"{CREDENTIALS_ROOT}/{unit.name}/{name}"):
+        elif unit.pid and _differ(source, credential):
             text = f"{source} has changed since {unit.name} started, and the relay has what it was then"
             report("warning", "unit", f"{text}: systemctl restart {unit.name}")
     sight = _Sight(unit, tuple(settings.elsewhere.sources.values()))
@@ -118,15 +118,7 @@ def check_holder(unit: Unit, holder: str | None, report: Report) -> None:
 
 
 def _exists(user: str) -> bool:
-    return user.isdigit() or _entry(user) is not None  # systemd takes any number
-
-
-def _entry(user: str) -> pwd.struct_passwd | None:
-    """What is known of a user, by name or number."""
-    try:
-        return pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except KeyError:
-        return None
+    return user.isdigit() or entry_of(user) is not None  # systemd takes any number
 
 
 def _foreign_file(folder: str) -> str:
@@ -247,7 +239,7 @@ def _identity(unit: Unit) -> _Identity | None:
         return None
     uid, gids = _NOBODY if unit.uid is None else unit.uid, []
     if not unit.dynamic:
-        entry = _entry(unit.user)
+        entry = entry_of(unit.user)
         if entry is None:
             return None
         uid, gids = entry.pw_uid, os.getgrouplist(entry.pw_name, entry.pw_gid)

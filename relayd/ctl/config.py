@@ -20,9 +20,6 @@ from relayd.config.sources import Given
 from relayd.ctl.settings import add_all_options, read_all
 from relayd.process.journald import is_journal, with_priority
 
-NAME = "config"
-HELP = "show the settings in effect, and where each one comes from"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add its options."""

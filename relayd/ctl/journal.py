@@ -15,8 +15,6 @@ from relayd.language.texts import printable
 if TYPE_CHECKING:  # otherwise imported by `run`, so that other subcommands and completion start fast
     from relayd.journal.journal_report import JournalRow, Report
 
-NAME = "journal"
-HELP = "list the commands without a confirmed result, or show a stored result"
 
 #: The words for each state, by its name; in the order of a command's life.
 _WORDS = {

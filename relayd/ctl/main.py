@@ -1,8 +1,9 @@
 """
 The console script ``relayctl``: its subcommands, what they share, and their exit codes.
 
-A subcommand is a module with ``NAME``, ``HELP``, ``configure(parser)`` and ``run(arguments)``, which returns an exit
-code: 0 if all is well, 1 if a fault was found. Mistakes on the command line exit with 2.
+A subcommand is a module beside this one with ``configure(parser)`` and ``run(arguments)``, which returns an exit code:
+0 if all is well, 1 if a fault was found. Mistakes on the command line exit with 2. Only the module of the subcommand
+that is run is imported: each needs others that are slow to import.
 """
 
 from __future__ import annotations
@@ -11,41 +12,51 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from io import TextIOWrapper
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from relayd import __version__
-from relayd.config.values import near
-from relayd.ctl import audit, check, config, journal, policy, status
-from relayd.errors import RelayError
-from relayd.language.texts import printable
 from relayd.process.standard_streams import open_standard_streams
 
-
-class Subcommand(Protocol):
-    """A module with a subcommand."""
-
-    NAME: str
-    HELP: str
-
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add its arguments."""
-
-    def run(self, arguments: argparse.Namespace) -> int:
-        """Run the subcommand and return the exit code."""
-
-
+#: All subcommands, in the order in which ``--help`` shows them, with what it says of each.
+SUBCOMMANDS: Final = {
+    "status": "show the status of a running relay",
+    "check": "check settings, files and the connection to the main server; say what is wrong and how to fix it",
+    "config": "show the settings in effect, and where each one comes from",
+    "policy": "show which hosts, users and commands the site allows, and why",
+    "journal": "list the commands without a confirmed result, or show a stored result",
+    "audit": "verify the audit log, or compute the digest of a command in it",
+}
 _EXIT_CODES = "exit status: 0 all is well, 1 something is wrong or refused, 2 a mistake on the command line"
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that reports a mistake in one line, without the usage before it."""
+    """
+    An argument parser that reports a mistake in one line, without the usage before it.
+
+    :param configure: adds its arguments when they are needed; ``None``: its maker adds them.
+    """
+
+    def __init__(self, *args: Any, configure: Callable[[_Parser], None] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._configure = configure
+
+    def complete(self) -> None:
+        """Add its arguments now, if they are not there yet."""
+        if self._configure is not None:
+            self._configure(self)
+            self._configure = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Guess what an unknown option was meant to be; only this parser knows the options there are."""
+        self.complete()
         found, rest = super().parse_known_args(args, namespace)
         if rest:
+            from relayd.config.values import near
+
             name = rest[0].partition("=")[0]
             meant = near(name, self._option_string_actions) if name.startswith("-") else None
             self.error(f"no such option: {name} (did you mean {meant}?)" if meant else "unknown arguments")
@@ -54,6 +65,9 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Guess what an unknown subcommand was meant to be; argparse would list them all."""
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            from relayd.config.values import near
+            from relayd.language.texts import printable
+
             meant = near(value, action.choices)
             hint = f"did you mean {meant}?" if meant else f"there are {', '.join(action.choices)}"
             self.error(f"no such subcommand: {printable(value, 40)} ({hint})")
@@ -63,24 +77,34 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def subcommands() -> Sequence[Subcommand]:
-    """All subcommands, in the order in which ``--help`` shows them."""
-    return (status, check, config, policy, journal, audit)
+def make_parser(*, whole: bool = True) -> argparse.ArgumentParser:
+    """
+    The parser of ``relayctl``.
 
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of ``relayctl``."""
+    :param whole: whether the arguments of all subcommands are there; else, a subcommand's are added when it is parsed.
+    """
     about = "Shows a relay's status, settings and records, and checks them."
     parser = _Parser(prog="relayctl", description=about, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
-    for module in subcommands():
+    for name, help in SUBCOMMANDS.items():
         subparser = below.add_parser(
-            module.NAME, help=module.HELP, description=module.HELP, epilog=_EXIT_CODES, allow_abbrev=False
+            name,
+            help=help,
+            description=help,
+            epilog=_EXIT_CODES,
+            allow_abbrev=False,
+            configure=partial(_configure, name),
         )
-        module.configure(subparser)
-        subparser.set_defaults(run=module.run)
+        if whole:
+            subparser.complete()
     return parser
+
+
+def _configure(name: str, parser: argparse.ArgumentParser) -> None:
+    module: Any = import_module(f"relayd.ctl.{name}")
+    module.configure(parser)
+    parser.set_defaults(run=module.run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser(whole=False).parse_args(argv)
+    from relayd.errors import RelayError
+
     try:
         return int(arguments.run(arguments))
     except RelayError as error:

@@ -9,14 +9,12 @@ import socket
 from collections.abc import Iterator
 
 from relayd.config.options import Config
+from relayd.config.site_policy import policy_of
 from relayd.ctl.settings import add_options, read_settings_and_note
 from relayd.language.texts import printable
 from relayd.network.spelling import Address, read_address, read_host
 from relayd.policy.rules import SPECIAL, Policy, Verdict
 from relayd.wire import fields
-
-NAME = "policy"
-HELP = "show which hosts, users and commands the site allows, and why"
 
 _MOST = 60  # characters shown of a command's text
 
@@ -32,8 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the rules, or judge by them; 0: everything that was asked about is allowed."""
-    from relayd.settings import policy_of  # a slow import, which --help need not wait for
-
     config, note = read_settings_and_note(arguments)
     if note:
         print(f"# {note}")
@@ -107,7 +103,9 @@ def _judge_user(policy: Policy, user: str) -> Verdict:
 
 def _way(config: Config, host: str, port: int, user: str | None) -> str:
     """The jump hosts of ``[[credentials]]`` through which a host is reached; empty: none."""
-    from relayd.settings import credentials_of
+    if not config.credentials:
+        return ""
+    from relayd.settings import credentials_of  # here, since it takes half a second
 
     return ",".join(map(str, credentials_of(config).hops(host, port, user or "")))
 

@@ -24,12 +24,9 @@ from relayd.ctl.terminal import Mood, Piece, has_colours, is_terminal, render, s
 from relayd.errors import NoStatus
 from relayd.language.texts import printable
 
-NAME = "status"
-HELP = "show the status of a running relay"
-
 _Connect = Callable[[], http.client.HTTPConnection]
 
-#: Seconds that a relay has to answer, and the most bytes of an answer.
+#: Seconds that a relay has to answer, from the connection to the last byte, and the most bytes of an answer.
 PATIENCE: Final = 5.0
 MOST: Final = 4 << 20
 #: The most characters that are shown of why there is no answer.
@@ -122,6 +119,27 @@ def _repeat(connect: _Connect, seconds: float) -> int:
 # Asking --------------------------------------------------------------------------------------------------------------
 
 
+class _BoundedSocket(socket.socket):
+    """A socket whose answer has to be complete within `PATIENCE`: a peer may send one byte after the other."""
+
+    until: float
+
+    def recv_into(self, *args: Any) -> int:
+        """See `socket.socket`."""
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+        return super().recv_into(*args)
+
+
+def _bounded(connected: socket.socket) -> socket.socket:
+    bounded = _BoundedSocket(fileno=connected.detach())
+    bounded.until = time.monotonic() + PATIENCE
+    bounded.settimeout(PATIENCE)
+    return bounded
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """An HTTP connection over a UNIX socket."""
 
@@ -131,9 +149,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """See `http.client.HTTPConnection`."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
-        self.sock.connect(self._path)
+        connecting = socket.socket(socket.AF_UNIX)
+        self.sock = connecting  # `close` closes it, also where it cannot connect
+        connecting.settimeout(PATIENCE)
+        connecting.connect(self._path)
+        self.sock = _bounded(connecting)
 
     def __str__(self) -> str:
         return f"unix:{self._path}"
@@ -141,6 +161,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 class _TCPConnection(http.client.HTTPConnection):
     """An HTTP connection over TCP."""
+
+    def connect(self) -> None:
+        """See `http.client.HTTPConnection`."""
+        super().connect()
+        self.sock = _bounded(self.sock)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -161,7 +186,7 @@ def _url(text: str) -> _Connect:
         host, port = parts.hostname, parts.port or 80
     except ValueError:
         host = None
-    if host is None or parts.scheme != "http" or parts.username is not None:
+    if host is None or parts.scheme != "http" or "@" in text:
         raise argparse.ArgumentTypeError("expected http://HOST:PORT or unix:/PATH")
     return lambda: _TCPConnection(str(host), port, timeout=PATIENCE)
 

@@ -82,10 +82,8 @@ class _Reader:
     def _home(self) -> str:
         if not self.unit.user or self.unit.dynamic:
             return "/"
-        try:
-            return pwd.getpwnam(self.unit.user).pw_dir
-        except KeyError:
-            return "/"
+        entry = entry_of(self.unit.user)
+        return "/" if entry is None else entry.pw_dir
 
     def _set_folders(self, home: str) -> None:
         unit = self.unit
@@ -115,9 +113,10 @@ class _Reader:
                 path = next(
                     filter(os.path.exists, (f"{store}/{source}" for store in _STORES)), f"{_STORES[0]}/{source}"
                 )
-            self.sources[f"{folder}/{name}"] = path
-            if is_closed(path):
-                self._leave_out(path)
+            for inner, file in files_of(name, path).items():
+                self.sources[f"{folder}/{inner}"] = file
+                if is_closed(file):
+                    self._leave_out(file)
         for name in unit.opaque:
             path = f"{folder}/{name}"
             if not os.path.exists(path):
@@ -143,6 +142,25 @@ class _Reader:
                 else:
                     self.environ |= found
                     self.places |= {name: f"{name} in {path}" for name in found}
+
+
+def entry_of(user: str) -> pwd.struct_passwd | None:
+    """What is known of a user, by name or number."""
+    try:
+        return pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        return None
+
+
+def files_of(name: str, path: str) -> dict[str, str]:
+    """
+    The credentials that systemd makes for ``LoadCredential=name:path``, each with its file: of a folder, one for each
+    file in it, whose name has ``_`` for each ``/`` (systemd.exec(5)).
+    """
+    if not os.path.isdir(path) or is_closed(path):
+        return {name: path}
+    found = sorted(os.path.join(folder, file) for folder, _, files in os.walk(path) for file in files)
+    return {f"{name}_{os.path.relpath(file, path).replace('/', '_')}": file for file in found}
 
 
 def is_closed(path: str) -> bool:

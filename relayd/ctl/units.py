@@ -51,7 +51,7 @@ class Unit(Struct, frozen=True, kw_only=True):
     :ivar environment: its ``Environment``, as ``NAME=VALUE``.
     :ivar environment_files: its ``EnvironmentFile``, and whether each may be missing.
     :ivar credentials: its ``LoadCredential``: the path of the file for each name.
-    :ivar opaque: names of credentials that only systemd can read, such as encrypted ones.
+    :ivar opaque: names of credentials that only systemd can read, such as encrypted ones, and that are not empty.
     :ivar user: its ``User``; empty: root.
     :ivar uid: the id of that user while the unit runs; ``None``: it is not known.
     :ivar group: its ``Group``.
@@ -176,7 +176,10 @@ def _data(answer: bytes) -> Any:
 
 def _unit(name: str, found: Mapping[str, Any]) -> Unit:
     start = found.get("ExecStart") or [["", []]]
-    fixed = ("SetCredential", "SetCredentialEncrypted", "LoadCredentialEncrypted")
+    fixed = ("SetCredentialEncrypted", "LoadCredentialEncrypted")
+    # A blank one only stands in for a file that is missing.
+    filled = [each[0] for each in found.get("SetCredential", ()) if bytes(each[1]).strip()]
+    encrypted = [each[0] for key in fixed for each in found.get(key, ())]
     loaded = {each[0]: each[1] for each in found.get("LoadCredential", ())}
     return Unit(
         name=name,
@@ -192,7 +195,7 @@ def _unit(name: str, found: Mapping[str, Any]) -> Unit:
         environment=tuple(found.get("Environment", ())),
         environment_files=tuple((path, optional) for path, optional in found.get("EnvironmentFiles", ())),
         credentials=loaded,
-        opaque=tuple(each[0] for key in fixed for each in found.get(key, ()) if each[0] not in loaded),
+        opaque=tuple(name for name in (*filled, *encrypted) if name not in loaded),
         user=found.get("User", ""),
         uid=None if found.get("UID", _NOBODY) == _NOBODY else found["UID"],
         group=found.get("Group", ""),

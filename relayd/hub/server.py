@@ -28,6 +28,7 @@ from relayd.hub.questions import Questions
 from relayd.hub.registry import Registry
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
+from relayd.wire.field_types import MAYBE_SECONDS, TEXT, check_type
 from relayd.wire.messages import (
     CANCEL_COMMAND,
     COMMAND_STATUS,
@@ -134,7 +135,10 @@ class Hub:
         :return: a Deferred of the result.  It fails with `RelayOffline`, `CommandInFlight`, `CommandRefused` (the relay
             says so in its acknowledgement), `NoResult` (none came in time) or `HubClosed`.  Cancelling it forgets the
             command, which the relay runs all the same.
+        :raises TypeError: when *command* or *timeout* is of another type.
         """
+        check_type("command", command, (ExecuteCommand,))
+        check_type("timeout", timeout, MAYBE_SECONDS)
         link = self.relays.get(proxy_id)
         if link is None:
             return fail(RelayOffline(proxy_id=proxy_id))
@@ -155,7 +159,7 @@ class Hub:
             return fail()
         try:
             ack_id = link.send_command(command)
-        except Exception:  # something in it is of the wrong type
+        except Exception:  # such as standard input that is said to be a text, and is none
             forget(None)
             raise
         if ack_id is not None:
@@ -168,7 +172,9 @@ class Hub:
 
         :return: a Deferred of the command's state, or of ``None`` at once where the dialect has no acknowledgements; it
             fails as that of `status` does.
+        :raises TypeError: when *command_id* is no text.
         """
+        check_type("command_id", command_id, TEXT)
         link = self.relays.get(proxy_id)
         if link is None:
             return fail(RelayOffline(proxy_id=proxy_id))
@@ -185,7 +191,9 @@ class Hub:
         :return: a Deferred of the answer.  It fails with `RelayOffline` (also when the relay leaves without an answer),
             `NoAnswer` (none came in time), `CommandRefused` (the relay refuses the question) or `InvalidMessage` (the
             answer is not valid).
+        :raises TypeError: when *command_id* is no text.
         """
+        check_type("command_id", command_id, TEXT)
         link = self.relays.get(proxy_id)
         if link is None:
             return fail(RelayOffline(proxy_id=proxy_id))

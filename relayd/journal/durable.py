@@ -129,7 +129,8 @@ class DurableJournal:
         # Loud, and kept: a command whose id was not saved would run again, should the main server send it again.
         _log.critical(
             "The journal was damaged. It is kept as {kept}; {commands} commands and {results} results could be read, "
-            "and are in the new one. Others may be lost: relayd does not know them if they come again",
+            "and are in the new one. Others may be lost: relayd does not know them if they come again. "
+            "Check the disk below it",
             kept=saved.kept,
             commands=saved.commands,
             results=saved.results,

@@ -7,10 +7,10 @@ Decisions only, without I/O: names are looked up elsewhere, and each address tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
-import re2
 from msgspec import Struct
 
 from relayd.errors import Forbidden, ForbiddenCommand, ForbiddenHost, ForbiddenUser
@@ -44,6 +44,8 @@ SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
 #: The longest command that rules are applied to, in bytes: Linux takes no longer one from an SSH server
 #: (``MAX_ARG_STRLEN``), and the time that a rule takes grows with it.
 MAX_TEXT = 128 * 1024
+#: Verdicts that are kept: of hosts, and of users.
+_REMEMBERED = 4096
 
 UNKNOWN_ADDRESS = Text(
     "behind a jump host the relay cannot look up a name: use its address, or have the name listed in --allow-hosts of "
@@ -89,6 +91,9 @@ class Policy:
         self._allow_users = tuple(allow_users or ())
         self._allow_commands = None if allow_commands is None else _compile(allow_commands)
         self._deny_commands = None if deny_commands is None else _compile(deny_commands)
+        # Commands are for the same hosts and users again and again, and the rules never change.
+        self.judge_host = lru_cache(_REMEMBERED)(self._judge_host)
+        self.judge_user = lru_cache(_REMEMBERED)(self._judge_user)
 
     def refusal_of(self, command: ExecuteCommand) -> Forbidden | None:
         """
@@ -115,7 +120,7 @@ class Policy:
         """
         return self.judge_host(host, port, address, behind=address is None).allowed
 
-    def judge_host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
+    def _judge_host(self, host: str, port: int, address: Address | None = None, *, behind: bool = False) -> Verdict:
         """
         Whether commands may go to a host.
 
@@ -144,7 +149,7 @@ class Policy:
             return Verdict(False, Text("--allow-hosts of the relay does not list it"))
         return Verdict(True)
 
-    def judge_user(self, user: str) -> Verdict:
+    def _judge_user(self, user: str) -> Verdict:
         """Whether commands may run as a user."""
         if self._allow_users and not covers_user(self._allow_users, user):
             return Verdict(False, Text("--allow-users of the relay does not list that user"))
@@ -233,6 +238,8 @@ def command_pattern(text: str) -> str:
 
     :raises ValueError: what was expected.
     """
+    import re2
+
     try:
         if not text.strip() or not text.isprintable():
             raise ValueError("it is empty, or has several lines")
@@ -249,6 +256,8 @@ def _compile(pattern: str) -> Any:
 
     The main server chooses the text, and a short one can keep the standard library's ``re`` busy for years.
     """
+    import re2  # here, since few sites have such a rule
+
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

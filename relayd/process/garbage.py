@@ -5,7 +5,8 @@ When Python collects garbage: its long collections run only while there are few 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from twisted.application.service import Service
@@ -16,6 +17,23 @@ INTERVAL: Final = 10.0
 MOST_PASSED: Final = 60
 #: Active commands with which a collection takes a few milliseconds.
 FEW: Final = 200
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """
+    A context for imports: nothing is collected, and later collections skip what was imported.
+
+    Imports leave almost no garbage, and looking for it again and again takes a tenth of the time of a start.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def spare_present_objects() -> None:

@@ -30,6 +30,7 @@ from twisted.logger import (
 from zope.interface import implementer
 
 from relayd.language.texts import without_surrogates
+from relayd.process.joined_lines import AtEndOfTurn, JoinedLines
 from relayd.process.journald import is_journal, with_priority
 
 #: Fields of events that JSON lines have besides ``time``, ``level``, ``logger`` and ``message``. They are described in
@@ -110,11 +111,15 @@ def format_text(event: LogEvent) -> str | None:
     if when is None or "log_failure" in event or event.get("log_system") is not None:
         classic = formatEventAsClassicLogText(event)
         return None if classic is None else _cut(classic, MAX_TRACEBACK)
-    text = _cut(_message(event), MAX_MESSAGE)
+    text = _message(event)
     if not text:
         return None
-    text = text.replace("\n", "\n\t")
-    return f"{_local_time(when)} [{_system(event)}] {text}\n"
+    if len(text) > MAX_MESSAGE:
+        text = _cut(text, MAX_MESSAGE)
+    if "\n" in text:
+        text = text.replace("\n", "\n\t")
+    level = event.get("log_level")
+    return f"{_local_time(when)} [{event.get('log_namespace', '-')}#{'-' if level is None else level.name}] {text}\n"
 
 
 def _system(event: LogEvent) -> str:
@@ -247,9 +252,12 @@ def configure(
     format: Literal["text", "json"],
     beginner: LogBeginner = globalLogBeginner,
     environ: Mapping[str, str] = os.environ,
+    at_end_of_turn: AtEndOfTurn | None = None,
 ) -> None:
     """
     Shape the log that twistd or twist is about to begin.
+
+    :param at_end_of_turn: then lines are written together that one turn of the event loop says.
 
     Both choose their observers by their own options and begin logging after the service was made; events logged until
     then are kept for them. So the observers are wrapped when they are handed over: their files, rotation and standard
@@ -258,7 +266,7 @@ def configure(
 
     def begin(observers: Iterable[ILogObserver], discardBuffer: bool = False, redirectStandardIO: bool = True) -> None:
         given = list(observers)
-        unshaped = [observer for observer in given if not _shape(observer, format, environ)]
+        unshaped = [observer for observer in given if not _shape(observer, format, environ, at_end_of_turn)]
         _Level.least = _VALUES[level]
         sieves = [Sieve(Shortener(each) if each in unshaped else each, level) for each in given]
         LogBeginner.beginLoggingTo(beginner, sieves, discardBuffer, redirectStandardIO)
@@ -270,7 +278,7 @@ def configure(
     setattr(beginner, "beginLoggingTo", begin)  # noqa: B010  # replaced on this one object on purpose
 
 
-def _shape(observer: ILogObserver, format: str, environ: Mapping[str, str]) -> bool:
+def _shape(observer: ILogObserver, format: str, environ: Mapping[str, str], at_end_of_turn: AtEndOfTurn | None) -> bool:
     """Make *observer* write lines in *format*; returns whether it can."""
     while isinstance(observer, FilteringLogObserver):  # twist's own --log-level
         observer = observer._observer
@@ -281,6 +289,9 @@ def _shape(observer: ILogObserver, format: str, environ: Mapping[str, str]) -> b
         observer.formatEvent = _for_journal(format_json) if journal else format_json
     elif observer.formatEvent.__qualname__.startswith(textFileLogObserver.__name__):  # not twist's own JSON
         observer.formatEvent = _for_journal(format_text_untimed) if journal else format_text
+    if at_end_of_turn is not None:
+        file: Any = JoinedLines(observer._outFile, at_end_of_turn)
+        observer._outFile = file
     return True
 
 
@@ -291,6 +302,19 @@ def _for_journal(format: Callable[[LogEvent], str | None]) -> Callable[[LogEvent
         return None if text is None else with_priority(text, level.name)
 
     return formatted
+
+
+class QuickLogger(Logger):
+    """A logger for the lines of every command: it makes an event of level info as Twisted does, in fewer steps."""
+
+    def info(self, format: str | None = None, **fields: object) -> None:
+        """Log at level info, if that is logged."""
+        if _Level.least <= _INFO:
+            fields.update(
+                log_logger=self, log_level=LogLevel.info, log_namespace=self.namespace, log_source=self.source,
+                log_format=format, log_time=time.time(),
+            )  # fmt: skip
+            self.observer(fields)
 
 
 class _Level:

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from relayd.network.delayed_calls import DelayedCalls
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.session import OutputReader, Permission
 from relayd.ssh.channels.surroundings import Progress
@@ -36,15 +37,15 @@ class SSHClient:
     """
 
     def __init__(self, reactor: Any, settings: SSHSettings, allows: AddressCheck = allow_all) -> None:
-        self._reactor = reactor
+        self._clock = DelayedCalls(reactor)
         self._settings: LiveSettings = settings
         self._known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
         self._files = Worker(reactor, "known hosts")
         self._derivations = Worker(reactor, "passphrases")
         self._keys = KeyStore(reactor, partial(in_pool, reactor), self._derivations.run)
         checks = FileChecks(reactor, self._known_hosts, self._files.run)
-        self._dialer = Dialer(reactor, settings, checks, self._keys, allows)
-        self._pool = Pool(reactor, self._dialer, settings)
+        self._dialer = Dialer(reactor, self._clock, settings, checks, self._keys, allows)
+        self._pool = Pool(reactor, self._clock, self._dialer, settings)
 
     def run(
         self,
@@ -82,7 +83,7 @@ class SSHClient:
             target=target, command=command, deadline=deadline, timeout=timeout, grace=grace, stdin=stdin, env=env,
             progress=progress, reader=reader, shell=shell, permission=permission,
         )  # fmt: skip
-        return Execution(self._reactor, self._pool, request, self._settings).done
+        return Execution(self._clock, self._pool, request, self._settings).done
 
     def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
         """Change the settings for the commands and connections that come from now on."""

@@ -137,8 +137,8 @@ class KeyExchangeFailed(SSHError):
 
 
 class ConnectionDropped(SSHError):
-    """{host}:{port} closed the connection during the {step}: {reason}. It may be overloaded (MaxStartups of its SSH
-    server), or refuse connections from the client's address."""
+    """{host}:{port} closed the connection during the {step}: {reason}. Check the port. If it is that of an SSH server,
+    this may be overloaded (MaxStartups), or refuse connections from the client's address."""
 
     code = "connection-dropped"
     phase = "key-exchange"
@@ -216,7 +216,8 @@ class KnownHostsUnusable(SSHError):
 
 
 class KeyUnreadable(SSHError):
-    """The private key for {username}@{host} cannot be used: {reason}."""
+    """The private key for {username}@{host} cannot be used: {reason}. Check that it is the whole text of a private key,
+    and its passphrase."""
 
     code = "key-unreadable"
     phase = "login"

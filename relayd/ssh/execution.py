@@ -5,15 +5,15 @@ One command with its deadline, from the wait for a connection to its result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Text, span
 from relayd.network.patterns import covers_host
+from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.session import Command, ExitInfo, OutputReader, Permission, Session
 from relayd.ssh.channels.surroundings import Progress
@@ -43,7 +43,7 @@ from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import LiveSettings
 from relayd.ssh.target import Target
-from relayd.ssh.transport.server_limits import largest_payload
+from relayd.ssh.transport.server_limits import ALWAYS_FITS, largest_payload
 
 #: Seconds that each byte of output takes to become a result that is recorded and sent, on a slow machine.
 BYTE_TAKES = 50e-9
@@ -82,16 +82,16 @@ class Execution:
     """
 
     __slots__ = (
-        "_begun", "_call", "_check", "_ending", "_grace", "_job", "_opening", "_pool", "_reactor", "_session",
-        "_settings", "_settled", "_shell", "_started", "_target", "_timeout", "_why", "done",
+        "_begun", "_call", "_check", "_clock", "_ending", "_grace", "_job", "_opening", "_pool", "_session",
+        "_settings", "_settled", "_shell", "_started", "_submitted", "_target", "_timeout", "_why", "done",
     )  # fmt: skip
 
-    def __init__(self, reactor: Any, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: IReactorTime, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
+        self._clock = clock
         self._pool = pool
         self._settings = settings
         self._target = request.target
-        self._begun = reactor.seconds()
+        self._begun = clock.seconds()
         # Rounded, as somebody would have written it: the clock has moved on since the deadline was set.
         left = request.deadline - self._begun
         self._timeout = (round(left, 1) or left) if request.timeout is None else request.timeout
@@ -112,7 +112,7 @@ class Execution:
             on_forbidden=self._forbidden,
             on_left=self._left_open,
         )
-        self._started = self._begun
+        self._submitted = self._started = steady_seconds(clock)
         self._opening: dict[str, float] = {}
         self._ending: Ending | None = None
         self._settled = False
@@ -121,13 +121,13 @@ class Execution:
         payload = largest_payload(request.command, request.env)
         self._job = Job(request.target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
-        self._call: IDelayedCall | None = reactor.callLater(max(0.0, left), self._timed_out)
+        self._call: IDelayedCall | None = clock.callLater(max(0.0, left), self._timed_out)
         pool.submit(self._job)
 
     # What the session and the pool report
 
     def _exec_sent(self) -> None:
-        self._started = self._reactor.seconds()
+        self._started = steady_seconds(self._clock)
         connection = self._job.connection
         if connection is not None and connection.opened >= self._begun:
             self._opening = connection.timings
@@ -148,7 +148,8 @@ class Execution:
         elif self._ending is None and answers_for_account(self._session) and not self._forced():
             self._check_account()
         else:
-            too_long = too_long_to_start(self._session, self._target, self._job.payload)
+            payload = self._job.payload
+            too_long = too_long_to_start(self._session, self._target, payload) if payload > ALWAYS_FITS else None
             self._fire(too_long or self._completed(None))
 
     def _no_status(self) -> None:
@@ -177,7 +178,7 @@ class Execution:
 
     def _check_account(self) -> None:
         if self._call is not None:
-            left = self._call.getTime() - self._reactor.seconds()
+            left = self._call.getTime() - self._clock.seconds()
             self._call.reset(max(0.0, min(left, CHECK_WITHIN)))
         self._check = AccountCheck(self._pool, self._job, self._session, self._checked)
 
@@ -219,7 +220,7 @@ class Execution:
         self._why = RunTimeout
         # The result does not wait for a command that does not end; `Ending` goes on without it.
         kept = self._session.stdout.kept + self._session.stderr.kept
-        self._call = self._reactor.callLater(max(0.0, self._grace - kept * BYTE_TAKES), self._give_result)
+        self._call = self._clock.callLater(max(0.0, self._grace - kept * BYTE_TAKES), self._give_result)
         self._end()
 
     def _cancel(self, _done: Deferred[Completed]) -> None:
@@ -242,7 +243,7 @@ class Execution:
         return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
 
     def _end(self) -> None:
-        self._ending = Ending(self._reactor, self._pool, self._job, self._session, self._shell, self._on_settled)
+        self._ending = Ending(self._clock, self._pool, self._job, self._session, self._shell, self._on_settled)
         self._ending.begin()
 
     def _on_settled(self) -> None:
@@ -275,18 +276,20 @@ class Execution:
         :param remark: why the output may not be complete.
         """
         session = self._session
-        complete = remark is None
+        if error is None and session.progress is not None:
+            complete = remark is None
+            error = not_reached(session, self._target, complete=complete, forced=self._forced())
         return Completed(
             exit=session.exit,
             stdout=session.stdout,
             stderr=session.stderr,
-            error=error or not_reached(session, self._target, complete=complete, forced=self._forced()),
+            error=error,
             open=remark,
             killed=killed,
             timings={
-                "wait": self._started - self._begun,
+                "wait": self._started - self._submitted,
                 **self._opening,
-                "run": self._reactor.seconds() - self._started,
+                "run": steady_seconds(self._clock) - self._started,
             },
         )
 

@@ -48,12 +48,14 @@ class Credential:
         self.agent = agent
         self.key_file = ""
         self.certificate_file = ""
-        hasher = blake2b(key=_DIGEST_KEY, digest_size=16)
+        pieces: list[bytes] = []
         for part in (password, private_key, passphrase, certificate, agent):
-            text = b"" if part is None else part.encode("utf-8", "surrogatepass")
-            hasher.update(b"%d %d " % (part is not None, len(text)))
-            hasher.update(text)
-        self.digest = hasher.digest()
+            if part is None:
+                pieces.append(b"- ")
+            else:
+                text = part.encode("utf-8", "surrogatepass")
+                pieces += (b"%d " % len(text), text)
+        self.digest = blake2b(b"".join(pieces), key=_DIGEST_KEY, digest_size=16).digest()
 
     def __repr__(self) -> str:
         return "<Credential>"

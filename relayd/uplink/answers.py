@@ -31,6 +31,7 @@ _SERVER_ERRORS: Final = range(500, 600)
 _MEANINGS: Final = {
     200: "an ordinary page; nothing there knows WebSocket, or something in between drops the Upgrade header",
     403: "which a proxy or firewall in front of the main server may also say",
+    404: "nothing is at that path; look at --server, which usually has no path of its own, like wss://HOST",
     405: "nothing there knows WebSocket",
     407: "a proxy in between wants a login; see --http-proxy",
     414: "the address with proxyId and key is too long for it, or for something in between",

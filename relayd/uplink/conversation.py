@@ -128,10 +128,13 @@ class Conversation:
 
     def _handle(self, receive: Callable[[], Sequence[DialectEvent]]) -> None:
         try:
-            for event in receive():
+            events = receive()
+            for event in events:
                 if self._over:
                     return
                 self._handlers[type(event)](event)
+            if len(events) == 1 and type(events[0]) is EventReceived:
+                return  # the dialect had nothing to say to it, and what answers it was sent at once
         except ProtocolError as error:
             self.break_off(error)
         except RecursionError:

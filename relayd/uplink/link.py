@@ -65,7 +65,7 @@ class Link:
         self._max_result = settings.max_result
         self._pings = Pings()
         self._results = ResultSender(
-            dialect, self.flush, settings.defer_to_thread, self._largest_result, self._send_text, settings.translate
+            dialect, settings.defer_to_thread, self._largest_result, self._send_text, settings.translate
         )
 
     # For the command logic (relayd.interfaces.ILink)
@@ -132,7 +132,7 @@ class Link:
         self.wire.flow.end()
 
     def _largest_result(self) -> int:
-        named = self.max_payload
+        named = min(self._dialect.max_payload, self._limit.bytes)
         return self._max_result if named >= NO_LIMIT else named
 
     def _send_text(self, payload: bytes) -> None:

@@ -32,7 +32,6 @@ class ResultSender:
     """
     The results of one connection.
 
-    :param flush: sends what the dialect has queued.
     :param limit: gives the bytes that a frame may have at this moment.
     :param send_frame: sends the frame of a result.
     :param translate: to the language of the mark where output was cut.
@@ -41,7 +40,6 @@ class ResultSender:
     def __init__(
         self,
         dialect: IDialect,
-        flush: Callable[[], None],
         defer_to_thread: DeferToThread,
         limit: Callable[[], int],
         send_frame: Callable[[bytes], None],
@@ -49,7 +47,6 @@ class ResultSender:
     ) -> None:
         self._dialect = dialect
         self._send_frame = send_frame
-        self._flush = flush
         self._defer_to_thread = defer_to_thread
         self._limit = limit
         self._translate = translate
@@ -60,11 +57,11 @@ class ResultSender:
 
     def send_result(self, result: CommandResult) -> None:
         """Send *result*, after those before it."""
-        if self._preparing is not None or _is_large(result):
+        if self._preparing is None and len(result.stdout) + len(result.stderr) <= LARGE:
+            self._send_frame(self._small(result))
+        else:
             self._waiting.append(result)
             self._send_waiting()
-        else:
-            self._send_frame(self._small(result))
 
     def after_results(self, step: Callable[[], None]) -> None:
         """Take *step* when all results so far have been sent."""
@@ -152,13 +149,10 @@ class ResultSender:
         return len(self._frame(result))
 
     def _frame(self, result: CommandResult) -> bytes:
-        return self._frame_of(result.to_wire())
+        return self._dialect.event_frame(COMMAND_RESULT, result.to_wire())
 
     def _frame_of(self, wire: dict[str, Any]) -> bytes:
-        self._flush()
-        self._dialect.send_event(COMMAND_RESULT, wire)
-        (frame,) = self._dialect.frames_to_send()
-        return frame.encode()
+        return self._dialect.event_frame(COMMAND_RESULT, wire)
 
     def _warn(self, result: CommandResult, limit: int) -> None:
         _log.warn(

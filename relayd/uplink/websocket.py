@@ -24,9 +24,11 @@ from zope.interface import implementer
 from relayd.errors import FrameTooLarge, ProtocolError
 from relayd.language.texts import printable
 from relayd.network.flow import Flow
+from relayd.network.joined_writes import join_writes
 from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
 from relayd.uplink.closing import GOING_AWAY
+from relayd.uplink.frames import LONGEST, WHOLE_TEXT, LongText, masked_text, whole_text
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
 from relayd.uplink.wire import NOBODY, ReadPause, WireListener
 
@@ -37,7 +39,6 @@ MAX_RESPONSE: Final = 64 * 1024
 #: frame, or sends it a byte at a time, would otherwise hold the relay for ever.
 LEAST_PROGRESS: Final = 4096
 
-_TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
 
 #: RFC 9110, section 15. Python would fail at a number of thousands of digits, with a ValueError.
@@ -99,9 +100,9 @@ class WebSocketClient(WebSocketClientProtocol):
 
     def send_text(self, payload: bytes) -> None:
         """Send one text message, where the connection still takes any."""
-        if self.state == self.STATE_OPEN:
-            # not sendMessage, which holds what we send to the size that we accept
-            self.sendFrame(opcode=_TEXT_FRAME, payload=payload)
+        if self.state != self.STATE_OPEN:
+            return
+        self.flow.send(masked_text(payload) if len(payload) <= LONGEST else LongText(payload))
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a WebSocket ping; the answer comes as `WireListener.on_pong`."""
@@ -156,6 +157,7 @@ class WebSocketClient(WebSocketClientProtocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             # autobahn tries to, before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
+        join_writes(self.transport)
         super().connectionMade()
         if self._tls_host is None:
             self._request_upgrade()
@@ -170,6 +172,10 @@ class WebSocketClient(WebSocketClientProtocol):
             if self._refusal is not None:
                 self._refusal.receive(data)
             return
+        if data and data[0] == WHOLE_TEXT and self.state == self.STATE_OPEN:
+            data = self._after_whole_texts(data)
+            if not data:
+                return
         self._progress += len(data)
         if self._progress >= LEAST_PROGRESS:
             self._give_sign_of_life()
@@ -184,6 +190,20 @@ class WebSocketClient(WebSocketClientProtocol):
             self.failHandshake(NO_HTTP)
         if self.state == self.STATE_CONNECTING and not self.failedByMe and len(self.data) > MAX_RESPONSE:
             self.failHandshake(f"an answer of more than {MAX_RESPONSE} bytes")
+
+    def _after_whole_texts(self, data: bytes) -> bytes:
+        """Take the text messages that *data* begins with, where autobahn is not in the middle of something."""
+        if self.data or self.current_frame is not None or self.inside_message:
+            return data
+        taken, most = 0, self.maxMessagePayloadSize
+        while (found := whole_text(data, taken)) is not None and found[1] - taken <= most and not self.failedByMe:
+            if not taken:
+                self._give_sign_of_life()
+            text, taken = found
+            self._listener.on_text(text)
+            if self.state != self.STATE_OPEN:
+                break
+        return data[taken:]
 
     def _refuse_other_protocol(self, data: bytes, *, whole: bool = False) -> bool:
         """Whether the answer that begins with *data* is not HTTP/1: that ends the upgrade."""

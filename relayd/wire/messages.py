@@ -13,10 +13,11 @@ from typing import Annotated, Any, Final, Literal, NoReturn, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import astuple, force_setattr
 
 from relayd.errors import RelayError
 from relayd.language.texts import Translate, english
+from relayd.wire import field_types
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -99,6 +100,12 @@ def as_secret(name: str, value: object) -> Secret:
     return Secret(value) if isinstance(value, str) else value
 
 
+#: What a field for a secret holds, once it is one.
+_SECRETS: Final = (Secret, type(None))
+#: Types of all fields of a message, and its own, that were found valid before: each command has its fields checked.
+_valid_types: set[tuple[type, ...]] = set()
+
+
 class _Login(Struct, frozen=True, kw_only=True):
     """
     Where to log in, and with what: a command, and each of its jump hosts. A secret given as `str` becomes a `Secret`.
@@ -109,7 +116,7 @@ class _Login(Struct, frozen=True, kw_only=True):
     :ivar certificate: the certificate for the key: the text of a file like ``id_ed25519-cert.pub``.
     :ivar host_key: the fingerprint that the host's key must have, see `relayd.ssh.target.Target.host_key`.
     :ivar written: how the command spells the host, where that differs; see `written_host`.
-    :raises TypeError: when a secret is neither; it names the field.
+    :raises TypeError: when a field is of another type; it names the field, and shows no value.
     """
 
     host: str
@@ -123,9 +130,20 @@ class _Login(Struct, frozen=True, kw_only=True):
     written: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("password", "private_key", "passphrase"):
-            if (secret := getattr(self, name)) is not None:
-                force_setattr(self, name, as_secret(name, secret))
+        for name, value in (
+            ("password", self.password),
+            ("private_key", self.private_key),
+            ("passphrase", self.passphrase),
+        ):
+            if value.__class__ not in _SECRETS:
+                force_setattr(self, name, as_secret(name, value))
+        types = (type(self), *map(type, astuple(self)))
+        if types not in _valid_types:
+            self._check_types()
+            _valid_types.add(types)
+
+    def _check_types(self) -> None:
+        field_types.check_fields(self, field_types.LOGIN)
 
     @property
     def written_host(self) -> str:
@@ -185,6 +203,15 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     encoding: str | None = None
     stream: bool = False
     via: tuple[JumpHost, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.env or self.via:
+            field_types.check_contents(self.env, self.via, JumpHost)
+
+    def _check_types(self) -> None:
+        super()._check_types()
+        field_types.check_fields(self, field_types.ORDER)
 
     def __repr__(self) -> str:
         return f"<ExecuteCommand {self.command_id!r} for {self.username}@{self.written_host}:{self.port}>"
@@ -285,7 +312,8 @@ class CommandResult(Struct, frozen=True, kw_only=True):
             result.update(msgspec.to_builtins(self.details))
         elif self.details.encoding is not None:
             result["encoding"] = self.details.encoding
-        return {"commandId": wire_id(self.command_id, self.numeric_id), "result": result}
+        command_id = wire_id(self.command_id, True) if self.numeric_id else self.command_id
+        return {"commandId": command_id, "result": result}
 
 
 class Receipt(Struct, frozen=True, kw_only=True):

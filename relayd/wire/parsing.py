@@ -31,6 +31,7 @@ from relayd.wire.messages import (
     Receipt,
     Secret,
 )
+from relayd.wire.plain_commands import plain_command
 
 _T = TypeVar("_T")
 
@@ -148,6 +149,15 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     without is not for the message to say (`relayd.interfaces.ICommandRunner.refuses`).
 
     :param data: decoded JSON.
+    :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
+    """
+    return plain_command(data) or parse_by_field(data)
+
+
+def parse_by_field(data: object) -> ExecuteCommand:
+    """
+    Do what `parse_execute_command` does, for a command that may be written in any way.
+
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
     try:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.audit.lines import decode_line
-from tests.support.auditing import ForgeryCase, faults, files, write
+from tests.support.auditing import ForgeryCase, faults, files, state, write
 
 
 class CrashTests(ForgeryCase):
@@ -71,9 +71,9 @@ class CrashTests(ForgeryCase):
         """A real process, killed while it writes, again and again."""
         script = (
             "import sys, time\n"
-            "from pathlib import Path\n"
-            "from tests.support.auditing import chain\n"
-            "log = chain(Path(sys.argv[1]), max_size=30_000)\n"
+            "from relayd.audit.chain import Chain\n"
+            "from relayd.audit.keeping import Keeping\n"
+            "log = Chain(sys.argv[1], sys.argv[2], Keeping(max_size=30_000), {})\n"
             "found = log.open('1.0')\n"
             "assert not found.foreign and not found.missing, found\n"
             "while True:\n"
@@ -82,7 +82,8 @@ class CrashTests(ForgeryCase):
             "    print('written', flush=True)\n"
         )
         for number in range(6):
-            writer = subprocess.Popen([sys.executable, "-c", script, str(self.path)], stdout=subprocess.PIPE)
+            argv = [sys.executable, "-c", script, str(self.path), str(state(self.path))]
+            writer = subprocess.Popen(argv, stdout=subprocess.PIPE)
             assert writer.stdout is not None
             for _ in range(5 + number):
                 self.assertEqual(writer.stdout.readline(), b"written\n")

@@ -54,9 +54,12 @@ class CredentialsTests(ConfigCase):
         self.pass_on()
         self.assertTrue(
             self.refusal(ROW).endswith(
-                "expected the path of a file; there is none; put it where LoadCredential=deploy of the unit says"
+                "expected the path of a file; there is none; the unit passes on no credential deploy: put "
+                "LoadCredential=deploy:FILE into a drop-in"
             )
         )
+        self.pass_on(depoly=KEY)
+        self.assertIn("no credential deploy (it passes on depoly): put", self.refusal(ROW))
 
     def test_other_words_are_names(self) -> None:
         self.pass_on(deploy="s3cret")

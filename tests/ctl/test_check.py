@@ -5,11 +5,13 @@ relayctl check: what it finds on this machine, and as a process of its own besid
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +33,11 @@ import relayd.config.state_directory
 import relayd.ctl.check_space
 from relayd.config.reading import read
 from relayd.config.state_directory import StateDirectory
+from relayd.ctl import check_server
+from relayd.ctl.check import check
 from relayd.ctl.check_files import check_files, check_settings
-from relayd.ctl.main import make_parser
+from relayd.ctl.main import main, make_parser
+from relayd.ctl.settings import Place
 from relayd.errors import ConfigError
 from relayd.hub import Hub
 from relayd.wire.messages import Secret
@@ -426,6 +431,20 @@ class ProcessTests(TestCase):
         self.assertNotIn("Traceback", done.stderr)
         return done.returncode, done.stdout + done.stderr
 
+    async def findings(self, environ: dict[str, str], *, dial: bool = False) -> tuple[int, str]:
+        """The number of faults, and what ``relayctl check`` printed, in this process."""
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            faults = await check(reactor, read({}, environ), Place({}), dial=dial)
+        return faults, printed.getvalue()
+
+    def said(self, *words: str) -> tuple[int, str]:
+        """Exit code, and what it printed, in this process, where it ends by its parser."""
+        printed = io.StringIO()
+        with redirect_stdout(printed), redirect_stderr(printed):
+            end = self.assertRaises(SystemExit, main, words)
+        return int(str(end.code)), printed.getvalue()
+
     async def test_a_relay_that_runs_is_left_alone(self) -> None:
         hub = Hub(reactor, {Relayd.proxy_id: Secret(Relayd.api_key)})
         self.addCleanup(lambda: Deferred.fromCoroutine(hub.close()))
@@ -439,8 +458,9 @@ class ProcessTests(TestCase):
             "RELAYD_API_KEY_FILE": str(relay.directory / "api-key"),
             "RELAYD_STATE_DIR": str(relay.directory),
         }
-        code, printed = await self.relayctl("check", **settings)
-        self.assertEqual(code, 0, printed)
+        self.patch(check_server, "PROBATION", 0.5)
+        faults, printed = await self.findings(settings)
+        self.assertEqual(faults, 0, printed)
         self.assertIn(f"accepts {Relayd.proxy_id}", printed)
         self.assertIn("no fault", printed)
         relay.start()
@@ -450,8 +470,8 @@ class ProcessTests(TestCase):
         self.assertIn(f"a relay is running (process {relay.pid})", printed)
         self.assertNotIn("accepts", printed)
         self.assertNotIn("Next attempt", relay.log)
-        code, printed = await self.relayctl("check", "--dial", **settings)
-        self.assertEqual(code, 0, printed)
+        faults, printed = await self.findings(settings, dial=True)
+        self.assertEqual(faults, 0, printed)
         self.assertIn(f"accepts {Relayd.proxy_id}", printed)
         self.assertNotIn(Relayd.api_key, printed)
 
@@ -459,24 +479,24 @@ class ProcessTests(TestCase):
         code, printed = await self.relayctl("check")
         self.assertEqual(code, 1)
         self.assertIn("fault    settings          --server, --proxy-id and --api-key-file: missing", printed)
-        code, printed = await self.relayctl("check", "--sever", "s3cret")
+        code, printed = self.said("check", "--sever", "s3cret")
         self.assertEqual((code, printed.count("\n")), (2, 1))
         self.assertIn("no such option: --sever (did you mean --server?)", printed)
         self.assertNotIn("s3cret", printed)
 
-    async def test_a_mistyped_subcommand(self) -> None:
+    def test_a_mistyped_subcommand(self) -> None:
         for words, expected in (
             (("chekc",), "relayctl: no such subcommand: chekc (did you mean check?); see relayctl --help\n"),
             (("audit", "verfy"), "relayctl audit: no such subcommand: verfy (did you mean verify?); see relayctl"),
             (("zzz",), "relayctl: no such subcommand: zzz (there are status, check, "),
         ):
-            code, printed = await self.relayctl(*words)
+            code, printed = self.said(*words)
             self.assertEqual((code, printed.count("\n")), (2, 1))
             self.assertIn(expected, printed)
 
-    async def test_exit_codes_are_in_the_help(self) -> None:
+    def test_exit_codes_are_in_the_help(self) -> None:
         for words in (("--help",), ("check", "--help"), ("journal", "--help")):
-            code, printed = await self.relayctl(*words)
+            code, printed = self.said(*words)
             self.assertEqual(code, 0)
             self.assertIn("exit status: 0 all is well", printed)
 

@@ -32,7 +32,12 @@ from tests.support.schemas import malformed
 
 
 class ServerCase(TLSCase):
-    """Has main servers, and what is found of them."""
+    """Has main servers, which turn a relay away at once or never, and what is found of them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.probation = check_server.PROBATION
+        self.patch(check_server, "PROBATION", 0.5)
 
     async def look(self, server: str, key: str = KEY, holder: str | None = None, **options: str) -> dict[str, str]:
         """What is found, as ``level text`` by what was looked at."""
@@ -82,6 +87,7 @@ class PlainTests(ServerCase):
 
     async def test_a_main_server_that_looks_at_the_key_for_a_while(self) -> None:
         """Three seconds, which is longer than a relay waits before it takes silence for consent."""
+        self.patch(check_server, "PROBATION", self.probation)
 
         class Slow(WebSocketServerProtocol):
             def onOpen(self) -> None:

@@ -4,9 +4,13 @@ relayctl status: where it asks, and what it makes of answers that are none.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import socket
+import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,6 +20,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.ctl import status
 from relayd.ctl.main import main
 from relayd.status.summary import summarize
 from tests.support.status import FakeRelay
@@ -69,6 +74,34 @@ class AnswerTests(SynchronousTestCase):
         finally:
             thread.join()
             server.server_close()
+
+    def test_an_answer_in_drops(self) -> None:
+        """All of it has to be there in time, and not just the next byte."""
+        self.patch(status, "PATIENCE", 0.5)
+        body = json.dumps(summarize(FakeRelay().sources)).encode()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for path in ("", str(Path(folder.name, "socket"))):
+            listening = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+            self.addCleanup(listening.close)
+            listening.bind(path or ("127.0.0.1", 0))
+            listening.listen()
+
+            def drip(listening: socket.socket = listening) -> None:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(1000)
+                    for piece in (b"HTTP/1.0 200 OK\r\n", *[b"A: b\r\n"] * 50, b"\r\n" + body):
+                        connection.sendall(piece)
+                        time.sleep(0.1)
+
+            thread = Thread(target=drip)
+            thread.start()
+            url = f"unix:{path}" if path else f"http://127.0.0.1:{listening.getsockname()[1]}"
+            code, _, said = relayctl("--url", url)
+            thread.join()
+            self.assertEqual(code, 1)
+            self.assertIn("timed out", said)
 
     def test_a_relay(self) -> None:
         self.assertEqual(self.ask(json.dumps(summarize(FakeRelay().sources)).encode())[0], 0)

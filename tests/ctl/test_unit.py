@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import os
+import pwd
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -285,12 +286,37 @@ class CredentialTests(UnitCase):
 
     def test_one_that_is_missing_is_named(self) -> None:
         self.row("$CREDENTIALS_DIRECTORY/deploy")
-        self.assertIn("put it where LoadCredential=deploy of the unit says", self.mistake())
+        self.assertIn(
+            "the unit passes on no credential deploy (it passes on api-key): put LoadCredential=deploy:FILE into a",
+            self.mistake(),
+        )
         self.unit["LoadCredential"].append(["deploy", "/nowhere/deploy"])
         self.assertIn(
             "there is none; put it into /nowhere/deploy, from where systemd passes it on (LoadCredential=deploy)",
             self.mistake(),
         )
+
+    def test_a_key_of_another_name(self) -> None:
+        self.unit["LoadCredential"] = [["apikey", self.key_file]]
+        self.assertTrue(
+            self.mistake().endswith(
+                "; the unit passes on no credential api-key (it passes on apikey): put LoadCredential=api-key:FILE "
+                "into a drop-in"
+            ),
+            self.mistake(),
+        )
+
+    def test_a_folder(self) -> None:
+        """Each file in it is a credential (systemd.exec(5), "LoadCredential")."""
+        folder = self.directory / "keys"
+        (folder / "more").mkdir(parents=True)
+        password = self.write("keys/more/deploy", "s3cret\n")
+        self.unit["LoadCredential"].append(["ssh", str(folder)])
+        self.row("$CREDENTIALS_DIRECTORY/ssh_more_deploy")
+        self.assertEqual(self.settings().credentials[0].password_file, password)
+        for name in ("ssh", "ssh_other"):
+            self.row(f"$CREDENTIALS_DIRECTORY/{name}")
+            self.assertIn(f"no credential {name} (it passes on api-key, ssh_more_deploy)", self.mistake())
 
     def test_a_missing_key_is_one_fault(self) -> None:
         os.unlink(self.key_file)
@@ -416,8 +442,7 @@ class FindingsTests(UnitCase):
 
     def test_a_credential_that_has_changed(self) -> None:
         """The relay has the old one until it is started again."""
-        for module in (relayd.ctl.check_unit, relayd.ctl.unit_settings):
-            self.patch(module, "CREDENTIALS_ROOT", str(self.directory / "credentials"))
+        self.patch(relayd.ctl.unit_settings, "CREDENTIALS_ROOT", str(self.directory / "credentials"))
         loaded = self.directory / "credentials" / "relayd.service" / "api-key"
         loaded.parent.mkdir(parents=True)
         loaded.write_text(KEY + "\n")
@@ -472,6 +497,12 @@ class FindingsTests(UnitCase):
         level, text = self.first
         self.assertEqual(level, "warning")
         self.assertIn("it ended with status 1, and systemd starts it again; journalctl -u relayd.service says", text)
+
+    def test_a_user_by_number(self) -> None:
+        """The defaults are those of its home."""
+        entry = pwd.getpwnam("daemon")
+        self.unit |= {"DynamicUser": False, "User": str(entry.pw_uid), "StateDirectory": []}
+        self.assertEqual(self.settings().state_dir, f"{entry.pw_dir}/.local/state/relayd")
 
     def test_a_user_that_does_not_exist(self) -> None:
         self.unit |= {"DynamicUser": False, "User": "no-such-user", "Group": ""}

@@ -24,6 +24,7 @@ from twisted.trial.unittest import TestCase
 from relayd.demo.sessions import LAUNCHER
 from relayd.demo.ssh_server import ExecutingSSHServer
 from tests.support.sshd import make_key
+from tests.support.watched import ROUND_TRIP, Watched
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "a password that no log may hold"
@@ -37,11 +38,22 @@ class DemoTestCase(TestCase):
     def setUp(self) -> None:
         self.temporary = Path(self.mktemp())
         self.temporary.mkdir()
+        watched = Watched()
+        path = f"{watched.environ['PYTHONPATH']}:{ROOT}"
+        #: For ``python -m relayd.demo``, whose events are checked.
+        self.environ = {**os.environ, **watched.environ, "TMPDIR": str(self.temporary.resolve()), "PYTHONPATH": path}
+        self.addCleanup(self.check_events, watched)
+        #: Events that there have to have been.
+        self.expected: frozenset[str] = frozenset()
+
+    def check_events(self, watched: Watched) -> None:
+        """Each fits its schema."""
+        events, faults = watched.finish()
+        self.assertEqual((faults, self.expected - events), ([], set()))
 
     async def demo(self, *arguments: str) -> tuple[str, str, int]:
-        environment = {**os.environ, "TMPDIR": str(self.temporary.resolve()), "PYTHONPATH": str(ROOT)}
         out, err, code = await getProcessOutputAndValue(
-            sys.executable, ["-m", "relayd.demo", *arguments], env=environment, path=str(ROOT)
+            sys.executable, ["-m", "relayd.demo", *arguments], env=self.environ, path=str(ROOT)
         )
         self.assertEqual(list(self.temporary.iterdir()), [])
         self.assertNotIn(b"Traceback", err)
@@ -67,6 +79,7 @@ class LoopbackTests(DemoTestCase):
     """Without a host: everything in one process."""
 
     async def check(self, *arguments: str, dialect: str) -> None:
+        self.expected = ROUND_TRIP
         out, err, code = await self.demo(*arguments)
         self.assertEqual((err, code), ("", 0), out)
         self.assertRegex(out, rf"(?m)^relay +demo, connected by {dialect}$")
@@ -92,10 +105,9 @@ class LoopbackTests(DemoTestCase):
         await self.check("--dialect", "native", dialect="native")
 
     async def test_an_interrupt_leaves_nothing_behind(self) -> None:
-        environment = {**os.environ, "TMPDIR": str(self.temporary.resolve()), "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "relayd.demo", "--verbose"],
-            env=environment,
+            env=self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -114,6 +126,7 @@ class RealHostTests(DemoTestCase):
     """With ``--ssh``: the host is a server in this process."""
 
     async def test_with_a_key(self) -> None:
+        self.expected = ROUND_TRIP
         await self.ssh_server()
         address = f"127.0.0.1:{self.port}"
         out, err, code = await self.demo("--ssh", address, "--user", "tester", "--key", str(self.key))

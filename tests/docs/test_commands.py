@@ -23,13 +23,14 @@ from relayd.hub import Hub
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand, Secret
 from tests.peers.test_tls import ProxyFactory
 from tests.support import auditing
-from tests.support.built import built
+from tests.support.built import built, installed
 from tests.support.certificates import Authority, Certificate
 from tests.support.pages import ROOT, Block, Shell, Step, blocks_of, programs_of
 from tests.support.sshd import OpenSSHServer, free_port
+from tests.support.watched import ROUND_TRIP, Watched
 
 BIN = Path(sys.executable).parent
-INSTALL = f"{sys.executable} {Path(__file__).with_name('install.py')}"
+INSTALL = f"{sys.executable} {ROOT / 'tests' / 'support' / 'install.py'}"
 
 
 class PageTestCase(TestCase):
@@ -38,7 +39,10 @@ class PageTestCase(TestCase):
     timeout = 300
 
     async def open(self, **environ: str) -> Path:
-        """A home; its commands are run in it."""
+        """A home; its commands are run in it. All events of relays and main servers are checked."""
+        watched = Watched()
+        self.addCleanup(self.check_events, watched)  # once all processes have ended
+        environ |= watched.environ
         self.shell = Shell(reactor, self.replace, {"PATH": f"{BIN}:{os.environ['PATH']}", **environ})
         self.addCleanup(self.shell.close)
         (self.shell.home / "api-key").write_text("key-of-a-page-" * 4 + "\n")
@@ -46,6 +50,13 @@ class PageTestCase(TestCase):
 
     def setUp(self) -> None:
         self.replace: dict[str, str] = {}
+        #: Events that the relays of the page have to have had.
+        self.expected: frozenset[str] = frozenset()
+
+    def check_events(self, watched: Watched) -> None:
+        """Each fits its schema."""
+        events, faults = watched.finish()
+        self.assertEqual((faults, self.expected - events), ([], set()))
 
     async def run_page(self, name: str) -> None:
         for block in blocks_of(ROOT / name):
@@ -89,19 +100,21 @@ class PageTestCase(TestCase):
         return self.hub.execute("site-1", order, on_output=on_output)
 
     async def install_from_wheel(self) -> None:
-        """And not from a registry."""
-        await deferToThread(built)
+        """And not from a registry; what pip does to it, it has done once for all pages."""
+        environment = await deferToThread(installed)
         self.replace["python3 -m venv ~/relayd"] = f"{sys.executable} -m venv --without-pip ~/relayd"
-        self.replace["~/relayd/bin/pip install ."] = f"{INSTALL} ~/relayd {built().wheel}"
+        self.replace["~/relayd/bin/pip install ."] = f"{INSTALL} ~/relayd {environment}"
 
     def clone(self, to: Path) -> None:
-        """A copy of the tree, with the environment and the npm packages of this one."""
+        """A copy of the tree, with the environment of this one, and what bootstrap.sh has fetched."""
         shutil.copytree(built().source, to, dirs_exist_ok=True)
         (to / ".venv").mkdir()
         for name in ("bin", "lib", "pyvenv.cfg"):
             (to / ".venv" / name).symlink_to(BIN.parent / name)
         (to / ".venv" / "installed").touch()
-        (to / "tests" / "node" / "node_modules").symlink_to(ROOT / "tests" / "node" / "node_modules")
+        for name in ("tests/node/node_modules", "build/promtool"):
+            (to / name).parent.mkdir(exist_ok=True)
+            (to / name).symlink_to(ROOT / name)
 
 
 class TutorialTests(PageTestCase):
@@ -109,6 +122,7 @@ class TutorialTests(PageTestCase):
 
     async def second_machine(self) -> Path:
         """A home with a key for it, and ``~/relayd``."""
+        self.expected = ROUND_TRIP
         sshd = await self.start_sshd()
         await self.install_from_wheel()
         self.port = port = free_port()
@@ -155,6 +169,7 @@ class MigrationTests(PageTestCase):
     """First the page's own main server on npm's socket.io; then the one that the old script has."""
 
     async def test_migrate(self) -> None:
+        self.expected = ROUND_TRIP
         sshd = await self.start_sshd()
         await self.install_from_wheel()
         place, user = f"{sshd.host}:{sshd.port}", sshd.user
@@ -194,8 +209,9 @@ class ReadmeTests(PageTestCase):
         await self.run_readme("README.zh.rst")
 
     async def test_contributing(self) -> None:
+        """Its tests are of one module: a single process runs them as well as four."""
         await self.install_from_wheel()
-        self.clone(await self.open())
+        self.clone(await self.open(JOBS="1"))
         await self.run_page("CONTRIBUTING.rst")
 
 

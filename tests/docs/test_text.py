@@ -18,6 +18,7 @@ from relayd.ctl.main import make_parser
 from relayd.errors import HostFailure, RelayError
 from relayd.hub import terminal
 from relayd.ssh.errors import SSHError
+from tests.fuzz.engine import MODULES
 from tests.support.catalogue import kinds
 from tests.support.pages import ROOT, Block, blocks_of, pages
 
@@ -127,6 +128,16 @@ def _is_there(names: list[str]) -> bool:
     return all(re.search(rf"^ *(?:class|def|async def) {name}\b|^ *{name}\b", source, re.M) for name in names[1:])
 
 
+class FuzzingTests(SynchronousTestCase):
+    """The table of docs/reliability.rst."""
+
+    def test_every_target_has_a_row(self) -> None:
+        text = (ROOT / "docs" / "reliability.rst").read_text("utf-8")
+        table = text.partition("   * - parser\n")[2].partition("\nMost faults")[0]
+        rows = re.findall(r"(?m)^     - ``([a-z-]+)``\n     - \d+\n     - [\d,]+\n     - \d+\n     - \d+$", table)
+        self.assertEqual(sorted(rows), sorted(MODULES))
+
+
 class SecurityTests(SynchronousTestCase):
     """docs/security.rst."""
 
@@ -168,11 +179,13 @@ class DifferenceTests(SynchronousTestCase):
         self.assertGreater(len(rows), 30)
         for row in rows:
             held = " ".join(row.rpartition("\n     - ")[2].split())
-            named = re.fullmatch(r"``(tests\.[\w.]+)``(?:, ``(test_\w+)``)?", held)
+            named = re.fullmatch(r"``(tests\.[\w.]+)``(?:, ``((?:test|check)_\w+)``)?", held)
             self.assertIsNotNone(named, row)
             assert named is not None
             source = ROOT.joinpath(*named[1].split(".")).with_suffix(".py").read_text("utf-8")
             self.assertIn(f"def {named[2] or 'test_'}", source, row)
+            if named[2] and named[2].startswith("check_"):
+                self.assertIn(f"await self.{named[2]}(", source, row)
 
 
 class CommandTests(SynchronousTestCase):

@@ -5,6 +5,8 @@ keeps has a bound, and so has its log.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -21,13 +23,16 @@ from tests.support.relays import Relayd
 from tests.support.schemas import malformed, unchecked
 
 MIB = 1 << 20
-#: How long it goes on, in seconds: what may be written in a minute may be written in these.
-SECONDS = 4.0
-#: Bytes by which memory may grow, and the log within a minute.
+#: Bytes by which memory may grow, and the log.
 MOST_MEMORY = 64 * MIB
 MOST_LOG = 1 * MIB
+#: Seconds in which a relay that is not read from reads no more itself, and for how long it is seen to do nothing.
+SOON, STILL = 30.0, 0.5
+#: What the WebSocket calls its kinds of messages (RFC 6455, 5.2).
+TEXT, PING = 1, 9
 
-Frames = Callable[[int], list[bytes]]
+#: The bytes that go out for a number.
+Frames = Callable[[int], bytes]
 
 
 @implementer(IPushProducer)
@@ -37,6 +42,7 @@ class GreedyServer(WebSocketServerProtocol):
 
     :ivar sent: bytes that went out in that way.
     :ivar heard: messages that came.
+    :ivar pongs: answers to pings of the WebSocket that came.
     """
 
     transport: Any
@@ -45,9 +51,9 @@ class GreedyServer(WebSocketServerProtocol):
         super().__init__()
         self.dialect = dialect
         self.joined = self.flooding = self.full = False
-        self.sent = self.heard = 0
+        self.sent = self.heard = self.pongs = 0
         self._numbers = count()
-        self._frames: Frames = lambda _: []
+        self._frames: Frames = lambda _: b""
 
     def onOpen(self) -> None:
         self._take(self.dialect.opened())
@@ -57,13 +63,16 @@ class GreedyServer(WebSocketServerProtocol):
         if not self.joined:
             self._take(self.dialect.receive_text(payload.decode()))
 
+    def onPong(self, payload: bytes) -> None:
+        self.pongs += 1
+
     def _take(self, events: Any) -> None:
         for frame in self.dialect.frames_to_send():
             self.sendMessage(frame.encode())
         self.joined = self.joined or any(isinstance(event, Connected) for event in events)
 
     def begin(self, frames: Frames, *, reads: bool) -> None:
-        """Send what *frames* makes of each number; each is a message but for an empty one, which is a ping."""
+        """Send what *frames* makes of each number."""
         self._frames = frames
         if not reads:
             self.transport.pauseProducing()
@@ -92,12 +101,9 @@ class GreedyServer(WebSocketServerProtocol):
         for _ in range(50):
             if self.full or not self.flooding:
                 return
-            for frame in self._frames(next(self._numbers)):
-                self.sent += len(frame) + 2
-                if frame:
-                    self.sendMessage(frame)
-                else:
-                    self.sendPing(b"are you there?")
+            data = self._frames(next(self._numbers))
+            self.sent += len(data)
+            self.transport.write(data)
         from twisted.internet import reactor
 
         reactor.callLater(0, self._more)
@@ -115,6 +121,9 @@ class GreedyCase(FaultCase):
         factory.protocol = lambda: server  # type: ignore[assignment]  # each of them has one relay, and it stays
         port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
+        # Little waits in the kernel: what a relay is not rid of shows soon.
+        port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.relay: Relayd = self.make_relay(
             f"http://127.0.0.1:{port.getHost().port}", "--dialect", dialect.NAME, *options
         )
@@ -126,96 +135,116 @@ class GreedyCase(FaultCase):
         status = Path(f"/proc/{self.relay.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
-    async def endures(self, server: GreedyServer, frames: Frames, *, reads: bool = False) -> None:
-        """It grows by no more than it may, in memory and log, and the connection is as it was."""
-        await self.sleep(1)
+    def cpu(self) -> float:
+        """Seconds of processor time that the relay has taken (proc(5), /proc/PID/stat)."""
+        fields = Path(f"/proc/{self.relay.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def endures(self, server: GreedyServer, frames: Frames, *, most: int = 0) -> None:
+        """
+        It grows by no more than it may, in memory and log, and the connection is as it was.
+
+        :param most: bytes to send to a relay that is read from; 0: it is not, and has to read no more itself.
+        """
+        await self.sleep(0.5)
         before, logged = self.memory(), len(self.relay.log)
-        server.begin(frames, reads=reads)
-        most, end = before, self.reactor.seconds() + SECONDS
-        while self.reactor.seconds() < end:
-            await self.sleep(0.1)
-            most = max(most, self.memory())
+        server.begin(frames, reads=most > 0)
+        first, end = server.sent, self.reactor.seconds() + SOON
+        idle = False
+        while server.sent - first < most if most else not idle:
+            used = self.cpu()
+            await self.sleep(0.05 if most else STILL)
+            idle = server.full and self.cpu() - used < STILL / 10
+            self.assertLess(self.memory() - before, MOST_MEMORY, f"{server.sent / MIB:.0f} MiB were sent")
+            self.assertTrue(most or self.reactor.seconds() < end, f"it still reads, after {server.sent / MIB:.0f} MiB")
         server.end()
-        self.assertLess(most - before, MOST_MEMORY, f"{server.sent / MIB:.0f} MiB were sent")
+        if most:
+            server.sendPing(b"all of it?")
+            await self.until(lambda: server.pongs, "it has read all of it")
+            self.assertLess(self.memory() - before, MOST_MEMORY, f"{server.sent / MIB:.0f} MiB were sent")
+            server.pongs = 0
         self.assertLess(len(self.relay.log) - logged, MOST_LOG)
         self.assertEqual(server.state, server.STATE_OPEN, self.relay.log[-2000:])
         self.assertNotIn("Traceback", self.relay.log)
         heard = server.heard
         server.transport.resumeProducing()
-        await self.until(lambda: server.heard > heard or reads, "what waited comes")
-        await self.relay.remove()
-        await self.until(lambda: server.state == server.STATE_CLOSED, "it is gone")
+        await self.until(lambda: server.heard > heard or most, "what waited comes")
+
+
+def frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """A message of the WebSocket as a server sends it (RFC 6455, 5.2)."""
+    size = len(payload)
+    length = (
+        bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2) if size < 1 << 16 else b"\x7f" + size.to_bytes(8)
+    )
+    return bytes([0x80 | opcode]) + length + payload
+
+
+#: Stands for the number in what is sent.
+NUMBER = "@" * 10
 
 
 @unchecked()
-def event(dialect: Any, name: str, data: object, number: int) -> bytes:
-    """The frame of an event; in Socket.IO, one that asks for an acknowledgement."""
+def event(dialect: Any, name: str, data: object) -> Frames:
+    """Frames of an event; in Socket.IO, one that asks for an acknowledgement."""
     codec: Any = native.NativeServerDialect() if dialect is native else socketio.SocketIOServerDialect()
-    codec._ack_ids = count(number) if dialect is socketio else None
+    codec._ack_ids = count(1) if dialect is socketio else None
     codec.request(name, data)
-    (frame,) = codec.frames_to_send()
-    return bytes(frame.encode())
+    (made,) = codec.frames_to_send()
+    whole = frame(bytes(made.encode()))
+    return lambda number: whole.replace(NUMBER.encode(), b"%010d" % number)
 
 
-def order(number: int, **fields: object) -> dict[str, object]:
+def order(command_id: str = NUMBER, **fields: object) -> dict[str, object]:
     """An order that the site forbids."""
-    where = {"commandId": f"c{number}", "serverId": 1, "host": "127.0.0.1", "port": 1, "username": "u"}
+    where = {"commandId": command_id, "serverId": 1, "host": "127.0.0.1", "port": 1, "username": "u"}
     return {**where, "password": "p", "command": "id", **fields}
 
 
 class UnreadTests(GreedyCase):
-    """It reads nothing of what it has asked for."""
+    """It reads nothing of what it has asked for: soon the relay reads no more, either."""
 
     async def test_pings_of_the_websocket(self) -> None:
         server = await self.join(native)
-        await self.endures(server, lambda number: [b"", event(native, "command_status", {"commandId": "x"}, number)])
+        question = event(native, "command_status", {"commandId": "x"})(0)
+        await self.endures(server, lambda _: frame(b"are you there?", PING) + question)
 
     async def test_pings_of_engine_io(self) -> None:
         server = await self.join(socketio)
-        await self.endures(server, lambda _: [b"2"])
+        await self.endures(server, lambda _: frame(b"2") * 20)
 
     async def test_questions(self) -> None:
         for dialect in (socketio, native):
             server = await self.join(dialect)
-            frames = lambda number, d=dialect: [event(d, "command_status", {"commandId": "x" * 256}, number)]  # noqa: E731
-            await self.endures(server, frames)
+            await self.endures(server, event(dialect, "command_status", {"commandId": "x" * 256}))
 
     async def test_orders_that_are_refused(self) -> None:
         for dialect in (socketio, native):
             server = await self.join(dialect, "--deny-hosts", "127.0.0.1")
-            frames = lambda number, d=dialect: [event(d, "execute_command", order(number), number)]  # noqa: E731
-            await self.endures(server, frames)
+            await self.endures(server, event(dialect, "execute_command", order()))
 
     async def test_orders_that_make_no_sense(self) -> None:
         server = await self.join(socketio)
-        await self.endures(
-            server, lambda number: [event(socketio, "execute_command", malformed({"commandId": f"c{number}"}), number)]
-        )
+        await self.endures(server, event(socketio, "execute_command", malformed({"commandId": NUMBER})))
 
 
 class LongTests(GreedyCase):
     """It reads, and what it sends is large."""
 
     async def test_a_name_of_6_mb(self) -> None:
+        server = await self.join(native)
         for name in ("username", "privateKey", "commandId"):
-            server = await self.join(native)
-            huge = event(native, "execute_command", malformed(order(1, **{name: "x" * (6 * MIB)})), 1)
-            await self.endures(server, lambda _, frame=huge: [frame], reads=True)  # type: ignore[misc]
+            huge = event(native, "execute_command", malformed(order("1", **{name: "x" * (6 * MIB)})))(0)
+            await self.endures(server, lambda _, huge=huge: huge, most=100 * MIB)  # type: ignore[misc]
             self.assertNotIn("x" * 1000, self.relay.log)
 
     async def test_what_is_refused_is_written_a_few_times(self) -> None:
         """Each line as long as it can be; and no receipt ever comes for a refusal."""
         server = await self.join(socketio, "--deny-hosts", "*")
-        receipt = event(socketio, "command_result_received", {"success": True}, 0)
-        fields = {"username": "u" * 255, "host": "h" * 255}
-
-        def frames(number: int) -> list[bytes]:
-            if number == 0:
-                return [receipt]
-            data = order(number, commandId=f"{number:0256}", **fields)
-            return [event(socketio, "execute_command", data, number)]
-
-        await self.endures(server, frames, reads=True)
+        receipt = event(socketio, "command_result_received", {"success": True})(0)
+        long = order(NUMBER.rjust(256, "0"), username="u" * 255, host="h" * 255)
+        refused = event(socketio, "execute_command", long)
+        await self.endures(server, lambda number: refused(number) if number else receipt, most=3 * MIB)
         self.assertIn("Refused command", self.relay.log)
 
     async def test_orders_with_much_to_read(self) -> None:
@@ -223,14 +252,8 @@ class LongTests(GreedyCase):
         silent = self.reactor.listenTCP(0, _silence(), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         server = await self.join(native)
-        port = silent.getHost().port
-        numbers = iter(range(10**9))
-        text = "x" * (6 * MIB)
-
-        def frames(_: int) -> list[bytes]:
-            return [event(native, "execute_command", order(next(numbers), port=port, stdin=text), 0)]
-
-        await self.endures(server, frames, reads=True)
+        data = order(port=silent.getHost().port, stdin="x" * (6 * MIB))
+        await self.endures(server, event(native, "execute_command", data), most=100 * MIB)
 
 
 def _silence() -> Any:

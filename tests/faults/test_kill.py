@@ -21,8 +21,8 @@ from twisted.internet.task import deferLater
 from tests.support.ledger_case import LedgerCase
 
 #: How often it is killed, and how many commands are at some point of their lives then.
-KILLS = 25
-COMMANDS = 10
+KILLS = 12
+COMMANDS = 20
 
 
 class KillTests(LedgerCase):

@@ -1,5 +1,5 @@
 """
-Thousands of commands, while the main server is restarted every three seconds and the relay is killed again and again.
+Hundreds of commands, while the main server is restarted every three seconds and the relay is killed again and again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from twisted.internet.task import deferLater
 from tests.support.ledger_case import LedgerCase
 
 #: As many as a run of some seconds takes; ``TEST_COMMANDS=10000`` in the environment asks for more.
-COMMANDS = int(os.environ.get("TEST_COMMANDS", "4000"))
-KILLS = COMMANDS // 500
+COMMANDS = int(os.environ.get("TEST_COMMANDS", "1500"))
+KILLS = max(6, COMMANDS // 500)
 #: Commands that the main server has under way at a time, and seconds between its restarts.
-AT_A_TIME = 64
+AT_A_TIME = 32
 RESTART_EVERY = 3.0
 
 
@@ -54,7 +54,7 @@ class SoakTests(LedgerCase):
             f"{len(self.executions.twice())}; {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB"
         )
         self.assertEqual((self.kills, len(self.ledger.ordered)), (KILLS, COMMANDS))
-        self.assertGreater(accepted, COMMANDS * 0.8)
+        self.assertGreater(accepted, COMMANDS / 2)
 
     def under_way(self) -> int:
         """Commands sent on the link of the moment that have no result; those of earlier links are not waited for."""

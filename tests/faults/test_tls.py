@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import ContextFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -58,7 +57,9 @@ class Context(ContextFactory):
 
 
 class TLSTests(FaultCase):
-    async def refused(self, certificate: Certificate | None, words: str, version: int | None = None) -> Relayd:
+    """One relay, which finds another server behind the same port for each fault."""
+
+    async def refused(self, certificate: Certificate | None, words: str, version: int | None = None) -> None:
         """The relay says these words, tries again, and the server has learned nothing."""
         factory: Any = Factory.forProtocol(Recorder)
         factory.received, factory.connections = [], 0
@@ -67,36 +68,48 @@ class TLSTests(FaultCase):
             listener = TLSMemoryBIOFactory(Context(certificate, version), False, factory)
         port = self.reactor.listenTCP(0, listener, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        proxy = await self.proxy(port.getHost().port)
         raw: list[bytes] = []
-        proxy.up.tap = raw.append
-        relay = self.make_relay(f"https://localhost:{proxy.port}", "--tls-ca", self.authority.path)
-        await self.until(lambda: relay.log.count("Next attempt in") >= 2, f"two attempts, because of {words}")
-        lines = [line for line in relay.output if "Next attempt in" in line]
-        self.assertIn(words, lines[0])
+        self.way.up.tap = raw.append
+        self.way.server_port = port.getHost().port
+        first = len(self.relay.output)
+        await self.until(lambda: len(self.attempts(first)) >= 2, f"two attempts, because of {words}")
+        for line in self.attempts(first):
+            self.assertIn(words, line)
+        self.assertGreaterEqual(factory.connections, 2)
         for secret in (Relayd.api_key, Relayd.proxy_id, "apiKey"):
             self.assertNotIn(secret.encode(), b"".join(raw))
             if certificate is not None:
                 self.assertEqual(factory.received, [], words)
         self.assertGreater(len(b"".join(raw)), 100, "a TLS greeting was sent")
-        self.assertNotIn("Traceback", relay.log)
-        self.assertNotIn(Relayd.api_key, relay.log)
-        return relay
+
+    def attempts(self, first: int) -> list[str]:
+        """What the relay said of its attempts, from a line of its output on."""
+        return [line for line in self.relay.output[first:] if "Next attempt in" in line]
 
     async def test_each_fault(self) -> None:
         directory = Path(self.mktemp()).resolve()
         self.authority = Authority(directory)
         good = self.authority.issue("localhost")
-        cases = [
-            self.refused(self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
-            self.refused(self.authority.issue("other.example"), "certificate is for another name"),
-            self.refused(
-                self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"
-            ),
-            self.refused(self.authority.issue("localhost", self_signed=True), "certificate is self-signed"),
-            self.refused(Authority(directory, "stranger").issue("localhost"), 'comes from "CN=stranger", which'),
-            self.refused(None, "it does not speak TLS there"),
-            self.refused(good, "it takes neither TLS 1.2 nor 1.3", SSL.TLS1_VERSION),
-            self.refused(good, "it takes neither TLS 1.2 nor 1.3", SSL.TLS1_1_VERSION),
+        cases: list[tuple[Any, ...]] = [
+            (self.authority.issue("localhost", timedelta(days=-1)), "certificate has expired"),
+            (self.authority.issue("other.example"), "certificate is for another name"),
+            (self.authority.issue("localhost", names=None), "it needs the subject alternative name localhost"),
+            (self.authority.issue("localhost", self_signed=True), "certificate is self-signed"),
+            (Authority(directory, "stranger").issue("localhost"), 'comes from "CN=stranger", which'),
+            (None, "it does not speak TLS there"),
+            (good, "it takes neither TLS 1.2 nor 1.3", SSL.TLS1_VERSION),
+            (good, "it takes neither TLS 1.2 nor 1.3", SSL.TLS1_1_VERSION),
         ]
-        await gatherResults([Deferred.fromCoroutine(case) for case in cases])
+        self.way = await self.proxy(0)
+        self.way.holding = True
+        self.relay = self.make_relay(
+            f"https://localhost:{self.way.port}", "--tls-ca", self.authority.path, "--reconnect-delay", "100ms"
+        )
+        await self.until(lambda: self.way.links, "it dials")
+        self.way.holding = False
+        self.way.newest.cut()
+        await self.until(lambda: self.attempts(0), "the first attempt is over")
+        for case in cases:
+            await self.refused(*case)
+        self.assertNotIn("Traceback", self.relay.log)
+        self.assertNotIn(Relayd.api_key, self.relay.log)

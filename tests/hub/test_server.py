@@ -319,13 +319,20 @@ class HubTests(HubTestCase):
         """A mistake of the main server's author: the same command can be given again, mended."""
         for dialect in DIALECTS:
             client = await self.relay(dialect)
-            for wrong in ({"stdin": "hunter2"}, {"timeout": "hunter2"}, {"env": ("hunter2",)}):
-                self.assertRaises((TypeError, ValueError), self.hub.execute, "r1", command(**wrong), 60)
+            wrong = command(stdin=b"\xff", stdin_is_text=True)
+            self.assertRaises(ValueError, self.hub.execute, "r1", wrong, 60)
             done = self.hub.execute("r1", command())
             await client.next(EventReceived)
             client.send_result(result())
             self.assertEqual(await done, result())
             await self.leave(client)
+
+    def test_things_of_another_type(self) -> None:
+        """At once, whether the relay is there or not."""
+        for arguments in (({"commandId": "c1"},), (command(), "30"), (command(), True)):
+            self.assertRaises(TypeError, self.hub.execute, "r1", *arguments)
+        for ask in (self.hub.cancel, self.hub.status):
+            self.assertIn("command_id has to be str", str(self.assertRaises(TypeError, ask, "r1", 7)))
 
     async def test_an_id_in_flight(self) -> None:
         client = await self.relay()

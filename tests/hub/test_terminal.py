@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.errors import ConfigError
-from relayd.hub.terminal import Order, read_order
+from relayd.hub.terminal import Order, read_order, run
 from tests.support.process import ChildProcess
 from tests.support.relays import ROOT, Relayd
 from tests.support.sshd import OpenSSHServer, free_port
@@ -42,6 +43,20 @@ class LineTests(SynchronousTestCase):
             "a/b true": "a/b: not of the form",
         }.items():
             self.assertIn(words, str(self.assertRaises(ConfigError, read_order, line)))
+
+
+class OptionsTests(SynchronousTestCase):
+    """Of the process, which ends before it listens."""
+
+    def test_a_mistake(self) -> None:
+        key = Path(self.mktemp())
+        key.touch(mode=0o600)
+        key.write_text(Relayd.api_key)
+        self.patch(sys, "stderr", said := io.StringIO())
+        words = ("--proxy-id", Relayd.proxy_id, "--api-key-file", str(key), "--run", "db")
+        self.assertEqual(self.assertRaises(SystemExit, run, words).code, 2)
+        line = "relayd.hub: db: expected a host and a command: [USER@]HOST[:PORT] COMMAND; see --help\n"
+        self.assertEqual(said.getvalue(), line)
 
 
 class TerminalTests(TestCase):
@@ -137,11 +152,3 @@ class TerminalTests(TestCase):
         await self.relay.stop()
         self.terminal.write_line(f"{self.place} true")
         await self.said("The relay proxy-1 is not connected to this main server")
-
-    async def test_mistakes(self) -> None:
-        self.start("--run", "db")
-        self.assertEqual(await self.terminal.when_ended(), 2)
-        self.assertEqual(
-            self.lines[2],
-            ["relayd.hub: db: expected a host and a command: [USER@]HOST[:PORT] COMMAND; see --help"],
-        )

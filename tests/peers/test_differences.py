@@ -208,7 +208,15 @@ class DifferenceTests(ParityCase):
         (stdout, stderr, code), (out, pattern, status) = got[0], wanted
         return (stdout, code) == (out, status) and re.fullmatch(pattern, stderr, re.DOTALL) is not None
 
-    async def test_codes(self) -> None:
+    async def test_other_differences(self) -> None:
+        """Of several commands."""
+        await self.check_codes()
+        await self.check_same_command_again()
+        await self.check_another_command_under_the_same_id()
+        await self.check_server_id_again()
+        await self.check_lost_connection()
+
+    async def check_codes(self) -> None:
         """Those that docs/protocol.rst names beside the example's texts, in its order."""
         cases: list[dict[str, Any]] = [
             {"port": closed_port()},
@@ -234,7 +242,7 @@ class DifferenceTests(ParityCase):
         directory.chmod(0o777)
         return directory
 
-    async def test_same_command_again(self) -> None:
+    async def check_same_command_again(self) -> None:
         """The example runs it each time; relayd once, and gives the same result again."""
         counts = {}
         for relay in RELAYS:
@@ -244,7 +252,7 @@ class DifferenceTests(ParityCase):
             counts[relay] = [(stdout, code) for ((stdout, _, code),) in answers]
         self.assertEqual(counts, {"example": [("1", 0), ("2", 0)], "relayd": [("1", 0)] * 2})
 
-    async def test_another_command_under_the_same_id(self) -> None:
+    async def check_another_command_under_the_same_id(self) -> None:
         """The example runs it; relayd refuses it at once, and the result of the first comes as well."""
         for relay in RELAYS:
             first = self.fields(relay, command="echo begun; sleep 1; echo first")
@@ -257,7 +265,7 @@ class DifferenceTests(ParityCase):
                 self.assertEqual([answers[0][::2], answers[1]], [("", 1), ("begun\nfirst", "", 0)])
                 self.assertIn("A different command with this commandId was already accepted", answers[0][1])
 
-    async def test_server_id_again(self) -> None:
+    async def check_server_id_again(self) -> None:
         """The example goes by it alone, whatever host, user and password the command names; relayd does not."""
         answers = {}
         for relay in RELAYS:
@@ -270,7 +278,7 @@ class DifferenceTests(ParityCase):
         self.assertEqual((stdout, code), ("", 1))
         self.assertIn("127.0.0.2:1", stderr)
 
-    async def test_lost_connection(self) -> None:
+    async def check_lost_connection(self) -> None:
         """Every further command of that serverId fails in the example; relayd connects again."""
         for relay in RELAYS:
             known = self.fields(relay)

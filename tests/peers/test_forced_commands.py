@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import pwd
 import subprocess
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.conch.ssh.common import getNS
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh import Completed, SSHClient
 from relayd.ssh.ending.ending import FIND_WITHIN, KILL_AFTER, LEAVE_AFTER
 from relayd.ssh.ending.processes import SHELL
 from relayd.ssh.errors import CommandNotStarted, RunTimeout
@@ -21,76 +22,107 @@ from relayd.ssh.transport.transport import ClientTransport
 from tests.peers.test_ssh_servers import DropbearCase
 from tests.support.account import USER, ensure_account, put_file, run_privileged
 from tests.support.evil import CHANNEL_REQUEST, Evil, EvilServer, EvilTestCase
-from tests.support.ssh import ServerTestCase, marked_sleep, processes
+from tests.support.ssh import ServerTestCase, marked_sleep
 from tests.support.sshd import make_key
 
 
+class Forced:
+    """
+    A forced command that stays, and counts how often it runs.
+
+    :param runs: a file to count in, which everybody may write to.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        runs.touch()
+        runs.chmod(0o666)
+        _, sleep = marked_sleep()
+        self.command = f"echo run >> {runs}; {sleep}; true"
+
+    def count(self) -> int:
+        return len(self._runs.read_text().splitlines())
+
+
 class ForcedCase(ServerTestCase):
-    """Counts how often a forced command runs."""
+    """Runs out of time where there is a forced command."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.runs = self.directory / "runs"
-        self.runs.touch()
-        self.runs.chmod(0o666)
         self.directory.chmod(0o755)
-        self.mark, sleep = marked_sleep()
-        self.command = f"echo run >> {self.runs}; {sleep}; true"
 
-    async def run_out(self, client: SSHClient, target: Target, **options: Any) -> Completed:
-        """Order a command that runs out of time, and wait until nothing more is done about it."""
-        running = client.run(target, b"ordered", self.reactor.seconds() + 2, **options)
-        await self.until(lambda: processes(self.mark), "the forced command runs")
+    def forced(self, name: str) -> Forced:
+        return Forced(self.directory / f"runs-{name}")
+
+    async def run_out(self, forced: Forced, target: Target, **options: Any) -> str | None:
+        """
+        Order a command that runs out of time, and wait until nothing more is done about it; the forced one runs once.
+
+        :return: what is said of its end.
+        """
+        running = self.make_client().run(target, b"ordered", self.reactor.seconds() + 4, **options)
+        await self.until(forced.count, "the forced command runs")
         completed = await running
         self.assertIsInstance(completed.error, RunTimeout)
         await self.sleep(max(KILL_AFTER, LEAVE_AFTER) + 1 - 0.4)
-        return completed
-
-    def count(self) -> int:
-        return len(self.runs.read_text().splitlines())
+        self.assertEqual(forced.count(), 1)
+        return completed.killed
 
 
 class OpenSSHTests(ForcedCase):
     """A real sshd."""
 
-    async def test_for_everybody(self) -> None:
-        server = await self.start_server(f"ForceCommand {self.command}")
-        completed = await self.run_out(self.make_client(), self.target(server))
-        self.assertEqual((self.count(), completed.killed), (1, "unsupported"))
+    async def test_each(self) -> None:
+        """All at a time: most of it is waiting whether something runs again."""
+        await gatherResults(
+            [
+                Deferred.fromCoroutine(self.check_for_everybody()),
+                Deferred.fromCoroutine(self.check_for_some()),
+                Deferred.fromCoroutine(self.check_where_there_is_no_place_beside_it()),
+                Deferred.fromCoroutine(self.check_for_a_key()),
+            ],
+            consumeErrors=True,
+        )
 
-    async def test_for_some(self) -> None:
-        server = await self.start_server(f"Match User {USER}", f"ForceCommand {self.command}")
+    async def check_for_everybody(self) -> None:
+        forced = self.forced("everybody")
+        server = await self.start_server(f"ForceCommand {forced.command}")
+        self.assertEqual(await self.run_out(forced, self.target(server)), "unsupported")
+
+    async def check_for_some(self) -> None:
+        forced = self.forced("some")
+        server = await self.start_server(f"Match User {USER}", f"ForceCommand {forced.command}")
         target = self.target(server, password=server.password)
-        completed = await self.run_out(self.make_client(), target)
-        self.assertEqual((self.count(), completed.killed), (1, "unsupported"))
+        self.assertEqual(await self.run_out(forced, target), "unsupported")
 
-    async def test_where_there_is_no_place_beside_it(self) -> None:
+    async def check_where_there_is_no_place_beside_it(self) -> None:
         """Then the second session is on a connection of its own."""
-        server = await self.start_server("MaxSessions 1", f"ForceCommand {self.command}")
-        completed = await self.run_out(self.make_client(), self.target(server))
-        self.assertEqual((self.count(), completed.killed), (1, "unsupported"))
+        forced = self.forced("no-place")
+        server = await self.start_server("MaxSessions 1", f"ForceCommand {forced.command}")
+        self.assertEqual(await self.run_out(forced, self.target(server)), "unsupported")
 
-    async def test_for_a_key(self) -> None:
+    async def check_for_a_key(self) -> None:
+        forced = self.forced("key")
         server = await self.start_server()
         key, public = make_key()
-        server.authorize(f'command="{self.command}" {public}')
-        await self.run_out(self.make_client(), self.target(server, private_key=key))
-        self.assertEqual(self.count(), 1)
+        server.authorize(f'command="{forced.command}" {public}')
+        await self.run_out(forced, self.target(server, private_key=key))
 
     async def test_for_a_key_that_the_server_says_nothing_of(self) -> None:
         """As OpenSSH before 7.7."""
         self.patch(ClientTransport, "_debug_received", lambda _transport, _payload: None)
+        forced = self.forced("key")
         server = await self.start_server()
         key, public = make_key()
-        server.authorize(f'command="{self.command}" {public}')
-        completed = await self.run_out(self.make_client(), self.target(server, private_key=key))
-        self.assertEqual((self.count(), completed.killed), (1, "unsupported"))
+        server.authorize(f'command="{forced.command}" {public}')
+        self.assertEqual(await self.run_out(forced, self.target(server, private_key=key)), "unsupported")
 
     async def test_command_that_does_not_fit_the_variable(self) -> None:
-        server = await self.start_server(f"ForceCommand {self.command}")
+        forced = self.forced("everybody")
+        server = await self.start_server(f"ForceCommand {forced.command}")
         running = self.run_command(self.make_client(), self.target(server), "ordered".ljust(ALWAYS_STARTS + 1))
         await self.error_of(running, CommandNotStarted)
-        self.assertEqual(self.count(), 0)
+        self.assertEqual(forced.count(), 0)
 
     async def test_files_only(self) -> None:
         server = await self.start_server("ForceCommand internal-sftp")
@@ -106,11 +138,11 @@ class DropbearTests(DropbearCase, ForcedCase):
         user = ensure_account(f"{USER}-forced").user
         key, public = make_key()
         keys = f"{pwd.getpwnam(user).pw_dir}/.ssh/authorized_keys"
-        put_file(keys, f'command="{self.command}" {public}\n')
+        forced = self.forced("key")
+        put_file(keys, f'command="{forced.command}" {public}\n')
         self.addCleanup(run_privileged, ["rm", "-f", keys])
         target = self.target(account, port=port, private_key=key, username=user)
-        completed = await self.run_out(self.make_client(), target)
-        self.assertEqual((self.count(), completed.killed), (1, "unsupported"))
+        self.assertEqual(await self.run_out(forced, target), "unsupported")
 
 
 class SlowLine(Evil):

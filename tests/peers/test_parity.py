@@ -195,7 +195,16 @@ class ParityTests(ParityCase):
         faults = [fault for row in ROWS for fault in await self.faults(row)]
         self.assertEqual(faults, [])
 
-    async def test_password(self) -> None:
+    async def test_other_orders(self) -> None:
+        """What a row cannot say."""
+        await self.check_password()
+        await self.check_failures()
+        await self.check_no_credential()
+        await self.check_both_credentials()
+        await self.check_an_id_that_is_used_again()
+        await self.check_timeout()
+
+    async def check_password(self) -> None:
         """A few rows with a password; so also where the other credential is there but void."""
         some = [row for row in ROWS if row.name in ("runs in /", "both outputs", "unknown command", "CJK and emoji")]
         self.assertEqual(len(some), 4)
@@ -204,7 +213,7 @@ class ParityTests(ParityCase):
             faults = [fault for row in some for fault in await self.faults(row, **fields)]
             self.assertEqual(faults, [])
 
-    async def test_failures(self) -> None:
+    async def check_failures(self) -> None:
         """A command that could not run: no output, exit code 1, and a message; relayd's names the host."""
         cases: dict[str, dict[str, Any]] = {
             "wrong password": {"serverId": 11, "password": "wrong", "privateKey": None},
@@ -219,20 +228,20 @@ class ParityTests(ParityCase):
                 self.assertTrue(outcome.stderr, (name, relay))
             self.assertIn(self.sshd.host, outcome.stderr, name)
 
-    async def test_no_credential(self) -> None:
+    async def check_no_credential(self) -> None:
         """Neither a password nor a key: a failure in both; relayd says so in its acknowledgement already."""
         outcome = await self.execute("example", "echo ran", serverId=21, privateKey=None)
         self.assertEqual((outcome.stdout, outcome.exit_code), ("", 1), outcome)
         with self.assertRaisesRegex(PeerFailed, "refused: .*neither password nor privateKey"):
             await self.execute("relayd", "echo ran", serverId=21, privateKey=None)
 
-    async def test_both_credentials(self) -> None:
+    async def check_both_credentials(self) -> None:
         """A wrong password beside a key that fits: the example fails, relayd tries both."""
         fields = {"serverId": 31, "password": "wrong"}
         self.assertEqual((await self.execute("example", "echo ran", **fields)).exit_code, 1)
         self.assertEqual(await self.execute("relayd", "echo ran", **fields), Outcome("ran", "", 0))
 
-    async def test_an_id_that_is_used_again(self) -> None:
+    async def check_an_id_that_is_used_again(self) -> None:
         """The example runs whatever comes; relayd runs the command once, and no other command in its place."""
         directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))
         self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
@@ -248,7 +257,7 @@ class ParityTests(ParityCase):
         with self.assertRaisesRegex(PeerFailed, "refused: .*Every command needs its own commandId"):
             await self.execute("relayd", "echo other", commandId="again-relayd")
 
-    async def test_timeout(self) -> None:
+    async def check_timeout(self) -> None:
         """In both a command that times out fails; the example lets it run on, relayd ends it and keeps its output."""
         directory = Path(tempfile.mkdtemp(prefix="relayd-parity-"))
         self.addCleanup(shutil.rmtree, directory, ignore_errors=True)

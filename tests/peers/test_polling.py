@@ -5,7 +5,6 @@ WebSockets.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from twisted.internet import reactor
@@ -13,12 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from relayd.network import tls
-from relayd.uplink import probing
 from relayd.uplink.polling import upgrade
-from relayd.uplink.service import UplinkService
 from relayd.uplink.stages import Timing
 from relayd.wire.messages import CommandResult, ExecuteCommand
-from tests.peers import test_main_servers
 from tests.peers.test_main_servers import KEY, WRONG, PeerCase, has, order, said
 from tests.peers.test_tls import TLSCase
 from tests.support.middlebox import Middlebox
@@ -131,6 +127,8 @@ class PollingOnly(PeerCase):
         self.assertIn("compare --proxy-id and the file of --api-key-file", await self.until_logged("Next attempt"))
 
     async def test_connect_error(self) -> None:
+        """The other dialect is tried as well, and not answered."""
+        self.timing = Timing(handshake=2)
         await self.begin(refuse=True)
         receiver = self.dial(self.url, key=WRONG)
         await self.until_logged("refused this relay (Invalid credentials)")
@@ -138,10 +136,11 @@ class PollingOnly(PeerCase):
 
     async def test_killed(self) -> None:
         """It is lost at once, and polled first when it comes back: no WebSocket is asked for again."""
+        self.timing = Timing(probation=0.3)
         await self.begin()
         receiver = self.dial(self.url)
         await self.server.wait_for(has("connected"))
-        await deferLater(reactor, 2.2)  # accepted
+        await self.until_logged("Accepted by")
         lost = receiver.next("lost")
         port = self.server.port
         await self.server.kill()
@@ -218,7 +217,7 @@ class Broken(BoxCase):
     """From the first connection on."""
 
     async def check_mode(self, mode: str, **settings: Any) -> None:
-        self.patch(probing, "SHORT", 0.5)
+        self.be_quick()
         await self.begin(mode, **settings)
         await self.works()
         self.assertIn("POST", self.box.polls)
@@ -249,7 +248,7 @@ class Broken(BoxCase):
 
     async def check_quickly(self, mode: str) -> None:
         """Silence, which takes 20 s otherwise."""
-        self.patch(test_main_servers, "UplinkService", partial(UplinkService, timing=Timing(handshake=0.7)))
+        self.timing = Timing(handshake=0.7)
         await self.check_mode(mode, dialect="socketio")
 
     async def test_silent(self) -> None:
@@ -265,7 +264,7 @@ class Broken(BoxCase):
         """Where the WebSocket works in the end, the session moves there, and nothing is lost on the way."""
         await self.begin("400")
         await self.works()
-        await deferLater(reactor, 2.2)
+        await self.until_logged("Accepted by")
         self.box.mode = "open"
         for near in list(self.box.connections):
             near.transport.abortConnection()
@@ -303,7 +302,7 @@ class Upgrades(BoxCase):
         """A session by polling, in which *mode* is what becomes of the upgrade."""
         await self.begin("400")
         await self.works()
-        await deferLater(reactor, 2.2)  # accepted
+        await self.until_logged("Accepted by")
         self.box.mode, self.box.upgrades = mode, 0
         await self.cut()
 

@@ -43,6 +43,7 @@ from relayd.process.logs import (
     MOST,
     MOST_INFO,
     PERIOD,
+    QuickLogger,
     Shortener,
     Sieve,
     configure,
@@ -264,13 +265,15 @@ class LengthTests(SynchronousTestCase):
 class ConfigureTests(SynchronousTestCase):
     """The observers that twistd and twist hand over."""
 
+    def setUp(self) -> None:
+        self.addCleanup(setattr, logs._Level, "least", logs._Level.least)
+
     def beginner(self) -> tuple[LogPublisher, LogBeginner]:
         publisher = LogPublisher()
         beginner = LogBeginner(
             publisher, io.StringIO(), SimpleNamespace(stdout=sys.stdout, stderr=sys.stderr), warnings
         )
         self.addCleanup(setattr, warnings, "showwarning", warnings.showwarning)
-        self.addCleanup(setattr, logs._Level, "least", logs._Level.least)
         return publisher, beginner
 
     def begin(self, make: Any, level: str, format: Any) -> str:
@@ -351,6 +354,32 @@ class ConfigureTests(SynchronousTestCase):
         self.assertTrue(is_logged("debug"))
         self.begin(textFileLogObserver, "info", "text")
         self.assertEqual([is_logged(level) for level in ("debug", "info", "error")], [False, True, True])
+
+    def test_lines_of_one_turn_are_written_together(self) -> None:
+        for format in ("text", "json"):
+            file, due = io.StringIO(), []
+            publisher, beginner = self.beginner()
+            configure("info", format, beginner, {}, lambda function, due=due: due.append(function) or True)  # type: ignore[arg-type,misc]
+            beginner.beginLoggingTo([textFileLogObserver(file)], redirectStandardIO=False)
+            log = Logger("relayd.x", observer=publisher)
+            log.info("a")
+            log.info("b")
+            self.assertEqual(file.getvalue(), "")
+            for function in due:
+                function()
+            self.assertEqual(len(file.getvalue().splitlines()), 2)
+
+    def test_a_quick_logger_makes_the_same_events(self) -> None:
+        events: list[LogEvent] = []
+        for kind in (Logger, QuickLogger):
+            kind("relayd.x", observer=events.append).info("a {b}", b=1)  # type: ignore[arg-type]
+        for event in events:
+            self.assertIsInstance(event.pop("log_time"), float)
+            self.assertEqual(event.pop("log_logger").namespace, "relayd.x")
+        self.assertEqual(events[0], events[1])
+        logs._Level.least = 3
+        QuickLogger("relayd.x", observer=events.append).info("a")  # type: ignore[arg-type]
+        self.assertEqual(len(events), 2)
 
     def test_an_observer_of_its_own_gets_no_long_lines(self) -> None:
         texts: list[str] = []

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -62,10 +63,17 @@ def _is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All that a file consists of; the first is the module."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Every module of relayd that a file imports, anywhere in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -73,13 +81,14 @@ def imports_of(path: Path) -> set[str]:
                 raise AssertionError(f"{path}: relative imports hide what they name")
             module = node.module or ""
             found |= {name if _is_module(name := f"{module}.{alias.name}") else module for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "relayd" and name != "relayd.__version__"}
+    return frozenset(name for name in found if name.split(".")[0] == "relayd" and name != "relayd.__version__")
 
 
 def _is_for_tests(module: str) -> bool:
     return f"{module}.".startswith("relayd.ssh.testing.")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """The modules of relayd, by name."""
     paths = sorted((ROOT / "relayd").rglob("*.py"))
@@ -124,7 +133,9 @@ class ImportTests(SynchronousTestCase):
 
     def test_the_ssh_library_is_of_use_without_the_rest(self) -> None:
         """docs/ssh.rst says so."""
-        used = set().union(*(imports_of(path) for module, path in modules().items() if wing_of(module) == "relayd.ssh"))
+        used = frozenset().union(
+            *(imports_of(path) for module, path in modules().items() if wing_of(module) == "relayd.ssh")
+        )
         folders = {".".join(name.split(".")[:2]) for name in used}
         self.assertEqual(folders, {"relayd.ssh", "relayd.network", "relayd.language"})
 
@@ -161,7 +172,7 @@ class ImportTests(SynchronousTestCase):
         """``relayctl check`` is a program of its own, which runs it by `twisted.internet.task.react`."""
         users, runners = set(), set()
         for module, path in modules().items():
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in nodes_of(path):
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet":
                     users |= {module for alias in node.names if alias.name == "reactor"}
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":

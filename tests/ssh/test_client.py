@@ -5,10 +5,13 @@ The SSH client against a real OpenSSH server: ways to log in, what commands writ
 from __future__ import annotations
 
 import socket
+from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
+from relayd.network import steady_clock
 from relayd.ssh import Completed
 from relayd.ssh.errors import (
     ConnectRefused,
@@ -24,7 +27,42 @@ from relayd.ssh.errors import (
     SessionTimeout,
 )
 from relayd.ssh.keys.public import fingerprint
-from tests.support.ssh import ServerTestCase, blob_of, key_pair, marked_sleep, processes, shown
+from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, key_pair, marked_sleep, processes, shown
+
+
+class SetBack:
+    """The reactor, by a time of day that is set back."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.by = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def seconds(self) -> float:
+        return float(self._reactor.seconds()) - self.by
+
+
+class ClockTests(ServerTestCase):
+    """The reactor of a program of one's own goes by the time of day."""
+
+    async def test_timings(self) -> None:
+        server = await self.start_server()
+        clock = self.reactor = SetBack(self.reactor)
+        self.patch(steady_clock, "TIME_OF_DAY", clock.seconds)
+
+        def leave() -> Deferred[None]:
+            clock.by += 3600
+            return succeed(None)
+
+        deadline = clock.seconds() + DEADLINE
+        done = self.make_client().run(self.target(server), b"sleep 0.1", deadline, permission=leave)
+        completed = await done
+        self.assertIsNone(completed.error)
+        for phase, seconds in completed.timings.items():
+            self.assertTrue(0 <= seconds < DEADLINE, (phase, seconds))
+        self.assertGreaterEqual(completed.timings["run"], 0.1)
 
 
 class LoginTests(ServerTestCase):

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from tests.support.relays import ROOT
@@ -42,34 +44,50 @@ def run(*words: str, cwd: Path) -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """A copy of the source, which nobody may change, and what was built from it."""
+    """
+    A copy of the source, which nobody may change, and what was built from it.
+
+    :ivar wheel_of_sdist: what the sdist builds, once it is unpacked somewhere else.
+    """
 
     source: Path
     sdist: Path
     wheel: Path
+    wheel_of_sdist: Path
 
 
 @cache
 def built() -> Built:
     """Built by the first who asks; the others wait for it."""
     directory = _once("packages", _build)
-    return Built(directory / "source", *directory.glob("*.tar.gz"), *directory.glob("*.whl"))
+    wheels = (*directory.glob("*.whl"), *directory.glob("of-sdist/*.whl"))
+    return Built(directory / "source", *directory.glob("*.tar.gz"), *wheels)
+
+
+@cache
+def installed() -> Path:
+    """An environment in which pip has installed the wheel, and nothing else; nobody may change it."""
+    return _once("installed", _install)
 
 
 @cache
 def site() -> tuple[Path, str]:
     """The site of the documents, made by the first who asks, and what its making printed."""
-    directory = _once("site", _build_site)
+    directory = _once("site", _build_site, "docs", "relayd")
     return directory / "site", (directory / "said").read_text("utf-8")
 
 
-def _once(name: str, build: Callable[[Path], None]) -> Path:
-    """What *build* makes in a directory of this source, whole or not at all, once for all processes."""
+def _once(name: str, build: Callable[[Path], None], *folders: str) -> Path:
+    """
+    What *build* makes in a directory of this source, whole or not at all, once for all processes.
+
+    :param folders: all that it is made of, by default everything.
+    """
     place = ROOT / "build" / "tests" / name
     place.mkdir(parents=True, exist_ok=True)
     with open(place / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        directory = place / _digest()
+        directory = place / _digest(*folders or (".",))
         if not directory.exists():
             with tempfile.TemporaryDirectory(dir=place, prefix="unfinished-") as unfinished:
                 made = Path(unfinished, "made")
@@ -85,9 +103,25 @@ def _once(name: str, build: Callable[[Path], None]) -> Path:
 def _build(made: Path) -> None:
     source = made / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-    for kind in ("sdist", "wheel"):
-        script = f"import setuptools.build_meta as backend; backend.build_{kind}({str(made)!r})"
-        run(sys.executable, "-c", script, cwd=source)
+    _build_one("sdist", source, made)
+    _build_one("wheel", source, made)
+    with tempfile.TemporaryDirectory(dir=made) as unpacked:
+        (sdist,) = made.glob("*.tar.gz")
+        shutil.unpack_archive(sdist, unpacked)
+        (folder,) = Path(unpacked).iterdir()
+        (made / "of-sdist").mkdir()
+        _build_one("wheel", folder, made / "of-sdist")
+
+
+def _build_one(kind: str, source: Path, to: Path) -> None:
+    script = f"import setuptools.build_meta as backend; backend.build_{kind}({str(to)!r})"
+    run(sys.executable, "-c", script, cwd=source)
+
+
+def _install(made: Path) -> None:
+    venv.create(made, with_pip=False, symlinks=True)
+    pip = (sys.executable, "-m", "pip", "--python", str(made / "bin" / "python"))
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", str(built().wheel), cwd=made)
 
 
 def _build_site(made: Path) -> None:
@@ -99,10 +133,10 @@ def _build_site(made: Path) -> None:
     (made / "said").write_text(said, "utf-8")
 
 
-def _digest() -> str:
-    """Of names, sizes and times of all that is source."""
+def _digest(*folders_of_root: str) -> str:
+    """Of names, sizes and times of all that is source there."""
     digest = sha256()
-    for folder, folders, files in os.walk(ROOT):
+    for folder, folders, files in chain.from_iterable(os.walk(ROOT / each) for each in folders_of_root):
         folders[:] = sorted(name for name in folders if _is_source(name))
         for name in sorted(filter(_is_source, files)):
             path = Path(folder, name)

@@ -20,7 +20,17 @@ from relayd.commands.dispatcher import Dispatcher, Limits
 from relayd.errors import RelayError
 from relayd.interfaces import Blame, IAudit, ICommandRunner, IJournal, ILink, IOutputSink, JournalEntry, Starting
 from relayd.journal.memory import MemoryJournal
-from relayd.wire.messages import CommandOutput, CommandResult, Details, ExecuteCommand, Secret, StreamName
+from relayd.wire.messages import (
+    COMMAND_OUTPUT,
+    COMMAND_RESULT,
+    CommandOutput,
+    CommandResult,
+    Details,
+    ExecuteCommand,
+    Secret,
+    StreamName,
+)
+from tests.support import schemas
 from tests.support.flows import RecordedFlow
 
 PASSWORD = "canary-password"
@@ -210,12 +220,14 @@ class RecordingLink:
         return self.flow.when_writable()
 
     def send_output(self, output: CommandOutput) -> None:
+        schemas.check_relay(COMMAND_OUTPUT, output.to_wire())
         self.events.append(output)
 
     def outputs(self) -> list[CommandOutput]:
         return [event for event in self.events if isinstance(event, CommandOutput)]
 
     def send_result(self, result: CommandResult) -> None:
+        schemas.check_relay(COMMAND_RESULT, result.to_wire())
         self.sent.append(result)
         self.events.append(result)
         self.on_send()

@@ -1,7 +1,7 @@
 """
-Hosts that keep a relay busy: each, run as a process of its own, does one kind of it for as long as it is connected.
+Hosts that keep a relay busy: each, in a process of its own, does one kind of it for as long as it is connected.
 
-    python -m tests.support.floods KIND      prints the port that it listens on, on 127.0.0.1
+    python -m tests.support.floods KIND...      prints for each the port that it listens on, on 127.0.0.1
 
 `KINDS` has them all; one more is a class and a line there.
 """
@@ -12,7 +12,7 @@ import hmac
 import struct
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -279,19 +279,20 @@ KINDS: dict[str, Kind] = {
 }
 
 
-async def serve(reactor: Any, name: str) -> None:
-    """Be that host until the process is ended."""
-    kind = KINDS[name]
-    server = EvilServer(reactor, kind.host) if kind.serve is None else kind.serve(reactor)
-    server.primes = {4096: [(2, modp_prime(4096))]}
-    print(server.target.port, flush=True)
+async def serve(reactor: Any, names: Sequence[str]) -> None:
+    """Be those hosts until the process is ended."""
+    for name in names:
+        kind = KINDS[name]
+        server = EvilServer(reactor, kind.host) if kind.serve is None else kind.serve(reactor)
+        server.primes = {4096: [(2, modp_prime(4096))]}
+        print(server.target.port, flush=True)
     await Deferred()
 
 
-def main(reactor: Any, name: str) -> Deferred[None]:
-    """The host that the command line names."""
-    return Deferred.fromCoroutine(serve(reactor, name))
+def main(reactor: Any, *names: str) -> Deferred[None]:
+    """The hosts that the command line names."""
+    return Deferred.fromCoroutine(serve(reactor, names))
 
 
 if __name__ == "__main__":
-    react(main, (sys.argv[1],))
+    react(main, sys.argv[1:])

@@ -90,7 +90,7 @@ class PoolTestCase(SynchronousTestCase):
         self.clock = self.make_clock()
         self.dialer = StandInDialer(self.clock)
         self.settings = SSHSettings(known_hosts="", **settings)
-        self.pool = Pool(self.clock, cast(Dialer, self.dialer), self.settings)
+        self.pool = Pool(self.clock, self.clock, cast(Dialer, self.dialer), self.settings)
         self.errors: list[SSHError] = []
         self.ended: list[str] = []
 

@@ -140,12 +140,12 @@ class _Process:
     def _line(self, _stream: int, line: str) -> None:
         self.text += line.strip() + "\n"
 
-    def stop(self) -> Deferred[int]:
+    def stop(self, number: signal.Signals) -> Deferred[int]:
         """End it and all that belongs to it."""
         if self.child.exit_code is not None:
             return succeed(self.child.exit_code)
         ended = self.child.when_ended()
-        os.killpg(int(self.child.transport.pid), signal.SIGTERM)
+        os.killpg(int(self.child.transport.pid), number)
         return ended
 
 
@@ -192,14 +192,14 @@ class Shell:
         elif not block.mark.startswith("not run: "):
             raise PageFailed(f"line {block.line}: nobody knows what this means: {block.mark}")
 
-    async def stop(self, name: str = "all") -> None:
+    async def stop(self, name: str = "all", number: signal.Signals = signal.SIGTERM) -> None:
         """End what stays."""
         for each in list(self._processes) if name == "all" else [name]:
-            await self._processes.pop(each).stop()
+            await self._processes.pop(each).stop(number)
 
     async def close(self) -> None:
-        """End everything, and remove the home."""
-        await self.stop()
+        """End everything, at once: a relay would wait for its commands. Remove the home."""
+        await self.stop(number=signal.SIGKILL)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def replace(self, example: str, real: str) -> None:

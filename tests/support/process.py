@@ -77,6 +77,13 @@ class ChildProcess(ProcessProtocol):
             ended.addCallback(calm)
         return ended
 
+    def kill(self) -> Deferred[int]:
+        """Send SIGKILL; fires once it has ended."""
+        ended = self.when_ended()
+        if self.exit_code is None and self._started:
+            self.transport.signalProcess("KILL")
+        return ended
+
     # What Twisted calls ----------------------------------------------------------------------------------------------
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:

@@ -185,6 +185,7 @@ def watch() -> None:
     """From now on, check every event that a dialect in this process sends or gets, at both ends."""
     for relay in (SocketIORelayDialect, NativeRelayDialect):
         _check_sent(relay, "send_event", TO_MAIN_SERVER)
+        _check_sent(relay, "event_frame", TO_MAIN_SERVER)
         _check_received(relay, TO_RELAY)
     for server in (SocketIOServerDialect, NativeServerDialect):
         _check_sent(server, "send_event", TO_RELAY)
@@ -207,7 +208,7 @@ def _check_sent(kind: Any, method: str, direction: str) -> None:
     def checked(self: Any, name: str, data: object) -> Any:
         check(direction, name, data)
         ack_id = send(self, name, data)
-        if ack_id is not None:
+        if isinstance(ack_id, int):
             _names(self)[ack_id] = name
         return ack_id
 

@@ -32,13 +32,17 @@ class ScriptServer:
         self.port = 0
         self._argv = argv
         self._cwd = cwd
-        self._process = ChildProcess(self._on_line)
+        self._process = self.make_process()
         self._waiting: list[tuple[Callable[[Any], bool], Deferred[Any]]] = []
+
+    def make_process(self) -> ChildProcess:
+        """What runs it, not begun yet."""
+        return ChildProcess(self._on_line)
 
     def start(self) -> Deferred[int]:
         """Fires with the port that it listens on, and fails with `PeerFailed` when it cannot start."""
         if self._process.exit_code is not None:
-            self._process = ChildProcess(self._on_line)
+            self._process = self.make_process()
         listening = self._wait(lambda line: isinstance(line, dict) and "listening" in line, 30)
         self._process.start(self._argv, cwd=self._cwd)
         self._process.when_ended().addCallback(self._ended)
@@ -55,10 +59,7 @@ class ScriptServer:
 
     def kill(self) -> Deferred[int]:
         """End it at once, as a crash would; fires once it is gone."""
-        ended = self._process.when_ended()
-        if self._process.exit_code is None:
-            self._process.transport.signalProcess("KILL")
-        return ended
+        return self._process.kill()
 
     def send(self, value: Any) -> None:
         """Give it a JSON value as one line on its standard input."""

@@ -92,52 +92,47 @@ class DaemonTests(DaemonCase):
         status = self.status(pid)
         self.assertNotEqual(status["PPid"], str(os.getpid()))
         self.assertEqual(status["Umask"], "0077")
+        self.check_sigusr1(pid)
+        self.check_a_second_one_does_not_start()
         self.stop(pid)
         self.assertFalse(self.pid_file.exists())
 
-    def test_a_second_one_does_not_start(self) -> None:
-        pid = self.daemon()
-        words = [TWISTD, f"--pidfile={self.pid_file}", f"--logfile={self.log_file}", *self.relay()]
-        done = subprocess.run(words, env=self.environ, capture_output=True, text=True, check=False, timeout=PATIENCE)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("Another twistd server is running", done.stdout + done.stderr)
-        self.stop(pid)
-
-    def test_umask(self) -> None:
-        pid = self.daemon("--umask", "027")
-        self.assertEqual(self.status(pid)["Umask"], "0027")
-        self.stop(pid)
-        modes = {path.name: path.stat().st_mode & 0o777 for path in (self.state / "journal").iterdir()}
-        self.assertEqual({mode & 0o007 for mode in modes.values()}, {0}, modes)
-
-    def test_user_and_group(self) -> None:
-        """All that it writes is that user's, who owns the state directory and can read the key."""
-        nobody = pwd.getpwnam("nobody")
-        os.chmod(self.directory, 0o711)
-        for path in (self.state, self.key):
-            os.chown(path, nobody.pw_uid, nobody.pw_gid)
-        pid = self.daemon("--uid", str(nobody.pw_uid), "--gid", str(nobody.pw_gid))
-        status = self.status(pid)
-        self.assertEqual(status["Uid"].split(), [str(nobody.pw_uid)] * 4)
-        self.assertEqual(status["Gid"].split(), [str(nobody.pw_gid)] * 4)
-        self.assertEqual(set(status["CapEff"]), {"0"})
-        self.stop(pid)
-        self.assertFalse(self.pid_file.exists())
-        owners = {path.name: path.owner() for path in self.state.rglob("*") if path != self.log_file}
-        self.assertEqual(set(owners.values()), {"nobody"}, owners)
-
-
-class RotationTests(DaemonCase):
-    """What goes with which kind of log."""
-
-    def test_sigusr1_moves_the_log_of_twistd_aside(self) -> None:
-        pid = self.daemon()
+    def check_sigusr1(self, pid: int) -> None:
+        """It moves the log of twistd aside."""
         os.kill(pid, signal.SIGUSR1)
         aside = self.log_file.with_name("relayd.log.1")
         self.until(lambda: aside.exists() and self.log_file.exists() and "Next attempt" in self.log_file.read_text())
         self.assertIn("starts as p", aside.read_text())
         self.assertNotIn("starts as p", self.log_file.read_text())
+
+    def check_a_second_one_does_not_start(self) -> None:
+        words = [TWISTD, f"--pidfile={self.pid_file}", f"--logfile={self.log_file}", *self.relay()]
+        done = subprocess.run(words, env=self.environ, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("Another twistd server is running", done.stdout + done.stderr)
+
+    def test_user_and_group_and_umask(self) -> None:
+        """All that it writes is that user's, who owns the state directory and can read the key."""
+        nobody = pwd.getpwnam("nobody")
+        os.chmod(self.directory, 0o711)
+        for path in (self.state, self.key):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        pid = self.daemon("--uid", str(nobody.pw_uid), "--gid", str(nobody.pw_gid), "--umask", "027")
+        status = self.status(pid)
+        self.assertEqual(status["Uid"].split(), [str(nobody.pw_uid)] * 4)
+        self.assertEqual(status["Gid"].split(), [str(nobody.pw_gid)] * 4)
+        self.assertEqual(set(status["CapEff"]), {"0"})
+        self.assertEqual(status["Umask"], "0027")
         self.stop(pid)
+        self.assertFalse(self.pid_file.exists())
+        owners = {path.name: path.owner() for path in self.state.rglob("*") if path != self.log_file}
+        self.assertEqual(set(owners.values()), {"nobody"}, owners)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (self.state / "journal").iterdir()}
+        self.assertEqual({mode & 0o007 for mode in modes.values()}, {0}, modes)
+
+
+class RotationTests(DaemonCase):
+    """What goes with which kind of log."""
 
     def test_logrotate_with_standard_output(self) -> None:
         """As ``StandardOutput=append:`` has it: after the file was emptied, it goes on at its beginning."""

@@ -12,6 +12,9 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import jsonschema_rs
@@ -42,6 +45,15 @@ def run(*words: str) -> str:
     return done.stdout
 
 
+def generate(kind: str, directory: str) -> None:
+    """What ``packaging/generate.py KIND DIRECTORY`` does."""
+    sys.path.insert(0, str(PACKAGING))
+    try:
+        import_module("generate").main(kind, directory)
+    finally:
+        sys.path.remove(str(PACKAGING))
+
+
 def files_of(folder: str) -> list[str]:
     """The paths of all files in a folder of the repository."""
     return [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()]
@@ -50,17 +62,18 @@ def files_of(folder: str) -> list[str]:
 class CurrentTests(SynchronousTestCase):
     """When one of these fails: ``make man completion options schemas``."""
 
-    def check(self, kind: str, *paths: str) -> None:
+    def check(self, kind: str, *paths: str, make: Callable[[str, str], object] = generate) -> None:
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
-        run(sys.executable, str(PACKAGING / "generate.py"), kind, str(directory))
+        make(kind, str(directory))
         made = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
         self.assertEqual(made, set(paths))
         for path in paths:
             self.assertEqual((ROOT / path).read_text(), (directory / path).read_text(), f"{path}: make {kind}")
 
     def test_manual_pages(self) -> None:
-        self.check("man", *files_of("packaging/man"))
+        """By the program itself, as make runs it."""
+        self.check("man", *files_of("packaging/man"), make=partial(run, sys.executable, str(PACKAGING / "generate.py")))
 
     def test_completion(self) -> None:
         self.check("completion", *files_of("packaging/completion"))

@@ -1,11 +1,13 @@
 """
-What is built and installed: wheel, sdist and editable install each give ``twistd relayd`` and ``twist relayd``.
+What is built and installed: wheel and editable install each give ``twistd relayd`` and ``twist relayd``, and the sdist
+gives the same wheel.
 
 The registry is not asked: a new environment sees the libraries of the one that runs the tests, but not its relayd.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import sysconfig
@@ -18,9 +20,35 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd import __version__
-from tests.support.built import built, run
+from tests.support import install
+from tests.support.built import built, installed, run
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+#: Runs Twisted's programs in one process, and prints what they print.
+LOOK = """
+import contextlib, io, json, sys
+import relayd
+from relayd.language.catalogues import translator
+from twisted.application.twist._twist import Twist
+from twisted.scripts.twistd import run
+
+def said(main, *argv):
+    sys.argv[:] = argv
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+        main()
+    return output.getvalue()
+
+print(json.dumps({
+    "origin": relayd.__file__,
+    "password": translator("zh")("password"),
+    "twistd --help": said(run, "twistd", "--help"),
+    "twistd relayd --help": said(run, "twistd", "relayd", "--help"),
+    "twist relayd --help": said(Twist.main, "twist", "relayd", "--help"),
+    "twistd relayd --version": said(run, "twistd", "relayd", "--version"),
+}))
+"""
 
 
 class Environment:
@@ -43,16 +71,16 @@ class Environment:
         pip = (sys.executable, "-m", "pip", "--python", self.python)
         run(*pip, "install", *options, *words, cwd=self.directory)
 
-    def twistd(self, *words: str) -> str:
-        return run(self.python, "-c", "from twisted.scripts.twistd import run; run()", *words, cwd=self.directory)
+    def look(self) -> dict[str, str]:
+        """What its programs print that Twisted brings, and what it has (`LOOK`)."""
+        found: dict[str, str] = json.loads(run(self.python, "-c", LOOK, cwd=self.directory))
+        return found
 
-    def twist(self, *words: str) -> str:
-        script = "from twisted.application.twist._twist import Twist; Twist.main()"
-        return run(self.python, "-c", script, *words, cwd=self.directory)
 
-    def origin(self) -> Path:
-        """Where its relayd comes from."""
-        return Path(run(self.python, "-c", "import relayd; print(relayd.__file__)", cwd=self.directory).strip())
+def contents(wheel: Path) -> dict[str, bytes]:
+    """All files of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 class PackagingTests(SynchronousTestCase):
@@ -70,18 +98,18 @@ class PackagingTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         return directory
 
-    def check(self, environment: Environment) -> None:
-        self.assertIn("Run a main server's commands", environment.twistd("--help"))
-        self.assertIn("--max-commands N", environment.twistd("relayd", "--help"))
-        self.assertIn("--max-commands N", environment.twist("relayd", "--help"))
-        self.assertEqual(environment.twistd("relayd", "--version"), f"relayd {__version__}\n")
-        relayctl = str(environment.directory / "bin" / "relayctl")
-        self.assertEqual(run(relayctl, "--version", cwd=environment.directory), f"relayctl {__version__}\n")
-        relayd = str(environment.directory / "bin" / "relayd")
-        self.assertEqual(run(relayd, "--version", cwd=environment.directory), f"relayd {__version__}\n")
-        script = "from relayd.language.catalogues import translator; print(ascii(translator('zh')('password')))"
-        said = run(environment.python, "-c", script, cwd=environment.directory)
-        self.assertEqual(said, ascii("密码（password）") + "\n")
+    def check(self, environment: Environment, source: Path) -> None:
+        """It works, and is the relayd from *source*."""
+        found = environment.look()
+        self.assertTrue(Path(found["origin"]).is_relative_to(source), found["origin"])
+        self.assertIn("Run a main server's commands", found["twistd --help"])
+        self.assertIn("--max-commands N", found["twistd relayd --help"])
+        self.assertIn("--max-commands N", found["twist relayd --help"])
+        self.assertEqual(found["twistd relayd --version"], f"relayd {__version__}\n")
+        self.assertEqual(found["password"], "密码（password）")
+        for program in ("relayctl", "relayd"):
+            said = run(str(environment.directory / "bin" / program), "--version", cwd=environment.directory)
+            self.assertEqual(said, f"{program} {__version__}\n")
 
     def test_the_wheel_holds_the_plugin_and_nothing_else_of_twisted(self) -> None:
         names = zipfile.ZipFile(self.wheel).namelist()
@@ -111,13 +139,13 @@ class PackagingTests(SynchronousTestCase):
             self.assertIn(f"\nProvides-Extra: {extra}\n", metadata)
 
     def test_the_wheel_installed(self) -> None:
+        """By pip, which has done it once for all who need it."""
         environment = self.environment()
-        environment.install(str(self.wheel))
-        self.assertTrue(environment.origin().is_relative_to(environment.site))
-        self.check(environment)
+        install.main(environment.directory, installed())
+        self.check(environment, environment.site)
 
-    def test_the_sdist_installed(self) -> None:
-        """What is needed to build, test and run from it is in it; the rest is not."""
+    def test_the_sdist(self) -> None:
+        """What is needed to build, test and run from it is in it; the rest is not. Its wheel is the same as ours."""
         with tarfile.open(self.sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
         for name in (
@@ -133,14 +161,12 @@ class PackagingTests(SynchronousTestCase):
             self.assertIn(name, names)
         self.assertIn("tests/node/package-lock.json", names)
         self.assertEqual([name for name in names if "node_modules" in name or "dropin.cache" in name], [])
-        environment = self.environment()
-        environment.install(str(self.sdist))
-        self.assertTrue(environment.origin().is_relative_to(environment.site))
-        self.check(environment)
+        ours, of_sdist = contents(self.wheel), contents(built().wheel_of_sdist)
+        self.assertEqual(set(of_sdist), set(ours))
+        self.assertEqual([name for name in ours if of_sdist[name] != ours[name]], [])
 
     def test_an_editable_install(self) -> None:
         source = shutil.copytree(self.source, self.directory("source"), dirs_exist_ok=True)
         environment = self.environment()
         environment.install("--editable", str(source))
-        self.assertTrue(environment.origin().is_relative_to(source))
-        self.check(environment)
+        self.check(environment, source)

@@ -72,8 +72,18 @@ class HangUpTests(TestCase):
         )
         return self.hub.execute(Relayd.proxy_id, order)
 
-    async def test_what_runs_goes_on_and_what_comes_is_judged_anew(self) -> None:
+    async def test_changes(self) -> None:
         await self.set_up("")
+        await self.check_what_runs_goes_on_and_what_comes_is_judged_anew()
+        await self.check_a_name_that_was_connected_before_is_looked_up_again()
+        await self.check_site_credentials()
+
+    async def test_no_changes(self) -> None:
+        await self.set_up("max-commands = 5")
+        await self.check_a_mistake_changes_nothing()
+        await self.check_while_it_drains()
+
+    async def check_what_runs_goes_on_and_what_comes_is_judged_anew(self) -> None:
         running = self.execute("c1", "echo started; sleep 2; pwd")
         await self.session_begun()
         self.write('deny-hosts = ["127.0.0.0/8"]\nmax-commands = 5\nworking-directory = "/tmp"\nmax-sessions = 2')
@@ -89,18 +99,16 @@ class HangUpTests(TestCase):
         await self.hang_up("settings read again")
         self.assertEqual((await self.execute("c3", "pwd")).stdout, "/tmp")
 
-    async def test_a_name_that_was_connected_before_is_looked_up_again(self) -> None:
+    async def check_a_name_that_was_connected_before_is_looked_up_again(self) -> None:
         """Nothing against the name itself: the address that it leads to is forbidden since."""
-        await self.set_up("")
-        self.assertEqual((await self.execute("c1", "echo one", "localhost")).stdout, "one")
+        self.assertEqual((await self.execute("d1", "echo one", "localhost")).stdout, "one")
         self.write('deny-hosts = ["127.0.0.0/8", "::1"]')
         await self.hang_up("settings read again")
-        result = await self.execute("c2", "echo two", "localhost")
+        result = await self.execute("d2", "echo two", "localhost")
         self.assertEqual((result.stdout, result.exit_code), ("", 1))
         self.assertIn("forbid", result.stderr)
 
-    async def test_a_mistake_changes_nothing(self) -> None:
-        await self.set_up("max-commands = 5")
+    async def check_a_mistake_changes_nothing(self) -> None:
         self.write('max-commands = 0\nworking-directory = "/tmp"')
         line = await self.hang_up("nothing was changed")
         self.assertTrue(line.endswith('expected a whole number from 1 to 1000000, not "0"'), line)
@@ -109,13 +117,12 @@ class HangUpTests(TestCase):
         await self.hang_up("relayd.toml cannot be read: No such file or directory")
         self.assertEqual((await self.execute("c2", "pwd")).stdout, "/")
 
-    async def test_site_credentials(self) -> None:
-        await self.set_up("")
+    async def check_site_credentials(self) -> None:
         key = self.relay.directory / "ssh-key"
         key.touch(mode=0o600)
         key.write_text(self.sshd.key)
         order = ExecuteCommand(
-            command_id="c1",
+            command_id="e1",
             server_id=1,
             host=self.sshd.host,
             port=self.sshd.port,
@@ -130,9 +137,9 @@ class HangUpTests(TestCase):
         self.assertEqual(result.stdout, "by key", result.stderr)
         self.assertNotIn("PRIVATE KEY", self.relay.log)
 
-    async def test_while_it_drains(self) -> None:
-        await self.set_up("")
-        running = self.execute("c1", "sleep 2; echo finished")
+    async def check_while_it_drains(self) -> None:
+        del self.sshd.log_lines[:]
+        running = self.execute("d1", "sleep 2; echo finished")
         await self.session_begun()
         ended = self.relay.signal(signal.SIGTERM)
         await self.logged("SIGTERM")

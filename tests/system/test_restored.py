@@ -106,9 +106,12 @@ class RestoredTests(ScratchCase):
         await self.assertFailure(self.order("confirmed"), CommandRefused)
         runs = {name: self.runs(name) for name in ("confirmed", "running", "queued", "later")}
         self.assertEqual(runs, {"confirmed": 1, "running": 1, "queued": 1, "later": 2})
+        await self.until({("confirmed", "already-confirmed")})
+        await self.check_no_journal()
 
-    async def test_no_journal(self) -> None:
+    async def check_no_journal(self) -> None:
         """Nothing of an earlier time is said, and what comes again runs again."""
+        self.results.clear()
         await self.order("a")
         await self.relay.signal(signal.SIGTERM)
         (self.relay.directory / "journal").rename(self.relay.directory / "journal.old")

@@ -4,9 +4,12 @@ A real relay under twistd whose main server goes and comes: readiness, its log, 
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,21 @@ class StatusProcessTests(TestCase):
         return hub
 
     async def relayctl(self, *words: str) -> tuple[str, str, int]:
+        """Its output, errors and exit code, without a process."""
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "90"})
+        output, errors = io.StringIO(), io.StringIO()
+
+        def run() -> int:
+            try:
+                return main(["status", *words])
+            except SystemExit as end:
+                return int(str(end.code))
+
+        with redirect_stdout(output), redirect_stderr(errors):
+            code = await deferToThread(run)
+        return output.getvalue(), errors.getvalue(), code
+
+    async def relayctl_process(self, *words: str) -> tuple[str, str, int]:
         program = str(Path(sys.executable).with_name("relayctl"))
         output, errors, code = await getProcessOutputAndValue(program, ["status", *words], env={"COLUMNS": "90"})
         return output.decode(), errors.decode(), code
@@ -130,7 +148,7 @@ class StatusProcessTests(TestCase):
             await deferLater(reactor, 0.1)
         self.assertEqual((document["active"][0]["id"], document["recent"][0]["id"]), ("c-2", "c-1"))
         self.assertEqual(document["hosts"][0]["connections"], 1)
-        output, _, code = await self.relayctl("--url", endpoint)
+        output, _, code = await self.relayctl_process("--url", endpoint)
         self.assertEqual(code, 0)
         self.assertEqual([line for line in output.splitlines() if len(line) > 90], [])
         self.assertIn("c-2", output)

@@ -5,6 +5,7 @@ relayd.tap, as twistd and twist run it: options, help, one line for a mistake, a
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -29,6 +30,27 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
 
 
+SCRIPTS = {
+    "twistd": "from twisted.scripts.twistd import run; run()",
+    "twist": "from twisted.application.twist._twist import Twist; Twist.main()",
+    "relayd": "from relayd.__main__ import main; main()",
+}
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+given, results = json.loads(sys.argv[1]), []
+for words in given["lines"]:
+    sys.argv[:] = words
+    code, output, errors = None, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            exec(given["scripts"][words[0]], {})
+        except SystemExit as end:
+            code = end.code or 0
+    results.append((code, output.getvalue(), errors.getvalue()))
+print(json.dumps(results))
+"""
+
+
 class ProcessCase(SynchronousTestCase):
     """Runs twistd and twist as a person would, in a directory of its own and without any RELAYD_ variable."""
 
@@ -49,12 +71,21 @@ class ProcessCase(SynchronousTestCase):
 
     def command(self, *words: str) -> list[str]:
         """As the console scripts do, wherever those are; test_packaging.py runs them themselves."""
-        script = {
-            "twistd": "from twisted.scripts.twistd import run; run()",
-            "twist": "from twisted.application.twist._twist import Twist; Twist.main()",
-            "relayd": "from relayd.__main__ import main; main()",
-        }[words[0]]
-        return [sys.executable, "-c", f"import sys; sys.argv[0] = {words[0]!r}; {script}", *words[1:]]
+        return [sys.executable, "-c", f"import sys; sys.argv[0] = {words[0]!r}; {SCRIPTS[words[0]]}", *words[1:]]
+
+    def run_all(self, *lines: tuple[str, ...], **environ: str) -> list[tuple[int, str, str]]:
+        """
+        Run command lines that end with their options, one after the other in one process.
+
+        :return: of each its exit code, output and errors.
+        """
+        given = json.dumps({"lines": lines, "scripts": SCRIPTS})
+        env = self.environ | environ
+        words = [sys.executable, "-c", ONE_AFTER_THE_OTHER, given]
+        done = subprocess.run(
+            words, cwd=self.directory, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE
+        )
+        return [(code, output, errors) for code, output, errors in json.loads(done.stdout)]
 
     def run_it(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -81,30 +112,26 @@ class HelpTests(ProcessCase):
         self.assertIn("twisted.plugin", imported)  # the list is one
         self.assertEqual([name for name in imported if name.partition(".")[0] == "relayd"], [])
 
-    def test_help_of_the_service(self) -> None:
-        for program in ("twistd", "twist"):
-            done = self.run_it(program, "relayd", "--help")
-            self.assertEqual(done.returncode, 0, done.stderr)
+    def test_help_and_version(self) -> None:
+        service = ("relayd", "--help")
+        versions = (("twistd", "relayd", "--version"), ("relayd", "--version"))
+        *helps, own, version, own_version = self.run_all(("twistd", *service), ("twist", *service), service, *versions)
+        for code, printed, errors in helps:
+            self.assertEqual(code, 0, errors)
             for option in OPTIONS:
-                self.assertIn(option.flag_name, done.stdout)
-            self.assertIn("commands that may run at the same time [64]", done.stdout)
-            self.assertIn("SSH hosts:\n", done.stdout)
+                self.assertIn(option.flag_name, printed)
+            self.assertIn("commands that may run at the same time [64]", printed)
+            self.assertIn("SSH hosts:\n", printed)
+        self.assertEqual([version, own_version], [(0, f"relayd {__version__}\n", "")] * 2)
+        self.assertEqual((own[0], own[2]), (0, ""))
+        usage = "Usage: relayd --server URL --proxy-id NAME --api-key-file PATH [options]\n"
+        self.assertTrue(own[1].startswith(usage), own[1])
+        self.assertNotIn("twistd", own[1])
+        self.assertIn("commands that may run at the same time [64]", own[1])
 
     def test_help_fits_the_screen(self) -> None:
         for width in (60, 80, 120):
             self.assertLessEqual(max(map(len, Options().getUsage(width).splitlines())), width)
-
-    def test_version(self) -> None:
-        for program in (["twistd", "relayd"], ["relayd"]):
-            self.assertEqual(self.run_it(*program, "--version").stdout, f"relayd {__version__}\n")
-
-    def test_the_command(self) -> None:
-        done = self.run_it("relayd", "--help")
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        usage = "Usage: relayd --server URL --proxy-id NAME --api-key-file PATH [options]\n"
-        self.assertTrue(done.stdout.startswith(usage), done.stdout)
-        self.assertNotIn("twistd", done.stdout)
-        self.assertIn("commands that may run at the same time [64]", done.stdout)
 
     def test_help_that_nobody_reads_to_its_end(self) -> None:
         read, write = os.pipe()
@@ -121,29 +148,28 @@ class HelpTests(ProcessCase):
 class MistakeTests(ProcessCase):
     """A mistake is one line on standard error, and an exit status of its own."""
 
-    def refused(self, *words: str, **environ: str) -> str:
-        done = self.run_it(*words, **environ)
-        self.assertEqual(done.returncode, MISTAKES, done.stdout + done.stderr)
-        self.assertEqual(done.stdout, "")
-        self.assertTrue(done.stderr.startswith("relayd: "), done.stderr)
-        self.assertEqual(done.stderr.strip().count("\n"), 0, done.stderr)
-        return done.stderr.strip()
+    def line_of(self, code: int, output: str, errors: str) -> str:
+        """The one that was said."""
+        self.assertEqual(code, MISTAKES, output + errors)
+        self.assertEqual(output, "")
+        self.assertTrue(errors.startswith("relayd: "), errors)
+        self.assertEqual(errors.strip().count("\n"), 0, errors)
+        return errors.strip()
 
-    def test_nothing_was_given(self) -> None:
-        for program in (["twistd", "relayd"], ["twist", "relayd"], ["relayd"]):
-            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.refused(*program))
-
-    def test_options_of_twistd(self) -> None:
-        line = self.refused("relayd", "--nodaemon", **self.usual)
-        self.assertEqual(line, "relayd: --nodaemon: is an option of twistd; the command relayd has none of those")
-
-    def test_a_wrong_value(self) -> None:
+    def test_options(self) -> None:
+        programs = (("twistd", "relayd"), ("twist", "relayd"), ("relayd",))
+        for done in self.run_all(*programs):
+            self.assertIn("--server, --proxy-id and --api-key-file: missing; give", self.line_of(*done))
+        wrong = [(*program, "--max-commands", "0") for program in programs]
+        own, *others = self.run_all(("relayd", "--nodaemon"), *wrong, **self.usual)
+        expected = "relayd: --nodaemon: is an option of twistd; the command relayd has none of those"
+        self.assertEqual(self.line_of(*own), expected)
         expected = 'relayd: --max-commands: expected a whole number from 1 to 1000000, not "0"'
-        for program in ("twistd", "twist"):
-            self.assertEqual(self.refused(program, "relayd", "--max-commands", "0", **self.usual), expected)
+        self.assertEqual([self.line_of(*done) for done in others], [expected] * 3)
 
     def test_the_tac_file(self) -> None:
-        line = self.refused("twistd", "-n", "-y", str(ROOT / "relayd.tac"), **(self.usual | {"RELAYD_SERVER": "x"}))
+        done = self.run_it("twistd", "-n", "-y", str(ROOT / "relayd.tac"), **(self.usual | {"RELAYD_SERVER": "x"}))
+        line = self.line_of(done.returncode, done.stdout, done.stderr)
         self.assertIn("RELAYD_SERVER in the environment: expected a URL", line)
 
     def test_a_state_directory_that_cannot_be_made(self) -> None:
@@ -252,8 +278,8 @@ class RunTests(ProcessCase):
             signal.signal(signal.SIGALRM, alarm)
             process.stdout.close()
 
-    def check(self, *words: str) -> str:
-        for number in (signal.SIGTERM, signal.SIGINT):
+    def check(self, *words: str, numbers: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)) -> str:
+        for number in numbers:
             code, printed = self.run_until("Next attempt in", [number], *words)
             self.assertEqual(code, 0, printed)
             self.assertIn("relayd has stopped", printed)
@@ -274,14 +300,14 @@ class RunTests(ProcessCase):
         self.assertEqual({path.name for path in self.directory.iterdir()}, {"key", "state"})
 
     def test_tac(self) -> None:
-        self.check("twistd", "-n", "-o", "-y", str(ROOT / "relayd.tac"))
+        self.check("twistd", "-n", "-o", "-y", str(ROOT / "relayd.tac"), numbers=(signal.SIGTERM,))
 
     def test_relative_paths_mean_where_it_was_started(self) -> None:
         """twistd changes to --rundir after the options were read, and before the service starts."""
         self.usual["RELAYD_STATE_DIR"] = "relative-state"
         elsewhere = self.directory / "elsewhere"
         elsewhere.mkdir()
-        self.check("twistd", "-n", "--rundir", str(elsewhere), "relayd")
+        self.check("twistd", "-n", "--rundir", str(elsewhere), "relayd", numbers=(signal.SIGINT,))
         self.assertTrue((self.directory / "relative-state").is_dir())
         self.assertFalse((elsewhere / "relative-state").exists())
 

@@ -16,7 +16,7 @@ from tests.support.ssh import end_marked_sleeps, marked_sleep, processes
 from tests.system.test_end_to_end import EndToEndCase
 
 #: Milliseconds.
-TIMEOUT = 8000
+TIMEOUT = 5000
 
 
 class InTimeTests(EndToEndCase):
@@ -39,12 +39,12 @@ class InTimeTests(EndToEndCase):
         for number in range(50):
             answers.append(self.give(f"c{number}", f"echo begun {number}; {sleep}"))
             if number % 10 == 9:
-                await deferLater(reactor, 1.5)
+                await deferLater(reactor, 1)
         told = await gatherResults(answers)
         for number, answer in enumerate(told):
             self.assertNotIn("error", answer, f"too late; {self.relay.log[-2000:]}")
             self.assertEqual((answer["stdout"], answer["exitCode"]), (f"begun {number}", 1))
-            self.assertIn("timed out after 8 s", answer["stderr"])
+            self.assertIn("timed out after 5 s", answer["stderr"])
             self.assertGreater(answer["left"], 0)
         self.assertFalse([line for line in self.server.lines if "late" in line])
         while processes(marker):

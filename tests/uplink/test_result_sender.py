@@ -26,7 +26,7 @@ class ResultSenderTests(SynchronousTestCase):
         self.sender = self.make(1 << 20)
 
     def make(self, limit: int) -> ResultSender:
-        return ResultSender(self.dialect, lambda: None, self.later, lambda: limit, self.sent.append)
+        return ResultSender(self.dialect, self.later, lambda: limit, self.sent.append)
 
     def later(self, function: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()

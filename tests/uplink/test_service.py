@@ -733,7 +733,7 @@ class Auto(ServiceCase):
     def test_a_front_that_takes_one_connection(self) -> None:
         self.mismatch()
         self.refuse()
-        self.assertIn("HTTP 404; native: The main server http://192.0.2.9:3000 cannot be", self.warnings()[-1])
+        self.assertIn("wss://HOST; native: The main server http://192.0.2.9:3000 cannot be", self.warnings()[-1])
         self.advance(7.01)
         self.assertEqual(self.attempts(), 3)
 

@@ -9,6 +9,7 @@ import json
 import math
 import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -460,6 +461,30 @@ class SecretTests(SynchronousTestCase):
                 for kind, fields in ((ExecuteCommand, order), (JumpHost, where)):
                     error = self.assertRaises(TypeError, kind, **fields | {name: wrong})
                     self.assertEqual(str(error), f"{name} has to be a Secret or a str, not {type(wrong).__name__}")
+
+    def test_other_fields_made_in_python(self) -> None:
+        """A mistake shows where it is made, without the value."""
+        where: dict[str, Any] = {"host": "db1", "username": "me"}
+        order: dict[str, Any] = where | {"command_id": "c1", "port": 22, "command": "true"}
+        for field, wrong, words in (
+            ("stdin", "s3cret", "stdin has to be bytes, not str"),
+            ("env", {"A": "s3cret"}, "env has to be tuple, not dict"),
+            ("env", ("s3cret",), "env has to be a tuple of pairs of str"),
+            ("env", (("A", b"s3cret"),), "env has to be a tuple of pairs of str"),
+            ("timeout", "30", "timeout has to be int or float or None, not str"),
+            ("timeout", True, "timeout has to be int or float or None, not bool"),
+            ("command", b"s3cret", "command has to be str, not bytes"),
+            ("command_id", 7, "command_id has to be str, not int"),
+            ("extended", "yes", "extended has to be bool, not str"),
+            ("via", ({"host": "s3cret"},), "each of via has to be JumpHost, not dict"),
+            ("cwd", Path("/srv"), "cwd has to be str or None, not PosixPath"),
+        ):
+            error = self.assertRaises(TypeError, ExecuteCommand, **order | {field: wrong})
+            self.assertIn(words, str(error))
+            self.assertNotIn("s3cret", str(error))
+        for kind, fields in ((ExecuteCommand, order), (JumpHost, where)):
+            for field, wrong in (("port", "22"), ("host", b"db1"), ("username", None), ("certificate", b"s3cret")):
+                self.assertIn(f"{field} has to be ", str(self.assertRaises(TypeError, kind, **fields | {field: wrong})))
 
     def test_equality(self) -> None:
         self.assertEqual(Secret("a"), Secret("a"))

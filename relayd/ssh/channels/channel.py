@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -223,9 +222,9 @@ class Channel:
     def send_open(self) -> None:
         """Ask for the channel."""
         user = self.user
+        numbers = _UINT32_3.pack(self.number, self.window, MAX_PACKET)
         self._transport.sendPacket(
-            MSG_CHANNEL_OPEN,
-            NS(user.kind) + _UINT32_3.pack(self.number, self.window, MAX_PACKET) + user.open_data,
+            MSG_CHANNEL_OPEN, _UINT32.pack(len(user.kind)) + user.kind + numbers + user.open_data
         )
 
     def send_request(self, request: bytes) -> None:
@@ -248,7 +247,7 @@ class Channel:
 
     def send(self, data: bytes) -> None:
         """Send as much of *data* as the server takes now; the rest waits. EOF follows the last of it."""
-        if not self.outgoing:
+        if data and not self.outgoing:
             data = data[self._send_now(data) :]
         if data:
             self.outgoing += data
@@ -266,7 +265,8 @@ class Channel:
     def window_adjusted(self, more: int) -> None:
         """The server takes *more* bytes."""
         self.remote_window = min(self.remote_window + more, _MAX_UINT32)
-        self.send_waiting()
+        if self.outgoing:
+            self.send_waiting()
 
     def _send_now(self, data: bytes | bytearray) -> int:
         """Send the beginning of *data*; gives the bytes that were sent."""

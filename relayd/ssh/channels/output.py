@@ -22,7 +22,7 @@ _JAVASCRIPT_SPACE = (
 )
 
 
-#: Bytes below which chunks of the end are joined, as each chunk costs memory by itself.
+#: Bytes below which chunks are joined, as each chunk costs memory by itself.
 _SMALL = 16384
 #: Bytes in which the start of a line is searched for after a cut.
 _FAR: Final = 4096
@@ -32,19 +32,19 @@ _PIECE: Final = 256 * 1024
 
 class Output(Struct, frozen=True):
     """
-    What was kept of one stream so far; unlike the buffer it never changes, so it may be used in any thread.
+    What was kept of one stream so far; unlike the buffer it never changes, so it may be used in any thread. The chunks
+    are those of the buffer: to join them is work for that thread.
 
+    :ivar size: bytes of both.
     :ivar total: bytes seen.
     :ivar truncated: whether bytes were cut, between ``head`` and ``tail``.
     """
 
-    head: bytes
-    tail: bytes
+    head: tuple[bytes, ...]
+    tail: tuple[bytes, ...]
+    size: int
     total: int
     truncated: bool
-
-    def __len__(self) -> int:
-        return len(self.head) + len(self.tail)
 
     def text(self, translate: Translate = english, charset: str = UTF8) -> str:
         """
@@ -53,23 +53,39 @@ class Output(Struct, frozen=True):
         :param charset: the character set of the output, by its name in `relayd.language.charsets`.
         """
         if not self.truncated:
-            return "".join(_rstripped(_lstripped(_decoded(self.head + self.tail, charset))))
+            data = b"".join((*self.head, *self.tail))
+            if charset == UTF8 and len(data) <= _PIECE:
+                return data.decode("utf-8", "replace").strip(_JAVASCRIPT_SPACE)
+            return "".join(_rstripped(_lstripped(_decoded(data, charset))))
         # A cut may fall within a character, whose remains would read as garbage that the command never wrote.
-        head = self.head[: len(self.head) - _cut_character(self.head, charset)]
-        behind = in_the_middle(charset, self.head)
-        tail = self.tail[_first_character(self.tail, self.total - len(self.tail), behind) :]
+        head, tail = b"".join(self.head), b"".join(self.tail)
+        behind = in_the_middle(charset, head)
+        head = head[: len(head) - _cut_character(head, charset)]
+        tail = tail[_first_character(tail, self.total - len(tail), behind) :]
         marker = self._marker(head, tail, translate)
         return "".join((*_lstripped(_decoded(head, charset)), marker, *_rstripped(_decoded(tail, behind))))
 
     def raw(self, translate: Translate = english) -> bytes:
         """The output as it came, not trimmed. A line stands for what was cut."""
-        if not self.truncated:
-            return self.head + self.tail
-        return self.head + self._marker(self.head, self.tail, translate).encode() + self.tail
+        head, tail = b"".join(self.head), b"".join(self.tail)
+        return head + self._marker(head, tail, translate).encode() + tail if self.truncated else head + tail
 
     def _marker(self, head: bytes, tail: bytes, translate: Translate) -> str:
         gone = self.total - len(head) - len(tail)
         return f"\n{Text('[relayd: {bytes} bytes cut here]', bytes=f'{gone:,}').within(translate)}\n"
+
+
+#: What most commands write to stderr.
+_NOTHING: Final = Output((), (), 0, 0, False)
+
+
+def _add(chunks: list[bytes | bytearray] | deque[bytes | bytearray], data: bytes) -> None:
+    if len(data) >= _SMALL:
+        chunks.append(data)
+    elif chunks and isinstance(last := chunks[-1], bytearray) and len(last) < _SMALL:
+        last += data
+    elif data:
+        chunks.append(bytearray(data))
 
 
 class OutputBuffer:
@@ -85,7 +101,7 @@ class OutputBuffer:
     def __init__(self, limit: int) -> None:
         self.total = 0
         self._limit = limit
-        self._head = bytearray()
+        self._head: list[bytes | bytearray] = []
         self._head_room = limit - limit // 2
         self._tail: deque[bytes | bytearray] = deque()
         self._tail_size = 0
@@ -96,18 +112,13 @@ class OutputBuffer:
         if self._head_room:
             if len(data) <= self._head_room:
                 self._head_room -= len(data)
-                self._head += data
+                _add(self._head, data)
                 return
-            self._head += data[: self._head_room]
+            _add(self._head, data[: self._head_room])
             data = data[self._head_room :]
             self._head_room = 0
         tail = self._tail
-        if len(data) >= _SMALL:
-            tail.append(data)
-        elif tail and isinstance(last := tail[-1], bytearray) and len(last) < _SMALL:
-            last += data
-        elif data:
-            tail.append(bytearray(data))
+        _add(tail, data)
         self._tail_size += len(data)
         room = self._limit // 2
         # Whole chunks only: what remains too much is cut once, at the end.
@@ -126,10 +137,14 @@ class OutputBuffer:
 
     def taken(self) -> Output:
         """What was kept so far."""
-        tail = b"".join(self._tail)
-        if self.truncated:
-            tail = tail[len(tail) - self._limit // 2 :]
-        return Output(bytes(self._head), tail, self.total, self.truncated)
+        if not self.total:
+            return _NOTHING
+        # Chunks to which more may be added are copied; there are few, and they are small.
+        head = tuple(map(bytes, self._head))
+        tail = [*map(bytes, self._tail)]
+        if self.truncated and tail:
+            tail[0] = tail[0][self._tail_size - self._limit // 2 :]
+        return Output(head, tuple(tail), self.kept, self.total, self.truncated)
 
     def text(self) -> str:
         """See `Output.text`."""

@@ -7,6 +7,7 @@ Source: RFC 4254, sections 5 and 6.  A `Session` does no I/O: its connection fee
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec import Struct
 from twisted.conch.ssh.common import NS, getNS
@@ -44,6 +45,8 @@ class ExitInfo(Struct, frozen=True):
             return 128 + SIGNAL_NUMBERS.get(self.signal, 0)
         return None
 
+
+_NOT_ENDED: Final = ExitInfo(None, None)
 
 #: Takes output as it arrives: whether it is stderr, and the bytes. A Deferred keeps the server from sending more than
 #: its window until it fires.
@@ -122,7 +125,7 @@ class Session:
         self.state = State.WAITING
         self.stdout = OutputBuffer(command.max_output)
         self.stderr = OutputBuffer(command.max_output)
-        self.exit = ExitInfo(None, None)
+        self.exit = _NOT_ENDED
         self.accepted = False
         self.exec_refused = False
         self._on_start = on_start
@@ -168,9 +171,10 @@ class Session:
         """
         self.state = State.STARTING
         self._on_start()
-        requests = [_env_request(name, value) for name, value in self.env]
-        requests.append(_exec_request(self.command))
-        return requests
+        execute = _exec_request(self.command)
+        if not self.env:
+            return [execute]
+        return [*(_env_request(name, value) for name, value in self.env), execute]
 
     def exec_answered(self, accepted: bool) -> bool:
         """
@@ -245,9 +249,12 @@ def _nothing() -> None:
     pass
 
 
+_EXEC: Final = NS(b"exec") + b"\1"
+
+
 def _exec_request(command: bytes) -> bytes:
     """An ``exec`` request with a reply, without the channel number (RFC 4254, section 6.5)."""
-    return NS(b"exec") + b"\1" + NS(command)
+    return _EXEC + len(command).to_bytes(4, "big") + command
 
 
 def _env_request(name: str, value: bytes) -> bytes:

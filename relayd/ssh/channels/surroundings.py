@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from relayd.ssh.errors import DirectoryUnusable, ShellUnsuitable, SSHError, VariablesRefused
@@ -107,10 +108,15 @@ def surround(
     if not cwd and not (env and directory):
         # As the specification's example relay does, to the byte.
         if directory:
-            command = f"cd {_quoted_directory(_bytewise(directory))} ; ".encode("latin-1") + command
+            command = _change_directory(directory) + command
         return command, None
     text, progress = _before(_bytewise(cwd), _bytewise(directory), [(name, _bytewise(value)) for name, value in env])
     return text.encode("latin-1") + command, progress
+
+
+@lru_cache(maxsize=16)  # it is a setting of the relay, in a few character sets
+def _change_directory(directory: bytes) -> bytes:
+    return f"cd {_quoted_directory(_bytewise(directory))} ; ".encode("latin-1")
 
 
 def _bytewise(data: bytes) -> str:

@@ -45,126 +45,114 @@ def _word(*beginnings: str) -> str:
     return rf"(?<![@.{_LETTERS}-])(?:{_any_of(*beginnings)})\w*(?![\w-]|\.\w)"
 
 
-# Each pattern is for text after NFKC and case folding. Words of scripts without spaces, or with marks within words, are
-# found anywhere.
-_PASSWORD = re.compile(
-    _any_of(
-        # en de it, da nb nn, sv, nl, fi, et, cs sk, pl, hu
-        "passw", r"\bpwd\b", "kennwort", "passord", "adgangskode", "kodeord", "lösenord", "wachtwoord", "salasana",
-        "parool", r"\bhesl", r"\bhasł", "jelsz",
-        # fr, es ca ia, pt, ro tr az bg, eo, eu, ga, id, zu, vi, sr
-        "mots? de passe", "contraseñ", "contraseny", "contrasign", "palavra-passe", r"\bsenha", "parol", "şifr",
-        "парол", "pasvort", "pasahitz", "focail faire", "focal faire", r"\bsandi\b", "iphasiwedi", "mật khẩu", "lozink",
-        "лозинк", "slaptažod", r"\bgesl", "katalaluan", "pasfhocal", "uɛeddi", r"κωδικ\w+ πρόσβασ",
-        "گذرواژه",
-        # zh, ja, ko
-        "密码", "密碼", "口令", "パスワード", "암호", "비밀번호",
-        # he, ar, ka, and the languages of India and around
-        "ססמ", "סיסמ", "كلمة السر", "كلمة سر", "كلمة المرور", "كلمة مرور", "პაროლ", "গুপ্তশব্দ", "পাসওয়ার্ড", "પાસવર્ડ",
-        "शब्दकूट", "पासवर्ड", "गुप्तशब्द", "ಗುಪ್ತಪದ", "അടയാളവാക്ക്", "ପ୍ରବେଶ ସଙ୍କେତ", "ਪਾਸਵਰਡ", "රහස්පදය", "கடவுச்சொல்",
-        "సంకేతపదము", "ពាក្យសម្ងាត់",
-    )
+# The patterns are strings, which ``re`` compiles when they are first used: that takes 10 ms and a megabyte, and many
+# relays never meet such a question. Each is for text after NFKC and case folding. Words of scripts without spaces, or
+# with marks within words, are found anywhere.
+_PASSWORD = _any_of(
+    # en de it, da nb nn, sv, nl, fi, et, cs sk, pl, hu
+    "passw", r"\bpwd\b", "kennwort", "passord", "adgangskode", "kodeord", "lösenord", "wachtwoord", "salasana",
+    "parool", r"\bhesl", r"\bhasł", "jelsz",
+    # fr, es ca ia, pt, ro tr az bg, eo, eu, ga, id, zu, vi, sr
+    "mots? de passe", "contraseñ", "contraseny", "contrasign", "palavra-passe", r"\bsenha", "parol", "şifr",
+    "парол", "pasvort", "pasahitz", "focail faire", "focal faire", r"\bsandi\b", "iphasiwedi", "mật khẩu", "lozink",
+    "лозинк", "slaptažod", r"\bgesl", "katalaluan", "pasfhocal", "uɛeddi", r"κωδικ\w+ πρόσβασ",
+    "گذرواژه",
+    # zh, ja, ko
+    "密码", "密碼", "口令", "パスワード", "암호", "비밀번호",
+    # he, ar, ka, and the languages of India and around
+    "ססמ", "סיסמ", "كلمة السر", "كلمة سر", "كلمة المرور", "كلمة مرور", "პაროლ", "গুপ্তশব্দ", "পাসওয়ার্ড", "પાસવર્ડ",
+    "शब्दकूट", "पासवर्ड", "गुप्तशब्द", "ಗುಪ್ತಪದ", "അടയാളവാക്ക്", "ପ୍ରବେଶ ସଙ୍କେତ", "ਪਾਸਵਰਡ", "රහස්පදය", "கடவுச்சொல்",
+    "సంకేతపదము", "ពាក្យសម្ងាត់",
 )  # fmt: skip
 
 #: A one-time code, anywhere in the texts: the question is for that code, or the next one will be. Short names are also
 #: found next to Chinese, which has no spaces.
-_ONE_TIME = re.compile(
-    _any_of(
-        r"\bone[- ]?time\b", r"\bsingle[- ]use\b", r"(?<![a-z0-9])[a-z]?otp(?![a-z0-9])", r"\botp-", r"\bs/?key\b",
-        r"(?<![a-z0-9])(?:[2m]fa|u2f|2[- ]?step)(?![a-z0-9])", r"\b(?:two|multi|dual|zwei)[- ]?(?:factor|step|faktor)",
-        r"\bpass ?codes?\b", "verification code", "authentication code",
-        "動態", "动态", "一次性", "验证码", "驗證碼", "校验码", "校驗碼", "認證碼", "认证码", "验证器", "驗證器",
-        "认证器",
-        "双因", "雙因", "双重", "雙重", "多因", "两步", "兩步", "二次", "二级", "二級", "安全码", "临时", "臨時",
-        "ワンタイム", "使い捨て", "確認コード", "認証コード", "段階", "要素",
-        "일회용", "인증번호", "인증 번호", "인증 코드", "2차", "2단계", "임시",
-        "einmal", "eenmalig", "engang", "engång", "kertakäyttö", "jednoraz", "jednoráz", "monouso", "usage unique",
-        "solo uso", "uso único", "sol ús", "одноразов", "еднократн", "једнократн", "egyszer", "tek kullanım", "bir kez",
-        "ühekord", "folosin", "unufoj", "một lần", "sekali pakai", "חד פעמי", "חד-פעמי", "لمرة واحدة", "ერთჯერად",
-    )
+_ONE_TIME = _any_of(
+    r"\bone[- ]?time\b", r"\bsingle[- ]use\b", r"(?<![a-z0-9])[a-z]?otp(?![a-z0-9])", r"\botp-", r"\bs/?key\b",
+    r"(?<![a-z0-9])(?:[2m]fa|u2f|2[- ]?step)(?![a-z0-9])", r"\b(?:two|multi|dual|zwei)[- ]?(?:factor|step|faktor)",
+    r"\bpass ?codes?\b", "verification code", "authentication code",
+    "動態", "动态", "一次性", "验证码", "驗證碼", "校验码", "校驗碼", "認證碼", "认证码", "验证器", "驗證器",
+    "认证器",
+    "双因", "雙因", "双重", "雙重", "多因", "两步", "兩步", "二次", "二级", "二級", "安全码", "临时", "臨時",
+    "ワンタイム", "使い捨て", "確認コード", "認証コード", "段階", "要素",
+    "일회용", "인증번호", "인증 번호", "인증 코드", "2차", "2단계", "임시",
+    "einmal", "eenmalig", "engang", "engång", "kertakäyttö", "jednoraz", "jednoráz", "monouso", "usage unique",
+    "solo uso", "uso único", "sol ús", "одноразов", "еднократн", "једнократн", "egyszer", "tek kullanım", "bir kez",
+    "ühekord", "folosin", "unufoj", "một lần", "sekali pakai", "חד פעמי", "חד-פעמי", "لمرة واحدة", "ერთჯერად",
 )  # fmt: skip
 #: Words on the line of the question that make it one for something else: where a code comes from, which of several
 #: passwords it is, what else may be chosen.
-_NOT_THE_PASSWORD = re.compile(
-    "|".join(
-        (
-            _word(
-                "token", "etoken", "code", "pin", "challenge", "response", "sms", "factor", "second", "2nd", "dynam",
-                "dinám", "dinâm", "dinam", "динам", "temporar", "temporär", "temporal", "temporan", "temporai", "sent",
-                "digits", "option", "yubikey", "securid", "authenticator", "kód", "códig", "codig", "codic", "код",
-                "токен", "jeton", "characters",
-                "telephone", "smartphone", "mobile", "displayed", "generated", "received", "email", "e-mail",
-                "certificat", "keystore", "recovery", "emergency", "additional", "step-up", "hint", "reset", "forgot",
-                "choose", "select", "number", "what", "would", "zweit", "zusätz", "segund", "secund", "provisoi",
-                "reçu",
-                "ricevut", "recibid", "втор", "дополн", "времен", "приложен", "смс", "телефон",
-            ),
-            rf"(?<![@.{_LETTERS}-])(?:apps?|phone|push|duo|grid|matrix|rsa|tan|handy)(?![{_LETTERS}]|\.\w|-(?!pass))",
-            r"(?<![@.\w-])key(?!board)\w*(?![\w-]|\.\w)",
-            r"\bkod(?!eord)\w*",
-            # One of several, numbered; a question to be answered with yes or no
-            r"passw\w*\s*#?\d",
-            r"\d\s*(?:位|桁|자리)",
-            r"\w\s+\w.*\?\s*$",
-            r"\by(?:es)?\s*/\s*no?\b",
-            _any_of(
-                "令牌", "权杖", "權杖", "短信", "簡訊", "随机", "隨機", "手机", "手機", "トークン", "コード",
-                "토큰", "코드", "微信", "钉钉", "邮箱", "邮件", "電郵", "证书", "證書", "u盾", "附加", "第二", "スマホ",
-                "スマートフォン", "メール", "휴대", "문자", "이메일",
-            ),
-        )
+_NOT_THE_PASSWORD = "|".join(
+    (
+        _word(
+            "token", "etoken", "code", "pin", "challenge", "response", "sms", "factor", "second", "2nd", "dynam",
+            "dinám", "dinâm", "dinam", "динам", "temporar", "temporär", "temporal", "temporan", "temporai", "sent",
+            "digits", "option", "yubikey", "securid", "authenticator", "kód", "códig", "codig", "codic", "код",
+            "токен", "jeton", "characters",
+            "telephone", "smartphone", "mobile", "displayed", "generated", "received", "email", "e-mail",
+            "certificat", "keystore", "recovery", "emergency", "additional", "step-up", "hint", "reset", "forgot",
+            "choose", "select", "number", "what", "would", "zweit", "zusätz", "segund", "secund", "provisoi",
+            "reçu",
+            "ricevut", "recibid", "втор", "дополн", "времен", "приложен", "смс", "телефон",
+        ),
+        rf"(?<![@.{_LETTERS}-])(?:apps?|phone|push|duo|grid|matrix|rsa|tan|handy)(?![{_LETTERS}]|\.\w|-(?!pass))",
+        r"(?<![@.\w-])key(?!board)\w*(?![\w-]|\.\w)",
+        r"\bkod(?!eord)\w*",
+        # One of several, numbered; a question to be answered with yes or no
+        r"passw\w*\s*#?\d",
+        r"\d\s*(?:位|桁|자리)",
+        r"\w\s+\w.*\?\s*$",
+        r"\by(?:es)?\s*/\s*no?\b",
+        _any_of(
+            "令牌", "权杖", "權杖", "短信", "簡訊", "随机", "隨機", "手机", "手機", "トークン", "コード",
+            "토큰", "코드", "微信", "钉钉", "邮箱", "邮件", "電郵", "证书", "證書", "u盾", "附加", "第二", "スマホ",
+            "スマートフォン", "メール", "휴대", "문자", "이메일",
+        ),
     )
 )  # fmt: skip
 
-_NEW = re.compile(
-    "|".join(
-        (
-            # Romance, Slavic and Germanic languages, fi et, eu, hu, tr az, ga, zu
-            r"(?<![@.\w-])(?:nov[aeouáéýı]\w?|nuev\w+|nuov\w+|nouve\w+|nou[aă]?|neu\w{0,2}|nieuwe?|ny[ea]?|nytt|now\w{1,3}"
-            r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа|baru|nauj\w{1,3}|amaynut|tikkelt|νέ\w{1,3}"
-            r")(?![\w-]|\.\w)",
-            _any_of(
-                "(?<!重)新", "새", "신규", "חדש", "جديد", "ახალი", "নতুন", "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව",
-                "ಹೊಸ", "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
-            ),
-        )
+_NEW = "|".join(
+    (
+        # Romance, Slavic and Germanic languages, fi et, eu, hu, tr az, ga, zu
+        r"(?<![@.\w-])(?:nov[aeouáéýı]\w?|nuev\w+|nuov\w+|nouve\w+|nou[aă]?|neu\w{0,2}|nieuwe?|ny[ea]?|nytt|now\w{1,3}"
+        r"|uus\w?|uude|berri\w*|új|yeni|nua|entsha|mới|novan?|нов\w{1,3}|жаңа|baru|nauj\w{1,3}|amaynut|tikkelt|νέ\w{1,3}"
+        r")(?![\w-]|\.\w)",
+        _any_of(
+            "(?<!重)新", "새", "신규", "חדש", "جديد", "ახალი", "নতুন", "નવો", "नया", "नवीन", "ਨਵਾਂ", "ନୂତନ", "නව",
+            "ಹೊಸ", "പുതിയ", "വീണ്ടും", "புதிய", "కొత్త", "ថ្មី",
+        ),
     )
 )  # fmt: skip
 #: English words, before "password" only: elsewhere they may be the name of a host.
-_ENGLISH_NEW = re.compile(r"(?<![@.\w-])(?:new|set|create|pick|define)\s+(?:\w+\s+){0,3}passw|设置|設置|設定")
+_ENGLISH_NEW = r"(?<![@.\w-])(?:new|set|create|pick|define)\s+(?:\w+\s+){0,3}passw|设置|設置|設定"
 #: To type something again.
-_AGAIN = re.compile(
-    "|".join(
-        (
-            r"(?<![@.\w-])(?:retype|re-?enter|repeat|again|verify|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*"
-            r"|conferm\w*|повтор\w*|подтверд\w*|ulang|ponovno|поново)(?![\w-]|\.\w)",
-            _any_of("再次", "重新", "确认", "確認", "再入力", "다시", "재입력", "확인"),
-        )
+_AGAIN = "|".join(
+    (
+        r"(?<![@.\w-])(?:retype|re-?enter|repeat|again|verify|confirm\w*|wiederhol\w*|erneut|répét\w*|retap\w*|repit\w*"
+        r"|conferm\w*|повтор\w*|подтверд\w*|ulang|ponovno|поново)(?![\w-]|\.\w)",
+        _any_of("再次", "重新", "确认", "確認", "再入力", "다시", "재입력", "확인"),
     )
 )  # fmt: skip
-_OLD = re.compile(
-    "|".join(
-        (
-            r"(?<![@.\w-])(?:current|old)\)?\s+(?:\w+\s+){0,3}passw",
-            # The same languages
-            r"(?<![@.\w-])(?:a[ck]tual\w*|actuel\w*|attual\w*|atual|aktuell?\w*|aktuálne|cari|současn\w*|nuværende"
-            r"|nåværende|nuvarande|noverande|nykyinen|jelenlegi|ағымдағы|huidige?|obecne|curent\w*|текущ\w*|mevcut"
-            r"|поточн\w*|nastoyashta|настоящ\w*|stávající|trenutn\w|тренутн\w|dabartin\w*|reatha|saat ini|semasa|amiran"
-            r"|τρέχ\w*)(?![\w-]|\.\w)",
-            _any_of("当前", "目前", "現在", "现在", "현재", "נוכחי", "ਮੌਜੂਦਾ", "ସାମ୍ପ୍ରତିକ", "الحالي", "მიმდინარე"),
-        )
+_OLD = "|".join(
+    (
+        r"(?<![@.\w-])(?:current|old)\)?\s+(?:\w+\s+){0,3}passw",
+        # The same languages
+        r"(?<![@.\w-])(?:a[ck]tual\w*|actuel\w*|attual\w*|atual|aktuell?\w*|aktuálne|cari|současn\w*|nuværende"
+        r"|nåværende|nuvarande|noverande|nykyinen|jelenlegi|ағымдағы|huidige?|obecne|curent\w*|текущ\w*|mevcut"
+        r"|поточн\w*|nastoyashta|настоящ\w*|stávající|trenutn\w|тренутн\w|dabartin\w*|reatha|saat ini|semasa|amiran"
+        r"|τρέχ\w*)(?![\w-]|\.\w)",
+        _any_of("当前", "目前", "現在", "现在", "현재", "נוכחי", "ਮੌਜੂਦਾ", "ସାମ୍ପ୍ରତିକ", "الحالي", "მიმდინარე"),
     )
 )  # fmt: skip
 
 #: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows.
-_EXPIRED = re.compile(
-    rb"passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
-    rb"|change your passw\w{1,20} (?:now|imm)",
-    re.IGNORECASE,
+_EXPIRED = (
+    rb"(?i)passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
+    rb"|change your passw\w{1,20} (?:now|imm)"
 )
 
-_FIRST_FACTOR = re.compile(r"\s*first factor\b")  # what SSSD calls the password where there is a second one
-_OPTIONAL = re.compile(r"\(optional\)")
+_FIRST_FACTOR = r"\s*first factor\b"  # what SSSD calls the password where there is a second one
+_OPTIONAL = r"\(optional\)"
 #: A name that is not part of a longer one; it may have a domain and a backslash before it.
 _IN_NAME = r"a-z0-9_.+$%\\\u00df-\u024f\u0400-\u04ff-"
 _NAME = rf"(?<![{_IN_NAME}@])(?![.+$%\\-])[{_IN_NAME}]+"
@@ -180,17 +168,15 @@ _OF = _any_of(
 _USER = _any_of("user", "the", "account", "principal", "benutzer", "používateľa", "пользователя", "корисника", "l'")
 #: How a line names an account, in the languages of sudo: a user at a host, as some servers write before or in their
 #: questions; whose password it is; for whom.
-_ACCOUNT = re.compile(
-    "|".join(
-        (
-            rf"(?<![{_IN_NAME}])([{_IN_NAME}]*)@[a-z0-9_.-]*",
-            rf"({_NAME})(?:['’]s\b| ?[的の]|-ის\b|-käyttäjän\b|,(?= salasana)|(?= (?:jelszava|암호|비밀번호)))",
-            rf"({_NAME}?)s(?= (?:adgangskode|kodeord|passord|lösenord)\b)",
-            rf"(?:(?<=парол[ья]\s)|(?<=sandi\s)|(?<=گذرواژه\u0654\s))({_NAME})(?=\W*$)",
-            rf"(?:用户|用戶|帐号|账号|帳號|ユーザー|사용자) ?({_NAME})",
-            rf"(?<!\w)(?:{_FOR})\s+(?:(?:{_USER})\s+)*['\"`‘“«»„]?({_NAME})",
-            rf"(?<!\w)(?:{_OF})\s+['\"`‘“«»„]?({_NAME})(?=\W*$)",
-        )
+_ACCOUNT = "|".join(
+    (
+        rf"(?<![{_IN_NAME}])([{_IN_NAME}]*)@[a-z0-9_.-]*",
+        rf"({_NAME})(?:['’]s\b| ?[的の]|-ის\b|-käyttäjän\b|,(?= salasana)|(?= (?:jelszava|암호|비밀번호)))",
+        rf"({_NAME}?)s(?= (?:adgangskode|kodeord|passord|lösenord)\b)",
+        rf"(?:(?<=парол[ья]\s)|(?<=sandi\s)|(?<=گذرواژه\u0654\s))({_NAME})(?=\W*$)",
+        rf"(?:用户|用戶|帐号|账号|帳號|ユーザー|사용자) ?({_NAME})",
+        rf"(?<!\w)(?:{_FOR})\s+(?:(?:{_USER})\s+)*['\"`‘“«»„]?({_NAME})",
+        rf"(?<!\w)(?:{_OF})\s+['\"`‘“«»„]?({_NAME})(?=\W*$)",
     )
 )
 #: Words in the place of a name that are not names: who logs in, where, and what for.
@@ -209,29 +195,25 @@ _NO_NAME = frozenset((
 #: A name with so many dots names a host.
 _DOTS_OF_HOST = 2
 #: Accounts and things with a password of their own, unless the user has that name.
-_PRIVILEGED = re.compile(
-    "|".join(
-        (
-            rf"(?<![@.{_LETTERS}-])(?:root|superuser|admin\w*|enable|privileged|supervisor|master|guest|bios|boot|luks"
-            r"|disk|database|db|mysql|postgres\w*|oracle|vault|wallet|proxy|wifi|backup|archive|another|other|superutilisateur"
-            r"|správc\w*|админ\w*|суперпольз\w*)(?![\w-]|\.\w)",
-            r"(?<![a-z0-9])(?:root|admin|administrator|enable)(?![a-z0-9])",  # beside Chinese, which leaves no space
-            _any_of(
-                "管理员", "管理員", "超级用户", "超級使用者", "特权", "特權", "数据库", "資料庫", "管理者", "特権",
-                "データベース", "관리자", "데이터베이스",
-            ),
-        )
+_PRIVILEGED = "|".join(
+    (
+        rf"(?<![@.{_LETTERS}-])(?:root|superuser|admin\w*|enable|privileged|supervisor|master|guest|bios|boot|luks"
+        r"|disk|database|db|mysql|postgres\w*|oracle|vault|wallet|proxy|wifi|backup|archive|another|other|superutilisateur"
+        r"|správc\w*|админ\w*|суперпольз\w*)(?![\w-]|\.\w)",
+        r"(?<![a-z0-9])(?:root|admin|administrator|enable)(?![a-z0-9])",  # beside Chinese, which leaves no space
+        _any_of(
+            "管理员", "管理員", "超级用户", "超級使用者", "特权", "特權", "数据库", "資料庫", "管理者", "特権",
+            "データベース", "관리자", "데이터베이스",
+        ),
     )
 )  # fmt: skip
 #: A line that asks for something, although the answer may be given on a later line.
-_ASKING = re.compile(
-    "|".join(
-        (
-            rf"(?<![@.{_LETTERS}-])(?:enter|type|input|provide|supply|choose|set|create|pick|eingeben|gib|geben|wählen"
-            r"|saisi\w*|entrez|tapez|choisi\w*|introduzca|ingrese|escriba|elija|inseri\w*|immett\w*|digit\w*|scegli\w*"
-            r"|введите|задайте|придумайте|zadejte|wprowadź|podaj|voer|kies|ange|välj)(?![\w-]|\.\w)",
-            _any_of("输入", "輸入", "设置", "設置", "設定", "入力", "입력"),
-        )
+_ASKING = "|".join(
+    (
+        rf"(?<![@.{_LETTERS}-])(?:enter|type|input|provide|supply|choose|set|create|pick|eingeben|gib|geben|wählen"
+        r"|saisi\w*|entrez|tapez|choisi\w*|introduzca|ingrese|escriba|elija|inseri\w*|immett\w*|digit\w*|scegli\w*"
+        r"|введите|задайте|придумайте|zadejte|wprowadź|podaj|voer|kies|ange|välj)(?![\w-]|\.\w)",
+        _any_of("输入", "輸入", "设置", "設置", "設定", "入力", "입력"),
     )
 )
 
@@ -240,7 +222,7 @@ _UNSEEN: dict[int, str | None] = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u206
 #: Hyphens that are not on keyboards.
 _UNSEEN |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013"), "-")
 #: Spaces between Chinese characters that make a line as wide as the one above.
-_WIDE_GAP = re.compile(r"(?<=[\u4e00-\u9fff])[ \t]+(?=[\u4e00-\u9fff])")
+_WIDE_GAP = r"(?<=[\u4e00-\u9fff])[ \t]+(?=[\u4e00-\u9fff])"
 
 
 def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
@@ -257,29 +239,35 @@ def what_it_asks(prompt: bytes, before: Iterable[bytes], username: str) -> Asks:
     if not lines:
         return Asks.OTHER
     # Lines above that ask something are questions, too.
-    questions = [line for line in lines[:-1] if _ASKING.search(line) or _PASSWORD.match(line.strip())]
+    questions = [line for line in lines[:-1] if re.search(_ASKING, line) or re.match(_PASSWORD, line.strip())]
     questions.append(lines[-1])
-    if any(_PASSWORD.search(line) and _names_another(line, own) for line in questions):
+    if any(re.search(_PASSWORD, line) and _names_another(line, own) for line in questions):
         return Asks.OTHER
     lines = [_without_names(line, own) for line in lines]
     questions = [_without_names(line, own) for line in questions]
     line = questions[-1]
-    if _FIRST_FACTOR.match(line):
+    if re.match(_FIRST_FACTOR, line):
         return Asks.PASSWORD
-    if _OPTIONAL.search(line):
+    if re.search(_OPTIONAL, line):
         return Asks.OPTIONAL
-    if not _PASSWORD.search(line) or any(map(_NOT_THE_PASSWORD.search, questions)) or any(map(_ONE_TIME.search, lines)):
+    if not re.search(_PASSWORD, line) or _any(_NOT_THE_PASSWORD, questions) or _any(_ONE_TIME, lines):
         return Asks.OTHER
-    if any(_PASSWORD.search(each) and (_ENGLISH_NEW.search(each) or _NEW.search(each)) for each in questions):
+    if any(
+        re.search(_PASSWORD, each) and (re.search(_ENGLISH_NEW, each) or re.search(_NEW, each)) for each in questions
+    ):
         return Asks.NEW_PASSWORD
-    if _AGAIN.search(line):
+    if re.search(_AGAIN, line):
         return Asks.AGAIN
-    return Asks.OLD_PASSWORD if _OLD.search(line) else Asks.PASSWORD
+    return Asks.OLD_PASSWORD if re.search(_OLD, line) else Asks.PASSWORD
 
 
 def tells_of_expiry(text: bytes) -> bool:
     """Whether *text*, a question or one above it, says that the password has expired."""
-    return _EXPIRED.search(text) is not None
+    return re.search(_EXPIRED, text) is not None
+
+
+def _any(pattern: str, lines: Iterable[str]) -> bool:
+    return any(re.search(pattern, line) for line in lines)
 
 
 def _lines(text: bytes) -> list[str]:
@@ -296,17 +284,17 @@ def _own_names(username: str) -> Set[str]:
 
 def _names_another(line: str, own: Set[str]) -> bool:
     """Whether *line* names another account."""
-    for found in _ACCOUNT.finditer(line):
+    for found in re.finditer(_ACCOUNT, line):
         name = _name_in(found)
         known = not name or name in own or name.rpartition("\\")[2] in own or name in _NO_NAME
         if not known and name.count(".") < _DOTS_OF_HOST:
             return True
-    return any(found[0] not in own for found in _PRIVILEGED.finditer(line))
+    return any(found[0] not in own for found in re.finditer(_PRIVILEGED, line))
 
 
 def _without_names(line: str, own: Set[str]) -> str:
     """*line* without the user's own name and without hosts: they may be any word."""
-    return _ACCOUNT.sub(lambda found: "" if "@" in found[0] or _name_in(found) in own else found[0], line)
+    return re.sub(_ACCOUNT, lambda found: "" if "@" in found[0] or _name_in(found) in own else found[0], line)
 
 
 def _name_in(found: re.Match[str]) -> str:
@@ -316,4 +304,4 @@ def _name_in(found: re.Match[str]) -> str:
 
 def _comparable(text: str) -> str:
     shown = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_UNSEEN)
-    return _WIDE_GAP.sub("", shown)
+    return re.sub(_WIDE_GAP, "", shown)

@@ -46,11 +46,18 @@ class CredentialTable:
                 _check(rule)
             except ValueError as reason:
                 raise ValueError(f"credential {number}: {reason}") from None
+        # Few sites have jump hosts, and each command asks for its way.
+        self._hops = {rule: parse_via(rule.via) for rule in self._rules if rule.via is not None}
 
     @property
     def rules(self) -> tuple[CredentialRule, ...]:
         """All of them, in their order."""
         return self._rules
+
+    @property
+    def has_jump_hosts(self) -> bool:
+        """Whether there is a host that the site reaches through others."""
+        return bool(self._hops)
 
     def __bool__(self) -> bool:
         return bool(self._rules)
@@ -61,16 +68,19 @@ class CredentialTable:
 
     def hops(self, host: str, port: int, user: str) -> tuple[Hop, ...]:
         """The jump hosts that the rule for a host names, without those before them; empty: there are none."""
-        rules = (rule for rule in self._rules if rule.via is not None and rule.covers(host, port, user))
-        return _hops_before(next(rules, None), host, port)
+        hops = next((hops for rule, hops in self._hops.items() if rule.covers(host, port, user)), ())
+        return _hops_before(hops, host, port)
 
     def is_direct(self, host: str, port: int, user: str) -> bool:
         """
         Whether the site's own way to a host is direct: for this user, or for any user if no rule is for this one.
         """
+        if not self._hops:
+            return True
         if any(rule.covers(host, port, user) for rule in self._rules):
             return not self.hops(host, port, user)
-        return not any(_hops_before(rule, host, port) for rule in self._rules if covers_host(rule.hosts, host, port))
+        rules = self._hops.items()
+        return not any(_hops_before(hops, host, port) for rule, hops in rules if covers_host(rule.hosts, host, port))
 
     def way(self, host: str, port: int, user: str) -> Target | None:
         """
@@ -79,7 +89,7 @@ class CredentialTable:
         :raises CredentialUnusable: see `read`.
         :raises NoCredential: when no rule is for a jump host, or the jump hosts lead in a circle.
         """
-        return self._way(host, port, user, MAX_HOPS)
+        return self._way(host, port, user, MAX_HOPS) if self._hops else None
 
     def read(self, rule: CredentialRule) -> Credential:
         """
@@ -150,8 +160,7 @@ class CredentialTable:
         return via
 
 
-def _hops_before(rule: CredentialRule | None, host: str, port: int) -> tuple[Hop, ...]:
-    hops = parse_via("" if rule is None else rule.via or "")
+def _hops_before(hops: tuple[Hop, ...], host: str, port: int) -> tuple[Hop, ...]:
     places = [(hop.host, hop.port) for hop in hops]
     itself = (canonical_host(host), port)
     # A rule for a whole network often covers its jump host, too.

@@ -43,6 +43,10 @@ class Alarms(Generic[Work]):
                 sleeper.alarm = inf
                 yield sleeper
 
+    def is_due(self, now: float) -> bool:
+        """Whether the time of one may have come."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def next(self) -> float | None:
         """The earliest time at which one is to be woken."""
         heap = self._heap

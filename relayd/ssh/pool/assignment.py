@@ -35,11 +35,16 @@ class Assignment(Generic[Work]):
 
     def look_at(self, lane: Lane[Work]) -> None:
         """Something has changed for *lane*."""
-        self._changed[lane] = None
+        if lane.waiting or lane.waiting_forwards:
+            self._changed[lane] = None
 
     def forget(self, lane: Lane[Work]) -> None:
         """*lane* has nothing left."""
         self._changed.pop(lane, None)
+
+    def is_settled(self, now: float) -> bool:
+        """Whether there is nothing to start, and no alarm is due."""
+        return not (self._changed or self._alarms.is_due(now))
 
     def next_start(self, now: float) -> Start[Work] | None:
         """The next work to start; it counts as started from now on."""
@@ -58,9 +63,23 @@ class Assignment(Generic[Work]):
                 self._wait(lane, now)
         return None
 
+    def free_member(self, lane: Lane[Work], now: float) -> Member[Work] | None:
+        """The connection that a session would get at once if it came now; ``None``: it would have to wait."""
+        if lane.waiting or lane.waiting_forwards:
+            return None
+        best, most = None, 0
+        limit = lane.limit
+        for member in lane.members:
+            if member.expires <= now:
+                return None  # it is retired first
+            room = member.room(limit, now)
+            if room > most:
+                best, most = member, room
+        return best
+
     def take_session(self, member: Member[Work]) -> None:
         """A session is about to run on *member*."""
-        if member.idle:
+        if not (member.sessions or member.forwards):
             self._places.busy(member)
         member.sessions += 1
 

@@ -62,6 +62,14 @@ class PoolState(Generic[Work]):
             waiting.move_to_end(work, last=False)
         self._assignment.look_at(lane)
 
+    def free_member(self, target: Target, now: float) -> Member[Work] | None:
+        """
+        The connection that a session for *target* gets at once, by `start_on`: what `add` and `next_step` come to where
+        nothing waits. ``None``: it has to wait.
+        """
+        lane = self._places.lanes.get(target)
+        return None if lane is None else self._assignment.free_member(lane, now)
+
     def start_on(self, member: Member[Work], now: float) -> bool:
         """Take a session's place on this very connection, if it has one; says whether it had."""
         if member.room(member.lane.limit, now) <= 0:
@@ -159,7 +167,7 @@ class PoolState(Generic[Work]):
         """
         member.lane.proven = member.lane.proven or given
         member.session_ended(now)
-        if member.target.alone:
+        if member.lane.target.alone:
             member.expires = now
         self._channel_ended(member, now)
 
@@ -213,14 +221,17 @@ class PoolState(Generic[Work]):
         self._channel_ended(member, now)
 
     def _channel_ended(self, member: Member[Work], now: float) -> None:
-        self.trust(member)
-        self._assignment.look_at(member.lane)
-        if member.idle:
+        lane = member.lane
+        if member.doubted:
+            self.trust(member)
+        self._assignment.look_at(lane)
+        if not (member.sessions or member.forwards):
             if member.retired or now >= member.expires:
                 self._places.retire(member, "it is old")
             else:
                 self._places.became_idle(member, now)
-                self._look_at_last_hop(member.lane)
+                if lane.target.via is not None:
+                    self._look_at_last_hop(lane)
 
     def _look_at_last_hop(self, lane: Lane[Work]) -> None:
         """A connection of *lane* became idle; the jump host before it may need its channel."""
@@ -285,6 +296,10 @@ class PoolState(Generic[Work]):
                 self._places.retire(member, "it was idle")
 
     # What to do
+
+    def is_settled(self, now: float) -> bool:
+        """Whether there is no step to take now, and no change to the `alarm`."""
+        return self._places.settled and self._assignment.is_settled(now)
 
     def next_step(self, now: float) -> Step[Work] | None:
         """The next step that is due; it counts as done from now on."""

@@ -11,12 +11,14 @@ from msgspec.structs import replace
 from twisted.internet import error
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 
 from relayd.language.texts import Text, span
 from relayd.network.descriptors import is_shortage, shortage, words_for, words_of
 from relayd.network.lookup import NamedEndpoint, NoNameService
 from relayd.network.spelling import read_address
+from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.channels.connection import ClientConnection, ConnectionOwner
 from relayd.ssh.channels.forward import Forward
 from relayd.ssh.errors import (
@@ -82,6 +84,7 @@ class Dialer:
     Opens connections.
 
     :param reactor: provides time, TCP and name resolution.
+    :param clock: the time of the connections.
     :param checks: of host keys.
     :param allows: to which addresses.
     """
@@ -89,12 +92,14 @@ class Dialer:
     def __init__(
         self,
         reactor: Any,
+        clock: IReactorTime,
         settings: LiveSettings,
         checks: FileChecks,
         keys: KeyStore,
         allows: AddressCheck = allow_all,
     ) -> None:
         self._reactor = reactor
+        self._clock = clock
         self._checks = checks
         self._keys = keys
         # Targets that refused a key and took the password on a second connection: digests, as they outlive connections
@@ -179,9 +184,9 @@ class Dialer:
     async def _dial(
         self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
     ) -> ClientConnection:
-        begun = self._reactor.seconds()
+        begun = steady_seconds(self._reactor)
         verifier = await self._checks.begin(target, self._settings.connect_timeout)
-        transport = ClientTransport(self._reactor, target.host, target.port, verifier, policy)
+        transport = ClientTransport(self._clock, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()
         try:
             if target.via is None:
@@ -192,11 +197,11 @@ class Dialer:
                 forward = await owner.forward(target.via, host, target.port)
                 transport.pace.way = forward.pace
                 forward.connect(transport)
-            connected = self._reactor.seconds()
+            connected = steady_seconds(self._reactor)
             await self._exchange_keys(target, transport)
             if isinstance(verifier, ShownKey):
                 await self._check_host_key(target, transport, verifier)
-            secured = self._reactor.seconds()
+            secured = steady_seconds(self._reactor)
             connection = await self._log_in(target, transport, identities, owner)
         except BaseException:
             transport.abort()
@@ -208,7 +213,7 @@ class Dialer:
         connection.timings = {
             "connect": connected - begun,
             "keyExchange": secured - connected,
-            "login": self._reactor.seconds() - secured,
+            "login": steady_seconds(self._reactor) - secured,
         }
         return connection
 
@@ -283,7 +288,7 @@ class Dialer:
             transport.on_failure = None
             if not logged_in.called:
                 if result is None:
-                    connection = ClientConnection(self._reactor, owner, self._settings.keepalive_interval)
+                    connection = ClientConnection(self._clock, owner, self._settings.keepalive_interval)
                     transport.setService(connection)
                     logged_in.callback(connection)
                 else:

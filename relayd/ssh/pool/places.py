@@ -98,6 +98,11 @@ class Places(Generic[Work]):
         if host.queue or host.reserved_queue:
             self._due[host] = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to open, and nothing to close."""
+        return not (self._due or self.held_back or self.evictions)
+
     def next_dial(self, now: float) -> Dial[Work] | None:
         """The connection to open next; it counts from now on."""
         if not (self._due or self.held_back):
@@ -234,15 +239,13 @@ class Places(Generic[Work]):
         """Nothing runs on a connection any more."""
         member.idle_since = now
         self.idle[member] = None
-        last_hop = self._last_hop(member)
-        if last_hop is not None:
+        if member.lane.target.via is not None and (last_hop := self._last_hop(member)) is not None:
             last_hop.idle_behind[member] = None
 
     def busy(self, member: Member[Work]) -> None:
         """Something runs on a connection, or it is closed: it is not among the idle ones any more."""
         self.idle.pop(member, None)
-        last_hop = self._last_hop(member)
-        if last_hop is not None:
+        if member.lane.target.via is not None and (last_hop := self._last_hop(member)) is not None:
             last_hop.idle_behind.pop(member, None)
 
     def make_room_behind(self, lane: Lane[Work]) -> None:

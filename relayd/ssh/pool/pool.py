@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import structs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from relayd.language.texts import Text
@@ -57,12 +58,13 @@ class Pool:
     More than 25 methods, as all events meet here that the decisions need: of jobs, dials, connections, names and time.
     Each method tells `PoolState` what happened, and does what follows.
 
-    :param reactor: provides time and name resolution.
+    :param reactor: provides name resolution.
+    :param clock: the time of all.
     :ivar report: tells what the pool holds.
     """
 
-    def __init__(self, reactor: Any, dialer: Dialer, settings: SSHSettings) -> None:
-        self._reactor = reactor
+    def __init__(self, reactor: Any, clock: IReactorTime, dialer: Dialer, settings: SSHSettings) -> None:
+        self._clock = clock
         self._idle_timeout = settings.idle_timeout
         self._max_total_connections = settings.max_total_connections
         self._state: PoolState[Job] = PoolState(
@@ -73,12 +75,12 @@ class Pool:
         )
         self.report: PoolReport[Job] = self._state.report
         self._refused_logins = RefusedLogins()
-        self._silence = SilenceWatch(reactor, self._silent)
+        self._silence = SilenceWatch(clock, self._silent)
         self._names: MovedNames[Job] = MovedNames(reactor, self._moved, self._enter)
-        self._timers = Timers(reactor, self._work, self._sweep)
+        self._timers = Timers(clock, self._take_steps, self._sweep)
         self._dials = Dials(dialer, self, self._opened, self._not_opened)
         self._connections = OpenConnections()
-        self._shutdown = Shutdown(reactor, self._connections)
+        self._shutdown = Shutdown(clock, self._connections)
         # Why there could be no more connections when that was last so
         self._shortage: Text | None = None
         self._working = False
@@ -100,8 +102,10 @@ class Pool:
         :param near: run it on this connection, if that has room now, or else before all others that wait.
         """
         member = None if near is None or self._shutdown.begun else self._connections.members.get(near)
-        if near is not None and member is not None and self._state.start_on(member, self._reactor.seconds()):
+        if near is not None and member is not None and self._state.start_on(member, self._clock.seconds()):
             self._start(near, job)
+            return
+        if near is None and self._start_at_once(job):
             return
         error = self._hindrance(job.target)
         if error is not None:
@@ -110,6 +114,22 @@ class Pool:
         if near is None and job.target.via is None and self._names.ask(job.target.dialled, job):
             return  # it comes when enough is known of the host's name
         self._enter(job, first=near is not None)
+
+    def _start_at_once(self, job: Job) -> bool:
+        """See to a command for which a connection has room, and before which none waits; says whether it was so."""
+        if self._shutdown.begun or isinstance(job.channel, Forward):
+            return False
+        target, now = job.target, self._clock.seconds()
+        member = self._state.free_member(target, now)
+        if member is None:
+            return False
+        if target.via is None and self._names.ask(target.dialled, job):
+            return True
+        if self._state.start_on(member, now):
+            self._start(self._connections.by_member[member], job)
+        else:  # the answer came at once, and the host has moved
+            self._enter(job)
+        return True
 
     def _enter(self, job: Job, *, first: bool = False) -> None:
         self._state.add(job.target, job, forward=isinstance(job.channel, Forward), first=first)
@@ -135,7 +155,7 @@ class Pool:
 
     def waits_for(self, target: Target) -> Text:
         """See `PoolReport.waits_for`."""
-        return self.report.waits_for(target, self._reactor.seconds(), self._shortage)
+        return self.report.waits_for(target, self._clock.seconds(), self._shortage)
 
     def _hindrance(self, target: Target) -> SSHError | None:
         """Why nothing for *target* can be done now."""
@@ -145,7 +165,7 @@ class Pool:
             return TooManyHops(host=target.host, port=target.port, most=self._max_total_connections)
         if self.report.reaches(target):
             return None
-        return self._refused_logins.check(target, self._reactor.seconds())
+        return self._refused_logins.check(target, self._clock.seconds())
 
     def _fail_waiting(self, target: Target, error: SSHError, *, sessions_only: bool = False) -> None:
         for job in self._state.take_waiting(target, sessions_only=sessions_only):
@@ -155,12 +175,12 @@ class Pool:
 
     def retire_all(self) -> None:
         """Give no more work to the connections that there are; they are closed when nothing runs on them."""
-        self._state.retire_all(self._reactor.seconds())
+        self._state.retire_all(self._clock.seconds())
         self._work()
 
     def account_closed(self, target: Target, error: SSHError) -> None:
         """The host accepts the login, but runs nothing for it: give it no more work, and let the login rest."""
-        self._refused_logins.refused(target, error, self._reactor.seconds())
+        self._refused_logins.refused(target, error, self._clock.seconds())
         self._state.retire_target(target, Text("its account is closed"))
         for connection, member in self._connections.members.items():
             if member.target == target:
@@ -174,7 +194,7 @@ class Pool:
         member = self._connections.members.get(connection)
         if member is None:
             return
-        self._refused_logins.refused(member.target, error, self._reactor.seconds())
+        self._refused_logins.refused(member.target, error, self._clock.seconds())
         self._state.retire(member, Text("nothing runs on it"))
         if not self.report.reaches(member.target):
             self._fail_waiting(member.target, error)
@@ -198,12 +218,17 @@ class Pool:
     # Doing what was decided
 
     def _work(self) -> None:
+        # Most commands come and go while nothing waits.
+        if not self._state.is_settled(self._clock.seconds()):
+            self._take_steps()
+
+    def _take_steps(self) -> None:
         # What happens while a step is taken is seen by the next one.
         if self._working or self._shutdown.begun:
             return
         self._working = True
         try:
-            while not self._shutdown.begun and (step := self._state.next_step(self._reactor.seconds())) is not None:
+            while not self._shutdown.begun and (step := self._state.next_step(self._clock.seconds())) is not None:
                 self._take(step)
         finally:
             self._working = False
@@ -238,7 +263,7 @@ class Pool:
         target, most = job.target, most_payload(connection.transport.otherVersionString)
         if job.payload <= most and (target.alone or not needs_own_connection(job.payload, most)):
             return True
-        self._state.session_closed(self._connections.members[connection], self._reactor.seconds(), given=False)
+        self._state.session_closed(self._connections.members[connection], self._clock.seconds(), given=False)
         if job.payload > most:
             size, takes = most_of_command(job.payload), most_of_command(most)
             job.on_failure(CommandTooLong(host=target.host, port=target.port, size=size, most=takes))
@@ -250,7 +275,7 @@ class Pool:
 
     def _sweep(self) -> float | None:
         """Close idle connections; gives the pause until it is to be done again."""
-        self._state.close_idle(self._reactor.seconds(), self._idle_timeout)
+        self._state.close_idle(self._clock.seconds(), self._idle_timeout)
         self._work()
         return self._idle_timeout / 4 if self._connections else None
 
@@ -259,7 +284,7 @@ class Pool:
     def _opened(self, connection: ClientConnection, member: Member[Job]) -> None:
         target = member.target
         self._connections.add(connection, member)
-        self._state.opened(member, self._reactor.seconds(), most_sessions(connection.transport.otherVersionString))
+        self._state.opened(member, self._clock.seconds(), most_sessions(connection.transport.otherVersionString))
         if target.via is None:
             self._names.opened(target.dialled, connection)
         self._refused_logins.accepted(target)
@@ -271,7 +296,7 @@ class Pool:
         self._work()
 
     def _not_opened(self, member: Member[Job], failure: DialFailure) -> None:
-        target, error, now = member.target, failure.error, self._reactor.seconds()
+        target, error, now = member.target, failure.error, self._clock.seconds()
         reason = error.fields.get("reason")
         if failure.shortage and isinstance(reason, Text):
             self._shortage = reason
@@ -286,7 +311,7 @@ class Pool:
 
     def login_refused(self, target: Target) -> None:
         """See `DialOwner.login_refused`."""
-        self._refused_logins.host_refused(target, self._reactor.seconds())
+        self._refused_logins.host_refused(target, self._clock.seconds())
 
     # From `SilenceWatch` and `MovedNames`
 
@@ -335,7 +360,7 @@ class Pool:
 
     def session_closed(self, connection: ClientConnection, session: ChannelUser) -> None:
         self._connections.take(session, connection)
-        member, now = self._connections.members[connection], self._reactor.seconds()
+        member, now = self._connections.members[connection], self._clock.seconds()
         if isinstance(session, Forward):
             self._state.forward_ended(member, now)
         else:
@@ -343,7 +368,7 @@ class Pool:
         self._work()
 
     def session_refused(self, connection: ClientConnection, session: ChannelUser, code: int, reason: str) -> None:
-        member, now = self._connections.members[connection], self._reactor.seconds()
+        member, now = self._connections.members[connection], self._clock.seconds()
         target = member.target
         where = {"host": target.host, "port": target.port}
         job = self._connections.take(session, connection)
@@ -372,7 +397,7 @@ class Pool:
         if target.via is None:
             self._names.closed(target.dialled, connection)
         opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)
-        self._state.lost(member, self._reactor.seconds(), opening)
+        self._state.lost(member, self._clock.seconds(), opening)
         _log.debug("{target}: disconnected: {reason}", reason=reason, **target.log_fields)
         for user in reversed(interrupted):
             job = jobs.get(user)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,6 +27,7 @@ MAX_PACKET = 256 * 1024
 MAX_PLAIN_PACKET = 35_000
 
 _MASK64 = 0xFFFFFFFFFFFFFFFF
+_UINT32 = struct.Struct(">L")
 
 
 class BadPacket(Fault):
@@ -81,7 +83,7 @@ class Opener(Protocol):
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
         """
-        The payload of a packet.
+        What a packet holds behind its length: the length of its padding, its payload, its padding.
 
         :raises BadPacket: when it was damaged or forged.
         """
@@ -90,6 +92,9 @@ class Opener(Protocol):
 #: Padding for ciphers that authenticate. It may be the same each time; to draw new bytes for each packet would cost as
 #: much as its encryption.
 _FILLING = os.urandom(32)
+#: By their length: what to pad with, and how the length is written.
+_FILLINGS = tuple(_FILLING[:size] for size in range(32))
+_BYTES = tuple(bytes((size,)) for size in range(32))
 
 
 def _pad(payload: bytes, block: int, uncounted: int, filling: bytes | None = None) -> bytes:
@@ -103,13 +108,6 @@ def _pad(payload: bytes, block: int, uncounted: int, filling: bytes | None = Non
     if padding < 4:
         padding += block
     return bytes((padding,)) + payload + (os.urandom(padding) if filling is None else filling[:padding])
-
-
-def _unpad(plain: bytes) -> bytes:
-    padding = plain[0]
-    if not 4 <= padding < len(plain) - 1:
-        raise BadPacket("bad padding")
-    return plain[1:-padding]
 
 
 def _checked(length: int, block: int, uncounted: int, most: int = MAX_PACKET) -> int:
@@ -131,7 +129,7 @@ class Plain:
         return 4 + _checked(int.from_bytes(header[:4], "big"), 8, 0, MAX_PLAIN_PACKET - 4)
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
-        return _unpad(bytes(packet[4:]))
+        return bytes(packet[4:])
 
 
 class AESGCMPackets:
@@ -140,26 +138,31 @@ class AESGCMPackets:
     header_size = 4
 
     def __init__(self, key: bytes, iv: bytes) -> None:
-        self._gcm = AESGCM(key)
+        gcm = AESGCM(key)
+        self._encrypt, self._decrypt = gcm.encrypt, gcm.decrypt
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:12], "big")
 
-    def _nonce(self) -> bytes:
-        nonce = self._fixed + self._counter.to_bytes(8, "big")
-        self._counter = (self._counter + 1) & _MASK64
-        return nonce
+    # Most packets of all connections come through these three. What the other ciphers call, they do themselves.
 
     def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _pad(payload, 16, 4, _FILLING)
-        length = len(body).to_bytes(4, "big")
-        return length + self._gcm.encrypt(self._nonce(), body, length)
+        padding = 19 - (len(payload) + 4) % 16
+        length = _UINT32.pack(1 + len(payload) + padding)
+        nonce = self._fixed + self._counter.to_bytes(8, "big")
+        self._counter = (self._counter + 1) & _MASK64
+        return length + self._encrypt(nonce, _BYTES[padding] + payload + _FILLINGS[padding], length)
 
     def packet_size(self, sequence: int, header: memoryview) -> int:
-        return 4 + _checked(int.from_bytes(header[:4], "big"), 16, 4) + 16
+        (length,) = _UINT32.unpack(header)
+        if not 16 <= length <= MAX_PACKET or length % 16:
+            raise BadPacket("bad packet length")
+        return int(length) + 20
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
+        nonce = self._fixed + self._counter.to_bytes(8, "big")
+        self._counter = (self._counter + 1) & _MASK64
         try:
-            return _unpad(self._gcm.decrypt(self._nonce(), packet[4:], packet[:4]))
+            return self._decrypt(nonce, packet[4:], packet[:4])
         except InvalidTag:
             raise BadPacket("bad authentication tag") from None
 
@@ -191,7 +194,7 @@ class ChaCha20Poly1305Packets:
             Poly1305.verify_tag(self._tag_key(sequence), packet[:-16], bytes(packet[-16:]))
         except InvalidSignature:
             raise BadPacket("bad authentication tag") from None
-        return _unpad(self._stream(self._main_key, _BLOCK_1, sequence, packet[4:-16]))
+        return self._stream(self._main_key, _BLOCK_1, sequence, packet[4:-16])
 
     def _tag_key(self, sequence: int) -> bytes:
         return self._stream(self._main_key, _BLOCK_0, sequence, bytes(32))
@@ -234,7 +237,7 @@ class EncryptThenMACPackets(_BlockCipher):
         sealed = packet[: -self._mac_size]
         if not hmac.compare_digest(self._mac(sequence, sealed), packet[-self._mac_size :]):
             raise BadPacket("bad MAC")
-        return _unpad(self._decrypt(sealed[4:]))
+        return self._decrypt(sealed[4:])
 
 
 class EncryptAndMACPackets(_BlockCipher):
@@ -268,7 +271,7 @@ class EncryptAndMACPackets(_BlockCipher):
             fault = BadPacket("bad MAC")
             fault.hide = self._chained
             raise fault
-        return _unpad(plain[4:])
+        return plain[4:]
 
 
 class MAC(Struct, frozen=True):

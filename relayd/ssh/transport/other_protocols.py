@@ -20,6 +20,8 @@ ENOUGH: Final = 256
 #: Bytes shown of a line of theirs.
 _MAX_SHOWN: Final = 80
 
+#: An error of MySQL, which ends with its packet.
+_MYSQL_ERROR: Final = rb"...\x00\xff..(Host '[ -~]*)"
 #: What is seen of each; a group is shown with it.
 _SEEN: Final = tuple(
     (re.compile(pattern, re.DOTALL), template)
@@ -28,7 +30,7 @@ _SEEN: Final = tuple(
         (rb"(HTTP/[0-9][^\r\n]*)\r?\n", Text("it answered “{words}”, as a web server does")),
         (rb"(?i:<!doctype html|<html)", Text("it sent a web page")),
         (rb"...\x00\x0a([0-9][ -~]{2,60})\x00", Text("it sent a greeting of MySQL or MariaDB, version {words}")),
-        (rb"...\x00\xff..(Host '[ -~]*)", Text("it answered “{words}”, as MySQL or MariaDB does")),
+        (_MYSQL_ERROR, Text("it answered “{words}”, as MySQL or MariaDB does")),
         (rb"220[ -][^\n]*\n(?:220[^\n]*\n)*(5[0-9][0-9][ -][^\r\n]*)\r?\n",
          Text("it answered “{words}”, as a server of FTP or SMTP does")),
         (rb"(500 OOPS: [^\r\n]*)\r?\n", Text("it answered “{words}”, as a server of FTP or SMTP does")),
@@ -50,6 +52,8 @@ def recognise(start: bytes | bytearray) -> Text | None:
     """
     for pattern, seen in _SEEN:
         found = pattern.match(start, 0, ENOUGH)
+        if pattern.pattern == _MYSQL_ERROR and len(start) < min(ENOUGH, 4 + int.from_bytes(start[:3], "little")):
+            continue
         if found is not None:
             return Text(seen.template, words=printable_bytes(found[1].strip(), _MAX_SHOWN)) if found.re.groups else seen
     return None

@@ -81,8 +81,6 @@ class Pacer:
             self._settled = now
             if self.owed > MAX_OWED:
                 delay = (self.owed - MAX_OWED + SLICE) / (SHARE * 1e6)
-        elif self.owed < -MAX_SAVED:
-            self.owed = -MAX_SAVED
         if (delay or more) and self._paced is not None:
             self._call = self._clock.callLater(delay, self._resume)
             if not self.holding:

@@ -100,32 +100,33 @@ class PacketReader:
         most_owed = pace.owed + SLICE
         more = False
         while not self.stopped:
+            opener = self._opener
             try:
                 size = self._packet_size
                 if not size:
-                    opener = self._opener
-                    if end - start < opener.header_size:
+                    body = start + opener.header_size
+                    if body > end:
                         self._wanted = opener.header_size
                         break
-                    size = opener.packet_size(self.sequence, view[start : start + opener.header_size])
-                    self._packet_size = size
-                if end - start < size:
-                    self._wanted = size
+                    size = opener.packet_size(self.sequence, view[start:body])
+                following = start + size
+                if following > end or pace.owed > most_owed:
+                    more = following <= end
+                    self._packet_size = self._wanted = size
                     break
-                if pace.owed > most_owed:
-                    self._wanted = size
-                    more = True
-                    break
-                payload = self._opener.open(self.sequence, view[start : start + size])
+                plain = opener.open(self.sequence, view[start:following])
+                padding = plain[0]
+                if not 4 <= padding < len(plain) - 1:
+                    raise BadPacket("bad padding")
             except BadPacket as fault:
                 self._packet_size = self._hide(fault)
                 continue
-            start += size
+            start = following
             pace.owed += PACKET + (size >> COST_SHIFT)
             self._packet_size = 0
             self.bytes_with_keys += size
             self.sequence = (self.sequence + 1) & _MASK32
-            handler.dispatchMessage(payload[0], payload[1:])
+            handler.dispatchMessage(plain[1], plain[2:-padding])
         if start < end:
             self._rest = bytearray(view[start:])
         return more

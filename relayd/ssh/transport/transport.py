@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.language.texts import Text, printable_bytes
+from relayd.network.joined_writes import join_writes
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.verifier import HostKeyVerifier
 from relayd.ssh.transport.algorithms import AlgorithmPolicy, prefer_known
@@ -229,6 +230,7 @@ class ClientTransport(SSHClientTransport):
             # A command is a few small packets, each of which waits for the answer to the one before.
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+            join_writes(self.transport)
         if IConsumer.providedBy(self.transport):
             self.transport.registerProducer(self.backpressure, True)
         self._write(CLIENT_VERSION + b"\r\n")
@@ -277,7 +279,9 @@ class ClientTransport(SSHClientTransport):
                 kind = type(fault).__name__
                 _log.debug("{host}:{port} broke the protocol: {kind}", host=self.host, port=self.port, kind=kind)
             self.failed(error_of(fault, self.host, self.port, secured=self._key_exchange.secured))
-        if (more or pace.owed > MAX_OWED or pace.owed < -MAX_SAVED) and self._failure is None:
+        if pace.owed < -MAX_SAVED:
+            pace.owed = -MAX_SAVED
+        if (more or pace.owed > MAX_OWED) and self._failure is None:
             pace.settle(more)
 
     def version_received(self, version: bytes) -> None:

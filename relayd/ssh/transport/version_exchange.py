@@ -53,17 +53,28 @@ class VersionReader:
             line = bytes(heard[self._line : end]).rstrip(b"\r")
             self._line = at = end + 1
             if line.startswith(b"SSH-"):
+                self._check_start(end)  # as if every byte had come alone
                 return _checked(line), at - before
-        if before < ENOUGH and (other := recognise(heard)) is not None:
-            raise NoVersion(other)
+        if before < ENOUGH:
+            self._check_start(len(heard))
         if before + len(data) > MAX_PREAMBLE:
             shown = printable_bytes(bytes(heard[:_MAX_SHOWN]).partition(b"\n")[0].rstrip())
             raise NoVersion(
                 "it sent {size} bytes without a version, beginning with “{start}”",
-                size=before + len(data),
+                size=MAX_PREAMBLE,
                 start=shown,
             )
         return None
+
+    def _check_start(self, end: int) -> None:
+        """
+        Recognise other protocols, before any version: what comes first decides, however it is cut into pieces.
+
+        :raises NoVersion: when it is one of these.
+        """
+        other = recognise(self._heard[: min(end, ENOUGH)])
+        if other is not None:
+            raise NoVersion(other)
 
     def last_words(self) -> Text:
         """What the server has said instead of its version, fit to be shown."""

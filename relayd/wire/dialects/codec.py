@@ -26,7 +26,7 @@ PROXY_PATH: Final = "/proxy"
 #: Characters of a JSON text from which on it is checked before it is decoded, and how many of them may then be outside
 #: of strings.  Decoding a value takes up to 0.2 µs, so 16 MiB of brackets would take a second; a large command is large
 #: because of a few long strings.
-_LARGE: Final = 256 * 1024
+MOST_UNCHECKED: Final = 256 * 1024
 _MAX_STRUCTURE: Final = 512 * 1024
 
 #: Characters that need no encoding in a path and a query (RFC 3986, section 3.3).
@@ -52,11 +52,13 @@ _ESCAPE: Final = re.compile(
     r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 
-_encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+#: Writes JSON in the compact form, as bytes.
+json_encoder = msgspec.json.Encoder()
+#: Reads JSON as it should be; `read_json` also reads what has faults.
+plain_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
-def read_json(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
+def read_json(text: str, decoder: msgspec.json.Decoder[Any] = plain_decoder) -> Any:
     """
     Decode one JSON text, or one with these faults, which main servers send:
 
@@ -70,7 +72,12 @@ def read_json(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
     :param decoder: for a type of your own.
     :raises ProtocolError: when it is not JSON, or holds too many values.
     """
-    if len(text) > _LARGE and _structure(text) > _MAX_STRUCTURE:
+    if len(text) <= MOST_UNCHECKED:
+        try:
+            return decoder.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            pass  # it may be repaired
+    elif _structure(text) > _MAX_STRUCTURE:
         raise ProtocolError(reason="JSON with too many values")
     try:
         return _decode_or_repair(text, decoder)
@@ -85,7 +92,7 @@ def read_json(text: str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
 
 def write_json(data: object) -> str:
     """Encode *data* in the compact form."""
-    return _encoder.encode(data).decode()
+    return json_encoder.encode(data).decode()
 
 
 def _decode_or_repair(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:

@@ -150,6 +150,9 @@ class IDialect(Interface):
     def send_event(name: str, data: object) -> None:
         """Queue one event for the peer."""
 
+    def event_frame(name: str, data: object) -> bytes:
+        """The text message, in UTF-8, that `send_event` would queue."""
+
     def acknowledge(ack_id: int, data: object | None) -> None:
         """Queue the answer to an event that asked for one (`EventReceived.ack_id`); ``None`` is an empty answer."""
 

@@ -16,7 +16,16 @@ from msgspec.structs import replace
 from zope.interface import implementer
 
 from relayd.errors import ProtocolError
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, read_json, websocket_url, write_json
+from relayd.wire.dialects.codec import (
+    MAX_NAME,
+    NO_LIMIT,
+    PROXY_PATH,
+    FrameQueue,
+    json_encoder,
+    read_json,
+    websocket_url,
+    write_json,
+)
 from relayd.wire.dialects.events import (
     Broken,
     Connected,
@@ -130,6 +139,10 @@ class NativeDialect(FrameQueue):
     def send_event(self, name: str, data: object) -> None:
         """Queue one event for the peer."""
         self._frames.append(write_json({"event": name, "data": data}))
+
+    def event_frame(self, name: str, data: object) -> bytes:
+        """See `IDialect.event_frame`."""
+        return json_encoder.encode({"event": name, "data": data})
 
     def acknowledge(self, ack_id: int, data: object | None) -> None:
         """Nothing: this dialect has no acknowledgements."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import DecodeError, Struct
 
 from relayd.errors import ProtocolError
 from relayd.language.texts import printable
-from relayd.wire.dialects.codec import MAX_NAME, read_json, write_json
+from relayd.wire.dialects.codec import MAX_NAME, MOST_UNCHECKED, PROXY_PATH, plain_decoder, read_json, write_json
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = range(7)
 
@@ -31,6 +31,8 @@ ROOT: Final = "/"
 
 # No group can match what the one before it matches: reading takes time in proportion to the text, whatever it is.
 _HEAD: Final = re.compile(r"([0-9])(?:([0-9]+)-)?(?:(/[^,]*),?)?([0-9]*)")
+#: The head of an event in an Engine.IO message, before its array.
+_PLAIN_EVENT: Final = re.compile(rf"4{EVENT}{re.escape(PROXY_PATH)},([0-9]*)(?=\[)")
 #: The types of packets that may have attachments.
 _BINARY: Final = (BINARY_EVENT, BINARY_ACK)
 
@@ -115,6 +117,27 @@ def read_packet(text: str) -> Packet:
     if json:
         packet.data = read_json(json)
     return packet
+
+
+def plain_event(text: str) -> tuple[str, Any, int | None] | None:
+    """
+    Read a packet that is an event of the specification's namespace, written as nearly all are.
+
+    :param text: an Engine.IO packet.
+    :return: the event's name, its first argument, and the acknowledgement id. ``None``: it is something else, or wrong:
+        then `read_packet` says so.
+    """
+    head = _PLAIN_EVENT.match(text)
+    if head is None or len(text) > MOST_UNCHECKED:
+        return None
+    try:
+        arguments = plain_decoder.decode(text[head.end() :])
+    except (DecodeError, UnicodeError, RecursionError):
+        return None
+    name, number = arguments[0] if arguments else None, head[1]
+    if not isinstance(name, str) or len(name) > MAX_NAME or len(number) >= _ID_DIGITS:
+        return None
+    return name, arguments[1] if len(arguments) > 1 else None, int(number) if number else None
 
 
 def _check(packet: Packet) -> None:

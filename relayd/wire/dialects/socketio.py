@@ -19,7 +19,15 @@ from relayd.errors import ProtocolError
 from relayd.wire.dialects import engineio
 from relayd.wire.dialects import packets as sio
 from relayd.wire.dialects.attachments import Attachments, BinaryEvents
-from relayd.wire.dialects.codec import MAX_NAME, NO_LIMIT, PROXY_PATH, FrameQueue, websocket_url, write_json
+from relayd.wire.dialects.codec import (
+    MAX_NAME,
+    NO_LIMIT,
+    PROXY_PATH,
+    FrameQueue,
+    json_encoder,
+    websocket_url,
+    write_json,
+)
 from relayd.wire.dialects.engineio import DEFAULT_MAX_PAYLOAD, MAX_HEARTBEAT, OpenPacket, read_open_packet
 from relayd.wire.dialects.events import (
     AckReceived,
@@ -34,10 +42,14 @@ from relayd.wire.dialects.events import (
     IDialect,
     Ignored,
 )
-from relayd.wire.dialects.packets import Packet, read_packet
+from relayd.wire.dialects.packets import Packet, plain_event, read_packet
 
 NAME: Final = "socketio"
 NAMESPACE: Final = PROXY_PATH
+
+#: The beginnings of events and of acknowledgements in that namespace.
+_EVENT: Final = f"{engineio.MESSAGE}{sio.EVENT}{NAMESPACE},".encode()
+_ACK: Final = f"{engineio.MESSAGE}{sio.ACK}{NAMESPACE},"
 
 #: Events that may come before the namespace's CONNECT answer, and the size of their packets, in characters; a single
 #: one may be larger.
@@ -82,7 +94,8 @@ class SocketIODialect(FrameQueue):
         :raises ProtocolError: when it means nothing, or nothing at this stage.
         """
         if self._stage is _Stage.JOINED:
-            return self._packet(text)
+            plain = plain_event(text) if self._binary.incomplete is None else None
+            return self._packet(text) if plain is None else (EventReceived(*plain),)
         if self._stage is _Stage.OVER:
             return (Ignored("a packet after the good-bye"),)
         if self._stage is _Stage.OPENING:
@@ -147,9 +160,16 @@ class SocketIODialect(FrameQueue):
         """Queue one event for the peer."""
         self._send(sio.EVENT, [name, data])
 
+    def event_frame(self, name: str, data: object) -> bytes:
+        """See `IDialect.event_frame`."""
+        return _EVENT + json_encoder.encode([name, data])
+
     def acknowledge(self, ack_id: int, data: object | None) -> None:
         """Queue the answer to an event that asked for one; ``None`` is an empty answer."""
-        self._send(sio.ACK, [] if data is None else [data], ack_id)
+        if data is None:
+            self._frames.append(f"{_ACK}{ack_id}[]")
+        else:
+            self._send(sio.ACK, [data], ack_id)
 
     def close(self) -> None:
         """Queue the disconnect packet, if the namespace was joined."""

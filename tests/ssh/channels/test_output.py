@@ -115,7 +115,7 @@ class LimitTests(SynchronousTestCase):
         kept = OutputBuffer(limit)
         for size in sizes:
             kept.append(bytes(size))
-            held = sum(map(len, (kept._head, *kept._tail)))
+            held = sum(map(len, (*kept._head, *kept._tail)))
             self.assertLessEqual(held, limit + 2 * 16_384 + max(sizes))  # what is small is put together first
             self.assertGreaterEqual(held, min(limit, kept.total))
 

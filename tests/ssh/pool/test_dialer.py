@@ -70,7 +70,7 @@ class DialCase(SynchronousTestCase):
         settings = SSHSettings(known_hosts=self.known_hosts, connect_timeout=5)
         checks = FileChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
         keys = KeyStore(self.reactor, self.fail, self.fail)  # none is needed
-        self.dialer = Dialer(self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
+        self.dialer = Dialer(self.reactor, self.reactor, settings, checks, keys, (policy or Policy()).allows_address)
         self.owner: Any = Owner()
 
     def dial(self, host: str, port: int = 22, **fields: Any) -> Deferred[ClientConnection]:
@@ -199,7 +199,7 @@ class NameTests(DialCase):
         self.begin([METADATA])
         checks = FileChecks(self.reactor, KnownHosts("/dev/null", "ignore"), execute)
         keys = KeyStore(self.reactor, self.fail, self.fail)
-        dialer = Dialer(self.reactor, SSHSettings(known_hosts="/dev/null"), checks, keys)
+        dialer = Dialer(self.reactor, self.reactor, SSHSettings(known_hosts="/dev/null"), checks, keys)
         target = Target("db.internal", 22, "root", CREDENTIAL)
         dialling = Deferred.fromCoroutine(dialer.dial(target, self.owner))
         self.assertEqual(self.dialled(dialling), [METADATA])

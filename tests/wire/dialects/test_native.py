@@ -64,6 +64,7 @@ class Dialogue(SynchronousTestCase):
         for sender, receiver in ((relay, server), (server, relay)):
             sender.send_event(name, data)
             (frame,) = sender.frames_to_send()
+            self.assertEqual(sender.event_frame(name, data), frame.encode())
             self.assertEqual(list(receiver.receive_text(frame)), [EventReceived(name, data)])
         self.assertIsNone(server.request(name, data))
         self.assertEqual(list(relay.receive_text(server.frames_to_send()[0])), [EventReceived(name, data)])

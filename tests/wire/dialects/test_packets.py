@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import ProtocolError
 from relayd.wire.dialects import packets
-from relayd.wire.dialects.packets import Packet, read_packet
+from relayd.wire.dialects.codec import MOST_UNCHECKED
+from relayd.wire.dialects.packets import Packet, plain_event, read_packet
 from tests.wire.dialects.test_native import json_values
 
 namespaces = st.from_regex(r"/[^,?\s]{0,20}", fullmatch=True)
@@ -71,6 +72,54 @@ class DifferentialTests(SynchronousTestCase):
             )
         else:
             self.assertEqual(read, as_python_reads(text))
+
+
+#: Texts that are plain events, or almost.
+EVENTS = st.lists(
+    st.sampled_from(
+        [
+            "42/proxy,",
+            "42",
+            "/proxy",
+            ",",
+            "7",
+            "[",
+            "]",
+            '["a"',
+            '["a",{}]',
+            '["\\ud800",1]',
+            "[NaN]",
+            "[1]",
+            "[]",
+            " ",
+            "5",
+        ]
+    )
+    | st.sampled_from(["\ud800", '{"x":1e999}', "0" * 16, '"' + "n" * 257 + '"', "[" * 2000, "]" * 2000]),
+    max_size=6,
+)
+
+
+class PlainEventTests(SynchronousTestCase):
+    """`plain_event` gives what `read_packet` gives, or nothing."""
+
+    @given(EVENTS.map("".join) | EVENTS.map(lambda parts: "42/proxy," + "".join(parts)))
+    @example('42/proxy,12["command",{"a":"b"},3]')
+    @example("42/proxy,9007199254740993[1]")
+    @example('42/proxy?a,["x"]')
+    def test_the_same(self, text: str) -> None:
+        plain = plain_event(text)
+        if plain is not None:
+            packet = read_packet(text[1:])
+            name, *more = packet.arguments
+            self.assertEqual(plain, (name, more[0] if more else None, packet.id))
+            self.assertEqual((text[0], packet.kind, packet.namespace), ("4", packets.EVENT, "/proxy"))
+
+    def test_what_is_plain(self) -> None:
+        self.assertEqual(plain_event('42/proxy,["a"]'), ("a", None, None))
+        self.assertEqual(plain_event('42/proxy,12["command",{"a":"b"},3]'), ("command", {"a": "b"}, 12))
+        self.assertEqual(plain_event('42/proxy,9007199254740992["a"]'), None)
+        self.assertIsNone(plain_event(f'42/proxy,["a","{"x" * MOST_UNCHECKED}"]'))
 
 
 class ReadTests(SynchronousTestCase):

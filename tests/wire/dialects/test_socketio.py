@@ -84,7 +84,9 @@ class Dialogue(SynchronousTestCase):
     def test_events(self, name: str, data: Any) -> None:
         relay, server = joined_relay(), joined_server()
         relay.send_event(name, data)
-        self.assertEqual(pump(relay, server), [EventReceived(name, data)])
+        (frame,) = relay.frames_to_send()
+        self.assertEqual(relay.event_frame(name, data), frame.encode())
+        self.assertEqual(list(server.receive_text(frame)), [EventReceived(name, data)])
         server.send_event(name, data)
         self.assertEqual(pump(server, relay), [EventReceived(name, data)])
         self.assertEqual(server.request(name, data), 0)

@@ -75,7 +75,8 @@ def check_space(config: Config, report: Report) -> None:
 def _needs(config: Config) -> Iterator[_Need]:
     if config.journal != "memory":
         path = journal_file(config.state_dir)
-        size = config.journal_max_size - _size_of(path, f"{path}-wal")
+        logs = glob.glob(os.path.join(glob.escape(os.path.dirname(path)), "log.*"))
+        size = config.journal_max_size - _size_of(path, f"{path}-wal", *logs)
         yield _Need(config.state_dir, "--journal-max-size", max(size, 0))
     if config.audit_log is not None and config.audit_max_size and config.audit_keep:
         size = config.audit_max_size * (config.audit_keep + 1)

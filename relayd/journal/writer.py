@@ -89,10 +89,7 @@ class Writer:
         """
         done = self._add(method, arguments, size)
         if not self._busy and self._closed is None:
-            if alone and size <= LARGE:
-                self._write_or_wait()
-            else:
-                self._write_within(0.0)
+            self._write_or_wait(at_once=alone and size <= LARGE)
         return done
 
     def submit_later(self, method: Callable[..., object], *arguments: object) -> Deferred[Any]:
@@ -128,13 +125,19 @@ class Writer:
             self._pending.append(request)
         return done
 
-    def _write_or_wait(self) -> None:
-        """Write what is pending, or wait for more to share the batch: where there is little to do, nobody waits."""
+    def _write_or_wait(self, *, at_once: bool) -> None:
+        """
+        Write what is pending, or wait for more to share the batch: where there is little to do, nobody waits.
+
+        :param at_once: or, otherwise, at the end of this turn of the reactor.
+        """
         wait = self._wrote + PACE - self._reactor.seconds()
-        if wait <= 0 or self._large or self._closed is not None or len(self._pending) >= min(self._share(), MAX_BATCH):
+        if wait > 0 and not self._large and self._closed is None and len(self._pending) < min(self._share(), MAX_BATCH):
+            self._write_within(wait)
+        elif at_once:
             self._write()
         else:
-            self._write_within(wait)
+            self._write_within(0.0)
 
     def _write_within(self, seconds: float) -> None:
         if self._timer is None:
@@ -182,7 +185,7 @@ class Writer:
             self._when_full()
         self._busy = False
         if self._pending or self._large:
-            self._write_or_wait()
+            self._write_or_wait(at_once=True)
         else:
             self._large_next = False
             if self._closed is not None:

@@ -142,7 +142,8 @@ class _Joined:
 
     def _withdraw(self) -> None:
         """Make the transport as it was: Twisted sees to the end, and nothing holds what has ended."""
-        for own, before in self._replaced:
+        replaced, self._replaced = self._replaced, []  # to write may end the connection: this may be the second call
+        for own, before in replaced:
             for name, method in before.items():
                 del own[name]
                 if method is not None:

@@ -21,6 +21,16 @@ PIECE: Final = 64 * 1024
 MAX_BEHIND: Final = 256 * 1024
 
 
+class Source(Protocol):
+    """Something long to send, whose bytes are made when the transport takes them."""
+
+    def __len__(self) -> int:
+        """The bytes that are left."""
+
+    def take(self, most: int) -> bytes:
+        """The next bytes of it, *most* of them or, at its end, fewer."""
+
+
 class FlowOwner(Protocol):
     """The connection that a `Flow` is part of."""
 
@@ -53,18 +63,18 @@ class Flow:
         self._ended = False
         #: Whether the transport takes more.
         self._taking = True
-        self._queue: deque[bytes | memoryview] = deque()
+        self._queue: deque[bytes | memoryview | Source] = deque()
         #: Bytes of answers that were sent since the connection is full.
         self._behind = 0
         self._waiting: deque[Deferred[None]] = deque()
 
-    def send(self, data: bytes, *, answer: bool = True) -> None:
+    def send(self, data: bytes | Source, *, answer: bool = True) -> None:
         """
         Send *data* after all before it.
 
         :param answer: whether the peer may have caused it: then it is counted for `MAX_BEHIND`.
         """
-        if self.writable and len(data) <= PIECE:
+        if self.writable and isinstance(data, bytes) and len(data) <= PIECE:
             self._write(data)
             return
         self._queue.append(data)
@@ -125,6 +135,12 @@ class Flow:
     def _push(self) -> None:
         while self._taking and self._queue:
             data = self._queue.popleft()
+            if not isinstance(data, bytes | memoryview):
+                piece = data.take(PIECE)
+                if len(data):
+                    self._queue.appendleft(data)
+                self._write(piece)
+                continue
             if len(data) > PIECE:
                 whole = memoryview(data)
                 self._queue.appendleft(whole[PIECE:])

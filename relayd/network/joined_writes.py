@@ -52,6 +52,8 @@ class _Direct:
     :param connection: gets what the socket does not take.
     """
 
+    __slots__ = ("_connection",)
+
     def __init__(self, connection: Connection) -> None:
         self._connection: Any = connection
 
@@ -77,14 +79,16 @@ class _Joined:
     :param send: writes what was joined.
     """
 
+    __slots__ = ("_replaced", "_send", "_size", "_transport", "_turns", "_waiting")
+
     def __init__(self, transport: Any, send: Callable[[bytes], None], turns: LoopTurns) -> None:
         self._transport = transport
         self._send = send
         self._turns = turns
         self._waiting: list[bytes] = []
         self._size = 0
-        #: What was replaced, and what it was: TLS itself replaces the ``write`` of its class.
-        self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        #: What was replaced where, and what stood there before: TLS itself replaces the ``write`` of its class.
+        self._replaced: list[tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]] = []
 
     def methods(self) -> dict[str, Callable[..., None]]:
         """What takes the place of the methods with these names."""
@@ -101,7 +105,8 @@ class _Joined:
     def replace(self, owner: object, methods: dict[str, Callable[..., None]]) -> None:
         """Put *methods* in place of those of *owner*, until the connection is to end."""
         own = vars(owner)
-        self._replaced.append((own, {name: own.get(name) for name in methods}))
+        before = {name: own[name] for name in methods if name in own}
+        self._replaced.append((own, tuple(methods), before))
         own.update(methods)
 
     def _write(self, data: bytes) -> None:
@@ -143,8 +148,7 @@ class _Joined:
     def _withdraw(self) -> None:
         """Make the transport as it was: Twisted sees to the end, and nothing holds what has ended."""
         replaced, self._replaced = self._replaced, []  # to write may end the connection: this may be the second call
-        for own, before in replaced:
-            for name, method in before.items():
+        for own, names, before in replaced:
+            for name in names:
                 del own[name]
-                if method is not None:
-                    own[name] = method
+            own.update(before)

@@ -7,15 +7,18 @@ Source: RFC 6455, section 5.2.
 from __future__ import annotations
 
 from random import getrandbits
-from typing import Final
+from typing import Any, Final
+
+from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 
 #: Bytes in the longest payload that is read and written here: the length of a longer one takes eight bytes.
 LONGEST: Final = 0xFFFF
 #: The first byte of a text message in one frame, and the bit in the second byte that says that it is masked.
 WHOLE_TEXT: Final = 0x81
 _MASKED: Final = 0x80
-#: The length that says that two more bytes have the length.
+#: The lengths that say that two, or eight, more bytes have the length.
 _TWO_BYTES: Final = 126
+_EIGHT_BYTES: Final = 127
 
 
 def masked_text(payload: bytes) -> bytes:
@@ -32,6 +35,32 @@ def masked_text(payload: bytes) -> bytes:
     if size < _TWO_BYTES:
         return b"%c%c%b%b" % (WHOLE_TEXT, _MASKED | size, mask, masked)
     return b"%c%c%b%b%b" % (WHOLE_TEXT, _MASKED | _TWO_BYTES, size.to_bytes(2, "big"), mask, masked)
+
+
+class LongText:
+    """
+    The frame of a client's text message that is longer than `LONGEST`: a `relayd.network.flow.Source`, so that it is
+    masked as it is sent, and not all of it in one step.
+    """
+
+    __slots__ = ("_header", "_masker", "_payload")
+
+    def __init__(self, payload: bytes) -> None:
+        mask = getrandbits(32).to_bytes(4, "big")
+        self._header = b"%c%c%b%b" % (WHOLE_TEXT, _MASKED | _EIGHT_BYTES, len(payload).to_bytes(8, "big"), mask)
+        self._masker: Any = create_xor_masker(mask, len(payload))
+        self._payload = memoryview(payload)
+
+    def __len__(self) -> int:
+        return len(self._header) + len(self._payload)
+
+    def take(self, most: int) -> bytes:
+        """See `Source`."""
+        header, self._header = self._header, b""
+        size = most - len(header)
+        masked: bytes = self._masker.process(bytes(self._payload[:size]))
+        self._payload = self._payload[size:]
+        return header + masked
 
 
 def whole_text(data: bytes, start: int) -> tuple[str, int] | None:

@@ -28,7 +28,7 @@ from relayd.network.joined_writes import join_writes
 from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
 from relayd.uplink.closing import GOING_AWAY
-from relayd.uplink.frames import LONGEST, WHOLE_TEXT, masked_text, whole_text
+from relayd.uplink.frames import LONGEST, WHOLE_TEXT, LongText, masked_text, whole_text
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
 from relayd.uplink.wire import NOBODY, ReadPause, WireListener
 
@@ -39,7 +39,6 @@ MAX_RESPONSE: Final = 64 * 1024
 #: frame, or sends it a byte at a time, would otherwise hold the relay for ever.
 LEAST_PROGRESS: Final = 4096
 
-_TEXT_FRAME: Final = 1  # RFC 6455, section 5.2
 _SWITCHING_PROTOCOLS: Final = 101
 
 #: RFC 9110, section 15. Python would fail at a number of thousands of digits, with a ValueError.
@@ -103,11 +102,7 @@ class WebSocketClient(WebSocketClientProtocol):
         """Send one text message, where the connection still takes any."""
         if self.state != self.STATE_OPEN:
             return
-        if len(payload) <= LONGEST:
-            self.flow.send(masked_text(payload))
-        else:
-            # not sendMessage, which holds what we send to the size that we accept
-            self.sendFrame(opcode=_TEXT_FRAME, payload=payload)
+        self.flow.send(masked_text(payload) if len(payload) <= LONGEST else LongText(payload))
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a WebSocket ping; the answer comes as `WireListener.on_pong`."""

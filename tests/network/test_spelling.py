@@ -170,7 +170,7 @@ class ConsumerTests(SynchronousTestCase):
 
     def targets(self, *hosts: str, password: str = "x", **changes: Any) -> list[Target]:
         runner = SSHCommandRunner(Clock(), SSHSettings(known_hosts="/none"))
-        return [runner._target(order(host, password=password, **changes)) for host in hosts]
+        return [runner._checked(target_of, order(host, password=password, **changes)) for host in hosts]
 
     def test_pool(self) -> None:
         """One target, whose connections are shared; where the name may lead elsewhere, one host of two targets."""

@@ -18,6 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relayd.interfaces import ILink
+from relayd.network.flow import PIECE
+from relayd.uplink.frames import LongText
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.messages import CommandOutput
@@ -59,6 +61,24 @@ class FlowTests(SynchronousTestCase):
         waits[0].addCallback(lambda _: self.flow.pauseProducing())
         self.flow.resumeProducing()
         self.assertEqual([waiting.called for waiting in waits], [True, False, False])
+
+    def test_bytes_that_are_made_when_the_transport_takes_them(self) -> None:
+        """They keep their place among the others."""
+        text = LongText(b"x" * (3 * PIECE))
+        whole = len(text)
+        self.flow.pauseProducing()
+        self.flow.send(b"before")
+        self.flow.send(text)
+        self.flow.send(b"after")
+        self.assertEqual((self.flow.sent, len(text)), ([], whole))
+        self.flow.resumeProducing()
+        self.assertEqual([len(piece) for piece in self.flow.sent], [6, PIECE, PIECE, PIECE, whole - 3 * PIECE, 5])
+        # where the transport takes no more, no more is made
+        self.flow.sent.clear()
+        self.patch(self.flow, "_write", lambda data: [self.flow.sent.append(data), self.flow.pauseProducing()])  # type: ignore[func-returns-value]
+        self.flow.send(text := LongText(b"x" * (3 * PIECE)))
+        self.assertEqual((len(self.flow.sent), len(text)), (1, whole - PIECE))
+        self.assertFalse(self.flow.writable)
 
     def test_cancelled(self) -> None:
         self.flow.pauseProducing()

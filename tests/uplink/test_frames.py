@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import ProtocolError
 from relayd.uplink import frames, websocket
-from relayd.uplink.frames import LONGEST, masked_text, whole_text
+from relayd.uplink.frames import LONGEST, LongText, masked_text, whole_text
 from relayd.uplink.request import Request
 from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
 
@@ -162,6 +162,20 @@ class WriteTests(SynchronousTestCase):
             client, _, transport = opened()
             client.send_text(b"x" * size)
             self.assertEqual(len(transport.value()) - size, 8 if size <= LONGEST else 14)
+
+    @given(st.integers(LONGEST + 1, 3 * LONGEST), st.integers(15, 2 * LONGEST), st.integers(0, 2**32 - 1))
+    def test_long_ones_in_pieces(self, size: int, most: int, mask: int) -> None:
+        payload = bytes(range(251)) * (size // 251 + 1)
+        client, _, transport = opened()
+        with mock.patch.object(autobahn.random, "getrandbits", return_value=mask):
+            client.sendFrame(opcode=1, payload=payload)
+        with mock.patch.object(frames, "getrandbits", return_value=mask):
+            text = LongText(payload)
+        pieces = []
+        while len(text):
+            pieces.append(text.take(most))
+        self.assertEqual(b"".join(pieces), transport.value())
+        self.assertEqual({len(piece) for piece in pieces[:-1]} - {most}, set())
 
     def test_masks_differ(self) -> None:
         self.assertGreater(len({masked_text(b"a") for _ in range(20)}), 15)

@@ -307,7 +307,8 @@ class ClientConnection(SSHService):
         channel = self._channels.opened_or_closed(packet)
         if channel is None:
             return
-        name, rest = getNS(packet[4:])
+        end = 8 + int(_UINT32.unpack_from(packet, 4)[0])
+        name, rest = packet[8:end], packet[end:]
         channel.user.request_received(name, rest[1:])
         if name.startswith(b"exit-") and self._leftovers is not None:
             self._leftovers.expect()

@@ -79,7 +79,10 @@ class ChannelTable:
         :raises Breach: when there never was such a channel, or it is not open yet.
         """
         number = _UINT32.unpack_from(packet)[0]
-        return None if number not in self.by_number and number < self._next else self.opened(packet)
+        channel = self.by_number.get(number)
+        if channel is not None and channel.remote >= 0:
+            return channel
+        return None if channel is None and number < self._next else self.opened(packet)
 
     def opening(self, packet: bytes) -> Channel:
         """

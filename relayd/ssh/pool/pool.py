@@ -123,9 +123,12 @@ class Pool:
         member = self._state.free_member(target, now)
         if member is None:
             return False
-        if target.via is not None or not self._names.ask(target.dialled, job):
-            self._state.start_on(member, now)
+        if target.via is None and self._names.ask(target.dialled, job):
+            return True
+        if self._state.start_on(member, now):
             self._start(self._connections.by_member[member], job)
+        else:  # the answer came at once, and the host has moved
+            self._enter(job)
         return True
 
     def _enter(self, job: Job, *, first: bool = False) -> None:

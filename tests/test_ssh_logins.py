@@ -34,7 +34,7 @@ from tests.support.authority import Authority
 from tests.support.ssh import blob_of, key_pair
 
 #: As many as a run of some seconds takes; ``TEST_EXAMPLES=10000`` in the environment asks for more.
-EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "300"))
 
 HOSTS = ("db", "gate", "evil", "10.0.0.5")
 PORTS = (22, 22, 2222)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from errno import EACCES, EDQUOT, ENOENT, ENOSPC, EPERM, EROFS
 from typing import Any, Final
 
 from msgspec import Struct
@@ -270,11 +271,11 @@ class AuditLog:
         if self._told is None or now - self._told >= TELL_AGAIN:
             self._told = now
             self._owes_all_clear = True
-            reason = words_of(error, str(error))
             self._tell(
                 _log.error,
-                "The audit log {path} cannot be written, so new commands are refused: {reason}",
-                reason=reason,
+                "The audit log {path} cannot be written, so new commands are refused: {reason}{cure}",
+                reason=words_of(error, str(error)),
+                cure=_cure(error),
             )
 
     def _succeeded(self) -> None:
@@ -290,7 +291,17 @@ class AuditLog:
 
 def _unusable(path: str, error: OSError | ValueError) -> ConfigError:
     reason = words_of(error, str(error)) if isinstance(error, OSError) else str(error)
-    return ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}")
+    return ConfigError(option="--audit-log", reason=f"{path} cannot be used: {reason}{_cure(error)}")
+
+
+def _cure(error: OSError | ValueError) -> str:
+    """What to do about an error of the log's file, after its words."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (ENOSPC, EDQUOT):
+        return "; make room (see df, and df -i)"
+    if number in (EACCES, EPERM, EROFS, ENOENT):
+        return "; its directory has to be there, and relayd's user able to write to it, as to /var/log/relayd in a unit"
+    return ""
 
 
 def _size(command: ExecuteCommand) -> int:

@@ -90,13 +90,13 @@ class Paths:
         # A blank one is what SetCredential= of the packaged unit makes, so that the relay can start and say this.
         if os.path.exists(path) and os.path.getsize(path) > len("\n"):
             return f"put it where LoadCredential={name} of the unit says"
-        others = ", ".join(self._passed_on()[:_MOST_NAMES])
+        others = ", ".join([each for each in self._passed_on() if each != name][:_MOST_NAMES])
         instead = f" (it passes on {others})" if others else ""
         return f"the unit passes on no credential {name}{instead}: put LoadCredential={name}:FILE into a drop-in"
 
     def _passed_on(self) -> list[str]:
         """The names of the credentials that there are."""
-        if self._elsewhere.sources:
+        if self._elsewhere.sources and not self._elsewhere.in_unit:
             return [os.path.basename(credential) for credential in self._elsewhere.sources]
         try:
             return sorted(os.listdir(self.credentials))

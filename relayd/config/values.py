@@ -5,7 +5,6 @@ A parser raises ValueError with the words that follow "expected": what would hav
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection
@@ -22,6 +21,8 @@ _NO = ("no", "false", "off", "0")
 
 def near(word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     """The *known* word that *word* most likely means, whatever its case; ``None``: nothing is similar."""
+    import difflib  # here, since only a mistake needs it
+
     spelt = {each.lower(): each for each in known}
     return next((spelt[each] for each in difflib.get_close_matches(word.lower(), spelt, 1, cutoff)), None)
 

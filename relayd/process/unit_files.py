@@ -29,6 +29,8 @@ def loaded_credentials(unit: str, folders: tuple[Path, ...] = FOLDERS) -> dict[s
             key, _, value = line.partition("=")
             if key.strip() == "LoadCredential":
                 name, _, source = value.strip().partition(":")
+                if not name:  # forget those of the lines before
+                    found.clear()
                 found |= {name: source.replace("%i", instance)} if source else {}
     return found
 

@@ -137,8 +137,8 @@ class KeyExchangeFailed(SSHError):
 
 
 class ConnectionDropped(SSHError):
-    """{host}:{port} closed the connection during the {step}: {reason}. It may be overloaded (MaxStartups of its SSH
-    server), or refuse connections from the client's address."""
+    """{host}:{port} closed the connection during the {step}: {reason}. Check the port. If it is that of an SSH server,
+    this may be overloaded (MaxStartups), or refuse connections from the client's address."""
 
     code = "connection-dropped"
     phase = "key-exchange"

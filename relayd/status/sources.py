@@ -4,16 +4,20 @@ Where the status server reads the figures of a relay: in the relay's parts, when
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 
-from relayd.audit.log import AuditLog
 from relayd.commands.dispatcher import Dispatcher
-from relayd.journal.durable import DurableJournal
 from relayd.journal.memory import MemoryJournal
 from relayd.process.event_loop import LagMonitor
 from relayd.ssh.client import SSHClient
 from relayd.uplink.service import UplinkService
+
+if TYPE_CHECKING:  # otherwise imported by `relayd.service`, where the settings need them
+    from relayd.audit.log import AuditLog
+    from relayd.journal.durable import DurableJournal
 
 
 class StatusSources(Struct, frozen=True, kw_only=True):

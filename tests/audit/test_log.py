@@ -181,7 +181,7 @@ class EventTests(AuditCase):
     def test_what_cannot_be_opened(self) -> None:
         away = self.path.parent / "none" / "audit.log"
         error = self.assertRaises(ConfigError, self.start, away, commands="none")
-        self.assertIn("none/audit.log cannot be used: No such file or directory", str(error))
+        self.assertIn("/audit.log cannot be used: No such file or directory; its directory has to be there", str(error))
         (state(self.path) / "audit-key").write_text("no key")
         error = self.assertRaises(ConfigError, self.start)
         self.assertIn("state/audit-key cannot be used: it does not hold a key of 64 hexadecimal digits", str(error))
@@ -222,7 +222,7 @@ class UnavailableTests(AuditCase):
         self.assertEqual(len(told), 2 + 1 + 20 + 3)
         lines = [line for line in map(formatEvent, logged) if line and "audit log" in line]
         self.assertEqual(len(lines), 2, lines)
-        self.assertIn("cannot be written, so new commands are refused: No space left on device", lines[0])
+        self.assertIn("cannot be written, so new commands are refused: No space left on device; make room", lines[0])
         self.assertIn("can be written again", lines[1])
 
     async def test_closed_while_the_disk_is_full(self) -> None:

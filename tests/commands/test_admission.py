@@ -220,4 +220,4 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 class AnyOrderTests(SynchronousTestCase):
     def test_any_order_of_events(self) -> None:
-        run_state_machine_as_test(AdmissionMachine, settings=settings(max_examples=150, stateful_step_count=60))
+        run_state_machine_as_test(AdmissionMachine, settings=settings(max_examples=60, stateful_step_count=60))

@@ -543,4 +543,4 @@ class PromisesMachine(RuleBasedStateMachine):
 
 class PromisesTests(SynchronousTestCase):
     def test_any_order_of_events(self) -> None:
-        run_state_machine_as_test(PromisesMachine, settings=settings(max_examples=200, stateful_step_count=80))
+        run_state_machine_as_test(PromisesMachine, settings=settings(max_examples=80, stateful_step_count=80))

@@ -186,7 +186,9 @@ class PathTests(ConfigCase):
         self.assertIn(f"this user cannot write to {self.directory}", self.refusal())
 
     def test_tls_files(self) -> None:
-        self.assertEqual(self.refusal(tls_ca="/nowhere/ca.pem"), "--tls-ca: there is no file /nowhere/ca.pem")
+        self.assertEqual(
+            self.refusal(tls_ca="/nowhere/ca.pem"), "--tls-ca: there is no file /nowhere/ca.pem; name one that is there"
+        )
         self.assertEqual(self.refusal(tls_cert=self.key_file), "--tls-cert: needs --tls-key too")
         self.assertEqual(
             self.refusal(tls_ca=None, tls_cert=None, tls_key=self.key_file), "--tls-key: needs --tls-cert too"

@@ -153,6 +153,8 @@ class FilesTests(SynchronousTestCase):
         self.write("etc/relayd.service.d/05.conf", "")
         self.write("etc/relayd.service.d/10.conf", "")
         self.assertEqual(self.loaded("relayd.service"), {"api-key": "/etc"})
+        self.write("etc/relayd.service.d/30.conf", "LoadCredential=", "LoadCredential=apikey:/etc")
+        self.assertEqual(self.loaded("relayd.service"), {"apikey": "/etc"})
 
     def test_one_of_several(self) -> None:
         self.write("lib/relayd@.service", "LoadCredential=api-key:/etc/relayd/%i.api-key")

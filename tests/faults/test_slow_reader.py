@@ -1,5 +1,5 @@
 """
-A main server that reads slowly, or not at all for a while, with 250 MB of output waiting for it.
+A main server that reads slowly, or not at all for a while, with 120 MB of output waiting for it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 
 from tests.support.ledger_case import LedgerCase
 
-RESULTS = 250
+RESULTS = 120
 SIZE = 1_000_000
 
 
@@ -37,12 +37,12 @@ class SlowReaderTests(LedgerCase):
         while self.executions.counts().total() < RESULTS + 1:
             most = max(most, self.resident())
             await deferLater(reactor, 0.1)
-        for _ in range(20):
+        for _ in range(10):
             most = max(most, self.resident())
             await deferLater(reactor, 0.1)
         self.assertEqual(list(self.ledger.results), ["first"])
         # Two that run, one that is being written to disk, one that is being sent, each in some copies, and what the
-        # allocator does not give back; not 250.
+        # allocator does not give back; not 120.
         self.assertLess(most - before, RESULTS * SIZE / 2)
         # Slowly at first.
         for _ in range(20):

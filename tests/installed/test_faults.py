@@ -57,9 +57,7 @@ class FaultTests(InstalledCase):
                 yield f"{fault.what}: not in the answer: {fault.answer} … {fault.cure}: {said}"
         if fault.check:
             done = await run("relayctl", "check")
-            # Relays that take the name from each other leave it to chance whether there is a fault just then.
-            by_chance = fault.check.startswith("warning")
-            right = by_chance or (done.code != 0) == fault.check.startswith("fault")
+            right = (done.code != 0) == fault.check.startswith("fault")
             if not right or not any(names(f"^{fault.check}", fault, line) for line in done.output.splitlines()):
                 yield f"{fault.what}: not in relayctl check: {fault.check} … {fault.cure}: {done.output}"
 

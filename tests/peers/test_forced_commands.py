@@ -22,7 +22,7 @@ from relayd.ssh.transport.transport import ClientTransport
 from tests.peers.test_ssh_servers import DropbearCase
 from tests.support.account import USER, ensure_account, put_file, run_privileged
 from tests.support.evil import CHANNEL_REQUEST, Evil, EvilServer, EvilTestCase
-from tests.support.ssh import ServerTestCase, marked_sleep, processes
+from tests.support.ssh import ServerTestCase, marked_sleep
 from tests.support.sshd import make_key
 
 
@@ -37,7 +37,7 @@ class Forced:
         self._runs = runs
         runs.touch()
         runs.chmod(0o666)
-        self.mark, sleep = marked_sleep()
+        _, sleep = marked_sleep()
         self.command = f"echo run >> {runs}; {sleep}; true"
 
     def count(self) -> int:
@@ -60,8 +60,8 @@ class ForcedCase(ServerTestCase):
 
         :return: what is said of its end.
         """
-        running = self.make_client().run(target, b"ordered", self.reactor.seconds() + 2, **options)
-        await self.until(lambda: processes(forced.mark), "the forced command runs")
+        running = self.make_client().run(target, b"ordered", self.reactor.seconds() + 4, **options)
+        await self.until(forced.count, "the forced command runs")
         completed = await running
         self.assertIsInstance(completed.error, RunTimeout)
         await self.sleep(max(KILL_AFTER, LEAVE_AFTER) + 1 - 0.4)

@@ -141,7 +141,7 @@ HOSTS = (
     ),
     Fault(
         what="an audit log where the unit may not write",
-        cure="put ReadWritePaths=|create it|let relayd's user write",
+        cure="put ReadWritePaths=|its directory has to be there",
         make=options(audit_log='"/var/log/audit/relayd.log"'),
         log="--audit-log",
         check="fault .*--audit-log|fault .*audit log",

@@ -106,7 +106,6 @@ MACHINE = (
         cure="give each relay its own --proxy-id",
         make=_namesake,
         log="another relay may use the same name: give each relay its own --proxy-id",
-        check="warning .*another relay may use the same name",
         sound=True,
     ),
     Fault(

@@ -29,17 +29,18 @@ class PuttyTests(SynchronousTestCase):
         self.folder = Path(folder.name)
 
     def make(self, kind: str, version: int, passphrase: str = "") -> tuple[str, bytes]:
-        """A new key: its text, and the blob of its public key."""
+        """A key: its text, and the blob of its public key."""
         path, secret = self.folder / f"{kind}-{version}-{bool(passphrase)}.ppk", self.folder / "passphrase"
+        old, new = self.folder / f"{kind}.ppk", self.folder / "new"
         secret.write_text(passphrase)
-        subprocess.run(
-            [
-                *("puttygen", "-q", "-t", *kind.split(), "-o", str(path), "--ppk-param", f"version={version}"),
-                *("-C", "a comment", "--new-passphrase", str(secret), "--random-device", "/dev/urandom"),
-            ],
-            check=True,
-            timeout=60,
-        )
+        new.write_text("")
+        if not old.exists():
+            argv = ("-t", *kind.split(), "-C", "a comment", "--random-device", "/dev/urandom")
+            subprocess.run(
+                ["puttygen", "-q", *argv, "-o", str(old), "--new-passphrase", str(new)], check=True, timeout=60
+            )
+        argv = (str(old), "-o", str(path), "--ppk-param", f"version={version}", "--new-passphrase", str(secret))
+        subprocess.run(["puttygen", "-q", "-P", *argv, "--old-passphrase", str(new)], check=True, timeout=60)
         shown = subprocess.run(["puttygen", "-L", str(path)], check=True, capture_output=True, text=True, timeout=60)
         return path.read_text(), base64.b64decode(shown.stdout.split()[1])
 

@@ -353,7 +353,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 PoolMachine.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=60, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=60, suppress_health_check=list(HealthCheck)
 )
 
 

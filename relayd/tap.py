@@ -30,7 +30,6 @@ from relayd.config.values import near
 from relayd.errors import MISTAKES, ConfigError
 from relayd.language.texts import span
 from relayd.network.descriptors import raise_limit
-from relayd.network.loop_turns import turns_of
 from relayd.process.garbage import GarbageCollection, no_collections
 from relayd.process.hardening import forbid_dumps, use_steady_clock
 from relayd.process.journald import is_journal, with_priority
@@ -148,6 +147,7 @@ def makeService(options: Options) -> IService:
     with no_collections():
         from twisted.internet import reactor
 
+        from relayd.network.loop_turns import turns_of
         from relayd.process.systemd import make_notifier
         from relayd.service import make_relay
 

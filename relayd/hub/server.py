@@ -37,9 +37,9 @@ from relayd.wire.messages import (
     CommandStatus,
     ExecuteCommand,
     Secret,
-    as_secret,
 )
 from relayd.wire.parsing import parse_command_status
+from relayd.wire.secret import as_secret
 
 _log = Logger("relayd.hub")
 

@@ -147,7 +147,8 @@ class _Joined:
 
     def _withdraw(self) -> None:
         """Make the transport as it was: Twisted sees to the end, and nothing holds what has ended."""
-        for own, names, before in self._replaced:
+        replaced, self._replaced = self._replaced, []  # to write may end the connection: this may be the second call
+        for own, names, before in replaced:
             for name in names:
                 del own[name]
             own.update(before)

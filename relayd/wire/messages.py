@@ -6,10 +6,9 @@ Source: the specification's "execute_command", "command_result" and "command_res
 
 from __future__ import annotations
 
-import hmac
 from base64 import b64encode
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, NoReturn, TypedDict
+from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +17,8 @@ from msgspec.structs import astuple, force_setattr
 from relayd.errors import RelayError
 from relayd.language.texts import Translate, english
 from relayd.wire import field_types
+from relayd.wire.secret import Secret as Secret  # noqa: PLC0414 -- programs import it from here
+from relayd.wire.secret import as_secret
 
 EXECUTE_COMMAND = "execute_command"
 COMMAND_RESULT = "command_result"
@@ -49,55 +50,6 @@ def wire_id(command_id: str, numeric: bool) -> str | float:
     if not numeric:
         return command_id
     return int(command_id) if command_id.lstrip("-").isdigit() else float(command_id)
-
-
-class Secret:
-    """A text that is never shown: ``repr`` and ``str`` hide it, it cannot be pickled, and only `reveal` gives it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself. Call this as late as possible, and do not keep the answer in an attribute."""
-        return self._text
-
-    def __len__(self) -> int:
-        return len(self._text)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._bytes(), other._bytes())
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._text))
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret cannot be pickled or copied")
-
-    def _bytes(self) -> bytes:
-        return self._text.encode("utf-8", "surrogatepass")
-
-
-def as_secret(name: str, value: object) -> Secret:
-    """
-    A secret that a program gave, perhaps as `str`.
-
-    :raises TypeError: when it is neither; it shows *name* and no value.
-    """
-    if not isinstance(value, Secret | str):
-        raise TypeError(f"{name} has to be a Secret or a str, not {type(value).__name__}")
-    return Secret(value) if isinstance(value, str) else value
 
 
 #: What a field for a secret holds, once it is one.

@@ -42,8 +42,8 @@ class ForbiddenHosts(EndToEndCase):
 
     timeout = 120
 
-    async def begin(self, script: str, *options: str, sshd: tuple[str, ...] = ()) -> None:
-        await super().begin(script, *options, sshd=sshd)
+    async def begin(self, script: str, *options: str) -> None:
+        await super().begin(script, *options)
         self.secret = SecretServer()
         await self.secret.start()
         self.addCleanup(self.secret.stop)

@@ -202,6 +202,19 @@ class TCPTests(TestCase):
         await self.client.lost
         self.assertEqual(self.server.received, b"")
 
+    async def test_a_producer_that_ends_the_connection(self) -> None:
+        """In the middle of a close."""
+        producer, transport = Recorder(), self.client.transport
+        producer.pauseProducing = transport.abortConnection  # type: ignore[method-assign]
+        self.server.transport.pauseProducing()
+        while len(self.tcp.dataBuffer) + self.tcp._tempDataLen <= BIG:
+            transport.write(bytes(BIG))
+        transport.registerProducer(producer, True)
+        transport.write(b"a")
+        transport.loseConnection()
+        await self.client.lost
+        self.assertNotIn("loseConnection", vars(transport))
+
     async def test_a_lost_connection(self) -> None:
         """The error is that of the kernel, and what is written afterwards is dropped."""
         self.server.transport.abortConnection()

@@ -89,9 +89,7 @@ class SenderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.frames: list[bytes] = []
         self.threads: list[tuple[Callable[[], Any], Deferred[Any]]] = []
-        self.sender = ResultSender(
-            NativeRelayDialect(), lambda: None, self.defer, lambda: 4_000_000, self.frames.append
-        )
+        self.sender = ResultSender(NativeRelayDialect(), self.defer, lambda: 4_000_000, self.frames.append)
 
     def defer(self, work: Callable[[], Any]) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()

@@ -331,3 +331,47 @@ class RefusalTests(PlacesTestCase):
         self.state.add(A, 1, first=True)
         self.lose(member, opening=1)
         self.assertEqual(limits(self.state.report, self.max_sessions), {})
+
+
+class FreeMemberTests(PlacesTestCase):
+    """A session that finds a connection with room takes no steps: `PoolState.free_member` and `start_on`."""
+
+    def free(self, target: Target = A) -> object:
+        return self.state.free_member(target, self.now)
+
+    def test_the_one_with_the_most_room(self) -> None:
+        """It is the one that a step would give."""
+        self.assertIsNone(self.free(), "there is none")
+        first = self.connect(A, 1, 2)
+        self.add(A, 3)
+        (second,) = self.dials
+        self.open(second)
+        self.assertIsNot(first, second)
+        self.assertIs(self.free(), second)
+        self.assertTrue(self.state.start_on(second, self.now))
+        self.assertIsNone(self.free(), "all are full")
+        self.close(first)
+        self.assertIsNone(self.free(), "its place cools down")
+        self.pass_time(COOL_DOWN)
+        self.assertIs(self.free(), first)
+        self.assertTrue(self.state.is_settled(self.now))
+
+    def test_others_wait(self) -> None:
+        member = self.connect(A, 1, 2)
+        self.close(member)
+        self.state.add(A, "waits")
+        self.pass_time(0)
+        self.now += COOL_DOWN
+        self.assertFalse(self.state.is_settled(self.now))
+        self.assertIsNone(self.free(), "it comes first")
+        self.plan()
+        self.assertEqual(self.starts, [(member, "waits")])
+
+    def test_too_old(self) -> None:
+        self.make(max_age=10)
+        member = self.connect(A)
+        self.assertIs(self.free(), member)
+        self.now += 10
+        self.assertIsNone(self.free())
+        self.add(A, 1)
+        self.assertEqual(self.evicted, [member])

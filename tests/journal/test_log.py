@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import struct
 import tempfile
@@ -132,6 +133,22 @@ class LogTests(SynchronousTestCase):
                     first, last = max(begin, sector * SECTOR), min(end, (sector + 1) * SECTOR)
                     torn[first:last] = bytes(last - first)
             self.assertEqual(self.known(bytes(torn)), (["c0", "c1", "c2", "c3"], False), missing)
+
+    def test_anything_in_its_place(self) -> None:
+        """What is read is what was written, or nothing; and reading never fails."""
+        data, ends = self.filled()
+        source = random.Random(5)
+        for _ in range(2000):
+            changed = bytearray(data[: ends[-1]])
+            for _ in range(source.randrange(1, 4)):
+                place, length = source.randrange(len(changed)), source.choice((1, 4, 30, 600))
+                piece = source.choice((source.randbytes(length), bytes(length), bytes(changed[:length])))
+                changed[place : place + source.choice((0, length))] = piece
+            content = read_log(bytes(changed))
+            for command_id, change in content.changes.commands.items():
+                self.assertIn(command_id, self.log.changes.commands)
+                if change.fingerprint is not None:
+                    self.assertEqual(change.fingerprint, b"print")
 
     def test_a_hole_in_a_log_that_was_not_synced(self) -> None:
         """The system wrote its pages in any order: that is no damage, and what is there is used."""

@@ -1,5 +1,5 @@
 # make demo   the main job for real: a main server, an SSH server and a relay on loopback
-# make test   all tests, against real peers too, JOBS=4 side by side
+# make test   all tests, against real peers too, JOBS=6 side by side
 # make lint   ruff, mypy, hadolint, dclint, and the fragments in changes/
 # make bench  the benchmarks beside other relays and other SSH clients
 # make docs   the site of the documents, in build/site
@@ -19,7 +19,7 @@
 
 PYTHON ?= python3
 TESTS ?= tests
-JOBS ?= 4
+JOBS ?= 6
 TARGET ?=
 SECONDS ?= 60
 BIN := .venv/bin

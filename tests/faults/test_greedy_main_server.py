@@ -121,6 +121,7 @@ class GreedyCase(FaultCase):
         factory.protocol = lambda: server  # type: ignore[assignment]  # each of them has one relay, and it stays
         port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
+        self.addCleanup(lambda: server.transport and server.transport.abortConnection())
         # Little waits in the kernel: what a relay is not rid of shows soon.
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

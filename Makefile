@@ -1,5 +1,5 @@
 # make demo   the main job for real: a main server, an SSH server and a relay on loopback
-# make test   all tests, against real peers too, JOBS=6 side by side
+# make test   all tests, against real peers too, JOBS=8 side by side
 # make lint   ruff, mypy, hadolint, dclint, and the fragments in changes/
 # make bench  the benchmarks beside other relays and other SSH clients
 # make docs   the site of the documents, in build/site
@@ -19,7 +19,7 @@
 
 PYTHON ?= python3
 TESTS ?= tests
-JOBS ?= 6
+JOBS ?= 8
 TARGET ?=
 SECONDS ?= 60
 BIN := .venv/bin
@@ -32,8 +32,8 @@ QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.
 	peers.test_openssh peers.test_tls system.test_end_to_end system.test_process system.test_tap)
 
 MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*' -not -path 'tests/installed/*'))))
-# Whether answers are in time beside a flood, which takes all processors that there are.
-ALONE := tests.system.test_timeouts_in_time
+# What measures the event loop, and whether answers are in time beside a flood, which takes all processors that there are.
+ALONE := tests.system.test_timeouts_in_time tests.faults.test_event_loop
 # Those that take longest begin, so that nobody waits for a single one in the end.
 LONG := tests.faults.test_soak tests.faults.test_kill
 LONG += $(filter-out $(LONG),$(filter tests.faults.% tests.docs.% tests.system.%,$(MODULES)))

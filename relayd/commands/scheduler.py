@@ -175,9 +175,13 @@ class Scheduler:
 
     def _starting(self, active: ActiveCommand) -> Deferred[None]:
         """Record that the command is about to be told to run; it is not told before that."""
+        return self._journal.start(active.command.command_id).addCallbacks(
+            self._started, self._not_started, callbackArgs=(active,), errbackArgs=(active,)
+        )
+
+    def _started(self, _: None, active: ActiveCommand) -> None:
         if is_logged("debug"):
             _log.debug("Starting command {id}", event="started", id=active.command.command_id)
-        return self._journal.start(active.command.command_id).addErrback(self._not_started, active)
 
     def _not_started(self, failure: Failure, active: ActiveCommand) -> Failure:
         return failure if active.dropped else Failure(self._explain(failure, "record the start of", active))

@@ -147,6 +147,14 @@ class JournalOrderTests(SynchronousTestCase):
         self.journal.record()
         self.assertEqual(self.link.sent, [result("c1")])
 
+    def test_the_log_has_the_steps_in_order(self) -> None:
+        logged = watch_log(self)
+        self.desk.order(command("c1"))
+        self.assertEqual([event.get("event") for event in logged], [])
+        self.journal.record()
+        self.journal.record()
+        self.assertEqual([event.get("event") for event in logged], ["accepted", "started"])
+
     def test_duplicate_waits_for_the_record_too(self) -> None:
         self.desk.order(command("c1"))
         self.desk.order(command("c1"))

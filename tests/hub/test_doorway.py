@@ -326,11 +326,11 @@ class UnreadTests(UnreadCase):
 class ReadAgainTests(UnreadCase):
     """For longer than heartbeats take, but not for long."""
 
-    settings = HubSettings(ping_interval=0.3, ping_timeout=0.3, write_timeout=60.0)
+    settings = HubSettings(ping_interval=1.0, ping_timeout=1.0, write_timeout=60.0)
 
     async def test_it_goes_on_when_it_reads_again(self) -> None:
         client, link, sent = await self.unread(native)
-        await deferLater(reactor, 1.0)  # longer than a heartbeat
+        await deferLater(reactor, 3.0)  # longer than a heartbeat
         client.transport.resumeProducing()
         receipts = 0
         while receipts < sent:

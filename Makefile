@@ -33,11 +33,12 @@ QUICK := $(addprefix tests.,commands config journal policy process ssh.keys ssh.
 
 MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -not -path '*/node_modules/*' -not -path 'tests/installed/*'))))
 # What measures the event loop, and whether answers are in time beside a flood, which takes all processors that there are.
-ALONE := tests.system.test_timeouts_in_time tests.faults.test_event_loop
+LOOP := tests.faults.test_event_loop
+ALONE := tests.system.test_timeouts_in_time
 # Those that take longest begin, so that nobody waits for a single one in the end.
 LONG := tests.faults.test_soak tests.faults.test_kill
 LONG += $(filter-out $(LONG),$(filter tests.faults.% tests.docs.% tests.system.%,$(MODULES)))
-ABREAST := $(filter-out $(ALONE),$(LONG) $(filter-out $(LONG),$(MODULES)))
+ABREAST := $(filter-out $(LOOP) $(ALONE),$(LONG) $(filter-out $(LONG),$(MODULES)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests; without it each would compile all of relayd anew.
@@ -53,6 +54,7 @@ test: $(INSTALLED)
 ifeq ($(TESTS),tests)
 	@failed=0; \
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(ABREAST) || failed=1; \
+	$(BIN)/python -m twisted.trial -j2 --temp-directory=_trial_temp-loop $(LOOP) || failed=1; \
 	$(BIN)/python -m twisted.trial --rterrors --temp-directory=_trial_temp-alone $(ALONE) || failed=1; \
 	exit $$failed
 else

@@ -89,5 +89,4 @@ class CommandReports:
 
 
 def _where(command: ExecuteCommand) -> str:
-    host = command.host if command.written is None else command.written  # `written_host`, without a call
-    return f"{command.username}@{host}:{command.port}"
+    return f"{command.username}@{command.written_host}:{command.port}"

@@ -119,13 +119,11 @@ class Stats:
         self.recent.append(ended)
         self.stdout_bytes += details.stdout_bytes
         self.stderr_bytes += details.stderr_bytes
-        observed: list[tuple[Histogram | None, float]] = [(self.duration, ended.duration)]
+        self.duration.observe(ended.duration)
         if queued is not None:
-            observed.append((self.queue, queued))
+            self.queue.observe(queued)
         if details.timings is not None:
             timings: Any = details.timings
-            observed += [(self.phases.get(phase), seconds) for phase, seconds in timings.items()]
-        for histogram, value in observed:
-            if histogram is not None:
-                histogram.counts[bisect_left(BOUNDS, value)] += 1
-                histogram.total += value
+            for phase, seconds in timings.items():
+                if (histogram := self.phases.get(phase)) is not None:
+                    histogram.observe(seconds)

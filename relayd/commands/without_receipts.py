@@ -59,8 +59,6 @@ class WithoutReceipts:
         self._patience = PATIENCE
         self._watches: dict[InFlight, _Watch] = {}
         self._stopped = False
-        #: Whether the main server sends receipts, for all that is known; once it has, that stays.
-        self._come = False
 
     def stop(self) -> None:
         """Ask no more."""
@@ -76,14 +74,12 @@ class WithoutReceipts:
 
     def receipt_received(self) -> None:
         """The main server does send receipts."""
-        if not self._come:
-            self._come = True
-            if not self._receipts_come:
-                self._journal.note(_RECEIPTS, "yes")
+        if not self._receipts_come:
+            self._journal.note(_RECEIPTS, "yes")
 
     def watch(self, in_flight: InFlight) -> None:
         """Something was sent on a link."""
-        if self._stopped or self._come or self._receipts_come:
+        if self._stopped or self._receipts_come:
             return
         watch = self._watches.get(in_flight)
         if watch is None:

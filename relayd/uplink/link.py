@@ -132,7 +132,7 @@ class Link:
         self.wire.flow.end()
 
     def _largest_result(self) -> int:
-        named = min(self._dialect.max_payload, self._limit.bytes)
+        named = self.max_payload
         return self._max_result if named >= NO_LIMIT else named
 
     def _send_text(self, payload: bytes) -> None:

@@ -57,7 +57,7 @@ class ResultSender:
 
     def send_result(self, result: CommandResult) -> None:
         """Send *result*, after those before it."""
-        if self._preparing is None and len(result.stdout) + len(result.stderr) <= LARGE:
+        if self._preparing is None and not _is_large(result):
             self._send_frame(self._small(result))
         else:
             self._waiting.append(result)

@@ -1,5 +1,5 @@
 """
-What main servers send in the field ``host`` that is no host.
+The field ``host`` of main servers: its spelling, and what they send there that is no host.
 """
 
 from __future__ import annotations
@@ -7,9 +7,16 @@ from __future__ import annotations
 import re
 
 from relayd.language.texts import Text
+from relayd.network.spelling import canonical_host
 
 # Also with the colon of a Chinese keyboard, and an IPv6 address as it stands in a URL
 _WITH_PORT = re.compile(r"(?:\[[^\[\]]*\]|[^:：\[\],;@\s]+)[:：] *[0-9]*")
+
+
+def spelling_of_host(written: str) -> tuple[str, str | None]:
+    """A host in its canonical spelling, and as it is written where that differs."""
+    host = canonical_host(written)
+    return host, None if written == host else written
 
 
 def fault_of_host(name: str) -> Text:

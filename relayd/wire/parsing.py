@@ -13,8 +13,8 @@ from msgspec import UNSET, Struct
 
 from relayd.errors import InvalidMessage
 from relayd.language.texts import printable
-from relayd.network.spelling import canonical_host
 from relayd.wire import fields, shapes
+from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
     COMMAND_OUTPUT,
     COMMAND_RESULT,
@@ -324,11 +324,10 @@ def _server(path: str, wire: WireServer) -> dict[str, Any]:
 
     :param path: stands before the names of fields in errors.
     """
-    written = fields.host(path + "host", wire.host)
-    host = canonical_host(written)
+    host, written = spelling_of_host(fields.host(path + "host", wire.host))
     return {
         "host": host,
-        "written": None if written == host else written,
+        "written": written,
         "port": fields.port(path + "port", wire.port),
         "username": fields.username(path + "username", wire.username),
         "password": _secret(path + "password", wire.password, fields.MAX_PASSWORD),

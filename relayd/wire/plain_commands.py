@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from relayd.network.spelling import canonical_host
 from relayd.wire import fields
+from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import MAX_COMMAND_ID, ExecuteCommand, Secret
 
 
@@ -86,9 +86,7 @@ def _host(text: str) -> tuple[str, str | None]:
 
     :raises Invalid: when it is not a host.
     """
-    written = fields.host("host", text)
-    host = canonical_host(written)
-    return host, None if written == host else written
+    return spelling_of_host(fields.host("host", text))
 
 
 @lru_cache(4096)

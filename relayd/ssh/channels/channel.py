@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -223,9 +224,7 @@ class Channel:
         """Ask for the channel."""
         user = self.user
         numbers = _UINT32_3.pack(self.number, self.window, MAX_PACKET)
-        self._transport.sendPacket(
-            MSG_CHANNEL_OPEN, _UINT32.pack(len(user.kind)) + user.kind + numbers + user.open_data
-        )
+        self._transport.sendPacket(MSG_CHANNEL_OPEN, NS(user.kind) + numbers + user.open_data)
 
     def send_request(self, request: bytes) -> None:
         """

@@ -254,7 +254,7 @@ _EXEC: Final = NS(b"exec") + b"\1"
 
 def _exec_request(command: bytes) -> bytes:
     """An ``exec`` request with a reply, without the channel number (RFC 4254, section 6.5)."""
-    return _EXEC + len(command).to_bytes(4, "big") + command
+    return _EXEC + NS(command)
 
 
 def _env_request(name: str, value: bytes) -> bytes:

@@ -24,7 +24,6 @@ from relayd.wire.dialects.codec import (
     json_encoder,
     read_json,
     websocket_url,
-    write_json,
 )
 from relayd.wire.dialects.events import (
     Broken,
@@ -138,7 +137,7 @@ class NativeDialect(FrameQueue):
 
     def send_event(self, name: str, data: object) -> None:
         """Queue one event for the peer."""
-        self._frames.append(write_json({"event": name, "data": data}))
+        self._frames.append(self.event_frame(name, data).decode())
 
     def event_frame(self, name: str, data: object) -> bytes:
         """See `IDialect.event_frame`."""

@@ -21,6 +21,7 @@ from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
+from relayd.network.host_rules import HostTable
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -70,12 +71,14 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     :ivar working_directory: where commands run; empty: where the login leads.
     :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
         name none.
+    :ivar hosts: what the site says of single hosts.
     :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
         `relayd.language.charsets.write_text`.
     """
 
     working_directory: str = "/"
     output_encoding: str = UTF8
+    hosts: HostTable = HostTable()
     exact_text: bool = False
 
 

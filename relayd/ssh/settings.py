@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from relayd.network.host_rules import HostTable
+
 HostKeyPolicy = Literal["accept-new", "strict", "ignore"]
 PolicyName = Literal["modern", "compatible", "legacy"]
 
@@ -26,6 +28,7 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     :ivar max_output: bytes kept of stdout and of stderr.
     :ivar no_exit_status_hosts: patterns (`relayd.network.patterns.covers_host`) of hosts that never say how a command
         ended: a session that they close in good order stands for status 0.
+    :ivar hosts: what is said of single hosts, before all of these.
     """
 
     host_keys: HostKeyPolicy = "accept-new"
@@ -35,6 +38,7 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     keepalive_interval: float = 15.0
     max_output: int = 8 * 1024 * 1024
     no_exit_status_hosts: tuple[str, ...] = ()
+    hosts: HostTable = HostTable()
 
 
 class SSHSettings(LiveSettings, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostTable
+from relayd.network.host_rules import HostSettings, HostTable
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -144,7 +144,7 @@ class SSHCommandRunner:
             text, progress, env, stdin = self._input(command)
         except RelayError:
             return fail()
-        shell = bool(command.cwd or self._settings.working_directory)
+        shell = bool(command.cwd or self._directory(command))
         running: Deferred[Any] = self.client.run(
             target,
             text,
@@ -188,8 +188,17 @@ class SSHCommandRunner:
     def _charset(self, command: ExecuteCommand) -> str:
         """The character set of *command*, and of its outputs unless it wants their bytes."""
         if command.encoding is None or command.encoding == BASE64:
-            return self._settings.output_encoding
+            return self._said(command).output_encoding or self._settings.output_encoding
         return command.encoding
+
+    def _said(self, command: ExecuteCommand) -> HostSettings:
+        """What the site's tables say of the host."""
+        return self._settings.hosts.of(command.host, command.port, command.username)
+
+    def _directory(self, command: ExecuteCommand) -> str:
+        """Where *command* runs if it names no directory; empty: where the login leads."""
+        said = self._said(command).working_directory
+        return self._settings.working_directory if said is None else said
 
     def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
         """
@@ -203,7 +212,7 @@ class SSHCommandRunner:
         exactly = self._settings.exact_text
         try:
             text = write_text(command.command, charset, exactly=exactly)
-            directory = write_text(self._settings.working_directory, charset, exactly=exactly)
+            directory = write_text(self._directory(command), charset, exactly=exactly)
             part = "cwd"
             cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
             part = "env"

@@ -81,7 +81,7 @@ class Assignment(Generic[Work]):
         """A session is about to run on *member*."""
         if not (member.sessions or member.forwards):
             self._places.busy(member)
-        member.sessions += 1
+        member.session_begins()
 
     def _next_start(self, lane: Lane[Work], now: float) -> Start[Work] | None:
         if not (lane.waiting or lane.waiting_forwards):

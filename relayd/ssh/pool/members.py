@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from math import inf
-from typing import Generic, TypeVar
+from sys import maxsize
+from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from relayd.ssh.target import Target
 
@@ -34,6 +37,23 @@ Work = TypeVar("Work")
 #: Names a host: its address and port, and those of the jump hosts before it. One private address stands for other
 #: machines behind other jump hosts.
 Where = tuple[tuple[str, int], ...]
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """
+    What the site allows for one target; what its host allows is learned.
+
+    :ivar max_sessions: on one connection at a time.
+    :ivar max_connections: at a time.
+    :ivar commands: sessions on one connection until it is closed.
+    """
+
+    max_sessions: int = maxsize
+    max_connections: int = maxsize
+    commands: int = maxsize
+
+
+_NO_BOUNDS: Final = Bounds()
 
 
 def where_is(target: Target) -> Where:
@@ -66,13 +86,14 @@ class Member(Generic[Work]):
     :ivar forwards: connections to other hosts through it.
     :ivar refusals: sessions that it refused in a row while it had no other.
     :ivar not_before: it gets no session before this time.
+    :ivar left: sessions that it may still get.
     :ivar expires: when it is too old to take anything new.
     :ivar idle_since: when it last became idle.
     """
 
     __slots__ = (
-        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "not_before", "ready",
-        "reason", "refusals", "retired", "sessions",
+        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "left", "not_before",
+        "ready", "reason", "refusals", "retired", "sessions",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
@@ -86,6 +107,7 @@ class Member(Generic[Work]):
         self.forwards = 0
         self.refusals = 0
         self.not_before = 0.0
+        self.left = lane.bounds.commands
         self.expires = inf
         self.idle_since = 0.0
         # When the places of closed sessions may be used again
@@ -120,15 +142,25 @@ class Member(Generic[Work]):
         cooling = self._cooling
         while cooling and cooling[0] <= now:
             cooling.popleft()
-        return limit - self.sessions - len(cooling)
+        return min(limit - self.sessions - len(cooling), self.left)
 
     def next_room(self, now: float) -> float | None:
         """When a place for a session becomes free by the mere passing of time."""
-        if not self.ready or self.retired or self.doubted:
+        if not self.ready or self.retired or self.doubted or not self.left:
             return None
         if now < self.not_before:
             return self.not_before
         return self._cooling[0] if self._cooling else None
+
+    def session_begins(self) -> None:
+        """A session is about to run on it."""
+        self.sessions += 1
+        self.left -= 1
+
+    def session_refused(self) -> None:
+        """It did not run."""
+        self.sessions -= 1
+        self.left += 1
 
     def session_ended(self, now: float) -> None:
         """A session is closed; its place cools down."""
@@ -164,13 +196,14 @@ class PooledHost(Generic[Work]):
     """
 
     __slots__ = (
-        "alarm", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes", "most", "no_dial_before", "queue",
-        "raise_at", "reserved_queue", "where",
+        "_allowed", "_cap", "alarm", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes", "most",
+        "no_dial_before", "queue", "raise_at", "reserved_queue", "where",
     )  # fmt: skip
 
     def __init__(self, where: Where, limit: int) -> None:
         self.where = where
-        self.limit = self.most = limit
+        self.limit = self.most = self._allowed = limit
+        self._cap = maxsize
         self.raise_at = 0.0
         self.handshakes = 0
         self.max_handshakes = MAX_HANDSHAKES
@@ -188,8 +221,18 @@ class PooledHost(Generic[Work]):
 
     def cap(self, most: int) -> None:
         """It is known to take no more than *most* sessions on one connection, ever."""
+        self._cap = min(self._cap, most)
         self.most = min(self.most, most)
         self.limit = min(self.limit, most)
+
+    def allow(self, sessions: int) -> None:
+        """The site allows *sessions* on one connection, for one of its users."""
+        if sessions > self._allowed:
+            self._allowed = sessions
+            as_before = self.limit == self.most
+            self.most = min(sessions, self._cap)
+            if as_before:
+                self.limit = self.most
 
     def lower(self, limit: int, now: float) -> None:
         """It takes no more than *limit* sessions on one connection, for now."""
@@ -234,6 +277,7 @@ class Lane(Generic[Work]):
     """
     What belongs to one target: its connections, and the work that waits for them.
 
+    :ivar bounds: what the site allows for it.
     :ivar hops: the jump hosts before it, its own first.
     :ivar waiting: work that wants a session.
     :ivar waiting_forwards: work that wants a connection to another host.
@@ -248,13 +292,14 @@ class Lane(Generic[Work]):
     """
 
     __slots__ = (
-        "alarm", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
+        "alarm", "bounds", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
         "no_dial_before", "proven", "target", "usable", "waiting", "waiting_forwards",
     )  # fmt: skip
 
-    def __init__(self, target: Target, host: PooledHost[Work]) -> None:
+    def __init__(self, target: Target, host: PooledHost[Work], bounds: Bounds = _NO_BOUNDS) -> None:
         self.target = target
         self.host = host
+        self.bounds = bounds
         self.hops = hops_of(target)
         self.waiting: OrderedDict[Work, None] = OrderedDict()
         self.waiting_forwards: OrderedDict[Work, None] = OrderedDict()
@@ -271,7 +316,7 @@ class Lane(Generic[Work]):
     @property
     def limit(self) -> int:
         """Sessions on one of its connections, as far as is known."""
-        return 1 if self.target.alone else self.host.limit
+        return 1 if self.target.alone else min(self.host.limit, self.bounds.max_sessions)
 
     @property
     def counted(self) -> int:

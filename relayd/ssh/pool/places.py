@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from sys import maxsize
 from typing import Generic
 
 from msgspec import Struct
 
 from relayd.network.host_rules import HostTable
 from relayd.ssh.pool.alarms import Alarms
+from relayd.ssh.pool.bounds import Bounds, bounds_of
 from relayd.ssh.pool.budget import ConnectionBudget
-from relayd.ssh.pool.members import MAX_FORWARDS, Bounds, Lane, Member, PooledHost, Where, Work, where_is
+from relayd.ssh.pool.members import MAX_FORWARDS, Lane, Member, PooledHost, Where, Work, where_is
 from relayd.ssh.target import Target
+
+#: Hosts of which what was learned is remembered though nothing is open there, or wanted.
+MOST_KNOWN = 4096
 
 
 class Dial(Struct, Generic[Work], frozen=True):
@@ -61,6 +64,8 @@ class Places(Generic[Work]):
         self.idle: OrderedDict[Member[Work], None] = OrderedDict()
         self.evictions: deque[Evict[Work]] = deque()
         self.held_back: OrderedDict[PooledHost[Work], None] = OrderedDict()
+        # What was learned of hosts that have no lanes now; the one that was left longest ago is forgotten first.
+        self._known: OrderedDict[Where, PooledHost[Work]] = OrderedDict()
         # Hosts of which a lane may want to open a connection, and may be able to
         self._due: dict[PooledHost[Work], None] = {}
 
@@ -71,7 +76,8 @@ class Places(Generic[Work]):
             where = where_is(target)
             host = self.hosts.get(where)
             if host is None:
-                host = self.hosts[where] = PooledHost(where, self._max_sessions)
+                host = self._known.pop(where) if where in self._known else PooledHost(where, self._max_sessions)
+                self.hosts[where] = host
             host.lanes += 1
             lane = self.lanes[target] = Lane(target, host, self._bounds(target))
             host.allow(lane.bounds.max_sessions)
@@ -79,11 +85,7 @@ class Places(Generic[Work]):
 
     def _bounds(self, target: Target) -> Bounds:
         said = self._table.of(target.host, target.port, target.username)
-        return Bounds(
-            max_sessions=said.max_sessions or self._max_sessions,
-            max_connections=said.max_connections or self._max_connections,
-            commands=said.commands_per_connection or maxsize,
-        )
+        return bounds_of(said, self._max_sessions, self._max_connections)
 
     def configure(self, table: HostTable) -> list[Lane[Work]]:
         """
@@ -117,6 +119,10 @@ class Places(Generic[Work]):
             self._alarms.cancel(host)
             self._due.pop(host, None)
             self.held_back.pop(host, None)
+            if host.memorable:
+                self._known[host.where] = host
+                if len(self._known) > MOST_KNOWN:
+                    self._known.popitem(last=False)
 
     # Opening
 

@@ -268,7 +268,7 @@ class LoginService(SSHService):
         accepted = transport.peerExtensions.get(b"server-sig-algs")
         doubt = doubt_of(algorithm, accepted, transport.policy, transport.otherVersionString)
         self._report.key_tried(identity.name, doubt)
-        if self._sha1_key is None and may_want_sha1(algorithm, accepted, transport.policy):
+        if self._sha1_key in (None, identity) and may_want_sha1(algorithm, accepted, transport.policy):
             self._sha1_key = identity
             self._report.sha1_in_question()
         if identity.ask_first:

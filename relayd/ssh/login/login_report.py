@@ -27,8 +27,9 @@ class LoginReport:
         self._last_key = ""
         #: Those of them that name a key which may be the right one.
         self._doubtful: set[str] = set()
-        #: The place of a key whose signature may have to be another one, and the key's name.
-        self._in_question: tuple[int, str] | None = None
+        #: The places of one key whose signature may have to be another one, and the key's name.
+        self._in_question: list[int] = []
+        self._key_in_question = ""
         self._where = {"host": target.host, "port": target.port, "username": target.username}
         self._password = target.credential.password
         self._remarks = identities.remarks
@@ -58,8 +59,9 @@ class LoginReport:
         self.tried.append(name)
 
     def sha1_in_question(self) -> None:
-        """The key that was tried last may be accepted with SHA-1."""
-        self._in_question = len(self.tried) - 1, self._last_key
+        """The key that was tried last, and perhaps before, may be accepted with SHA-1."""
+        self._in_question.append(len(self.tried) - 1)
+        self._key_in_question = self._last_key
 
     def sha1_wanted(self) -> None:
         """The server said that it would accept that key with SHA-1."""
@@ -73,12 +75,12 @@ class LoginReport:
         """The server said that it would not."""
         self._remark_on_key(Text("it is not accepted with a SHA-1 signature either"))
 
-    def _remark_on_key(self, remark: Text) -> str:
+    def _remark_on_key(self, remark: Text) -> Text:
         """Replace what was said of the key in question."""
-        assert self._in_question is not None
-        at, name = self._in_question
-        self.tried[at] = Text("{tried} ({remarks})", tried=name, remarks=remark)
-        return self.tried[at]
+        words = Text("{tried} ({remarks})", tried=self._key_in_question, remarks=remark)
+        for place in self._in_question:
+            self.tried[place] = words
+        return words
 
     def heard(self, text: bytes) -> None:
         """The server sent a banner, or a text without a question; it is for a person to read."""

@@ -37,7 +37,8 @@ NEAR = 200
 #: proc(5): after the command name, which may hold anything, "state ppid pgrp session … starttime" (the 20th of these).
 #: The name has 15 bytes, so 60 digits in a row are none of it.
 #:
-#: A leader has our user's ids only: a setuid program has the arguments and the environment that its caller gave it.
+#: A leader has our user's ids only: a setuid program has the arguments and the environment that its caller gave it. It
+#: leads its session, or is in that of the server's process, which its parent or our shell tells.
 #: Its parent is our own, or on another connection a process like that: by ids, name and, where one may look, program.
 #: ``m`` is the variable with the addresses (``a``). One that the server itself inherited, as from the login of who
 #: started it, says nothing.
@@ -74,6 +75,7 @@ d=$((b - t - age))
 leads() {
 [ $1 != $$ ] && [ $PPID -gt 1 ] && [ -O /proc/$1 ] && st $1 && [ $y -gt 1 ] || return
 case $z in [ZX]) return 1;; esac
+[ $1 = $y ] || [ $q = $y ] || [ $y = $ours ] || return
 [ "$m" ] || near || return
 l="$1 $y $t"
 ids $$ && v=$u && ids $1 && [ "$u" = "$v" ] || return
@@ -82,7 +84,7 @@ ids $$ && v=$u && ids $1 && [ "$u" = "$v" ] || return
 }
 leaders() {
 st $$
-b=$t m= o=child
+b=$t ours=$y m= o=child
 set -- $SSH_CONNECTION
 case $2 in [1-9]*) m=SSH_CONNECTION a="$1 ${p:-$2} $3 $4";; *)
 set -- $SSH_CLIENT

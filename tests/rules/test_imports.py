@@ -24,7 +24,7 @@ FLOORS = (
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
     ("relayd.uplink.dialer", "relayd.ssh.client"),
-    ("relayd.uplink.polling", "relayd.ssh.execution"),
+    ("relayd.uplink.polling", "relayd.ssh.execution", "relayd.ssh.device"),
     ("relayd.uplink", "relayd.ssh.outcome"),
     ("relayd.ssh.ending",),
     ("relayd.ssh.pool",),

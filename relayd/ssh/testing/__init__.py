@@ -3,11 +3,14 @@ For tests of programs that use `relayd.ssh`: SSH servers in memory, which can fa
 """
 
 from relayd.ssh.testing.behaviour import Misbehaviour, ReceivedCommand, Reply
+from relayd.ssh.testing.device import CommandLine, MemoryDevice
 from relayd.ssh.testing.host import MemoryHost
 from relayd.ssh.testing.network import MemoryNetwork
 from relayd.ssh.testing.server import ServerConnection, ServerFactory
 
 __all__ = [
+    "CommandLine",
+    "MemoryDevice",
     "MemoryHost",
     "MemoryNetwork",
     "Misbehaviour",

@@ -94,7 +94,7 @@ class SSHClient:
 
         :return: as that of `run`. Cancelling it closes the command line; the device may go on.
         """
-        return self._devices.run(request)
+        return self._devices.run(request, self._settings.max_output)
 
     def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
         """Change the settings for the commands and connections that come from now on."""

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.language.texts import Text
-from relayd.ssh.device.families import FAMILIES, FamilyName
+from relayd.network.host_rules import Family as FamilyName
+from relayd.ssh.device.families import FAMILIES
 from relayd.ssh.device.run import DeviceRequest, DeviceRun
 from relayd.ssh.device.session import FRESH, DeviceSession
 from relayd.ssh.errors import NotRun, SSHError
@@ -52,17 +53,18 @@ class Devices:
         self._sweep: IDelayedCall | None = None
         self._closed = False
 
-    def run(self, request: DeviceRequest) -> Deferred[Completed]:
+    def run(self, request: DeviceRequest, max_output: int) -> Deferred[Completed]:
         """
         Have a device carry out lines, once.
 
+        :param max_output: bytes kept of its output.
         :return: as that of `relayd.ssh.client.SSHClient.run`.
         """
         login = _Login(request.target, request.family, request.secret)
         lines = self._lines.get(login)
         if lines is None:
             lines = self._lines[login] = _CommandLines(self._clock, self._pool, login)
-        run = DeviceRun(self._clock, request, lines.forget, lines.waits_for)
+        run = DeviceRun(self._clock, request, max_output, lines.forget, lines.waits_for)
         if self._closed:
             run.fail(NotRun(host=request.target.host, port=request.target.port))
         else:

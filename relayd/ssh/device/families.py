@@ -7,11 +7,11 @@ Only data, and what a prompt becomes once it is known. Source: the vendors' comm
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
-FamilyName = Literal["cisco", "huawei", "h3c", "juniper", "mikrotik", "generic"]
+from relayd.network.host_rules import Family as FamilyName
 
 #: A question that a device asks in place of its prompt: ``[confirm]``, ``[Y/N]:``, ``(yes/no)?``.
 QUESTION: Final = re.compile(

@@ -12,10 +12,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Text, span
+from relayd.network.host_rules import Family as FamilyName
 from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.channels.session import ExitInfo, OutputReader, Permission
-from relayd.ssh.device.families import FamilyName
 from relayd.ssh.device.order import Carried, End
 from relayd.ssh.device.session import DeviceSession
 from relayd.ssh.ending.ending import Killed
@@ -43,7 +43,6 @@ class DeviceRequest(Struct, frozen=True, kw_only=True):
     :ivar deadline: in seconds of the reactor's clock.
     :ivar timeout: the seconds that messages name when it is over.
     :ivar most_sessions: command lines that may be open at a time for this login.
-    :ivar max_output: bytes kept of its output.
     """
 
     target: Target
@@ -53,7 +52,6 @@ class DeviceRequest(Struct, frozen=True, kw_only=True):
     deadline: float
     timeout: float
     most_sessions: int
-    max_output: int
     reader: OutputReader | None = None
     permission: Permission | None = None
 
@@ -65,6 +63,7 @@ class DeviceRun:
     """
     Runs one command on the session that it is given.
 
+    :param max_output: bytes kept of its output.
     :param forget: called when it has ended.
     :param waits_for: says what keeps commands for this login waiting.
     :ivar session: the one that it has.
@@ -76,6 +75,7 @@ class DeviceRun:
         self,
         clock: IReactorTime,
         request: DeviceRequest,
+        max_output: int,
         forget: Callable[[DeviceRun], None],
         waits_for: Callable[[], Text],
     ) -> None:
@@ -83,7 +83,7 @@ class DeviceRun:
         self.request = request
         self._forget = forget
         self._waits_for = waits_for
-        self._stdout = OutputBuffer(request.max_output)
+        self._stdout = OutputBuffer(max_output)
         self._begun = self._started = steady_seconds(clock)
         self.session: DeviceSession | None = None
         self._sent = False

@@ -100,7 +100,6 @@ class DeviceCase(TestCase):
             "deadline": self.clock.seconds() + LIMIT,
             "timeout": LIMIT,
             "most_sessions": 1,
-            "max_output": 100_000,
         }
         return self.client.run_on_device(DeviceRequest(**fields | changes))
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -43,6 +44,8 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
+from relayd.ssh.target import Target
+from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
@@ -122,7 +125,9 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            if self._charset(command) != UTF8:  # in which all can be written
+            if is_device(site := self._said(command)):
+                lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
+            elif self._charset(command) != UTF8:  # in which all can be written
                 self._input(command)
         except RelayError as error:
             return error
@@ -141,6 +146,8 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
+            if is_device(self._said(command)):
+                return self._run_on_device(command, target, deadline, starting, output, timeout)
             text, progress, env, stdin = self._input(command)
         except RelayError:
             return fail()
@@ -159,6 +166,33 @@ class SSHCommandRunner:
             permission=starting,
         )
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
+        return running
+
+    def _run_on_device(
+        self,
+        command: ExecuteCommand,
+        target: Target,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None,
+        timeout: float | None,
+    ) -> Deferred[CommandResult]:
+        """
+        Have a network device carry out a command.
+
+        :raises RelayError: when it cannot be given to a device.
+        """
+        left = deadline - self._reactor.seconds()
+        named = (round(left, 1) or left) if timeout is None else timeout
+        site, charset = self._said(command), self._charset(command)
+        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
+        try:
+            request = request_of(target, site, lines, deadline, named)
+        except SSHError as error:
+            raise _host_failure(error) from None
+        reader = None if output is None else _Reader(output).read
+        running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, charset))
         return running
 
     def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:

@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress, IHandshakeListener
@@ -27,6 +26,7 @@ from relayd.network.flow import Flow
 from relayd.network.joined_writes import join_writes
 from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
+from relayd.uplink.autobahn_client import WebSocketClientFactory, WebSocketClientProtocol
 from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.frames import LONGEST, WHOLE_TEXT, LongText, masked_text, whole_text
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim

@@ -1,9 +1,9 @@
 """
 autobahn's WebSocket client, imported without what only WAMP, servers and consoles need: 5 MB less, and a quicker start.
 
-``autobahn.twisted.websocket`` also has WAMP's variants, and so imports all of WAMP with its serializers. Here empty
-classes stand in for WAMP's messages while it is imported. Nothing of them stays in `sys.modules`: what somebody imports
-later is autobahn's own.
+``autobahn.twisted.websocket`` also has the variants for WAMP, and so imports all of WAMP with its serializers. While it
+is imported here, empty classes stand in for what WAMP adds. `sys.modules` keeps nothing that knows them: a later import
+of these modules gives autobahn's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
@@ -26,8 +26,7 @@ _CLIENT: Final = "autobahn.twisted.websocket"
 _OPTIONAL: Final = ("click", "cbor2")
 #: Packages that import all of WAMP. Of what is in them, the client needs very little.
 _PACKAGES: Final = ("autobahn.wamp", "autobahn.twisted")
-_WAMP: Final = "autobahn.wamp"
-_MESSAGES: Final = "autobahn.wamp.message"
+_VARIANTS: Final = "autobahn.wamp.websocket"
 #: Only a server that redirects needs it.
 _LATER: Final = "hyperlink"
 #: Its native code takes a parser of C declarations with it. relayd validates texts itself, and masks the long ones
@@ -44,21 +43,16 @@ class _Later(ModuleType):
         return getattr(import_module(self.__name__), name)
 
 
-def _import_client() -> None:
-    """Import `_CLIENT`. With another version of autobahn this may fail; then import all of it."""
-    if "autobahn" in sys.modules:  # what others have imported, they may use
-        import_module(_CLIENT)
-        return
-    before = set(sys.modules)
-    try:
-        with _without_the_rest():
-            import_module(_CLIENT)
-    except Exception as error:
-        _log.info("autobahn is imported as a whole, since it cannot do without WAMP: {error}", error=repr(error))
-        for name in sys.modules.keys() - before:
-            if name.partition(".")[0] == "autobahn":
-                del sys.modules[name]
-        import_module(_CLIENT)
+def _import_client() -> ModuleType:
+    """The module `_CLIENT`. With another version of autobahn this may fail; then it is imported with all the rest."""
+    if "autobahn" not in sys.modules:  # otherwise somebody has imported the rest, and may use it
+        try:
+            with _without_the_rest():
+                return import_module(_CLIENT)
+        except Exception as error:
+            _log.info("autobahn is imported as a whole, since it cannot do without WAMP: {error}", error=repr(error))
+            _forget("autobahn")
+    return import_module(_CLIENT)
 
 
 @contextmanager
@@ -72,15 +66,21 @@ def _without_the_rest() -> Iterator[None]:
         sys.modules.update(stand_ins)  # type: ignore[arg-type]  # None: such an import fails
         for name in _PACKAGES:
             sys.modules[name] = stand_ins[name] = _unread(name)
-        sys.modules[_MESSAGES] = _messages()
+        sys.modules[_VARIANTS] = _variants()
         yield
     finally:
         if native is None:
             del os.environ[_NATIVE]
         else:
             os.environ[_NATIVE] = native
-        for name in [*stand_ins, *(each for each in sys.modules if f"{each}.".startswith(f"{_WAMP}."))]:
-            sys.modules.pop(name, None)
+        _forget(*stand_ins)
+
+
+def _forget(*names: str) -> None:
+    """Take these out of `sys.modules`, with all that is in them."""
+    for module in list(sys.modules):
+        if f"{module}.".startswith(tuple(f"{name}." for name in names)):
+            del sys.modules[module]
 
 
 def _unread(name: str) -> ModuleType:
@@ -93,16 +93,21 @@ def _unread(name: str) -> ModuleType:
     return package
 
 
-def _messages() -> ModuleType:
-    """What ``autobahn.wamp.interfaces`` registers and names in annotations."""
-    module: Any = ModuleType(_MESSAGES)
-    module.Message, module.Welcome = type("Message", (), {}), type("Welcome", (), {})
-    return module  # type: ignore[no-any-return]
+def _variants() -> ModuleType:
+    """The base classes of the variants for WAMP."""
+    module = ModuleType(_VARIANTS)
+    for name in ("Server", "Client"):
+        for kind in ("Protocol", "Factory"):
+            vars(module)[f"WampWebSocket{name}{kind}"] = type(kind, (), {})
+    return module
 
 
-_import_client()
+if TYPE_CHECKING:
+    from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+else:
+    _client = _import_client()
+    WebSocketClientFactory, WebSocketClientProtocol = _client.WebSocketClientFactory, _client.WebSocketClientProtocol
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol  # noqa: E402
-from autobahn.websocket.protocol import parseHttpHeader  # noqa: E402
+from autobahn.websocket.protocol import parseHttpHeader  # noqa: E402  # by now it is there
 
 __all__ = ["WebSocketClientFactory", "WebSocketClientProtocol", "parseHttpHeader"]

@@ -7,11 +7,11 @@ Source: RFC 6455, section 5.2.
 from __future__ import annotations
 
 from random import getrandbits
-from typing import Any, Final
+from typing import Final
 
 try:
     # autobahn's own module for this also loads a parser of C declarations
-    from _nvx_xormasker import ffi, lib
+    from _nvx_xormasker import ffi, lib  # type: ignore[import-not-found]
 except ImportError:  # where autobahn was built without
     lib = None
 

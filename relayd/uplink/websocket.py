@@ -324,7 +324,10 @@ class WebSocketClient(WebSocketClientProtocol):
             size, limit = self.message_data_total_length, self.maxMessagePayloadSize
             self._listener.on_broken(FrameTooLarge(size=size, limit=limit))
         else:
-            self._listener.on_broken(ProtocolError(reason=printable(reason, 200)))
+            error = ProtocolError(reason=printable(reason, 200))
+            if code == self.CLOSE_STATUS_CODE_INVALID_PAYLOAD:
+                error.close_code = code
+            self._listener.on_broken(error)
 
     def _request_upgrade(self) -> None:
         self._listener.on_secured()

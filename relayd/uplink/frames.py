@@ -6,8 +6,11 @@ Source: RFC 6455, section 5.2.
 
 from __future__ import annotations
 
+from collections import deque
 from random import getrandbits
 from typing import Final
+
+from relayd.uplink.wire import Pieces
 
 try:
     # autobahn's own module for this also loads a parser of C declarations
@@ -44,13 +47,13 @@ def masked_text(payload: bytes) -> bytes:
     return b"%c%c%b%b%b" % (WHOLE_TEXT, _MASKED | _TWO_BYTES, size.to_bytes(2, "big"), mask, masked)
 
 
-def _masked_by_python(data: bytes | memoryview, mask: bytes) -> bytes:
+def _masked_by_python(data: bytes, mask: bytes) -> bytes:
     size = len(data)
     key = int.from_bytes((mask * (size // 4 + 1))[:size], "little")
     return (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")
 
 
-def _masked_natively(data: bytes | memoryview, mask: bytes) -> bytes:
+def _masked_natively(data: bytes, mask: bytes) -> bytes:
     size = len(data)
     masked = bytearray(data)
     masker = ffi.gc(lib.nvx_xormask_new(mask), lib.nvx_xormask_free)
@@ -68,25 +71,38 @@ class LongText:
     masked as it is sent, and not all of it in one step.
     """
 
-    __slots__ = ("_header", "_mask", "_payload")
+    __slots__ = ("_header", "_left", "_mask", "_pieces")
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: bytes | Pieces) -> None:
         mask = getrandbits(32).to_bytes(4, "big")
         self._header = b"%c%c%b%b" % (WHOLE_TEXT, _MASKED | _EIGHT_BYTES, len(payload).to_bytes(8, "big"), mask)
         self._mask = mask
-        self._payload = memoryview(payload)
+        pieces = payload.pieces if isinstance(payload, Pieces) else [payload]
+        self._pieces = deque([memoryview(piece) for piece in pieces])
+        self._left = len(payload)
 
     def __len__(self) -> int:
-        return len(self._header) + len(self._payload)
+        return len(self._header) + self._left
 
     def take(self, most: int) -> bytes:
         """See `Source`."""
         header, self._header = self._header, b""
-        size = most - len(header)
-        piece, self._payload = self._payload[:size], self._payload[size:]
-        mask, turn = self._mask, len(piece) % 4
+        data = self._take(most - len(header))
+        mask, turn = self._mask, len(data) % 4
         self._mask = mask[turn:] + mask[:turn]
-        return header + _masked(piece, mask)
+        return header + _masked(data, mask)
+
+    def _take(self, most: int) -> bytes:
+        taken = []
+        while most and self._pieces:
+            piece = self._pieces.popleft()
+            if len(piece) > most:
+                self._pieces.appendleft(piece[most:])
+                piece = piece[:most]
+            taken.append(piece)
+            most -= len(piece)
+            self._left -= len(piece)
+        return b"".join(taken)
 
 
 def whole_text(data: bytes, start: int) -> tuple[str, int] | None:

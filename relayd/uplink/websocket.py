@@ -30,7 +30,7 @@ from relayd.uplink.autobahn_client import WebSocketClientFactory, WebSocketClien
 from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.frames import LONGEST, WHOLE_TEXT, LongText, masked_text, whole_text
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
-from relayd.uplink.wire import NOBODY, ReadPause, WireListener
+from relayd.uplink.wire import NOBODY, Pieces, ReadPause, WireListener
 
 #: Bytes that are read of an answer to the HTTP request.
 MAX_RESPONSE: Final = 64 * 1024
@@ -98,11 +98,11 @@ class WebSocketClient(WebSocketClientProtocol):
         """See `Wire.report_to`."""
         self._listener = listener
 
-    def send_text(self, payload: bytes) -> None:
+    def send_text(self, payload: bytes | Pieces) -> None:
         """Send one text message, where the connection still takes any."""
         if self.state != self.STATE_OPEN:
             return
-        self.flow.send(masked_text(payload) if len(payload) <= LONGEST else LongText(payload))
+        self.flow.send(masked_text(bytes(payload)) if len(payload) <= LONGEST else LongText(payload))
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a WebSocket ping; the answer comes as `WireListener.on_pong`."""

@@ -24,7 +24,7 @@ from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.presence import told_of
 from relayd.uplink.settings import ConnectionSettings
 from relayd.uplink.stages import Timing
-from relayd.uplink.wire import SessionListener
+from relayd.uplink.wire import Pieces, SessionListener
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import DialectEvent, EventReceived
 from relayd.wire.messages import CommandState, ExecuteCommand, Receipt, failure_result
@@ -228,7 +228,7 @@ class Wire:
     def report_to(self, listener: SessionListener) -> None:
         """Nothing to report but what the input says."""
 
-    def send_text(self, payload: bytes) -> None:
+    def send_text(self, payload: bytes | Pieces) -> None:
         self.sent.append(payload)
 
     def ping(self, payload: bytes = b"") -> None:

@@ -39,6 +39,9 @@ MAX_RESPONSE: Final = 64 * 1024
 #: frame, or sends it a byte at a time, would otherwise hold the relay for ever.
 LEAST_PROGRESS: Final = 4096
 
+#: Bytes that are read in one turn of the event loop. Twisted's 64 KiB may hold 800 receipts, which take 20 ms.
+READ_SIZE: Final = 16 * 1024
+
 _SWITCHING_PROTOCOLS: Final = 101
 
 #: RFC 9110, section 15. Python would fail at a number of thousands of digits, with a ValueError.
@@ -158,6 +161,8 @@ class WebSocketClient(WebSocketClientProtocol):
             # autobahn tries to, before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         join_writes(self.transport)
+        connection = getattr(self.transport, "transport", self.transport)  # below TLS
+        connection.bufferSize = READ_SIZE
         super().connectionMade()
         if self._tls_host is None:
             self._request_upgrade()

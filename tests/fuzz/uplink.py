@@ -222,7 +222,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.flow: Flow = RecordedFlow()
-        self.sent: list[bytes] = []
+        self.sent: list[bytes | Pieces] = []
         self.ended = False
 
     def report_to(self, listener: SessionListener) -> None:
@@ -309,12 +309,12 @@ def _run(name: str, data: bytes) -> None:
     check(not clock.getDelayedCalls(), "a timer is left")
 
 
-def _check_sent(server: Any, sent: list[bytes]) -> None:
+def _check_sent(server: Any, sent: list[bytes | Pieces]) -> None:
     """The other role has to understand it."""
     server.opened()
     for payload in sent:
         try:
-            server.receive_text(payload.decode())
+            server.receive_text(bytes(payload).decode())
         except ProtocolError as error:
             check(False, f"the other role does not understand: {error}")
 

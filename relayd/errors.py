@@ -39,12 +39,15 @@ class ProtocolError(RelayError):
     """The main server sent something that relayd does not understand: {reason}."""
 
     code = "protocol"
+    #: The code of the close frame that answers it (RFC 6455, section 7.4.1).
+    close_code = 1002
 
 
 class FrameTooLarge(ProtocolError):
     """The main server sent a frame of {size} bytes; relayd takes at most {limit}."""
 
     code = "frame-too-large"
+    close_code = 1009
 
 
 class InvalidMessage(RelayError):
@@ -181,6 +184,8 @@ class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 
     code = "dialect-mismatch"
+    #: As of `ProtocolError`.
+    close_code = 1002
 
 
 class NeitherDialect(UplinkError):

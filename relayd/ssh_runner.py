@@ -7,7 +7,6 @@ here, once.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -23,6 +22,7 @@ from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
 from relayd.network.host_rules import HostSettings, HostTable
+from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -317,7 +317,7 @@ def _encoded(output: Output, remark: str, translate: Translate, encoding: str | 
     """The text for an output of a result, with a line below it."""
     if encoding == BASE64:
         data, more = output.raw(translate), remark.encode()
-        return b64encode(data + b"\n" + more if data and more else data or more).decode()
+        return to_base64(data + b"\n" + more if data and more else data or more)
     text = output.text(translate, charset) if output.total else ""
     return f"{text}\n{remark}" if text and remark else text or remark
 

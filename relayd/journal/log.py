@@ -182,6 +182,7 @@ class Log:
 
     :param synced: whether each batch has to survive a loss of power, and not only the end of the process.
     :ivar changes: what its records come to.
+    :ivar size: bytes in use.
     :raises OSError: when it cannot be made.
     """
 
@@ -191,24 +192,21 @@ class Log:
         self.changes = Changes()
         self._disk = disk
         self._header = Header(number, synced, os.urandom(_SALT))
+        self._marker = self._header.marker
         self._batch = 0
-        self._end = BEGIN
+        self.size = BEGIN
         self._dirty = False
-        self._file = disk.create(self.path)
+        self._file = disk.create(self.path, durable=synced)
         try:
             self._allocated = 0
             self._make_room(BEGIN)
-            disk.write(self._file, self._header.to_bytes(), 0, durable=True)
+            disk.write(self._file, self._header.to_bytes(), 0)
+            disk.sync(self._file)
             disk.sync_folder(folder)
         except BaseException:
             self.close()
             os.unlink(self.path)
             raise
-
-    @property
-    def size(self) -> int:
-        """Bytes in use."""
-        return self._end
 
     @property
     def is_there(self) -> bool:
@@ -228,23 +226,23 @@ class Log:
         batch = Batch(at, now, records)
         content = _encode(batch)
         number = self._batch + 1
-        checksum = self._header.checksum(self._end, number, content)
-        frame = _FRAME.pack(self._header.marker, len(content), checksum, number) + content
-        if self._end + len(frame) > self._allocated:
+        checksum = self._header.checksum(self.size, number, content)
+        frame = _FRAME.pack(self._marker, len(content), checksum, number) + content
+        if self.size + len(frame) > self._allocated:
             self._make_room(len(frame))
         try:
-            self._disk.write(self._file, frame, self._end, durable=self._header.synced)
+            self._disk.write(self._file, frame, self.size)
         except BaseException:
             self._dirty = True
             self._cut()
             raise
-        self.changes.add(batch, self._end)
+        self.changes.add(batch, self.size)
         self._batch = number
-        self._end += len(frame)
+        self.size += len(frame)
 
     def _make_room(self, size: int) -> None:
         """Have the file system set aside room: a step, or on a disk that is nearly full as much as is needed."""
-        missing = max(self._end + size - self._allocated, 0)
+        missing = max(self.size + size - self._allocated, 0)
         for step in (max(missing, STEP), missing):
             try:
                 self._disk.allocate(self._file, self._allocated, step)
@@ -257,8 +255,8 @@ class Log:
 
     def _cut(self) -> None:
         """Remove what a failed `append` may have left: its caller was told that it is not there."""
-        self._disk.truncate(self._file, self._end)
-        self._allocated = self._end
+        self._disk.truncate(self._file, self.size)
+        self._allocated = self.size
         self._disk.sync(self._file)
         self._dirty = False
 

@@ -119,32 +119,30 @@ class Changes:
 
     def add(self, batch: Batch, place: int) -> None:
         """Add what was written together at *place*."""
-        self.now = batch.now
+        self.now = now = batch.now
+        at = batch.at
+        commands = self.commands
         for record in batch.records:
             if isinstance(record, Accepted):
-                self.commands[record.id] = Change(
-                    record.fingerprint, record.form, EntryState.ACCEPTED, batch.now, batch.at
-                )
-            elif isinstance(record, Noted):
+                commands[record.id] = Change(record.fingerprint, record.form, EntryState.ACCEPTED, now, at)
+                continue
+            if isinstance(record, Noted):
                 self.notes[record.id] = record.value
+                continue
+            change = commands.get(record.id)
+            if change is None:
+                change = commands[record.id] = Change(None, 0, EntryState.STARTED, now)
+            change.since = now
+            if isinstance(record, Started):
+                change.state, change.started = EntryState.STARTED, at
+            elif isinstance(record, Finished):
+                change.state, change.finished = EntryState.FINISHED, at
+                self.results[record.id] = place
+            elif isinstance(record, Confirmed):
+                change.state, change.confirmed = EntryState.CONFIRMED, at
+                self.results.pop(record.id, None)
             else:
-                self._step(record, batch, place)
-
-    def _step(self, record: AnyRecord, batch: Batch, place: int) -> None:
-        change = self.commands.get(record.id)
-        if change is None:
-            change = self.commands[record.id] = Change(None, 0, EntryState.STARTED, batch.now)
-        change.since = batch.now
-        if isinstance(record, Started):
-            change.state, change.started = EntryState.STARTED, batch.at
-        elif isinstance(record, Finished):
-            change.state, change.finished = EntryState.FINISHED, batch.at
-            self.results[record.id] = place
-        elif isinstance(record, Confirmed):
-            change.state, change.confirmed = EntryState.CONFIRMED, batch.at
-            self.results.pop(record.id, None)
-        else:
-            change.state, change.confirmed = EntryState.DEAD, batch.at
+                change.state, change.confirmed = EntryState.DEAD, at
 
 
 def body_in(records: Iterable[AnyRecord], command_id: str) -> bytes | None:

@@ -41,6 +41,9 @@ FULL: Final = 4 << 20
 #: Logs that could not be moved to the archive, beyond which nothing more is written.
 MOST_LOGS: Final = 16
 
+#: Seconds after which a file system gives another time to the next change, also one whose times are coarse.
+SETTLED: Final = 3.0
+
 #: Ids of the archive that are learned at a time, so that the reactor's thread does not wait long.
 LEARNED: Final = 500
 
@@ -65,18 +68,6 @@ class DamagedLog(Struct, frozen=True):
     kept: str
     commands: int
     results: int
-
-
-class _Known(Struct):
-    """
-    What is known of a command.
-
-    :ivar body: its result, where it is not written yet.
-    """
-
-    state: EntryState
-    fingerprint: bytes = b""
-    body: bytes | None = None
 
 
 class Store:
@@ -113,7 +104,9 @@ class Store:
         self._changing = Lock()
         # What is to be written together.
         self._records: list[AnyRecord] = []
-        self._coming: dict[str, _Known] = {}
+        self._coming: dict[str, EntryState] = {}
+        # How the folder was when all files were there, see `_check_files`.
+        self._seen: tuple[int, int, int] | None = None
         self._known = KnownIds(max_ids)
         self._learned = 0
         self.archived = Archive(path, durable=durable)
@@ -194,23 +187,18 @@ class Store:
         except Exception as error:
             return [as_unavailable(error)] * len(calls)
         outcomes: list[object] = []
-        wrote: list[bool] = []
         for method, arguments in calls:
-            before = len(self._records)
             try:
-                outcomes.append(method(*arguments))
+                outcomes.append(method(*arguments))  # the last thing that each does is to add a record, or none
             except Exception as error:
-                del self._records[before:]
                 outcomes.append(as_unavailable(error))
-            wrote.append(len(self._records) > before)
         if self._records:
             try:
                 self._write()
             except Exception as error:
-                if sum(wrote) > 1:  # a disk that is nearly full still takes what is small
+                if len(calls) > 1:  # a disk that is nearly full still takes what is small
                     return [outcome for call in calls for outcome in self.apply([call])]
-                failed = as_unavailable(error)
-                return [failed if written else outcome for written, outcome in zip(wrote, outcomes, strict=True)]
+                return [as_unavailable(error)]
         return outcomes
 
     def _check_files(self) -> None:
@@ -219,9 +207,21 @@ class Store:
 
         :raises JournalUnavailable: when one is gone.
         """
+        # To remove, replace or rename a file changes the time of its folder: one look for both files.
+        try:
+            status = os.stat(self._folder)
+        except FileNotFoundError:
+            seen = None
+        else:
+            seen = status.st_dev, status.st_ino, status.st_mtime_ns
+            if seen == self._seen:
+                return
+        self._seen = None
         self.archived.check_file()
         if not self._logs[-1].is_there:
             raise JournalUnavailable(reason=Text("somebody removed or replaced its file; restart relayd"))
+        if seen is not None and time.time() - seen[2] / 1e9 > SETTLED:
+            self._seen = seen
 
     def _write(self) -> None:
         if len(self._logs) > MOST_LOGS:
@@ -243,10 +243,9 @@ class Store:
         self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
     ) -> JournalEntry | None:
         """Record a command; gives what is known of its id, and records nothing, if that is there already."""
-        known = self._find(command_id, is_new=True)
-        if known is not None:
-            return JournalEntry(fingerprint=known.fingerprint, state=known.state)
-        self._coming[command_id] = _Known(EntryState.ACCEPTED, fingerprint)
+        if not self._is_new(command_id) and (known := self._find(command_id)) is not None:
+            return known
+        self._coming[command_id] = EntryState.ACCEPTED
         self._records.append(Accepted(command_id, fingerprint, form_of(extended, numeric_id)))
         return None
 
@@ -257,8 +256,7 @@ class Store:
     def finish(self, result: CommandResult) -> int:
         """Record the result of a command; gives the bytes that it takes."""
         body = encode_result(result)
-        record = Finished(result.command_id, body)
-        self._step(record, EntryState.FINISHED, EntryState.ACCEPTED, EntryState.STARTED).body = body
+        self._step(Finished(result.command_id, body), EntryState.FINISHED, EntryState.ACCEPTED, EntryState.STARTED)
         return len(body)
 
     def end(self, command_id: str) -> None:
@@ -279,10 +277,10 @@ class Store:
 
     def load(self, command_id: str) -> CommandResult | None:
         """The result of a command; ``None``: none is held."""
-        known = self._coming.get(command_id)
-        if known is not None and known.state is EntryState.CONFIRMED:
+        state = self._coming.get(command_id)
+        if state is EntryState.CONFIRMED:
             return None
-        body = None if known is None else known.body
+        body = None if state is None else body_in(self._records, command_id)
         with self._changing:
             for log in reversed(self._logs):
                 if body is not None:
@@ -295,34 +293,47 @@ class Store:
                     body = body_in(log.read(place), command_id)
         return self.archived.load(command_id) if body is None else decode_result(body)
 
-    def _step(self, record: AnyRecord, state: EntryState, *before: EntryState) -> _Known:
-        known = self._find(record.id)
-        if known is None or known.state not in before:
+    def _step(self, record: AnyRecord, state: EntryState, *before: EntryState) -> None:
+        known = self._coming.get(record.id)
+        if (known or self._state_of(record.id)) not in before:
             raise JournalUnavailable(reason=Text("it does not have the command {id} as it should", id=record.id))
-        self._coming[record.id] = known
-        known.state = state
+        self._coming[record.id] = state
         self._records.append(record)
-        return known
 
-    def _find(self, command_id: str, *, is_new: bool = False) -> _Known | None:
-        """
-        What is known of a command, with what is about to be written.
-
-        :param is_new: whether it is expected to be unknown.
-        """
-        if (known := self._coming.get(command_id)) is not None:
-            return known
+    def _state_of(self, command_id: str) -> EntryState | None:
+        """How far a command has come, with what is about to be written."""
+        if (state := self._coming.get(command_id)) is not None:
+            return state
         # In this order: a log is only taken away when the archive has what is in it.
         for log in reversed(self._logs):
             if (change := log.changes.commands.get(command_id)) is not None:
-                if change.fingerprint is not None:
-                    return _Known(change.state, change.fingerprint)
-                entry = self.archived.find(command_id)
-                return _Known(change.state, b"" if entry is None else entry.fingerprint)
-        if is_new and not self._known.may_have(command_id):
-            return None
+                return change.state
         entry = self.archived.find(command_id)
-        return None if entry is None else _Known(entry.state, entry.fingerprint)
+        return None if entry is None else entry.state
+
+    def _is_new(self, command_id: str) -> bool:
+        """Whether nothing is known of a command, as far as that can be said without a look at the disk."""
+        if command_id in self._coming:
+            return False
+        for log in self._logs:
+            if command_id in log.changes.commands:
+                return False
+        return not self._known.may_have(command_id)
+
+    def _find(self, command_id: str) -> JournalEntry | None:
+        """What is known of a command, with what is about to be written."""
+        state = self._state_of(command_id)
+        if state is None:
+            return None
+        for record in self._records:
+            if isinstance(record, Accepted) and record.id == command_id:
+                return JournalEntry(fingerprint=record.fingerprint, state=state)
+        for log in reversed(self._logs):
+            change = log.changes.commands.get(command_id)
+            if change is not None and change.fingerprint is not None:
+                return JournalEntry(fingerprint=change.fingerprint, state=state)
+        entry = self.archived.find(command_id)
+        return JournalEntry(fingerprint=b"" if entry is None else entry.fingerprint, state=state)
 
     # Archiving
 

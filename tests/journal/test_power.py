@@ -120,21 +120,20 @@ class PowerDisk(Disk):
         self._picture = picture
         self._random = random.Random(3)
 
-    def create(self, path: str) -> int:
-        file = super().create(path)
+    def create(self, path: str, *, durable: bool) -> int:
+        file = super().create(path, durable=durable)
         self._picture("create")
         return file
 
-    def write(self, file: int, data: bytes, offset: int, *, durable: bool) -> None:
+    def write(self, file: int, data: bytes, offset: int) -> None:
         before = os.pread(file, len(data), offset)
-        if durable:
-            # Any of the sectors are there, in any order.
-            for place in range(0, len(data), SECTOR):
-                if self._random.random() < 0.5:
-                    os.pwrite(file, data[place : place + SECTOR], offset + place)
-            self._picture("torn")
-            os.pwrite(file, before, offset)
-        super().write(file, data, offset, durable=durable)
+        # Any of the sectors are there, in any order.
+        for place in range(0, len(data), SECTOR):
+            if self._random.random() < 0.5:
+                os.pwrite(file, data[place : place + SECTOR], offset + place)
+        self._picture("torn")
+        os.pwrite(file, before, offset)
+        super().write(file, data, offset)
         self._picture("write")
 
     def unlink(self, path: str) -> None:
@@ -190,19 +189,20 @@ class FailingDisk(Disk):
         if self.calls in self.failing:
             raise OSError(number, os.strerror(number))
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, *, durable: bool) -> int:
         self._count(errno.ENOSPC)
-        return super().create(path)
+        return super().create(path, durable=durable)
 
     def allocate(self, file: int, offset: int, size: int) -> None:
         self._count(errno.ENOSPC)
         super().allocate(file, offset, size)
 
-    def write(self, file: int, data: bytes, offset: int, *, durable: bool) -> None:
+    def write(self, file: int, data: bytes, offset: int) -> None:
         if self.calls + 1 in self.failing:
             os.pwrite(file, data[: len(data) // 2], offset)
         self._count(errno.ENOSPC)
-        super().write(file, data, offset, durable=durable)
+        super().write(file, data, offset)
+        self._count(errno.EIO)  # it could not be synced, and all of it may be there all the same
 
     def sync(self, file: int) -> None:
         self._count(errno.EIO)

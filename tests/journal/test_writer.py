@@ -4,6 +4,7 @@ Tests of `relayd.journal.writer`: what is written together, and what happens whe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import JournalUnavailable
 from relayd.journal.index import JournalLimits
 from relayd.journal.store import Call
-from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, Writer
+from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, Writer, fire
 from relayd.language.texts import Text
 from tests.support.dispatching import command, result, watch_log
 from tests.support.journals import DurableCase, ThreadClock
@@ -53,6 +54,11 @@ class WriterTests(SynchronousTestCase):
     def wait(self, done: Deferred[Any]) -> Any:
         self.clock.run(done)
         return self.successResultOf(done)
+
+    def later(self, value: object) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.writer.request_later((self.store.put, (value,)), partial(fire, done))
+        return done
 
     def close(self) -> None:
         self.wait(self.writer.close())
@@ -98,16 +104,18 @@ class WriterTests(SynchronousTestCase):
         self.close()
 
     def test_what_nobody_waits_for_goes_along(self) -> None:
-        self.writer.submit_later(self.store.put, "late")
+        self.later("late")
         self.clock.advance(LINGER / 2)
         self.assertEqual(self.store.batches, [])
         self.wait(self.writer.submit(self.store.put, "urgent"))
         self.assertEqual(self.store.batches, [["late", "urgent"]])
+        self.clock.advance(LINGER)
         self.assertFalse(self.clock.getDelayedCalls())
+        self.assertEqual(self.store.batches, [["late", "urgent"]], "nothing more")
         self.close()
 
     def test_what_nobody_waits_for_is_written_at_last(self) -> None:
-        done = self.writer.submit_later(self.store.put, "late")
+        done = self.later("late")
         self.assertFalse(self.writer.is_idle(0.0))
         self.clock.advance(LINGER)
         self.assertEqual(self.wait(done), "late")
@@ -154,11 +162,11 @@ class WriterTests(SynchronousTestCase):
         self.close()
 
     def test_close_writes_what_is_pending(self) -> None:
-        late, done = self.writer.submit_later(self.store.put, "late"), self.writer.submit(self.store.put, "a")
+        late, done = self.later("late"), self.writer.submit(self.store.put, "a")
         self.close()
         self.assertEqual((self.wait(late), self.wait(done)), ("late", "a"))
         self.failureResultOf(self.writer.submit(self.store.put, "b"), JournalUnavailable)
-        self.failureResultOf(self.writer.submit_later(self.store.put, "c"), JournalUnavailable)
+        self.failureResultOf(self.later("c"), JournalUnavailable)
         self.assertFalse(self.clock.getDelayedCalls())
 
 

@@ -17,10 +17,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeLost
-from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.interfaces import IJournal, JournalEntry
 from relayd.journal.archive import Recovery
 from relayd.journal.disk import Disk
 from relayd.journal.index import Figures, JournalIndex, JournalLimits
+from relayd.journal.records import STARTED
 from relayd.journal.salvage import salvage, set_aside
 from relayd.journal.sqlite_errors import as_unavailable, is_damage
 from relayd.journal.store import Store
@@ -61,6 +62,7 @@ class DurableJournal:
         limits = limits or JournalLimits()
         self._index = JournalIndex(limits, RECENT)
         self._store = Store(path, durable=durable, max_ids=limits.max_ids, translate=translate, disk=disk)
+        self._steps = self._store.steps
         self._writer = Writer(reactor, self._store, self._share, self._log_is_full)
         self._archiver = Archiver(reactor, self._store, self._writer)
         self._pruner = Pruner(
@@ -150,7 +152,7 @@ class DurableJournal:
             return fail(refusal)
         done: Deferred[JournalEntry | None] = Deferred()
         self._writer.request(
-            (self._store.accept, (command.command_id, fingerprint, command.extended, command.numeric_id)),
+            (self._steps.accept, (command.command_id, fingerprint, command.extended, command.numeric_id)),
             partial(self._accepted, done, command.command_id, fingerprint),
             alone=False,
         )
@@ -176,12 +178,12 @@ class DurableJournal:
         if self._index.size >= self._index.limits.max_bytes:
             return fail(JournalFull(results=len(self._index.finished), megabytes=self._index.size / 1e6))
         done: Deferred[None] = Deferred()
-        self._writer.request((self._store.start, (command_id,)), partial(self._started, done, command_id))
+        self._writer.request((self._steps.start, (command_id,)), partial(self._started, done, command_id))
         return done
 
     def _started(self, done: Deferred[None], command_id: str, outcome: Exception | None) -> None:
         if outcome is None:
-            self._index.unfinished[command_id].state = EntryState.STARTED
+            self._index.unfinished[command_id].state = STARTED
             done.callback(None)
         else:
             done.errback(outcome)
@@ -190,7 +192,7 @@ class DurableJournal:
         """See `IJournal.finish`."""
         done: Deferred[None] = Deferred()
         size = getsizeof(result.stdout) + getsizeof(result.stderr)
-        self._writer.request((self._store.finish, (result,)), partial(self._finished, done, result), size)
+        self._writer.request((self._steps.finish, (result,)), partial(self._finished, done, result), size)
         return done
 
     def _finished(self, done: Deferred[None], result: CommandResult, outcome: Exception | int) -> None:
@@ -213,7 +215,7 @@ class DurableJournal:
             self._record_confirmation(command_id)
 
     def _record_confirmation(self, command_id: str) -> None:
-        self._writer.request_later((self._store.confirm, (command_id,)), partial(self._confirmed, command_id))
+        self._writer.request_later((self._steps.confirm, (command_id,)), partial(self._confirmed, command_id))
         self._archiver.archive_soon()
 
     def _confirmed(self, command_id: str, outcome: Exception | None) -> None:
@@ -223,7 +225,7 @@ class DurableJournal:
     def bury(self, command_id: str) -> None:
         """See `IJournal.bury`."""
         self._index.bury(command_id)
-        self._writer.submit(self._store.bury, command_id).addErrback(lambda _: None)  # tried again after a restart
+        self._writer.submit(self._steps.bury, command_id).addErrback(lambda _: None)  # tried again after a restart
 
     def _share(self) -> int:
         """How many requests a batch waits for: where many commands are under way, more of them soon have one."""
@@ -250,7 +252,7 @@ class DurableJournal:
             return
         if (live := self._index.unfinished.pop(command_id, None)) is not None:
             self._index.remember(command_id, live.fingerprint)
-        self._writer.submit(self._store.end, command_id).addErrback(lambda _: self._ends.setdefault(command_id))
+        self._writer.submit(self._steps.end, command_id).addErrback(lambda _: self._ends.setdefault(command_id))
 
     def _end_retried(self, outcome: Failure | None, command_id: str) -> None:
         if self._retried.pop(command_id):  # its result was confirmed meanwhile
@@ -267,7 +269,7 @@ class DurableJournal:
 
     def load(self, command_id: str) -> Deferred[CommandResult | None]:
         """See `IJournal.load`."""
-        return self._writer.submit(self._store.load, command_id)
+        return self._writer.submit(self._steps.load, command_id)
 
     def unconfirmed(self) -> Sequence[str]:
         """See `IJournal.unconfirmed`."""
@@ -280,7 +282,7 @@ class DurableJournal:
     def note(self, name: str, value: str) -> None:
         """See `IJournal.note`."""
         self._notes[name] = value
-        self._writer.submit(self._store.note, name, value).addErrback(lambda _: None)  # it will be found out again
+        self._writer.submit(self._steps.note, name, value).addErrback(lambda _: None)  # it will be found out again
 
     def noted(self, name: str) -> str | None:
         """See `IJournal.noted`."""

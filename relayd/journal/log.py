@@ -176,6 +176,13 @@ def _batch_at(view: memoryview, place: int, header: Header) -> tuple[int, int, B
         return None
 
 
+class Frame(Struct, frozen=True):
+    """A batch, and the bytes that stand for it at its place."""
+
+    batch: Batch
+    data: bytes
+
+
 class Log:
     """
     A log that is written.
@@ -221,24 +228,39 @@ class Log:
         :param now: the journal's own time.
         :raises OSError: when that is not possible; nothing is written then.
         """
-        if self._dirty:
-            self._cut()
+        frame = self.frame(records, at, now)
+        self.write(frame)
+        self.add(frame)
+
+    def frame(self, records: list[AnyRecord], at: float, now: float) -> Frame:
+        """The first step of `append`: what is to be written.  The others have to follow before the next one."""
         batch = Batch(at, now, records)
         content = _encode(batch)
-        number = self._batch + 1
-        checksum = self._header.checksum(self.size, number, content)
-        frame = _FRAME.pack(self._marker, len(content), checksum, number) + content
-        if self.size + len(frame) > self._allocated:
-            self._make_room(len(frame))
+        checksum = self._header.checksum(self.size, self._batch + 1, content)
+        return Frame(batch, _FRAME.pack(self._marker, len(content), checksum, self._batch + 1) + content)
+
+    def write(self, frame: Frame) -> None:
+        """
+        The second step of `append`, and the only one that uses the disk.
+
+        :raises OSError: when that is not possible; nothing is written then.
+        """
+        if self._dirty:
+            self._cut()
+        if self.size + len(frame.data) > self._allocated:
+            self._make_room(len(frame.data))
         try:
-            self._disk.write(self._file, frame, self.size)
+            self._disk.write(self._file, frame.data, self.size)
         except BaseException:
             self._dirty = True
             self._cut()
             raise
-        self.changes.add(batch, self.size)
-        self._batch = number
-        self.size += len(frame)
+
+    def add(self, frame: Frame) -> None:
+        """The third step of `append`: it is written."""
+        self.changes.add(frame.batch, self.size)
+        self._batch += 1
+        self.size += len(frame.data)
 
     def _make_room(self, size: int) -> None:
         """Have the file system set aside room: a step, or on a disk that is nearly full as much as is needed."""

@@ -56,7 +56,7 @@ class Commands:
             name, state = NEXT.get(self.promised.get(command_id), ("", EntryState.DEAD))
             if name and command_id not in self.asked:
                 self.asked[command_id] = state
-                calls.append((getattr(self._store, name), self.arguments(name, command_id)))
+                calls.append((getattr(self._store.steps, name), self.arguments(name, command_id)))
         ids = list(self.asked)
         for command_id, outcome in zip(ids, self._store.apply(calls), strict=True):
             state = self.asked.pop(command_id)
@@ -91,7 +91,7 @@ class StoreCase(SynchronousTestCase):
         for command_id, state in promised.items():
             may_be = {state, asked.get(command_id, state)}
             where = f"{why}: {command_id} {may_be}"
-            [known] = store.apply([(store.accept, (command_id, b"other", False))])
+            [known] = store.apply([(store.steps.accept, (command_id, b"other", False))])
             self.assertIsNotNone(known, where)
             self.assertEqual(known.fingerprint, f"print of {command_id}".encode(), where)  # type: ignore[attr-defined]
             expected = {
@@ -102,10 +102,10 @@ class StoreCase(SynchronousTestCase):
             }
             self.assertIn(ended.get(command_id), {expected[each] for each in may_be}, where)
             if may_be == {EntryState.FINISHED}:
-                held = store.load(command_id)
+                held = store.steps.load(command_id)
                 self.assertEqual(held, result(command_id, f"output of {command_id} " * 80), where)
             if may_be == {EntryState.CONFIRMED}:
-                self.assertIsNone(store.load(command_id), where)
+                self.assertIsNone(store.steps.load(command_id), where)
                 self.assertNotIn(command_id, recovery.live, where)
         for command_id in recovery.live:
             self.assertIn(command_id, {**promised, **asked}, why)

@@ -4,6 +4,7 @@ Tests of `relayd.journal.writer`: what is written together, and what happens whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import JournalUnavailable
 from relayd.journal.index import JournalLimits
-from relayd.journal.store import Call
-from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, Writer, fire
+from relayd.journal.store import Call, Prepared
+from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, QUICK, Writer, fire
 from relayd.language.texts import Text
 from tests.support.dispatching import command, result, watch_log
 from tests.support.journals import DurableCase, ThreadClock
@@ -25,7 +26,12 @@ class FakeStore:
     Writes nothing, and remembers what was to be written together.
 
     :ivar trouble: what is wrong with the disk.
+    :ivar needs_disk: whether a look at the disk is needed.
+    :ivar prepared: batches that were prepared.
     """
+
+    needs_disk = False
+    prepared = 0
 
     def __init__(self) -> None:
         self.batches: list[list[object]] = []
@@ -35,7 +41,14 @@ class FakeStore:
     def put(self, value: object) -> object:
         return value
 
-    def apply(self, calls: list[Call]) -> list[object]:
+    def prepare(self, calls: list[Call]) -> Prepared | None:
+        return None if self.needs_disk else Prepared(calls, [], None)
+
+    def write(self, prepared: Prepared) -> list[object] | None:
+        self.prepared += 1
+        return self.apply(prepared.calls)
+
+    def apply(self, calls: Sequence[Call]) -> list[object]:
         self.batches.append([arguments[0] for _, arguments in calls])
         return [self.trouble or method(*arguments) for method, arguments in calls]
 
@@ -101,6 +114,37 @@ class WriterTests(SynchronousTestCase):
         done = [self.writer.submit(self.store.put, value, alone=False) for value in range(MAX_BATCH + 1)]
         self.wait(done[-1])
         self.assertEqual([len(batch) for batch in self.store.batches], [MAX_BATCH, 1])
+        self.close()
+
+    def test_what_needs_a_look_at_the_disk_or_much_work_is_left_to_the_thread(self) -> None:
+        """All of the batch is, and what comes meanwhile waits for it."""
+        self.store.needs_disk = True
+        self.assertEqual(self.wait(self.writer.submit(self.store.put, "a")), "a")
+        self.store.needs_disk = False
+        done = [self.writer.submit(self.store.put, value, size=QUICK // 2 + 1, alone=False) for value in "bc"]
+        self.assertEqual([self.wait(each) for each in done], ["b", "c"])
+        self.assertEqual((self.store.batches, self.store.prepared), ([["a"], ["b", "c"]], 0))
+        self.wait(self.writer.submit(self.store.put, "d", size=QUICK))
+        self.assertEqual((self.store.batches[2:], self.store.prepared), ([["d"]], 1))
+        self.close()
+
+    def test_what_is_called_between_two_batches(self) -> None:
+        """Nothing is prepared meanwhile: it may be for a log that is written no more."""
+        first = self.writer.submit(self.store.put, "a")
+        between: Deferred[Any] = Deferred()
+        self.writer.call_between(lambda: self.store.batches.append(["between"]), between.callback)
+        second = self.writer.submit(self.store.put, "b")
+
+        def prepare(calls: list[Call]) -> None:
+            self.store.batches.append(["prepared"])
+
+        self.patch(self.store, "prepare", prepare)
+        for each in (first, between, second):
+            self.wait(each)
+        self.assertEqual(self.store.batches, [["a"], ["between"], ["prepared"], ["b"]])
+        self.writer.call_between(lambda: None, lambda _: self.store.batches.append(["idle"]))
+        self.wait(self.writer.submit(self.store.put, "c"))
+        self.assertEqual(self.store.batches[4:], [["idle"], ["prepared"], ["c"]])
         self.close()
 
     def test_what_nobody_waits_for_goes_along(self) -> None:
@@ -173,11 +217,21 @@ class WriterTests(SynchronousTestCase):
 class SharedCommitTests(DurableCase):
     """What is written together, by a journal in a file."""
 
+    def watch_batches(self) -> list[int]:
+        """How many requests each batch has, from now on."""
+        batches: list[int] = []
+        write = self.journal._store.write
+
+        def watch(prepared: Any) -> Any:
+            batches.append(len(prepared.calls))
+            return write(prepared)
+
+        self.patch(self.journal._store, "write", watch)
+        return batches
+
     def test_what_belongs_together_is_written_together(self) -> None:
         """So that the cost of a commit is shared."""
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        batches = self.watch_batches()
         waiting = [
             self.journal.accept(command("a"), b""),
             self.journal.accept(command("b"), b""),
@@ -189,9 +243,7 @@ class SharedCommitTests(DurableCase):
 
     def test_many_do_not_go_on_at_once(self) -> None:
         self.restart(JournalLimits())
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        batches = self.watch_batches()
         accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
         self.wait(accepting[-1])
         self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
@@ -204,13 +256,13 @@ class SharedCommitTests(DurableCase):
             self.accept(command_id)
             self.wait(self.journal.start(command_id))
         written: list[str] = []
-        apply = self.journal._store.apply
+        write = self.journal._store.write
 
-        def watch(calls: Any) -> Any:
-            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in calls)))
-            return apply(calls)
+        def watch(prepared: Any) -> Any:
+            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in prepared.calls)))
+            return write(prepared)
 
-        self.patch(self.journal._store, "apply", watch)
+        self.patch(self.journal._store, "write", watch)
         waiting: list[Deferred[Any]] = []
 
         def next_command(_: Any, after: str) -> None:
@@ -227,9 +279,7 @@ class SharedCommitTests(DurableCase):
 
     def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
         self.finish("a", "b")
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        batches = self.watch_batches()
         self.journal.confirm("a")
         self.clock.advance(LINGER / 2)
         self.assertEqual(batches, [])

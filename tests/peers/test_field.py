@@ -1,0 +1,78 @@
+"""
+SSH servers of every make, each as it is: ten commands at a time, silences, standard input, commands that a signal ends.
+
+The servers that could be brought; `tests.support.ssh_matrix` says what is asserted of each, and makes the table in
+``docs/ssh.rst`` of it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.target import Target
+from tests.support.ssh import DEADLINE, ServerTestCase
+from tests.support.ssh_matrix import ROWS, Row
+from tests.support.ssh_peers import BROUGHT, SSHPeer, started
+
+#: Seconds between two probes: a command that is silent for several of these must live.
+PROBES = 0.2
+
+
+class FieldTests(ServerTestCase):
+    """A test for each server that was brought."""
+
+    async def check(self, peer: SSHPeer, row: Row) -> None:
+        self.assertTrue(_version(peer).startswith(row.version), _version(peer))
+        client = self.make_client(keepalive_interval=PROBES, **peer.settings)
+        target = peer.target()
+        done = await self.run_command(client, target, "echo out; exit 3")
+        self.assertEqual((done.stdout.text(), done.exit.status), ("out", 3 if row.status else 0))
+        await self.check_many(client, target, row)
+        done = await self.run_command(client, target, "kill -TERM $$")
+        self.assertEqual(done.exit.signal or done.exit.status, row.killed)
+        if row.stdin:
+            given = b"line\n" * 20_000
+            done = await client.run(target, b"wc -c", self.reactor.seconds() + DEADLINE, stdin=given)
+            self.assertEqual(done.stdout.text().strip(), str(len(given)))
+
+    async def check_many(self, client: SSHClient, target: Target, row: Row) -> None:
+        """All at once, some of them silent for a while: each runs once, and what the host bears is learned."""
+        ran = self.directory / "ran"
+        ran.touch()
+        ran.chmod(0o666)
+        self.directory.chmod(0o755)
+        silences = [PROBES * 5] * 2 + [0.0] * 8
+        running = [
+            self.run_command(client, target, f"echo {number} >>{ran}; sleep {pause:g}; echo {number}")
+            for number, pause in enumerate(silences)
+        ]
+        each: list[Completed] = await gatherResults(running)
+        self.assertEqual([done.error for done in each], [None] * 10)
+        self.assertEqual([done.stdout.text() for done in each], [str(number) for number in range(10)])
+        self.assertEqual(sorted(ran.read_text().split()), [str(number) for number in range(10)])
+        last = self.run_command(client, target, f"sleep {PROBES * 2:g}")
+        (known,) = client.hosts()
+        self.assertEqual((known.limit, known.single), (row.limit, row.single))
+        await last
+
+
+def _version(peer: SSHPeer) -> str:
+    with closing(socket.create_connection(("127.0.0.1", peer.port), DEADLINE)) as connection:
+        return connection.recv(255).decode("ascii", "replace")
+
+
+def _test_of(name: str) -> Callable[[FieldTests], Coroutine[Deferred[Any], Any, None]]:
+    async def test(self: FieldTests) -> None:
+        await self.check(started(name), ROWS[name])
+
+    return test
+
+
+for _name in sorted(BROUGHT):
+    setattr(FieldTests, f"test_{_name}", _test_of(_name))

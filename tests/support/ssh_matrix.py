@@ -29,6 +29,7 @@ class Row(Struct, frozen=True, kw_only=True):
     :ivar stdin: whether a command gets its standard input, and the end of that.
     :ivar limit: commands that run at a time on one connection, as far as it is learned.
     :ivar single: whether it runs one command on a connection, ever.
+    :ivar quiet: whether it has no good answer to a probe, and is silent for several of them.
     :ivar ends: whether it ends a connection together with a command.
     :ivar note: what else is to be known.
     """
@@ -40,6 +41,7 @@ class Row(Struct, frozen=True, kw_only=True):
     stdin: bool | None = True
     limit: int = MOST
     single: bool = False
+    quiet: bool = False
     ends: bool = False
     note: str = ""
 
@@ -66,6 +68,7 @@ ROWS: Final = {
         title="TinySSH",
         version="SSH-2.0-tinyssh",
         limit=1,
+        quiet=True,
         ends=True,
         note="answers a probe with ``UNIMPLEMENTED`` alone",
     ),
@@ -132,8 +135,8 @@ IMITATED: Final = (
 def table() -> str:
     """The tables, in reST."""
     lines = [
-        f"Each of these runs in ``{REAL_BY}``: ten commands at a time, each once; silences of several probes;",
-        "standard input; a command that a signal ends.",
+        f"Each of these runs in ``{REAL_BY}``: ten commands at a time, each once; standard input; a command",
+        "that a signal ends; where the server has no good answer to a probe, also a silence of several probes.",
         "",
         ".. list-table::",
         "   :header-rows: 1",

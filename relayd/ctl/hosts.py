@@ -27,10 +27,10 @@ from relayd.network.spelling import canonical_host, read_address, read_destinati
 
 #: What applies where neither a table nor an option says anything.
 _OTHERWISE: Final[dict[str, Any]] = {
-    "keepalive-interval": 15.0,
     "commands-per-connection": None,
     "no-exit-status": None,
     "shell": None,
+    "family": None,
     "pty": False,
     "become": None,
     "credential": None,
@@ -41,6 +41,7 @@ _WORDS: Final = {
     "commands-per-connection": "no limit",
     "no-exit-status": "an error",
     "shell": "found out",
+    "family": "generic",
     "become": "no",
     "credential": "that of the command",
     "via": "directly",

@@ -246,7 +246,9 @@ class Execution:
         return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
 
     def _end(self) -> None:
-        self._ending = Ending(self._clock, self._pool, self._job, self._session, self._shell, self._on_settled)
+        self._ending = Ending(
+            self._clock, self._pool, self._job, self._session, self._started, self._shell, self._on_settled
+        )
         self._ending.begin()
 
     def _on_settled(self) -> None:

@@ -84,6 +84,22 @@ class Unencodable(RelayError):
     phase = "receive"
 
 
+class FieldUnsupported(RelayError):
+    """{host} is a network device: a command for it cannot have {field}. Leave it out; a device gets lines of text, and
+    nothing else."""
+
+    code = "field-unsupported"
+    phase = "receive"
+
+
+class DeviceLines(RelayError):
+    """The command is for a network device, and its text cannot be typed there ({character}). Write it without tabs and
+    other control characters, in the device's character set."""
+
+    code = "unencodable"
+    phase = "receive"
+
+
 # What the uplink meets -----------------------------------------------------------------------------------------------
 
 

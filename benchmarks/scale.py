@@ -155,7 +155,7 @@ class Load:
         if isinstance(outcome, Failure):
             error = outcome.value
             how = f"refused: {error.fields['reason']}" if isinstance(error, CommandRefused) else f"lost: {error}"
-            self.outcomes[how] += 1
+            self.outcomes[re.sub(r"\d+", "…", how)] += 1
             return
         said = outcome.details.error
         how = "done" if outcome.exit_code == 0 else f"refused: {said['code']}" if said else "failed"
@@ -231,7 +231,7 @@ async def hosts(reactor: Any, options: argparse.Namespace, stack: AsyncExitStack
 
 async def burst(reactor: Any, options: argparse.Namespace, stack: AsyncExitStack) -> dict[str, Any]:
     """Many commands in one go."""
-    async with load(reactor, stack, FEW_HOSTS, "--max-queue", str(options.commands + 1)) as running:
+    async with load(reactor, stack, FEW_HOSTS, "--max-queue", str(2 * options.commands)) as running:
         await DeferredList([running.execute(number) for number in range(options.commands)])
         return running.figures()
 

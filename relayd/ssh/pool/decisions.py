@@ -12,7 +12,7 @@ from typing import Generic
 
 from relayd.ssh.pool.alarms import Alarms
 from relayd.ssh.pool.assignment import Assignment, Start
-from relayd.ssh.pool.members import COOL_DOWN, Lane, Member, Work
+from relayd.ssh.pool.members import COOL_DOWN, SETTLE, Lane, Member, Work
 from relayd.ssh.pool.places import Dial, Evict, Places
 from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.target import Target
@@ -74,7 +74,7 @@ class PoolState(Generic[Work]):
         """Take a session's place on this very connection, if it has one; says whether it had."""
         if member.room(member.lane.limit, now) <= 0:
             return False
-        self._assignment.take_session(member)
+        self._assignment.take_session(member, now)
         return True
 
     def remove(self, target: Target, work: Work) -> bool:
@@ -143,15 +143,18 @@ class PoolState(Generic[Work]):
         self._tidy(lane)
         return out_of_reach
 
-    def lost(self, member: Member[Work], now: float, opening: int = 0) -> None:
+    def lost(self, member: Member[Work], now: float, opening: int = 0, *, with_session: bool = False) -> None:
         """
         A connection that was open is gone.
 
         :param opening: how many sessions the server had been asked for and had not given, when the server ended it;
             some do so when they are asked for too many.
+        :param with_session: whether the server ended it when a session had ended in good order; some always do.
         """
         lane = member.lane
-        if opening and member.sessions > 1:
+        if with_session:
+            lane.host.learn_end(now)
+        elif opening and member.sessions > 1:
             lane.host.lower((member.sessions - opening) or member.sessions // 2, now)
         self._places.remove(member)
         self._assignment.look_at(lane)
@@ -165,10 +168,14 @@ class PoolState(Generic[Work]):
 
         :param given: whether the server gave it; one that it was not asked for tells nothing.
         """
-        member.lane.proven = member.lane.proven or given
+        host = member.lane.host
+        if given:
+            member.served = member.lane.proven = True
         member.session_ended(now)
-        if member.lane.target.alone:
+        if member.lane.target.alone or (given and host.is_single(now)):
             member.expires = now
+        elif host.ends_with_session:
+            member.not_before = now + SETTLE
         self._channel_ended(member, now)
 
     def session_refused(self, member: Member[Work], now: float) -> bool:
@@ -194,9 +201,38 @@ class PoolState(Generic[Work]):
             member.refusals += 1
             member.not_before = now + COOL_DOWN * 2.0**member.refusals
             if member.refusals > MAX_REFUSALS:
-                for_good = self._refuses_all(member, now)
+                if member.served:
+                    self.takes_one_command(member, now)
+                else:
+                    for_good = self._refuses_all(member, now)
         self._channel_ended(member, now)
         return for_good
+
+    def takes_one_command(self, member: Member[Work], now: float) -> None:
+        """The server has run a command on the connection, and runs no other; so it will be on its other connections."""
+        member.lane.host.learn_single(now)
+        self.retire(member, "it takes one command")
+
+    def exec_refused_at_first(self, member: Member[Work]) -> None:
+        """A command that another connection had refused was also refused by one that had run none."""
+        member.lane.host.unlearn_single()
+
+    def sessions_late(self, member: Member[Work], now: float, late: int) -> bool:
+        """
+        The server answers, but not when it is asked for another session.
+
+        :param late: how many sessions it was asked for in vain.
+        :return: whether they may be asked for elsewhere: where it has never given one, another connection is no help.
+        """
+        given = member.sessions - late
+        if given > 0:
+            member.lane.host.learn_limit(given, now)
+        elif member.served:
+            member.lane.host.learn_single(now)
+        else:
+            return False
+        self.retire(member, "it opens no other session")
+        return True
 
     def _refuses_all(self, member: Member[Work], now: float) -> bool:
         lane = member.lane

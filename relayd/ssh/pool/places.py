@@ -19,6 +19,9 @@ from relayd.ssh.pool.budget import ConnectionBudget
 from relayd.ssh.pool.members import MAX_FORWARDS, Lane, Member, PooledHost, Where, Work, where_is
 from relayd.ssh.target import Target
 
+#: Hosts of which what was learned is remembered though nothing is open there, or wanted.
+MOST_KNOWN = 4096
+
 
 class Dial(Struct, Generic[Work], frozen=True):
     """Open the connection *member*."""
@@ -55,6 +58,8 @@ class Places(Generic[Work]):
         self.idle: OrderedDict[Member[Work], None] = OrderedDict()
         self.evictions: deque[Evict[Work]] = deque()
         self.held_back: OrderedDict[PooledHost[Work], None] = OrderedDict()
+        # What was learned of hosts that have no lanes now; the one that was left longest ago is forgotten first.
+        self._known: OrderedDict[Where, PooledHost[Work]] = OrderedDict()
         # Hosts of which a lane may want to open a connection, and may be able to
         self._due: dict[PooledHost[Work], None] = {}
 
@@ -65,7 +70,8 @@ class Places(Generic[Work]):
             where = where_is(target)
             host = self.hosts.get(where)
             if host is None:
-                host = self.hosts[where] = PooledHost(where, self._max_sessions)
+                host = self._known.pop(where) if where in self._known else PooledHost(where, self._max_sessions)
+                self.hosts[where] = host
             host.lanes += 1
             lane = self.lanes[target] = Lane(target, host)
         return lane
@@ -84,6 +90,10 @@ class Places(Generic[Work]):
             self._alarms.cancel(host)
             self._due.pop(host, None)
             self.held_back.pop(host, None)
+            if host.memorable:
+                self._known[host.where] = host
+                if len(self._known) > MOST_KNOWN:
+                    self._known.popitem(last=False)
 
     # Opening
 

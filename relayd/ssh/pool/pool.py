@@ -21,6 +21,7 @@ from relayd.ssh.errors import (
     ConnectionLost,
     NotRun,
     OutcomeUnknown,
+    PacketsTooSmall,
     SessionRefused,
     SSHError,
     TooManyHops,
@@ -75,7 +76,7 @@ class Pool:
         )
         self.report: PoolReport[Job] = self._state.report
         self._refused_logins = RefusedLogins()
-        self._silence = SilenceWatch(clock, self._silent)
+        self._silence = SilenceWatch(clock, self._silent, self._late)
         self._names: MovedNames[Job] = MovedNames(reactor, self._moved, self._enter)
         self._timers = Timers(clock, self._take_steps, self._sweep)
         self._dials = Dials(dialer, self, self._opened, self._not_opened)
@@ -345,6 +346,21 @@ class Pool:
                 self._state.add(job.target, job, first=True)
         self._work()
 
+    def _late(self, connection: ClientConnection, users: list[ChannelUser]) -> None:
+        """A connection answers, but opens no channel: where it has given one, the others are asked for elsewhere."""
+        member = self._connections.members[connection]
+        late = [user for user in users if not isinstance(user, Forward)]
+        if self._shutdown.begun or not late or not self._state.sessions_late(member, self._clock.seconds(), len(late)):
+            return
+        _log.info("{target}: a connection opens no other session; another one is opened", **member.target.log_fields)
+        for user in reversed(late):
+            job = self._connections.take(user, connection)
+            if job is not None:
+                connection.release(user)
+                job.connection = None
+                self._state.add(job.target, job, first=True)
+        self._work()
+
     def _moved(self, connection: ClientConnection) -> None:
         """The name of its host has other addresses now: the connection finishes what runs on it."""
         member = self._connections.members[connection]
@@ -394,6 +410,28 @@ class Pool:
             self._fail_waiting(target, error, sessions_only=True)
         self._work()
 
+    def exec_refused(self, connection: ClientConnection, session: ChannelUser) -> bool:
+        member = self._connections.members[connection]
+        job = self._connections.job(session, connection)
+        if not connection.has_run:
+            if job is not None and job.refused:
+                self._state.exec_refused_at_first(member)
+            return False
+        if job is None or job.ending or self._shutdown.begun:
+            return False
+        self._connections.take(session, connection)
+        self._state.takes_one_command(member, self._clock.seconds())
+        job.connection, job.refused = None, True
+        self._state.add(job.target, job, first=True)
+        self._work()
+        return True
+
+    def not_usable(self, connection: ClientConnection, session: ChannelUser, max_packet: int) -> None:
+        job, target = self._connections.take(session, connection), self._connections.members[connection].target
+        if job is not None:
+            job.connection = None
+            job.on_failure(PacketsTooSmall(host=target.host, port=target.port, size=max_packet))
+
     def connection_lost(self, connection: ClientConnection, interrupted: list[ChannelUser], reason: str) -> None:
         member, jobs = self._connections.remove(connection)
         target = member.target
@@ -401,7 +439,8 @@ class Pool:
         if target.via is None:
             self._names.closed(target.dialled, connection)
         opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)
-        self._state.lost(member, self._clock.seconds(), opening)
+        with_session = connection.ended_with_session
+        self._state.lost(member, self._clock.seconds(), opening, with_session=with_session)
         _log.debug("{target}: disconnected: {reason}", reason=reason, **target.log_fields)
         for user in reversed(interrupted):
             job = jobs.get(user)

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import RunTimeout
 from tests.support.ending import EndingTestCase
-from tests.support.ssh import marked_sleep, processes
-from tests.support.ssh_peers import BROUGHT, KINDS, started
+from tests.support.ssh import DEADLINE, marked_sleep, processes
+from tests.support.ssh_peers import BROUGHT, KINDS, SSHPeer, started
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ssh.rst"
 #: The names of the servers in the table.
@@ -25,7 +26,7 @@ TITLES = {
     "erlang": "Erlang/OTP",
     "go": "Go's library",
     "gliderlabs": "gliderlabs (Go)",
-    "libssh": "libssh",
+    "libssh": "libssh (example)",
     "conch": "Twisted Conch",
     "ssh2": "ssh2 (Node.js)",
     "asyncssh": "asyncssh",
@@ -48,6 +49,11 @@ class KillTests(EndingTestCase):
         super().setUp()
         self.be_patient()
 
+    async def know(self, client: SSHClient, peer: SSHPeer) -> None:
+        """Let the client learn how many commands a connection takes."""
+        for _ in range(2):
+            await self.run_command(client, peer.target(), "true")
+
     async def check(self, name: str) -> None:
         """The processes of one command are ended, or none, as the table says, and nothing else."""
         peer = started(name)
@@ -58,15 +64,19 @@ class KillTests(EndingTestCase):
         text = f"cd / ; ({sleep}) & {sleep}; true"
         # Not the server's, with the same text and at the same time
         strange = text.replace(sleep, stranger)
-        process = subprocess.Popen(["sh", "-c", f'sh -c "$0" & {stranger}', strange], start_new_session=True)
+        argv = ["sh", "-c", f'sh -c "$0" & {stranger}', strange]
+        process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
+        expected = table()[TITLES[name]]
+        await self.know(client, peer)
         beside = client.run(peer.target(), f"{other}; true".encode(), self.reactor.seconds() + 100)
-        running = client.run(peer.target(), text.encode(), self.reactor.seconds() + 4, grace=5.0)
+        grace = DEADLINE if expected == "confirmed" else 2.0
+        running = client.run(peer.target(), text.encode(), self.reactor.seconds() + 2, grace=grace)
         await self.until(lambda: len(processes(mark)) == 2 and processes(other_mark), "they run")
         done = await running
         self.assertIsInstance(done.error, RunTimeout)
-        self.assertEqual(done.killed, table()[TITLES[name]])
+        self.assertEqual(done.killed, expected)
         self.assertEqual(len(processes(mark)), 0 if done.killed == "confirmed" else 2)
         self.assertEqual((len(processes(other_mark)), len(processes(stranger_mark)), beside.called), (1, 3, False))
         beside.cancel()
@@ -78,8 +88,10 @@ class KillTests(EndingTestCase):
         client = self.make_client(**peer.settings)
         mark, sleep = marked_sleep()
         text = f"cd / ; {sleep}; true".encode()
+        await self.know(client, peer)
         others = [client.run(peer.target(), text, self.reactor.seconds() + 100) for _ in range(2)]
-        running = client.run(peer.target(), text, self.reactor.seconds() + 4, grace=5.0)
+        grace = DEADLINE if killed == "confirmed" else 5.0
+        running = client.run(peer.target(), text, self.reactor.seconds() + 2, grace=grace)
         await self.until(lambda: len(processes(mark)) == 3, "they run")
         done = await running
         self.assertEqual((done.killed, len(processes(mark))), (killed, 2 if killed == "confirmed" else 3))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +99,51 @@ class KillTests(EndingTestCase):
             each.cancel()
             await each
 
+    async def check_left_process(self, name: str) -> None:
+        """
+        The process that a command began with has ended, but not what it left, which holds its output.
+
+        Another command with the same text must not be ended in its place.
+        """
+        peer = started(name)
+        client = self.make_client(**peer.settings, max_sessions=1)
+        mark, sleep = marked_sleep()
+        text = f"mkdir {self.directory}/first && {{ {sleep} & exit; }}; {sleep}; true".encode()
+        await self.know(client, peer)
+        running = client.run(peer.target(), text, self.reactor.seconds() + 2, grace=5.0)
+        await self.until(lambda: processes(mark), "the first runs")
+        other = client.run(peer.target(), text, self.reactor.seconds() + 100)
+        await self.until(lambda: len(processes(mark)) == 2, "the second runs")
+        self.assertEqual((await running).killed, "unsupported")
+        self.assertEqual((len(processes(mark)), other.called), (2, False))
+        other.cancel()
+        await other
+
+    async def check_in_a_row(self, name: str) -> None:
+        """What looked for the processes of one command does not stay, where it might be taken for the next one."""
+        peer = started(name)
+        client = self.make_client(**peer.settings)
+        for _ in range(2):
+            mark, sleep = marked_sleep()
+            running = client.run(peer.target(), f"{sleep}; true".encode(), self.reactor.seconds() + 2, grace=DEADLINE)
+            await self.until(lambda: processes(mark), "it runs")  # noqa: B023
+            self.assertEqual((await running).killed, "confirmed")
+
     def test_every_server_is_in_the_table(self) -> None:
         self.assertEqual(set(TITLES), set(KINDS))
         self.assertLessEqual(set(TITLES.values()) | {"OpenSSH", "dropbear"}, set(table()))
 
 
-def _each(name: str) -> Callable[[Any], Any]:
-    return lambda self: self.check(name)
+def _add(name: str, title: str, check: Any, *args: str) -> None:
+    def test(self: KillTests) -> Any:
+        return check(self, name, *args)
+
+    if name in BROUGHT:
+        setattr(KillTests, title, test)
 
 
-def _twins(name: str, killed: str) -> Callable[[Any], Any]:
-    return lambda self: self.check_twins(name, killed)
-
-
-for _name in sorted(BROUGHT):
-    setattr(KillTests, f"test_{_name}", _each(_name))
+for _name in KINDS:
+    _add(_name, f"test_{_name}", KillTests.check)
 # Told apart by their connection, or not at all
 for _name, _killed in (
     ("lsh", "confirmed"),
@@ -122,5 +151,6 @@ for _name, _killed in (
     ("go", "unsupported"),
     ("tinysshd", "unsupported"),
 ):
-    if _name in BROUGHT:
-        setattr(KillTests, f"test_equal_commands_on_{_name}", _twins(_name, _killed))
+    _add(_name, f"test_equal_commands_on_{_name}", KillTests.check_twins, _killed)
+_add("go", "test_what_a_command_left_on_go", KillTests.check_left_process)
+_add("tinysshd", "test_one_after_another_on_tinysshd", KillTests.check_in_a_row)

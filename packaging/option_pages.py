@@ -248,6 +248,12 @@ _EXAMPLE_END = """
 #connect-timeout = "30s"
 #keepalive-interval = "1m"
 
+# Network devices that offer a command line and nothing else.
+#[[hosts]]
+#hosts = ["rt-*.internal"]
+#shell = "device"
+#family = "cisco"
+
 # Hosts on which one user's commands run as another one, in its own directory.
 #[[hosts]]
 #hosts = ["app-*.internal"]

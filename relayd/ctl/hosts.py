@@ -27,10 +27,10 @@ from relayd.network.spelling import canonical_host, read_address, read_destinati
 
 #: What applies where neither a table nor an option says anything.
 _OTHERWISE: Final[dict[str, Any]] = {
-    "keepalive-interval": 15.0,
     "commands-per-connection": None,
     "no-exit-status": None,
     "shell": None,
+    "family": "generic",
     "pty": False,
     "become": None,
     "credential": None,

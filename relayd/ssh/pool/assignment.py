@@ -83,7 +83,7 @@ class Assignment(Generic[Work]):
             if member.served and now >= member.idle_since + SETTLE:
                 member.lane.host.lived_on(now)
             self._places.busy(member)
-        member.sessions += 1
+        member.session_begins()
 
     def _next_start(self, lane: Lane[Work], now: float) -> Start[Work] | None:
         if not (lane.waiting or lane.waiting_forwards):

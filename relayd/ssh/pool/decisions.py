@@ -8,8 +8,9 @@ as a whole is told in `relayd.ssh.pool`.
 from __future__ import annotations
 
 from math import inf
-from typing import Generic
+from typing import Final, Generic
 
+from relayd.network.host_rules import HostTable
 from relayd.ssh.pool.alarms import Alarms
 from relayd.ssh.pool.assignment import Assignment, Start
 from relayd.ssh.pool.members import COOL_DOWN, SETTLE, Lane, Member, Work
@@ -24,6 +25,9 @@ MAX_DROPS = 3
 #: Seconds before another connection is tried when one of several could not be opened, or was of no use.
 DIAL_PAUSE = 5.0
 
+#: Nothing is said of any host.
+NO_TABLE: Final = HostTable()
+
 Step = Start[Work] | Dial[Work] | Evict[Work]
 
 
@@ -35,16 +39,28 @@ class PoolState(Generic[Work]):
     :param max_connections: to one target.
     :param max_total: connections in all. What lies behind jump hosts needs one for each of them too.
     :param max_age: seconds for which a connection takes new work.
+    :param table: what is said of single hosts, before the first two.
     :ivar report: tells how things stand.
     """
 
-    def __init__(self, max_sessions: int, max_connections: int, max_total: int = 1000, max_age: float = inf) -> None:
-        self._max_connections = max_connections
+    def __init__(
+        self,
+        max_sessions: int,
+        max_connections: int,
+        max_total: int = 1000,
+        max_age: float = inf,
+        table: HostTable = NO_TABLE,
+    ) -> None:
         self._max_age = max_age
         self._alarms: Alarms[Work] = Alarms()
-        self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
+        self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms, table)
         self._assignment: Assignment[Work] = Assignment(self._places, self._alarms)
         self.report: PoolReport[Work] = PoolReport(self._places)
+
+    def configure(self, table: HostTable, now: float) -> None:
+        """Change what is said of single hosts; what was opened in another way than now takes no more work."""
+        for lane in self._places.configure(table):
+            self._expire(lane, now)
 
     # Work comes and goes
 
@@ -171,9 +187,13 @@ class PoolState(Generic[Work]):
         host = member.lane.host
         if given:
             member.served = member.lane.proven = True
+        else:
+            member.left += 1
         member.session_ended(now)
         if member.lane.target.alone or (given and host.is_single(now)):
             member.expires = now
+        if not member.left:
+            self._places.retire(member, "it has run as many commands as it may")
         elif host.ends_with_session:
             member.not_before = now + SETTLE
         self._channel_ended(member, now)
@@ -185,7 +205,7 @@ class PoolState(Generic[Work]):
         :return: whether the target gives no sessions at all, so that what waits for one waits in vain.
         """
         host = member.lane.host
-        member.sessions -= 1
+        member.session_refused()
         for_good = False
         if member.sessions > 0:
             seen = member.sessions + member.lately_closed(now)
@@ -291,7 +311,7 @@ class PoolState(Generic[Work]):
         :return: whether that is so. Of a server that never gave a session on any connection another one is no help.
         """
         lane = member.lane
-        if member.doubted or not (proven or lane.proven) or lane.doubted >= self._max_connections:
+        if member.doubted or not (proven or lane.proven) or lane.doubted >= lane.bounds.max_connections:
             return False
         lane.doubt(member, True)
         return True
@@ -321,9 +341,12 @@ class PoolState(Generic[Work]):
     def retire_all(self, now: float) -> None:
         """No connection that is open, or being opened, takes more work."""
         for lane in self._places.lanes.values():
-            for member in lane.members:
-                member.expires = min(member.expires, now)
-            self._assignment.look_at(lane)
+            self._expire(lane, now)
+
+    def _expire(self, lane: Lane[Work], now: float) -> None:
+        for member in lane.members:
+            member.expires = min(member.expires, now)
+        self._assignment.look_at(lane)
 
     def close_idle(self, now: float, timeout: float) -> None:
         """Close the connections on which nothing ran for *timeout* seconds, and the old ones."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from math import inf
+from sys import maxsize
 from typing import Generic, TypeVar
 
+from relayd.ssh.pool.bounds import NO_BOUNDS, Bounds
 from relayd.ssh.target import Target
 
 #: Seconds until the place of a closed session is used again. A server frees it some time after both sides have closed
@@ -71,13 +73,14 @@ class Member(Generic[Work]):
     :ivar forwards: connections to other hosts through it.
     :ivar refusals: sessions that it refused in a row while it had no other.
     :ivar not_before: it gets no session before this time.
+    :ivar left: sessions that it may still get.
     :ivar expires: when it is too old to take anything new.
     :ivar idle_since: when it last became idle.
     """
 
     __slots__ = (
-        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "not_before", "ready",
-        "reason", "refusals", "retired", "served", "sessions",
+        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "left", "not_before",
+        "ready", "reason", "refusals", "retired", "served", "sessions",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
@@ -92,6 +95,7 @@ class Member(Generic[Work]):
         self.forwards = 0
         self.refusals = 0
         self.not_before = 0.0
+        self.left = lane.bounds.commands
         self.expires = inf
         self.idle_since = 0.0
         # When the places of closed sessions may be used again
@@ -126,15 +130,25 @@ class Member(Generic[Work]):
         cooling = self._cooling
         while cooling and cooling[0] <= now:
             cooling.popleft()
-        return limit - self.sessions - len(cooling)
+        return min(limit - self.sessions - len(cooling), self.left)
 
     def next_room(self, now: float) -> float | None:
         """When a place for a session becomes free by the mere passing of time."""
-        if not self.ready or self.retired or self.doubted:
+        if not self.ready or self.retired or self.doubted or not self.left:
             return None
         if now < self.not_before:
             return self.not_before
         return self._cooling[0] if self._cooling else None
+
+    def session_begins(self) -> None:
+        """A session is about to run on it."""
+        self.sessions += 1
+        self.left -= 1
+
+    def session_refused(self) -> None:
+        """It did not run."""
+        self.sessions -= 1
+        self.left += 1
 
     def session_ended(self, now: float) -> None:
         """A session is closed; its place cools down."""
@@ -174,13 +188,14 @@ class PooledHost(Generic[Work]):
     """
 
     __slots__ = (
-        "alarm", "ends_with_session", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes", "memorable",
-        "most", "no_dial_before", "queue", "raise_at", "reserved_queue", "single_until", "where",
+        "_allowed", "_cap", "alarm", "ends_with_session", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes",
+        "memorable", "most", "no_dial_before", "queue", "raise_at", "reserved_queue", "single_until", "where",
     )  # fmt: skip
 
     def __init__(self, where: Where, limit: int) -> None:
         self.where = where
-        self.limit = self.most = limit
+        self.limit = self.most = self._allowed = limit
+        self._cap = maxsize
         self.raise_at = 0.0
         self.single_until = 0.0
         self.ends_with_session = False
@@ -201,8 +216,18 @@ class PooledHost(Generic[Work]):
 
     def cap(self, most: int) -> None:
         """It is known to take no more than *most* sessions on one connection, ever."""
+        self._cap = min(self._cap, most)
         self.most = min(self.most, most)
         self.limit = min(self.limit, most)
+
+    def allow(self, sessions: int) -> None:
+        """The site allows *sessions* on one connection, for one of its users."""
+        if sessions > self._allowed:
+            self._allowed = sessions
+            as_before = self.limit == self.most
+            self.most = min(sessions, self._cap)
+            if as_before:
+                self.limit = self.most
 
     def lower(self, limit: int, now: float, pause: float = RAISE_AFTER) -> None:
         """It takes no more than *limit* sessions on one connection, for *pause* seconds at least."""
@@ -292,6 +317,7 @@ class Lane(Generic[Work]):
     """
     What belongs to one target: its connections, and the work that waits for them.
 
+    :ivar bounds: what the site allows for it.
     :ivar hops: the jump hosts before it, its own first.
     :ivar waiting: work that wants a session.
     :ivar waiting_forwards: work that wants a connection to another host.
@@ -306,13 +332,14 @@ class Lane(Generic[Work]):
     """
 
     __slots__ = (
-        "alarm", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
+        "alarm", "bounds", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
         "no_dial_before", "proven", "target", "usable", "waiting", "waiting_forwards",
     )  # fmt: skip
 
-    def __init__(self, target: Target, host: PooledHost[Work]) -> None:
+    def __init__(self, target: Target, host: PooledHost[Work], bounds: Bounds = NO_BOUNDS) -> None:
         self.target = target
         self.host = host
+        self.bounds = bounds
         self.hops = hops_of(target)
         self.waiting: OrderedDict[Work, None] = OrderedDict()
         self.waiting_forwards: OrderedDict[Work, None] = OrderedDict()
@@ -329,7 +356,7 @@ class Lane(Generic[Work]):
     @property
     def limit(self) -> int:
         """Sessions on one of its connections, as far as is known."""
-        return 1 if self.target.alone else self.host.limit
+        return 1 if self.target.alone else min(self.host.limit, self.bounds.max_sessions)
 
     @property
     def counted(self) -> int:

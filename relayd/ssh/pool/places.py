@@ -14,7 +14,9 @@ from typing import Generic
 
 from msgspec import Struct
 
+from relayd.network.host_rules import HostTable
 from relayd.ssh.pool.alarms import Alarms
+from relayd.ssh.pool.bounds import Bounds, bounds_of
 from relayd.ssh.pool.budget import ConnectionBudget
 from relayd.ssh.pool.members import MAX_FORWARDS, Lane, Member, PooledHost, Where, Work, where_is
 from relayd.ssh.target import Target
@@ -41,6 +43,7 @@ class Places(Generic[Work]):
     The targets, their hosts and their connections.
 
     :param alarms: gets the times before which a host must not be dialled.
+    :param table: what is said of single hosts, before the other numbers.
     :ivar lanes: of each target that has connections, or work that waits, or that others are being reached through.
     :ivar hosts: the hosts of the lanes.
     :ivar idle: connections on which nothing runs, the longest idle first.
@@ -48,9 +51,12 @@ class Places(Generic[Work]):
     :ivar held_back: hosts of which a lane waits until there are fewer connections in all, in the order of their turns.
     """
 
-    def __init__(self, max_sessions: int, max_connections: int, max_total: int, alarms: Alarms[Work]) -> None:
+    def __init__(
+        self, max_sessions: int, max_connections: int, max_total: int, alarms: Alarms[Work], table: HostTable
+    ) -> None:
         self._max_sessions = max_sessions
         self._max_connections = max_connections
+        self._table = table
         self._alarms = alarms
         self.budget = ConnectionBudget(max_total)
         self.lanes: dict[Target, Lane[Work]] = {}
@@ -73,8 +79,31 @@ class Places(Generic[Work]):
                 host = self._known.pop(where) if where in self._known else PooledHost(where, self._max_sessions)
                 self.hosts[where] = host
             host.lanes += 1
-            lane = self.lanes[target] = Lane(target, host)
+            lane = self.lanes[target] = Lane(target, host, self._bounds(target))
+            host.allow(lane.bounds.max_sessions)
         return lane
+
+    def _bounds(self, target: Target) -> Bounds:
+        said = self._table.of(target.host, target.port, target.username)
+        return bounds_of(said, self._max_sessions, self._max_connections)
+
+    def configure(self, table: HostTable) -> list[Lane[Work]]:
+        """
+        Change what is said of single hosts.
+
+        :return: the lanes whose connections were opened, or are being opened, in another way than now.
+        """
+        before, self._table = self._table, table
+        changed = []
+        for lane in self.lanes.values():
+            lane.bounds = self._bounds(lane.target)
+            lane.host.allow(lane.bounds.max_sessions)
+            for target in (lane.target, *lane.hops):
+                place = target.host, target.port, target.username
+                if before.of(*place).of_connection != table.of(*place).of_connection:
+                    changed.append(lane)
+                    break
+        return changed
 
     def tidy(self, lane: Lane[Work]) -> None:
         """Forget a target that has nothing left, and with the last one its host."""
@@ -155,7 +184,7 @@ class Places(Generic[Work]):
             # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.
             # Where one there may answer yet, failing to open another is no reason to hurry.
             return dialling == 0 and (now >= lane.no_dial_before or not lane.doubted)
-        return lane.usable < self._max_connections and now >= lane.no_dial_before
+        return lane.usable < lane.bounds.max_connections and now >= lane.no_dial_before
 
     def _next_lane(self, host: PooledHost[Work], now: float) -> Lane[Work] | None:
         """Whose turn it is to open a connection to *host*, if one may be opened now."""
@@ -263,7 +292,7 @@ class Places(Generic[Work]):
         Close idle connections in favour of those that wait for a channel to another host, when every connection that
         *lane* may have is full of them.
         """
-        if lane.usable >= self._max_connections and not lane.dialling:
+        if lane.usable >= lane.bounds.max_connections and not lane.dialling:
             self._evict(lane.idle_behind, len(lane.waiting_forwards) - lane.closing_behind)
 
     def _evict(self, candidates: Iterable[Member[Work]], count: int) -> None:

@@ -39,7 +39,7 @@ from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.pool.refused_logins import RefusedLogins
 from relayd.ssh.pool.shutdown import Shutdown
 from relayd.ssh.pool.timers import Timers
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import (
     ALWAYS_FITS,
@@ -73,6 +73,7 @@ class Pool:
             settings.max_connections,
             settings.max_total_connections,
             settings.max_connection_age,
+            settings.hosts,
         )
         self.report: PoolReport[Job] = self._state.report
         self._refused_logins = RefusedLogins()
@@ -86,13 +87,11 @@ class Pool:
         self._shortage: Text | None = None
         self._working = False
 
-    def configure(self, idle_timeout: float) -> None:
-        """
-        Change what may change while connections are open.
-
-        :param idle_timeout: seconds until a connection without sessions is closed.
-        """
-        self._idle_timeout = idle_timeout
+    def configure(self, settings: LiveSettings) -> None:
+        """Change what may change while connections are open. What is said of single hosts ends some of them."""
+        self._idle_timeout = settings.idle_timeout
+        self._state.configure(settings.hosts, self._clock.seconds())
+        self._work()
 
     # Jobs
 
@@ -153,6 +152,10 @@ class Pool:
         :return: fires when bytes can flow, and fails with an `SSHError`; cancelling it gives the connection up.
         """
         return Forwarding(self.submit, self.withdraw, via, host, port).opened
+
+    def commands_elsewhere(self, job: Job) -> list[bytes]:
+        """See `OpenConnections.commands_elsewhere`."""
+        return self._connections.commands_elsewhere(job)
 
     def waits_for(self, target: Target) -> Text:
         """See `PoolReport.waits_for`."""

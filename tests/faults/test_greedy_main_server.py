@@ -236,7 +236,7 @@ class LongTests(GreedyCase):
         server = await self.join(native)
         for name in ("username", "privateKey", "commandId"):
             huge = event(native, "execute_command", malformed(order("1", **{name: "x" * (6 * MIB)})))(0)
-            await self.endures(server, lambda _, huge=huge: huge, most=100 * MIB)  # type: ignore[misc]
+            await self.endures(server, lambda _, huge=huge: huge, most=80 * MIB)  # type: ignore[misc]
             self.assertNotIn("x" * 1000, self.relay.log)
 
     async def test_what_is_refused_is_written_a_few_times(self) -> None:
@@ -254,7 +254,7 @@ class LongTests(GreedyCase):
         self.addCleanup(silent.stopListening)
         server = await self.join(native)
         data = order(port=silent.getHost().port, stdin="x" * (6 * MIB))
-        await self.endures(server, event(native, "execute_command", data), most=100 * MIB)
+        await self.endures(server, event(native, "execute_command", data), most=80 * MIB)
 
 
 def _silence() -> Any:

@@ -94,7 +94,7 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Go on as ``python ARGV``, as if it had just been started."""
+    """Go on as the command line of *request*, as if it had just been started."""
     argv: list[str] = request["argv"]
     os.environ.clear()
     os.environ.update(request["environ"])
@@ -103,15 +103,17 @@ def _become(request: dict[str, Any]) -> None:
     for number, limits in request["limits"]:
         if resource.getrlimit(number) != tuple(limits):
             resource.setrlimit(number, tuple(limits))
-    sys.orig_argv[:] = [sys.executable, *argv]
-    sys.argv[:] = argv
-    Path("/proc/self/comm").write_text(os.path.basename(argv[0])[:15])  # which programs in messages are named after
-    sys.path[0] = os.path.dirname(argv[0])
-    runpy.run_path(argv[0], run_name="__main__")
+    Path("/proc/self/comm").write_text(os.path.basename(argv[0])[:15])
+    if argv[:2] == [sys.executable, "-m"]:
+        sys.orig_argv[:], sys.argv[:], sys.path[0] = argv, argv[2:], os.getcwd()
+        runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+    else:
+        sys.orig_argv[:], sys.argv[:], sys.path[0] = [sys.executable, *argv], argv, os.path.dirname(argv[0])
+        runpy.run_path(argv[0], run_name="__main__")
 
 
 def main() -> None:
-    """Serve until the process that started this has closed its socket; each child runs its script."""
+    """Serve until the process that started this has closed its socket; each child runs what it was asked to."""
     _warm_up()
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is not None:

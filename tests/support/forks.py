@@ -33,10 +33,13 @@ _NEVER = ("COVERAGE_", "WATCHED_")
 
 
 def can_spawn(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether a fork can become this process: a script that this same Python runs, with the same settings of Python."""
+    """
+    Whether a fork can become this process: a script or a module (``-m``) that this same Python runs, with the same
+    settings of Python.
+    """
     return (
         can_fork()
-        and _is_script(argv[0])
+        and (list(argv[:2]) == [sys.executable, "-m"] or _is_script(argv[0]))
         and not any(name.startswith(_NEVER) for name in environ)
         and _at_start(environ) == _at_start(usual_environ())
     )
@@ -87,9 +90,12 @@ def _ask(request: bytes, descriptors: list[int]) -> int:
 def _is_script(program: str) -> bool:
     try:
         with open(program, "rb") as file:
-            return file.readline(1000) == b"#!%s\n" % os.fsencode(sys.executable)
+            line = os.fsdecode(file.readline(1000))
     except OSError:
         return False
+    python = line.removeprefix("#!").strip()
+    # In a virtual environment, several names are links to what may be the same for all of them.
+    return os.path.dirname(python) == os.path.dirname(sys.executable) and os.path.samefile(python, sys.executable)
 
 
 def _at_start(environ: Mapping[str, str]) -> dict[str, str]:

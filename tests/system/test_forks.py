@@ -56,12 +56,16 @@ class ForksTests(TestCase):
 
     def setUp(self) -> None:
         self.folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="relayd-forks-")))
-        self.script = self.folder / "script"
+        self.script = self.folder / "script.py"
         self.said: dict[bool, list[str]] = {True: [], False: []}
+
+    def begin(self) -> list[str]:
+        """The command line, but for the arguments."""
+        return [str(self.script)]
 
     def start(self, *, fork: bool) -> ChildProcess:
         process = ChildProcess(lambda _, line: self.said[fork].append(line))
-        argv, environ = [str(self.script), "first", ""], usual_environ() | {"ONE_MORE": "é\udcff"}
+        argv, environ = [*self.begin(), "first", ""], usual_environ() | {"ONE_MORE": "é\udcff"}
         self.assertTrue(can_spawn(argv, environ))
         process.start(argv, env=environ, cwd=str(self.folder), may_fork=fork)
         return process
@@ -126,10 +130,22 @@ class ForksTests(TestCase):
         reactor.callLater(0.02, waiting.callback, None)
         return waiting
 
+
+class ModuleForksTests(ForksTests):
+    """The same for ``python -m``."""
+
+    def begin(self) -> list[str]:
+        return [sys.executable, "-m", "script"]
+
+
+class WhichTests(TestCase):
+    """`can_spawn`."""
+
     def test_only_what_a_fork_can_be(self) -> None:
         usual, twistd = usual_environ(), str(Path(sys.executable).with_name("twistd"))
         self.assertTrue(can_spawn([twistd], {**usual, "RELAYD_PROXY_ID": "x", "PATH": "/bin"}))
         for name in ("PYTHONUNBUFFERED", "LD_PRELOAD", "TZ", "LC_ALL", "COVERAGE_PROCESS_START", "WATCHED_EVENTS"):
             self.assertFalse(can_spawn([twistd], usual | {name: "other"}), name)
+        self.assertTrue(can_spawn([sys.executable, "-m", "relayd.hub"], usual))
         for words in ([sys.executable, twistd], ["sh", "-c", twistd], ["/usr/bin/node"], ["/no/such/file"]):
             self.assertFalse(can_spawn(words, usual), words)

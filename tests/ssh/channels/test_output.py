@@ -121,16 +121,16 @@ class LimitTests(SynchronousTestCase):
 
     def test_many_small_chunks_take_no_more_memory(self) -> None:
         # A server may send its bytes a few at a time, or none: what they cost must not be many times what they are.
-        self.assertLess(self.memory_of(2), 4 * 200_000)
+        self.assertLess(self.memory_of(2), 4 * 50_000)
 
     def test_empty_chunks_take_no_memory(self) -> None:
-        self.assertLess(self.memory_of(0), 200_000)
+        self.assertLess(self.memory_of(0), 50_000)
 
     def memory_of(self, size: int) -> int:
         tracemalloc.start()
         try:
-            kept = buffer(200_000, b"x" * 100_000)
-            for number in range(200_000):
+            kept = buffer(50_000, b"x" * 25_000)
+            for number in range(50_000):
                 kept.append(b"%02d" % (number % 100) if size else b"")
             return tracemalloc.get_traced_memory()[0]
         finally:

@@ -82,9 +82,10 @@ class Machinery(Disk):
         if self.lost_after is not None:
             self.lost_after -= 1
             if self.lost_after < 0:
-                self._lose()
+                self.lose()
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """Lose the power now."""
         self.picture = self._folder.with_name(self._folder.name + " picture")
         shutil.copytree(self._folder, self.picture)
         if self._random.random() < 0.5:
@@ -174,7 +175,7 @@ class JournalMachine(RuleBasedStateMachine):
             if name == "accept":
                 arguments = (command_id, f"print {self.serial}".encode(), False)
             elif name == "finish":
-                arguments = (result(command_id, f"output {self.serial} " * (self.serial % 90)),)
+                arguments = (result(command_id, f"output {self.serial} " * (self.serial * 37 % 300)),)
             calls.append((getattr(self.store.steps, name), arguments))
             told.append(self.step(expected, name, command_id, arguments))
         full = self.disk.full
@@ -249,6 +250,10 @@ class JournalMachine(RuleBasedStateMachine):
     def lose_power_soon(self, after: int, seed: int) -> None:
         self.disk.lose_power(after, seed)
 
+    @rule()
+    def lose_power(self) -> None:
+        self.survive(self.disk.lose)
+
     @precondition(lambda self: not self.disk.full and self.disk.lost_after is None)
     @rule()
     def stop_and_start(self) -> None:
@@ -299,4 +304,4 @@ def _recovered(model: dict[str, Known]) -> dict[str, Known]:
 
 class AnyOrderTests(SynchronousTestCase):
     def test_any_order_of_events(self) -> None:
-        run_state_machine_as_test(JournalMachine, settings=settings(max_examples=40, stateful_step_count=40))
+        run_state_machine_as_test(JournalMachine, settings=settings(max_examples=100, stateful_step_count=40))

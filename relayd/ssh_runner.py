@@ -7,12 +7,12 @@ here, once.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -21,6 +21,8 @@ from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
+from relayd.network.host_rules import HostSettings, HostTable
+from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
@@ -42,6 +44,8 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
+from relayd.ssh.target import Target
+from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
@@ -70,12 +74,14 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     :ivar working_directory: where commands run; empty: where the login leads.
     :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
         name none.
+    :ivar hosts: what the site says of single hosts.
     :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
         `relayd.language.charsets.write_text`.
     """
 
     working_directory: str = "/"
     output_encoding: str = UTF8
+    hosts: HostTable = HostTable()
     exact_text: bool = False
 
 
@@ -119,7 +125,9 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            if self._charset(command) != UTF8:  # in which all can be written
+            if is_device(site := self._said(command)):
+                lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
+            elif self._charset(command) != UTF8:  # in which all can be written
                 self._input(command)
         except RelayError as error:
             return error
@@ -138,10 +146,12 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
+            if is_device(self._said(command)):
+                return self._run_on_device(command, target, deadline, starting, output, timeout)
             text, progress, env, stdin = self._input(command)
         except RelayError:
             return fail()
-        shell = bool(command.cwd or self._settings.working_directory)
+        shell = bool(command.cwd or self._directory(command))
         running: Deferred[Any] = self.client.run(
             target,
             text,
@@ -156,6 +166,33 @@ class SSHCommandRunner:
             permission=starting,
         )
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
+        return running
+
+    def _run_on_device(
+        self,
+        command: ExecuteCommand,
+        target: Target,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None,
+        timeout: float | None,
+    ) -> Deferred[CommandResult]:
+        """
+        Have a network device carry out a command.
+
+        :raises RelayError: when it cannot be given to a device.
+        """
+        left = deadline - self._reactor.seconds()
+        named = (round(left, 1) or left) if timeout is None else timeout
+        site, charset = self._said(command), self._charset(command)
+        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
+        try:
+            request = request_of(target, site, lines, deadline, named)
+        except SSHError as error:
+            raise _host_failure(error) from None
+        reader = None if output is None else _Reader(output).read
+        running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, charset))
         return running
 
     def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
@@ -185,8 +222,17 @@ class SSHCommandRunner:
     def _charset(self, command: ExecuteCommand) -> str:
         """The character set of *command*, and of its outputs unless it wants their bytes."""
         if command.encoding is None or command.encoding == BASE64:
-            return self._settings.output_encoding
+            return self._said(command).output_encoding or self._settings.output_encoding
         return command.encoding
+
+    def _said(self, command: ExecuteCommand) -> HostSettings:
+        """What the site's tables say of the host."""
+        return self._settings.hosts.of(command.host, command.port, command.username)
+
+    def _directory(self, command: ExecuteCommand) -> str:
+        """Where *command* runs if it names no directory; empty: where the login leads."""
+        said = self._said(command).working_directory
+        return self._settings.working_directory if said is None else said
 
     def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
         """
@@ -200,7 +246,7 @@ class SSHCommandRunner:
         exactly = self._settings.exact_text
         try:
             text = write_text(command.command, charset, exactly=exactly)
-            directory = write_text(self._settings.working_directory, charset, exactly=exactly)
+            directory = write_text(self._directory(command), charset, exactly=exactly)
             part = "cwd"
             cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
             part = "env"
@@ -271,7 +317,7 @@ def _encoded(output: Output, remark: str, translate: Translate, encoding: str | 
     """The text for an output of a result, with a line below it."""
     if encoding == BASE64:
         data, more = output.raw(translate), remark.encode()
-        return b64encode(data + b"\n" + more if data and more else data or more).decode()
+        return to_base64(data + b"\n" + more if data and more else data or more)
     text = output.text(translate, charset) if output.total else ""
     return f"{text}\n{remark}" if text and remark else text or remark
 

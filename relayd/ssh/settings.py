@@ -7,6 +7,9 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+from relayd.network.host_rules import NOTHING_SAID, HostTable
 
 HostKeyPolicy = Literal["accept-new", "strict", "ignore"]
 PolicyName = Literal["modern", "compatible", "legacy"]
@@ -26,6 +29,7 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     :ivar max_output: bytes kept of stdout and of stderr.
     :ivar no_exit_status_hosts: patterns (`relayd.network.patterns.covers_host`) of hosts that never say how a command
         ended: a session that they close in good order stands for status 0.
+    :ivar hosts: what is said of single hosts, before all of these.
     """
 
     host_keys: HostKeyPolicy = "accept-new"
@@ -35,6 +39,21 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     keepalive_interval: float = 15.0
     max_output: int = 8 * 1024 * 1024
     no_exit_status_hosts: tuple[str, ...] = ()
+    hosts: HostTable = HostTable()
+
+
+def settings_for(settings: LiveSettings, host: str, port: int, user: str) -> LiveSettings:
+    """The settings for one login: what is said of its host, and for the rest *settings* themselves."""
+    said = settings.hosts.of(host, port, user)
+    if said is NOTHING_SAID:
+        return settings
+    return replace(
+        settings,
+        host_keys=said.host_keys or settings.host_keys,
+        algorithms=said.ssh_algorithms or settings.algorithms,
+        connect_timeout=said.connect_timeout or settings.connect_timeout,
+        keepalive_interval=said.keepalive_interval or settings.keepalive_interval,
+    )
 
 
 class SSHSettings(LiveSettings, frozen=True, kw_only=True):

@@ -40,6 +40,8 @@ _CRC: Final = struct.Struct("<I")
 #: What the checksum covers besides the content: a batch is valid at its own place only.
 _PLACE: Final = struct.Struct("<QQI")
 _SALT: Final = 16
+#: Seconds since the epoch beyond which there is no time: the year 9999.
+_END: Final = 253_402_300_800.0
 _NAME: Final = re.compile(r"log\.([0-9]{8,})")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -171,9 +173,11 @@ def _batch_at(view: memoryview, place: int, header: Header) -> tuple[int, int, B
     if marker != header.marker or len(content) != length or checksum != header.checksum(place, number, content):
         return None
     try:
-        return number, _FRAME.size + length, _decode(content)
+        batch = _decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    # Times that are no times are not relayd's, and would break whoever shows them.
+    return (number, _FRAME.size + length, batch) if 0 <= batch.at < _END and 0 <= batch.now < _END else None
 
 
 class Frame(Struct, frozen=True):

@@ -49,6 +49,7 @@ MODULES: Final = {
     "ssh-keys": "keys",
     "site": "site",
     "records": "records",
+    "journal": "logs",
 }
 
 

@@ -188,6 +188,16 @@ class LogTests(SynchronousTestCase):
         error = self.assertRaises(JournalUnavailable, read_log, bytes(data))
         self.assertIn("written by a newer version of relayd", str(error))
 
+    def test_times_that_are_no_times(self) -> None:
+        """They would break what shows them, and SQLite takes no NaN."""
+        for number, at in enumerate((float("nan"), float("inf"), -1.0, 1e300), 2):
+            log = self.make(number)
+            self.append("a", log=log)
+            log.append([Accepted("b", b"print", 0)], at, 2.0)
+            log.append([Accepted("c", b"print", 0)], 1.0, at)
+            self.append("d", log=log)
+            self.assertEqual(self.known(Path(log.path).read_bytes()), (["a", "d"], True), at)
+
     def test_a_batch_that_could_not_be_written_does_not_come_back(self) -> None:
         self.append("a")
         for failing in ("allocate", "write", "write synced"):

@@ -29,7 +29,7 @@ from tests.support.dispatching import result
 ACCEPTED, STARTED, FINISHED, CONFIRMED, DEAD = (
     EntryState.ACCEPTED, EntryState.STARTED, EntryState.FINISHED, EntryState.CONFIRMED, EntryState.DEAD,
 )  # fmt: skip
-IDS = [f"c{number}" for number in range(6)]
+IDS = [f"c{number}" for number in range(12)]
 #: What each step leads to, and from where.
 STEPS = {
     "start": (STARTED, {ACCEPTED}),
@@ -38,7 +38,12 @@ STEPS = {
     "confirm": (CONFIRMED, {FINISHED, DEAD}),
     "bury": (DEAD, {FINISHED}),
 }
-BATCHES = st.lists(st.tuples(st.sampled_from(["accept", *STEPS]), st.sampled_from(IDS)), min_size=1, max_size=6)
+#: "next" is what usually comes after the state that a command is in; other steps are mostly ones that cannot be.
+NEXT = {None: "accept", ACCEPTED: "start", STARTED: "finish", FINISHED: "confirm", DEAD: "confirm", CONFIRMED: "accept"}
+NAMES = st.one_of(st.just("next"), st.just("next"), st.sampled_from(["accept", *STEPS]))
+BATCHES = st.lists(st.tuples(NAMES, st.sampled_from(IDS)), min_size=1, max_size=6)
+#: What the disk does with a batch.
+FATES = st.sampled_from(["written"] * 6 + ["full", "torn"])
 
 
 class Known(NamedTuple):
@@ -82,9 +87,10 @@ class Machinery(Disk):
         if self.lost_after is not None:
             self.lost_after -= 1
             if self.lost_after < 0:
-                self._lose()
+                self.lose()
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """Lose the power now."""
         self.picture = self._folder.with_name(self._folder.name + " picture")
         shutil.copytree(self._folder, self.picture)
         if self._random.random() < 0.5:
@@ -111,7 +117,8 @@ class Machinery(Disk):
         self._call()
         if self.full:
             self.full -= 1
-            os.pwrite(file, data[: len(data) * (self.full % 2 + 1) // 2], offset)
+            # Some of it is there, or all: it may be that it could not be synced.
+            os.pwrite(file, data[: len(data) * (len(data) % 2 + 1) // 2], offset)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         super().write(file, data, offset)
 
@@ -164,17 +171,26 @@ class JournalMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(steps=BATCHES, quickly=st.booleans())
-    def apply(self, steps: list[tuple[str, str]], quickly: bool) -> None:
+    @rule(batch=BATCHES, quickly=st.booleans(), fate=FATES, seed=st.integers(0, 1000))
+    def apply(self, batch: list[tuple[str, str]], quickly: bool, fate: str, seed: int) -> None:
+        if fate == "full" and self.disk.lost_after is None:
+            self.disk.full = len(batch) + 2  # whatever is tried
+        elif fate == "torn" and not self.disk.full:
+            self.disk.lose_power(0, seed)
         calls, expected = [], dict(self.model)
-        told = []
-        for name, command_id in steps:
+        steps, told = [], []
+        for wanted, command_id in batch:
             self.serial += 1
+            name = wanted
+            if wanted == "next":
+                known = expected.get(command_id)
+                name = NEXT[None if known is None else known.state]
+            steps.append((name, command_id))
             arguments: tuple[Any, ...] = (command_id,)
             if name == "accept":
                 arguments = (command_id, f"print {self.serial}".encode(), False)
             elif name == "finish":
-                arguments = (result(command_id, f"output {self.serial} " * (self.serial % 90)),)
+                arguments = (result(command_id, f"output {self.serial} " * (self.serial * 37 % 300)),)
             calls.append((getattr(self.store.steps, name), arguments))
             told.append(self.step(expected, name, command_id, arguments))
         full = self.disk.full
@@ -249,6 +265,10 @@ class JournalMachine(RuleBasedStateMachine):
     def lose_power_soon(self, after: int, seed: int) -> None:
         self.disk.lose_power(after, seed)
 
+    @rule()
+    def lose_power(self) -> None:
+        self.survive(self.disk.lose)
+
     @precondition(lambda self: not self.disk.full and self.disk.lost_after is None)
     @rule()
     def stop_and_start(self) -> None:
@@ -299,4 +319,4 @@ def _recovered(model: dict[str, Known]) -> dict[str, Known]:
 
 class AnyOrderTests(SynchronousTestCase):
     def test_any_order_of_events(self) -> None:
-        run_state_machine_as_test(JournalMachine, settings=settings(max_examples=40, stateful_step_count=40))
+        run_state_machine_as_test(JournalMachine, settings=settings(max_examples=100, stateful_step_count=40))

@@ -136,6 +136,13 @@ class Session:
         self._on_left = on_left
         self._go: Callable[[], None] | None = None
 
+    def replace(self, command: Command) -> None:
+        """Run something else, as long as nothing was sent; its output is kept as that of the first one."""
+        self.command = command.text
+        self.stdin = command.stdin
+        self.env = command.env
+        self.progress = command.progress
+
     # What the connection reports
 
     def opening(self, connection: UsedConnection) -> None:

@@ -161,7 +161,7 @@ class SSHCommandRunner:
             reader=None if output is None else _Reader(output).read,
             shell=prepared.ended_by == "posix",
             permission=starting,
-            windows=partial(self._for_windows, command) if shell is None else None,
+            windows=partial(self._for_windows, command, found=True) if shell is None else None,
             needle=prepared.needle,
         )
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
@@ -253,10 +253,11 @@ class SSHCommandRunner:
             raise Unencodable(field="command", encoding=charset) from None
         return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
 
-    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell) -> Prepared:
+    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell, *, found: bool = False) -> Prepared:
         """
         For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
 
+        :param found: whether the host's server is known to start that shell.
         :raises SSHError: when the shell cannot be given the command.
         """
         said = self._settings.hosts.of(command.host, command.port, command.username)
@@ -269,7 +270,9 @@ class SSHCommandRunner:
             stdin=self._stdin(command),
             charset=self._charset(command),
         )
-        return powershell.prepare(order) if shell == "powershell" else cmd.prepare(order, command.host, command.port)
+        if shell == "powershell":
+            return powershell.prepare(order, within=found)
+        return cmd.prepare(order, command.host, command.port)
 
     def _stdin(self, command: ExecuteCommand) -> bytes:
         charset = self._charset(command)

@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relayd.errors import HostFailure
 from relayd.network.host_rules import HostRule, HostSettings, HostTable, Shell
 from relayd.ssh.shells import cmd
 from relayd.ssh.shells.prepared import Order
@@ -108,13 +109,13 @@ class CmdTests(WineTestCase):
 
     async def test_what_it_cannot_be_given(self) -> None:
         server, runner = await self.start()
-        for text, fields, code in (
+        cases: tuple[tuple[str, dict[str, Any], str], ...] = (
             ("echo a\necho b", {}, "unfit-for-shell"),
             ("echo a", {"env": (("A", "1\n2"),)}, "unfit-for-shell"),
             ("rem " + "x" * 9000, {}, "command-too-long"),
-        ):
-            running = self.order(runner, server, text, **fields)  # type: ignore[arg-type]
-            error = await running.addErrback(lambda failure: failure.value)
+        )
+        for text, fields, code in cases:
+            error = await self.error_of(self.order(runner, server, text, **fields), HostFailure)
             self.assertEqual((error.code, error.executed), (code, "no"))
 
     async def test_longest(self) -> None:

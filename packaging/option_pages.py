@@ -176,7 +176,7 @@ def _effects() -> Iterator[str]:
         yield from (f"{effect.value[0].upper()}{effect.value[1:]}:", "")
         names = [f"``--{option.name}``" for option in OPTIONS if option.effect is effect]
         if effect is Effect.COMMANDS:
-            names.append("``[[credentials]]``")
+            names += ["``[[credentials]]``", "``[[hosts]]``"]
         yield from textwrap.wrap(
             ", ".join(names), 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
         )
@@ -228,6 +228,42 @@ _EXAMPLE_END = """
 #[[credentials]]
 #hosts = ["192.168.7.0/24"]
 #agent = "/run/relayd-agent.socket"
+
+# Single hosts --------------------------------------------------------------------------------------
+
+# What is different with some hosts. For each setting, the first table that covers the host and the user and says
+# something wins; where none does, the option above applies. relayctl hosts explain HOST --user USER shows what applies.
+
+# Old switches: they know SHA-1 alone, have no shell, allow one command per connection and never report an exit status.
+#[[hosts]]
+#name = "old switches"
+#hosts = ["sw-*.internal", "10.7.0.0/16"]
+#ssh-algorithms = "legacy"
+#shell = "none"
+#pty = true
+#max-sessions = 1
+#max-connections = 2
+#commands-per-connection = 1
+#no-exit-status = 0
+#connect-timeout = "30s"
+#keepalive-interval = "1m"
+
+# Hosts on which one user's commands run as another one, in its own directory.
+#[[hosts]]
+#hosts = ["app-*.internal"]
+#users = ["deploy"]
+#become = "sudo"
+#become-user = "app"
+#become-password-file = "/etc/relayd/deploy.sudo"
+#working-directory = "/srv/app"
+#output-encoding = "gbk"
+
+# The way to some hosts, and how to log in there, as in [[credentials]]; these come first. Their keys must be known.
+#[[hosts]]
+#hosts = ["*.lab"]
+#host-keys = "strict"
+#key-file = "/etc/relayd/lab"
+#via = "jump@bastion.lab"
 """
 
 

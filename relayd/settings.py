@@ -12,6 +12,7 @@ from relayd.commands.dispatcher import Limits
 from relayd.config.options import Config
 from relayd.language.catalogues import translator
 from relayd.network.descriptors import connections_within
+from relayd.network.host_rules import HostTable
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh_runner import RunnerSettings
@@ -27,13 +28,14 @@ def limits_of(config: Config) -> Limits:
         default_timeout=config.default_timeout,
         max_timeout=config.max_timeout,
         output_encoding=config.output_encoding,
+        hosts=HostTable(config.hosts),
         timeout_margin=config.timeout_margin,
     )
 
 
 def credentials_of(config: Config) -> CredentialTable:
     """The site's own credentials."""
-    return CredentialTable(config.credentials)
+    return CredentialTable(rule for _, _, rule in config.logins)
 
 
 def live_ssh_settings_of(config: Config) -> LiveSettings:
@@ -45,6 +47,7 @@ def live_ssh_settings_of(config: Config) -> LiveSettings:
         idle_timeout=config.idle_timeout,
         max_output=config.max_output,
         no_exit_status_hosts=config.no_exit_status_hosts or (),
+        hosts=HostTable(config.hosts),
     )
 
 
@@ -64,6 +67,7 @@ def runner_settings_of(config: Config) -> RunnerSettings:
     return RunnerSettings(
         working_directory=config.working_directory,
         output_encoding=config.output_encoding,
+        hosts=HostTable(config.hosts),
         exact_text=config.allow_commands is not None or config.deny_commands is not None,
     )
 

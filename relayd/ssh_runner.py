@@ -7,12 +7,12 @@ here, once.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -21,7 +21,8 @@ from relayd.errors import HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostTable, Shell
+from relayd.network.host_rules import HostSettings, HostTable, Shell
+from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import surround
@@ -46,6 +47,8 @@ from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.shells import cmd, powershell
 from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
+from relayd.ssh.target import Target
+from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
 
@@ -125,9 +128,10 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            shell = self._shell(command)
-            if self._charset(command) != UTF8 or shell not in (None, "posix"):  # else all can be written
-                self._prepared(command, shell)
+            if is_device(site := self._said(command)):
+                lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
+            elif self._charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
+                self._prepared(command, site.shell)
         except RelayError as error:
             return error
         return None
@@ -145,7 +149,9 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
-            shell = self._shell(command)
+            shell = self._said(command).shell
+            if shell == "device":
+                return self._run_on_device(command, target, deadline, starting, output, timeout)
             prepared = self._prepared(command, shell)
         except RelayError:
             return fail()
@@ -165,6 +171,33 @@ class SSHCommandRunner:
             needle=prepared.needle,
         )
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
+        return running
+
+    def _run_on_device(
+        self,
+        command: ExecuteCommand,
+        target: Target,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None,
+        timeout: float | None,
+    ) -> Deferred[CommandResult]:
+        """
+        Have a network device carry out a command.
+
+        :raises RelayError: when it cannot be given to a device.
+        """
+        left = deadline - self._reactor.seconds()
+        named = (round(left, 1) or left) if timeout is None else timeout
+        site, charset = self._said(command), self._charset(command)
+        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
+        try:
+            request = request_of(target, site, lines, deadline, named)
+        except SSHError as error:
+            raise _host_failure(error) from None
+        reader = None if output is None else _Reader(output).read
+        running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, charset))
         return running
 
     def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
@@ -194,12 +227,17 @@ class SSHCommandRunner:
     def _charset(self, command: ExecuteCommand) -> str:
         """The character set of *command*, and of its outputs unless it wants their bytes."""
         if command.encoding is None or command.encoding == BASE64:
-            return self._settings.output_encoding
+            return self._said(command).output_encoding or self._settings.output_encoding
         return command.encoding
 
-    def _shell(self, command: ExecuteCommand) -> Shell | None:
-        """What the site says that reads the text of commands on that host."""
-        return self._settings.hosts.of(command.host, command.port, command.username).shell
+    def _said(self, command: ExecuteCommand) -> HostSettings:
+        """What the site's tables say of the host."""
+        return self._settings.hosts.of(command.host, command.port, command.username)
+
+    def _directory(self, command: ExecuteCommand) -> str:
+        """Where *command* runs if it names no directory; empty: where the login leads."""
+        said = self._said(command).working_directory
+        return self._settings.working_directory if said is None else said
 
     def _prepared(self, command: ExecuteCommand, shell: Shell | None) -> Prepared:
         """
@@ -213,7 +251,7 @@ class SSHCommandRunner:
                 return self._for_windows(command, shell)
             except SSHError as error:
                 raise _host_failure(error) from None
-        if shell in ("none", "device"):
+        if shell == "none":
             return self._without_shell(command)
         return self._for_posix(command)
 
@@ -223,7 +261,7 @@ class SSHCommandRunner:
         exactly = self._settings.exact_text
         try:
             text = write_text(command.command, charset, exactly=exactly)
-            directory = write_text(self._settings.working_directory, charset, exactly=exactly)
+            directory = write_text(self._directory(command), charset, exactly=exactly)
             part = "cwd"
             cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
             part = "env"
@@ -260,12 +298,11 @@ class SSHCommandRunner:
         :param found: whether the host's server is known to start that shell.
         :raises SSHError: when the shell cannot be given the command.
         """
-        said = self._settings.hosts.of(command.host, command.port, command.username)
         order = Order(
             command=command.command,
             cwd=command.cwd or "",
             # --working-directory is one for POSIX hosts.
-            directory=said.working_directory or "",
+            directory=self._said(command).working_directory or "",
             env=command.env,
             stdin=self._stdin(command),
             charset=self._charset(command),
@@ -338,7 +375,7 @@ def _encoded(output: Output, remark: str, translate: Translate, encoding: str | 
     """The text for an output of a result, with a line below it."""
     if encoding == BASE64:
         data, more = output.raw(translate), remark.encode()
-        return b64encode(data + b"\n" + more if data and more else data or more).decode()
+        return to_base64(data + b"\n" + more if data and more else data or more)
     text = output.text(translate, charset) if output.total else ""
     return f"{text}\n{remark}" if text and remark else text or remark
 

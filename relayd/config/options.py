@@ -14,6 +14,7 @@ from relayd.config.option import DAY, Effect, Option, Section, Weakness, options
 from relayd.config.secret_files import Unusable, read_line
 from relayd.errors import UplinkError
 from relayd.network.credential_rules import CredentialRule
+from relayd.network.host_rules import HostRule
 from relayd.policy import rules
 from relayd.wire.messages import Secret
 
@@ -295,7 +296,19 @@ class Config:
     )
     #: The site's own credentials: the ``[[credentials]]`` tables of the file, in their order.
     credentials: tuple[CredentialRule, ...] = ()
+    #: What is said of single hosts: the ``[[hosts]]`` tables of the file, in their order.
+    hosts: tuple[HostRule, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def logins(self) -> tuple[tuple[str, int, CredentialRule], ...]:
+        """
+        What the tables say of logins, in the order in which they are asked: what is said of single hosts comes first.
+        For each, the kind of its table, the number of that, from 1, and the rule.
+        """
+        of_hosts = [("hosts", number, each.credential) for number, each in enumerate(self.hosts, 1)]
+        others = [("credentials", number, each) for number, each in enumerate(self.credentials, 1)]
+        return tuple((kind, number, rule) for kind, number, rule in of_hosts + others if rule is not None)
 
     def read_api_key(self) -> Secret:
         """

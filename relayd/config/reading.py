@@ -6,20 +6,21 @@ Each mistake becomes one `ConfigError` that names the option, where it was set, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 
 from relayd.config.api_key import ApiKeyFile
 from relayd.config.consistency import contradictions, missing
-from relayd.config.credentials import read_credentials
+from relayd.config.credentials import CREDENTIALS, read_credential
+from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
 from relayd.config.option import Option
 from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.paths import Elsewhere, Paths
 from relayd.config.sources import Given, OptionSources, where_set
+from relayd.config.tables import Surroundings, Table, read_tables
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
-from relayd.network.credential_rules import CredentialRule
 
 #: The relay itself reads its settings.
 _HERE: Final = Elsewhere()
@@ -84,7 +85,7 @@ def read(
     sources = OptionSources(OPTIONS, directory, paths, mistakes.append)
     sources.read_argv(argv_options)
     sources.read_environment(environ)
-    path, credentials = _read_file(sources, environ, paths, mistakes)
+    path, tables = _read_file(sources, environ, paths, mistakes)
     given = sources.given
     chosen = {option.attribute: _value(sources, option) for option in OPTIONS if option.name != "config"}
     chosen["config"] = path
@@ -92,7 +93,7 @@ def read(
     config = None
     if not mistakes:  # a value that could not be read is not known, and neither is what depends on it
         key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
-        config = Config(**chosen, credentials=credentials, _key_file=key_file)
+        config = Config(**chosen, **tables, _key_file=key_file)
         if complete:
             mistakes += [*missing(config), *contradictions(config, given, paths)]
             mistakes += _unusable_secrets(config, given, paths)
@@ -101,17 +102,21 @@ def read(
 
 def _read_file(
     sources: OptionSources, environ: Mapping[str, str], paths: Paths, mistakes: list[ConfigError]
-) -> tuple[str | None, tuple[CredentialRule, ...]]:
-    """The path of the file that ``config`` names, if any, and the credentials in it."""
+) -> tuple[str | None, dict[str, Any]]:
+    """The path of the file that ``config`` names, if any, and what its tables say, by their kinds."""
     given = sources.given.get("config")
     path: str | None = None if given is None else sources.value(BY_NAME["config"], given)
     if given is None or path is None:
-        return None, ()
+        return None, {}
     content = sources.read_toml(path, given.where)
-    tables = content.pop("credentials", [])
-    credentials = read_credentials(tables, path, environ, BY_NAME, mistakes.append, paths)
+    surroundings = Surroundings(path, environ, paths, BY_NAME, HOST_KEYS)
+    readers: dict[str, Callable[[Table], Any]] = {CREDENTIALS: read_credential, HOSTS: read_host}
+    tables = {
+        kind: read_tables(kind, content.pop(kind, []), surroundings, read, mistakes.append)
+        for kind, read in readers.items()
+    }
     sources.read_file(content, path)
-    return path, credentials
+    return path, tables
 
 
 def _value(sources: OptionSources, option: Option) -> Any:

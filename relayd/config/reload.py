@@ -21,12 +21,13 @@ from relayd.config.exposure import exposures
 from relayd.config.option import Effect, Option
 from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
+from relayd.config.tables import heading
 from relayd.errors import ConfigError
 
 _log = Logger("relayd.config")
 
-#: What stands for the tables of credentials where an option has its name.
-CREDENTIALS: Final = "[[credentials]]"
+#: The tables of the file, by the names of their attributes.
+_TABLES: Final = ("credentials", "hosts")
 #: The most characters of old and new value that the log shows.
 _LONGEST_SHOWN: Final = 60
 
@@ -77,10 +78,12 @@ def compare(old: Config, new: Config) -> tuple[Config, Changes]:
         changes.append(Change(option.name, _tell(option, before, after), option.effect))
         if option.effect is not Effect.RESTART:
             taken[option.attribute] = after
-    if old.credentials != new.credentials:
-        text = f"{CREDENTIALS} ({len(old.credentials)} -> {len(new.credentials)} tables)"
-        changes.append(Change(CREDENTIALS, text, Effect.COMMANDS))
-        taken["credentials"] = new.credentials
+    for kind in _TABLES:
+        was, now = getattr(old, kind), getattr(new, kind)
+        if was != now:
+            text = f"{heading(kind)} ({len(was)} -> {len(now)} tables)"
+            changes.append(Change(heading(kind), text, Effect.COMMANDS))
+            taken[kind] = now
     return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(tuple(changes))
 
 

@@ -131,7 +131,7 @@ class OptionSources:
         return {}
 
     def read_file(self, content: Mapping[str, Any], path: str) -> None:
-        """Take what a TOML file holds, without its ``[[credentials]]`` tables."""
+        """Take what a TOML file holds, without its ``[[credentials]]`` and ``[[hosts]]`` tables."""
         known = set(self._by_name) - {"config"}
         for name, value in content.items():
             where = f"{name if name in known else values.key(name)} in {path}"
@@ -139,19 +139,14 @@ class OptionSources:
                 if isinstance(value, dict):
                     self._refuse(where, "no such table; options belong at the top of the file, outside of tables")
                 else:
-                    self._refuse_unknown(name, where, known | {"credentials"})
+                    self._refuse_unknown(name, where, known | {"credentials", "hosts"})
                 continue
-            if isinstance(value, list) and self._by_name[name].metavar == "PATTERNS" and all(map(_is_item, value)):
-                text = ",".join(value)
-            elif isinstance(value, int) and value.bit_length() > 64:  # which str may refuse to spell
-                self._refuse(where, "the number is too large")
-                continue
-            elif isinstance(value, (str, int, float)):
-                text = str(value).lower() if isinstance(value, bool) else str(value)
+            try:
+                text = text_of_toml(value, several=self._by_name[name].metavar == "PATTERNS")
+            except ValueError as reason:
+                self._refuse(where, str(reason))
             else:
-                self._refuse(where, 'expected one value, like max-commands = 64 or dialect = "auto"')
-                continue
-            self._give(name, Given(text, where, os.path.dirname(path)))
+                self._give(name, Given(text, where, os.path.dirname(path)))
 
     def value(self, option: Option, given: Given) -> Any:
         """The value of an option; ``None`` if its text is a mistake."""
@@ -178,6 +173,24 @@ class OptionSources:
     def _refuse_unknown(self, name: str, where: str, known: Collection[str]) -> None:
         meant = values.near(name, known)
         self._refuse(where, "no such option" + (f"; did you mean {meant}?" if meant else ""))
+
+
+def text_of_toml(value: object, *, several: bool = False) -> str:
+    """
+    A value of a TOML file as people write it on the command line.
+
+    :param several: whether it may be a list of texts.
+    :raises ValueError: when it is of another kind; says what was expected.
+    """
+    if several and isinstance(value, list) and all(map(_is_item, value)):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 64:  # which str may refuse to spell
+        raise ValueError("the number is too large")
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError('expected one value, like max-commands = 64 or dialect = "auto"')
 
 
 def _is_item(value: object) -> bool:

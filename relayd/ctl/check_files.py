@@ -55,7 +55,8 @@ def check_settings(reading: Reading, report: Report) -> None:
     for exposed in exposures(reading, os.environ):
         report("warning", "settings", exposed)
     if not reading.mistakes:
-        report("ok", "settings", f"{len(reading.given)} options are set, {len(config.credentials)} [[credentials]]")
+        tables = f"{len(config.credentials)} [[credentials]], {len(config.hosts)} [[hosts]]"
+        report("ok", "settings", f"{len(reading.given)} options are set, {tables}")
 
 
 def _weak_settings(config: Config) -> Iterator[str]:
@@ -87,8 +88,8 @@ async def check_files(reactor: Any, config: Config, report: Report) -> str | Non
     _check_status(config, holder, report)
     check_space(config, report)
     table = credentials_of(config)
-    for number, row in enumerate(table.rules, 1):
-        await _check_credential(reactor, table, f"credentials {number}", row, report)
+    for kind, number, row in config.logins:
+        await _check_credential(reactor, table, f"{kind} {number}", row, report)
     return holder
 
 
@@ -232,7 +233,7 @@ async def _check_credential(
     else:
         for hop in parse_via(row.via or ""):
             if hop.username is not None and table.find(hop.host, hop.port, hop.username) is None:
-                text = f"jump host {hop.host}: no [[credentials]] table covers {hop.username} there: add one"
+                text = f"jump host {hop.host}: no table with a credential covers {hop.username} there: add one"
                 report("fault", what, text)
                 return
         report("ok", what, f"for {', '.join(row.hosts)}: " + ", ".join(_parts(row)))

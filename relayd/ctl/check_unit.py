@@ -140,10 +140,13 @@ def _read_by(config: Config) -> Iterator[tuple[str, str]]:
         path = getattr(config, option.attribute)
         if option.is_path and path is not None and option.name not in ("state-dir", "audit-log"):
             yield option.flag_name, path
-    for number, row in enumerate(config.credentials, 1):
+    for kind, number, row in config.logins:
         for key in ("key_file", "passphrase_file", "certificate_file", "password_file"):
             if (path := getattr(row, key)) is not None:
-                yield f"{key.replace('_', '-')} of [[credentials]] number {number}", path
+                yield f"{key.replace('_', '-')} of [[{kind}]] number {number}", path
+    for number, rule in enumerate(config.hosts, 1):
+        if (become := rule.settings.become) is not None and become.password_file is not None:
+            yield f"become-password-file of [[hosts]] number {number}", become.password_file
 
 
 def _written_by(config: Config) -> Iterator[tuple[str, str]]:

@@ -8,16 +8,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
+from relayd.config.credentials import CREDENTIALS
+from relayd.config.host_tables import HOSTS, table_of_host
 from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
 from relayd.config.sources import Given
+from relayd.config.tables import heading
+from relayd.config.values import spell_duration
 from relayd.ctl.settings import add_all_options, read_all
+from relayd.network.host_rules import HostRule
 from relayd.process.journald import is_journal, with_priority
 
 
@@ -53,9 +59,10 @@ def _table(config: Config, given: Mapping[str, Given], names: Mapping[str, str])
         value = _shown(option, getattr(config, option.attribute), names)
         where = given[option.name].where if option.name in given else "default"
         yield f"{option.name:<22}  {value:<32}  {'command line' if where == option.flag_name else where}"
-    for number, row in enumerate(config.credentials, 1):
-        keys = ", ".join(f"{key} = {value}" for key, value in _keys_of(row, names))
-        yield f"[[credentials]] {number}: {keys}"
+    for kind, rows in _tables(config):
+        for number, row in enumerate(rows, 1):
+            keys = ", ".join(f"{key} = {value}" for key, value in _keys_of(row, names))
+            yield f"{heading(kind)} {number}: {keys}"
 
 
 def _shown(option: Option, value: Any, names: Mapping[str, str]) -> str:
@@ -89,9 +96,15 @@ def _toml(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) 
             yield f"# {option.name}: there is no such file"
         else:
             yield f"{option.name} = {toml_literal(option, value)}"
-    for row in config.credentials:
-        yield "\n[[credentials]]"
-        yield from (f"{key} = {value}" for key, value in _keys_of(row, names))
+    for kind, rows in _tables(config):
+        for row in rows:
+            yield f"\n{heading(kind)}"
+            yield from (f"{key} = {value}" for key, value in _keys_of(row, names))
+
+
+def _tables(config: Config) -> Iterator[tuple[str, Sequence[Struct]]]:
+    yield HOSTS, config.hosts
+    yield CREDENTIALS, config.credentials
 
 
 def toml_literal(option: Option, value: Any) -> str:
@@ -101,10 +114,19 @@ def toml_literal(option: Option, value: Any) -> str:
     return _array(value) if isinstance(value, tuple) else _text(option.spell(value))
 
 
-def _keys_of(row: Any, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for name, value in asdict(row).items():
+def _keys_of(row: Struct, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    keys = table_of_host(row) if isinstance(row, HostRule) else asdict(row)
+    for key, value in keys.items():
         if value is not None:
-            yield name.replace("_", "-"), _array(value) if isinstance(value, tuple) else _text(names.get(value, value))
+            yield key.replace("_", "-"), _literal(value, names)
+
+
+def _literal(value: Any, names: Mapping[str, str]) -> str:
+    if isinstance(value, tuple):
+        return _array(value)
+    if isinstance(value, float):
+        return _text(spell_duration(value))
+    return _text(names.get(value, value)) if isinstance(value, str) else str(value).lower()
 
 
 def _array(values: tuple[str, ...]) -> str:

@@ -71,7 +71,7 @@ def _explain_host(config: Config, policy: Policy, host: str, port: int, user: st
     except fields.Invalid as fault:
         return _show("host", printable(host, _MOST), Verdict(False, f"commands with it are refused: it {fault.text}"))
     way = _way(config, host, port, user)
-    place = f"{host}:{port}" + (f", reached through {way} ([[credentials]])" if way else "")
+    place = f"{host}:{port}" + (f", reached through {way} (by the site's tables)" if way else "")
     verdict = policy.judge_host(host, port, behind=bool(way))
     if way or not verdict.allowed or read_address(host) is not None:
         return _show("host", place, verdict)
@@ -103,7 +103,7 @@ def _judge_user(policy: Policy, user: str) -> Verdict:
 
 def _way(config: Config, host: str, port: int, user: str | None) -> str:
     """The jump hosts of ``[[credentials]]`` through which a host is reached; empty: none."""
-    if not config.credentials:
+    if not config.logins:
         return ""
     from relayd.settings import credentials_of  # here, since it takes half a second
 

@@ -12,12 +12,30 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.patterns import covers_host, covers_user
 
 #: What reads the text of a command on a host.
 Shell = Literal["posix", "none", "cmd", "powershell", "device"]
+#: The families of network devices, by their command lines.
+Family = Literal["cisco", "huawei", "h3c", "juniper", "mikrotik", "generic"]
 #: How many logins are remembered with what applies to them.
 _REMEMBERED: Final = 4096
+
+
+class Become(Struct, frozen=True, kw_only=True):
+    """
+    How a command gets the rights of another user, once it is logged in.
+
+    :ivar kind: the program that gives them; ``enable``: the privileged mode of a network device.
+    :ivar user: the user whose rights these are.
+    :ivar password_file: file whose first line is the password that the program asks for: with sudo usually that of the
+        login, with su that of *user*. ``None``: it asks for none, or the command brings it.
+    """
+
+    kind: Literal["sudo", "su", "enable"]
+    user: str = "root"
+    password_file: str | None = None
 
 
 class HostSettings(Struct, frozen=True, kw_only=True):
@@ -35,7 +53,9 @@ class HostSettings(Struct, frozen=True, kw_only=True):
     :ivar output_encoding: the character set, as `relayd.language.charsets` names it.
     :ivar no_exit_status: the exit status of a session that the host closes in good order without one.
     :ivar shell: what reads the text of a command there.
+    :ivar family: how the command line of a device works.
     :ivar pty: whether commands get a pseudo-terminal.
+    :ivar become: whose rights commands get.
     """
 
     ssh_algorithms: Literal["modern", "compatible", "legacy"] | None = None
@@ -49,7 +69,14 @@ class HostSettings(Struct, frozen=True, kw_only=True):
     output_encoding: str | None = None
     no_exit_status: int | None = None
     shell: Shell | None = None
+    family: Family | None = None
     pty: bool | None = None
+    become: Become | None = None
+
+    @property
+    def of_connection(self) -> tuple[str | float | None, ...]:
+        """The settings that a connection keeps as long as it is open."""
+        return self.ssh_algorithms, self.host_keys, self.keepalive_interval
 
 
 #: Nothing is said.
@@ -62,11 +89,15 @@ class HostRule(Struct, frozen=True, kw_only=True):
 
     :ivar hosts: patterns, see `relayd.network.patterns.covers_host`.
     :ivar users: patterns of user names, see `relayd.network.patterns.covers_user`.
+    :ivar name: what people call it; may be empty.
+    :ivar credential: how to log in, and by which way, for the same hosts and users.
     """
 
     hosts: tuple[str, ...]
     users: tuple[str, ...] = ("*",)
+    name: str = ""
     settings: HostSettings = NOTHING_SAID
+    credential: CredentialRule | None = None
 
     def covers(self, host: str, port: int, user: str) -> bool:
         """Whether this rule is for a login."""
@@ -83,6 +114,12 @@ class HostTable:
     def __init__(self, rules: tuple[HostRule, ...] = ()) -> None:
         self._rules = rules
         self.of = lru_cache(_REMEMBERED)(self._of) if rules else _nothing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HostTable) and self._rules == other._rules
+
+    def __hash__(self) -> int:
+        return hash(self._rules)
 
     def deciding(self, host: str, port: int, user: str) -> dict[str, int]:
         """For each setting that a rule says something of, the number of the rule that wins, from 0."""

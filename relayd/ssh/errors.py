@@ -154,7 +154,7 @@ class LoginDropped(ConnectionDropped):
 
 class NoCommonAlgorithm(KeyExchangeFailed):
     """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}.
-    Update the host's SSH server, or allow more in its configuration."""
+    {advice}"""
 
     code = "no-common-algorithm"
 
@@ -415,6 +415,14 @@ class CommandLineTooLong(CommandTooLong):
     input (stdin)."""
 
 
+class PacketsTooSmall(SSHError):
+    """The SSH server of {host}:{port} takes no more than {size} bytes of input in a packet, too few for this client, so
+    nothing was run. Send the command without standard input (stdin)."""
+
+    code = "packets-too-small"
+    phase = "session"
+
+
 class SessionTimeout(SSHError):
     """The command timed out after {time} while it waited for {host}:{port} ({waited_for}); it was not run."""
 
@@ -469,3 +477,35 @@ class NotRun(SSHError):
 
     code = "cancelled"
     phase = "session"
+
+
+class DeviceNotReady(SSHError):
+    """{host}:{port} opened its command line, but does not take commands: {reason}. Log in by hand and look; the family
+    of the device must be right, and nothing may wait for an answer after the login."""
+
+    code = "device-not-ready"
+    phase = "session"
+
+
+class PrivilegeRefused(SSHError):
+    """{host}:{port} did not give the privileged mode: {reason}. Check the secret for it."""
+
+    code = "privilege-refused"
+    phase = "session"
+
+
+class DeviceAsked(SSHError):
+    """{host}:{port} asks “{words}”, and the command has no line to answer it. The command line was closed without an
+    answer. Add the answer as a line of the command."""
+
+    code = "device-asked"
+    phase = "run"
+    executed = "yes"
+
+
+class LineRefused(SSHError):
+    """{host}:{port} refused line {number} of the command (“{words}”); the lines after it were not sent."""
+
+    code = "line-refused"
+    phase = "run"
+    executed = "yes"

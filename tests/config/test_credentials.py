@@ -9,8 +9,9 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.config.credentials import read_credentials
+from relayd.config.credentials import read_credential
 from relayd.config.paths import Paths
+from relayd.config.tables import Surroundings, read_tables
 from relayd.errors import ConfigError
 from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.ssh.login.site_credentials import CredentialTable
@@ -105,7 +106,8 @@ class RuleTests(CredentialsCase):
     def test_any_row(self, hosts: list[str], users: list[str], via: str) -> None:
         table = {"hosts": [*hosts, "*"], "users": [*users, "*"], "agent": "/x"} | ({"via": via} if via else {})
         mistakes: list[ConfigError] = []
-        rows = read_credentials([table], "/etc/relayd.toml", {}, (), mistakes.append, Paths({}))
+        surroundings = Surroundings("/etc/relayd.toml", {}, Paths({}))
+        rows = read_tables("credentials", [table], surroundings, read_credential, mistakes.append)
         for mistake in mistakes:
             self.assertIn(" of [[credentials]] number 1 in /etc/relayd.toml: expected ", str(mistake))
         self.assertEqual(len(rows) + len(mistakes), 1)

@@ -86,6 +86,13 @@ class CompareTests(ConfigCase):
         self.assertEqual(effective.credentials, new.credentials)
         self.assertEqual(changes.of(*Effect), {"[[credentials]]": "[[credentials]] (0 -> 1 tables)"})
 
+    def test_hosts(self) -> None:
+        old = self.load('[[hosts]]\nhosts = ["a"]\nshell = "none"')
+        new = self.load('[[hosts]]\nhosts = ["a"]\nshell = "posix"')
+        effective, changes = compare(old, new)
+        self.assertEqual(effective.hosts, new.hosts)
+        self.assertEqual(changes.of(Effect.COMMANDS), {"[[hosts]]": "[[hosts]] (1 -> 1 tables)"})
+
 
 class FakeRelay:
     """Notes what it is given."""

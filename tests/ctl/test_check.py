@@ -350,7 +350,9 @@ class CredentialTests(FilesCase):
     def test_a_jump_host_without_a_credential(self) -> None:
         self.write("password", "s3cret\n")
         toml = self.row(via="jump@gate").replace('"*"', '"db-*"')
-        self.assert_finds("fault", "credentials 1", "jump host gate: no [[credentials]] table covers jump there", toml)
+        self.assert_finds(
+            "fault", "credentials 1", "jump host gate: no table with a credential covers jump there", toml
+        )
 
 
 class ProcessTests(TestCase):

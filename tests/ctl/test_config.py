@@ -32,6 +32,22 @@ hosts = ["db-*"]
 users = ["!root", "*"]
 password-file = "api-key"
 via = "jump@gate:2222"
+
+[[hosts]]
+name = "old \\"switches\\""
+hosts = ["sw-*"]
+connect-timeout = "90s"
+max-sessions = 1
+working-directory = ""
+pty = false
+become = "sudo"
+become-password-file = "api-key"
+via = "gate"
+
+[[hosts]]
+hosts = ["*"]
+users = ["app"]
+shell = "none"
 """
 
 
@@ -72,7 +88,10 @@ class ShowTests(ConfigCase):
         self.assertEqual(self.row("max-sessions", lines)[1:], ["10", "default"])
         self.assertEqual(self.row("api-key-file", lines)[1], self.key_file)
         self.assertIn("http://proxy:3128 (user and password not shown)", " ".join(self.row("http-proxy", lines)))
-        self.assertEqual({line.split()[0] for line in lines[1:-1]}, {option.name for option in OPTIONS})
+        self.assertEqual({line.split()[0] for line in lines[1:-3]}, {option.name for option in OPTIONS})
+        self.assertIn('[[hosts]] 1: name = "old \\"switches\\"", hosts = ["sw-*"], users = ["*"], ', lines[-3])
+        self.assertIn('connect-timeout = "90s", max-sessions = 1, working-directory = "", pty = false', lines[-3])
+        self.assertEqual(lines[-2], '[[hosts]] 2: hosts = ["*"], users = ["app"], shell = "none"')
         self.assertIn('[[credentials]] 1: hosts = ["db-*"]', lines[-1])
 
     def test_mistakes_alone(self) -> None:

@@ -125,20 +125,20 @@ class ExplainTests(PolicyCase):
         code, lines, _ = self.relayctl("--host", "pc.lab", rules=RULES + table)
         self.assertEqual(code, 1)
         self.assertEqual(len(lines), 1)
-        self.assertIn("pc.lab:22, reached through jump@gate:2222 ([[credentials]]): behind a jump host", lines[0])
+        self.assertIn("pc.lab:22, reached through jump@gate:2222 (by the site's tables): behind a jump host", lines[0])
         self.assertEqual(self.relayctl("--host", "10.1.7.1", rules=RULES + table)[0], 0)
         self.assertEqual(self.relayctl("--host", "pc.lab", rules=table)[0], 0)
         self.names["gate"] = ["10.1.2.3"]
         for table in ('hosts = ["*"]\nvia = "first,jump@gate"', 'hosts = ["*"]\nusers = ["bob"]\nvia = "x"'):
             _, lines, _ = self.relayctl("--host", "gate", rules=f"[[credentials]]\n{table}\n")
-            self.assertEqual("reached through first ([[" in lines[0], "first" in table)
+            self.assertEqual("reached through first (by" in lines[0], "first" in table)
             self.assertEqual("reached through" in lines[0], "first" in table)
 
     def test_a_jump_host_by_another_name(self) -> None:
         table = '[[credentials]]\nhosts = ["*"]\nvia = "first,jump@10.1.2.3"\n'
         for host in ("10.1.2.3", "0x0a010203", "[::ffff:10.1.2.3]"):
             _, lines, _ = self.relayctl("--host", host, rules=table)
-            self.assertIn("reached through first ([[", lines[0])
+            self.assertIn("reached through first (by", lines[0])
 
     def test_what_no_order_may_say(self) -> None:
         for arguments, part in (

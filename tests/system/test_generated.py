@@ -15,15 +15,17 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import jsonschema_rs
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.config import credentials
+from relayd.config import credentials, host_tables
 from relayd.config.options import OPTIONS
 from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
+from relayd.config.tables import Surroundings, read_tables
 from relayd.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,10 +125,12 @@ class UseTests(SynchronousTestCase):
         self.assertEqual(tomllib.loads(text), {})
         lines = re.findall(r"^#([a-z-]+ = .*|\[\[.*)$", text, re.MULTILINE)
         content = tomllib.loads("\n".join(lines))
-        self.assertEqual(set(content) - {"credentials"}, {option.name for option in OPTIONS} - {"config"})
+        self.assertEqual(set(content) - {"credentials", "hosts"}, {option.name for option in OPTIONS} - {"config"})
         mistakes: list[ConfigError] = []
         sources = OptionSources(OPTIONS, "/", Paths({}), mistakes.append)
-        sources.read_file({name: value for name, value in content.items() if name != "credentials"}, "/x.toml")
+        sources.read_file(
+            {name: value for name, value in content.items() if name not in ("credentials", "hosts")}, "/x.toml"
+        )
         for option in OPTIONS:
             if option.name in sources.given:
                 value = sources.value(option, sources.given[option.name])
@@ -137,21 +141,24 @@ class UseTests(SynchronousTestCase):
     def test_the_tables_of_the_example(self) -> None:
         """They have every key that there is, and can be used once their files are there."""
         text = (PACKAGING / "debian" / "relayd.toml").read_text().partition("# Credentials of this site -")[2]
-        tables = tomllib.loads("\n".join(re.findall(r"^#([a-z-]+ = .*|\[\[.*)$", text, re.MULTILINE)))["credentials"]
-        self.assertEqual({key for table in tables for key in table}, set(credentials.KEYS))
+        tables = tomllib.loads("\n".join(re.findall(r"^#([a-z-]+ = .*|\[\[.*)$", text, re.MULTILINE)))
+        self.assertEqual({key for table in tables["credentials"] for key in table}, set(credentials.KEYS))
+        own = {"hosts", "users", *host_tables.HOST_KEYS}
+        self.assertEqual({key for table in tables["hosts"] for key in table} - set(credentials.LOGIN_KEYS), own)
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
-        for table in tables:
-            for key in set(table) & {"key-file", "passphrase-file", "certificate-file", "password-file"}:
+        for table in chain.from_iterable(tables.values()):
+            for key in [key for key in table if key.endswith("-file")]:
                 table[key] = Path(table[key]).name
                 (directory / table[key]).touch(mode=0o600)
                 (directory / table[key]).write_text("x")
         mistakes: list[ConfigError] = []
         names = {option.name for option in OPTIONS}
-        file = str(directory / "relayd.toml")
-        rules = credentials.read_credentials(tables, file, {}, names, mistakes.append, Paths({}))
-        self.assertEqual(mistakes, [])
-        self.assertEqual(len(rules), len(tables))
+        surroundings = Surroundings(str(directory / "relayd.toml"), {}, Paths({}), names)
+        for kind, read in (("credentials", credentials.read_credential), ("hosts", host_tables.read_host)):
+            rules = read_tables(kind, tables[kind], surroundings, read, mistakes.append)  # type: ignore[arg-type]
+            self.assertEqual(mistakes, [])
+            self.assertEqual(len(rules), len(tables[kind]))
 
     def test_schemas_in_javascript(self) -> None:
         """Ajv, which most main servers on Node.js use, takes them, and finds what Python finds."""

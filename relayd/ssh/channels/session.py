@@ -143,11 +143,17 @@ class Session:
         self.env = command.env
         self.progress = command.progress
 
+    @property
+    def said_nothing(self) -> bool:
+        """Whether nothing has come of its command."""
+        return not (self.stdout.total or self.stderr.total or self.exit.known)
+
     # What the connection reports
 
     def opening(self, connection: UsedConnection) -> None:
         """A channel is asked for."""
         self.state = State.OPENING
+        self.exec_refused = False
         self._go = None
         permission, self._permission = self._permission, None
         if permission is not None:

@@ -17,13 +17,14 @@ from msgspec import structs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.ending.processes import LIST, SHELL, Leader, ShellAnswers, find, parse_listing, script
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
-from relayd.ssh.transport.server_limits import guarded
+from relayd.ssh.transport.server_limits import guarded, passes_signals
 
 _log = Logger("relayd.ssh")
 
@@ -56,6 +57,7 @@ class Ending:
 
     :param job: the command, which runs.
     :param session: the session of the job.
+    :param started: when the command was sent, in seconds of a steady clock.
     :param shell: whether the host is supposed to have a POSIX shell, so that a second session may look there.
     :param on_settled: called once, when nothing more will become known.
     :ivar killed: what is known by now.
@@ -68,6 +70,7 @@ class Ending:
         pool: Pool,
         job: Job,
         session: Session,
+        started: float,
         shell: bool,
         on_settled: Callable[[], None],
     ) -> None:
@@ -76,6 +79,7 @@ class Ending:
         self._pool = pool
         self._job = job
         self._session = session
+        self._started = started
         self._on_settled = on_settled
         # Made anew each time, and sent on the shell's input only, where no other user of the host can see it.
         self._mark = secrets.token_hex(16)
@@ -166,7 +170,8 @@ class Ending:
         if self._shell is not None and self._shell_job is not None and connection is not None:
             own = self._shell_job.connection is connection
             port = None if own else connection.transport.local_port()
-            self._shell.stdin = script(self._mark, self._session.command, port)
+            age = steady_seconds(self._clock) - self._started
+            self._shell.stdin = script(self._mark, self._session.command, port, age)
 
     def _commands(self) -> list[Session]:
         """What runs on the command's connection, including the command, without our shell."""
@@ -209,7 +214,8 @@ class Ending:
             and all(session.state is State.RUNNING for session in commands)
         ):
             texts = [session.command for session in commands]
-            leader = find(leaders, self._session.command, commands.index(self._session), texts)
+            elsewhere = self._pool.commands_elsewhere(self._job)
+            leader = find(leaders, self._session.command, commands.index(self._session), texts, elsewhere)
         if leader is not None:
             self._leader = leader
             self._write(leader.hit("TERM"))
@@ -217,7 +223,14 @@ class Ending:
             self._expected = commands
             self._write(LIST)
         else:
+            if not self._passes_signals():
+                self.killed = "unsupported"
             self._ask()
+
+    def _passes_signals(self) -> bool:
+        """Whether the server is known to pass signals on."""
+        connection = self._job.connection
+        return connection is not None and passes_signals(connection.transport.otherVersionString)
 
     def _counted(self, line: bytes) -> None:
         if self._leader is None:
@@ -288,6 +301,7 @@ class Ending:
                 call.cancel()
         self._pool.withdraw(self._job)
         if self._shell_job is not None:
+            self._write(b"exit\n")  # tinysshd leaves it there when its channel is closed
             self._pool.withdraw(self._shell_job)
         self._let_go()
         on_settled, self._on_settled = self._on_settled, _nothing

@@ -45,6 +45,16 @@ class OpenConnections:
         """All of them, those behind jump hosts before those of the jump hosts, through which they pass."""
         return sorted(self.members, key=lambda each: len(hops_of(self.members[each].target)), reverse=True)
 
+    def commands_elsewhere(self, job: Job) -> list[bytes]:
+        """What runs on the host of *job*, on other connections than its own."""
+        where = job.target.host, job.target.port
+        return [
+            session.command
+            for connection, member in self.members.items()
+            if connection is not job.connection and (member.target.host, member.target.port) == where
+            for session in connection.executing()
+        ]
+
     # Jobs
 
     def put(self, job: Job, connection: ClientConnection) -> None:
@@ -56,6 +66,10 @@ class OpenConnections:
         """The job of *user* runs there no longer; gives it, unless it was withdrawn."""
         jobs = self._jobs.get(connection)
         return None if jobs is None else jobs.pop(user, None)
+
+    def job(self, user: ChannelUser, connection: ClientConnection) -> Job | None:
+        """The job of *user*, which runs there, unless it was withdrawn."""
+        return self._jobs[connection].get(user)
 
     def jobs(self, connection: ClientConnection) -> Iterable[Job]:
         """What runs on *connection*."""

@@ -14,7 +14,7 @@ it is for: `key_exchange.KeyExchange`, this module, or the service of the moment
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -111,10 +111,12 @@ class ClientTransport(SSHClientTransport):
     :ivar secure: fires with ``None`` when the host has proved that it has its key, and all that follows is encrypted;
         fails with an `SSHError`.
     :ivar on_failure: called with the error that ended the connection after that.
+    :ivar on_unimplemented: called when the server says that it does not know a message of ours.
     :ivar lost_reason: why the connection ended, in words, once it has.
     :ivar told_to_leave: whether the server said that it closes the connection. Nothing that it sends later is read.
     :ivar forced_command: whether the server said that it runs a command of its own instead of any other.
     :ivar pace: what the server's bytes have cost.
+    :ivar heard: messages of this layer that came, such as ``IGNORE``.
     :ivar flood_limit: counts what the server makes us answer.
     :ivar backpressure: whether the server reads what is sent to it.
     """
@@ -131,10 +133,12 @@ class ClientTransport(SSHClientTransport):
         self.policy = policy
         self.secure: Deferred[None] = Deferred()
         self.on_failure: Callable[[SSHError], None] | None = None
+        self.on_unimplemented: Callable[[], None] | None = None
         self.lost_reason: str = Text("the connection was closed")
         self.told_to_leave = False
         self.forced_command = False
         self.pace = Pacer(clock, self)
+        self.heard = 0
         self.flood_limit = FloodLimit()
         self.backpressure = Backpressure()
         self._failure: SSHError | None = None
@@ -145,6 +149,7 @@ class ClientTransport(SSHClientTransport):
             policy, offered, partial(known_hosts.verify, host, port), self._reader, self._writer
         )
         self._renewed = clock.seconds()
+        self._warned_of: frozenset[bytes] = frozenset()
         self._blocked: list[tuple[int, bytes]] = []  # what must not be sent during a key exchange
         self._extensions_at = 0  # the number of the packet that may hold extensions
 
@@ -297,7 +302,9 @@ class ClientTransport(SSHClientTransport):
             service = self.service
             if service is not None:
                 service.packetReceived(messageNum, payload)
-        elif messageNum == MSG_KEXINIT:
+            return
+        self.heard += 1
+        if messageNum == MSG_KEXINIT:
             self._kexinit_received(payload)
         elif messageNum == MSG_NEWKEYS:
             self._newkeys_received()
@@ -315,7 +322,10 @@ class ClientTransport(SSHClientTransport):
                 self.peerExtensions = read_extensions(payload)
         elif messageNum == MSG_DEBUG:
             self._debug_received(payload)
-        elif messageNum not in (MSG_IGNORE, MSG_UNIMPLEMENTED):
+        elif messageNum == MSG_UNIMPLEMENTED:
+            if self.on_unimplemented is not None:
+                self.on_unimplemented()
+        elif messageNum != MSG_IGNORE:
             # Conch would log it, whatever it holds.
             self.flood_limit.count_request()
             self.sendPacket(MSG_UNIMPLEMENTED, ((self._reader.sequence - 1) & _MASK32).to_bytes(4, "big"))
@@ -323,7 +333,8 @@ class ClientTransport(SSHClientTransport):
     def _kexinit_received(self, payload: bytes) -> None:
         exchange = self._key_exchange
         exchange.negotiate(payload)
-        self._warn_if_outdated()
+        if exchange.algorithms is not None:
+            self.warn_of(exchange.algorithms.names())
         if not exchange.running:
             # A key exchange is expensive. A server that begins many has to wait, and without time or data between them
             # its connection is closed. A KEXINIT may have thousands of names.
@@ -333,16 +344,13 @@ class ClientTransport(SSHClientTransport):
                 self.flood_limit.count_key_exchange()
         self._write(exchange.respond())
 
-    def _warn_if_outdated(self) -> None:
-        algorithms = self._key_exchange.algorithms
-        used = self.policy.outdated.intersection(algorithms.names() if algorithms is not None else ())
-        if used and not self._key_exchange.secured:
-            _log.warn(
-                "{host}:{port} uses outdated algorithms: {names}",
-                host=self.host,
-                port=self.port,
-                names=printable_bytes(b", ".join(sorted(used)), MAX_SHOWN),
-            )
+    def warn_of(self, algorithms: Iterable[bytes]) -> None:
+        """Log those of *algorithms* that are outdated and about to be used, each once a connection."""
+        used = self.policy.outdated.intersection(algorithms) - self._warned_of
+        if used:
+            self._warned_of |= used
+            names = printable_bytes(b", ".join(sorted(used)), MAX_SHOWN)
+            _log.warn("{host}:{port} uses outdated algorithms: {names}", host=self.host, port=self.port, names=names)
 
     def _newkeys_received(self) -> None:
         exchange = self._key_exchange

@@ -4,7 +4,7 @@ The SSH client: what programs that use this package call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.pool.pool_report import Counts, HostCounts
 from relayd.ssh.settings import LiveSettings, SSHSettings
+from relayd.ssh.shells.prepared import Prepared, WindowsShell
+from relayd.ssh.shells.windows import WindowsShells
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
 
@@ -48,6 +50,7 @@ class SSHClient:
         checks = FileChecks(reactor, self._known_hosts, self._files.run)
         self._dialer = Dialer(reactor, self._clock, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._clock, self._dialer, settings)
+        self._shells = WindowsShells(self._pool)
         self._devices = Devices(self._clock, self._pool, settings.idle_timeout)
 
     def run(
@@ -64,6 +67,8 @@ class SSHClient:
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
+        windows: Callable[[WindowsShell], Prepared] | None = None,
+        needle: str = "",
     ) -> Deferred[Completed]:
         """
         Run *command* once.
@@ -79,14 +84,18 @@ class SSHClient:
         :param shell: whether the host is supposed to have a POSIX shell, by which a command is ended early.
         :param permission: asked for once, before the host is told to run the command. Nothing is run before it fires,
             or when it fails.
+        :param windows: makes what is sent instead, where the server turns out to be OpenSSH for Windows; it is called
+            with the shell there.
+        :param needle: for a host of Windows: what only the arguments of the command's processes contain. By it they are
+            found when the command is ended early.
         :return: fails with an `SSHError`, or with what *permission* failed with, when the command was certainly not
             run. Cancelling it ends the command: then it fires with how the command ended.
         """
         request = RunRequest(
             target=target, command=command, deadline=deadline, timeout=timeout, grace=grace, stdin=stdin, env=env,
-            progress=progress, reader=reader, shell=shell, permission=permission,
+            progress=progress, reader=reader, shell=shell, permission=permission, windows=windows, needle=needle,
         )  # fmt: skip
-        return Execution(self._clock, self._pool, request, self._settings).done
+        return Execution(self._clock, self._pool, request, self._settings, self._shells).done
 
     def run_on_device(self, request: DeviceRequest) -> Deferred[Completed]:
         """

@@ -4,10 +4,10 @@ One command with its deadline, from the wait for a connection to its result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -19,6 +19,7 @@ from relayd.ssh.channels.session import Command, ExitInfo, OutputReader, Permiss
 from relayd.ssh.channels.surroundings import Progress
 from relayd.ssh.ending.account import AccountCheck, answers_for_account
 from relayd.ssh.ending.ending import Ending, Killed
+from relayd.ssh.ending.windows import WindowsEnding
 from relayd.ssh.errors import (
     ExecRefused,
     NoExitStatus,
@@ -27,6 +28,7 @@ from relayd.ssh.errors import (
     RunCancelled,
     RunTimeout,
     SessionTimeout,
+    ShellUnsuitable,
     SSHError,
 )
 from relayd.ssh.outcome import (
@@ -42,6 +44,8 @@ from relayd.ssh.outcome import (
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import LiveSettings
+from relayd.ssh.shells.prepared import Prepared, WindowsShell
+from relayd.ssh.shells.windows import WindowsShells, is_windows
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_FITS, largest_payload
 
@@ -68,6 +72,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     reader: OutputReader | None
     shell: bool
     permission: Permission | None
+    windows: Callable[[WindowsShell], Prepared] | None
+    needle: str
 
     def __repr__(self) -> str:
         return f"RunRequest({self.target!r})"  # command, input and variables may hold secrets
@@ -82,13 +88,17 @@ class Execution:
     """
 
     __slots__ = (
-        "_begun", "_call", "_check", "_clock", "_ending", "_grace", "_job", "_opening", "_pool", "_session",
-        "_settings", "_settled", "_shell", "_started", "_submitted", "_target", "_timeout", "_why", "done",
+        "_begun", "_call", "_check", "_clock", "_ending", "_grace", "_job", "_needle", "_opening", "_permission",
+        "_pool", "_session", "_settings", "_settled", "_shell", "_shells", "_started", "_submitted", "_target",
+        "_timeout", "_why", "_windows", "done",
     )  # fmt: skip
 
-    def __init__(self, clock: IReactorTime, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
+    def __init__(
+        self, clock: IReactorTime, pool: Pool, request: RunRequest, settings: LiveSettings, shells: WindowsShells
+    ) -> None:
         self._clock = clock
         self._pool = pool
+        self._shells = shells
         self._settings = settings
         self._target = request.target
         self._begun = clock.seconds()
@@ -97,6 +107,8 @@ class Execution:
         self._timeout = (round(left, 1) or left) if request.timeout is None else request.timeout
         self._grace = RESULT_AFTER if request.grace is None else request.grace
         self._shell = request.shell
+        self._windows, self._needle = request.windows, request.needle
+        self._permission = request.permission
         self._session = Session(
             Command(
                 request.command,
@@ -108,13 +120,13 @@ class Execution:
             self._exec_sent,
             self._ended,
             reader=request.reader,
-            permission=request.permission,
+            permission=self._permission if self._windows is None else self._permit,
             on_forbidden=self._forbidden,
             on_left=self._left_open,
         )
         self._submitted = self._started = steady_seconds(clock)
         self._opening: dict[str, float] = {}
-        self._ending: Ending | None = None
+        self._ending: Ending | WindowsEnding | None = None
         self._settled = False
         self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
@@ -125,6 +137,25 @@ class Execution:
         pool.submit(self._job)
 
     # What the session and the pool report
+
+    def _permit(self) -> Deferred[None]:
+        """A channel is asked for: which shell a host of Windows has is found out before the command may run."""
+        connection = self._job.connection
+        if connection is None or not is_windows(connection):
+            return self._permission() if self._permission is not None else succeed(None)
+        return self._shells.find(self._target, connection).addCallback(self._found)
+
+    def _found(self, shell: WindowsShell | None) -> Deferred[None]:
+        if self.done.called:
+            # The command was given up while the host was asked.
+            raise NotRun(host=self._target.host, port=self._target.port)
+        if shell is not None and self._windows is not None:
+            prepared = self._windows(shell)
+            self._shell, self._needle = prepared.ended_by == "posix", prepared.needle
+            self._session.replace(
+                Command(prepared.text, 0, stdin=prepared.stdin, env=prepared.env, progress=prepared.progress)
+            )
+        return self._permission() if self._permission is not None else succeed(None)
 
     def _exec_sent(self) -> None:
         self._started = steady_seconds(self._clock)
@@ -246,9 +277,11 @@ class Execution:
         return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
 
     def _end(self) -> None:
-        self._ending = Ending(
-            self._clock, self._pool, self._job, self._session, self._started, self._shell, self._on_settled
-        )
+        common = (self._clock, self._pool, self._job, self._session)
+        if self._needle:
+            self._ending = WindowsEnding(*common, self._needle, self._on_settled)
+        else:
+            self._ending = Ending(*common, self._started, self._shell, self._on_settled)
         self._ending.begin()
 
     def _on_settled(self) -> None:
@@ -268,6 +301,8 @@ class Execution:
         self._fire(self._completed(error, killed))
 
     def _waited_for(self) -> Text:
+        if self._shells.asking(self._target):
+            return Text("the host did not say which shell it has")
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
         return self._pool.waits_for(self._job.target)
@@ -284,6 +319,8 @@ class Execution:
         if error is None and session.progress is not None:
             complete = remark is None
             error = not_reached(session, self._target, complete=complete, forced=self._forced())
+            if isinstance(error, ShellUnsuitable):
+                self._shells.forget(self._target)
         return Completed(
             exit=session.exit,
             stdout=session.stdout,

@@ -111,7 +111,7 @@ FLAG: Final = _one_of(
     _BUFFER,
     _ABSENT,
 )
-CWD: Final = _one_of(_text(r"^[/~][^\r\n\u0000]*$", most=MAX_CWD), _BUFFER, _ABSENT)
+CWD: Final = _one_of(_text(r"^([/~]|[A-Za-z]:[\\/])[^\r\n\u0000]*$", most=MAX_CWD), _BUFFER, _ABSENT)
 ENVIRONMENT: Final = _one_of(
     {
         "type": "object",

@@ -27,6 +27,7 @@ FLOORS = (
     ("relayd.uplink.polling", "relayd.ssh.execution", "relayd.ssh.device"),
     ("relayd.uplink", "relayd.ssh.outcome"),
     ("relayd.ssh.ending",),
+    ("relayd.ssh.shells",),
     ("relayd.ssh.pool",),
     ("relayd.ssh.login", "relayd.ssh.channels"),
     ("relayd.ssh.transport",),

@@ -136,6 +136,13 @@ class Session:
         self._on_left = on_left
         self._go: Callable[[], None] | None = None
 
+    def replace(self, command: Command) -> None:
+        """Run something else, as long as nothing was sent; its output is kept as that of the first one."""
+        self.command = command.text
+        self.stdin = command.stdin
+        self.env = command.env
+        self.progress = command.progress
+
     @property
     def said_nothing(self) -> bool:
         """Whether nothing has come of its command."""
@@ -236,7 +243,7 @@ class Session:
     def let_go(self) -> None:
         """Its owner has its result, and is not called any more."""
         self._on_start = self._on_end = _nothing
-        self._on_forbidden = self._on_left = None
+        self._on_forbidden = self._on_left = self._permission = None
 
     def drained(self) -> None:
         """All of its standard input is sent: there is nothing more to send."""

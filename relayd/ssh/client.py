@@ -12,8 +12,10 @@ from twisted.internet.defer import Deferred
 
 from relayd.network.delayed_calls import DelayedCalls
 from relayd.network.threads import in_pool
+from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.session import OutputReader, Permission
 from relayd.ssh.channels.surroundings import Progress
+from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.execution import Execution, RunRequest
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.threaded_check import FileChecks
@@ -61,6 +63,8 @@ class SSHClient:
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
+        terminal: Terminal | None = None,
+        become: Become | None = None,
     ) -> Deferred[Completed]:
         """
         Run *command* once.
@@ -76,12 +80,16 @@ class SSHClient:
         :param shell: whether the host is supposed to have a POSIX shell, by which a command is ended early.
         :param permission: asked for once, before the host is told to run the command. Nothing is run before it fires,
             or when it fails.
+        :param terminal: the pseudo-terminal that it has; ``None``: none. Then stdout has all of its output, and *stdin*
+            is what a keyboard would send.
+        :param become: as whom it runs; ``None``: as the user who logs in. Then *command* is for a POSIX shell.
         :return: fails with an `SSHError`, or with what *permission* failed with, when the command was certainly not
             run. Cancelling it ends the command: then it fires with how the command ended.
         """
         request = RunRequest(
             target=target, command=command, deadline=deadline, timeout=timeout, grace=grace, stdin=stdin, env=env,
-            progress=progress, reader=reader, shell=shell, permission=permission,
+            progress=progress, reader=reader, shell=shell, permission=permission, terminal=terminal,
+            become=become,
         )  # fmt: skip
         return Execution(self._clock, self._pool, request, self._settings).done
 

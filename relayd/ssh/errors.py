@@ -369,6 +369,63 @@ class VariablesRefused(SSHError):
     phase = "session"
 
 
+class TerminalRefused(SSHError):
+    """The command was not run: {host}:{port} gives {username} no terminal. Send the command without pty, or allow it in
+    the configuration of the SSH server (PermitTTY)."""
+
+    code = "pty-refused"
+    phase = "session"
+
+
+class BecomeFailed(SSHError):
+    """The command was not run: {method} at {host}:{port} did not let {username} become {user}; {reason}."""
+
+    code = "become-failed"
+    phase = "session"
+
+
+class BecomeMissing(BecomeFailed):
+    """The command was not run: {username} at {host}:{port} finds no {method} in its PATH. Install it, or use another
+    method."""
+
+    code = "become-missing"
+
+
+class BecomePasswordWrong(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} did not accept the password that {username} gave to become
+    {user}. It was given once. sudo asks for the password of the user who logs in, su for that of the other one."""
+
+    code = "become-password-wrong"
+
+
+class BecomePasswordNeeded(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} asks {username} for a password to become {user}, and there is
+    none. Give it with become, or in the relay's table of the host."""
+
+    code = "become-password-needed"
+
+
+class BecomeForbidden(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} does not allow {username} to run /bin/sh as {user}; {reason}.
+    With sudo, see sudoers(5) there."""
+
+    code = "become-not-allowed"
+
+
+class BecomeTerminalNeeded(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} wants a terminal before {username} becomes {user}. Send the
+    command with pty."""
+
+    code = "become-tty-required"
+
+
+class BecomePrompt(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} asks {username}, who is to become {user}, for something else
+    than the password; {reason}. The question was not answered."""
+
+    code = "become-prompt"
+
+
 class CommandReplaced(SSHError):
     """{host}:{port} ended the session without a sign that a shell reached the command: the shell of {username} may have
     failed to read it, or another command may be forced there and have run instead. What was said is shown above. Send

@@ -28,6 +28,7 @@ FLOORS = (
     ("relayd.uplink", "relayd.ssh.outcome"),
     ("relayd.ssh.ending",),
     ("relayd.ssh.pool",),
+    ("relayd.ssh.become",),
     ("relayd.ssh.login", "relayd.ssh.channels"),
     ("relayd.ssh.transport",),
     ("relayd.ssh.host_keys",),

@@ -18,6 +18,8 @@ from msgspec import Struct
 
 #: The command that starts a POSIX shell, which reads our lines, from any login shell.
 SHELL = b"exec /bin/sh"
+#: The same where the lines come from a terminal, to which a shell would write prompts, and repeat what it reads.
+SHELL_BESIDE_TERMINAL = b"cat | /bin/sh"
 
 #: Bytes that are kept of a line. Ours are shorter: a longer one has another source.
 MAX_LINE = 256
@@ -123,9 +125,9 @@ $n left $#"
 _LEADER = re.compile(rb"leader (\d{1,10}) (\d{1,10}) (\d{1,20}) (same|shell|program)")
 
 
-def script(mark: str, command: bytes, client_port: int | None) -> bytes:
+def script(mark: str, command: bytes, client_port: int | None, *, listing: bool = True) -> bytes:
     """
-    The script that the shell reads first; the shell answers with a listing.
+    The script that the shell reads first; the shell answers with a listing, where that is wanted.
 
     :param mark: begins each line of its answers; nobody on the host can guess it.
     :param command: as it was sent.
@@ -135,7 +137,8 @@ def script(mark: str, command: bytes, client_port: int | None) -> bytes:
     arguments = b"-c\n" + command.replace(b"\n", b" ").replace(b"\0", b"")
     quoted = arguments.replace(b"'", b"'\\''")
     port = b"" if client_port is None else b"%d" % client_port
-    return b"unset n w p\nn=%s p=%s w='%s'\n%s%s" % (mark.encode("ascii"), port, quoted, _SCRIPT, LIST)
+    last = LIST if listing else b""
+    return b"unset n w p\nn=%s p=%s w='%s'\n%s%s" % (mark.encode("ascii"), port, quoted, _SCRIPT, last)
 
 
 #: The line that asks for a listing: ``leader PID SESSION START WHAT`` for each process that a command of the

@@ -112,7 +112,7 @@ class BecomeDialogue:
         passed = b""
         if self._state is _State.STARTING:
             passed, started, heard = self._cut(heard, b"start")
-            if not started:
+            if started is None:
                 self._heard = heard
                 return passed
             self._state = _State.BECOMING

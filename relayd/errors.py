@@ -73,6 +73,14 @@ class InvalidMessage(RelayError):
         self.extended = extended
 
 
+class BecomeUnsupported(RelayError):
+    """Commands at {host}:{port} cannot become another user: the relay's table of hosts says that the shell there is
+    {shell}. Send the command without become."""
+
+    code = "become-unsupported"
+    phase = "receive"
+
+
 class Unencodable(RelayError):
     """{field} cannot be written in the host's character set {encoding} so that a shell reads it safely. Write it in
     ASCII, or name another character set: in encoding, or for all commands with --output-encoding of the relay."""

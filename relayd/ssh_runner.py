@@ -17,14 +17,16 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import HostFailure, RelayError, Unencodable
+from relayd.errors import BecomeUnsupported, HostFailure, RelayError, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostTable
+from relayd.network.host_rules import HostSettings, HostTable
 from relayd.network.threads import in_pool
+from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.output import Output
 from relayd.ssh.channels.surroundings import Progress, surround
+from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import (
     AddressForbidden,
@@ -43,8 +45,18 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
-from relayd.ssh_logins import check_target, target_of
-from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
+from relayd.ssh.target import Target
+from relayd.ssh_logins import become_of, check_target, target_of
+from relayd.wire.messages import (
+    BASE64,
+    CommandResult,
+    Details,
+    ExecuteCommand,
+    Pty,
+    StreamName,
+    Timings,
+    describe_error,
+)
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
@@ -141,9 +153,11 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
-            text, progress, env, stdin = self._input(command)
+            become = self._become(command, target)
+            text, progress, env, stdin = self._input(command, inner=become is not None)
         except RelayError:
             return fail()
+        terminal = self._terminal(command)
         shell = bool(command.cwd or self._settings.working_directory)
         running: Deferred[Any] = self.client.run(
             target,
@@ -157,16 +171,19 @@ class SSHCommandRunner:
             reader=None if output is None else _Reader(output).read,
             shell=shell,
             permission=starting,
+            terminal=terminal,
+            become=become,
         )
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
+        ran = _Ran(self._charset(command), terminal is not None, None if become is None else become.user)
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
 
-    def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
+    def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
         if stdout.size + stderr.size <= LARGE:
-            return _result(completed, command, stdout, stderr, charset, self._translate)
-        make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
+            return _result(completed, command, stdout, stderr, ran, self._translate)
+        make = partial(_result, completed, command, stdout, stderr, ran, self._translate)
         # The command has ended: when it is cancelled now, its result is made at once.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
         in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
@@ -191,10 +208,40 @@ class SSHCommandRunner:
             return self._settings.output_encoding
         return command.encoding
 
-    def _input(self, command: ExecuteCommand) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
+    def _said(self, command: ExecuteCommand) -> HostSettings:
+        """What the site's tables say of the host."""
+        return self._settings.hosts.of(command.host, command.port, command.username)
+
+    def _terminal(self, command: ExecuteCommand) -> Terminal | None:
+        pty = self._said(command).pty if command.pty is None else command.pty
+        if isinstance(pty, Pty):
+            return Terminal(pty.term, pty.cols, pty.rows)
+        return Terminal() if pty else None
+
+    def _become(self, command: ExecuteCommand, target: Target) -> Become | None:
+        """
+        As whom it runs.
+
+        :raises RelayError: when the host's shell, or a file of the site, does not let it.
+        """
+        said = self._said(command)
+        try:
+            become = become_of(command, target, said.become, self._charset(command))
+        except SSHError as error:
+            raise _host_failure(error) from None
+        except UnicodeError:
+            raise Unencodable(field="become.password", encoding=self._charset(command)) from None
+        if become is not None and said.shell not in (None, "posix"):
+            raise BecomeUnsupported(host=command.written_host, port=command.port, shell=said.shell)
+        return become
+
+    def _input(
+        self, command: ExecuteCommand, *, inner: bool = False
+    ) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
         """
         What the host gets, in the character set of *command*.
 
+        :param inner: whether another user's shell reads the text: variables that are sent beside it do not get there.
         :return: the text for the shell, with what `surround` gives to watch its progress; the variables that are not in
             the text; standard input.
         :raises Unencodable: when something cannot be written in that character set.
@@ -204,6 +251,8 @@ class SSHCommandRunner:
         try:
             text = write_text(command.command, charset, exactly=exactly)
             directory = write_text(self._settings.working_directory, charset, exactly=exactly)
+            if inner and command.env and not directory:
+                directory = b"."
             part = "cwd"
             cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
             part = "env"
@@ -224,6 +273,19 @@ class SSHCommandRunner:
         return self.client.close()
 
 
+class _Ran(Struct, frozen=True):
+    """
+    How a command was run, for its result.
+
+    :ivar pty: whether it had a pseudo-terminal.
+    :ivar user: as whom, where that is not who logged in.
+    """
+
+    charset: str
+    pty: bool
+    user: str | None
+
+
 class _Reader:
     """Passes output on as it arrives, with the number of bytes before it."""
 
@@ -239,7 +301,7 @@ class _Reader:
 
 
 def _result(
-    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, charset: str, translate: Translate
+    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, ran: _Ran, translate: Translate
 ) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
@@ -257,12 +319,14 @@ def _result(
         timings=cast(Timings, {phase: round(seconds, 6) for phase, seconds in completed.timings.items()}),
         killed=completed.killed,
         output_open=completed.open is not None,
+        pty=ran.pty,
+        ran_as=ran.user,
         encoding="base64" if command.encoding == BASE64 else None,
     )
     return CommandResult(
         command_id=command.command_id,
-        stdout=_encoded(stdout, "", translate, command.encoding, charset),
-        stderr=_encoded(stderr, said, translate, command.encoding, charset),
+        stdout=_encoded(stdout, "", translate, command.encoding, ran.charset),
+        stderr=_encoded(stderr, said, translate, command.encoding, ran.charset),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,

@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 
 from relayd.errors import InvalidMessage
 from relayd.language.texts import printable
-from relayd.wire import fields, shapes
+from relayd.wire import fields, running_fields, shapes
 from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
     COMMAND_OUTPUT,
@@ -79,6 +79,8 @@ class WireCommand(WireServer, rename="camel"):
     :ivar encoding: the character set of the host; or base64, for outputs in base64.
     :ivar stream: asks for the output as it arrives.
     :ivar via: jump hosts, the first one nearest to the relay.
+    :ivar pty: runs it with a pseudo-terminal: true, or an object of term, cols and rows.
+    :ivar become: runs it as another user, by sudo or su.
     """
 
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
@@ -92,6 +94,8 @@ class WireCommand(WireServer, rename="camel"):
     encoding: Annotated[Any, shapes.ENCODING] = UNSET
     stream: Annotated[Any, shapes.FLAG] = UNSET
     via: Annotated[Any, shapes.VIA] = UNSET
+    pty: Annotated[Any, shapes.PTY] = UNSET
+    become: Annotated[Any, shapes.BECOME] = UNSET
 
 
 class WireResultBody(Struct, rename="camel"):
@@ -180,6 +184,8 @@ def parse_by_field(data: object) -> ExecuteCommand:
             encoding=fields.encoding(wire.encoding),
             stream=fields.flag("stream", wire.stream),
             via=_via(wire.via),
+            pty=running_fields.pty(wire.pty),
+            become=running_fields.become(wire.become),
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(EXECUTE_COMMAND, error, data) from None

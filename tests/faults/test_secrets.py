@@ -38,7 +38,7 @@ from tests.support.sshd import OpenSSHServer, make_key
 WRONG = (lambda mark: {"x": mark}, lambda mark: [mark], lambda mark: mark + "\0", lambda mark: "\0\ud800" + mark)
 FIELDS = (
     "commandId", "serverId", "host", "port", "username", "password", "privateKey", "passphrase", "certificate",
-    "hostKey", "command", "timeout", "extended", "cwd", "env", "stdin", "encoding", "stream", "via",
+    "hostKey", "command", "timeout", "extended", "cwd", "env", "stdin", "encoding", "stream", "via", "pty", "become",
 )  # fmt: skip
 FORMATS = {
     "openssh": "-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n-----END OPENSSH PRIVATE KEY-----",

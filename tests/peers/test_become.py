@@ -7,10 +7,15 @@ from __future__ import annotations
 import re
 import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from relayd.errors import BecomeUnsupported
+from relayd.network import host_rules
+from relayd.network.credential_rules import CredentialRule
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh import Completed, SSHClient
 from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.surroundings import surround
@@ -28,7 +33,13 @@ from relayd.ssh.errors import (
     SessionTimeout,
     TerminalRefused,
 )
-from tests.support.account import ensure_account, put_file
+from relayd.ssh.login.site_credentials import CredentialTable
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.wire import messages as wire
+from relayd.wire.messages import ExecuteCommand, Secret
+from tests.support.account import ensure_account, put_file, run_privileged
+from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer
 
@@ -53,6 +64,9 @@ def _allow_sudo() -> None:
     for account in (ASKED, FREE, CACHED, CONFINED):
         ensure_account(account)
     put_file("/etc/sudoers.d/relayd-test", SUDOERS, "440")
+    # The host can speak Chinese, and so can its sudo and PAM.
+    if not Path("/usr/lib/locale/zh_CN.utf8").exists():
+        run_privileged(["localedef", "--no-archive", "-i", "zh_CN", "-f", "UTF-8", "zh_CN.UTF-8"])
 
 
 class BecomeCase(ServerTestCase):
@@ -75,6 +89,13 @@ class BecomeCase(ServerTestCase):
         return client.run(
             self.target(server), command.encode(), self.reactor.seconds() + timeout, become=become, **keywords
         )
+
+    def put_program(self, name: str, script: str) -> None:
+        """A program in the test's directory."""
+        path = self.directory / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        self.directory.chmod(0o755)
 
     def password(self, user: str) -> bytes:
         return ensure_account(user).password.encode()
@@ -204,6 +225,7 @@ class SudoTests(BecomeCase):
         server, client = await self.begin(ASKED, "SetEnv LC_ALL=zh_CN.UTF-8 LANGUAGE=zh_CN")
         wrong = await self.run_as(client, server, Become(password=b"wr0ng"), "id")
         self.assert_not_run(wrong, BecomePasswordWrong)
+        self.assert_not_run(await self.run_as(client, server, Become(), "id"), BecomePasswordNeeded)
         done = await self.run_as(client, server, Become(password=self.password(ASKED)), 'echo "$LC_ALL"')
         self.assert_ran(done, b"zh_CN.UTF-8\n")
 
@@ -289,31 +311,110 @@ class EndingTests(BecomeCase):
 
     async def test_while_the_password_is_checked(self) -> None:
         """The command has not begun, and never does."""
-        server, client = await self.begin(STRANGER)
-        marker, sleep = marked_sleep()
-        hanging = f"PATH={self.directory}:$PATH"
-        (self.directory / "sudo").write_text(f"#!/bin/sh\nexec {sleep}\n")
-        (self.directory / "sudo").chmod(0o755)
-        self.directory.chmod(0o755)
-        server, client = await self.begin(STRANGER, f"SetEnv {hanging.replace('$PATH', '/usr/bin:/bin')}")
+        self.put_program("sudo", f"exec {marked_sleep()[1]}")
+        server, client = await self.begin(STRANGER, f"SetEnv PATH={self.directory}:/usr/bin:/bin")
         error = await self.error_of(self.run_as(client, server, Become(), "id", 2.0), SessionTimeout)
         self.assertEqual(error.executed, "no")
 
 
 class QuestionTests(BecomeCase):
     async def test_a_question_for_a_code_is_not_answered(self) -> None:
-        server, client = await self.begin(STRANGER)
+        self.put_program("su", 'printf "Verification code: " >&2; read -r c; echo "got $c" >&2; exit 1')
         server, client = await self.begin(STRANGER, f"SetEnv PATH={self.directory}:/usr/bin:/bin")
-        (self.directory / "su").write_text('#!/bin/sh\nprintf "Verification code: "; read -r c; echo "got $c"\n')
-        (self.directory / "su").write_text(
-            '#!/bin/sh\nprintf "Verification code: " >&2; read -r c; echo "got $c" >&2; exit 1\n'
-        )
-        (self.directory / "su").chmod(0o755)
-        self.directory.chmod(0o755)
         done = await self.run_as(client, server, Become(method="su", password=b"s3cret"), "id")
         self.assert_not_run(done, BecomePrompt, b"s3cret")
         self.assertIn("Verification code", str(done.error))
         self.assertNotIn("got s3cret", str(done.error))
+
+
+class RunnerTests(BecomeCase):
+    """From an order and the site's tables to a result."""
+
+    def runner(self, server: OpenSSHServer, site: HostSettings) -> SSHCommandRunner:
+        key = self.write("key", server.key)
+        rules = (CredentialRule(hosts=("127.0.0.1",), key_file=key),)
+        settings = RunnerSettings(hosts=HostTable((HostRule(hosts=("*",), settings=site),)))
+        ssh = SSHSettings(known_hosts=str(self.known_hosts))
+        runner = SSHCommandRunner(self.reactor, ssh, settings, CredentialTable(rules))
+        self.addCleanup(runner.close)
+        return runner
+
+    def write(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+        return str(path)
+
+    async def order(
+        self, runner: SSHCommandRunner, server: OpenSSHServer, text: str = "id -un", **fields: Any
+    ) -> dict[str, Any]:
+        command = ExecuteCommand(
+            command_id="c",
+            host=server.host,
+            port=server.port,
+            username=server.user,
+            command=text,
+            extended=True,
+            **fields,
+        )
+        result = await runner.run_command(command, self.reactor.seconds() + DEADLINE, at_once)
+        wire: dict[str, Any] = result.to_wire()["result"]
+        return wire
+
+    async def test_as_the_tables_say(self) -> None:
+        server, _ = await self.begin(ASKED)
+        password = self.write("password", ensure_account(ASKED).password)
+        site = HostSettings(become=host_rules.Become(kind="sudo", user=OTHER, password_file=password))
+        runner = self.runner(server, site)
+        result = await self.order(runner, server)
+        self.assertEqual((result["stdout"], result["ranAs"], result.get("pty")), (OTHER, OTHER, None))
+        same = await self.order(runner, server, become=wire.Become(user=OTHER), cwd="/tmp", env=(("A", "b"),))
+        self.assertEqual(same["stdout"], OTHER)
+        result = await self.order(runner, server, become=False)
+        self.assertEqual((result["stdout"], "ranAs" in result), (ASKED, False))
+
+    async def test_the_password_of_the_site_goes_nowhere_else(self) -> None:
+        """To no other user, by no other program, and not where the command brings its own credential."""
+        server, _ = await self.begin(ASKED)
+        password = self.write("password", ensure_account(ASKED).password)
+        runner = self.runner(
+            server, HostSettings(become=host_rules.Become(kind="sudo", user=OTHER, password_file=password))
+        )
+        for fields in (
+            {"become": wire.Become()},
+            {"become": wire.Become(method="su", user=OTHER)},
+            {"private_key": Secret(server.key)},
+            {"private_key": Secret(server.key), "become": wire.Become(user=OTHER)},
+        ):
+            result = await self.order(runner, server, **fields)
+            self.assertEqual(result["error"]["code"], "become-password-needed", fields)
+
+    async def test_an_order_with_its_own_password(self) -> None:
+        server, _ = await self.begin(ASKED)
+        runner = self.runner(server, HostSettings(working_directory=""))
+        become = wire.Become(password=Secret(ensure_account(ASKED).password))
+        result = await self.order(
+            runner, server, 'id -un; echo "$A"; cat', become=become, env=(("A", "b"),), stdin=b"in"
+        )
+        self.assertEqual((result["stdout"], result["exitCode"], result["ranAs"]), ("root\nb\nin", 0, "root"))
+        result = await self.order(runner, server, become=wire.Become(password=Secret("wr0ng")))
+        self.assertEqual((result["exitCode"], result["error"]["executed"]), (1, "no"))
+
+    async def test_terminals(self) -> None:
+        server, _ = await self.begin(FREE)
+        runner = self.runner(server, HostSettings(pty=True))
+        for pty, size in ((None, "24 80"), (wire.Pty(cols=132), "24 132")):
+            result = await self.order(runner, server, "stty size; echo e >&2", pty=pty)
+            self.assertEqual((result["stdout"], result["stderr"], result["pty"]), (f"{size}\r\ne", "", True))
+        result = await self.order(runner, server, "test -t 0 || echo no", pty=False)
+        self.assertEqual((result["stdout"], "pty" in result), ("no", False))
+
+    async def test_where_another_shell_is(self) -> None:
+        server, _ = await self.begin(FREE)
+        runner = self.runner(server, HostSettings(shell="none"))
+        running = self.order(runner, server, become=wire.Become())
+        error = await self.error_of(Deferred.fromCoroutine(running), BecomeUnsupported)
+        self.assertIn("none", str(error))
 
 
 class TerminalTests(BecomeCase):

@@ -187,7 +187,7 @@ class BecomeDialogue:
 
     def _listen_to_su(self) -> None:
         above, _, line = self._heard.rpartition(b"\n")
-        if not _QUESTION.search(line):
+        if line.startswith(b"su:") or not _QUESTION.search(line):  # its own messages come in pieces, "su: " first
             return
         asks = what_it_asks(line, [above], self._become.user)
         if asks is Asks.PASSWORD or (asks is Asks.AGAIN and self._state is _State.ANSWERED):

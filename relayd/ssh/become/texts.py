@@ -66,7 +66,7 @@ _READER: Final = (
     "relayd_n=$1 relayd_o=$2; "
     'relayd_stat() { relayd_s=; while IFS= read -r relayd_i; do relayd_s="$relayd_s$relayd_i"; done </proc/$1/stat '
     "|| return; set -- ${relayd_s##*\\) }; relayd_q=$2 relayd_y=$4 relayd_t=${20}; }; "
-    "relayd_l=; { relayd_stat $$ && relayd_l=\"$$ $relayd_y $relayd_t\" && [ $relayd_y != $$ ] && "
+    'relayd_l=; { relayd_stat $$ && relayd_l="$$ $relayd_y $relayd_t" && [ $relayd_y != $$ ] && '
     "relayd_stat $relayd_y && { [ $relayd_y = $relayd_o ] || [ $relayd_q = $relayd_o ]; } && "
     'relayd_l="$relayd_y $relayd_y $relayd_t"; } 2>/dev/null; '
     'echo "relayd:$relayd_n:ready $relayd_l;" >&2; '

@@ -194,7 +194,12 @@ class Ending:
     def _shell_starts(self) -> None:
         self._expected = self._commands()
         connection = self._job.connection
-        if self._becoming is None and self._shell is not None and self._shell_job is not None and connection is not None:
+        if (
+            self._becoming is None
+            and self._shell is not None
+            and self._shell_job is not None
+            and connection is not None
+        ):
             own = self._shell_job.connection is connection
             port = None if own else connection.transport.local_port()
             self._shell.stdin = script(self._mark, self._session.command, port)

@@ -107,9 +107,9 @@ class CredentialTable:
             return in_use
         self._read.pop(rule, None)
         credential = Credential(
-            password=None if rule.password_file is None else _first_line(rule.password_file),
+            password=None if rule.password_file is None else first_line(rule.password_file),
             private_key=None if rule.key_file is None else _read(rule.key_file, secret=True),
-            passphrase=None if rule.passphrase_file is None else _first_line(rule.passphrase_file),
+            passphrase=None if rule.passphrase_file is None else first_line(rule.passphrase_file),
             certificate=None if certificate is None else _read(certificate, secret=False),
             agent=rule.agent,
         )
@@ -227,7 +227,7 @@ def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
         )
 
 
-def _first_line(path: str) -> str:
+def first_line(path: str) -> str:
     """The first line of a file, blanks included: a password or a passphrase. More lines are a mistake."""
     first, *more = (line.removesuffix("\r") for line in _read(path, secret=True).removeprefix("\ufeff").split("\n"))
     if not first:

@@ -49,7 +49,7 @@ def _size(field: str, value: object, otherwise: int) -> int:
 
 
 def become(value: object) -> Become | bool | None:
-    """As whom a command runs; ``False``: as the user who logs in, whatever the relay's tables say; ``None``: as they say."""
+    """As whom a command runs; ``False``: as who logs in, whatever the relay's tables say; ``None``: as they say."""
     if absent(value):
         return None
     value = plain("become", value)

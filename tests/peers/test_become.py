@@ -348,15 +348,8 @@ class RunnerTests(BecomeCase):
     async def order(
         self, runner: SSHCommandRunner, server: OpenSSHServer, text: str = "id -un", **fields: Any
     ) -> dict[str, Any]:
-        command = ExecuteCommand(
-            command_id="c",
-            host=server.host,
-            port=server.port,
-            username=server.user,
-            command=text,
-            extended=True,
-            **fields,
-        )
+        where: dict[str, Any] = {"host": server.host, "port": server.port, "username": server.user}
+        command = ExecuteCommand(command_id="c", command=text, extended=True, **where, **fields)
         result = await runner.run_command(command, self.reactor.seconds() + DEADLINE, at_once)
         wire: dict[str, Any] = result.to_wire()["result"]
         return wire
@@ -377,9 +370,8 @@ class RunnerTests(BecomeCase):
         """To no other user, by no other program, and not where the command brings its own credential."""
         server, _ = await self.begin(ASKED)
         password = self.write("password", ensure_account(ASKED).password)
-        runner = self.runner(
-            server, HostSettings(become=host_rules.Become(kind="sudo", user=OTHER, password_file=password))
-        )
+        site = HostSettings(become=host_rules.Become(kind="sudo", user=OTHER, password_file=password))
+        runner = self.runner(server, site)
         for fields in (
             {"become": wire.Become()},
             {"become": wire.Become(method="su", user=OTHER)},
@@ -393,9 +385,8 @@ class RunnerTests(BecomeCase):
         server, _ = await self.begin(ASKED)
         runner = self.runner(server, HostSettings(working_directory=""))
         become = wire.Become(password=Secret(ensure_account(ASKED).password))
-        result = await self.order(
-            runner, server, 'id -un; echo "$A"; cat', become=become, env=(("A", "b"),), stdin=b"in"
-        )
+        text = 'id -un; echo "$A"; cat'
+        result = await self.order(runner, server, text, become=become, env=(("A", "b"),), stdin=b"in")
         self.assertEqual((result["stdout"], result["exitCode"], result["ranAs"]), ("root\nb\nin", 0, "root"))
         result = await self.order(runner, server, become=wire.Become(password=Secret("wr0ng")))
         self.assertEqual((result["exitCode"], result["error"]["executed"]), (1, "no"))

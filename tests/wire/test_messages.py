@@ -117,8 +117,8 @@ class CommandTests(SynchronousTestCase):
     def test_terminals_and_other_users(self) -> None:
         """``true`` is what it usually is; ``false`` is not the same as no field: it wins over the site's tables."""
         for name, usual in (("pty", Pty()), ("become", Become())):
-            for given, read in ((True, usual), ("true", usual), (1, usual), (False, False), (0, False), ({}, None)):
-                self.assertEqual(getattr(parse_execute_command(GOOD | {name: given}), name), read, given)
+            for sent, read in ((True, usual), ("true", usual), (1, usual), (False, False), (0, False), ({}, None)):
+                self.assertEqual(getattr(parse_execute_command(GOOD | {name: sent}), name), read, sent)
             self.assertEqual(getattr(parse_execute_command(GOOD), name), None)
         command = parse_execute_command(GOOD | {"pty": True, "become": {"user": "app"}})
         self.assertEqual(command.to_wire(), GOOD | {"pty": True, "become": {"method": "sudo", "user": "app"}})

@@ -1,8 +1,8 @@
 """
 What is said with sudo or su before a command runs: when the password is given, when the command, and what went wrong.
 
-The password goes to the one question of sudo that carries our nonce, or to the first question of su, and never twice. No
-question is answered before the program was started, nor after the command has begun: that may ask for what it wants.
+The password goes to the one question of sudo that carries our nonce, or to the first question of su, and never twice.
+No question is answered before the program was started, nor after the command has begun: that may ask for what it wants.
 No I/O here.
 """
 

@@ -58,8 +58,9 @@ _NEVER_ASK: Final = "-n"
 _ASK_INPUT: Final = '-S -p "relayd:$relayd_n:password;"'
 _ASK_TERMINAL: Final = '-p "relayd:$relayd_n:password;"'
 
-#: Reads the command, as the other user. It says when it is ready, with what the command's processes are known by: number
-#: and session of its first one, and clock ticks until that session's leader began. The session is the command's own
+#: Reads the command, as the other user. It says when it is ready, with what the command's processes are known by: a
+#: process, its session, and clock ticks until it began. It is the session's leader where the session is the command's
+#: own:
 #: where the shell that was started at first leads it, or sudo or su made it; else the first process stands for all.
 _READER: Final = (
     "case $3 in x) LC_ALL=$4; export LC_ALL;; *) unset LC_ALL;; esac; "

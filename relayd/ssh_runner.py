@@ -30,6 +30,7 @@ from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import (
     AddressForbidden,
+    BecomePasswordNeeded,
     CredentialUnusable,
     HiddenAddressForbidden,
     KeyUnreadable,
@@ -69,6 +70,10 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     NoDescriptor: Text("The relay's operator sets the number of connections with --max-total-connections."),
     CredentialUnusable: Text("The file is the relay's."),
     NoCredential: Text("The table is the relay's."),
+    BecomePasswordNeeded: Text(
+        "The command can bring it in become; or the relay's operator sets become-password-file for the host, which is used "
+        "where the relay's own credential logs in."
+    ),
     SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
 }
 T = TypeVar("T")

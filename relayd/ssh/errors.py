@@ -399,8 +399,8 @@ class BecomePasswordWrong(BecomeFailed):
 
 
 class BecomePasswordNeeded(BecomeFailed):
-    """The command was not run: {method} at {host}:{port} asks {username} for a password to become {user}, and there is
-    none. Give it with become, or in the relay's table of the host."""
+    """The command was not run: {method} at {host}:{port} asks {username} for a password to become {user}, and none was
+    given."""
 
     code = "become-password-needed"
 

@@ -71,8 +71,8 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     CredentialUnusable: Text("The file is the relay's."),
     NoCredential: Text("The table is the relay's."),
     BecomePasswordNeeded: Text(
-        "The command can bring it in become; or the relay's operator sets become-password-file for the host, which is used "
-        "where the relay's own credential logs in."
+        "The command can bring it in become; or the relay's operator sets become-password-file for the host, which is "
+        "used where the relay's own credential logs in."
     ),
     SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
 }

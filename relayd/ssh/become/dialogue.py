@@ -106,7 +106,7 @@ class BecomeDialogue:
         self._more = self._more[0] + data, self._more[1]
 
     def feed(self, data: bytes, is_stderr: bool) -> bytes:
-        if is_stderr == self._on_terminal:
+        if self.ready or is_stderr == self._on_terminal:
             return data
         heard = self._heard + data
         passed = b""

@@ -28,6 +28,7 @@ def limits_of(config: Config) -> Limits:
         default_timeout=config.default_timeout,
         max_timeout=config.max_timeout,
         output_encoding=config.output_encoding,
+        hosts=HostTable(config.hosts),
         timeout_margin=config.timeout_margin,
     )
 

@@ -163,7 +163,7 @@ class SSHCommandRunner:
         except RelayError:
             return fail()
         terminal = self._terminal(command)
-        shell = bool(command.cwd or self._settings.working_directory)
+        shell = bool(command.cwd or self._directory(command))
         running: Deferred[Any] = self.client.run(
             target,
             text,
@@ -210,7 +210,7 @@ class SSHCommandRunner:
     def _charset(self, command: ExecuteCommand) -> str:
         """The character set of *command*, and of its outputs unless it wants their bytes."""
         if command.encoding is None or command.encoding == BASE64:
-            return self._settings.output_encoding
+            return self._said(command).output_encoding or self._settings.output_encoding
         return command.encoding
 
     def _said(self, command: ExecuteCommand) -> HostSettings:
@@ -240,6 +240,11 @@ class SSHCommandRunner:
             raise BecomeUnsupported(host=command.written_host, port=command.port, shell=said.shell)
         return become
 
+    def _directory(self, command: ExecuteCommand) -> str:
+        """Where *command* runs if it names no directory; empty: where the login leads."""
+        said = self._said(command).working_directory
+        return self._settings.working_directory if said is None else said
+
     def _input(
         self, command: ExecuteCommand, *, inner: bool = False
     ) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
@@ -255,7 +260,7 @@ class SSHCommandRunner:
         exactly = self._settings.exact_text
         try:
             text = write_text(command.command, charset, exactly=exactly)
-            directory = write_text(self._settings.working_directory, charset, exactly=exactly)
+            directory = write_text(self._directory(command), charset, exactly=exactly)
             if inner and command.env and not directory:
                 directory = b"."
             part = "cwd"

@@ -2,7 +2,7 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
+#   bootstrap.sh peers           SSH servers, of which some may be left out, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
 #                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
 #   bootstrap.sh node            Node.js and the npm packages of tests/node alone
 #   bootstrap.sh deb             what builds the Debian package
@@ -80,7 +80,59 @@ bring_peers() {
     has_pam pam_oath || missing="$missing libpam-oath"
     # shellcheck disable=SC2086  # a list of words
     [ -z "$missing" ] || install $missing
+    bring_ssh_servers
     bring_node
+}
+
+# What Debian has of SSH servers: one that cannot be brought is named, and its tests are not there.
+bring_ssh_servers() {
+    work=$(cd "$(dirname "$0")/.." && pwd)/build/peers
+    mkdir -p "$work"
+    bring_server tinysshd "command -v tinysshd && command -v socat" tinysshd socat || :
+    bring_server lsh "command -v lshd && command -v lsh-keygen" lsh-server || :
+    bring_server erlang "command -v escript && ls -d /usr/lib/erlang/lib/ssh-*" erlang-ssh || :
+    { bring_server go "command -v go && ls -d $GO/golang.org/x/crypto/ssh" golang-go golang-golang-x-crypto-dev &&
+        build_go crypto; } || :
+    { bring_server gliderlabs "command -v go && ls -d $GO/github.com/gliderlabs/ssh" \
+        golang-go golang-golang-x-crypto-dev golang-github-gliderlabs-ssh-dev && build_go gliderlabs; } || :
+    { bring_server libssh "command -v cc && ls /usr/include/libssh/server.h $LIBSSH_SERVER" \
+        gcc libc6-dev libssh-dev libssh-doc && build_libssh; } || :
+}
+
+GO=/usr/share/gocode/src
+LIBSSH_SERVER=/usr/share/doc/libssh-dev/examples/ssh_server.c
+
+# bring_server NAME TEST PACKAGES...: says whether it is there
+bring_server() {
+    name=$1 there=$2
+    shift 2
+    if (eval "$there") >/dev/null 2>&1; then
+        return
+    fi
+    if (install "$@") && (eval "$there") >/dev/null 2>&1; then
+        return
+    fi
+    left_out "$name" "what Debian calls '$*' is not to be had"
+}
+
+left_out() {
+    echo "relayd: the tests leave the SSH server $1 out: $2." >&2
+    rm -f "$work/$1"
+    return 1
+}
+
+build_go() {
+    source=$(dirname "$0")/support/servers/$1.go
+    [ "$work/$1" -nt "$source" ] || GO111MODULE=off GOPATH=/usr/share/gocode go build -o "$work/$1" "$source" ||
+        left_out "$1" "go could not build it"
+}
+
+# The example has a header of its build for three questions, the answers to which are yes with every C library of Linux.
+build_libssh() {
+    [ ! "$work/libssh" -nt "$LIBSSH_SERVER" ] || return 0
+    : >"$work/config.h"
+    cc -w -O1 -D_GNU_SOURCE -DHAVE_ARGP_H -I"$work" -o "$work/libssh" "$LIBSSH_SERVER" -lssh -lutil ||
+        left_out libssh "cc could not build it"
 }
 
 bring_node() {

@@ -14,6 +14,7 @@ from zope.interface.verify import verifyObject
 from relayd.errors import HostFailure
 from relayd.interfaces import ICommandRunner, IOutputSink
 from relayd.language.catalogues import translator
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
@@ -80,8 +81,13 @@ class RunnerTests(RunnerTestCase):
         spaced.mkdir()
         self.directory.chmod(0o755)
         for directory, expected in (("/tmp", "/tmp"), ("", f"/home/{server.user}"), (str(spaced), str(spaced))):
-            result = await self.order(self.make_runner(working_directory=directory), server, "pwd")
-            self.assertEqual((result.stdout, result.stderr, result.exit_code), (expected, "", 0))
+            said = HostSettings(working_directory=directory)
+            for settings in (
+                {"working_directory": directory},
+                {"hosts": HostTable((HostRule(hosts=("*",), settings=said),))},
+            ):
+                result = await self.order(self.make_runner(**settings), server, "pwd")
+                self.assertEqual((result.stdout, result.stderr, result.exit_code), (expected, "", 0))
 
     async def test_command_runs_although_the_directory_is_missing(self) -> None:
         server = await self.start_server()

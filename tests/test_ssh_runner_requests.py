@@ -14,6 +14,7 @@ from zope.interface import implementer
 from relayd.errors import CredentialMissing, HostFailure, Unencodable
 from relayd.interfaces import IOutputSink
 from relayd.network.credential_rules import CredentialRule
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh_runner import SSHCommandRunner
@@ -78,7 +79,10 @@ class RequestTests(RunnerTestCase):
         """Of the command, or of the site: the shell gets the bytes, and its output is read as what it is."""
         server = await self.start_server()
         site, other = self.make_runner(output_encoding="gbk"), self.make_runner(working_directory="")
-        for runner, encoding in ((site, None), (other, "gbk")):
+        said = self.make_runner(
+            hosts=HostTable((HostRule(hosts=("*",), settings=HostSettings(output_encoding="gbk")),))
+        )
+        for runner, encoding in ((site, None), (other, "gbk"), (said, None)):
             result = await self.order(
                 runner, server, "printf 中文 | od -An -tx1; printf '\\326\\320'", encoding=encoding
             )

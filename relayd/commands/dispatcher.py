@@ -42,6 +42,7 @@ from relayd.interfaces import (
 )
 from relayd.language.charsets import UTF8
 from relayd.language.texts import Translate, english, printable, span
+from relayd.network.host_rules import HostTable
 from relayd.policy.rules import Policy
 from relayd.wire.messages import (
     EXECUTE_COMMAND,
@@ -68,6 +69,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     :ivar default_timeout: seconds for a command that names no timeout.
     :ivar max_timeout: seconds that no command exceeds.
     :ivar output_encoding: character set of output that is sent as it arrives, see `relayd.language.charsets`.
+    :ivar hosts: what the site says of single hosts, before that.
     :ivar timeout_margin: seconds by which a command is ended before its timeout, so that the main server has its result
         by then; at most `LARGEST_MARGIN` of the timeout.
     """
@@ -77,6 +79,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     default_timeout: float
     max_timeout: float
     output_encoding: str = UTF8
+    hosts: HostTable = HostTable()
     timeout_margin: float = 0.0
 
 
@@ -114,7 +117,7 @@ class Dispatcher:
         self.stats = Stats()
         self._reports = CommandReports(clock, self.stats, audit)
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
-        self._streams = Streams(clock, self.stats, limits.output_encoding)
+        self._streams = Streams(clock, self.stats, limits.output_encoding, limits.hosts)
         self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
         self._active = self._scheduler.active
         self._drains = Drains(clock, self._is_drained, self._scheduler.cancel_all)
@@ -231,7 +234,7 @@ class Dispatcher:
         Commands that run go on as they are. Those that wait and are not allowed any more are answered so.
         """
         self._limits, self._policy = limits, policy
-        self._streams.charset = limits.output_encoding
+        self._streams.charset, self._streams.hosts = limits.output_encoding, limits.hosts
         for active in list(self._active.values()):
             if active.run is None and (refusal := policy.refusal_of(active.command)) is not None:
                 self._scheduler.cancel(active, refusal)

@@ -19,6 +19,7 @@ from relayd.commands.stats import Stats
 from relayd.interfaces import ILink, IOutputSink
 from relayd.language.charsets import UTF8, Decoder
 from relayd.language.texts import span
+from relayd.network.host_rules import HostTable
 from relayd.wire.messages import BASE64, CommandOutput, ExecuteCommand, StreamName
 
 _log = Logger("relayd.commands")
@@ -82,10 +83,12 @@ class Streams:
 
     :param clock: the clock by which a command waits for the link.
     :ivar charset: character set of the output of commands that name none.
+    :ivar hosts: what the site says of single hosts, before that.
     """
 
-    def __init__(self, clock: IReactorTime, stats: Stats, charset: str = UTF8) -> None:
+    def __init__(self, clock: IReactorTime, stats: Stats, charset: str = UTF8, hosts: HostTable | None = None) -> None:
         self.charset = charset
+        self.hosts = hosts or HostTable()
         self.clock = clock
         self.stats = stats
         #: Where output goes; ``None``: nowhere, as there is no link.
@@ -99,6 +102,12 @@ class Streams:
         """Send no more on *link*."""
         if self.link is link:
             self.link = None
+
+    def charset_of(self, command: ExecuteCommand) -> str:
+        """Character set of the output of *command*."""
+        if command.encoding is not None:
+            return command.encoding
+        return self.hosts.of(command.host, command.port, command.username).output_encoding or self.charset
 
     def open_stream(self, command: ExecuteCommand) -> OutputStream:
         """Where the output of *command* is to be written."""
@@ -118,7 +127,7 @@ class OutputStream:
         self._streams = streams
         self._command_id, self._numeric_id = command.command_id, command.numeric_id
         self._base64 = command.encoding == BASE64
-        make = _Base64 if self._base64 else partial(_Text, command.encoding or streams.charset)
+        make = _Base64 if self._base64 else partial(_Text, streams.charset_of(command))
         self._growth = _Base64.growth if self._base64 else _Text.growth
         self._envelope = ENVELOPE + len(msgspec.json.encode(self._command_id))
         self._encoders: dict[StreamName, _Encoder] = {"stdout": make(), "stderr": make()}

@@ -69,6 +69,11 @@ class HostSettings(Struct, frozen=True, kw_only=True):
     pty: bool | None = None
     become: Become | None = None
 
+    @property
+    def of_connection(self) -> tuple[str | float | None, ...]:
+        """The settings that a connection keeps as long as it is open."""
+        return self.ssh_algorithms, self.host_keys, self.keepalive_interval
+
 
 #: Nothing is said.
 NOTHING_SAID: Final = HostSettings()

@@ -96,9 +96,8 @@ class SSHClient:
     def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
         """Change the settings for the commands and connections that come from now on."""
         self._settings = settings
-        self._known_hosts.policy = settings.host_keys
         self._dialer.configure(settings, allows)
-        self._pool.configure(settings.idle_timeout)
+        self._pool.configure(settings)
 
     def retire_all(self) -> None:
         """Give no more commands to the connections that are open, or being opened."""

@@ -451,6 +451,14 @@ class CommandNotStarted(CommandTooLong):
     (stdin)."""
 
 
+class PacketsTooSmall(SSHError):
+    """The SSH server of {host}:{port} takes no more than {size} bytes of input in a packet, too few for this client, so
+    nothing was run. Send the command without standard input (stdin)."""
+
+    code = "packets-too-small"
+    phase = "session"
+
+
 class SessionTimeout(SSHError):
     """The command timed out after {time} while it waited for {host}:{port} ({waited_for}); it was not run."""
 

@@ -156,9 +156,12 @@ class Execution:
             self._fire(too_long or self._completed(None))
 
     def _no_status(self) -> None:
-        target, silent_hosts = self._target, self._settings.no_exit_status_hosts
-        if self._session.accepted and covers_host(silent_hosts, target.host, target.port):
-            self._session.exit = ExitInfo(0, None)
+        target, settings = self._target, self._settings
+        status = settings.hosts.of(target.host, target.port, target.username).no_exit_status
+        if status is None and covers_host(settings.no_exit_status_hosts, target.host, target.port):
+            status = 0
+        if self._session.accepted and status is not None:
+            self._session.exit = ExitInfo(status, None)
             self._fire(self._completed(None))
         else:
             self._fire(self._completed(NoExitStatus(host=target.host, port=target.port)))

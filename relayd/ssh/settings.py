@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from relayd.network.host_rules import HostTable
+from relayd.network.host_rules import NOTHING_SAID, HostTable
 
 HostKeyPolicy = Literal["accept-new", "strict", "ignore"]
 PolicyName = Literal["modern", "compatible", "legacy"]
@@ -39,6 +40,20 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     max_output: int = 8 * 1024 * 1024
     no_exit_status_hosts: tuple[str, ...] = ()
     hosts: HostTable = HostTable()
+
+
+def settings_for(settings: LiveSettings, host: str, port: int, user: str) -> LiveSettings:
+    """The settings for one login: what is said of its host, and for the rest *settings* themselves."""
+    said = settings.hosts.of(host, port, user)
+    if said is NOTHING_SAID:
+        return settings
+    return replace(
+        settings,
+        host_keys=said.host_keys or settings.host_keys,
+        algorithms=said.ssh_algorithms or settings.algorithms,
+        connect_timeout=said.connect_timeout or settings.connect_timeout,
+        keepalive_interval=said.keepalive_interval or settings.keepalive_interval,
+    )
 
 
 class SSHSettings(LiveSettings, frozen=True, kw_only=True):

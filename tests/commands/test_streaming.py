@@ -21,6 +21,7 @@ from relayd.commands.stats import Stats
 from relayd.commands.streaming import MAX_PIECE, PATIENCE, Streams
 from relayd.interfaces import Blame, ILink, IOutputSink
 from relayd.journal.memory import MemoryJournal
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.policy.rules import Policy
 from relayd.wire.fields import MAX_COMMAND_ID
 from relayd.wire.messages import CommandOutput, CommandResult, ExecuteCommand
@@ -186,10 +187,18 @@ class EncodingTests(StreamingCase):
             self.assertEqual({output.encoding for output in link.outputs()}, {None})
 
     def test_the_site_changes_its_mind(self) -> None:
-        limits = msgspec.structs.replace(self.desk.dispatcher.limits, output_encoding="gbk")
-        self.desk.dispatcher.configure(limits, Policy())
-        self.run_one().write("中".encode("gbk"))
-        self.assertEqual(self.pieces(), [(0, "中")])
+        hosts = HostTable((HostRule(hosts=("*",), settings=HostSettings(output_encoding="big5")),))
+        changes: tuple[tuple[dict[str, Any], str], ...] = (
+            ({"output_encoding": "gbk"}, "gbk"),
+            ({"hosts": hosts}, "big5"),
+        )
+        for said, charset in changes:
+            limits = msgspec.structs.replace(self.desk.dispatcher.limits, **said)
+            self.desk.dispatcher.configure(limits, Policy())
+            sink = self.desk.dispatcher._streams.open_stream(command("c1", stream=True))
+            self.desk.dispatcher._streams.link_ready(link := RecordingLink())
+            sink.write("stdout", 0, "中".encode(charset))
+            self.assertEqual(joined(link.outputs()), "中")
 
     def test_pieces_fit_the_link(self) -> None:
         """In the worst of cases: the smallest limit, the longest id, and bytes that take the most room."""

@@ -46,6 +46,7 @@ SHELLS = {
     "relayd-test-parrot": "/var/lib/relayd-test-parrot/shell",  # likewise
     "relayd-test-strict": "/var/lib/relayd-test-strict/shell",  # likewise
     "relayd-test-hanging": "/bin/bash",
+    "relayd-test-keyed": "/bin/sh",
     **{f"{USER}-in-{name}": path for name, path in LOGIN_SHELLS.items()},
 }
 
@@ -105,6 +106,27 @@ def ensure_account(user: str = USER) -> Account:
         kept.touch(mode=0o600)
         kept.write_text(password)
         return Account(user, password)
+
+
+@cache
+def keyed_account() -> tuple[Account, str]:
+    """
+    Another account, for servers that look for ``authorized_keys`` where it lives, and its private key, OpenSSH PEM
+    text, which all test processes share.
+    """
+    from tests.support.sshd import make_key  # which imports this module
+
+    account = ensure_account(f"{USER}-keyed")
+    kept = Path(tempfile.gettempdir()) / f"relayd-test-{os.geteuid()}" / "key"
+    with open(kept.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        home = pwd.getpwnam(account.user).pw_dir
+        if not kept.exists():
+            private, public = make_key()
+            put_file(f"{home}/.ssh/authorized_keys", f"{public}\n")
+            kept.touch(mode=0o600)
+            kept.write_text(private)
+        return account, kept.read_text()
 
 
 def ensure_expired_account() -> Account:

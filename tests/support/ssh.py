@@ -162,6 +162,9 @@ class PacketRecorder:
         self.flood_limit = FloodLimit()
         self.backpressure = Backpressure()
         self.pace = Pacer(Clock(), cast(ClientTransport, self))
+        self.heard = 0
+        self.transport: object = None
+        self.on_unimplemented: Callable[[], None] | None = None
 
     def sendPacket(self, message: int, payload: bytes) -> None:
         self.packets.append((message, payload))

@@ -35,12 +35,22 @@ class Owner:
     """Keeps what a connection tells the one that opened it, with the state of the session at that moment."""
 
     def __init__(self) -> None:
+        self.takes = False
+        self.not_run: list[ChannelUser] = []
+        self.unusable: list[tuple[ChannelUser, int, State]] = []
         self.refused: list[tuple[ChannelUser, str, State]] = []
         self.closed: list[ChannelUser] = []
         self.lost: list[tuple[list[ChannelUser], str]] = []
 
     def connection_answers(self, connection: ClientConnection) -> None:
         pass
+
+    def exec_refused(self, connection: ClientConnection, session: ChannelUser) -> bool:
+        self.not_run.append(session)
+        return self.takes
+
+    def not_usable(self, connection: ClientConnection, session: ChannelUser, max_packet: int) -> None:
+        self.unusable.append((session, max_packet, session.state))
 
     def session_refused(self, connection: ClientConnection, session: ChannelUser, code: int, reason: str) -> None:
         self.refused.append((session, reason, session.state))

@@ -9,8 +9,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.host_rules import HostTable
 from relayd.ssh.pool.assignment import Start
-from relayd.ssh.pool.decisions import PoolState, Step
+from relayd.ssh.pool.decisions import NO_TABLE, PoolState, Step
 from relayd.ssh.pool.members import Member, Work
 from relayd.ssh.pool.places import Dial, Evict
 from relayd.ssh.pool.pool_report import PoolReport
@@ -40,8 +41,15 @@ def limits(report: PoolReport[Any], max_sessions: int) -> dict[str, int]:
 class PlacesTestCase(SynchronousTestCase):
     """Takes what the pool decides and keeps it by kind."""
 
-    def make(self, max_sessions: int = 2, max_connections: int = 2, max_total: int = 100, max_age: float = 1e9) -> None:
-        self.state: PoolState[Any] = PoolState(max_sessions, max_connections, max_total, max_age)
+    def make(
+        self,
+        max_sessions: int = 2,
+        max_connections: int = 2,
+        max_total: int = 100,
+        max_age: float = 1e9,
+        table: HostTable = NO_TABLE,
+    ) -> None:
+        self.state: PoolState[Any] = PoolState(max_sessions, max_connections, max_total, max_age, table)
         self.max_sessions = max_sessions
         self.now = 0.0
         self.starts: list[tuple[Member[Any], Any]] = []

@@ -45,7 +45,10 @@ _UINT32_3 = struct.Struct(">LLL")
 
 
 class State(enum.Enum):
-    """The state of the user of a channel; it only moves down this list, or from ``OPENING`` back to ``WAITING``."""
+    """
+    The state of the user of a channel. It only moves down this list, or back to ``WAITING``: from ``OPENING``, and from
+    ``STARTING`` where the server refused the ``exec``, which says that nothing has run.
+    """
 
     WAITING = enum.auto()  # no channel asked for yet, or the request was refused
     OPENING = enum.auto()  # CHANNEL_OPEN sent

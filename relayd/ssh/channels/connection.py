@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import ClassVar, Protocol
 
 from twisted.conch.ssh.common import NS, getNS
@@ -20,12 +21,11 @@ from relayd.language.texts import Text, printable_bytes
 from relayd.ssh.channels.channel import MAX_PACKET, Channel, ChannelUser, Nobody, State
 from relayd.ssh.channels.closes import DelayedCloses
 from relayd.ssh.channels.declined import decline_channel, decline_request
-from relayd.ssh.channels.keepalive import Keepalive
+from relayd.ssh.channels.keepalive import Keepalive, judge_by_tcp
 from relayd.ssh.channels.leftovers import Leftovers
 from relayd.ssh.channels.session import Session, signal_request
 from relayd.ssh.channels.table import ChannelTable
 from relayd.ssh.errors import SSHError
-from relayd.ssh.transport.breach import Breach
 from relayd.ssh.transport.numbers import (
     EXTENDED_DATA_STDERR,
     MSG_CHANNEL_CLOSE,
@@ -44,6 +44,8 @@ from relayd.ssh.transport.numbers import (
 from relayd.ssh.transport.pacing import Pacer
 from relayd.ssh.transport.transport import ClientTransport
 
+#: Seconds after the end of a command in which the end of its connection belongs to it: some servers do both at once.
+TOGETHER = 1.0
 #: The smallest limit for packets, in bytes, that is taken of a server which is to get data. Known ones take thousands.
 MIN_PACKET = 256
 
@@ -60,6 +62,16 @@ class ConnectionOwner(Protocol):
 
         :param code: RFC 4254, section 5.1.
         """
+
+    def exec_refused(self, connection: ClientConnection, session: ChannelUser) -> bool:
+        """
+        The server refused to run the command of *session*, which has said nothing.
+
+        :return: whether *session* is taken to another connection; its state is ``WAITING`` again then.
+        """
+
+    def not_usable(self, connection: ClientConnection, session: ChannelUser, max_packet: int) -> None:
+        """The server takes no packets of data of a size that *session* could use; its state is ``WAITING`` again."""
 
     def connection_answers(self, connection: ClientConnection) -> None:
         """The server opened a channel that was given up meanwhile; it is closed again, unused."""
@@ -84,7 +96,9 @@ class ClientConnection(SSHService):
     `Leftovers`.
 
     :ivar clock: tells the time.
-    :ivar heard: packets that came.
+    :ivar answers_probes: whether the server has answered a probe.
+    :ivar has_run: whether the server has run a command.
+    :ivar ended_with_session: whether the server ended the connection when a command had ended, or right after that.
     :ivar address: the host's, where its name was looked up for this connection, and led to all of *found*; else empty.
     :ivar opened: when it was logged in, in seconds of the clock.
     :ivar timings: seconds that it took to open, by phase: ``connect``, ``keyExchange``, ``login``.
@@ -97,7 +111,11 @@ class ClientConnection(SSHService):
     def __init__(self, clock: IReactorTime, owner: ConnectionOwner, keepalive_interval: float) -> None:
         self.clock = clock
         self.opened = clock.seconds()
-        self.heard = 1  # the login, just now
+        self.answers_probes = False
+        self.has_run = False
+        self.ended_with_session = False
+        self._heard = 1  # the login, just now
+        self._session_ended = -inf
         self.address = ""
         self.found: frozenset[str] = frozenset()
         self.timings: dict[str, float] = {}
@@ -115,6 +133,11 @@ class ClientConnection(SSHService):
     def pace(self) -> Pacer:
         """What the server's bytes have cost."""
         return self.transport.pace
+
+    @property
+    def heard(self) -> int:
+        """How many packets have come."""
+        return self._heard + self.transport.heard
 
     # What the pool and the users of channels ask for
 
@@ -197,7 +220,7 @@ class ClientConnection(SSHService):
             user.state = State.WAITING
 
     def probe(self) -> None:
-        """Have the server send an answer: all answer global requests, if only to say that they do not know them."""
+        """Have the server send an answer: most answer global requests, if only to say that they do not know them."""
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
 
     def is_held(self) -> bool:
@@ -219,11 +242,13 @@ class ClientConnection(SSHService):
     def serviceStarted(self) -> None:
         self.transport.backpressure.on_drained = self._channels.send_waiting
         self.opened = self.clock.seconds()
+        self.transport.on_unimplemented = self._probe_answered
+        judge_by_tcp(self.transport.transport, self._keepalive_interval)
         self._keepalive = Keepalive(self.clock, self, self._channels, self._keepalive_interval)
         self._leftovers = Leftovers(self.clock, self._channels.executing, self.probe, self.is_held)
 
     def serviceStopped(self) -> None:
-        self.transport.backpressure.on_drained = None
+        self.transport.backpressure.on_drained = self.transport.on_unimplemented = None
         self._closes.stop()
         if self._keepalive is not None and self._leftovers is not None:
             self._keepalive.stop()
@@ -231,8 +256,13 @@ class ClientConnection(SSHService):
         self._keepalive = self._leftovers = None
         interrupted: list[ChannelUser] = []
         ended: list[ChannelUser] = []
+        theirs = not self._lost_reason and not self.transport.at_fault
+        if theirs and self.clock.seconds() - self._session_ended <= TOGETHER:
+            self.ended_with_session = True
         for channel in self._channels.clear():
             user = channel.user
+            if theirs and isinstance(user, Session) and user.exit.status is not None:
+                self.ended_with_session = True
             if user.state is State.OPENING:
                 user.state = State.WAITING
             channel.close_sent = True
@@ -246,11 +276,16 @@ class ClientConnection(SSHService):
             user.ended()
 
     def packetReceived(self, message: int, packet: bytes) -> None:
-        self.heard += 1
+        self._heard += 1
         handler = self._handlers.get(message)
         if handler is not None:
             handler(self, packet)
-        elif self._leftovers is not None:  # left over are the answers to our probes
+        else:  # left over are the answers to our probes
+            self._probe_answered()
+
+    def _probe_answered(self) -> None:
+        self.answers_probes = True
+        if self._leftovers is not None:
             self._leftovers.answered = True
 
     # Messages of the server, one method each
@@ -266,7 +301,11 @@ class ClientConnection(SSHService):
         user = channel.user
         if max_packet < MIN_PACKET and (user.stdin or user.stdin_open):
             # At a byte a packet, a megabyte would keep the relay busy for ten seconds.
-            raise Breach("a limit of {size} bytes a packet", size=max_packet)
+            self._give_up(channel)
+            channel.user = Nobody()
+            user.state = State.WAITING
+            self._owner.not_usable(self, user, max_packet)
+            return
         user.when_permitted(partial(self._begin, channel))
 
     def _begin(self, channel: Channel) -> None:
@@ -297,13 +336,22 @@ class ClientConnection(SSHService):
         channel = self._channels.opened_or_closed(packet)
         if channel is not None:
             channel.user.exec_answered(True)
+            self.has_run = True
 
     def _exec_refused(self, packet: bytes) -> None:
         channel = self._channels.opened_or_closed(packet)
         if channel is not None and not channel.user.exec_answered(False):
             self._give_up(channel)
+            user = channel.user
+            if isinstance(user, Session) and user.said_nothing:
+                user.state = State.WAITING
+                if self._owner.exec_refused(self, user):
+                    self._channels.executing.pop(user, None)
+                    channel.user = Nobody()
+                    return
+                user.state = State.STARTING
             # Some servers leave it at that, and nothing else is to come of the channel.
-            channel.user.ended()
+            user.ended()
 
     def _data(self, packet: bytes) -> None:
         self._channels.opened(packet).received(packet[8:], False)
@@ -339,6 +387,8 @@ class ClientConnection(SSHService):
             channel.close_sent = True
             self._closes.add(channel)
         user = channel.user
+        if isinstance(user, Session) and user.exit.status is not None:
+            self._session_ended = self.clock.seconds()
         if user.state is State.OPENING and not given_up:  # it was not used yet
             user.state = State.WAITING
             self._owner.session_refused(self, user, 0, "it closed the session again")

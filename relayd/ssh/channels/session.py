@@ -178,11 +178,17 @@ class Session:
         self._on_left = on_left
         self._go: Callable[[], None] | None = None
 
+    @property
+    def said_nothing(self) -> bool:
+        """Whether nothing has come of its command."""
+        return not (self.stdout.total or self.stderr.total or self.exit.known)
+
     # What the connection reports
 
     def opening(self, connection: UsedConnection) -> None:
         """A channel is asked for."""
         self.state = State.OPENING
+        self.exec_refused = False
         self._go = None
         if self._terminal is not None or self.dialogue is not None:
             self._connection = connection

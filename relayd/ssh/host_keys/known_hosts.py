@@ -34,6 +34,17 @@ _NOT_IN_NAMES = frozenset("*?!,|#@[]")
 _ATTEMPTS = 5
 
 
+class _Content:
+    """What was read of the file, when it was as *stamp* says."""
+
+    __slots__ = ("line_count", "lines", "stamp")
+
+    def __init__(self) -> None:
+        self.lines = KnownHostLines(())
+        self.line_count = 0
+        self.stamp: Stamp | None = None
+
+
 class KnownHosts:
     """
     The host keys in one file, with a policy for keys that are not in it.
@@ -42,16 +53,21 @@ class KnownHosts:
 
     :param path: need not exist yet.
     :param now: gives the time of day, in Unix time.
-    :ivar policy: may be changed at any time.
     """
 
     def __init__(self, path: str, policy: HostKeyPolicy, now: Callable[[], float] = time.time) -> None:
         self.path = path
         self.policy = policy
         self._now = now
-        self._lines = KnownHostLines(())
-        self._line_count = 0
-        self._stamp: Stamp | None = None
+        self._content = _Content()
+
+    def under(self, policy: HostKeyPolicy) -> KnownHosts:
+        """The same file under another policy; what was read of it is shared."""
+        if policy == self.policy:
+            return self
+        other = KnownHosts(self.path, policy, self._now)
+        other._content = self._content
+        return other
 
     def key_types(self, host: str, port: int) -> frozenset[bytes]:
         """
@@ -152,16 +168,17 @@ class KnownHosts:
         )
 
     def _load(self) -> KnownHostLines:
+        content = self._content
         try:
-            if stamp(self.path) != self._stamp:
+            if stamp(self.path) != content.stamp:
                 texts, read_at = read_lines(self.path)
                 lines = KnownHostLines(parse_known_hosts(iter(texts)))
-                self._lines, self._line_count, self._stamp = lines, len(texts), read_at
+                content.lines, content.line_count, content.stamp = lines, len(texts), read_at
         except FileNotFoundError:
-            self._lines, self._line_count, self._stamp = KnownHostLines(()), 0, None
+            content.lines, content.line_count, content.stamp = KnownHostLines(()), 0, None
         except (OSError, NoFile) as error:
             raise self._unusable(error) from None
-        return self._lines
+        return content.lines
 
     def _unusable(self, error: OSError | NoFile) -> KnownHostsUnusable:
         reason = error.text if isinstance(error, NoFile) else words_of(error)
@@ -190,15 +207,16 @@ class KnownHosts:
 
         :raises HostKeyChanged: when another process was faster and saw another key; our line is struck out.
         """
-        as_read = added.before[1] == 0 if self._stamp is None else added.before == self._stamp
+        content = self._content
+        as_read = added.before[1] == 0 if content.stamp is None else added.before == content.stamp
         if added.alone and as_read:
             # Nobody else wrote, and to read 10,000 lines again would take 30 ms.
-            self._line_count += 1
+            content.line_count += 1
             name = host_name(host, port)
-            self._lines.add(
-                KnownHostLine(line=self._line_count, marker="", names=name, key_type=key_type(blob), blob=blob)
+            content.lines.add(
+                KnownHostLine(line=content.line_count, marker="", names=name, key_type=key_type(blob), blob=blob)
             )
-            self._stamp = added.after
+            content.stamp = added.after
             return True
         try:
             self._refuse_revoked(host, port, blob)

@@ -17,6 +17,7 @@ from relayd.ssh.errors import KnownHostsUnusable
 from relayd.ssh.host_keys.checks import check_for
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.verifier import ExpectedHostKey, HostKeyVerifier
+from relayd.ssh.settings import HostKeyPolicy
 from relayd.ssh.target import Target
 
 
@@ -28,11 +29,13 @@ class ShownKey:
 
     :param check: the check that the key has to pass then.
     :param types: the types of keys to ask the host for first.
+    :param in_file: whether the check reads a file.
     :ivar blob: the key or certificate that the host showed. It has proved that it has the private key.
     """
 
-    def __init__(self, check: HostKeyVerifier, types: frozenset[bytes]) -> None:
+    def __init__(self, check: HostKeyVerifier, types: frozenset[bytes], *, in_file: bool) -> None:
         self.check = check
+        self.in_file = in_file
         self._types = types
         self.blob = b""
 
@@ -59,17 +62,20 @@ class FileChecks:
         self._known_hosts = known_hosts
         self._in_thread = in_thread
 
-    async def begin(self, target: Target, timeout: float) -> HostKeyVerifier:
+    async def begin(self, target: Target, timeout: float, policy: HostKeyPolicy) -> HostKeyVerifier:
         """
         The check that the key of a host has to pass. If it is a `ShownKey`, `check` has to accept that afterwards.
 
+        :param policy: for keys that are not in the file.
         :param timeout: seconds that the file may take.
         :raises KnownHostsUnusable: when it cannot be read.
         """
-        check = check_for(target, self._known_hosts)
+        check = check_for(target, self._known_hosts.under(policy))
         if isinstance(check, ExpectedHostKey):  # needs no file
             return check
-        return ShownKey(check, await self._ask(check.key_types, timeout, target.host, target.port))
+        in_file = policy != "ignore"
+        types = await self._ask(in_file, check.key_types, timeout, target.host, target.port)
+        return ShownKey(check, types, in_file=in_file)
 
     async def check(self, target: Target, shown: ShownKey, timeout: float) -> None:
         """
@@ -77,11 +83,11 @@ class FileChecks:
 
         :raises SSHError: when it must not be trusted.
         """
-        await self._ask(shown.check.verify, timeout, target.host, target.port, shown.blob)
+        await self._ask(shown.in_file, shown.check.verify, timeout, target.host, target.port, shown.blob)
 
-    async def _ask(self, function: Callable[..., Any], timeout: float, *args: Any) -> Any:
-        if self._known_hosts.policy == "ignore":
-            return function(*args)  # does not read the file then
+    async def _ask(self, in_file: bool, function: Callable[..., Any], timeout: float, *args: Any) -> Any:
+        if not in_file:
+            return function(*args)
         try:
             return await self._in_thread(function, *args).addTimeout(timeout, self._reactor)
         except TimeoutError:

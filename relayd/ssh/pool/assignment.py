@@ -10,7 +10,7 @@ from typing import Generic
 from msgspec import Struct
 
 from relayd.ssh.pool.alarms import Alarms
-from relayd.ssh.pool.members import Lane, Member, PooledHost, Work
+from relayd.ssh.pool.members import SETTLE, Lane, Member, PooledHost, Work
 from relayd.ssh.pool.places import Places
 
 
@@ -77,11 +77,13 @@ class Assignment(Generic[Work]):
                 best, most = member, room
         return best
 
-    def take_session(self, member: Member[Work]) -> None:
+    def take_session(self, member: Member[Work], now: float) -> None:
         """A session is about to run on *member*."""
         if not (member.sessions or member.forwards):
+            if member.served and now >= member.idle_since + SETTLE:
+                member.lane.host.lived_on(now)
             self._places.busy(member)
-        member.sessions += 1
+        member.session_begins()
 
     def _next_start(self, lane: Lane[Work], now: float) -> Start[Work] | None:
         if not (lane.waiting or lane.waiting_forwards):
@@ -92,7 +94,7 @@ class Assignment(Generic[Work]):
         if lane.waiting:
             emptiest = self._emptiest(lane, now)
             if emptiest is not None:
-                self.take_session(emptiest)
+                self.take_session(emptiest, now)
                 return Start(emptiest, lane.waiting.popitem(last=False)[0])
         if lane.waiting_forwards:
             freest = max(lane.members, key=Member.forward_room, default=None)
@@ -126,7 +128,7 @@ class Assignment(Generic[Work]):
                 if time is not None and time < at:
                     at = time
             # Long commands may keep every place for hours, so these must not wait for one of them to end.
-            if lane.host.limit < lane.host.most:
+            if lane.host.limit < lane.host.most and not lane.host.ends_with_session:
                 at = min(at, lane.host.raise_at)
         if lane.no_dial_before > now and (lane.usable or lane.doubted):
             at = min(at, lane.no_dial_before)

@@ -57,6 +57,10 @@ class OpenConnections:
         jobs = self._jobs.get(connection)
         return None if jobs is None else jobs.pop(user, None)
 
+    def job(self, user: ChannelUser, connection: ClientConnection) -> Job | None:
+        """The job of *user*, which runs there, unless it was withdrawn."""
+        return self._jobs[connection].get(user)
+
     def jobs(self, connection: ClientConnection) -> Iterable[Job]:
         """What runs on *connection*."""
         return self._jobs[connection].values()

@@ -8,11 +8,12 @@ as a whole is told in `relayd.ssh.pool`.
 from __future__ import annotations
 
 from math import inf
-from typing import Generic
+from typing import Final, Generic
 
+from relayd.network.host_rules import HostTable
 from relayd.ssh.pool.alarms import Alarms
 from relayd.ssh.pool.assignment import Assignment, Start
-from relayd.ssh.pool.members import COOL_DOWN, Lane, Member, Work
+from relayd.ssh.pool.members import COOL_DOWN, SETTLE, Lane, Member, Work
 from relayd.ssh.pool.places import Dial, Evict, Places
 from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.target import Target
@@ -23,6 +24,9 @@ MAX_REFUSALS = 5
 MAX_DROPS = 3
 #: Seconds before another connection is tried when one of several could not be opened, or was of no use.
 DIAL_PAUSE = 5.0
+
+#: Nothing is said of any host.
+NO_TABLE: Final = HostTable()
 
 Step = Start[Work] | Dial[Work] | Evict[Work]
 
@@ -35,16 +39,28 @@ class PoolState(Generic[Work]):
     :param max_connections: to one target.
     :param max_total: connections in all. What lies behind jump hosts needs one for each of them too.
     :param max_age: seconds for which a connection takes new work.
+    :param table: what is said of single hosts, before the first two.
     :ivar report: tells how things stand.
     """
 
-    def __init__(self, max_sessions: int, max_connections: int, max_total: int = 1000, max_age: float = inf) -> None:
-        self._max_connections = max_connections
+    def __init__(
+        self,
+        max_sessions: int,
+        max_connections: int,
+        max_total: int = 1000,
+        max_age: float = inf,
+        table: HostTable = NO_TABLE,
+    ) -> None:
         self._max_age = max_age
         self._alarms: Alarms[Work] = Alarms()
-        self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms)
+        self._places: Places[Work] = Places(max_sessions, max_connections, max_total, self._alarms, table)
         self._assignment: Assignment[Work] = Assignment(self._places, self._alarms)
         self.report: PoolReport[Work] = PoolReport(self._places)
+
+    def configure(self, table: HostTable, now: float) -> None:
+        """Change what is said of single hosts; what was opened in another way than now takes no more work."""
+        for lane in self._places.configure(table):
+            self._expire(lane, now)
 
     # Work comes and goes
 
@@ -74,7 +90,7 @@ class PoolState(Generic[Work]):
         """Take a session's place on this very connection, if it has one; says whether it had."""
         if member.room(member.lane.limit, now) <= 0:
             return False
-        self._assignment.take_session(member)
+        self._assignment.take_session(member, now)
         return True
 
     def remove(self, target: Target, work: Work) -> bool:
@@ -143,15 +159,18 @@ class PoolState(Generic[Work]):
         self._tidy(lane)
         return out_of_reach
 
-    def lost(self, member: Member[Work], now: float, opening: int = 0) -> None:
+    def lost(self, member: Member[Work], now: float, opening: int = 0, *, with_session: bool = False) -> None:
         """
         A connection that was open is gone.
 
         :param opening: how many sessions the server had been asked for and had not given, when the server ended it;
             some do so when they are asked for too many.
+        :param with_session: whether the server ended it when a session had ended in good order; some always do.
         """
         lane = member.lane
-        if opening and member.sessions > 1:
+        if with_session:
+            lane.host.learn_end(now)
+        elif opening and member.sessions > 1:
             lane.host.lower((member.sessions - opening) or member.sessions // 2, now)
         self._places.remove(member)
         self._assignment.look_at(lane)
@@ -165,10 +184,18 @@ class PoolState(Generic[Work]):
 
         :param given: whether the server gave it; one that it was not asked for tells nothing.
         """
-        member.lane.proven = member.lane.proven or given
+        host = member.lane.host
+        if given:
+            member.served = member.lane.proven = True
+        else:
+            member.left += 1
         member.session_ended(now)
-        if member.lane.target.alone:
+        if member.lane.target.alone or (given and host.is_single(now)):
             member.expires = now
+        if not member.left:
+            self._places.retire(member, "it has run as many commands as it may")
+        elif host.ends_with_session:
+            member.not_before = now + SETTLE
         self._channel_ended(member, now)
 
     def session_refused(self, member: Member[Work], now: float) -> bool:
@@ -178,7 +205,7 @@ class PoolState(Generic[Work]):
         :return: whether the target gives no sessions at all, so that what waits for one waits in vain.
         """
         host = member.lane.host
-        member.sessions -= 1
+        member.session_refused()
         for_good = False
         if member.sessions > 0:
             seen = member.sessions + member.lately_closed(now)
@@ -194,9 +221,38 @@ class PoolState(Generic[Work]):
             member.refusals += 1
             member.not_before = now + COOL_DOWN * 2.0**member.refusals
             if member.refusals > MAX_REFUSALS:
-                for_good = self._refuses_all(member, now)
+                if member.served:
+                    self.takes_one_command(member, now)
+                else:
+                    for_good = self._refuses_all(member, now)
         self._channel_ended(member, now)
         return for_good
+
+    def takes_one_command(self, member: Member[Work], now: float) -> None:
+        """The server has run a command on the connection, and runs no other; so it will be on its other connections."""
+        member.lane.host.learn_single(now)
+        self.retire(member, "it takes one command")
+
+    def exec_refused_at_first(self, member: Member[Work]) -> None:
+        """A command that another connection had refused was also refused by one that had run none."""
+        member.lane.host.unlearn_single()
+
+    def sessions_late(self, member: Member[Work], now: float, late: int) -> bool:
+        """
+        The server answers, but not when it is asked for another session.
+
+        :param late: how many sessions it was asked for in vain.
+        :return: whether they may be asked for elsewhere: where it has never given one, another connection is no help.
+        """
+        given = member.sessions - late
+        if given > 0:
+            member.lane.host.learn_limit(given, now)
+        elif member.served:
+            member.lane.host.learn_single(now)
+        else:
+            return False
+        self.retire(member, "it opens no other session")
+        return True
 
     def _refuses_all(self, member: Member[Work], now: float) -> bool:
         lane = member.lane
@@ -255,7 +311,7 @@ class PoolState(Generic[Work]):
         :return: whether that is so. Of a server that never gave a session on any connection another one is no help.
         """
         lane = member.lane
-        if member.doubted or not (proven or lane.proven) or lane.doubted >= self._max_connections:
+        if member.doubted or not (proven or lane.proven) or lane.doubted >= lane.bounds.max_connections:
             return False
         lane.doubt(member, True)
         return True
@@ -285,9 +341,12 @@ class PoolState(Generic[Work]):
     def retire_all(self, now: float) -> None:
         """No connection that is open, or being opened, takes more work."""
         for lane in self._places.lanes.values():
-            for member in lane.members:
-                member.expires = min(member.expires, now)
-            self._assignment.look_at(lane)
+            self._expire(lane, now)
+
+    def _expire(self, lane: Lane[Work], now: float) -> None:
+        for member in lane.members:
+            member.expires = min(member.expires, now)
+        self._assignment.look_at(lane)
 
     def close_idle(self, now: float, timeout: float) -> None:
         """Close the connections on which nothing ran for *timeout* seconds, and the old ones."""

@@ -42,7 +42,7 @@ from relayd.ssh.keys.private import KeyStore
 from relayd.ssh.login.identities import AGENT_TIMEOUT, Identities, IdentityLoader
 from relayd.ssh.login.login import LoginService
 from relayd.ssh.pool.checked_names import AddressCheck, CheckedNames, address_in, allow_all
-from relayd.ssh.settings import LiveSettings
+from relayd.ssh.settings import LiveSettings, settings_for
 from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import POLICIES, AlgorithmPolicy
 from relayd.ssh.transport.transport import ClientTransport
@@ -173,24 +173,31 @@ class Dialer:
         return connection
 
     async def _dial_by_policy(self, target: Target, identities: Identities, owner: DialOwner) -> ClientConnection:
-        policy = POLICIES[self._settings.algorithms]
+        settings = settings_for(self._settings, target.host, target.port, target.username)
+        policy = POLICIES[settings.algorithms]
         try:
-            return await self._dial(target, identities, policy, owner)
+            return await self._dial(target, identities, policy, owner, settings)
         except NoCommonAlgorithm:
             if policy.last_resort is None:
                 raise
-            return await self._dial(target, identities, policy.last_resort, owner)
+            return await self._dial(target, identities, policy.last_resort, owner, settings)
 
     async def _dial(
-        self, target: Target, identities: Identities, policy: AlgorithmPolicy, owner: DialOwner
+        self,
+        target: Target,
+        identities: Identities,
+        policy: AlgorithmPolicy,
+        owner: DialOwner,
+        settings: LiveSettings,
     ) -> ClientConnection:
         begun = steady_seconds(self._reactor)
-        verifier = await self._checks.begin(target, self._settings.connect_timeout)
+        timeout = settings.connect_timeout
+        verifier = await self._checks.begin(target, timeout, settings.host_keys)
         transport = ClientTransport(self._clock, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()
         try:
             if target.via is None:
-                found = await self._connect(target, transport)
+                found = await self._connect(target, transport, timeout)
             else:
                 # The address that was checked: the jump host might read another spelling of it differently.
                 host = str(read_address(target.dialled) or target.dialled)
@@ -198,11 +205,11 @@ class Dialer:
                 transport.pace.way = forward.pace
                 forward.connect(transport)
             connected = steady_seconds(self._reactor)
-            await self._exchange_keys(target, transport)
+            await self._exchange_keys(target, transport, timeout)
             if isinstance(verifier, ShownKey):
-                await self._check_host_key(target, transport, verifier)
+                await self._check_host_key(target, transport, verifier, timeout)
             secured = steady_seconds(self._reactor)
-            connection = await self._log_in(target, transport, identities, owner)
+            connection = await self._log_in(target, transport, identities, owner, settings)
         except BaseException:
             transport.abort()
             transport.pace.stop()  # connectionLost does not come where there was no connection at all
@@ -224,15 +231,14 @@ class Dialer:
             kind = HiddenAddressForbidden if address is None else AddressForbidden
             raise kind(host=target.host, port=target.port)
 
-    async def _connect(self, target: Target, transport: ClientTransport) -> frozenset[str]:
+    async def _connect(self, target: Target, transport: ClientTransport, timeout: float) -> frozenset[str]:
         """
         Open the connection.
 
         :return: all addresses of the host, if it had to be looked up.
         """
-        timeout = self._settings.connect_timeout
         names = CheckedNames(self._reactor, allow_all if target.trusted else self._allows)
-        endpoint = self._endpoint(target, names)
+        endpoint = self._endpoint(target, names, timeout)
         factory = _OneTransport(transport)
         try:
             await endpoint.connect(factory)
@@ -244,13 +250,14 @@ class Dialer:
             factory.forget()
         return frozenset(names.found)
 
-    def _endpoint(self, target: Target, names: CheckedNames) -> TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint:
+    def _endpoint(
+        self, target: Target, names: CheckedNames, timeout: float
+    ) -> TCP4ClientEndpoint | TCP6ClientEndpoint | NamedEndpoint:
         """
         Where to connect to.
 
         :raises AddressForbidden: when that is an address which is not allowed.
         """
-        timeout = self._settings.connect_timeout
         address = read_address(target.dialled)
         if address is None:
             return NamedEndpoint(names, target.dialled, target.port, timeout)
@@ -260,8 +267,7 @@ class Dialer:
         kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
         return kind(self._reactor, str(address), target.port, timeout)
 
-    async def _exchange_keys(self, target: Target, transport: ClientTransport) -> None:
-        timeout = self._settings.connect_timeout
+    async def _exchange_keys(self, target: Target, transport: ClientTransport, timeout: float) -> None:
         try:
             await transport.secure.addTimeout(timeout, self._reactor)
         except TimeoutError:
@@ -269,26 +275,33 @@ class Dialer:
                 host=target.host, port=target.port, time=span(timeout), reason=transport.last_words()
             ) from None
 
-    async def _check_host_key(self, target: Target, transport: ClientTransport, shown: ShownKey) -> None:
+    async def _check_host_key(
+        self, target: Target, transport: ClientTransport, shown: ShownKey, timeout: float
+    ) -> None:
         """Nothing is asked of the host before this is done; meanwhile it may hang up."""
         failed: list[SSHError] = []
         transport.on_failure = failed.append
-        await self._checks.check(target, shown, self._settings.connect_timeout)
+        await self._checks.check(target, shown, timeout)
         transport.on_failure = None
         if failed:
             raise failed[0]
 
     async def _log_in(
-        self, target: Target, transport: ClientTransport, identities: Identities, owner: ConnectionOwner
+        self,
+        target: Target,
+        transport: ClientTransport,
+        identities: Identities,
+        owner: ConnectionOwner,
+        settings: LiveSettings,
     ) -> ClientConnection:
-        timeout = self._settings.connect_timeout
+        timeout = settings.connect_timeout
         logged_in: Deferred[ClientConnection] = Deferred()
 
         def finish(result: SSHError | None) -> None:
             transport.on_failure = None
             if not logged_in.called:
                 if result is None:
-                    connection = ClientConnection(self._clock, owner, self._settings.keepalive_interval)
+                    connection = ClientConnection(self._clock, owner, settings.keepalive_interval)
                     transport.setService(connection)
                     logged_in.callback(connection)
                 else:

@@ -27,10 +27,11 @@ class Job:
     :param payload: bytes of the largest packet that it takes to start it.
     :ivar connection: the one that it was last started on.
     :ivar drops: how often a connection was lost while it waited for its channel.
+    :ivar refused: whether a connection that had run another command refused to run it.
     :ivar ending: the command was told to end: it is killed if the pool closes before it has.
     """
 
-    __slots__ = ("channel", "connection", "drops", "ending", "on_failure", "payload", "target")
+    __slots__ = ("channel", "connection", "drops", "ending", "on_failure", "payload", "refused", "target")
 
     def __init__(
         self, target: Target, channel: ChannelUser, on_failure: Callable[[SSHError], None], payload: int = 0
@@ -42,6 +43,7 @@ class Job:
         self.connection: ClientConnection | None = None
         self.ending = False
         self.drops = 0
+        self.refused = False
 
     def let_go(self) -> None:
         """Its owner has its result: what becomes of it now is not reported any more."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from math import inf
+from sys import maxsize
 from typing import Generic, TypeVar
 
+from relayd.ssh.pool.bounds import NO_BOUNDS, Bounds
 from relayd.ssh.target import Target
 
 #: Seconds until the place of a closed session is used again. A server frees it some time after both sides have closed
@@ -28,6 +30,10 @@ MAX_HANG_UPS = 5
 HANG_UP_PAUSE = 0.25
 #: Seconds until a host that refused a session is asked for one more than it last gave.
 RAISE_AFTER = 30.0
+#: The same where it is not so cheap to ask: the host did not answer at all, or it takes a connection to find out.
+LEARNED_FOR = 600.0
+#: Seconds for which a connection has to live on after a command to show that the host does not end both together.
+SETTLE = 1.0
 
 Work = TypeVar("Work")
 
@@ -63,16 +69,18 @@ class Member(Generic[Work]):
     :ivar doubted: the server does not answer: it takes nothing new until it does.
     :ivar closing: it is being closed.
     :ivar sessions: commands on it.
+    :ivar served: whether the server has opened a session on it.
     :ivar forwards: connections to other hosts through it.
     :ivar refusals: sessions that it refused in a row while it had no other.
     :ivar not_before: it gets no session before this time.
+    :ivar left: sessions that it may still get.
     :ivar expires: when it is too old to take anything new.
     :ivar idle_since: when it last became idle.
     """
 
     __slots__ = (
-        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "not_before", "ready",
-        "reason", "refusals", "retired", "sessions",
+        "_closed", "_cooling", "closing", "doubted", "expires", "forwards", "idle_since", "lane", "left", "not_before",
+        "ready", "reason", "refusals", "retired", "served", "sessions",
     )  # fmt: skip
 
     def __init__(self, lane: Lane[Work]) -> None:
@@ -83,9 +91,11 @@ class Member(Generic[Work]):
         self.doubted = False
         self.closing = False
         self.sessions = 0
+        self.served = False
         self.forwards = 0
         self.refusals = 0
         self.not_before = 0.0
+        self.left = lane.bounds.commands
         self.expires = inf
         self.idle_since = 0.0
         # When the places of closed sessions may be used again
@@ -120,15 +130,25 @@ class Member(Generic[Work]):
         cooling = self._cooling
         while cooling and cooling[0] <= now:
             cooling.popleft()
-        return limit - self.sessions - len(cooling)
+        return min(limit - self.sessions - len(cooling), self.left)
 
     def next_room(self, now: float) -> float | None:
         """When a place for a session becomes free by the mere passing of time."""
-        if not self.ready or self.retired or self.doubted:
+        if not self.ready or self.retired or self.doubted or not self.left:
             return None
         if now < self.not_before:
             return self.not_before
         return self._cooling[0] if self._cooling else None
+
+    def session_begins(self) -> None:
+        """A session is about to run on it."""
+        self.sessions += 1
+        self.left -= 1
+
+    def session_refused(self) -> None:
+        """It did not run."""
+        self.sessions -= 1
+        self.left += 1
 
     def session_ended(self, now: float) -> None:
         """A session is closed; its place cools down."""
@@ -154,6 +174,10 @@ class PooledHost(Generic[Work]):
 
     :ivar limit: sessions on one connection, as far as is known; it may rise to *most* again, one at a time, and not
         before *raise_at*.
+    :ivar single_until: until when a connection is used for one command only.
+    :ivar memorable: whether something is known of it that takes time, or commands, to learn again.
+    :ivar ends_with_session: it ended a connection together with a command on it: it gets one command at a time until a
+        connection was seen to live on.
     :ivar handshakes: connections being opened, at most *max_handshakes*.
     :ivar hang_ups: how often in a row it hung up on a newcomer.
     :ivar no_dial_before: no connection is opened before this time.
@@ -164,14 +188,18 @@ class PooledHost(Generic[Work]):
     """
 
     __slots__ = (
-        "alarm", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes", "most", "no_dial_before", "queue",
-        "raise_at", "reserved_queue", "where",
+        "_allowed", "_cap", "alarm", "ends_with_session", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes",
+        "memorable", "most", "no_dial_before", "queue", "raise_at", "reserved_queue", "single_until", "where",
     )  # fmt: skip
 
     def __init__(self, where: Where, limit: int) -> None:
         self.where = where
-        self.limit = self.most = limit
+        self.limit = self.most = self._allowed = limit
+        self._cap = maxsize
         self.raise_at = 0.0
+        self.single_until = 0.0
+        self.ends_with_session = False
+        self.memorable = False
         self.handshakes = 0
         self.max_handshakes = MAX_HANDSHAKES
         self.hang_ups = 0
@@ -188,19 +216,67 @@ class PooledHost(Generic[Work]):
 
     def cap(self, most: int) -> None:
         """It is known to take no more than *most* sessions on one connection, ever."""
+        self._cap = min(self._cap, most)
         self.most = min(self.most, most)
         self.limit = min(self.limit, most)
 
-    def lower(self, limit: int, now: float) -> None:
-        """It takes no more than *limit* sessions on one connection, for now."""
+    def allow(self, sessions: int) -> None:
+        """The site allows *sessions* on one connection, for one of its users."""
+        if sessions > self._allowed:
+            self._allowed = sessions
+            as_before = self.limit == self.most
+            self.most = min(sessions, self._cap)
+            if as_before:
+                self.limit = self.most
+
+    def lower(self, limit: int, now: float, pause: float = RAISE_AFTER) -> None:
+        """It takes no more than *limit* sessions on one connection, for *pause* seconds at least."""
         self.limit = max(1, min(self.limit, limit))
-        self.raise_at = now + RAISE_AFTER
+        self.raise_at = now + pause
+
+    def learn_limit(self, limit: int, now: float) -> None:
+        """It gives no more than *limit* sessions on one connection at a time, and does not answer for more."""
+        self.lower(limit, now, LEARNED_FOR)
+        self.memorable = True
+
+    def learn_single(self, now: float) -> None:
+        """It runs one command on a connection, and no other after that, for now."""
+        self.lower(1, now, LEARNED_FOR)
+        self.single_until = now + LEARNED_FOR
+        self.memorable = True
+
+    def is_single(self, now: float) -> bool:
+        """Whether it is known to run one command on a connection."""
+        if now >= self.single_until:
+            self.single_until = 0.0
+        return self.single_until > 0.0
+
+    def unlearn_single(self) -> None:
+        """It was the command, and not the connection."""
+        self.single_until = 0.0
+        self.memorable = self.ends_with_session
+        if not self.ends_with_session:
+            self.limit = self.most
+
+    def learn_end(self, now: float) -> None:
+        """It ended a connection together with a command on it."""
+        self.ends_with_session = self.memorable = True
+        self.lower(1, now)
+
+    def lived_on(self, now: float) -> None:
+        """A connection of it is open though the last command on it has ended a while ago."""
+        if self.ends_with_session:
+            self.ends_with_session = False
+            self.memorable = self.is_single(now)
+            if not self.memorable:
+                self.limit = self.most
 
     def raise_limit(self, now: float) -> bool:
         """Ask it for one session more than it last gave, if it is time for that; says whether it is."""
-        if self.limit >= self.most or now < self.raise_at:
+        if self.limit >= self.most or now < max(self.raise_at, self.single_until) or self.ends_with_session:
             return False
         self.limit += 1
+        self.memorable = self.limit < self.most
         self.raise_at = now + RAISE_AFTER
         return True
 
@@ -234,6 +310,7 @@ class Lane(Generic[Work]):
     """
     What belongs to one target: its connections, and the work that waits for them.
 
+    :ivar bounds: what the site allows for it.
     :ivar hops: the jump hosts before it, its own first.
     :ivar waiting: work that wants a session.
     :ivar waiting_forwards: work that wants a connection to another host.
@@ -248,13 +325,14 @@ class Lane(Generic[Work]):
     """
 
     __slots__ = (
-        "alarm", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
+        "alarm", "bounds", "closing_behind", "dialling", "dialling_behind", "hops", "host", "idle_behind", "members",
         "no_dial_before", "proven", "target", "usable", "waiting", "waiting_forwards",
     )  # fmt: skip
 
-    def __init__(self, target: Target, host: PooledHost[Work]) -> None:
+    def __init__(self, target: Target, host: PooledHost[Work], bounds: Bounds = NO_BOUNDS) -> None:
         self.target = target
         self.host = host
+        self.bounds = bounds
         self.hops = hops_of(target)
         self.waiting: OrderedDict[Work, None] = OrderedDict()
         self.waiting_forwards: OrderedDict[Work, None] = OrderedDict()
@@ -271,7 +349,7 @@ class Lane(Generic[Work]):
     @property
     def limit(self) -> int:
         """Sessions on one of its connections, as far as is known."""
-        return 1 if self.target.alone else self.host.limit
+        return 1 if self.target.alone else min(self.host.limit, self.bounds.max_sessions)
 
     @property
     def counted(self) -> int:

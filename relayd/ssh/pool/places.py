@@ -14,10 +14,15 @@ from typing import Generic
 
 from msgspec import Struct
 
+from relayd.network.host_rules import HostTable
 from relayd.ssh.pool.alarms import Alarms
+from relayd.ssh.pool.bounds import Bounds, bounds_of
 from relayd.ssh.pool.budget import ConnectionBudget
 from relayd.ssh.pool.members import MAX_FORWARDS, Lane, Member, PooledHost, Where, Work, where_is
 from relayd.ssh.target import Target
+
+#: Hosts of which what was learned is remembered though nothing is open there, or wanted.
+MOST_KNOWN = 4096
 
 
 class Dial(Struct, Generic[Work], frozen=True):
@@ -38,6 +43,7 @@ class Places(Generic[Work]):
     The targets, their hosts and their connections.
 
     :param alarms: gets the times before which a host must not be dialled.
+    :param table: what is said of single hosts, before the other numbers.
     :ivar lanes: of each target that has connections, or work that waits, or that others are being reached through.
     :ivar hosts: the hosts of the lanes.
     :ivar idle: connections on which nothing runs, the longest idle first.
@@ -45,9 +51,12 @@ class Places(Generic[Work]):
     :ivar held_back: hosts of which a lane waits until there are fewer connections in all, in the order of their turns.
     """
 
-    def __init__(self, max_sessions: int, max_connections: int, max_total: int, alarms: Alarms[Work]) -> None:
+    def __init__(
+        self, max_sessions: int, max_connections: int, max_total: int, alarms: Alarms[Work], table: HostTable
+    ) -> None:
         self._max_sessions = max_sessions
         self._max_connections = max_connections
+        self._table = table
         self._alarms = alarms
         self.budget = ConnectionBudget(max_total)
         self.lanes: dict[Target, Lane[Work]] = {}
@@ -55,6 +64,8 @@ class Places(Generic[Work]):
         self.idle: OrderedDict[Member[Work], None] = OrderedDict()
         self.evictions: deque[Evict[Work]] = deque()
         self.held_back: OrderedDict[PooledHost[Work], None] = OrderedDict()
+        # What was learned of hosts that have no lanes now; the one that was left longest ago is forgotten first.
+        self._known: OrderedDict[Where, PooledHost[Work]] = OrderedDict()
         # Hosts of which a lane may want to open a connection, and may be able to
         self._due: dict[PooledHost[Work], None] = {}
 
@@ -65,10 +76,34 @@ class Places(Generic[Work]):
             where = where_is(target)
             host = self.hosts.get(where)
             if host is None:
-                host = self.hosts[where] = PooledHost(where, self._max_sessions)
+                host = self._known.pop(where) if where in self._known else PooledHost(where, self._max_sessions)
+                self.hosts[where] = host
             host.lanes += 1
-            lane = self.lanes[target] = Lane(target, host)
+            lane = self.lanes[target] = Lane(target, host, self._bounds(target))
+            host.allow(lane.bounds.max_sessions)
         return lane
+
+    def _bounds(self, target: Target) -> Bounds:
+        said = self._table.of(target.host, target.port, target.username)
+        return bounds_of(said, self._max_sessions, self._max_connections)
+
+    def configure(self, table: HostTable) -> list[Lane[Work]]:
+        """
+        Change what is said of single hosts.
+
+        :return: the lanes whose connections were opened, or are being opened, in another way than now.
+        """
+        before, self._table = self._table, table
+        changed = []
+        for lane in self.lanes.values():
+            lane.bounds = self._bounds(lane.target)
+            lane.host.allow(lane.bounds.max_sessions)
+            for target in (lane.target, *lane.hops):
+                place = target.host, target.port, target.username
+                if before.of(*place).of_connection != table.of(*place).of_connection:
+                    changed.append(lane)
+                    break
+        return changed
 
     def tidy(self, lane: Lane[Work]) -> None:
         """Forget a target that has nothing left, and with the last one its host."""
@@ -84,6 +119,10 @@ class Places(Generic[Work]):
             self._alarms.cancel(host)
             self._due.pop(host, None)
             self.held_back.pop(host, None)
+            if host.memorable:
+                self._known[host.where] = host
+                if len(self._known) > MOST_KNOWN:
+                    self._known.popitem(last=False)
 
     # Opening
 
@@ -145,7 +184,7 @@ class Places(Generic[Work]):
             # One goes first: it learns whether the host is there and takes the login, at the price of one attempt.
             # Where one there may answer yet, failing to open another is no reason to hurry.
             return dialling == 0 and (now >= lane.no_dial_before or not lane.doubted)
-        return lane.usable < self._max_connections and now >= lane.no_dial_before
+        return lane.usable < lane.bounds.max_connections and now >= lane.no_dial_before
 
     def _next_lane(self, host: PooledHost[Work], now: float) -> Lane[Work] | None:
         """Whose turn it is to open a connection to *host*, if one may be opened now."""
@@ -253,7 +292,7 @@ class Places(Generic[Work]):
         Close idle connections in favour of those that wait for a channel to another host, when every connection that
         *lane* may have is full of them.
         """
-        if lane.usable >= self._max_connections and not lane.dialling:
+        if lane.usable >= lane.bounds.max_connections and not lane.dialling:
             self._evict(lane.idle_behind, len(lane.waiting_forwards) - lane.closing_behind)
 
     def _evict(self, candidates: Iterable[Member[Work]], count: int) -> None:

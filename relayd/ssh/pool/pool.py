@@ -21,6 +21,7 @@ from relayd.ssh.errors import (
     ConnectionLost,
     NotRun,
     OutcomeUnknown,
+    PacketsTooSmall,
     SessionRefused,
     SSHError,
     TooManyHops,
@@ -38,7 +39,7 @@ from relayd.ssh.pool.pool_report import PoolReport
 from relayd.ssh.pool.refused_logins import RefusedLogins
 from relayd.ssh.pool.shutdown import Shutdown
 from relayd.ssh.pool.timers import Timers
-from relayd.ssh.settings import SSHSettings
+from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import (
     ALWAYS_FITS,
@@ -72,10 +73,11 @@ class Pool:
             settings.max_connections,
             settings.max_total_connections,
             settings.max_connection_age,
+            settings.hosts,
         )
         self.report: PoolReport[Job] = self._state.report
         self._refused_logins = RefusedLogins()
-        self._silence = SilenceWatch(clock, self._silent)
+        self._silence = SilenceWatch(clock, self._silent, self._late)
         self._names: MovedNames[Job] = MovedNames(reactor, self._moved, self._enter)
         self._timers = Timers(clock, self._take_steps, self._sweep)
         self._dials = Dials(dialer, self, self._opened, self._not_opened)
@@ -85,13 +87,11 @@ class Pool:
         self._shortage: Text | None = None
         self._working = False
 
-    def configure(self, idle_timeout: float) -> None:
-        """
-        Change what may change while connections are open.
-
-        :param idle_timeout: seconds until a connection without sessions is closed.
-        """
-        self._idle_timeout = idle_timeout
+    def configure(self, settings: LiveSettings) -> None:
+        """Change what may change while connections are open. What is said of single hosts ends some of them."""
+        self._idle_timeout = settings.idle_timeout
+        self._state.configure(settings.hosts, self._clock.seconds())
+        self._work()
 
     # Jobs
 
@@ -341,6 +341,21 @@ class Pool:
                 self._state.add(job.target, job, first=True)
         self._work()
 
+    def _late(self, connection: ClientConnection, users: list[ChannelUser]) -> None:
+        """A connection answers, but opens no channel: where it has given one, the others are asked for elsewhere."""
+        member = self._connections.members[connection]
+        late = [user for user in users if not isinstance(user, Forward)]
+        if self._shutdown.begun or not late or not self._state.sessions_late(member, self._clock.seconds(), len(late)):
+            return
+        _log.info("{target}: a connection opens no other session; another one is opened", **member.target.log_fields)
+        for user in reversed(late):
+            job = self._connections.take(user, connection)
+            if job is not None:
+                connection.release(user)
+                job.connection = None
+                self._state.add(job.target, job, first=True)
+        self._work()
+
     def _moved(self, connection: ClientConnection) -> None:
         """The name of its host has other addresses now: the connection finishes what runs on it."""
         member = self._connections.members[connection]
@@ -390,6 +405,28 @@ class Pool:
             self._fail_waiting(target, error, sessions_only=True)
         self._work()
 
+    def exec_refused(self, connection: ClientConnection, session: ChannelUser) -> bool:
+        member = self._connections.members[connection]
+        job = self._connections.job(session, connection)
+        if not connection.has_run:
+            if job is not None and job.refused:
+                self._state.exec_refused_at_first(member)
+            return False
+        if job is None or job.ending or self._shutdown.begun:
+            return False
+        self._connections.take(session, connection)
+        self._state.takes_one_command(member, self._clock.seconds())
+        job.connection, job.refused = None, True
+        self._state.add(job.target, job, first=True)
+        self._work()
+        return True
+
+    def not_usable(self, connection: ClientConnection, session: ChannelUser, max_packet: int) -> None:
+        job, target = self._connections.take(session, connection), self._connections.members[connection].target
+        if job is not None:
+            job.connection = None
+            job.on_failure(PacketsTooSmall(host=target.host, port=target.port, size=max_packet))
+
     def connection_lost(self, connection: ClientConnection, interrupted: list[ChannelUser], reason: str) -> None:
         member, jobs = self._connections.remove(connection)
         target = member.target
@@ -397,7 +434,8 @@ class Pool:
         if target.via is None:
             self._names.closed(target.dialled, connection)
         opening = sum(user.state is State.WAITING and not isinstance(user, Forward) for user in interrupted)
-        self._state.lost(member, self._clock.seconds(), opening)
+        with_session = connection.ended_with_session
+        self._state.lost(member, self._clock.seconds(), opening, with_session=with_session)
         _log.debug("{target}: disconnected: {reason}", reason=reason, **target.log_fields)
         for user in reversed(interrupted):
             job = jobs.get(user)

@@ -42,6 +42,7 @@ class HostCounts(Struct, frozen=True):
     :ivar waiting: commands without a session.
     :ivar limit: sessions that one connection takes now, as far as is known: less than the setting where that was
         learned.
+    :ivar single: whether a connection is used for one command only, as the host was found to bear no more.
     """
 
     host: str
@@ -50,6 +51,7 @@ class HostCounts(Struct, frozen=True):
     sessions: int
     waiting: int
     limit: int
+    single: bool = False
 
 
 class PoolReport(Generic[Work]):
@@ -127,4 +129,5 @@ def _host_counts(host: PooledHost[Work], lanes: list[Lane[Work]]) -> HostCounts:
         sessions=sum(member.sessions for member in members),
         waiting=sum(len(lane.waiting) for lane in lanes),
         limit=host.limit,
+        single=host.single_until > 0.0,
     )

@@ -2,12 +2,13 @@
 For tests of programs that use `relayd.ssh`: SSH servers in memory, which can fail in named ways; see docs/ssh.rst.
 """
 
-from relayd.ssh.testing.behaviour import Misbehaviour, ReceivedCommand, Reply
+from relayd.ssh.testing.behaviour import Habit, Misbehaviour, ReceivedCommand, Reply
 from relayd.ssh.testing.host import MemoryHost
 from relayd.ssh.testing.network import MemoryNetwork
 from relayd.ssh.testing.server import ServerConnection, ServerFactory
 
 __all__ = [
+    "Habit",
     "MemoryHost",
     "MemoryNetwork",
     "Misbehaviour",

@@ -4,6 +4,7 @@ What hosts in memory do, well or badly, and what they are asked to do.
 
 from __future__ import annotations
 
+import enum
 from enum import Enum
 
 from msgspec import Struct
@@ -37,6 +38,20 @@ class Misbehaviour(Enum):
     DROPS_COMMANDS = "outcome-unknown"
     GIVES_NO_STATUS = "no-exit-status"
     NEVER_ENDS = "timeout"
+
+
+class Habit(Enum):
+    """
+    What a host does in its own way, though it works: a client learns it, and runs its commands all the same.
+    """
+
+    REFUSES_SECOND_COMMAND = enum.auto()
+    REFUSES_SECOND_SESSION = enum.auto()
+    IGNORES_SECOND_SESSION = enum.auto()  # while the first is open
+    CLOSES_WITH_ANY_SESSION = enum.auto()
+    CLOSES_INSTEAD_OF_SESSION = enum.auto()  # TCP closes after the exit status
+    IGNORES_PROBES = enum.auto()
+    SENDS_IGNORE = enum.auto()  # in answer to probes
 
 
 class Reply(Struct, frozen=True, kw_only=True):

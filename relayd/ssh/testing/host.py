@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from relayd.ssh.ending.processes import SHELL
 from relayd.ssh.target import Credential, Target
-from relayd.ssh.testing.behaviour import Misbehaviour, ReceivedCommand, Reply
+from relayd.ssh.testing.behaviour import Habit, Misbehaviour, ReceivedCommand, Reply
 from relayd.ssh.testing.channel import CommandChannel
 from relayd.ssh.testing.server import ServerConnection, ServerFactory, uint32
 from relayd.ssh.transport.numbers import (
@@ -23,11 +23,13 @@ from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_IGNORE,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_METHOD,
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_RESOURCE_SHORTAGE,
 )
 
 
@@ -45,6 +47,7 @@ class MemoryHost:
     :param public_key: a line of ``authorized_keys``: the account may log in with that key, too.
     :ivar address: the host's address, once it is in a network.
     :ivar misbehaviour: how the host fails from now on; ``None`` when it does not.
+    :ivar habit: what the host does in its own way from now on; ``None`` when there is nothing special.
     :ivar received: the commands that it was asked to run, the oldest first.
     """
 
@@ -65,6 +68,7 @@ class MemoryHost:
         self.password = password
         self.address = ""
         self.misbehaviour: Misbehaviour | None = None
+        self.habit: Habit | None = None
         self.received: list[ReceivedCommand] = []
         self.authorized = None if public_key is None else Key.fromString(public_key.encode())
         self.clock: IReactorTime
@@ -130,6 +134,9 @@ class _HostConnection(ServerConnection):
         self._sessions: dict[int, CommandChannel] = {}
         self._username = ""
         self._begun = False
+        # How many sessions and commands there were
+        self._opened = 0
+        self._ran = 0
 
     @property
     def _host(self) -> MemoryHost:
@@ -138,6 +145,9 @@ class _HostConnection(ServerConnection):
 
     def _fails(self, misbehaviour: Misbehaviour) -> bool:
         return self._host.misbehaviour is misbehaviour
+
+    def _has(self, habit: Habit) -> bool:
+        return self._host.habit is habit
 
     def begin(self) -> None:
         if self._fails(Misbehaviour.IS_SILENT):
@@ -206,15 +216,20 @@ class _HostConnection(ServerConnection):
             self.refuse(channel, OPEN_ADMINISTRATIVELY_PROHIBITED, b"only sessions here")
         elif self._fails(Misbehaviour.REFUSES_SESSIONS):
             self.refuse(channel, OPEN_ADMINISTRATIVELY_PROHIBITED, b"no more sessions")
-        else:
+        elif self._opened and self._has(Habit.REFUSES_SECOND_SESSION):
+            self.refuse(channel, OPEN_RESOURCE_SHORTAGE, b"one session")
+        elif not (self._sessions and self._has(Habit.IGNORES_SECOND_SESSION)):
+            self._opened += 1
             self._sessions[channel] = CommandChannel(self, channel, window, max_packet, self._gives_status)
             self.confirm(channel, window=2**31)  # enough never to open it again
 
     def exec_requested(self, channel: int, command: bytes) -> None:
         session, host = self._sessions.get(channel), self._host
-        if session is None or self._fails(Misbehaviour.REFUSES_COMMANDS) or SHELL in command:
+        used = self._ran and self._has(Habit.REFUSES_SECOND_COMMAND)
+        if session is None or used or self._fails(Misbehaviour.REFUSES_COMMANDS) or SHELL in command:
             self.sendPacket(MSG_CHANNEL_FAILURE, uint32(channel))
             return
+        self._ran += 1
         session.command = ReceivedCommand(username=self._username, command=command, env=session.env)
         host.received.append(session.command)
         self.accept(channel)
@@ -224,6 +239,20 @@ class _HostConnection(ServerConnection):
             reply = host.run(command)
             session.write(reply)
             host.clock.callLater(reply.after, session.finish, reply.exit_code)
+
+    def close_channel(self, channel: int) -> None:
+        if self._has(Habit.CLOSES_INSTEAD_OF_SESSION):
+            self.transport.loseConnection()
+            return
+        super().close_channel(channel)
+        if self._has(Habit.CLOSES_WITH_ANY_SESSION):
+            self.transport.loseConnection()
+
+    def probed(self) -> None:
+        if self._has(Habit.SENDS_IGNORE):
+            self.sendPacket(MSG_IGNORE, NS(b""))
+        elif not self._has(Habit.IGNORES_PROBES):
+            super().probed()
 
     def _gives_status(self) -> bool:
         """Whether the host says how commands end."""

@@ -76,6 +76,10 @@ class ServerConnection(SSHServerTransport):
         self.output(channel, b"ok")
         self.end(channel)
 
+    def probed(self) -> None:
+        """The client asks for something that no server knows, to see whether this one is there."""
+        self.sendPacket(MSG_REQUEST_FAILURE, b"")
+
     def channel_message(self, message: int, channel: int, rest: bytes) -> None:
         """Anything else that the client sends on a channel: data, window, requests, its end."""
 
@@ -141,7 +145,7 @@ class ServerConnection(SSHServerTransport):
             rest = getNS(payload[4:])[1]
             self.exec_requested(_first_uint32(payload), getNS(rest[1:])[0])
         elif messageNum == MSG_GLOBAL_REQUEST:
-            self.sendPacket(MSG_REQUEST_FAILURE, b"")  # as every server does: it answers the client's probes
+            self.probed()
         elif messageNum > MSG_CHANNEL_OPEN:
             self.channel_message(messageNum, _first_uint32(payload), payload[4:])
         elif messageNum < MSG_USERAUTH_REQUEST:

@@ -111,10 +111,12 @@ class ClientTransport(SSHClientTransport):
     :ivar secure: fires with ``None`` when the host has proved that it has its key, and all that follows is encrypted;
         fails with an `SSHError`.
     :ivar on_failure: called with the error that ended the connection after that.
+    :ivar on_unimplemented: called when the server says that it does not know a message of ours.
     :ivar lost_reason: why the connection ended, in words, once it has.
     :ivar told_to_leave: whether the server said that it closes the connection. Nothing that it sends later is read.
     :ivar forced_command: whether the server said that it runs a command of its own instead of any other.
     :ivar pace: what the server's bytes have cost.
+    :ivar heard: messages of this layer that came, such as ``IGNORE``.
     :ivar flood_limit: counts what the server makes us answer.
     :ivar backpressure: whether the server reads what is sent to it.
     """
@@ -131,10 +133,12 @@ class ClientTransport(SSHClientTransport):
         self.policy = policy
         self.secure: Deferred[None] = Deferred()
         self.on_failure: Callable[[SSHError], None] | None = None
+        self.on_unimplemented: Callable[[], None] | None = None
         self.lost_reason: str = Text("the connection was closed")
         self.told_to_leave = False
         self.forced_command = False
         self.pace = Pacer(clock, self)
+        self.heard = 0
         self.flood_limit = FloodLimit()
         self.backpressure = Backpressure()
         self._failure: SSHError | None = None
@@ -297,7 +301,9 @@ class ClientTransport(SSHClientTransport):
             service = self.service
             if service is not None:
                 service.packetReceived(messageNum, payload)
-        elif messageNum == MSG_KEXINIT:
+            return
+        self.heard += 1
+        if messageNum == MSG_KEXINIT:
             self._kexinit_received(payload)
         elif messageNum == MSG_NEWKEYS:
             self._newkeys_received()
@@ -315,7 +321,10 @@ class ClientTransport(SSHClientTransport):
                 self.peerExtensions = read_extensions(payload)
         elif messageNum == MSG_DEBUG:
             self._debug_received(payload)
-        elif messageNum not in (MSG_IGNORE, MSG_UNIMPLEMENTED):
+        elif messageNum == MSG_UNIMPLEMENTED:
+            if self.on_unimplemented is not None:
+                self.on_unimplemented()
+        elif messageNum != MSG_IGNORE:
             # Conch would log it, whatever it holds.
             self.flood_limit.count_request()
             self.sendPacket(MSG_UNIMPLEMENTED, ((self._reader.sequence - 1) & _MASK32).to_bytes(4, "big"))

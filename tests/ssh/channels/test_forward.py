@@ -15,6 +15,7 @@ from twisted.internet.testing import AccumulatingProtocol
 from zope.interface.verify import verifyObject
 
 from relayd.ssh.channels.channel import MAX_PACKET, PACKETS, SMALL_WINDOW, WINDOW, State
+from relayd.ssh.channels.closes import CLOSE_LINGER
 from relayd.ssh.channels.forward import MOST_TINY_UNREAD, MOST_UNREAD, MOST_UNSENT, OPEN_TIMEOUT, Forward
 from relayd.ssh.errors import ConnectRefused, ForwardFailed, ForwardProhibited, HostKeyChanged, LoginRefused
 from relayd.ssh.transport.numbers import (
@@ -83,7 +84,7 @@ class ForwardTests(ConnectionTestCase):
         self.protocol.closedReason.trap(ConnectionLost)
         self.assertEqual((self.forward.state, self.events), (State.ENDED, ["open", "end"]))
         self.forward.write(b"too late")
-        self.clock.advance(1)
+        self.clock.advance(CLOSE_LINGER)
         self.assertEqual(self.transport.take(), [(MSG_CHANNEL_CLOSE, numbers(100))])
 
     def test_closed_by_us(self) -> None:

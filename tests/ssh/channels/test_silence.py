@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Command, Session
+from relayd.ssh.channels.silence import LATE_LOOKS
 from relayd.ssh.errors import ConnectTimeout, LoginRefused
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.target import Target
@@ -24,6 +25,7 @@ from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_OPEN,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
+    MSG_GLOBAL_REQUEST,
     MSG_REQUEST_FAILURE,
 )
 from tests.support.memory_pool import PoolTestCase, refusal
@@ -154,10 +156,54 @@ class SilenceTests(SilenceTestCase):
     def test_a_server_that_says_anything_is_there(self) -> None:
         busy = self.used()
         self.submit(command="one")
-        for _ in range(20):
+        for _ in range(LATE_LOOKS - 1):
             self.wait(1)
             busy.packetReceived(MSG_REQUEST_FAILURE, b"")
         self.assertEqual(self.dialer.targets(), [])
+
+    def test_a_server_that_answers_all_but_that(self) -> None:
+        """The connection has run a command, and opens no other session: hosts are like that, and it is learned."""
+        busy = self.used()
+        self.submit(command="one")
+        for _ in range(LATE_LOOKS):
+            self.wait(1)
+            busy.packetReceived(MSG_REQUEST_FAILURE, b"")
+        other = self.dialer.succeed()
+        self.confirm(other)
+        self.assertEqual((self.execs(busy), self.execs(other)), ([], [b"one"]))
+        # What it opens too late is closed at once.
+        self.confirm(busy, 1)
+        self.assertEqual([message for message, _ in self.packets(busy)], [MSG_CHANNEL_CLOSE])
+        self.end(other, 0)
+        self.assertEqual(self.ended, ["before", "one"])
+        # From now on, each command has a connection.
+        self.assertTrue(self.disconnected(other))
+        self.submit(command="two")
+        self.assertEqual(self.dialer.targets(), [A])
+
+    def test_a_server_that_opens_one_session_at_a_time(self) -> None:
+        """It says nothing about the second one; it answers a probe, so it is there."""
+        self.submit(command="long")
+        first = self.dialer.succeed()
+        self.confirm(first)
+        first.packetReceived(MSG_CHANNEL_SUCCESS, numbers(0))
+        self.submit(command="one")
+        for _ in range(LATE_LOOKS):
+            self.wait(1)
+            if any(message == MSG_GLOBAL_REQUEST for message, _ in self.packets(first)):
+                first.packetReceived(MSG_REQUEST_FAILURE, b"")
+        other = self.dialer.succeed()
+        self.confirm(other)
+        self.assertEqual(self.execs(other), [b"one"])
+        self.assertEqual(limits(self.pool.report, self.settings.max_sessions), {"host:22": 1})
+        self.submit(command="two")
+        self.assertEqual((self.opens(first), self.opens(other), self.dialer.targets()), (0, 0, [A]))
+        # The one that was retired is closed when its command has ended, and the late session with it.
+        self.end(first, 0)
+        self.confirm(first, 1)
+        first.packetReceived(MSG_CHANNEL_CLOSE, numbers(1))
+        self.assertTrue(self.disconnected(first))
+        self.assertEqual((self.ended, self.errors), (["long"], []))
 
     def test_a_connection_that_we_do_not_read_from_is_not_silent(self) -> None:
         """It has to wait for its turn, after it had made much work."""

@@ -35,15 +35,15 @@ class AskingTests(SynchronousTestCase):
         self.asked: list[tuple[Any, ...]] = []
         self.answer: Deferred[Any] = Deferred()
 
-    def checks(self, policy: Any = "strict") -> FileChecks:
+    def checks(self) -> FileChecks:
         def in_thread(*args: Any) -> Deferred[Any]:
             self.asked.append(args)
             return self.answer
 
-        return FileChecks(self.clock, KnownHosts("/the/file", policy), in_thread)
+        return FileChecks(self.clock, KnownHosts("/the/file", "accept-new"), in_thread)
 
     def test_a_file_that_does_not_answer(self) -> None:
-        asking = Deferred.fromCoroutine(self.checks().begin(TARGET, 7))
+        asking = Deferred.fromCoroutine(self.checks().begin(TARGET, 7, "strict"))
         self.clock.advance(6.9)
         self.assertNoResult(asking)
         self.clock.advance(0.2)
@@ -52,7 +52,7 @@ class AskingTests(SynchronousTestCase):
 
     def test_what_the_host_showed_is_what_is_checked(self) -> None:
         checks = self.checks()
-        beginning = Deferred.fromCoroutine(checks.begin(TARGET, 7))
+        beginning = Deferred.fromCoroutine(checks.begin(TARGET, 7, "strict"))
         self.answer.callback(frozenset((b"ssh-rsa",)))
         shown = self.successResultOf(beginning)
         assert isinstance(shown, ShownKey)
@@ -65,8 +65,8 @@ class AskingTests(SynchronousTestCase):
         self.failureResultOf(checking, HostKeyRevoked)
 
     def test_no_file_is_needed_where_nothing_is_checked(self) -> None:
-        checks = self.checks("ignore")
-        shown = self.successResultOf(Deferred.fromCoroutine(checks.begin(TARGET, 7)))
+        checks = self.checks()
+        shown = self.successResultOf(Deferred.fromCoroutine(checks.begin(TARGET, 7, "ignore")))
         assert isinstance(shown, ShownKey)
         self.successResultOf(Deferred.fromCoroutine(checks.check(TARGET, shown, 7)))
         self.assertEqual(self.asked, [])

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
 from relayd.ssh import Completed
-from relayd.ssh.errors import ConnectionLost, ExecRefused
+from relayd.ssh.errors import ExecRefused, PacketsTooSmall
 from tests.support.evil import CHANNEL_EOF, CHANNEL_FAILURE, Evil, EvilServer, EvilTestCase, uint32
 from tests.support.ssh import DEADLINE
 
@@ -78,7 +78,10 @@ class EndTests(EvilTestCase):
         ticking.start(0.02)
         deadline = self.reactor.seconds() + DEADLINE
         running = client.run(server.target, b"cat", deadline, stdin=bytes(1_000_000))
-        text = str(await self.error_of(running, ConnectionLost))
-        ticking.stop()
-        self.assertIn("a limit of 1 bytes a packet", text)
+        try:
+            error = await self.error_of(running, PacketsTooSmall)
+        finally:
+            ticking.stop()
+        self.assertFalse(error.retriable)  # the host would say the same again
+        self.assertIn("no more than 1 bytes of input in a packet", str(error))
         self.assertLess(max(gaps), 5)

@@ -197,9 +197,10 @@ class NameTests(DialCase):
 
     def test_without_a_check(self) -> None:
         self.begin([METADATA])
-        checks = FileChecks(self.reactor, KnownHosts("/dev/null", "ignore"), execute)
+        settings = SSHSettings(known_hosts="/dev/null", host_keys="ignore")
+        checks = FileChecks(self.reactor, KnownHosts(settings.known_hosts, settings.host_keys), execute)
         keys = KeyStore(self.reactor, self.fail, self.fail)
-        dialer = Dialer(self.reactor, self.reactor, SSHSettings(known_hosts="/dev/null"), checks, keys)
+        dialer = Dialer(self.reactor, self.reactor, settings, checks, keys)
         target = Target("db.internal", 22, "root", CREDENTIAL)
         dialling = Deferred.fromCoroutine(dialer.dial(target, self.owner))
         self.assertEqual(self.dialled(dialling), [METADATA])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.pool.assignment import Start
 from relayd.ssh.pool.decisions import DIAL_PAUSE, PoolState
 from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, RAISE_AFTER, Member, hops_of, where_is
@@ -45,14 +46,26 @@ class PoolMachine(RuleBasedStateMachine):
     @initialize(
         sessions=st.integers(1, 5), connections=st.integers(1, 6), exact=st.booleans(),
         max_sessions=st.integers(1, 5), max_connections=st.integers(1, 6), max_total=st.integers(3, 9),
+        commands=st.sampled_from([None, None, 1, 2, 5]),
     )  # fmt: skip
     def begin(
-        self, sessions: int, connections: int, exact: bool, max_sessions: int, max_connections: int, max_total: int
+        self,
+        sessions: int,
+        connections: int,
+        exact: bool,
+        max_sessions: int,
+        max_connections: int,
+        max_total: int,
+        commands: int | None,
     ) -> None:
         self.server_sessions, self.server_connections = sessions, connections  # which the pool is not told
         self.exact = exact  # the servers refuse what is too much, and nothing else
         self.max_sessions, self.max_connections, self.max_total = max_sessions, max_connections, max_total
-        self.state: PoolState[int] = PoolState(max_sessions, max_connections, max_total, MAX_AGE)
+        self.commands = commands  # on one connection
+        self.strict = False
+        self.state: PoolState[int] = PoolState(max_sessions, max_connections, max_total, MAX_AGE, self.table())
+        self.given: list[Member[int]] = []  # one for each session that it gave
+        self.outdated: set[Member[int]] = set()  # opened by other settings than now
         self.now = 0.0
         self.submitted = 0
         self.waiting: dict[int, Target] = {}
@@ -66,6 +79,21 @@ class PoolMachine(RuleBasedStateMachine):
         # Channels to other hosts: where they run, and for which connection they are
         self.forwards: dict[int, Member[int]] = {}
         self.carried: dict[Member[int], int] = {}
+
+    def table(self) -> HostTable:
+        """What the site says of single hosts."""
+        by_key = HostSettings(host_keys="strict" if self.strict else "ignore")
+        often = HostSettings(commands_per_connection=self.commands)
+        return HostTable((HostRule(hosts=(JUMP.host,), settings=by_key), HostRule(hosts=("*",), settings=often)))
+
+    @rule()
+    def reload(self) -> None:
+        self.strict = not self.strict
+        self.state.configure(self.table(), self.now)
+        for member in (*self.open, *(dialled.member for dialled in self.dialling)):
+            if JUMP in (member.target, *hops_of(member.target)):
+                self.outdated.add(member)
+        self.work()
 
     def work(self) -> None:
         for step in steps(self.state, self.now):
@@ -88,6 +116,7 @@ class PoolMachine(RuleBasedStateMachine):
         limit = limits(self.state.report, self.max_sessions).get(str(step.member.lane.host), self.max_sessions)
         assert load == step.member.sessions <= limit <= self.max_sessions
         assert self.now < self.opened_at[step.member] + MAX_AGE, "too old for anything new"
+        assert step.member not in self.outdated, "it was opened by other settings"
 
     def forward_starts(self, step: Start[int]) -> None:
         (dialled,) = [each for each in self.dialling if each.forward == step.work]
@@ -201,6 +230,7 @@ class PoolMachine(RuleBasedStateMachine):
         others = list(self.running.values()).count(member)
         if others + (busy and not self.exact) < self.server_sessions:
             self.running[work] = member
+            self.given.append(member)
             return
         left = self.load(member)
         for_good = self.state.session_refused(member, self.now)
@@ -298,6 +328,11 @@ class PoolMachine(RuleBasedStateMachine):
         if self.exact:
             for limit in limits(self.state.report, self.max_sessions).values():
                 assert limit >= min(self.server_sessions, self.max_sessions), "the host allows more"
+
+    @invariant()
+    def no_connection_gives_more_than_it_may(self) -> None:
+        for member in self.open:
+            assert self.commands is None or self.given.count(member) <= self.commands
 
     def promised(self) -> set[Target]:
         """Jump hosts that are needed for what is being opened and have no connection yet."""

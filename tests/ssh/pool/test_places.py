@@ -4,6 +4,9 @@ Who opens a connection next, and which one makes room for it: turns, the ceiling
 
 from __future__ import annotations
 
+from typing import Any
+
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.pool.budget import CAP_TIME
 from relayd.ssh.pool.decisions import DIAL_PAUSE, MAX_REFUSALS
 from relayd.ssh.pool.members import COOL_DOWN, HANG_UP_PAUSE, LATE, MAX_HANDSHAKES, RAISE_AFTER
@@ -64,6 +67,55 @@ class TurnTests(PlacesTestCase):
         self.connect(behind[1], 4, 5, 6)
         self.assertEqual(len(self.starts), 3)
         self.assertEqual(limits(self.state.report, self.max_sessions), {"10.0.0.1:22 via east:22": 2})
+
+
+class SingleHostTests(PlacesTestCase):
+    """What is said of one host, or of one of its users, in place of the numbers for all."""
+
+    def say(self, user: str = "*", **said: Any) -> HostTable:
+        return HostTable((HostRule(hosts=("host",), users=(user,), settings=HostSettings(**said)),))
+
+    def test_fewer_sessions_for_one_user(self) -> None:
+        self.make(max_sessions=3, table=self.say("a", max_sessions=1))
+        self.connect(A, 1, 2, 3)
+        self.assertEqual(len(self.starts), 1)
+        self.connect(B, 4, 5, 6)
+        self.assertEqual(len(self.starts), 3)
+
+    def test_more_sessions_than_others_have(self) -> None:
+        self.make(max_sessions=1, table=self.say("a", max_sessions=3))
+        self.connect(B, 1, 2)
+        self.assertEqual(len(self.starts), 1)
+        self.connect(A, 3, 4, 5, 6)
+        self.assertEqual(len(self.starts), 3)
+
+    def test_more_sessions_than_the_host_is_known_to_bear(self) -> None:
+        self.make(max_sessions=1, table=self.say("a", max_sessions=5))
+        self.add(B, 1)
+        self.state.opened(self.dials[0], self.now, 2)
+        self.connect(A, 2, 3, 4)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_more_connections(self) -> None:
+        self.make(max_sessions=1, max_connections=1, table=self.say(max_connections=3))
+        first = self.connect(A, 1, 2, 3, 4)
+        self.assertEqual(self.dialled(), [A, A])
+        self.assertFalse(first.retired)
+
+    def test_as_many_commands_as_may_be(self) -> None:
+        self.make(max_sessions=5, table=self.say(commands_per_connection=2))
+        first = self.connect(A, 1, 2, 3)
+        self.assertEqual([work for _, work in self.starts], [1, 2])
+        self.close(first)
+        self.assertEqual((first.retired, self.evicted), (True, []))
+        self.close(first)
+        self.assertEqual(self.evicted, [first])
+
+    def test_what_was_not_asked_for_is_no_command(self) -> None:
+        self.make(table=self.say(commands_per_connection=1))
+        member = self.connect(A, 1)
+        self.state.session_closed(member, self.now, given=False)
+        self.assertFalse(member.retired)
 
 
 class CeilingTests(PlacesTestCase):

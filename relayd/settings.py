@@ -45,6 +45,7 @@ def live_ssh_settings_of(config: Config) -> LiveSettings:
         algorithms=config.ssh_algorithms,
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
+        keepalive_interval=config.keepalive_interval,
         max_output=config.max_output,
         no_exit_status_hosts=config.no_exit_status_hosts or (),
         hosts=HostTable(config.hosts),

@@ -142,6 +142,14 @@ class Config:
         COMMANDS, "15s", "time limit for each of TCP, key exchange and login", most=3600
     )
     idle_timeout: float = HOSTS.time(COMMANDS, "5m", "time after which an unused SSH connection is closed")
+    keepalive_interval: float = HOSTS.time(
+        COMMANDS,
+        "15s",
+        "time between two probes of a silent SSH server; two without an answer end the connection, unless the server "
+        "never answers any",
+        least=1.0,
+        most=3600,
+    )
     working_directory: str = HOSTS.option(
         COMMANDS,
         "directory in which commands run; empty for the login directory",

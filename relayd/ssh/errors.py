@@ -154,7 +154,7 @@ class LoginDropped(ConnectionDropped):
 
 class NoCommonAlgorithm(KeyExchangeFailed):
     """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}.
-    Update the host's SSH server, or allow more in its configuration."""
+    {advice}"""
 
     code = "no-common-algorithm"
 

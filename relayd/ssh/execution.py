@@ -257,7 +257,9 @@ class Execution:
         return self._session.dialogue is None or self._session.dialogue.ready
 
     def _end(self) -> None:
-        self._ending = Ending(self._clock, self._pool, self._job, self._session, self._shell, self._on_settled)
+        self._ending = Ending(
+            self._clock, self._pool, self._job, self._session, self._started, self._shell, self._on_settled
+        )
         self._ending.begin()
 
     def _on_settled(self) -> None:

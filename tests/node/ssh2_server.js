@@ -1,4 +1,5 @@
-// An SSH server on npm's ssh2: runs commands in /bin/sh. See tests/support/asyncssh_server.py for its argument.
+// An SSH server on npm's ssh2: runs commands in /bin/sh. See tests/support/asyncssh_server.py for its argument; beside
+// that, `algorithms`: those that it offers, by kind.
 'use strict';
 
 const { spawn } = require('child_process');
@@ -20,7 +21,7 @@ function lets(context) {
         && (!context.signature || known.verify(context.blob, context.signature, context.hashAlgo) === true);
 }
 
-const server = new Server({ hostKeys: [config.host_key] }, (client) => {
+const server = new Server({ hostKeys: [config.host_key], algorithms: config.algorithms }, (client) => {
     client.on('authentication', (context) => {
         lets(context) ? context.accept() : context.reject(['publickey', 'password']);
     });

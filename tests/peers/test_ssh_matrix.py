@@ -5,18 +5,26 @@ The SSH client against real servers in the configurations that people run, and a
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
-from typing import Any
+from typing import Any, cast
 
+from cryptography.hazmat.primitives.asymmetric import dsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from msgspec.structs import replace
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from relayd.ssh.errors import NoCommonAlgorithm
+from relayd.ssh.errors import LoginRefused, NoCommonAlgorithm, SignatureRefused
+from relayd.ssh.pool import dialer
 from relayd.ssh.target import Credential, Target
+from relayd.ssh.transport import no_common_algorithm
 from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN, POLICIES, AlgorithmPolicy, PolicyName
+from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
-from tests.support.ssh import DEADLINE, ServerTestCase
+from tests.support.ssh import DEADLINE, ServerTestCase, key_pair
 from tests.support.sshd import OpenSSHServer, make_key
 
 HARDENED = (
@@ -29,6 +37,18 @@ HARDENED = (
 
 class MatrixTests(ServerTestCase):
     """One command on each; none needs an option of ours but where the test is named for it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.logged: list[LogEvent] = []
+        observer = cast(ILogObserver, self.logged.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def outdated_at(self, port: int) -> list[str]:
+        """The names in each warning about outdated algorithms of the server with this port."""
+        warnings = [event for event in self.logged if "outdated" in str(event.get("log_format"))]
+        return [event["names"] for event in warnings if (event["host"], event["port"]) == ("127.0.0.1", port)]
 
     async def check(self, server: OpenSSHServer, *expected: bytes, **settings: Any) -> None:
         """A command runs, over the algorithms named."""
@@ -64,7 +84,7 @@ class MatrixTests(ServerTestCase):
     async def test_each_key_exchange(self) -> None:
         known = await getProcessOutput("/usr/bin/env", ["ssh", "-Q", "kex"], env={"PATH": "/usr/bin:/bin"})
         names = tuple(name for name in COMPATIBLE.key_exchanges if name in known.split())
-        self.assertGreater(len(names), 6)
+        self.assertGreater(len(names), 8)
         await self.each("KexAlgorithms", names)  # those that only `compatible` has, by its last resort
 
     async def test_each_host_key(self) -> None:
@@ -72,20 +92,110 @@ class MatrixTests(ServerTestCase):
             await self.check(await self.start_server(host_key_types=(kind,)), name)
 
     async def test_legacy(self) -> None:
+        """Each outdated algorithm is used under this policy, with a line in the log; the others name the policy."""
+        known = await getProcessOutput(
+            "/bin/sh", ["-c", "ssh -Q kex; ssh -Q cipher; ssh -Q mac; ssh -Q HostKeyAlgorithms"], env=os.environ
+        )
+        tried = 0
         for setting, names in (
-            ("KexAlgorithms", (b"diffie-hellman-group14-sha1", b"diffie-hellman-group-exchange-sha1")),
-            ("Ciphers", (b"aes128-cbc", b"aes256-cbc")),
+            ("KexAlgorithms", LEGACY.key_exchanges),
             ("HostKeyAlgorithms", (b"ssh-rsa",)),
+            ("Ciphers", LEGACY.ciphers),
+            ("MACs", LEGACY.macs),
         ):
-            for name in names:
-                self.assertTrue(any(name in part for part in (LEGACY.key_exchanges, LEGACY.ciphers, LEGACY.host_keys)))
-                server = await self.start_server(f"{setting} {name.decode()}", host_key_types=("rsa",))
+            for name in LEGACY.outdated.intersection(names).intersection(known.split()):
+                more = ("Ciphers aes128-ctr",) if setting == "MACs" else ()
+                server = await self.start_server(f"{setting} {name.decode()}", *more, host_key_types=("rsa",))
                 await self.check(server, name, algorithms="legacy")
-                failure = await self.failure_of(self.run_command(self.make_client(), self.target(server), "true"))
-                failure.trap(NoCommonAlgorithm)
-                self.assertIn(name.decode(), str(failure.value))
-        server = await self.start_server("MACs hmac-sha1,hmac-sha1-etm@openssh.com", "Ciphers aes128-ctr")
-        await self.check(server, b"hmac-sha1-etm@openssh.com", algorithms="legacy")
+                self.assertEqual(self.outdated_at(server.port), [name.decode()])
+                await self.check_advice(self.target(server), name)
+                await server.stop()
+                tried += 1
+        self.assertGreater(tried, 8)
+
+    async def test_legacy_of_another_server(self) -> None:
+        """That of npm's ssh2, which has all of them but for group exchanges."""
+        rsa_key, dsa_key = key_pair("rsa")[0], _dsa_key()
+        for kind, names in (
+            ("kex", LEGACY.key_exchanges), ("serverHostKey", LEGACY.host_keys), ("cipher", LEGACY.ciphers),
+            ("hmac", LEGACY.macs),
+        ):  # fmt: skip
+            for name in LEGACY.outdated.intersection(names) - {b"diffie-hellman-group-exchange-sha1"}:
+                target = await self.check_ssh2(kind, name, dsa_key if name == b"ssh-dss" else rsa_key, "legacy")
+                self.assertEqual(self.outdated_at(target.port), [name.decode()])
+                await self.check_advice(target, name)
+
+    async def test_groups_that_openssh_lacks(self) -> None:
+        for bits in (15, 17, 18):
+            name = b"diffie-hellman-group%d-sha512" % bits
+            target = await self.check_ssh2("kex", name, key_pair("rsa")[0], "modern")
+            self.assertEqual(self.outdated_at(target.port), [])
+
+    async def check_ssh2(self, kind: str, name: bytes, host_key: str, policy: PolicyName) -> Target:
+        """A command runs on a server with one algorithm of its kind."""
+        config = {
+            "host_key": host_key,
+            "users": {"user": {"passwords": ["word"], "keys": []}},
+            "algorithms": {"cipher": ["aes128-ctr"], "serverHostKey": ["rsa-sha2-512"], kind: [name.decode()]},
+        }
+        path = self.directory / "config.json"
+        path.write_text(json.dumps(config))
+        server = NodeServer("ssh2_server.js", str(path))
+        await server.start()
+        self.addCleanup(server.stop)
+        target = Target("127.0.0.1", server.port, "user", Credential(password="word"))
+        self.known_hosts.unlink(missing_ok=True)
+        client = self.make_client(algorithms=policy)
+        done = await self.run_command(client, target, "head -c 100000 /dev/zero | wc -c; exit 3")
+        self.assertEqual((done.stdout.text().strip(), done.exit.status), ("100000", 3), name)
+        await client.close()
+        return target
+
+    async def check_advice(self, target: Target, name: bytes) -> None:
+        """Without the policy, the error says that it would help."""
+        error = await self.error_of(self.run_command(self.make_client(), target, "true"), NoCommonAlgorithm)
+        for words in (
+            f"The host offers {name.decode()}",
+            "this client offers",
+            f"With --ssh-algorithms legacy this client would use outdated algorithms here ({name.decode()})",
+        ):
+            self.assertIn(words, str(error))
+
+    async def test_what_no_policy_makes_possible(self) -> None:
+        server = await self.start_server("MACs umac-64@openssh.com", "Ciphers aes128-ctr", host_key_types=("rsa",))
+        for policy in ("modern", "legacy"):
+            client = self.make_client(algorithms=policy)
+            error = await self.error_of(self.run_command(client, self.target(server), "true"), NoCommonAlgorithm)
+            self.assertIn("have no MAC in common. The host offers umac-64@openssh.com; this client offers", str(error))
+            self.assertIn("hmac-md5-96. No setting of this client changes that", str(error))
+
+    async def test_a_library_that_is_missing(self) -> None:
+        name = b"sntrup761x25519-sha512@openssh.com"
+        self.patch(no_common_algorithm, "MISSING_LIBRARIES", {name: "pqcrypto"})
+        offered = tuple(each for each in LEGACY.key_exchanges if not each.startswith(b"sntrup761"))
+        without = replace(LEGACY, key_exchanges=offered)
+        self.patch(no_common_algorithm, "LEGACY", without)
+        self.patch(dialer, "POLICIES", {"modern": without})
+        server = await self.start_server(f"KexAlgorithms {name.decode()}")
+        error = await self.error_of(
+            self.run_command(self.make_client(), self.target(server), "true"), NoCommonAlgorithm
+        )
+        self.assertIn(f"would have {name.decode()} if the Python package pqcrypto were installed", str(error))
+
+    async def test_rsa_key_with_sha1_signatures_only(self) -> None:
+        private, public = make_key("rsa")
+        server = await self.start_server("PubkeyAcceptedAlgorithms ssh-rsa", "PasswordAuthentication no")
+        server.authorize(public)
+        running = self.run_command(self.make_client(), self.target(server, private_key=private), "true")
+        error = await self.error_of(running, SignatureRefused)
+        self.assertIn("would accept this key with a SHA-1 signature (ssh-rsa)", str(error))
+        running = self.run_command(self.make_client(), self.target(server, private_key=make_key("rsa")[0]), "true")
+        error = await self.error_of(running, LoginRefused)
+        self.assertNotIsInstance(error, SignatureRefused)
+        client = self.make_client(algorithms="legacy")
+        done = await self.run_command(client, self.target(server, private_key=private), "echo ok")
+        self.assertEqual(done.stdout.text(), "ok")
+        self.assertEqual(self.outdated_at(server.port), ["ssh-rsa"])
 
     async def test_keys_renewed_all_the_time(self) -> None:
         server = await self.start_server("RekeyLimit 1M")
@@ -147,6 +257,12 @@ class AuditTests(ServerTestCase):
         self.assertLessEqual(legacy, _names(LEGACY) - sound)
         # Whatever the auditor fails and the default policy's servers do not need is worth a line in the log.
         self.assertLessEqual(legacy - compatible, {name.decode() for name in LEGACY.outdated})
+
+
+def _dsa_key() -> str:
+    """A new private key, PEM text."""
+    key = dsa.generate_private_key(1024)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
 
 
 def _names(policy: AlgorithmPolicy) -> set[str]:

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -159,6 +159,7 @@ class PacketRecorder:
         self.aborted = False
         self.disconnected = ""
         self.renewals = 0
+        self.warned_of: set[bytes] = set()
         self.flood_limit = FloodLimit()
         self.backpressure = Backpressure()
         self.pace = Pacer(Clock(), cast(ClientTransport, self))
@@ -176,6 +177,9 @@ class PacketRecorder:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def warn_of(self, algorithms: Iterable[bytes]) -> None:
+        self.warned_of |= self.policy.outdated.intersection(algorithms)
 
     def disconnect(self, reason: str) -> None:
         self.disconnected = reason

@@ -209,6 +209,7 @@ def started(name: str) -> SSHPeer:
             stderr=errors,
             cwd=directory,
             env={**os.environ, "PATH": _PATH, "HOME": str(directory)},
+            start_new_session=True,  # as whatever starts servers does
         )
 
     def end() -> None:

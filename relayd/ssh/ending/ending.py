@@ -17,6 +17,7 @@ from msgspec import structs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from relayd.network.steady_clock import steady_seconds
 from relayd.ssh.become.dialogue import BecomeDialogue
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.session import Command, Session
@@ -30,11 +31,12 @@ from relayd.ssh.ending.processes import (
     find,
     parse_listing,
     script,
+    script_to_signal,
 )
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
-from relayd.ssh.transport.server_limits import guarded
+from relayd.ssh.transport.server_limits import guarded, passes_signals
 
 _log = Logger("relayd.ssh")
 
@@ -67,6 +69,7 @@ class Ending:
 
     :param job: the command, which runs.
     :param session: the session of the job.
+    :param started: when the command was sent, in seconds of a steady clock.
     :param shell: whether the host is supposed to have a POSIX shell, so that a second session may look there.
     :param on_settled: called once, when nothing more will become known.
     :ivar killed: what is known by now.
@@ -79,6 +82,7 @@ class Ending:
         pool: Pool,
         job: Job,
         session: Session,
+        started: float,
         shell: bool,
         on_settled: Callable[[], None],
     ) -> None:
@@ -87,6 +91,7 @@ class Ending:
         self._pool = pool
         self._job = job
         self._session = session
+        self._started = started
         self._on_settled = on_settled
         # Made anew each time, and sent on the shell's input only, where no other user of the host can see it.
         self._mark = secrets.token_hex(16)
@@ -134,7 +139,7 @@ class Ending:
             return None
         self._leader = leader = Leader(*of_other.leader, "same")
         terminal = Terminal(plain=True) if of_other.on_terminal else None
-        orders = script(self._mark, b"", None, listing=False) + leader.hit("TERM")
+        orders = script_to_signal(self._mark) + leader.hit("TERM")
         shell = SHELL if terminal is None else SHELL_BESIDE_TERMINAL
         self._becoming = BecomeDialogue(
             of_other.become, shell, orders, stdin_open=True, on_terminal=of_other.on_terminal
@@ -202,7 +207,8 @@ class Ending:
         ):
             own = self._shell_job.connection is connection
             port = None if own else connection.transport.local_port()
-            self._shell.stdin = script(self._mark, self._session.command, port)
+            age = steady_seconds(self._clock) - self._started
+            self._shell.stdin = script(self._mark, self._session.command, port, age)
 
     def _commands(self) -> list[Session]:
         """What runs on the command's connection, including the command, without our shell."""
@@ -245,7 +251,8 @@ class Ending:
             and all(session.state is State.RUNNING for session in commands)
         ):
             texts = [session.command for session in commands]
-            leader = find(leaders, self._session.command, commands.index(self._session), texts)
+            elsewhere = self._pool.commands_elsewhere(self._job)
+            leader = find(leaders, self._session.command, commands.index(self._session), texts, elsewhere)
         if leader is not None:
             self._leader = leader
             self._write(leader.hit("TERM"))
@@ -253,7 +260,14 @@ class Ending:
             self._expected = commands
             self._write(LIST)
         else:
+            if not self._passes_signals():
+                self.killed = "unsupported"
             self._ask()
+
+    def _passes_signals(self) -> bool:
+        """Whether the server is known to pass signals on."""
+        connection = self._job.connection
+        return connection is not None and passes_signals(connection.transport.otherVersionString)
 
     def _counted(self, line: bytes) -> None:
         if self._leader is None:
@@ -327,6 +341,7 @@ class Ending:
                 call.cancel()
         self._pool.withdraw(self._job)
         if self._shell_job is not None:
+            self._write(b"exit\n")  # tinysshd leaves it there when its channel is closed
             self._pool.withdraw(self._shell_job)
         self._let_go()
         on_settled, self._on_settled = self._on_settled, _nothing

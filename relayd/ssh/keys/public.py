@@ -1,7 +1,7 @@
 """
 Public keys of hosts and authorities, and their signatures: read strictly, and only up to a sensible size.
 
-Source: RFC 4253, section 6.6; RFC 5656, section 3.1 (ECDSA); RFC 8332 (RSA with SHA-2); RFC 8709 (Ed25519).
+Source: RFC 4253, section 6.6 (RSA, DSA); RFC 5656, section 3.1 (ECDSA); RFC 8332 (RSA with SHA-2); RFC 8709 (Ed25519).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from relayd.language.texts import Fault
@@ -24,6 +24,9 @@ MAX_RSA_BITS: Final = 16384
 #: The longest public exponent, in bits; nearly all keys have 65537. With a long one, to verify a signature is as slow
 #: as to make it.
 MAX_EXPONENT_BITS: Final = 64
+#: Bytes of the longest number of a DSA key, and of each half of its signature.
+_MAX_DSA: Final = 4096 // 8 + 1
+_DSA_HALF: Final = 20
 
 _CURVES: Final[dict[bytes, tuple[bytes, ec.EllipticCurve, hashes.HashAlgorithm]]] = {
     b"ecdsa-sha2-nistp256": (b"nistp256", ec.SECP256R1(), hashes.SHA256()),
@@ -37,6 +40,9 @@ _RSA_HASHES: Final[dict[bytes, hashes.HashAlgorithm]] = {
 }
 
 
+_Key = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey | dsa.DSAPublicKey
+
+
 class BadPublicKey(Fault):
     """A public key cannot be used; the argument says why."""
 
@@ -47,15 +53,19 @@ class PublicKey:
 
     :param blob: the key as it is on the wire.
     :param min_rsa_bits: the least size of an RSA key.
-    :raises BadPublicKey: when it cannot be read, is too short, or is of a type that is not supported: DSA, a security
-        key, a certificate.
+    :param dsa_allowed: whether it may be a DSA key.
+    :raises BadPublicKey: when it cannot be read, is too short, or is of a type that is not supported, such as a
+        security key or a certificate.
     """
 
-    def __init__(self, blob: bytes, min_rsa_bits: int) -> None:
+    def __init__(self, blob: bytes, min_rsa_bits: int, *, dsa_allowed: bool = False) -> None:
         fields = Fields(blob)
         try:
             self._type = fields.string()
-            self._key = self._read(fields, min_rsa_bits)
+            if self._type == b"ssh-dss" and dsa_allowed:
+                self._key: _Key = _read_dsa(fields)
+            else:
+                self._key = self._read(fields, min_rsa_bits)
         except (CutOff, ValueError):  # such as a point that is not on its curve
             raise BadPublicKey("it cannot be read") from None
         if not fields.over:
@@ -115,11 +125,25 @@ class PublicKey:
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, data)
             return True
+        if isinstance(key, dsa.DSAPublicKey):
+            if len(signature) != 2 * _DSA_HALF:
+                return False
+            halves = signature[:_DSA_HALF], signature[_DSA_HALF:]
+            first, second = (int.from_bytes(half, "big") for half in halves)
+            key.verify(encode_dss_signature(first, second), data, hashes.SHA1())
+            return True
         numbers = Fields(signature)
         most = key.key_size // 8 + 2
         r, s = numbers.integer(most), numbers.integer(most)
         key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_CURVES[self._type][2]))
         return numbers.over
+
+
+def _read_dsa(fields: Fields) -> dsa.DSAPublicKey:
+    p, q, g, y = (fields.integer(_MAX_DSA) for _ in range(4))
+    if q.bit_length() != 8 * _DSA_HALF or not 1 < y < p:
+        raise CutOff
+    return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
 
 
 def rsa_bits(blob: bytes) -> int | None:

@@ -23,7 +23,7 @@ from relayd.ssh.login.agent import AgentError
 from relayd.ssh.login.identities import Identities, Identity
 from relayd.ssh.login.login_report import LoginReport
 from relayd.ssh.login.prompts import Asks, tells_of_expiry, what_it_asks
-from relayd.ssh.login.signatures import doubt_of
+from relayd.ssh.login.signatures import doubt_of, may_want_sha1, sha1_algorithm
 from relayd.ssh.target import Target
 from relayd.ssh.transport.algorithms import signature_algorithms
 from relayd.ssh.transport.numbers import (
@@ -95,6 +95,9 @@ class LoginService(SSHService):
         self._attempts: list[tuple[Identity, bytes]] = []
         #: The one that the server was asked about.
         self._asked: tuple[Identity, bytes] | None = None
+        #: An RSA key that was refused, and may be accepted with SHA-1; whether the server was asked about that.
+        self._sha1_key: Identity | None = None
+        self._sha1_asked = False
         self._signing: Deferred[Any] | None = None
 
     def __repr__(self) -> str:
@@ -136,6 +139,9 @@ class LoginService(SSHService):
             self._answer_prompts(packet)
         elif message == MSG_USERAUTH_METHOD and self._method == b"password":
             self._password_expired()
+        elif message == MSG_USERAUTH_METHOD and self._sha1_asked:
+            self._report.sha1_wanted()
+            self._give_up()
         elif message == MSG_USERAUTH_METHOD and self._asked is not None:
             (identity, algorithm), self._asked = self._asked, None
             self._prove(identity, algorithm)
@@ -147,7 +153,10 @@ class LoginService(SSHService):
         # Some servers hang up on a wrong password, others on a closed account. To try again, as after a fault of the
         # network, would lock out the account or the client's address.
         if not self._over and self._signing is None and not self.transport.at_fault:
-            self._closed()
+            if self._sha1_asked:
+                self._give_up()
+            else:
+                self._closed()
         self._end()
 
     def words(self) -> str:
@@ -163,6 +172,7 @@ class LoginService(SSHService):
         self._report.forget_password()
         self._identities = ()
         self._attempts = []
+        self._sha1_key = None
         self._drop_question()
 
     def _drop_question(self) -> None:
@@ -204,10 +214,15 @@ class LoginService(SSHService):
     def _refused(self, offered: list[bytes], *, partial: bool) -> None:
         """The current method was refused, or, with *partial*, accepted as one of several that the server wants."""
         self._drop_question()
+        if self._sha1_asked:
+            self._report.sha1_refused()
+            self._give_up()
+            return
         self._offered = offered
         if partial:
             self._parts += 1
             self._spent.clear()
+            self._sha1_key = None
         elif self._method == b"password":
             self._password_refused = True
         self._try_next()
@@ -226,6 +241,8 @@ class LoginService(SSHService):
             self._report.tried.append("keyboard-interactive")
             self._answered = False
             self._request(b"keyboard-interactive", NS(b"") + NS(b""))
+        elif self._sha1_key is not None and b"publickey" in offered:
+            self._ask_about_sha1(self._sha1_key)
         else:
             self._give_up()
 
@@ -247,20 +264,30 @@ class LoginService(SSHService):
     def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
         """Sign at once with a key of our own: to ask the server first would take a round trip for nothing."""
         self._keys_tried += 1
-        doubt = doubt_of(
-            algorithm,
-            self.transport.peerExtensions.get(b"server-sig-algs"),
-            self.transport.policy,
-            self.transport.otherVersionString,
-        )
+        transport = self.transport
+        accepted = transport.peerExtensions.get(b"server-sig-algs")
+        doubt = doubt_of(algorithm, accepted, transport.policy, transport.otherVersionString)
         self._report.key_tried(identity.name, doubt)
+        if self._sha1_key in (None, identity) and may_want_sha1(algorithm, accepted, transport.policy):
+            self._sha1_key = identity
+            self._report.sha1_in_question()
         if identity.ask_first:
             self._asked = identity, algorithm
             self._request(b"publickey", b"\0" + NS(algorithm) + NS(identity.blob))
         else:
             self._prove(identity, algorithm)
 
+    def _ask_about_sha1(self, identity: Identity) -> None:
+        """
+        All is refused: ask whether an RSA key would do with SHA-1. Nothing is signed.
+
+        So a key that only needs other algorithms can be told from a wrong one.
+        """
+        self._sha1_asked = True
+        self._request(b"publickey", b"\0" + NS(sha1_algorithm(identity.key_type)) + NS(identity.blob))
+
     def _prove(self, identity: Identity, algorithm: bytes) -> None:
+        self.transport.warn_of((uncertified(algorithm),))
         fields = b"\1" + NS(algorithm) + NS(identity.blob)
         signed = (
             NS(self.transport.sessionID or b"")
@@ -279,6 +306,8 @@ class LoginService(SSHService):
         def pass_over(failure: Failure) -> None:
             if self._signing is signing:
                 self._signing = None
+                if self._sha1_key is identity:  # the server did not refuse it
+                    self._sha1_key = None
                 error = failure.value
                 reason = error.text if isinstance(error, AgentError) else type(error).__name__
                 self._report.tried[-1] = Text("{name}, which did not sign: {reason}", name=identity.name, reason=reason)

@@ -24,8 +24,12 @@ class LoginReport:
 
     def __init__(self, target: Target, identities: Identities) -> None:
         self.tried: list[str] = []
+        self._last_key = ""
         #: Those of them that name a key which may be the right one.
         self._doubtful: set[str] = set()
+        #: The places of one key whose signature may have to be another one, and the key's name.
+        self._in_question: list[int] = []
+        self._key_in_question = ""
         self._where = {"host": target.host, "port": target.port, "username": target.username}
         self._password = target.credential.password
         self._remarks = identities.remarks
@@ -48,10 +52,35 @@ class LoginReport:
 
         :param doubt: why it may be refused although it is the right one, if there is a reason.
         """
+        self._last_key = name
         if doubt is not None:
             name = Text("{tried} ({remarks})", tried=name, remarks=doubt)
             self._doubtful.add(name)
         self.tried.append(name)
+
+    def sha1_in_question(self) -> None:
+        """The key that was tried last, and perhaps before, may be accepted with SHA-1."""
+        self._in_question.append(len(self.tried) - 1)
+        self._key_in_question = self._last_key
+
+    def sha1_wanted(self) -> None:
+        """The server said that it would accept that key with SHA-1."""
+        remark = Text(
+            "the server said that it would accept this key with a SHA-1 signature (ssh-rsa), which the legacy "
+            "algorithms allow (--ssh-algorithms legacy)"
+        )
+        self._doubtful.add(self._remark_on_key(remark))
+
+    def sha1_refused(self) -> None:
+        """The server said that it would not."""
+        self._remark_on_key(Text("it is not accepted with a SHA-1 signature either"))
+
+    def _remark_on_key(self, remark: Text) -> Text:
+        """Replace what was said of the key in question."""
+        words = Text("{tried} ({remarks})", tried=self._key_in_question, remarks=remark)
+        for place in self._in_question:
+            self.tried[place] = words
+        return words
 
     def heard(self, text: bytes) -> None:
         """The server sent a banner, or a text without a question; it is for a person to read."""

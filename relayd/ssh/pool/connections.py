@@ -45,6 +45,16 @@ class OpenConnections:
         """All of them, those behind jump hosts before those of the jump hosts, through which they pass."""
         return sorted(self.members, key=lambda each: len(hops_of(self.members[each].target)), reverse=True)
 
+    def commands_elsewhere(self, job: Job) -> list[bytes]:
+        """What runs on the host of *job*, on other connections than its own."""
+        where = job.target.host, job.target.port
+        return [
+            session.command
+            for connection, member in self.members.items()
+            if connection is not job.connection and (member.target.host, member.target.port) == where
+            for session in connection.executing()
+        ]
+
     # Jobs
 
     def put(self, job: Job, connection: ClientConnection) -> None:

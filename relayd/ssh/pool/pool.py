@@ -153,6 +153,10 @@ class Pool:
         """
         return Forwarding(self.submit, self.withdraw, via, host, port).opened
 
+    def commands_elsewhere(self, job: Job) -> list[bytes]:
+        """See `OpenConnections.commands_elsewhere`."""
+        return self._connections.commands_elsewhere(job)
+
     def waits_for(self, target: Target) -> Text:
         """See `PoolReport.waits_for`."""
         return self.report.waits_for(target, self._clock.seconds(), self._shortage)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from relayd.ssh.keys.types import MIN_RSA_BITS, certified, is_certified, key_type_of, uncertified
 from relayd.ssh.settings import PolicyName
+from relayd.ssh.transport.ciphers import CIPHERS, MACS
 from relayd.ssh.transport.key_exchange_methods import METHODS
 
 
@@ -33,8 +34,13 @@ class AlgorithmPolicy(Struct, frozen=True):
     outdated: frozenset[bytes] = frozenset()
 
 
+#: The signature of an RSA key with SHA-1; the name is also that of the type of key.
+SHA1_SIGNATURE = b"ssh-rsa"
+
+
 def _available(*names: bytes) -> tuple[bytes, ...]:
-    return tuple(name for name in names if name in METHODS)
+    """Those of *names* that the installed libraries make possible."""
+    return tuple(name for name in names if name in METHODS or name in CIPHERS or name in MACS)
 
 
 _SOUND = AlgorithmPolicy(
@@ -44,6 +50,9 @@ _SOUND = AlgorithmPolicy(
         b"curve25519-sha256@libssh.org",
         b"diffie-hellman-group16-sha512",
         b"diffie-hellman-group-exchange-sha256",
+        # Last, for hosts that have nothing else: its library is young, and ten times as slow.
+        b"sntrup761x25519-sha512",
+        b"sntrup761x25519-sha512@openssh.com",
     ),
     # Ed25519 first: dropbear 2022.83 with nothing but an Ed25519 key aborts when RSA comes before it.
     host_keys=(b"ssh-ed25519", b"rsa-sha2-512", b"rsa-sha2-256"),
@@ -64,7 +73,7 @@ _SOUND = AlgorithmPolicy(
     ),
 )
 
-#: Adds the curves of NIST, which some auditors distrust, and a group of 2048 bits.
+#: Adds the curves of NIST, which some auditors distrust, a group of 2048 bits, and groups that take long.
 COMPATIBLE = replace(
     _SOUND,
     key_exchanges=(
@@ -73,6 +82,9 @@ COMPATIBLE = replace(
         b"ecdh-sha2-nistp384",
         b"ecdh-sha2-nistp521",
         b"diffie-hellman-group14-sha256",
+        b"diffie-hellman-group15-sha512",
+        b"diffie-hellman-group17-sha512",
+        b"diffie-hellman-group18-sha512",
     ),
     host_keys=(
         b"ssh-ed25519",
@@ -87,12 +99,16 @@ COMPATIBLE = replace(
 #: The default: sound algorithms first, and COMPATIBLE for a host that has none of them.
 MODERN = replace(_SOUND, last_resort=COMPATIBLE)
 
-_OLD_KEY_EXCHANGES = (b"diffie-hellman-group-exchange-sha1", b"diffie-hellman-group14-sha1")
-_OLD_HOST_KEYS = (b"ssh-rsa",)
-_OLD_CIPHERS = (b"aes256-cbc", b"aes128-cbc")
-_OLD_MACS = (b"hmac-sha1-etm@openssh.com", b"hmac-sha1")
+_OLD_KEY_EXCHANGES = (
+    b"diffie-hellman-group14-sha1",
+    b"diffie-hellman-group-exchange-sha1",
+    b"diffie-hellman-group1-sha1",
+)
+_OLD_HOST_KEYS = (b"ssh-rsa", b"ssh-dss")
+_OLD_CIPHERS = _available(b"aes256-cbc", b"aes192-cbc", b"aes128-cbc", b"3des-cbc")
+_OLD_MACS = _available(b"hmac-sha1-etm@openssh.com", b"hmac-sha1", b"hmac-sha1-96", b"hmac-md5", b"hmac-md5-96")
 
-#: For appliances that nobody updates: adds SHA-1, CBC and short RSA keys.
+#: For appliances that nobody updates: adds SHA-1, MD5, CBC, DSA, and RSA keys and groups of 1024 bits.
 LEGACY = replace(
     COMPATIBLE,
     key_exchanges=(*COMPATIBLE.key_exchanges, *_OLD_KEY_EXCHANGES),
@@ -136,11 +152,12 @@ def signature_algorithms(key_type: bytes, accepted: bytes | None, policy: Algori
     if uncertified(key_type) != b"ssh-rsa":
         return (key_type,)
     sound = (b"rsa-sha2-512", b"rsa-sha2-256")
-    allowed = (*sound, *_OLD_HOST_KEYS) if policy.outdated else sound
+    old = (SHA1_SIGNATURE,) if SHA1_SIGNATURE in policy.outdated else ()
+    allowed = (*sound, *old)
     names: tuple[bytes, ...]
     if accepted is None:
         # The server is too old for the extension, or does not say: RFC 8332, section 3.3.
-        names = (*sound[:1], *_OLD_HOST_KEYS) if policy.outdated else sound[:1]
+        names = (*sound[:1], *old)
     else:
         taken = accepted.split(b",")
         # More than one: OpenSSH before 9.6 names what it knows, not what PubkeyAcceptedAlgorithms allows.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
@@ -205,10 +206,14 @@ _BLOCK_1 = b"\1" + bytes(7)
 
 
 class _BlockCipher:
-    """AES with a separate MAC: what both orders of encryption and MAC share."""
+    """A block cipher with a separate MAC: what both orders of encryption and MAC share."""
 
-    def __init__(self, key: bytes, iv: bytes, mode: Callable[[bytes], modes.CTR | modes.CBC], mac: MAC, mac_key: bytes):
-        cipher = Cipher(algorithms.AES(key), mode(iv))
+    def __init__(self, kind: CipherKind, key: bytes, iv: bytes, mac: MAC, mac_key: bytes) -> None:
+        mode = kind.mode
+        if mode is None:
+            raise ValueError("a cipher that does not authenticate needs a mode")
+        cipher = Cipher(kind.algorithm(key), mode(iv))
+        self._block = kind.iv_size  # a block is as long as an initialization vector
         self._encrypt = cipher.encryptor().update
         self._decrypt = cipher.decryptor().update
         self._mac_key = mac_key
@@ -226,12 +231,12 @@ class EncryptThenMACPackets(_BlockCipher):
     header_size = 4
 
     def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _pad(payload, 16, 4)
+        body = _pad(payload, self._block, 4)
         packet = len(body).to_bytes(4, "big") + self._encrypt(body)
         return packet + self._mac(sequence, packet)
 
     def packet_size(self, sequence: int, header: memoryview) -> int:
-        return 4 + _checked(int.from_bytes(header[:4], "big"), 16, 4) + self._mac_size
+        return 4 + _checked(int.from_bytes(header[:4], "big"), self._block, 4) + self._mac_size
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
         sealed = packet[: -self._mac_size]
@@ -249,24 +254,27 @@ class EncryptAndMACPackets(_BlockCipher):
     connection ends after the same number of bytes whatever was wrong.
     """
 
-    header_size = 16
     _first = b""
 
+    def __init__(self, kind: CipherKind, key: bytes, iv: bytes, mac: MAC, mac_key: bytes) -> None:
+        super().__init__(kind, key, iv, mac, mac_key)
+        self.header_size = self._block  # nothing less can be decrypted
+
     def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _pad(payload, 16, 0)
+        body = _pad(payload, self._block, 0)
         plain = len(body).to_bytes(4, "big") + body
         return self._encrypt(plain) + self._mac(sequence, plain)
 
     def packet_size(self, sequence: int, header: memoryview) -> int:
-        self._first = self._decrypt(header[:16])
+        self._first = self._decrypt(header[: self._block])
         try:
-            return 4 + _checked(int.from_bytes(self._first[:4], "big"), 16, 0) + self._mac_size
+            return 4 + _checked(int.from_bytes(self._first[:4], "big"), self._block, 0) + self._mac_size
         except BadPacket as fault:
             fault.hide = self._chained
             raise
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
-        plain = self._first + self._decrypt(packet[16 : -self._mac_size])
+        plain = self._first + self._decrypt(packet[self._block : -self._mac_size])
         if not hmac.compare_digest(self._mac(sequence, plain), packet[-self._mac_size :]):
             fault = BadPacket("bad MAC")
             fault.hide = self._chained
@@ -292,6 +300,7 @@ class CipherKind(Struct, frozen=True):
     """
     A cipher, with the sizes of its key and initialization vector in bytes.
 
+    :ivar algorithm: of a block cipher.
     :ivar authenticated: makes the packets of a cipher that authenticates by itself; ``None`` for one that needs a MAC.
     :ivar mode: of a block cipher that needs a MAC; ``None`` for one that authenticates by itself.
     """
@@ -300,6 +309,7 @@ class CipherKind(Struct, frozen=True):
     iv_size: int
     authenticated: Callable[[bytes, bytes], AESGCMPackets | ChaCha20Poly1305Packets] | None = None
     mode: Callable[[bytes], modes.CTR | modes.CBC] | None = None
+    algorithm: Callable[[bytes], algorithms.AES | TripleDES] = algorithms.AES
 
 
 CIPHERS: dict[bytes, CipherKind] = {
@@ -310,7 +320,9 @@ CIPHERS: dict[bytes, CipherKind] = {
     b"aes192-ctr": CipherKind(24, 16, mode=modes.CTR),
     b"aes128-ctr": CipherKind(16, 16, mode=modes.CTR),
     b"aes256-cbc": CipherKind(32, 16, mode=modes.CBC),
+    b"aes192-cbc": CipherKind(24, 16, mode=modes.CBC),
     b"aes128-cbc": CipherKind(16, 16, mode=modes.CBC),
+    b"3des-cbc": CipherKind(24, 8, mode=modes.CBC, algorithm=TripleDES),
 }
 
 MACS: dict[bytes, MAC] = {
@@ -320,6 +332,9 @@ MACS: dict[bytes, MAC] = {
     b"hmac-sha2-512": MAC("sha512", 64, 64),
     b"hmac-sha1-etm@openssh.com": MAC("sha1", 20, 20, encrypt_then_mac=True),
     b"hmac-sha1": MAC("sha1", 20, 20),
+    b"hmac-sha1-96": MAC("sha1", 12, 20),
+    b"hmac-md5": MAC("md5", 16, 16),
+    b"hmac-md5-96": MAC("md5", 12, 16),
 }
 
 PacketCipher = AESGCMPackets | ChaCha20Poly1305Packets | EncryptThenMACPackets | EncryptAndMACPackets
@@ -337,11 +352,11 @@ def packet_cipher(cipher: bytes, mac: bytes | None, derive: Callable[[str, int],
     key, iv = derive("key", kind.key_size), derive("iv", kind.iv_size)
     if kind.authenticated is not None:
         return kind.authenticated(key, iv)
-    if kind.mode is None or mac is None:
-        raise ValueError("a cipher that does not authenticate needs a mode and a MAC")
+    if mac is None:
+        raise ValueError("a cipher that does not authenticate needs a MAC")
     integrity = MACS[mac]
     order = EncryptThenMACPackets if integrity.encrypt_then_mac else EncryptAndMACPackets
-    return order(key, iv, kind.mode, integrity, derive("mac", integrity.key_size))
+    return order(kind, key, iv, integrity, derive("mac", integrity.key_size))
 
 
 def is_authenticated(cipher: bytes) -> bool:

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from relayd.language.texts import Text, printable_bytes
+from relayd.language.texts import Text
 from relayd.ssh.errors import (
     ConnectionDropped,
     KeyExchangeFailed,
     LoginDropped,
-    NoCommonAlgorithm,
     NotSSH,
     ProtocolBroken,
     SSHError,
@@ -19,6 +18,7 @@ from relayd.ssh.errors import (
 from relayd.ssh.transport.breach import Breach
 from relayd.ssh.transport.ciphers import BadPacket
 from relayd.ssh.transport.kexinit import NothingInCommon
+from relayd.ssh.transport.no_common_algorithm import no_common_algorithm
 from relayd.ssh.transport.session_keys import BadProof
 from relayd.ssh.transport.version_exchange import NOTHING, NoVersion
 
@@ -39,8 +39,7 @@ def error_of(fault: Exception, host: str, port: int, *, secured: bool) -> SSHErr
     if isinstance(fault, NoVersion):
         return NotSSH(host=host, port=port, reason=fault.text)
     if isinstance(fault, NothingInCommon):
-        theirs, ours = (printable_bytes(b", ".join(names), MAX_SHOWN) for names in (fault.theirs, fault.ours))
-        return NoCommonAlgorithm(host=host, port=port, kind=fault.kind, theirs=theirs, ours=ours)
+        return no_common_algorithm(fault, host, port)
     if isinstance(fault, BadProof):
         return KeyExchangeFailed(host=host, port=port, reason=fault.text)
     if isinstance(fault, BadPacket):

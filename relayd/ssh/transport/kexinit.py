@@ -25,13 +25,18 @@ MAX_KEXINIT = 35_000
 
 
 class NothingInCommon(Exception):
-    """Client and server offer different algorithms of one kind."""
+    """
+    Client and server offer different algorithms of one kind.
 
-    def __init__(self, kind: str, theirs: Sequence[bytes], ours: Sequence[bytes]) -> None:
+    :ivar payload: of the server's KEXINIT.
+    """
+
+    def __init__(self, kind: str, theirs: Sequence[bytes], ours: Sequence[bytes], payload: bytes) -> None:
         super().__init__(kind)
         self.kind = kind
         self.theirs = theirs
         self.ours = ours
+        self.payload = payload
 
 
 class NegotiatedAlgorithms:
@@ -53,12 +58,20 @@ class NegotiatedAlgorithms:
         if len(payload) > MAX_KEXINIT:
             raise Breach("a KEXINIT of {size} bytes", size=len(payload))
         theirs = [field.split(b",") for field in getNS(payload[_COOKIE_SIZE:], 10)[:10]]
-        self.key_exchange = _choose(Text("key exchange"), ours.key_exchanges, theirs[0])
-        self.host_key = _choose(Text("host key type"), host_keys, theirs[1])
-        self.cipher_out = _choose(Text("cipher"), ours.ciphers, theirs[2])
-        self.cipher_in = _choose(Text("cipher"), ours.ciphers, theirs[3])
-        self.mac_out = None if is_authenticated(self.cipher_out) else _choose(Text("MAC"), ours.macs, theirs[4])
-        self.mac_in = None if is_authenticated(self.cipher_in) else _choose(Text("MAC"), ours.macs, theirs[5])
+
+        def choose(kind: str, offered: Sequence[bytes], at: int) -> bytes:
+            for name in offered:
+                if name in known[at]:
+                    return name
+            raise NothingInCommon(kind, theirs[at], offered, payload)
+
+        known = [frozenset(names) for names in theirs[:6]]
+        self.key_exchange = choose(Text("key exchange"), ours.key_exchanges, 0)
+        self.host_key = choose(Text("host key type"), host_keys, 1)
+        self.cipher_out = choose(Text("cipher"), ours.ciphers, 2)
+        self.cipher_in = choose(Text("cipher"), ours.ciphers, 3)
+        self.mac_out = None if is_authenticated(self.cipher_out) else choose(Text("MAC"), ours.macs, 4)
+        self.mac_in = None if is_authenticated(self.cipher_in) else choose(Text("MAC"), ours.macs, 5)
         self.strict = STRICT_SERVER in theirs[0]
 
     def names(self) -> set[bytes]:
@@ -89,11 +102,3 @@ def kexinit(policy: AlgorithmPolicy, host_keys: Sequence[bytes]) -> bytes:
             bytes(4),
         )
     )
-
-
-def _choose(kind: str, ours: Sequence[bytes], theirs: list[bytes]) -> bytes:
-    known = frozenset(theirs)
-    for name in ours:
-        if name in known:
-            return name
-    raise NothingInCommon(kind, theirs, ours)

@@ -1,9 +1,9 @@
 """
 The key exchange methods: how client and server agree on a secret; the client side of each.
 
-Source: RFC 4253, section 8 (Diffie-Hellman); RFC 4419 (group exchange); RFC 5656, section 4 (ECDH); RFC 8731
-(Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519).  No I/O; the primitives are `cryptography`'s,
-but for one.
+Source: RFC 4253, section 8, and RFC 8268 (Diffie-Hellman); RFC 4419 (group exchange); RFC 5656, section 4 (ECDH); RFC
+8731 (Curve25519); draft-ietf-sshm-mlkem-hybrid-kex (ML-KEM with X25519); draft-ietf-sshm-ntruprime-ssh (Streamlined
+NTRU Prime with X25519).  No I/O; the primitives are `cryptography`'s, but for two.
 """
 
 from __future__ import annotations
@@ -37,16 +37,23 @@ try:
 except ImportError:  # before cryptography 47
     MLKEM768PrivateKey = None  # type: ignore[assignment,misc]
 
+try:
+    from pqcrypto.kem import sntrup_761
+except ImportError:  # an extra of this package
+    sntrup_761 = None
+
 # Servers that have nothing newer will be there for years, and a warning about each of them helps nobody.
 warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", CryptographyDeprecationWarning)
 
 
-#: RFC 3526, sections 3 and 5: the constant that makes the group's modulus a safe prime.
-_MODP_OFFSETS = {2048: 124476, 4096: 240904}
+#: RFC 2409, section 6.2, and RFC 3526: the constant that makes the group's modulus a safe prime.
+_MODP_OFFSETS = {1024: 129093, 2048: 124476, 3072: 1690314, 4096: 240904, 6144: 929484, 8192: 4743158}
 
 #: Sizes of a group in bits: least, preferred, most (RFC 4419, section 3; RFC 8270). Every server has one of 3072 or
 #: 4096 bits; longer ones would only let a hostile server keep this process busy.
 GROUP_SIZES = (2048, 3072, 4096)
+#: The same for ``…-sha1``, whose servers may have nothing but the group of ``diffie-hellman-group1-sha1``, or as short.
+OLD_GROUP_SIZES = (1024, 3072, 4096)
 #: Length of our secret exponent in a group that the server chose.
 EXPONENT_BITS = 512
 
@@ -147,6 +154,24 @@ class MLKEM768X25519(_OneRound):
         return NS(hashlib.sha256(quantum_safe + classic).digest())
 
 
+class SNTRUP761X25519(_OneRound):
+    """``sntrup761x25519-sha512``: as `MLKEM768X25519`, with Streamlined NTRU Prime."""
+
+    hash_name = "sha512"
+    price = 50_000  # most of it for the key
+
+    def __init__(self) -> None:
+        self._x25519 = X25519PrivateKey.generate()
+        public, self._secret_key = sntrup_761.keygen()
+        self._ours = public + self._x25519.public_key().public_bytes_raw()
+
+    def _secret(self, theirs: bytes) -> bytes:
+        size = sntrup_761.CIPHERTEXT_SIZE
+        quantum_safe = sntrup_761.decaps(self._secret_key, theirs[:size])
+        classic = self._x25519.exchange(X25519PublicKey.from_public_bytes(theirs[size:]))
+        return NS(hashlib.sha512(quantum_safe + classic).digest())
+
+
 class ECDH(_OneRound):
     """``ecdh-sha2-nistp256``, ``ecdh-sha2-nistp384`` and ``ecdh-sha2-nistp521``"""
 
@@ -176,9 +201,9 @@ class _KnownGroup:
         return _integer(self._private.exchange(dh.DHPublicNumbers(theirs, self._numbers).public_key()))
 
 
-class _ServersGroup:
+class _UncheckedGroup:
     """
-    A Diffie-Hellman group that the server chose, and our values in it.
+    A Diffie-Hellman group that the server chose, or that `cryptography` does not know, and our values in it.
 
     `cryptography` first checks that the modulus of an unknown group is a safe prime. For 4096 bits that takes 3.5 s for
     each of the two values, in which the event loop stands still. OpenSSH does not check it: the server signs the group,
@@ -199,13 +224,13 @@ class _ServersGroup:
 
 
 class FixedGroup(_OneRound):
-    """``diffie-hellman-group14-sha256``, ``diffie-hellman-group16-sha512`` and ``diffie-hellman-group14-sha1``"""
-
-    price = 8_000
+    """The groups that have a number, such as ``diffie-hellman-group14-sha256``."""
 
     def __init__(self, bits: int, hash_name: str) -> None:
         self.hash_name = hash_name
-        self._group = _KnownGroup(modp_prime(bits))
+        self.price = 8_000 if bits <= 4096 else 25_000
+        prime = modp_prime(bits)
+        self._group = _KnownGroup(prime) if bits >= 2048 else _UncheckedGroup(prime, 2)
 
     def _encode(self, value: bytes) -> bytes:
         return bytes(self._group.public)
@@ -219,10 +244,11 @@ class GroupExchange:
 
     price = 50_000
 
-    def __init__(self, hash_name: str) -> None:
+    def __init__(self, hash_name: str, sizes: tuple[int, int, int] = GROUP_SIZES) -> None:
         self.hash_name = hash_name
-        self._request = struct.pack(">LLL", *GROUP_SIZES)
-        self._group: _ServersGroup | None = None
+        self._sizes = sizes
+        self._request = struct.pack(">LLL", *sizes)
+        self._group: _UncheckedGroup | None = None
         self._values = b""
 
     def first(self) -> tuple[int, bytes]:
@@ -232,11 +258,11 @@ class GroupExchange:
         if message == MSG_KEX_REPLY and self._group is None:
             prime, rest = getMP(payload)
             generator, _rest = getMP(rest)
-            if not GROUP_SIZES[0] <= prime.bit_length() <= GROUP_SIZES[2] or not prime & 1:
+            if not self._sizes[0] <= prime.bit_length() <= self._sizes[2] or not prime & 1:
                 raise Breach("a group of {bits} bits", bits=prime.bit_length())
             if not 1 < generator < prime - 1:
                 raise Breach("an invalid generator")
-            self._group = _ServersGroup(prime, generator)
+            self._group = _UncheckedGroup(prime, generator)
             self._values = MP(prime) + MP(generator) + self._group.public
             return MSG_KEX_DH_GEX_INIT, self._group.public
         if message == MSG_KEX_DH_GEX_REPLY and self._group is not None:
@@ -251,7 +277,7 @@ class GroupExchange:
 @cache
 def modp_prime(bits: int) -> int:
     """
-    The modulus of a group of RFC 3526, by that RFC's own formula:
+    The modulus of a group of RFC 2409 or RFC 3526, by their own formula:
     2^bits - 2^(bits - 64) - 1 + 2^64 ([2^(bits - 130) pi] + offset).
     """
     middle = _pi(bits - 130) + _MODP_OFFSETS[bits]
@@ -290,8 +316,24 @@ METHODS: dict[bytes, Callable[[], KeyExchangeMethod]] = {
     b"diffie-hellman-group-exchange-sha256": lambda: GroupExchange("sha256"),
     b"diffie-hellman-group16-sha512": lambda: FixedGroup(4096, "sha512"),
     b"diffie-hellman-group14-sha256": lambda: FixedGroup(2048, "sha256"),
+    b"diffie-hellman-group15-sha512": lambda: FixedGroup(3072, "sha512"),
+    b"diffie-hellman-group17-sha512": lambda: FixedGroup(6144, "sha512"),
+    b"diffie-hellman-group18-sha512": lambda: FixedGroup(8192, "sha512"),
     b"diffie-hellman-group14-sha1": lambda: FixedGroup(2048, "sha1"),
-    b"diffie-hellman-group-exchange-sha1": lambda: GroupExchange("sha1"),
+    b"diffie-hellman-group-exchange-sha1": lambda: GroupExchange("sha1", OLD_GROUP_SIZES),
+    b"diffie-hellman-group1-sha1": lambda: FixedGroup(1024, "sha1"),
 }
 if MLKEM768PrivateKey is not None:
     METHODS[b"mlkem768x25519-sha256"] = MLKEM768X25519
+if sntrup_761 is not None:
+    METHODS[b"sntrup761x25519-sha512"] = METHODS[b"sntrup761x25519-sha512@openssh.com"] = SNTRUP761X25519
+#: Methods that need a library which is not installed here, with the library's name for pip.
+MISSING_LIBRARIES: dict[bytes, str] = {
+    name: library
+    for name, library in (
+        (b"mlkem768x25519-sha256", "cryptography>=47"),
+        (b"sntrup761x25519-sha512", "pqcrypto"),
+        (b"sntrup761x25519-sha512@openssh.com", "pqcrypto"),
+    )
+    if name not in METHODS
+}

@@ -1,5 +1,5 @@
 """
-What servers are known to bear: how long a command may be, and how many sessions one connection may have.
+What servers are known to bear: how long a command may be, how many sessions one connection may have; and to do.
 
 A packet that is too long makes a server close the connection, and with it the commands of others. A command that is too
 long for the host's system to start has its use, too: see `guarded`.
@@ -33,6 +33,9 @@ _GUARDED: Final = MAX_LINUX_ARGUMENT - 12
 _OTHER_SYSTEMS: Final = (b"BSD", b"Windows")
 #: What sshd writes when it cannot start the user's shell. A shell would write its own name and a line number first.
 _NOT_STARTED: Final = re.compile(rb"/[^\s:]{1,200}: (Argument list too long)\r?\n")
+_OPENSSH: Final = re.compile(rb"OpenSSH_(\d{1,3})\.(\d{1,3})")
+#: The first version of OpenSSH that passes signals on.
+_SIGNALS_SINCE: Final = (7, 9)
 #: Bytes of an ``exec`` and of an ``env`` request without their texts.
 _EXEC: Final = 18
 _ENV: Final = 21
@@ -68,6 +71,17 @@ def most_sessions(version: bytes) -> int | None:
     """
     # dropbear 2022.83 loses output and exit status of sessions side by side, and at times dies of an assertion.
     return 1 if _software(version).startswith(b"dropbear") else None
+
+
+def passes_signals(version: bytes) -> bool:
+    """
+    Whether a server is known to pass signals on to a command (RFC 4254, section 6.9).
+
+    :param version: see `most_payload`.
+    """
+    software = _software(version)
+    found = _OPENSSH.match(software)
+    return software.startswith(b"dropbear") or (found is not None and (int(found[1]), int(found[2])) >= _SIGNALS_SINCE)
 
 
 def most_of_command(payload: int) -> int:

@@ -48,7 +48,7 @@ def check_proof(agreed: Agreed, algorithm: bytes, digest: bytes, min_rsa_bits: i
     try:
         if Fields(agreed.signature).string() != uncertified(algorithm):
             raise BadProof("its signature is of another type than agreed")
-        key = PublicKey(_plain_key(agreed.host_key, min_rsa_bits), min_rsa_bits)
+        key = PublicKey(_plain_key(agreed.host_key, min_rsa_bits), min_rsa_bits, dsa_allowed=algorithm == b"ssh-dss")
     except (BadCertificate, BadPublicKey) as error:
         raise BadProof("its host key cannot be used: {reason}", reason=error.text) from None
     except CutOff:

@@ -14,7 +14,7 @@ it is for: `key_exchange.KeyExchange`, this module, or the service of the moment
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -149,6 +149,7 @@ class ClientTransport(SSHClientTransport):
             policy, offered, partial(known_hosts.verify, host, port), self._reader, self._writer
         )
         self._renewed = clock.seconds()
+        self._warned_of: frozenset[bytes] = frozenset()
         self._blocked: list[tuple[int, bytes]] = []  # what must not be sent during a key exchange
         self._extensions_at = 0  # the number of the packet that may hold extensions
 
@@ -332,7 +333,8 @@ class ClientTransport(SSHClientTransport):
     def _kexinit_received(self, payload: bytes) -> None:
         exchange = self._key_exchange
         exchange.negotiate(payload)
-        self._warn_if_outdated()
+        if exchange.algorithms is not None:
+            self.warn_of(exchange.algorithms.names())
         if not exchange.running:
             # A key exchange is expensive. A server that begins many has to wait, and without time or data between them
             # its connection is closed. A KEXINIT may have thousands of names.
@@ -342,16 +344,13 @@ class ClientTransport(SSHClientTransport):
                 self.flood_limit.count_key_exchange()
         self._write(exchange.respond())
 
-    def _warn_if_outdated(self) -> None:
-        algorithms = self._key_exchange.algorithms
-        used = self.policy.outdated.intersection(algorithms.names() if algorithms is not None else ())
-        if used and not self._key_exchange.secured:
-            _log.warn(
-                "{host}:{port} uses outdated algorithms: {names}",
-                host=self.host,
-                port=self.port,
-                names=printable_bytes(b", ".join(sorted(used)), MAX_SHOWN),
-            )
+    def warn_of(self, algorithms: Iterable[bytes]) -> None:
+        """Log those of *algorithms* that are outdated and about to be used, each once a connection."""
+        used = self.policy.outdated.intersection(algorithms) - self._warned_of
+        if used:
+            self._warned_of |= used
+            names = printable_bytes(b", ".join(sorted(used)), MAX_SHOWN)
+            _log.warn("{host}:{port} uses outdated algorithms: {names}", host=self.host, port=self.port, names=names)
 
     def _newkeys_received(self) -> None:
         exchange = self._key_exchange

@@ -63,6 +63,17 @@ class FindTests(SynchronousTestCase):
     def test_order_that_does_not_fit_gives_way_to_the_text(self) -> None:
         self.assertEqual(found(listing(leader(60, 5, "shell"), leader(61, 6, "same")), b"a", 0, [b"a", b"b"]), 61)
 
+    def test_by_text_alone(self) -> None:
+        """Where the connection of a process is not known."""
+        child = b"child 60 9 5 "
+        for what, pid in ((b"same", 60), (b"tail", 60), (b"program", None), (b"shell", None)):
+            self.assertEqual(found(listing(child + what), b"make", 0, [b"make"]), pid)
+            self.assertIsNone(find(listing(child + what), b"make", 0, [b"make"], [b"make"]))
+            self.assertIsNone(found(listing(child + what), b"make", 1, [b"make", b"make"]))
+        for other, pid in ((b"same", None), (b"tail", None), (b"program", None), (b"shell", 60)):
+            both = listing(child + b"same", b"child 61 9 5 " + other)
+            self.assertEqual(found(both, b"make", 0, [b"make", b"other"]), pid)
+
     def test_line_that_signals(self) -> None:
         for session, line in ((60, b"hit TERM 60 5 60\n"), (9, b"hit TERM 60 5 9\n")):
             (process,) = listing(leader(60, 5, "program", session))
@@ -114,8 +125,7 @@ class ScriptTests(SynchronousTestCase):
     """`script`."""
 
     def test_command_stays_within_its_quotes(self) -> None:
-        read = script(MARK, b"it's\n'; leaders; '\0", None)
-        self.assertTrue(
-            read.startswith(b"unset n w p\nn=c0ffee p= w='-c\nit'\\''s '\\''; leaders; '\\'''\n"), read[:80]
-        )
-        self.assertIn(b" p=4000 ", script(MARK, b"true", 4000))
+        read = script(MARK, b"it's\n'; leaders; '\0", None, 1.25)
+        begin = b"unset n w p age\nn=c0ffee p= age=125 w='-c\nit'\\''s '\\''; leaders; '\\'''\n"
+        self.assertTrue(read.startswith(begin), read[:80])
+        self.assertIn(b" p=4000 ", script(MARK, b"true", 4000, 0.0))

@@ -115,15 +115,24 @@ class ShellTests(SynchronousTestCase):
         port: int = 0,
         sessions: bool = True,
         environment: Sequence[tuple[str, str]] = (),
+        addresses: Sequence[tuple[str, str]] | None = None,
+        inherited: Sequence[tuple[str, str]] = (),
     ) -> subprocess.Popen[bytes]:
-        """A server's process for one connection."""
-        variables = {"SSH_CONNECTION": HERE.format(port or self.port), "PATH": os.environ["PATH"], **dict(environment)}
+        """
+        A server's process for one connection.
+
+        :param addresses: the variables that it gives to a command for its connection, where not as OpenSSH.
+        :param inherited: variables that it has itself.
+        """
+        given = [("SSH_CONNECTION", HERE.format(port or self.port))] if addresses is None else addresses
+        variables = {"PATH": os.environ["PATH"], **dict(given), **dict(environment)}
         told = {"commands": commands, "shell": shell, "path": self.path, "environment": variables, "sessions": sessions}
         server = subprocess.Popen(
             [sys.executable, host.__file__, json.dumps(told)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **dict(inherited)},
         )
         self.addCleanup(self.end, server)
         return server
@@ -152,13 +161,18 @@ class ShellTests(SynchronousTestCase):
         wanted: str = "",
         port: int | None = None,
         sessions: bool = True,
+        addresses: Sequence[tuple[str, str]] | None = None,
+        inherited: Sequence[tuple[str, str]] = (),
+        age: float = 0.0,
     ) -> Shell:
         """A shell beside commands of these texts, as a server runs them, which lists them."""
-        server = self.start([["sh", "-c", text] for text in texts], shell, sessions=sessions)
+        server = self.start(
+            [["sh", "-c", text] for text in texts], shell, sessions=sessions, addresses=addresses, inherited=inherited
+        )
         told = Shell(server, mark := secrets.token_hex(8))
         for text in texts:
             self.wait(lambda text=text: self.runs(text, server.pid), text)  # type: ignore[misc]
-        told.write(script(mark, (wanted or texts[0]).encode(), port))
+        told.write(script(mark, (wanted or texts[0]).encode(), port, age))
         return told
 
     def runs(self, text: str, server: int) -> bool:
@@ -218,8 +232,88 @@ class ShellTests(SynchronousTestCase):
             self.start([command])
             self.wait(lambda: len(processes(mark)) == 3, "they run")  # noqa: B023
             told = Shell(server, "mark")
-            told.write(script("mark", command[2].encode(), None))
+            told.write(script("mark", command[2].encode(), None, 0.0))
             self.assertEqual(told.listing(), [], shell)
+
+    def test_servers_that_give_fewer_addresses(self) -> None:
+        """As lsh and Conch, which has one process for all connections."""
+        for shell in self.shells():
+            mark, sleep = marked_sleep()
+            command = ["sh", "-c", f"{sleep}; true"]
+            ours = ("SSH_CLIENT", f"127.0.0.1 {self.port} 22")
+            other = f"SSH_CLIENT=127.0.0.1 {self.port + 1} 22"
+            server = self.start([["env", other, *command], command], shell, addresses=[ours])
+            self.wait(lambda: len(processes(mark)) == 2, "they run")  # noqa: B023
+            told = Shell(server, "mark")
+            told.write(script("mark", command[2].encode(), None, 0.0))
+            (leader,) = told.listing()
+            self.assertEqual((leader.what, leader.here), ("same", True), shell)
+            self.assertIn("=".join(ours).encode(), Path(f"/proc/{leader.pid}/environ").read_bytes())
+            told.hit(leader, "TERM")
+            self.assertEqual((told.left(leader), len(processes(mark))), (b"left 0", 1), shell)
+            for pid in processes(mark):
+                os.kill(pid, signal.SIGKILL)
+
+    def test_servers_that_give_no_addresses(self) -> None:
+        """A command is known by its text, or its last part, among what the server started when it began."""
+        for shell in self.shells():
+            for inherited in ((), (("SSH_CONNECTION", HERE.format(self.port)),)):
+                mark, sleep = marked_sleep()
+                _other, another = marked_sleep()
+                for text, what in ((f"cd / ; {sleep}; true", "same"), (f"cd / ; exec {sleep}", "tail")):
+                    texts = [text, f"{another}; true"]
+                    told = self.ask(shell, texts, sessions=False, addresses=inherited, inherited=inherited)
+                    leaders = told.listing()
+                    seen = {(each.what, each.here) for each in leaders}
+                    self.assertEqual(seen, {(what, False), ("shell", False)}, shell)
+                    self.assertEqual(len(leaders), 2, shell)
+                    self.assertIsNone(find(leaders, text.encode(), 0, [text.encode()], [text.encode()]))
+                    found = find(leaders, text.encode(), 0, [text.encode()])
+                    assert found is not None
+                    told.hit(found, "TERM")
+                    self.assertEqual((told.left(found), processes(mark)), (b"left 0", []), shell)
+
+    def test_what_began_at_another_time(self) -> None:
+        for shell in self.shells():
+            _mark, sleep = marked_sleep()
+            told = self.ask(shell, [f"{sleep}; true"], addresses=(), age=10.0)
+            self.assertEqual(told.listing(), [], shell)
+
+    def test_two_of_which_one_might_be_the_other(self) -> None:
+        """The one that has our text may be somebody else's, when ours has become its last part already."""
+        for shell in self.shells():
+            _mark, sleep = marked_sleep()
+            other_mark, _ = marked_sleep()
+            text = f"{sleep}; true"
+            for other in (text, f"exec sleep {other_mark}"):
+                told = self.ask(shell, [text, other], addresses=())
+                leaders = told.listing()
+                self.assertEqual(len(leaders), 2, shell)
+                self.assertIsNone(find(leaders, text.encode(), 0, [text.encode()]), shell)
+
+    def test_command_of_another_process_without_addresses(self) -> None:
+        """As tinysshd behind socat, which has one process for each connection."""
+        for shell in self.shells():
+            mark, sleep = marked_sleep()
+            text = f"{sleep}; true"
+            self.start([["sh", "-c", text]], addresses=())
+            self.wait(lambda: processes(mark), "it runs")  # noqa: B023
+            # The same text at the same time, and no server's
+            stranger_mark, stranger = marked_sleep()
+            self.start_stranger(text, stranger)
+            self.wait(lambda: processes(stranger_mark), "it runs")  # noqa: B023
+            told = self.ask(shell, ["sleep 0.1"], wanted=text, port=self.port, addresses=())
+            leaders = [leader for leader in told.listing() if leader.what == "same"]
+            pids = [leader.pid for leader in leaders]
+            self.assertEqual(len(pids), 1, shell)
+            told.hit(leaders[0], "TERM")
+            self.assertEqual((told.left(leaders[0]), len(processes(mark))), (b"left 0", 1), shell)
+
+    def start_stranger(self, text: str, then: str) -> None:
+        """A process with the arguments of a command, which a shell started."""
+        process = subprocess.Popen(["sh", "-c", f'sh -c "$0" & {then}', text], start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(os.killpg, process.pid, signal.SIGKILL)
 
     def test_command_with_a_name_that_forges_numbers(self) -> None:
         for shell in self.shells():
@@ -250,7 +344,7 @@ class ShellTests(SynchronousTestCase):
                 self.forged(names[2], environment=[ours]),
                 self.forged(names[3], environment=[ours]),
             ):
-                told.write(script("mark", text.encode(), None))
+                told.write(script("mark", text.encode(), None, 0.0))
                 (leader,) = told.listing()
                 self.assertEqual((leader.pid, leader.what), (pid, "same"))
                 self.assertEqual((told.hit(leader, "TERM"), told.left(leader)), (b"left 2", b"left 0"), shell)
@@ -360,11 +454,11 @@ class ShellTests(SynchronousTestCase):
             server = self.start(
                 [["sh", "-c", f"{sleep}; true"]],
                 shell,
-                environment=[("n", "x"), ("w", "x"), ("p", "x")],
+                environment=[(name, "x") for name in ("n", "w", "p", "age", "m", "j")],
             )
             self.wait(lambda: processes(mark), "it runs")  # noqa: B023
             told = Shell(server, "secretmark")
-            told.write(script("secretmark", b"secretcommand", None))
+            told.write(script("secretmark", b"secretcommand", None, 0.0))
             for leader in told.listing():
                 told.hit(leader, "TERM")
             # busybox may do without: then there is no other program that could be looked at

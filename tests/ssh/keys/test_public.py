@@ -10,10 +10,13 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from twisted.conch.ssh.common import MP, NS
 from twisted.conch.ssh.keys import Key
 from twisted.trial.unittest import SynchronousTestCase
@@ -37,6 +40,19 @@ HASH = bytes(32)
 #: For properties, which must be the same each time.
 SIGNED = {blob_of_private(key): sign(key, HASH) for key in (ED25519, LONG, NIST)}
 NEGATIVE = NS(b"\xfd")
+DSA = dsa.generate_private_key(1024)
+
+
+def dsa_blob(key: dsa.DSAPrivateKey, p: int = 0) -> bytes:
+    numbers = key.public_key().public_numbers()
+    group = numbers.parameter_numbers
+    return NS(b"ssh-dss") + MP(p or group.p) + MP(group.q) + MP(group.g) + MP(numbers.y)
+
+
+def dsa_signature(key: dsa.DSAPrivateKey, data: bytes) -> bytes:
+    """RFC 4253, section 6.6."""
+    numbers = decode_dss_signature(key.sign(data, hashes.SHA1()))
+    return NS(b"ssh-dss") + NS(b"".join(number.to_bytes(20, "big") for number in numbers))
 
 
 class ReadingTests(SynchronousTestCase):
@@ -84,16 +100,34 @@ class ReadingTests(SynchronousTestCase):
         self.refuse(NS(b"ecdsa-sha2-nistp384") + curve + good[-69:])
 
     def test_types_that_are_not_taken(self) -> None:
-        numbers = dsa.generate_private_key(1024).public_key().public_numbers()
-        group = numbers.parameter_numbers
         for blob in (
-            NS(b"ssh-dss") + MP(group.p) + MP(group.q) + MP(group.g) + MP(numbers.y),
+            dsa_blob(DSA),
             NS(b"sk-ssh-ed25519@openssh.com") + NS(bytes(32)) + NS(b"ssh:"),
             NS(b"ssh-ed448") + NS(bytes(57)),
             NS(b""),
             certificate(blob_of_private(ED25519), ED25519, [b"h"]),
         ):
             self.refuse(blob, "of a type that is not supported")
+
+    def test_dsa_where_it_is_allowed(self) -> None:
+        """That is the key of a host under a policy with ``ssh-dss``."""
+        blob, key = dsa_blob(DSA), PublicKey(dsa_blob(DSA), 2048, dsa_allowed=True)
+        good = dsa_signature(DSA, HASH)
+        self.assertTrue(key.verify(good, HASH))
+        for bad in (good[:-1], good + b"\0", good[:-41] + good[-40:], NS(b"ssh-dss") + NS(bytes(40)), NS(b"ssh-rsa")):
+            self.assertFalse(key.verify(bad, HASH))
+        self.assertFalse(key.verify(good, HASH + b"x"))
+        for wrong in (dsa_blob(dsa.generate_private_key(2048)), blob[:-1], blob + b"\0", dsa_blob(DSA, p=2**1023 + 1)):
+            self.assertRaises(BadPublicKey, PublicKey, wrong, 1024, dsa_allowed=True)
+        proof = Agreed(blob, good, b"", b"")
+        check_proof(proof, b"ssh-dss", HASH, 1024)
+        self.assertRaises(BadProof, check_proof, proof, b"ssh-rsa", HASH, 1024)
+
+    def test_dsa_of_an_authority(self) -> None:
+        """It vouches for nobody, whatever the policy."""
+        signed = certificate(blob_of_private(ED25519), ED25519, [b"h"])
+        forged = replace(parse_certificate(signed), authority=dsa_blob(DSA), signature=dsa_signature(DSA, HASH))
+        self.assertFalse(replace(forged, signed=HASH).is_signed())
 
     def test_more_or_less_than_a_key(self) -> None:
         for key in (ED25519, LONG, NIST):

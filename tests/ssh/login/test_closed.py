@@ -23,9 +23,9 @@ from relayd.ssh.login.identities import Identity
 from relayd.ssh.login.signatures import doubt_of
 from relayd.ssh.transport.algorithms import LEGACY, MODERN
 from relayd.ssh.transport.numbers import MSG_USERAUTH_BANNER, MSG_USERAUTH_METHOD
-from tests.ssh.login.test_login import BY_PASSWORD, PASSWORD, LoginTestCase
+from tests.ssh.login.test_login import BY_PASSWORD, PASSWORD, LoginTestCase, request
 from tests.support.pam_words import PAM_QUESTIONS
-from tests.support.ssh import key_pair
+from tests.support.ssh import blob_of, key_pair
 
 
 class ClosedTestCase(LoginTestCase):
@@ -249,16 +249,55 @@ class QuestionTests(ClosedTestCase):
 class SignatureTests(ClosedTestCase):
     """A key that may be the right one."""
 
-    def refused(self, kind: str = "rsa", version: bytes = b"SSH-2.0-Test", **extensions: bytes) -> None:
-        self.begin(key=parse_private_key(key_pair(kind)[0]), **extensions)
+    def refused(
+        self, kind: str = "rsa", version: bytes = b"SSH-2.0-Test", **extensions: bytes
+    ) -> list[tuple[int, bytes]]:
+        """The key is refused: what is sent then."""
+        self.key = parse_private_key(key_pair(kind)[0])
+        self.begin(key=self.key, **extensions)
         self.transport.otherVersionString = version
         self.refuse(b"publickey", b"password")
-        self.refuse(b"publickey", b"password")
+        return self.refuse(b"publickey", b"password")
 
-    def test_sha1_only(self) -> None:
-        for names in (b"ssh-rsa", b"ssh-ed25519,ssh-rsa,ecdsa-sha2-nistp256"):
-            self.refused(server_sig_algs=names)
-            self.error(SignatureRefused, "with SHA-1 (ssh-rsa) only", "the legacy algorithms", "may be the right one")
+    def ask(self, version: bytes = b"SSH-2.0-Test", **extensions: bytes) -> None:
+        """The key is refused, and the server is asked whether it would do with SHA-1."""
+        question = request(b"publickey", b"\0" + NS(b"ssh-rsa") + NS(blob_of(key_pair("rsa")[1])))
+        self.assertEqual(self.refused(version=version, **extensions), [question])
+        self.assertEqual(self.failures, [])
+
+    def close(self) -> None:
+        """The server closes the connection."""
+        self.service.serviceStopped()
+
+    def test_the_right_key_for_servers_with_sha1_only(self) -> None:
+        """The server says so when it is asked; nothing is signed with SHA-1."""
+        would = "would accept this key with a SHA-1 signature (ssh-rsa), which the legacy algorithms allow"
+        for names in (b"ssh-rsa", b"ssh-ed25519,ssh-rsa", b"rsa-sha2-512,ssh-rsa", None):
+            self.ask(**({} if names is None else {"server_sig_algs": names}))
+            self.service.packetReceived(MSG_USERAUTH_METHOD, NS(b"ssh-rsa"))
+            self.error(SignatureRefused, would, "(--ssh-algorithms legacy)", "may be the right one")
+            self.assertEqual(self.transport.take(), [])
+
+    def test_a_wrong_key_for_servers_with_sha1_only(self) -> None:
+        for names in (b"ssh-rsa", b"rsa-sha2-512,ssh-rsa"):
+            self.ask(server_sig_algs=names)
+            self.assertEqual(self.refuse(b"publickey", b"password"), [])
+            self.error(LoginRefused, "tried publickey (it is not accepted with a SHA-1 signature either); the server")
+
+    def test_servers_that_close_instead_of_an_answer(self) -> None:
+        self.ask(server_sig_algs=b"ssh-rsa")
+        self.close()
+        self.error(SignatureRefused, "with SHA-1 (ssh-rsa) only", "the legacy algorithms", "may be the right one")
+        self.ask(server_sig_algs=b"rsa-sha2-512,ssh-rsa")
+        self.close()
+        self.error(LoginRefused, "tried publickey; the server offers")
+
+    def test_not_asked_in_vain(self) -> None:
+        """Each refusal may count against the address of the relay."""
+        for kind, names in (("ed25519", b"ssh-rsa"), ("rsa", b"rsa-sha2-512,ssh-ed25519"), ("ecdsa", b"ssh-rsa")):
+            self.assertEqual(self.refused(kind, server_sig_algs=names), [])
+            (error,) = self.failures
+            self.assertIsInstance(error, LoginRefused)
 
     def test_another_type(self) -> None:
         self.refused("ed25519", server_sig_algs=b"rsa-sha2-512,ecdsa-sha2-nistp256")
@@ -283,9 +322,8 @@ class SignatureTests(ClosedTestCase):
         self.assertEqual((error.keys_tried, error.password_left), (1, True))
 
     def test_a_wrong_key(self) -> None:
-        for kind in ("rsa", "ed25519"):
-            self.refused(kind, server_sig_algs=b"ssh-ed25519,rsa-sha2-512,ssh-rsa")
-            self.error(LoginRefused, "tried publickey; the server offers")
+        self.refused("ed25519", server_sig_algs=b"ssh-ed25519,rsa-sha2-512,ssh-rsa")
+        self.error(LoginRefused, "tried publickey; the server offers")
 
     def test_servers_that_do_not_say(self) -> None:
         for version, words in (
@@ -297,7 +335,8 @@ class SignatureTests(ClosedTestCase):
             (b"SSH-2.0-Cisco-1.25", "an old one accepts"),
             (b"SSH-2.0-OpenSSH_7.4", "an old one accepts"),
         ):
-            self.refused(version=version)
+            self.ask(version)
+            self.close()
             self.error(SignatureRefused, words, "the legacy algorithms")
         self.refused("ed25519", version=b"SSH-2.0-OpenSSH_6.6")
         self.error(LoginRefused, "tried publickey; the server offers")
@@ -305,9 +344,9 @@ class SignatureTests(ClosedTestCase):
     def test_beside_a_password(self) -> None:
         """Which is wrong for certain."""
         self.begin(key=parse_private_key(key_pair("rsa")[0]), password=PASSWORD, server_sig_algs=b"ssh-rsa")
-        for _ in range(3):
+        for _ in range(4):
             self.refuse(b"publickey", b"password")
-        self.error(LoginRefused, "the legacy algorithms allow) and password;")
+        self.error(LoginRefused, "publickey (it is not accepted with a SHA-1 signature either) and password;")
 
     def test_by_the_policy_that_takes_them(self) -> None:
         for algorithm, accepted in ((b"ssh-rsa", b"ssh-rsa"), (b"ssh-rsa", None), (b"rsa-sha2-512", None)):

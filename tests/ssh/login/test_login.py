@@ -19,6 +19,7 @@ from relayd.ssh.login.agent import AgentError
 from relayd.ssh.login.identities import Identities, Identity, own_identities
 from relayd.ssh.login.login import MAX_KEYS, MAX_PROMPTS, LoginService
 from relayd.ssh.target import Credential, Target
+from relayd.ssh.transport.algorithms import LEGACY, MODERN, AlgorithmPolicy
 from relayd.ssh.transport.numbers import (
     MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
@@ -51,10 +52,12 @@ class LoginTestCase(LogTestCase):
         password: str | None = None,
         key: Key | None = None,
         identities: Sequence[Identity] = (),
+        policy: AlgorithmPolicy = MODERN,
         **extensions: bytes,
     ) -> None:
         """Start logging in with this credential; the answers to come are about method ``none`` first."""
         self.transport = PacketRecorder()
+        self.transport.policy = policy
         self.transport.peerExtensions = {name.replace("_", "-").encode(): value for name, value in extensions.items()}
         self.succeeded = 0
         self.failures: list[SSHError] = []
@@ -148,6 +151,21 @@ class MethodTests(LoginTestCase):
             self.assert_signed(self.refuse(b"publickey"), key, algorithm)
         self.begin(key=key)
         self.assert_signed(self.refuse(b"publickey"), key, b"rsa-sha2-512")
+        self.assertEqual(self.transport.warned_of, set())
+
+    def test_rsa_signs_with_sha1_where_that_is_allowed(self) -> None:
+        key = parse_private_key(key_pair("rsa")[0])
+        for taken, algorithms in (
+            (b"ssh-ed25519,ssh-rsa", (b"ssh-rsa",)),
+            (b"ssh-rsa,rsa-sha2-256", (b"rsa-sha2-256", b"ssh-rsa")),
+            (None, (b"rsa-sha2-512", b"ssh-rsa")),
+        ):
+            self.begin(key=key, policy=LEGACY, **({} if taken is None else {"server_sig_algs": taken}))
+            for algorithm in algorithms:
+                self.assert_signed(self.refuse(b"publickey"), key, algorithm)
+                self.assertEqual(self.transport.warned_of, {b"ssh-rsa"} if algorithm == b"ssh-rsa" else set())
+            self.assertEqual(self.refuse(b"publickey"), [])  # and nothing is asked
+            self.assert_refused("tried publickey")
 
     def test_banner_is_passed_over(self) -> None:
         self.begin(password=PASSWORD)
@@ -454,6 +472,18 @@ class ExpiryTests(LoginTestCase):
         self.service.packetReceived(MSG_USERAUTH_METHOD, packet)
         self.assertEqual(self.transport.take(), [])
         self.expired()
+
+    def test_advice_to_change_it_now_and_then(self) -> None:
+        """It has not expired, and is asked for."""
+        for text in (
+            b"Please change your password now and then.\nPassword: ",
+            b"You must change your password from time to time.\nPassword: ",
+            b"Users have to change your password every 90 days.\nPassword: ",
+            b"You are required to change your password regularly\nPassword: ",
+        ):
+            self.begin(password=PASSWORD)
+            self.refuse(b"keyboard-interactive")
+            self.assertEqual(self.prompt((text, False)), self.answers(PASSWORD))
 
     def test_a_long_prompt(self) -> None:
         """It is read once, not from each "passw" in it as if that were the beginning of a word as long as the rest."""

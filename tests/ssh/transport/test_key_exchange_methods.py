@@ -1,16 +1,24 @@
 """
-Key exchange methods by themselves: a group that the server chose.
+Key exchange methods by themselves: groups, and what a hostile server may send.
 """
 
 from __future__ import annotations
 
 import time
 
-from twisted.conch.ssh.common import MP, NS, getMP
+from twisted.conch.ssh.common import MP, NS, getMP, getNS
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh.transport.breach import Breach
-from relayd.ssh.transport.key_exchange_methods import Agreed, GroupExchange, modp_prime
+from relayd.ssh.transport.key_exchange_methods import (
+    METHODS,
+    SNTRUP761X25519,
+    Agreed,
+    FixedGroup,
+    GroupExchange,
+    modp_prime,
+    sntrup_761,
+)
 from relayd.ssh.transport.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
 
 
@@ -54,9 +62,61 @@ class GroupExchangeTests(SynchronousTestCase):
         ):
             self.assertRaises(Breach, self.public, prime, generator)
 
+    def test_short_groups_are_for_the_old_hash_alone(self) -> None:
+        self.assertRaises(Breach, self.public, modp_prime(1024), 2)
+        old = METHODS[b"diffie-hellman-group-exchange-sha1"]()
+        old.first()
+        self.assertIsInstance(old.step(MSG_KEX_REPLY, MP(modp_prime(1024)) + MP(2)), tuple)
+        older = METHODS[b"diffie-hellman-group-exchange-sha1"]()
+        older.first()
+        self.assertRaises(Breach, older.step, MSG_KEX_REPLY, MP(modp_prime(1024) >> 8 | 1) + MP(2))
+
     def test_public_values_that_are_refused(self) -> None:
         prime = modp_prime(2048)
         for value in (0, 1, prime - 1, prime):
             self.setUp()
             self.public(prime, 2)
             self.assertRaises(Breach, self.reply, value)
+
+
+class FixedGroupTests(SynchronousTestCase):
+    """Groups that have a number."""
+
+    def test_the_prime_of_group_1(self) -> None:
+        # RFC 2409, section 6.2
+        digits = (
+            "FFFFFFFFFFFFFFFF C90FDAA2 2168C234 C4C6628B 80DC1CD1 29024E08 8A67CC74 020BBEA6 3B139B22 514A0879 8E3404DD"
+            "EF9519B3CD3A431B 302B0A6D F25F1437 4FE1356D 6D51C245 E485B576 625E7EC6 F44C42E9 A637ED6B 0BFF5CB6 F406B7ED"
+            "EE386BFB 5A899FA5 AE9F2411 7C4B1FE6 49286651 ECE65381 FFFFFFFF FFFFFFFF"
+        )
+        self.assertEqual(modp_prime(1024), int(digits.replace(" ", ""), 16))
+
+    def test_both_sides_agree_and_nobody_has_to_wait_for_it(self) -> None:
+        for bits in (1024, 3072, 6144, 8192):
+            began = time.process_time()
+            exchange = FixedGroup(bits, "sha512")
+            _message, first = exchange.first()
+            agreed = exchange.step(MSG_KEX_REPLY, NS(b"key") + MP(pow(2, 3**300, modp_prime(bits))) + NS(b"signature"))
+            self.assertLess(time.process_time() - began, 2)
+            assert isinstance(agreed, Agreed)
+            self.assertEqual(agreed.secret, MP(pow(getMP(first)[0], 3**300, modp_prime(bits))))
+
+    def test_public_values_that_are_refused(self) -> None:
+        for bits in (1024, 3072):
+            for value in (0, 1, modp_prime(bits) - 1, modp_prime(bits)):
+                answer = NS(b"key") + MP(value) + NS(b"signature")
+                self.assertRaises(Breach, FixedGroup(bits, "sha512").step, MSG_KEX_REPLY, answer)
+
+
+class SNTRUP761Tests(SynchronousTestCase):
+    """``sntrup761x25519-sha512``; `tests.peers.test_ssh_matrix` has it with OpenSSH."""
+
+    def test_values_that_are_refused(self) -> None:
+        exchange = SNTRUP761X25519()
+        public, _rest = getNS(exchange.first()[1])
+        ciphertext, _secret = sntrup_761.encaps(public[: sntrup_761.PUBLIC_KEY_SIZE])
+        good = ciphertext + public[sntrup_761.PUBLIC_KEY_SIZE :]
+        self.assertIsInstance(exchange.step(MSG_KEX_REPLY, NS(b"key") + NS(good) + NS(b"signature")), Agreed)
+        for value in (b"", ciphertext, good[:-1], good + b"\0", ciphertext + bytes(32), bytes(10_000)):
+            answer = NS(b"key") + NS(value) + NS(b"signature")
+            self.assertRaises(Breach, SNTRUP761X25519().step, MSG_KEX_REPLY, answer)

@@ -21,11 +21,11 @@ from relayd.errors import BecomeUnsupported, HostFailure, RelayError, Unencodabl
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostSettings, HostTable
+from relayd.network.host_rules import HostSettings, HostTable, Shell
 from relayd.network.threads import in_pool
 from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.output import Output
-from relayd.ssh.channels.surroundings import Progress, surround
+from relayd.ssh.channels.surroundings import surround
 from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import (
@@ -39,6 +39,7 @@ from relayd.ssh.errors import (
     NameTimeout,
     NoCredential,
     NoDescriptor,
+    NoShell,
     SignatureRefused,
     SSHError,
 )
@@ -46,6 +47,8 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
+from relayd.ssh.shells import cmd, powershell
+from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
 from relayd.ssh.target import Target
 from relayd.ssh_logins import become_of, check_target, target_of
 from relayd.wire.messages import (
@@ -139,8 +142,9 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            if self._charset(command) != UTF8:  # in which all can be written
-                self._input(command)
+            shell = self._said(command).shell
+            if self._charset(command) != UTF8 or shell not in (None, "posix"):  # else all can be written
+                self._prepared(command, shell)
         except RelayError as error:
             return error
         return None
@@ -158,26 +162,28 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
+            shell = self._said(command).shell
             become = self._become(command, target)
-            text, progress, env, stdin = self._input(command, inner=become is not None)
+            prepared = self._prepared(command, shell, inner=become is not None)
         except RelayError:
             return fail()
         terminal = self._terminal(command)
-        shell = bool(command.cwd or self._directory(command))
         running: Deferred[Any] = self.client.run(
             target,
-            text,
+            prepared.text,
             deadline,
             timeout=timeout,
             grace=grace,
-            stdin=stdin,
-            env=env,
-            progress=progress,
+            stdin=prepared.stdin,
+            env=prepared.env,
+            progress=prepared.progress,
             reader=None if output is None else _Reader(output).read,
-            shell=shell,
+            shell=prepared.ended_by == "posix",
             permission=starting,
             terminal=terminal,
             become=become,
+            windows=partial(self._for_windows, command) if shell is None and become is None else None,
+            needle=prepared.needle,
         )
         ran = _Ran(self._charset(command), terminal is not None, None if become is None else become.user)
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
@@ -245,17 +251,25 @@ class SSHCommandRunner:
         said = self._said(command).working_directory
         return self._settings.working_directory if said is None else said
 
-    def _input(
-        self, command: ExecuteCommand, *, inner: bool = False
-    ) -> tuple[bytes, Progress | None, list[tuple[str, bytes]], bytes]:
+    def _prepared(self, command: ExecuteCommand, shell: Shell | None, *, inner: bool = False) -> Prepared:
         """
-        What the host gets, in the character set of *command*.
+        What the host gets.
 
+        :param shell: what the site says of it; ``None``: what is for a POSIX shell.
         :param inner: whether another user's shell reads the text: variables that are sent beside it do not get there.
-        :return: the text for the shell, with what `surround` gives to watch its progress; the variables that are not in
-            the text; standard input.
-        :raises Unencodable: when something cannot be written in that character set.
+        :raises RelayError: when the shell cannot be given the command, or it cannot be written in its character set.
         """
+        if shell in ("cmd", "powershell"):
+            try:
+                return self._for_windows(command, shell)
+            except SSHError as error:
+                raise _host_failure(error) from None
+        if shell in ("none", "device"):
+            return self._without_shell(command)
+        return self._for_posix(command, inner=inner)
+
+    def _for_posix(self, command: ExecuteCommand, *, inner: bool) -> Prepared:
+        """For a POSIX shell, or where nothing is known, in the character set of *command*."""
         charset, part = self._charset(command), "command"
         exactly = self._settings.exact_text
         try:
@@ -269,14 +283,55 @@ class SSHCommandRunner:
             # Without a shell, variables are sent separately, and no shell reads them.
             exactly = exactly and bool(cwd or directory)
             env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
-            part = "stdin"
-            stdin = command.stdin
-            if command.stdin_is_text and charset != UTF8:
-                stdin = stdin.decode().encode(charset)
         except (Unwritable, UnicodeError):
             raise Unencodable(field=part, encoding=charset) from None
         text, progress = surround(text, cwd, directory, env)
-        return text, progress, [] if cwd or directory else env, stdin
+        in_text = bool(cwd or directory)
+        return Prepared(
+            text=text,
+            stdin=self._stdin(command),
+            env=[] if in_text else env,
+            progress=progress,
+            ended_by="posix" if in_text else "server",
+        )
+
+    def _without_shell(self, command: ExecuteCommand) -> Prepared:
+        """The text as it is."""
+        if command.cwd or command.env:
+            raise _host_failure(NoShell(host=command.host, port=command.port))
+        charset = self._charset(command)
+        try:
+            text = write_text(command.command, charset, exactly=self._settings.exact_text)
+        except (Unwritable, UnicodeError):
+            raise Unencodable(field="command", encoding=charset) from None
+        return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
+
+    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell) -> Prepared:
+        """
+        For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
+
+        :raises SSHError: when the shell cannot be given the command.
+        """
+        said = self._said(command)
+        order = Order(
+            command=command.command,
+            cwd=command.cwd or "",
+            # --working-directory is one for POSIX hosts.
+            directory=said.working_directory or "",
+            env=command.env,
+            stdin=self._stdin(command),
+            charset=self._charset(command),
+        )
+        return powershell.prepare(order) if shell == "powershell" else cmd.prepare(order, command.host, command.port)
+
+    def _stdin(self, command: ExecuteCommand) -> bytes:
+        charset = self._charset(command)
+        if not command.stdin_is_text or charset == UTF8:
+            return command.stdin
+        try:
+            return command.stdin.decode().encode(charset)
+        except UnicodeError:
+            raise Unencodable(field="stdin", encoding=charset) from None
 
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""

@@ -4,7 +4,7 @@ The SSH client: what programs that use this package call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ from relayd.ssh.pool.dialer import Dialer
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.pool.pool_report import Counts, HostCounts
 from relayd.ssh.settings import LiveSettings, SSHSettings
+from relayd.ssh.shells.prepared import Prepared, WindowsShell
+from relayd.ssh.shells.windows import WindowsShells
 from relayd.ssh.target import Target
 from relayd.ssh.worker import Worker
 
@@ -48,6 +50,7 @@ class SSHClient:
         checks = FileChecks(reactor, self._known_hosts, self._files.run)
         self._dialer = Dialer(reactor, self._clock, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._clock, self._dialer, settings)
+        self._shells = WindowsShells(self._pool)
 
     def run(
         self,
@@ -65,6 +68,8 @@ class SSHClient:
         permission: Permission | None = None,
         terminal: Terminal | None = None,
         become: Become | None = None,
+        windows: Callable[[WindowsShell], Prepared] | None = None,
+        needle: str = "",
     ) -> Deferred[Completed]:
         """
         Run *command* once.
@@ -83,15 +88,19 @@ class SSHClient:
         :param terminal: the pseudo-terminal that it has; ``None``: none. Then stdout has all of its output, and *stdin*
             is what a keyboard would send.
         :param become: as whom it runs; ``None``: as the user who logs in. Then *command* is for a POSIX shell.
+        :param windows: makes what is sent instead, where the server turns out to be OpenSSH for Windows; it is called
+            with the shell there.
+        :param needle: for a host of Windows: what only the arguments of the command's processes contain. By it they are
+            found when the command is ended early.
         :return: fails with an `SSHError`, or with what *permission* failed with, when the command was certainly not
             run. Cancelling it ends the command: then it fires with how the command ended.
         """
         request = RunRequest(
             target=target, command=command, deadline=deadline, timeout=timeout, grace=grace, stdin=stdin, env=env,
-            progress=progress, reader=reader, shell=shell, permission=permission, terminal=terminal,
-            become=become,
+            progress=progress, reader=reader, shell=shell, permission=permission, terminal=terminal, become=become,
+            windows=windows, needle=needle,
         )  # fmt: skip
-        return Execution(self._clock, self._pool, request, self._settings).done
+        return Execution(self._clock, self._pool, request, self._settings, self._shells).done
 
     def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
         """Change the settings for the commands and connections that come from now on."""

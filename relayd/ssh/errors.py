@@ -426,6 +426,21 @@ class BecomePrompt(BecomeFailed):
     code = "become-prompt"
 
 
+class NoShell(SSHError):
+    """The command was not run: the site says that {host}:{port} has no shell (shell = "none"), so nothing there reads a
+    directory or variables. Send the command without cwd and env."""
+
+    code = "no-shell"
+    phase = "session"
+
+
+class UnfitForShell(SSHError):
+    """The command was not run: {shell} on {host}:{port} cannot be given it: {reason}."""
+
+    code = "unfit-for-shell"
+    phase = "session"
+
+
 class CommandReplaced(SSHError):
     """{host}:{port} ended the session without a sign that a shell reached the command: the shell of {username} may have
     failed to read it, or another command may be forced there and have run instead. What was said is shown above. Send
@@ -457,6 +472,12 @@ class PacketsTooSmall(SSHError):
 
     code = "packets-too-small"
     phase = "session"
+
+
+class CommandLineTooLong(CommandTooLong):
+    """The command is too long for {shell} on {host}:{port}, and was not run: with its directory and variables the line
+    has {size} characters, and the limit of Windows is {most}. Send a short command, and give it the rest as standard
+    input (stdin)."""
 
 
 class SessionTimeout(SSHError):

@@ -4,10 +4,10 @@ One command with its deadline, from the wait for a connection to its result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -22,6 +22,7 @@ from relayd.ssh.channels.surroundings import Progress
 from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.ending.account import AccountCheck, answers_for_account
 from relayd.ssh.ending.ending import Ending, Killed
+from relayd.ssh.ending.windows import WindowsEnding
 from relayd.ssh.errors import (
     ConnectionLost,
     ExecRefused,
@@ -31,6 +32,7 @@ from relayd.ssh.errors import (
     RunCancelled,
     RunTimeout,
     SessionTimeout,
+    ShellUnsuitable,
     SSHError,
     TerminalRefused,
 )
@@ -47,6 +49,8 @@ from relayd.ssh.outcome import (
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import LiveSettings
+from relayd.ssh.shells.prepared import Prepared, WindowsShell
+from relayd.ssh.shells.windows import WindowsShells, is_windows
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_FITS, largest_payload
 
@@ -75,6 +79,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     permission: Permission | None
     terminal: Terminal | None
     become: Become | None
+    windows: Callable[[WindowsShell], Prepared] | None
+    needle: str
 
     def __repr__(self) -> str:
         return f"RunRequest({self.target!r})"  # command, input and variables may hold secrets
@@ -89,13 +95,17 @@ class Execution:
     """
 
     __slots__ = (
-        "_begun", "_call", "_check", "_clock", "_ending", "_grace", "_job", "_opening", "_pool", "_session",
-        "_settings", "_settled", "_shell", "_started", "_submitted", "_target", "_timeout", "_why", "done",
+        "_begun", "_call", "_check", "_clock", "_ending", "_grace", "_job", "_needle", "_opening", "_permission",
+        "_pool", "_session", "_settings", "_settled", "_shell", "_shells", "_started", "_submitted", "_target",
+        "_timeout", "_why", "_windows", "done",
     )  # fmt: skip
 
-    def __init__(self, clock: IReactorTime, pool: Pool, request: RunRequest, settings: LiveSettings) -> None:
+    def __init__(
+        self, clock: IReactorTime, pool: Pool, request: RunRequest, settings: LiveSettings, shells: WindowsShells
+    ) -> None:
         self._clock = clock
         self._pool = pool
+        self._shells = shells
         self._settings = settings
         self._target = request.target
         self._begun = clock.seconds()
@@ -105,18 +115,20 @@ class Execution:
         self._grace = RESULT_AFTER if request.grace is None else request.grace
         self._shell = request.shell
         command = _command(request, settings.max_output)
+        self._windows, self._needle = request.windows, request.needle
+        self._permission = request.permission
         self._session = Session(
             command,
             self._exec_sent,
             self._ended,
             reader=request.reader,
-            permission=request.permission,
+            permission=self._permission if self._windows is None else self._permit,
             on_forbidden=self._forbidden,
             on_left=self._left_open,
         )
         self._submitted = self._started = steady_seconds(clock)
         self._opening: dict[str, float] = {}
-        self._ending: Ending | None = None
+        self._ending: Ending | WindowsEnding | None = None
         self._settled = False
         self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
@@ -127,6 +139,25 @@ class Execution:
         pool.submit(self._job)
 
     # What the session and the pool report
+
+    def _permit(self) -> Deferred[None]:
+        """A channel is asked for: which shell a host of Windows has is found out before the command may run."""
+        connection = self._job.connection
+        if connection is None or not is_windows(connection):
+            return self._permission() if self._permission is not None else succeed(None)
+        return self._shells.find(self._target, connection).addCallback(self._found)
+
+    def _found(self, shell: WindowsShell | None) -> Deferred[None]:
+        if self.done.called:
+            # The command was given up while the host was asked.
+            raise NotRun(host=self._target.host, port=self._target.port)
+        if shell is not None and self._windows is not None:
+            prepared = self._windows(shell)
+            self._shell, self._needle = prepared.ended_by == "posix", prepared.needle
+            self._session.replace(
+                Command(prepared.text, 0, stdin=prepared.stdin, env=prepared.env, progress=prepared.progress)
+            )
+        return self._permission() if self._permission is not None else succeed(None)
 
     def _exec_sent(self) -> None:
         self._started = steady_seconds(self._clock)
@@ -257,9 +288,11 @@ class Execution:
         return self._session.dialogue is None or self._session.dialogue.ready
 
     def _end(self) -> None:
-        self._ending = Ending(
-            self._clock, self._pool, self._job, self._session, self._started, self._shell, self._on_settled
-        )
+        common = (self._clock, self._pool, self._job, self._session)
+        if self._needle:
+            self._ending = WindowsEnding(*common, self._needle, self._on_settled)
+        else:
+            self._ending = Ending(*common, self._started, self._shell, self._on_settled)
         self._ending.begin()
 
     def _on_settled(self) -> None:
@@ -279,6 +312,8 @@ class Execution:
         self._fire(self._completed(error, killed))
 
     def _waited_for(self) -> Text:
+        if self._shells.asking(self._target):
+            return Text("the host did not say which shell it has")
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
         if not self._begun_to_run():
@@ -299,6 +334,8 @@ class Execution:
         elif error is None and session.progress is not None:
             complete = remark is None
             error = not_reached(session, self._target, complete=complete, forced=self._forced())
+            if isinstance(error, ShellUnsuitable):
+                self._shells.forget(self._target)
         return Completed(
             exit=session.exit,
             stdout=session.stdout,

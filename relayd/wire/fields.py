@@ -43,6 +43,8 @@ SSH_PORT: Final = 22
 
 _FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 
+#: An absolute path of Windows.
+_ON_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
 # Two kinds of errors of msgspec's: what was expected, perhaps with a bound, or null in its place; what is missing.
 _EXPECTED = re.compile(r"Expected `([a-z]+)(?: \| null)?`( of | [<>])?")
@@ -255,13 +257,16 @@ def timeout(value: object) -> float | None:
 
 
 def cwd(value: object) -> str | None:
-    """A working directory: absolute, or relative to a home directory as a shell writes it (``~/x``, ``~user/x``)."""
+    """
+    A working directory: absolute, also as Windows has it (``C:\\x``, ``C:/x``), or relative to a home directory as a
+    shell writes it (``~/x``, ``~user/x``).
+    """
     if absent(value):
         return None
     path = text("cwd", value, single_line=False, most=MAX_CWD)
     if "\n" in path or "\r" in path:
         raise Invalid("cwd", "contains a line break")
-    if not path.startswith(("/", "~")):
+    if not path.startswith(("/", "~")) and not _ON_DRIVE.match(path):
         raise Invalid("cwd", "is neither an absolute path nor one that begins with ~")
     if len(path.encode()) > MAX_CWD:
         raise Invalid("cwd", "is longer than {most} bytes", most=MAX_CWD)

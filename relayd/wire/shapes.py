@@ -113,7 +113,7 @@ _FLAGS: Final[tuple[Schema, ...]] = (
     _ABSENT,
 )
 FLAG: Final = _one_of(*_FLAGS)
-CWD: Final = _one_of(_text(r"^[/~][^\r\n\u0000]*$", most=MAX_CWD), _BUFFER, _ABSENT)
+CWD: Final = _one_of(_text(r"^([/~]|[A-Za-z]:[\\/])[^\r\n\u0000]*$", most=MAX_CWD), _BUFFER, _ABSENT)
 ENVIRONMENT: Final = _one_of(
     {
         "type": "object",

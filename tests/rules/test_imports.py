@@ -27,6 +27,7 @@ FLOORS = (
     ("relayd.uplink.polling", "relayd.ssh.execution"),
     ("relayd.uplink", "relayd.ssh.outcome"),
     ("relayd.ssh.ending",),
+    ("relayd.ssh.shells",),
     ("relayd.ssh.pool",),
     ("relayd.ssh.become",),
     ("relayd.ssh.login", "relayd.ssh.channels"),

@@ -149,16 +149,10 @@ class Session:
         on_left: Callable[[bool], None] | None = None,
     ) -> None:
         self.command = command.text
-        self.stdin, self.stdin_open = command.stdin, command.stdin_open
         self.dialogue = command.dialogue
         self._terminal = command.terminal
         self._terminal_asked = False
-        self._later: bytes | None = None
-        if command.terminal is not None or command.dialogue is not None:
-            # It is sent when the terminal is there, or when it is asked for; a terminal knows no other end than a key.
-            if command.dialogue is None and not command.stdin_open:
-                self._later = command.stdin
-            self.stdin, self.stdin_open = b"", True
+        self._take_input(command.stdin, command.stdin_open)
         self.env = command.env
         self.progress = command.progress
         self.reader = reader
@@ -182,6 +176,22 @@ class Session:
     def said_nothing(self) -> bool:
         """Whether nothing has come of its command."""
         return not (self.stdout.total or self.stderr.total or self.exit.known)
+
+    def replace(self, command: Command) -> None:
+        """Run something else, as long as nothing was sent; its output is kept as that of the first one."""
+        self.command = command.text
+        self.env = command.env
+        self.progress = command.progress
+        self._take_input(command.stdin, command.stdin_open)
+
+    def _take_input(self, stdin: bytes, stdin_open: bool) -> None:
+        """What the command gets: now, or when its terminal is there, which knows no other end than a key."""
+        self.stdin, self.stdin_open = stdin, stdin_open
+        self._later: bytes | None = None
+        if self._terminal is not None or self.dialogue is not None:
+            if self.dialogue is None and not stdin_open:
+                self._later = stdin
+            self.stdin, self.stdin_open = b"", True
 
     # What the connection reports
 

@@ -45,6 +45,7 @@ class MemoryHost:
     :param run: says what comes of a command; by default each ends with status 0 and no output.  It does not see the
         shells that a client starts to end a command early; these are refused.
     :param public_key: a line of ``authorized_keys``: the account may log in with that key, too.
+    :param version: of its software, as its first line has it, such as ``OpenSSH_for_Windows_9.5``.
     :ivar address: the host's address, once it is in a network.
     :ivar misbehaviour: how the host fails from now on; ``None`` when it does not.
     :ivar habit: what the host does in its own way from now on; ``None`` when there is nothing special.
@@ -60,12 +61,14 @@ class MemoryHost:
         username: str = "user",
         password: str = "password",
         public_key: str | None = None,
+        version: str = "",
     ) -> None:
         self.name = name
         self.port = port
         self.run = run
         self.username = username
         self.password = password
+        self.version = version
         self.address = ""
         self.misbehaviour: Misbehaviour | None = None
         self.habit: Habit | None = None
@@ -162,6 +165,8 @@ class _HostConnection(ServerConnection):
         if self._fails(Misbehaviour.HAS_OLD_CIPHERS):
             self.supportedCiphers = [b"aes128-cbc"]
         self._begun = True
+        if self._host.version:
+            self.ourVersionString = b"SSH-2.0-" + self._host.version.encode()
         super().begin()
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,0 +1,1 @@
+"""How commands are written for hosts without a POSIX shell."""

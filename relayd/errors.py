@@ -81,6 +81,14 @@ class BecomeUnsupported(RelayError):
     phase = "receive"
 
 
+class ScriptUnsupported(RelayError):
+    """{host}:{port} cannot run scripts: the relay's table of hosts says that the shell there is {shell}. Send a
+    command."""
+
+    code = "script-unsupported"
+    phase = "receive"
+
+
 class Unencodable(RelayError):
     """{field} cannot be written in the host's character set {encoding} so that a shell reads it safely. Write it in
     ASCII, or name another character set: in encoding, or for all commands with --output-encoding of the relay."""

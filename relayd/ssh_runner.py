@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import BecomeUnsupported, HostFailure, RelayError, Unencodable
+from relayd.errors import BecomeUnsupported, HostFailure, RelayError, ScriptUnsupported, Unencodable
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
@@ -25,6 +25,7 @@ from relayd.network.host_rules import HostSettings, HostTable, Shell
 from relayd.network.threads import in_pool
 from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.output import Output
+from relayd.ssh.channels.scripts import ScriptProgress, script_lines, script_text
 from relayd.ssh.channels.surroundings import surround
 from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.client import SSHClient
@@ -168,6 +169,7 @@ class SSHCommandRunner:
         except RelayError:
             return fail()
         terminal = self._terminal(command)
+        may_be_windows = shell is None and become is None and command.script is None
         running: Deferred[Any] = self.client.run(
             target,
             prepared.text,
@@ -182,7 +184,7 @@ class SSHCommandRunner:
             permission=starting,
             terminal=terminal,
             become=become,
-            windows=partial(self._for_windows, command) if shell is None and become is None else None,
+            windows=partial(self._for_windows, command) if may_be_windows else None,
             needle=prepared.needle,
         )
         ran = _Ran(self._charset(command), terminal is not None, None if become is None else become.user)
@@ -259,6 +261,8 @@ class SSHCommandRunner:
         :param inner: whether another user's shell reads the text: variables that are sent beside it do not get there.
         :raises RelayError: when the shell cannot be given the command, or it cannot be written in its character set.
         """
+        if command.script is not None and shell not in (None, "posix"):
+            raise ScriptUnsupported(host=command.written_host, port=command.port, shell=shell)
         if shell in ("cmd", "powershell"):
             try:
                 return self._for_windows(command, shell)
@@ -273,7 +277,16 @@ class SSHCommandRunner:
         charset, part = self._charset(command), "command"
         exactly = self._settings.exact_text
         try:
-            text = write_text(command.command, charset, exactly=exactly)
+            lines, mark = b"", b""
+            if command.script is None:
+                text = write_text(command.command, charset, exactly=exactly)
+            else:
+                part = "script"
+                lines = script_lines(write_text(command.command, charset, exactly=exactly))
+                part = "args"
+                words = (command.script.interpreter, *command.script.args)
+                program, *args = (write_text(word, charset, exactly=exactly) for word in words)
+                text, mark = script_text(program, args)
             directory = write_text(self._directory(command), charset, exactly=exactly)
             if inner and command.env and not directory:
                 directory = b"."
@@ -286,10 +299,12 @@ class SSHCommandRunner:
         except (Unwritable, UnicodeError):
             raise Unencodable(field=part, encoding=charset) from None
         text, progress = surround(text, cwd, directory, env)
+        if mark:
+            progress = ScriptProgress(progress, mark)
         in_text = bool(cwd or directory)
         return Prepared(
             text=text,
-            stdin=self._stdin(command),
+            stdin=lines + self._stdin(command),
             env=[] if in_text else env,
             progress=progress,
             ended_by="posix" if in_text else "server",

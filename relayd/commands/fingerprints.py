@@ -42,7 +42,8 @@ class Fingerprints:
             command.written_host, command.port, command.username, command.command,
             command.cwd, sorted(command.env), command.stdin, hops,
         )  # fmt: skip
-        if command.pty is not None or command.become is not None:  # else the digest is that of earlier versions
+        if (command.pty, command.become, command.script) != (None, None, None):  # else as in earlier versions
             become = command.become
-            asked = (*asked, command.pty, (become.method, become.user) if isinstance(become, Become) else become)
+            as_whom = (become.method, become.user) if isinstance(become, Become) else become
+            asked = (*asked, command.pty, as_whom, command.script)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._key).digest()

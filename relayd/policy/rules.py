@@ -114,7 +114,9 @@ class Policy:
             if not user.allowed:
                 return ForbiddenUser(user=command.become.user, reason=user.reason)
         surroundings = command.cwd is not None or bool(command.env) or bool(command.pty)
-        text = self.judge_command(command.command, surroundings=surroundings)
+        text = self.judge_command(command.command, surroundings=surroundings or command.script is not None)
+        if text.allowed and command.script is not None:
+            text = self.judge_command(" ".join((command.script.interpreter, *command.script.args)))
         return None if text.allowed else ForbiddenCommand(reason=text.reason)
 
     def allows_address(self, host: str, port: int, address: Address | None) -> bool:
@@ -165,8 +167,8 @@ class Policy:
         Whether a command may run.
 
         :param surroundings: whether it brings a directory or variables of its own, such as ``PATH``, or a terminal,
-            where many a program starts a pager that runs what its input says: these can turn a command that the site
-            has listed into another one.
+            where many a program starts a pager that runs what its input says, or is a script, whose text another
+            program reads: these can turn a command that the site has listed into another one.
         """
         allow, deny = self._allow_commands, self._deny_commands
         if allow is None and deny is None:
@@ -184,7 +186,8 @@ class Policy:
         if allow is None:
             return Verdict(True)
         if surroundings:
-            return Verdict(False, Text("with --allow-commands of the relay it must not bring cwd, env or pty"))
+            reason = Text("with --allow-commands of the relay it must not bring cwd, env or pty, nor be a script")
+            return Verdict(False, reason)
         if not allow.fullmatch(data):
             return Verdict(False, Text("--allow-commands of the relay does not list it"))
         return Verdict(True, rule="--allow-commands, which matches all of it")

@@ -369,6 +369,14 @@ class VariablesRefused(SSHError):
     phase = "session"
 
 
+class ScriptNotStarted(SSHError):
+    """The script was not run: it could not be given to {username} at {host}:{port}; what was said is shown above. It
+    needs /bin/sh there, and a directory for temporary files that the user may write to, such as /tmp."""
+
+    code = "script-not-started"
+    phase = "session"
+
+
 class TerminalRefused(SSHError):
     """The command was not run: {host}:{port} gives {username} no terminal. Send the command without pty, or allow it in
     the configuration of the SSH server (PermitTTY)."""

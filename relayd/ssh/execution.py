@@ -371,6 +371,8 @@ def _command(request: RunRequest, max_output: int) -> Command:
     """What the session runs."""
     dialogue = None
     text = request.command
+    if request.terminal is not None and request.progress is not None:
+        request.progress.on_terminal()
     if request.become is not None:
         on_terminal = request.terminal is not None
         dialogue = BecomeDialogue(request.become, text, request.stdin, on_terminal=on_terminal)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
-from relayd.wire.running import Become, Pty
+from relayd.wire.running import Become, Pty, Script
 
 #: Types that a field may have.
 Types = tuple[type, ...]
@@ -31,6 +31,7 @@ ORDER: Final[Mapping[str, Types]] = {
     "stdin": (bytes,),
     "via": (tuple,),
     "pty": (Pty, bool, NoneType),
+    "script": (Script, NoneType),
     "become": (Become, bool, NoneType),
     **dict.fromkeys(("command_id", "command"), TEXT),
     **dict.fromkeys(("cwd", "encoding"), MAYBE_TEXT),

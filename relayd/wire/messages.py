@@ -19,6 +19,7 @@ from relayd.language.texts import Translate, english
 from relayd.wire import field_types
 from relayd.wire.running import Become as Become  # noqa: PLC0414 -- and these
 from relayd.wire.running import Pty as Pty  # noqa: PLC0414
+from relayd.wire.running import Script as Script  # noqa: PLC0414
 from relayd.wire.secret import Secret as Secret  # noqa: PLC0414 -- programs import it from here
 from relayd.wire.secret import as_secret
 
@@ -144,6 +145,7 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     :ivar via: jump hosts, the first one first.
     :ivar pty: its pseudo-terminal; ``False``: none; ``None``: the relay chooses.
     :ivar become: as whom it runs; ``False``: as the user who logs in; ``None``: the relay chooses.
+    :ivar script: what runs *command*, where that is the text of a script; ``None``: the login shell.
     """
 
     command_id: str
@@ -161,6 +163,7 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     via: tuple[JumpHost, ...] = ()
     pty: Pty | bool | None = None
     become: Become | bool | None = None
+    script: Script | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,6 +201,11 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
         if self.stdin:
             text = self.stdin_is_text
             wire["stdin"] = self.stdin.decode() if text else {"base64": b64encode(self.stdin).decode()}
+        if self.script is not None:
+            wire["script"] = wire.pop("command")
+            wire["interpreter"] = self.script.interpreter
+            if self.script.args:
+                wire["args"] = list(self.script.args)
         wire |= {name: True for name in ("extended", "stream") if getattr(self, name)}
         if self.via:
             wire["via"] = [hop.to_wire() for hop in self.via]

@@ -81,6 +81,9 @@ class WireCommand(WireServer, rename="camel"):
     :ivar via: jump hosts, the first one nearest to the relay.
     :ivar pty: runs it with a pseudo-terminal: true, or an object of term, cols and rows.
     :ivar become: runs it as another user, by sudo or su.
+    :ivar script: the text of a script, in place of command.
+    :ivar interpreter: the program that runs the script; /bin/sh by default.
+    :ivar args: the arguments of the script.
     """
 
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
@@ -96,6 +99,9 @@ class WireCommand(WireServer, rename="camel"):
     via: Annotated[Any, shapes.VIA] = UNSET
     pty: Annotated[Any, shapes.PTY] = UNSET
     become: Annotated[Any, shapes.BECOME] = UNSET
+    script: Annotated[Any, shapes.SCRIPT] = UNSET
+    interpreter: Annotated[Any, shapes.INTERPRETER] = UNSET
+    args: Annotated[Any, shapes.ARGS] = UNSET
 
 
 class WireResultBody(Struct, rename="camel"):
@@ -168,13 +174,15 @@ def parse_by_field(data: object) -> ExecuteCommand:
         wire = _convert(data, WireCommand)
         command_id, numeric_id = fields.command_id(wire.command_id)
         server = _server("", wire)
+        text, script = running_fields.script(wire.command, wire.script, wire.interpreter, wire.args)
         stdin, stdin_is_text = fields.stdin(wire.stdin)
         return ExecuteCommand(
             command_id=command_id,
             numeric_id=numeric_id,
             server_id=fields.server_id(wire.server_id),
             **server,
-            command=fields.text("command", wire.command, single_line=False),
+            command=text,
+            script=script,
             timeout=fields.timeout(wire.timeout),
             extended=fields.flag("extended", wire.extended),
             cwd=fields.cwd(wire.cwd),

@@ -41,6 +41,9 @@ class _PlainCommand(Struct, rename="camel"):
     via: None = None
     pty: None = None
     become: None = None
+    script: None = None
+    interpreter: None = None
+    args: None = None
 
 
 def plain_command(data: object) -> ExecuteCommand | None:

@@ -55,4 +55,20 @@ class Become(Struct, frozen=True, kw_only=True):
         return wire if self.password is None else wire | {"password": self.password.reveal()}
 
 
+class Script(Struct, frozen=True, kw_only=True):
+    """
+    What runs a script.
+
+    :ivar interpreter: a program of the host; its first argument is the script's file.
+    :ivar args: further arguments, one line each.
+    """
+
+    interpreter: str = "/bin/sh"
+    args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(arg, str) for arg in self.args):
+            raise TypeError("args has to be a tuple of str")
+
+
 DEFAULT_PTY: Final = Pty()

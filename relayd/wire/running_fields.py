@@ -1,5 +1,5 @@
 """
-The rules of the fields that say how a command runs: ``pty`` and ``become``; as `relayd.wire.fields`.
+The rules of the fields that say how a command runs: ``pty``, ``become`` and ``script``; as `relayd.wire.fields`.
 """
 
 from __future__ import annotations
@@ -7,13 +7,27 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relayd.wire.fields import MAX_PASSWORD, Invalid, absent, flag, number, optional_text, plain, text, username
-from relayd.wire.running import Become, BecomeMethod, Pty
+from relayd.wire.fields import (
+    MAX_CWD,
+    MAX_ENVIRONMENT,
+    MAX_PASSWORD,
+    Invalid,
+    absent,
+    flag,
+    number,
+    optional_text,
+    plain,
+    text,
+    username,
+)
+from relayd.wire.running import Become, BecomeMethod, Pty, Script
 from relayd.wire.secret import Secret
 
 #: Longest kind of a terminal that is taken, in characters, and most columns and rows.
 MAX_TERM: Final = 64
 MAX_SIZE: Final = 9999
+#: Most arguments of a script.
+MAX_ARGS: Final = 256
 METHODS: Final[dict[str, BecomeMethod]] = {"sudo": "sudo", "su": "su"}
 
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -72,6 +86,49 @@ def become(value: object) -> Become | bool | None:
     if password is not None and not password.isprintable():
         raise Invalid("become.password", "contains a control character, which nobody can type at a prompt")
     return Become(method=method, user=user, password=None if password is None else Secret(password))
+
+
+def script(command: object, written: object, interpreter: object, args: object) -> tuple[str, Script | None]:
+    """
+    The text of a command, or of a script with what runs it.
+
+    :param written: the field ``script``.
+    """
+    if absent(written):
+        for name, value in (("interpreter", interpreter), ("args", args)):
+            if not absent(value):
+                raise Invalid(name, "is for a script, and there is none")
+        return text("command", command, single_line=False), None
+    if not absent(command):
+        raise Invalid("script", "comes together with command; send one of them")
+    usual = Script()
+    program = usual.interpreter if absent(interpreter) else text("interpreter", interpreter, most=MAX_CWD)
+    return text("script", written, single_line=False), Script(interpreter=program, args=_args(args))
+
+
+def _args(value: object) -> tuple[str, ...]:
+    if absent(value):
+        return ()
+    value = plain("args", value)
+    if not isinstance(value, list):
+        raise Invalid("args", "is not an array of strings")
+    if len(value) > MAX_ARGS:
+        raise Invalid("args", "has more than {most} members", most=MAX_ARGS)
+    args = tuple(_arg(f"args[{number}]", each) for number, each in enumerate(value))
+    if sum(len(arg.encode()) for arg in args) > MAX_ENVIRONMENT // 2:
+        raise Invalid("args", "takes more than {most} KiB", most=MAX_ENVIRONMENT // 2048)
+    return args
+
+
+def _arg(field: str, value: object) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str | bytes | dict):
+        raise Invalid(field, "is not a string")
+    arg = optional_text(field, value, MAX_ENVIRONMENT) or ""
+    if "\n" in arg or "\r" in arg:
+        raise Invalid(field, "contains a line break")
+    return arg
 
 
 def _check_names(field: str, value: dict[object, object], known: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from relayd.wire.fields import (
     MAX_VARIABLES,
 )
 from relayd.wire.messages import MAX_COMMAND_ID
-from relayd.wire.running_fields import MAX_SIZE, MAX_TERM
+from relayd.wire.running_fields import MAX_ARGS, MAX_SIZE, MAX_TERM
 
 Schema = dict[str, Any]
 
@@ -95,7 +95,12 @@ PORT: Final = _one_of({"type": "integer", "minimum": 1, "maximum": 65535}, _text
 USERNAME: Final = _one_of(
     _text(rf"^[^{_CONTROL} :/]([^{_CONTROL}:/]*[^{_CONTROL} :/])?$", most=MAX_USERNAME, least=1), _BUFFER
 )
-COMMAND: Final = _one_of(_text(r"^[ \t\r\n]*[^ \t\r\n\u0000][^\u0000]*$", least=1), _BUFFER)
+COMMAND: Final = _one_of(_text(r"^[ \t\r\n]*[^ \t\r\n\u0000][^\u0000]*$", least=1), _BUFFER, _ABSENT)
+SCRIPT: Final = COMMAND
+INTERPRETER: Final = _one_of(_text(rf"^[^{_CONTROL}]+$", most=MAX_CWD), _BUFFER, _ABSENT)
+ARGS: Final = _one_of(
+    {"type": "array", "items": {"anyOf": [_text(r"^[^\r\n\u0000]*$"), _BUFFER, _ABSENT]}, "maxItems": MAX_ARGS}, _ABSENT
+)
 PASSWORD: Final = _optional_text(MAX_PASSWORD)
 PRIVATE_KEY: Final = _optional_text(MAX_PRIVATE_KEY)
 CERTIFICATE: Final = _optional_text(MAX_CERTIFICATE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.fingerprints import Fingerprints
-from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Secret
+from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Script, Secret
 from tests.support.dispatching import command
 
 
@@ -39,7 +39,8 @@ class FingerprintTests(SynchronousTestCase):
 
     def test_every_field_was_thought_of(self) -> None:
         """Each either makes another command, as below, or does not, as said in docs/protocol.rst."""
-        asked = {"host", "written", "port", "username", "command", "cwd", "env", "stdin", "via", "pty", "become"}
+        asked = {"host", "written", "port", "username", "command", "cwd", "env", "stdin", "via"}
+        asked |= {"pty", "become", "script"}
         credentials = {"password", "private_key", "passphrase", "certificate", "host_key"}
         answer = {"command_id", "numeric_id", "server_id", "timeout", "extended", "stream", "encoding", "stdin_is_text"}
         self.assertEqual(set(ExecuteCommand.__struct_fields__), asked | credentials | answer)
@@ -62,5 +63,8 @@ class FingerprintTests(SynchronousTestCase):
             command(become=Become(user="app")),
             command(become=Become(method="su")),
             command(become=False),
+            command(script=Script()),
+            command(script=Script(interpreter="bash")),
+            command(script=Script(args=("x",))),
         )
         self.assertEqual(len(set(map(self.fingerprints.fingerprint_of, others))), len(others))

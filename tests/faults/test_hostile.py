@@ -89,6 +89,8 @@ INVALID: Sequence[dict[str, Any]] = (
     *({"env": value} for value in (7, [1], {"A": 1}, {"a b": "c"}, {"A": "\u0000"}, {str(n): "x" for n in range(999)})),
     *({"stdin": value} for value in (7, [1], {"base64": "***"}, {"other": "x"})),
     *({"via": value} for value in (7, "x", [{}], [{"host": "h"}] * 9, [[]])),
+    *({"script": value} for value in (7, "x", {"a": 1})),
+    *({name: value} for name in ("interpreter", "args") for value in (7, "x", ["x"])),
     *({"pty": value} for value in (7, [1], {"cols": 0}, {"x": 1})),
     *({"become": value} for value in (7, "root", {"user": "#0"}, {"method": "doas"}, {"password": {"a": 1}})),
     *({"encoding": value} for value in (7, "rot13", ["utf-8"])),

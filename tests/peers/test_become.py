@@ -60,7 +60,7 @@ CHINESE = {"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "zh_CN.UTF-8"}
 
 
 @cache
-def _allow_sudo() -> None:
+def allow_sudo() -> None:
     for account in (ASKED, FREE, CACHED, CONFINED):
         ensure_account(account)
     put_file("/etc/sudoers.d/relayd-test", SUDOERS, "440")
@@ -73,7 +73,7 @@ class BecomeCase(ServerTestCase):
     """A host with these accounts."""
 
     async def begin(self, user: str, *config_lines: str, **changes: Any) -> tuple[OpenSSHServer, SSHClient]:
-        _allow_sudo()
+        allow_sudo()
         server = await self.start_server(*config_lines, user=user, **changes)
         return server, self.make_client()
 

@@ -25,7 +25,7 @@ from relayd.policy.rules import (
     host_patterns_with_exceptions,
     user_patterns,
 )
-from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Secret
+from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Script, Secret
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
 from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
 
@@ -297,12 +297,23 @@ class RefusalTests(SynchronousTestCase):
             error = policy.refusal_of(structs.replace(command(become=become), username=user))
             self.assertEqual(error and error.fields["user"], refused)
 
+    def test_scripts(self) -> None:
+        """What is denied is denied in a script, and in what runs it."""
+        policy = Policy(deny_commands="rm -rf|python")
+        for text, script, allowed in (
+            ("#!/bin/sh\nls\n", Script(), True),
+            ("#!/bin/sh\nrm -rf /\n", Script(), False),
+            ("ls", Script(interpreter="/usr/bin/python3"), False),
+            ("ls", Script(args=("rm -rf",)), False),
+        ):
+            self.assertEqual(policy.refusal_of(command(text=text, script=script)) is None, allowed, text)
+
     def test_directory_and_variables(self) -> None:
         policy = Policy(allow_commands="ls")
-        for brought in ({"cwd": "/tmp"}, {"env": (("PATH", "/tmp"),)}, {"pty": Pty()}):
+        for brought in ({"cwd": "/tmp"}, {"env": (("PATH", "/tmp"),)}, {"pty": Pty()}, {"script": Script()}):
             result = self.order(policy, command(text="ls", **brought))
             assert result is not None
-            self.assertIn("must not bring cwd, env or pty", result["stderr"])
+            self.assertIn("must not bring cwd, env or pty, nor be a script", result["stderr"])
         self.link.sent.clear()
         self.assertIsNone(self.order(policy, command(text="ls", pty=False)))
 

@@ -28,6 +28,7 @@ from relayd.wire.messages import (
     ExecuteCommand,
     JumpHost,
     Pty,
+    Script,
     Secret,
 )
 from tests.support.dispatching import HeldRunner, command
@@ -74,6 +75,7 @@ class ExtensionTests(TestCase):
             stdin=b"\xff\0",
             encoding="base64",
             stream=True,
+            script=Script(interpreter="bash", args=("x",)),
             pty=Pty(cols=100),
             become=Become(user="app", password=Secret("b")),
             via=(JumpHost(host="gate", port=2222, username="u", password=Secret("p")),),

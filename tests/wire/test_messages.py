@@ -30,6 +30,7 @@ from relayd.wire.messages import (
     ExecuteCommand,
     JumpHost,
     Pty,
+    Script,
     Secret,
     failure_result,
 )
@@ -125,6 +126,35 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(parse_execute_command(GOOD | {"pty": False, "become": False}).to_wire()["become"], False)
         self.assertEqual(Become(password="p"), Become(password=Secret("p")))  # type: ignore[arg-type]
         self.assertRaises(TypeError, Become, password=b"p")
+
+    def test_scripts(self) -> None:
+        """In place of a command."""
+        plain = {name: value for name, value in GOOD.items() if name != "command"}
+        text = "#!/bin/sh\r\necho x"
+        command = parse_execute_command(plain | {"script": text})
+        self.assertEqual((command.command, command.script), (text, Script()))
+        more = plain | {"script": text, "interpreter": "python3", "args": ["-v", "", "a b"]}
+        command = parse_execute_command(more | {"command": None})
+        self.assertEqual(command.script, Script(interpreter="python3", args=("-v", "", "a b")))
+        self.assertEqual(command.to_wire(), more)
+        for wrong, field in (
+            (GOOD | {"script": "x"}, "script"),
+            (GOOD | {"interpreter": "sh"}, "interpreter"),
+            (GOOD | {"args": ["x"]}, "args"),
+            (plain | {"script": " "}, "script"),
+            (plain | {"script": "a\0b"}, "script"),
+            (plain | {"script": ""}, "command"),
+            (plain | {"script": 5}, "script"),
+            (more | {"interpreter": "a\nb"}, "interpreter"),
+            (more | {"interpreter": "x" * (MAX_CWD + 1)}, "interpreter"),
+            (more | {"args": "x"}, "args"),
+            (more | {"args": ["x"] * 257}, "args"),
+            (more | {"args": ["x" * 70_000]}, "args"),
+            (more | {"args": ["x", 5]}, "args[1]"),
+            (more | {"args": [None]}, "args[0]"),
+            (more | {"args": ["a\nb"]}, "args[0]"),
+        ):
+            self.assertEqual(self.refused(wrong).fields["field"], field, wrong)
 
     def test_numbers_as_strings(self) -> None:
         command = parse_execute_command(GOOD | {"port": " 2222 ", "timeout": "1500.5", "serverId": "9"})

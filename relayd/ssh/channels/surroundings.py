@@ -62,6 +62,11 @@ class Progress:
         self._stages = list(stages)
         self._held = b""
 
+    def on_terminal(self) -> None:
+        """The host makes CR LF of each end of a line."""
+        if not self._mark.endswith(b"\r\n"):
+            self._mark = self._mark.removesuffix(b"\n") + b"\r\n"
+
     @property
     def missing(self) -> type[SSHError] | None:
         """The error of the first stage without a mark; ``None`` when the shell has reached the command."""

@@ -87,7 +87,7 @@ def _of_type(kind: type[msgspec.Struct]) -> Schema:
         if texts.get(name):
             properties[name] = {"description": texts[name]} | of
     required = _REQUIRED.get(kind, schema["required"])
-    one_of = [{"required": [name]} for name in _ONE_OF.get(kind, ())]
+    one_of = [{"properties": {name: True}, "required": [name]} for name in _ONE_OF.get(kind, ())]
     first = [*required, *_ONE_OF.get(kind, ())]
     return {
         "description": _words(about.split("\n\n", 1)[0]),

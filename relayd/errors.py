@@ -39,12 +39,15 @@ class ProtocolError(RelayError):
     """The main server sent something that relayd does not understand: {reason}."""
 
     code = "protocol"
+    #: The code of the close frame that answers it (RFC 6455, section 7.4.1).
+    close_code = 1002
 
 
 class FrameTooLarge(ProtocolError):
     """The main server sent a frame of {size} bytes; relayd takes at most {limit}."""
 
     code = "frame-too-large"
+    close_code = 1009
 
 
 class InvalidMessage(RelayError):
@@ -92,6 +95,22 @@ class ScriptUnsupported(RelayError):
 class Unencodable(RelayError):
     """{field} cannot be written in the host's character set {encoding} so that a shell reads it safely. Write it in
     ASCII, or name another character set: in encoding, or for all commands with --output-encoding of the relay."""
+
+    code = "unencodable"
+    phase = "receive"
+
+
+class FieldUnsupported(RelayError):
+    """{host} is a network device: a command for it cannot have {field}. Leave it out; a device gets lines of text, and
+    nothing else."""
+
+    code = "field-unsupported"
+    phase = "receive"
+
+
+class DeviceLines(RelayError):
+    """The command is for a network device, and its text cannot be typed there ({character}). Write it without tabs and
+    other control characters, in the device's character set."""
 
     code = "unencodable"
     phase = "receive"
@@ -181,6 +200,8 @@ class DialectMismatch(UplinkError):
     """The main server {server} does not speak {dialect} at {path}: {reason}."""
 
     code = "dialect-mismatch"
+    #: As of `ProtocolError`.
+    close_code = 1002
 
 
 class NeitherDialect(UplinkError):

@@ -248,8 +248,8 @@ class RelayService(Service):
         )
 
     def active(self) -> int:
-        """The number of commands that run or wait."""
-        return self._dispatcher.running + self._dispatcher.queued
+        """The number of commands that run or wait, or whose result waits."""
+        return self._dispatcher.running + self._dispatcher.queued + self._dispatcher.undelivered
 
     @property
     def drain_timeout(self) -> float:

@@ -76,8 +76,9 @@ def become_of(command: ExecuteCommand, target: Target, said: host_rules.Become |
     :raises UnicodeError: when a password cannot be written in that character set.
     """
     ordered = command.become
-    if ordered is None and said is not None:
-        ordered = wire.Become(method=said.kind, user=said.user)
+    method = None if said is None or said.kind == "enable" else said.kind  # that one is of network devices
+    if ordered is None and said is not None and method is not None:
+        ordered = wire.Become(method=method, user=said.user)
     if ordered is None or isinstance(ordered, bool):
         return Become() if ordered else None
     password = None if ordered.password is None else ordered.password.reveal()

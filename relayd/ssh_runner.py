@@ -7,12 +7,12 @@ here, once.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -22,6 +22,7 @@ from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.language.texts import Text, Translate, english
 from relayd.network.host_rules import HostSettings, HostTable, Shell
+from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.output import Output
@@ -51,6 +52,7 @@ from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.shells import cmd, powershell
 from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
 from relayd.ssh.target import Target
+from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import become_of, check_target, target_of
 from relayd.wire.messages import (
     BASE64,
@@ -143,9 +145,11 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            shell = self._said(command).shell
-            if self._charset(command) != UTF8 or shell not in (None, "posix"):  # else all can be written
-                self._prepared(command, shell)
+            site = self._said(command)
+            if is_device(site):
+                lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
+            elif self._charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
+                self._prepared(command, site.shell)
         except RelayError as error:
             return error
         return None
@@ -164,6 +168,8 @@ class SSHCommandRunner:
         try:
             target = self._checked(target_of, command)
             shell = self._said(command).shell
+            if is_device(self._said(command)):
+                return self._run_on_device(command, target, deadline, starting, output, timeout)
             become = self._become(command, target)
             prepared = self._prepared(command, shell, inner=become is not None)
         except RelayError:
@@ -189,6 +195,33 @@ class SSHCommandRunner:
         )
         ran = _Ran(self._charset(command), terminal is not None, None if become is None else become.user)
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
+        return running
+
+    def _run_on_device(
+        self,
+        command: ExecuteCommand,
+        target: Target,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None,
+        timeout: float | None,
+    ) -> Deferred[CommandResult]:
+        """
+        Have a network device carry out a command.
+
+        :raises RelayError: when it cannot be given to a device.
+        """
+        left = deadline - self._reactor.seconds()
+        named = (round(left, 1) or left) if timeout is None else timeout
+        site, charset = self._said(command), self._charset(command)
+        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
+        try:
+            request = request_of(target, site, lines, deadline, named)
+        except SSHError as error:
+            raise _host_failure(error) from None
+        reader = None if output is None else _Reader(output).read
+        running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))
         return running
 
     def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
@@ -418,7 +451,7 @@ def _encoded(output: Output, remark: str, translate: Translate, encoding: str | 
     """The text for an output of a result, with a line below it."""
     if encoding == BASE64:
         data, more = output.raw(translate), remark.encode()
-        return b64encode(data + b"\n" + more if data and more else data or more).decode()
+        return to_base64(data + b"\n" + more if data and more else data or more)
     text = output.text(translate, charset) if output.total else ""
     return f"{text}\n{remark}" if text and remark else text or remark
 

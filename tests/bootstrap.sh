@@ -90,6 +90,7 @@ bring_ssh_servers() {
     mkdir -p "$work"
     bring_server tinysshd "command -v tinysshd && command -v socat" tinysshd socat || :
     bring_server lsh "command -v lshd && command -v lsh-keygen" lsh-server || :
+    bring_fakenos || :
     bring_server erlang "command -v escript && ls -d /usr/lib/erlang/lib/ssh-*" erlang-ssh || :
     { bring_server go "command -v go && ls -d $GO/golang.org/x/crypto/ssh" golang-go golang-golang-x-crypto-dev &&
         build_go crypto; } || :
@@ -113,6 +114,14 @@ bring_server() {
         return
     fi
     left_out "$name" "what Debian calls '$*' is not to be had"
+}
+
+# In an environment of its own, as it wants other versions of libraries than the tests.
+bring_fakenos() {
+    place=$(dirname "$work")/fakenos
+    [ -e "$place/brought" ] && return
+    python3 -m venv --clear "$place" >&2 && "$place/bin/python" -m pip install --quiet 'fakenos>=1.2,<2' >&2 &&
+        touch "$place/brought" || { rm -rf "$place" && left_out fakenos "pip could not install it"; }
 }
 
 left_out() {

@@ -43,8 +43,9 @@ SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
     "commands-per-connection": values.whole_number(1, 1_000_000),
     "no-exit-status": values.whole_number(0, 255),
     "shell": values.Choice("posix", "none", "cmd", "powershell", "device"),
+    "family": values.Choice("cisco", "huawei", "h3c", "juniper", "mikrotik", "generic"),
     "pty": values.flag,
-    "become": values.Choice("sudo", "su"),
+    "become": values.Choice("sudo", "su", "enable"),
 }  # fmt: skip
 _BECOME_USER: Final = "become-user"
 _BECOME_PASSWORD: Final = "become-password-file"
@@ -93,7 +94,7 @@ def _become(table: Table) -> Become | None:
     if "become" not in table.content:
         for key in (_BECOME_USER, _BECOME_PASSWORD):
             if key in table.content:
-                table.refuse(key, 'needs become = "sudo" or "su" too')
+                table.refuse(key, 'needs become = "sudo", "su" or "enable" too')
         return None
     kind = _value(table, "become", SETTINGS["become"])
     user = _value(table, _BECOME_USER, _become_user) if _BECOME_USER in table.content else "root"

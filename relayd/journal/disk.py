@@ -11,9 +11,15 @@ import os
 class Disk:
     """Files as the system has them.  Each method raises `OSError`."""
 
-    def create(self, path: str) -> int:
-        """Make a new file for this user alone; gives its descriptor."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def create(self, path: str, *, durable: bool) -> int:
+        """
+        Make a new file for this user alone; gives its descriptor.
+
+        :param durable: whether each `write` has to be on the disk at its end, and not only with the system.
+        """
+        # One call of the system then writes and syncs; a second one for that takes a third more time.
+        synced = os.O_DSYNC if durable else 0
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | synced, 0o600)
 
     def allocate(self, file: int, offset: int, size: int) -> None:
         """Have the file system set aside *size* bytes: what is written there later finds room."""
@@ -23,23 +29,17 @@ class Disk:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # of a file system that does not know that
                 raise
 
-    def write(self, file: int, data: bytes, offset: int, *, durable: bool) -> None:
-        """
-        Write all of *data*.
-
-        :param durable: whether it has to be on the disk at the end, and not only with the system.
-        """
+    def write(self, file: int, data: bytes, offset: int) -> None:
+        """Write all of *data*."""
         written = os.pwrite(file, data, offset)
         while written < len(data):  # a signal, or no room for more
             more = os.pwrite(file, data[written:], offset + written)
             if more == 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             written += more
-        if durable:
-            self.sync(file)
 
     def sync(self, file: int) -> None:
-        """Have what was written be on the disk."""
+        """Have what was changed be on the disk."""
         os.fdatasync(file)
 
     def truncate(self, file: int, size: int) -> None:

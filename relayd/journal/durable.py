@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from sys import getsizeof
 from typing import Any, Final
 
@@ -16,15 +17,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.errors import ConfigError, JournalFull, JournalUnavailable, OutcomeLost
-from relayd.interfaces import EntryState, IJournal, JournalEntry
+from relayd.interfaces import IJournal, JournalEntry
 from relayd.journal.archive import Recovery
 from relayd.journal.disk import Disk
 from relayd.journal.index import Figures, JournalIndex, JournalLimits
+from relayd.journal.records import STARTED
 from relayd.journal.salvage import salvage, set_aside
 from relayd.journal.sqlite_errors import as_unavailable, is_damage
 from relayd.journal.store import Store
 from relayd.journal.upkeep import Archiver, Pruner
-from relayd.journal.writer import Writer
+from relayd.journal.writer import Writer, fire
 from relayd.language.texts import Translate, english
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
@@ -60,6 +62,7 @@ class DurableJournal:
         limits = limits or JournalLimits()
         self._index = JournalIndex(limits, RECENT)
         self._store = Store(path, durable=durable, max_ids=limits.max_ids, translate=translate, disk=disk)
+        self._steps = self._store.steps
         self._writer = Writer(reactor, self._store, self._share, self._log_is_full)
         self._archiver = Archiver(reactor, self._store, self._writer)
         self._pruner = Pruner(
@@ -147,39 +150,59 @@ class DurableJournal:
             return succeed(known)
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
-        accepting = self._writer.submit(
-            self._store.accept, command.command_id, fingerprint, command.extended, command.numeric_id, alone=False
+        done: Deferred[JournalEntry | None] = Deferred()
+        self._writer.request(
+            (self._steps.accept, (command.command_id, fingerprint, command.extended, command.numeric_id)),
+            partial(self._accepted, done, command.command_id, fingerprint),
+            alone=False,
         )
-        return accepting.addCallback(self._accepted, command.command_id, fingerprint)
+        return done
 
-    def _accepted(self, known: JournalEntry | None, command_id: str, fingerprint: bytes) -> JournalEntry | None:
-        if known is None:
+    # Plain functions instead of callbacks that are added to a Deferred: they are on the way of each command.
+
+    def _accepted(
+        self,
+        done: Deferred[JournalEntry | None],
+        command_id: str,
+        fingerprint: bytes,
+        outcome: Exception | JournalEntry | None,
+    ) -> None:
+        if outcome is None:
             self._index.add_accepted(command_id, fingerprint, self._store.now())
-        return known
+            done.callback(None)
+        else:
+            fire(done, outcome)
 
     def start(self, command_id: str) -> Deferred[None]:
         """See `IJournal.start`."""
         if self._index.size >= self._index.limits.max_bytes:
             return fail(JournalFull(results=len(self._index.finished), megabytes=self._index.size / 1e6))
-        return self._writer.submit(self._store.start, command_id).addCallback(self._started, command_id)
+        done: Deferred[None] = Deferred()
+        self._writer.request((self._steps.start, (command_id,)), partial(self._started, done, command_id))
+        return done
 
-    def _started(self, _: None, command_id: str) -> None:
-        self._index.unfinished[command_id].state = EntryState.STARTED
+    def _started(self, done: Deferred[None], command_id: str, outcome: Exception | None) -> None:
+        if outcome is None:
+            self._index.unfinished[command_id].state = STARTED
+            done.callback(None)
+        else:
+            done.errback(outcome)
 
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
+        done: Deferred[None] = Deferred()
         size = getsizeof(result.stdout) + getsizeof(result.stderr)
-        return self._writer.submit(self._store.finish, result, size=size).addCallbacks(
-            self._finished, self._not_finished, callbackArgs=(result.command_id,), errbackArgs=(result,)
-        )
+        self._writer.request((self._steps.finish, (result,)), partial(self._finished, done, result), size)
+        return done
 
-    def _finished(self, size: int, command_id: str) -> None:
-        self._index.finish(command_id, size, self._store.now())
-
-    def _not_finished(self, failure: Failure, result: CommandResult) -> Failure:
-        # After a restart it would otherwise count as one that may still run.
-        self._ends[result.command_id] = result
-        return failure
+    def _finished(self, done: Deferred[None], result: CommandResult, outcome: Exception | int) -> None:
+        if isinstance(outcome, Exception):
+            # After a restart it would otherwise count as one that may still run.
+            self._ends[result.command_id] = result
+            done.errback(outcome)
+        else:
+            self._index.finish(result.command_id, outcome, self._store.now())
+            done.callback(None)
 
     def confirm(self, command_id: str) -> None:
         """See `IJournal.confirm`.  What is not finished, or was confirmed before, is left as it is."""
@@ -188,18 +211,21 @@ class DurableJournal:
         elif command_id in self._retried:
             self._retried[command_id] = True
         elif self._index.settle(command_id):
-            self._pruner.count_confirmed()
+            self._pruner.confirmed += 1
             self._record_confirmation(command_id)
 
     def _record_confirmation(self, command_id: str) -> None:
-        recording = self._writer.submit_later(self._store.confirm, command_id)
-        recording.addErrback(lambda _: self._unwritten.append(command_id))
+        self._writer.request_later((self._steps.confirm, (command_id,)), partial(self._confirmed, command_id))
         self._archiver.archive_soon()
+
+    def _confirmed(self, command_id: str, outcome: Exception | None) -> None:
+        if outcome is not None:
+            self._unwritten.append(command_id)
 
     def bury(self, command_id: str) -> None:
         """See `IJournal.bury`."""
         self._index.bury(command_id)
-        self._writer.submit(self._store.bury, command_id).addErrback(lambda _: None)  # tried again after a restart
+        self._writer.submit(self._steps.bury, command_id).addErrback(lambda _: None)  # tried again after a restart
 
     def _share(self) -> int:
         """How many requests a batch waits for: where many commands are under way, more of them soon have one."""
@@ -226,7 +252,7 @@ class DurableJournal:
             return
         if (live := self._index.unfinished.pop(command_id, None)) is not None:
             self._index.remember(command_id, live.fingerprint)
-        self._writer.submit(self._store.end, command_id).addErrback(lambda _: self._ends.setdefault(command_id))
+        self._writer.submit(self._steps.end, command_id).addErrback(lambda _: self._ends.setdefault(command_id))
 
     def _end_retried(self, outcome: Failure | None, command_id: str) -> None:
         if self._retried.pop(command_id):  # its result was confirmed meanwhile
@@ -243,7 +269,7 @@ class DurableJournal:
 
     def load(self, command_id: str) -> Deferred[CommandResult | None]:
         """See `IJournal.load`."""
-        return self._writer.submit(self._store.load, command_id)
+        return self._writer.submit(self._steps.load, command_id)
 
     def unconfirmed(self) -> Sequence[str]:
         """See `IJournal.unconfirmed`."""
@@ -256,7 +282,7 @@ class DurableJournal:
     def note(self, name: str, value: str) -> None:
         """See `IJournal.note`."""
         self._notes[name] = value
-        self._writer.submit(self._store.note, name, value).addErrback(lambda _: None)  # it will be found out again
+        self._writer.submit(self._steps.note, name, value).addErrback(lambda _: None)  # it will be found out again
 
     def noted(self, name: str) -> str | None:
         """See `IJournal.noted`."""

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from relayd.errors import JournalFull
 from relayd.interfaces import EntryState, JournalEntry
+from relayd.journal.records import ACCEPTED, CONFIRMED, DEAD, FINISHED
 
 
 class LiveCommand(Struct):
@@ -93,7 +94,7 @@ class JournalIndex:
         """Add a command that has ended and whose result is held."""
         self.finished[command_id] = live
         self.size += live.size
-        if live.state is EntryState.DEAD:
+        if live.state is DEAD:
             self.dead += 1
 
     def refusal(self) -> JournalFull | None:
@@ -104,7 +105,7 @@ class JournalIndex:
 
     def figures(self, now: float, trouble: str | None = None) -> Figures:
         """The journal in numbers; *trouble*: what is wrong with the disk."""
-        since = next((live.since for live in self.finished.values() if live.state is EntryState.FINISHED), now)
+        since = next((live.since for live in self.finished.values() if live.state is FINISHED), now)
         full = self.refusal()
         return Figures(
             unfinished=len(self.unfinished),
@@ -122,31 +123,31 @@ class JournalIndex:
         if live is not None:
             return JournalEntry(fingerprint=live.fingerprint, state=live.state)
         recent = self._recent.get(command_id)
-        return None if recent is None else JournalEntry(fingerprint=recent, state=EntryState.CONFIRMED)
+        return None if recent is None else JournalEntry(fingerprint=recent, state=CONFIRMED)
 
     def unconfirmed(self) -> list[str]:
         """See `relayd.interfaces.IJournal.unconfirmed`."""
-        return [command_id for command_id, live in self.finished.items() if live.state is EntryState.FINISHED]
+        return [command_id for command_id, live in self.finished.items() if live.state is FINISHED]
 
     def dead_letters(self) -> list[str]:
         """See `relayd.interfaces.IJournal.dead_letters`."""
         if not self.dead:
             return []
-        return [command_id for command_id, live in self.finished.items() if live.state is EntryState.DEAD]
+        return [command_id for command_id, live in self.finished.items() if live.state is DEAD]
 
     def add_accepted(self, command_id: str, fingerprint: bytes, now: float) -> None:
         """Add a new command."""
-        self.unfinished[command_id] = LiveCommand(fingerprint, EntryState.ACCEPTED, 0, now)
+        self.unfinished[command_id] = LiveCommand(fingerprint, ACCEPTED, 0, now)
 
     def finish(self, command_id: str, size: int, now: float) -> None:
         """A command has ended, with a result of *size* bytes."""
         live = self.unfinished.pop(command_id)
-        live.state, live.size, live.since = EntryState.FINISHED, size, now
+        live.state, live.size, live.since = FINISHED, size, now
         self.add_finished(command_id, live)
 
     def bury(self, command_id: str) -> None:
         """The result of a command is not sent any more."""
-        self.finished[command_id].state = EntryState.DEAD
+        self.finished[command_id].state = DEAD
         self.dead += 1
 
     def settle(self, command_id: str) -> bool:
@@ -155,7 +156,7 @@ class JournalIndex:
         if live is None:
             return False
         self.size -= live.size
-        if live.state is EntryState.DEAD:
+        if live.state is DEAD:
             self.dead -= 1
         self.remember(command_id, live.fingerprint)
         return True

@@ -77,4 +77,9 @@ class KnownIds:
 
     def may_have(self, command_id: str) -> bool:
         """Whether an id may be in the archive."""
-        return not self.complete or any(each.may_have(command_id) for each in self._filters)
+        if not self.complete:
+            return True
+        for each in self._filters:  # noqa: SIM110 — on the way of each command, and a generator is called twice
+            if each.may_have(command_id):
+                return True
+        return False

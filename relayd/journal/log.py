@@ -176,12 +176,20 @@ def _batch_at(view: memoryview, place: int, header: Header) -> tuple[int, int, B
         return None
 
 
+class Frame(Struct, frozen=True):
+    """A batch, and the bytes that stand for it at its place."""
+
+    batch: Batch
+    data: bytes
+
+
 class Log:
     """
     A log that is written.
 
     :param synced: whether each batch has to survive a loss of power, and not only the end of the process.
     :ivar changes: what its records come to.
+    :ivar size: bytes in use.
     :raises OSError: when it cannot be made.
     """
 
@@ -191,24 +199,21 @@ class Log:
         self.changes = Changes()
         self._disk = disk
         self._header = Header(number, synced, os.urandom(_SALT))
+        self._marker = self._header.marker
         self._batch = 0
-        self._end = BEGIN
+        self.size = BEGIN
         self._dirty = False
-        self._file = disk.create(self.path)
+        self._file = disk.create(self.path, durable=synced)
         try:
             self._allocated = 0
             self._make_room(BEGIN)
-            disk.write(self._file, self._header.to_bytes(), 0, durable=True)
+            disk.write(self._file, self._header.to_bytes(), 0)
+            disk.sync(self._file)
             disk.sync_folder(folder)
         except BaseException:
             self.close()
             os.unlink(self.path)
             raise
-
-    @property
-    def size(self) -> int:
-        """Bytes in use."""
-        return self._end
 
     @property
     def is_there(self) -> bool:
@@ -223,28 +228,43 @@ class Log:
         :param now: the journal's own time.
         :raises OSError: when that is not possible; nothing is written then.
         """
-        if self._dirty:
-            self._cut()
+        frame = self.frame(records, at, now)
+        self.write(frame)
+        self.add(frame)
+
+    def frame(self, records: list[AnyRecord], at: float, now: float) -> Frame:
+        """The first step of `append`: what is to be written.  The others have to follow before the next one."""
         batch = Batch(at, now, records)
         content = _encode(batch)
-        number = self._batch + 1
-        checksum = self._header.checksum(self._end, number, content)
-        frame = _FRAME.pack(self._header.marker, len(content), checksum, number) + content
-        if self._end + len(frame) > self._allocated:
-            self._make_room(len(frame))
+        checksum = self._header.checksum(self.size, self._batch + 1, content)
+        return Frame(batch, _FRAME.pack(self._marker, len(content), checksum, self._batch + 1) + content)
+
+    def write(self, frame: Frame) -> None:
+        """
+        The second step of `append`, and the only one that uses the disk.
+
+        :raises OSError: when that is not possible; nothing is written then.
+        """
+        if self._dirty:
+            self._cut()
+        if self.size + len(frame.data) > self._allocated:
+            self._make_room(len(frame.data))
         try:
-            self._disk.write(self._file, frame, self._end, durable=self._header.synced)
+            self._disk.write(self._file, frame.data, self.size)
         except BaseException:
             self._dirty = True
             self._cut()
             raise
-        self.changes.add(batch, self._end)
-        self._batch = number
-        self._end += len(frame)
+
+    def add(self, frame: Frame) -> None:
+        """The third step of `append`: it is written."""
+        self.changes.add(frame.batch, self.size)
+        self._batch += 1
+        self.size += len(frame.data)
 
     def _make_room(self, size: int) -> None:
         """Have the file system set aside room: a step, or on a disk that is nearly full as much as is needed."""
-        missing = max(self._end + size - self._allocated, 0)
+        missing = max(self.size + size - self._allocated, 0)
         for step in (max(missing, STEP), missing):
             try:
                 self._disk.allocate(self._file, self._allocated, step)
@@ -257,8 +277,8 @@ class Log:
 
     def _cut(self) -> None:
         """Remove what a failed `append` may have left: its caller was told that it is not there."""
-        self._disk.truncate(self._file, self._end)
-        self._allocated = self._end
+        self._disk.truncate(self._file, self.size)
+        self._allocated = self.size
         self._disk.sync(self._file)
         self._dirty = False
 

@@ -5,10 +5,19 @@ What is written to a log of the journal: one record for each step of a command, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec import Struct
 
 from relayd.interfaces import EntryState
+
+# Names of their own: to look a state up in its class takes four times as long, and each command needs a dozen. For the
+# same reason types are compared here: that is quicker than `isinstance`, and records have no subclasses.
+ACCEPTED: Final = EntryState.ACCEPTED
+STARTED: Final = EntryState.STARTED
+FINISHED: Final = EntryState.FINISHED
+CONFIRMED: Final = EntryState.CONFIRMED
+DEAD: Final = EntryState.DEAD
 
 
 class Record(Struct, array_like=True, frozen=True):
@@ -119,32 +128,34 @@ class Changes:
 
     def add(self, batch: Batch, place: int) -> None:
         """Add what was written together at *place*."""
-        self.now = batch.now
+        self.now = now = batch.now
+        at = batch.at
+        commands = self.commands
         for record in batch.records:
-            if isinstance(record, Accepted):
-                self.commands[record.id] = Change(
-                    record.fingerprint, record.form, EntryState.ACCEPTED, batch.now, batch.at
-                )
-            elif isinstance(record, Noted):
+            if type(record) is Accepted:
+                commands[record.id] = Change(record.fingerprint, record.form, ACCEPTED, now, at)
+                continue
+            if type(record) is Noted:
                 self.notes[record.id] = record.value
+                continue
+            change = commands.get(record.id)
+            if change is None:
+                change = commands[record.id] = Change(None, 0, STARTED, now)
+            change.since = now
+            if type(record) is Started:
+                change.state = STARTED
+                change.started = at
+            elif type(record) is Finished:
+                change.state = FINISHED
+                change.finished = at
+                self.results[record.id] = place
+            elif type(record) is Confirmed:
+                change.state = CONFIRMED
+                change.confirmed = at
+                self.results.pop(record.id, None)
             else:
-                self._step(record, batch, place)
-
-    def _step(self, record: AnyRecord, batch: Batch, place: int) -> None:
-        change = self.commands.get(record.id)
-        if change is None:
-            change = self.commands[record.id] = Change(None, 0, EntryState.STARTED, batch.now)
-        change.since = batch.now
-        if isinstance(record, Started):
-            change.state, change.started = EntryState.STARTED, batch.at
-        elif isinstance(record, Finished):
-            change.state, change.finished = EntryState.FINISHED, batch.at
-            self.results[record.id] = place
-        elif isinstance(record, Confirmed):
-            change.state, change.confirmed = EntryState.CONFIRMED, batch.at
-            self.results.pop(record.id, None)
-        else:
-            change.state, change.confirmed = EntryState.DEAD, batch.at
+                change.state = DEAD
+                change.confirmed = at
 
 
 def body_in(records: Iterable[AnyRecord], command_id: str) -> bytes | None:

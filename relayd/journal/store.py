@@ -1,7 +1,9 @@
 """
 The journal on disk: everything is written to a log first, and what a log comes to is moved to the archive.
 
-Without Twisted. One thread calls `Store.apply` and `Store.rotate`, another `Store.archive` and `Store.prune`.
+Without Twisted. `Store.prepare` and `Store.settle` do not look at the disk, and are for the thread of the reactor. One
+other thread calls `Store.write`, `Store.apply` and `Store.rotate`, each between these two or while there is nothing to
+settle, and a third `Store.archive` and `Store.prune`.
 """
 
 from __future__ import annotations
@@ -9,37 +11,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from threading import Lock
 from typing import Any, Final
 
 from msgspec import Struct
 
 from relayd.errors import JournalUnavailable
-from relayd.interfaces import EntryState, JournalEntry
-from relayd.journal.archive import VERSION, WITH_LOGS, Archive, Recovery, form_of
-from relayd.journal.bodies import decode_result, encode_result
+from relayd.journal.archive import VERSION, WITH_LOGS, Archive, Recovery
 from relayd.journal.disk import Disk
 from relayd.journal.known_ids import KnownIds
-from relayd.journal.log import Log, log_name, log_numbers, read_log
-from relayd.journal.records import (
-    Accepted,
-    AnyRecord,
-    Buried,
-    Changes,
-    Confirmed,
-    Finished,
-    Noted,
-    Started,
-    body_in,
-)
+from relayd.journal.leftovers import DamagedLog, take_over
+from relayd.journal.log import Frame, Log
 from relayd.journal.sqlite_errors import as_unavailable
+from relayd.journal.steps import NeedsDisk, Steps
 from relayd.language.texts import Text, Translate, english
-from relayd.wire.messages import CommandResult
 
 #: Bytes of a log after which the next one is begun.
 FULL: Final = 4 << 20
 #: Logs that could not be moved to the archive, beyond which nothing more is written.
 MOST_LOGS: Final = 16
+
+#: Seconds after which a file system gives another time to the next change, also one whose times are coarse.
+SETTLED: Final = 3.0
 
 #: Ids of the archive that are learned at a time, so that the reactor's thread does not wait long.
 LEARNED: Final = 500
@@ -53,30 +45,18 @@ def journal_file(state_dir: str) -> str:
     return os.path.join(state_dir, "journal", "journal.sqlite3")
 
 
-class DamagedLog(Struct, frozen=True):
+class Prepared(Struct, frozen=True):
     """
-    A log of which something could not be read.
+    What is to be written together.
 
-    :ivar kept: path of the damaged file.
-    :ivar commands: how many commands could be read.
-    :ivar results: how many results could be read.
-    """
-
-    kept: str
-    commands: int
-    results: int
-
-
-class _Known(Struct):
-    """
-    What is known of a command.
-
-    :ivar body: its result, where it is not written yet.
+    :ivar calls: what it is for.
+    :ivar outcomes: what they gave, if it can be written.
+    :ivar frame: what is to be written; ``None``: nothing.
     """
 
-    state: EntryState
-    fingerprint: bytes = b""
-    body: bytes | None = None
+    calls: Sequence[Call]
+    outcomes: list[object]
+    frame: Frame | None
 
 
 class Store:
@@ -89,6 +69,7 @@ class Store:
     :param translate: to the language of the results that unfinished commands get here.
     :param disk: where the logs are written.
     :ivar damaged: the logs that `open` found damaged.
+    :ivar steps: what can be asked for in `apply`.
     """
 
     def __init__(
@@ -107,16 +88,12 @@ class Store:
         self._disk = disk or Disk()
         self._time_offset = 0.0
         self._next = 1
-        # Those that are to be moved to the archive, in order, and then the one that is written.
-        self._logs: list[Log] = []
-        # Held while they change, and while a result is read from one.
-        self._changing = Lock()
-        # What is to be written together.
-        self._records: list[AnyRecord] = []
-        self._coming: dict[str, _Known] = {}
+        # How the folder was when all files were there, see `_check_files`.
+        self._seen: tuple[int, int, int] | None = None
         self._known = KnownIds(max_ids)
         self._learned = 0
         self.archived = Archive(path, durable=durable)
+        self.steps = Steps(self.archived, self._known)
         self.damaged: list[DamagedLog] = []
 
     def open(self) -> Recovery:
@@ -129,7 +106,8 @@ class Store:
         """
         self.archived.open()
         try:
-            self._take_over()
+            self._next, damaged = take_over(self._folder, self.archived, self._disk)
+            self.damaged += damaged
             # The journal's time never goes backwards, even if the system's does.
             self._time_offset = max(time.time(), self.archived.last_time()) - time.monotonic()
             recovery = self.archived.recover(self.now(), self._translate)
@@ -140,36 +118,11 @@ class Store:
             raise
         return recovery
 
-    def _take_over(self) -> None:
-        """Move to the archive what an earlier process left in logs."""
-        numbers = log_numbers(self._folder)
-        self._next = max([*numbers, self.archived.last_log]) + 1
-        for number in numbers:
-            path = os.path.join(self._folder, log_name(number))
-            if number > self.archived.last_log:
-                with open(path, "rb") as file:
-                    data = file.read()
-                content = read_log(data)
-                self.archived.move(number, content.changes, content.body_of)
-                if content.damaged:
-                    self._keep(path, content.changes)
-                    continue
-            self._disk.unlink(path)
-        if numbers:
-            self._disk.sync_folder(self._folder)
-
-    def _keep(self, path: str, changes: Changes) -> None:
-        kept = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
-        self._disk.rename(path, kept)
-        found = DamagedLog(kept, len(changes.commands), len(changes.results))
-        self.damaged.append(found)
-        self.archived.note(f"damaged {kept}", f"{found.commands} commands saved")
-
     def _begin_log(self) -> None:
         log = Log(self._folder, self._next, self._disk, synced=self._durable)
         self._next += 1
-        with self._changing:
-            self._logs = [*self._logs, log]
+        with self.steps.changing:
+            self.steps.logs = [*self.steps.logs, log]
 
     def now(self) -> float:
         """The journal's own time, in seconds: the system's when the files were opened, and steady since then."""
@@ -180,7 +133,7 @@ class Store:
     @property
     def is_full(self) -> bool:
         """Whether it is time for the next log."""
-        return self._logs[-1].size >= FULL
+        return self.steps.logs[-1].size >= FULL
 
     def apply(self, calls: Sequence[Call]) -> list[object]:
         """
@@ -188,30 +141,69 @@ class Store:
 
         :return: for each call what it gave, or the `JournalUnavailable` with which it alone failed.
         """
-        self._records, self._coming = [], {}
+        try:
+            prepared = self._prepare(calls, without_disk=False)
+        except Exception as error:  # something of it cannot be encoded
+            return self._apply_each(calls, error)
+        failed = self.write(prepared)
+        return self.settle(prepared) if failed is None else failed
+
+    def prepare(self, calls: Sequence[Call]) -> Prepared | None:
+        """
+        The first step of `apply`, where that needs no look at the disk; `write` and `settle` have to follow.
+
+        :return: ``None``: it needs one, or `apply` has to find out what is wrong.
+        """
+        try:
+            return self._prepare(calls, without_disk=True)
+        except Exception:
+            return None
+
+    def _prepare(self, calls: Sequence[Call], *, without_disk: bool) -> Prepared:
+        records = self.steps.begin(without_disk)
+        outcomes: list[object] = []
+        for method, arguments in calls:
+            try:
+                outcomes.append(method(*arguments))  # the last thing that each does is to add a record, or none
+            except NeedsDisk:
+                raise
+            except Exception as error:
+                outcomes.append(as_unavailable(error))
+        frame = self.steps.logs[-1].frame(records, time.time(), self.now()) if records else None
+        return Prepared(calls, outcomes, frame)
+
+    def write(self, prepared: Prepared) -> list[object] | None:
+        """
+        The second step of `apply`.
+
+        :return: ``None``: it is written. Otherwise the outcomes: there is nothing to settle.
+        """
+        calls = prepared.calls
         try:
             self._check_files()
         except Exception as error:
             return [as_unavailable(error)] * len(calls)
-        outcomes: list[object] = []
-        wrote: list[bool] = []
-        for method, arguments in calls:
-            before = len(self._records)
+        if prepared.frame is not None:
             try:
-                outcomes.append(method(*arguments))
+                if len(self.steps.logs) > MOST_LOGS:
+                    reason = Text("its logs cannot be moved to its archive; look into relayd's log")
+                    raise JournalUnavailable(reason=reason)
+                self.steps.logs[-1].write(prepared.frame)
             except Exception as error:
-                del self._records[before:]
-                outcomes.append(as_unavailable(error))
-            wrote.append(len(self._records) > before)
-        if self._records:
-            try:
-                self._write()
-            except Exception as error:
-                if sum(wrote) > 1:  # a disk that is nearly full still takes what is small
-                    return [outcome for call in calls for outcome in self.apply([call])]
-                failed = as_unavailable(error)
-                return [failed if written else outcome for written, outcome in zip(wrote, outcomes, strict=True)]
-        return outcomes
+                return self._apply_each(calls, error)
+        return None
+
+    def _apply_each(self, calls: Sequence[Call], error: Exception) -> list[object]:
+        """*calls* failed together: the disk may be nearly full, and still take what is small."""
+        if len(calls) > 1:
+            return [outcome for call in calls for outcome in self.apply([call])]
+        return [as_unavailable(error)]
+
+    def settle(self, prepared: Prepared) -> list[object]:
+        """The third step of `apply`: it is written. Gives the outcomes."""
+        if prepared.frame is not None:
+            self.steps.logs[-1].add(prepared.frame)
+        return prepared.outcomes
 
     def _check_files(self) -> None:
         """
@@ -219,14 +211,21 @@ class Store:
 
         :raises JournalUnavailable: when one is gone.
         """
+        # To remove, replace or rename a file changes the time of its folder: one look for both files.
+        try:
+            status = os.stat(self._folder)
+        except FileNotFoundError:
+            seen = None
+        else:
+            seen = status.st_dev, status.st_ino, status.st_mtime_ns
+            if seen == self._seen:
+                return
+        self._seen = None
         self.archived.check_file()
-        if not self._logs[-1].is_there:
+        if not self.steps.logs[-1].is_there:
             raise JournalUnavailable(reason=Text("somebody removed or replaced its file; restart relayd"))
-
-    def _write(self) -> None:
-        if len(self._logs) > MOST_LOGS:
-            raise JournalUnavailable(reason=Text("its logs cannot be moved to its archive; look into relayd's log"))
-        self._logs[-1].append(self._records, time.time(), self.now())
+        if seen is not None and time.time() - seen[2] / 1e9 > SETTLED:
+            self._seen = seen
 
     def rotate(self) -> None:
         """
@@ -234,95 +233,8 @@ class Store:
 
         :raises OSError: when that is not possible; this one goes on.
         """
-        if self._logs[-1].changes:
+        if self.steps.logs[-1].changes:
             self._begin_log()
-
-    # What can be done, by `apply`
-
-    def accept(
-        self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
-    ) -> JournalEntry | None:
-        """Record a command; gives what is known of its id, and records nothing, if that is there already."""
-        known = self._find(command_id, is_new=True)
-        if known is not None:
-            return JournalEntry(fingerprint=known.fingerprint, state=known.state)
-        self._coming[command_id] = _Known(EntryState.ACCEPTED, fingerprint)
-        self._records.append(Accepted(command_id, fingerprint, form_of(extended, numeric_id)))
-        return None
-
-    def start(self, command_id: str) -> None:
-        """Record that a command may run from now on."""
-        self._step(Started(command_id), EntryState.STARTED, EntryState.ACCEPTED)
-
-    def finish(self, result: CommandResult) -> int:
-        """Record the result of a command; gives the bytes that it takes."""
-        body = encode_result(result)
-        record = Finished(result.command_id, body)
-        self._step(record, EntryState.FINISHED, EntryState.ACCEPTED, EntryState.STARTED).body = body
-        return len(body)
-
-    def end(self, command_id: str) -> None:
-        """Record that a command has ended and its result was confirmed, though the result was never recorded."""
-        self._step(Confirmed(command_id), EntryState.CONFIRMED, EntryState.ACCEPTED, EntryState.STARTED)
-
-    def confirm(self, command_id: str) -> None:
-        """Remove the result of a command, which was confirmed."""
-        self._step(Confirmed(command_id), EntryState.CONFIRMED, EntryState.FINISHED, EntryState.DEAD)
-
-    def bury(self, command_id: str) -> None:
-        """Record that the result of a command is kept, and not sent any more."""
-        self._step(Buried(command_id), EntryState.DEAD, EntryState.FINISHED)
-
-    def note(self, name: str, value: str) -> None:
-        """Keep a fact."""
-        self._records.append(Noted(name, value))
-
-    def load(self, command_id: str) -> CommandResult | None:
-        """The result of a command; ``None``: none is held."""
-        known = self._coming.get(command_id)
-        if known is not None and known.state is EntryState.CONFIRMED:
-            return None
-        body = None if known is None else known.body
-        with self._changing:
-            for log in reversed(self._logs):
-                if body is not None:
-                    break
-                if (change := log.changes.commands.get(command_id)) is None:
-                    continue
-                if change.state is EntryState.CONFIRMED:
-                    return None
-                if (place := log.changes.results.get(command_id)) is not None:
-                    body = body_in(log.read(place), command_id)
-        return self.archived.load(command_id) if body is None else decode_result(body)
-
-    def _step(self, record: AnyRecord, state: EntryState, *before: EntryState) -> _Known:
-        known = self._find(record.id)
-        if known is None or known.state not in before:
-            raise JournalUnavailable(reason=Text("it does not have the command {id} as it should", id=record.id))
-        self._coming[record.id] = known
-        known.state = state
-        self._records.append(record)
-        return known
-
-    def _find(self, command_id: str, *, is_new: bool = False) -> _Known | None:
-        """
-        What is known of a command, with what is about to be written.
-
-        :param is_new: whether it is expected to be unknown.
-        """
-        if (known := self._coming.get(command_id)) is not None:
-            return known
-        # In this order: a log is only taken away when the archive has what is in it.
-        for log in reversed(self._logs):
-            if (change := log.changes.commands.get(command_id)) is not None:
-                if change.fingerprint is not None:
-                    return _Known(change.state, change.fingerprint)
-                entry = self.archived.find(command_id)
-                return _Known(change.state, b"" if entry is None else entry.fingerprint)
-        if is_new and not self._known.may_have(command_id):
-            return None
-        entry = self.archived.find(command_id)
-        return None if entry is None else _Known(entry.state, entry.fingerprint)
 
     # Archiving
 
@@ -334,7 +246,7 @@ class Store:
         :raises sqlite3.Error: when the archive cannot be written; as much as was moved is moved.
         :raises OSError: when a log cannot be removed.
         """
-        for log in self._logs[:-1]:
+        for log in self.steps.logs[:-1]:
             self._move(log)
         return self.archived.clean()
 
@@ -342,8 +254,8 @@ class Store:
         if log.changes and log.number > self.archived.last_log:
             self._known.add(log.changes.commands)
             self.archived.move(log.number, log.changes, log.body_of)
-        with self._changing:
-            self._logs = [each for each in self._logs if each is not log]
+        with self.steps.changing:
+            self.steps.logs = [each for each in self.steps.logs if each is not log]
             log.close()
         if os.path.exists(log.path):  # somebody may have removed it
             self._disk.unlink(log.path)
@@ -369,12 +281,12 @@ class Store:
     def close(self) -> None:
         """Move everything to the archive, as far as that is possible, and close the files."""
         try:
-            for log in self._logs:
+            for log in self.steps.logs:
                 self._move(log)
             self.archived.note("time", str(self.now()))
             self.archived.mark(VERSION)
         finally:
-            for log in self._logs:
+            for log in self.steps.logs:
                 log.close()
             self.archived.clean()
             self.archived.close()

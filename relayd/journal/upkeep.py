@@ -135,6 +135,7 @@ class Pruner:
     :param archiver: does it in its thread.
     :param catch_up: called first each time: tries once more to record what could not be recorded.
     :param expire: called with each command whose result expires.
+    :ivar confirmed: how many ids of confirmed commands there are.
     """
 
     def __init__(
@@ -154,12 +155,12 @@ class Pruner:
         self._archiver = archiver
         self._catch_up = catch_up
         self._expire = expire
-        self._confirmed = 0
+        self.confirmed = 0
         self._call: IDelayedCall | None = None
 
     def start(self, confirmed: int) -> None:
         """Begin, with so many ids of confirmed commands in the file."""
-        self._confirmed = confirmed
+        self.confirmed = confirmed
         self._call = self._reactor.callLater(PRUNE_AGAIN, self._prune)
 
     def stop(self) -> None:
@@ -167,10 +168,6 @@ class Pruner:
         if self._call is not None:
             self._call.cancel()
             self._call = None
-
-    def count_confirmed(self) -> None:
-        """One more command was confirmed."""
-        self._confirmed += 1
 
     def _prune(self) -> None:
         self._call = None
@@ -185,12 +182,12 @@ class Pruner:
             )
             for command_id in expired:
                 self._expire(command_id)
-        before, most, confirmed = now - limits.retention, limits.max_ids, self._confirmed
+        before, most, confirmed = now - limits.retention, limits.max_ids, self.confirmed
         self._archiver.do(lambda: self._store.prune(before, most, confirmed), self._pruned)
 
     def _pruned(self, outcome: int | Exception) -> None:
         removed = 0 if isinstance(outcome, Exception) else outcome
-        self._confirmed -= removed
+        self.confirmed -= removed
         if self._writer.closing:
             return
         if removed >= PRUNE_ROWS:

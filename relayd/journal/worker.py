@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final
@@ -69,8 +68,10 @@ class Worker:
         self._wake()
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # the pipe is full: the reactor will read it
+        try:  # noqa: SIM105 — to make a context manager takes longer than to write
             os.write(self._writes, b"x")
+        except BlockingIOError:  # the pipe is full: the reactor will read it
+            pass
 
     def _ended(self, _: None) -> None:
         self._reactor.removeReader(self)

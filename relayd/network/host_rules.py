@@ -17,6 +17,8 @@ from relayd.network.patterns import covers_host, covers_user
 
 #: What reads the text of a command on a host.
 Shell = Literal["posix", "none", "cmd", "powershell", "device"]
+#: The families of network devices, by their command lines.
+Family = Literal["cisco", "huawei", "h3c", "juniper", "mikrotik", "generic"]
 #: How many logins are remembered with what applies to them.
 _REMEMBERED: Final = 4096
 
@@ -25,13 +27,13 @@ class Become(Struct, frozen=True, kw_only=True):
     """
     How a command gets the rights of another user, once it is logged in.
 
-    :ivar kind: the program that gives them.
+    :ivar kind: the program that gives them; ``enable``: the privileged mode of a network device.
     :ivar user: the user whose rights these are.
     :ivar password_file: file whose first line is the password that the program asks for: with sudo usually that of the
         login, with su that of *user*. ``None``: it asks for none, or the command brings it.
     """
 
-    kind: Literal["sudo", "su"]
+    kind: Literal["sudo", "su", "enable"]
     user: str = "root"
     password_file: str | None = None
 
@@ -51,6 +53,7 @@ class HostSettings(Struct, frozen=True, kw_only=True):
     :ivar output_encoding: the character set, as `relayd.language.charsets` names it.
     :ivar no_exit_status: the exit status of a session that the host closes in good order without one.
     :ivar shell: what reads the text of a command there.
+    :ivar family: how the command line of a device works.
     :ivar pty: whether commands get a pseudo-terminal.
     :ivar become: whose rights commands get.
     """
@@ -66,6 +69,7 @@ class HostSettings(Struct, frozen=True, kw_only=True):
     output_encoding: str | None = None
     no_exit_status: int | None = None
     shell: Shell | None = None
+    family: Family | None = None
     pty: bool | None = None
     become: Become | None = None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from errno import EINTR
 from select import EPOLLIN
 from threading import get_ident
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from twisted.internet.epollreactor import EPollReactor
@@ -18,6 +18,10 @@ from twisted.python import log
 
 #: As in `twisted.internet.posixbase`: somebody else closed the socket.
 _CLOSED = ConnectionFdescWentAway("File descriptor lost")
+
+#: Descriptors that one turn handles; the next one begins with the others, as epoll(7) keeps them in their order. 200
+#: connections that are refused at once would otherwise take a turn of 50 ms.
+MOST_EVENTS: Final = 16
 
 
 class LoopTurns:
@@ -62,7 +66,7 @@ class LoopTurns:
                 timeout = reactor.running and reactor.timeout()
         selectables = reactor._selectables
         try:
-            events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
+            events = reactor._poller.poll(-1 if timeout is None else timeout, MOST_EVENTS)
         except OSError as error:
             if error.errno == EINTR:
                 return

@@ -16,6 +16,8 @@ from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.session import OutputReader, Permission
 from relayd.ssh.channels.surroundings import Progress
 from relayd.ssh.channels.terminal import Terminal
+from relayd.ssh.device.devices import Devices
+from relayd.ssh.device.run import DeviceRequest
 from relayd.ssh.execution import Execution, RunRequest
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.threaded_check import FileChecks
@@ -51,6 +53,7 @@ class SSHClient:
         self._dialer = Dialer(reactor, self._clock, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._clock, self._dialer, settings)
         self._shells = WindowsShells(self._pool)
+        self._devices = Devices(self._clock, self._pool, settings.idle_timeout)
 
     def run(
         self,
@@ -102,11 +105,20 @@ class SSHClient:
         )  # fmt: skip
         return Execution(self._clock, self._pool, request, self._settings, self._shells).done
 
+    def run_on_device(self, request: DeviceRequest) -> Deferred[Completed]:
+        """
+        Have a network device carry out lines, once, on a command line that later commands use, too.
+
+        :return: as that of `run`. Cancelling it closes the command line; the device may go on.
+        """
+        return self._devices.run(request, self._settings.max_output)
+
     def configure(self, settings: LiveSettings, allows: AddressCheck) -> None:
         """Change the settings for the commands and connections that come from now on."""
         self._settings = settings
         self._dialer.configure(settings, allows)
         self._pool.configure(settings)
+        self._devices.idle_timeout = settings.idle_timeout
 
     def retire_all(self) -> None:
         """Give no more commands to the connections that are open, or being opened."""
@@ -122,6 +134,7 @@ class SSHClient:
 
     def close(self) -> Deferred[None]:
         """Close all connections; the outcome of commands that run on them is unknown."""
+        self._devices.close()
         closed = self._pool.close()
         self._files.close()
         self._derivations.close()

@@ -542,3 +542,35 @@ class NotRun(SSHError):
 
     code = "cancelled"
     phase = "session"
+
+
+class DeviceNotReady(SSHError):
+    """{host}:{port} opened its command line, but does not take commands: {reason}. Log in by hand and look; the family
+    of the device must be right, and nothing may wait for an answer after the login."""
+
+    code = "device-not-ready"
+    phase = "session"
+
+
+class PrivilegeRefused(SSHError):
+    """{host}:{port} did not give the privileged mode: {reason}. Check the secret for it."""
+
+    code = "privilege-refused"
+    phase = "session"
+
+
+class DeviceAsked(SSHError):
+    """{host}:{port} asks “{words}”, and the command has no line to answer it. The command line was closed without an
+    answer. Add the answer as a line of the command."""
+
+    code = "device-asked"
+    phase = "run"
+    executed = "yes"
+
+
+class LineRefused(SSHError):
+    """{host}:{port} refused line {number} of the command (“{words}”); the lines after it were not sent."""
+
+    code = "line-refused"
+    phase = "run"
+    executed = "yes"

@@ -62,6 +62,11 @@ class Completed(Struct, frozen=True, kw_only=True):
     timings: dict[str, float]
 
 
+def outcome_of(killed: Killed) -> str:
+    """What is said of the end of a command that was to end early."""
+    return _OUTCOMES[killed]
+
+
 def connection_lost(error: SSHError) -> Text:
     """The line below the output of a command whose connection was lost, with *error*, after its end was known."""
     return Text(

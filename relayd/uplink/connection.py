@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.errors import (
     DialectMismatch,
-    FrameTooLarge,
     ProtocolError,
     RelayError,
     UplinkIncomplete,
@@ -280,6 +279,4 @@ class UplinkConnection:
 
 
 def _close_code(error: RelayError) -> int:
-    if isinstance(error, FrameTooLarge):
-        return closing.TOO_BIG
-    return closing.PROTOCOL_ERROR if isinstance(error, ProtocolError | DialectMismatch) else closing.NORMAL
+    return error.close_code if isinstance(error, ProtocolError | DialectMismatch) else closing.NORMAL

@@ -119,7 +119,12 @@ class Conversation:
 
     def break_off(self, error: ProtocolError) -> None:
         """End the connection because of *error*: a breach of the protocol, or another protocol."""
-        self._machine.failed(error if self.recognised else self._mismatch(str(error.fields.get("reason", error))))
+        if self.recognised:
+            self._machine.failed(error)
+            return
+        mismatch = self._mismatch(str(error.fields.get("reason", error)))
+        mismatch.close_code = error.close_code
+        self._machine.failed(mismatch)
 
     def end(self) -> None:
         """The connection is over: nothing more is read."""

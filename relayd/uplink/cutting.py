@@ -6,7 +6,6 @@ Outputs are handled in pieces, so that the work, in a thread, never keeps the ev
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from relayd.language.texts import Text, Translate, english
+from relayd.network.pieces import from_base64, to_base64
 from relayd.wire.messages import CommandResult
 
 #: Bytes kept free for each marker: more than the longest one takes.
@@ -100,9 +100,9 @@ def cut_to(result: CommandResult, envelope: Envelope, max_payload: int, translat
     )
 
 
-def encoded(text: str) -> msgspec.Raw:
-    """The JSON of *text*."""
-    return msgspec.Raw(b'"' + b"".join(_json(piece) for piece in _pieces(text)) + b'"')
+def encoded(text: str) -> list[bytes | memoryview]:
+    """The JSON of *text*, in pieces."""
+    return [b'"', *map(_json, _pieces(text)), b'"']
 
 
 def _cut(text: str, size: int, room: int, translate: Translate) -> str:
@@ -126,10 +126,10 @@ def _cut_base64(text: str, size: int, room: int, translate: Translate) -> str:
     length = len(text) // 4 * 3 - text.count("=", len(text) - 2)
     half = (room // 4 * 3 - MARKER_ROOM) // 2
     # Four characters stand for three bytes; the first and the last group may be wanted in part.
-    head = b64decode(text[: (half + 2) // 3 * 4])[:half]
+    head = from_base64(text[: (half + 2) // 3 * 4])[:half]
     skipped = length - half
-    tail = b64decode(text[skipped // 3 * 4 :])[skipped % 3 :]
-    return b64encode(head + marker(length - 2 * half, translate).encode() + tail).decode()
+    tail = from_base64(text[skipped // 3 * 4 :])[skipped % 3 :]
+    return to_base64(head + marker(length - 2 * half, translate).encode() + tail)
 
 
 def marker(gone: int, translate: Translate) -> str:

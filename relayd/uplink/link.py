@@ -15,7 +15,7 @@ from relayd.interfaces import ILink
 from relayd.uplink.message_limit import MessageLimit, UnderWay
 from relayd.uplink.result_sender import ResultSender
 from relayd.uplink.settings import ConnectionSettings
-from relayd.uplink.wire import Wire
+from relayd.uplink.wire import Pieces, Wire
 from relayd.wire.dialects.codec import NO_LIMIT
 from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_OUTPUT, CommandOutput, CommandResult
@@ -135,7 +135,7 @@ class Link:
         named = self.max_payload
         return self._max_result if named >= NO_LIMIT else named
 
-    def _send_text(self, payload: bytes) -> None:
+    def _send_text(self, payload: bytes | Pieces) -> None:
         self.wire.send_text(payload)
         self.under_way.message_sent(len(payload))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from secrets import token_hex
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 
 from relayd.language.texts import Translate, english, without_surrogates
 from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
+from relayd.uplink.wire import Pieces
 from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
 
@@ -26,6 +28,11 @@ DeferToThread = Callable[..., Deferred[Any]]
 
 #: Characters of output from which on a result is encoded in a thread.
 LARGE: Final = 256 * 1024
+#: Stand for the outputs while the rest of a result is encoded. Nothing of a peer's can hold them.
+_STDOUT, _STDERR = token_hex(16), token_hex(16)
+
+#: JSON in pieces.
+_Json = list[bytes | memoryview]
 
 
 class ResultSender:
@@ -42,7 +49,7 @@ class ResultSender:
         dialect: IDialect,
         defer_to_thread: DeferToThread,
         limit: Callable[[], int],
-        send_frame: Callable[[bytes], None],
+        send_frame: Callable[[bytes | Pieces], None],
         translate: Translate = english,
     ) -> None:
         self._dialect = dialect
@@ -123,17 +130,13 @@ class ResultSender:
         preparing.addErrback(self._failed, result)
         preparing.addCallback(self._done)
 
-    def _prepared(
-        self, ready: tuple[CommandResult, msgspec.Raw, msgspec.Raw], result: CommandResult, limit: int
-    ) -> None:
+    def _prepared(self, ready: tuple[CommandResult, _Json, _Json], result: CommandResult, limit: int) -> None:
         cut, stdout, stderr = ready
         if self._ended:
             return
-        wire = cut.to_wire()
-        wire["result"] |= {"stdout": stdout, "stderr": stderr}
         if cut.details.truncated and not result.details.truncated:
             self._warn(result, limit)
-        self._send_frame(self._frame_of(wire))
+        self._send_frame(self._in_pieces(cut, stdout, stderr))
 
     def _failed(self, failure: Failure, result: CommandResult) -> None:
         if failure.check(CancelledError):
@@ -151,8 +154,12 @@ class ResultSender:
     def _frame(self, result: CommandResult) -> bytes:
         return self._dialect.event_frame(COMMAND_RESULT, result.to_wire())
 
-    def _frame_of(self, wire: dict[str, Any]) -> bytes:
-        return self._dialect.event_frame(COMMAND_RESULT, wire)
+    def _in_pieces(self, result: CommandResult, stdout: _Json, stderr: _Json) -> Pieces:
+        """The frame of *result*, around the JSON of its outputs."""
+        frame = self._frame(msgspec.structs.replace(result, stdout=_STDOUT, stderr=_STDERR))
+        before, _, rest = frame.partition(b'"%b"' % _STDOUT.encode())
+        between, _, after = rest.partition(b'"%b"' % _STDERR.encode())
+        return Pieces([before, *stdout, between, *stderr, after])
 
     def _warn(self, result: CommandResult, limit: int) -> None:
         _log.warn(
@@ -168,7 +175,7 @@ def _is_large(result: CommandResult) -> bool:
 
 def _ready(
     result: CommandResult, around: Envelope, limit: int, translate: Translate
-) -> tuple[CommandResult, msgspec.Raw, msgspec.Raw]:
+) -> tuple[CommandResult, _Json, _Json]:
     """What of *result* fits, and its outputs as JSON."""
     try:
         cut = cut_to(result, around, limit, translate)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from autobahn.websocket.protocol import parseHttpHeader
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -20,6 +19,7 @@ from zope.interface import implementer
 from relayd.errors import RelayError
 from relayd.language.texts import span
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, schemes_of, words_of
+from relayd.uplink.autobahn_client import parseHttpHeader
 from relayd.uplink.quoting import Quoting
 from relayd.uplink.request import MAX_INTERIM, skip_interim
 from relayd.wire.messages import Secret

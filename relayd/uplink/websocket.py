@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress, IHandshakeListener
@@ -27,10 +26,11 @@ from relayd.network.flow import Flow
 from relayd.network.joined_writes import join_writes
 from relayd.network.tls import explain, is_verified
 from relayd.uplink.answers import NO_HTTP, HttpResponse, RefusalReader, other_protocol
+from relayd.uplink.autobahn_client import WebSocketClientFactory, WebSocketClientProtocol
 from relayd.uplink.closing import GOING_AWAY
 from relayd.uplink.frames import LONGEST, WHOLE_TEXT, LongText, masked_text, whole_text
 from relayd.uplink.request import MAX_INTERIM, Request, skip_interim
-from relayd.uplink.wire import NOBODY, ReadPause, WireListener
+from relayd.uplink.wire import NOBODY, Pieces, ReadPause, WireListener
 
 #: Bytes that are read of an answer to the HTTP request.
 MAX_RESPONSE: Final = 64 * 1024
@@ -38,6 +38,9 @@ MAX_RESPONSE: Final = 64 * 1024
 #: Bytes of an incomplete frame that are a sign of life.  Fewer are not: a main server that hangs in the middle of a
 #: frame, or sends it a byte at a time, would otherwise hold the relay for ever.
 LEAST_PROGRESS: Final = 4096
+
+#: Bytes that are read in one turn of the event loop. Twisted's 64 KiB may hold 800 receipts, which take 20 ms.
+READ_SIZE: Final = 16 * 1024
 
 _SWITCHING_PROTOCOLS: Final = 101
 
@@ -98,11 +101,11 @@ class WebSocketClient(WebSocketClientProtocol):
         """See `Wire.report_to`."""
         self._listener = listener
 
-    def send_text(self, payload: bytes) -> None:
+    def send_text(self, payload: bytes | Pieces) -> None:
         """Send one text message, where the connection still takes any."""
         if self.state != self.STATE_OPEN:
             return
-        self.flow.send(masked_text(payload) if len(payload) <= LONGEST else LongText(payload))
+        self.flow.send(masked_text(bytes(payload)) if len(payload) <= LONGEST else LongText(payload))
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a WebSocket ping; the answer comes as `WireListener.on_pong`."""
@@ -158,6 +161,8 @@ class WebSocketClient(WebSocketClientProtocol):
             # autobahn tries to, before the option exists, and swallows the error
             self.transport.setTcpNoDelay(True)
         join_writes(self.transport)
+        connection = getattr(self.transport, "transport", self.transport)  # below TLS
+        connection.bufferSize = READ_SIZE
         super().connectionMade()
         if self._tls_host is None:
             self._request_upgrade()
@@ -324,7 +329,10 @@ class WebSocketClient(WebSocketClientProtocol):
             size, limit = self.message_data_total_length, self.maxMessagePayloadSize
             self._listener.on_broken(FrameTooLarge(size=size, limit=limit))
         else:
-            self._listener.on_broken(ProtocolError(reason=printable(reason, 200)))
+            error = ProtocolError(reason=printable(reason, 200))
+            if code == self.CLOSE_STATUS_CODE_INVALID_PAYLOAD:
+                error.close_code = code
+            self._listener.on_broken(error)
 
     def _request_upgrade(self) -> None:
         self._listener.on_secured()

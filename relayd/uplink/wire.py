@@ -5,12 +5,31 @@ HTTP long-polling (`relayd.uplink.polling.client`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from relayd.errors import ProtocolError
 from relayd.network.flow import Flow
 from relayd.uplink.answers import HttpResponse
+
+
+class Pieces:
+    """
+    A long text message in pieces, in UTF-8. Nobody joins them for nothing: with many megabytes, that alone holds up the
+    event loop.
+    """
+
+    __slots__ = ("_size", "pieces")
+
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
+        self.pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
 
 
 class WireListener(Protocol):
@@ -78,7 +97,7 @@ class Wire(Protocol):
     def report_to(self, listener: SessionListener) -> None:
         """Tell *listener* what happens from now on."""
 
-    def send_text(self, payload: bytes) -> None:
+    def send_text(self, payload: bytes | Pieces) -> None:
         """Send one text message, where the wire still takes any."""
 
     def ping(self, payload: bytes = b"") -> None:

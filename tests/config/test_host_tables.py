@@ -30,6 +30,7 @@ working-directory = ""
 output-encoding = "GBK"
 no-exit-status = 0
 shell = "none"
+family = "huawei"
 pty = true
 become = "sudo"
 become-user = "app"
@@ -80,6 +81,7 @@ class TableTests(HostsCase):
             output_encoding="gbk",
             no_exit_status=0,
             shell="none",
+            family="huawei",
             pty=True,
             become=Become(kind="sudo", user="app", password_file=self.secret),
         )
@@ -188,7 +190,7 @@ class MistakeTests(HostsCase):
     def test_companions(self) -> None:
         self.assertIn("become-user of [[hosts]] number 1", self.mistake(self.good + '\nbecome-user = "app"'))
         message = self.mistake(self.good + '\nbecome-password-file = "secret"')
-        self.assertIn('needs become = "sudo" or "su" too', message)
+        self.assertIn('needs become = "sudo", "su" or "enable" too', message)
         self.assertIn("needs key-file too", self.mistake(self.good + '\npassphrase-file = "secret"'))
 
     def test_files_that_others_can_read(self) -> None:

@@ -86,7 +86,7 @@ class HalfOpenTests(FaultCase):
 
     async def test_slow_uplink(self) -> None:
         """Late, a byte at a time, and at a modem's speed: slow is not dead."""
-        await self.begin(pingInterval=1000, pingTimeout=4000)
+        await self.begin(pingInterval=1000, pingTimeout=15_000)
         link = self.uplink.newest
         for name, fault in (
             ("late", lambda pipe: setattr(pipe, "delay", 0.4)),

@@ -133,7 +133,7 @@ def _row(data: bytes) -> None:
     salvage(kept, path)
     store = Store(path, durable=False)
     store.open()
-    store.apply([(store.load, ("c1",))])
+    store.apply([(store.steps.load, ("c1",))])
     store.close()
 
 
@@ -152,7 +152,11 @@ def _original(*, empty: bool = False) -> str:
         store.open()
         if not empty:
             store.apply(
-                [(store.accept, ("c1", b"fingerprint", True)), (store.start, ("c1",)), (store.finish, (_RESULTS[0],))]
+                [
+                    (store.steps.accept, ("c1", b"fingerprint", True)),
+                    (store.steps.start, ("c1",)),
+                    (store.steps.finish, (_RESULTS[0],)),
+                ]
             )
         store.close()
         db = sqlite3.connect(path)

@@ -91,6 +91,12 @@ class _Owner:
         check(session.state is State.WAITING, "a refused session that does not wait")
         check_words(reason)
 
+    def exec_refused(self, connection: ClientConnection, session: Any) -> bool:
+        return False
+
+    def not_usable(self, connection: ClientConnection, session: Any, max_packet: int) -> None:
+        check(session.state is State.WAITING, "a session that cannot be used, and does not wait")
+
     def session_closed(self, connection: ClientConnection, session: Any) -> None:
         """Its place is free."""
 

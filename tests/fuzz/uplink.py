@@ -24,7 +24,7 @@ from relayd.uplink.message_limit import MessageLimit
 from relayd.uplink.presence import told_of
 from relayd.uplink.settings import ConnectionSettings
 from relayd.uplink.stages import Timing
-from relayd.uplink.wire import SessionListener
+from relayd.uplink.wire import Pieces, SessionListener
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import DialectEvent, EventReceived
 from relayd.wire.messages import CommandState, ExecuteCommand, Receipt, failure_result
@@ -224,13 +224,13 @@ class Wire:
 
     def __init__(self) -> None:
         self.flow: Flow = RecordedFlow()
-        self.sent: list[bytes] = []
+        self.sent: list[bytes | Pieces] = []
         self.ended = False
 
     def report_to(self, listener: SessionListener) -> None:
         """Nothing to report but what the input says."""
 
-    def send_text(self, payload: bytes) -> None:
+    def send_text(self, payload: bytes | Pieces) -> None:
         self.sent.append(payload)
 
     def ping(self, payload: bytes = b"") -> None:
@@ -311,12 +311,12 @@ def _run(name: str, data: bytes) -> None:
     check(not clock.getDelayedCalls(), "a timer is left")
 
 
-def _check_sent(server: Any, sent: list[bytes]) -> None:
+def _check_sent(server: Any, sent: list[bytes | Pieces]) -> None:
     """The other role has to understand it."""
     server.opened()
     for payload in sent:
         try:
-            server.receive_text(payload.decode())
+            server.receive_text(bytes(payload).decode())
         except ProtocolError as error:
             check(False, f"the other role does not understand: {error}")
 

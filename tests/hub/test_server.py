@@ -633,7 +633,7 @@ class BoundsTests(HubTestCase):
     """Heartbeats and sizes, with settings small enough to see them at work."""
 
     settings = HubSettings(
-        ping_interval=0.05, ping_timeout=0.05, join_timeout=0.3, max_payload=5000, grace=0.0, answer_timeout=0.01
+        ping_interval=0.3, ping_timeout=0.3, join_timeout=1.0, max_payload=5000, grace=0.0, answer_timeout=0.01
     )
 
     async def test_a_relay_that_does_not_understand_a_question(self) -> None:

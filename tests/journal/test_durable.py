@@ -37,11 +37,11 @@ class DurableJournalTests(ContractTests, DurableCase):
         """It counts: a result that was confirmed is not sent again on the next link."""
         self.accept("a")
         self.wait(self.journal.start("a"))
-        apply = self.journal._store.apply
+        write = self.journal._store.write
         full = JournalUnavailable(reason=Text("the disk is full"))
-        self.patch(self.journal._store, "apply", lambda calls: [full for _ in calls])
+        self.patch(self.journal._store, "write", lambda prepared: [full for _ in prepared.calls])
         self.assertRaises(JournalUnavailable, self.wait, self.journal.finish(result("a")))
-        self.patch(self.journal._store, "apply", apply)
+        self.patch(self.journal._store, "write", write)
         self.journal._catch_up()
         self.journal.confirm("a")
         self.settle()
@@ -156,7 +156,7 @@ class BrokenFileTests(DurableCase):
     def break_writes(self) -> None:
         """The disk is full from now on, and there is no room left in what is set aside."""
         self.disk.full = True
-        log = self.journal._store._logs[-1]
+        log = self.journal._store.steps.logs[-1]
         filler = 0
         with contextlib.suppress(JournalUnavailable):
             while True:
@@ -215,11 +215,11 @@ class BrokenFileTests(DurableCase):
 
     def test_confirmation_that_could_not_be_recorded_is_recorded_later(self) -> None:
         self.finish("a")
-        self.patch(self.journal._store, "confirm", self.broken)
+        self.patch(self.journal._steps, "confirm", self.broken)
         self.journal.confirm("a")
         self.settle()
         self.assertEqual(self.rows("SELECT state FROM command"), [(3,)])
-        del self.journal._store.confirm  # the patch
+        del self.journal._steps.confirm  # the patch
         self.clock.advance(PRUNE_INTERVAL)
         self.settle()
         self.assertEqual(self.rows("SELECT state FROM command"), [(4,)])

@@ -5,6 +5,7 @@ Tests of `relayd.journal.log`: what is read of a log that ends in the middle, is
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -40,11 +41,12 @@ class BrokenDisk(Disk):
         self._fail("allocate", errno.ENOSPC)
         super().allocate(file, offset, size)
 
-    def write(self, file: int, data: bytes, offset: int, *, durable: bool) -> None:
+    def write(self, file: int, data: bytes, offset: int) -> None:
         if "write" in self.failing:
             os.pwrite(file, data[: len(data) // 2], offset)
-        self._fail("write", errno.EIO)
-        super().write(file, data, offset, durable=durable)
+        self._fail("write", errno.ENOSPC)
+        super().write(file, data, offset)
+        self._fail("write synced", errno.EIO)  # all of it may be there all the same
 
     def sync(self, file: int) -> None:
         self._fail("sync", errno.EIO)
@@ -188,9 +190,11 @@ class LogTests(SynchronousTestCase):
 
     def test_a_batch_that_could_not_be_written_does_not_come_back(self) -> None:
         self.append("a")
-        for failing in ("allocate", "write", "sync"):
+        for failing in ("allocate", "write", "write synced"):
             with self.subTest(failing=failing):
                 self.fails_once({failing}, failing)
+        with self.subTest(failing="all"):
+            self.fails_once({"write synced", "sync"}, "sync")
 
     def fails_once(self, failing: set[str], name: str) -> None:
         self.disk.failing = failing
@@ -234,10 +238,17 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(self.known(Path(log.path).read_bytes()), (["a"], False))
 
     def test_a_file_that_cannot_be_made_is_not_left_behind(self) -> None:
-        for failing in ("allocate", "write", "sync"):
+        for failing in ("allocate", "write", "write synced", "sync"):
             self.disk.failing = {failing}
             self.assertRaises(OSError, self.make, 2)
             self.assertEqual(os.listdir(self.folder), [self.path.name])
+
+    def test_what_is_written_is_on_the_disk(self) -> None:
+        """By the way in which the file is opened; without a promise for a loss of power, it is not."""
+        for number, synced in ((2, True), (3, False)):
+            log = self.make(number, synced=synced)
+            flags = fcntl.fcntl(log._file, fcntl.F_GETFL)
+            self.assertEqual(flags & os.O_DSYNC == os.O_DSYNC, synced)
 
     def test_what_is_confirmed_holds_no_result(self) -> None:
         self.append("a")

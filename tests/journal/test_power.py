@@ -56,7 +56,7 @@ class Commands:
             name, state = NEXT.get(self.promised.get(command_id), ("", EntryState.DEAD))
             if name and command_id not in self.asked:
                 self.asked[command_id] = state
-                calls.append((getattr(self._store, name), self.arguments(name, command_id)))
+                calls.append((getattr(self._store.steps, name), self.arguments(name, command_id)))
         ids = list(self.asked)
         for command_id, outcome in zip(ids, self._store.apply(calls), strict=True):
             state = self.asked.pop(command_id)
@@ -91,7 +91,7 @@ class StoreCase(SynchronousTestCase):
         for command_id, state in promised.items():
             may_be = {state, asked.get(command_id, state)}
             where = f"{why}: {command_id} {may_be}"
-            [known] = store.apply([(store.accept, (command_id, b"other", False))])
+            [known] = store.apply([(store.steps.accept, (command_id, b"other", False))])
             self.assertIsNotNone(known, where)
             self.assertEqual(known.fingerprint, f"print of {command_id}".encode(), where)  # type: ignore[attr-defined]
             expected = {
@@ -102,10 +102,10 @@ class StoreCase(SynchronousTestCase):
             }
             self.assertIn(ended.get(command_id), {expected[each] for each in may_be}, where)
             if may_be == {EntryState.FINISHED}:
-                held = store.load(command_id)
+                held = store.steps.load(command_id)
                 self.assertEqual(held, result(command_id, f"output of {command_id} " * 80), where)
             if may_be == {EntryState.CONFIRMED}:
-                self.assertIsNone(store.load(command_id), where)
+                self.assertIsNone(store.steps.load(command_id), where)
                 self.assertNotIn(command_id, recovery.live, where)
         for command_id in recovery.live:
             self.assertIn(command_id, {**promised, **asked}, why)
@@ -120,21 +120,20 @@ class PowerDisk(Disk):
         self._picture = picture
         self._random = random.Random(3)
 
-    def create(self, path: str) -> int:
-        file = super().create(path)
+    def create(self, path: str, *, durable: bool) -> int:
+        file = super().create(path, durable=durable)
         self._picture("create")
         return file
 
-    def write(self, file: int, data: bytes, offset: int, *, durable: bool) -> None:
+    def write(self, file: int, data: bytes, offset: int) -> None:
         before = os.pread(file, len(data), offset)
-        if durable:
-            # Any of the sectors are there, in any order.
-            for place in range(0, len(data), SECTOR):
-                if self._random.random() < 0.5:
-                    os.pwrite(file, data[place : place + SECTOR], offset + place)
-            self._picture("torn")
-            os.pwrite(file, before, offset)
-        super().write(file, data, offset, durable=durable)
+        # Any of the sectors are there, in any order.
+        for place in range(0, len(data), SECTOR):
+            if self._random.random() < 0.5:
+                os.pwrite(file, data[place : place + SECTOR], offset + place)
+        self._picture("torn")
+        os.pwrite(file, before, offset)
+        super().write(file, data, offset)
         self._picture("write")
 
     def unlink(self, path: str) -> None:
@@ -190,19 +189,20 @@ class FailingDisk(Disk):
         if self.calls in self.failing:
             raise OSError(number, os.strerror(number))
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, *, durable: bool) -> int:
         self._count(errno.ENOSPC)
-        return super().create(path)
+        return super().create(path, durable=durable)
 
     def allocate(self, file: int, offset: int, size: int) -> None:
         self._count(errno.ENOSPC)
         super().allocate(file, offset, size)
 
-    def write(self, file: int, data: bytes, offset: int, *, durable: bool) -> None:
+    def write(self, file: int, data: bytes, offset: int) -> None:
         if self.calls + 1 in self.failing:
             os.pwrite(file, data[: len(data) // 2], offset)
         self._count(errno.ENOSPC)
-        super().write(file, data, offset, durable=durable)
+        super().write(file, data, offset)
+        self._count(errno.EIO)  # it could not be synced, and all of it may be there all the same
 
     def sync(self, file: int) -> None:
         self._count(errno.EIO)

@@ -54,7 +54,7 @@ class StoreTests(DurableCase):
             store = journal_store.Store(str(self.directory / f"{durable}.sqlite3"), durable=durable)
             store.open()
             self.assertEqual(store.archived._db.execute("PRAGMA synchronous").fetchone(), (expected,))
-            self.assertEqual(store._logs[-1]._header.synced, durable)
+            self.assertEqual(store.steps.logs[-1]._header.synced, durable)
             store.close()
 
     def test_after_a_stop_all_is_in_the_archive(self) -> None:

@@ -4,6 +4,8 @@ Tests of `relayd.journal.writer`: what is written together, and what happens whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -12,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import JournalUnavailable
 from relayd.journal.index import JournalLimits
-from relayd.journal.store import Call
-from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, Writer
+from relayd.journal.store import Call, Prepared
+from relayd.journal.writer import LARGE, LARGE_BATCH, LINGER, MAX_BATCH, PACE, QUICK, Writer, fire
 from relayd.language.texts import Text
 from tests.support.dispatching import command, result, watch_log
 from tests.support.journals import DurableCase, ThreadClock
@@ -24,7 +26,12 @@ class FakeStore:
     Writes nothing, and remembers what was to be written together.
 
     :ivar trouble: what is wrong with the disk.
+    :ivar needs_disk: whether a look at the disk is needed.
+    :ivar prepared: batches that were prepared.
     """
+
+    needs_disk = False
+    prepared = 0
 
     def __init__(self) -> None:
         self.batches: list[list[object]] = []
@@ -34,7 +41,14 @@ class FakeStore:
     def put(self, value: object) -> object:
         return value
 
-    def apply(self, calls: list[Call]) -> list[object]:
+    def prepare(self, calls: list[Call]) -> Prepared | None:
+        return None if self.needs_disk else Prepared(calls, [], None)
+
+    def write(self, prepared: Prepared) -> list[object] | None:
+        self.prepared += 1
+        return self.apply(prepared.calls)
+
+    def apply(self, calls: Sequence[Call]) -> list[object]:
         self.batches.append([arguments[0] for _, arguments in calls])
         return [self.trouble or method(*arguments) for method, arguments in calls]
 
@@ -53,6 +67,11 @@ class WriterTests(SynchronousTestCase):
     def wait(self, done: Deferred[Any]) -> Any:
         self.clock.run(done)
         return self.successResultOf(done)
+
+    def later(self, value: object) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.writer.request_later((self.store.put, (value,)), partial(fire, done))
+        return done
 
     def close(self) -> None:
         self.wait(self.writer.close())
@@ -97,17 +116,50 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual([len(batch) for batch in self.store.batches], [MAX_BATCH, 1])
         self.close()
 
+    def test_what_needs_a_look_at_the_disk_or_much_work_is_left_to_the_thread(self) -> None:
+        """All of the batch is, and what comes meanwhile waits for it."""
+        self.store.needs_disk = True
+        self.assertEqual(self.wait(self.writer.submit(self.store.put, "a")), "a")
+        self.store.needs_disk = False
+        done = [self.writer.submit(self.store.put, value, size=QUICK // 2 + 1, alone=False) for value in "bc"]
+        self.assertEqual([self.wait(each) for each in done], ["b", "c"])
+        self.assertEqual((self.store.batches, self.store.prepared), ([["a"], ["b", "c"]], 0))
+        self.wait(self.writer.submit(self.store.put, "d", size=QUICK))
+        self.assertEqual((self.store.batches[2:], self.store.prepared), ([["d"]], 1))
+        self.close()
+
+    def test_what_is_called_between_two_batches(self) -> None:
+        """Nothing is prepared meanwhile: it may be for a log that is written no more."""
+        first = self.writer.submit(self.store.put, "a")
+        between: Deferred[Any] = Deferred()
+        self.writer.call_between(lambda: self.store.batches.append(["between"]), between.callback)
+        second = self.writer.submit(self.store.put, "b")
+
+        def prepare(calls: list[Call]) -> None:
+            self.store.batches.append(["prepared"])
+
+        self.patch(self.store, "prepare", prepare)
+        for each in (first, between, second):
+            self.wait(each)
+        self.assertEqual(self.store.batches, [["a"], ["between"], ["prepared"], ["b"]])
+        self.writer.call_between(lambda: None, lambda _: self.store.batches.append(["idle"]))
+        self.wait(self.writer.submit(self.store.put, "c"))
+        self.assertEqual(self.store.batches[4:], [["idle"], ["prepared"], ["c"]])
+        self.close()
+
     def test_what_nobody_waits_for_goes_along(self) -> None:
-        self.writer.submit_later(self.store.put, "late")
+        self.later("late")
         self.clock.advance(LINGER / 2)
         self.assertEqual(self.store.batches, [])
         self.wait(self.writer.submit(self.store.put, "urgent"))
         self.assertEqual(self.store.batches, [["late", "urgent"]])
+        self.clock.advance(LINGER)
         self.assertFalse(self.clock.getDelayedCalls())
+        self.assertEqual(self.store.batches, [["late", "urgent"]], "nothing more")
         self.close()
 
     def test_what_nobody_waits_for_is_written_at_last(self) -> None:
-        done = self.writer.submit_later(self.store.put, "late")
+        done = self.later("late")
         self.assertFalse(self.writer.is_idle(0.0))
         self.clock.advance(LINGER)
         self.assertEqual(self.wait(done), "late")
@@ -154,22 +206,32 @@ class WriterTests(SynchronousTestCase):
         self.close()
 
     def test_close_writes_what_is_pending(self) -> None:
-        late, done = self.writer.submit_later(self.store.put, "late"), self.writer.submit(self.store.put, "a")
+        late, done = self.later("late"), self.writer.submit(self.store.put, "a")
         self.close()
         self.assertEqual((self.wait(late), self.wait(done)), ("late", "a"))
         self.failureResultOf(self.writer.submit(self.store.put, "b"), JournalUnavailable)
-        self.failureResultOf(self.writer.submit_later(self.store.put, "c"), JournalUnavailable)
+        self.failureResultOf(self.later("c"), JournalUnavailable)
         self.assertFalse(self.clock.getDelayedCalls())
 
 
 class SharedCommitTests(DurableCase):
     """What is written together, by a journal in a file."""
 
+    def watch_batches(self) -> list[int]:
+        """How many requests each batch has, from now on."""
+        batches: list[int] = []
+        write = self.journal._store.write
+
+        def watch(prepared: Any) -> Any:
+            batches.append(len(prepared.calls))
+            return write(prepared)
+
+        self.patch(self.journal._store, "write", watch)
+        return batches
+
     def test_what_belongs_together_is_written_together(self) -> None:
         """So that the cost of a commit is shared."""
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        batches = self.watch_batches()
         waiting = [
             self.journal.accept(command("a"), b""),
             self.journal.accept(command("b"), b""),
@@ -181,9 +243,7 @@ class SharedCommitTests(DurableCase):
 
     def test_many_do_not_go_on_at_once(self) -> None:
         self.restart(JournalLimits())
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        batches = self.watch_batches()
         accepting = [self.journal.accept(command(f"c{number}"), b"") for number in range(300)]
         self.wait(accepting[-1])
         self.assertEqual(batches, [MAX_BATCH, MAX_BATCH, 300 - 2 * MAX_BATCH])
@@ -196,13 +256,13 @@ class SharedCommitTests(DurableCase):
             self.accept(command_id)
             self.wait(self.journal.start(command_id))
         written: list[str] = []
-        apply = self.journal._store.apply
+        write = self.journal._store.write
 
-        def watch(calls: Any) -> Any:
-            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in calls)))
-            return apply(calls)
+        def watch(prepared: Any) -> Any:
+            written.append(" ".join(sorted(getattr(each, "command_id", each) for _, (each, *_) in prepared.calls)))
+            return write(prepared)
 
-        self.patch(self.journal._store, "apply", watch)
+        self.patch(self.journal._store, "write", watch)
         waiting: list[Deferred[Any]] = []
 
         def next_command(_: Any, after: str) -> None:
@@ -219,9 +279,7 @@ class SharedCommitTests(DurableCase):
 
     def test_confirmations_wait_for_what_is_urgent_and_not_for_ever(self) -> None:
         self.finish("a", "b")
-        batches: list[int] = []
-        apply = self.journal._store.apply
-        self.patch(self.journal._store, "apply", lambda calls: (batches.append(len(calls)), apply(calls))[1])
+        batches = self.watch_batches()
         self.journal.confirm("a")
         self.clock.advance(LINGER / 2)
         self.assertEqual(batches, [])

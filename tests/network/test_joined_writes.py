@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReadDescriptor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import deferLater
@@ -24,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from relayd.network.joined_writes import join_writes
-from relayd.network.loop_turns import turns_of
+from relayd.network.loop_turns import MOST_EVENTS, turns_of
 from tests.support.certificates import Authority
 
 BIG = 64 * 1024
@@ -281,6 +281,28 @@ class FailingReads(Protocol):
         self.lost.callback(reason.value)
 
 
+@implementer(IReadDescriptor)
+class Ready:
+    """Something that can always be read, and counts how often the loop asks it to."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.end, other = socket.socketpair()
+        other.close()
+
+    def fileno(self) -> int:
+        return self.end.fileno()
+
+    def doRead(self) -> None:
+        self.reads += 1
+
+    def connectionLost(self, reason: Any) -> None:
+        """Nothing to do."""
+
+    def logPrefix(self) -> str:
+        return "ready"
+
+
 class LoopTurnsTests(TestCase):
     """The event loop, whose turns are told."""
 
@@ -324,6 +346,26 @@ class LoopTurnsTests(TestCase):
         began = time.monotonic()
         await called.addTimeout(30, loop)  # type: ignore[arg-type]
         self.assertLess(time.monotonic() - began, 25, "until the next event")
+
+    async def test_a_turn_handles_a_few_and_all_get_theirs(self) -> None:
+        """Also where each stays ready: none is handled again before all others."""
+        turns, loop = turns_of(reactor), reactor
+        assert turns is not None
+        ready = [Ready() for _ in range(5 * MOST_EVENTS)]
+        for each in ready:
+            loop.addReader(each)  # type: ignore[attr-defined]
+        try:
+            for _ in range(7):
+                before = sum(each.reads for each in ready)
+                await _turn()
+                self.assertLessEqual(sum(each.reads for each in ready) - before, 2 * MOST_EVENTS)
+            counts = [each.reads for each in ready]
+        finally:
+            for each in ready:
+                loop.removeReader(each)  # type: ignore[attr-defined]
+                each.end.close()
+        self.assertGreater(min(counts), 0)
+        self.assertLessEqual(max(counts) - min(counts), 1)
 
     async def test_a_failing_step_is_logged_and_the_others_are_taken(self) -> None:
         turns = turns_of(reactor)

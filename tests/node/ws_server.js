@@ -77,6 +77,7 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
   if (order.op === "execute") pending.set(order.data.commandId, order.data);
   if (order.op === "execute") emit(current, "execute_command", order.data, order.binary);
   if (order.op === "again") for (const data of pending.values()) emit(current, "execute_command", data);
+  else if (order.op === "bytes as text") current.send(Buffer.from(order.base64, "base64"), { binary: false });
   else if (order.op === "raw") current.send(order.base64 ? Buffer.from(order.base64, "base64") : order.binary ? Buffer.from(textOf(order)) : textOf(order));
   else if (order.op === "close") current.close(order.code);
   else if (order.op === "ping") current.ping();

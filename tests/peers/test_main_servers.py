@@ -431,6 +431,16 @@ class Native(PeerCase):
         self.assertEqual((await server.wait_for(has("disconnected")))["disconnected"], 1002)
         await self.until_logged("malformed JSON")
 
+    async def test_text_that_is_not_utf8(self) -> None:
+        """It ends the connection with the code for that (RFC 6455, section 8.1), however long it is."""
+        server = await self.serve("ws_server.js", apiKey=KEY)
+        self.dial(f"ws://127.0.0.1:{server.port}", dialect="native")
+        for start in (b"x" * 200_000, b""):
+            await server.wait_for(has("connected"))
+            server.send({"op": "bytes as text", "base64": b64encode(start + b"\xe6\xb1").decode()})
+            self.assertEqual((await server.wait_for(has("disconnected")))["disconnected"], 1007)
+        await self.until_logged("a text message that is not UTF-8")
+
     async def test_small_talk(self) -> None:
         """Greetings and texts that are no events are ignored, once in the log, and in the figures."""
         server = await self.serve("ws_server.js", apiKey=KEY)

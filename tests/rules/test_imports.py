@@ -20,11 +20,11 @@ FLOORS = (
     ("relayd.service", "relayd.hub"),
     ("relayd.settings", "relayd.status"),
     ("relayd.ssh_runner",),
-    ("relayd.ssh_logins",),
+    ("relayd.ssh_logins", "relayd.ssh_devices"),
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
     ("relayd.uplink.dialer", "relayd.ssh.client"),
-    ("relayd.uplink.polling", "relayd.ssh.execution"),
+    ("relayd.uplink.polling", "relayd.ssh.execution", "relayd.ssh.device"),
     ("relayd.uplink", "relayd.ssh.outcome"),
     ("relayd.ssh.ending",),
     ("relayd.ssh.shells",),

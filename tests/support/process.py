@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from tests.support.forks import ForkedProcess, can_spawn
+
 
 class PeerFailed(Exception):
     """A real peer that a test needs could not be started, or ended early."""
@@ -36,12 +38,26 @@ class ChildProcess(ProcessProtocol):
         self._waiting: list[Deferred[int]] = []
         self._started = False
 
-    def start(self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> None:
-        """Run *argv*, by default with this process's environment."""
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        may_fork: bool = False,
+    ) -> None:
+        """
+        Run *argv*, by default with this process's environment.
+
+        :param may_fork: whether a fork may become the process (`tests.support.forks`), which is quicker.
+        """
         from twisted.internet import reactor  # trial's, which is chosen before any test runs
 
         environment = dict(os.environ) if env is None else dict(env)
-        reactor.spawnProcess(self, argv[0], list(argv), env=environment, path=cwd)
+        if may_fork and can_spawn(argv, environment):
+            ForkedProcess(reactor, self, argv, environment, cwd)
+        else:
+            reactor.spawnProcess(self, argv[0], list(argv), env=environment, path=cwd)
         self._started = True
 
     def write_line(self, text: str) -> None:

@@ -4,7 +4,6 @@ Relays as real processes: relayd under twistd, and the specification's example o
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
+from tests.support.forks import usual_environ
 from tests.support.process import ChildProcess
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -55,7 +55,11 @@ class RelayProcess:
     One relay as a child process.
 
     :ivar output: what it wrote to its standard streams so far, line by line.
+    :ivar may_fork: whether a fork may become it, rather than a new process: not where the start itself is tested, or
+        what is in its memory and under ``/proc``.
     """
+
+    may_fork = True
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.output: list[str] = []
@@ -74,9 +78,7 @@ class RelayProcess:
         """
         if self._process.exit_code is not None:
             self._process = ChildProcess(lambda _, line: self.output.append(line))
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
-        path = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
-        self._process.start(self._argv, env={**environ, "PYTHONPATH": path, **environment})
+        self._process.start(self._argv, env=usual_environ() | environment, may_fork=self.may_fork)
 
     def signal(self, number: signal.Signals) -> Deferred[int]:
         """Send it a signal; fires with its exit code once it has ended."""

@@ -34,6 +34,10 @@ from tests.support.sshd import free_port, make_key
 HERE = Path(__file__).resolve().parent
 #: Where ``tests/bootstrap.sh peers`` puts the programs that it builds.
 BUILT = HERE.parents[1] / "build" / "peers"
+#: Has FakeNOS, which wants other versions of libraries than the tests.
+FAKENOS = HERE.parents[1] / "build" / "fakenos" / "bin" / "python"
+#: What the server ``fakenos`` imitates: each is at the next port.
+PLATFORMS = ("cisco_ios", "arista_eos", "huawei_vrp", "hp_comware", "juniper_junos", "mikrotik_routeros")
 #: Seconds that a server may take to listen.
 PATIENCE = 60.0
 
@@ -154,6 +158,11 @@ def _conch(directory: Path) -> _Started:
     return account.user, Credential(private_key=key), argv, port
 
 
+def _fakenos(directory: Path) -> _Started:
+    argv = [str(FAKENOS), str(HERE / "servers" / "network_devices.py"), str(free_port()), *PLATFORMS]
+    return "admin", Credential(password="admin"), argv, 0
+
+
 def _configured(directory: Path, argv: list[str]) -> _Started:
     """A server that reads what `tests.support.asyncssh_server` reads."""
     user, password = _own_user()
@@ -178,6 +187,7 @@ KINDS = {
     "ssh2": Kind(("node",), _ssh2),
     "asyncssh": Kind((), _asyncssh),
     "paramiko": Kind((), _paramiko),
+    "fakenos": Kind((str(FAKENOS),), _fakenos),
 }
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 #: The servers that are there, by name.

@@ -82,8 +82,11 @@ class StartTests(SynchronousTestCase):
         self.assertIn("relayd.journal.durable", modules)
         unused = ("relayd.audit", "relayd.ctl", "relayd.demo", "relayd.hub", "relayd.status", "relayd.ssh.testing")
         self.assert_without(modules, *unused, "prometheus_client", "re2", "tomllib", "twisted.web.http")
-        # Resident: a process without relayd takes 47 MB, the libraries that only relayd uses 7 MB.
-        self.assertLess(size - self.run_it(_EMPTY)[1], 18 * 1024)
+        # what autobahn brings with it, and a WebSocket client does not use
+        self.assert_without(modules, "autobahn.wamp", "autobahn.twisted.wamp", "autobahn.nvx")
+        self.assert_without(modules, "cbor2", "cffi", "click", "hyperlink", "pycparser")
+        # Resident: a process without relayd takes 47 MB, the libraries that only relayd uses 4 MB.
+        self.assertLess(size - self.run_it(_EMPTY)[1], 12 * 1024)
 
     def test_a_relay_with_other_settings(self) -> None:
         """They import what the one above does not, and do without what they switch off."""
@@ -91,6 +94,25 @@ class StartTests(SynchronousTestCase):
         modules, _ = self.start(*options, "--deny-commands=x", "--journal=memory")
         self.assertLessEqual({"prometheus_client", "re2", "tomllib", "twisted.web.http", "relayd.audit.log"}, modules)
         self.assert_without(modules, "relayd.journal.durable", "sqlite3")
+
+    def test_the_rest_of_autobahn_can_be_imported(self) -> None:
+        """What stands in for it while a relay is imported is gone then; for the demonstration and for plugins."""
+        modules, _ = self.run_it(
+            "import relayd.uplink.websocket, autobahn.twisted.websocket as theirs, hyperlink;"
+            " from autobahn.twisted.wamp import ApplicationSession; from autobahn.wamp.message import Hello;"
+            " from autobahn.websocket.protocol import hyperlink as later; assert later.URL is hyperlink.URL;"
+            " assert theirs.WampWebSocketClientProtocol.isOpen; assert 'AUTOBAHN_USE_NVX' not in os.environ"
+        )
+        self.assertLessEqual({"autobahn.wamp", "autobahn.twisted.wamp", "cbor2", "hyperlink"}, modules)
+
+    def test_another_autobahn(self) -> None:
+        """One that needs the rest for its WebSocket client is imported as a whole."""
+        modules, _ = self.run_it(
+            "import importlib.util as util; real = util.find_spec;"
+            " util.find_spec = lambda name, *more: None if name == 'autobahn.wamp' else real(name, *more);"
+            " from relayd.uplink.websocket import WebSocketClient; util.find_spec = real"
+        )
+        self.assertLessEqual({"autobahn.wamp.message", "autobahn.twisted.wamp"}, modules)
 
     def test_the_version(self) -> None:
         modules, _ = self.run_it("from relayd.tap import Options; Options().parseOptions(sys.argv[1:])", "--version")

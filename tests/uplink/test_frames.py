@@ -18,6 +18,7 @@ from relayd.uplink import frames, websocket
 from relayd.uplink.frames import LONGEST, LongText, masked_text, whole_text
 from relayd.uplink.request import Request
 from relayd.uplink.websocket import WebSocketClient, WebSocketFactory
+from relayd.uplink.wire import Pieces
 
 MOST = 70_000
 
@@ -176,6 +177,25 @@ class WriteTests(SynchronousTestCase):
             pieces.append(text.take(most))
         self.assertEqual(b"".join(pieces), transport.value())
         self.assertEqual({len(piece) for piece in pieces[:-1]} - {most}, set())
+
+    @given(st.lists(st.integers(0, LONGEST), min_size=2, max_size=6), st.integers(15, 2 * LONGEST))
+    def test_long_ones_that_come_in_pieces(self, sizes: list[int], most: int) -> None:
+        parts = [bytes([number]) * size for number, size in enumerate([*sizes, LONGEST + 1])]
+        client, _, transport = opened()
+        with mock.patch.object(autobahn.random, "getrandbits", return_value=77):
+            client.sendFrame(opcode=1, payload=b"".join(parts))
+        with mock.patch.object(frames, "getrandbits", return_value=77):
+            text = LongText(Pieces(parts))
+        pieces = []
+        while len(text):
+            pieces.append(text.take(most))
+        self.assertEqual(b"".join(pieces), transport.value())
+
+    @given(st.binary(max_size=600), st.binary(min_size=4, max_size=4))
+    def test_without_native_code(self, data: bytes, mask: bytes) -> None:
+        masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
+        self.assertEqual(frames._masked_by_python(data, mask), masked)
+        self.assertEqual(frames._masked_natively(data, mask), masked)
 
     def test_masks_differ(self) -> None:
         self.assertGreater(len({masked_text(b"a") for _ in range(20)}), 15)

@@ -52,7 +52,7 @@ class LinkTests(SynchronousTestCase):
         self.link = Link(self.clock, self.wire, NativeRelayDialect(), self.limit, settings())
 
     def sent(self) -> list[str]:
-        return [json.loads(frame)["event"] for frame in self.wire.sent]
+        return [json.loads(bytes(frame))["event"] for frame in self.wire.sent]
 
     def test_everything_leaves_in_its_order(self) -> None:
         self.link.send_output(CommandOutput(command_id="c", stream="stdout", offset=0, data="x"))

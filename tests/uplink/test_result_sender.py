@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.uplink import result_sender
 from relayd.uplink.result_sender import LARGE, ResultSender
+from relayd.uplink.wire import Pieces
 from relayd.wire.dialects.native import NativeRelayDialect
 from relayd.wire.messages import CommandResult
 
@@ -26,7 +29,7 @@ class ResultSenderTests(SynchronousTestCase):
         self.sender = self.make(1 << 20)
 
     def make(self, limit: int) -> ResultSender:
-        return ResultSender(self.dialect, self.later, lambda: limit, self.sent.append)
+        return ResultSender(self.dialect, self.later, lambda: limit, lambda frame: self.sent.append(bytes(frame)))
 
     def later(self, function: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
@@ -69,6 +72,21 @@ class ResultSenderTests(SynchronousTestCase):
         self.assertNoResult(idle)
         self.finish()
         self.successResultOf(idle)
+
+    def test_large_results_are_sent_as_small_ones_are(self) -> None:
+        """Whatever is in the outputs, also what stands for them."""
+        sent: list[Any] = []
+        for text in ("x", "汉", '"\\\n\0', result_sender._STDERR, '"' + result_sender._STDOUT + '"'):
+            outputs = {"stdout": text * (LARGE + 1), "stderr": text[::-1]}
+            whole = msgspec.structs.replace(result("c"), **outputs)
+            for form in (whole, msgspec.structs.replace(whole, extended=True)):
+                sender = ResultSender(self.dialect, self.later, lambda: 1 << 30, sent.append)
+                sender.send_result(form)
+                self.finish()
+                self.assertIsInstance(frame := sent.pop(), Pieces)
+                self.assertEqual(bytes(frame), self.dialect.event_frame("command_result", form.to_wire()))
+                self.assertEqual(len(frame), len(bytes(frame)))
+                self.assertLess(max(map(len, frame.pieces)), 8 << 20)
 
     def test_end(self) -> None:
         self.sender.send_result(result("large", LARGE + 1))

@@ -364,7 +364,7 @@ class Flowing(ServiceCase):
         server, pump = self.connected()
         server.sendMessage(b"42/proxy,\xff")
         pump.flush()
-        self.assertEqual(server.closed, 1002)
+        self.assertEqual(server.closed, 1007)
 
     def test_oversized_frame_is_not_collected(self) -> None:
         """Once a frame was announced that is too large, nothing of it is kept while the connection closes."""

@@ -103,7 +103,7 @@ class SenderTests(SynchronousTestCase):
     def sent(self) -> list[tuple[str, str]]:
         found = []
         for frame in self.frames:
-            (event,) = Server().receive_text(frame.decode())
+            (event,) = Server().receive_text(bytes(frame).decode())
             assert isinstance(event, EventReceived)
             found.append((event.data["commandId"], event.data["result"]["stdout"]))
         return found

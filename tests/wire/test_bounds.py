@@ -4,15 +4,20 @@ Every text that a main server sends has a bound: beyond it the order is refused,
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
+from unittest import mock
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.network import spelling
 from relayd.wire import fields, parsing
-from relayd.wire.dialects import engineio, native, packets, socketio
+from relayd.wire.dialects import codec, engineio, native, packets, socketio
 from relayd.wire.dialects.codec import MAX_NAME
 from relayd.wire.dialects.events import EventReceived, Ignored
 from relayd.wire.messages import MAX_COMMAND_ID, Receipt
@@ -161,3 +166,27 @@ class DialectTests(SynchronousTestCase):
     def test_reasons(self) -> None:
         (event,) = self.join().receive_text(f'44/proxy,{{"message":"{HUGE}"}}')
         self.assertLessEqual(len(event.reason), packets.MAX_WORDS)  # type: ignore[union-attr]
+
+
+VALUES = st.recursive(
+    st.text(alphabet='a"\\[,é') | st.integers(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(alphabet='a"\\'), values),
+)
+
+
+class StructureTests(SynchronousTestCase):
+    """What counts for a message that is all values: the two ways to count it agree, but for escaped quotes."""
+
+    @given(VALUES)
+    def test_what_is_outside_of_strings(self, value: object) -> None:
+        text = json.dumps(value)
+        strings = re.findall(r'"(?:[^"\\]|\\.)*"', text)
+        exact = len(text) - sum(len(string) - 2 for string in strings)
+        escaped = text.count('"') - 2 * len(strings)
+        self.assertEqual(codec._structure(text), exact + escaped)
+        with mock.patch.object(codec, "_FEW_QUOTES", -1):
+            self.assertEqual(codec._structure(text), exact)
+
+    def test_a_string_without_an_end(self) -> None:
+        for text in ('["abc', '["abc\\', '["abc\\"'):
+            self.assertLessEqual(codec._structure(text), 4)

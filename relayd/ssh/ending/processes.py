@@ -284,7 +284,7 @@ def parse_listing(lines: Sequence[bytes]) -> list[Leader] | None:
         if found is None:
             return None
         pid, session, start = map(int, found.group(2, 3, 4))
-        leader = Leader(pid, session, start, found[5].decode("ascii"), here=found[1] == b"leader")
+        leader = Leader(pid, session, start, what=found[5].decode("ascii"), here=found[1] == b"leader")
         if leader.pid < 2 or leader.session < 2:  # to kill(2) such a number means all processes
             return None
         leaders.append(leader)

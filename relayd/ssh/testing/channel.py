@@ -27,6 +27,7 @@ class CommandChannel:
     :ivar window: bytes that the client accepts now.
     :ivar env: variables that the client has sent.
     :ivar command: the command, once it is accepted.
+    :ivar typed: takes what the client sends to a shell, where it has one.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class CommandChannel:
         self._gives_status = gives_status
         self.env: dict[str, bytes] = {}
         self.command: ReceivedCommand | None = None
+        self.typed: Callable[[bytes], None] | None = None
         #: What the client's window does not allow yet: whether it is of stderr, and the bytes.
         self._waiting: list[tuple[bool, bytes]] = []
         #: The request that says how the command ended, once it has.

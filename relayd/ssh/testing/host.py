@@ -106,6 +106,16 @@ class MemoryHost:
         """Close every connection at once, as a host that loses its power does."""
         self.factory.drop_connections()
 
+    def open_shell(self, write: Callable[[bytes], None], close: Callable[[], None]) -> Callable[[bytes], None] | None:
+        """
+        The client asks for a shell.
+
+        :param write: sends output.
+        :param close: ends the session.
+        :return: what takes the client's input; ``None``: there is no shell.
+        """
+        return None
+
     def join(self, clock: IReactorTime, address: str) -> None:
         """`relayd.ssh.testing.MemoryNetwork.add` calls this."""
         self.clock = clock
@@ -273,7 +283,21 @@ class _HostConnection(ServerConnection):
         elif message == MSG_CHANNEL_WINDOW_ADJUST:
             session.window += int.from_bytes(rest[:4])
             session.flush()
+        elif message == MSG_CHANNEL_DATA and session.typed is not None:
+            session.typed(getNS(rest)[0])
         elif message == MSG_CHANNEL_DATA and session.command is not None:
             session.command.stdin += getNS(rest)[0]
+        elif message == MSG_CHANNEL_REQUEST and getNS(rest)[0] == b"shell":
+            self._open_shell(channel, session)
         elif message == MSG_CHANNEL_REQUEST:
             session.requested(*getNS(rest))
+
+    def _open_shell(self, channel: int, session: CommandChannel) -> None:
+        def write(data: bytes) -> None:
+            session.write(Reply(stdout=data))
+
+        session.typed = self._host.open_shell(write, lambda: session.finish(0))
+        if session.typed is None:
+            self.sendPacket(MSG_CHANNEL_FAILURE, uint32(channel))
+        else:
+            self.accept(channel)

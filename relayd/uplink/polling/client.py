@@ -21,7 +21,7 @@ from relayd.uplink.polling.polls import Polls
 from relayd.uplink.polling.posting import Posting
 from relayd.uplink.polling.reuse import Connections, ExchangeFactory
 from relayd.uplink.polling.session import PollingSession, SessionLost
-from relayd.uplink.wire import NOBODY, SessionListener, Wire
+from relayd.uplink.wire import NOBODY, Pieces, SessionListener, Wire
 from relayd.wire.dialects.engineio import WEBSOCKET, OpenPacket, read_open_packet
 
 #: Begins to upgrade the session of a client, which has this open packet; returns a function that stops the upgrade.
@@ -82,10 +82,10 @@ class PollingClient:
         """See `Wire.report_to`."""
         self._session.listener = listener
 
-    def send_text(self, payload: bytes) -> None:
+    def send_text(self, payload: bytes | Pieces) -> None:
         """Send one text message, where the session still takes any."""
         if self._session.over is None:
-            self._posting.send_packet(payload)
+            self._posting.send_packet(bytes(payload))
 
     def ping(self, payload: bytes = b"") -> None:
         """See `Wire.ping`: the answer to a POST shows that all before the ping has been read."""

@@ -29,6 +29,9 @@ PROXY_PATH: Final = "/proxy"
 MOST_UNCHECKED: Final = 256 * 1024
 _MAX_STRUCTURE: Final = 512 * 1024
 
+#: Quotes up to which the strings of a text are looked for one by one: a fifth of the time, where they are long.
+_FEW_QUOTES: Final = 10_000
+
 #: Characters that need no encoding in a path and a query (RFC 3986, section 3.3).
 _SAFE: Final = "/%:@!$&'()*+,;=~"
 #: A percent sign that encodes nothing.
@@ -150,12 +153,29 @@ def _shallow(text: str) -> str:
 
 def _structure(text: str) -> int:
     """About how many characters of a JSON text are outside of its strings, quotes included; or more than allowed."""
+    if (quotes := text.count('"')) <= _FEW_QUOTES:
+        return quotes + _outside(text)
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
     quotes = text.count('"')
     if quotes > _MAX_STRUCTURE:
         return quotes
     return quotes + sum(map(len, text.split('"')[::2]))
+
+
+def _outside(text: str) -> int:
+    """How many characters of a JSON text are outside of its strings."""
+    outside = at = 0
+    while (begin := text.find('"', at)) >= 0:
+        outside += begin - at
+        at = begin + 1
+        while (quote := text.find('"', at)) >= 0:
+            inside, at = text[at:quote], quote + 1
+            if (len(inside) - len(inside.rstrip("\\"))) % 2 == 0:  # otherwise the quote is escaped
+                break
+        else:
+            return outside
+    return outside + len(text) - at
 
 
 class FrameQueue:

@@ -1,0 +1,121 @@
+"""Commands for network devices, from the order to the result of the protocol."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from relayd.errors import RelayError
+from relayd.network.host_rules import Become, HostRule, HostSettings, HostTable
+from relayd.ssh.settings import SSHSettings
+from relayd.ssh.testing import CommandLine, MemoryDevice, MemoryNetwork
+from relayd.ssh_devices import lines_of
+from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
+from tests.support.dispatching import at_once
+
+CISCO = HostSettings(shell="device", family="cisco")
+
+
+def order(text: str, **changes: Any) -> ExecuteCommand:
+    fields: dict[str, Any] = {
+        "command_id": "c1",
+        "host": "router.example",
+        "port": 22,
+        "username": "user",
+        "password": Secret("password"),
+        "command": text,
+    }
+    return ExecuteCommand(**fields | changes)
+
+
+class LineTests(SynchronousTestCase):
+    def lines(self, text: str, site: HostSettings = CISCO, *, exactly: bool = False, **changes: Any) -> Any:
+        try:
+            return lines_of(order(text, **changes), site, "gbk", exactly=exactly)
+        except RelayError as error:
+            return error.code
+
+    def test_lines(self) -> None:
+        self.assertEqual((b"one", b"", b"two"), self.lines("\none\r\n\ntwo\n\n"))
+        self.assertEqual(("描述".encode("gbk"),), self.lines("描述"))
+
+    def test_what_a_device_cannot_have(self) -> None:
+        for changes in ({"cwd": "/tmp"}, {"env": (("A", "b"),)}, {"stdin": b"x"}):
+            self.assertEqual("field-unsupported", self.lines("show version", **changes))
+
+    def test_keys_that_are_no_text(self) -> None:
+        """A device would complete a word, or leave it out: it would not read what the site's rules saw."""
+        for text in ("sh\tversion", "a\x03b", "a\x16b", "a\x1b[Ab", "a\rb", "rel?oad", "a\x7fb", "a\x9bb"):
+            self.assertEqual("unencodable", self.lines(text), repr(text))
+        plain = HostSettings(shell="device")
+        self.assertEqual((b"what?",), self.lines("what?", plain))
+        self.assertEqual("unencodable", self.lines("what?", plain, exactly=True))
+
+
+class RunnerTests(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = MemoryNetwork(reactor, self.clock)
+
+    def make_runner(self, site: HostSettings) -> SSHCommandRunner:
+        hosts = HostTable((HostRule(hosts=("router.*",), settings=site),))
+        ssh = SSHSettings(known_hosts=self.mktemp(), host_keys="ignore", connect_timeout=30.0)
+        runner = SSHCommandRunner(self.network, ssh, RunnerSettings(hosts=hosts))
+        self.addCleanup(lambda: self.passing(runner.close()))
+        return runner
+
+    async def passing(self, running: Deferred[Any]) -> Any:
+        while not running.called:
+            await deferLater(reactor, 0)
+            self.clock.advance(0.05)
+        return await running
+
+    async def run_command(self, runner: SSHCommandRunner, text: str, **changes: Any) -> dict[str, Any]:
+        running = runner.run_command(order(text, **changes), self.clock.seconds() + 30, at_once, None)
+        result: CommandResult = await self.passing(running)
+        wire: dict[str, Any] = result.to_wire()["result"]
+        return wire
+
+    async def test_result_on_the_wire(self) -> None:
+        def answer(line: CommandLine, text: bytes) -> bytes | None:
+            return b"% Invalid input\n" if text == b"bogus" else b"Version 15.2\n" if text == b"show version" else b""
+
+        self.network.add(MemoryDevice(answer=answer))
+        runner = self.make_runner(CISCO)
+        plain = await self.run_command(runner, "show version")
+        self.assertEqual({"stdout": "Version 15.2", "stderr": "", "exitCode": 0}, plain)
+        refused = await self.run_command(runner, "bogus")
+        self.assertEqual({"stdout": "% Invalid input", "stderr": "", "exitCode": 1}, refused)
+        stopped = await self.run_command(runner, "bogus\nshow version", extended=True)
+        self.assertEqual((1, "line-refused"), (stopped["exitCode"], stopped["error"]["code"]))
+
+    async def test_secret_of_the_site(self) -> None:
+        def answer(line: CommandLine, text: bytes) -> bytes | None:
+            if text == b"enable":
+                line.mode = "password"
+                line.write(b"Password: ")
+                return None
+            if line.mode == "password":
+                line.mode = ""
+                line.prompt = b"router#" if text == b"s3cret" else line.prompt
+            return b""
+
+        device = self.network.add(MemoryDevice(answer=answer))
+        file = self.mktemp()
+        with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as secret:
+            secret.write("s3cret\n")
+        site = HostSettings(shell="device", family="cisco", become=Become(kind="enable", password_file=file))
+        await self.run_command(self.make_runner(site), "show version")
+        self.assertEqual([b"router#"], [line.prompt for line in device.command_lines])
+
+    async def test_refused_before_any_host_is_contacted(self) -> None:
+        error = self.make_runner(CISCO).refuses(order("show version", cwd="/tmp"))
+        self.assertEqual("field-unsupported", error and error.code)

@@ -145,8 +145,7 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            site = self._said(command)
-            if is_device(site):
+            if is_device(site := self._said(command)):
                 lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
             elif self._charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
                 self._prepared(command, site.shell)
@@ -168,7 +167,7 @@ class SSHCommandRunner:
         try:
             target = self._checked(target_of, command)
             shell = self._said(command).shell
-            if is_device(self._said(command)):
+            if shell == "device":
                 return self._run_on_device(command, target, deadline, starting, output, timeout)
             become = self._become(command, target)
             prepared = self._prepared(command, shell, inner=become is not None)
@@ -190,7 +189,7 @@ class SSHCommandRunner:
             permission=starting,
             terminal=terminal,
             become=become,
-            windows=partial(self._for_windows, command) if may_be_windows else None,
+            windows=partial(self._for_windows, command, found=True) if may_be_windows else None,
             needle=prepared.needle,
         )
         ran = _Ran(self._charset(command), terminal is not None, None if become is None else become.user)
@@ -301,7 +300,7 @@ class SSHCommandRunner:
                 return self._for_windows(command, shell)
             except SSHError as error:
                 raise _host_failure(error) from None
-        if shell in ("none", "device"):
+        if shell == "none":
             return self._without_shell(command)
         return self._for_posix(command, inner=inner)
 
@@ -354,23 +353,25 @@ class SSHCommandRunner:
             raise Unencodable(field="command", encoding=charset) from None
         return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
 
-    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell) -> Prepared:
+    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell, *, found: bool = False) -> Prepared:
         """
         For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
 
+        :param found: whether the host's server is known to start that shell.
         :raises SSHError: when the shell cannot be given the command.
         """
-        said = self._said(command)
         order = Order(
             command=command.command,
             cwd=command.cwd or "",
             # --working-directory is one for POSIX hosts.
-            directory=said.working_directory or "",
+            directory=self._said(command).working_directory or "",
             env=command.env,
             stdin=self._stdin(command),
             charset=self._charset(command),
         )
-        return powershell.prepare(order) if shell == "powershell" else cmd.prepare(order, command.host, command.port)
+        if shell == "powershell":
+            return powershell.prepare(order, within=found)
+        return cmd.prepare(order, command.host, command.port)
 
     def _stdin(self, command: ExecuteCommand) -> bytes:
         charset = self._charset(command)

@@ -474,18 +474,18 @@ class CommandNotStarted(CommandTooLong):
     (stdin)."""
 
 
+class CommandLineTooLong(CommandTooLong):
+    """The command is too long for {shell} on {host}:{port}, and was not run: with its directory and variables the line
+    has {size} characters, and the limit of Windows is {most}. Send a short command, and give it the rest as standard
+    input (stdin)."""
+
+
 class PacketsTooSmall(SSHError):
     """The SSH server of {host}:{port} takes no more than {size} bytes of input in a packet, too few for this client, so
     nothing was run. Send the command without standard input (stdin)."""
 
     code = "packets-too-small"
     phase = "session"
-
-
-class CommandLineTooLong(CommandTooLong):
-    """The command is too long for {shell} on {host}:{port}, and was not run: with its directory and variables the line
-    has {size} characters, and the limit of Windows is {most}. Send a short command, and give it the rest as standard
-    input (stdin)."""
 
 
 class SessionTimeout(SSHError):

@@ -224,7 +224,10 @@ class CommandTests(SynchronousTestCase):
             "extended": ("yes", 2, [1], 0.0),
             "stream": ("yes", -1, {"a": 1}),
             "certificate": (5, "a\0b"),
-            "cwd": (5, "here", "./x", "a\0b", "/a\nb", "/a\rb", "/" * (MAX_CWD + 1), "/\ud800", "  "),
+            "cwd": (
+                *(5, "here", "./x", "a\0b", "/a\nb", "/a\rb", "/" * (MAX_CWD + 1), "/\ud800", "  "),
+                *("C:x", "CC:\\x", "C\\x", "\\\\server\\x", "C:\\a\nb"),
+            ),
             "encoding": (5, "hex", "rot13", "zlib", "idna", "unicode_escape", "BASE64", "nothing", "x" * 99, ["gbk"]),
             "env": (
                 5,
@@ -341,6 +344,10 @@ class CommandTests(SynchronousTestCase):
             command.via,
             (JumpHost(host="gate", username="u"), JumpHost(host="::1", port=2222, username="u")),
         )
+
+    def test_directories_of_windows(self) -> None:
+        for cwd in ("C:\\data", "c:/data", "Z:\\"):
+            self.assertEqual(parse_execute_command(GOOD | {"cwd": cwd}).cwd, cwd)
 
     def test_limits_can_be_reached(self) -> None:
         env = {f"A{number}": "" for number in range(MAX_VARIABLES - 1)}

@@ -338,7 +338,7 @@ class Session:
     def let_go(self) -> None:
         """Its owner has its result, and is not called any more."""
         self._on_start = self._on_end = _nothing
-        self._on_forbidden = self._on_left = self._connection = None
+        self._on_forbidden = self._on_left = self._permission = self._connection = None
 
     def drained(self) -> None:
         """All of its standard input is sent: there is nothing more to send."""

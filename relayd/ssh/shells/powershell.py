@@ -19,20 +19,26 @@ from relayd.ssh.shells.prepared import Order, Prepared, code_page
 #: ``InputFormat None``: PowerShell itself leaves standard input alone, for the command. ``OutputFormat Text``: else its
 #: errors are XML where they are redirected ("#< CLIXML").
 START: Final = "powershell -NoProfile -NonInteractive -InputFormat None -OutputFormat Text -EncodedCommand "
-#: Characters in a line that cmd.exe starts it with (8,191), less what the server puts around it.
-_MOST: Final = 8191 - 64
+#: Characters in a line that cmd.exe starts it with (8,191), less what is put around it.
+_MOST: Final = 8191 - 96
 #: What is sent for a long script, with its size.
 _FROM_STDIN: Final = (
     "$s=[Console]::OpenStandardInput();$b=New-Object byte[] {size};$i=0;"
     "while($i -lt {size}){{$n=$s.Read($b,$i,{size}-$i);if($n -le 0){{exit 1}};$i+=$n}};"
     ". ([scriptblock]::Create([Text.Encoding]::UTF8.GetString($b)))#{nonce}"
 )
+#: A second line for a PowerShell that the server starts, which would make 1 of every status other than 0.
+_PASS_ON: Final = "\nexit $LASTEXITCODE"
 #: After an error of PowerShell itself, or of a program, as Ansible has it: the program's status, else 1.
 _STATUS: Final = "\nif(-not $?){if($LASTEXITCODE){exit $LASTEXITCODE};exit 1}"
 
 
-def prepare(order: Order) -> Prepared:
-    """Make what is sent."""
+def prepare(order: Order, *, within: bool = False) -> Prepared:
+    """
+    Make what is sent.
+
+    :param within: whether the server is known to start PowerShell, and not cmd.exe.
+    """
     nonce = secrets.token_hex(8)
     script, stages = _script(order, nonce)
     text = encoded(script)
@@ -42,7 +48,7 @@ def prepare(order: Order) -> Prepared:
         text, stdin = encoded(_FROM_STDIN.format(size=len(data), nonce=nonce)), data + stdin
     # The last characters hold the nonce, and nothing else on the host has them.
     return Prepared(
-        text=text.encode("ascii"),
+        text=(text + (_PASS_ON if within else "")).encode("ascii"),
         stdin=stdin,
         progress=Progress(f"relayd:{nonce}\n".encode("ascii"), stages),
         ended_by="windows",

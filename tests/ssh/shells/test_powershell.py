@@ -20,9 +20,14 @@ from relayd.ssh.shells.prepared import Order, Prepared
 VALUES = st.text(st.sampled_from("'\"`$(){}[]@#;|&<>%,\n\r\t ‘’‚‛“”„aé日") | st.characters(codec="utf-8"), max_size=20)
 
 
+def base64_of(made: Prepared) -> bytes:
+    """The last word of the first line."""
+    return made.text.partition(b"\n")[0].rpartition(b" ")[2]
+
+
 def script_of(made: Prepared) -> str:
     """The script as PowerShell decodes it."""
-    return b64decode(made.text.rpartition(b" ")[2]).decode("utf-16-le")
+    return b64decode(base64_of(made)).decode("utf-16-le")
 
 
 def values_in(script: str) -> list[str]:
@@ -39,9 +44,15 @@ class TextTests(SynchronousTestCase):
         self.assertTrue(re.fullmatch(rb"powershell( -[A-Za-z]+( [A-Za-z]+)?)+ [A-Za-z0-9+/=]+", made.text), made.text)
         self.assertIn(b" -NoProfile -NonInteractive ", made.text)
 
+    def test_status_within_powershell(self) -> None:
+        """A PowerShell that the server starts is told to pass it on; cmd.exe is told nothing."""
+        for within, rest in ((True, b"exit $LASTEXITCODE"), (False, b"")):
+            made = powershell.prepare(Order(command="x"), within=within)
+            self.assertEqual(made.text.partition(b"\n")[2], rest)
+
     def test_another_decoder_reads_it(self) -> None:
         made = powershell.prepare(Order(command="Get-Date"))
-        data = made.text.rpartition(b" ")[2]
+        data = base64_of(made)
         decoded = subprocess.run(
             ["sh", "-c", "base64 -d | iconv -f UTF-16LE -t UTF-8"],
             input=data,
@@ -103,7 +114,7 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(made.stdin[size:], b"in")
         sent = made.stdin[:size].decode()
         self.assertEqual(values_in(sent)[-1], command + powershell._STATUS)
-        self.assertTrue(made.text.rstrip(b"=").endswith(made.needle.encode()))
+        self.assertTrue(base64_of(made).rstrip(b"=").endswith(made.needle.encode()))
 
     def test_nobody_else_has_its_needle(self) -> None:
         for command in ("x", "# é\n" * 2000):

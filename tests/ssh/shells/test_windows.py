@@ -98,7 +98,7 @@ class WindowsCase(TestCase):
             }[self.shell]
             return Reply(stdout=b"relayd:%s:%s:\r\n" % (asked[1], said))
         if b"-EncodedCommand" in text:
-            return self.run_script(b64decode(text.rpartition(b" ")[2]).decode("utf-16-le"))
+            return self.run_script(b64decode(text.partition(b"\n")[0].rpartition(b" ")[2]).decode("utf-16-le"))
         if b"%ComSpec%" in text and self.shell == "cmd":
             nonces = re.findall(rb"echo relayd:\^\^([0-9a-f]+)", text)
             marks = b"".join(b"relayd:%s\r\n" % nonce for nonce in nonces)
@@ -169,6 +169,7 @@ class FoundTests(WindowsCase):
         result = await self.order(self.make_runner(), "Get-Date", stdin=b"in")
         self.assertEqual((result.stdout, result.exit_code, self.questions()), ("done", 3, 1))
         self.assertTrue(self.sent[1].startswith(b"powershell -NoProfile "))
+        self.assertTrue(self.sent[1].endswith(b"\nexit $LASTEXITCODE"))
         self.assertEqual(self.host.received[1].stdin, b"in")
 
     async def test_another_shell_gets_what_it_got_before(self) -> None:

@@ -10,7 +10,7 @@ even if it only signs, or the keys of an agent.
   (`Target.site`).
 - What a command brings for a login is all that is used for that login. It is not combined with what the site has.
 - The password with which a host's users become others (``become-password-file``) goes only where a credential of the
-  site has logged in, for the user and by the program that the table names.
+  site has logged in, for the user and by the program that the table names (`relayd.ssh_texts`).
 - A host key that is seen by another way than the site's is not taken for the key that the site knows (`Target.detour`).
 
 A command that asks for anything else is refused before any host is contacted.
@@ -21,12 +21,9 @@ from __future__ import annotations
 from typing import Final
 
 from relayd.errors import CredentialIncomplete, CredentialKept, CredentialMissing
-from relayd.network import host_rules
 from relayd.network.spelling import dialled_host
-from relayd.ssh.become.texts import Become
-from relayd.ssh.login.site_credentials import CredentialTable, first_line
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
-from relayd.wire import messages as wire
 from relayd.wire.messages import ExecuteCommand, JumpHost
 
 #: Stands for the way without jump hosts, where the site reaches the host through some.
@@ -63,31 +60,6 @@ def target_of(command: ExecuteCommand, table: CredentialTable) -> Target:
         return Target(host, port, user, own, command.host_key, way, detour=passed, looked_up=looked_up)
     via, passed = _through(command.via, table)
     return Target(host, port, user, own, command.host_key, via, detour=passed, looked_up=looked_up)
-
-
-def become_of(command: ExecuteCommand, target: Target, said: host_rules.Become | None, charset: str) -> Become | None:
-    """
-    As whom a command runs; ``None``: as the user who logs in.
-
-    :param target: where it runs.
-    :param said: what the site's tables say.
-    :param charset: in which the host gets a password.
-    :raises SSHError: when a file of the site cannot be used.
-    :raises UnicodeError: when a password cannot be written in that character set.
-    """
-    ordered = command.become
-    method = None if said is None or said.kind == "enable" else said.kind  # that one is of network devices
-    if ordered is None and said is not None and method is not None:
-        ordered = wire.Become(method=method, user=said.user)
-    if ordered is None or isinstance(ordered, bool):
-        return Become() if ordered else None
-    password = None if ordered.password is None else ordered.password.reveal()
-    as_said = said is not None and (said.kind, said.user) == (ordered.method, ordered.user)
-    if password is None and target.site and as_said and said is not None and said.password_file is not None:
-        password = first_line(said.password_file)
-    return Become(
-        method=ordered.method, user=ordered.user, password=None if password is None else password.encode(charset)
-    )
 
 
 def _through(hops: tuple[JumpHost, ...], table: CredentialTable) -> tuple[Target | None, str]:

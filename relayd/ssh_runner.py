@@ -1,8 +1,8 @@
 """
 The relay's command runner: runs the main server's commands on SSH hosts, and makes results of how they ended.
 
-This module and `relayd.ssh_logins` join `relayd.ssh` to the rest of relayd; the errors of that package are translated
-here, once.
+This module and those below it (`relayd.ssh_texts`, `relayd.ssh_devices`, `relayd.ssh_logins`) join `relayd.ssh` to the
+rest of relayd; the errors of that package are translated here, once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,13 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import BecomeUnsupported, HostFailure, RelayError, ScriptUnsupported, Unencodable
+from relayd.errors import HostFailure, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
-from relayd.language.charsets import UTF8, Unwritable, write_text
+from relayd.language.charsets import UTF8
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostSettings, HostTable, Shell
 from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
-from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.output import Output
-from relayd.ssh.channels.scripts import ScriptProgress, script_lines, script_text
-from relayd.ssh.channels.surroundings import surround
-from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import (
     AddressForbidden,
@@ -41,7 +36,6 @@ from relayd.ssh.errors import (
     NameTimeout,
     NoCredential,
     NoDescriptor,
-    NoShell,
     SignatureRefused,
     SSHError,
 )
@@ -49,17 +43,15 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
-from relayd.ssh.shells import cmd, powershell
-from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
 from relayd.ssh.target import Target
 from relayd.ssh_devices import is_device, lines_of, request_of
-from relayd.ssh_logins import become_of, check_target, target_of
+from relayd.ssh_logins import check_target, target_of
+from relayd.ssh_texts import HostTexts, RunnerSettings
 from relayd.wire.messages import (
     BASE64,
     CommandResult,
     Details,
     ExecuteCommand,
-    Pty,
     StreamName,
     Timings,
     describe_error,
@@ -87,24 +79,6 @@ T = TypeVar("T")
 LARGE: Final = 256 * 1024
 
 
-class RunnerSettings(Struct, frozen=True, kw_only=True):
-    """
-    How commands become texts for hosts.
-
-    :ivar working_directory: where commands run; empty: where the login leads.
-    :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
-        name none.
-    :ivar hosts: what the site says of single hosts.
-    :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
-        `relayd.language.charsets.write_text`.
-    """
-
-    working_directory: str = "/"
-    output_encoding: str = UTF8
-    hosts: HostTable = HostTable()
-    exact_text: bool = False
-
-
 @implementer(ICommandRunner)
 class SSHCommandRunner:
     """
@@ -130,7 +104,7 @@ class SSHCommandRunner:
         self._reactor = reactor
         self._translate = translate
         self.client = SSHClient(reactor, ssh, allows)
-        self._settings = RunnerSettings() if settings is None else settings
+        self._texts = HostTexts(RunnerSettings() if settings is None else settings)
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(
@@ -138,17 +112,19 @@ class SSHCommandRunner:
     ) -> None:
         """Change the settings for new commands; see `SSHClient.configure`."""
         self.client.configure(ssh, allows)
-        self._settings = settings
+        self._texts = HostTexts(settings)
         self._credentials = credentials
 
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            if is_device(site := self._said(command)):
-                lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
-            elif self._charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
-                self._prepared(command, site.shell)
+            if is_device(site := self._texts.said(command)):
+                lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
+            elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
+                self._texts.prepared(command, site.shell)
+        except SSHError as error:
+            return _host_failure(error)
         except RelayError as error:
             return error
         return None
@@ -166,14 +142,16 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
-            shell = self._said(command).shell
+            shell = self._texts.said(command).shell
             if shell == "device":
                 return self._run_on_device(command, target, deadline, starting, output, timeout)
-            become = self._become(command, target)
-            prepared = self._prepared(command, shell, inner=become is not None)
+            become = self._texts.become(command, target)
+            prepared = self._texts.prepared(command, shell, inner=become is not None)
+        except SSHError as error:
+            return fail(_host_failure(error))
         except RelayError:
             return fail()
-        terminal = self._terminal(command)
+        terminal = self._texts.terminal(command)
         may_be_windows = shell is None and become is None and command.script is None
         running: Deferred[Any] = self.client.run(
             target,
@@ -189,10 +167,10 @@ class SSHCommandRunner:
             permission=starting,
             terminal=terminal,
             become=become,
-            windows=partial(self._for_windows, command, found=True) if may_be_windows else None,
+            windows=partial(self._texts.for_windows, command, found=True) if may_be_windows else None,
             needle=prepared.needle,
         )
-        ran = _Ran(self._charset(command), terminal is not None, None if become is None else become.user)
+        ran = _Ran(self._texts.charset(command), terminal is not None, None if become is None else become.user)
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
 
@@ -212,8 +190,8 @@ class SSHCommandRunner:
         """
         left = deadline - self._reactor.seconds()
         named = (round(left, 1) or left) if timeout is None else timeout
-        site, charset = self._said(command), self._charset(command)
-        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
+        site, charset = self._texts.said(command), self._texts.charset(command)
+        lines = lines_of(command, site, charset, exactly=self._texts.settings.exact_text)
         try:
             request = request_of(target, site, lines, deadline, named)
         except SSHError as error:
@@ -246,141 +224,6 @@ class SSHCommandRunner:
             return look(command, self._credentials)
         except SSHError as error:
             raise _host_failure(error) from None
-
-    def _charset(self, command: ExecuteCommand) -> str:
-        """The character set of *command*, and of its outputs unless it wants their bytes."""
-        if command.encoding is None or command.encoding == BASE64:
-            return self._said(command).output_encoding or self._settings.output_encoding
-        return command.encoding
-
-    def _said(self, command: ExecuteCommand) -> HostSettings:
-        """What the site's tables say of the host."""
-        return self._settings.hosts.of(command.host, command.port, command.username)
-
-    def _terminal(self, command: ExecuteCommand) -> Terminal | None:
-        pty = self._said(command).pty if command.pty is None else command.pty
-        if isinstance(pty, Pty):
-            return Terminal(pty.term, pty.cols, pty.rows)
-        return Terminal() if pty else None
-
-    def _become(self, command: ExecuteCommand, target: Target) -> Become | None:
-        """
-        As whom it runs.
-
-        :raises RelayError: when the host's shell, or a file of the site, does not let it.
-        """
-        said = self._said(command)
-        try:
-            become = become_of(command, target, said.become, self._charset(command))
-        except SSHError as error:
-            raise _host_failure(error) from None
-        except UnicodeError:
-            raise Unencodable(field="become.password", encoding=self._charset(command)) from None
-        if become is not None and said.shell not in (None, "posix"):
-            raise BecomeUnsupported(host=command.written_host, port=command.port, shell=said.shell)
-        return become
-
-    def _directory(self, command: ExecuteCommand) -> str:
-        """Where *command* runs if it names no directory; empty: where the login leads."""
-        said = self._said(command).working_directory
-        return self._settings.working_directory if said is None else said
-
-    def _prepared(self, command: ExecuteCommand, shell: Shell | None, *, inner: bool = False) -> Prepared:
-        """
-        What the host gets.
-
-        :param shell: what the site says of it; ``None``: what is for a POSIX shell.
-        :param inner: whether another user's shell reads the text: variables that are sent beside it do not get there.
-        :raises RelayError: when the shell cannot be given the command, or it cannot be written in its character set.
-        """
-        if command.script is not None and shell not in (None, "posix"):
-            raise ScriptUnsupported(host=command.written_host, port=command.port, shell=shell)
-        if shell in ("cmd", "powershell"):
-            try:
-                return self._for_windows(command, shell)
-            except SSHError as error:
-                raise _host_failure(error) from None
-        if shell == "none":
-            return self._without_shell(command)
-        return self._for_posix(command, inner=inner)
-
-    def _for_posix(self, command: ExecuteCommand, *, inner: bool) -> Prepared:
-        """For a POSIX shell, or where nothing is known, in the character set of *command*."""
-        charset, part = self._charset(command), "command"
-        exactly = self._settings.exact_text
-        try:
-            lines, mark = b"", b""
-            if command.script is None:
-                text = write_text(command.command, charset, exactly=exactly)
-            else:
-                part = "script"
-                lines = script_lines(write_text(command.command, charset, exactly=exactly))
-                part = "args"
-                words = (command.script.interpreter, *command.script.args)
-                program, *args = (write_text(word, charset, exactly=exactly) for word in words)
-                text, mark = script_text(program, args)
-            directory = write_text(self._directory(command), charset, exactly=exactly)
-            if inner and command.env and not directory:
-                directory = b"."
-            part = "cwd"
-            cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
-            part = "env"
-            # Without a shell, variables are sent separately, and no shell reads them.
-            exactly = exactly and bool(cwd or directory)
-            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
-        except (Unwritable, UnicodeError):
-            raise Unencodable(field=part, encoding=charset) from None
-        text, progress = surround(text, cwd, directory, env)
-        if mark:
-            progress = ScriptProgress(progress, mark)
-        in_text = bool(cwd or directory)
-        return Prepared(
-            text=text,
-            stdin=lines + self._stdin(command),
-            env=[] if in_text else env,
-            progress=progress,
-            ended_by="posix" if in_text else "server",
-        )
-
-    def _without_shell(self, command: ExecuteCommand) -> Prepared:
-        """The text as it is."""
-        if command.cwd or command.env:
-            raise _host_failure(NoShell(host=command.host, port=command.port))
-        charset = self._charset(command)
-        try:
-            text = write_text(command.command, charset, exactly=self._settings.exact_text)
-        except (Unwritable, UnicodeError):
-            raise Unencodable(field="command", encoding=charset) from None
-        return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
-
-    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell, *, found: bool = False) -> Prepared:
-        """
-        For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
-
-        :param found: whether the host's server is known to start that shell.
-        :raises SSHError: when the shell cannot be given the command.
-        """
-        order = Order(
-            command=command.command,
-            cwd=command.cwd or "",
-            # --working-directory is one for POSIX hosts.
-            directory=self._said(command).working_directory or "",
-            env=command.env,
-            stdin=self._stdin(command),
-            charset=self._charset(command),
-        )
-        if shell == "powershell":
-            return powershell.prepare(order, within=found)
-        return cmd.prepare(order, command.host, command.port)
-
-    def _stdin(self, command: ExecuteCommand) -> bytes:
-        charset = self._charset(command)
-        if not command.stdin_is_text or charset == UTF8:
-            return command.stdin
-        try:
-            return command.stdin.decode().encode(charset)
-        except UnicodeError:
-            raise Unencodable(field="stdin", encoding=charset) from None
 
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""

@@ -35,7 +35,8 @@ from relayd.ssh.errors import (
 )
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
-from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_texts import RunnerSettings
 from relayd.wire import messages as wire
 from relayd.wire.messages import ExecuteCommand, Secret
 from tests.support.account import ensure_account, put_file, run_privileged
@@ -454,7 +455,10 @@ class TerminalTests(BecomeCase):
     async def test_refused(self) -> None:
         server = await self.start_server("PermitTTY no")
         client = self.make_client()
+        await self.run_command(client, self.target(server), "true")
         error = await self.error_of(self.run_with(client, server, "id"), TerminalRefused)
         self.assertEqual(error.executed, "no")
-        self.assertFalse([line for line in server.log_lines if re.search("Starting session: command", line)])
+        self.assertFalse([line for line in server.log_lines if re.search("Starting session: command", line)][1:])
         self.assert_ran(await self.run_command(client, self.target(server), "echo x"), b"x\n")
+        # It says nothing of what else the connection runs.
+        self.assertEqual(len([line for line in server.log_lines if line.startswith("Accepted ")]), 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from relayd import ssh_runner
+from relayd import ssh_texts
 from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.channels.scripts import script_lines
 from relayd.wire.messages import Become, Pty, Script
@@ -107,14 +107,14 @@ class ScriptTests(RunnerTestCase):
     async def test_a_part_of_a_script_is_not_run(self) -> None:
         server, runner = await self.start_server(), self.make_runner()
         lines = script_lines(b"echo one")
-        self.patch(ssh_runner, "script_lines", lambda _: lines[:-1])
+        self.patch(ssh_texts, "script_lines", lambda _: lines[:-1])
         done = await self.script(runner, server, "echo one")
         self.assertEqual((done.stdout, done.details.error["code"]), ("", "script-not-started"))
         self.assertEqual(done.details.error["executed"], "no")
 
     async def test_no_place_for_it(self) -> None:
         server, runner = await self.start_server("SetEnv HOME=/proc"), self.make_runner()
-        self.patch(ssh_runner, "script_text", _elsewhere)
+        self.patch(ssh_texts, "script_text", _elsewhere)
         done = await self.script(runner, server, "echo one")
         self.assertEqual((done.stdout, done.details.error["code"]), ("", "script-not-started"))
         self.assertIn("may be written to", done.stderr)

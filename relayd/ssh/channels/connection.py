@@ -335,15 +335,17 @@ class ClientConnection(SSHService):
     def _exec_accepted(self, packet: bytes) -> None:
         channel = self._channels.opened_or_closed(packet)
         if channel is not None:
-            channel.user.exec_answered(True)
-            self.has_run = True
+            user = channel.user
+            user.exec_answered(True)
+            # Not so when it is the terminal that was granted.
+            self.has_run = self.has_run or user.state is not State.STARTING
 
     def _exec_refused(self, packet: bytes) -> None:
         channel = self._channels.opened_or_closed(packet)
         if channel is not None and not channel.user.exec_answered(False):
             self._give_up(channel)
             user = channel.user
-            if isinstance(user, Session) and user.said_nothing:
+            if isinstance(user, Session) and user.said_nothing and not user.terminal_refused:
                 user.state = State.WAITING
                 if self._owner.exec_refused(self, user):
                     self._channels.executing.pop(user, None)

@@ -461,4 +461,4 @@ class TerminalTests(BecomeCase):
         self.assertFalse([line for line in server.log_lines if re.search("Starting session: command", line)][1:])
         self.assert_ran(await self.run_command(client, self.target(server), "echo x"), b"x\n")
         # It says nothing of what else the connection runs.
-        self.assertEqual(len([line for line in server.log_lines if line.startswith("Accepted ")]), 1)
+        self.assertEqual(len([line for line in server.log_lines if line.startswith("Accepted publickey")]), 1)

@@ -26,10 +26,12 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 #: Fields of a command and of a jump host that have to be there. No type says so: `relayd.wire.fields` does.
 _REQUIRED = {
-    parsing.WireCommand: ["commandId", "host", "username", "command"],
+    parsing.WireCommand: ["commandId", "host", "username"],
     parsing.WireServer: ["host", "username"],
     parsing.WireQuestion: ["commandId"],
 }
+#: Of several fields, one is required.
+_ONE_OF = {parsing.WireCommand: ["command", "script"]}
 #: What is known of fields that the types of results leave open.
 _SENT: dict[str, Schema] = {
     "commandId": {
@@ -85,11 +87,14 @@ def _of_type(kind: type[msgspec.Struct]) -> Schema:
         if texts.get(name):
             properties[name] = {"description": texts[name]} | of
     required = _REQUIRED.get(kind, schema["required"])
+    one_of = [{"properties": {name: True}, "required": [name]} for name in _ONE_OF.get(kind, ())]
+    first = [*required, *_ONE_OF.get(kind, ())]
     return {
         "description": _words(about.split("\n\n", 1)[0]),
         "type": "object",
-        "properties": {**{name: properties[name] for name in required}, **properties},
+        "properties": {**{name: properties[name] for name in first}, **properties},
         "required": required,
+        **({"anyOf": one_of} if one_of else {}),
     }
 
 

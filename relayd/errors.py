@@ -76,6 +76,22 @@ class InvalidMessage(RelayError):
         self.extended = extended
 
 
+class BecomeUnsupported(RelayError):
+    """Commands at {host}:{port} cannot become another user: the relay's table of hosts says that the shell there is
+    {shell}. Send the command without become."""
+
+    code = "become-unsupported"
+    phase = "receive"
+
+
+class ScriptUnsupported(RelayError):
+    """{host}:{port} cannot run scripts: the relay's table of hosts says that the shell there is {shell}. Send a
+    command."""
+
+    code = "script-unsupported"
+    phase = "receive"
+
+
 class Unencodable(RelayError):
     """{field} cannot be written in the host's character set {encoding} so that a shell reads it safely. Write it in
     ASCII, or name another character set: in encoding, or for all commands with --output-encoding of the relay."""

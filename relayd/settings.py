@@ -16,7 +16,7 @@ from relayd.network.descriptors import connections_within
 from relayd.network.host_rules import HostTable
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import LiveSettings, SSHSettings
-from relayd.ssh_runner import RunnerSettings
+from relayd.ssh_texts import RunnerSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 from relayd.wire.parsing import FEATURES

@@ -35,8 +35,8 @@ def lines_of(command: ExecuteCommand, site: HostSettings, charset: str, *, exact
     :param exactly: whether the device must read what the site's rules saw.
     :raises RelayError: when a device cannot be given the command.
     """
-    for field, given in (("cwd", command.cwd), ("env", command.env), ("stdin", command.stdin)):
-        if given:
+    for field in ("cwd", "env", "stdin", "become", "script"):
+        if getattr(command, field):
             raise FieldUnsupported(field=field, host=command.written_host)
     text = command.command.replace("\r\n", "\n").strip("\n")
     if control := _CONTROLS.search(text):

@@ -9,6 +9,8 @@ even if it only signs, or the keys of an agent.
 - It goes only to a host whose key passes the site's own check; ``hostKey`` of a command can only add a second check
   (`Target.site`).
 - What a command brings for a login is all that is used for that login. It is not combined with what the site has.
+- The password with which a host's users become others (``become-password-file``) goes only where a credential of the
+  site has logged in, for the user and by the program that the table names (`relayd.ssh_texts`).
 - A host key that is seen by another way than the site's is not taken for the key that the site knows (`Target.detour`).
 
 A command that asks for anything else is refused before any host is contacted.

@@ -1,8 +1,8 @@
 """
 The relay's command runner: runs the main server's commands on SSH hosts, and makes results of how they ended.
 
-This module and `relayd.ssh_logins` join `relayd.ssh` to the rest of relayd; the errors of that package are translated
-here, once.
+This module and those below it (`relayd.ssh_texts`, `relayd.ssh_devices`, `relayd.ssh_logins`) join `relayd.ssh` to the
+rest of relayd; the errors of that package are translated here, once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.errors import HostFailure, RelayError, Unencodable
+from relayd.errors import HostFailure, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
-from relayd.language.charsets import UTF8, Unwritable, write_text
+from relayd.language.charsets import UTF8
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostSettings, HostTable, Shell
 from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
-from relayd.ssh.channels.surroundings import surround
 from relayd.ssh.client import SSHClient
 from relayd.ssh.errors import (
     AddressForbidden,
+    BecomePasswordNeeded,
     CredentialUnusable,
     HiddenAddressForbidden,
     KeyUnreadable,
@@ -47,12 +46,19 @@ from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
 from relayd.ssh.settings import LiveSettings, SSHSettings
-from relayd.ssh.shells import cmd, powershell
-from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
 from relayd.ssh.target import Target
 from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
-from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, StreamName, Timings, describe_error
+from relayd.ssh_texts import HostTexts, RunnerSettings
+from relayd.wire.messages import (
+    BASE64,
+    CommandResult,
+    Details,
+    ExecuteCommand,
+    StreamName,
+    Timings,
+    describe_error,
+)
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
@@ -67,29 +73,15 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     NoCredential: Text("The table is the relay's."),
     OutdatedInCommon: Text("The relay's operator can allow that with --ssh-algorithms legacy."),
     LibraryMissing: Text("That is for the relay's operator to do."),
+    BecomePasswordNeeded: Text(
+        "The command can bring it in become; or the relay's operator sets become-password-file for the host, which is "
+        "used where the relay's own credential logs in."
+    ),
     SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
 }
 T = TypeVar("T")
 #: Outputs of more bytes than this are decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
-
-
-class RunnerSettings(Struct, frozen=True, kw_only=True):
-    """
-    How commands become texts for hosts.
-
-    :ivar working_directory: where commands run; empty: where the login leads.
-    :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
-        name none.
-    :ivar hosts: what the site says of single hosts.
-    :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
-        `relayd.language.charsets.write_text`.
-    """
-
-    working_directory: str = "/"
-    output_encoding: str = UTF8
-    hosts: HostTable = HostTable()
-    exact_text: bool = False
 
 
 @implementer(ICommandRunner)
@@ -117,7 +109,7 @@ class SSHCommandRunner:
         self._reactor = reactor
         self._translate = translate
         self.client = SSHClient(reactor, ssh, allows)
-        self._settings = RunnerSettings() if settings is None else settings
+        self._texts = HostTexts(RunnerSettings() if settings is None else settings)
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(
@@ -125,17 +117,19 @@ class SSHCommandRunner:
     ) -> None:
         """Change the settings for new commands; see `SSHClient.configure`."""
         self.client.configure(ssh, allows)
-        self._settings = settings
+        self._texts = HostTexts(settings)
         self._credentials = credentials
 
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
         try:
             self._checked(check_target, command)
-            if is_device(site := self._said(command)):
-                lines_of(command, site, self._charset(command), exactly=self._settings.exact_text)
-            elif self._charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
-                self._prepared(command, site.shell)
+            if is_device(site := self._texts.said(command)):
+                lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
+            elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
+                self._texts.prepared(command, site.shell)
+        except SSHError as error:
+            return _host_failure(error)
         except RelayError as error:
             return error
         return None
@@ -153,12 +147,17 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
-            shell = self._said(command).shell
+            shell = self._texts.said(command).shell
             if shell == "device":
                 return self._run_on_device(command, target, deadline, starting, output, timeout)
-            prepared = self._prepared(command, shell)
+            become = self._texts.become(command, target)
+            prepared = self._texts.prepared(command, shell, inner=become is not None)
+        except SSHError as error:
+            return fail(_host_failure(error))
         except RelayError:
             return fail()
+        terminal = self._texts.terminal(command)
+        may_be_windows = shell is None and become is None and command.script is None
         running: Deferred[Any] = self.client.run(
             target,
             prepared.text,
@@ -171,10 +170,13 @@ class SSHCommandRunner:
             reader=None if output is None else _Reader(output).read,
             shell=prepared.ended_by == "posix",
             permission=starting,
-            windows=partial(self._for_windows, command, found=True) if shell is None else None,
+            terminal=terminal,
+            become=become,
+            windows=partial(self._texts.for_windows, command, found=True) if may_be_windows else None,
             needle=prepared.needle,
         )
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command, self._charset(command)))
+        ran = _Ran(self._texts.charset(command), terminal is not None, None if become is None else become.user)
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
 
     def _run_on_device(
@@ -193,23 +195,23 @@ class SSHCommandRunner:
         """
         left = deadline - self._reactor.seconds()
         named = (round(left, 1) or left) if timeout is None else timeout
-        site, charset = self._said(command), self._charset(command)
-        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
+        site, charset = self._texts.said(command), self._texts.charset(command)
+        lines = lines_of(command, site, charset, exactly=self._texts.settings.exact_text)
         try:
             request = request_of(target, site, lines, deadline, named)
         except SSHError as error:
             raise _host_failure(error) from None
         reader = None if output is None else _Reader(output).read
         running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command, charset))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))
         return running
 
-    def _ended(self, completed: Completed, command: ExecuteCommand, charset: str) -> Any:
+    def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
         if stdout.size + stderr.size <= LARGE:
-            return _result(completed, command, stdout, stderr, charset, self._translate)
-        make = partial(_result, completed, command, stdout, stderr, charset, self._translate)
+            return _result(completed, command, stdout, stderr, ran, self._translate)
+        make = partial(_result, completed, command, stdout, stderr, ran, self._translate)
         # The command has ended: when it is cancelled now, its result is made at once.
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
         in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
@@ -228,105 +230,22 @@ class SSHCommandRunner:
         except SSHError as error:
             raise _host_failure(error) from None
 
-    def _charset(self, command: ExecuteCommand) -> str:
-        """The character set of *command*, and of its outputs unless it wants their bytes."""
-        if command.encoding is None or command.encoding == BASE64:
-            return self._said(command).output_encoding or self._settings.output_encoding
-        return command.encoding
-
-    def _said(self, command: ExecuteCommand) -> HostSettings:
-        """What the site's tables say of the host."""
-        return self._settings.hosts.of(command.host, command.port, command.username)
-
-    def _directory(self, command: ExecuteCommand) -> str:
-        """Where *command* runs if it names no directory; empty: where the login leads."""
-        said = self._said(command).working_directory
-        return self._settings.working_directory if said is None else said
-
-    def _prepared(self, command: ExecuteCommand, shell: Shell | None) -> Prepared:
-        """
-        What the host gets.
-
-        :param shell: what the site says of it; ``None``: what is for a POSIX shell.
-        :raises RelayError: when the shell cannot be given the command, or it cannot be written in its character set.
-        """
-        if shell in ("cmd", "powershell"):
-            try:
-                return self._for_windows(command, shell)
-            except SSHError as error:
-                raise _host_failure(error) from None
-        if shell == "none":
-            return self._without_shell(command)
-        return self._for_posix(command)
-
-    def _for_posix(self, command: ExecuteCommand) -> Prepared:
-        """For a POSIX shell, or where nothing is known, in the character set of *command*."""
-        charset, part = self._charset(command), "command"
-        exactly = self._settings.exact_text
-        try:
-            text = write_text(command.command, charset, exactly=exactly)
-            directory = write_text(self._directory(command), charset, exactly=exactly)
-            part = "cwd"
-            cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
-            part = "env"
-            # Without a shell, variables are sent separately, and no shell reads them.
-            exactly = exactly and bool(cwd or directory)
-            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
-        except (Unwritable, UnicodeError):
-            raise Unencodable(field=part, encoding=charset) from None
-        text, progress = surround(text, cwd, directory, env)
-        in_text = bool(cwd or directory)
-        return Prepared(
-            text=text,
-            stdin=self._stdin(command),
-            env=[] if in_text else env,
-            progress=progress,
-            ended_by="posix" if in_text else "server",
-        )
-
-    def _without_shell(self, command: ExecuteCommand) -> Prepared:
-        """The text as it is."""
-        if command.cwd or command.env:
-            raise _host_failure(NoShell(host=command.host, port=command.port))
-        charset = self._charset(command)
-        try:
-            text = write_text(command.command, charset, exactly=self._settings.exact_text)
-        except (Unwritable, UnicodeError):
-            raise Unencodable(field="command", encoding=charset) from None
-        return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
-
-    def _for_windows(self, command: ExecuteCommand, shell: WindowsShell, *, found: bool = False) -> Prepared:
-        """
-        For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
-
-        :param found: whether the host's server is known to start that shell.
-        :raises SSHError: when the shell cannot be given the command.
-        """
-        order = Order(
-            command=command.command,
-            cwd=command.cwd or "",
-            # --working-directory is one for POSIX hosts.
-            directory=self._said(command).working_directory or "",
-            env=command.env,
-            stdin=self._stdin(command),
-            charset=self._charset(command),
-        )
-        if shell == "powershell":
-            return powershell.prepare(order, within=found)
-        return cmd.prepare(order, command.host, command.port)
-
-    def _stdin(self, command: ExecuteCommand) -> bytes:
-        charset = self._charset(command)
-        if not command.stdin_is_text or charset == UTF8:
-            return command.stdin
-        try:
-            return command.stdin.decode().encode(charset)
-        except UnicodeError:
-            raise Unencodable(field="stdin", encoding=charset) from None
-
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""
         return self.client.close()
+
+
+class _Ran(Struct, frozen=True):
+    """
+    How a command was run, for its result.
+
+    :ivar pty: whether it had a pseudo-terminal.
+    :ivar user: as whom, where that is not who logged in.
+    """
+
+    charset: str
+    pty: bool
+    user: str | None
 
 
 class _Reader:
@@ -344,7 +263,7 @@ class _Reader:
 
 
 def _result(
-    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, charset: str, translate: Translate
+    completed: Completed, command: ExecuteCommand, stdout: Output, stderr: Output, ran: _Ran, translate: Translate
 ) -> CommandResult:
     error = completed.error
     exit_code = completed.exit.exit_code
@@ -362,12 +281,14 @@ def _result(
         timings=cast(Timings, {phase: round(seconds, 6) for phase, seconds in completed.timings.items()}),
         killed=completed.killed,
         output_open=completed.open is not None,
+        pty=ran.pty,
+        ran_as=ran.user,
         encoding="base64" if command.encoding == BASE64 else None,
     )
     return CommandResult(
         command_id=command.command_id,
-        stdout=_encoded(stdout, "", translate, command.encoding, charset),
-        stderr=_encoded(stderr, said, translate, command.encoding, charset),
+        stdout=_encoded(stdout, "", translate, command.encoding, ran.charset),
+        stderr=_encoded(stderr, said, translate, command.encoding, ran.charset),
         exit_code=1 if exit_code is None else exit_code,
         details=details,
         extended=command.extended,

@@ -67,6 +67,8 @@ bring_peers() {
     command -v mksh >/dev/null || missing="$missing mksh"
     command -v fish >/dev/null || missing="$missing fish"
     command -v busybox >/dev/null || missing="$missing busybox"
+    command -v sudo >/dev/null || missing="$missing sudo"
+    [ -e /usr/share/i18n/locales/zh_CN ] || missing="$missing locales"
     command -v faketime >/dev/null || missing="$missing faketime"
     command -v systemd-analyze >/dev/null || missing="$missing systemd"
     command -v mandoc >/dev/null || missing="$missing mandoc"

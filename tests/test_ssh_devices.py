@@ -15,7 +15,8 @@ from relayd.network.host_rules import Become, HostRule, HostSettings, HostTable
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import CommandLine, MemoryDevice, MemoryNetwork
 from relayd.ssh_devices import lines_of
-from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_texts import RunnerSettings
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
 

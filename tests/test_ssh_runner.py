@@ -18,7 +18,8 @@ from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.keys.public import fingerprint
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
-from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_texts import RunnerSettings
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
 from tests.support.ssh import DEADLINE, ServerTestCase, blob_of, marked_sleep, processes, shown, tool

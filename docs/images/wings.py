@@ -23,7 +23,11 @@ FLOORS = (
     (("service", 3, "joins the parts of a relay"), ("hub", 3, "a main server")),
     (("settings", 3, "from options to each part"), ("status", 3, "what a relay shows of itself")),
     (("", 1, ""), ("ssh_runner", 5, "from commands to SSH, and back")),
-    (("", 1, ""), ("ssh_logins", 3, "which credential goes where"), ("ssh_devices", 2, "lines for devices")),
+    (
+        ("ssh_logins", 2, "which credential goes where"),
+        ("ssh_texts", 2, "what a host gets"),
+        ("ssh_devices", 2, "lines for devices"),
+    ),
     (
         ("uplink", 1, "connects to|the main|server"),
         ("commands", 1, "accepts,|queues, runs,|delivers"),

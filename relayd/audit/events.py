@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from relayd.audit.key import command_digest
-from relayd.wire.messages import ExecuteCommand
+from relayd.wire.messages import Become, ExecuteCommand
 
 #: One event: seconds since the epoch, its name, its fields.
 Record = tuple[float, str, Mapping[str, Any]]
@@ -80,6 +80,9 @@ def order_fields(command: ExecuteCommand) -> dict[str, Any]:
     fields = name_fields(command)
     if command.via:
         fields["via"] = [f"{hop.username}@{hop.host}:{hop.port}" for hop in command.via]
+    if isinstance(command.become, Become):
+        fields["become"] = command.become.user
+        fields["becomeMethod"] = command.become.method
     fields["command"] = command.command
     return fields
 
@@ -96,7 +99,13 @@ def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Rec
         return record
     fitted = dict(fields)
     fitted["commandId"] = clip(fitted["commandId"])
-    for name, size in (("host", MAX_NAME), ("user", MAX_NAME), ("written", MAX_WRITTEN)):
+    for name, size in (
+        ("host", MAX_NAME),
+        ("user", MAX_NAME),
+        ("written", MAX_WRITTEN),
+        ("become", MAX_WRITTEN),
+        ("ranAs", MAX_WRITTEN),
+    ):
         if name in fitted:
             fitted[name] = clip(fitted[name], size)
     if "via" in fitted:

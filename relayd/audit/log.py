@@ -178,6 +178,8 @@ class AuditLog:
         fields["duration"] = round(duration, 6)
         fields["stdoutBytes"] = result.details.stdout_bytes
         fields["stderrBytes"] = result.details.stderr_bytes
+        if result.details.ran_as is not None:
+            fields["ranAs"] = result.details.ran_as
         self._put("ended", fields, len(command.host) + len(command.username), MAX_PENDING)
 
     def record_recovered(self, command_id: str, outcome: str) -> None:

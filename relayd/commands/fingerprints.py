@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from relayd.wire.messages import ExecuteCommand
+from relayd.wire.messages import Become, ExecuteCommand
 
 
 class Fingerprints:
@@ -38,8 +38,12 @@ class Fingerprints:
         """
         # Hosts as they were written: a dot at the end may lead to another machine.
         hops = [(hop.written_host, hop.port, hop.username) for hop in command.via] if command.via else []
-        asked = (
+        asked: tuple[object, ...] = (
             command.written_host, command.port, command.username, command.command,
             command.cwd, sorted(command.env), command.stdin, hops,
         )  # fmt: skip
+        if (command.pty, command.become, command.script) != (None, None, None):  # else as in earlier versions
+            become = command.become
+            as_whom = (become.method, become.user) if isinstance(become, Become) else become
+            asked = (*asked, command.pty, as_whom, command.script)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._key).digest()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from relayd.wire.messages import ExecuteCommand, JumpHost
+from relayd.wire.messages import Become, ExecuteCommand, JumpHost
 
 #: Bytes of large commands that are held at a time; a single one may be larger.
 MAX_INPUT: Final = 24 << 20
@@ -47,6 +47,8 @@ def _size(command: ExecuteCommand) -> int:
     size = len(command.command) + len(command.stdin) + _size_of_credential(command)
     if command.env:
         size += sum(len(name) + len(value) for name, value in command.env)
+    if isinstance(command.become, Become) and command.become.password is not None:
+        size += len(command.become.password)
     if command.via:
         size += sum(map(_size_of_credential, command.via))
     return size

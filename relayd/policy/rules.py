@@ -26,7 +26,7 @@ from relayd.network.patterns import (
     split_port,
 )
 from relayd.network.spelling import Address, embedded_addresses, read_address
-from relayd.wire.messages import ExecuteCommand, JumpHost
+from relayd.wire.messages import Become, ExecuteCommand, JumpHost
 
 #: Addresses that no host of a network has: they are refused unless --allow-hosts names them, or part of their range.
 SPECIAL: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
@@ -109,7 +109,14 @@ class Policy:
             user = self.judge_user(place.username)
             if not user.allowed:
                 return ForbiddenUser(user=place.username, reason=user.reason)
-        text = self.judge_command(command.command, surroundings=command.cwd is not None or bool(command.env))
+        if isinstance(command.become, Become):
+            user = self.judge_user(command.become.user)
+            if not user.allowed:
+                return ForbiddenUser(user=command.become.user, reason=user.reason)
+        surroundings = command.cwd is not None or bool(command.env) or bool(command.pty)
+        text = self.judge_command(command.command, surroundings=surroundings or command.script is not None)
+        if text.allowed and command.script is not None:
+            text = self.judge_command(" ".join((command.script.interpreter, *command.script.args)))
         return None if text.allowed else ForbiddenCommand(reason=text.reason)
 
     def allows_address(self, host: str, port: int, address: Address | None) -> bool:
@@ -159,8 +166,9 @@ class Policy:
         """
         Whether a command may run.
 
-        :param surroundings: whether it brings a directory or variables of its own, such as ``PATH``: these can turn a
-            command that the site has listed into another one.
+        :param surroundings: whether it brings a directory or variables of its own, such as ``PATH``, or a terminal,
+            where many a program starts a pager that runs what its input says, or is a script, whose text another
+            program reads: these can turn a command that the site has listed into another one.
         """
         allow, deny = self._allow_commands, self._deny_commands
         if allow is None and deny is None:
@@ -178,7 +186,8 @@ class Policy:
         if allow is None:
             return Verdict(True)
         if surroundings:
-            return Verdict(False, Text("with --allow-commands of the relay it must not bring cwd or env"))
+            reason = Text("with --allow-commands of the relay it must not bring cwd, env or pty, nor be a script")
+            return Verdict(False, reason)
         if not allow.fullmatch(data):
             return Verdict(False, Text("--allow-commands of the relay does not list it"))
         return Verdict(True, rule="--allow-commands, which matches all of it")

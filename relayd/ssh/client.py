@@ -12,8 +12,10 @@ from twisted.internet.defer import Deferred
 
 from relayd.network.delayed_calls import DelayedCalls
 from relayd.network.threads import in_pool
+from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.session import OutputReader, Permission
 from relayd.ssh.channels.surroundings import Progress
+from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.device.devices import Devices
 from relayd.ssh.device.run import DeviceRequest
 from relayd.ssh.execution import Execution, RunRequest
@@ -67,6 +69,8 @@ class SSHClient:
         reader: OutputReader | None = None,
         shell: bool = True,
         permission: Permission | None = None,
+        terminal: Terminal | None = None,
+        become: Become | None = None,
         windows: Callable[[WindowsShell], Prepared] | None = None,
         needle: str = "",
     ) -> Deferred[Completed]:
@@ -84,6 +88,9 @@ class SSHClient:
         :param shell: whether the host is supposed to have a POSIX shell, by which a command is ended early.
         :param permission: asked for once, before the host is told to run the command. Nothing is run before it fires,
             or when it fails.
+        :param terminal: the pseudo-terminal that it has; ``None``: none. Then stdout has all of its output, and *stdin*
+            is what a keyboard would send.
+        :param become: as whom it runs; ``None``: as the user who logs in. Then *command* is for a POSIX shell.
         :param windows: makes what is sent instead, where the server turns out to be OpenSSH for Windows; it is called
             with the shell there.
         :param needle: for a host of Windows: what only the arguments of the command's processes contain. By it they are
@@ -93,7 +100,8 @@ class SSHClient:
         """
         request = RunRequest(
             target=target, command=command, deadline=deadline, timeout=timeout, grace=grace, stdin=stdin, env=env,
-            progress=progress, reader=reader, shell=shell, permission=permission, windows=windows, needle=needle,
+            progress=progress, reader=reader, shell=shell, permission=permission, terminal=terminal, become=become,
+            windows=windows, needle=needle,
         )  # fmt: skip
         return Execution(self._clock, self._pool, request, self._settings, self._shells).done
 

@@ -379,6 +379,71 @@ class VariablesRefused(SSHError):
     phase = "session"
 
 
+class ScriptNotStarted(SSHError):
+    """The script was not run: it could not be given to {username} at {host}:{port}; what was said is shown above. It
+    needs /bin/sh there, and a directory for temporary files that the user may write to, such as /tmp."""
+
+    code = "script-not-started"
+    phase = "session"
+
+
+class TerminalRefused(SSHError):
+    """The command was not run: {host}:{port} gives {username} no terminal. Send the command without pty, or allow it in
+    the configuration of the SSH server (PermitTTY)."""
+
+    code = "pty-refused"
+    phase = "session"
+
+
+class BecomeFailed(SSHError):
+    """The command was not run: {method} at {host}:{port} did not let {username} become {user}; {reason}."""
+
+    code = "become-failed"
+    phase = "session"
+
+
+class BecomeMissing(BecomeFailed):
+    """The command was not run: {username} at {host}:{port} finds no {method} in its PATH. Install it, or use another
+    method."""
+
+    code = "become-missing"
+
+
+class BecomePasswordWrong(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} did not accept the password that {username} gave to become
+    {user}. It was given once. sudo asks for the password of the user who logs in, su for that of the other one."""
+
+    code = "become-password-wrong"
+
+
+class BecomePasswordNeeded(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} asks {username} for a password to become {user}, and none was
+    given."""
+
+    code = "become-password-needed"
+
+
+class BecomeForbidden(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} does not allow {username} to run /bin/sh as {user}; {reason}.
+    With sudo, see sudoers(5) there."""
+
+    code = "become-not-allowed"
+
+
+class BecomeTerminalNeeded(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} wants a terminal before {username} becomes {user}. Send the
+    command with pty."""
+
+    code = "become-tty-required"
+
+
+class BecomePrompt(BecomeFailed):
+    """The command was not run: {method} at {host}:{port} asks {username}, who is to become {user}, for something else
+    than the password; {reason}. The question was not answered."""
+
+    code = "become-prompt"
+
+
 class NoShell(SSHError):
     """The command was not run: the site says that {host}:{port} has no shell (shell = "none"), so nothing there reads a
     directory or variables. Send the command without cwd and env."""

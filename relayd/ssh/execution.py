@@ -14,13 +14,17 @@ from twisted.python.failure import Failure
 from relayd.language.texts import Text, span
 from relayd.network.patterns import covers_host
 from relayd.network.steady_clock import steady_seconds
+from relayd.ssh.become.dialogue import BecomeDialogue
+from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.session import Command, ExitInfo, OutputReader, Permission, Session
 from relayd.ssh.channels.surroundings import Progress
+from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.ending.account import AccountCheck, answers_for_account
 from relayd.ssh.ending.ending import Ending, Killed
 from relayd.ssh.ending.windows import WindowsEnding
 from relayd.ssh.errors import (
+    ConnectionLost,
     ExecRefused,
     NoExitStatus,
     NotRun,
@@ -30,6 +34,7 @@ from relayd.ssh.errors import (
     SessionTimeout,
     ShellUnsuitable,
     SSHError,
+    TerminalRefused,
 )
 from relayd.ssh.outcome import (
     CUT,
@@ -72,6 +77,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     reader: OutputReader | None
     shell: bool
     permission: Permission | None
+    terminal: Terminal | None
+    become: Become | None
     windows: Callable[[WindowsShell], Prepared] | None
     needle: str
 
@@ -107,16 +114,11 @@ class Execution:
         self._timeout = (round(left, 1) or left) if request.timeout is None else request.timeout
         self._grace = RESULT_AFTER if request.grace is None else request.grace
         self._shell = request.shell
+        command = _command(request, settings.max_output)
         self._windows, self._needle = request.windows, request.needle
         self._permission = request.permission
         self._session = Session(
-            Command(
-                request.command,
-                settings.max_output,
-                stdin=request.stdin,
-                env=request.env,
-                progress=request.progress,
-            ),
+            command,
             self._exec_sent,
             self._ended,
             reader=request.reader,
@@ -130,7 +132,7 @@ class Execution:
         self._settled = False
         self._check: AccountCheck | None = None
         self._why: type[SSHError] = RunTimeout
-        payload = largest_payload(request.command, request.env)
+        payload = largest_payload(command.text, request.env)
         self._job = Job(request.target, self._session, self._failed, payload)
         self.done: Deferred[Completed] = Deferred(self._cancel)
         self._call: IDelayedCall | None = clock.callLater(max(0.0, left), self._timed_out)
@@ -169,12 +171,13 @@ class Execution:
 
     def _ended(self) -> None:
         if self._session.exec_refused:
-            self._fire(ExecRefused(host=self._target.host, port=self._target.port, username=self._target.username))
+            kind = TerminalRefused if self._session.terminal_refused else ExecRefused
+            self._fire(kind(host=self._target.host, port=self._target.port, username=self._target.username))
         elif self._ending is not None and self._ending.channel_ended():
             if self._settled:
                 self._give_result()
             # Else it tells when all of it has ended.
-        elif not self._session.exit.known:
+        elif not self._session.exit.known and self._begun_to_run():
             self._no_status()
         elif self._ending is None and answers_for_account(self._session) and not self._forced():
             self._check_account()
@@ -233,7 +236,10 @@ class Execution:
         return True
 
     def _failed(self, error: SSHError) -> None:
-        if self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
+        if isinstance(error, OutcomeUnknown) and not self._begun_to_run():
+            reason = error.fields["reason"]
+            self._fire(ConnectionLost(host=self._target.host, port=self._target.port, reason=reason))
+        elif self._ending is None and self._session.exit.known and isinstance(error, OutcomeUnknown):
             self._fire(self._completed(None, remark=connection_lost(error)))
         elif self._ending is None or not self._ending.channel_ended():
             self._fire(self._completed(error) if isinstance(error, OutcomeUnknown) else error)
@@ -274,7 +280,12 @@ class Execution:
 
     def _started_running(self) -> bool:
         """Whether the host may have been told to run the command."""
-        return self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
+        told = self._job.connection is not None and self._session.state in (State.STARTING, State.RUNNING)
+        return told and self._begun_to_run()
+
+    def _begun_to_run(self) -> bool:
+        """Whether the host may have got the command: not so while its user is still to become another one."""
+        return self._session.dialogue is None or self._session.dialogue.ready
 
     def _end(self) -> None:
         common = (self._clock, self._pool, self._job, self._session)
@@ -305,6 +316,8 @@ class Execution:
             return Text("the host did not say which shell it has")
         if self._session.state is State.OPENING:
             return Text("the host did not open a session")
+        if not self._begun_to_run():
+            return Text("its user did not become the other one")
         return self._pool.waits_for(self._job.target)
 
     # The end
@@ -316,7 +329,9 @@ class Execution:
         :param remark: why the output may not be complete.
         """
         session = self._session
-        if error is None and session.progress is not None:
+        if error is None and session.dialogue is not None and not session.dialogue.ready:
+            error = session.dialogue.failure(self._target)
+        elif error is None and session.progress is not None:
             complete = remark is None
             error = not_reached(session, self._target, complete=complete, forced=self._forced())
             if isinstance(error, ShellUnsuitable):
@@ -350,3 +365,24 @@ class Execution:
             self.done.errback(result)
         else:
             self.done.callback(result)
+
+
+def _command(request: RunRequest, max_output: int) -> Command:
+    """What the session runs."""
+    dialogue = None
+    text = request.command
+    if request.terminal is not None and request.progress is not None:
+        request.progress.on_terminal()
+    if request.become is not None:
+        on_terminal = request.terminal is not None
+        dialogue = BecomeDialogue(request.become, text, request.stdin, on_terminal=on_terminal)
+        text = dialogue.start
+    return Command(
+        text,
+        max_output,
+        stdin=request.stdin if dialogue is None else b"",
+        env=request.env,
+        progress=request.progress,
+        terminal=request.terminal,
+        dialogue=dialogue,
+    )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
+from relayd.wire.running import Become, Pty, Script
+
 #: Types that a field may have.
 Types = tuple[type, ...]
 
@@ -28,6 +30,9 @@ ORDER: Final[Mapping[str, Types]] = {
     "env": (tuple,),
     "stdin": (bytes,),
     "via": (tuple,),
+    "pty": (Pty, bool, NoneType),
+    "script": (Script, NoneType),
+    "become": (Become, bool, NoneType),
     **dict.fromkeys(("command_id", "command"), TEXT),
     **dict.fromkeys(("cwd", "encoding"), MAYBE_TEXT),
     **dict.fromkeys(("numeric_id", "extended", "stdin_is_text", "stream"), (bool,)),

@@ -17,6 +17,9 @@ from msgspec.structs import astuple, force_setattr
 from relayd.errors import RelayError
 from relayd.language.texts import Translate, english
 from relayd.wire import field_types
+from relayd.wire.running import Become as Become  # noqa: PLC0414 -- and these
+from relayd.wire.running import Pty as Pty  # noqa: PLC0414
+from relayd.wire.running import Script as Script  # noqa: PLC0414
 from relayd.wire.secret import Secret as Secret  # noqa: PLC0414 -- programs import it from here
 from relayd.wire.secret import as_secret
 
@@ -141,6 +144,9 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
         `BASE64` for the bytes of the outputs; ``None``: the relay chooses.
     :ivar stream: whether its output is also sent as it arrives (`CommandOutput`).
     :ivar via: jump hosts, the first one first.
+    :ivar pty: its pseudo-terminal; ``False``: none; ``None``: the relay chooses.
+    :ivar become: as whom it runs; ``False``: as the user who logs in; ``None``: the relay chooses.
+    :ivar script: what runs *command*, where that is the text of a script; ``None``: the login shell.
     """
 
     command_id: str
@@ -156,6 +162,9 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     encoding: str | None = None
     stream: bool = False
     via: tuple[JumpHost, ...] = ()
+    pty: Pty | bool | None = None
+    become: Become | bool | None = None
+    script: Script | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,6 +193,8 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
             "timeout": None if self.timeout is None else round(self.timeout * 1000),
             "cwd": self.cwd,
             "encoding": self.encoding,
+            "pty": self.pty.to_wire() if isinstance(self.pty, Pty) else self.pty,
+            "become": self.become.to_wire() if isinstance(self.become, Become) else self.become,
         }
         wire |= {name: value for name, value in optional.items() if value is not None}
         if self.env:
@@ -191,6 +202,11 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
         if self.stdin:
             text = self.stdin_is_text
             wire["stdin"] = self.stdin.decode() if text else {"base64": b64encode(self.stdin).decode()}
+        if self.script is not None:
+            wire["script"] = wire.pop("command")
+            wire["interpreter"] = self.script.interpreter
+            if self.script.args:
+                wire["args"] = list(self.script.args)
         wire |= {name: True for name in ("extended", "stream") if getattr(self, name)}
         if self.via:
             wire["via"] = [hop.to_wire() for hop in self.via]
@@ -224,6 +240,8 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar killed: whether the processes of a command that was ended early are gone: ``confirmed``, ``unconfirmed``, or
         ``unsupported`` where the host cannot tell.
     :ivar output_open: whether the command has ended and its output perhaps has not: see the last line of ``stderr``.
+    :ivar pty: whether it had a pseudo-terminal: then ``stdout`` has both outputs.
+    :ivar ran_as: the user that it was to run as, where that is another one than who logged in.
     :ivar encoding: ``base64`` where both outputs are base64; always on the wire, since nothing else says so.
     """
 
@@ -235,6 +253,8 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     timings: Timings | None = None
     killed: Literal["confirmed", "unconfirmed", "unsupported"] | None = None
     output_open: bool = False
+    pty: bool = False
+    ran_as: str | None = None
     encoding: Literal["base64"] | None = None
 
 

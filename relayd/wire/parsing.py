@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 
 from relayd.errors import InvalidMessage
 from relayd.language.texts import printable
-from relayd.wire import fields, shapes
+from relayd.wire import fields, running_fields, shapes
 from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
     CANCEL_COMMAND,
@@ -82,6 +82,11 @@ class WireCommand(WireServer, rename="camel"):
     :ivar encoding: the character set of the host; or base64, for outputs in base64.
     :ivar stream: asks for the output as it arrives.
     :ivar via: jump hosts, the first one nearest to the relay.
+    :ivar pty: runs it with a pseudo-terminal: true, or an object of term, cols and rows.
+    :ivar become: runs it as another user, by sudo or su.
+    :ivar script: the text of a script, in place of command.
+    :ivar interpreter: the program that runs the script; /bin/sh by default.
+    :ivar args: the arguments of the script.
     """
 
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
@@ -95,6 +100,11 @@ class WireCommand(WireServer, rename="camel"):
     encoding: Annotated[Any, shapes.ENCODING] = UNSET
     stream: Annotated[Any, shapes.FLAG] = UNSET
     via: Annotated[Any, shapes.VIA] = UNSET
+    pty: Annotated[Any, shapes.PTY] = UNSET
+    become: Annotated[Any, shapes.BECOME] = UNSET
+    script: Annotated[Any, shapes.SCRIPT] = UNSET
+    interpreter: Annotated[Any, shapes.INTERPRETER] = UNSET
+    args: Annotated[Any, shapes.ARGS] = UNSET
 
 
 #: The fields of a command that the specification has.
@@ -180,13 +190,15 @@ def parse_by_field(data: object) -> ExecuteCommand:
         wire = _convert(data, WireCommand)
         command_id, numeric_id = fields.command_id(wire.command_id)
         server = _server("", wire)
+        text, script = running_fields.script(wire.command, wire.script, wire.interpreter, wire.args)
         stdin, stdin_is_text = fields.stdin(wire.stdin)
         return ExecuteCommand(
             command_id=command_id,
             numeric_id=numeric_id,
             server_id=fields.server_id(wire.server_id),
             **server,
-            command=fields.text("command", wire.command, single_line=False),
+            command=text,
+            script=script,
             timeout=fields.timeout(wire.timeout),
             extended=fields.flag("extended", wire.extended),
             cwd=fields.cwd(wire.cwd),
@@ -196,6 +208,8 @@ def parse_by_field(data: object) -> ExecuteCommand:
             encoding=fields.encoding(wire.encoding),
             stream=fields.flag("stream", wire.stream),
             via=_via(wire.via),
+            pty=running_fields.pty(wire.pty),
+            become=running_fields.become(wire.become),
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(EXECUTE_COMMAND, error, data) from None

@@ -39,6 +39,11 @@ class _PlainCommand(Struct, rename="camel"):
     stdin: None = None
     encoding: None = None
     via: None = None
+    pty: None = None
+    become: None = None
+    script: None = None
+    interpreter: None = None
+    args: None = None
 
 
 def plain_command(data: object) -> ExecuteCommand | None:

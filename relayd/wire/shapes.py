@@ -26,6 +26,7 @@ from relayd.wire.fields import (
     MAX_VARIABLES,
 )
 from relayd.wire.messages import MAX_COMMAND_ID
+from relayd.wire.running_fields import MAX_ARGS, MAX_SIZE, MAX_TERM
 
 Schema = dict[str, Any]
 
@@ -94,7 +95,12 @@ PORT: Final = _one_of({"type": "integer", "minimum": 1, "maximum": 65535}, _text
 USERNAME: Final = _one_of(
     _text(rf"^[^{_CONTROL} :/]([^{_CONTROL}:/]*[^{_CONTROL} :/])?$", most=MAX_USERNAME, least=1), _BUFFER
 )
-COMMAND: Final = _one_of(_text(r"^[ \t\r\n]*[^ \t\r\n\u0000][^\u0000]*$", least=1), _BUFFER)
+COMMAND: Final = _one_of(_text(r"^[ \t\r\n]*[^ \t\r\n\u0000][^\u0000]*$", least=1), _BUFFER, _ABSENT)
+SCRIPT: Final = COMMAND
+INTERPRETER: Final = _one_of(_text(rf"^[^{_CONTROL}]+$", most=MAX_CWD), _BUFFER, _ABSENT)
+ARGS: Final = _one_of(
+    {"type": "array", "items": {"anyOf": [_text(r"^[^\r\n\u0000]*$"), _BUFFER, _ABSENT]}, "maxItems": MAX_ARGS}, _ABSENT
+)
 PASSWORD: Final = _optional_text(MAX_PASSWORD)
 PRIVATE_KEY: Final = _optional_text(MAX_PRIVATE_KEY)
 CERTIFICATE: Final = _optional_text(MAX_CERTIFICATE)
@@ -104,13 +110,14 @@ FINGERPRINT: Final = _one_of(
 TIMEOUT: Final = _one_of(
     {"type": "number", "minimum": 0, "maximum": MAX_TIMEOUT * 1000}, _text(_NUMBER), _BUFFER, _ABSENT
 )
-FLAG: Final = _one_of(
+_FLAGS: Final[tuple[Schema, ...]] = (
     {"type": "boolean"},
     {"enum": [0, 1]},
     _text("^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1)$"),
     _BUFFER,
     _ABSENT,
 )
+FLAG: Final = _one_of(*_FLAGS)
 CWD: Final = _one_of(_text(r"^([/~]|[A-Za-z]:[\\/])[^\r\n\u0000]*$", most=MAX_CWD), _BUFFER, _ABSENT)
 ENVIRONMENT: Final = _one_of(
     {
@@ -134,3 +141,34 @@ STDIN: Final = _one_of(
 )
 ENCODING: Final = _one_of(_text("^[A-Za-z0-9 ._:-]*$"), _BUFFER, _ABSENT)
 VIA: Final = _one_of({"type": "array", "items": _shared("JumpHost"), "maxItems": MAX_HOPS}, _ABSENT)
+_SIZE: Final = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SIZE}, _text(_NUMBER), _BUFFER, _ABSENT]}
+PTY: Final = _one_of(
+    *_FLAGS,
+    {
+        "type": "object",
+        "properties": {
+            "term": {"anyOf": [_text("^[A-Za-z0-9][A-Za-z0-9._+-]*$", most=MAX_TERM), _BUFFER, _ABSENT]},
+            "cols": _SIZE,
+            "rows": _SIZE,
+        },
+        "additionalProperties": False,
+    },
+)
+BECOME: Final = _one_of(
+    *_FLAGS,
+    {
+        "type": "object",
+        "properties": {
+            "method": {"anyOf": [{"enum": ["sudo", "su"]}, _BUFFER, _ABSENT]},
+            "user": {
+                "anyOf": [
+                    _text(rf"^[^{_CONTROL} :/#-]([^{_CONTROL}:/]*[^{_CONTROL} :/])?$", most=MAX_USERNAME),
+                    _BUFFER,
+                    _ABSENT,
+                ]
+            },
+            "password": {"anyOf": [_text(rf"^[^{_CONTROL}]*$", most=MAX_PASSWORD), _BUFFER, _ABSENT]},
+        },
+        "additionalProperties": False,
+    },
+)

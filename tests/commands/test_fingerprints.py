@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.fingerprints import Fingerprints
-from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
+from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Script, Secret
 from tests.support.dispatching import command
 
 
@@ -28,6 +28,8 @@ class FingerprintTests(SynchronousTestCase):
 
     def test_what_is_the_same_command(self) -> None:
         """Credentials can change, variables come in any order, and the id is for others to compare."""
+        one, other = (command(become=Become(password=Secret(text))) for text in ("old", "new"))
+        self.assertEqual(self.fingerprints.fingerprint_of(one), self.fingerprints.fingerprint_of(other))
         hop, changed = (JumpHost(host="gate", username="jump", password=Secret(text)) for text in ("old", "new"))
         same = (
             command("c1", via=(hop,), env=(("A", "1"), ("B", "2"))),
@@ -38,6 +40,7 @@ class FingerprintTests(SynchronousTestCase):
     def test_every_field_was_thought_of(self) -> None:
         """Each either makes another command, as below, or does not, as said in docs/protocol.rst."""
         asked = {"host", "written", "port", "username", "command", "cwd", "env", "stdin", "via"}
+        asked |= {"pty", "become", "script"}
         credentials = {"password", "private_key", "passphrase", "certificate", "host_key"}
         answer = {"command_id", "numeric_id", "server_id", "timeout", "extended", "stream", "encoding", "stdin_is_text"}
         self.assertEqual(set(ExecuteCommand.__struct_fields__), asked | credentials | answer)
@@ -53,5 +56,15 @@ class FingerprintTests(SynchronousTestCase):
             command(env=(("A", "1"),)),
             command(stdin=b"x"),
             command(via=(hop,)),
+            command(pty=Pty()),
+            command(pty=Pty(cols=132)),
+            command(pty=False),
+            command(become=Become()),
+            command(become=Become(user="app")),
+            command(become=Become(method="su")),
+            command(become=False),
+            command(script=Script()),
+            command(script=Script(interpreter="bash")),
+            command(script=Script(args=("x",))),
         )
         self.assertEqual(len(set(map(self.fingerprints.fingerprint_of, others))), len(others))

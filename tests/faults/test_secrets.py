@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.hub import Hub, HubSettings
-from relayd.wire.messages import ExecuteCommand, Secret
+from relayd.wire.messages import Become, ExecuteCommand, Pty, Secret
 from tests.support.again import run_again
 from tests.support.canaries import Canaries
 from tests.support.relays import ROOT, Relayd
@@ -38,7 +38,8 @@ from tests.support.sshd import OpenSSHServer, make_key
 WRONG = (lambda mark: {"x": mark}, lambda mark: [mark], lambda mark: mark + "\0", lambda mark: "\0\ud800" + mark)
 FIELDS = (
     "commandId", "serverId", "host", "port", "username", "password", "privateKey", "passphrase", "certificate",
-    "hostKey", "command", "timeout", "extended", "cwd", "env", "stdin", "encoding", "stream", "via",
+    "hostKey", "command", "timeout", "extended", "cwd", "env", "stdin", "encoding", "stream", "via", "pty", "become",
+    "script", "interpreter", "args",
 )  # fmt: skip
 FORMATS = {
     "openssh": "-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n-----END OPENSSH PRIVATE KEY-----",
@@ -192,6 +193,10 @@ class CommandTests(SecretsCase):
         )
         await self.execute(command=f"sleep 9; : {mark('command that times out')}", timeout=1, extended=True)
         await self.execute(command=f"kill -9 $$; {mark('command that is killed')}")
+        for pty in (None, Pty()):
+            become = Become(method="su", password=self.secret(f"wrong password of root, terminal {pty}"))
+            await self.execute(become=become, pty=pty, extended=True)
+        await self.execute(become=Become(password=self.secret("wrong password for sudo")), extended=True)
         late = self.execute(command=f"sleep 3; : {mark('command')}", command_id="d", password=self.secret("first"))
         first = Deferred.fromCoroutine(late)
         await deferLater(reactor, 1)
@@ -252,6 +257,9 @@ class CommandTests(SecretsCase):
         names = [f"password {number}" for number in range(40)]
         for name in names:
             await self.execute(private_key=None, password=self.secret(name), username=name.replace(" ", ""), port=1)
+        for number, changes in enumerate(({"port": 1}, {"timeout": 1}, {"pty": Pty()}, {"env": (("A", "b"),)})):
+            names.append(f"password of root {number}")
+            await self.execute(become=Become(method="su", password=self.secret(names[-1])), **changes)
         await self.forgotten(names)
 
     async def test_memory_of_logins(self) -> None:

@@ -69,6 +69,8 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         "stdin": {"base64": "AAEC"},
         "encoding": "base64",
         "stream": True,
+        "pty": {"term": "xterm", "cols": 100},
+        "become": {"method": "su", "user": "w", "password": "r"},
     },
     {
         "commandId": "c3",

@@ -12,7 +12,8 @@ from relayd.errors import HostFailure
 from relayd.ssh import Completed
 from relayd.ssh.errors import HostKeyChanged, LoginRefused
 from relayd.ssh.settings import SSHSettings
-from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_texts import RunnerSettings
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.account import put_file
 from tests.support.dispatching import at_once

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,7 +25,7 @@ from relayd.policy.rules import (
     host_patterns_with_exceptions,
     user_patterns,
 )
-from relayd.wire.messages import ExecuteCommand, JumpHost, Secret
+from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Script, Secret
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
 from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
 
@@ -283,14 +284,38 @@ class RefusalTests(SynchronousTestCase):
         self.assertIn("--allow-commands", self.link.sent[1].stderr)
         self.assertNotIn(PASSWORD, self.link.sent[1].stderr)
 
+    def test_whom_a_command_becomes(self) -> None:
+        """It has to be allowed as if it logged in; who logs in has to be allowed all the same."""
+        policy = Policy(allow_users=["deploy", "app-*", "!app-root"])
+        for user, become, refused in (
+            ("deploy", Become(user="app-1"), None),
+            ("deploy", False, None),
+            ("deploy", Become(), "root"),
+            ("deploy", Become(user="app-root", method="su"), "app-root"),
+            ("root", Become(user="app-1"), "root"),
+        ):
+            error = policy.refusal_of(structs.replace(command(become=become), username=user))
+            self.assertEqual(error and error.fields["user"], refused)
+
+    def test_scripts(self) -> None:
+        """What is denied is denied in a script, and in what runs it."""
+        policy = Policy(deny_commands="rm -rf|python")
+        for text, script, allowed in (
+            ("#!/bin/sh\nls\n", Script(), True),
+            ("#!/bin/sh\nrm -rf /\n", Script(), False),
+            ("ls", Script(interpreter="/usr/bin/python3"), False),
+            ("ls", Script(args=("rm -rf",)), False),
+        ):
+            self.assertEqual(policy.refusal_of(command(text=text, script=script)) is None, allowed, text)
+
     def test_directory_and_variables(self) -> None:
         policy = Policy(allow_commands="ls")
-        for brought in ({"cwd": "/tmp"}, {"env": (("PATH", "/tmp"),)}):
+        for brought in ({"cwd": "/tmp"}, {"env": (("PATH", "/tmp"),)}, {"pty": Pty()}, {"script": Script()}):
             result = self.order(policy, command(text="ls", **brought))
             assert result is not None
-            self.assertIn("must not bring cwd or env", result["stderr"])
+            self.assertIn("must not bring cwd, env or pty, nor be a script", result["stderr"])
         self.link.sent.clear()
-        self.assertIsNone(self.order(policy, command(text="ls")))
+        self.assertIsNone(self.order(policy, command(text="ls", pty=False)))
 
     def test_jump_hosts(self) -> None:
         """Those that the main server names are hosts like any other."""

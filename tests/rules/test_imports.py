@@ -20,7 +20,7 @@ FLOORS = (
     ("relayd.service", "relayd.hub"),
     ("relayd.settings", "relayd.status"),
     ("relayd.ssh_runner",),
-    ("relayd.ssh_logins", "relayd.ssh_devices"),
+    ("relayd.ssh_logins", "relayd.ssh_devices", "relayd.ssh_texts"),
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
     ("relayd.uplink.dialer", "relayd.ssh.client"),
@@ -29,6 +29,7 @@ FLOORS = (
     ("relayd.ssh.ending",),
     ("relayd.ssh.shells",),
     ("relayd.ssh.pool",),
+    ("relayd.ssh.become",),
     ("relayd.ssh.login", "relayd.ssh.channels"),
     ("relayd.ssh.transport",),
     ("relayd.ssh.host_keys",),

@@ -20,7 +20,17 @@ from relayd.journal.memory import MemoryJournal
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import UplinkSettings
 from relayd.wire.dialects import native, socketio
-from relayd.wire.messages import CommandOutput, CommandResult, CommandState, ExecuteCommand, JumpHost, Secret
+from relayd.wire.messages import (
+    Become,
+    CommandOutput,
+    CommandResult,
+    CommandState,
+    ExecuteCommand,
+    JumpHost,
+    Pty,
+    Script,
+    Secret,
+)
 from tests.support.dispatching import HeldRunner, command
 
 KEY = "k3y-" + "x" * 40
@@ -65,6 +75,9 @@ class ExtensionTests(TestCase):
             stdin=b"\xff\0",
             encoding="base64",
             stream=True,
+            script=Script(interpreter="bash", args=("x",)),
+            pty=Pty(cols=100),
+            become=Become(user="app", password=Secret("b")),
             via=(JumpHost(host="gate", port=2222, username="u", password=Secret("p")),),
         )
         for dialect in DIALECTS:

@@ -21,6 +21,7 @@ from relayd.errors import InvalidMessage, Overloaded
 from relayd.language.texts import printable
 from relayd.wire.fields import MAX_COMMAND_ID, MAX_CWD, MAX_ENVIRONMENT, MAX_HOPS, MAX_VARIABLES
 from relayd.wire.messages import (
+    Become,
     CommandOutput,
     CommandResult,
     CommandState,
@@ -28,6 +29,8 @@ from relayd.wire.messages import (
     Details,
     ExecuteCommand,
     JumpHost,
+    Pty,
+    Script,
     Secret,
     failure_result,
 )
@@ -72,6 +75,8 @@ EXTENSIONS: dict[str, Any] = {
             "hostKey": FINGERPRINT,
         },
     ],
+    "pty": {"term": "xterm-256color", "cols": 132, "rows": 50},
+    "become": {"method": "su", "user": "app", "password": "p3"},
 }
 HOP: dict[str, Any] = {"host": "gate", "username": "u"}
 REQUIRED = ("commandId", "host", "username", "command")
@@ -109,6 +114,47 @@ class CommandTests(SynchronousTestCase):
         more = EXTENSIONS | {"privateKey": "k", "passphrase": "p"}
         command = parse_execute_command(GOOD | more)
         self.assertEqual(command.to_wire(), GOOD | more)
+
+    def test_terminals_and_other_users(self) -> None:
+        """``true`` is what it usually is; ``false`` is not the same as no field: it wins over the site's tables."""
+        for name, usual in (("pty", Pty()), ("become", Become())):
+            for sent, read in ((True, usual), ("true", usual), (1, usual), (False, False), (0, False), ({}, None)):
+                self.assertEqual(getattr(parse_execute_command(GOOD | {name: sent}), name), read, sent)
+            self.assertEqual(getattr(parse_execute_command(GOOD), name), None)
+        command = parse_execute_command(GOOD | {"pty": True, "become": {"user": "app"}})
+        self.assertEqual(command.to_wire(), GOOD | {"pty": True, "become": {"method": "sudo", "user": "app"}})
+        self.assertEqual(parse_execute_command(GOOD | {"pty": False, "become": False}).to_wire()["become"], False)
+        self.assertEqual(Become(password="p"), Become(password=Secret("p")))  # type: ignore[arg-type]
+        self.assertRaises(TypeError, Become, password=b"p")
+
+    def test_scripts(self) -> None:
+        """In place of a command."""
+        plain = {name: value for name, value in GOOD.items() if name != "command"}
+        text = "#!/bin/sh\r\necho x"
+        command = parse_execute_command(plain | {"script": text})
+        self.assertEqual((command.command, command.script), (text, Script()))
+        more = plain | {"script": text, "interpreter": "python3", "args": ["-v", "", "a b"]}
+        command = parse_execute_command(more | {"command": None})
+        self.assertEqual(command.script, Script(interpreter="python3", args=("-v", "", "a b")))
+        self.assertEqual(command.to_wire(), more)
+        for wrong, field in (
+            (GOOD | {"script": "x"}, "script"),
+            (GOOD | {"interpreter": "sh"}, "interpreter"),
+            (GOOD | {"args": ["x"]}, "args"),
+            (plain | {"script": " "}, "script"),
+            (plain | {"script": "a\0b"}, "script"),
+            (plain | {"script": ""}, "command"),
+            (plain | {"script": 5}, "script"),
+            (more | {"interpreter": "a\nb"}, "interpreter"),
+            (more | {"interpreter": "x" * (MAX_CWD + 1)}, "interpreter"),
+            (more | {"args": "x"}, "args"),
+            (more | {"args": ["x"] * 257}, "args"),
+            (more | {"args": ["x" * 70_000]}, "args"),
+            (more | {"args": ["x", 5]}, "args[1]"),
+            (more | {"args": [None]}, "args[0]"),
+            (more | {"args": ["a\nb"]}, "args[0]"),
+        ):
+            self.assertEqual(self.refused(wrong).fields["field"], field, wrong)
 
     def test_numbers_as_strings(self) -> None:
         command = parse_execute_command(GOOD | {"port": " 2222 ", "timeout": "1500.5", "serverId": "9"})
@@ -200,6 +246,21 @@ class CommandTests(SynchronousTestCase):
             "env.A": ({"A": None}, {"A": 5}, {"A": True}, {"A": ["x"]}, {"A": "a\0b"}, {"A": "\ud800"}),
             "stdin": (5, True, ["x"], "\ud800", {"text": "x"}, {"base64": "eA==", "more": 1}),
             "stdin.base64": ({"base64": 5}, {"base64": "eA="}, {"base64": "e-_A"}, {"base64": "\u00e4"}),
+            "pty": (5, "yes", ["x"], {"TERM": "x"}, {"term": "x", "more": 1}),
+            "pty.term": ({"term": 5}, {"term": " "}, {"term": "a b"}, {"term": "é"}, {"term": "x" * 65}),
+            "pty.cols": ({"cols": 0}, {"cols": 10_000}, {"cols": 1.5}, {"cols": "wide"}, {"cols": True}),
+            "pty.rows": ({"rows": -1},),
+            "become": (5, "root", ["root"], {"username": "root"}, {"user": "root", "more": 1}),
+            "become.method": ({"method": "doas"}, {"method": 5}, {"method": "SUDO"}, {"method": " "}),
+            "become.user": (
+                {"user": 5},
+                {"user": "#0"},
+                {"user": "-s"},
+                {"user": "a:b"},
+                {"user": "a\nb"},
+                {"user": "+x"},
+            ),
+            "become.password": ({"password": 5}, {"password": "a\nb"}, {"password": "a\0b"}, {"password": "\x04"}),
             "via": ("gate", {"host": "gate"}, [HOP] * (MAX_HOPS + 1)),
             "via[1]": ([HOP, None], [HOP, "gate"]),
             "via[1].host": ([HOP, HOP | {"host": "a b"}], [HOP, {"username": "u"}], [HOP, HOP | {"host": 5}]),
@@ -445,7 +506,12 @@ class SecretTests(SynchronousTestCase):
             self.assertNotIn("s3cret", text)
         self.assertNotIn("password123", repr(parse_execute_command(GOOD)))
         self.assertNotIn("ls -la", repr(parse_execute_command(GOOD)))
-        hidden = GOOD | {"env": {"A": "s3cret"}, "stdin": "s3cret", "via": [HOP | {"password": "s3cret"}]}
+        hidden = GOOD | {
+            "env": {"A": "s3cret"},
+            "stdin": "s3cret",
+            "via": [HOP | {"password": "s3cret"}],
+            "become": {"password": "s3cret"},
+        }
         command = parse_execute_command(hidden)
         self.assertNotIn("s3cret", repr(command) + str(command) + repr(command.via) + f"{command.via[0]}")
         self.assertRaises(TypeError, pickle.dumps, secret)
@@ -484,6 +550,8 @@ class SecretTests(SynchronousTestCase):
             ("command_id", 7, "command_id has to be str, not int"),
             ("extended", "yes", "extended has to be bool, not str"),
             ("via", ({"host": "s3cret"},), "each of via has to be JumpHost, not dict"),
+            ("pty", "s3cret", "pty has to be Pty or bool or None, not str"),
+            ("become", {"password": "s3cret"}, "become has to be Become or bool or None, not dict"),
             ("cwd", Path("/srv"), "cwd has to be str or None, not PosixPath"),
         ):
             error = self.assertRaises(TypeError, ExecuteCommand, **order | {field: wrong})

@@ -104,13 +104,19 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(set(described["properties"]), {field.encode_name for field in names})
         hop = described["$defs"]["JumpHost"]
         self.assertEqual(set(hop["properties"]), {field.encode_name for field in msgspec.structs.fields(WireServer)})
-        self.assertEqual(set(described["required"]), set(REQUIRED))
+        self.assertEqual({*described["required"], "command"}, set(REQUIRED))
+        self.assertEqual([each["required"] for each in described["anyOf"]], [["command"], ["script"]])
         for name, of in (described["properties"] | hop["properties"]).items():
             self.assertTrue(of["description"], name)
             self.assertEqual(set(of) == {"description"}, name == "serverId", name)
 
     def test_everything_at_once(self) -> None:
         self.assertIsNone(fault_of(TO_RELAY, "execute_command", GOOD | EXTENSIONS | {"more": [1]}))
+        script = {"script": "x", "interpreter": "python3", "args": ["a", ""]}
+        self.assertIsNone(fault_of(TO_RELAY, "execute_command", GOOD | script | {"command": None}))
+        without = {name: value for name, value in GOOD.items() if name != "command"}
+        self.assertIsNone(fault_of(TO_RELAY, "execute_command", without | script))
+        self.assertIsNotNone(fault_of(TO_RELAY, "execute_command", without))
 
 
 class OtherTests(SynchronousTestCase):

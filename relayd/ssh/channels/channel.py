@@ -73,6 +73,12 @@ class UsedConnection(Protocol):
     def write(self, user: ChannelUser, data: bytes) -> int:
         """Send data, as soon as the server takes it; gives the bytes that wait until it does."""
 
+    def finish(self, user: ChannelUser) -> None:
+        """Nothing follows what was sent: the server gets an EOF after it."""
+
+    def request(self, user: ChannelUser, request: bytes) -> None:
+        """Send a channel request, which is given without the channel's number."""
+
     def close(self, user: ChannelUser) -> None:
         """Close the channel of *user*, now or as soon as it is open."""
 

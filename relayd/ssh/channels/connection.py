@@ -158,9 +158,13 @@ class ClientConnection(SSHService):
 
     def signal(self, user: ChannelUser, name: str) -> None:
         """Ask the server to send the command a signal. Older servers, and dropbear, ignore it."""
+        self.request(user, signal_request(name))
+
+    def request(self, user: ChannelUser, request: bytes) -> None:
+        """Send a channel request, which is given without the channel's number."""
         channel = self._channels.of(user)
         if channel is not None and channel.usable:
-            channel.send_request(signal_request(name))
+            channel.send_request(request)
 
     def halt(self, user: ChannelUser, on: bool) -> None:
         """Stop enlarging the server's window (RFC 4254, section 5.2), or start again."""
@@ -180,6 +184,14 @@ class ClientConnection(SSHService):
         if channel.usable:
             channel.send(data)
         return len(channel.outgoing)
+
+    def finish(self, user: ChannelUser) -> None:
+        """Nothing follows what was sent: the server gets an EOF after it."""
+        channel = self._channels.of(user)
+        if channel is not None and channel.usable and not channel.finished:
+            channel.finished = True
+            if not channel.outgoing:
+                channel.send(b"")
 
     def output_complete(self, user: ChannelUser) -> bool:
         """Whether the server has said that no more output comes."""
@@ -323,15 +335,17 @@ class ClientConnection(SSHService):
     def _exec_accepted(self, packet: bytes) -> None:
         channel = self._channels.opened_or_closed(packet)
         if channel is not None:
-            channel.user.exec_answered(True)
-            self.has_run = True
+            user = channel.user
+            user.exec_answered(True)
+            # Not so when it is the terminal that was granted.
+            self.has_run = self.has_run or user.state is not State.STARTING
 
     def _exec_refused(self, packet: bytes) -> None:
         channel = self._channels.opened_or_closed(packet)
         if channel is not None and not channel.user.exec_answered(False):
             self._give_up(channel)
             user = channel.user
-            if isinstance(user, Session) and user.said_nothing:
+            if isinstance(user, Session) and user.said_nothing and not user.terminal_refused:
                 user.state = State.WAITING
                 if self._owner.exec_refused(self, user):
                     self._channels.executing.pop(user, None)

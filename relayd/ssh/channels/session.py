@@ -7,7 +7,7 @@ Source: RFC 4254, sections 5 and 6.  A `Session` does no I/O: its connection fee
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 from twisted.conch.ssh.common import NS, getNS
@@ -17,6 +17,11 @@ from twisted.python.failure import Failure
 from relayd.ssh.channels.channel import State, UsedConnection
 from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.channels.surroundings import Progress
+from relayd.ssh.channels.terminal import Terminal, typed_to_the_end
+
+if TYPE_CHECKING:
+    from relayd.ssh.errors import SSHError
+    from relayd.ssh.target import Target
 
 #: RFC 4254, section 6.10, with the numbers of POSIX and Linux: a shell reports 128 + number.
 SIGNAL_NUMBERS = {
@@ -56,6 +61,27 @@ OutputReader = Callable[[bool, bytes], Deferred[None] | None]
 Permission = Callable[[], Deferred[None]]
 
 
+class Dialogue(Protocol):
+    """
+    What is said with the host before the command may begin, such as a password for its prompt
+    (`relayd.ssh.become.dialogue`).
+
+    :ivar ready: whether it is over: the command has begun.
+    """
+
+    @property
+    def ready(self) -> bool: ...
+
+    def feed(self, data: bytes, is_stderr: bool) -> bytes:
+        """Take output of the session; gives what of it belongs to the command."""
+
+    def taken(self) -> tuple[bytes, bool]:
+        """What is to be sent to the host now, and whether nothing follows it."""
+
+    def failure(self, target: Target) -> SSHError:
+        """Why the command has not begun, where the session has ended."""
+
+
 class Command(Struct, frozen=True):
     """
     What is to be run in a session.
@@ -66,6 +92,8 @@ class Command(Struct, frozen=True):
     :ivar stdin_open: whether more may follow (`relayd.ssh.channels.connection.ClientConnection.write`).
     :ivar env: environment variables; a server takes those that its configuration allows (RFC 4254, section 6.4).
     :ivar progress: takes out of the output what tells how far the shell came before the command.
+    :ivar terminal: the pseudo-terminal that it has; ``None``: none.
+    :ivar dialogue: what is said before it; *stdin* is not used then.
     """
 
     text: bytes
@@ -74,6 +102,8 @@ class Command(Struct, frozen=True):
     stdin_open: bool = False
     env: Sequence[tuple[str, bytes]] = ()
     progress: Progress | None = None
+    terminal: Terminal | None = None
+    dialogue: Dialogue | None = None
 
     def __repr__(self) -> str:
         return f"Command({len(self.text)} bytes)"  # text, input and variables may hold secrets
@@ -92,13 +122,15 @@ class Session:
         nothing comes any more; with whether it had said that the output was complete.
     :ivar command: its text.
     :ivar accepted: whether the server said that it runs the command.
-    :ivar exec_refused: whether it refused to run the command.
+    :ivar exec_refused: whether it refused to run the command, or before that the terminal for it.
+    :ivar terminal_refused: whether it refused the terminal.
     :ivar exit: what it said of the command's end.
     """
 
     __slots__ = (
-        "_go", "_on_end", "_on_forbidden", "_on_left", "_on_start", "_permission", "_permitted", "accepted", "command",
-        "env", "exec_refused", "exit", "progress", "reader", "state", "stderr", "stdin", "stdin_open", "stdout",
+        "_connection", "_go", "_later", "_on_end", "_on_forbidden", "_on_left", "_on_start", "_permission",
+        "_permitted", "_terminal", "_terminal_asked", "accepted", "command", "dialogue", "env", "exec_refused", "exit",
+        "progress", "reader", "state", "stderr", "stdin", "stdin_open", "stdout", "terminal_refused",
     )  # fmt: skip
 
     #: Of its channel (RFC 4254, section 6.1)
@@ -117,8 +149,10 @@ class Session:
         on_left: Callable[[bool], None] | None = None,
     ) -> None:
         self.command = command.text
-        self.stdin = command.stdin
-        self.stdin_open = command.stdin_open
+        self.dialogue = command.dialogue
+        self._terminal = command.terminal
+        self._terminal_asked = False
+        self._take_input(command.stdin, command.stdin_open)
         self.env = command.env
         self.progress = command.progress
         self.reader = reader
@@ -128,6 +162,8 @@ class Session:
         self.exit = _NOT_ENDED
         self.accepted = False
         self.exec_refused = False
+        self.terminal_refused = False
+        self._connection: UsedConnection | None = None
         self._on_start = on_start
         self._on_end = on_end
         self._permission = permission
@@ -136,17 +172,26 @@ class Session:
         self._on_left = on_left
         self._go: Callable[[], None] | None = None
 
-    def replace(self, command: Command) -> None:
-        """Run something else, as long as nothing was sent; its output is kept as that of the first one."""
-        self.command = command.text
-        self.stdin = command.stdin
-        self.env = command.env
-        self.progress = command.progress
-
     @property
     def said_nothing(self) -> bool:
         """Whether nothing has come of its command."""
         return not (self.stdout.total or self.stderr.total or self.exit.known)
+
+    def replace(self, command: Command) -> None:
+        """Run something else, as long as nothing was sent; its output is kept as that of the first one."""
+        self.command = command.text
+        self.env = command.env
+        self.progress = command.progress
+        self._take_input(command.stdin, command.stdin_open)
+
+    def _take_input(self, stdin: bytes, stdin_open: bool) -> None:
+        """What the command gets: now, or when its terminal is there, which knows no other end than a key."""
+        self.stdin, self.stdin_open = stdin, stdin_open
+        self._later: bytes | None = None
+        if self._terminal is not None or self.dialogue is not None:
+            if self.dialogue is None and not stdin_open:
+                self._later = stdin
+            self.stdin, self.stdin_open = b"", True
 
     # What the connection reports
 
@@ -155,6 +200,9 @@ class Session:
         self.state = State.OPENING
         self.exec_refused = False
         self._go = None
+        if self._terminal is not None or self.dialogue is not None:
+            self._connection = connection
+            self._terminal_asked = False
         permission, self._permission = self._permission, None
         if permission is not None:
             permission().addCallbacks(self._permit, self._forbid)
@@ -182,6 +230,13 @@ class Session:
 
         :return: the channel requests to send, each without the channel's number.
         """
+        if self._terminal is not None:
+            # The command waits for it: one that wants a terminal is not run without.
+            self._terminal_asked = True
+            return [self._terminal.request()]
+        return self._begin()
+
+    def _begin(self) -> list[bytes]:
         self.state = State.STARTING
         self._on_start()
         execute = _exec_request(self.command)
@@ -191,10 +246,12 @@ class Session:
 
     def exec_answered(self, accepted: bool) -> bool:
         """
-        The server answered the ``exec`` request.
+        The server answered the ``exec`` request, or the one for a terminal.
 
         :return: whether the channel can still be used. An answer to a request that was not made changes nothing.
         """
+        if self._terminal_asked and self.state is State.OPENING:
+            return self._terminal_answered(accepted)
         if self.state is not State.STARTING:
             return True
         if accepted:
@@ -204,12 +261,50 @@ class Session:
             self.exec_refused = True
         return accepted
 
+    def _terminal_answered(self, accepted: bool) -> bool:
+        self._terminal_asked = False
+        if not accepted:
+            self.exec_refused = self.terminal_refused = True
+            return False
+        if self._connection is not None:
+            for request in self._begin():
+                self._connection.request(self, request)
+            if self._later is not None:
+                self._send_last(self._later)
+        return True
+
+    def _send_last(self, data: bytes) -> None:
+        """Send data, and the end of the input."""
+        if self._connection is None:
+            return
+        if self._terminal is not None:
+            self._connection.write(self, typed_to_the_end(data))
+        else:
+            self._connection.write(self, data)
+            self._connection.finish(self)
+
+    def _converse(self, data: bytes, is_stderr: bool) -> bytes:
+        """The host said something before the command: answer; gives what is the command's output."""
+        if self.dialogue is None or self.dialogue.ready:
+            return data
+        data = self.dialogue.feed(data, is_stderr)
+        answer, last = self.dialogue.taken()
+        if last:
+            self._send_last(answer)
+        elif answer and self._connection is not None:
+            self._connection.write(self, answer)
+        return data
+
     def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
         """
         Take output.
 
         :return: ``None``, or what fires when it has been read.
         """
+        if self.dialogue is not None:
+            data = self._converse(data, is_stderr)
+            if not data:
+                return None
         if self.progress is not None and not is_stderr:
             data = self.progress.feed(data)
             if not data:
@@ -243,7 +338,7 @@ class Session:
     def let_go(self) -> None:
         """Its owner has its result, and is not called any more."""
         self._on_start = self._on_end = _nothing
-        self._on_forbidden = self._on_left = self._permission = None
+        self._on_forbidden = self._on_left = self._permission = self._connection = None
 
     def drained(self) -> None:
         """All of its standard input is sent: there is nothing more to send."""
@@ -251,6 +346,7 @@ class Session:
     def ended(self) -> None:
         """The channel has closed, after the ``exec`` request was sent."""
         self.state = State.ENDED
+        self._connection = None
         if self.progress is not None and (rest := self.progress.rest()):
             self.stdout.append(rest)
             if self.reader is not None:

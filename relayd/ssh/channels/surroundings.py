@@ -62,6 +62,11 @@ class Progress:
         self._stages = list(stages)
         self._held = b""
 
+    def on_terminal(self) -> None:
+        """The host makes CR LF of each end of a line."""
+        if not self._mark.endswith(b"\r\n"):
+            self._mark = self._mark.removesuffix(b"\n") + b"\r\n"
+
     @property
     def missing(self) -> type[SSHError] | None:
         """The error of the first stage without a mark; ``None`` when the shell has reached the command."""
@@ -154,22 +159,22 @@ def _posix(env: Sequence[tuple[str, str]]) -> str:
     if any("\n" in value for _, value in env):
         newline = f'{_NEWLINE}=$(printf "\\nx") && {_NEWLINE}=${{{_NEWLINE}%x}}'
         orders = [newline, *orders, f"unset {_NEWLINE}"]
-    return f"{_NOT_POSIX} || eval {_quoted(' && '.join(orders))}{_STOP}"
+    return f"{_NOT_POSIX} || eval {quoted(' && '.join(orders))}{_STOP}"
 
 
 def _with_newlines(value: str) -> str:
-    return f'"${_NEWLINE}"'.join(_quoted(line) for line in value.split("\n"))
+    return f'"${_NEWLINE}"'.join(quoted(line) for line in value.split("\n"))
 
 
 def _fish(env: Sequence[tuple[str, str]]) -> str:
     # ``set`` leaves the status as it finds it unless it fails; fish's own ``export`` drops values of several lines.
-    orders = (f"; and set -gx {name} " + r"\n".join(map(_quoted, value.split("\n"))) for name, value in env)
-    return f"{_NOT_FISH} || eval {_quoted('true' + ''.join(orders))}{_STOP}"
+    orders = (f"; and set -gx {name} " + r"\n".join(map(quoted, value.split("\n"))) for name, value in env)
+    return f"{_NOT_FISH} || eval {quoted('true' + ''.join(orders))}{_STOP}"
 
 
 def _csh(env: Sequence[tuple[str, str]]) -> str:
     return "".join(
-        f"{_NOT_CSH} || setenv {name} " + "'\\\n'".join(map(_quoted, value.split("\n"))) + _STOP for name, value in env
+        f"{_NOT_CSH} || setenv {name} " + "'\\\n'".join(map(quoted, value.split("\n"))) + _STOP for name, value in env
     )
 
 
@@ -177,12 +182,12 @@ def _quoted_directory(path: str) -> str:
     """A path for the shell, with its tilde not quoted, so that the shell expands it."""
     home = _HOME.match(path)
     if home is None:
-        return _quoted(path)
+        return quoted(path)
     rest = path[home.end() :]
-    return home[0] + (_quoted(rest) if rest else "")
+    return home[0] + (quoted(rest) if rest else "")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """
     A word that all shells read as *text*, which has one line.
 

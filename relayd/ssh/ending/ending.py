@@ -18,9 +18,21 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from relayd.network.steady_clock import steady_seconds
+from relayd.ssh.become.dialogue import BecomeDialogue
 from relayd.ssh.channels.channel import State
 from relayd.ssh.channels.session import Command, Session
-from relayd.ssh.ending.processes import LIST, SHELL, Leader, ShellAnswers, find, parse_listing, script
+from relayd.ssh.channels.terminal import Terminal
+from relayd.ssh.ending.processes import (
+    LIST,
+    SHELL,
+    SHELL_BESIDE_TERMINAL,
+    Leader,
+    ShellAnswers,
+    find,
+    parse_listing,
+    script,
+    script_to_signal,
+)
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool.jobs import Job
 from relayd.ssh.pool.pool import Pool
@@ -96,9 +108,11 @@ class Ending:
         self._asked = False
         self.over = False
         self._shell: Session | None = None
+        #: By which the second session becomes the command's user, where that is another one than logs in.
+        self._becoming: BecomeDialogue | None = None
         self._shell_gone = False
         self._shell_job: Job | None = None
-        if shell:
+        if shell or session.dialogue is not None:
             self._prepare_shell()
 
     def _prepare_shell(self) -> None:
@@ -108,11 +122,29 @@ class Ending:
             return
         target = structs.replace(job.target, alone=False) if job.target.alone else job.target
         version = connection.transport.otherVersionString
-        text = guarded(SHELL, version, by_key=target.credential.has_key)
-        if text is not None:
-            command = Command(text, 0, stdin_open=True)
+        command = self._shell_command()
+        text = None if command is None else guarded(command.text, version, by_key=target.credential.has_key)
+        if command is not None and text is not None:
+            command = structs.replace(command, text=text)
             self._shell = Session(command, self._shell_starts, self._no_shell, reader=self._read)
             self._shell_job = Job(target, self._shell, self._shell_failed)
+
+    def _shell_command(self) -> Command | None:
+        """What the second session runs; ``None``: it could not look."""
+        of_other = self._session.dialogue
+        if not isinstance(of_other, BecomeDialogue):
+            return Command(SHELL, 0, stdin_open=True)
+        # Only the user whom the command became may signal its processes. What they are known by, the host has said.
+        if of_other.leader is None:
+            return None
+        self._leader = leader = Leader(*of_other.leader, "same")
+        terminal = Terminal(plain=True) if of_other.on_terminal else None
+        orders = script_to_signal(self._mark) + leader.hit("TERM")
+        shell = SHELL if terminal is None else SHELL_BESIDE_TERMINAL
+        self._becoming = BecomeDialogue(
+            of_other.become, shell, orders, stdin_open=True, on_terminal=of_other.on_terminal
+        )
+        return Command(self._becoming.start, 0, stdin_open=True, terminal=terminal, dialogue=self._becoming)
 
     def begin(self) -> None:
         """Start to end the command; returns at once."""
@@ -167,7 +199,12 @@ class Ending:
     def _shell_starts(self) -> None:
         self._expected = self._commands()
         connection = self._job.connection
-        if self._shell is not None and self._shell_job is not None and connection is not None:
+        if (
+            self._becoming is None
+            and self._shell is not None
+            and self._shell_job is not None
+            and connection is not None
+        ):
             own = self._shell_job.connection is connection
             port = None if own else connection.transport.local_port()
             age = steady_seconds(self._clock) - self._started
@@ -251,7 +288,10 @@ class Ending:
             self._write(self._leader.hit("0"))
 
     def _write(self, line: bytes) -> None:
-        if self._shell_job is not None and self._shell is not None and self._shell_job.connection is not None:
+        if self._becoming is not None and not self._becoming.ready:
+            # Now it would be an answer to a question for the password.
+            self._becoming.add(line)
+        elif self._shell_job is not None and self._shell is not None and self._shell_job.connection is not None:
             self._shell_job.connection.write(self._shell, line)
 
     def _shell_failed(self, _error: SSHError) -> None:
@@ -268,7 +308,7 @@ class Ending:
         if self.over or self._shell_gone:
             return
         self._shell_gone = True
-        if self._leader is None:
+        if self._leader is None or (self._becoming is not None and not self._becoming.ready):
             self.killed = "unsupported"
         self._leader = None
         self._signal("TERM")

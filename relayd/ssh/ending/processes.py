@@ -22,6 +22,8 @@ from msgspec import Struct
 
 #: The command that starts a POSIX shell, which reads our lines, from any login shell.
 SHELL = b"exec /bin/sh"
+#: The same where the lines come from a terminal, to which a shell would write prompts, and repeat what it reads.
+SHELL_BESIDE_TERMINAL = b"cat | /bin/sh"
 
 #: Bytes that are kept of a line. Ours are shorter: a longer one has another source.
 MAX_LINE = 256
@@ -171,6 +173,11 @@ def script(mark: str, command: bytes, client_port: int | None, age: float) -> by
     port = b"" if client_port is None else b"%d" % client_port
     values = mark.encode("ascii"), port, round(100 * age), quoted
     return b"unset n w p age\nn=%s p=%s age=%d w='%s'\n%s%s" % (*values, _SCRIPT, LIST)
+
+
+def script_to_signal(mark: str) -> bytes:
+    """The same script for a shell that is only to signal processes that are known (`Leader.hit`)."""
+    return b"unset n w p age\nn=%s p= age=0 w=\n%s" % (mark.encode("ascii"), _SCRIPT)
 
 
 #: The line that asks for a listing: ``leader PID SESSION START WHAT`` for each process that a command of the

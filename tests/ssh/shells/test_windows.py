@@ -20,7 +20,8 @@ from relayd.ssh.ending.windows import parse_answer, script
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.shells.windows import answer, question
 from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
-from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.ssh_runner import SSHCommandRunner
+from relayd.ssh_texts import RunnerSettings
 from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
 from tests.support.dispatching import at_once
 

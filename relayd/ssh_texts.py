@@ -1,0 +1,210 @@
+"""
+What a host gets for a command: its text in the language of the shell there, its input, its terminal, as whom it runs.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from relayd.errors import BecomeUnsupported, ScriptUnsupported, Unencodable
+from relayd.language.charsets import UTF8, Unwritable, write_text
+from relayd.network import host_rules
+from relayd.network.host_rules import HostSettings, HostTable, Shell
+from relayd.ssh.become.texts import Become
+from relayd.ssh.channels.scripts import ScriptProgress, script_lines, script_text
+from relayd.ssh.channels.surroundings import surround
+from relayd.ssh.channels.terminal import Terminal
+from relayd.ssh.errors import NoShell
+from relayd.ssh.login.site_credentials import first_line
+from relayd.ssh.shells import cmd, powershell
+from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
+from relayd.ssh.target import Target
+from relayd.wire import messages as wire
+from relayd.wire.messages import BASE64, ExecuteCommand, Pty
+
+
+class RunnerSettings(Struct, frozen=True, kw_only=True):
+    """
+    How commands become texts for hosts.
+
+    :ivar working_directory: where commands run; empty: where the login leads.
+    :ivar output_encoding: the character set of hosts, by its name in `relayd.language.charsets`, for commands that
+        name none.
+    :ivar hosts: what the site says of single hosts.
+    :ivar exact_text: whether a command must reach the host as the site's rules saw it, see
+        `relayd.language.charsets.write_text`.
+    """
+
+    working_directory: str = "/"
+    output_encoding: str = UTF8
+    hosts: HostTable = HostTable()
+    exact_text: bool = False
+
+
+class HostTexts:
+    """
+    Makes what hosts get.
+
+    :ivar settings: what the hosts are told.
+    """
+
+    def __init__(self, settings: RunnerSettings) -> None:
+        self.settings = settings
+
+    def charset(self, command: ExecuteCommand) -> str:
+        """The character set of *command*, and of its outputs unless it wants their bytes."""
+        if command.encoding is None or command.encoding == BASE64:
+            return self.said(command).output_encoding or self.settings.output_encoding
+        return command.encoding
+
+    def said(self, command: ExecuteCommand) -> HostSettings:
+        """What the site's tables say of the host."""
+        return self.settings.hosts.of(command.host, command.port, command.username)
+
+    def terminal(self, command: ExecuteCommand) -> Terminal | None:
+        """The pseudo-terminal that a command gets."""
+        pty = self.said(command).pty if command.pty is None else command.pty
+        if isinstance(pty, Pty):
+            return Terminal(pty.term, pty.cols, pty.rows)
+        return Terminal() if pty else None
+
+    def become(self, command: ExecuteCommand, target: Target) -> Become | None:
+        """
+        As whom it runs.
+
+        :raises RelayError: when the host's shell does not let it.
+        :raises SSHError: when a file of the site cannot be used.
+        """
+        said = self.said(command)
+        try:
+            become = _become_of(command, target, said.become, self.charset(command))
+        except UnicodeError:
+            raise Unencodable(field="become.password", encoding=self.charset(command)) from None
+        if become is not None and said.shell not in (None, "posix"):
+            raise BecomeUnsupported(host=command.written_host, port=command.port, shell=said.shell)
+        return become
+
+    def _directory(self, command: ExecuteCommand) -> str:
+        """Where *command* runs if it names no directory; empty: where the login leads."""
+        said = self.said(command).working_directory
+        return self.settings.working_directory if said is None else said
+
+    def prepared(self, command: ExecuteCommand, shell: Shell | None, *, inner: bool = False) -> Prepared:
+        """
+        What the host gets.
+
+        :param shell: what the site says of it; ``None``: what is for a POSIX shell.
+        :param inner: whether another user's shell reads the text: variables that are sent beside it do not get there.
+        :raises RelayError: when it cannot be written in its character set, or the host takes nothing of its kind.
+        :raises SSHError: when the shell cannot be given the command.
+        """
+        if command.script is not None and shell not in (None, "posix"):
+            raise ScriptUnsupported(host=command.written_host, port=command.port, shell=shell)
+        if shell in ("cmd", "powershell"):
+            return self.for_windows(command, shell)
+        if shell == "none":
+            return self._without_shell(command)
+        return self._for_posix(command, inner=inner)
+
+    def _for_posix(self, command: ExecuteCommand, *, inner: bool) -> Prepared:
+        """For a POSIX shell, or where nothing is known, in the character set of *command*."""
+        charset, part = self.charset(command), "command"
+        exactly = self.settings.exact_text
+        try:
+            lines, mark = b"", b""
+            if command.script is None:
+                text = write_text(command.command, charset, exactly=exactly)
+            else:
+                part = "script"
+                lines = script_lines(write_text(command.command, charset, exactly=exactly))
+                part = "args"
+                words = (command.script.interpreter, *command.script.args)
+                program, *args = (write_text(word, charset, exactly=exactly) for word in words)
+                text, mark = script_text(program, args)
+            directory = write_text(self._directory(command), charset, exactly=exactly)
+            if inner and command.env and not directory:
+                directory = b"."
+            part = "cwd"
+            cwd = write_text(command.cwd, charset, exactly=exactly) if command.cwd else b""
+            part = "env"
+            # Without a shell, variables are sent separately, and no shell reads them.
+            exactly = exactly and bool(cwd or directory)
+            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
+        except (Unwritable, UnicodeError):
+            raise Unencodable(field=part, encoding=charset) from None
+        text, progress = surround(text, cwd, directory, env)
+        if mark:
+            progress = ScriptProgress(progress, mark)
+        in_text = bool(cwd or directory)
+        return Prepared(
+            text=text,
+            stdin=lines + self._stdin(command),
+            env=[] if in_text else env,
+            progress=progress,
+            ended_by="posix" if in_text else "server",
+        )
+
+    def _without_shell(self, command: ExecuteCommand) -> Prepared:
+        """The text as it is."""
+        if command.cwd or command.env:
+            raise NoShell(host=command.host, port=command.port)
+        charset = self.charset(command)
+        try:
+            text = write_text(command.command, charset, exactly=self.settings.exact_text)
+        except (Unwritable, UnicodeError):
+            raise Unencodable(field="command", encoding=charset) from None
+        return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
+
+    def for_windows(self, command: ExecuteCommand, shell: WindowsShell, *, found: bool = False) -> Prepared:
+        """
+        For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
+
+        :param found: whether the host's server is known to start that shell.
+        :raises SSHError: when the shell cannot be given the command.
+        """
+        order = Order(
+            command=command.command,
+            cwd=command.cwd or "",
+            # --working-directory is one for POSIX hosts.
+            directory=self.said(command).working_directory or "",
+            env=command.env,
+            stdin=self._stdin(command),
+            charset=self.charset(command),
+        )
+        if shell == "powershell":
+            return powershell.prepare(order, within=found)
+        return cmd.prepare(order, command.host, command.port)
+
+    def _stdin(self, command: ExecuteCommand) -> bytes:
+        charset = self.charset(command)
+        if not command.stdin_is_text or charset == UTF8:
+            return command.stdin
+        try:
+            return command.stdin.decode().encode(charset)
+        except UnicodeError:
+            raise Unencodable(field="stdin", encoding=charset) from None
+
+
+def _become_of(command: ExecuteCommand, target: Target, said: host_rules.Become | None, charset: str) -> Become | None:
+    """
+    As whom a command runs; ``None``: as the user who logs in.
+
+    :param target: where it runs.
+    :param said: what the site's tables say.
+    :param charset: in which the host gets a password.
+    :raises SSHError: when a file of the site cannot be used.
+    :raises UnicodeError: when a password cannot be written in that character set.
+    """
+    ordered = command.become
+    method = None if said is None or said.kind == "enable" else said.kind  # that one is of network devices
+    if ordered is None and said is not None and method is not None:
+        ordered = wire.Become(method=method, user=said.user)
+    if ordered is None or isinstance(ordered, bool):
+        return Become() if ordered else None
+    password = None if ordered.password is None else ordered.password.reveal()
+    as_said = said is not None and (said.kind, said.user) == (ordered.method, ordered.user)
+    if password is None and target.site and as_said and said is not None and said.password_file is not None:
+        password = first_line(said.password_file)
+    return Become(
+        method=ordered.method, user=ordered.user, password=None if password is None else password.encode(charset)
+    )

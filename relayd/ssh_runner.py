@@ -71,13 +71,18 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     NoDescriptor: Text("The relay's operator sets the number of connections with --max-total-connections."),
     CredentialUnusable: Text("The file is the relay's."),
     NoCredential: Text("The table is the relay's."),
-    OutdatedInCommon: Text("The relay's operator can allow that with --ssh-algorithms legacy."),
+    OutdatedInCommon: Text(
+        'The relay\'s operator can allow that with ssh-algorithms = "legacy" for the host in [[hosts]], or with '
+        "--ssh-algorithms legacy for all."
+    ),
     LibraryMissing: Text("That is for the relay's operator to do."),
     BecomePasswordNeeded: Text(
         "The command can bring it in become; or the relay's operator sets become-password-file for the host, which is "
         "used where the relay's own credential logs in."
     ),
-    SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
+    SignatureRefused: Text(
+        "The relay's operator chooses the algorithms with --ssh-algorithms, and for single hosts in [[hosts]]."
+    ),
 }
 T = TypeVar("T")
 #: Outputs of more bytes than this are decoded and trimmed in a thread.

@@ -160,8 +160,8 @@ class NoCommonAlgorithm(KeyExchangeFailed):
 
 
 class OutdatedInCommon(NoCommonAlgorithm):
-    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}. With
-    its legacy algorithms, this client would use {names} here, which are outdated."""
+    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}. Its
+    legacy algorithms, which are outdated, would do: it would use {names} here."""
 
 
 class LibraryMissing(NoCommonAlgorithm):

@@ -130,7 +130,7 @@ class KillTests(EndingTestCase):
             self.assertEqual((await running).killed, "confirmed")
 
     def test_every_server_is_in_the_table(self) -> None:
-        self.assertEqual(set(TITLES), set(KINDS))
+        self.assertEqual(set(TITLES), set(KINDS) - {"fakenos"})  # devices, which have no processes
         self.assertLessEqual(set(TITLES.values()) | {"OpenSSH", "dropbear"}, set(table()))
 
 
@@ -142,7 +142,7 @@ def _add(name: str, title: str, check: Any, *args: str) -> None:
         setattr(KillTests, title, test)
 
 
-for _name in KINDS:
+for _name in TITLES:
     _add(_name, f"test_{_name}", KillTests.check)
 # Told apart by their connection, or not at all
 for _name, _killed in (

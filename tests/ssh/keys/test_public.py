@@ -120,7 +120,7 @@ class ReadingTests(SynchronousTestCase):
         for bad in (good[:-1], good + b"\0", good[:-41] + good[-40:], NS(b"ssh-dss") + NS(bytes(40)), NS(b"ssh-rsa")):
             self.assertFalse(key.verify(bad, HASH))
         self.assertFalse(key.verify(good, HASH + b"x"))
-        for wrong in (dsa_blob(dsa.generate_private_key(2048)), blob[:-1], blob + b"\0", dsa_blob(DSA, p=2**1023 + 1)):
+        for wrong in (dsa_blob(dsa.generate_private_key(2048)), blob[:-1], blob + b"\0", dsa_blob(DSA, p=2**1100 + 1)):
             self.assertRaises(BadPublicKey, PublicKey, wrong, 1024, dsa_allowed=True)
         proof = Agreed(blob, good, b"", b"")
         check_proof(proof, b"ssh-dss", HASH, 1024)

@@ -23,7 +23,7 @@ from relayd.ssh.errors import (
     HostKeyChanged,
     HostKeyUnknown,
     KeyExchangeFailed,
-    NoCommonAlgorithm,
+    OutdatedInCommon,
     SSHError,
 )
 from relayd.ssh.host_keys.known_hosts import KnownHosts
@@ -197,7 +197,7 @@ class KeyExchangeTests(TransportTestCase):
                 server.supportedCiphers = [b"aes256-ctr"]
             setattr(server, attribute, [theirs])
             self.begin(server)
-            text = str(self.failure(NoCommonAlgorithm))
+            text = str(self.failure(OutdatedInCommon))
             for part in (f"no {kind} in common", theirs.decode(), ours, "host:22"):
                 self.assertIn(part, text)
 

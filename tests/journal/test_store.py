@@ -181,6 +181,27 @@ class StoreTests(DurableCase):
         error = self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("a"), b""))
         self.assertIn("its logs cannot be moved to its archive", str(error))
 
+    def test_one_look_at_the_folder_is_enough(self) -> None:
+        """Its time changes when a file in it is removed; a time that is not long past proves nothing."""
+        looks: list[None] = []
+        check_file = self.journal._store.archived.check_file
+
+        def look() -> None:
+            looks.append(None)
+            check_file()
+
+        self.patch(self.journal._store.archived, "check_file", look)
+        for number in range(3):
+            self.accept(f"recent {number}")
+        self.assertEqual(len(looks), 3)
+        os.utime(self.path.parent, (1e9, 1e9))
+        for number in range(3):
+            self.accept(f"c{number}")
+        self.assertEqual(len(looks), 4)
+        (self.path.parent / self.logs()[0]).unlink()
+        error = self.assertRaises(JournalUnavailable, self.accept, "c3")
+        self.assertIn("somebody removed or replaced its file; restart relayd", str(error))
+
     def test_a_log_that_somebody_removed(self) -> None:
         (self.path.parent / self.logs()[0]).unlink()
         error = self.assertRaises(JournalUnavailable, self.wait, self.journal.accept(command("a"), b""))

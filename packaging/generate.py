@@ -183,7 +183,10 @@ def relayd_parser() -> argparse.ArgumentParser:
         if option.is_flag:
             parser.add_argument(option.flag_name, action="store_true", help=text)
         else:
-            parser.add_argument(option.flag_name, metavar=option.metavar, choices=option.choices or None, help=text)
+            action = "append" if option.several else "store"
+            parser.add_argument(
+                option.flag_name, action=action, metavar=option.metavar, choices=option.choices or None, help=text
+            )
     return parser
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire import messages, parsing, shapes
+from relayd.wire import messages, parsing, relay_info, shapes
 from relayd.wire.dialects.codec import PROXY_PATH
 
 Schema = dict[str, Any]
@@ -170,6 +170,7 @@ def to_relay() -> dict[str, Schema]:
         messages.COMMAND_RESULT_RECEIVED: _receipt(),
         messages.CANCEL_COMMAND: question | {"description": "End this command."},
         messages.COMMAND_STATUS: question | {"description": "How far has this command come?"},
+        messages.RELAY_INFO: {"description": "What are you? The data means nothing, and may be missing."},
         messages.PROXY_STATUS_UPDATE: _PROXY_STATUS,
     }
 
@@ -180,16 +181,23 @@ def to_main_server() -> dict[str, Schema]:
         messages.COMMAND_RESULT: _result(),
         messages.COMMAND_OUTPUT: _sent(_of_type(messages.CommandOutput)),
         messages.COMMAND_STATUS: _status(),
+        messages.RELAY_INFO: {"anyOf": [_shared("RelayInfo"), _shared("Refusal")]},
         "connect": _CONNECT,
         f"{messages.EXECUTE_COMMAND}.ack": _answer(),
         f"{messages.CANCEL_COMMAND}.ack": _answer(_shared("CommandStatus")),
         f"{messages.COMMAND_STATUS}.ack": _answer(_shared("CommandStatus")),
+        f"{messages.RELAY_INFO}.ack": _answer(_shared("RelayInfo")),
     }
 
 
 def shared() -> dict[str, Schema]:
     """What several of them refer to."""
-    return shapes.SHARED | {"JumpHost": _of_type(parsing.WireServer), "CommandStatus": _status()}
+    told = (relay_info.RelayInfo, relay_info.RelayLimits, relay_info.KnownHosts)
+    return (
+        shapes.SHARED
+        | {"JumpHost": _of_type(parsing.WireServer), "CommandStatus": _status()}
+        | {kind.__name__: _sent(_of_type(kind)) for kind in told}
+    )
 
 
 def files() -> dict[str, str]:

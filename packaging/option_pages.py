@@ -248,6 +248,14 @@ _EXAMPLE_END = """
 #connect-timeout = "30s"
 #keepalive-interval = "1m"
 
+# Network devices: a command's lines are typed at their command line, in its privileged mode.
+#[[hosts]]
+#hosts = ["router-*.internal"]
+#shell = "device"
+#family = "cisco"
+#become = "enable"
+#become-password-file = "/etc/relayd/enable-secret"
+
 # Hosts on which one user's commands run as another one, in its own directory.
 #[[hosts]]
 #hosts = ["app-*.internal"]

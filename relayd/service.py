@@ -34,6 +34,7 @@ from relayd.settings import (
     limits_of,
     live_ssh_settings_of,
     live_uplink_settings_of,
+    relay_info_of,
     runner_settings_of,
     ssh_settings_of,
     uplink_settings_of,
@@ -41,6 +42,7 @@ from relayd.settings import (
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
+from relayd.wire.relay_info import RelayInfo
 
 if TYPE_CHECKING:  # otherwise imported below, for relays whose settings need them
     from relayd.audit.log import AuditLog
@@ -96,7 +98,12 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         audit=audit,
         translate=translate,
     )
-    uplink = UplinkService(reactor, dispatcher, uplink_settings_of(config))
+    started = reactor.seconds()
+
+    def describe() -> RelayInfo | None:
+        return relay.describe(reactor.seconds() - started)
+
+    uplink = UplinkService(reactor, dispatcher, replace(uplink_settings_of(config), describe=describe))
     parts = Parts(
         state=state,
         uplink=uplink,
@@ -106,7 +113,8 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         lag=LagMonitor(reactor),
         audit=audit,
     )
-    return RelayService(config, replace(parts, status=_make_status(reactor, config, parts)))
+    relay: RelayService = RelayService(config, replace(parts, status=_make_status(reactor, config, parts)))
+    return relay
 
 
 def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
@@ -246,6 +254,14 @@ class RelayService(Service):
             running=self._dispatcher.running,
             undelivered=self._dispatcher.undelivered,
         )
+
+    def describe(self, uptime: float) -> RelayInfo | None:
+        """
+        What it tells of itself when the main server asks; ``None``: nothing.
+
+        :param uptime: seconds since it started.
+        """
+        return relay_info_of(self._config, uptime)
 
     def active(self) -> int:
         """The number of commands that run or wait, or whose result waits."""

@@ -8,6 +8,7 @@ from functools import partial
 
 from msgspec.structs import asdict
 
+from relayd import __version__
 from relayd.commands.dispatcher import Limits
 from relayd.config.options import Config
 from relayd.language.catalogues import translator
@@ -18,6 +19,8 @@ from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh_runner import RunnerSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
+from relayd.wire.parsing import FEATURES
+from relayd.wire.relay_info import KnownHosts, RelayInfo, RelayLimits
 
 
 def limits_of(config: Config) -> Limits:
@@ -45,6 +48,7 @@ def live_ssh_settings_of(config: Config) -> LiveSettings:
         algorithms=config.ssh_algorithms,
         connect_timeout=config.connect_timeout,
         idle_timeout=config.idle_timeout,
+        keepalive_interval=config.keepalive_interval,
         max_output=config.max_output,
         no_exit_status_hosts=config.no_exit_status_hosts or (),
         hosts=HostTable(config.hosts),
@@ -69,6 +73,33 @@ def runner_settings_of(config: Config) -> RunnerSettings:
         output_encoding=config.output_encoding,
         hosts=HostTable(config.hosts),
         exact_text=config.allow_commands is not None or config.deny_commands is not None,
+    )
+
+
+def relay_info_of(config: Config, uptime: float) -> RelayInfo | None:
+    """
+    What the relay tells of itself when the main server asks; ``None``: nothing. It holds no user and no credential.
+
+    :param uptime: seconds since it started.
+    """
+    if config.relay_info == "none":
+        return None
+    known = config.hosts if config.relay_info == "full" else ()
+    return RelayInfo(
+        version=__version__,
+        uptime=round(uptime, 3),
+        limits=RelayLimits(
+            max_commands=config.max_commands,
+            max_queue=config.max_queue,
+            max_sessions=config.max_sessions,
+            max_connections=config.max_connections,
+            max_output=config.max_output,
+            default_timeout=round(config.default_timeout * 1000),
+            max_timeout=round(config.max_timeout * 1000),
+        ),
+        features=FEATURES,
+        labels=dict(label.split("=", 1) for label in config.label or ()),
+        hosts=tuple(KnownHosts(patterns=rule.hosts, name=rule.name or None) for rule in known),
     )
 
 

@@ -32,11 +32,13 @@ from relayd.ssh.errors import (
     CredentialUnusable,
     HiddenAddressForbidden,
     KeyUnreadable,
+    LibraryMissing,
     LoginTimeout,
     NameNotFound,
     NameTimeout,
     NoCredential,
     NoDescriptor,
+    OutdatedInCommon,
     SignatureRefused,
     SSHError,
 )
@@ -60,6 +62,8 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
     NoDescriptor: Text("The relay's operator sets the number of connections with --max-total-connections."),
     CredentialUnusable: Text("The file is the relay's."),
     NoCredential: Text("The table is the relay's."),
+    OutdatedInCommon: Text("The relay's operator can allow that with --ssh-algorithms legacy."),
+    LibraryMissing: Text("That is for the relay's operator to do."),
     SignatureRefused: Text("The relay's operator chooses the algorithms with --ssh-algorithms."),
 }
 T = TypeVar("T")

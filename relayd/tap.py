@@ -77,13 +77,20 @@ class Options(usage.Options):
     longdesc = ABOUT
     optFlags = tuple([option.name, None, option.help] for option in OPTIONS if option.is_flag)
     compData = usage.Completions(
-        optActions={option.name: _completer(option) for option in OPTIONS if not option.is_flag}
+        optActions={option.name: _completer(option) for option in OPTIONS if not option.is_flag},
+        multiUse=[option.name for option in OPTIONS if option.several],
     )
-    optParameters = tuple([option.name, None, None, option.help] for option in OPTIONS if not option.is_flag)
+    optParameters = tuple(
+        [option.name, None, None, option.help] for option in OPTIONS if not (option.is_flag or option.several)
+    )
 
     config: Config
     #: What the settings expose to other users of the machine, for the log.
     exposed: Sequence[str] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update({option.name: None for option in OPTIONS if option.several})
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -139,6 +146,20 @@ class Options(usage.Options):
         lines += ["", "Other:", *_row("  --help", "show this and exit", columns)]
         lines += [*_row("  --version", "show relayd's version and exit", columns), ""]
         return "\n".join(lines)
+
+
+def _gather(name: str) -> Callable[[Options, str], None]:
+    """What Twisted calls for each text of an option that may be given several times: it would keep the last one."""
+
+    def gather(options: Options, text: str) -> None:
+        options[name] = [*(options[name] or ()), text]
+
+    return gather
+
+
+for _option in OPTIONS:
+    if _option.several:
+        setattr(Options, f"opt_{_option.attribute}", _gather(_option.name))
 
 
 def makeService(options: Options) -> IService:

@@ -281,6 +281,7 @@ class MakeRelayTests(ServiceCase):
         watched: Any = Watched()
         relay = make_relay(MemoryReactorClock(), watched)
         relay.startService()
+        relay.describe(0.0)
         config = self.config(audit_log=str(self.directory / "audit.log"))  # without it, its other options mean nothing
         make_relay(MemoryReactorClock(), watched)
         self.addCleanup(relay.stopService)

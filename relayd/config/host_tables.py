@@ -35,11 +35,10 @@ SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
     **{
         name: BY_NAME[name].parse
         for name in (
-            "ssh-algorithms", "host-keys", "connect-timeout", "max-sessions", "max-connections", "working-directory",
-            "output-encoding",
+            "ssh-algorithms", "host-keys", "connect-timeout", "keepalive-interval", "max-sessions", "max-connections",
+            "working-directory", "output-encoding",
         )
     },
-    "keepalive-interval": values.duration(1, 3600),
     "commands-per-connection": values.whole_number(1, 1_000_000),
     "no-exit-status": values.whole_number(0, 255),
     "shell": values.Choice("posix", "none", "cmd", "powershell", "device"),

@@ -5,13 +5,16 @@ What an option is: its names, how its text is read, when a new value takes effec
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
 from relayd.config import values
 
 DAY = 86400.0
+
+#: What a command line holds, by the names of options: texts, whether a flag was given, or each text of several.
+GivenOptions = Mapping[str, str | bool | list[str] | None]
 
 
 class Effect(Enum):
@@ -48,6 +51,8 @@ class Option:
     :ivar weakness: the value that weakens relayd, if there is one; ``relayctl check`` warns of it.
     :ivar hidden: whether its value may hold a secret and is therefore not shown.
     :ivar public: whether its value can never hold a secret and is always shown.
+    :ivar several: whether it holds several values, and may be given several times on the command line. In the
+        environment, commas separate them; in the TOML file it may be a list, or a table of names and values.
     :ivar is_path: whether it is a path; paths are made absolute, as twistd changes its working directory.
     """
 
@@ -64,6 +69,7 @@ class Option:
     weakness: Weakness | None = None
     hidden: bool = False
     public: bool = False
+    several: bool = False
     is_path: bool = False
 
     @property

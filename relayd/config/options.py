@@ -142,6 +142,14 @@ class Config:
         COMMANDS, "15s", "time limit for each of TCP, key exchange and login", most=3600
     )
     idle_timeout: float = HOSTS.time(COMMANDS, "5m", "time after which an unused SSH connection is closed")
+    keepalive_interval: float = HOSTS.time(
+        COMMANDS,
+        "15s",
+        "time between two probes of a silent SSH server; two without an answer end the connection, unless the server "
+        "never answers any",
+        least=1.0,
+        most=3600,
+    )
     working_directory: str = HOSTS.option(
         COMMANDS,
         "directory in which commands run; empty for the login directory",
@@ -204,6 +212,14 @@ class Config:
         default_help="none",
         public=True,
     )
+    relay_info: Literal["full", "basic", "none"] = POLICY.choice(
+        COMMANDS,
+        "WHAT",
+        "full basic none",
+        "full",
+        "what the main server learns when it asks (relay_info): all (full), all but the hosts of [[hosts]] tables "
+        "(basic), or nothing (none)",
+    )
     max_commands: int = LIMITS.count(COMMANDS, "64", "commands that may run at the same time")
     max_queue: int = LIMITS.count(COMMANDS, "10000", "commands that may wait in the queue; more are refused", least=0)
     default_timeout: float = LIMITS.time(COMMANDS, "5m", "timeout of commands that do not set one", most=_YEAR)
@@ -247,6 +263,16 @@ class Config:
         "directory of what relayd has to remember, such as its journal",
         default_help="$STATE_DIRECTORY; /var/lib/relayd as root, else ~/.local/state/relayd",
         example="/var/lib/relayd",
+    )
+    label: tuple[str, ...] | None = RELAY.option(
+        COMMANDS,
+        "label that the main server learns when it asks (relay_info); may be given several times",
+        values.labels,
+        "KEY=VALUE",
+        example="site=berlin",
+        default_help="none",
+        public=True,
+        several=True,
     )
     language: Literal["en", "zh"] = RELAY.choice(
         RESTART,

@@ -15,7 +15,7 @@ from relayd.config.api_key import ApiKeyFile
 from relayd.config.consistency import contradictions, missing
 from relayd.config.credentials import CREDENTIALS, read_credential
 from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
-from relayd.config.option import Option
+from relayd.config.option import GivenOptions, Option
 from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.paths import Elsewhere, Paths
 from relayd.config.sources import Given, OptionSources, where_set
@@ -43,7 +43,7 @@ class Reading(Struct, frozen=True):
 
 
 def load(
-    argv_options: Mapping[str, str | bool | None],
+    argv_options: GivenOptions,
     environ: Mapping[str, str],
     *,
     complete: bool = True,
@@ -62,7 +62,7 @@ def load(
 
 
 def read(
-    argv_options: Mapping[str, str | bool | None],
+    argv_options: GivenOptions,
     environ: Mapping[str, str],
     *,
     complete: bool = True,
@@ -72,7 +72,7 @@ def read(
     """
     Read the options: the command line overrides the environment, that the file, and that the default.
 
-    :param argv_options: from an option's name to its text, or to whether a flag was given.
+    :param argv_options: what the command line holds.
     :param complete: whether a relay is to run with them; if not, those without a default may be missing, and no other
         file is looked at.
     :param directory: what relative paths on the command line and in the environment are relative to; by default the

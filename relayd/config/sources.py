@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from relayd.config import values
-from relayd.config.option import Option
+from relayd.config.option import GivenOptions, Option
 from relayd.config.paths import Paths
 from relayd.errors import ConfigError
 
@@ -83,11 +83,11 @@ class OptionSources:
         self.given: dict[str, Given] = {}
         self.unknown: list[str] = []
 
-    def read_argv(self, argv_options: Mapping[str, str | bool | None]) -> None:
-        """Take what the command line holds: names and texts, or whether a flag was given."""
+    def read_argv(self, argv_options: GivenOptions) -> None:
+        """Take what the command line holds."""
         for name, value in argv_options.items():
             if name in self._by_name and value is not None and value is not False:
-                text = "yes" if value is True else str(value)
+                text = "yes" if value is True else ",".join(value) if isinstance(value, list) else value
                 where = self._paths.place(self._by_name[name].flag_name)
                 self._give(name, Given(text, where, self._directory, on_command_line=True))
 
@@ -142,7 +142,8 @@ class OptionSources:
                     self._refuse_unknown(name, where, known | {"credentials", "hosts"})
                 continue
             try:
-                text = text_of_toml(value, several=self._by_name[name].metavar == "PATTERNS")
+                option = self._by_name[name]
+                text = text_of_toml(_listed(value) if option.several else value, several=_may_be_list(option))
             except ValueError as reason:
                 self._refuse(where, str(reason))
             else:
@@ -191,6 +192,15 @@ def text_of_toml(value: object, *, several: bool = False) -> str:
     if isinstance(value, (str, int, float)):
         return str(value)
     raise ValueError('expected one value, like max-commands = 64 or dialect = "auto"')
+
+
+def _listed(value: object) -> object:
+    """The names and values of a table as a list of texts."""
+    return [f"{key}={text_of_toml(each)}" for key, each in value.items()] if isinstance(value, dict) else value
+
+
+def _may_be_list(option: Option) -> bool:
+    return option.several or option.metavar == "PATTERNS"
 
 
 def _is_item(value: object) -> bool:

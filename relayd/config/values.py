@@ -15,6 +15,9 @@ from relayd.network.spelling import loopback_addresses
 
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+#: The most labels of one relay: all of them are one message to the main server.
+MAX_LABELS = 32
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}=[^,]{0,128}")
 _YES = ("yes", "true", "on", "1")
 _NO = ("no", "false", "off", "0")
 
@@ -64,6 +67,22 @@ def flag(value: str) -> bool:
     if value.lower() not in _YES + _NO:
         raise ValueError("yes or no")
     return value.lower() in _YES
+
+
+def labels(value: str) -> tuple[str, ...]:
+    """Labels, ``KEY=VALUE`` each, separated by commas; no key twice."""
+    found = tuple(each.strip() for each in value.split(","))
+    keys = [each.partition("=")[0] for each in found]
+    for label in found:
+        if not _LABEL.fullmatch(label) or not label.isprintable():
+            raise ValueError(
+                "labels like site=berlin: a key of up to 63 letters, digits and . _ / -, and a value of up to 128 "
+                "characters without a comma",
+                label,
+            )
+    if len(found) > MAX_LABELS or len(set(keys)) < len(keys):
+        raise ValueError(f"at most {MAX_LABELS} labels, each key once")
+    return found
 
 
 class Choice:

@@ -24,6 +24,7 @@ from relayd.journal.journal_report import read_report
 from relayd.journal.store import journal_file
 from relayd.network.credential_rules import CredentialRule, parse_via
 from relayd.network.descriptors import words_of
+from relayd.network.shadowed import Claim, shadowed
 from relayd.settings import credentials_of
 from relayd.ssh.errors import SSHError
 from relayd.ssh.host_keys.known_hosts import KnownHosts
@@ -50,8 +51,8 @@ def check_settings(reading: Reading, report: Report) -> None:
     config = reading.config
     if config is None:
         return
-    for weak in _weak_settings(config):
-        report("warning", "settings", weak)
+    for warning in (*_weak_settings(config), *_weak_tables(config), *_idle_tables(config)):
+        report("warning", "settings", warning)
     for exposed in exposures(reading, os.environ):
         report("warning", "settings", exposed)
     if not reading.mistakes:
@@ -71,6 +72,32 @@ def _weak_settings(config: Config) -> Iterator[str]:
             continue  # nothing is sent unencrypted all the same
         chosen = option.flag_name if option.is_flag else f"{option.flag_name} {weakness.value}"
         yield f"{chosen}: {weakness.advice}"
+
+
+def _weak_tables(config: Config) -> Iterator[str]:
+    """The same for what tables say of single hosts."""
+    for number, rule in enumerate(config.hosts, 1):
+        for option in OPTIONS:
+            weakness, value = option.weakness, getattr(rule.settings, option.attribute, None)
+            if weakness is not None and value is not None and option.spell(value) == weakness.value:
+                yield f'{option.name} = "{weakness.value}" of [[hosts]] number {number}: {weakness.advice}'
+
+
+def _idle_tables(config: Config) -> Iterator[str]:
+    """Each table that never applies, as earlier ones say all that it says for all of its hosts."""
+    tables = [
+        (f"[[hosts]] number {number}", Claim(rule.hosts, rule.users, frozenset(rule.says)))
+        for number, rule in enumerate(config.hosts, 1)
+    ] + [
+        (f"[[credentials]] number {number}", Claim(rule.hosts, rule.users, frozenset(rule.says)))
+        for number, rule in enumerate(config.credentials, 1)
+    ]
+    for at, winners in shadowed([claim for _, claim in tables]):
+        others = ", ".join(tables[winner][0] for winner in winners)
+        yield (
+            f"{tables[at][0]} never applies: for all of its hosts and users, {others} before it says what it says; "
+            "move it up, or remove it"
+        )
 
 
 async def check_files(reactor: Any, config: Config, report: Report) -> str | None:
@@ -154,10 +181,12 @@ def _check_journal(config: Config, report: Report) -> None:
 
 def _check_known_hosts(config: Config, report: Report) -> None:
     path = config.known_hosts
-    if config.host_keys == "ignore":
+    policies = [config.host_keys, *(each for rule in config.hosts if (each := rule.settings.host_keys))]
+    policy = next((each for each in policies if each != "ignore"), None)
+    if policy is None:
         return
     try:
-        KnownHosts(path, config.host_keys).key_types("localhost", 22)
+        KnownHosts(path, policy).key_types("localhost", 22)
     except SSHError as error:
         report("fault", "known hosts", str(error))
         return

@@ -27,6 +27,7 @@ SUBCOMMANDS: Final = {
     "check": "check settings, files and the connection to the main server; say what is wrong and how to fix it",
     "config": "show the settings in effect, and where each one comes from",
     "policy": "show which hosts, users and commands the site allows, and why",
+    "hosts": "show what the settings come to for one host, and which table or option says so",
     "journal": "list the commands without a confirmed result, or show a stored result",
     "audit": "verify the audit log, or compute the digest of a command in it",
 }

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
+from relayd.config.option import GivenOptions
 from relayd.config.options import OPTIONS, Config
 from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, load, read
@@ -37,8 +37,6 @@ _PATHS: Final = {option.name for option in OPTIONS if option.is_path}
 #: The most characters of a note.
 _MOST_NOTED: Final = 2000
 
-_Options = Mapping[str, str | bool | None]
-
 
 class Place(Struct, frozen=True):
     """
@@ -48,7 +46,7 @@ class Place(Struct, frozen=True):
     :ivar of_unit: what the unit says, if the settings are those of a unit.
     """
 
-    options: _Options
+    options: GivenOptions
     directory: str | None = None
     elsewhere: Elsewhere = Elsewhere()
     note: str = ""
@@ -74,7 +72,8 @@ def add_all_options(parser: argparse.ArgumentParser) -> None:
             if option.is_flag:
                 group.add_argument(option.flag_name, action="store_true", help=help)
             else:
-                group.add_argument(option.flag_name, metavar=option.metavar, help=help)
+                action = "append" if option.several else "store"
+                group.add_argument(option.flag_name, action=action, metavar=option.metavar, help=help)
 
 
 def read_settings(arguments: argparse.Namespace, **more: str | bool | None) -> Config:
@@ -106,7 +105,7 @@ def read_all(arguments: argparse.Namespace) -> tuple[Reading, Place]:
     return read(place.options, os.environ, directory=place.directory, elsewhere=place.elsewhere), place
 
 
-def find_place(unit: str | None, given: _Options) -> Place:
+def find_place(unit: str | None, given: GivenOptions) -> Place:
     """
     Where to read the settings. If that is a unit, this process takes over the environment of its relay.
 
@@ -169,7 +168,7 @@ def _others() -> list[str]:
         return []
 
 
-def _place_of(unit: Unit, given: _Options, more: str) -> Place:
+def _place_of(unit: Unit, given: GivenOptions, more: str) -> Place:
     settings = read_unit_settings(unit)
     given = {name: _absolute(str(text)) if name in _PATHS else text for name, text in given.items()}
     for name in {option.environment_name for option in OPTIONS} | set(_OWN):

@@ -183,4 +183,6 @@ def _where(row: Mapping[str, Any]) -> str:
 
 
 def _limit(row: Mapping[str, Any]) -> str:
+    if row.get("single"):  # which relays of older versions do not say
+        return "1 in all (learned)"
     return f"{row['limit']}{' (learned)' if row['learned'] else ''}"

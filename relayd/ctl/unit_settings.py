@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from msgspec import Struct
 
+from relayd.config.option import GivenOptions
 from relayd.config.options import OPTIONS
 from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.ctl.units import Unit
@@ -39,7 +40,7 @@ class UnitSettings(Struct, frozen=True, kw_only=True):
     """
 
     unit: Unit
-    options: Mapping[str, str | bool | None]
+    options: GivenOptions
     environ: Mapping[str, str]
     directory: str
     elsewhere: Elsewhere
@@ -192,14 +193,17 @@ class _Options(argparse.ArgumentParser):
         super().__init__(add_help=False, allow_abbrev=False)
         self._where = where
         for option in OPTIONS:
-            self.add_argument(option.flag_name, action="store_true" if option.is_flag else "store")
+            action = "store_true" if option.is_flag else "append" if option.several else "store"
+            self.add_argument(option.flag_name, action=action)
 
     def error(self, message: str) -> NoReturn:
         """argparse names the option in its message, and a value only where there should be none."""
         raise ConfigError(option=self._where, reason=re.sub("ignored explicit argument .*", "takes no value", message))
 
 
-def options_of_command(argv: Sequence[str], environ: Mapping[str, str], where: str) -> dict[str, str | bool | None]:
+def options_of_command(
+    argv: Sequence[str], environ: Mapping[str, str], where: str
+) -> dict[str, str | bool | list[str] | None]:
     """
     The options of relayd in a command line of systemd, such as ``twistd -n relayd --config FILE``.
 

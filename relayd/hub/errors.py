@@ -48,6 +48,17 @@ class NoAnswer(RelayError):
     retriable = True
 
 
+class NoInfo(NoAnswer):
+    """The relay {proxy_id} did not tell within {time} what it is. An older relayd does not understand the question."""
+
+
+class InfoRefused(RelayError):
+    """The relay {proxy_id} does not tell what it is: {reason}"""
+
+    code = "info-refused"
+    phase = "receive"
+
+
 class HubClosed(RelayError):
     """This main server shut down before the result of the command {command_id} arrived. Whether it ran is not known:
     look at the host before you send it again."""

@@ -37,12 +37,14 @@ from relayd.wire.messages import (
     COMMAND_STATUS,
     EXECUTE_COMMAND,
     MAX_COMMAND_ID,
+    RELAY_INFO,
     CommandOutput,
     CommandResult,
     CommandStatus,
     ExecuteCommand,
 )
-from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
+from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status, parse_relay_info
+from relayd.wire.relay_info import RelayInfo
 
 _log = Logger("relayd.hub")
 
@@ -79,8 +81,11 @@ class RelayListener(Protocol):
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
         """The relay reports the state of a command, other than in an acknowledgement."""
 
+    def info_received(self, link: RelayConnection, info: RelayInfo) -> None:
+        """The relay tells what it is, other than in an acknowledgement."""
+
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
-        """The relay acknowledged the event that `RelayConnection.send_command` or `RelayConnection.ask` numbered so."""
+        """The relay acknowledged the event that a `RelayConnection` sent and numbered so."""
 
     def connection_closed(self) -> None:
         """A connection has ended, whether it had joined or not."""
@@ -123,6 +128,14 @@ class RelayConnection(HandshakeServer):
         :return: as `send_command`.
         """
         return self._order(event, {"commandId": command_id})
+
+    def ask_info(self) -> int | None:
+        """
+        Send ``relay_info``.
+
+        :return: as `send_command`.
+        """
+        return self._order(RELAY_INFO, {})
 
     def _order(self, event: str, data: object) -> int | None:
         """Send an event as an order of ours: however many orders wait, what the relay sends meanwhile is read."""
@@ -250,6 +263,8 @@ class RelayConnection(HandshakeServer):
                 self._listener.output_received(self, parse_command_output(event.data))
             elif event.name == COMMAND_STATUS:
                 self._listener.status_received(self, parse_command_status(event.data))
+            elif event.name == RELAY_INFO:
+                self._listener.info_received(self, parse_relay_info(event.data))
             else:
                 name = printable(event.name, 80)
                 _log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self.shown_id, name=name)

@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred
 
 LinkT = TypeVar("LinkT")
 
-#: What identifies a question: the number of its acknowledgement, or its ``commandId`` where the dialect has none.
-Mark = int | str
+#: What identifies a question: the number of its acknowledgement or, where the dialect has none, its ``commandId``;
+#: ``None``: it is about the relay.
+Mark = int | str | None
 
 
 class Questions(Generic[LinkT]):

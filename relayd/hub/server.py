@@ -19,15 +19,17 @@ from relayd.hub.errors import (
     CommandInFlight,
     CommandRefused,
     HubClosed,
+    InfoRefused,
     NoAnswer,
+    NoInfo,
     NoResult,
     RelayOffline,
 )
 from relayd.hub.protocol import RelayConnection, RelayConnectionFactory
-from relayd.hub.questions import Questions
+from relayd.hub.questions import Mark, Questions
 from relayd.hub.registry import Registry
 from relayd.hub.settings import HubSettings
-from relayd.language.texts import printable, span
+from relayd.language.texts import Text, printable, span
 from relayd.wire.field_types import MAYBE_SECONDS, TEXT, check_type
 from relayd.wire.messages import (
     CANCEL_COMMAND,
@@ -38,7 +40,8 @@ from relayd.wire.messages import (
     ExecuteCommand,
     Secret,
 )
-from relayd.wire.parsing import parse_command_status
+from relayd.wire.parsing import parse_command_status, parse_relay_info
+from relayd.wire.relay_info import RelayInfo
 from relayd.wire.secret import as_secret
 
 _log = Logger("relayd.hub")
@@ -200,6 +203,25 @@ class Hub:
         ack_id = link.ask(COMMAND_STATUS, command_id)
         return self._answer(link, command_id if ack_id is None else ack_id, command_id)
 
+    def info(self, proxy_id: str) -> Deferred[RelayInfo]:
+        """
+        Ask a relay what it is.
+
+        :return: a Deferred of the answer.  It fails with `RelayOffline` (also when the relay leaves without an answer),
+            `NoInfo` (none came in time), `InfoRefused` or `InvalidMessage` (the answer is not valid).
+        """
+        link = self.relays.get(proxy_id)
+        if link is None:
+            return fail(RelayOffline(proxy_id=proxy_id))
+
+        def read(data: object) -> RelayInfo:
+            if error := _error_in(data):
+                raise InfoRefused(proxy_id=proxy_id, reason=error)
+            return parse_relay_info(data)
+
+        answer = self._in_time(link, link.ask_info(), lambda time: NoInfo(proxy_id=proxy_id, time=time))
+        return answer.addCallback(read)
+
     async def close(self) -> None:
         """Stop listening, fail what is pending with `HubClosed`, close every connection and wait until that is done."""
         for port in self._ports:
@@ -278,6 +300,11 @@ class Hub:
         for asked in self._questions.take(link, status.command_id):
             asked.callback(status.to_wire())
 
+    def info_received(self, link: RelayConnection, info: RelayInfo) -> None:
+        """An answer has arrived in a dialect without acknowledgements."""
+        for asked in self._questions.take(link, None):
+            asked.callback(msgspec.to_builtins(info))
+
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
         """
         An acknowledgement has arrived: it answers a question, or says that the relay accepted a command, or in
@@ -304,18 +331,25 @@ class Hub:
     # Ours
 
     def _answer(self, link: RelayConnection, mark: int | str, command_id: str) -> Deferred[CommandStatus]:
-        def too_late(outcome: object, seconds: float) -> object:
-            if isinstance(outcome, Failure) and outcome.check(CancelledError):
-                raise NoAnswer(proxy_id=link.proxy_id, command_id=command_id, time=span(seconds))
-            return outcome
-
         def read(data: object) -> CommandStatus:
             if error := _error_in(data):
                 raise CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error)
             return parse_command_status(data)
 
-        asked = self._questions.add(link, mark)
-        return asked.addTimeout(self._settings.answer_timeout, self._reactor, too_late).addCallback(read)
+        def error(time: Text) -> NoAnswer:
+            return NoAnswer(proxy_id=link.proxy_id, command_id=command_id, time=time)
+
+        return self._in_time(link, mark, error).addCallback(read)
+
+    def _in_time(self, link: RelayConnection, mark: Mark, error: Callable[[Text], NoAnswer]) -> Deferred[object]:
+        """The data of an answer; *error* makes the error for one that does not come."""
+
+        def too_late(outcome: object, seconds: float) -> object:
+            if isinstance(outcome, Failure) and outcome.check(CancelledError):
+                raise error(span(seconds))
+            return outcome
+
+        return self._questions.add(link, mark).addTimeout(self._settings.answer_timeout, self._reactor, too_late)
 
     def _take(self, proxy_id: str, command_id: str) -> _Order | None:
         order = self._registry.take(proxy_id, command_id)

@@ -40,6 +40,12 @@ class CredentialRule(Struct, frozen=True, kw_only=True):
         """Whether it says how to log in, and not only by which way."""
         return bool(self.key_file or self.password_file or self.agent)
 
+    @property
+    def says(self) -> tuple[str, ...]:
+        """Of what it says something: of the credential, of the way, or of both."""
+        parts = {"credential": self.has_credential, "via": self.via is not None}
+        return tuple(name for name, said in parts.items() if said)
+
     def covers(self, host: str, port: int, user: str) -> bool:
         """Whether this rule is for a login."""
         return covers_host(self.hosts, host, port) and covers_user(self.users, user)

@@ -99,6 +99,12 @@ class HostRule(Struct, frozen=True, kw_only=True):
     settings: HostSettings = NOTHING_SAID
     credential: CredentialRule | None = None
 
+    @property
+    def says(self) -> tuple[str, ...]:
+        """Of what it says something: the names of its settings."""
+        names = [name for name in HostSettings.__struct_fields__ if getattr(self.settings, name) is not None]
+        return (*names, *(() if self.credential is None else self.credential.says))
+
     def covers(self, host: str, port: int, user: str) -> bool:
         """Whether this rule is for a login."""
         return covers_host(self.hosts, host, port) and covers_user(self.users, user)

@@ -153,10 +153,20 @@ class LoginDropped(ConnectionDropped):
 
 
 class NoCommonAlgorithm(KeyExchangeFailed):
-    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}.
-    {advice}"""
+    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}, and
+    has no others. Let the host's SSH server offer one of these, too."""
 
     code = "no-common-algorithm"
+
+
+class OutdatedInCommon(NoCommonAlgorithm):
+    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}. With
+    its legacy algorithms, this client would use {names} here, which are outdated."""
+
+
+class LibraryMissing(NoCommonAlgorithm):
+    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}. It
+    would offer {name} if the Python package {library} were installed beside it."""
 
 
 class ProtocolBroken(SSHError):

@@ -25,7 +25,8 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
         old ones need.
     :ivar connect_timeout: seconds for each of TCP, key exchange and login.
     :ivar idle_timeout: seconds until a connection without sessions is closed.
-    :ivar keepalive_interval: seconds between probes of a silent server; two without an answer end a connection.
+    :ivar keepalive_interval: seconds between probes of a silent server; two without an answer end a connection, unless
+        its server never answered one.
     :ivar max_output: bytes kept of stdout and of stderr.
     :ivar no_exit_status_hosts: patterns (`relayd.network.patterns.covers_host`) of hosts that never say how a command
         ended: a session that they close in good order stands for status 0.

@@ -113,6 +113,12 @@ def _section(anchor: str, title: str, table: str) -> str:
 </div></section>"""
 
 
+def _limit(host: Mapping[str, Any]) -> str:
+    if host["single"]:
+        return "1 in all (learned)"
+    return f"{host['limit']:,}" + (" (learned)" if host["learned"] else "")
+
+
 def _hosts(summary: Mapping[str, Any]) -> str:
     rows = [
         (
@@ -120,7 +126,7 @@ def _hosts(summary: Mapping[str, Any]) -> str:
             _number(f"{host['connections']:,}" + (f" + {host['dialling']:,} connecting" if host["dialling"] else "")),
             _number(f"{host['sessions']:,}"),
             _number(f"{host['waiting']:,}"),
-            _number(f"{host['limit']:,}" + (" (learned)" if host["learned"] else "")),
+            _number(_limit(host)),
         )
         for host in summary["hosts"]
     ]

@@ -106,6 +106,7 @@ def _host(host: HostCounts, most: int) -> dict[str, Any]:
         "waiting": host.waiting,
         "limit": host.limit,
         "learned": host.limit < most,
+        "single": host.single,
     }
 
 

@@ -107,7 +107,7 @@ class UplinkConnection:
         self._core = LinkCore(clock, self, settings.server, settings.timing)
         self._machine = start_machine(self._core)
         self._turns = Turns(clock, self._hold)
-        self.orders = Orders(self.link, receiver, self._turns, settings.translate)
+        self.orders = Orders(self.link, receiver, self._turns, settings.translate, settings.describe)
         self._conversation = Conversation(
             clock, self, self._machine, dialect, self.link, self.orders, self._turns, settings
         )

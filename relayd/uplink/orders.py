@@ -13,8 +13,9 @@ from twisted.logger import Logger
 
 from relayd.errors import InvalidMessage, RelayError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, no_acknowledgement
-from relayd.language.texts import Translate
+from relayd.language.texts import Text, Translate
 from relayd.uplink.link import Link
+from relayd.uplink.settings import Describe
 from relayd.uplink.turns import LARGE, Turns
 from relayd.wire.dialects.events import EventReceived
 from relayd.wire.messages import (
@@ -22,6 +23,7 @@ from relayd.wire.messages import (
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    RELAY_INFO,
     CommandState,
     CommandStatus,
 )
@@ -30,7 +32,12 @@ from relayd.wire.parsing import parse_execute_command, parse_question, parse_rec
 _log = Logger("relayd.uplink")
 
 #: The events that only a relay gets: a main server that sends one has accepted it.
-ORDERS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS))
+ORDERS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS, RELAY_INFO))
+
+
+#: Why a relay does not tell what it is.
+NOT_TOLD: Final = Text("The operator of this relay has it tell nothing of itself.")
+TOO_LONG: Final = Text("What this relay tells of itself does not fit into a message that the main server takes.")
 
 
 class Orders:
@@ -39,15 +46,19 @@ class Orders:
 
     :param link: what the command logic sends on.
     :param translate: to the language of errors in acknowledgements.
+    :param describe: what the relay tells of itself.
     :ivar commands: how many commands came.
     """
 
-    def __init__(self, link: Link, receiver: ICommandReceiver, turns: Turns, translate: Translate) -> None:
+    def __init__(
+        self, link: Link, receiver: ICommandReceiver, turns: Turns, translate: Translate, describe: Describe
+    ) -> None:
         self.commands = 0
         self._link = link
         self._receiver = receiver
         self._turns = turns
         self._translate = translate
+        self._describe = describe
         #: Whether the command logic has the link.
         self._ready = False
 
@@ -73,6 +84,8 @@ class Orders:
             self._receipt_received(event)
         elif event.name == CANCEL_COMMAND:
             self._shield(self._question_received, event, self._receiver.cancel_received)
+        elif event.name == RELAY_INFO:
+            self._shield(self._info_asked, event)
         else:
             self._shield(self._question_received, event, self._receiver.status_asked)
 
@@ -112,6 +125,17 @@ class Orders:
         if event.ack_id is not None:
             self._link.acknowledge(event.ack_id, answer)
 
+    def _info_asked(self, event: EventReceived) -> None:
+        """Answer in the acknowledgement, or with an event if the question asked for none."""
+        info = self._describe()
+        answer = None if info is None else info.to_wire(self._link.max_payload // 2)
+        if answer is None:
+            answer = {"error": self._cut((NOT_TOLD if info is None else TOO_LONG).within(self._translate))}
+        if event.ack_id is not None:
+            self._link.acknowledge(event.ack_id, answer)
+        else:
+            self._link.send_event(RELAY_INFO, answer)
+
     def _acknowledger(self, ack_id: int | None) -> Acknowledge:
         if ack_id is None:
             return no_acknowledgement
@@ -123,8 +147,12 @@ class Orders:
         return acknowledge
 
     def _words_of(self, error: RelayError) -> str:
-        """The text of an error, cut to what the main server takes: an acknowledgement cannot be cut later."""
-        return error.text.within(self._translate)[: max(1, self._link.max_payload // 8)]
+        """The text of an error, cut to what the main server takes."""
+        return self._cut(error.text.within(self._translate))
+
+    def _cut(self, words: str) -> str:
+        """An acknowledgement cannot be cut later."""
+        return words[: max(1, self._link.max_payload // 8)]
 
     def _shield(self, method: Callable[..., None], *args: object) -> None:
         """Call the command logic, which promises not to raise; if it does, the connection goes on."""

@@ -200,6 +200,7 @@ class UplinkService(Service):
             max_result=self._settings.max_result,
             defer_to_thread=partial(in_pool, self._reactor),
             translate=self._settings.translate,
+            describe=self._settings.describe,
             quote=dialer.quote,
         )
         dialect, limit = dialer.make_dialect(attempt.dialect), self._profile.limit_of(attempt.dialect)

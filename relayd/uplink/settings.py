@@ -21,6 +21,7 @@ from relayd.uplink.quoting import Quoting
 from relayd.uplink.stages import Timing
 from relayd.wire.dialects.codec import PROXY_PATH
 from relayd.wire.messages import Secret
+from relayd.wire.relay_info import RelayInfo
 
 #: Bytes in the largest message that relayd takes: work on it that cannot be interrupted takes 3 ms a MiB.
 DEFAULT_MAX_FRAME: Final = 8 * 2**20
@@ -28,6 +29,14 @@ DEFAULT_MAX_FRAME: Final = 8 * 2**20
 DEFAULT_MAX_RESULT: Final = 16 * 2**20
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+#: Says what the relay tells of itself, if anything.
+Describe = Callable[[], RelayInfo | None]
+
+
+def _say_nothing() -> None:
+    """The `Describe` of a relay that tells nothing."""
 
 
 class LiveUplinkSettings(Struct, frozen=True, kw_only=True):
@@ -66,6 +75,7 @@ class UplinkSettings(LiveUplinkSettings, frozen=True, kw_only=True):
     :ivar max_frame: bytes in the largest message that relayd takes.
     :ivar max_result: bytes in the largest result that relayd sends, where the main server names no limit.
     :ivar translate: to the language of acknowledgements and of the mark in cut results.
+    :ivar describe: what the relay tells of itself when it is asked; gives ``None`` where it tells nothing.
     """
 
     server: str
@@ -75,6 +85,7 @@ class UplinkSettings(LiveUplinkSettings, frozen=True, kw_only=True):
     max_frame: int = DEFAULT_MAX_FRAME
     max_result: int = DEFAULT_MAX_RESULT
     translate: Translate = english
+    describe: Describe = _say_nothing
 
     def __repr__(self) -> str:
         return f"<UplinkSettings {self.proxy_id!r} at {ServerAddress.of(self.server)}>"
@@ -94,6 +105,7 @@ class ConnectionSettings(Struct, frozen=True, kw_only=True):
     :ivar max_result: bytes in the largest result that is sent, where the main server names no limit.
     :ivar defer_to_thread: runs a function in another thread.
     :ivar translate: to the language of acknowledgements and of the mark in cut results.
+    :ivar describe: see `UplinkSettings`.
     :ivar quote: makes what the main server says fit to be shown.
     """
 
@@ -103,6 +115,7 @@ class ConnectionSettings(Struct, frozen=True, kw_only=True):
     max_result: int
     defer_to_thread: Callable[..., Deferred[Any]]
     translate: Translate = english
+    describe: Describe = _say_nothing
     quote: Callable[[str], str] = Quoting()
 
 

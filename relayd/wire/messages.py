@@ -27,6 +27,7 @@ COMMAND_RESULT_RECEIVED = "command_result_received"
 CANCEL_COMMAND = "cancel_command"
 COMMAND_STATUS = "command_status"
 COMMAND_OUTPUT = "command_output"
+RELAY_INFO = "relay_info"
 
 # The known main server sends this to all of its relays, about each of them.
 PROXY_STATUS_UPDATE = "proxy_status_update"

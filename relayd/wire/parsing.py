@@ -6,7 +6,7 @@ Reads the data of events, which anybody may have sent, into the frozen values of
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -16,11 +16,13 @@ from relayd.language.texts import printable
 from relayd.wire import fields, shapes
 from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
+    CANCEL_COMMAND,
     COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
+    RELAY_INFO,
     CommandId,
     CommandOutput,
     CommandResult,
@@ -32,6 +34,7 @@ from relayd.wire.messages import (
     Secret,
 )
 from relayd.wire.plain_commands import plain_command
+from relayd.wire.relay_info import RelayInfo
 
 _T = TypeVar("_T")
 
@@ -92,6 +95,19 @@ class WireCommand(WireServer, rename="camel"):
     encoding: Annotated[Any, shapes.ENCODING] = UNSET
     stream: Annotated[Any, shapes.FLAG] = UNSET
     via: Annotated[Any, shapes.VIA] = UNSET
+
+
+#: The fields of a command that the specification has.
+_SPECIFIED: Final = frozenset(
+    ("commandId", "serverId", "host", "port", "username", "password", "privateKey", "command", "timeout")
+)
+#: The extensions that a main server may use: fields of a command, and events.
+FEATURES: Final = tuple(
+    sorted(
+        {field.encode_name for field in msgspec.structs.fields(WireCommand)} - _SPECIFIED
+        | {CANCEL_COMMAND, COMMAND_OUTPUT, COMMAND_STATUS, RELAY_INFO}
+    )
+)
 
 
 class WireResultBody(Struct, rename="camel"):
@@ -259,6 +275,18 @@ def parse_command_status(data: object) -> CommandStatus:
         return _convert(_with_text_id(data)[0], CommandStatus)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_STATUS, error, data) from None
+
+
+def parse_relay_info(data: object) -> RelayInfo:
+    """
+    Validate what a relay tells of itself: for the role that sends commands.
+
+    :raises InvalidMessage: naming the field at fault.
+    """
+    try:
+        return _convert(data, RelayInfo)
+    except (msgspec.ValidationError, fields.Invalid) as error:
+        raise _refusal(RELAY_INFO, error, data) from None
 
 
 def _as_json(value: object) -> str:

@@ -32,7 +32,7 @@ class ConfigCase(SynchronousTestCase):
         self.addCleanup(self._remove)
         self.key_file = self.write("api-key", KEY + "\n")
         self.environ: dict[str, str] = {}
-        self.argv: dict[str, str | bool | None] = {
+        self.argv: dict[str, str | bool | list[str] | None] = {
             "server": "wss://main.example",
             "proxy-id": "proxy-1",
             "api-key-file": self.key_file,
@@ -50,18 +50,50 @@ class ConfigCase(SynchronousTestCase):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return str(path)
 
-    def load(self, toml: str | None = None, /, **argv: str | bool | None) -> Config:
+    def load(self, toml: str | None = None, /, **argv: str | bool | list[str] | None) -> Config:
         """With *argv* added to the options that are needed, and with a file of *toml*."""
         if toml is not None:
             self.argv["config"] = self.write("relayd.toml", toml)
         self.argv.update({name.replace("_", "-"): value for name, value in argv.items()})
         return load(self.argv, self.environ)
 
-    def refusal(self, toml: str | None = None, /, **argv: str | bool | None) -> str:
+    def refusal(self, toml: str | None = None, /, **argv: str | bool | list[str] | None) -> str:
         """The message of the mistake; it is always one line."""
         message = str(self.assertRaises(ConfigError, self.load, toml, **argv))
         self.assertNotIn("\n", message)
         return message
+
+
+class SeveralTests(ConfigCase):
+    """An option that holds several values: ``--label``."""
+
+    def labels(self, toml: str | None = None, /, **argv: str | list[str]) -> tuple[str, ...] | None:
+        return self.load(toml, **argv).label
+
+    def test_where_they_come_from(self) -> None:
+        self.assertIsNone(self.labels())
+        for toml in (
+            'label = ["site=berlin", "rack=7"]',
+            'label = "site=berlin, rack=7"',
+            'label = {site = "berlin", rack = 7}',
+            '[label]\nsite = "berlin"\nrack = 7',
+        ):
+            self.assertEqual(self.labels(toml), ("site=berlin", "rack=7"), toml)
+        self.environ["RELAYD_LABEL"] = "site=ulm,rack=8"
+        self.assertEqual(self.labels(), ("site=ulm", "rack=8"))
+        self.assertEqual(self.labels(label=["a=1", "b=2,c=3"]), ("a=1", "b=2", "c=3"), "the command line replaces them")
+
+    def test_values(self) -> None:
+        self.assertEqual(self.labels(label=["a.b/c-d_e=Köln: x=y"]), ("a.b/c-d_e=Köln: x=y",))
+        self.assertEqual(self.labels(label=["a="]), ("a=",))
+        self.assertEqual(self.labels(label=[f"k{number}=x" for number in range(32)])[-1:], ("k31=x",))
+        for wrong in ("a", "=b", "a b=c", "ü=1", "-a=1", "a" * 64 + "=1", "a=" + "x" * 129, "a=\a", "a=1,,b=2", ""):
+            self.assertIn("--label: expected labels like site=berlin", self.refusal(label=[wrong]), wrong)
+        for repeated in ("a=1,a=2", ",".join(f"k{number}=x" for number in range(33))):
+            self.assertIn("expected at most 32 labels, each key once", self.refusal(label=[repeated]))
+        del self.argv["label"]
+        for toml in ("label = [5]", 'label = ["a=1,b=2"]', "[label]\na = [1]", "label = true"):
+            self.assertIn("label in ", self.refusal(toml))
 
 
 class PrecedenceTests(ConfigCase):
@@ -113,7 +145,7 @@ class PrecedenceTests(ConfigCase):
 
     def test_rules_for_texts_want_them_exact(self) -> None:
         for rules, exact in (({}, False), ({"allow_commands": "x"}, True), ({"deny_commands": "x"}, True)):
-            config = self.load(output_encoding="gbk", **rules)  # type: ignore[arg-type]
+            config = self.load(output_encoding="gbk", **rules)
             settings = runner_settings_of(config)
             self.assertEqual((settings.output_encoding, settings.exact_text), ("gbk", exact))
             self.assertEqual(limits_of(config).output_encoding, "gbk")

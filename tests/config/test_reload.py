@@ -296,6 +296,9 @@ class ApplyTests(ConfigCase):
             [[credentials]]
             hosts = ["*"]
             password-file = "api-key"
+            [[hosts]]
+            hosts = ["odd"]
+            max-sessions = 2
             """,
             audit_commands="digest",
         )
@@ -311,6 +314,11 @@ class ApplyTests(ConfigCase):
         self.assertEqual((client._settings.max_output, relay._runner._settings.working_directory), (2 << 20, "/tmp"))
         self.assertEqual((client._dialer._settings.connect_timeout, client._pool._idle_timeout), (3.0, 7.0))
         self.assertIsNotNone(relay._runner._credentials.find("a", 22, "b"))
+        odd = {table.of("odd", 22, "b").max_sessions for table in (
+            relay._runner._settings.hosts, client._settings.hosts, client._dialer._settings.hosts,
+            client._pool._state._places._table, relay._dispatcher._streams.hosts,
+        )}  # fmt: skip
+        self.assertEqual(odd, {2})
         self.assertEqual(relay._audit._settings.commands, "digest")
         self.assertEqual(len(relay._audit._key), 32)
         self.assertEqual(retired, [])
@@ -330,7 +338,7 @@ class ApplyTests(ConfigCase):
         self.patch(self.relay._runner.client, "retire_all", lambda: retired.append(True))
         self.apply('host-keys = "strict"')
         self.assertEqual(retired, [True])
-        self.assertEqual(self.relay._runner.client._known_hosts.policy, "strict")
+        self.assertEqual(self.relay._runner.client._dialer._settings.host_keys, "strict")
 
     def test_a_restart_is_needed_until_there_is_one(self) -> None:
         for text in ("max-sessions = 3", "max-sessions = 3\nmax-queue = 1"):

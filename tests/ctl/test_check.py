@@ -120,6 +120,31 @@ class SettingsTests(FilesCase):
         )
         self.assert_well("allow-plaintext = true", server=NOWHERE)
 
+    def test_weak_choices_for_single_hosts(self) -> None:
+        for line, text in (
+            ('host-keys = "ignore"', 'host-keys = "ignore" of [[hosts]] number 2: anybody on the path can read'),
+            ('ssh-algorithms = "legacy"', 'ssh-algorithms = "legacy" of [[hosts]] number 2: SHA-1'),
+        ):
+            good = '[[hosts]]\nhosts = ["x"]\nhost-keys = "strict"\nssh-algorithms = "modern"\n'
+            self.assert_finds("warning", "settings", text, f'{good}[[hosts]]\nhosts = ["h"]\n{line}')
+            self.assert_well(good)
+
+    def test_tables_that_never_apply(self) -> None:
+        wide, narrow = '[[hosts]]\nhosts = ["db-*"]\n', '[[hosts]]\nhosts = ["db-1"]\n'
+        text = "[[hosts]] number 2 never applies: for all of its hosts and users, [[hosts]] number 1 before it says"
+        self.assert_finds("warning", "settings", text, f"{wide}pty = true\n{narrow}pty = false")
+        self.assert_well(f"{narrow}pty = true\n{wide}pty = false")
+        self.assert_well(f'{wide}pty = true\n{narrow}pty = false\nshell = "none"')
+        login = 'password-file = "api-key"\n'
+        credentials = f'[[credentials]]\nhosts = ["db-1"]\n{login}'
+        text = "[[credentials]] number 1 never applies: for all of its hosts and users, [[hosts]] number 1 before it"
+        self.assert_finds("warning", "settings", text, f"{wide}{login}{credentials}")
+
+    def test_known_hosts_that_only_a_table_needs(self) -> None:
+        toml = f'known-hosts = "{self.directory}"\nhost-keys = "ignore"\n[[hosts]]\nhosts = ["a"]\nhost-keys = "'
+        self.assert_finds("fault", "known hosts", "cannot be used", toml + 'strict"')
+        self.assertEqual([row for row in self.check(toml + 'ignore"') if row[1] == "known hosts"], [])
+
     def test_a_variable_of_somebody_else(self) -> None:
         self.environ["RELAYD_PORT"] = "s3cret"
         self.assert_finds("warning", "settings", "RELAYD_PORT in the environment is not an option")
@@ -303,8 +328,8 @@ class StateTests(FilesCase):
 class CredentialTests(FilesCase):
     """What the site's own files hold."""
 
-    def row(self, **keys: str) -> str:
-        return '[[credentials]]\nhosts = ["*"]\n' + "\n".join(
+    def row(self, host: str = "*", **keys: str) -> str:
+        return f'[[credentials]]\nhosts = ["{host}"]\n' + "\n".join(
             f'{name.replace("_", "-")} = "{value}"' for name, value in keys.items()
         )
 
@@ -315,8 +340,8 @@ class CredentialTests(FilesCase):
         self.assert_well(
             "\n".join(
                 [
-                    self.row(key_file="key", via="jump@a"),
-                    self.row(key_file="locked", passphrase_file="passphrase"),
+                    self.row("a", key_file="key", via="jump@a"),
+                    self.row("b", key_file="locked", passphrase_file="passphrase"),
                     self.row(password_file="passphrase"),
                 ]
             )

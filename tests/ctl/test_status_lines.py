@@ -43,6 +43,8 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(shown[0], "site-1  ready  relayd 0.1.0, up for 15 min 3 s")
         self.assertEqual(shown[2], "commands  0 of 64 run, 0 wait, 0 refused; ended: 1 timeout")
         self.assertIn("web-1:22  1            2         0        3 (learned)", shown)
+        self.relay.host_counts = [HostCounts("web-1:22", 1, 0, 1, 0, 1, single=True)]
+        self.assertIn("web-1:22  1            1         0        1 in all (learned)", self.lines())
         self.assertIn("c-2     root@web-1:22  running  3 s", shown)
         self.assertIn("c-1    deploy@web-1:22  timeout  1     90 s  0 s", shown)
 

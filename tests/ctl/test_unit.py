@@ -241,13 +241,14 @@ class EnvironmentTests(UnitCase):
         self.assertEqual((config.proxy_id, config.max_queue, config.allow_weak_key), ("site 2", 7, True))
 
     def test_command_lines(self) -> None:
-        def options(*argv: str) -> dict[str, str | bool | None]:
+        def options(*argv: str) -> dict[str, str | bool | list[str] | None]:
             return options_of_command(argv, {"A": "x y", "B": "z"}, "ExecStart")
 
         given = {"proxy-id": "a b", "allow-weak-key": True}
         for begin in (("/bin/relayd",), ("/usr/bin/twistd", "-n", "relayd"), ("/v/bin/twist", "relayd")):
             self.assertEqual(options(*begin, "--proxy-id", "a b", "--allow-weak-key"), given)
         self.assertEqual(options("relayd", "--proxy-id=${B}$$${A}"), {"proxy-id": "z$x y"})
+        self.assertEqual(options("relayd", "--label", "a=1", "--label=b=2"), {"label": ["a=1", "b=2"]})
         self.assertEqual(options("twistd", "-ny", "/opt/relayd.tac"), {})
         self.assertEqual(options(), {})
         open_quote = {"A": "--proxy-id it's"}

@@ -239,6 +239,10 @@ class HowToTests(PageTestCase):
         await self.open()
         await self.run_page("docs/howto/restrict-hosts.rst")
 
+    async def test_odd_hosts(self) -> None:
+        await self.open()
+        await self.run_page("docs/howto/odd-hosts.rst")
+
     async def test_rotate_api_key(self) -> None:
         before = (await self.open()) / "api-key"
         text = before.read_text()

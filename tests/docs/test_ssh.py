@@ -15,8 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh import SSHError
 from relayd.ssh.transport.algorithms import COMPATIBLE, MODERN
+from tests.support import ssh_matrix
 from tests.support.catalogue import extract
 from tests.support.ssh import ServerTestCase
+from tests.support.ssh_peers import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "ssh.rst").read_text("utf-8")
@@ -45,6 +47,14 @@ class TextTests(SynchronousTestCase):
             with path.open("rb") as file:
                 for _line, _, message, _comments in extract(file, (), (), {}):
                     self.assertNotRegex(message, r"(?i)\brelay\b|(?<!-)--[a-z]", path)
+
+    def test_servers(self) -> None:
+        """The table is the one that the tests of the servers are made from, and names tests that there are."""
+        self.assertEqual(ssh_matrix.written(TEXT), TEXT, "run: python -m tests.support.ssh_matrix")
+        self.assertEqual(set(ssh_matrix.ROWS), set(KINDS))
+        module = (ROOT / f"{ssh_matrix.IMITATED_BY.replace('.', '/')}.py").read_text("utf-8")
+        for each in ssh_matrix.IMITATED:
+            self.assertIn(f"    async def {each.test}(self)", module)
 
     def test_algorithms(self) -> None:
         for policy in (MODERN, COMPATIBLE):

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.wire.messages import CommandOutput, CommandState, Details, Timings
 from relayd.wire.parsing import WireCommand
+from relayd.wire.relay_info import RelayInfo
 from tests.support.pages import ROOT
 
 PAGE = ROOT / "docs" / "protocol.rst"
@@ -58,6 +59,9 @@ class TableTests(SynchronousTestCase):
 
     def test_states(self) -> None:
         self.assertEqual(set(self.rows("command_status")), {state.value for state in CommandState})
+
+    def test_relay_info(self) -> None:
+        self.assertEqual(set(self.rows("relay_info")), on_the_wire(RelayInfo))
 
     def test_killed(self) -> None:
         named = {each.astext() for each in self.rows("Extended results")["killed"].findall(literal)}

@@ -22,11 +22,21 @@ from zope.interface import implementer
 
 from relayd.errors import InvalidMessage
 from relayd.hub import Hub, HubSettings
-from relayd.hub.errors import CommandInFlight, CommandRefused, HubClosed, NoAnswer, NoResult, RelayOffline
+from relayd.hub.errors import (
+    CommandInFlight,
+    CommandRefused,
+    HubClosed,
+    InfoRefused,
+    NoAnswer,
+    NoInfo,
+    NoResult,
+    RelayOffline,
+)
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected, Disconnected, EventReceived, HeartbeatReceived
 from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand, Secret
 from tests.support.schemas import TO_MAIN_SERVER, malformed
+from tests.wire.test_relay_info import info
 
 KEY = "correct-horse-battery-staple-correct"
 DIALECTS = (socketio, native)
@@ -470,6 +480,35 @@ class HubTests(HubTestCase):
             )
             await self.leave(client)
 
+    async def test_info(self) -> None:
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            asked = self.hub.info("r1"), self.hub.info("r1")
+            for _ in asked:
+                event = await client.next(EventReceived)
+                self.assertEqual((event.name, event.data), ("relay_info", {}))
+                answer = info(hosts=1, labels=1).to_wire(10_000)
+                if event.ack_id is None:
+                    client.send("relay_info", answer)
+                else:
+                    client.acknowledge(event, answer)
+            for each in asked:
+                self.assertEqual(await each, info(hosts=1, labels=1))
+            await self.leave(client)
+            await self.assertFailure(self.hub.info("r1"), RelayOffline)
+
+    async def test_info_that_is_refused_or_nonsense_or_does_not_come(self) -> None:
+        client = await self.relay()
+        nonsense = malformed({"version": 1}, "relay_info.ack", TO_MAIN_SERVER)
+        for answer, kind in (({"error": "no\nidea"}, InfoRefused), (nonsense, InvalidMessage)):
+            asked = self.hub.info("r1")
+            client.acknowledge(await client.next(EventReceived), answer)
+            self.assertNotIn("\n", str(await self.assertFailure(asked, kind)))
+        asked = self.hub.info("r1")
+        await client.next(EventReceived)
+        await self.leave(client)
+        await self.assertFailure(asked, RelayOffline)
+
     async def test_question_that_is_refused_or_answered_with_nonsense(self) -> None:
         client = await self.relay()
         asleep = malformed({"state": "asleep"}, "command_status.ack", TO_MAIN_SERVER)
@@ -640,6 +679,7 @@ class BoundsTests(HubTestCase):
         for dialect in DIALECTS:
             client = await self.relay(dialect)
             await self.assertFailure(self.hub.status("r1", "c1"), NoAnswer)
+            await self.assertFailure(self.hub.info("r1"), NoInfo)
             self.assertEqual(self.hub._questions._asked, {})
             await self.leave(client)
 

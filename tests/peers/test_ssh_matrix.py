@@ -17,11 +17,16 @@ from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from relayd.ssh.errors import LoginRefused, NoCommonAlgorithm, SignatureRefused
+from relayd.errors import HostFailure
+from relayd.ssh.errors import LibraryMissing, LoginRefused, NoCommonAlgorithm, OutdatedInCommon, SignatureRefused
 from relayd.ssh.pool import dialer
+from relayd.ssh.settings import SSHSettings
 from relayd.ssh.target import Credential, Target
 from relayd.ssh.transport import no_common_algorithm
 from relayd.ssh.transport.algorithms import COMPATIBLE, LEGACY, MODERN, POLICIES, AlgorithmPolicy, PolicyName
+from relayd.ssh_runner import RunnerSettings, SSHCommandRunner
+from relayd.wire.messages import ExecuteCommand, Secret
+from tests.support.dispatching import at_once
 from tests.support.node import NodeServer
 from tests.support.process import ChildProcess
 from tests.support.ssh import DEADLINE, ServerTestCase, key_pair
@@ -153,21 +158,42 @@ class MatrixTests(ServerTestCase):
 
     async def check_advice(self, target: Target, name: bytes) -> None:
         """Without the policy, the error says that it would help."""
-        error = await self.error_of(self.run_command(self.make_client(), target, "true"), NoCommonAlgorithm)
+        error = await self.error_of(self.run_command(self.make_client(), target, "true"), OutdatedInCommon)
         for words in (
             f"The host offers {name.decode()}",
             "this client offers",
-            f"With --ssh-algorithms legacy this client would use outdated algorithms here ({name.decode()})",
+            f"With its legacy algorithms, this client would use {name.decode()} here, which are outdated",
         ):
             self.assertIn(words, str(error))
+
+    async def test_results_name_the_option(self) -> None:
+        server = await self.start_server("KexAlgorithms diffie-hellman-group1-sha1")
+        runner = SSHCommandRunner(self.reactor, SSHSettings(known_hosts=str(self.known_hosts)), RunnerSettings())
+        self.addCleanup(runner.close)
+        order = ExecuteCommand(
+            command_id="1",
+            server_id=1,
+            host=server.host,
+            port=server.port,
+            username=server.user,
+            private_key=Secret(server.key),
+            command="true",
+        )
+        failed = await self.error_of(
+            runner.run_command(order, self.reactor.seconds() + DEADLINE, at_once, None), HostFailure
+        )
+        self.assertIn(
+            "which are outdated. The relay's operator can allow that with --ssh-algorithms legacy.", str(failed)
+        )
 
     async def test_what_no_policy_makes_possible(self) -> None:
         server = await self.start_server("MACs umac-64@openssh.com", "Ciphers aes128-ctr", host_key_types=("rsa",))
         for policy in ("modern", "legacy"):
             client = self.make_client(algorithms=policy)
             error = await self.error_of(self.run_command(client, self.target(server), "true"), NoCommonAlgorithm)
+            self.assertIs(type(error), NoCommonAlgorithm)
             self.assertIn("have no MAC in common. The host offers umac-64@openssh.com; this client offers", str(error))
-            self.assertIn("hmac-md5-96. No setting of this client changes that", str(error))
+            self.assertIn("hmac-md5-96, and has no others. Let the host's SSH server offer one of these", str(error))
 
     async def test_a_library_that_is_missing(self) -> None:
         name = b"sntrup761x25519-sha512@openssh.com"
@@ -177,10 +203,8 @@ class MatrixTests(ServerTestCase):
         self.patch(no_common_algorithm, "LEGACY", without)
         self.patch(dialer, "POLICIES", {"modern": without})
         server = await self.start_server(f"KexAlgorithms {name.decode()}")
-        error = await self.error_of(
-            self.run_command(self.make_client(), self.target(server), "true"), NoCommonAlgorithm
-        )
-        self.assertIn(f"would have {name.decode()} if the Python package pqcrypto were installed", str(error))
+        error = await self.error_of(self.run_command(self.make_client(), self.target(server), "true"), LibraryMissing)
+        self.assertIn(f"would offer {name.decode()} if the Python package pqcrypto were installed", str(error))
 
     async def test_rsa_key_with_sha1_signatures_only(self) -> None:
         private, public = make_key("rsa")

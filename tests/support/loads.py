@@ -86,10 +86,7 @@ class Load:
             await self.relay.remove()
             await self.hub.close()
             await self.sshd.stop()
-        found = _STALL.search(self.relay.log)
-        if found is None:
-            raise PeerFailed(f"the relay did not tell how its event loop fared:\n{self.relay.log[-2000:]}")
-        return Stalls(_milliseconds(found[1]), _milliseconds(found[2]), found[3])
+        return stalls_in(self.relay.log)
 
     def execute(self, command: str, **changes: Any) -> Deferred[CommandResult]:
         """Have the relay run a command."""
@@ -108,6 +105,14 @@ class Load:
     def send_text(self, text: str) -> None:
         """Send the relay a text message of one's own."""
         self.hub.relays[Relayd.proxy_id].sendMessage(text.encode(), False)
+
+
+def stalls_in(log: str) -> Stalls:
+    """What a relay that has ended tells in its log."""
+    found = _STALL.search(log)
+    if found is None:
+        raise PeerFailed(f"the relay did not tell how its event loop fared:\n{log[-2000:]}")
+    return Stalls(_milliseconds(found[1]), _milliseconds(found[2]), found[3])
 
 
 def _milliseconds(text: str) -> float:

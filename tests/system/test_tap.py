@@ -237,6 +237,20 @@ class OptionsTests(SynchronousTestCase):
             self.assertEqual(self.refused(*arguments), expected)
         self.assertEqual(self.refused("-"), "relayd: expected options only; see --help")
 
+    def test_several_values(self) -> None:
+        """Twisted alone would keep the last of them."""
+        said = self.refused("--label", "a=1", "--label=b", "--max-queue", "1", "--max-queue", "x")
+        self.assertIn("--label: expected labels like site=berlin: a key of up to 63 letters", said)
+        self.assertIn('not "b"', said)
+        self.assertIn('--max-queue: expected a whole number from 0 to 1000000, not "x"', said)
+        key = self.mktemp()
+        with open(key, "w") as file:
+            file.write("k" * 40)
+        options = Options()
+        needed = ["--server", "wss://a.example", "--proxy-id", "p", "--api-key-file", key]
+        options.parseOptions([*needed, "--label", "a=1", "--label=b=2,c=3"])
+        self.assertEqual(options.config.label, ("a=1", "b=2", "c=3"))
+
     def test_the_table_is_all_there_is(self) -> None:
         options = Options()
         self.assertIsInstance(options, usage.Options)

@@ -22,10 +22,12 @@ from relayd.uplink.turns import LARGE, Turns
 from relayd.wire.dialects.events import EventReceived, IDialect
 from relayd.wire.dialects.native import NativeRelayDialect
 from relayd.wire.dialects.socketio import SocketIORelayDialect
+from relayd.wire.relay_info import RelayInfo
 from tests.support.dispatching import HeldRunner
 from tests.support.receiver import RecordingReceiver
 from tests.support.uplink import ORDER
 from tests.support.uplink_parts import MemoryWire, settings
+from tests.wire.test_relay_info import info
 
 
 class OrdersTests(SynchronousTestCase):
@@ -36,7 +38,8 @@ class OrdersTests(SynchronousTestCase):
         self.link = Link(self.clock, self.wire, SocketIORelayDialect(), MessageLimit(self.clock, "main"), settings())
         self.turns = Turns(self.clock, lambda on: None)
         self.turns.begin_turn()
-        self.orders = Orders(self.link, self.receiver, self.turns, english)
+        self.info: RelayInfo | None = info(hosts=2)
+        self.orders = Orders(self.link, self.receiver, self.turns, english, lambda: self.info)
 
     def receive(self, name: str, data: object, ack_id: int | None = None) -> None:
         self.orders.receive(EventReceived(name, data, ack_id))
@@ -76,6 +79,42 @@ class OrdersTests(SynchronousTestCase):
         self.assertEqual(answers[:2], [{"commandId": "c1", "state": "queued"}, {"commandId": 5, "state": "running"}])
         self.assertIn("commandId is missing", answers[2]["error"])
 
+    def test_what_the_relay_is(self) -> None:
+        """Whatever data the question has, or without any."""
+        for data in ({}, None, "x", {"commandId": 5}, [[]]):
+            self.receive("relay_info", data, 1)
+            ((answer,),) = self.acknowledged()
+            self.assertEqual(answer["hosts"], [{"patterns": ["host-0.example"]}, {"patterns": ["host-1.example"]}])
+            self.assertEqual((answer["version"], answer.get("labels")), ("1", None))
+            self.wire.sent.clear()
+        self.assertEqual(self.receiver.words(), [])
+
+    def test_what_the_relay_is_without_acknowledgement(self) -> None:
+        self.receive("relay_info", {})
+        (frame,) = self.wire.sent
+        name, answer = json.loads(frame[frame.index(b"[") :])
+        self.assertEqual((name, answer["version"]), ("relay_info", "1"))
+
+    def test_a_relay_that_tells_nothing(self) -> None:
+        self.info = None
+        self.receive("relay_info", {}, 1)
+        self.receive("relay_info", {})
+        ((answer,),) = self.acknowledged()
+        self.assertEqual(answer, {"error": "The operator of this relay has it tell nothing of itself."})
+        self.assertIn(b"tell nothing of itself", self.wire.sent[1])
+
+    def test_a_main_server_that_takes_small_messages_only(self) -> None:
+        self.info = info(hosts=500)
+        for limit, least, most in ((8000, 10, 200), (300, 0, 0)):
+            self.patch(MessageLimit, "bytes", limit)
+            self.receive("relay_info", {}, 1)
+            ((answer,),) = self.acknowledged()
+            self.assertLessEqual(least, len(answer.get("hosts", ())))
+            self.assertLessEqual(len(answer.get("hosts", ())), most)
+            self.assertEqual("error" in answer, limit == 300)
+            self.assertLess(len(self.wire.sent[0]), limit)
+            self.wire.sent.clear()
+
     def test_a_status_without_acknowledgement_is_an_event(self) -> None:
         self.receive("command_status", {"commandId": "c1"})
         self.receive("cancel_command", {"commandId": "c1"})
@@ -108,7 +147,7 @@ class UsedAgainTests(SynchronousTestCase):
         link = Link(clock, wire, dialect, MessageLimit(clock, "main"), settings())
         turns = Turns(clock, lambda on: None)
         turns.begin_turn()
-        orders_of_it = Orders(link, dispatcher, turns, english)
+        orders_of_it = Orders(link, dispatcher, turns, english, lambda: None)
         orders_of_it.announce_link()
         for order in orders:
             orders_of_it.receive(EventReceived("execute_command", order, ack_id))

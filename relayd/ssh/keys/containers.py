@@ -139,6 +139,8 @@ def _inspect_openssh(data: bytes, found: Container) -> None:
             "it is a FIDO key ({type}), which cannot sign without its hardware token; use a key of another type",
             type=kind.decode(),
         )
+    if kind == b"ssh-dss":  # `cryptography` would write a warning to standard error
+        raise BadContainer("it is neither Ed25519, ECDSA nor RSA")
     if kdf == b"none":
         return
     try:

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from relayd.language.texts import Fault
+from relayd.language.texts import Fault, Text
 from relayd.ssh.keys.binary import CutOff, Fields
-from relayd.ssh.keys.types import key_type
+from relayd.ssh.keys.types import MIN_RSA_BITS, key_type
 
 #: The longest RSA key accepted, in bits: neither OpenSSL nor OpenSSH accepts a longer one.
 MAX_RSA_BITS: Final = 16384
@@ -81,11 +81,7 @@ class PublicKey:
             if modulus.bit_length() > MAX_RSA_BITS or exponent.bit_length() > MAX_EXPONENT_BITS or not modulus & 1:
                 raise CutOff
             if modulus.bit_length() < min_rsa_bits:
-                raise BadPublicKey(
-                    "it is an RSA key of {bits} bits, and needs {least} at least",
-                    bits=modulus.bit_length(),
-                    least=min_rsa_bits,
-                )
+                raise BadPublicKey(too_short(modulus.bit_length(), min_rsa_bits))
             return rsa.RSAPublicNumbers(exponent, modulus).public_key()
         if self._type not in _CURVES:
             raise BadPublicKey("it is of a type that is not supported")
@@ -144,6 +140,17 @@ def _read_dsa(fields: Fields) -> dsa.DSAPublicKey:
     if q.bit_length() != 8 * _DSA_HALF or not 1 < y < p:
         raise CutOff
     return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
+
+
+def too_short(bits: int, least: int) -> Text:
+    """What is wrong with an RSA key of *bits* bits where *least* are needed."""
+    if least > MIN_RSA_BITS <= bits:
+        return Text(
+            "it is an RSA key of {bits} bits, and needs {least} at least; the legacy algorithms allow it",
+            bits=bits,
+            least=least,
+        )
+    return Text("it is an RSA key of {bits} bits, and needs {least} at least", bits=bits, least=least)
 
 
 def rsa_bits(blob: bytes) -> int | None:

@@ -67,7 +67,7 @@ class LoginReport:
         """The server said that it would accept that key with SHA-1."""
         remark = Text(
             "the server said that it would accept this key with a SHA-1 signature (ssh-rsa), which the legacy "
-            "algorithms allow (--ssh-algorithms legacy)"
+            "algorithms allow"
         )
         self._doubtful.add(self._remark_on_key(remark))
 

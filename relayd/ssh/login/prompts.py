@@ -145,10 +145,13 @@ _OLD = "|".join(
     )
 )  # fmt: skip
 
-#: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows.
+#: Announces that a password has expired: pam_unix, Solaris, HP-UX, AIX, Windows. A notice that passwords are to be
+#: changed now and then does not.
 _EXPIRED = (
-    rb"(?i)passw\w{1,20} (?:has |have )?expired|(?:required to|must|have to) change your passw"
-    rb"|change your passw\w{1,20} (?:now|imm)"
+    rb"(?i)passw\w{1,20} (?:has |have )?expired"
+    rb"|(?:required to|must|have to) change your passw\w{1,20}\b"
+    rb"(?!,?\s+(?:now and|from time|regularly|periodically|frequently|often|every|each|at least|once|within|in \d|if))"
+    rb"|change your passw\w{1,20}\s+(?:now(?! and)|imm)"
 )
 
 _FIRST_FACTOR = r"\s*first factor\b"  # what SSSD calls the password where there is a second one

@@ -128,8 +128,7 @@ class Assignment(Generic[Work]):
                 if time is not None and time < at:
                     at = time
             # Long commands may keep every place for hours, so these must not wait for one of them to end.
-            if lane.host.limit < lane.host.most and not lane.host.ends_with_session:
-                at = min(at, lane.host.raise_at)
+            at = min(at, lane.host.next_raise)
         if lane.no_dial_before > now and (lane.usable or lane.doubted):
             at = min(at, lane.no_dial_before)
         if at < inf:

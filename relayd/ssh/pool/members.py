@@ -271,9 +271,16 @@ class PooledHost(Generic[Work]):
             if not self.memorable:
                 self.limit = self.most
 
+    @property
+    def next_raise(self) -> float:
+        """When it may be asked for one session more than it last gave."""
+        if self.limit >= self.most or self.ends_with_session:
+            return inf
+        return max(self.raise_at, self.single_until)
+
     def raise_limit(self, now: float) -> bool:
         """Ask it for one session more than it last gave, if it is time for that; says whether it is."""
-        if self.limit >= self.most or now < max(self.raise_at, self.single_until) or self.ends_with_session:
+        if now < self.next_raise:
             return False
         self.limit += 1
         self.memorable = self.limit < self.most

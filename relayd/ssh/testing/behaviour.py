@@ -51,7 +51,8 @@ class Habit(Enum):
     CLOSES_WITH_ANY_SESSION = enum.auto()
     CLOSES_INSTEAD_OF_SESSION = enum.auto()  # TCP closes after the exit status
     IGNORES_PROBES = enum.auto()
-    SENDS_IGNORE = enum.auto()  # in answer to probes
+    SENDS_IGNORE = enum.auto()  # when it is probed
+    SENDS_UNIMPLEMENTED = enum.auto()  # in answer to probes
 
 
 class Reply(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from relayd.ssh.transport.numbers import (
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_IGNORE,
+    MSG_UNIMPLEMENTED,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_METHOD,
     MSG_USERAUTH_REQUEST,
@@ -261,6 +262,8 @@ class _HostConnection(ServerConnection):
     def probed(self) -> None:
         if self._has(Habit.SENDS_IGNORE):
             self.sendPacket(MSG_IGNORE, NS(b""))
+        elif self._has(Habit.SENDS_UNIMPLEMENTED):
+            self.sendPacket(MSG_UNIMPLEMENTED, uint32(0))
         elif not self._has(Habit.IGNORES_PROBES):
             super().probed()
 

@@ -190,6 +190,10 @@ class UnreadableTests(SynchronousTestCase):
         key = dsa.generate_private_key(1024)
         self.check(pem(key, PKCS8), "neither Ed25519, ECDSA nor RSA")
         self.check(pem(key, TRADITIONAL), "neither Ed25519, ECDSA nor RSA")
+        text = pem(key, OPENSSH)
+        self.flushWarnings()  # of the library that made it
+        self.check(text, "neither Ed25519, ECDSA nor RSA")
+        self.assertEqual(self.flushWarnings(), [])
 
     def test_of_no_use_for_ssh(self) -> None:
         self.check(pem(x25519.X25519PrivateKey.generate()), "neither")

@@ -473,6 +473,18 @@ class ExpiryTests(LoginTestCase):
         self.assertEqual(self.transport.take(), [])
         self.expired()
 
+    def test_advice_to_change_it_now_and_then(self) -> None:
+        """It has not expired, and is asked for."""
+        for text in (
+            b"Please change your password now and then.\nPassword: ",
+            b"You must change your password from time to time.\nPassword: ",
+            b"Users have to change your password every 90 days.\nPassword: ",
+            b"You are required to change your password regularly\nPassword: ",
+        ):
+            self.begin(password=PASSWORD)
+            self.refuse(b"keyboard-interactive")
+            self.assertEqual(self.prompt((text, False)), self.answers(PASSWORD))
+
     def test_a_long_prompt(self) -> None:
         """It is read once, not from each "passw" in it as if that were the beginning of a word as long as the rest."""
         self.begin(password=PASSWORD)

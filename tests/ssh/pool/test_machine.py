@@ -12,7 +12,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.pool.assignment import Start
 from relayd.ssh.pool.decisions import DIAL_PAUSE, PoolState
-from relayd.ssh.pool.members import COOL_DOWN, MAX_HANDSHAKES, RAISE_AFTER, Member, hops_of, where_is
+from relayd.ssh.pool.members import (
+    COOL_DOWN,
+    LEARNED_FOR,
+    MAX_HANDSHAKES,
+    RAISE_AFTER,
+    SETTLE,
+    Member,
+    hops_of,
+    where_is,
+)
 from relayd.ssh.pool.places import Dial, Evict
 from relayd.ssh.target import Credential, Target
 from tests.support.ssh_pool import limits, steps
@@ -250,10 +259,38 @@ class PoolMachine(RuleBasedStateMachine):
         self.state.session_closed(member, self.now)
         self.work()
 
-    @rule(pick=st.integers(0, 99), dropped=st.booleans())
+    @rule(pick=st.integers(0, 99))
+    @precondition(lambda self: self.running and not self.exact)
+    def second_command_refused(self, pick: int) -> None:
+        work = sorted(self.running)[pick % len(self.running)]
+        member = self.running.pop(work)
+        self.state.takes_one_command(member, self.now)
+        self.put_back([work], member)
+
+    @rule(pick=st.integers(0, 99))
+    @precondition(lambda self: self.opening and not self.exact)
+    def sessions_late(self, pick: int) -> None:
+        """They are opened after all, and closed at once, when their commands wait for others."""
+        works = sorted(self.opening)
+        member = self.opening[works[pick % len(works)]]
+        late = [work for work in works if self.opening[work] is member]
+        if self.state.sessions_late(member, self.now, len(late)):
+            for work in late:
+                del self.opening[work]
+            self.put_back(late, member)
+
+    def put_back(self, works: list[int], member: Member[int]) -> None:
+        for work in works:
+            self.waiting[work] = member.target
+            self.state.add(member.target, work, first=True)
+            self.state.session_closed(member, self.now)
+        self.work()
+
+    @rule(pick=st.integers(0, 99), dropped=st.booleans(), with_session=st.booleans())
     @precondition(lambda self: self.open)
-    def connection_lost(self, pick: int, dropped: bool) -> None:
-        self.lose(self.open[pick % len(self.open)], dropped and not self.exact)
+    def connection_lost(self, pick: int, dropped: bool, with_session: bool) -> None:
+        member = self.open[pick % len(self.open)]
+        self.lose(member, dropped and not self.exact, with_session=with_session and not self.exact)
         self.work()
 
     @rule(pick=st.integers(0, 99))
@@ -262,12 +299,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.lose(self.closing[pick % len(self.closing)])
         self.work()
 
-    def lose(self, member: Member[int], dropped: bool = False) -> None:
+    def lose(self, member: Member[int], dropped: bool = False, with_session: bool = False) -> None:
         self.open.remove(member)
         if member in self.closing:
             self.closing.remove(member)
         opening = sorted((work for work, where in self.opening.items() if where is member), reverse=True)
-        self.state.lost(member, self.now, len(opening) if dropped else 0)
+        self.state.lost(member, self.now, len(opening) if dropped else 0, with_session=with_session)
         for work in [work for work, where in self.running.items() if where is member]:
             del self.running[work]
             self.ended.add(work)
@@ -284,12 +321,14 @@ class PoolMachine(RuleBasedStateMachine):
             for far in [far for far, way in self.carried.items() if way == forward]:
                 self.lose(far)
 
-    @rule(seconds=st.sampled_from([0.001, COOL_DOWN, 0.1, 1.0, DIAL_PAUSE, RAISE_AFTER]))
+    @rule(seconds=st.sampled_from([0.001, COOL_DOWN, 0.1, SETTLE, DIAL_PAUSE, RAISE_AFTER, LEARNED_FOR]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         alarm = self.state.alarm()
         if alarm is not None and alarm <= self.now:
             self.work()
+            alarm = self.state.alarm()
+            assert alarm is None or alarm > self.now, "an alarm that is always due"
 
     @rule(timeout=st.sampled_from([1.0, 100.0]))
     def close_idle(self, timeout: float) -> None:

@@ -4,6 +4,8 @@ What the pool keeps of connections, targets and hosts: counters that always agre
 
 from __future__ import annotations
 
+from math import inf
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
@@ -14,6 +16,7 @@ from relayd.ssh.pool.budget import CAP_TIME, ConnectionBudget
 from relayd.ssh.pool.members import (
     COOL_DOWN,
     HANG_UP_PAUSE,
+    LEARNED_FOR,
     MAX_HANDSHAKES,
     MAX_HANG_UPS,
     RAISE_AFTER,
@@ -100,6 +103,25 @@ class LaneTests(SynchronousTestCase):
 
 class HostTests(SynchronousTestCase):
     """`PooledHost`."""
+
+    def test_one_command_a_connection(self) -> None:
+        """No other limit that is learned meanwhile makes it end earlier, or an alarm be due before it ends."""
+        host = host_of()
+        host.learn_single(0.0)
+        host.lower(1, 0.0)
+        self.assertEqual((host.next_raise, host.is_single(RAISE_AFTER)), (LEARNED_FOR, True))
+        self.assertFalse(host.raise_limit(RAISE_AFTER))
+        self.assertTrue(host.raise_limit(LEARNED_FOR))
+        self.assertEqual((host.limit, host.is_single(LEARNED_FOR)), (2, False))
+
+    def test_an_end_with_a_session(self) -> None:
+        """Time alone does not change that; a connection that lives on does, and restores the limit."""
+        host = host_of()
+        host.learn_end(0.0)
+        self.assertEqual((host.limit, host.next_raise, host.memorable), (1, inf, True))
+        self.assertFalse(host.raise_limit(LEARNED_FOR))
+        host.lived_on(LEARNED_FOR)
+        self.assertEqual((host.limit, host.ends_with_session, host.memorable), (3, False, False))
 
     def test_the_limit_falls_and_rises(self) -> None:
         host = host_of(5)

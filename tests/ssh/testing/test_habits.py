@@ -119,6 +119,25 @@ class HabitTests(HabitCase):
             done = await self.run_command(b"slow")
             self.assertEqual((done.error, done.stdout.text()), (None, "slow!"))
 
+    async def test_every_packet_is_a_sign_of_life(self) -> None:
+        """Of a host that answered probes before, too."""
+        self.client = self.make_client(keepalive_interval=0.1)
+        await self.run_command(b"slow")
+        self.host.habit = Habit.SENDS_IGNORE
+        self.assertEqual((await self.run_command(b"slow")).error, None)
+        self.assertEqual(self.host.factory.accepted, 1)
+
+    async def test_a_host_that_answers_no_more(self) -> None:
+        """It answered before, if only that it does not know the question: it is gone."""
+        for habit in (None, Habit.SENDS_UNIMPLEMENTED):
+            self.client = self.make_client(keepalive_interval=0.1)
+            self.host.habit, self.host.misbehaviour = habit, None
+            await self.run_command(b"slow")
+            self.host.habit, self.host.misbehaviour = Habit.IGNORES_PROBES, Misbehaviour.NEVER_ENDS
+            error = (await self.run_command(b"x")).error
+            assert error is not None
+            self.assertIn("it stopped answering", str(error))
+
     async def test_what_is_known_of_a_host_is_tried_again(self) -> None:
         """It outlives the connections, but not for ever."""
         self.host.habit = Habit.REFUSES_SECOND_COMMAND

@@ -1,0 +1,91 @@
+"""
+SSH servers of every make, each as it is: ten commands at a time, silences, standard input, commands that a signal ends.
+
+The servers that could be brought; `tests.support.ssh_matrix` says what is asserted of each, and makes the table in
+``docs/ssh.rst`` of it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.target import Target
+from tests.support.ssh import DEADLINE, ServerTestCase
+from tests.support.ssh_matrix import ROWS, Row
+from tests.support.ssh_peers import BROUGHT, SSHPeer, started
+
+#: Seconds between two probes of a server that has no good answer to them: a longer silence must do no harm.
+PROBES = 1.0
+
+
+class FieldTests(ServerTestCase):
+    """A test for each server that was brought."""
+
+    async def check(self, peer: SSHPeer, row: Row) -> None:
+        self.assertTrue(_version(peer).startswith(row.version), _version(peer))
+        client = self.make_client(**peer.settings)
+        target = peer.target()
+        done = await self.run_command(client, target, "echo out; exit 3")
+        self.assertEqual((done.stdout.text(), done.exit.status), ("out", 3 if row.status else 0))
+        await self.check_many(client, target, row)
+        done = await self.run_command(client, target, "kill -TERM $$")
+        self.assertEqual(done.exit.signal or done.exit.status, row.killed)
+        if row.stdin:
+            given = b"line\n" * 20_000
+            done = await client.run(target, b"wc -c", self.reactor.seconds() + DEADLINE, stdin=given)
+            self.assertEqual(done.stdout.text().strip(), str(len(given)))
+        if row.quiet:
+            client = self.make_client(keepalive_interval=PROBES, **peer.settings)
+            done = await self.run_command(client, target, f"sleep {PROBES * 4:g}; echo done")
+            self.assertEqual((done.stdout.text(), done.error), ("done", None))
+
+    async def check_many(self, client: SSHClient, target: Target, row: Row) -> None:
+        """All at once: each runs once, and what the host bears is learned."""
+        ran = self.directory / "ran"
+        ran.touch()
+        ran.chmod(0o666)
+        self.directory.chmod(0o755)
+        running = [
+            self.run_command(client, target, f"echo {number} >>{ran}; sleep 0.1; echo {number}") for number in range(10)
+        ]
+        each: list[Completed] = await gatherResults(running)
+        self.assertEqual([done.error for done in each], [None] * 10)
+        self.assertEqual([done.stdout.text() for done in each], [str(number) for number in range(10)])
+        self.assertEqual(sorted(ran.read_text().split()), [str(number) for number in range(10)])
+        last = self.run_command(client, target, "sleep 0.2")
+        (known,) = client.hosts()
+        self.assertEqual((known.limit, known.single), (row.limit, row.single))
+        await last
+
+    async def test_the_kernel_is_asked_about_the_machine(self) -> None:
+        """A machine that acknowledges nothing for three intervals ends a connection, whatever its server does."""
+        server = await self.start_server()
+        client = self.make_client(keepalive_interval=20.0)
+        await self.run_command(client, self.target(server), "true")
+        (connection,) = client._pool._connections.members  # users of the package do not see sockets
+        below: Any = connection.transport.transport
+        found = below.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        self.assertEqual((found, below.getTcpKeepAlive()), (60_000, True))
+        await self.until(lambda: connection.answers_probes, "the server has answered a probe")
+
+
+def _version(peer: SSHPeer) -> str:
+    with closing(socket.create_connection(("127.0.0.1", peer.port), DEADLINE)) as connection:
+        return connection.recv(255).decode("ascii", "replace")
+
+
+def _test_of(name: str) -> Callable[[FieldTests], Coroutine[Deferred[Any], Any, None]]:
+    async def test(self: FieldTests) -> None:
+        await self.check(started(name), ROWS[name])
+
+    return test
+
+
+for _name in sorted(BROUGHT):
+    setattr(FieldTests, f"test_{_name}", _test_of(_name))

@@ -38,7 +38,6 @@ from relayd.ssh.errors import (
     NoCredential,
     NoDescriptor,
     OutdatedInCommon,
-    NoShell,
     SignatureRefused,
     SSHError,
 )

@@ -26,6 +26,7 @@ from relayd.audit.seal import seal_file
 from relayd.errors import ConfigError, CredentialMissing
 from relayd.interfaces import IAudit
 from relayd.wire.messages import JumpHost, Secret
+from relayd.wire.running import Become
 from tests.support.auditing import AuditCase, edit, entries, faults, files, fill, settings, small_disk, state, write
 from tests.support.dispatching import PASSWORD, Desk, command, result, watch_log
 
@@ -347,10 +348,16 @@ class DocumentTests(AuditCase):
         for number, commands in enumerate(("digest", "text")):
             self.path.open("ab").write(b"x" * number)  # torn
             log = self.start(commands=commands)
-            log.record_accepted(command(via=(HOP,), written="Web1"))
+            order = command(via=(HOP,), written="Web1", become=Become())
+            log.record_accepted(order)
             for _ in range(BURST + 1):
-                log.record_refused(command(via=(HOP,), written="Web1"), CredentialMissing(username="root", host="web1"))
-            log.record_ended(command(written="Web1"), "ok", result(), 1.0)
+                log.record_refused(
+                    command(via=(HOP,), written="Web1", become=Become()),
+                    CredentialMissing(username="root", host="web1"),
+                )
+            done = result()
+            done = replace(done, details=replace(done.details, ran_as="root"))
+            log.record_ended(command(written="Web1"), "ok", done, 1.0)
             log._lost = 1
             await log.close()
         lines = [json.loads(line) for line in self.path.read_bytes().splitlines() if line != b"x"]

@@ -311,7 +311,9 @@ class ApplyTests(ConfigCase):
         self.assertFalse(relay._dispatcher._policy.judge_user("y").allowed)
         self.assertEqual(relay._uplink._settings.reconnect_delay, 9.0)
         self.assertEqual(relay._uplink._retry.delay, 9.0)
-        self.assertEqual((client._settings.max_output, relay._runner._texts.settings.working_directory), (2 << 20, "/tmp"))
+        self.assertEqual(
+            (client._settings.max_output, relay._runner._texts.settings.working_directory), (2 << 20, "/tmp")
+        )
         self.assertEqual((client._dialer._settings.connect_timeout, client._pool._idle_timeout), (3.0, 7.0))
         self.assertIsNotNone(relay._runner._credentials.find("a", 22, "b"))
         odd = {table.of("odd", 22, "b").max_sessions for table in (

@@ -84,11 +84,6 @@ class DeviceSession:
         self._pool.submit(self._job)
 
     @property
-    def connection_timings(self) -> dict[str, float]:
-        """Seconds that the connection took to open, by phase."""
-        return {} if self._job.connection is None else self._job.connection.timings
-
-    @property
     def starting(self) -> bool:
         """Whether the pool has no open connection for it yet."""
         return self._shell.state in (State.WAITING, State.OPENING)

@@ -42,6 +42,7 @@ from relayd.ssh.outcome import (
     Completed,
     connection_lost,
     ended_early,
+    give,
     not_reached,
     reached,
     too_long_to_start,
@@ -359,12 +360,7 @@ class Execution:
             # long collection of garbage, which each such command makes longer.
             self._session.let_go()
             self._job.let_go()
-        if self.done.called:
-            return
-        if isinstance(result, SSHError | Failure):
-            self.done.errback(result)
-        else:
-            self.done.callback(result)
+        give(self.done, result)
 
 
 def _command(request: RunRequest, max_output: int) -> Command:

@@ -5,6 +5,8 @@ How a command ended: what a program gets of it, and which error describes an end
 from __future__ import annotations
 
 from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from relayd.language.errors import Executed
 from relayd.language.texts import Text, span
@@ -60,6 +62,16 @@ class Completed(Struct, frozen=True, kw_only=True):
     open: Text | None
     killed: Killed | None
     timings: dict[str, float]
+
+
+def give(done: Deferred[Completed], result: Completed | SSHError | Failure) -> None:
+    """Fire *done* with how a command ended, or why it was not run, unless it has fired."""
+    if done.called:
+        return
+    if isinstance(result, SSHError | Failure):
+        done.errback(result)
+    else:
+        done.callback(result)
 
 
 def outcome_of(killed: Killed) -> str:

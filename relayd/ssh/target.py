@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 # Digests made with this key mean nothing outside this process, so nobody can guess a password from a digest.
 _DIGEST_KEY = os.urandom(32)
@@ -119,6 +120,10 @@ class Target(Struct, frozen=True):
     def dialled(self) -> str:
         """What is looked up, or connected to."""
         return self.host if self.looked_up is None else self.looked_up
+
+    def shared(self) -> Target:
+        """The same login, on a connection that other commands may use, too."""
+        return replace(self, alone=False) if self.alone else self
 
     def digest(self) -> bytes:
         """

@@ -30,7 +30,7 @@ from relayd.ssh.errors import (
     SessionTimeout,
     SSHError,
 )
-from relayd.ssh.outcome import Completed, outcome_of
+from relayd.ssh.outcome import Completed, give, outcome_of
 from relayd.ssh.target import Target
 
 
@@ -196,9 +196,4 @@ class DeviceRun:
         call, self._call = self._call, None
         if call is not None and call.active():
             call.cancel()
-        if self.done.called:
-            return
-        if isinstance(result, SSHError | Failure):
-            self.done.errback(result)
-        else:
-            self.done.callback(result)
+        give(self.done, result)

@@ -120,7 +120,7 @@ class Ending:
         job, connection = self._job, self._job.connection
         if connection is None or connection.transport.forced_command:
             return
-        target = structs.replace(job.target, alone=False) if job.target.alone else job.target
+        target = job.target.shared()
         version = connection.transport.otherVersionString
         command = self._shell_command()
         text = None if command is None else guarded(command.text, version, by_key=target.credential.has_key)

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import structs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -103,7 +102,7 @@ class WindowsEnding:
         self._asked = False
         self._call: IDelayedCall | None = None
         text = encoded(script(needle, self._mark)).encode("ascii")
-        target = structs.replace(job.target, alone=False) if job.target.alone else job.target
+        target = job.target.shared()
         self._killer = Session(Command(text, _MOST), self._starts, self._answered)
         self._killer_job = Job(target, self._killer, self._failed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
@@ -11,7 +11,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.errors import RelayError
+from relayd.network.credential_rules import CredentialRule
 from relayd.network.host_rules import Become, HostRule, HostSettings, HostTable
+from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import CommandLine, MemoryDevice, MemoryNetwork
 from relayd.ssh_devices import lines_of
@@ -66,10 +68,10 @@ class RunnerTests(TestCase):
         self.clock = Clock()
         self.network = MemoryNetwork(reactor, self.clock)
 
-    def make_runner(self, site: HostSettings) -> SSHCommandRunner:
+    def make_runner(self, site: HostSettings, *credentials: CredentialRule) -> SSHCommandRunner:
         hosts = HostTable((HostRule(hosts=("router.*",), settings=site),))
         ssh = SSHSettings(known_hosts=self.mktemp(), host_keys="ignore", connect_timeout=30.0)
-        runner = SSHCommandRunner(self.network, ssh, RunnerSettings(hosts=hosts))
+        runner = SSHCommandRunner(self.network, ssh, RunnerSettings(hosts=hosts), CredentialTable(credentials))
         self.addCleanup(lambda: self.passing(runner.close()))
         return runner
 
@@ -98,7 +100,15 @@ class RunnerTests(TestCase):
         stopped = await self.run_command(runner, "bogus\nshow version", extended=True)
         self.assertEqual((1, "line-refused"), (stopped["exitCode"], stopped["error"]["code"]))
 
+    def private_file(self, text: str) -> str:
+        path = Path(self.mktemp())
+        path.touch(mode=0o600)
+        path.write_text(text)
+        return str(path)
+
     async def test_secret_of_the_site(self) -> None:
+        """It goes where the site's own credential logs in, and to no login that the main server brings."""
+
         def answer(line: CommandLine, text: bytes) -> bytes | None:
             if text == b"enable":
                 line.mode = "password"
@@ -110,12 +120,13 @@ class RunnerTests(TestCase):
             return b""
 
         device = self.network.add(MemoryDevice(answer=answer))
-        file = self.mktemp()
-        with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as secret:
-            secret.write("s3cret\n")
-        site = HostSettings(shell="device", family="cisco", become=Become(kind="enable", password_file=file))
-        await self.run_command(self.make_runner(site), "show version")
-        self.assertEqual([b"router#"], [line.prompt for line in device.command_lines])
+        secret = Become(kind="enable", password_file=self.private_file("s3cret\n"))
+        login = CredentialRule(hosts=("router.*",), password_file=self.private_file("password\n"))
+        runner = self.make_runner(HostSettings(shell="device", family="cisco", become=secret), login)
+        await self.run_command(runner, "show version", password=None)
+        await self.run_command(runner, "show version")
+        self.assertEqual([b"router#", b"router>"], [line.prompt for line in device.command_lines])
+        self.assertEqual(1, device.lines.count(b"s3cret"))
 
     async def test_refused_before_any_host_is_contacted(self) -> None:
         error = self.make_runner(CISCO).refuses(order("show version", cwd="/tmp"))

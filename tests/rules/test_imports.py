@@ -170,7 +170,7 @@ class ImportTests(SynchronousTestCase):
             text = path.read_text()
             names = set(re.findall(r"\bLogger\((.*?)\)", text))
             # As an attribute of a class it would be renamed after the class, whatever it is given.
-            made = re.findall(r"(.*)\bLogger\(", text)
+            made = re.findall(r"^(.*)\bLogger\(", text, re.MULTILINE)
             self.assertEqual([line.lstrip() for line in made], ["_log = "] * len(names), module)
             self.assertNotRegex(text, r"\n    _log = Logger", module)
             wing = ".".join(module.split(".")[:2]) if module.count(".") > 1 else "relayd"

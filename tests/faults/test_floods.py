@@ -11,10 +11,13 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from relayd.ssh.target import Target
+from relayd.ssh.transport import transport
+from relayd.ssh.transport.pacing import Pacer
 from tests.support.floods import KINDS
 from tests.support.ssh import ServerTestCase
 
@@ -24,11 +27,11 @@ NAMES = (
     "extensions", "late-extensions", "rekeys", "quick-rekeys", "long-kexinits", "bytes", "lines", "plain-ignore",
     "banners", "ignore", "unknown", "output", "window", "never-reads",
 )  # fmt: skip
-#: Seconds of a flood that are watched, once it has begun, and of the processor's time that it may take of them.
-#: By its prices it gets 0.05 of them; without, it took what there was.
-WATCHED, MOST = 1.5, 0.4
-#: Seconds that `work` took where that was measured. A processor that two share, or a slow one, takes longer for all.
-QUIET = 0.00065
+#: Seconds of a flood that are watched, once it has begun.
+WATCHED = 1.0
+#: Microseconds, at the prices of `relayd.ssh.transport.pacing`, that a hostile host may cost: at first, and in each
+#: second. They are written here again, with a margin for what one turn reads, so that a change there is seen.
+AT_FIRST, EACH_SECOND = 100_000, 50_000
 #: Seconds for an answer of the good host: on a machine that has others to run too.
 WORST = 3.0
 
@@ -44,36 +47,60 @@ def ports() -> dict[str, int]:
     return {name: int(process.stdout.readline()) for name in NAMES}
 
 
+class CountingPacer(Pacer):
+    """
+    A pacer that also adds up what its connection costs.
+
+    :ivar cost: microseconds, less what commands and their output pay, and not less what time pays.
+    """
+
+    def __init__(self, clock: Any, paced: Any) -> None:
+        super().__init__(clock, paced)
+        self.port = paced.port
+        self.began = clock.seconds()
+        self._forgiven = 0
+
+    def settle(self, more: bool) -> None:
+        before = self.owed
+        super().settle(more)
+        self._forgiven += before - self.owed
+
+    @property
+    def cost(self) -> int:
+        return self.owed + self._forgiven
+
+
 class FloodTests(ServerTestCase):
     """One kind each."""
 
     async def flood(self, name: str) -> None:
         kind = KINDS[name]
+        pacers: list[CountingPacer] = []
+
+        def make_pacer(clock: Any, paced: Any) -> CountingPacer:
+            pacers.append(CountingPacer(clock, paced))
+            return pacers[-1]
+
+        self.patch(transport, "Pacer", make_pacer)
         good = self.target(await self.start_server())
         client = self.make_client()
         await self.run_command(client, good, "true")
         hostile = Target("127.0.0.1", ports()[name], "somebody", kind.credential())
-        ended: list[object] = []
-        client.run(hostile, b"true", self.reactor.seconds() + 60, stdin=kind.stdin).addBoth(ended.append)
-        await self.sleep(0.5)
-        worst, own, rounds, began, cpu = 0.0, 0.0, 0, time.monotonic(), time.process_time()
+        client.run(hostile, b"true", self.reactor.seconds() + 60, stdin=kind.stdin).addBoth(lambda _: None)
+        await self.sleep(0.3)
+        worst, began = 0.0, time.monotonic()
         while time.monotonic() - began < WATCHED:
             asked = time.monotonic()
             done = await self.run_command(client, good, "echo ok")
             self.assertEqual((done.stdout.text(), done.error), ("ok", None))
             worst = max(worst, time.monotonic() - asked)
-            own, rounds = own + work(), rounds + 1
             await self.sleep(0.1)
-        slower = max(1.0, own / rounds / QUIET)
-        self.assertLess((time.process_time() - cpu - own) / slower, MOST, f"this machine is slower by {slower:.2f}")
+        watched = [pacer for pacer in pacers if pacer.port == hostile.port]
+        self.assertTrue(watched)
+        for pacer in watched:
+            allowed = AT_FIRST + EACH_SECOND * (self.reactor.seconds() - pacer.began)
+            self.assertLess(pacer.cost, allowed)
         self.assertLess(worst, WORST)
-
-
-def work() -> float:
-    """Do something that is always the same: seconds of the processor's time that it took."""
-    began = time.process_time()
-    sum(len(str(number).encode()) for number in range(5000))
-    return time.process_time() - began
 
 
 def _test(name: str) -> None:

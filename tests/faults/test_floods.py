@@ -1,6 +1,6 @@
 """
-Hosts that keep a relay busy, in a process of their own: the client gives none of them more than a part of a processor,
-and commands on a good host are answered meanwhile.
+Hosts that keep a relay busy, in a process of their own: the client makes each wait, or leaves it, and commands on a
+good host are answered meanwhile. Processor time depends on the machine: benchmarks/hostile.py measures that.
 """
 
 from __future__ import annotations
@@ -44,9 +44,6 @@ WATCHED = 1.0
 AT_FIRST, EACH_SECOND = 60_000, 50_000
 #: How much more one key exchange by the dearest method costs.
 DEAR = {"rekeys": 50_000}
-#: The part of a processor that the client, its commands on the good host, and that host take, by the processor's clock.
-#: It is 0.05 to 0.15, on a slow machine twice that; it was 0.75 to 1 with a host that never had to wait.
-MOST = 0.6
 #: Seconds for an answer of the good host: on a machine that has others to run too.
 WORST = 3.0
 
@@ -108,9 +105,8 @@ class FloodTests(ServerTestCase):
             self.assertIn(LEFT[name], str(error))
             return
         await self.answers_until(lambda: any(pacer.held for pacer in self.watched()), DEAR.get(name, 0))
-        began, cpu = time.monotonic(), time.process_time()
+        began = time.monotonic()
         await self.answers_until(lambda: time.monotonic() - began >= WATCHED, DEAR.get(name, 0))
-        self.assertLess((time.process_time() - cpu) / (time.monotonic() - began), MOST)
 
     def make_pacer(self, clock: Any, paced: Any) -> CountingPacer:
         self.pacers.append(CountingPacer(clock, paced))

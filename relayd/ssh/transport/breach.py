@@ -12,4 +12,4 @@ class Breach(Fault):
 
 
 class LibraryGone(Fault):
-    """A library that was there when relayd began cannot be loaded any more; the argument says so."""
+    """A library that was there when this program began cannot be loaded any more; the argument says so."""

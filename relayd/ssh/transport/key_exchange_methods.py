@@ -184,7 +184,7 @@ def _sntrup_761() -> Any:
     except (ImportError, OSError) as error:
         reason = shortage() or type(error).__name__
         raise LibraryGone(
-            "this relay cannot load the Python package {library}, which was there when it began: {reason}",
+            "this client cannot load the Python package {library}, which was there when it began: {reason}",
             library="pqcrypto",
             reason=reason,
         ) from None

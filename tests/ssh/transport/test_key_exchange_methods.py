@@ -131,4 +131,4 @@ class SNTRUP761Tests(SynchronousTestCase):
             fault = self.assertRaises(LibraryGone, SNTRUP761X25519)
         error = error_of(fault, "h", 22, secured=False)
         self.assertIsInstance(error, KeyExchangeFailed)
-        self.assertIn("this relay cannot load the Python package pqcrypto, which was there when it began", str(error))
+        self.assertIn("this client cannot load the Python package pqcrypto, which was there when it began", str(error))

@@ -15,7 +15,7 @@ from relayd.ssh.errors import (
     ProtocolBroken,
     SSHError,
 )
-from relayd.ssh.transport.breach import Breach
+from relayd.ssh.transport.breach import Breach, LibraryGone
 from relayd.ssh.transport.ciphers import BadPacket
 from relayd.ssh.transport.kexinit import NothingInCommon
 from relayd.ssh.transport.no_common_algorithm import no_common_algorithm
@@ -25,7 +25,7 @@ from relayd.ssh.transport.version_exchange import NOTHING, NoVersion
 #: Bytes shown of what a server says: lists of algorithms are long.
 MAX_SHOWN: Final = 300
 #: What the parts of a transport raise. Anything else comes from bytes that nobody foresaw.
-KNOWN_FAULTS: Final = (SSHError, NoVersion, NothingInCommon, BadProof, BadPacket, Breach)
+KNOWN_FAULTS: Final = (SSHError, NoVersion, NothingInCommon, BadProof, BadPacket, Breach, LibraryGone)
 
 
 def error_of(fault: Exception, host: str, port: int, *, secured: bool) -> SSHError:
@@ -40,7 +40,7 @@ def error_of(fault: Exception, host: str, port: int, *, secured: bool) -> SSHErr
         return NotSSH(host=host, port=port, reason=fault.text)
     if isinstance(fault, NothingInCommon):
         return no_common_algorithm(fault, host, port)
-    if isinstance(fault, BadProof):
+    if isinstance(fault, BadProof | LibraryGone):
         return KeyExchangeFailed(host=host, port=port, reason=fault.text)
     if isinstance(fault, BadPacket):
         reason = Text("it sent a packet with a {fault}", fault=fault.text)

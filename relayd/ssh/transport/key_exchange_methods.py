@@ -14,6 +14,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import dh, ec
@@ -23,7 +24,8 @@ from cryptography.utils import CryptographyDeprecationWarning
 from msgspec import Struct
 from twisted.conch.ssh.common import MP, NS, getMP, getNS
 
-from relayd.ssh.transport.breach import Breach
+from relayd.network.descriptors import shortage
+from relayd.ssh.transport.breach import Breach, LibraryGone
 from relayd.ssh.transport.numbers import (
     MSG_KEX_DH_GEX_INIT,
     MSG_KEX_DH_GEX_REPLY,
@@ -37,10 +39,8 @@ try:
 except ImportError:  # before cryptography 47
     MLKEM768PrivateKey = None  # type: ignore[assignment,misc]
 
-try:
-    from pqcrypto.kem import sntrup_761
-except ImportError:  # an extra of this package
-    sntrup_761 = None
+#: An extra of this package; it has dozens of methods, and takes more than a megabyte of memory.
+HAS_PQCRYPTO = find_spec("pqcrypto") is not None
 
 # Servers that have nothing newer will be there for years, and a warning about each of them helps nobody.
 warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", CryptographyDeprecationWarning)
@@ -161,15 +161,34 @@ class SNTRUP761X25519(_OneRound):
     price = 50_000  # most of it for the key
 
     def __init__(self) -> None:
+        self._library = _sntrup_761()
         self._x25519 = X25519PrivateKey.generate()
-        public, self._secret_key = sntrup_761.keygen()
+        public, self._secret_key = self._library.keygen()
         self._ours = public + self._x25519.public_key().public_bytes_raw()
 
     def _secret(self, theirs: bytes) -> bytes:
-        size = sntrup_761.CIPHERTEXT_SIZE
-        quantum_safe = sntrup_761.decaps(self._secret_key, theirs[:size])
+        size = self._library.CIPHERTEXT_SIZE
+        quantum_safe = self._library.decaps(self._secret_key, theirs[:size])
         classic = self._x25519.exchange(X25519PublicKey.from_public_bytes(theirs[size:]))
         return NS(hashlib.sha512(quantum_safe + classic).digest())
+
+
+def _sntrup_761() -> Any:
+    """
+    The library for Streamlined NTRU Prime, imported with the first server that has no better method.
+
+    :raises LibraryGone: when it cannot be imported any more.
+    """
+    try:
+        from pqcrypto.kem import sntrup_761
+    except (ImportError, OSError) as error:
+        reason = shortage() or type(error).__name__
+        raise LibraryGone(
+            "this client cannot load the Python package {library}, which was there when it began: {reason}",
+            library="pqcrypto",
+            reason=reason,
+        ) from None
+    return sntrup_761
 
 
 class ECDH(_OneRound):
@@ -325,7 +344,7 @@ METHODS: dict[bytes, Callable[[], KeyExchangeMethod]] = {
 }
 if MLKEM768PrivateKey is not None:
     METHODS[b"mlkem768x25519-sha256"] = MLKEM768X25519
-if sntrup_761 is not None:
+if HAS_PQCRYPTO:
     METHODS[b"sntrup761x25519-sha512"] = METHODS[b"sntrup761x25519-sha512@openssh.com"] = SNTRUP761X25519
 #: Methods that need a library which is not installed here, with the library's name for pip.
 MISSING_LIBRARIES: dict[bytes, str] = {

@@ -4,12 +4,17 @@ Key exchange methods by themselves: groups, and what a hostile server may send.
 
 from __future__ import annotations
 
+import sys
 import time
+from unittest.mock import patch
 
+from pqcrypto.kem import sntrup_761
 from twisted.conch.ssh.common import MP, NS, getMP, getNS
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.ssh.transport.breach import Breach
+from relayd.ssh.errors import KeyExchangeFailed
+from relayd.ssh.transport.breach import Breach, LibraryGone
+from relayd.ssh.transport.faults import error_of
 from relayd.ssh.transport.key_exchange_methods import (
     METHODS,
     SNTRUP761X25519,
@@ -17,7 +22,6 @@ from relayd.ssh.transport.key_exchange_methods import (
     FixedGroup,
     GroupExchange,
     modp_prime,
-    sntrup_761,
 )
 from relayd.ssh.transport.numbers import MSG_KEX_DH_GEX_REPLY, MSG_KEX_REPLY
 
@@ -120,3 +124,11 @@ class SNTRUP761Tests(SynchronousTestCase):
         for value in (b"", ciphertext, good[:-1], good + b"\0", ciphertext + bytes(32), bytes(10_000)):
             answer = NS(b"key") + NS(value) + NS(b"signature")
             self.assertRaises(Breach, SNTRUP761X25519().step, MSG_KEX_REPLY, answer)
+
+    def test_the_library_was_removed_since_the_start(self) -> None:
+        """It is imported with the first server that needs it."""
+        with patch.dict(sys.modules, {"pqcrypto.kem": None}):
+            fault = self.assertRaises(LibraryGone, SNTRUP761X25519)
+        error = error_of(fault, "h", 22, secured=False)
+        self.assertIsInstance(error, KeyExchangeFailed)
+        self.assertIn("this client cannot load the Python package pqcrypto, which was there when it began", str(error))

@@ -51,7 +51,7 @@ WORST = 3.0
 @cache
 def ports() -> dict[str, int]:
     """Where the hosts are, which all tests of this process share: their process takes a second to start."""
-    argv = ["nice", sys.executable, "-m", "tests.support.floods", *NAMES]
+    argv = [sys.executable, "-m", "tests.support.floods", *NAMES]
     process = subprocess.Popen(argv, cwd=TOP, stdout=subprocess.PIPE)
     atexit.register(process.wait)
     atexit.register(process.kill)  # before that: the last one first

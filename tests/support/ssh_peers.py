@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -234,7 +235,8 @@ def started(name: str) -> SSHPeer:
     atexit.register(end)
     if not port:
         assert process.stdout is not None
-        line = process.stdout.readline()
+        said, _, _ = select.select([process.stdout], [], [], PATIENCE)
+        line = process.stdout.readline() if said else b""
         port = int(json.loads(line)["listening"]) if line else 0
     _wait_until_it_listens(name, process, port, log)
     return SSHPeer(name, port, user, credential, kind.settings, log)

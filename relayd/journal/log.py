@@ -32,6 +32,12 @@ BEGIN: Final = 2 * SECTOR
 #: Bytes that the file system sets aside at a time: to write where nothing is set aside costs twice as much.
 STEP: Final = 32 << 10
 
+#: Bytes of a result from which on it is not copied into the rest of its batch; it has to have more than 64 KiB.
+LONG: Final = 256 << 10
+#: No bytes, and what comes before more than 64 KiB of them ("bin 8" and "bin 32" in the specification of msgpack).
+_NO_BYTES: Final = b"\xc4\0"
+_LONG_BYTES: Final = struct.Struct(">BI")
+
 #: Magic, version, whether batches were synced one after the other, number of the log, salt.
 _HEADER: Final = struct.Struct("<16sHHQ16s")
 #: The marker is half the salt; then the length of what follows, the checksum, and the number of the batch.
@@ -46,6 +52,13 @@ _NAME: Final = re.compile(r"log\.([0-9]{8,})")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Batch).decode
+
+
+def _encode_but_for_body(batch: Batch, last: Finished) -> bytes:
+    """A batch up to the bytes of its last result, which are the last of all in msgpack."""
+    records = [*batch.records[:-1], Finished(last.id, b"")]
+    content = _encode(Batch(batch.at, batch.now, records))
+    return content.removesuffix(_NO_BYTES) + _LONG_BYTES.pack(0xC6, len(last.body))
 
 
 def log_name(number: int) -> str:
@@ -84,9 +97,10 @@ class Header(Struct, frozen=True):
         packed = _HEADER.pack(MAGIC, VERSION, self.synced, self.number, self.salt)
         return (packed + _CRC.pack(crc32(packed))).ljust(SECTOR, b"\0") * 2
 
-    def checksum(self, place: int, batch: int, content: bytes | memoryview) -> int:
-        """The checksum of the batch with this number and content, at this place."""
-        return crc32(content, crc32(_PLACE.pack(place, batch, len(content)), crc32(self.salt)))
+    def checksum(self, place: int, batch: int, content: bytes | memoryview, body: bytes = b"") -> int:
+        """The checksum of the batch with this number and content, which *body* ends, at this place."""
+        checksum = crc32(content, crc32(_PLACE.pack(place, batch, len(content) + len(body)), crc32(self.salt)))
+        return crc32(body, checksum) if body else checksum
 
 
 def read_header(data: bytes) -> Header | None:
@@ -181,10 +195,21 @@ def _batch_at(view: memoryview, place: int, header: Header) -> tuple[int, int, B
 
 
 class Frame(Struct, frozen=True):
-    """A batch, and the bytes that stand for it at its place."""
+    """
+    A batch, and the bytes that stand for it at its place.
+
+    :ivar data: the bytes, but for *body*.
+    :ivar body: the long result with which they end. It is not copied: no other thread could run meanwhile.
+    """
 
     batch: Batch
     data: bytes
+    body: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return len(self.data) + len(self.body)
 
 
 class Log:
@@ -239,9 +264,14 @@ class Log:
     def frame(self, records: list[AnyRecord], at: float, now: float) -> Frame:
         """The first step of `append`: what is to be written.  The others have to follow before the next one."""
         batch = Batch(at, now, records)
-        content = _encode(batch)
-        checksum = self._header.checksum(self.size, self._batch + 1, content)
-        return Frame(batch, _FRAME.pack(self._marker, len(content), checksum, self._batch + 1) + content)
+        last = records[-1] if records else None
+        if type(last) is Finished and len(last.body) > LONG:
+            content, body = _encode_but_for_body(batch, last), last.body
+        else:
+            content, body = _encode(batch), b""
+        checksum = self._header.checksum(self.size, self._batch + 1, content, body)
+        head = _FRAME.pack(self._marker, len(content) + len(body), checksum, self._batch + 1)
+        return Frame(batch, head + content, body)
 
     def write(self, frame: Frame) -> None:
         """
@@ -251,10 +281,12 @@ class Log:
         """
         if self._dirty:
             self._cut()
-        if self.size + len(frame.data) > self._allocated:
-            self._make_room(len(frame.data))
+        if self.size + frame.size > self._allocated:
+            self._make_room(frame.size)
         try:
             self._disk.write(self._file, frame.data, self.size)
+            if frame.body:
+                self._disk.write(self._file, frame.body, self.size + len(frame.data))
         except BaseException:
             self._dirty = True
             self._cut()
@@ -264,7 +296,7 @@ class Log:
         """The third step of `append`: it is written."""
         self.changes.add(frame.batch, self.size)
         self._batch += 1
-        self.size += len(frame.data)
+        self.size += frame.size
 
     def _make_room(self, size: int) -> None:
         """Have the file system set aside room: a step, or on a disk that is nearly full as much as is needed."""
@@ -292,9 +324,9 @@ class Log:
 
         :raises JournalUnavailable: when they cannot be read any more.
         """
-        frame = os.pread(self._file, _FRAME.size, place)
-        if len(frame) == _FRAME.size:
-            frame += os.pread(self._file, _FRAME.unpack(frame)[1], place + _FRAME.size)
+        head = os.pread(self._file, _FRAME.size, place)
+        if len(head) == _FRAME.size:
+            frame = os.pread(self._file, _FRAME.size + _FRAME.unpack(head)[1], place)
             if (found := _batch_at(memoryview(frame), place, self._header)) is not None:
                 return found[2].records
         raise JournalUnavailable(reason=Text("its file is damaged: a result is not as relayd wrote it"))

@@ -48,7 +48,8 @@ class SSHClient:
         self._known_hosts = KnownHosts(settings.known_hosts, settings.host_keys)
         self._files = Worker(reactor, "known hosts")
         self._derivations = Worker(reactor, "passphrases")
-        self._keys = KeyStore(reactor, partial(in_pool, reactor), self._derivations.run)
+        self._signatures = Worker(reactor, "signatures")
+        self._keys = KeyStore(reactor, partial(in_pool, reactor), self._derivations.run, self._signatures.run)
         checks = FileChecks(reactor, self._known_hosts, self._files.run)
         self._dialer = Dialer(reactor, self._clock, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._clock, self._dialer, settings)
@@ -138,5 +139,6 @@ class SSHClient:
         closed = self._pool.close()
         self._files.close()
         self._derivations.close()
+        self._signatures.close()
         self._keys.close()
         return closed

@@ -105,13 +105,14 @@ class Conversation:
 
     def receive_text(self, text: str) -> None:
         """Take a text message, in its turn."""
-        receive = partial(self._dialect.receive_text, text)
-        self._turns.take_in_turn(partial(self._handle, receive), large=len(text) > LARGE)
+        self._take(partial(self._dialect.receive_text, text), large=len(text) > LARGE)
 
     def receive_binary(self, data: bytes) -> None:
         """Take a binary message, in its turn."""
-        receive = partial(self._dialect.receive_binary, data)
-        self._turns.take_in_turn(partial(self._handle, receive), large=len(data) > LARGE)
+        self._take(partial(self._dialect.receive_binary, data), large=len(data) > LARGE)
+
+    def _take(self, receive: Callable[[], Sequence[DialectEvent]], *, large: bool) -> None:
+        self._turns.take_in_turn(partial(self._handle, receive, apart=large), large=large)
 
     def on_accepted(self) -> None:
         """The main server has really accepted this relay."""
@@ -131,9 +132,17 @@ class Conversation:
         self._over = True
         self._cancel_attachments()
 
-    def _handle(self, receive: Callable[[], Sequence[DialectEvent]]) -> None:
+    def _handle(self, receive: Callable[[], Sequence[DialectEvent]], *, apart: bool = False) -> None:
+        """
+        Read something, and do what it says.
+
+        :param apart: whether it takes long to read, so that what it says has the next turn.
+        """
         try:
             events = receive()
+            if apart:
+                self._turns.take_next(partial(self._handle, lambda: events))
+                return
             for event in events:
                 if self._over:
                     return

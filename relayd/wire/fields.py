@@ -324,7 +324,10 @@ def stdin(value: object) -> tuple[bytes, bool]:
         return b"", False
     written = _as_text("stdin.base64", value["base64"], None)
     try:
-        return b64decode("".join(written.split()), validate=True), False  # encoders like to break lines
+        try:
+            return b64decode(written, validate=True), False
+        except (BadBase64, ValueError):
+            return b64decode("".join(written.split()), validate=True), False  # encoders like to break lines
     except (BadBase64, ValueError):
         raise Invalid("stdin.base64", "is not base64 (RFC 4648, section 4)") from None
 

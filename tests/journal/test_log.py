@@ -14,13 +14,14 @@ import tempfile
 from pathlib import Path
 from zlib import crc32
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import JournalUnavailable
 from relayd.interfaces import EntryState
 from relayd.journal.disk import Disk
-from relayd.journal.log import BEGIN, SECTOR, STEP, Log, log_numbers, read_log
-from relayd.journal.records import Accepted, Confirmed, Finished, Started
+from relayd.journal.log import BEGIN, LONG, SECTOR, STEP, Log, log_numbers, read_log
+from relayd.journal.records import Accepted, AnyRecord, Batch, Confirmed, Finished, Started
 
 
 class BrokenDisk(Disk):
@@ -218,6 +219,44 @@ class LogTests(SynchronousTestCase):
         self.append(f"next {len(name)}")
         self.assertIn(f"next {len(name)}", self.known(self.path.read_bytes())[0])
         self.assertFalse(self.known(self.path.read_bytes())[1])
+
+    def test_a_long_result(self) -> None:
+        """It is not copied, and the bytes on the disk are those that one call of msgpack makes."""
+        results = [Finished("b", b"short"), Finished("c", b"x" * LONG), Finished("d", b"\xff" * (LONG + 1))]
+        records: list[AnyRecord] = [Accepted("a", b"print", 0), *results]
+        self.append("0")
+        place = self.log.size
+        frame = self.log.frame(records, 1.0, 2.0)
+        self.assertIs(frame.body, results[-1].body)
+        self.log.append(records, 1.0, 2.0)
+        encoded = msgspec.msgpack.encode(Batch(1.0, 2.0, records))
+        self.assertTrue(self.path.read_bytes()[: self.log.size].endswith(encoded))
+        self.assertEqual(self.log.read(place), records)
+        self.append("e")
+        content = read_log(self.path.read_bytes())
+        self.assertFalse(content.damaged)
+        self.assertEqual([content.body_of(each.id, place) for each in results], [each.body for each in results])
+
+    def test_a_long_result_that_could_not_be_written_as_a_whole(self) -> None:
+        records: list[AnyRecord] = [Finished("a", b"x" * (LONG + 1))]
+        size = self.log.size
+        frame = self.log.frame(records, 1.0, 2.0)
+        os.pwrite(self.log._file, frame.data + frame.body[:-1] + b"y", size)
+        content = read_log(self.path.read_bytes())
+        self.assertEqual((content.changes.commands, content.damaged), ({}, False))
+        write = self.disk.write
+
+        def fail_at_the_second(file: int, data: bytes, offset: int) -> None:
+            if data is frame.body:
+                self.disk.failing.add("write")
+            write(file, data, offset)
+
+        self.patch(self.disk, "write", fail_at_the_second)
+        self.assertRaises(OSError, self.log.write, frame)
+        self.assertEqual(self.path.stat().st_size, size)
+        self.disk.failing.clear()
+        self.append("b")
+        self.assertEqual(list(read_log(self.path.read_bytes()).changes.commands), ["b"])
 
     def test_nothing_is_written_behind_what_could_not_be_cut_off(self) -> None:
         self.append("a")

@@ -19,7 +19,7 @@ from relayd.ssh.errors import ConnectRefused, KeyUnreadable, LoginRefused, Login
 from relayd.ssh.keys import private
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
-from tests.support.ssh import ServerTestCase
+from tests.support.ssh import ServerTestCase, key_pair
 from tests.support.sshd import OpenSSHServer
 
 
@@ -102,6 +102,21 @@ class ForgettingTests(ServerTestCase):
         wrong = self.secret_target("wrong", server, private_key=locked, passphrase="another")
         await self.error_of(self.run_command(self.client, wrong, "true"), KeyUnreadable)
         del wrong
+        await self.end()
+
+    async def test_a_key_that_signs_in_a_thread(self) -> None:
+        self.patch(private, "MAX_QUICK_RSA_BITS", 1024)
+        server = await self.start_server()
+        key, public = key_pair("rsa")
+        server.authorize(public)
+        for name, user in (("accepted", server.user), ("refused", "nobody-of-this-name")):
+            target = self.secret_target(name, server, username=user, private_key=fresh(key))
+            done = self.run_command(self.client, target, "echo ok")
+            if user == server.user:
+                self.assertEqual((await done).stdout.text(), "ok")
+            else:
+                await self.error_of(done, LoginRefused)
+            del target, done
         await self.end()
 
     async def test_refused(self) -> None:

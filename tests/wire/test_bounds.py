@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd.errors import InvalidMessage, ProtocolError
 from relayd.network import spelling
 from relayd.wire import fields, parsing
-from relayd.wire.dialects import codec, engineio, native, packets, socketio
+from relayd.wire.dialects import codec, engineio, native, packets, repair, socketio
 from relayd.wire.dialects.codec import MAX_NAME
 from relayd.wire.dialects.events import EventReceived, Ignored
 from relayd.wire.messages import MAX_COMMAND_ID, Receipt
@@ -175,18 +175,79 @@ VALUES = st.recursive(
 
 
 class StructureTests(SynchronousTestCase):
-    """What counts for a message that is all values: the two ways to count it agree, but for escaped quotes."""
+    """What counts for a message that is all values: the two ways to find it agree."""
 
     @given(VALUES)
     def test_what_is_outside_of_strings(self, value: object) -> None:
         text = json.dumps(value)
-        strings = re.findall(r'"(?:[^"\\]|\\.)*"', text)
-        exact = len(text) - sum(len(string) - 2 for string in strings)
-        escaped = text.count('"') - 2 * len(strings)
-        self.assertEqual(codec._structure(text), exact + escaped)
-        with mock.patch.object(codec, "_FEW_QUOTES", -1):
-            self.assertEqual(codec._structure(text), exact)
+        exact = re.sub(r'"(?:[^"\\]|\\.)*"', '"', text)
+        for few in (10_000, -1):
+            with mock.patch.object(repair, "_FEW_QUOTES", few):
+                self.assertEqual(repair.outside_of_strings(text, len(text)), exact)
+                self.assertEqual(repair.outside_of_strings(text, len(exact) - 1), None)
+                self.assertEqual('"'.join(repair._pieces(text)), text)
+                self.assertEqual('"'.join(repair._pieces(text)[::2]), exact)
 
     def test_a_string_without_an_end(self) -> None:
-        for text in ('["abc', '["abc\\', '["abc\\"'):
-            self.assertLessEqual(codec._structure(text), 4)
+        for few in (10_000, -1):
+            with mock.patch.object(repair, "_FEW_QUOTES", few):
+                for text in ('["abc', '["abc\\', '["abc\\"'):
+                    self.assertLessEqual(len(repair.outside_of_strings(text, 100) or ""), 4)
+
+
+class CostTests(SynchronousTestCase):
+    """What would hold up the event loop for long is refused, or left as it is."""
+
+    def receive(self, text: str) -> Any:
+        (event,) = native.NativeRelayDialect().receive_text(text)
+        return event
+
+    def refused(self, text: str, *words: str) -> None:
+        error = self.assertRaises(ProtocolError, self.receive, text)
+        for word in words:
+            self.assertIn(word, str(error))
+
+    def test_values(self) -> None:
+        """Also in lines that came in one message, and that one by one are small."""
+        line = '{"event":"x","data":[' + "[]," * 4000 + "0]}"
+        self.assertLess(len(line), codec.MOST_UNCHECKED)
+        events = native.NativeRelayDialect().receive_text("\n".join([line] * 30))
+        self.assertEqual([type(event) for event in events], [EventReceived] * 30)
+        for first in (line, '{"event":"', '"'):  # a quote too many must not hide what comes after it
+            self.refused("\n".join(['{"event":"x"}', first] + [line] * 60), "too many values")
+
+    def test_huge_numbers(self) -> None:
+        """msgspec takes 10 µs for each."""
+        for number in ("1e300", "-1.5E+308", "1e0308"):
+            text = '{"event":"x","data":[' + f"{number}," * 20_000 + "0]}"
+            self.refused(text, "too many numbers from 1e300 on")
+        (data,) = self.receive('{"event":"x","data":["' + "1e300," * 20_000 + '"]}').data
+        self.assertEqual(data, "1e300," * 20_000)
+        self.assertEqual(len(self.receive('{"event":"x","data":[' + "1e200," * 20_000 + "0]}").data), 20_001)
+
+    def test_lines(self) -> None:
+        lines = '{"event":"x"}' + "\n" * 5000 + '{"event":"y"}'
+        self.assertEqual(len(native.NativeRelayDialect().receive_text(lines)), 2)
+        self.refused('{"event":"x"}' + "\n" * 500_000 + '{"event":"y"}')
+
+    def test_before_and_after(self) -> None:
+        self.assertEqual(self.receive(" " * 60_000 + '{"event":"x"}').name, "x")
+        self.assertIsInstance(self.receive(" " * 100_000 + '{"event":"x"}'), Ignored)
+        self.assertEqual(self.receive('{"event":"x"}' + "\0" * 64).name, "x")
+        self.assertIsInstance(self.receive('{"event":"x"}' + "\0" * 1000), Ignored)
+        self.refused('{"event":"x"}' + "\0" * 1_000_000)
+
+    def test_half_a_surrogate_pair_in_a_long_string(self) -> None:
+        for around in ("x", "\\n", '\\"', "\\\\", "汉", r"\ud83d\ude00", r"\uD83D\uDE00", r"\u6c49"):
+            string = around * 9000
+            whole = json.loads(f'"{string}"')
+            event = self.receive(f'{{"event":"x","data":"{string}\\ud83d{string}\\\\\\uDE00","odd":NaN}}')
+            self.assertEqual(event.data, f"{whole}\ufffd{whole}\\\ufffd")
+
+    def test_more_faults_than_a_mistake_makes(self) -> None:
+        for fault in (r'"\ud83d",', "NaN,", "1e999,"):
+            data = f'{{"event":"x","data":[{fault * 200}0]}}'
+            self.assertEqual(len(self.receive(data).data), 201)
+            self.refused(f'{{"event":"x","data":[{fault * 50_000}0]}}')
+        self.assertEqual(self.receive('{"event":"x","data":' + "[" * 90_000 + "]" * 90_000 + "}").name, "x")
+        self.refused('{"event":"x","data":' + "[" * 120_000 + "]" * 120_000 + "}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from twisted.internet.defer import Deferred
 from relayd.language.texts import Text
 from relayd.ssh.errors import AgentUnusable, CertificateUnusable, KeyUnreadable, SSHError
 from relayd.ssh.keys.certificates import BadCertificate, Certificate, read_user_certificate
-from relayd.ssh.keys.private import KeyStore, UnreadableKey
+from relayd.ssh.keys.private import KeyStore, UnreadableKey, sign
 from relayd.ssh.keys.types import key_type
 from relayd.ssh.login.agent import Agent, AgentError, AgentKey, can_be_used
 from relayd.ssh.target import Credential, Target
@@ -127,7 +128,7 @@ class IdentityLoader:
     async def _add_key(self, credential: Credential, certificate: Certificate | None, found: _Found) -> None:
         try:
             key = await self._keys.load(credential)
-            found.usable += own_identities(key, certificate, found.username)
+            found.usable += own_identities(key, certificate, found.username, self._keys.sign)
         except UnreadableKey as error:
             found.faults.append(KeyUnreadable(**found.where, reason=_located(error.text, credential.key_file)))
         except BadCertificate as error:
@@ -169,24 +170,26 @@ def _located(reason: Text, file: str) -> Text:
     return Text("{file}: {reason}", file=file, reason=reason) if file else reason
 
 
-def own_identities(key: Key, certificate: Certificate | None, username: str) -> list[Identity]:
+def own_identities(
+    key: Key,
+    certificate: Certificate | None,
+    username: str,
+    sign_with: Callable[[Key, bytes, bytes], bytes | Deferred[bytes]] = sign,
+) -> list[Identity]:
     """
     The identities of a private key: with its certificate first, then plain, as in OpenSSH.
 
+    :param sign_with: signs with the key, as `KeyStore.sign`.
     :raises BadCertificate: when the certificate is for another key.
     """
     blob = key.public().blob()
-
-    def sign(data: bytes, algorithm: bytes) -> bytes:
-        signature: bytes = key.sign(data, signatureType=algorithm)
-        return signature
-
-    plain = Identity(blob, sign)
+    own = partial(sign_with, key)
+    plain = Identity(blob, own)
     if certificate is None:
         return [plain]
     if certificate.key != blob:
         raise BadCertificate("it is not for the private key that came with it")
-    return [Identity(certificate.blob, sign, _name(certificate, username)), plain]
+    return [Identity(certificate.blob, own, _name(certificate, username)), plain]
 
 
 def _of_agent(agent: Agent, keys: list[AgentKey], certificate: Certificate | None, username: str) -> list[Identity]:

@@ -152,10 +152,15 @@ class LoginService(SSHService):
     def serviceStopped(self) -> None:
         # Some servers hang up on a wrong password, others on a closed account. To try again, as after a fault of the
         # network, would lock out the account or the client's address.
-        if not self._over and self._signing is None and not self.transport.at_fault:
+        if not self._over and not self.transport.at_fault:
             if self._sha1_asked:
                 self._give_up()
-            else:
+            elif self._signing is None:
+                self._closed()
+            elif not self._parts:
+                # It never saw this signature, so it did not answer to it. It may have answered to what came before.
+                self._report.tried.pop()
+                self._keys_tried -= 1
                 self._closed()
         self._end()
 
@@ -176,7 +181,7 @@ class LoginService(SSHService):
         self._drop_question()
 
     def _drop_question(self) -> None:
-        """Forget the key that the server was asked about, or that an agent is signing with."""
+        """Forget the key that the server was asked about, or that an agent or a thread is signing with."""
         self._asked = None
         signing, self._signing = self._signing, None
         if signing is not None:
@@ -263,6 +268,7 @@ class LoginService(SSHService):
 
     def _try_identity(self, identity: Identity, algorithm: bytes) -> None:
         """Sign at once with a key of our own: to ask the server first would take a round trip for nothing."""
+        self._method = b"publickey"  # the request itself comes when it is signed
         self._keys_tried += 1
         transport = self.transport
         accepted = transport.peerExtensions.get(b"server-sig-algs")

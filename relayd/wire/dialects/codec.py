@@ -4,7 +4,6 @@ What both dialects share: a JSON codec that fails only with `ProtocolError`, the
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection
 from typing import Any, Final
@@ -13,6 +12,7 @@ from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 import msgspec
 
 from relayd.errors import ConfigError, ProtocolError
+from relayd.wire.dialects.repair import huge_numbers, outside_of_strings, repaired, shallow
 
 #: `IDialect.max_payload` of a peer that names no limit.
 NO_LIMIT: Final = 2**62
@@ -26,11 +26,10 @@ PROXY_PATH: Final = "/proxy"
 #: Characters of a JSON text from which on it is checked before it is decoded, and how many of them may then be outside
 #: of strings.  Decoding a value takes up to 0.2 µs, so 16 MiB of brackets would take a second; a large command is large
 #: because of a few long strings.
-MOST_UNCHECKED: Final = 256 * 1024
+MOST_UNCHECKED: Final = 16 * 1024
 _MAX_STRUCTURE: Final = 512 * 1024
-
-#: Quotes up to which the strings of a text are looked for one by one: a fifth of the time, where they are long.
-_FEW_QUOTES: Final = 10_000
+#: Numbers from 1e300 on that it may then have: msgspec takes 10 µs for each.
+_MOST_HUGE: Final = 1000
 
 #: Characters that need no encoding in a path and a query (RFC 3986, section 3.3).
 _SAFE: Final = "/%:@!$&'()*+,;=~"
@@ -38,22 +37,6 @@ _SAFE: Final = "/%:@!$&'()*+,;=~"
 _STRAY_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _WEBSOCKET_SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
-
-#: The depth of nested arrays and objects beyond which they are dropped, in a JSON text that is too deep for Python.
-_DEEPEST: Final = 256
-#: The number in place of a larger one than a float can be: no field takes it.
-_TOO_LARGE: Final = "1.7976931348623157e308"
-
-#: A token that may have to be repaired: a string, even without an end, or a number, or what Python's json writes for
-#: one.
-_TOKEN: Final = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z))|-?(?:NaN|Infinity)|-?[0-9][-+.0-9eE]*', re.DOTALL)
-#: A string, or the beginning or end of an array or object.
-_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[][{}]', re.DOTALL)
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-#: An escape in a JSON string: a pair of surrogates, half of one, or any other.
-_ESCAPE: Final = re.compile(
-    r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
 
 #: Writes JSON in the compact form, as bytes.
 json_encoder = msgspec.json.Encoder()
@@ -75,13 +58,8 @@ def read_json(text: str, decoder: msgspec.json.Decoder[Any] = plain_decoder) -> 
     :param decoder: for a type of your own.
     :raises ProtocolError: when it is not JSON, or holds too many values.
     """
-    if len(text) <= MOST_UNCHECKED:
-        try:
-            return decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            pass  # it may be repaired
-    elif _structure(text) > _MAX_STRUCTURE:
-        raise ProtocolError(reason="JSON with too many values")
+    if len(text) > MOST_UNCHECKED:
+        check_cost((text,))
     try:
         return _decode_or_repair(text, decoder)
     except msgspec.ValidationError as error:
@@ -91,6 +69,19 @@ def read_json(text: str, decoder: msgspec.json.Decoder[Any] = plain_decoder) -> 
     except RecursionError:
         reason = "JSON that nests too deeply"
     raise ProtocolError(reason=reason)
+
+
+def check_cost(texts: Collection[str]) -> None:
+    """
+    Check that the JSON texts of one message can be decoded in some milliseconds, but for what long strings take.
+
+    :raises ProtocolError: when they hold too many values.
+    """
+    outside = [outside_of_strings(text, _MAX_STRUCTURE) for text in texts]
+    if sum(_MAX_STRUCTURE if each is None else len(each) for each in outside) >= _MAX_STRUCTURE:
+        raise ProtocolError(reason="JSON with too many values")
+    if sum(map(huge_numbers, filter(None, outside))) > _MOST_HUGE:
+        raise ProtocolError(reason="JSON with too many numbers from 1e300 on")
 
 
 def write_json(data: object) -> str:
@@ -103,79 +94,13 @@ def _decode_or_repair(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:
         try:
             return decoder.decode(text)
         except RecursionError:
-            better = _shallow(text)
+            better = shallow(text)
         except msgspec.DecodeError:
-            better = _TOKEN.sub(_repaired, text)
-        if better == text:
-            break
+            better = repaired(text)
+            if better == text:
+                raise
         text = better
     return decoder.decode(text)
-
-
-def _repaired(token: re.Match[str]) -> str:
-    """A token as JSON writes it."""
-    text = token[0]
-    if token[1]:
-        return _ESCAPE.sub(_without_half_a_pair, text) if _SURROGATE.search(text) else text
-    if text.endswith("NaN"):
-        return "null"
-    if text.endswith("Infinity"):
-        return text.replace("Infinity", _TOO_LARGE)
-    try:
-        finite = math.isfinite(float(text))
-    except ValueError:
-        return text
-    if finite:
-        return text
-    return f"-{_TOO_LARGE}" if text.startswith("-") else _TOO_LARGE
-
-
-def _without_half_a_pair(escape: re.Match[str]) -> str:
-    return r"\ufffd" if escape[2] else escape[0]
-
-
-def _shallow(text: str) -> str:
-    """A JSON text with ``null`` in place of what nests too deeply."""
-    parts: list[str] = []
-    depth = kept = 0
-    for token in _BRACKET.finditer(text):
-        if token[0] in ("[", "{"):
-            depth += 1
-            if depth == _DEEPEST:
-                parts.append(text[kept : token.start()])
-        elif token[0] in ("]", "}"):
-            if depth == _DEEPEST:
-                parts.append("null")
-                kept = token.end()
-            depth -= 1
-    return "" if depth >= _DEEPEST else "".join(parts) + text[kept:]
-
-
-def _structure(text: str) -> int:
-    """About how many characters of a JSON text are outside of its strings, quotes included; or more than allowed."""
-    if (quotes := text.count('"')) <= _FEW_QUOTES:
-        return quotes + _outside(text)
-    if "\\" in text:
-        text = text.replace("\\\\", "").replace('\\"', "")
-    quotes = text.count('"')
-    if quotes > _MAX_STRUCTURE:
-        return quotes
-    return quotes + sum(map(len, text.split('"')[::2]))
-
-
-def _outside(text: str) -> int:
-    """How many characters of a JSON text are outside of its strings."""
-    outside = at = 0
-    while (begin := text.find('"', at)) >= 0:
-        outside += begin - at
-        at = begin + 1
-        while (quote := text.find('"', at)) >= 0:
-            inside, at = text[at:quote], quote + 1
-            if (len(inside) - len(inside.rstrip("\\"))) % 2 == 0:  # otherwise the quote is escaped
-                break
-        else:
-            return outside
-    return outside + len(text) - at
 
 
 class FrameQueue:

@@ -7,7 +7,6 @@ The specification gives the URL and the events but no framing; this is the frami
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from relayd.wire.dialects.codec import (
     NO_LIMIT,
     PROXY_PATH,
     FrameQueue,
+    check_cost,
     json_encoder,
     read_json,
     websocket_url,
@@ -63,9 +63,11 @@ _SPACE: Final = " \t\r\n"
 _BEFORE: Final = (*_SPACE, "\ufeff")
 #: Characters that an ignored text may have: a longer one is not a greeting, and reading it takes time.
 _LONGEST_IGNORED: Final = 64 * 1024
-#: A line that is not blank, and how many of them one message may have.
-_LINE: Final = re.compile(r"[^\r\n]*[^\s][^\r\n]*")
+#: Lines that are not blank, and breaks of lines, which one message may have.
 _MOST_LINES: Final = 1024
+_MOST_BREAKS: Final = 8 * _MOST_LINES
+#: Zeros after a text.
+_MOST_ZEROS: Final = 64
 
 
 @implementer(IDialect)
@@ -87,7 +89,7 @@ class NativeDialect(FrameQueue):
         :raises ProtocolError: when it is a large text that is not JSON, or the greeting of a Socket.IO server.
         """
         if text.startswith(_BEFORE):
-            text = text.removeprefix("\ufeff").lstrip(_SPACE)
+            text = _without_space(text.removeprefix("\ufeff"))
         if not text.startswith("{"):
             if text.startswith('0{"sid"'):
                 raise ProtocolError(reason="the greeting of a Socket.IO server, which is the other dialect")
@@ -95,9 +97,9 @@ class NativeDialect(FrameQueue):
         try:
             frame: _Frame = read_json(text, _decoder)
         except ProtocolError:
-            if text.endswith("\0"):  # as in C
-                return self.receive_text(text.rstrip("\0"))
-            lines = _LINE.findall(text)
+            if text.endswith("\0") and (shorter := _without_zeros(text)):  # as in C
+                return self.receive_text(shorter)
+            lines = _lines(text)
             if 1 < len(lines) <= _MOST_LINES:
                 return self._receive_lines(lines)
             if len(text) > _LONGEST_IGNORED:
@@ -110,6 +112,7 @@ class NativeDialect(FrameQueue):
     def _receive_lines(self, lines: list[str]) -> Sequence[DialectEvent]:
         """Read the lines of one message: some servers join messages that had to wait."""
         events: list[DialectEvent] = []
+        check_cost(lines)
         for line in lines:
             try:
                 events += self.receive_text(line)
@@ -151,6 +154,25 @@ class NativeDialect(FrameQueue):
 
     def close(self) -> None:
         """Nothing: the WebSocket's closing handshake says it."""
+
+
+def _without_space(text: str) -> str:
+    """*text* without the white space before it, or without any text if that is long: to look through it takes time."""
+    begin = text[:_LONGEST_IGNORED].lstrip(_SPACE)
+    return begin + text[_LONGEST_IGNORED:] if begin else ""
+
+
+def _without_zeros(text: str) -> str | None:
+    """*text* without the zeros after it; ``None``: they are many."""
+    shorter = text[:-_MOST_ZEROS] + text[-_MOST_ZEROS:].rstrip("\0")
+    return None if shorter.endswith("\0") else shorter
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that are not blank; none where there are too many."""
+    if text.count("\n") + text.count("\r") > _MOST_BREAKS:
+        return []
+    return [line for line in text.replace("\r", "\n").split("\n") if line and not line.isspace()]
 
 
 def _with_unread(event: DialectEvent) -> DialectEvent:

@@ -319,7 +319,7 @@ class KeyStoreTests(TestCase):
 
     def store(self, defer: Callable[..., Deferred[Key]], size: int = 256) -> KeyStore:
         self.clock = Clock()
-        return KeyStore(self.clock, defer, defer, size)
+        return KeyStore(self.clock, defer, defer, size=size)
 
     def defer(self, function: Callable[..., Key], text: str, passphrase: str | None) -> Deferred[Key]:
         self.parsed.append(text)

@@ -7,11 +7,12 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from threading import Event
+from threading import Event, get_ident
 from typing import Any, cast
 
 from twisted.conch.ssh.keys import Key
-from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -93,8 +94,6 @@ class KeepingTests(TestCase):
 
     async def test_keys_with_a_passphrase_are_parsed_one_after_another(self) -> None:
         """Six at a time with 256 MiB each took 1.6 GB; and while they filled the pool, no name was looked up."""
-        from twisted.internet import reactor
-
         worker, release = Worker(reactor, "test"), Event()
         self.addCleanup(worker.close)
         self.addCleanup(release.set)
@@ -119,6 +118,45 @@ class KeepingTests(TestCase):
         for each in costly:
             await each
         self.assertEqual(most, 1)
+
+    async def test_long_keys_sign_in_a_thread(self) -> None:
+        worker, threads, make = Worker(reactor, "signatures"), list[int](), private.sign
+        self.addCleanup(worker.close)
+
+        def watched(*args: Any) -> bytes:
+            threads.append(get_ident())
+            return make(*args)
+
+        self.patch(private, "sign", watched)
+        store = KeyStore(Clock(), self.fail, self.fail, worker.run)
+        for kind, most, here in (("ed25519", 2048, True), ("rsa", 2048, True), ("rsa", 2047, False)):
+            self.patch(private, "MAX_QUICK_RSA_BITS", most)
+            key = parse_private_key(key_pair(kind)[0])
+            algorithm = b"rsa-sha2-512" if kind == "rsa" else b"ssh-ed25519"
+            signature = await maybeDeferred(store.sign, key, b"data", algorithm)
+            self.assertTrue(key.public().verify(signature, b"data"))
+            self.assertEqual(threads.pop() == get_ident(), here)
+
+    async def test_what_is_not_needed_any_more_is_not_signed(self) -> None:
+        worker, busy, go_on = Worker(reactor, "signatures"), Event(), Event()
+        self.addCleanup(worker.close)
+        self.addCleanup(go_on.set)
+        self.patch(private, "MAX_QUICK_RSA_BITS", 1024)
+        store = KeyStore(Clock(), self.fail, self.fail, worker.run)
+        key = parse_private_key(key_pair("rsa")[0])
+        first = worker.run(lambda: (busy.set(), go_on.wait(60)))
+        busy.wait(60)
+        signing = store.sign(key, b"data", b"rsa-sha2-512")
+        assert isinstance(signing, Deferred)
+        signing.cancel()
+        self.failureResultOf(signing, CancelledError)
+        self.patch(private, "sign", self.fail)
+        gone = weakref.ref(key)
+        del key, signing
+        go_on.set()
+        await first
+        await worker.run(lambda: None)
+        self.assertIsNone(gone())
 
     def test_the_most_memory_that_keys_can_take(self) -> None:
         """In a process of its own, as what was taken once is told by the system only as the most of all."""

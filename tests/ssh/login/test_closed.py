@@ -139,6 +139,28 @@ class ClosedTests(ClosedTestCase):
         self.service.serviceStopped()
         self.assertEqual(self.failures, [])
 
+    def test_while_a_second_key_signs(self) -> None:
+        """It may be the answer to the first one, which is not tried again. Of the second the server knows nothing."""
+        blob = parse_private_key(key_pair()[0]).public().blob()
+        for ask_first in (False, True):
+            slow = Identity(blob, lambda _data, _by: Deferred(), "the second", ask_first=ask_first)
+            self.begin(identities=[Identity(blob, lambda _data, _by: b"", "the first"), slow])
+            self.refuse(b"publickey")
+            self.refuse(b"publickey")
+            self.service.packetReceived(MSG_USERAUTH_METHOD, NS(b"") + NS(b""))
+            self.transport.take()
+            error = self.closed("by the first: it did not say why")
+            self.assertEqual((error.keys_tried, error.password_left), (1, False))
+
+    def test_while_a_key_signs_after_a_part(self) -> None:
+        """What came before was accepted."""
+        blob = parse_private_key(key_pair()[0]).public().blob()
+        self.begin(identities=[Identity(blob, lambda _data, _by: Deferred())], password=PASSWORD)
+        self.refuse(b"password")
+        self.refuse(b"publickey", partial=True)
+        self.service.serviceStopped()
+        self.assertEqual(self.failures, [])
+
 
 class LeftTests(ClosedTestCase):
     """What there is to try on another connection."""

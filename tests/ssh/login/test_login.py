@@ -323,6 +323,42 @@ class AgentTests(LoginTestCase):
         self.assertEqual(self.cancelled, self.signing)
         self.assertEqual((self.transport.take(), self.failures), ([], []))
 
+    def own(self) -> Identity:
+        """A key of our own that a thread signs with."""
+        identity = self.identity()
+        return Identity(identity.blob, identity.sign)
+
+    def test_a_key_of_our_own_that_takes_its_time(self) -> None:
+        """The server is not asked first, and hears nothing until the signature is there."""
+        self.begin(identities=[self.own()])
+        self.assertEqual((self.refuse(b"publickey"), len(self.signing)), ([], 1))
+        self.assertEqual(self.accept(), [])
+        signed = request(b"publickey", b"\1" + NS(b"ssh-ed25519") + NS(self.own().blob) + NS(b"signature"))
+        self.signing[0].callback(b"signature")
+        self.assertEqual(self.transport.take(), [signed])
+        self.let_in()
+
+    def test_over_before_our_own_signature_comes(self) -> None:
+        for end in (self.service_ends, self.let_in):
+            self.signing, self.cancelled = [], []
+            self.begin(identities=[self.own()])
+            self.refuse(b"publickey")
+            end()
+            self.assertEqual((len(self.cancelled), self.cancelled), (1, self.signing))
+            self.assertEqual((self.transport.take(), self.failures), ([], []))
+
+    def service_ends(self) -> None:
+        self.service.serviceStopped()
+
+    def test_what_belongs_to_the_method_before(self) -> None:
+        """While our own key signs, no message asks for the password that was accepted as a part."""
+        for method, sent in ((b"password", BY_PASSWORD), (b"keyboard-interactive", BY_PROMPT)):
+            self.begin(identities=[self.own()], password=PASSWORD)
+            self.assertEqual(self.refuse(method), [sent])
+            self.assertEqual(self.refuse(b"publickey", partial=True), [])
+            self.assertEqual(self.prompt((b"Password: ", False)), [])
+            self.assertEqual(self.failures, [])
+
     def test_no_more_keys_than_a_server_bears(self) -> None:
         self.begin(identities=[self.identity()] * 9, password=PASSWORD)
         for _ in range(MAX_KEYS):

@@ -191,7 +191,7 @@ class MistakeTests(HostsCase):
         self.assertIn("become-user of [[hosts]] number 1", self.mistake(self.good + '\nbecome-user = "app"'))
         message = self.mistake(self.good + '\nbecome-password-file = "secret"')
         self.assertIn('needs become = "sudo", "su" or "enable" too', message)
-        self.assertIn("missing; become = \"enable\" needs the secret", self.mistake(self.good + '\nbecome = "enable"'))
+        self.assertIn('missing; become = "enable" needs the secret', self.mistake(self.good + '\nbecome = "enable"'))
         self.assertIn("needs key-file too", self.mistake(self.good + '\npassphrase-file = "secret"'))
 
     def test_files_that_others_can_read(self) -> None:

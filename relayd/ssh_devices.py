@@ -65,7 +65,7 @@ def request_of(
     become = site.become
     secret = None
     # A login that the main server brings may lead anywhere: the site's secret goes only where its own credential does.
-    if target.site and become is not None and become.kind == _ENABLE and become.password_file is not None:
+    if target.site and become is not None and become.method == _ENABLE and become.password_file is not None:
         secret = first_line(become.password_file).encode()
     return DeviceRequest(
         target=target,

@@ -196,13 +196,13 @@ def _become_of(command: ExecuteCommand, target: Target, said: host_rules.Become 
     :raises UnicodeError: when a password cannot be written in that character set.
     """
     ordered = command.become
-    method = None if said is None or said.kind == "enable" else said.kind  # that one is of network devices
+    method = None if said is None or said.method == "enable" else said.method  # that one is of network devices
     if ordered is None and said is not None and method is not None:
         ordered = wire.Become(method=method, user=said.user)
     if ordered is None or isinstance(ordered, bool):
         return Become() if ordered else None
     password = None if ordered.password is None else ordered.password.reveal()
-    as_said = said is not None and (said.kind, said.user) == (ordered.method, ordered.user)
+    as_said = said is not None and (said.method, said.user) == (ordered.method, ordered.user)
     if password is None and target.site and as_said and said is not None and said.password_file is not None:
         password = first_line(said.password_file)
     return Become(

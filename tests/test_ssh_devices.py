@@ -120,7 +120,7 @@ class RunnerTests(TestCase):
             return b""
 
         device = self.network.add(MemoryDevice(answer=answer))
-        secret = Become(kind="enable", password_file=self.private_file("s3cret\n"))
+        secret = Become(method="enable", password_file=self.private_file("s3cret\n"))
         login = CredentialRule(hosts=("router.*",), password_file=self.private_file("password\n"))
         runner = self.make_runner(HostSettings(shell="device", family="cisco", become=secret), login)
         await self.run_command(runner, "show version", password=None)

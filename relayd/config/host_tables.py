@@ -95,9 +95,11 @@ def _become(table: Table) -> Become | None:
             if key in table.content:
                 table.refuse(key, 'needs become = "sudo", "su" or "enable" too')
         return None
-    kind = _value(table, "become", SETTINGS["become"])
+    method = _value(table, "become", SETTINGS["become"])
+    if method == "enable" and _BECOME_PASSWORD not in table.content:
+        table.refuse(_BECOME_PASSWORD, 'missing; become = "enable" needs the secret for the privileged mode')
     user = _value(table, _BECOME_USER, _become_user) if _BECOME_USER in table.content else "root"
-    return Become(kind=kind, user=user, password_file=table.file(_BECOME_PASSWORD, secret=True))
+    return Become(method=method, user=user, password_file=table.file(_BECOME_PASSWORD, secret=True))
 
 
 def table_of_host(rule: HostRule) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def table_of_host(rule: HostRule) -> dict[str, Any]:
     become = said.pop("become")
     if become is not None:
         said |= {
-            "become": become.kind,
+            "become": become.method,
             _BECOME_USER: become.user,
             _BECOME_PASSWORD: become.password_file,
         }

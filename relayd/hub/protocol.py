@@ -43,8 +43,7 @@ from relayd.wire.messages import (
     CommandStatus,
     ExecuteCommand,
 )
-from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status, parse_relay_info
-from relayd.wire.relay_info import RelayInfo
+from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
 
 _log = Logger("relayd.hub")
 
@@ -81,8 +80,8 @@ class RelayListener(Protocol):
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
         """The relay reports the state of a command, other than in an acknowledgement."""
 
-    def info_received(self, link: RelayConnection, info: RelayInfo) -> None:
-        """The relay tells what it is, other than in an acknowledgement."""
+    def info_received(self, link: RelayConnection, data: object) -> None:
+        """The relay tells what it is, or that it does not tell it, other than in an acknowledgement."""
 
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
         """The relay acknowledged the event that a `RelayConnection` sent and numbered so."""
@@ -264,7 +263,7 @@ class RelayConnection(HandshakeServer):
             elif event.name == COMMAND_STATUS:
                 self._listener.status_received(self, parse_command_status(event.data))
             elif event.name == RELAY_INFO:
-                self._listener.info_received(self, parse_relay_info(event.data))
+                self._listener.info_received(self, event.data)  # which may be an error, as in an acknowledgement
             else:
                 name = printable(event.name, 80)
                 _log.debug("Ignored from {proxy_id}: event {name}", proxy_id=self.shown_id, name=name)

@@ -300,10 +300,10 @@ class Hub:
         for asked in self._questions.take(link, status.command_id):
             asked.callback(status.to_wire())
 
-    def info_received(self, link: RelayConnection, info: RelayInfo) -> None:
+    def info_received(self, link: RelayConnection, data: object) -> None:
         """An answer has arrived in a dialect without acknowledgements."""
         for asked in self._questions.take(link, None):
-            asked.callback(msgspec.to_builtins(info))
+            asked.callback(data)
 
     def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
         """

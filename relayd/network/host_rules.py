@@ -27,13 +27,13 @@ class Become(Struct, frozen=True, kw_only=True):
     """
     How a command gets the rights of another user, once it is logged in.
 
-    :ivar kind: the program that gives them; ``enable``: the privileged mode of a network device.
+    :ivar method: the program that gives them; ``enable``: the privileged mode of a network device.
     :ivar user: the user whose rights these are.
     :ivar password_file: file whose first line is the password that the program asks for: with sudo usually that of the
         login, with su that of *user*. ``None``: it asks for none, or the command brings it.
     """
 
-    kind: Literal["sudo", "su", "enable"]
+    method: Literal["sudo", "su", "enable"]
     user: str = "root"
     password_file: str | None = None
 

@@ -83,7 +83,7 @@ class TableTests(HostsCase):
             shell="none",
             family="huawei",
             pty=True,
-            become=Become(kind="sudo", user="app", password_file=self.secret),
+            become=Become(method="sudo", user="app", password_file=self.secret),
         )
         login = CredentialRule(
             hosts=patterns,
@@ -191,6 +191,7 @@ class MistakeTests(HostsCase):
         self.assertIn("become-user of [[hosts]] number 1", self.mistake(self.good + '\nbecome-user = "app"'))
         message = self.mistake(self.good + '\nbecome-password-file = "secret"')
         self.assertIn('needs become = "sudo", "su" or "enable" too', message)
+        self.assertIn('missing; become = "enable" needs the secret', self.mistake(self.good + '\nbecome = "enable"'))
         self.assertIn("needs key-file too", self.mistake(self.good + '\npassphrase-file = "secret"'))
 
     def test_files_that_others_can_read(self) -> None:

@@ -80,7 +80,7 @@ class ExplainTests(ConfigCase):
             "host-keys": ("accept-new", "default", None),
             "no-exit-status": (None, "default", None),
             "pty": (False, "default", None),
-            "become": ({"kind": "sudo", "user": "root", "password-file": self.key_file}, "table", first),
+            "become": ({"method": "sudo", "user": "root", "password-file": self.key_file}, "table", first),
             "credential": ({"password-file": self.key_file}, "table", second),
             "via": ("jump@gate", "table", f"[[credentials]] number 1 in {self.path}"),
         }.items():

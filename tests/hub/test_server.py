@@ -498,16 +498,22 @@ class HubTests(HubTestCase):
             await self.assertFailure(self.hub.info("r1"), RelayOffline)
 
     async def test_info_that_is_refused_or_nonsense_or_does_not_come(self) -> None:
-        client = await self.relay()
-        nonsense = malformed({"version": 1}, "relay_info.ack", TO_MAIN_SERVER)
-        for answer, kind in (({"error": "no\nidea"}, InfoRefused), (nonsense, InvalidMessage)):
+        for dialect in DIALECTS:
+            client = await self.relay(dialect)
+            shape = "relay_info.ack" if dialect is socketio else "relay_info"
+            nonsense = malformed({"version": 1}, shape, TO_MAIN_SERVER)
+            for answer, kind in (({"error": "no\nidea"}, InfoRefused), (nonsense, InvalidMessage)):
+                asked = self.hub.info("r1")
+                event = await client.next(EventReceived)
+                if event.ack_id is None:
+                    client.send("relay_info", answer)
+                else:
+                    client.acknowledge(event, answer)
+                self.assertNotIn("\n", str(await self.assertFailure(asked, kind)))
             asked = self.hub.info("r1")
-            client.acknowledge(await client.next(EventReceived), answer)
-            self.assertNotIn("\n", str(await self.assertFailure(asked, kind)))
-        asked = self.hub.info("r1")
-        await client.next(EventReceived)
-        await self.leave(client)
-        await self.assertFailure(asked, RelayOffline)
+            await client.next(EventReceived)
+            await self.leave(client)
+            await self.assertFailure(asked, RelayOffline)
 
     async def test_question_that_is_refused_or_answered_with_nonsense(self) -> None:
         client = await self.relay()

@@ -358,7 +358,7 @@ class RunnerTests(BecomeCase):
     async def test_as_the_tables_say(self) -> None:
         server, _ = await self.begin(ASKED)
         password = self.write("password", ensure_account(ASKED).password)
-        site = HostSettings(become=host_rules.Become(kind="sudo", user=OTHER, password_file=password))
+        site = HostSettings(become=host_rules.Become(method="sudo", user=OTHER, password_file=password))
         runner = self.runner(server, site)
         result = await self.order(runner, server)
         self.assertEqual((result["stdout"], result["ranAs"], result.get("pty")), (OTHER, OTHER, None))
@@ -371,7 +371,7 @@ class RunnerTests(BecomeCase):
         """To no other user, by no other program, and not where the command brings its own credential."""
         server, _ = await self.begin(ASKED)
         password = self.write("password", ensure_account(ASKED).password)
-        site = HostSettings(become=host_rules.Become(kind="sudo", user=OTHER, password_file=password))
+        site = HostSettings(become=host_rules.Become(method="sudo", user=OTHER, password_file=password))
         runner = self.runner(server, site)
         for fields in (
             {"become": wire.Become()},

@@ -14,9 +14,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.client import Completed, SSHClient
+from relayd.ssh.errors import OutcomeUnknown
 from relayd.ssh.target import Target
-from tests.support.ssh import DEADLINE, ServerTestCase
+from relayd.ssh.testing import Habit, MemoryHost, Misbehaviour, Reply
+from tests.support.chaos import ChaosProxy
+from tests.support.ssh import DEADLINE, ServerTestCase, marked_sleep, processes
 from tests.support.ssh_matrix import ROWS, Row
 from tests.support.ssh_peers import BROUGHT, SSHPeer, started
 
@@ -73,6 +77,59 @@ class FieldTests(ServerTestCase):
         found = below.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         self.assertEqual((found, below.getTcpKeepAlive()), (60_000, True))
         await self.until(lambda: connection.answers_probes, "the server has answered a probe")
+
+
+class GoneTests(ServerTestCase):
+    """Machines whose packets come no more, not even a reset: the kernel drops all that is sent to them."""
+
+    #: Seconds between two probes: a busy machine of the tests must not look like one that is gone.
+    interval = 2.0
+
+    async def begin(self, port: int) -> ChaosProxy:
+        """What is between the relay and a host at *port*."""
+        proxy = ChaosProxy(port)
+        proxy.start()
+        self.addCleanup(proxy.stop)
+        return proxy
+
+    async def silent_host(self) -> MemoryHost:
+        """A host on a socket that never answers probes: no server that could be brought is like that."""
+        host = MemoryHost("127.0.0.1", run=lambda command: Reply(stdout=command))
+        host.habit, host.misbehaviour = Habit.IGNORES_PROBES, Misbehaviour.NEVER_ENDS
+        host.join(self.reactor, host.name)
+        listening = self.reactor.listenTCP(0, host.factory, interface=host.name)
+        self.addCleanup(listening.stopListening)
+        host.port = listening.getHost().port
+        return host
+
+    async def test_a_machine_that_is_gone(self) -> None:
+        """Commands there end with an unknown outcome, others go on, and the next one dials anew."""
+        answering, silent, other = await self.start_server(), await self.silent_host(), await self.start_server()
+        proxies = [await self.begin(host.port) for host in (answering, silent)]
+        targets = [self.target(answering, port=proxies[0].port), silent.target(port=proxies[1].port)]
+        hosts = tuple(f"[127.0.0.1]:{proxy.port}" for proxy in proxies)
+        said = HostRule(hosts=hosts, settings=HostSettings(keepalive_interval=self.interval))
+        client = self.make_client(hosts=HostTable((said,)))
+        going_on = self.run_command(client, self.target(other), f"sleep {self.interval * 5:g}; echo done")
+        marker, sleep = marked_sleep()
+        # Long enough for the probes, and for the kernel's; without them these commands would time out.
+        running = [
+            self.run_command(client, target, command, timeout=DEADLINE / 2)
+            for target, command in zip(targets, (sleep, "first"), strict=True)
+        ]
+        await self.until(lambda: processes(marker) and silent.received, "both run")
+        await self.sleep(self.interval)
+        for proxy in proxies:
+            proxy.newest.drop_packets()
+        errors = [(await each).error for each in running]
+        self.assertEqual([type(error) for error in errors], [OutcomeUnknown] * 2)
+        # The server said nothing that it would be missed for: it is the kernel that finds out.
+        self.assertIn("the connection was closed", str(errors[1]))
+        self.assertEqual((await going_on).stdout.text(), "done")
+        silent.misbehaviour = None
+        self.assertEqual((await self.run_command(client, targets[0], "echo again")).stdout.text(), "again")
+        self.assertEqual((await self.run_command(client, targets[1], "again")).stdout.text(), "again")
+        self.assertEqual([proxy.accepted for proxy in proxies], [2, 2])
 
 
 def _version(peer: SSHPeer) -> str:

@@ -7,6 +7,9 @@ connections begin with.
 
 from __future__ import annotations
 
+import ctypes
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
@@ -20,6 +23,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 End = Literal["rst", "fin"]
+#: asm-generic/socket.h; Python's `socket` does not have it.
+_SO_ATTACH_FILTER = 26
 
 #: Bytes that wait in a pipe before it reads no more from its source.
 HIGH_WATER = 1 << 18
@@ -212,6 +217,17 @@ class Link:
         """Be a black hole in both directions: for either end the other one seems to be there."""
         self.up.stop()
         self.down.stop()
+
+    def drop_packets(self) -> None:
+        """
+        Be gone for the client, as a machine without power: its packets are not acknowledged, and nothing comes back.
+
+        Source: socket(7), SO_ATTACH_FILTER, with the filter "take nothing of any packet".
+        """
+        self.stop()
+        take_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # struct sock_filter
+        program = struct.pack("HP", 1, ctypes.addressof(take_nothing))  # struct sock_fprog
+        self.client.transport.getHandle().setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     def heal(self) -> None:
         """Pass everything as it comes, both ways."""

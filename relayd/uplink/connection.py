@@ -234,11 +234,14 @@ class UplinkConnection:
 
     def on_ready(self) -> None:
         self._owner.on_connection_ready(self)
-        self.orders.announce_link()
+        if not self._settings.aside:
+            self.orders.announce_link()
 
     def on_accepted(self) -> None:
         self._conversation.on_accepted()
         self._owner.on_connection_accepted(self)
+        if self._settings.aside and self._outcome is None:
+            self.orders.announce_link()
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
         cut = self._closed and stage is Stage.ACCEPTED and isinstance(error, UplinkLost)

@@ -89,7 +89,7 @@ class DialTests(ServiceCase):
         """The addresses, one after the other, when none answers; the name is looked up nowhere."""
         clock = MemoryReactorClock()
         self.patch(clock, "nameResolver", None)
-        endpoint = make_endpoint(clock, ServerAddress.of(f"ws://{host}:3000"), self.service._settings)
+        endpoint = make_endpoint(clock, ServerAddress.of(f"ws://{host}:3000"), self.service.servers[0].settings)
         failed = endpoint.connect(Factory())
         found = []
         while not failed.called:
@@ -156,7 +156,7 @@ class ReloadTests(ConfigCase):
         new = self.load(**after)
         error = self.assertRaises(ConfigError, relay.apply, new)
         self.assertIn("restart relayd", str(error))
-        settings = relay._uplink._settings
+        settings = relay._uplink.servers[0].settings
         self.assertTrue(settings.http_proxy is None or relay._config.allow_plaintext)
 
     def test_a_proxy_for_another_main_server(self) -> None:

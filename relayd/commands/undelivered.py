@@ -42,12 +42,12 @@ class UndeliveredResults:
     """
     Finds, keeps and lets go of results that the main server has not confirmed, wherever they are held.
 
-    :param origins: says to which main server each goes.
+    :param origins: says to which main server each goes; by default to whichever is connected.
     """
 
-    def __init__(self, journal: IJournal, origins: Origins) -> None:
+    def __init__(self, journal: IJournal, origins: Origins | None = None) -> None:
         self._journal = journal
-        self._origins = origins
+        self._origins = origins or Origins(journal)
         #: The main servers to which results in memory go, where it is not the first one.
         self._destinations: dict[str, str] = {}
         self._unrecorded = HeldResults(MAX_UNRECORDED, MAX_UNRECORDED_BYTES)

@@ -66,8 +66,8 @@ CREATE TABLE result (
 CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-# Bits of the column "extended" of a command: the form of its result, in case relayd dies before there is a result. Above
-# them is the number of the main server that ordered it: versions of relayd that know only one do not look there.
+# Bits of the column "extended" of a command: the form of its result, in case relayd dies before there is a result.
+# Above them is the number of its main server: versions of relayd that know only one do not look there.
 _EXTENDED: Final = 1
 _NUMERIC_ID: Final = 2
 _ORIGIN: Final = 2
@@ -220,8 +220,8 @@ class Archive:
         recovery.live = {
             command_id: LiveCommand(fingerprint, EntryState(state), size, since, form >> _ORIGIN)
             for command_id, fingerprint, state, size, since, form in execute(
-                "SELECT command, fingerprint, state, length(body), since, extended FROM result JOIN command ON id = command"
-                " ORDER BY result.serial"
+                "SELECT command, fingerprint, state, length(body), since, extended FROM result"
+                " JOIN command ON id = command ORDER BY result.serial"
             )
         }
         return recovery

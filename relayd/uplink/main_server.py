@@ -8,7 +8,6 @@ import random
 from functools import partial
 from typing import Any, Protocol
 
-from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 

@@ -120,11 +120,14 @@ class UplinkService(Service):
         self._choice.begin(now)
         self._dial_next()
 
-    def configure(self, settings: LiveUplinkSettings, *others: LiveUplinkSettings, failover_delay: float = 30.0) -> None:
+    def configure(
+        self, settings: LiveUplinkSettings, *others: LiveUplinkSettings, failover_delay: float | None = None
+    ) -> None:
         """Use other settings from the next connection on, for each main server its own."""
         for server, each in zip(self.servers, (settings, *others), strict=True):
             server.configure(each)
-        self._choice.delay = failover_delay
+        if failover_delay is not None:
+            self._choice.delay = failover_delay
 
     def stopService(self) -> Deferred[None]:
         """
@@ -167,7 +170,9 @@ class UplinkService(Service):
         self._rounds.add(server)
         if len(self.servers) > 1:
             limit = max(LEAST_ROUND, self._choice.delay)
-            late = UplinkUnreachable(server=str(server.address), reason=f"no connection came about within {span(limit)}")
+            late = UplinkUnreachable(
+                server=str(server.address), reason=f"no connection came about within {span(limit)}"
+            )
             self._limits[server] = self._reactor.callLater(limit, self._end_round, server, late)
         server.dial(aside=aside).addBoth(self._ended, server, index)
 
@@ -253,12 +258,12 @@ class UplinkService(Service):
                 # A command came meanwhile: it is to be answered first.
                 self._leave(server, self._choice.delay)
                 return
-            _log.info("This relay leaves {before} for {server}.", before=str(before.address), server=str(server.address))
+            _log.info(
+                "This relay leaves {before} for {server}.", before=str(before.address), server=str(server.address)
+            )
             self._leave(before, 0.0)
         self._choice.accepted(index, now, self._claims)
-        self.status = replace(
-            self.status, accepted=True, dialect=connection.dialect.name, since=now, last_error=None
-        )
+        self.status = replace(self.status, accepted=True, dialect=connection.dialect.name, since=now, last_error=None)
         if self._on_accepted is not None:
             self._on_accepted(connection)
         self._look_later()

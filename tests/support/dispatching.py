@@ -195,11 +195,12 @@ class RecordingLink:
     :ivar on_send: called after each result.
     """
 
-    def __init__(self, max_payload: int = 1_000_000) -> None:
+    def __init__(self, max_payload: int = 1_000_000, server: str = "") -> None:
         self.sent: list[CommandResult] = []
         self.events: list[CommandOutput | CommandResult] = []
         self.flow = RecordedFlow()
         self.max_payload = max_payload
+        self.server = server
         self.probes: list[Deferred[None]] = []
         self.on_send: Callable[[], None] = lambda: None
 
@@ -255,8 +256,8 @@ class SlowJournal:
     def open(self) -> Sequence[tuple[str, str]]:
         return self.records.open()
 
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
-        return self._later("accept", lambda: self.records.accept(command, fingerprint))
+    def accept(self, command: ExecuteCommand, fingerprint: bytes, origin: int = 0) -> Deferred[JournalEntry | None]:
+        return self._later("accept", lambda: self.records.accept(command, fingerprint, origin))
 
     def start(self, command_id: str) -> Deferred[None]:
         return self._later("start", lambda: self.records.start(command_id))

@@ -214,7 +214,7 @@ class Outbox:
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """The main server confirms or rejects a result that was sent on *link*, or before."""
-        self._without_receipts.receipt_received()
+        self._without_receipts.receipt_received(link)
         sender = self._senders.get(link)
         key = None if sender is None else sender.in_flight.match_receipt(receipt.command_id)
         if key is None and receipt.command_id is not None:  # for what was sent on an earlier link?

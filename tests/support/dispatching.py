@@ -286,6 +286,9 @@ class SlowJournal:
     def unconfirmed(self) -> Sequence[str]:
         return self.records.unconfirmed()
 
+    def outstanding_from(self, origin: int) -> int:
+        return self.records.outstanding_from(origin)
+
     def dead_letters(self) -> Sequence[str]:
         return self.records.dead_letters()
 
@@ -317,12 +320,14 @@ class Desk:
     A dispatcher with a link, and what it acknowledged: (command id, ``ok`` or the error's code).
 
     :ivar receipts: whether the main server is known to send any.
+    :ivar servers: main servers that are told apart; no link is there yet then.
     """
 
     max_commands: int = 4
     max_queue: int = 4
     receipts: bool = True
     timeout_margin: float = 0.0
+    servers: Sequence[str] = ()
     runner: HeldRunner = field(default_factory=HeldRunner)
     journal: IJournal = field(default_factory=MemoryJournal)
     audit: IAudit | None = None
@@ -344,6 +349,7 @@ class Desk:
                 timeout_margin=self.timeout_margin,
             ),
             audit=self.audit,
+            servers=self.servers,
         )
         self.link = self.connect()
 

@@ -118,7 +118,7 @@ class ReturnTests(FailoverCase):
     def test_it_returns_to_the_first(self) -> None:
         """The first accepts the relay before the second is left, and in good order."""
         second, _ = self.on_the_second()
-        first, pump = self.back()
+        self.back()
         self.assertIsNone(second.closed)
         self.assertEqual(self.receiver.words(), ["ready"], "the command logic does not have the new link yet")
         self.advance(PROBATION)
@@ -132,7 +132,7 @@ class ReturnTests(FailoverCase):
         self.assertIn(f"This relay leaves {SECOND}/ for {FIRST}/.", self.lines(LogLevel.info))
 
     def test_it_stays_while_something_is_under_way(self) -> None:
-        second, _ = self.on_the_second()
+        self.on_the_second()
         self.claims[SECOND] = Claims(commands=True)
         attempts = self.attempts()
         for _ in range(40):
@@ -168,7 +168,7 @@ class ReturnTests(FailoverCase):
 
     def test_the_second_is_lost_while_the_first_is_tried(self) -> None:
         second, _ = self.on_the_second()
-        first, _ = self.back()
+        self.back()
         attempts = self.attempts()
         self.lose(second)
         self.assertFalse(self.service.status.accepted)
@@ -180,14 +180,14 @@ class ReturnTests(FailoverCase):
 
     def test_results_are_brought_to_the_second(self) -> None:
         """And the relay is back at the first when they are confirmed."""
-        second, _ = self.on_the_second()
+        self.on_the_second()
         first, _ = self.back()
         self.advance(PROBATION)
         self.claims[SECOND] = Claims(results=True)
         attempts = self.attempts()
         self.advance(1)
         self.assertEqual((self.attempts(), self.host()), (attempts + 1, SECOND))
-        second, _ = self.connected()
+        self.connected()
         self.advance(PROBATION)
         self.assertEqual(first.closed, 1000)
         self.assertEqual(str(self.service.current.address), SECOND + "/")

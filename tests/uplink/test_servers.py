@@ -5,6 +5,7 @@ Tests of `relayd.uplink.servers`: which main server is dialled, and when the rel
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -67,7 +68,7 @@ class AwayTests(ChoiceCase):
         for index in range(3):
             times = [now for each, now in found if each == index]
             self.assertGreater(len(times), 100)
-            pauses = [later - now for now, later in zip(times, times[1:], strict=False)]
+            pauses = [later - now for now, later in pairwise(times)]
             self.assertGreaterEqual(min(pauses), 5.0 - 1e-9)
 
     def test_one_that_refuses_the_relay_is_passed_over_at_once(self) -> None:

@@ -76,7 +76,7 @@ class ServerChoice:
 
     def accepted(self, index: int, now: float, claims: ClaimsOf) -> None:
         """A main server has accepted the relay, which uses that from now on, and leaves the one before."""
-        if index != self.current and claims(self.current).results:
+        if index != self.current and self._wait_until is None and self._confirms_nothing(now, claims):
             self._visit_ready[self.current] = now + PATIENCE
         self.current, self._wait_until, self._busy = index, None, now
         self._waiting.pop(index, None)
@@ -131,7 +131,7 @@ class ServerChoice:
         here = claims(self.current)
         if here.commands:
             self._busy = now
-        free = not here.commands and (not here.results or now - self._busy >= PATIENCE)
+        free = here == Claims() or self._confirms_nothing(now, claims)
         if self._visits and claims(index).results:
             self._waiting.setdefault(index, now)
         else:
@@ -139,6 +139,11 @@ class ServerChoice:
         since = self._waiting.get(index)
         visit = since is not None and now >= self._visit_ready[index] and (free or now - since >= PATIENCE)
         return visit or (free and index < self.current)
+
+    def _confirms_nothing(self, now: float, claims: ClaimsOf) -> bool:
+        """Whether the main server in use has left results without a receipt for long."""
+        here = claims(self.current)
+        return here.results and not here.commands and now - self._busy >= PATIENCE
 
     def _patience(self, now: float) -> float:
         return now + self.delay * self._source.uniform(1 - JITTER, 1)

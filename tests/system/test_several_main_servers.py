@@ -138,6 +138,7 @@ class SeveralTests(ScratchCase):
         self.finish("b1")
         await self.second.come()
         await self.until(self.second, ("b1", "0"))
+        await self.connected(self.first)
         await self.begin(self.first, "a1")
         self.finish("a1")
         await self.until(self.first, ("a1", "0"))

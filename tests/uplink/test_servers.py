@@ -150,6 +150,12 @@ class ReturnTests(ChoiceCase):
         self.assertIsNone(self.destination(1001.0), "nor has it the relay back at once")
         self.assertEqual(self.destination(1000.0 + PATIENCE), 1)
 
+    def test_one_that_was_lost_is_visited_soon(self) -> None:
+        self.claims[1] = Claims(results=True)
+        self.choice.failed(1, 100.0, 5.0)
+        self.accepted(0, 101.0)
+        self.assertEqual(self.destination(106.0), 1)
+
     def test_no_visits_where_results_go_to_whichever_is_connected(self) -> None:
         self.make(2, visits=False)
         self.accepted(0, 1.0)

@@ -66,7 +66,7 @@ class OptionTests(ConfigCase):
 
     def test_this_machine(self) -> None:
         for host in OURS:
-            self.assertEqual(self.load(server=f"ws://{host}:3000").server, f"ws://{host}:3000")
+            self.assertEqual(self.load(server=f"ws://{host}:3000").url, f"ws://{host}:3000")
 
     def test_others(self) -> None:
         for host in NOT_OURS:

@@ -62,7 +62,8 @@ class ServerChoice:
         self._dialled = list(range(-count, 0))
         #: Until when the current one is waited for; ``None``: it is in use.
         self._wait_until: float | None = 0.0
-        #: When a command of the current one was last under way, and since when results wait for each of the others.
+        #: When the current one was last seen with a command under way or without a result to confirm; and since when
+        #: results wait for each of the others.
         self._busy = 0.0
         self._waiting: dict[int, float] = {}
 
@@ -76,7 +77,7 @@ class ServerChoice:
 
     def accepted(self, index: int, now: float, claims: ClaimsOf) -> None:
         """A main server has accepted the relay, which uses that from now on, and leaves the one before."""
-        if index != self.current and self._wait_until is None and self._confirms_nothing(now, claims):
+        if index != self.current and self._confirms_nothing(now, claims):
             self._visit_ready[self.current] = now + PATIENCE
         self.current, self._wait_until, self._busy = index, None, now
         self._waiting.pop(index, None)
@@ -129,7 +130,7 @@ class ServerChoice:
         if index == self.current:
             return False
         here = claims(self.current)
-        if here.commands:
+        if here.commands or not here.results:
             self._busy = now
         free = here == Claims() or self._confirms_nothing(now, claims)
         if self._visits and claims(index).results:

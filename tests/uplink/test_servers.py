@@ -150,6 +150,13 @@ class ReturnTests(ChoiceCase):
         self.assertIsNone(self.destination(1001.0), "nor has it the relay back at once")
         self.assertEqual(self.destination(1000.0 + PATIENCE), 1)
 
+    def test_a_quick_command_after_a_long_rest_is_no_silence(self) -> None:
+        """No look happened to see it run."""
+        self.choice.failed(0, 21.0, 2 * PATIENCE)
+        self.assertIsNone(self.destination(PATIENCE + 500.0))
+        self.claims[1] = Claims(results=True)
+        self.assertIsNone(self.destination(2 * PATIENCE + 30.0))
+
     def test_one_that_was_lost_is_visited_soon(self) -> None:
         self.claims[1] = Claims(results=True)
         self.choice.failed(1, 100.0, 5.0)

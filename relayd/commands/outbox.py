@@ -107,7 +107,7 @@ class Outbox:
     @property
     def deliverable(self) -> int:
         """How many results somebody waits for to whom there is a link; without a link, all of them."""
-        return self._results.count if self._current is None else self._results.count_for(self.server)
+        return self._results.count_for(self.server) if self.server else self._results.count
 
     def send_recorded(self, result: CommandResult, server: str = "") -> None:
         """

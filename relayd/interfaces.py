@@ -25,8 +25,22 @@ def no_acknowledgement(error: RelayError | None) -> None:
     """The `Acknowledge` of a command for which the main server asked for none: nobody gets to know."""
 
 
+class Claims(Struct, frozen=True):
+    """
+    What the relay owes one main server.
+
+    :ivar commands: whether commands that it ordered are under way.
+    :ivar results: whether results that are for it are not confirmed yet.
+    """
+
+    commands: bool = False
+    results: bool = False
+
+
 class ILink(Interface):
     """One connection to the main server on which events flow."""
+
+    server: str = Attribute("The name of the main server, a URL without secrets; empty where there is only one.")
 
     max_payload: int = Attribute("The largest text frame, in bytes, that the main server takes, as far as is known.")
     writable: bool = Attribute("Whether what was sent leaves quickly enough; if not, more should wait.")
@@ -164,10 +178,12 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     One command in the journal.
 
     :ivar fingerprint: tells this request from another with the same ``commandId``.
+    :ivar origin: the number of the main server that ordered it, see `IJournal.accept`; 0: it is not known.
     """
 
     fingerprint: bytes
     state: EntryState
+    origin: int = 0
 
     @property
     def holds_result(self) -> bool:
@@ -192,12 +208,13 @@ class IJournal(Interface):
         :raises ConfigError: when the journal cannot be used.
         """
 
-    def accept(command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
+    def accept(command: ExecuteCommand, fingerprint: bytes, origin: int = 0) -> Deferred[JournalEntry | None]:
         """
         Record that *command* was accepted.
 
         :param fingerprint: tells this request from another with the same ``commandId``; what the request holds cannot
             be read out of it.
+        :param origin: the number of the main server that ordered it, where there are several; 0: none is recorded.
         :return: fires with ``None`` when the record is as durable as the journal's mode promises.  Where the id is
             taken, nothing is recorded, and it fires with what is known of that command.
         """
@@ -225,6 +242,9 @@ class IJournal(Interface):
 
     def unconfirmed() -> Sequence[str]:
         """The commands whose results are to be sent and confirmed, in the order in which they ended."""
+
+    def outstanding_from(origin: int) -> int:
+        """How many of the `unconfirmed` results are of commands from the main server with that number, not 0."""
 
     def dead_letters() -> Sequence[str]:
         """The commands whose results are held and nobody waits for (`bury`), in the order in which they ended."""

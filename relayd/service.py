@@ -40,6 +40,7 @@ from relayd.settings import (
     uplink_settings_of,
 )
 from relayd.ssh_runner import SSHCommandRunner
+from relayd.uplink.servers import Failover
 from relayd.uplink.service import UplinkService
 from relayd.uplink.settings import ServerAddress
 from relayd.wire.relay_info import RelayInfo
@@ -79,6 +80,7 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     translate = translator(config.language)
     journal = _make_journal(reactor, config, translate)
     policy = policy_of(config)
+    to_origin = config.results_to == "origin"
     runner = SSHCommandRunner(
         reactor,
         ssh_settings_of(config),
@@ -97,13 +99,16 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         policy=policy,
         audit=audit,
         translate=translate,
+        servers=[str(ServerAddress.of(each.url)) for each in config.each_server] if to_origin else (),
     )
     started = reactor.seconds()
 
     def describe() -> RelayInfo | None:
         return relay.describe(reactor.seconds() - started)
 
-    uplink = UplinkService(reactor, dispatcher, replace(uplink_settings_of(config), describe=describe))
+    first, *others = [replace(uplink_settings_of(each), describe=describe) for each in config.each_server]
+    failover = Failover(delay=config.failover_delay, visits=to_origin, claims=dispatcher.claims_of)
+    uplink = UplinkService(reactor, dispatcher, first, others=others, failover=failover)
     parts = Parts(
         state=state,
         uplink=uplink,
@@ -126,7 +131,7 @@ def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:
     sources = StatusSources(
         clock=reactor,
         started=reactor.seconds(),
-        server=without_query(config.server),
+        server=without_query(config.url),
         proxy_id=config.proxy_id,
         max_sessions=config.max_sessions,
         max_total_connections=connections_within(config.max_total_connections),
@@ -172,7 +177,7 @@ def _make_audit(reactor: Any, config: Config) -> AuditLog | None:
             keep_for=config.audit_keep_for,
             max_total=config.audit_max_total,
         ),
-        server=without_query(config.server),
+        server=without_query(config.url),
         proxy_id=config.proxy_id,
     )
     return AuditLog(reactor, settings)
@@ -214,7 +219,7 @@ class RelayService(Service):
             "relayd {version} starts as {proxy_id} for {server}; its state is in {state_dir}",
             version=__version__,
             proxy_id=self._config.proxy_id,
-            server=without_query(self._config.server),
+            server=", ".join(without_query(each.url) for each in self._config.each_server),
             state_dir=self._config.state_dir,
         )
         self._warn_of_few_descriptors()
@@ -247,7 +252,7 @@ class RelayService(Service):
         """The status, for the service manager."""
         status = self._uplink.status
         return Standing(
-            server=ServerAddress.of(self._config.server).netloc,
+            server=self._uplink.current.address.netloc,
             accepted=status.accepted,
             since=status.since,
             last_error=status.last_error,
@@ -281,7 +286,8 @@ class RelayService(Service):
             unencrypted because a part of *config* waits for a restart; nothing is changed then.
         """
         effective, changes = compare(self._config, config)
-        if not (effective.allow_plaintext or is_private(effective.server, effective.http_proxy)):
+        private = all(is_private(each.url, each.http_proxy) for each in effective.each_server)
+        if not (effective.allow_plaintext or private):
             reason = "the new settings only fit the new main server, which takes effect after a restart: restart relayd"
             raise ConfigError(option="--server", reason=reason)
         policy = policy_of(effective)
@@ -298,7 +304,8 @@ class RelayService(Service):
             # name of its host alone.
             self._runner.client.retire_all()
         self._dispatcher.configure(limits_of(effective), policy)
-        self._uplink.configure(live_uplink_settings_of(effective))
+        first, *others = map(live_uplink_settings_of, effective.each_server)
+        self._uplink.configure(first, *others, failover_delay=effective.failover_delay)
         return changes
 
     def stopService(self) -> Deferred[None]:

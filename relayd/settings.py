@@ -118,10 +118,10 @@ def live_uplink_settings_of(config: Config) -> LiveUplinkSettings:
 
 
 def uplink_settings_of(config: Config) -> UplinkSettings:
-    """How the main server is reached."""
+    """How the main server is reached; the first one where there are several (`Config.each_server`)."""
     return UplinkSettings(
         **asdict(live_uplink_settings_of(config)),
-        server=config.server,
+        server=config.url,
         proxy_id=config.proxy_id,
         dialect=config.dialect,
         native_path=config.native_path,

@@ -72,6 +72,8 @@ def name_fields(command: ExecuteCommand) -> dict[str, Any]:
     }
     if command.written is not None:
         fields["written"] = command.written
+    if command.origin:  # in the place of the one that every line has
+        fields["server"] = command.origin
     return fields
 
 
@@ -102,6 +104,7 @@ def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Rec
     for name, size in (
         ("host", MAX_NAME),
         ("user", MAX_NAME),
+        ("server", MAX_NAME),
         ("written", MAX_WRITTEN),
         ("become", MAX_WRITTEN),
         ("ranAs", MAX_WRITTEN),

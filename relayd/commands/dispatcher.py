@@ -6,7 +6,7 @@ It knows no wire, no SSH and no disk: those are behind the seams of `relayd.inte
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -24,6 +24,7 @@ from relayd.commands.duplicates import Duplicates
 from relayd.commands.failures import explain_failure, failed_result
 from relayd.commands.fingerprints import Fingerprints
 from relayd.commands.input_budget import InputBudget
+from relayd.commands.origins import Origins
 from relayd.commands.outbox import Outbox
 from relayd.commands.reports import CommandReports
 from relayd.commands.scheduler import Scheduler
@@ -33,6 +34,7 @@ from relayd.errors import AuditUnavailable, InvalidMessage, Overloaded, RelayErr
 from relayd.interfaces import (
     Acknowledge,
     Blame,
+    Claims,
     IAudit,
     ICommandReceiver,
     ICommandRunner,
@@ -94,6 +96,7 @@ class Dispatcher:
     :param policy: the rules of the site; by default they allow everything but special addresses.
     :param audit: gets every command; while it cannot be written, new commands are refused.
     :param translate: to the language of what results say.
+    :param servers: the names of the main servers, where each result goes to the one that ordered the command.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Dispatcher:
         policy: Policy | None = None,
         audit: IAudit | None = None,
         translate: Translate = english,
+        servers: Sequence[str] = (),
     ) -> None:
         self._clock = clock
         self._runner = runner
@@ -117,11 +121,14 @@ class Dispatcher:
         self.stats = Stats()
         self._reports = CommandReports(clock, self.stats, audit)
         self._admission: Admission[ActiveCommand] = Admission(limits.max_commands, limits.max_queue)
-        self._streams = Streams(clock, self.stats, limits.output_encoding, limits.hosts)
-        self._scheduler = Scheduler(clock, runner, journal, self._admission, self._streams, self, translate)
+        self._origins = Origins(journal, servers)
+        self._streams = Streams(clock, self.stats, limits.output_encoding, limits.hosts, self._origins)
+        self._scheduler = Scheduler(
+            clock, runner, journal, self._admission, self._streams, self, translate, self._origins
+        )
         self._active = self._scheduler.active
         self._drains = Drains(clock, self._is_drained, self._scheduler.cancel_all)
-        self._outbox = Outbox(clock, journal, self.stats, self._drains.check, translate)
+        self._outbox = Outbox(clock, journal, self.stats, self._drains.check, translate, self._origins)
         self._duplicates = Duplicates(
             self._active, journal, self._outbox, self.stats, self._reports, self._refuse, self._overloaded, translate
         )
@@ -158,12 +165,17 @@ class Dispatcher:
         """Every command that is under way, by its id, oldest first."""
         return self._active
 
+    def claims_of(self, server: str) -> Claims:
+        """What the relay owes the main server *server*; any one, where results go to whichever is connected."""
+        commands = any(self._origins.is_for(each.command.origin, server) for each in self._active.values())
+        return Claims(commands=commands, results=self._outbox.undelivered_for(server) > 0)
+
     # ICommandReceiver
 
     def command_received(self, command: ExecuteCommand, acknowledge: Acknowledge) -> None:
         """See `ICommandReceiver.command_received`."""
         received = self._clock.seconds()
-        fingerprint = self._fingerprints.fingerprint_of(command)
+        fingerprint = self._fingerprints.fingerprint_of(command, self._origins.distinct(command.origin))
         if (active := self._active.get(command.command_id)) is not None:
             self._duplicates.join(active, command, fingerprint, acknowledge)
         elif (known := self._journal.lookup(command.command_id)) is not None:
@@ -195,7 +207,7 @@ class Dispatcher:
             self._duplicates.acknowledge_or_tell(failure, error, acknowledge)
         else:
             acknowledge(error)
-            self._outbox.send_unrecorded(failure)
+            self._outbox.send_unrecorded(failure, self._outbox.server)
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """See `ICommandReceiver.receipt_received`."""
@@ -205,20 +217,26 @@ class Dispatcher:
         """See `ICommandReceiver.cancel_received`."""
         state = self.status_asked(command_id)
         _log.info("The main server cancels command {id}, which is {state}", id=command_id, state=state.value)
-        if (active := self._active.get(command_id)) is not None:
+        if (active := self._active.get(command_id)) is not None and state is not CommandState.UNKNOWN:
             self._scheduler.cancel(active)
         return state
 
     def status_asked(self, command_id: str) -> CommandState:
         """See `ICommandReceiver.status_asked`."""
+        asking = self._outbox.server
         if (active := self._active.get(command_id)) is not None:
-            return active.state
-        return CommandState.UNKNOWN if self._journal.lookup(command_id) is None else CommandState.FINISHED
+            return active.state if self._origins.is_for(active.command.origin, asking) else CommandState.UNKNOWN
+        known = self._journal.lookup(command_id)
+        foreign = known and known.origin and not self._origins.is_for(self._origins.name_of(known.origin), asking)
+        if known is None or foreign:
+            return CommandState.UNKNOWN
+        return CommandState.FINISHED
 
     def link_ready(self, link: ILink) -> None:
         """See `ICommandReceiver.link_ready`."""
         self._streams.link_ready(link)
         self._outbox.link_ready(link, self._active)
+        self._drains.check()
 
     def link_lost(self, link: ILink, blame: Blame) -> None:
         """See `ICommandReceiver.link_lost`."""
@@ -257,7 +275,7 @@ class Dispatcher:
         return self._drains.begin(timeout).addBoth(self._drained)
 
     def _is_drained(self) -> bool:
-        return not self._active and not self._outbox.undelivered
+        return not self._active and not self._outbox.deliverable
 
     def _drained(self, outcome: object) -> object:
         self._outbox.stop()
@@ -269,7 +287,7 @@ class Dispatcher:
         """What a drain waits for, for the log."""
         away = "" if self._outbox.has_link else "; there is no connection to it"
         return (
-            f"{len(self._active)} commands to end and {self._outbox.undelivered} results to be confirmed by the main "
+            f"{len(self._active)} commands to end and {self._outbox.deliverable} results to be confirmed by the main "
             f"server{away}"
         )
 
@@ -302,9 +320,9 @@ class Dispatcher:
         """See `relayd.commands.scheduler.Owner`."""
         self._inputs.release(active.command)
         if recorded:
-            self._outbox.send_recorded(result)
+            self._outbox.send_recorded(result, active.command.origin)
         else:  # a result that a crash would lose is still better than silence
-            self._outbox.send_unrecorded(result)
+            self._outbox.send_unrecorded(result, active.command.origin)
         self._reports.report_ended(active, result)
         self._drains.check()
 
@@ -328,4 +346,4 @@ class Dispatcher:
         """Answer a command that is not taken on.  Not recorded: the same command may come again, and run then."""
         self._reports.report_refused(command, error)
         acknowledge(error)
-        self._outbox.send_unrecorded(failed_result(command, error, self._translate))
+        self._outbox.send_unrecorded(failed_result(command, error, self._translate), command.origin)

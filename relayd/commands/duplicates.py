@@ -91,12 +91,12 @@ class Duplicates:
             self._outbox.send_again(command.command_id)
         elif known.state is EntryState.CONFIRMED and recent is not None:  # no failure in the place of what it got
             self._accept_again(command, acknowledge)
-            self._outbox.send_unrecorded(recent)
+            self._outbox.send_unrecorded(recent, command.origin)
         elif known.state is EntryState.CONFIRMED:
             self._refuse(command, AlreadyConfirmed(), acknowledge)
         elif unrecorded is not None:  # it ended, and the journal could not record that
             self._accept_again(command, acknowledge)
-            self._outbox.send_unrecorded(unrecorded)
+            self._outbox.send_unrecorded(unrecorded, command.origin)
         else:
             self._refuse(command, OutcomeLost(), acknowledge)
 

@@ -30,9 +30,11 @@ class Fingerprints:
     def _key(self) -> bytes:
         return self._read_key()
 
-    def fingerprint_of(self, command: ExecuteCommand) -> bytes:
+    def fingerprint_of(self, command: ExecuteCommand, origin: str = "") -> bytes:
         """
         The digest of what *command* asks for, in 16 bytes.
+
+        :param origin: the main server that ordered it, where another one must not get its result.
 
         Credentials are left out: a command with a password that was changed meanwhile is the same command.
         """
@@ -46,4 +48,6 @@ class Fingerprints:
             become = command.become
             as_whom = (become.method, become.user) if isinstance(become, Become) else become
             asked = (*asked, command.pty, as_whom, command.script)
+        if origin:
+            asked = (asked, "main server", origin)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._key).digest()

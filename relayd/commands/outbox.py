@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from relayd.commands.held_results import HeldResults, size_of
 from relayd.commands.link_sender import LinkSender
+from relayd.commands.origins import Origins
 from relayd.commands.stats import Stats
 from relayd.commands.suspects import Suspects, without_output
 from relayd.commands.undelivered import ResultKey, UndeliveredResults
@@ -55,8 +56,11 @@ class Outbox:
     A result that the main server rejects three times on one link is a dead letter.  Another main server may be behind
     the next link: each link is offered the dead letters once.
 
+    Where a relay has several main servers, a result waits for a link to its own.
+
     :param settled: called whenever a result needs no more sending.
     :param translate: to the language of what results say.
+    :param origins: says to which main server each result goes; by default to whichever is connected.
     """
 
     def __init__(
@@ -66,12 +70,14 @@ class Outbox:
         stats: Stats,
         settled: Callable[[], None],
         translate: Translate = english,
+        origins: Origins | None = None,
     ) -> None:
         self._clock = clock
         self._settled = settled
         self._translate = translate
         self._stats = stats
-        self._results = UndeliveredResults(journal)
+        self._origins = origins or Origins(journal)
+        self._results = UndeliveredResults(journal, self._origins)
         self._recent = HeldResults(MAX_RECENT, MAX_RECENT_BYTES)
         self._without_receipts = WithoutReceipts(clock, journal, self._presume)
         self._suspects = Suspects(clock, self._without_receipts.results_read)
@@ -89,26 +95,48 @@ class Outbox:
         """Whether there is a link to send results on."""
         return self._current is not None
 
-    def send_recorded(self, result: CommandResult) -> None:
-        """Send *result*, which the journal holds; without a link, when there is one."""
+    @property
+    def server(self) -> str:
+        """The main server at the other end of the link; empty without one, or where there is only one."""
+        return "" if self._current is None else self._current.in_flight.link.server
+
+    def undelivered_for(self, server: str) -> int:
+        """How many results are for the main server *server*."""
+        return self._results.count_for(server)
+
+    @property
+    def deliverable(self) -> int:
+        """How many results somebody waits for to whom there is a link; without a link, all of them."""
+        return self._results.count_for(self.server) if self.server else self._results.count
+
+    def send_recorded(self, result: CommandResult, server: str = "") -> None:
+        """
+        Send *result*, which the journal holds; without a link, when there is one.
+
+        :param server: the main server that ordered the command.
+        """
         if size_of(result) <= MAX_RECENT_SIZE:
             self._recent.hold(result)
-        if self._current is not None:
+        if self._current is not None and self._origins.takes(self._current.in_flight.link, server):
             self._current.send_recorded(result)
 
     def send_again(self, command_id: str) -> None:
         """Send the result that the journal holds of *command_id*; without a link, when there is one."""
-        if self._current is not None:
-            key = ResultKey(command_id, True)
+        key = ResultKey(command_id, True)
+        if self._current is not None and self._results.goes_over(self._current.in_flight.link, key):
             self._current.forget_refusals(key)
             self._current.enqueue(key)
 
-    def send_unrecorded(self, result: CommandResult) -> None:
-        """Send *result*, which the journal does not hold: it is held here until it is confirmed."""
-        for command_id in self._results.hold_unrecorded(result):
+    def send_unrecorded(self, result: CommandResult, server: str = "") -> None:
+        """
+        Send *result*, which the journal does not hold: it is held here until it is confirmed.
+
+        :param server: the main server to which it goes.
+        """
+        for command_id in self._results.hold_unrecorded(result, server):
             self._stats.dropped += 1
             self._unqueue(ResultKey(command_id, False))
-        if self._current is not None:
+        if self._current is not None and self._origins.takes(self._current.in_flight.link, server):
             self._current.enqueue(ResultKey(result.command_id, False))
 
     def send_once(self, result: CommandResult) -> None:
@@ -148,7 +176,8 @@ class Outbox:
         if self._stopped:
             sender.halt()
         self._suspects.forget(lambda key: not self._results.is_held(key))
-        keys, offered = self._results.due(pending), self._results.offered()
+        keys = [key for key in self._results.due(pending) if self._results.goes_over(link, key)]
+        offered = [key for key in self._results.offered() if self._results.goes_over(link, key)]
         if keys:
             _log.info("Sending {count} unconfirmed results again: {ids}", count=len(keys), ids=_ids_of(keys))
         if offered:
@@ -185,11 +214,13 @@ class Outbox:
 
     def receipt_received(self, link: ILink, receipt: Receipt) -> None:
         """The main server confirms or rejects a result that was sent on *link*, or before."""
-        self._without_receipts.receipt_received()
+        self._without_receipts.receipt_received(link)
         sender = self._senders.get(link)
         key = None if sender is None else sender.in_flight.match_receipt(receipt.command_id)
         if key is None and receipt.command_id is not None:  # for what was sent on an earlier link?
             key = self._results.find(receipt.command_id)
+            if key is not None and not self._results.goes_over(link, key):  # another main server waits for it
+                key = None
         if key is None:
             self._stats.stray += 1
             _log.debug("A receipt matches no result: {id}", id=printable(receipt.command_id or "", 256))
@@ -274,6 +305,7 @@ class Outbox:
         Deferred.fromCoroutine(self._replace(key))
 
     async def _replace(self, key: ResultKey) -> None:
+        server = self._results.destination_of(key)
         result = await self._results.load(key)
         if result is None or not self._results.withdraw(key):
             return
@@ -281,7 +313,7 @@ class Outbox:
             self._unqueue(key)
         without = without_output(result, self._translate)
         if without.stderr != result.stderr:  # otherwise even the result without its output breaks links
-            self.send_unrecorded(without)
+            self.send_unrecorded(without, server)
         self._settled()
 
     def _clear(self, key: ResultKey) -> None:

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from relayd.commands.active import ActiveCommand
 from relayd.commands.admission import Admission, Placement
 from relayd.commands.failures import explain_failure, failed_result
+from relayd.commands.origins import Origins
 from relayd.commands.streaming import Streams
 from relayd.errors import Cancelled, Interrupted, QueueTimeout, RelayError
 from relayd.interfaces import ICommandRunner, IJournal, JournalEntry
@@ -49,6 +50,7 @@ class Scheduler:
     :param admission: decides whose turn it is.
     :param streams: sends the output of commands as it arrives, where they ask for that.
     :param translate: to the language of what results say.
+    :param origins: the main servers, as the journal knows them.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Scheduler:
         streams: Streams,
         owner: Owner,
         translate: Translate,
+        origins: Origins,
     ) -> None:
         self._clock = clock
         self._runner = runner
@@ -68,6 +71,7 @@ class Scheduler:
         self._streams = streams
         self._owner = owner
         self._translate = translate
+        self._origins = origins
         self._granting = False
         self._alarm: IDelayedCall | None = None
         #: Every command that is under way, by its id.
@@ -87,7 +91,8 @@ class Scheduler:
         else:
             self._set_alarm()
         self.active[active.command.command_id] = active
-        self._journal.accept(active.command, active.fingerprint).addCallbacks(
+        origin = self._origins.number_of(active.command.origin)
+        self._journal.accept(active.command, active.fingerprint, origin).addCallbacks(
             self._accepted, self._not_accepted, callbackArgs=(active,), errbackArgs=(active,)
         )
         if active.has_slot and not active.dropped:

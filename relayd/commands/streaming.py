@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.commands.origins import Origins
 from relayd.commands.stats import Stats
 from relayd.interfaces import ILink, IOutputSink
 from relayd.language.charsets import UTF8, Decoder
@@ -82,11 +83,20 @@ class Streams:
     Knows the link of the moment, for all commands that stream.
 
     :param clock: the clock by which a command waits for the link.
+    :param origins: says to which main server output goes; by default to whichever is connected.
     :ivar charset: character set of the output of commands that name none.
     :ivar hosts: what the site says of single hosts, before that.
     """
 
-    def __init__(self, clock: IReactorTime, stats: Stats, charset: str = UTF8, hosts: HostTable | None = None) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        stats: Stats,
+        charset: str = UTF8,
+        hosts: HostTable | None = None,
+        origins: Origins | None = None,
+    ) -> None:
+        self._origins = origins
         self.charset = charset
         self.hosts = hosts or HostTable()
         self.clock = clock
@@ -102,6 +112,11 @@ class Streams:
         """Send no more on *link*."""
         if self.link is link:
             self.link = None
+
+    def link_to(self, server: str) -> ILink | None:
+        """The link over which output for the main server *server* goes, if there is one."""
+        link = self.link
+        return link if link is not None and (self._origins is None or self._origins.takes(link, server)) else None
 
     def charset_of(self, command: ExecuteCommand) -> str:
         """Character set of the output of *command*."""
@@ -126,6 +141,7 @@ class OutputStream:
     def __init__(self, streams: Streams, command: ExecuteCommand) -> None:
         self._streams = streams
         self._command_id, self._numeric_id = command.command_id, command.numeric_id
+        self._origin = command.origin
         self._base64 = command.encoding == BASE64
         make = _Base64 if self._base64 else partial(_Text, streams.charset_of(command))
         self._growth = _Base64.growth if self._base64 else _Text.growth
@@ -161,7 +177,7 @@ class OutputStream:
             waiting.cancel()
 
     def _usable_link(self) -> ILink | None:
-        link = self._streams.link
+        link = self._streams.link_to(self._origin)
         if link is self._stuck and link is not None:
             if not link.writable:
                 return None

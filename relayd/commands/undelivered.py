@@ -12,8 +12,9 @@ from twisted.logger import Logger
 
 from relayd.commands.dead_letters import DeadLetters
 from relayd.commands.held_results import HeldResults
+from relayd.commands.origins import Origins
 from relayd.errors import RelayError
-from relayd.interfaces import EntryState, IJournal
+from relayd.interfaces import EntryState, IJournal, ILink
 from relayd.wire.messages import CommandResult
 
 _log = Logger("relayd.commands")
@@ -38,10 +39,17 @@ class ResultKey(Struct, frozen=True, gc=False):
 
 
 class UndeliveredResults:
-    """Finds, keeps and lets go of results that the main server has not confirmed, wherever they are held."""
+    """
+    Finds, keeps and lets go of results that the main server has not confirmed, wherever they are held.
 
-    def __init__(self, journal: IJournal) -> None:
+    :param origins: says to which main server each goes; by default to whichever is connected.
+    """
+
+    def __init__(self, journal: IJournal, origins: Origins | None = None) -> None:
         self._journal = journal
+        self._origins = origins or Origins(journal)
+        #: The main servers to which results in memory go, where it is not the first one.
+        self._destinations: dict[str, str] = {}
         self._unrecorded = HeldResults(MAX_UNRECORDED, MAX_UNRECORDED_BYTES)
         #: Those of them that the main server rejected: nobody waits for these.
         self._unwanted: set[str] = set()
@@ -52,16 +60,40 @@ class UndeliveredResults:
         """How many results somebody waits for."""
         return len(self._unrecorded) - len(self._unwanted) + self._journal.outstanding
 
-    def hold_unrecorded(self, result: CommandResult) -> list[str]:
+    def hold_unrecorded(self, result: CommandResult, server: str = "") -> list[str]:
         """
         Hold *result* in memory.
 
+        :param server: the main server to which it goes; empty: the first one.
         :return: the commands whose results had to make room.
         """
         self._unwanted.discard(result.command_id)
         removed = self._unrecorded.hold(result)
         self._unwanted.difference_update(removed)
+        for command_id in removed:
+            self._destinations.pop(command_id, None)
+        if server:
+            self._destinations[result.command_id] = server
+        else:
+            self._destinations.pop(result.command_id, None)
         return removed
+
+    def destination_of(self, key: ResultKey) -> str:
+        """The main server to which the result goes; empty: the first one, or whichever is connected."""
+        if not key.recorded:
+            return self._destinations.get(key.command_id, "")
+        entry = self._journal.lookup(key.command_id)
+        return self._origins.name_of(0 if entry is None else entry.origin)
+
+    def goes_over(self, link: ILink, key: ResultKey) -> bool:
+        """Whether the result is for the main server at the other end of *link*."""
+        return key.once or self._origins.takes(link, self.destination_of(key))
+
+    def count_for(self, server: str) -> int:
+        """How many results wait to be delivered to the main server *server*."""
+        due = [each for each in self._unrecorded if each not in self._unwanted]
+        held = sum(self._origins.is_for(self._destinations.get(each, ""), server) for each in due)
+        return held + self._origins.outstanding(server)
 
     def unrecorded(self, command_id: str) -> CommandResult | None:
         """The result of a command that is held in memory, if there is one."""
@@ -71,6 +103,7 @@ class UndeliveredResults:
         """Hold no result of the command in memory any more."""
         self._unrecorded.remove(command_id)
         self._unwanted.discard(command_id)
+        self._destinations.pop(command_id, None)
 
     async def load(self, key: ResultKey) -> CommandResult | None:
         """The result, or ``None`` where it is gone or cannot be read now."""

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from relayd.commands.in_flight import InFlight
 from relayd.commands.undelivered import ResultKey
-from relayd.interfaces import IJournal
+from relayd.interfaces import IJournal, ILink
 
 _log = Logger("relayd.commands")
 
@@ -24,7 +24,8 @@ PATIENCE: Final = 30.0
 IMPATIENCE: Final = 1.0
 DRAIN_PATIENCE: Final = 5.0
 
-#: The name under which the journal notes whether the main server sends receipts: ``yes`` or ``never``.
+#: The name under which the journal notes whether the main server sends receipts, ``yes`` or ``never``; where there are
+#: several, followed by its own name.
 _RECEIPTS: Final = "receipts"
 
 
@@ -67,26 +68,26 @@ class WithoutReceipts:
     def hurry(self) -> None:
         """Do not wait long for receipts that never come: relayd wants to stop."""
         self._patience = min(self._patience, DRAIN_PATIENCE)
-        for watch in self._watches.values():
+        for in_flight, watch in self._watches.items():
             if watch.alarm is not None:
                 left = watch.alarm.getTime() - self._clock.seconds()
-                watch.alarm.reset(max(0.0, min(self._wait(), left)))
+                watch.alarm.reset(max(0.0, min(self._wait(in_flight.link), left)))
 
-    def receipt_received(self) -> None:
-        """The main server does send receipts."""
-        if not self._receipts_come:
-            self._journal.note(_RECEIPTS, "yes")
+    def receipt_received(self, link: ILink) -> None:
+        """The main server at the other end of *link* does send receipts."""
+        if not self._receipts_come(link):
+            self._journal.note(_note_of(link), "yes")
 
     def watch(self, in_flight: InFlight) -> None:
         """Something was sent on a link."""
-        if self._stopped or self._receipts_come:
+        if self._stopped or self._receipts_come(in_flight.link):
             return
         watch = self._watches.get(in_flight)
         if watch is None:
             watch = self._watches[in_flight] = _Watch()
         if watch.alarm is None:
             watch.since = self._clock.seconds()
-            watch.alarm = self._clock.callLater(self._wait(), self._ask, in_flight, watch)
+            watch.alarm = self._clock.callLater(self._wait(in_flight.link), self._ask, in_flight, watch)
 
     def stop_watching(self, in_flight: InFlight) -> None:
         """Nothing more is sent on a link."""
@@ -101,35 +102,41 @@ class WithoutReceipts:
     def link_lost(self, in_flight: InFlight) -> None:
         """A link was lost. Its time counts: links that are lost soon must not make the relay wait for ever."""
         watch = self._watches.get(in_flight)
-        if watch is not None and watch.alarm is not None and self._journal.noted(_RECEIPTS) is None:
+        if watch is not None and watch.alarm is not None and self._noted(in_flight.link) is None:
             self._patience = max(0.0, self._patience - (self._clock.seconds() - watch.since))
         self.stop_watching(in_flight)
 
     def results_read(self, in_flight: InFlight, last: int) -> None:
         """The main server has read all that was sent on a link, up to number *last*."""
-        if self._journal.noted(_RECEIPTS) == "never":
+        if self._noted(in_flight.link) == "never":
             while (key := in_flight.take_read(last)) is not None:
                 self._delivered(key)
 
-    @property
-    def _receipts_come(self) -> bool:
-        return self._journal.noted(_RECEIPTS) == "yes"
+    def _noted(self, link: ILink) -> str | None:
+        return self._journal.noted(_note_of(link))
 
-    def _wait(self) -> float:
-        return IMPATIENCE if self._journal.noted(_RECEIPTS) == "never" else self._patience
+    def _receipts_come(self, link: ILink) -> bool:
+        return self._noted(link) == "yes"
+
+    def _wait(self, link: ILink) -> float:
+        return IMPATIENCE if self._noted(link) == "never" else self._patience
 
     def _ask(self, in_flight: InFlight, watch: _Watch) -> None:
         watch.alarm = None
-        if in_flight and watch.probe is None and not self._receipts_come:
+        if in_flight and watch.probe is None and not self._receipts_come(in_flight.link):
             watch.probe = in_flight.link.probe()
             watch.probe.addCallbacks(self._answered, lambda _: None, callbackArgs=(in_flight, watch, in_flight.last))
 
     def _answered(self, _: None, in_flight: InFlight, watch: _Watch, last: int) -> None:
         watch.probe = None
         in_flight.mark_read(last)
-        if self._journal.noted(_RECEIPTS) is None:
-            self._journal.note(_RECEIPTS, "never")
+        if self._noted(in_flight.link) is None:
+            self._journal.note(_note_of(in_flight.link), "never")
             _log.info("The main server sends no receipts: results that it has read count as delivered")
         self.results_read(in_flight, last)
         if in_flight:
             self.watch(in_flight)
+
+
+def _note_of(link: ILink) -> str:
+    return f"{_RECEIPTS} {link.server}" if link.server else _RECEIPTS

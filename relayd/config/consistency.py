@@ -10,14 +10,18 @@ from collections.abc import Iterator, Mapping
 from relayd.config import values
 from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.paths import Paths
+from relayd.config.server_tables import SERVERS, given_in
 from relayd.config.sources import Given, where_set
 from relayd.config.state_directory import directory_hindrance
+from relayd.config.tables import place
 from relayd.errors import ConfigError
 
 
 def missing(config: Config) -> Iterator[ConfigError]:
     """One mistake that names all required options that were not set."""
-    options = [option for option in OPTIONS if option.required and getattr(config, option.attribute) is None]
+    each = config.each_server
+    required = [option for option in OPTIONS if option.required]
+    options = [option for option in required if any(getattr(view, option.attribute) is None for view in each)]
     if not options:
         return
     *others, last = (option.flag_name for option in options)
@@ -36,9 +40,12 @@ def contradictions(config: Config, given: Mapping[str, Given], paths: Paths) -> 
     :param given: what was set, to name the place of a mistake.
     :param paths: knows which files cannot be seen here.
     """
-    yield from _unencrypted(config, given)
-    yield from _proxy(config, given)
-    yield from _tls_files(config, given, paths)
+    yield from _main_servers(config, given)
+    for number, each in enumerate(config.each_server, 1):
+        said = given_for(config, number, given)
+        yield from _unencrypted(each, said)
+        yield from _proxy(each, said)
+        yield from _tls_files(each, said, paths)
     if config.default_timeout > config.max_timeout:
         limit = values.spell_duration(config.max_timeout)
         culprit = "default-timeout" if "default-timeout" in given else "max-timeout"
@@ -48,8 +55,31 @@ def contradictions(config: Config, given: Mapping[str, Given], paths: Paths) -> 
         yield ConfigError(option=_where(given, "state-dir"), reason=hindrance)
 
 
+def given_for(config: Config, number: int, given: Mapping[str, Given]) -> Mapping[str, Given]:
+    """What was set for the main server with this *number*, from 1: a table of its own comes first."""
+    if not config.servers:
+        return given
+    return {**given, **dict(given_in(number, config.servers[number - 1], config.config or ""))}
+
+
+def _main_servers(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
+    if not config.servers:
+        return
+    if config.server is not None:
+        reason = f"the main servers are given as [[servers]] tables in {config.config}; remove those, or this"
+        yield ConfigError(option=_where(given, "server"), reason=reason)
+    urls = [values.without_query(each.url) for each in config.servers]
+    for number, url in enumerate(urls, 1):
+        if number > values.MAX_SERVERS:
+            reason = f"there may be at most {values.MAX_SERVERS} main servers"
+            yield ConfigError(option=place(SERVERS, number, config.config or ""), reason=reason)
+        elif (first := urls.index(url) + 1) < number:
+            reason = f"is the main server of number {first} again: the URLs have to differ in more than the query"
+            yield ConfigError(option=f"url of {place(SERVERS, number, config.config or '')}", reason=reason)
+
+
 def _unencrypted(config: Config, given: Mapping[str, Given]) -> Iterator[ConfigError]:
-    server = config.server
+    server = config.url
     if server is None or config.allow_plaintext or values.is_private(server, config.http_proxy):
         return
     whom = " to the proxy" if values.is_private(server, None) else ""

@@ -23,16 +23,23 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
     if config is None:
         return []
     found = []
-    for whose, path in (
-        ("the private key of --tls-key", config.tls_key),
-        ("the password of --http-proxy-password-file", config.http_proxy_password_file),
-        ("the headers of --header-file", config.header_file),
-    ):
+    secrets = [
+        (whose, path)
+        for each in config.each_server
+        for whose, path in (
+            ("the private key of --tls-key", each.tls_key),
+            ("the password of --http-proxy-password-file", each.http_proxy_password_file),
+            ("the headers of --header-file", each.header_file),
+        )
+    ]
+    for whose, path in dict.fromkeys(secrets):
         if path is not None and open_to_others(path, environ):
             found.append(f"other users can read {whose} in {path}: chmod 600 it")
-    for whose, path in (
-        ("the host keys of --known-hosts", config.known_hosts),
-        ("the CA certificates of --tls-ca", config.tls_ca),
+    for whose, path in dict.fromkeys(
+        [
+            ("the host keys of --known-hosts", config.known_hosts),
+            *(("the CA certificates of --tls-ca", each.tls_ca) for each in config.each_server),
+        ]
     ):
         if path is not None and (what := _changeable(path)):
             found.append(f"others can change {whose}, in {path}: chmod go-w {what}")
@@ -44,6 +51,7 @@ def exposures(reading: Reading, environ: Mapping[str, str]) -> list[str]:
             "in /proc: put it into a file, and give that to --http-proxy-password-file"
         )
         password = False
+    password = password or any("@" in (each.http_proxy or "") for each in config.servers)
     return found + _of_the_file(config, password)
 
 

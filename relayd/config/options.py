@@ -5,6 +5,7 @@ The one table of options. Everything that reads, shows or describes options is m
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Literal
 
 from relayd.config import values
@@ -12,6 +13,7 @@ from relayd.config.api_key import LEAST_LENGTH, ApiKeyFile
 from relayd.config.listen_address import ListenAddress, listen_address
 from relayd.config.option import DAY, Effect, Option, Section, Weakness, options_of
 from relayd.config.secret_files import Unusable, read_line
+from relayd.config.server_tables import ServerRule
 from relayd.errors import UplinkError
 from relayd.network.credential_rules import CredentialRule
 from relayd.network.host_rules import HostRule
@@ -38,13 +40,15 @@ class Config:
     Its fields are the table of options; code that shows or reads options goes through `OPTIONS`.
     """
 
-    server: str = SERVER.option(
+    server: tuple[str, ...] = SERVER.option(
         RESTART,
-        "URL of the main server: wss://HOST, https://HOST, ws://HOST or http://HOST; path and query are kept",
-        values.server_url,
+        "URL of the main server: wss://HOST, https://HOST, ws://HOST or http://HOST; path and query are kept; may be "
+        "given several times: the next one is used while those before it are away",
+        values.server_urls,
         "URL",
         example="wss://main.example.com",
         required=True,
+        several=True,
     )
     proxy_id: str = SERVER.option(
         RESTART, "name of this relay at the main server", values.text, "NAME", example="site-1", required=True
@@ -69,6 +73,22 @@ class Config:
     )
     reconnect_delay: float = SERVER.time(
         CONNECTION, "5s", "delay before reconnecting, randomly varied by up to 40 %", most=3600
+    )
+    failover_delay: float = SERVER.time(
+        CONNECTION,
+        "30s",
+        "how long a main server may be away before the next of several is tried, randomly shortened by up to 40 %; "
+        "also the time between two attempts to return to the first",
+        least=1.0,
+        most=DAY,
+    )
+    results_to: Literal["origin", "connected"] = SERVER.choice(
+        RESTART,
+        "WHICH",
+        "origin connected",
+        "origin",
+        "which of several main servers gets a result: the one that ordered the command (origin), or whichever is "
+        "connected",
     )
     tls_ca: str | None = SERVER.path(
         CONNECTION, "PEM file of the CA certificates to trust instead of the system's", example="/etc/relayd/ca.pem"
@@ -324,7 +344,30 @@ class Config:
     credentials: tuple[CredentialRule, ...] = ()
     #: What is said of single hosts: the ``[[hosts]]`` tables of the file, in their order.
     hosts: tuple[HostRule, ...] = ()
+    #: Several main servers, each with settings of its own: the ``[[servers]]`` tables of the file, in their order.
+    servers: tuple[ServerRule, ...] = ()
     _key_file: ApiKeyFile = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def url(self) -> str:
+        """The URL of the main server, of the first one where there are several; ``None``: it is not set."""
+        urls = [each.url for each in self.servers] or self.server
+        return urls[0] if urls else None  # type: ignore[return-value]  # as for all required options
+
+    @cached_property
+    def each_server(self) -> tuple[Config, ...]:
+        """The main servers, in the order of preference: for each the settings of a relay that has no other."""
+        if self.servers:
+            return tuple(self._with(rule) for rule in self.servers)
+        if self.server is None or len(self.server) == 1:
+            return (self,)
+        return tuple(dataclasses.replace(self, server=(url,)) for url in self.server)
+
+    def _with(self, rule: ServerRule) -> Config:
+        said = rule.instead()
+        if rule.api_key_file is not None:
+            said["_key_file"] = ApiKeyFile(rule.api_key_file, allow_weak=self.allow_weak_key, private=False)
+        return dataclasses.replace(self, server=(rule.url,), servers=(), **said)
 
     @property
     def logins(self) -> tuple[tuple[str, int, CredentialRule], ...]:

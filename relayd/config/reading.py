@@ -12,12 +12,13 @@ from typing import Any, Final
 from msgspec import Struct
 
 from relayd.config.api_key import ApiKeyFile
-from relayd.config.consistency import contradictions, missing
+from relayd.config.consistency import contradictions, given_for, missing
 from relayd.config.credentials import CREDENTIALS, read_credential
 from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
 from relayd.config.option import GivenOptions, Option
 from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.paths import Elsewhere, Paths
+from relayd.config.server_tables import SERVERS, read_server
 from relayd.config.sources import Given, OptionSources, where_set
 from relayd.config.tables import Surroundings, Table, read_tables
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
@@ -96,7 +97,10 @@ def read(
         config = Config(**chosen, **tables, _key_file=key_file)
         if complete:
             mistakes += [*missing(config), *contradictions(config, given, paths)]
-            mistakes += _unusable_secrets(config, given, paths)
+            for number, each in enumerate(config.each_server, 1):
+                said = given_for(config, number, given)
+                known = set(map(str, mistakes))
+                mistakes += [mistake for mistake in _unusable_secrets(each, said, paths) if str(mistake) not in known]
     return Reading(config, tuple(mistakes), given, tuple(sources.unknown))
 
 
@@ -110,7 +114,7 @@ def _read_file(
         return None, {}
     content = sources.read_toml(path, given.where)
     surroundings = Surroundings(path, environ, paths, BY_NAME, HOST_KEYS)
-    readers: dict[str, Callable[[Table], Any]] = {CREDENTIALS: read_credential, HOSTS: read_host}
+    readers: dict[str, Callable[[Table], Any]] = {CREDENTIALS: read_credential, HOSTS: read_host, SERVERS: read_server}
     tables = {
         kind: read_tables(kind, content.pop(kind, []), surroundings, read, mistakes.append)
         for kind, read in readers.items()

@@ -21,6 +21,7 @@ from relayd.config.exposure import exposures
 from relayd.config.option import Effect, Option
 from relayd.config.options import OPTIONS, Config
 from relayd.config.reading import Reading
+from relayd.config.server_tables import SERVERS
 from relayd.config.tables import heading
 from relayd.errors import ConfigError
 
@@ -84,15 +85,25 @@ def compare(old: Config, new: Config) -> tuple[Config, Changes]:
             text = f"{heading(kind)} ({len(was)} -> {len(now)} tables)"
             changes.append(Change(heading(kind), text, Effect.COMMANDS))
             taken[kind] = now
+    if old.servers != new.servers:
+        restart = [each.fixed for each in old.servers] != [each.fixed for each in new.servers]
+        text = f"{heading(SERVERS)} ({len(old.servers)} -> {len(new.servers)} tables)"
+        changes.append(Change(heading(SERVERS), text, Effect.RESTART if restart else Effect.CONNECTION))
+        if not restart:
+            taken[SERVERS] = new.servers
     return dataclasses.replace(old, **taken, _key_file=new._key_file), Changes(tuple(changes))
 
 
 def _tell(option: Option, before: object, after: object) -> str:
-    if option.parse is values.server_url:
-        before, after = (values.without_query(str(value)) for value in (before, after))
+    if option.parse is values.server_urls:
+        before, after = (_without_queries(value) for value in (before, after))
     was, now = (option.spell(value) or "not set" for value in (before, after))
     shown = not option.hidden and was != now and len(was) + len(now) <= _LONGEST_SHOWN
     return f"{option.name} ({was} -> {now})" if shown else option.name
+
+
+def _without_queries(urls: object) -> object:
+    return tuple(map(values.without_query, urls)) if isinstance(urls, tuple) else urls
 
 
 class ReloadOnSignal(Service):

@@ -131,7 +131,7 @@ class OptionSources:
         return {}
 
     def read_file(self, content: Mapping[str, Any], path: str) -> None:
-        """Take what a TOML file holds, without its ``[[credentials]]`` and ``[[hosts]]`` tables."""
+        """Take what a TOML file holds, without the tables of which there may be several."""
         known = set(self._by_name) - {"config"}
         for name, value in content.items():
             where = f"{name if name in known else values.key(name)} in {path}"
@@ -139,7 +139,7 @@ class OptionSources:
                 if isinstance(value, dict):
                     self._refuse(where, "no such table; options belong at the top of the file, outside of tables")
                 else:
-                    self._refuse_unknown(name, where, known | {"credentials", "hosts"})
+                    self._refuse_unknown(name, where, known | {"credentials", "hosts", "servers"})
                 continue
             try:
                 option = self._by_name[name]

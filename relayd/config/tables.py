@@ -1,6 +1,6 @@
 """
-The tables of the TOML file of which there may be several, ``[[credentials]]`` and ``[[hosts]]``: whom each is for, and
-how a mistake in one is told. Each mistake becomes one `ConfigError` that names the table by its number, and the key.
+The tables of the TOML file of which there may be several, such as ``[[hosts]]``: whom each is for, and how a mistake in
+one is told. Each mistake becomes one `ConfigError` that names the table by its number, and the key.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Table:
         raise ConfigError(option=f"{name} of {self.place}", reason=reason)
 
     def hosts(self) -> tuple[str, ...]:
-        """The patterns of hosts, which every table has."""
+        """The patterns of hosts."""
         if "hosts" not in self.content:
             self.refuse("hosts", f"missing; give a list of names, patterns and networks, such as {_HOSTS}")
         return self._patterns("hosts", _HOSTS, check_host_pattern)

@@ -18,6 +18,10 @@ _SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 #: The most labels of one relay: all of them are one message to the main server.
 MAX_LABELS = 32
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}=[^,]{0,128}")
+#: The most main servers of one relay.
+MAX_SERVERS = 16
+#: What separates two URLs: a comma may also be part of one.
+_NEXT_URL = re.compile(r",(?=\s*(?:ws|http)s?://)", re.IGNORECASE)
 _YES = ("yes", "true", "on", "1")
 _NO = ("no", "false", "off", "0")
 
@@ -180,6 +184,19 @@ def server_url(value: str) -> str:
     if names & {"proxyid", "apikey"}:
         raise ValueError("a URL without proxyId or apiKey, which have their own options")
     return value.strip()
+
+
+def server_urls(value: str) -> tuple[str, ...]:
+    """The URLs of main servers (`server_url`), separated by commas. They differ in more than their queries."""
+    found = tuple(each.strip() for each in _NEXT_URL.split(value))
+    for url in found:
+        try:
+            server_url(url)
+        except ValueError as error:
+            raise ValueError(error.args[0], *([url] if len(found) > 1 else [])) from None
+    if len(found) > MAX_SERVERS or len(set(map(without_query, found))) < len(found):
+        raise ValueError(f"at most {MAX_SERVERS} URLs, each of another main server: not only the query differs")
+    return found
 
 
 def without_query(url: str) -> str:

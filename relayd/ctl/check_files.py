@@ -57,6 +57,8 @@ def check_settings(reading: Reading, report: Report) -> None:
         report("warning", "settings", exposed)
     if not reading.mistakes:
         tables = f"{len(config.credentials)} [[credentials]], {len(config.hosts)} [[hosts]]"
+        if config.servers:
+            tables += f", {len(config.servers)} [[servers]]"
         report("ok", "settings", f"{len(reading.given)} options are set, {tables}")
 
 
@@ -67,7 +69,7 @@ def _weak_settings(config: Config) -> Iterator[str]:
         if weakness is None or option.spell(getattr(config, option.attribute)) != weakness.value:
             continue
         if option.name == "allow-plaintext" and (
-            config.server is None or values.is_private(config.server, config.http_proxy)
+            config.url is None or all(values.is_private(each.url, each.http_proxy) for each in config.each_server)
         ):
             continue  # nothing is sent unencrypted all the same
         chosen = option.flag_name if option.is_flag else f"{option.flag_name} {weakness.value}"
@@ -107,7 +109,8 @@ async def check_files(reactor: Any, config: Config, report: Report) -> str | Non
     :return: the process id of the relay that uses this state directory, empty if it is not known; ``None``: no relay
         uses it.
     """
-    _check_api_key(config, report)
+    for each in config.each_server:
+        _check_api_key(each, report)
     holder = _check_state(config, report)
     _check_journal(config, report)
     _check_known_hosts(config, report)

@@ -51,12 +51,17 @@ _MOST_QUOTED: Final = 1000
 
 async def check_server(reactor: Any, config: Config, report: Report, holder: str | None, *, dial: bool = False) -> None:
     """
-    Report on each step of the way to the main server, up to the first that fails.
+    Report on each step of the way to each main server, up to the first that fails.
 
     :param holder: the process id of a running relay, which a connection under its name would disturb; ``None``: no
         relay is running.
     :param dial: connect anyway.
     """
+    for each in config.each_server:
+        await _check_one(reactor, each, report, holder, dial=dial)
+
+
+async def _check_one(reactor: Any, config: Config, report: Report, holder: str | None, *, dial: bool) -> None:
     try:
         settings = uplink_settings_of(config)
         if settings.server is None:
@@ -95,6 +100,10 @@ def _report_running(config: Config, holder: str, server: str, report: Report) ->
         uplink = None
     if uplink is None:
         text = f"a relay is running{process} and could lose its connection to a second one; --dial connects anyway"
+        report("skipped", "main server", text)
+    elif uplink["accepted"] and uplink.get("server", server) != server:
+        other = printable(str(uplink["server"]), _MOST_QUOTED)
+        text = f"the relay that is running{process} is with {other}; --dial connects to {server} anyway"
         report("skipped", "main server", text)
     elif uplink["accepted"]:
         dialect = printable(str(uplink["dialect"]), _MOST_QUOTED)

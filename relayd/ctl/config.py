@@ -19,9 +19,10 @@ from relayd.config.credentials import CREDENTIALS
 from relayd.config.host_tables import HOSTS, table_of_host
 from relayd.config.option import Option
 from relayd.config.options import OPTIONS, Config
+from relayd.config.server_tables import SERVERS
 from relayd.config.sources import Given
 from relayd.config.tables import heading
-from relayd.config.values import spell_duration
+from relayd.config.values import server_urls, spell_duration
 from relayd.ctl.settings import add_all_options, read_all
 from relayd.network.host_rules import HostRule
 from relayd.process.journald import is_journal, with_priority
@@ -105,19 +106,24 @@ def _toml(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) 
 def _tables(config: Config) -> Iterator[tuple[str, Sequence[Struct]]]:
     yield HOSTS, config.hosts
     yield CREDENTIALS, config.credentials
+    yield SERVERS, config.servers
 
 
 def toml_literal(option: Option, value: Any) -> str:
     """A value as it stands in a TOML file."""
     if isinstance(value, bool) or (isinstance(value, int) and option.metavar == "N"):
         return str(value).lower()
+    if option.parse is server_urls and len(value) == 1:  # as nearly all have it
+        return _text(value[0])
     return _array(value) if isinstance(value, tuple) else _text(option.spell(value))
 
 
 def _keys_of(row: Struct, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     keys = table_of_host(row) if isinstance(row, HostRule) else asdict(row)
     for key, value in keys.items():
-        if value is not None:
+        if key == "http_proxy" and "@" in (value or ""):
+            yield "# http-proxy", "has a user, which is not shown here"
+        elif value is not None:
             yield key.replace("_", "-"), _literal(value, names)
 
 

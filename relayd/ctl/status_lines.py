@@ -116,7 +116,7 @@ def _figures(status: Mapping[str, Any], width: int) -> Iterator[Line]:
     dead = f", {journal['dead']:,} dead letters" if journal["dead"] else ""
     yield from _wrapped(
         "server",
-        f"{status['server']}, {accepted} for {span(uplink['since'])}, {losses}",
+        f"{uplink.get('server', status['server'])}, {accepted} for {span(uplink['since'])}, {losses}",
         width,
         Mood.PLAIN if uplink["accepted"] else Mood.BAD,
     )

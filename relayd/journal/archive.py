@@ -67,8 +67,10 @@ CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 # Bits of the column "extended" of a command: the form of its result, in case relayd dies before there is a result.
+# Above them is the number of its main server: versions of relayd that know only one do not look there.
 _EXTENDED: Final = 1
 _NUMERIC_ID: Final = 2
+_ORIGIN: Final = 2
 #: The name of the note that says which log was the last whose changes are in the archive.
 LAST_LOG: Final = "log"
 #: Commands that one statement brings to the archive: Python's other threads can run while SQLite works on them.
@@ -86,9 +88,9 @@ def existing(path: str, mode: str) -> str:
     return f"{Path(path).absolute().as_uri()}?mode={mode}"  # a path may hold signs that mean something in a URI
 
 
-def form_of(extended: bool, numeric_id: bool) -> int:
-    """The bits of the column ``extended`` of a command."""
-    return (_EXTENDED if extended else 0) | (_NUMERIC_ID if numeric_id else 0)
+def form_of(extended: bool, numeric_id: bool, origin: int = 0) -> int:
+    """The bits of the column ``extended`` of a command; *origin*: the number of its main server, 0 for none."""
+    return (_EXTENDED if extended else 0) | (_NUMERIC_ID if numeric_id else 0) | origin << _ORIGIN
 
 
 class Recovery(Struct, kw_only=True):
@@ -216,10 +218,10 @@ class Archive:
                 )
         recovery.confirmed = execute("SELECT count(*) FROM command WHERE state = 4").fetchone()[0]
         recovery.live = {
-            command_id: LiveCommand(fingerprint, EntryState(state), size, since)
-            for command_id, fingerprint, state, size, since in execute(
-                "SELECT command, fingerprint, state, length(body), since FROM result JOIN command ON id = command"
-                " ORDER BY result.serial"
+            command_id: LiveCommand(fingerprint, EntryState(state), size, since, form >> _ORIGIN)
+            for command_id, fingerprint, state, size, since, form in execute(
+                "SELECT command, fingerprint, state, length(body), since, extended FROM result"
+                " JOIN command ON id = command ORDER BY result.serial"
             )
         }
         return recovery

@@ -144,7 +144,7 @@ class DurableJournal:
 
     # Of a command: accepted, started, finished, confirmed
 
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
+    def accept(self, command: ExecuteCommand, fingerprint: bytes, origin: int = 0) -> Deferred[JournalEntry | None]:
         """See `IJournal.accept`."""
         if (known := self._index.lookup(command.command_id)) is not None:
             return succeed(known)
@@ -152,8 +152,8 @@ class DurableJournal:
             return fail(refusal)
         done: Deferred[JournalEntry | None] = Deferred()
         self._writer.request(
-            (self._steps.accept, (command.command_id, fingerprint, command.extended, command.numeric_id)),
-            partial(self._accepted, done, command.command_id, fingerprint),
+            (self._steps.accept, (command.command_id, fingerprint, command.extended, command.numeric_id, origin)),
+            partial(self._accepted, done, command.command_id, fingerprint, origin),
             alone=False,
         )
         return done
@@ -165,10 +165,11 @@ class DurableJournal:
         done: Deferred[JournalEntry | None],
         command_id: str,
         fingerprint: bytes,
+        origin: int,
         outcome: Exception | JournalEntry | None,
     ) -> None:
         if outcome is None:
-            self._index.add_accepted(command_id, fingerprint, self._store.now())
+            self._index.add_accepted(command_id, fingerprint, self._store.now(), origin)
             done.callback(None)
         else:
             fire(done, outcome)
@@ -274,6 +275,10 @@ class DurableJournal:
     def unconfirmed(self) -> Sequence[str]:
         """See `IJournal.unconfirmed`."""
         return self._index.unconfirmed()
+
+    def outstanding_from(self, origin: int) -> int:
+        """See `IJournal.outstanding_from`."""
+        return self._index.outstanding_from(origin)
 
     def dead_letters(self) -> Sequence[str]:
         """See `IJournal.dead_letters`."""

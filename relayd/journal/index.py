@@ -19,12 +19,14 @@ class LiveCommand(Struct):
 
     :ivar size: bytes that its result takes on the disk; 0: it has none.
     :ivar since: when it came into its state, in the journal's own time.
+    :ivar origin: the number of the main server that ordered it; 0: it is not known.
     """
 
     fingerprint: bytes
     state: EntryState
     size: int
     since: float
+    origin: int = 0
 
 
 class JournalLimits(Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class JournalIndex:
         self.finished: dict[str, LiveCommand] = {}
         self.size = 0
         self.dead = 0
+        #: How many results are to be sent, by the origin of their commands, where that is known.
+        self._outstanding_from: dict[int, int] = {}
 
     @property
     def outstanding(self) -> int:
@@ -96,6 +100,15 @@ class JournalIndex:
         self.size += live.size
         if live.state is DEAD:
             self.dead += 1
+        elif live.origin:
+            self._count(live.origin, 1)
+
+    def outstanding_from(self, origin: int) -> int:
+        """See `relayd.interfaces.IJournal.outstanding_from`."""
+        return self._outstanding_from.get(origin, 0)
+
+    def _count(self, origin: int, change: int) -> None:
+        self._outstanding_from[origin] = self._outstanding_from.get(origin, 0) + change
 
     def refusal(self) -> JournalFull | None:
         """Why no new command can be taken."""
@@ -121,7 +134,7 @@ class JournalIndex:
         """See `relayd.interfaces.IJournal.lookup`."""
         live = self.unfinished.get(command_id) or self.finished.get(command_id)
         if live is not None:
-            return JournalEntry(fingerprint=live.fingerprint, state=live.state)
+            return JournalEntry(fingerprint=live.fingerprint, state=live.state, origin=live.origin)
         recent = self._recent.get(command_id)
         return None if recent is None else JournalEntry(fingerprint=recent, state=CONFIRMED)
 
@@ -135,9 +148,9 @@ class JournalIndex:
             return []
         return [command_id for command_id, live in self.finished.items() if live.state is DEAD]
 
-    def add_accepted(self, command_id: str, fingerprint: bytes, now: float) -> None:
+    def add_accepted(self, command_id: str, fingerprint: bytes, now: float, origin: int = 0) -> None:
         """Add a new command."""
-        self.unfinished[command_id] = LiveCommand(fingerprint, ACCEPTED, 0, now)
+        self.unfinished[command_id] = LiveCommand(fingerprint, ACCEPTED, 0, now, origin)
 
     def finish(self, command_id: str, size: int, now: float) -> None:
         """A command has ended, with a result of *size* bytes."""
@@ -147,8 +160,11 @@ class JournalIndex:
 
     def bury(self, command_id: str) -> None:
         """The result of a command is not sent any more."""
-        self.finished[command_id].state = DEAD
+        live = self.finished[command_id]
+        live.state = DEAD
         self.dead += 1
+        if live.origin:
+            self._count(live.origin, -1)
 
     def settle(self, command_id: str) -> bool:
         """The result of a command is needed no more; tells whether there was one."""
@@ -158,6 +174,8 @@ class JournalIndex:
         self.size -= live.size
         if live.state is DEAD:
             self.dead -= 1
+        elif live.origin:
+            self._count(live.origin, -1)
         self.remember(command_id, live.fingerprint)
         return True
 

@@ -47,13 +47,13 @@ class MemoryJournal:
         """See `IJournal.open`.  There is nothing from before."""
         return ()
 
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
+    def accept(self, command: ExecuteCommand, fingerprint: bytes, origin: int = 0) -> Deferred[JournalEntry | None]:
         """See `IJournal.accept`."""
         if (known := self._index.lookup(command.command_id)) is not None:
             return succeed(known)
         if (refusal := self._index.refusal()) is not None:
             return fail(refusal)
-        self._index.add_accepted(command.command_id, fingerprint, self._now())
+        self._index.add_accepted(command.command_id, fingerprint, self._now(), origin)
         return succeed(None)
 
     def start(self, command_id: str) -> Deferred[None]:
@@ -90,6 +90,10 @@ class MemoryJournal:
     def unconfirmed(self) -> Sequence[str]:
         """See `IJournal.unconfirmed`."""
         return self._index.unconfirmed()
+
+    def outstanding_from(self, origin: int) -> int:
+        """See `IJournal.outstanding_from`."""
+        return self._index.outstanding_from(origin)
 
     def dead_letters(self) -> Sequence[str]:
         """See `IJournal.dead_letters`."""

@@ -71,7 +71,7 @@ class Steps:
         return self._records
 
     def accept(
-        self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False
+        self, command_id: str, fingerprint: bytes, extended: bool, numeric_id: bool = False, origin: int = 0
     ) -> JournalEntry | None:
         """Record a command; gives what is known of its id, and records nothing, if that is there already."""
         if not self._is_new(command_id):
@@ -79,7 +79,7 @@ class Steps:
             if (known := self._find(command_id)) is not None:
                 return known
         self._coming[command_id] = ACCEPTED
-        self._records.append(Accepted(command_id, fingerprint, form_of(extended, numeric_id)))
+        self._records.append(Accepted(command_id, fingerprint, form_of(extended, numeric_id, origin)))
         return None
 
     def start(self, command_id: str) -> None:

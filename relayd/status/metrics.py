@@ -159,6 +159,7 @@ class RelayCollector(Collector):
         for dialect in ("socketio", "native"):
             accepted.add_metric([dialect], float(status.accepted and status.dialect == dialect))
         yield accepted
+        yield from self._servers()
         yield _gauge(
             "relayd_uplink_state_seconds",
             "Seconds since the relay was accepted, or since it lost the main server.",
@@ -168,6 +169,23 @@ class RelayCollector(Collector):
         yield _counter(
             "relayd_uplink_ignored", "Messages from the main server that relayd ignored.", self._sources.uplink.ignored
         )
+
+    def _servers(self) -> Iterator[Metric]:
+        """The site chooses the values of the label: they are few, and hold no secret."""
+        uplink = self._sources.uplink
+        used = GaugeMetricFamily(
+            "relayd_uplink_server_current",
+            "1 for the main server in use, or that was last in use.",
+            labels=["server"],
+        )
+        attempts = CounterMetricFamily(
+            "relayd_uplink_attempts", "Connections tried, by main server.", labels=["server"]
+        )
+        for each in uplink.servers:
+            used.add_metric([str(each.address)], float(each is uplink.current))
+            attempts.add_metric([str(each.address)], each.attempts)
+        yield used
+        yield attempts
 
     def _certificates(self) -> Iterator[Metric]:
         ends = GaugeMetricFamily(

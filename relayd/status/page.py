@@ -66,7 +66,8 @@ def _cards(summary: Mapping[str, Any]) -> str:
         unconfirmed += f", the oldest for {span(journal['oldest'])}"
     cards = [
         _card("Main server", {
-            "address": summary["server"],
+            "address": uplink["server"],
+            **_others(summary["servers"]),
             "state": accepted,
             "for": span(uplink["since"]),
             "losses": f"{uplink['losses']:,}",
@@ -94,6 +95,12 @@ def _cards(summary: Mapping[str, Any]) -> str:
         }),
     ]  # fmt: skip
     return "".join(cards)
+
+
+def _others(servers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The main servers that are not in use."""
+    others = [each["server"] for each in servers if not each["current"]]
+    return {"others": ", ".join(others)} if others else {}
 
 
 def _audit(audit: Mapping[str, Any] | None) -> str:

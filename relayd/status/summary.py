@@ -33,10 +33,14 @@ def summarize(sources: StatusSources) -> dict[str, Any]:
         "version": __version__,
         "proxyId": sources.proxy_id,
         "server": sources.server,
+        "servers": [
+            {"server": str(each.address), "current": each is sources.uplink.current, "attempts": each.attempts}
+            for each in sources.uplink.servers
+        ],
         "uptime": now - sources.started,
         "ready": not obstacles,
         "obstacles": obstacles,
-        "uplink": _uplink(sources.uplink.status, now),
+        "uplink": {"server": str(sources.uplink.current.address), **_uplink(sources.uplink.status, now)},
         "commands": _commands(sources.commands),
         "results": _results(counted),
         "journal": _journal(sources.journal.figures()),

@@ -113,8 +113,9 @@ class UplinkConnection:
         )
         self._inquiry = EndInquiry(limit, self.link.under_way)
         self._status: int | None = None
-        #: Whether TCP is gone.
+        #: Whether TCP is gone, and whether the relay wanted the end.
         self._closed = False
+        self._leaving = False
         self._outcome: Outcome | None = None
         self._linger: IDelayedCall | None = None
         wire.report_to(self)
@@ -126,6 +127,7 @@ class UplinkConnection:
         :param error: why; by default because the relay wants to.
         """
         if self._outcome is None:
+            self._leaving = True
             self._inquiry.note_leaving()
             self.dialect.close()
             self.link.flush()
@@ -234,11 +236,14 @@ class UplinkConnection:
 
     def on_ready(self) -> None:
         self._owner.on_connection_ready(self)
-        self.orders.announce_link()
+        if not self._settings.aside:
+            self.orders.announce_link()
 
     def on_accepted(self) -> None:
         self._conversation.on_accepted()
         self._owner.on_connection_accepted(self)
+        if self._settings.aside and not self._leaving:
+            self.orders.announce_link()
 
     def on_over(self, error: RelayError, stage: Stage) -> None:
         cut = self._closed and stage is Stage.ACCEPTED and isinstance(error, UplinkLost)

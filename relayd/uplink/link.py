@@ -59,6 +59,7 @@ class Link:
         self.wire = wire
         self.under_way = UnderWay(clock, limit, self._ping_now)
         self.upgraded_at: float | None = None
+        self.server = settings.origin
         self._clock = clock
         self._dialect = dialect
         self._limit = limit

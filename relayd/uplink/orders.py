@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
@@ -97,6 +98,8 @@ class Orders:
         except InvalidMessage as error:
             self._shield(self._receiver.invalid_received, error, acknowledge)
             return
+        if self._link.server:
+            command = replace(command, origin=self._link.server)
         if len(command.stdin) + len(command.command) > LARGE:
             receive = partial(self._shield, self._receiver.command_received, command, acknowledge)
             self._turns.take_next(receive)

@@ -56,8 +56,7 @@ class RetryPolicy:
         if isinstance(error, UplinkRenewed):
             return error.settle
         delay, least = self.delay, 1 - JITTER
-        if isinstance(error, NeitherDialect):
-            error = error.decisive
+        error = _decisive(error)
         if isinstance(error, UplinkRefused):
             delay = grown(delay, self._refusals)
             self._refusals += 1
@@ -71,6 +70,16 @@ class RetryPolicy:
             delay = max(delay, min(error.seconds, MAX_BUSY_DELAY))
             least = 1.0  # before that time, the main server only turns the relay away again
         return delay * self._source.uniform(least, 1 + JITTER)
+
+
+def is_refusal(error: RelayError) -> bool:
+    """Whether a main server turns the relay away, most likely until somebody has changed something."""
+    return isinstance(_decisive(error), UplinkRefused)
+
+
+def _decisive(error: RelayError) -> RelayError:
+    """*error*, or what became of the dialect that the main server is more likely to speak."""
+    return error.decisive if isinstance(error, NeitherDialect) else error
 
 
 def grown(delay: float, times: int) -> float:

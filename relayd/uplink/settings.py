@@ -107,6 +107,9 @@ class ConnectionSettings(Struct, frozen=True, kw_only=True):
     :ivar translate: to the language of acknowledgements and of the mark in cut results.
     :ivar describe: see `UplinkSettings`.
     :ivar quote: makes what the main server says fit to be shown.
+    :ivar aside: whether the relay is connected to another main server, and leaves that when this one accepts it: the
+        command logic gets this link only then.
+    :ivar origin: the main server's name for the command logic; empty: there is only one.
     """
 
     server: str
@@ -117,6 +120,8 @@ class ConnectionSettings(Struct, frozen=True, kw_only=True):
     translate: Translate = english
     describe: Describe = _say_nothing
     quote: Callable[[str], str] = Quoting()
+    aside: bool = False
+    origin: str = ""
 
 
 class ServerAddress(Struct, frozen=True):

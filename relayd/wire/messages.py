@@ -147,6 +147,7 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     :ivar pty: its pseudo-terminal; ``False``: none; ``None``: the relay chooses.
     :ivar become: as whom it runs; ``False``: as the user who logs in; ``None``: the relay chooses.
     :ivar script: what runs *command*, where that is the text of a script; ``None``: the login shell.
+    :ivar origin: the name of the main server that ordered it, where a relay has several. It is not on the wire.
     """
 
     command_id: str
@@ -165,6 +166,7 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     pty: Pty | bool | None = None
     become: Become | bool | None = None
     script: Script | None = None
+    origin: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

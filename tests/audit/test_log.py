@@ -103,6 +103,18 @@ class EventTests(AuditCase):
         key = read_key(str(self.path.parent / "state" / "audit-key"), make=False)
         self.assertEqual(long["commandDigest"], command_digest(key, "\N{GRINNING FACE}" * 100_000))
 
+    async def test_which_main_server_ordered(self) -> None:
+        """Where a relay has several; also one with a long URL."""
+        log = self.start(server="wss://a.example")
+        log.record_accepted(command())
+        for origin in ("wss://b.example", "wss://" + "b" * 600):
+            log.record_accepted(replace(command(), origin=origin))
+        log.record_ended(replace(command(), origin="wss://b.example"), "ok", result(), 1.0)
+        await log.close()
+        servers = [entry["server"] for entry in entries(self.path) if "commandId" in entry]
+        self.assertEqual([*servers[:2], servers[3]], ["wss://a.example", "wss://b.example", "wss://b.example"])
+        self.assertLess(len(servers[2]), 330)
+
     async def test_nothing_of_commands(self) -> None:
         log = self.start(commands="none")
         log.record_accepted(command())

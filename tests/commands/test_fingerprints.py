@@ -43,7 +43,8 @@ class FingerprintTests(SynchronousTestCase):
         asked |= {"pty", "become", "script"}
         credentials = {"password", "private_key", "passphrase", "certificate", "host_key"}
         answer = {"command_id", "numeric_id", "server_id", "timeout", "extended", "stream", "encoding", "stdin_is_text"}
-        self.assertEqual(set(ExecuteCommand.__struct_fields__), asked | credentials | answer)
+        # The main server that ordered it is told apart only where a result goes to that one alone.
+        self.assertEqual(set(ExecuteCommand.__struct_fields__), asked | credentials | answer | {"origin"})
 
     def test_what_is_another_command(self) -> None:
         hop = JumpHost(host="gate", username="jump")

@@ -369,14 +369,14 @@ class ServerTests(ConfigCase):
             "ws://[::1]:3000",
             "http://127.9.9.9",
         ):
-            self.assertEqual(self.load(server=url).server, url)
+            self.assertEqual(self.load(server=url).server, (url,))
 
     def test_plaintext_is_refused(self) -> None:
         for url in ("ws://main.example", "http://10.0.0.1:3000", "ws://localhost.example", "http://[fe80::1]"):
             message = self.refusal(server=url)
             self.assertIn("unencrypted", message)
             self.assertIn("--allow-plaintext", message)
-        self.assertEqual(self.load(allow_plaintext=True).server, "http://[fe80::1]")
+        self.assertEqual(self.load(allow_plaintext=True).server, ("http://[fe80::1]",))
 
     def test_no_url(self) -> None:
         for text in (
@@ -414,7 +414,7 @@ class ServerTests(ConfigCase):
 
     def test_a_query_and_a_path_are_taken(self) -> None:
         for url in ("wss://main.example/a/b?tenant=1", "wss://main.example?a=%2F+b&empty=&flag&p=100%"):
-            self.assertEqual(self.load(server=url).server, url)
+            self.assertEqual(self.load(server=url).server, (url,))
 
     def test_the_path_of_native(self) -> None:
         self.assertEqual(self.load().native_path, "/proxy")

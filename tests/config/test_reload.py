@@ -309,8 +309,8 @@ class ApplyTests(ConfigCase):
         self.assertEqual(relay._dispatcher._limits.timeout_margin, 2.0)
         self.assertEqual(relay._dispatcher._admission._max_running, 3)
         self.assertFalse(relay._dispatcher._policy.judge_user("y").allowed)
-        self.assertEqual(relay._uplink._settings.reconnect_delay, 9.0)
-        self.assertEqual(relay._uplink._retry.delay, 9.0)
+        self.assertEqual(relay._uplink.servers[0].settings.reconnect_delay, 9.0)
+        self.assertEqual(relay._uplink.servers[0].retry.delay, 9.0)
         self.assertEqual(
             (client._settings.max_output, relay._runner._texts.settings.working_directory), (2 << 20, "/tmp")
         )

@@ -123,6 +123,9 @@ class PlainTests(ServerCase):
         found = await self.look(url, WRONG, holder="77", status=asked)
         self.assertEqual(found["main server"], f"ok {url} accepts the relay that is running (process 77) (socketio)")
         self.assertEqual([line for line in server.lines if "connected" in line], [])
+        uplink["server"] = "wss://standby.example.com"
+        found = await self.look(url, WRONG, holder="77", status=asked)
+        self.assertIn("skipped the relay that is running (process 77) is with wss://standby.", found["main server"])
         uplink |= {"accepted": False, "lastError": "Another relay may use the same name."}
         found = await self.look(url, WRONG, holder="77", status=asked)
         self.assertIn("fault The main server", found["main server"])

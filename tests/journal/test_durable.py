@@ -33,6 +33,30 @@ from tests.support.journals import ContractTests, DurableCase
 class DurableJournalTests(ContractTests, DurableCase):
     """The contract, and what outlives a process."""
 
+    def test_from_which_main_server(self) -> None:
+        """It outlives the process, whatever form the result has, and is known of a command without a result, too."""
+        self.restart(JournalLimits())
+        for number, fields in enumerate(({}, {"extended": True}, {"numeric_id": True}, {"extended": True})):
+            order = command(f"c{number}", **fields)
+            self.wait(self.journal.accept(order, b"print", number))
+            if number != 3:
+                self.wait(self.journal.start(order.command_id))
+                self.wait(self.journal.finish(result(order.command_id)))
+        before = [self.journal.lookup(f"c{number}") for number in range(4)]
+        self.assertEqual([entry and entry.origin for entry in before], [0, 1, 2, 3])
+        self.assertEqual([self.journal.outstanding_from(number) for number in (1, 2, 3)], [1, 1, 0])
+        self.restart(JournalLimits())
+        after = [self.journal.lookup(f"c{number}") for number in range(4)]
+        self.assertEqual([entry and entry.origin for entry in after], [0, 1, 2, 3])
+        self.assertEqual([self.journal.outstanding_from(number) for number in (1, 2, 3)], [1, 1, 1])
+        self.journal.bury("c1")
+        self.journal.confirm("c2")
+        self.assertEqual([self.journal.outstanding_from(number) for number in (1, 2, 3)], [0, 0, 1])
+        self.journal.confirm("c1")
+        self.assertEqual(self.journal.outstanding_from(1), 0)
+        found = self.wait(self.journal.load("c3"))
+        self.assertEqual((found.details.error["code"], found.numeric_id), ("not-executed", False))
+
     def test_a_confirmation_while_a_result_is_recorded_once_more(self) -> None:
         """It counts: a result that was confirmed is not sent again on the next link."""
         self.accept("a")

@@ -185,7 +185,7 @@ class TLS(TLSCase):
         options = {"cert": certificate.cert, "key": certificate.key}
         server = await self.serve("socketio_server.js", apiKey=KEY, transports=["polling"], tls=options)
         self.dial(f"https://localhost:{server.port}", dialect="socketio", tls_ca=self.authority.path)
-        self.uplink._profile._polled = True  # its first attempt is made already
+        self.uplink.servers[0].profile._polled = True  # its first attempt is made already
         await self.until_logged("Connecting to https://localhost:" + str(server.port) + " as proxy 1 (socketio by HTTP")
         await self.until_logged("it needs the subject alternative name localhost")
         await deferLater(reactor, 0.5)

@@ -200,7 +200,7 @@ class OpenSSL(TLSCase):
             ),
         )
         if polling:
-            uplink._profile.note_accepted("socketio", polling=True)
+            uplink.servers[0].profile.note_accepted("socketio", polling=True)
         uplink.startService()
         self.addCleanup(uplink.stopService)
         line = await self.until_logged("Next attempt")

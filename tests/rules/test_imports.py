@@ -23,6 +23,7 @@ FLOORS = (
     ("relayd.ssh_logins", "relayd.ssh_devices", "relayd.ssh_texts"),
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
+    ("relayd.uplink.main_server",),
     ("relayd.uplink.dialer", "relayd.ssh.client"),
     ("relayd.uplink.polling", "relayd.ssh.execution", "relayd.ssh.device"),
     ("relayd.uplink", "relayd.ssh.outcome"),

@@ -58,7 +58,7 @@ class MetricsTests(StatusCase):
         self.assertEqual(len(self.samples()), before)
         self.assertEqual(self.value("relayd_commands_finished_total", outcome=OTHER), 500)
         labels = {name for sample in self.samples() for name in sample.labels}
-        allowed = {"outcome", "code", "answer", "phase", "stream", "dialect", "state", "certificate", "le"}
+        allowed = {"outcome", "code", "answer", "phase", "stream", "dialect", "state", "certificate", "le", "server"}
         self.assertEqual(labels - allowed, {"version", "python", "twisted"})
 
     def test_the_document_lists_them(self) -> None:

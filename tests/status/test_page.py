@@ -13,6 +13,7 @@ from relayd.status.summary import MOST_ROWS
 from relayd.uplink.service import UplinkStatus
 from tests.status.test_responses import StatusCase
 from tests.support.dispatching import PASSWORD
+from tests.support.status import MainServerInUse
 
 TEXT = "canary-text --of a-command"
 EVIL = "<script>alert(1)</script>\"'&\x00\u202e"
@@ -42,6 +43,28 @@ class PageTests(StatusCase):
         self.assertEqual(page.count("<script"), 1)
         self.assertIn("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;", page)
         self.assertEqual(json.loads(self.get("/status").body)["active"][0]["host"], EVIL)
+
+    def test_several_main_servers(self) -> None:
+        """Which one is in use."""
+        main, standby = self.relay.servers[0], MainServerInUse("wss://standby.example.com", 7)
+        self.relay.servers.append(standby)
+        self.relay.current = standby
+        document = json.loads(self.get("/status").body)
+        self.assertEqual((document["server"], document["uplink"]["server"]), (main.address, standby.address))
+        self.assertEqual(
+            document["servers"],
+            [
+                {"server": main.address, "current": False, "attempts": 4},
+                {"server": standby.address, "current": True, "attempts": 7},
+            ],
+        )
+        page = self.get("/status.html").body.decode()
+        self.assertIn(f"<dt>address</dt><dd>{standby.address}</dd>", page)
+        self.assertIn(f"<dt>others</dt><dd>{main.address}</dd>", page)
+        metrics = self.get("/metrics").body.decode()
+        self.assertIn(f'relayd_uplink_server_current{{server="{standby.address}"}} 1.0', metrics)
+        self.assertIn(f'relayd_uplink_server_current{{server="{main.address}"}} 0.0', metrics)
+        self.assertIn(f'relayd_uplink_attempts_total{{server="{standby.address}"}} 7.0', metrics)
 
     def test_half_a_surrogate_pair(self) -> None:
         self.fill("\udc80")

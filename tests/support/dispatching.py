@@ -195,11 +195,12 @@ class RecordingLink:
     :ivar on_send: called after each result.
     """
 
-    def __init__(self, max_payload: int = 1_000_000) -> None:
+    def __init__(self, max_payload: int = 1_000_000, server: str = "") -> None:
         self.sent: list[CommandResult] = []
         self.events: list[CommandOutput | CommandResult] = []
         self.flow = RecordedFlow()
         self.max_payload = max_payload
+        self.server = server
         self.probes: list[Deferred[None]] = []
         self.on_send: Callable[[], None] = lambda: None
 
@@ -255,8 +256,8 @@ class SlowJournal:
     def open(self) -> Sequence[tuple[str, str]]:
         return self.records.open()
 
-    def accept(self, command: ExecuteCommand, fingerprint: bytes) -> Deferred[JournalEntry | None]:
-        return self._later("accept", lambda: self.records.accept(command, fingerprint))
+    def accept(self, command: ExecuteCommand, fingerprint: bytes, origin: int = 0) -> Deferred[JournalEntry | None]:
+        return self._later("accept", lambda: self.records.accept(command, fingerprint, origin))
 
     def start(self, command_id: str) -> Deferred[None]:
         return self._later("start", lambda: self.records.start(command_id))
@@ -284,6 +285,9 @@ class SlowJournal:
 
     def unconfirmed(self) -> Sequence[str]:
         return self.records.unconfirmed()
+
+    def outstanding_from(self, origin: int) -> int:
+        return self.records.outstanding_from(origin)
 
     def dead_letters(self) -> Sequence[str]:
         return self.records.dead_letters()
@@ -316,12 +320,14 @@ class Desk:
     A dispatcher with a link, and what it acknowledged: (command id, ``ok`` or the error's code).
 
     :ivar receipts: whether the main server is known to send any.
+    :ivar servers: main servers that are told apart; no link is there yet then.
     """
 
     max_commands: int = 4
     max_queue: int = 4
     receipts: bool = True
     timeout_margin: float = 0.0
+    servers: Sequence[str] = ()
     runner: HeldRunner = field(default_factory=HeldRunner)
     journal: IJournal = field(default_factory=MemoryJournal)
     audit: IAudit | None = None
@@ -343,6 +349,7 @@ class Desk:
                 timeout_margin=self.timeout_margin,
             ),
             audit=self.audit,
+            servers=self.servers,
         )
         self.link = self.connect()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -21,6 +22,13 @@ from relayd.uplink.service import UplinkStatus
 from tests.support.dispatching import command
 
 
+class MainServerInUse(Struct):
+    """What is shown of a main server."""
+
+    address: str
+    attempts: int
+
+
 class FakeRelay:
     """Plays all parts of one relay, which is ready; a test changes what it wants to see."""
 
@@ -29,6 +37,8 @@ class FakeRelay:
         self.clock.advance(1000)
         self.status = UplinkStatus(accepted=True, dialect="socketio", since=900, losses=3)
         self.ignored = 4
+        self.servers = [MainServerInUse("wss://main.example.com", 4)]
+        self.current = self.servers[0]
         self.stats = Stats()
         self.limits = Limits(max_commands=64, max_queue=10000, default_timeout=300, max_timeout=86400)
         self.running = 0

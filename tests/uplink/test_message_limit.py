@@ -355,8 +355,8 @@ class LearningTests(ServiceCase):
 
     def test_it_is_remembered_by_dialect(self) -> None:
         self.try_one(32_768, "read limited at 32769 bytes")
-        self.assertEqual(self.service._profile._limits["socketio"].bytes, NO_LIMIT)
-        self.assertLess(self.service._profile._limits["native"].bytes, 32_768)
+        self.assertEqual(self.service.servers[0].profile._limits["socketio"].bytes, NO_LIMIT)
+        self.assertLess(self.service.servers[0].profile._limits["native"].bytes, 32_768)
 
     def test_during_the_probation_too(self) -> None:
         """A close for the size is no refusal of the relay."""
@@ -369,7 +369,7 @@ class LearningTests(ServiceCase):
         self.receiver.link.send_result(CommandResult(command_id="c", stdout="x" * 50_000, stderr="", exit_code=0))
         pump.flush()
         self.assertIn("lost: it closed the WebSocket with code 1009", self.warnings()[-1])
-        self.assertEqual(self.service._profile._limits["native"].bytes, 19_800)
+        self.assertEqual(self.service.servers[0].profile._limits["native"].bytes, 19_800)
 
     def test_whom_to_blame(self) -> None:
         """Where either side says why the link ends, no result is the cause."""

@@ -66,7 +66,7 @@ class OptionTests(ConfigCase):
 
     def test_this_machine(self) -> None:
         for host in OURS:
-            self.assertEqual(self.load(server=f"ws://{host}:3000").server, f"ws://{host}:3000")
+            self.assertEqual(self.load(server=f"ws://{host}:3000").url, f"ws://{host}:3000")
 
     def test_others(self) -> None:
         for host in NOT_OURS:
@@ -89,7 +89,7 @@ class DialTests(ServiceCase):
         """The addresses, one after the other, when none answers; the name is looked up nowhere."""
         clock = MemoryReactorClock()
         self.patch(clock, "nameResolver", None)
-        endpoint = make_endpoint(clock, ServerAddress.of(f"ws://{host}:3000"), self.service._settings)
+        endpoint = make_endpoint(clock, ServerAddress.of(f"ws://{host}:3000"), self.service.servers[0].settings)
         failed = endpoint.connect(Factory())
         found = []
         while not failed.called:
@@ -156,7 +156,7 @@ class ReloadTests(ConfigCase):
         new = self.load(**after)
         error = self.assertRaises(ConfigError, relay.apply, new)
         self.assertIn("restart relayd", str(error))
-        settings = relay._uplink._settings
+        settings = relay._uplink.servers[0].settings
         self.assertTrue(settings.http_proxy is None or relay._config.allow_plaintext)
 
     def test_a_proxy_for_another_main_server(self) -> None:

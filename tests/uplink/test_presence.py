@@ -195,7 +195,7 @@ class Displaced(ServiceCase):
             self.assertIn("(it disconnected the namespace), although it had accepted this relay", line)
             self.assertIn("another relay may use the same name", line)
             self.assertNotIn("compare", line)
-        another = replace(self.service._settings, read_api_key=lambda: Secret("an0ther-" + "z" * 40))
+        another = replace(self.service.servers[0].settings, read_api_key=lambda: Secret("an0ther-" + "z" * 40))
         self.service.configure(another)
         self.advance(14.01)
         server, _ = self.connected()

@@ -566,7 +566,7 @@ class Native(ServiceCase):
             (1008, "refused this relay (it c"),
             (4401, "refused this relay (it c"),
         ):
-            self.service._retry.accepted()
+            self.service.servers[0].retry.accepted()
             attempts = self.attempts()
             server, pump = self.connected(native.NativeServerDialect())
             server.sendCloseFrame(code=code)

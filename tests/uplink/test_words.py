@@ -65,7 +65,7 @@ class Refusing(socketio.SocketIOServerDialect):
 
 class Answers(ServiceCase):
     def say(self, answer: bytes, kind: type[Scripted] = Scripted) -> str:
-        self.service._retry.accepted()
+        self.service.servers[0].retry.accepted()
         before = len(self.warnings())
         self.join(kind(answer)).flush()
         if len(self.warnings()) == before:
@@ -193,7 +193,7 @@ class Answers(ServiceCase):
             ({"message": "Invalid namespace"}, 'have no namespace /proxy: it says "Invalid namespace"'),
             ("Unable to connect", 'have no namespace /proxy: it says "Unable to connect"'),
         ):
-            self.service._retry.accepted()
+            self.service.servers[0].retry.accepted()
             self.join(self.main_server(Refusing(data))).flush()
             self.assertIn(words, self.warnings()[-1])
             self.assertEqual("wrong proxyId" in self.warnings()[-1], "refused" in words)

@@ -170,7 +170,7 @@ class ResultSender:
 
 
 def _is_large(result: CommandResult) -> bool:
-    return len(result.stdout) + len(result.stderr) > LARGE
+    return result.length > LARGE
 
 
 def _ready(

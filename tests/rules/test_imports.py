@@ -24,9 +24,10 @@ FLOORS = (
     # The wings. Those of several floors have the topmost first.
     ("relayd.commands", "relayd.journal", "relayd.audit", "relayd.config", "relayd.uplink.service", "relayd.ssh"),
     ("relayd.uplink.dialer", "relayd.ssh.client"),
+    ("relayd.ssh.with_files",),
     ("relayd.uplink.polling", "relayd.ssh.execution", "relayd.ssh.device"),
     ("relayd.uplink", "relayd.ssh.outcome"),
-    ("relayd.ssh.ending",),
+    ("relayd.ssh.ending", "relayd.ssh.files"),
     ("relayd.ssh.shells",),
     ("relayd.ssh.pool",),
     ("relayd.ssh.become",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.conch.ssh.common import NS
 from twisted.conch.ssh.filetransfer import (
@@ -28,7 +28,7 @@ from twisted.conch.ssh.filetransfer import (
     FXP_STAT,
     FXP_WRITE,
 )
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Text
@@ -125,17 +125,21 @@ class SFTPWriter:
                 await self._rename(channel, version, file, path, there)
                 self.left.remove(path)
         except FileFailure:
-            self.clean(channel)
+            await self.clean(channel)
             raise
 
-    def clean(self, channel: SFTPChannel) -> None:
-        """Have what was begun removed; the channel may be finished after it."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            _unheard(channel.ask(FXP_CLOSE, NS(handle)))
-        left, self.left = self.left, []
-        for path in left:
-            _unheard(channel.ask(FXP_REMOVE, name(path)))
+    def clean(self, channel: SFTPChannel) -> Deferred[Any]:
+        """
+        Have what was begun removed.
+
+        :return: fires when that is done. Before it is, the channel must not be finished: OpenSSH's server reads the end
+            before it has done what came before that.
+        """
+        # Windows removes no file that is open.
+        asked = [] if self._handle is None else [channel.ask(FXP_CLOSE, NS(self._handle))]
+        asked += [channel.ask(FXP_REMOVE, name(path)) for path in self.left]
+        self._handle, self.left = None, []
+        return DeferredList(asked, consumeErrors=True)
 
     async def _look(self, channel: SFTPChannel, file: FileToWrite) -> bool:
         """Whether there is a file already; a device, or a directory, is not replaced."""
@@ -217,8 +221,9 @@ class SFTPReader:
             self._room -= len(read.content or b"")
             self.found.append(read)
 
-    def clean(self, channel: SFTPChannel) -> None:
+    def clean(self, channel: SFTPChannel) -> Deferred[Any]:
         """Nothing is left on the host."""
+        return succeed(None)
 
     async def _read(self, channel: SFTPChannel, file: FileToRead) -> ReadFile:
         found = _expected(await channel.ask(FXP_STAT, name(file.path)), Attributes)
@@ -283,9 +288,6 @@ class Sweep:
         """Remove them, as far as they are there."""
         await _all([channel.ask(FXP_REMOVE, name(path)) for path in self._left])
 
-    def clean(self, channel: SFTPChannel) -> None:
+    def clean(self, channel: SFTPChannel) -> Deferred[Any]:
         """There is nothing more to do."""
-
-
-def _unheard(answer: Deferred[Answer]) -> None:
-    answer.addErrback(lambda _: None)
+        return succeed(None)

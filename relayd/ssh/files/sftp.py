@@ -74,8 +74,16 @@ class SFTPChannel:
             self._connection.finish(self)
 
     def abandon(self) -> None:
-        """Wait for no answer any more."""
-        self._fail(ChannelGone())
+        """Tell of no answer to what was asked so far; more may be asked."""
+        if not self.ready.called:
+            self._fail(ChannelGone())
+            return
+        waiting, self._waiting = self._waiting, {}
+        for number, each in waiting.items():
+            # Its answer may come yet.
+            unheard = self._waiting[number] = Deferred()
+            unheard.addErrback(lambda _: None)
+            each.errback(ChannelGone())
 
     def opening(self, connection: UsedConnection) -> None:
         """See `relayd.ssh.channels.channel.ChannelUser`, for this and the following methods."""
@@ -128,8 +136,7 @@ class SFTPChannel:
         """There is nothing more to send."""
 
     def ended(self) -> None:
-        if self.state is State.ENDED:
-            return
+        # Where the connection was lost, the pool has said so already.
         self.state = State.ENDED
         self._connection = None
         self._fail(NoSFTP() if self._refused else ChannelGone())

@@ -118,9 +118,8 @@ class SFTPTransfer:
             return
         self._over = True
         if self._work is not None and self._channel.answered:
-            self._work.clean(self._channel)
             self._channel.abandon()
-            self._channel.finish()
+            self._work.clean(self._channel).addBoth(lambda _: self._channel.finish())
             self._close_within(CLEAN_WITHIN)
         else:
             self._channel.abandon()

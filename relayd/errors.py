@@ -319,6 +319,12 @@ class ForbiddenCommand(Forbidden):
     code = "forbidden-command"
 
 
+class ForbiddenFile(Forbidden):
+    """This relay's site forbids the file {path}: {reason}."""
+
+    code = "forbidden-file"
+
+
 class DuplicateMismatch(RelayError):
     """A different command with this commandId was already accepted. Every command needs its own commandId."""
 

@@ -19,12 +19,16 @@ from twisted.internet.defer import Deferred
 from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.channels.session import Command
 from relayd.ssh.files import transfers
+from relayd.ssh.files.orders import FileOrders, FileToRead, FileToWrite
 from relayd.ssh.files.packets import Answer
 from relayd.ssh.files.sftp import SFTPChannel
+from relayd.ssh.target import Target
 from relayd.wire.messages import Become, CommandResult, Fetch, Fetched, File, Pty
 from tests.peers.test_become import FREE, OTHER, allow_sudo
+from tests.peers.test_ssh_servers import DropbearCase
 from tests.support.account import USER
-from tests.support.ssh import marked_sleep, processes
+from tests.support.ssh import DEADLINE, marked_sleep, processes
+from tests.support.ssh_peers import started
 from tests.test_ssh_runner import RunnerTestCase
 
 SFTP = "Subsystem sftp internal-sftp"
@@ -347,3 +351,32 @@ class BecomeTests(FilesTestCase):
         self.assertEqual(done.details.error["code"], "timeout")
         self.assertEqual(done.details.fetched[0].content, None)
         await self.until(lambda: not processes(marker), "it is gone")
+
+
+class OtherServersTests(DropbearCase):
+    """Servers that are not OpenSSH, and serve no SFTP."""
+
+    async def check_on(self, target: Target, place: str, **settings: Any) -> None:
+        """Write, run and read."""
+        client = self.make_client(host_keys="ignore", **settings)
+        path = f"{place}/{target.port}"
+        self.addCleanup(Path(path).unlink, missing_ok=True)
+        orders = FileOrders(
+            writes=(FileToWrite(path=path.encode(), name=path, content=BINARY, mode=0o644),),
+            reads=(FileToRead(path=path.encode(), name=path, most=10**6),),
+        )
+        for _ in range(2):
+            done = await client.run(target, f"wc -c <{path}".encode(), self.reactor.seconds() + DEADLINE, files=orders)
+            self.assertEqual((done.error, done.stdout.text().strip()), (None, str(len(BINARY))), done.stderr.text())
+            self.assertEqual((done.read[0].error, done.read[0].content), (None, BINARY))
+
+    async def test_dropbear(self) -> None:
+        account, port = await self.start_dropbear()
+        await self.check_on(self.target(account, port=port, password=account.password), "/tmp")
+
+    async def check_peer(self, name: str) -> None:
+        peer = started(name)
+        await self.check_on(peer.target(), "/tmp", **peer.settings)
+
+    async def test_tinysshd(self) -> None:
+        await self.check_peer("tinysshd")

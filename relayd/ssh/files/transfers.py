@@ -331,7 +331,9 @@ class ShellTransfer:
             self.done.errback(error)
 
     def _let_go(self) -> None:
+        # Else this would hold itself, with what the files hold, until the next collection of garbage.
         self._session.let_go()
+        self._session.reader = None
         self._job.let_go()
 
 

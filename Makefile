@@ -35,13 +35,16 @@ MODULES := $(subst /,.,$(basename $(sort $(shell find tests -name 'test_*.py' -n
 # What measures the event loop, and whether answers are in time beside a flood, which takes all processors that there are.
 LOOP := tests.faults.test_event_loop
 ALONE := tests.system.test_timeouts_in_time
-# Those that take longest begin. Then what waits for other processes goes beside what only computes, module by module,
-# so that the processors always have something to do; and in the end there are only short ones.
-FIRST := tests.faults.test_soak tests.faults.test_kill
+# Those that take longest begin. Then what waits for other processes goes beside what only computes: of the latter there
+# are twice as many modules, so one of each half of them follows each that waits. So the processors always have something
+# to do; and in the end there are only short ones.
+FIRST := tests.faults.test_soak tests.faults.test_kill tests.docs.test_commands
 WAITING := $(foreach wing,faults docs system peers ssh.ending ctl demo,$(filter tests.$(wing).%,$(MODULES)))
 COMPUTING := $(filter-out $(WAITING),$(MODULES))
-PAIRS := $(subst +, ,$(join $(addsuffix +,$(filter-out $(FIRST),$(WAITING))),$(COMPUTING)))
-ABREAST := $(FIRST) $(filter-out $(LOOP) $(ALONE),$(PAIRS))
+OTHERS := $(filter-out $(FIRST),$(WAITING))
+HALF := $(wordlist 1,$(words $(OTHERS)),$(COMPUTING))
+THREES := $(subst +, ,$(join $(addsuffix +,$(join $(addsuffix +,$(OTHERS)),$(HALF))),$(filter-out $(HALF),$(COMPUTING))))
+ABREAST := $(FIRST) $(filter-out $(LOOP) $(ALONE),$(THREES))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests; without it each would compile all of relayd anew.

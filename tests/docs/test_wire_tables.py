@@ -4,21 +4,27 @@ The tables of messages in docs/protocol.rst against the types of relayd.wire: th
 
 from __future__ import annotations
 
+from functools import cache
 from typing import get_args, get_type_hints
 
 import msgspec
-from docutils.core import publish_doctree
-from docutils.nodes import entry, literal, row, section, table
-from docutils.utils import Reporter
+from docutils.nodes import document, entry, literal, row, section, table
 from msgspec import Struct
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.wire.messages import CommandOutput, CommandState, Details, Timings
 from relayd.wire.parsing import WireCommand
 from relayd.wire.relay_info import RelayInfo
+from tests.docs.test_chinese import tree
 from tests.support.pages import ROOT
 
 PAGE = ROOT / "docs" / "protocol.rst"
+
+
+@cache
+def page() -> document:
+    """The page, parsed once for all tests; `tree` brings the role ``doc``, which docutils keeps for each process."""
+    return tree(PAGE)
 
 
 def on_the_wire(kind: type[Struct]) -> set[str]:
@@ -28,8 +34,7 @@ def on_the_wire(kind: type[Struct]) -> set[str]:
 
 class TableTests(SynchronousTestCase):
     def setUp(self) -> None:
-        settings = {"report_level": Reporter.SEVERE_LEVEL, "syntax_highlight": "none"}
-        self.page = publish_doctree(PAGE.read_text("utf-8"), settings_overrides=settings)
+        self.page = page()
 
     def rows(self, heading: str) -> dict[str, entry]:
         """The tables of a section, by the literal in the first cell of each row: the last cell."""

@@ -61,6 +61,13 @@ class AccountTestCase(ServerTestCase):
         self.assertIn(str(error), str(resting))
         return error
 
+    async def resting(self, client: SSHClient, target: Target) -> SSHError:
+        """The error of a login that rests: until then another connection may be open, of which nothing is known yet."""
+        while True:
+            error = await self.error_of(self.run_command(client, target, "true"), SSHError)
+            if isinstance(error, LoginResting):
+                return error
+
     def rest(self, resting: SSHError) -> float:
         """Seconds for which a login is not tried again."""
         (minutes, seconds) = re.findall(r"again for (?:(\d+) min ?)?(?:(\d+) s)?[.,]", str(resting))[0]
@@ -197,7 +204,7 @@ class NothingRunsTests(AccountTestCase):
         for running in [self.run_command(client, target, "echo hidden") for _ in range(15)]:
             await self.error_of(running, PasswordExpired)
         self.assertLess(self.connections(server), 5)  # by far not one for each
-        resting = await self.error_of(self.run_command(client, target, "true"), LoginResting)
+        resting = await self.resting(client, target)
         self.assertLess(self.rest(resting), 60)  # nor a longer rest for each
 
     async def test_no_login(self) -> None:
@@ -310,9 +317,7 @@ class NoSessionTests(AccountTestCase):
         for running in [self.run_command(client, target, "echo hidden") for _ in range(15)]:
             await self.error_of(running, NoSession)
         self.assertLess(self.connections(server), 5)
-        resting: SSHError = NoSession()
-        while not isinstance(resting, LoginResting):  # another connection may be open, of which nothing is known yet
-            resting = await self.error_of(self.run_command(client, target, "true"), SSHError)
+        resting = await self.resting(client, target)
         self.assertLess(self.rest(resting), 60)  # one refusal a connection
 
     async def test_a_command_that_ends_so_itself(self) -> None:

@@ -154,7 +154,10 @@ def put_file(path: str, text: str, mode: str = "644") -> None:
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(text)
         file.flush()
-        run_privileged(["install", "-D", "-m", mode, file.name, path])
+        # Tests run side by side: what is there is replaced at once, and each process writes to a name of its own.
+        new = f"{path}.{os.getpid()}.new"
+        run_privileged(["install", "-D", "-m", mode, file.name, new])
+        run_privileged(["mv", "-f", new, path])
 
 
 def _exists(user: str) -> bool:

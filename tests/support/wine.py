@@ -38,7 +38,7 @@ def is_there() -> bool:
 
 @cache
 def _programs() -> Path:
-    """What starts a shell; the first who asks compiles it."""
+    """What starts a shell; compiled if it is missing."""
     if WINE is None or COMPILER is None:
         raise PeerFailed(
             "wine or its compiler (gcc-mingw-w64-x86-64-win32) is missing; tests/bootstrap.sh installs both"
@@ -46,8 +46,10 @@ def _programs() -> Path:
     program = PLACE / f"shell-{sha256(_SOURCE.read_bytes()).hexdigest()[:16]}.exe"
     if not program.exists():
         run_privileged(["install", "-d", "-o", USER, str(PLACE)])
-        run_privileged([COMPILER, "-O1", "-s", "-o", f"{program}.new", str(_SOURCE)])
-        run_privileged(["mv", f"{program}.new", str(program)])
+        # Tests run side by side: each process compiles to a name of its own, and the last one stays.
+        new = f"{program}.{os.getpid()}.new"
+        run_privileged([COMPILER, "-O1", "-s", "-o", new, str(_SOURCE)])
+        run_privileged(["mv", "-f", new, str(program)])
     return program
 
 

@@ -149,6 +149,20 @@ def _status() -> Schema:
     return status
 
 
+def _fetched() -> Schema:
+    fetched = _of_type(messages.Fetched)
+    described = {name: of["description"] for name, of in fetched["properties"].items()}
+    fetched = _sent(fetched)
+    fetched["properties"]["error"] = {"description": described["error"], "type": "string"}
+    fetched["properties"]["content"] = {
+        "description": described["content"],
+        "type": "object",
+        "properties": {"base64": {"type": "string"}},
+        "required": ["base64"],
+    }
+    return fetched
+
+
 def _receipt() -> Schema:
     receipt = _of_type(parsing.WireReceipt)
     del receipt["properties"]["commandId"]["anyOf"]
@@ -200,7 +214,7 @@ def shared() -> dict[str, Schema]:
     told = (relay_info.RelayInfo, relay_info.RelayLimits, relay_info.KnownHosts)
     return (
         shapes.SHARED
-        | {"JumpHost": _of_type(parsing.WireServer), "CommandStatus": _status()}
+        | {"JumpHost": _of_type(parsing.WireServer), "CommandStatus": _status(), "Fetched": _fetched()}
         | {kind.__name__: _sent(_of_type(kind)) for kind in told}
     )
 

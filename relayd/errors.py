@@ -100,6 +100,14 @@ class Unencodable(RelayError):
     phase = "receive"
 
 
+class ChecksumMismatch(RelayError):
+    """The command was not run: the content of {path} that came with it does not have the SHA-256 that it names. Send
+    both again."""
+
+    code = "checksum-mismatch"
+    phase = "receive"
+
+
 class FieldUnsupported(RelayError):
     """{host} is a network device: a command for it cannot have {field}. Leave it out; a device gets lines of text, and
     nothing else."""
@@ -309,6 +317,12 @@ class ForbiddenCommand(Forbidden):
     """This relay's site forbids this command: {reason}."""
 
     code = "forbidden-command"
+
+
+class ForbiddenFile(Forbidden):
+    """This relay's site forbids the file {path}: {reason}."""
+
+    code = "forbidden-file"
 
 
 class DuplicateMismatch(RelayError):

@@ -35,7 +35,7 @@ def lines_of(command: ExecuteCommand, site: HostSettings, charset: str, *, exact
     :param exactly: whether the device must read what the site's rules saw.
     :raises RelayError: when a device cannot be given the command.
     """
-    for field in ("cwd", "env", "stdin", "become", "script"):
+    for field in ("cwd", "env", "stdin", "become", "script", "files", "fetch"):
         if getattr(command, field):
             raise FieldUnsupported(field=field, host=command.written_host)
     text = command.command.replace("\r\n", "\n").strip("\n")

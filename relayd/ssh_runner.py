@@ -41,6 +41,7 @@ from relayd.ssh.errors import (
     SignatureRefused,
     SSHError,
 )
+from relayd.ssh.files.orders import ReadFile
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.outcome import Completed
 from relayd.ssh.pool.checked_names import AddressCheck, allow_all
@@ -54,6 +55,7 @@ from relayd.wire.messages import (
     CommandResult,
     Details,
     ExecuteCommand,
+    Fetched,
     StreamName,
     Timings,
     describe_error,
@@ -132,6 +134,7 @@ class SSHCommandRunner:
                 lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
             elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
                 self._texts.prepared(command, site.shell)
+            self._texts.files(command, check=True)
         except SSHError as error:
             return _host_failure(error)
         except RelayError as error:
@@ -156,6 +159,7 @@ class SSHCommandRunner:
                 return self._run_on_device(command, target, deadline, starting, output, timeout)
             become = self._texts.become(command, target)
             prepared = self._texts.prepared(command, shell, inner=become is not None)
+            files = self._texts.files(command)
         except SSHError as error:
             return fail(_host_failure(error))
         except RelayError:
@@ -178,6 +182,7 @@ class SSHCommandRunner:
             become=become,
             windows=partial(self._texts.for_windows, command, found=True) if may_be_windows else None,
             needle=prepared.needle,
+            files=files,
         )
         ran = _Ran(self._texts.charset(command), terminal is not None, None if become is None else become.user)
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
@@ -213,7 +218,7 @@ class SSHCommandRunner:
     def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
-        if stdout.size + stderr.size <= LARGE:
+        if stdout.size + stderr.size + sum(len(file.content or b"") for file in completed.read) <= LARGE:
             return _result(completed, command, stdout, stderr, ran, self._translate)
         make = partial(_result, completed, command, stdout, stderr, ran, self._translate)
         # The command has ended: when it is cancelled now, its result is made at once.
@@ -288,6 +293,7 @@ def _result(
         pty=ran.pty,
         ran_as=ran.user,
         encoding="base64" if command.encoding == BASE64 else None,
+        fetched=tuple(_fetched(file, translate) for file in completed.read),
     )
     return CommandResult(
         command_id=command.command_id,
@@ -297,6 +303,17 @@ def _result(
         details=details,
         extended=command.extended,
         numeric_id=command.numeric_id,
+    )
+
+
+def _fetched(file: ReadFile, translate: Translate) -> Fetched:
+    return Fetched(
+        path=file.name,
+        size=file.size,
+        sha256=file.sha256,
+        content=None if file.content is None else {"base64": to_base64(file.content)},
+        truncated=file.truncated,
+        error=None if file.error is None else file.error.within(translate),
     )
 
 

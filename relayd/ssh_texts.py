@@ -4,9 +4,11 @@ What a host gets for a command: its text in the language of the shell there, its
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from msgspec import Struct
 
-from relayd.errors import BecomeUnsupported, ScriptUnsupported, Unencodable
+from relayd.errors import BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.network import host_rules
 from relayd.network.host_rules import HostSettings, HostTable, Shell
@@ -15,6 +17,7 @@ from relayd.ssh.channels.scripts import ScriptProgress, script_lines, script_tex
 from relayd.ssh.channels.surroundings import surround
 from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.errors import NoShell
+from relayd.ssh.files.orders import FileOrders, FileToRead, FileToWrite
 from relayd.ssh.login.site_credentials import first_line
 from relayd.ssh.shells import cmd, powershell
 from relayd.ssh.shells.prepared import Order, Prepared, WindowsShell
@@ -175,14 +178,51 @@ class HostTexts:
             return powershell.prepare(order, within=found)
         return cmd.prepare(order, command.host, command.port)
 
-    def _stdin(self, command: ExecuteCommand) -> bytes:
+    def files(self, command: ExecuteCommand, *, check: bool = False) -> FileOrders | None:
+        """
+        The files that a command brings and wants; ``None``: there are none.
+
+        :param check: whether contents are to have the checksums that the command names.
+        :raises RelayError: when one cannot be written in the character set of the command, or has another checksum.
+        """
+        if not command.files and not command.fetch:
+            return None
         charset = self.charset(command)
-        if not command.stdin_is_text or charset == UTF8:
+        writes = []
+        for number, file in enumerate(command.files):
+            field = f"files[{number}]"
+            content = file.content
+            if file.content_is_text:
+                content = _in_charset(f"{field}.content", content.decode(), charset)
+            if check and file.sha256 not in (None, sha256(content).hexdigest()):
+                raise ChecksumMismatch(path=file.path)
+            path = _in_charset(f"{field}.path", file.path, charset)
+            writes.append(FileToWrite(path=path, name=file.path, content=content, mode=file.mode, sha256=file.sha256))
+        reads = tuple(
+            FileToRead(
+                path=_in_charset(f"fetch[{number}].path", each.path, charset), name=each.path, most=each.max_bytes
+            )
+            for number, each in enumerate(command.fetch)
+        )
+        posix = self.said(command).shell in (None, "posix")
+        return FileOrders(writes=tuple(writes), reads=tuple(reads), posix=posix)
+
+    def _stdin(self, command: ExecuteCommand) -> bytes:
+        if not command.stdin_is_text:
             return command.stdin
-        try:
-            return command.stdin.decode().encode(charset)
-        except UnicodeError:
-            raise Unencodable(field="stdin", encoding=charset) from None
+        return _in_charset("stdin", command.stdin.decode(), self.charset(command))
+
+
+def _in_charset(field: str, text: str, charset: str) -> bytes:
+    """
+    A text that no shell reads, in the character set of a command.
+
+    :raises Unencodable: when that does not have all of its characters.
+    """
+    try:
+        return text.encode(charset)
+    except UnicodeError:
+        raise Unencodable(field=field, encoding=charset) from None
 
 
 def _become_of(command: ExecuteCommand, target: Target, said: host_rules.Become | None, charset: str) -> Become | None:

@@ -94,8 +94,9 @@ class LiveTests(ConfigCase):
         config = self.load()
         # The site's policy, what `RelayService` itself reads, and files that are read again at each connection.
         elsewhere = {
-            "allow-hosts", "deny-hosts", "allow-users", "allow-plaintext", "audit-commands", "drain-timeout",
-            "allow-weak-key", "api-key-file", "header-file", "http-proxy-password-file", "label", "relay-info",
+            "allow-hosts", "deny-hosts", "allow-users", "allow-files", "deny-files", "allow-plaintext",
+            "audit-commands", "drain-timeout", "allow-weak-key", "api-key-file", "header-file",
+            "http-proxy-password-file", "label", "relay-info",
         }  # fmt: skip
         for option in OPTIONS:
             if option.effect is not Effect.RESTART and option.name not in elsewhere:

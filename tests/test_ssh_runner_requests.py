@@ -167,7 +167,7 @@ class RequestTests(RunnerTestCase):
     async def test_time_of_each_phase(self) -> None:
         server, runner = await self.start_server(), self.make_runner()
         first = (await self.order(runner, server, "true")).details.timings or {}
-        self.assertEqual(list(first), list(Timings.__annotations__))
+        self.assertEqual(list(first), [each for each in Timings.__annotations__ if each not in ("files", "fetch")])
         self.assertLessEqual(first["connect"] + first["keyExchange"] + first["login"], first["wait"] + 0.001)
         second = (await self.order(runner, server, "true")).details.timings or {}
         self.assertEqual(list(second), ["wait", "run"])

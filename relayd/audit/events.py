@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from relayd.audit.key import command_digest
-from relayd.wire.messages import Become, ExecuteCommand
+from relayd.wire.messages import Become, ExecuteCommand, File
 
 #: One event: seconds since the epoch, its name, its fields.
 Record = tuple[float, str, Mapping[str, Any]]
@@ -28,6 +28,8 @@ MAX_ID: Final = 640
 MAX_VIA: Final = 1000
 #: Bytes of a line that one character takes at most: two escapes, such as \ud83d\ude00.
 _MOST_A_CHARACTER: Final = 12
+#: Bytes of the name, number and digest of files of which some are left out; twice.
+_DIGEST: Final = 256
 #: Digits of the digest of a name that was cut.
 _DIGITS: Final = 16
 
@@ -85,8 +87,17 @@ def order_fields(command: ExecuteCommand) -> dict[str, Any]:
     if isinstance(command.become, Become):
         fields["become"] = command.become.user
         fields["becomeMethod"] = command.become.method
+    if command.files:
+        fields["files"] = [_file(file) for file in command.files]
+    if command.fetch:
+        fields["fetch"] = [each.path for each in command.fetch]
     fields["command"] = command.command
     return fields
+
+
+def _file(file: File) -> dict[str, Any]:
+    """A file that is written, without its content."""
+    return {"path": file.path, "size": len(file.content), "sha256": sha256(file.content).hexdigest()}
 
 
 def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Record:
@@ -113,6 +124,7 @@ def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Rec
             fitted[name] = clip(fitted[name], size)
     if "via" in fitted:
         fitted["via"] = [clip(hop, MAX_VIA // len(fitted["via"])) for hop in fitted["via"]]
+    _fit_files(fitted, common)
     command = fitted.pop("command", None)
     if command is None or telling == "none":
         return seconds, event, fitted
@@ -123,3 +135,21 @@ def fit_record(record: Record, telling: Telling, key: bytes, common: int) -> Rec
     if telling == "digest" or text != command:
         fitted["commandDigest"] = command_digest(key, command)
     return seconds, event, fitted
+
+
+def _fit_files(fitted: dict[str, Any], common: int) -> None:
+    """As many of the files as the line has room for; a digest stands for all of them, where some are left out."""
+    everything = {name: fitted.pop(name) for name in ("files", "fetch") if name in fitted}
+    for name, members in everything.items():
+        room = LONGEST - FRAME - _DIGEST - common - len(json.dumps(fitted))
+        told: list[Any] = []
+        for member in members:
+            size = len(json.dumps(member)) + 2
+            if size > room:
+                break
+            room -= size
+            told.append(member)
+        fitted[name] = told
+        if len(told) < len(members):
+            fitted[f"{name}Count"] = len(members)
+            fitted[f"{name}Digest"] = sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()

@@ -48,6 +48,8 @@ class Fingerprints:
             become = command.become
             as_whom = (become.method, become.user) if isinstance(become, Become) else become
             asked = (*asked, command.pty, as_whom, command.script)
+        if command.files or command.fetch:
+            asked = (*asked, "files", command.files, command.fetch)
         if origin:
             asked = (asked, "main server", origin)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=16, key=self._key).digest()

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from sys import getsizeof
 
+from relayd.wire.files import length_of
 from relayd.wire.messages import CommandResult
 
 
@@ -63,4 +64,4 @@ class HeldResults:
 
 def size_of(result: CommandResult) -> int:
     """Bytes of memory that the output of *result* takes; in constant time."""
-    return getsizeof(result.stdout) + getsizeof(result.stderr)
+    return getsizeof(result.stdout) + getsizeof(result.stderr) + length_of(result.details.fetched)

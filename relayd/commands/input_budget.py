@@ -51,6 +51,10 @@ def _size(command: ExecuteCommand) -> int:
         size += len(command.become.password)
     if command.via:
         size += sum(map(_size_of_credential, command.via))
+    if command.files:
+        size += sum(len(file.path) + len(file.content) for file in command.files)
+    if command.fetch:
+        size += sum(len(each.path) for each in command.fetch)
     return size
 
 

@@ -232,6 +232,24 @@ class Config:
         default_help="none",
         public=True,
     )
+    allow_files: str | None = POLICY.option(
+        COMMANDS,
+        "allow files in commands only where their whole path matches",
+        rules.command_pattern,
+        "REGEX",
+        example="/opt/app/.*",
+        default_help="all, or none with --allow-commands",
+        public=True,
+    )
+    deny_files: str | None = POLICY.option(
+        COMMANDS,
+        "refuse files in commands if any part of their path matches, even if allowed",
+        rules.command_pattern,
+        "REGEX",
+        example="^/etc/|/[.]ssh/",
+        default_help="none",
+        public=True,
+    )
     relay_info: Literal["full", "basic", "none"] = POLICY.choice(
         COMMANDS,
         "WHAT",

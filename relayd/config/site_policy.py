@@ -16,4 +16,6 @@ def policy_of(config: Config) -> Policy:
         allow_users=config.allow_users,
         allow_commands=config.allow_commands,
         deny_commands=config.deny_commands,
+        allow_files=config.allow_files,
+        deny_files=config.deny_files,
     )

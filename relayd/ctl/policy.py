@@ -1,5 +1,5 @@
 """
-``relayctl policy``: the site's rules, and how they judge a host, a user and a command, and why.
+``relayctl policy``: the site's rules, and how they judge a host, a user, a command and a file, and why.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relayd.ctl.settings import add_options, read_settings_and_note
 from relayd.language.texts import printable
 from relayd.network.spelling import Address, read_address, read_host
 from relayd.policy.rules import SPECIAL, Policy, Verdict
-from relayd.wire import fields
+from relayd.wire import fields, file_fields
 
 _MOST = 60  # characters shown of a command's text
 
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=22, help="its port [22]")
     parser.add_argument("--user", help="user to judge")
     parser.add_argument("--command", metavar="TEXT", help="text of a command to judge")
+    parser.add_argument("--file", metavar="PATH", help="path of a file to judge")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if note:
         print(f"# {note}")
     policy = policy_of(config)
-    if arguments.host is None and arguments.user is None and arguments.command is None:
+    asked = (arguments.host, arguments.user, arguments.command, arguments.file)
+    if all(each is None for each in asked):
         print("\n".join(_rules(config)))
         return 0
     allowed = []
@@ -44,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         allowed.append(_show("user", printable(arguments.user, _MOST), _judge_user(policy, arguments.user)))
     if arguments.command is not None:
         allowed.append(_show("command", printable(arguments.command, _MOST), policy.judge_command(arguments.command)))
+    if arguments.file is not None:
+        allowed.append(_show("file", printable(arguments.file, _MOST), _judge_file(policy, arguments.file)))
     return 0 if all(allowed) else 1
 
 
@@ -55,6 +59,8 @@ def _rules(config: Config) -> Iterator[str]:
         ("--allow-users", config.allow_users, "all users"),
         ("--allow-commands", config.allow_commands, "all commands"),
         ("--deny-commands", config.deny_commands, "none"),
+        ("--allow-files", config.allow_files, "all files" if config.allow_commands is None else "none"),
+        ("--deny-files", config.deny_files, "none"),
     ):
         text = rule if isinstance(rule, str) else ", ".join(rule or ())
         yield f"{option:<17} {text or f'not set: {otherwise}'}"
@@ -97,6 +103,13 @@ def _look_up(host: str, port: int) -> list[Address]:
 def _judge_user(policy: Policy, user: str) -> Verdict:
     try:
         return policy.judge_user(fields.username("--user", user))
+    except fields.Invalid as fault:
+        return Verdict(False, f"commands with it are refused: it {fault.text}")
+
+
+def _judge_file(policy: Policy, path: str) -> Verdict:
+    try:
+        return policy.judge_file(file_fields.path("--file", path))
     except fields.Invalid as fault:
         return Verdict(False, f"commands with it are refused: it {fault.text}")
 

@@ -278,7 +278,7 @@ class RelayConnection(HandshakeServer):
         if recording is None:
             self._recorded(result)
             return
-        size = len(result.stdout) + len(result.stderr) + _RESULT_SIZE
+        size = result.length + _RESULT_SIZE
         self._count_recording(size)
         recording.addCallbacks(lambda _: self._recorded(result), lambda why: self._unrecorded(result, why))
         recording.addBoth(lambda _: self._count_recording(-size))

@@ -25,7 +25,7 @@ _LONG: Final = b"\xdb"
 
 def encode_result(result: CommandResult) -> bytes:
     """A result as it is held."""
-    encode = _encode if len(result.stdout) + len(result.stderr) <= PIECE else _encode_large
+    encode = _encode if result.length <= PIECE else _encode_large
     try:
         return encode(result)
     except UnicodeEncodeError:  # half a surrogate pair, from a text that was not decoded strictly

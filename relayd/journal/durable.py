@@ -28,6 +28,7 @@ from relayd.journal.store import Store
 from relayd.journal.upkeep import Archiver, Pruner
 from relayd.journal.writer import Writer, fire
 from relayd.language.texts import Translate, english
+from relayd.wire.files import length_of
 from relayd.wire.messages import CommandResult, ExecuteCommand
 
 _log = Logger("relayd.journal")
@@ -192,7 +193,7 @@ class DurableJournal:
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
         done: Deferred[None] = Deferred()
-        size = getsizeof(result.stdout) + getsizeof(result.stderr)
+        size = getsizeof(result.stdout) + getsizeof(result.stderr) + length_of(result.details.fetched)
         self._writer.request((self._steps.finish, (result,)), partial(self._finished, done, result), size)
         return done
 

@@ -67,7 +67,7 @@ class MemoryJournal:
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
         self._results[result.command_id] = result
-        self._index.finish(result.command_id, len(result.stdout) + len(result.stderr), self._now())
+        self._index.finish(result.command_id, result.length, self._now())
         return succeed(None)
 
     def confirm(self, command_id: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from relayd.errors import Forbidden, ForbiddenCommand, ForbiddenHost, ForbiddenUser
+from relayd.errors import Forbidden, ForbiddenCommand, ForbiddenFile, ForbiddenHost, ForbiddenUser
 from relayd.language.texts import Text
 from relayd.network.patterns import (
     Network,
@@ -75,6 +75,8 @@ class Policy:
     :param allow_users: patterns, see `user_patterns`.
     :param allow_commands: a regular expression for the whole command, see `command_pattern`.
     :param deny_commands: a regular expression for any part of the command; it wins.
+    :param allow_files: a regular expression for the whole path of a file that a command brings or wants.
+    :param deny_files: a regular expression for any part of it; it wins.
     """
 
     def __init__(
@@ -85,12 +87,16 @@ class Policy:
         allow_users: Sequence[str] | None = None,
         allow_commands: str | None = None,
         deny_commands: str | None = None,
+        allow_files: str | None = None,
+        deny_files: str | None = None,
     ) -> None:
         self._allow_hosts = tuple(allow_hosts or ())
         self._deny_hosts = tuple(deny_hosts or ())
         self._allow_users = tuple(allow_users or ())
         self._allow_commands = None if allow_commands is None else _compile(allow_commands)
         self._deny_commands = None if deny_commands is None else _compile(deny_commands)
+        self._allow_files = None if allow_files is None else _compile(allow_files)
+        self._deny_files = None if deny_files is None else _compile(deny_files)
         # Commands are for the same hosts and users again and again, and the rules never change.
         self.judge_host = lru_cache(_REMEMBERED)(self._judge_host)
         self.judge_user = lru_cache(_REMEMBERED)(self._judge_user)
@@ -117,7 +123,13 @@ class Policy:
         text = self.judge_command(command.command, surroundings=surroundings or command.script is not None)
         if text.allowed and command.script is not None:
             text = self.judge_command(" ".join((command.script.interpreter, *command.script.args)))
-        return None if text.allowed else ForbiddenCommand(reason=text.reason)
+        if not text.allowed:
+            return ForbiddenCommand(reason=text.reason)
+        for path in (*(file.path for file in command.files), *(file.path for file in command.fetch)):
+            verdict = self.judge_file(path)
+            if not verdict.allowed:
+                return ForbiddenFile(path=path, reason=verdict.reason)
+        return None
 
     def allows_address(self, host: str, port: int, address: Address | None) -> bool:
         """
@@ -192,6 +204,24 @@ class Policy:
             return Verdict(False, Text("--allow-commands of the relay does not list it"))
         return Verdict(True, rule="--allow-commands, which matches all of it")
 
+    def judge_file(self, path: str) -> Verdict:
+        """
+        Whether a command may bring a file, or want one.
+
+        :param path: as `relayd.wire.file_fields.path` gives it. Where it leads on the host, links decide.
+        """
+        data = path.encode("utf-8")
+        if self._deny_files is not None and self._deny_files.search(data):
+            return Verdict(False, Text("--deny-files of the relay forbids it"), "--deny-files, which matches in it")
+        if self._allow_files is not None:
+            if not self._allow_files.fullmatch(data):
+                return Verdict(False, Text("--allow-files of the relay does not list it"))
+            return Verdict(True, rule="--allow-files, which matches all of it")
+        if self._allow_commands is not None:
+            # A file can turn a command that the site has listed into another one, and reading one is like a command.
+            return Verdict(False, Text("with --allow-commands of the relay, --allow-files has to list it"))
+        return Verdict(True)
+
     def _names(self, face: Address, special: Network, port: int) -> bool:
         """Whether a rule names an address of a special range, and not just a network in which it happens to be."""
         return any(
@@ -243,7 +273,8 @@ def user_patterns(text: str) -> tuple[str, ...]:
 
 def command_pattern(text: str) -> str:
     """
-    The value of ``--allow-commands`` and ``--deny-commands``: a regular expression in the syntax of RE2.
+    The value of ``--allow-commands``, ``--deny-commands``, ``--allow-files`` and ``--deny-files``: a regular expression
+    in the syntax of RE2.
 
     :raises ValueError: what was expected.
     """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec import structs
 from twisted.internet.defer import Deferred
 
 from relayd.network.delayed_calls import DelayedCalls
@@ -19,6 +20,7 @@ from relayd.ssh.channels.terminal import Terminal
 from relayd.ssh.device.devices import Devices
 from relayd.ssh.device.run import DeviceRequest
 from relayd.ssh.execution import Execution, RunRequest
+from relayd.ssh.files.orders import FileOrders
 from relayd.ssh.host_keys.known_hosts import KnownHosts
 from relayd.ssh.host_keys.threaded_check import FileChecks
 from relayd.ssh.keys.private import KeyStore
@@ -31,6 +33,7 @@ from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.shells.prepared import Prepared, WindowsShell
 from relayd.ssh.shells.windows import WindowsShells
 from relayd.ssh.target import Target
+from relayd.ssh.with_files import Ways, WithFiles
 from relayd.ssh.worker import Worker
 
 
@@ -54,6 +57,7 @@ class SSHClient:
         self._dialer = Dialer(reactor, self._clock, settings, checks, self._keys, allows)
         self._pool = Pool(reactor, self._clock, self._dialer, settings)
         self._shells = WindowsShells(self._pool)
+        self._ways = Ways(self._clock)
         self._devices = Devices(self._clock, self._pool, settings.idle_timeout)
 
     def run(
@@ -74,6 +78,7 @@ class SSHClient:
         become: Become | None = None,
         windows: Callable[[WindowsShell], Prepared] | None = None,
         needle: str = "",
+        files: FileOrders | None = None,
     ) -> Deferred[Completed]:
         """
         Run *command* once.
@@ -96,6 +101,8 @@ class SSHClient:
             with the shell there.
         :param needle: for a host of Windows: what only the arguments of the command's processes contain. By it they are
             found when the command is ended early.
+        :param files: what is written before it and read after it, as the same user; of what is read no more is kept
+            than of an output.
         :return: fails with an `SSHError`, or with what *permission* failed with, when the command was certainly not
             run. Cancelling it ends the command: then it fires with how the command ended.
         """
@@ -104,6 +111,12 @@ class SSHClient:
             progress=progress, reader=reader, shell=shell, permission=permission, terminal=terminal, become=become,
             windows=windows, needle=needle,
         )  # fmt: skip
+        if files is None:
+            return self._execute(request)
+        files = structs.replace(files, most=min(files.most, self._settings.max_output))
+        return WithFiles(self._clock, self._pool, self._ways, request, files, self._execute).done
+
+    def _execute(self, request: RunRequest) -> Deferred[Completed]:
         return Execution(self._clock, self._pool, request, self._settings, self._shells).done
 
     def run_on_device(self, request: DeviceRequest) -> Deferred[Completed]:

@@ -387,6 +387,22 @@ class ScriptNotStarted(SSHError):
     phase = "session"
 
 
+class FileNotWritten(SSHError):
+    """The command was not run: its file {path} could not be written at {host}:{port}; {reason}. Check that the
+    directory exists, that the user may write there, and that there is room."""
+
+    code = "file-not-written"
+    phase = "session"
+
+
+class FilesUnsupported(SSHError):
+    """The command was not run: files cannot be written to, or fetched from, {host}:{port}; {reason}. What is needed is
+    SFTP there, or a POSIX shell; else send the command without files and fetch."""
+
+    code = "files-unsupported"
+    phase = "session"
+
+
 class TerminalRefused(SSHError):
     """The command was not run: {host}:{port} gives {username} no terminal. Send the command without pty, or allow it in
     the configuration of the SSH server (PermitTTY)."""

@@ -15,6 +15,7 @@ from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.channels.session import ExitInfo, Session
 from relayd.ssh.ending.ending import Killed
 from relayd.ssh.errors import CommandNotStarted, CommandReplaced, ShellUnsuitable, SSHError
+from relayd.ssh.files.orders import ReadFile
 from relayd.ssh.target import Target
 from relayd.ssh.transport.server_limits import ALWAYS_STARTS, most_of_command, not_started
 
@@ -62,6 +63,7 @@ class Completed(Struct, frozen=True, kw_only=True):
     open: Text | None
     killed: Killed | None
     timings: dict[str, float]
+    read: tuple[ReadFile, ...] = ()
 
 
 def give(done: Deferred[Completed], result: Completed | SSHError | Failure) -> None:

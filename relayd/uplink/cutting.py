@@ -14,10 +14,13 @@ from msgspec import Struct
 
 from relayd.language.texts import Text, Translate, english
 from relayd.network.pieces import from_base64, to_base64
-from relayd.wire.messages import CommandResult
+from relayd.wire.files import FetchedContent
+from relayd.wire.messages import CommandResult, Details
 
 #: Bytes kept free for each marker: more than the longest one takes.
 MARKER_ROOM: Final = 112
+#: Bytes that the mark of a file that was cut takes: ``,"truncated":true``.
+_CONTENT_ROOM: Final = 24
 #: Characters that are encoded in one step, which takes 5 ms at most.
 _PIECE: Final = 256 * 1024
 
@@ -56,7 +59,51 @@ def fit(
     :param translate: to the language of the marker.
     :return: the result itself where it fits.
     """
+    result = with_files_cut(result, measure, max_payload)
     return cut_to(result, envelope(result, measure, max_payload), max_payload, translate)
+
+
+def with_files_cut(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> CommandResult:
+    """
+    *result* with no more of the files that the command wanted than there is room for beside its outputs.
+
+    All share the room fairly, a file like an output: what is small stays whole. Of a file the beginning is kept.
+    """
+    fetched = result.details.fetched
+    lengths = [each.length for each in fetched]
+    if not fetched:
+        return result
+    bare = msgspec.structs.replace(result, stdout="", stderr="", details=_with_contents(result, [0] * len(fetched)))
+    room = max_payload - measure(bare) - _CONTENT_ROOM * len(fetched)
+    if room < 0:  # not even for their names
+        return msgspec.structs.replace(result, details=msgspec.structs.replace(result.details, fetched=()))
+    sizes = [_json_size(result.stdout, room), _json_size(result.stderr, room)]
+    rooms = _shares([*lengths, *sizes], room)[: len(lengths)]
+    if rooms == lengths:
+        return result
+    return msgspec.structs.replace(result, details=_with_contents(result, rooms))
+
+
+def _with_contents(result: CommandResult, rooms: list[int]) -> Details:
+    """The details of *result*, with so many characters at most of the base64 of each file."""
+    cut = []
+    for each, room in zip(result.details.fetched, rooms, strict=True):
+        if each.content is not None and each.length > room:
+            content = FetchedContent(base64=each.content["base64"][: room // 4 * 4])
+            cut.append(msgspec.structs.replace(each, content=content, truncated=True))
+        else:
+            cut.append(each)
+    return msgspec.structs.replace(result.details, fetched=tuple(cut))
+
+
+def _shares(sizes: list[int], room: int) -> list[int]:
+    """How much of *room* each gets: what is small all that it needs, the others the same."""
+    shares = [0] * len(sizes)
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for done, index in enumerate(order):
+        shares[index] = min(sizes[index], room // (len(order) - done))
+        room -= shares[index]
+    return shares
 
 
 def envelope(result: CommandResult, measure: Callable[[CommandResult], int], max_payload: int) -> Envelope:

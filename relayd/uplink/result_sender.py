@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.language.texts import Translate, english, without_surrogates
-from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit
+from relayd.uplink.cutting import Envelope, cut_to, encoded, envelope, fit, with_files_cut
 from relayd.uplink.wire import Pieces
 from relayd.wire.dialects.events import IDialect
 from relayd.wire.messages import COMMAND_RESULT, CommandResult
@@ -123,18 +123,21 @@ class ResultSender:
 
     def _prepare(self, result: CommandResult) -> None:
         limit = self._limit()
+        whole, result = result, with_files_cut(result, self._measure, limit)
         work = partial(_ready, result, envelope(result, self._measure, limit), limit, self._translate)
         preparing: Deferred[Any] = maybeDeferred(self._defer_to_thread, work)
         self._preparing = preparing
-        preparing.addCallback(self._prepared, result, limit)
+        preparing.addCallback(self._prepared, result, limit, files_cut=whole is not result)
         preparing.addErrback(self._failed, result)
         preparing.addCallback(self._done)
 
-    def _prepared(self, ready: tuple[CommandResult, _Json, _Json], result: CommandResult, limit: int) -> None:
+    def _prepared(
+        self, ready: tuple[CommandResult, _Json, _Json], result: CommandResult, limit: int, *, files_cut: bool
+    ) -> None:
         cut, stdout, stderr = ready
         if self._ended:
             return
-        if cut.details.truncated and not result.details.truncated:
+        if files_cut or (cut.details.truncated and not result.details.truncated):
             self._warn(result, limit)
         self._send_frame(self._in_pieces(cut, stdout, stderr))
 
@@ -163,14 +166,14 @@ class ResultSender:
 
     def _warn(self, result: CommandResult, limit: int) -> None:
         _log.warn(
-            "The output of {command_id} is larger than the {limit} bytes that the link takes; its middle is cut",
+            "The output of {command_id} is larger than the {limit} bytes that the link takes; some of it is cut",
             command_id=result.command_id,
             limit=limit,
         )
 
 
 def _is_large(result: CommandResult) -> bool:
-    return len(result.stdout) + len(result.stderr) > LARGE
+    return result.length > LARGE
 
 
 def _ready(

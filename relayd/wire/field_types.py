@@ -29,7 +29,7 @@ ORDER: Final[Mapping[str, Types]] = {
     "timeout": MAYBE_SECONDS,
     "env": (tuple,),
     "stdin": (bytes,),
-    "via": (tuple,),
+    **dict.fromkeys(("via", "files", "fetch"), (tuple,)),
     "pty": (Pty, bool, NoneType),
     "script": (Script, NoneType),
     "become": (Become, bool, NoneType),
@@ -70,5 +70,14 @@ def check_contents(env: tuple[Any, ...], via: tuple[Any, ...], jump_host: type) 
     for pair in env:
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(each, str) for each in pair)):
             raise TypeError('env has to be a tuple of pairs of str, such as (("NAME", "VALUE"),)')
-    for hop in via:
-        check_type("each of via", hop, (jump_host,))
+    check_members("via", via, jump_host)
+
+
+def check_members(field: str, members: tuple[Any, ...], kind: type) -> None:
+    """
+    Check what is in a tuple of a command.
+
+    :raises TypeError: as `check_type`.
+    """
+    for member in members:
+        check_type(f"each of {field}", member, (kind,))

@@ -303,33 +303,38 @@ def environment(value: object) -> tuple[tuple[str, str], ...]:
 
 
 def stdin(value: object) -> tuple[bytes, bool]:
+    """The command's standard input; see `encoded_or_text`."""
+    return encoded_or_text("stdin", value)
+
+
+def encoded_or_text(field: str, value: object) -> tuple[bytes, bool]:
     """
-    The command's standard input: a text, or ``{"base64": …}`` for bytes.
+    Bytes in one of two ways: a text, or ``{"base64": …}``.
 
     :return: the bytes, of a text in UTF-8, and whether it is a text.
     """
     if absent(value):
         return b"", False
-    value = plain("stdin", value)
+    value = plain(field, value)
     if isinstance(value, bytes):
         return value, False
     if isinstance(value, str):
         try:
             return value.encode(), True
         except UnicodeEncodeError:
-            raise half_a_pair("stdin") from None
+            raise half_a_pair(field) from None
     if not isinstance(value, dict) or set(value) != {"base64"}:
-        raise Invalid("stdin", 'is neither a string nor an object {"base64": "…"}')
+        raise Invalid(field, 'is neither a string nor an object {"base64": "…"}')
     if absent(value["base64"]):
         return b"", False
-    written = _as_text("stdin.base64", value["base64"], None)
+    written = _as_text(f"{field}.base64", value["base64"], None)
     try:
         try:
             return b64decode(written, validate=True), False
         except (BadBase64, ValueError):
             return b64decode("".join(written.split()), validate=True), False  # encoders like to break lines
     except (BadBase64, ValueError):
-        raise Invalid("stdin.base64", "is not base64 (RFC 4648, section 4)") from None
+        raise Invalid(f"{field}.base64", "is not base64 (RFC 4648, section 4)") from None
 
 
 def encoding(value: object) -> str | None:

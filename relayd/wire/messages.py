@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, TypedDict
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,9 +17,14 @@ from msgspec.structs import astuple, force_setattr
 from relayd.errors import RelayError
 from relayd.language.texts import Translate, english
 from relayd.wire import field_types
+from relayd.wire.files import Fetch as Fetch  # noqa: PLC0414 -- programs import these from here
+from relayd.wire.files import Fetched as Fetched  # noqa: PLC0414
+from relayd.wire.files import File as File  # noqa: PLC0414
+from relayd.wire.files import length_of
 from relayd.wire.running import Become as Become  # noqa: PLC0414 -- and these
 from relayd.wire.running import Pty as Pty  # noqa: PLC0414
 from relayd.wire.running import Script as Script  # noqa: PLC0414
+from relayd.wire.running import Timings as Timings  # noqa: PLC0414
 from relayd.wire.secret import Secret as Secret  # noqa: PLC0414 -- programs import it from here
 from relayd.wire.secret import as_secret
 
@@ -147,6 +152,8 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     :ivar pty: its pseudo-terminal; ``False``: none; ``None``: the relay chooses.
     :ivar become: as whom it runs; ``False``: as the user who logs in; ``None``: the relay chooses.
     :ivar script: what runs *command*, where that is the text of a script; ``None``: the login shell.
+    :ivar files: written before it runs.
+    :ivar fetch: read after it has ended.
     :ivar origin: the name of the main server that ordered it, where a relay has several. It is not on the wire.
     """
 
@@ -166,12 +173,16 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
     pty: Pty | bool | None = None
     become: Become | bool | None = None
     script: Script | None = None
+    files: tuple[File, ...] = ()
+    fetch: tuple[Fetch, ...] = ()
     origin: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.env or self.via:
+        if self.env or self.via or self.files or self.fetch:
             field_types.check_contents(self.env, self.via, JumpHost)
+            field_types.check_members("files", self.files, File)
+            field_types.check_members("fetch", self.fetch, Fetch)
 
     def _check_types(self) -> None:
         super()._check_types()
@@ -210,24 +221,10 @@ class ExecuteCommand(_Login, frozen=True, kw_only=True):
             if self.script.args:
                 wire["args"] = list(self.script.args)
         wire |= {name: True for name in ("extended", "stream") if getattr(self, name)}
-        if self.via:
-            wire["via"] = [hop.to_wire() for hop in self.via]
+        for name, members in (("via", self.via), ("files", self.files), ("fetch", self.fetch)):
+            if members:
+                wire[name] = [member.to_wire() for member in members]
         return wire
-
-
-class Timings(TypedDict, total=False):
-    """
-    Seconds that the phases of a command took; the names are those on the wire.
-
-    ``wait`` is the time from the command's turn until the host had it.  ``connect``, ``keyExchange`` and ``login`` are
-    parts of it, and there only if a connection was opened for the command.  ``run`` comes after it.
-    """
-
-    wait: float
-    connect: float
-    keyExchange: float
-    login: float
-    run: float
 
 
 class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -245,6 +242,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     :ivar pty: whether it had a pseudo-terminal: then ``stdout`` has both outputs.
     :ivar ran_as: the user that it was to run as, where that is another one than who logged in.
     :ivar encoding: ``base64`` where both outputs are base64; always on the wire, since nothing else says so.
+    :ivar fetched: the files that the command wanted, in its order; always on the wire, as it asked for them.
     """
 
     error: dict[str, str | bool] | None = None
@@ -258,6 +256,7 @@ class Details(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     pty: bool = False
     ran_as: str | None = None
     encoding: Literal["base64"] | None = None
+    fetched: tuple[Fetched, ...] = ()
 
 
 class CommandResult(Struct, frozen=True, kw_only=True):
@@ -280,13 +279,21 @@ class CommandResult(Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:  # output may hold anything
         return f"<CommandResult of {self.command_id!r}: exit {self.exit_code}>"
 
+    @property
+    def length(self) -> int:
+        """Characters of all that can be long in it; in constant time."""
+        return len(self.stdout) + len(self.stderr) + length_of(self.details.fetched)
+
     def to_wire(self) -> dict[str, Any]:
         """The specification's object."""
         result: dict[str, Any] = {"stdout": self.stdout, "stderr": self.stderr, "exitCode": self.exit_code}
         if self.extended:
             result.update(msgspec.to_builtins(self.details))
-        elif self.details.encoding is not None:
-            result["encoding"] = self.details.encoding
+        else:
+            if self.details.encoding is not None:
+                result["encoding"] = self.details.encoding
+            if self.details.fetched:
+                result["fetched"] = msgspec.to_builtins(self.details.fetched)
         command_id = wire_id(self.command_id, True) if self.numeric_id else self.command_id
         return {"commandId": command_id, "result": result}
 

@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 
 from relayd.errors import InvalidMessage
 from relayd.language.texts import printable
-from relayd.wire import fields, running_fields, shapes
+from relayd.wire import fields, file_fields, running_fields, shapes
 from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
     CANCEL_COMMAND,
@@ -87,6 +87,8 @@ class WireCommand(WireServer, rename="camel"):
     :ivar script: the text of a script, in place of command.
     :ivar interpreter: the program that runs the script; /bin/sh by default.
     :ivar args: the arguments of the script.
+    :ivar files: files that are written before the command runs.
+    :ivar fetch: files that are read after the command, for the result.
     """
 
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
@@ -105,6 +107,8 @@ class WireCommand(WireServer, rename="camel"):
     script: Annotated[Any, shapes.SCRIPT] = UNSET
     interpreter: Annotated[Any, shapes.INTERPRETER] = UNSET
     args: Annotated[Any, shapes.ARGS] = UNSET
+    files: Annotated[Any, shapes.FILES] = UNSET
+    fetch: Annotated[Any, shapes.FETCH] = UNSET
 
 
 #: The fields of a command that the specification has.
@@ -210,6 +214,8 @@ def parse_by_field(data: object) -> ExecuteCommand:
             via=_via(wire.via),
             pty=running_fields.pty(wire.pty),
             become=running_fields.become(wire.become),
+            files=file_fields.files(wire.files),
+            fetch=file_fields.fetch(wire.fetch),
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(EXECUTE_COMMAND, error, data) from None
@@ -262,7 +268,7 @@ def parse_command_result(data: object) -> CommandResult:
         stderr=wire.result.stderr,
         exit_code=wire.result.exit_code,
         details=details,
-        extended=bool(more - {"encoding"}),
+        extended=bool(more - {"encoding", "fetched"}),
         numeric_id=numeric_id,
     )
 

@@ -44,6 +44,8 @@ class _PlainCommand(Struct, rename="camel"):
     script: None = None
     interpreter: None = None
     args: None = None
+    files: None = None
+    fetch: None = None
 
 
 def plain_command(data: object) -> ExecuteCommand | None:

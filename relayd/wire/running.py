@@ -1,10 +1,10 @@
 """
-How a command runs on its host, besides its text: with a terminal, and as another user.
+How a command runs on its host, besides its text: with a terminal, and as another user; and how long that took.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -69,6 +69,24 @@ class Script(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not all(isinstance(arg, str) for arg in self.args):
             raise TypeError("args has to be a tuple of str")
+
+
+class Timings(TypedDict, total=False):
+    """
+    Seconds that the phases of a command took; the names are those on the wire.
+
+    ``wait`` is the time from the command's turn until the host had it.  ``connect``, ``keyExchange`` and ``login`` are
+    parts of it, and there only if a connection was opened for the command.  ``run`` comes after it. ``files`` is the
+    time before all of these in which files were written, ``fetch`` the time after them in which files were read.
+    """
+
+    wait: float
+    connect: float
+    keyExchange: float
+    login: float
+    run: float
+    files: float
+    fetch: float
 
 
 DEFAULT_PTY: Final = Pty()

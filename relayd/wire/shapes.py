@@ -25,6 +25,7 @@ from relayd.wire.fields import (
     MAX_TIMEOUT,
     MAX_VARIABLES,
 )
+from relayd.wire.file_fields import MAX_FETCH, MAX_FILES
 from relayd.wire.messages import MAX_COMMAND_ID
 from relayd.wire.running_fields import MAX_ARGS, MAX_SIZE, MAX_TERM
 
@@ -128,7 +129,7 @@ ENVIRONMENT: Final = _one_of(
     },
     _ABSENT,
 )
-STDIN: Final = _one_of(
+_BYTES: Final[tuple[Schema, ...]] = (
     {"type": "string"},
     {
         "type": "object",
@@ -138,6 +139,32 @@ STDIN: Final = _one_of(
     },
     _BUFFER,
     _ABSENT,
+)
+STDIN: Final = _one_of(*_BYTES)
+#: The path of a file; that it has no ``..`` is for `relayd.wire.file_fields` to see.
+_PATH: Final = {"anyOf": [_text(r"^(~?/|[A-Za-z]:[\\/])[^\r\n\u0000]*[^/\r\n\u0000]$", most=MAX_CWD), _BUFFER]}
+
+
+def _members(properties: Schema) -> Meta:
+    """An array of objects, each with a path."""
+    member = {
+        "type": "object",
+        "properties": {"path": _PATH} | properties,
+        "required": ["path"],
+        "additionalProperties": False,
+    }
+    return _one_of({"type": "array", "items": member, "maxItems": MAX_FILES}, _ABSENT)
+
+
+FILES: Final = _members(
+    {
+        "content": {"anyOf": list(_BYTES)},
+        "mode": {"anyOf": [_text("^0?[0-7]{3}$"), _BUFFER, _ABSENT]},
+        "sha256": {"anyOf": [_text("^[0-9a-fA-F]{64}$"), _BUFFER, _ABSENT]},
+    }
+)
+FETCH: Final = _members(
+    {"maxBytes": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_FETCH}, _text(_NUMBER), _BUFFER, _ABSENT]}}
 )
 ENCODING: Final = _one_of(_text("^[A-Za-z0-9 ._:-]*$"), _BUFFER, _ABSENT)
 VIA: Final = _one_of({"type": "array", "items": _shared("JumpHost"), "maxItems": MAX_HOPS}, _ABSENT)

@@ -25,7 +25,7 @@ from relayd.audit.refusals import BURST
 from relayd.audit.seal import seal_file
 from relayd.errors import ConfigError, CredentialMissing
 from relayd.interfaces import IAudit
-from relayd.wire.messages import JumpHost, Secret
+from relayd.wire.messages import Fetch, File, JumpHost, Secret
 from relayd.wire.running import Become
 from tests.support.auditing import AuditCase, edit, entries, faults, files, fill, settings, small_disk, state, write
 from tests.support.dispatching import PASSWORD, Desk, command, result, watch_log
@@ -360,8 +360,14 @@ class DocumentTests(AuditCase):
         for number, commands in enumerate(("digest", "text")):
             self.path.open("ab").write(b"x" * number)  # torn
             log = self.start(commands=commands)
+            many = {
+                "files": tuple(File(path=f"/{each}") for each in range(100)),
+                "fetch": tuple(Fetch(path=f"/{'x' * 100}{each}") for each in range(100)),
+            }
             order = command(via=(HOP,), written="Web1", become=Become())
             log.record_accepted(order)
+            log.record_accepted(command(**many))
+            log.record_refused(command(**many), CredentialMissing(username="root", host="web1"))
             for _ in range(BURST + 1):
                 log.record_refused(
                     command(via=(HOP,), written="Web1", become=Become()),

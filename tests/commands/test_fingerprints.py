@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.fingerprints import Fingerprints
-from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Script, Secret
+from relayd.wire.messages import Become, ExecuteCommand, Fetch, File, JumpHost, Pty, Script, Secret
 from tests.support.dispatching import command
 
 
@@ -40,7 +40,7 @@ class FingerprintTests(SynchronousTestCase):
     def test_every_field_was_thought_of(self) -> None:
         """Each either makes another command, as below, or does not, as said in docs/protocol.rst."""
         asked = {"host", "written", "port", "username", "command", "cwd", "env", "stdin", "via"}
-        asked |= {"pty", "become", "script"}
+        asked |= {"pty", "become", "script", "files", "fetch"}
         credentials = {"password", "private_key", "passphrase", "certificate", "host_key"}
         answer = {"command_id", "numeric_id", "server_id", "timeout", "extended", "stream", "encoding", "stdin_is_text"}
         # The main server that ordered it is told apart only where a result goes to that one alone.
@@ -67,5 +67,11 @@ class FingerprintTests(SynchronousTestCase):
             command(script=Script()),
             command(script=Script(interpreter="bash")),
             command(script=Script(args=("x",))),
+            command(files=(File(path="/x"),)),
+            command(files=(File(path="/y"),)),
+            command(files=(File(path="/x", content=b"x"),)),
+            command(files=(File(path="/x", mode=0o644),)),
+            command(fetch=(Fetch(path="/x"),)),
+            command(fetch=(Fetch(path="/x", max_bytes=7),)),
         )
         self.assertEqual(len(set(map(self.fingerprints.fingerprint_of, others))), len(others))

@@ -174,13 +174,15 @@ class RulesTests(PolicyCase):
         code, lines, _ = self.relayctl()
         self.assertEqual(code, 0)
         self.assertEqual(
-            lines[:6],
+            lines[:8],
             [
                 "--allow-hosts     10.1.0.0/16, db-*.internal, [gate]:2222",
                 "--deny-hosts      10.1.9.*",
                 "--allow-users     deploy, !root",
                 "--allow-commands  uptime",
                 "--deny-commands   not set: none",
+                "--allow-files     not set: none",
+                "--deny-files      not set: none",
                 "",
             ],
         )

@@ -91,6 +91,7 @@ INVALID: Sequence[dict[str, Any]] = (
     *({"via": value} for value in (7, "x", [{}], [{"host": "h"}] * 9, [[]])),
     *({"script": value} for value in (7, "x", {"a": 1})),
     *({name: value} for name in ("interpreter", "args") for value in (7, "x", ["x"])),
+    *({name: value} for name in ("files", "fetch") for value in (7, "x", [1], [{}], [{"path": "x"}], [{"a": 1}] * 101)),
     *({"pty": value} for value in (7, [1], {"cols": 0}, {"x": 1})),
     *({"become": value} for value in (7, "root", {"user": "#0"}, {"method": "doas"}, {"password": {"a": 1}})),
     *({"encoding": value} for value in (7, "rot13", ["utf-8"])),

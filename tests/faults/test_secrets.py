@@ -39,7 +39,7 @@ WRONG = (lambda mark: {"x": mark}, lambda mark: [mark], lambda mark: mark + "\0"
 FIELDS = (
     "commandId", "serverId", "host", "port", "username", "password", "privateKey", "passphrase", "certificate",
     "hostKey", "command", "timeout", "extended", "cwd", "env", "stdin", "encoding", "stream", "via", "pty", "become",
-    "script", "interpreter", "args",
+    "script", "interpreter", "args", "files", "fetch",
 )  # fmt: skip
 FORMATS = {
     "openssh": "-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n-----END OPENSSH PRIVATE KEY-----",

@@ -67,6 +67,8 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         "cwd": "~/x",
         "env": {"A": "b", "C": ""},
         "stdin": {"base64": "AAEC"},
+        "files": [{"path": "/x", "content": {"base64": "AAEC"}, "mode": "0644", "sha256": "0" * 64}],
+        "fetch": [{"path": "~/x", "maxBytes": 7}],
         "encoding": "base64",
         "stream": True,
         "pty": {"term": "xterm", "cols": 100},

@@ -25,7 +25,7 @@ from relayd.policy.rules import (
     host_patterns_with_exceptions,
     user_patterns,
 )
-from relayd.wire.messages import Become, ExecuteCommand, JumpHost, Pty, Script, Secret
+from relayd.wire.messages import Become, ExecuteCommand, Fetch, File, JumpHost, Pty, Script, Secret
 from tests.support.dispatching import PASSWORD, HeldRunner, RecordingLink, command
 from tests.support.spellings import METADATA, SPECIAL_V4, SPECIAL_V6, ipv4_spellings
 
@@ -307,6 +307,29 @@ class RefusalTests(SynchronousTestCase):
             ("ls", Script(args=("rm -rf",)), False),
         ):
             self.assertEqual(policy.refusal_of(command(text=text, script=script)) is None, allowed, text)
+
+    def test_files(self) -> None:
+        """Those that it brings, and those that it wants; where texts are listed, files have to be."""
+
+        def code(path: str, **rules: str) -> str | None:
+            found = {
+                None if (error := Policy(**rules).refusal_of(command(text="ls", **brought))) is None else error.code
+                for brought in ({"files": (File(path=path),)}, {"fetch": (Fetch(path=path),)})
+            }
+            self.assertEqual(len(found), 1, path)
+            return found.pop()
+
+        for path, rules, refused in (
+            ("/opt/app/x", {}, False),
+            ("/opt/app/x", {"allow_files": "/opt/app/.*"}, False),
+            ("/opt/apps/x", {"allow_files": "/opt/app/.*"}, True),
+            ("/opt/app/.ssh/x", {"allow_files": "/opt/app/.*", "deny_files": r"/\.ssh/"}, True),
+            ("~/.ssh/x", {"deny_files": r"/\.ssh/"}, True),
+            ("/opt/app/x", {"allow_commands": "ls"}, True),
+            ("/opt/app/x", {"allow_commands": "ls", "allow_files": "/opt/app/x"}, False),
+            ("/opt/app/x", {"deny_commands": "ls -l"}, False),
+        ):
+            self.assertEqual(code(path, **rules), "forbidden-file" if refused else None, (path, rules))
 
     def test_directory_and_variables(self) -> None:
         policy = Policy(allow_commands="ls")

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from twisted.conch.ssh.keys import Key
 
 from relayd.network.credential_rules import CredentialRule
-from relayd.ssh.errors import ConnectRefused, KeyUnreadable, LoginRefused, LoginResting, RunTimeout
+from relayd.ssh.errors import ConnectRefused, FileNotWritten, KeyUnreadable, LoginRefused, LoginResting, RunTimeout
+from relayd.ssh.files.orders import FileOrders, FileToRead, FileToWrite
 from relayd.ssh.keys import private
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.target import Credential, Target
@@ -77,6 +78,24 @@ class ForgettingTests(ServerTestCase):
             ends = [each for end in ends for each in gc.get_referrers(end) if not isinstance(each, FrameType)]
             found += [f"{type(each).__module__}.{type(each).__qualname__}" for each in ends]
         return found[:40]
+
+    async def test_files(self) -> None:
+        """By SFTP and by a shell, what is written, what is not, and what is read."""
+        for config in ((), ("Subsystem sftp internal-sftp",)):
+            server = await self.start_server(*config)
+            for path in (b"/tmp/relayd-test-forgetting", b"/no/such/place"):
+                orders = FileOrders(
+                    writes=(FileToWrite(path=path, name="x", content=b"x", mode=0o600),),
+                    reads=(FileToRead(path=path, name="x", most=10),),
+                )
+                target = self.secret_target("files", server, password=server.password)
+                running = self.client.run(
+                    target, b"rm -f /tmp/relayd-test-forgetting", self.reactor.seconds() + 60, files=orders
+                )
+                running.addErrback(lambda failure: failure.trap(FileNotWritten) and None)
+                await running
+                del target, running
+        await self.end()
 
     async def test_accepted(self) -> None:
         server = await self.start_server()

@@ -34,7 +34,7 @@ from relayd.uplink.endpoint import describe, make_endpoint
 from relayd.uplink.retry import RetryPolicy, seconds_of
 from relayd.uplink.settings import ServerAddress, UplinkSettings
 from relayd.uplink.stages import LinkCore, Stage, Timing, start_machine
-from relayd.wire.messages import CommandResult, Details, Secret
+from relayd.wire.messages import CommandResult, Details, Fetched, Secret
 from tests.support.names import NamedReactor, ScriptedNames
 
 LOST = UplinkLost(server="s", reason="r")
@@ -246,6 +246,26 @@ long_binaries = st.builds(lambda data, times: data * times, st.binary(max_size=4
 
 
 class Fitting(SynchronousTestCase):
+    @given(st.lists(st.integers(0, 3000), max_size=5), st.integers(600, 20_000))
+    def test_files_share_the_room(self, sizes: list[int], limit: int) -> None:
+        """What is small stays whole, and what is cut says so."""
+        files = tuple(
+            Fetched(path="/x", size=size, sha256="0" * 64, content={"base64": "ab" * 2 * size}) for size in sizes
+        )
+        result = msgspec.structs.replace(result_of("a" * 5_000), details=Details(fetched=files))
+        cut = fit(result, measure, limit)
+        self.assertLessEqual(measure(cut), limit)
+        for before, after in zip(files, cut.details.fetched, strict=False):
+            self.assertEqual(after.truncated, after.length < before.length)
+            self.assertEqual(after.length % 4, 0)
+        if measure(result) <= limit:
+            self.assertEqual(cut, result)
+        elif cut.details.fetched:
+            # No file was cut that is smaller than one that was not.
+            most = max((each.length for each in cut.details.fetched), default=0)
+            for before, after in zip(files, cut.details.fetched, strict=True):
+                self.assertTrue(after.length == before.length or after.length + 4 > most // 4 * 4 - 4, cut)
+
     @given(outputs, outputs, st.integers(600, 20_000), st.booleans())
     def test_always_fits(self, stdout: str, stderr: str, limit: int, extended: bool) -> None:
         result = result_of(stdout, stderr, extended=extended)

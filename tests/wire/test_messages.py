@@ -28,6 +28,8 @@ from relayd.wire.messages import (
     CommandStatus,
     Details,
     ExecuteCommand,
+    Fetch,
+    File,
     JumpHost,
     Pty,
     Script,
@@ -77,6 +79,11 @@ EXTENSIONS: dict[str, Any] = {
     ],
     "pty": {"term": "xterm-256color", "cols": 132, "rows": 50},
     "become": {"method": "su", "user": "app", "password": "p3"},
+    "files": [
+        {"path": "/etc/x", "content": "grün\n", "mode": "0644", "sha256": "ab" * 32},
+        {"path": "~/a b", "content": {"base64": "AP8="}, "mode": "0600"},
+    ],
+    "fetch": [{"path": "/proc/version", "maxBytes": 100}, {"path": "C:/x/y", "maxBytes": 1048576}],
 }
 HOP: dict[str, Any] = {"host": "gate", "username": "u"}
 REQUIRED = ("commandId", "host", "username", "command")
@@ -126,6 +133,44 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(parse_execute_command(GOOD | {"pty": False, "become": False}).to_wire()["become"], False)
         self.assertEqual(Become(password="p"), Become(password=Secret("p")))  # type: ignore[arg-type]
         self.assertRaises(TypeError, Become, password=b"p")
+
+    def test_files(self) -> None:
+        """What is wrong with one names it; a path means what it says."""
+        command = parse_execute_command(GOOD | {"files": [{"path": "/a//b/./c"}], "fetch": [{"path": "D:\\x\\y"}]})
+        self.assertEqual(command.files, (File(path="/a/b/c"),))
+        self.assertEqual(command.fetch, (Fetch(path="D:/x/y"),))
+        self.assertNotIn("secret", repr(File(path="/x", content=b"secret")))
+        for wrong, field in (
+            ({"files": "x"}, "files"),
+            ({"files": [{"path": "/x"}] * 101}, "files"),
+            ({"files": [{"path": "/x"}, {"path": "/./x"}]}, "files[1].path"),
+            ({"files": [7]}, "files[0]"),
+            ({"files": [{"path": "/x", "owner": "root"}]}, "files[0]"),
+            ({"files": [{}]}, "files[0].path"),
+            ({"files": [{"path": "/x", "content": 7}]}, "files[0].content"),
+            ({"files": [{"path": "/x", "content": {"base64": "*"}}]}, "files[0].content.base64"),
+            *(({"files": [{"path": "/x", "mode": mode}]}, "files[0].mode") for mode in (644, "4755", "rw", "0o644")),
+            *(({"files": [{"path": "/x", "sha256": sum}]}, "files[0].sha256") for sum in ("a" * 63, "z" * 64, 7)),
+            *(({"fetch": [{"path": "/x", "maxBytes": most}]}, "fetch[0].maxBytes") for most in (0, -1, 1.5, 2**40)),
+            *(
+                ({"fetch": [{"path": path}]}, "fetch[0].path")
+                for path in (
+                    "x",
+                    "a/b",
+                    "~",
+                    "~root/x",
+                    "/",
+                    "/x/",
+                    "/x/.",
+                    "/a/../b",
+                    "C:\\..\\x",
+                    "/a\nb",
+                    "/\0",
+                    7,
+                )
+            ),
+        ):
+            self.assertEqual(self.refused(GOOD | wrong).fields["field"], field, wrong)
 
     def test_scripts(self) -> None:
         """In place of a command."""
